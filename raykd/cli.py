@@ -1,0 +1,163 @@
+"""The command line. Heavy imports come late: `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="raykd",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="""Distil several teachers, monolingual and multilingual, into one small student.
+
+Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train workers, MLflow records the run.
+
+[bold]A first look:[/bold]   raykd demo
+[bold]Your own run:[/bold]   raykd check RUN.yaml   then   raykd train RUN.yaml
+[bold]Its student:[/bold]    raykd predict runs/NAME/student "some text"
+""",
+)
+console = Console()
+errors = Console(stderr=True)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key.path=value ...]", help="Keys to change, for example objective.alpha=0.3 train.steps=500."),
+]
+
+
+def main() -> None:
+    """Runs the command line; an error of raykd is one message and an exit code, never a traceback."""
+    from raykd.errors import RaykdError
+
+    try:
+        app(standalone_mode=False)
+    except RaykdError as error:
+        from raykd.tracking import redact
+
+        errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
+        errors.print(redact(str(error)), markup=False, highlight=False)
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("interrupted; raykd train --resume goes on from the last checkpoint")
+        raise SystemExit(130) from None
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
+
+
+def _run_file(path: Path, overrides: list[str] | None) -> Any:
+    from raykd.load import load_run
+
+    return load_run(path, overrides or ())
+
+
+@app.command()
+def train(
+    run: RunFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")] = False,
+) -> None:
+    """Train what RUN.yaml describes: missing teachers first, then the student.
+
+    Everything lands in output/name: the student, report.html, run.yaml as resolved, log.txt. Without teachers and
+    with objective.alpha: 1 it is plain supervised training.
+
+    Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
+    """
+    from raykd.runs.train import train as run_train
+
+    _finish(run_train(_run_file(run, overrides), resume=resume, overwrite=overwrite, console=console))
+
+
+@app.command()
+def check(run: RunFile, overrides: Overrides = None) -> None:
+    """Check a run without taking a worker: files, rows, labels, languages, models, resources, combinations."""
+    from raykd.runs.check import check as run_check
+
+    findings = run_check(_run_file(run, overrides))
+    for finding in findings:
+        if finding.error is None:
+            console.print(f"[green]ok[/green]     [bold]{finding.what}[/bold]  {finding.detail}", highlight=False)
+        else:
+            console.print(f"[red]wrong[/red]  [bold]{finding.what}[/bold]", highlight=False)
+            console.print(str(finding.error), markup=False, highlight=False)
+    wrong = [f.error for f in findings if f.error is not None]
+    if wrong:
+        raise typer.Exit(wrong[0].exit_code)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="Folder of the demo's run.")] = Path("runs"),
+) -> None:
+    """Run the main job on the embedded corpus: four teachers, the undistilled and the distilled student.
+
+    Needs no data and no network, two cores and about four minutes.
+    """
+    from raykd.load import load_run
+    from raykd.presets import preset
+    from raykd.runs.train import train as run_train
+
+    config = load_run(preset("demo"), [f"output={json.dumps(str(output.resolve()))}", *(overrides or ())])
+    _finish(run_train(config, overwrite=(output / config.name / "run.json").exists(), console=console))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]", help="Texts; none reads standard input.")] = None,
+    jsonl: Annotated[Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")] = None,
+    column: Annotated[str, typer.Option(help="Key of the text in --jsonl.")] = "text",
+    pair: Annotated[str | None, typer.Option(help="Key of the second text in --jsonl.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text instead of a table.")] = False,
+) -> None:
+    """Classify texts: the label and every label's probability.
+
+    Texts come as arguments, as lines of standard input, or from --jsonl; JSON lines are answered with JSON lines.
+    """
+    from raykd.runs.predict import predict_texts, read_texts
+
+    rows, seconds = read_texts(texts, jsonl, column, pair, sys.stdin)
+    for row in predict_texts(model, rows, seconds):
+        if as_json or jsonl is not None:
+            print(json.dumps(row, ensure_ascii=False))
+        else:
+            shown = "  ".join(f"{label} {p:.3f}" for label, p in row["probabilities"].items())
+            console.print(f"[bold]{row['label']}[/bold]  {shown}  ", end="", highlight=False)
+            console.print(row["text"], style="dim", markup=False, highlight=False)
+
+
+@app.command()
+def ui(
+    output: Annotated[Path, typer.Option(help="The folder that holds mlflow.db.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow pages of this database (on 127.0.0.1 only); Ctrl-C ends them."""
+    from raykd.tracking import serve_ui
+
+    serve_ui(output, port, lambda line: console.print(line, highlight=False))
+
+
+def _finish(outcome: Any) -> None:
+    for part in outcome.tables:
+        console.print(part)
+    for line in outcome.lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

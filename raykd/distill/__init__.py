@@ -1,0 +1,1 @@
+"""The mathematics of distillation: torch and pydantic only, no Ray, no tokenizer, no task."""

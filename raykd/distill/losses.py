@@ -1,0 +1,184 @@
+"""Divergences between the combined teachers' distribution p and the student's q, one number a unit.
+
+Decision record: a divergence sums over classes and never averages (dividing by C silently weakens distillation
+C times), and carries the power of T that keeps its gradient's size independent of the temperature, because a
+search over T must not be a search over the weight of the term. Arithmetic is float32 whatever comes in.
+
+Notation: ``p = softmax(z / T)`` mixed over teachers, ``q = softmax(s / T)``, ``z`` teacher and ``s`` student logits.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from raykd.distill.signals import Target
+from raykd.spec import Spec
+
+
+class DivergenceBase(Spec):
+    """What all divergences share: float32, the shape check and the temperature's power."""
+
+    kind: str
+    temperature_power: ClassVar[int]
+    """``per_unit`` is already multiplied by ``temperature ** temperature_power``."""
+    needs_dense: ClassVar[bool] = False
+    """True where a loss needs every class's logit, so that a top-k target cannot serve it."""
+
+    def per_unit(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        """``T ** temperature_power * D(p, q)`` for each unit, float32 ``[N]``.
+
+        Args:
+            student_logits_NK: raw student logits, any floating dtype, on the support of the target.
+            target: p softened at `target.temperature`, ordinarily the same temperature.
+            temperature: T > 0 of the student.
+
+        Raises:
+            ValueError: the shapes differ (a width of 1 does not broadcast) or T is not positive.
+        """
+        if student_logits_NK.shape != target.p_NK.shape:
+            raise ValueError(
+                f"student logits are {tuple(student_logits_NK.shape)}, the target is {tuple(target.p_NK.shape)}; "
+                "both must be [N, K]"
+            )
+        if not temperature > 0.0:
+            raise ValueError(f"temperature is {temperature}; it must be positive")
+        loss_N = self.unscaled(student_logits_NK.float(), target, temperature)
+        return loss_N * temperature**self.temperature_power
+
+    @abstractmethod
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        """``D(p, q)`` for each unit, ``[N]``, without the power of T; inputs are float32 and of equal shape."""
+
+
+class ForwardKL(DivergenceBase):
+    """``T^2 sum_c p_c (log p_c - log q_c)``, gradient ``T (q - p)`` (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    temperature_power: ClassVar[int] = 2
+    kind: Literal["forward_kl"] = "forward_kl"
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        return _kl(target.p_NK, target.logp_NK, _log_q(student_logits_NK, temperature))
+
+
+class ReverseKL(DivergenceBase):
+    """``T^2 sum_c q_c (log q_c - log p_c)``: mode-seeking, for small students (arXiv 2306.13649)."""
+
+    temperature_power: ClassVar[int] = 2
+    kind: Literal["reverse_kl"] = "reverse_kl"
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        logq_NK = _log_q(student_logits_NK, temperature)
+        return _kl(logq_NK.exp(), logq_NK, target.logp_NK)
+
+
+class JensenShannon(DivergenceBase):
+    """``T^2 [beta KL(p || m) + (1 - beta) KL(q || m)] / (beta (1 - beta))`` with ``m = beta p + (1 - beta) q``.
+
+    Generalised Jensen-Shannon (GKD, arXiv 2306.13649). The plain form vanishes as beta goes to 0 or 1; divided by
+    ``beta (1 - beta)`` it goes to the forward KL at 0 and to the reverse KL at 1, so that beta chooses a
+    divergence and not, on the side, a weight. At exactly 0 and 1 the KL itself is computed. Rounding grows as
+    ``1e-7 / min(beta, 1 - beta)``, so within 1e-3 of an end prefer the end.
+    """
+
+    temperature_power: ClassVar[int] = 2
+    kind: Literal["jensen_shannon"] = "jensen_shannon"
+    beta: float = Field(default=0.5, ge=0.0, le=1.0)
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        logq_NK = _log_q(student_logits_NK, temperature)
+        q_NK = logq_NK.exp()
+        if self.beta == 0.0:
+            return _kl(target.p_NK, target.logp_NK, logq_NK)
+        if self.beta == 1.0:
+            return _kl(q_NK, logq_NK, target.logp_NK)
+        logm_NK = torch.logaddexp(target.logp_NK + math.log(self.beta), logq_NK + math.log1p(-self.beta))
+        from_p_N = _kl(target.p_NK, target.logp_NK, logm_NK)
+        from_q_N = _kl(q_NK, logq_NK, logm_NK)
+        return from_p_N / (1.0 - self.beta) + from_q_N / self.beta
+
+
+class TotalVariation(DivergenceBase):
+    """``T 1/2 sum_c |p_c - q_c|``: bounded, so robust to a teacher's outliers (arXiv 2307.15190).
+
+    First order in ``p - q``, so its gradient falls as 1/T and not as 1/T^2.
+    """
+
+    temperature_power: ClassVar[int] = 1
+    kind: Literal["total_variation"] = "total_variation"
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        q_NK = _log_q(student_logits_NK, temperature).exp()
+        return 0.5 * (target.p_NK - q_NK).abs().sum(dim=-1)
+
+
+class LogitMSE(DivergenceBase):
+    """``1/K sum_c (s_c - z_c)^2`` with both sides mean-centred over classes; T plays no part (arXiv 2105.08919).
+
+    The forward KL's limit for large T is half of the centred form. ``centre=False`` leaves the student's side
+    as it is, which also pins the student's mean logit, at 0: the target's logits are centred by contract. This
+    1/K is the definition of the loss, not a reduction over units.
+    """
+
+    temperature_power: ClassVar[int] = 0
+    needs_dense: ClassVar[bool] = True
+    kind: Literal["logit_mse"] = "logit_mse"
+    centre: bool = True
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        gap_NK = student_logits_NK - target.logits_NK
+        if self.centre:
+            gap_NK = gap_NK - gap_NK.mean(dim=-1, keepdim=True)
+        return gap_NK.square().mean(dim=-1)
+
+
+class TeacherHard(DivergenceBase):
+    """``-log softmax(s)_c`` at T = 1 of ``c = argmax p``: the teachers' label, not the gold label.
+
+    A unit whose ``max p`` is below ``threshold`` contributes 0 (and still counts as a unit). p is the mixed target
+    as softened at the objective's temperature, so a threshold is read at that temperature.
+    """
+
+    temperature_power: ClassVar[int] = 0
+    kind: Literal["teacher_hard"] = "teacher_hard"
+    threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        confidence_N, label_N = target.p_NK.max(dim=-1)
+        loss_N = F.cross_entropy(student_logits_NK, label_N, reduction="none")
+        return torch.where(confidence_N >= self.threshold, loss_N, torch.zeros_like(loss_N))
+
+
+class CrossEntropy(DivergenceBase):
+    """``-T^2 sum_c p_c log q_c``: the forward KL plus ``T^2 H(p)``, with the same gradient but not 0 at q = p."""
+
+    temperature_power: ClassVar[int] = 2
+    kind: Literal["cross_entropy"] = "cross_entropy"
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        return _kl(target.p_NK, torch.zeros_like(target.p_NK), _log_q(student_logits_NK, temperature))
+
+
+def _log_q(student_logits_NK: torch.Tensor, temperature: float) -> torch.Tensor:
+    return F.log_softmax(student_logits_NK / temperature, dim=-1)
+
+
+def _kl(a_NK: torch.Tensor, loga_NK: torch.Tensor, logb_NK: torch.Tensor) -> torch.Tensor:
+    """``sum_c a_c (log a_c - log b_c)`` with ``0 log 0 = 0``.
+
+    The difference is masked before the product: masking only the product would leave 0 * inf in the backward.
+    """
+    gap_NK = torch.where(a_NK > 0.0, loga_NK - logb_NK, torch.zeros_like(logb_NK))
+    return (a_NK * gap_NK).sum(dim=-1)
+
+
+Divergence = Annotated[
+    ForwardKL | ReverseKL | JensenShannon | TotalVariation | LogitMSE | TeacherHard | CrossEntropy,
+    Field(discriminator="kind"),
+]
+"""Any divergence."""

@@ -1,0 +1,265 @@
+"""The objective: gold labels and teachers in one scalar.
+
+    ``L = alpha CE_sum / N_hard + (1 - alpha) sum_j lambda_j(u) [T^k_j D_j]_sum / N_soft``
+
+Decision record: alpha is the size, lambda the shape. Every term is a sum over units, divided once by its own
+*global* count (all ranks, all micro-batches of the step), so the loss does not depend on how a step was split. The
+side whose factor, alpha or 1 - alpha, is exactly 0 is not computed at all, so that alpha = 1 is plain supervised
+training bit for bit. A unit that no teacher covers falls back to its gold label in every term, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+
+from raykd.distill.losses import Divergence, ForwardKL
+from raykd.distill.schedules import Constant, Schedule
+from raykd.distill.signals import UNLABELLED, Signals, Target
+from raykd.distill.targets import Mixture, align, combine
+from raykd.distill.weighting import ByLanguage, Weighting
+from raykd.spec import Spec
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The values of all schedules at one progress. Written by `Objective.knobs`, read by it and by tracking.
+
+    lambdas: one a term, under the kind of its divergence.
+    """
+
+    alpha: float
+    temperature: float
+    lambdas: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Units of one micro-batch, or of many added up. Written by `Objective.counts`, read by `Objective.evaluate`.
+
+    hard: units with a gold label.
+    soft: units in the soft sum: covered ones, and those that fall back to the gold label.
+    uncovered: of ``soft``, the units that fall back.
+    """
+
+    hard: int = 0
+    soft: int = 0
+    uncovered: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.hard + other.hard, self.soft + other.soft, self.uncovered + other.uncovered)
+
+
+@dataclass(frozen=True)
+class ObjectiveResult:
+    """What one micro-batch contributes. Written by `Objective.evaluate`, read by the engine and by tracking.
+
+    loss: scalar with graph, this micro-batch's share of the global loss: the shares add up to it.
+    sums: detached local sums before alpha, lambda and division: "hard", and "soft/<kind>" of each term, the
+        fallback to the gold label included. A term that alpha switched off has no key; which keys there are
+        depends on configuration and progress only, so all ranks agree.
+    weights_M: each teacher's weight summed over the covered units; None where no teacher took part.
+    counts: this micro-batch's own units.
+    """
+
+    loss: torch.Tensor
+    sums: dict[str, torch.Tensor]
+    weights_M: torch.Tensor | None
+    counts: Counts
+
+
+def _within(schedule: Schedule, name: str, low: float, high: float = float("inf")) -> Schedule:
+    smallest, largest = schedule.bounds()
+    if smallest < low or largest > high:
+        raise ValueError(
+            f"{name} must stay in [{low}, {high}], the schedule runs from {smallest} to {largest}"
+        )
+    return schedule
+
+
+class Term(Spec):
+    """One divergence of the soft part, and its factor over the run."""
+
+    divergence: Divergence = ForwardKL()
+    lambda_schedule: Schedule = Constant(value=1.0)
+    """>= 0. A shape with peak 1 for a single term; relative weights between several terms."""
+
+    @field_validator("lambda_schedule")
+    @classmethod
+    def _not_negative(cls, value: Schedule) -> Schedule:
+        return _within(value, "lambda", low=0.0)
+
+
+class Objective(Spec):
+    """The whole loss as configuration; see the module's docstring for the formula."""
+
+    alpha: Schedule = Constant(value=0.1)
+    """Weight of the gold label in [0, 1]; the teachers have ``1 - alpha``."""
+    temperature: Schedule = Constant(value=2.0)
+    """Softens teachers and student alike; > 0."""
+    terms: tuple[Term, ...] = Field(default=(Term(),), min_length=1)
+    weighting: Weighting = ByLanguage()
+    mixture: Mixture = "arithmetic"
+    anneal_on: Literal["all", "labelled"] = "all"
+    """"labelled": a unit without gold label keeps lambda = 1 whatever the schedules say, since the teachers are
+    all it has. Alpha is not affected."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Of the hard term only; a unit that falls back in the soft term is not smoothed."""
+
+    @field_validator("alpha")
+    @classmethod
+    def _alpha_is_a_share(cls, value: Schedule) -> Schedule:
+        return _within(value, "alpha", low=0.0, high=1.0)
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature_is_positive(cls, value: Schedule) -> Schedule:
+        if value.bounds()[0] <= 0.0:
+            raise ValueError(f"temperature must stay above 0, the schedule goes down to {value.bounds()[0]}")
+        return value
+
+    @field_validator("terms")
+    @classmethod
+    def _no_kind_twice(cls, value: tuple[Term, ...]) -> tuple[Term, ...]:
+        kinds = [term.divergence.kind for term in value]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError(f"each divergence may stand in one term only, got {kinds}")
+        return value
+
+    @property
+    def plain(self) -> bool:
+        """Plain supervised training: alpha is the constant 1, and no teacher is needed."""
+        return isinstance(self.alpha, Constant) and self.alpha.value == 1.0
+
+    def knobs(self, progress: float) -> Knobs:
+        """All schedules at this progress."""
+        return Knobs(
+            alpha=self.alpha.value_at(progress),
+            temperature=self.temperature.value_at(progress),
+            lambdas={t.divergence.kind: t.lambda_schedule.value_at(progress) for t in self.terms},
+        )
+
+    def counts(self, labels_N: torch.Tensor, signals: Signals | None) -> Counts:
+        """The units of one micro-batch; needs no student, so that a step can be counted before its first backward.
+
+        Raises:
+            ValueError: signals is None although teachers are needed, or holds another number of units.
+        """
+        labelled_N = labels_N != UNLABELLED
+        if signals is None:
+            self._needs_no_teacher()
+            return Counts(hard=int(labelled_N.sum()))
+        if signals.covered_MN.shape[1:] != labels_N.shape:
+            raise ValueError(
+                f"signals hold {signals.covered_MN.shape[1]} units, labels {tuple(labels_N.shape)}"
+            )
+        covered_N = self.weighting.eligible(signals).any(dim=0)
+        uncovered_N = labelled_N & ~covered_N
+        # One transfer from the device, not three.
+        hard, covered, uncovered = torch.stack(
+            [labelled_N.sum(), covered_N.sum(), uncovered_N.sum()]
+        ).tolist()
+        return Counts(hard=hard, soft=covered + uncovered, uncovered=uncovered)
+
+    def evaluate(
+        self,
+        student_logits_NC: torch.Tensor,
+        labels_N: torch.Tensor,
+        signals: Signals | None,
+        progress: float,
+        totals: Counts,
+    ) -> ObjectiveResult:
+        """This micro-batch's share of the loss.
+
+        Args:
+            student_logits_NC: raw, any floating dtype.
+            labels_N: int64, gold label or `UNLABELLED`.
+            signals: the teachers' answers for the same units; None only if `plain`.
+            progress: u in [0, 1].
+            totals: `counts` added up over all ranks and micro-batches of the step, this one included.
+
+        Raises:
+            ValueError: shapes disagree, totals are smaller than this micro-batch's own counts, or signals is None
+                although teachers are needed.
+        """
+        if student_logits_NC.ndim != 2 or student_logits_NC.shape[:1] != labels_N.shape:
+            raise ValueError(
+                f"student logits are {tuple(student_logits_NC.shape)}, labels {tuple(labels_N.shape)}; "
+                "wanted [N, C] and [N]"
+            )
+        counts = self.counts(labels_N, signals)
+        if totals.hard < counts.hard or totals.soft < counts.soft:
+            raise ValueError(f"totals {totals} are smaller than this micro-batch's own {counts}")
+        knobs = self.knobs(progress)
+        logits_NC = student_logits_NC.float()
+        shares: list[torch.Tensor] = []
+        sums: dict[str, torch.Tensor] = {}
+        weights_M = None
+        if knobs.alpha > 0.0:
+            hard = self._hard(logits_NC, labels_N)
+            sums["hard"] = hard.detach()
+            # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
+            shares.append(knobs.alpha * hard / max(totals.hard, 1))
+        if signals is not None and knobs.alpha < 1.0:
+            target = combine(signals, self.weighting.weights(signals), knobs.temperature, self.mixture)
+            weights_M = target.weights_MN.sum(dim=1)
+            soft = self._soft(logits_NC, labels_N, target, knobs, sums, fall_back=counts.uncovered > 0)
+            shares.append((1.0 - knobs.alpha) * soft / max(totals.soft, 1))
+        return ObjectiveResult(loss=_total(shares), sums=sums, weights_M=weights_M, counts=counts)
+
+    def _hard(self, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(
+            logits_NC,
+            labels_N,
+            ignore_index=UNLABELLED,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _soft(
+        self,
+        logits_NC: torch.Tensor,
+        labels_N: torch.Tensor,
+        target: Target,
+        knobs: Knobs,
+        sums: dict[str, torch.Tensor],
+        *,
+        fall_back: bool,
+    ) -> torch.Tensor:
+        """``sum_j lambda_j [T^k_j D_j]_sum``; writes the sums without lambda under "soft/<kind>"."""
+        student_NK, target = align(logits_NC, target)
+        # Cross-entropy with the gold label is what a one-hot teacher at T = 1 would give; 0 where unlabelled.
+        instead_N = torch.zeros_like(target.p_NK[:, 0])
+        if fall_back:
+            instead_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
+        parts: list[torch.Tensor] = []
+        for term in self.terms:
+            kind = term.divergence.kind
+            divergence_N = term.divergence.per_unit(student_NK, target, knobs.temperature)
+            loss_N = torch.where(target.covered_N, divergence_N, instead_N)
+            sums[f"soft/{kind}"] = loss_N.detach().sum()
+            parts.append(self._annealed(loss_N, labels_N, knobs.lambdas[kind]))
+        return _total(parts)
+
+    def _annealed(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:
+        if self.anneal_on == "all":
+            return factor * loss_N.sum()
+        return torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N).sum()
+
+    def _needs_no_teacher(self) -> None:
+        if not self.plain:
+            raise ValueError(
+                "signals is None, but alpha is not the constant 1: this objective needs teachers"
+            )
+
+
+def _total(parts: list[torch.Tensor]) -> torch.Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

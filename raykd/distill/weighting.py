@@ -1,0 +1,251 @@
+"""Weightings: how much each teacher counts for each unit.
+
+Decision record: weights are per unit, >= 0, and sum to 1 over the teachers that a weighting finds eligible, always,
+so that comparing weightings never compares the strength of distillation. `eligible` is separate from `weights`
+because the objective must count units before it sees a student, and counting needs no logits. Teachers of another
+language are often confidently wrong, so the default routes by language and does not trust confidence.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+
+from raykd.distill.signals import UNLABELLED, Signals
+from raykd.errors import ConfigError
+from raykd.spec import Spec
+
+Languages = frozenset[str] | None
+"""The languages a teacher was declared for; None for any."""
+
+LanguageClass = Literal["monolingual", "multilingual", "any"]
+
+
+class WeightingBase(Spec):
+    """What all weightings share; a member says how weight is spread over the eligible teachers."""
+
+    kind: str
+
+    def check(self, teachers: Sequence[str]) -> None:
+        """Refuses teachers this weighting cannot serve.
+
+        Raises:
+            ConfigError: a name is missing or unknown.
+        """
+
+    def asks(
+        self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
+    ) -> tuple[bool, ...]:
+        """For each teacher, whether a row of this language is worth sending: could it get a weight at all?"""
+        return tuple(_speaks(declared, language) for declared in teacher_languages)
+
+    def eligible(self, signals: Signals) -> torch.Tensor:
+        """Bool ``[M, N]``: the covering teachers among whom a unit's weight is spread; needs no logits."""
+        return signals.covered_MN
+
+    def weights(self, signals: Signals) -> torch.Tensor:
+        """Float32 ``[M, N]``: >= 0, columns sum to 1, or are all 0 where nobody is eligible; no gradient."""
+        with torch.no_grad():
+            return self._spread(signals, self.eligible(signals))
+
+    @abstractmethod
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        """The weights, given who may have one."""
+
+
+class Uniform(WeightingBase):
+    """``w_k = 1 / K`` over the K covering teachers."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        return _even(eligible_MN)
+
+
+class Fixed(WeightingBase):
+    """``w_k`` as written, renormalised over the covering teachers; a teacher of weight 0 is never asked."""
+
+    kind: Literal["fixed"] = "fixed"
+    by_teacher: dict[str, Annotated[float, Field(ge=0.0)]]
+    """A weight for each teacher by name, on any scale."""
+
+    @field_validator("by_teacher")
+    @classmethod
+    def _some_weight(cls, value: dict[str, float]) -> dict[str, float]:
+        if not any(value.values()):
+            raise ValueError("at least one teacher needs a weight above 0")
+        return value
+
+    def check(self, teachers: Sequence[str]) -> None:
+        if set(teachers) != set(self.by_teacher):
+            raise ConfigError(
+                "a fixed weighting must name every teacher of the run, and no other",
+                got=", ".join(sorted(self.by_teacher)),
+                wanted=", ".join(sorted(teachers)),
+                next_step="write each teacher's name under by_teacher; 0 switches a teacher off",
+            )
+
+    def asks(
+        self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
+    ) -> tuple[bool, ...]:
+        self.check(teachers)
+        speaks = super().asks(language, teachers, teacher_languages)
+        return tuple(ok and self.by_teacher[name] > 0.0 for ok, name in zip(speaks, teachers, strict=True))
+
+    def eligible(self, signals: Signals) -> torch.Tensor:
+        return signals.covered_MN & (self._column(signals) > 0.0)
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        weight_MN = torch.where(eligible_MN, self._column(signals), 0.0)
+        total_1N = weight_MN.sum(dim=0, keepdim=True)
+        return torch.where(eligible_MN, weight_MN / total_1N, 0.0).float()
+
+    def _column(self, signals: Signals) -> torch.Tensor:
+        self.check(signals.teachers)
+        values = [self.by_teacher[name] for name in signals.teachers]
+        # float64, so that a very small weight renormalises to 1 where its teacher stands alone.
+        return torch.tensor(values, dtype=torch.float64, device=signals.covered_MN.device).unsqueeze(-1)
+
+
+class ByLanguage(WeightingBase):
+    """Routing: the covering teachers of the first non-empty class of ``chain`` share a unit equally.
+
+    ``monolingual``: declared for exactly the unit's language. ``multilingual``: declared for several languages,
+    this one among them, or for any. ``any``: all that cover the unit.
+
+    Trade-off of `asks`: it narrows a row to the first class that has a teacher *declared* for its language, which
+    saves every other teacher's forward pass. If at run time that teacher is down, or truncates the unit, the
+    others were not asked and the unit is not covered: it falls back to its gold label.
+    """
+
+    kind: Literal["by_language"] = "by_language"
+    chain: tuple[LanguageClass, ...] = Field(default=("monolingual", "multilingual", "any"), min_length=1)
+
+    @field_validator("chain")
+    @classmethod
+    def _no_class_twice(cls, value: tuple[LanguageClass, ...]) -> tuple[LanguageClass, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"a class stands twice in the chain {value}")
+        return value
+
+    def asks(
+        self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
+    ) -> tuple[bool, ...]:
+        speaks = super().asks(language, teachers, teacher_languages)
+        for name in self.chain:
+            chosen = tuple(
+                ok and _in_class(name, declared, language)
+                for ok, declared in zip(speaks, teacher_languages, strict=True)
+            )
+            if any(chosen):
+                return chosen
+        return (False,) * len(speaks)
+
+    def eligible(self, signals: Signals) -> torch.Tensor:
+        eligible_MN = torch.zeros_like(signals.covered_MN)
+        for name in self.chain:
+            chosen_MN = signals.covered_MN & _class_mask(name, signals)
+            # Only units that no earlier class served.
+            eligible_MN = eligible_MN | (chosen_MN & ~eligible_MN.any(dim=0, keepdim=True))
+        return eligible_MN
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        return _even(eligible_MN)
+
+
+class Entropy(WeightingBase):
+    """``w_k ~ exp(-H(p^k) / tau)`` at T = 1: sure teachers count more. Needs no label.
+
+    Beware that a teacher outside its domain is often sure and wrong.
+    """
+
+    kind: Literal["entropy"] = "entropy"
+    tau: float = Field(default=1.0, gt=0.0)
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        logp_MNC = F.log_softmax(signals.logits_MNC.float(), dim=-1)
+        entropy_MN = torch.special.entr(logp_MNC.exp()).sum(dim=-1)
+        return _softmax_over_teachers(-entropy_MN / self.tau, eligible_MN)
+
+
+class Confidence(WeightingBase):
+    """CA-MKD: ``w_k = (1 - softmax_k(CE_k)) / (K - 1)`` over the K covering teachers (arXiv 2201.00007).
+
+    ``CE_k = -log p^k_y`` at T = 1. One covering teacher has weight 1. A unit without a gold label has no ``CE_k``;
+    its covering teachers share it equally.
+    """
+
+    kind: Literal["confidence"] = "confidence"
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        badness_MN = _softmax_over_teachers(_gold_ce(signals), eligible_MN)
+        count_1N = eligible_MN.sum(dim=0, keepdim=True)
+        weight_MN = torch.where(eligible_MN, (1.0 - badness_MN) / (count_1N - 1).clamp_min(1), 0.0)
+        informed_1N = (signals.labels_N != UNLABELLED) & (count_1N > 1)
+        return torch.where(informed_1N, weight_MN, _even(eligible_MN))
+
+
+class LossSoftmax(WeightingBase):
+    """``w_k ~ exp(-CE_k / tau)``, ``CE_k = -log p^k_y`` at T = 1; sharper than `Confidence`.
+
+    A unit without a gold label is shared equally by its covering teachers.
+    """
+
+    kind: Literal["loss_softmax"] = "loss_softmax"
+    tau: float = Field(default=1.0, gt=0.0)
+
+    def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
+        weight_MN = _softmax_over_teachers(-_gold_ce(signals) / self.tau, eligible_MN)
+        return torch.where(signals.labels_N != UNLABELLED, weight_MN, _even(eligible_MN))
+
+
+def _speaks(declared: Languages, language: str) -> bool:
+    return declared is None or language in declared
+
+
+def _in_class(name: LanguageClass, declared: Languages, language: str) -> bool:
+    if name == "monolingual":
+        return declared == frozenset({language})
+    if name == "multilingual":
+        return declared is None or (len(declared) > 1 and language in declared)
+    return True
+
+
+def _class_mask(name: LanguageClass, signals: Signals) -> torch.Tensor:
+    """Bool ``[M, N]``: whether teacher m belongs to this class as seen from unit n's language."""
+    distinct = sorted(set(signals.languages))
+    table = [[_in_class(name, declared, code) for code in distinct] for declared in signals.teacher_languages]
+    position = {code: i for i, code in enumerate(distinct)}
+    device = signals.covered_MN.device
+    index_N = torch.tensor([position[code] for code in signals.languages], dtype=torch.int64, device=device)
+    return torch.tensor(table, dtype=torch.bool, device=device)[:, index_N]
+
+
+def _gold_ce(signals: Signals) -> torch.Tensor:
+    """``-log p^k_y`` at T = 1, ``[M, N]``; meaningless where unlabelled, which the caller masks."""
+    logp_MNC = F.log_softmax(signals.logits_MNC.float(), dim=-1)
+    label_N = torch.where(signals.labels_N == UNLABELLED, 0, signals.labels_N)
+    index_MN1 = label_N.expand(logp_MNC.shape[0], -1).unsqueeze(-1)
+    return -logp_MNC.gather(-1, index_MN1).squeeze(-1)
+
+
+def _even(eligible_MN: torch.Tensor) -> torch.Tensor:
+    return eligible_MN.float() / eligible_MN.sum(dim=0, keepdim=True).clamp_min(1)
+
+
+def _softmax_over_teachers(score_MN: torch.Tensor, eligible_MN: torch.Tensor) -> torch.Tensor:
+    # A column without an eligible teacher is all -inf and its softmax NaN; the second mask makes it 0.
+    weight_MN = score_MN.masked_fill(~eligible_MN, -torch.inf).softmax(dim=0)
+    return torch.where(eligible_MN, weight_MN, 0.0)
+
+
+Weighting = Annotated[
+    Uniform | Fixed | ByLanguage | Entropy | Confidence | LossSoftmax,
+    Field(discriminator="kind"),
+]
+"""Any weighting."""

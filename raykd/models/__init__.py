@@ -1,0 +1,39 @@
+"""Students and teachers: how a model and its tokenizer are made, saved, checked and loaded.
+
+Decision record: a student is a member of the union `Student` (behaviour and hyperparameters in one frozen
+class), and every model is a transformers model with a sequence-classification head, so that a student that
+raykd trained is a teacher of the next run, and anybody can load it without raykd's training code. Importing this
+package imports neither torch nor transformers: a configuration must be readable in a moment.
+The networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.models.networks`; `load` imports
+it, and `register()` does so for those who load with transformers' auto classes.
+"""
+
+from raykd.models.files import ModelInfo, inspect_directory, pack, read_labels, unpack
+from raykd.models.identity import fingerprint
+from raykd.models.loading import load, load_tokenizer, register, resolve
+from raykd.models.ngrams import HashedNgrams
+from raykd.models.students import LSTM, Linear, Pretrained, Student, Transformer
+from raykd.models.textmodel import ModelCard, TextModel, parameter_count, save
+
+__all__ = [
+    "LSTM",
+    "HashedNgrams",
+    "Linear",
+    "ModelCard",
+    "ModelInfo",
+    "Pretrained",
+    "Student",
+    "TextModel",
+    "Transformer",
+    "fingerprint",
+    "inspect_directory",
+    "load",
+    "load_tokenizer",
+    "pack",
+    "parameter_count",
+    "read_labels",
+    "register",
+    "resolve",
+    "save",
+    "unpack",
+]

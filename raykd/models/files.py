@@ -1,0 +1,248 @@
+"""What a model directory holds, read from its JSON files alone; and directories as bytes.
+
+Decision record: before anything of a directory is imported or loaded it is looked at here. Weights that are pickles
+are refused (unpickling runs code of whoever wrote them), and so is a directory that names code of its own
+(``auto_map``) unless the user said that it is trusted. Configurations nest, and nested ones have been used to smuggle
+code past a check of the outermost (CVE-2026-5241), so every level is searched. Needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.errors import ModelError
+from raykd.models.ngrams import FILE as NGRAMS
+
+CONFIG = "config.json"
+CARD = "raykd.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+TOKENIZERS = (NGRAMS, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
+_LARGEST_JSON = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model directory without loading it. Written by `inspect_directory`, read by checks.
+
+    labels: in the order of the logits; None where config.json does not tell.
+    kind: the student's kind if raykd wrote the directory, else the model type of transformers, else "unknown".
+    max_length: tokens it was trained with, or None.
+    languages: what it was trained on, empty where unknown.
+    needs_code: files that name code of the directory's own.
+    problems: why it cannot be loaded, empty if it can.
+    """
+
+    path: Path
+    labels: tuple[str, ...] | None
+    kind: str
+    task: str | None
+    max_length: int | None
+    languages: tuple[str, ...]
+    has_tokenizer: bool
+    needs_code: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> ModelInfo:
+    """Looks at a directory; what is wrong with it is told in `problems`, not raised."""
+    folder = Path(path)
+    problems: list[str] = []
+    found: dict[str, dict[str, Any]] = {CONFIG: {}, CARD: {}}
+    for name in (CONFIG, CARD):
+        try:
+            found[name] = read_json(folder / name) if (folder / name).exists() else {}
+        except ModelError as error:
+            problems.append(str(error))
+    labels = label_names(found[CONFIG])
+    needs_code: tuple[str, ...] = ()
+    try:
+        needs_code = tuple(_naming_code(folder))
+        check_directory(folder, trust_remote_code=trust_remote_code)
+    except ModelError as error:
+        problems.append(str(error))
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    if not has_tokenizer and folder.is_dir():
+        problems.append(f"{folder} holds no tokenizer")
+    card = found[CARD]
+    length = card.get("max_length")
+    return ModelInfo(
+        path=folder,
+        labels=labels,
+        kind=str(card.get("kind") or found[CONFIG].get("model_type") or "unknown"),
+        task=card["task"] if isinstance(card.get("task"), str) else None,
+        max_length=length if isinstance(length, int) else None,
+        languages=tuple(str(name) for name in card.get("languages") or ()),
+        has_tokenizer=has_tokenizer,
+        needs_code=needs_code,
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def read_labels(path: str | Path) -> tuple[str, ...]:
+    """The labels of a model directory in the order of its logits.
+
+    Raises:
+        ModelError: there is no config.json, or its id2label does not number labels from 0.
+    """
+    folder = Path(path)
+    _check_exists(folder)
+    labels = label_names(read_json(folder / CONFIG))
+    if labels is None:
+        raise ModelError(
+            f"{folder / CONFIG} does not say what its logits mean",
+            wanted='"id2label": {"0": "<first label>", ...}, as many as the model has logits',
+        )
+    return labels
+
+
+def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
+    """Refuses a directory that cannot or must not be loaded.
+
+    Raises:
+        ModelError: it is missing, has no config.json, no safetensors weights, or code of its own.
+    """
+    _check_exists(folder)
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder} holds no {CONFIG}", wanted="a directory that save_pretrained wrote")
+    read_json(folder / CONFIG)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds an adapter, not a model",
+            next_step="merge the adapter into its base model (peft: merge_and_unload) and save that",
+        )
+    check_code(folder, trust_remote_code=trust_remote_code)
+    _check_weights(folder)
+
+
+def check_code(folder: Path, *, trust_remote_code: bool) -> None:
+    """Refuses a directory that wants to run code of its own, unless it is trusted."""
+    naming = list(_naming_code(folder))
+    if naming and not trust_remote_code:
+        raise ModelError(
+            f"{folder} wants to run code of its own",
+            got=f"auto_map in {', '.join(naming)}",
+            wanted="a model of transformers' own, or code that you trust",
+            next_step="read that code; if you trust it set trust_remote_code: true for this model",
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ModelError: the file is missing, very large, or holds anything else.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelError(
+                f"{path} is larger than a configuration can be", got=f"{path.stat().st_size} bytes"
+            )
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read", got=error, wanted="a JSON object") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} cannot be read", got=type(value).__name__, wanted="a JSON object")
+    return value
+
+
+def pack(directory: str | Path) -> dict[str, bytes]:
+    """The files of a directory (not of folders in it), to be sent to another machine.
+
+    Raises:
+        ModelError: there is no such directory, or a name in it that `unpack` would refuse.
+    """
+    folder = Path(directory)
+    _check_exists(folder)
+    return {_safe(path.name): path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def unpack(files: Mapping[str, bytes], directory: str | Path) -> Path:
+    """Writes what `pack` gave into a directory (made if need be); names that could lead out of it are refused."""
+    folder = Path(directory)
+    for name in files:
+        _safe(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if (folder / name).is_symlink():
+            raise ModelError(f"{folder / name} is a link; nothing is written through links")
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _safe(name: str) -> str:
+    if not _NAME.match(name):
+        raise ModelError(
+            "a file name cannot be sent or received",
+            got=repr(name),
+            wanted="letters, digits, '.', '_' and '-', not beginning with a mark, 200 at most",
+        )
+    return name
+
+
+def _check_exists(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no model directory {folder}",
+            next_step="check the path; on a cluster it must exist on every node that loads it",
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file():
+        return
+    if (folder / INDEX).is_file():
+        shards = read_json(folder / INDEX).get("weight_map")
+        names = set(shards.values()) if isinstance(shards, dict) else set()
+        bad = sorted(
+            str(n) for n in names if not (isinstance(n, str) and _NAME.match(n) and (folder / n).is_file())
+        )
+        if bad or not names:
+            raise ModelError(f"{folder / INDEX} names files that are not there", got=bad or "no file at all")
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise ModelError(
+            f"{folder} holds only pickled weights, and loading a pickle runs code of whoever wrote it",
+            got=", ".join(pickled),
+            wanted=WEIGHTS,
+            next_step="if you trust them, convert them once, in a place apart: "
+            "AutoModelForSequenceClassification.from_pretrained(path).save_pretrained(new_path)",
+        )
+    raise ModelError(f"{folder} holds no weights", wanted=WEIGHTS)
+
+
+def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The labels of a config.json in the order of its logits, or None where it does not number them from 0."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or not named:
+        return None
+    try:
+        numbered = {int(number): str(label) for number, label in named.items()}
+    except ValueError:
+        return None
+    return (
+        tuple(numbered[i] for i in range(len(numbered)))
+        if set(numbered) == set(range(len(numbered)))
+        else None
+    )
+
+
+def _naming_code(folder: Path) -> Iterator[str]:
+    """JSON files of the directory that say `auto_map`, at any level."""
+    for path in sorted(folder.glob("*config.json")):
+        if _holds(read_json(path), "auto_map"):
+            yield path.name
+
+
+def _holds(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_holds(inner, key) for inner in value.values())
+    return isinstance(value, list) and any(_holds(inner, key) for inner in value)

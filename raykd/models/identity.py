@@ -1,0 +1,150 @@
+"""`fingerprint`: what a model answers, as a name. Answers are stored under it.
+
+Decision record: it covers all that changes an answer (weights, configuration, labels, tokenizer) and nothing else
+(file names, folders, versions). The weights of a directory are read as bytes, tensor by tensor, so that a
+store can be asked before a model is loaded. A tokenizer is told by its serialised content, because the files that
+transformers writes for one tokenizer differ between its versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raykd.errors import ModelError
+from raykd.models import files
+from raykd.models.loading import load_tokenizer
+from raykd.models.ngrams import HashedNgrams
+from raykd.models.textmodel import TextModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from raykd.tasks.base import Tokenizer
+
+_VOLATILE = frozenset(
+    "_name_or_path architectures attn_implementation _attn_implementation dtype torch_dtype transformers_version "
+    "problem_type label2id num_labels use_cache".split()
+)
+_CHUNK = 16 * 2**20
+_LARGEST_HEADER = 100 * 2**20
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = False) -> str:
+    """sha256 (hex) over weights, configuration, labels and tokenizer.
+
+    A model that `save` wrote has the fingerprint of its directory, as long as it is loaded in the dtype it was saved
+    in. Directories of other origin have one too, which need not be that of the loaded model (transformers renames
+    old weights when it loads them).
+
+    Raises:
+        ModelError: a directory that must not be loaded, or that is broken.
+    """
+    if isinstance(model, TextModel):
+        config = json.loads(model.model.config.to_json_string(use_diff=True))
+        weights, tokenizer = _loaded_weights(model), model.tokenizer
+    else:
+        folder = Path(model)
+        files.check_directory(folder, trust_remote_code=trust_remote_code)
+        config = files.read_json(folder / files.CONFIG)
+        weights, tokenizer = (
+            _stored_weights(folder),
+            load_tokenizer(folder, trust_remote_code=trust_remote_code),
+        )
+    digest = hashlib.sha256(b"raykd model 1")
+    for part in (_settings(config), tokenizer_content(tokenizer)):
+        digest.update(hashlib.sha256(json.dumps(part, sort_keys=True).encode()).digest())
+    for name, weight in weights:
+        digest.update(name.encode() + b"\0" + weight)
+    return digest.hexdigest()
+
+
+def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
+    """All that decides which ids a text gets, as JSON; padding and truncation belong to the call, not to it."""
+    if isinstance(tokenizer, HashedNgrams):
+        return {"hashed_ngrams": repr(tokenizer)}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            "this tokenizer has no serialised form", got=type(tokenizer).__name__, wanted="a fast tokenizer"
+        )
+    content = json.loads(backend.to_str())
+    return {
+        "backend": {key: value for key, value in content.items() if key not in ("padding", "truncation")},
+        "specials": {
+            name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()
+        },
+        "inputs": list(getattr(tokenizer, "model_input_names", ())),
+        "pad": tokenizer.pad_token_id,
+    }
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what does not change an answer; id2label carries the labels."""
+    return {key: value for key, value in config.items() if key not in _VOLATILE and value is not None}
+
+
+def _loaded_weights(text_model: TextModel) -> Iterator[tuple[str, bytes]]:
+    """Name and digest of each weight; of weights that are one tensor, only what a checkpoint holds."""
+    tied = set(getattr(text_model.model, "all_tied_weights_keys", None) or ())
+    for name, tensor in sorted(text_model.model.state_dict().items()):
+        if name not in tied:
+            digest = _described(_DTYPES[str(tensor.dtype).removeprefix("torch.")], list(tensor.shape))
+            digest.update(_bytes(tensor))
+            yield name, digest.digest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    import torch
+
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The same from safetensors files: eight bytes of header length, a JSON header, the tensors' bytes."""
+    shards = {files.WEIGHTS}
+    if not (folder / files.WEIGHTS).is_file():
+        shards = set(files.read_json(folder / files.INDEX)["weight_map"].values())
+    places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+    for shard in sorted(shards):
+        start, header = _header(folder / shard)
+        places |= {
+            name: (folder / shard, start, entry) for name, entry in header.items() if name != "__metadata__"
+        }
+    for name, (path, start, entry) in sorted(places.items()):
+        digest = _described(entry["dtype"], list(entry["shape"]))
+        first, last = entry["data_offsets"]
+        with path.open("rb") as file:
+            file.seek(start + first)
+            left = last - first
+            while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+        if left:
+            raise ModelError(f"{path} is cut short", got=f"{left} bytes of {name} are not there")
+        yield name, digest.digest()
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors begin, and the header."""
+    with path.open("rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _LARGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+        except (struct.error, ValueError) as error:
+            raise ModelError(f"{path} is not a safetensors file", got=error) from None
+    return 8 + length, header
+
+
+def _described(dtype: str, shape: list[int]) -> Any:
+    return hashlib.sha256(f"{dtype} {shape}\0".encode())

@@ -1,0 +1,257 @@
+"""From a directory or a hub name to a model: checked first, loaded after.
+
+Decision record: a hub name becomes a local directory of JSON, vocabulary and safetensors files (pickles are not even
+downloaded), so there is one way in and every check of `raykd.models.files` runs before anything is imported or
+loaded. `trust_remote_code` is always passed on as True or False: left out, transformers asks on the terminal and an
+actor without one hangs. A weight that is missing in the checkpoint is an error, because transformers would only warn
+and answer with a random head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raykd.errors import ModelError, RaykdError
+from raykd.models import files
+from raykd.models.ngrams import FILE as NGRAMS
+from raykd.models.ngrams import HashedNgrams
+from raykd.models.textmodel import TextModel
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from raykd.tasks.base import Tokenizer
+
+_DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_SECRET = re.compile(r"(?<=://)[^/@\s]+@|hf_[A-Za-z0-9]{8,}")
+
+
+def register() -> None:
+    """Makes `raykd_linear` and `raykd_lstm` known to transformers' auto classes; imports transformers' models."""
+    from raykd.models import networks  # noqa: F401  (registers when imported)
+
+
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
+) -> TextModel:
+    """A model in evaluation mode on the CPU, with its tokenizer and labels.
+
+    Args:
+        path: a local directory or a hub name.
+        revision: of a hub name: branch, tag or commit.
+        trust_remote_code: run Python code that comes with the model.
+        dtype: of the weights; None is the checkpoint's own.
+
+    Raises:
+        ModelError: it is missing, must not be loaded (pickled weights, code of its own), or is not complete.
+    """
+    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
+    labels = files.read_labels(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    model, missing = _classifier(folder, trust_remote_code, dtype="auto" if dtype is None else dtype)
+    if missing:
+        raise ModelError(
+            f"{folder} is not a complete classifier; these weights are not in it",
+            got=", ".join(missing[:8]),
+            next_step="fine-tune it first (a student of kind pretrained), or name a checkpoint that was fine-tuned",
+        )
+    if model.config.num_labels != len(labels):
+        raise ModelError(
+            f"{folder}: id2label does not fit the head", got=labels, wanted=model.config.num_labels
+        )
+    return TextModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        labels=labels,
+        kind=info.kind,
+        task=info.task or "classification",
+        max_length=info.max_length,
+        languages=info.languages,
+    )
+
+
+def load_tokenizer(
+    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Tokenizer:
+    """The tokenizer of a directory (weights need not be there) or of a hub name.
+
+    Raises:
+        ModelError: there is none, or it wants to run code of its own.
+    """
+    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    files.check_code(folder, trust_remote_code=trust_remote_code)
+    if (folder / NGRAMS).is_file():
+        return HashedNgrams.from_pretrained(folder)
+    if not any((folder / name).is_file() for name in files.TOKENIZERS) and not list(folder.glob("*.model")):
+        raise ModelError(f"{folder} holds no tokenizer", wanted=f"one of {', '.join(files.TOKENIZERS)}")
+    config = folder / files.CONFIG
+    if config.is_file() and str(files.read_json(config).get("model_type")).startswith("raykd_"):
+        register()
+    with _told(f"the tokenizer of {folder} cannot be loaded"):
+        from transformers import AutoTokenizer
+
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        return tokenizer
+
+
+def load_for_training(
+    path: str | Path,
+    labels: tuple[str, ...],
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+    layers: tuple[int, ...] | None,
+) -> PreTrainedModel:
+    """A checkpoint as a float32 student of these labels: with another head where its labels differ, perhaps thinned.
+
+    What is drawn anew comes from torch's CPU generator, which the caller seeds.
+
+    Raises:
+        ModelError: as `load`; or the head or the layers cannot be told from the rest.
+    """
+    import torch
+
+    from raykd.models.students import label_settings
+
+    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    config = files.read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
+    own = files.label_names(config)
+    model, missing = _classifier(
+        folder, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **label_settings(labels)
+    )
+    prefix = f"{model.base_model_prefix}."
+    lost = [
+        name
+        for name in missing
+        if model.base_model_prefix and name.startswith(prefix) and "pooler" not in name
+    ]
+    if lost:
+        raise ModelError(f"{folder} does not hold the encoder's weights", got=", ".join(lost[:8]))
+    if own != labels and not missing:
+        _new_head(model, folder)
+    if layers is not None:
+        _keep_layers(model, layers, folder)
+    return model
+
+
+def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+    """The local directory of a path or hub name; hub files are downloaded, or taken from the hub's cache.
+
+    Raises:
+        ModelError: the path does not exist, or the hub does not give it.
+    """
+    folder = Path(path).expanduser()
+    name = str(path)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) or isinstance(path, Path):
+        raise ModelError(
+            f"there is no model directory {folder}",
+            next_step="check the path; on a cluster it must exist on every node that loads it",
+        )
+    with _told(
+        f"{name} is neither a directory here ({Path.cwd()}) nor a model that the Hugging Face hub gives",
+        next_step="check the spelling, the network and HF_HUB_OFFLINE, or give a local directory",
+    ):
+        from huggingface_hub import snapshot_download
+
+        patterns = [*_DOWNLOADED, "*.py"] if trust_remote_code else _DOWNLOADED
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+        )
+
+
+def _classifier(
+    folder: Path, trust_remote_code: bool, *, dtype: Any, **settings: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the weights that the checkpoint lacked or had in another shape."""
+    files.check_directory(folder, trust_remote_code=trust_remote_code)
+    register()
+    with _told(f"the model {folder} cannot be loaded"):
+        from transformers import AutoModelForSequenceClassification
+
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            str(folder),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=dtype,
+            **settings,
+        )
+        mismatched = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
+        return model, sorted({*found["missing_keys"], *mismatched})
+
+
+def _new_head(model: PreTrainedModel, folder: Path) -> None:
+    """Draws the last layer anew: its old columns stand for other labels, or for the same in another order."""
+    import torch
+    from torch import nn
+
+    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else None
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.config.num_labels
+        and not (prefix and name.startswith(prefix))
+    ]
+    if len(heads) != 1:
+        raise ModelError(
+            f"the head of {folder} cannot be told from the rest, and its labels are not the run's",
+            got=list(files.read_labels(folder)),
+            wanted=list(model.config.id2label.values()),
+        )
+    with torch.no_grad():
+        heads[0].weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
+        if heads[0].bias is not None:
+            heads[0].bias.zero_()
+
+
+def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) -> None:
+    """Keeps these encoder layers, in this order (DistilBERT's initialisation, arXiv:1910.01108)."""
+    from torch import nn
+
+    count = getattr(model.config, "num_hidden_layers", None)
+    stacks = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == count and name in ("layer", "layers")
+    ]
+    if len(stacks) != 1 or max(layers) >= len(getattr(*stacks[0])) or hasattr(model.config, "layer_types"):
+        raise ModelError(
+            f"layers {list(layers)} cannot be taken from {folder}",
+            got=f"{count} layers" if stacks else "no stack of encoder layers",
+            wanted="an encoder such as BERT, with layers counted from 0",
+        )
+    parent, name = stacks[0]
+    stack = getattr(parent, name)
+    if len(set(layers)) != len(layers):
+        raise ModelError(f"layers names a layer twice: {list(layers)}")
+    setattr(parent, name, nn.ModuleList(stack[i] for i in layers))
+    model.config.num_hidden_layers = len(layers)
+
+
+@contextmanager
+def _told(what: str, next_step: str | None = None) -> Iterator[None]:
+    """Whatever transformers, safetensors or the hub raise becomes a ModelError, without secrets."""
+    try:
+        yield
+    except RaykdError:
+        raise
+    except Exception as error:  # noqa: BLE001  (a dozen types of four libraries, and broken files of any kind)
+        reason = _SECRET.sub("***", f"{type(error).__name__}: {error}")
+        raise ModelError(what, got=reason.strip()[:1000], next_step=next_step) from None

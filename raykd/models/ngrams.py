@@ -1,0 +1,274 @@
+"""`HashedNgrams`: a tokenizer without a vocabulary, for the linear student.
+
+Decision record: n-grams of characters and words are hashed into a fixed number of buckets (feature hashing,
+arXiv:0902.2206; sub-word n-grams as in arXiv:1607.04606), so nothing is fitted, nothing can be out of vocabulary and
+one table serves all languages. Python's `hash` differs from process to process; this one is arithmetic modulo 2**64
+on code points and gives the same ids on every machine. All n-grams of a batch are hashed at once by numpy: with
+prefix sums ``S[i] = sum(c[j] * BASE**j, j < i)`` the hash of the text from s to e is
+``(S[e] - S[s]) * BASE**-s = sum(c[s + k] * BASE**k)``, for words of any length as for characters.
+
+Words are what BERT's pre-tokenizer calls words: runs of letters and digits, single punctuation marks, single
+Chinese characters. Character n-grams stay within what stands between two blanks and see the blanks at its edges.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.errors import ModelError
+
+FILE = "hashed_ngrams.json"
+FORMAT = 1
+CHARS_PER_WORD = 16
+"""A text is cut at so many characters for each word of `max_length`: bounds texts that never hold a blank."""
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+|[^\w\s]")
+_BASE = 0x9E3779B97F4A7C15
+_BASE_INVERSE = pow(_BASE, -1, 2**64)
+_WORD_STEP = 0xD1342543DE82EF95
+_ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class HashedNgrams:
+    """Texts to sorted bucket numbers; bucket 0 is padding. See the module's docstring for what is hashed.
+
+    Args:
+        buckets: ids are 1 .. buckets - 1.
+        char_ngrams, word_ngrams: shortest and longest, or None for none of the kind.
+        lowercase: NFKC and lower case before hashing; NFKC alone otherwise.
+        counted: an n-gram that occurs twice is there twice.
+
+    Raises:
+        ValueError: a range that is empty or not positive, or no n-grams at all.
+    """
+
+    buckets: int = 2**18
+    char_ngrams: tuple[int, int] | None = (1, 4)
+    word_ngrams: tuple[int, int] | None = (1, 2)
+    lowercase: bool = True
+    counted: bool = False
+
+    pad_token_id: ClassVar[int] = 0
+    model_input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+
+    def __post_init__(self) -> None:
+        if self.char_ngrams is None and self.word_ngrams is None:
+            raise ValueError("char_ngrams and word_ngrams are both null: there is nothing to hash")
+        for name in ("char_ngrams", "word_ngrams"):
+            bounds = getattr(self, name)
+            if bounds is not None and not 1 <= bounds[0] <= bounds[1] <= 16:
+                raise ValueError(
+                    f"{name} is [shortest, longest] with 1 <= shortest <= longest <= 16, got {list(bounds)}"
+                )
+
+    def __len__(self) -> int:
+        return self.buckets
+
+    def __call__(
+        self,
+        text: Sequence[str],
+        text_pair: Sequence[str] | None = None,
+        *,
+        truncation: bool = True,
+        max_length: int | None = None,
+    ) -> Mapping[str, list[NDArray[np.int64]]]:
+        """Ids (sorted) and masks (all ones) of B texts, one array a text, not padded.
+
+        `max_length` counts *words*, not n-grams: a word is at least one token of any sub-word tokenizer, so what a
+        sub-word model of the same `max_length` reads is never cut here. Of a pair the longer text is cut first, as
+        transformers does. The second text's n-grams are hashed with another salt.
+        """
+        if text_pair is not None and len(text_pair) != len(text):
+            raise ValueError(f"{len(text)} texts and {len(text_pair)} second texts")
+        limit = max_length if truncation else None
+        rows: list[NDArray[np.int64]] = []
+        for at in range(0, len(text), _ROWS_AT_ONCE):
+            firsts = [self._words(t, limit) for t in text[at : at + _ROWS_AT_ONCE]]
+            parts = [firsts]
+            if text_pair is not None:
+                seconds = [self._words(t, limit) for t in text_pair[at : at + _ROWS_AT_ONCE]]
+                parts = list(_share(firsts, seconds, limit))
+            rows.extend(self._rows(parts))
+        return {"input_ids": rows, "attention_mask": [np.ones_like(row) for row in rows]}
+
+    def _words(self, text: str, limit: int | None) -> _Words:
+        """The text as it is hashed, and where its words are."""
+        text = " ".join(text.split())
+        if limit is not None:
+            # A megabyte need not be normalised to keep 128 words; normalising shortens a text at most a little.
+            text = text[: 4 * CHARS_PER_WORD * limit]
+        text = unicodedata.normalize("NFKC", text)
+        text = " ".join((text.lower() if self.lowercase else text).split())
+        text = f" {text if limit is None else text[: CHARS_PER_WORD * limit]} "
+        spans = [m.span() for m in _WORD.finditer(text)]
+        return _Words(text, spans)
+
+    def _rows(self, parts: Sequence[Sequence[_Words]]) -> list[NDArray[np.int64]]:
+        """Sorted ids of each row; ``parts`` are the first texts and perhaps the second texts of the same rows."""
+        keys = []
+        for salt, words in enumerate(parts):
+            batch = _Batch.of(words)
+            if self.char_ngrams is not None:
+                keys += [self._keys(*batch.chars(n), salt=(salt, 0, n)) for n in _lengths(self.char_ngrams)]
+            if self.word_ngrams is not None:
+                keys += [self._keys(*batch.words(n), salt=(salt, 1, n)) for n in _lengths(self.word_ngrams)]
+        flat = np.concatenate(keys)
+        flat = np.sort(flat) if self.counted else np.unique(flat)
+        edges = np.searchsorted(flat, np.arange(1, len(parts[0])) * self.buckets)
+        return [row % self.buckets for row in np.split(flat, edges)]
+
+    def _keys(
+        self, row_G: NDArray[np.int64], hash_G: NDArray[np.uint64], *, salt: tuple[int, int, int]
+    ) -> NDArray[np.int64]:
+        """``row * buckets + id`` of G n-grams; the salt keeps kinds, lengths and the two texts apart."""
+        part, kind, n = salt
+        mixed_G = _mix(hash_G ^ _mix(np.uint64((part << 16) | (kind << 8) | n)))
+        id_G = 1 + (mixed_G % np.uint64(self.buckets - 1)).astype(np.int64)
+        return row_G * self.buckets + id_G
+
+    def save_pretrained(self, save_directory: str) -> tuple[str]:
+        """Writes `hashed_ngrams.json` into the directory (made if need be)."""
+        path = Path(save_directory) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        return (str(path),)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> HashedNgrams:
+        """What `save_pretrained` wrote.
+
+        Raises:
+            ModelError: the file is missing, no JSON, of another format or with unknown settings.
+        """
+        path = Path(directory) / FILE
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            found = settings.pop("format")
+            if found != FORMAT:
+                raise ValueError(f"format {found}")
+            for name in ("char_ngrams", "word_ngrams"):
+                settings[name] = (
+                    None if settings[name] is None else (int(settings[name][0]), int(settings[name][1]))
+                )
+            return cls(**settings)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise ModelError(
+                f"the tokenizer {path} cannot be read", got=error, wanted=f"a {FILE} of format {FORMAT}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A normalised text, blank at both ends, and where its words stand. Made by `_words`, read by `_Batch`."""
+
+    text: str
+    spans: Sequence[tuple[int, int]]
+
+    def first(self, count: int | None) -> _Words:
+        """The text up to its word number ``count``."""
+        if count is None or len(self.spans) <= count:
+            return self
+        kept = self.spans[:count]
+        return _Words(f"{self.text[: kept[-1][1] if kept else 0]} ", kept)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """R texts end to end. sums: prefix sums of the hash, one longer than the text; blanks: blanks before a place."""
+
+    inverse: NDArray[np.uint64]
+    sums: NDArray[np.uint64]
+    blanks: NDArray[np.int64]
+    row: NDArray[np.int64]
+    starts_W: NDArray[np.int64]
+    ends_W: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, words: Sequence[_Words]) -> _Batch:
+        lengths_R = np.asarray([len(w.text) for w in words], dtype=np.int64)
+        offsets_R = np.cumsum(lengths_R) - lengths_R
+        raw = "".join(w.text for w in words).encode("utf-32-le", "surrogatepass")
+        points = np.frombuffer(raw, dtype="<u4").astype(np.uint64)
+        counts_R = np.asarray([len(w.spans) for w in words], dtype=np.int64)
+        spans = np.asarray([span for w in words for span in w.spans], dtype=np.int64).reshape(-1, 2)
+        spans = spans + np.repeat(offsets_R, counts_R)[:, None]
+        return cls(
+            inverse=_powers(_BASE_INVERSE, len(points) + 1),
+            sums=np.concatenate([np.zeros(1, np.uint64), np.cumsum(points * _powers(_BASE, len(points)))]),
+            blanks=np.concatenate([np.zeros(1, np.int64), np.cumsum(points == ord(" "))]),
+            row=np.repeat(np.arange(len(words)), lengths_R),
+            starts_W=spans[:, 0],
+            ends_W=spans[:, 1],
+        )
+
+    def hashes(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """``sum(c[s + k] * BASE**k)`` for each stretch."""
+        return (self.sums[ends] - self.sums[starts]) * self.inverse[starts]
+
+    def chars(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Rows and hashes of the n-grams of characters that hold no blank but at their edges."""
+        starts = np.arange(max(0, len(self.row) - n + 1))
+        ends = starts + n
+        inner = self.blanks[np.maximum(ends - 1, starts + 1)] - self.blanks[starts + 1]
+        all_blank = self.blanks[ends] - self.blanks[starts] == n
+        # Each text begins and ends with a blank, so what reaches into the next text either holds two inner
+        # blanks or is two blanks alone.
+        starts = starts[(inner == 0) & ~all_blank]
+        return self.row[starts], self.hashes(starts, starts + n)
+
+    def words(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Rows and hashes of n words in a row: ``(..(h1 * STEP + h2) * STEP + ..)`` of the mixed word hashes."""
+        count = max(0, len(self.starts_W) - n + 1)
+        hash_W = _mix(self.hashes(self.starts_W, self.ends_W))
+        joined = hash_W[:count]
+        for k in range(1, n):
+            joined = joined * np.uint64(_WORD_STEP) + hash_W[k : k + count]
+        row_W = self.row[self.starts_W]
+        same = row_W[:count] == row_W[n - 1 : n - 1 + count]
+        return row_W[:count][same], joined[same]
+
+
+def _share(
+    firsts: Sequence[_Words], seconds: Sequence[_Words], limit: int | None
+) -> tuple[list[_Words], list[_Words]]:
+    """Both texts of each pair, cut to ``limit`` words together, the longer one first."""
+    kept_first, kept_second = [], []
+    for first, second in zip(firsts, seconds, strict=True):
+        a, b = len(first.spans), len(second.spans)
+        if limit is not None and a + b > limit:
+            short = min(a, b, limit // 2)
+            a, b = (limit - short, short) if a >= b else (short, limit - short)
+        kept_first.append(first.first(a))
+        kept_second.append(second.first(b))
+    return kept_first, kept_second
+
+
+def _lengths(bounds: tuple[int, int]) -> range:
+    return range(bounds[0], bounds[1] + 1)
+
+
+def _powers(base: int, count: int) -> NDArray[np.uint64]:
+    """``base ** i`` modulo 2**64 for i < count."""
+    factors = np.full(count, base, dtype=np.uint64)
+    if count:
+        factors[0] = 1
+    return np.cumprod(factors)
+
+
+def _mix(values: Any) -> Any:
+    """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))

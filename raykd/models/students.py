@@ -1,0 +1,232 @@
+"""The union `Student`: what can be trained, each member with its tokenizer and its architecture.
+
+Decision record: a member does two things, `fit_tokenizer` (from the training texts; deterministic, so that every
+worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone). Both import
+torch and transformers late: this module is read with every configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raykd.errors import ModelError
+from raykd.models.ngrams import HashedNgrams
+from raykd.spec import Spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raykd.tasks.base import Tokenizer
+
+
+class Transformer(Spec):
+    """A transformer encoder from scratch, of the architecture BERT (arXiv:1810.04805) or DistilBERT (1910.01108)."""
+
+    kind: Literal["transformer"] = "transformer"
+    architecture: Literal["bert", "distilbert"] = "bert"
+    layers: int = Field(2, ge=1)
+    hidden: int = Field(128, ge=1)
+    """Width; a multiple of `heads`."""
+    heads: int = Field(2, ge=1)
+    feed_forward: int | None = Field(None, ge=1)
+    """Width of the feed-forward layers; None is 4 x hidden."""
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    max_positions: int = Field(512, ge=2)
+    """Longest input in tokens, special tokens included."""
+    vocab_size: int = Field(8000, ge=100)
+    """Word pieces learnt from the training texts, at most."""
+    lowercase: bool = True
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Transformer:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        return self
+
+    def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
+        """A WordPiece tokenizer learnt from the texts."""
+        from raykd.models.wordpiece import train_wordpiece
+
+        return train_wordpiece(
+            texts,
+            vocab_size=self.vocab_size,
+            lowercase=self.lowercase,
+            max_length=self.max_positions,
+            token_types=self.architecture == "bert",
+        )
+
+    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
+        """A randomly initialised encoder with a head of ``len(labels)`` logits."""
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        wide = self.feed_forward or 4 * self.hidden
+        settings: dict[str, Any] = {"vocab_size": len(tokenizer), **label_settings(labels)}  # type: ignore[arg-type]
+        settings |= {"max_position_embeddings": self.max_positions, "pad_token_id": tokenizer.pad_token_id}
+        if self.architecture == "bert":
+            settings |= {
+                "hidden_size": self.hidden,
+                "num_hidden_layers": self.layers,
+                "intermediate_size": wide,
+            }
+            settings |= {"num_attention_heads": self.heads, "hidden_dropout_prob": self.dropout}
+            settings |= {"attention_probs_dropout_prob": self.dropout}
+        else:
+            settings |= {
+                "dim": self.hidden,
+                "n_layers": self.layers,
+                "n_heads": self.heads,
+                "hidden_dim": wide,
+            }
+            settings |= {"dropout": self.dropout, "attention_dropout": self.dropout}
+            settings |= {"seq_classif_dropout": self.dropout}
+        config = AutoConfig.for_model(self.architecture, **settings)
+        with seeded(seed):
+            return AutoModelForSequenceClassification.from_config(config)
+
+
+class Pretrained(Spec):
+    """A checkpoint with its own tokenizer; `layers` keeps some of its layers (DistilBERT's start, 1910.01108)."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    path: str = Field(min_length=1)
+    """A local directory or a hub name; weights must be safetensors."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Keep these encoder layers, counted from 0, in this order; None keeps all."""
+
+    def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
+        """The checkpoint's own tokenizer; the texts are not read."""
+        from raykd.models.loading import load_tokenizer
+
+        return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
+
+    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
+        """The checkpoint; its head is kept where its labels are the run's in this order, else drawn anew."""
+        from raykd.models.loading import load_for_training
+
+        with seeded(seed):
+            return load_for_training(
+                self.path,
+                tuple(labels),
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+                layers=self.layers,
+            )
+
+
+class LSTM(Spec):
+    """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (arXiv:1903.12136 distils into one)."""
+
+    kind: Literal["lstm"] = "lstm"
+    embedding: int = Field(128, ge=1)
+    hidden: int = Field(128, ge=1)
+    """Width of one direction."""
+    layers: int = Field(1, ge=1)
+    bidirectional: bool = True
+    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    """On the embeddings, between layers and before the head."""
+    pooling: Literal["max", "mean", "last"] = "max"
+    """`last` is the final state of each direction."""
+    vocab_size: int = Field(8000, ge=100)
+    lowercase: bool = True
+
+    def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
+        """A WordPiece tokenizer learnt from the texts."""
+        from raykd.models.wordpiece import train_wordpiece
+
+        return train_wordpiece(
+            texts, vocab_size=self.vocab_size, lowercase=self.lowercase, max_length=None, token_types=False
+        )
+
+    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
+        """A randomly initialised LSTM with a head of ``len(labels)`` logits."""
+        from raykd.models.networks import LSTMConfig, LSTMForSequenceClassification
+
+        config = LSTMConfig(
+            vocab_size=len(tokenizer),  # type: ignore[arg-type]
+            embedding_size=self.embedding,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            pooling=self.pooling,
+            pad_token_id=tokenizer.pad_token_id,
+            **label_settings(labels),
+        )
+        with seeded(seed):
+            return LSTMForSequenceClassification(config)
+
+
+class Linear(Spec):
+    """Softmax regression over hashed n-grams of words and characters: small, quick, hard to beat on few texts."""
+
+    kind: Literal["linear"] = "linear"
+    buckets: int = Field(2**18, ge=2, le=2**26)
+    """Rows of the weight table; n-grams that share one share its weights."""
+    char_ngrams: tuple[int, int] | None = (1, 4)
+    """Shortest and longest n-gram of characters within a word; null takes none."""
+    word_ngrams: tuple[int, int] | None = (1, 2)
+    """Shortest and longest n-gram of words (a Chinese character is a word); null takes none."""
+    lowercase: bool = True
+    counted: bool = False
+    """Count an n-gram as often as it occurs; otherwise once a text."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Linear:
+        self._tokenizer()
+        return self
+
+    def _tokenizer(self) -> HashedNgrams:
+        return HashedNgrams(
+            buckets=self.buckets,
+            char_ngrams=self.char_ngrams,
+            word_ngrams=self.word_ngrams,
+            lowercase=self.lowercase,
+            counted=self.counted,
+        )
+
+    def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
+        """Hashing learns nothing; the texts are not read."""
+        return self._tokenizer()
+
+    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
+        """A model whose weights are zero: the problem is convex, so the seed changes nothing."""
+        from raykd.models.networks import LinearConfig, LinearForSequenceClassification
+
+        config = LinearConfig(buckets=self.buckets, **label_settings(labels))
+        with seeded(seed):
+            return LinearForSequenceClassification(config)
+
+
+Student = Annotated[Transformer | Pretrained | LSTM | Linear, Field(discriminator="kind")]
+
+
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """The label keys of a transformers config; the order of the labels is the order of the logits."""
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise ModelError("a classifier needs at least two labels, all different", got=list(labels))
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws from torch's CPU generator come from the seed, and the generator is put back afterwards.
+
+    Models are made on the CPU; `torch.manual_seed` would also reseed every GPU, which `fork_rng` does not restore
+    unless it is told which, so only the CPU's generator is touched.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

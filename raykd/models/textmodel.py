@@ -1,0 +1,178 @@
+"""`TextModel`, a model with what is needed to use it, and how one is saved.
+
+Decision record: a directory is what transformers writes (config.json, model.safetensors, the tokenizer's files), a
+README.md with a model card, and `raykd.json` with what transformers has no place for. It is written beside its place
+and renamed, so that a directory of that name is always whole; what raykd did not write is never replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raykd.errors import ModelError
+from raykd.models.files import CARD
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raykd.tasks.base import Tokenizer
+
+FORMAT = 1
+_PIPELINES = {"classification": "text-classification"}
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A model and how it is fed. Made by `load` or from a `Student`; read by teachers, evaluation and `save`.
+
+    labels: in the order of the logits.
+    kind: the student's kind, or the model type of transformers.
+    max_length: tokens it was trained with; None is unknown.
+    languages: what it was trained on, empty where unknown.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    kind: str = "pretrained"
+    task: str = "classification"
+    max_length: int | None = None
+    languages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the README.md of a model tells besides what the model itself knows. Written by `save`, read by people.
+
+    teachers: names; empty for a model that was trained without any.
+    metrics: name to value, for example ``{"test/fr/accuracy": 0.81}``.
+    """
+
+    name: str = "model"
+    teachers: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    base_model: str | None = None
+    license: str | None = None
+    notes: str = ""
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """Parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None = None) -> Path:
+    """Writes the model as a directory that `load` reads; replaces one that raykd wrote before.
+
+    Raises:
+        ModelError: the directory holds something else, or the labels are not those of the model.
+    """
+    target = Path(directory)
+    named = tuple(text_model.model.config.id2label[i] for i in range(text_model.model.config.num_labels))
+    if named != text_model.labels:
+        raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=named)
+    if target.exists() and not (target / CARD).is_file() and not _is_empty(target):
+        raise ModelError(
+            f"{target} exists and is not a model that raykd wrote; it is left alone",
+            next_step="choose another directory",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    try:
+        fresh.mkdir()
+        text_model.model.save_pretrained(str(fresh))
+        text_model.tokenizer.save_pretrained(str(fresh))
+        (fresh / "README.md").write_text(readme(text_model, card or ModelCard()), encoding="utf-8")
+        described = {
+            "format": FORMAT,
+            "kind": text_model.kind,
+            "task": text_model.task,
+            "labels": list(text_model.labels),
+            "max_length": text_model.max_length,
+            "languages": list(text_model.languages),
+        }
+        (fresh / CARD).write_text(
+            json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        _put(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def readme(text_model: TextModel, card: ModelCard) -> str:
+    """The model card: YAML front matter as the hub reads it, then text."""
+    import yaml
+
+    front: dict[str, object] = {
+        "language": list(text_model.languages) or None,
+        "license": card.license,
+        "base_model": card.base_model,
+        "library_name": "transformers",
+        "pipeline_tag": _PIPELINES.get(text_model.task, text_model.task),
+        "tags": ["raykd", *(["knowledge-distillation"] if card.teachers else [])],
+    }
+    known = {key: value for key, value in front.items() if value is not None}
+    facts = [
+        ("task", text_model.task),
+        ("kind", text_model.kind),
+        ("labels, in the order of the logits", ", ".join(text_model.labels)),
+        ("languages", ", ".join(text_model.languages) or "unknown"),
+        ("longest text", f"{text_model.max_length} tokens" if text_model.max_length else "unknown"),
+        ("parameters", f"{parameter_count(text_model.model):,}"),
+        ("teachers", ", ".join(card.teachers) or "none"),
+    ]
+    lines = [
+        "---",
+        yaml.safe_dump(known, allow_unicode=True, sort_keys=False).rstrip(),
+        "---",
+        "",
+        f"# {card.name}",
+        "",
+    ]
+    if card.notes:
+        lines += [card.notes, ""]
+    lines += _table("fact", "value", facts)
+    if card.metrics:
+        lines += [
+            "## Metrics",
+            "",
+            *_table("metric", "value", [(k, f"{v:.4f}") for k, v in card.metrics.items()]),
+        ]
+    lines += ["## Use", "", "```python", "from raykd import models", ""]
+    lines += ['text_model = models.load("<this directory>")', "```", ""]
+    lines += [
+        "`text_model` has `.model`, `.tokenizer`, `.labels` and `.max_length`. transformers' auto classes load the"
+    ]
+    lines += ["model too (after `raykd.models.register()` where its kind is `linear` or `lstm`).", ""]
+    return "\n".join(lines)
+
+
+def _table(left: str, right: str, rows: Iterable[tuple[str, str]]) -> list[str]:
+    body = [f"| {a} | {b.replace('|', chr(92) + '|')} |" for a, b in rows]
+    return [f"| {left} | {right} |", "| --- | --- |", *body, ""]
+
+
+def _put(fresh: Path, target: Path) -> None:
+    """Renames; a directory cannot be renamed onto one that holds files, so an old one first steps aside."""
+    if not target.exists() or _is_empty(target):
+        fresh.replace(target)
+        return
+    aside = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    target.rename(aside)
+    try:
+        fresh.replace(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

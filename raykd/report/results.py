@@ -1,0 +1,105 @@
+"""What the systems answered on one set of rows, and how good that was.
+
+Decision record: teachers, ensemble, baseline and student are measured by the same function on the same rows, from raw
+logits at temperature 1, so that no setting of the distillation touches the comparison. A mean over languages is
+unweighted, as in XNLI, and is taken over the languages that a system covers: the mean of a monolingual teacher is
+its one language, and the tables say so instead of leaving it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.distill.signals import UNLABELLED
+
+Role = Literal["teacher", "ensemble", "baseline", "student"]
+ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "student")
+"""The order of rows in every table and of colours in every plot."""
+Measure = Callable[[NDArray[np.float32], NDArray[np.int64]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One system's answers to N rows. Written by `runs`, read by everything here.
+
+    name: as in the config. role: teacher; ensemble of the teachers; baseline (the student without teachers); student.
+    logits_NC: raw, float32. covered_N: False where it was not asked or cannot answer.
+    labels_N: gold labels, or `UNLABELLED`. languages: a code a row.
+    parameters: of the model (an ensemble: the sum). ms_per_1000: milliseconds for 1,000 texts; None was not measured.
+    """
+
+    name: str
+    role: Role
+    logits_NC: NDArray[np.float32]
+    covered_N: NDArray[np.bool_]
+    labels_N: NDArray[np.int64]
+    languages: tuple[str, ...]
+    parameters: int
+    ms_per_1000: float | None = None
+
+    def __post_init__(self) -> None:
+        rows = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}
+        if len(rows) != 1:
+            raise ValueError(f"{self.name}: logits, covered, labels and languages have different lengths {sorted(rows)}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good one system is.
+
+    by_language: language to metrics; a language without a covered, labelled row is not there.
+    macro: unweighted mean over these languages; None where there is none.
+    rows: covered, labelled rows of each language.
+    """
+
+    by_language: Mapping[str, Mapping[str, float]]
+    macro: Mapping[str, float] | None
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often two systems choose the same label.
+
+    names: the order of both axes. share_SS: in [0, 1]; NaN where two systems share no covered row.
+    """
+
+    names: tuple[str, ...]
+    share_SS: NDArray[np.float64]
+
+
+def score(predictions: Predictions, measure: Measure) -> Score:
+    """Metrics of each language the system covers, over covered and labelled rows, and their mean."""
+    languages = np.asarray(predictions.languages, dtype=object)
+    counted_N = predictions.covered_N & (predictions.labels_N != UNLABELLED)
+    by_language: dict[str, dict[str, float]] = {}
+    rows: dict[str, int] = {}
+    for language in dict.fromkeys(predictions.languages):
+        picked_N = counted_N & (languages == language)
+        if picked_N.any():
+            by_language[language] = measure(predictions.logits_NC[picked_N], predictions.labels_N[picked_N])
+            rows[language] = int(picked_N.sum())
+    return Score(by_language, _mean(list(by_language.values())), rows)
+
+
+def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
+    if not metrics:
+        return None
+    return {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}
+
+
+def agreement(systems: Sequence[Predictions]) -> Agreement:
+    """Pairwise share of equal top-1 labels, over the rows that both systems cover; gold labels play no part."""
+    chosen = [system.logits_NC.argmax(axis=1) for system in systems]
+    share_SS = np.full((len(systems), len(systems)), np.nan)
+    for a, first in enumerate(systems):
+        for b, second in enumerate(systems):
+            both_N = first.covered_N & second.covered_N
+            if both_N.any():
+                share_SS[a, b] = float((chosen[a][both_N] == chosen[b][both_N]).mean())
+    return Agreement(tuple(system.name for system in systems), share_SS)

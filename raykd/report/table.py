@@ -1,0 +1,175 @@
+"""The result table: one row a system, for the terminal, for Markdown, for HTML and as JSON.
+
+Decision record: a monolingual teacher's mean is over its own languages, which makes it look better or worse than a
+system that is measured on all of them. It is shown with these languages behind it (``87.1 (zh)``), never beside the
+others unmarked and never averaged over languages it does not know.
+
+Rates are shown in per cent, differences of rates in percentage points; NLL is in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from raykd.report.results import ROLES, Predictions, Role, Score
+
+ABSENT = "–"
+ROLE_TITLES: Mapping[Role, str] = {
+    "teacher": "teacher", "ensemble": "teachers' ensemble", "baseline": "undistilled student",
+    "student": "distilled student",
+}  # fmt: skip
+METRIC_TITLES: Mapping[str, str] = {
+    "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
+}  # fmt: skip
+RATES = ("accuracy", "macro_f1", "ece")
+"""Metrics in [0, 1], shown in per cent."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What distillation gained.
+
+    points: distilled minus undistilled macro accuracy, in percentage points.
+    closed: that as a share of the ensemble's lead over the undistilled student; None where there is no such lead, or
+        the ensemble is measured on other languages.
+    """
+
+    points: float
+    closed: float | None
+
+    def __str__(self) -> str:
+        text = f"distilled − undistilled: {self.points:+.1f} points of macro accuracy"
+        return text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Systems and their scores; `systems` in the order of roles, as given inside a role."""
+
+    systems: tuple[tuple[Predictions, Score], ...]
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.systems, key=lambda pair: ROLES.index(pair[0].role))
+        object.__setattr__(self, "systems", tuple(ordered))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages that any system is measured on, in the order of the rows."""
+        seen = dict.fromkeys(language for p, _ in self.systems for language in p.languages)
+        return tuple(x for x in seen if any(x in s.by_language for _, s in self.systems))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in the order the task gives them."""
+        return tuple(dict.fromkeys(m for _, s in self.systems for values in s.by_language.values() for m in values))
+
+    @property
+    def gap(self) -> Gap | None:
+        """What distillation gained; None unless a baseline and a student are measured on the same languages."""
+        by_role = {p.role: s for p, s in self.systems}
+        student, baseline, ensemble = by_role.get("student"), by_role.get("baseline"), by_role.get("ensemble")
+        if student is None or baseline is None or not _comparable(student, baseline):
+            return None
+        gained = student.macro["accuracy"] - baseline.macro["accuracy"]  # type: ignore[index]
+        lead = 0.0
+        if ensemble is not None and _comparable(ensemble, baseline):
+            lead = ensemble.macro["accuracy"] - baseline.macro["accuracy"]  # type: ignore[index]
+        return Gap(points=100 * gained, closed=gained / lead if lead > 0 else None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat, JSON-able row for each system and language, and one with language ``macro``."""
+        flat: list[dict[str, Any]] = []
+        for p, s in self.systems:
+            head = {"system": p.name, "role": p.role}
+            flat += [
+                {**head, "language": x, "rows": s.rows[x], **values} for x, values in s.by_language.items()
+            ]
+            if s.macro is not None:
+                cost = {"parameters": p.parameters, "ms_per_1000": p.ms_per_1000}
+                covers = ",".join(s.by_language)
+                flat.append({**head, "language": "macro", "covers": covers, "rows": sum(s.rows.values()), **s.macro, **cost})
+        return flat
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows of the main table as texts; Markdown, HTML and the terminal show these same texts."""
+        first, *others = self.metrics or ("accuracy",)
+        title = METRIC_TITLES.get(first, first).split()[0]
+        heads = ["system", "languages", *(f"{title} {x}" for x in self.languages)]
+        heads += [f"mean {METRIC_TITLES.get(m, m)}" if m == first else METRIC_TITLES.get(m, m) for m in (first, *others)]
+        heads += ["parameters", "ms / 1,000 texts"]
+        return heads, [self._line(p, s, (first, *others)) for p, s in self.systems]
+
+    def _line(self, p: Predictions, s: Score, metrics: Sequence[str]) -> list[str]:
+        measured = [x for x in self.languages if x in s.by_language]
+        mark = "" if measured == list(self.languages) or not measured else f" ({','.join(measured)})"
+        per_language = [shown(metrics[0], s.by_language.get(x, {}).get(metrics[0])) for x in self.languages]
+        means = [shown(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
+        speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
+        return [
+            system_title(p), " ".join(measured) or ABSENT, *per_language, means[0] + mark, *means[1:],
+            count(p.parameters), speed,
+        ]  # fmt: skip
+
+    def language_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows of the second table: every metric in every language."""
+        heads = ["system", "language", "rows", *(METRIC_TITLES.get(m, m) for m in self.metrics)]
+        lines = [
+            [system_title(p), x, f"{s.rows[x]:,}", *(shown(m, values.get(m)) for m in self.metrics)]
+            for p, s in self.systems
+            for x, values in s.by_language.items()
+        ]
+        return heads, lines
+
+    def rich(self) -> Table:
+        """The main table for a terminal of 100 to 140 columns."""
+        heads, lines = self.cells()
+        table = Table(title="Results on the test rows", caption=str(self.gap) if self.gap else None)
+        for at, head in enumerate(heads):
+            table.add_column(head, justify="left" if at < 2 else "right", overflow="fold")
+        for (p, _), line in zip(self.systems, lines, strict=True):
+            table.add_row(*(Text(cell) for cell in line), style="bold" if p.role == "student" else "")
+        return table
+
+    def markdown(self) -> str:
+        """Both tables and the gap as GitHub Markdown."""
+        parts = [_markdown(*self.cells()), str(self.gap) if self.gap else "", _markdown(*self.language_cells())]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _comparable(one: Score, other: Score) -> bool:
+    """Measured on the same languages, with accuracy."""
+    same = set(one.by_language) == set(other.by_language)
+    return same and all(s.macro is not None and "accuracy" in s.macro for s in (one, other))
+
+
+def system_title(p: Predictions) -> str:
+    """How a system is called in tables: a teacher by its name, the others by their role."""
+    return p.name if p.role == "teacher" else ROLE_TITLES[p.role]
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric as text: rates in per cent with one decimal, others with three; a dash if it was not measured."""
+    if value is None:
+        return ABSENT
+    return f"{100 * value:.1f}" if metric in RATES else f"{value:.3f}"
+
+
+def count(number: int) -> str:
+    """A number of parameters as 1.2 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "|" + "|".join(" --- " if at < 2 else " ---: " for at in range(len(heads))) + "|"
+    return "\n".join([row(heads), rule, *map(row, lines)])

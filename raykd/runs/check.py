@@ -1,0 +1,150 @@
+"""`raykd check`: everything that can be known of a run without taking a worker.
+
+Decision record: each check raises the same error that the run would raise later, but now; `check` collects them,
+so that one call shows all that is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raykd import models
+from raykd.config import RunConfig, TeacherConfig
+from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
+from raykd.runs.cluster import check_fits, demands_of
+from raykd.runs.jobs import Job, jobs_of
+from raykd.student.engine import deepspeed_config
+from raykd.teachers.pool import Placement, group
+from raykd.teachers.teacher import TeacherSpec, label_columns
+from raykd.tracking import tracking_uri
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check. error is None where all is well."""
+
+    what: str
+    detail: str
+    error: RaykdError | None = None
+
+
+def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
+    """What is known of one teacher.
+
+    Raises:
+        ModelError, LabelMismatchError: as loading it would.
+    """
+    if teacher.training is not None:
+        languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
+        return f"will be trained: {teacher.training.model.kind} on {languages}"
+    path = Path(str(teacher.path))
+    if not path.is_dir():
+        if path.is_absolute() or str(teacher.path).startswith("."):
+            raise ModelError(
+                f"teacher {teacher.name}: there is no model directory {path}",
+                got=str(path), wanted="a directory with config.json and safetensors weights, or a hub name",
+                next_step=f"correct teachers.{teacher.name}.path",
+            )
+        return f"hub name {teacher.path}, not checked without a network"
+    info = models.inspect_directory(path, trust_remote_code=teacher.trust_remote_code)
+    if info.problems:
+        raise ModelError(f"teacher {teacher.name} cannot be loaded: {info.problems[0]}")
+    if info.labels is None:
+        raise LabelMismatchError(
+            f"teacher {teacher.name} does not name its labels", got="no id2label in its config.json",
+            wanted=f"{list(config.data.labels)} in any order",
+        )
+    label_columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
+    return f"{info.kind}, labels {', '.join(info.labels)}"
+
+
+def check_teachers(config: RunConfig) -> None:
+    """Raises the first error of a teacher that exists already."""
+    for teacher in config.teachers:
+        check_teacher(teacher, config)
+
+
+def check_combinations(config: RunConfig) -> str:
+    """Keys that are valid one by one and wrong together.
+
+    Raises:
+        ConfigError: what, and which two keys.
+    """
+    positions = getattr(config.student, "max_positions", None)
+    if positions is not None and config.task.max_length > positions:
+        raise ConfigError(
+            "task.max_length is larger than student.max_positions", got=config.task.max_length, wanted=f"at most {positions}"
+        )
+    languages = set(config.data.select_languages or config.data.languages)
+    spoken = [t.language_set for t in config.teachers]
+    silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
+    deepspeed_config(config.train, config.workers.num_workers)
+    if silent:
+        return f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
+    return "objective, weighting, batch and DeepSpeed configuration fit together"
+
+
+def available_here(config: RunConfig) -> tuple[dict[str, float], str] | None:
+    """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
+    if config.ray.address or os.environ.get("RAY_ADDRESS"):
+        return None
+    return {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}, "this machine"
+
+
+def check(config: RunConfig) -> list[Finding]:
+    """All findings, good and bad, in the order of the run."""
+    findings: list[Finding] = []
+
+    def look(what: str, body: Callable[[], str]) -> None:
+        try:
+            findings.append(Finding(what, body()))
+        except RaykdError as error:
+            findings.append(Finding(what, "", error))
+
+    look("combinations", lambda: check_combinations(config))
+    for teacher in config.teachers:
+        look(f"teacher {teacher.name}", lambda teacher=teacher: check_teacher(teacher, config))  # type: ignore[misc]
+    look("data", lambda: _check_data(config))
+    look("student", lambda: _check_student(config))
+    look("resources", lambda: _check_resources(config))
+    look("tracking", lambda: tracking_uri(config.tracking, Path(config.output).resolve()))
+    return findings
+
+
+def _check_data(config: RunConfig) -> str:
+    teachers, students = jobs_of(config, Path(config.output) / config.name)
+    return "; ".join(_describe(job) for job in [*teachers, *students])
+
+
+def _describe(job: Job) -> str:
+    labelled = int((job.data.train.labels_B >= 0).sum())
+    return f"{job.name}: {labelled:,} labelled and {len(job.data.train) - labelled:,} unlabelled texts, {job.steps:,} steps"
+
+
+def _check_student(config: RunConfig) -> str:
+    if config.student.kind == "pretrained" and Path(config.student.path).is_dir():
+        info = models.inspect_directory(config.student.path, trust_remote_code=config.student.trust_remote_code)
+        if info.problems:
+            raise ModelError(f"the student cannot be loaded: {info.problems[0]}")
+    return config.student.kind
+
+
+def _check_resources(config: RunConfig) -> str:
+    placements = [
+        Placement(TeacherSpec(t.name, "", config.data.labels, config.task), t.actor) for t in config.teachers
+    ]
+    groups = group(placements)
+    stages = demands_of(config, groups)
+    here = available_here(config)
+    for demands in stages:
+        if here is not None:
+            check_fits(demands, *here)
+    thin = [g.name for g in groups if g.num_gpus == 0 and g.num_cpus < 1]
+    cpus = max(sum(d.cpus for d in demands) for demands in stages)
+    text = f"at most {cpus:g} CPUs at once"
+    if thin:
+        text += f"; {', '.join(thin)} has less than one CPU but runs one thread: put teachers into one actor.group"
+    return text

@@ -1,0 +1,108 @@
+"""The Ray cluster of a run: connecting to it, what it has, whether the run fits.
+
+Decision record: whether a run fits is arithmetic done before any worker is taken, because Ray waits without end
+for what it cannot have. The local cluster runs without its dashboard (it needs packages of its own, and a run of
+`train` ends its placement groups itself); Ray's chatter goes to its own log folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+
+from raykd.config import RayConfig, RunConfig, WorkersConfig
+from raykd.errors import ResourceError
+from raykd.runs.host import ENVIRONMENT
+from raykd.teachers.pool import Group
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a stage of a run holds at once."""
+
+    name: str
+    cpus: float
+    gpus: float
+    resources: dict[str, float]
+
+
+def connect(config: RayConfig) -> None:
+    """Connects to the cluster of the config, of RAY_ADDRESS, or starts a local one."""
+    if ray.is_initialized():
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "raykd"}
+    if address:
+        options |= {"address": address, "runtime_env": {"env_vars": ENVIRONMENT}}
+    else:
+        options |= {"num_cpus": config.num_cpus, "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ResourceError(
+            f"cannot connect to the Ray cluster {address}",
+            got=str(error).strip().splitlines()[0],
+            wanted="a running cluster with the same Ray version",
+            next_step="check ray.address and, if the cluster asks for a token, RAY_AUTH_MODE=token",
+        ) from None
+
+
+def pool_demand(groups: list[Group]) -> Demand:
+    """What all replicas of all teachers hold."""
+    resources: dict[str, float] = {}
+    for g in groups:
+        for name, amount in g.resources.items():
+            resources[name] = resources.get(name, 0.0) + amount * g.replicas
+    return Demand(
+        "teachers",
+        sum(g.num_cpus * g.replicas for g in groups),
+        sum(g.num_gpus * g.replicas for g in groups),
+        resources,
+    )
+
+
+def workers_demand(workers: WorkersConfig, name: str) -> Demand:
+    """What the student's workers hold."""
+    n = workers.num_workers
+    return Demand(name, workers.num_cpus * n, workers.num_gpus * n, {k: v * n for k, v in workers.resources.items()})
+
+
+def check_fits(demands: list[Demand], available: dict[str, float], where: str) -> None:
+    """Compares what is held at once with what the cluster has.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    totals: dict[str, float] = {}
+    parts: dict[str, list[str]] = {}
+    for demand in demands:
+        for name, amount in {"CPU": demand.cpus, "GPU": demand.gpus, **demand.resources}.items():
+            if amount:
+                totals[name] = totals.get(name, 0.0) + amount
+                parts.setdefault(name, []).append(f"{demand.name} {amount:g}")
+    for name, wanted in totals.items():
+        has = available.get(name, 0.0)
+        if wanted > has + 1e-6:
+            raise ResourceError(
+                f"the run needs more {name} at once than {where} has",
+                got=f"{' + '.join(parts[name])} = {wanted:g} {name}",
+                wanted=f"at most {has:g} {name}",
+                next_step="lower workers.num_workers or num_cpus, or teachers.*.actor (replicas, num_cpus; a group "
+                "shares one process), or use a larger cluster",
+            )
+
+
+def demands_of(config: RunConfig, groups: list[Group]) -> list[list[Demand]]:
+    """What is held at once, a list a stage: each teacher's training, then pool and student."""
+    stages = [
+        [workers_demand(t.training.workers, f"training teacher {t.name}")]
+        for t in config.teachers
+        if t.training is not None
+    ]
+    return [*stages, [*([pool_demand(groups)] if groups else []), workers_demand(config.workers, "student workers")]]

@@ -1,0 +1,225 @@
+"""Ray Train hosts the training loop: one worker group runs jobs one after the other.
+
+Decision record: everything a worker needs travels with the call (rows and tokenizers through the object store,
+once), so workers read no file but the run folder. Points of the curves go to a mailbox actor that the driver
+drains; checkpoints go through `ray.train.report`, one an evaluation, and are what a lost worker group goes on
+from. A loss that is not finite is not tried again: all ranks agree on it, and the error travels in the mailbox.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raykd.config import RunConfig, WorkersConfig
+from raykd.errors import NonFiniteError, RaykdError, TrainingError
+from raykd.runs.jobs import Job
+from raykd.point import Point
+
+ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker tells the driver. kind: started, point, done or error."""
+
+    kind: str
+    job: str
+    point: Point | None = None
+    total_steps: int = 0
+    error: RaykdError | None = None
+
+
+class Mailbox:
+    """Events on their way from workers to the driver; an actor without CPU."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._lock = threading.Lock()
+
+    def put(self, event: Event) -> None:
+        """Adds an event."""
+        with self._lock:
+            self._events.append(event)
+
+    def size(self) -> int:
+        """Events not yet taken."""
+        with self._lock:
+            return len(self._events)
+
+    def drain(self) -> list[Event]:
+        """Takes all events."""
+        with self._lock:
+            events, self._events = self._events, []
+        return events
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One job as it travels to the workers; rows and tokenizer are object references."""
+
+    name: str
+    config: RunConfig
+    train: Any
+    validation: Any
+    tokenizer: Any
+    output: str
+    card: dict[str, Any]
+    pool: Any = None
+
+
+def pack_job(job: Job, tokenizer: Any, card: dict[str, Any], pool: Any) -> Payload:
+    """A job with its rows and tokenizer in the object store."""
+    return Payload(
+        name=job.name,
+        config=job.config,
+        train=ray.put(job.data.train),
+        validation=ray.put(job.data.validation),
+        tokenizer=ray.put(tokenizer),
+        output=str(job.output),
+        card=card,
+        pool=pool,
+    )
+
+
+def run_jobs(call: dict[str, Any]) -> None:
+    """The Ray Train function: trains every job whose model is not there yet. Runs on every worker."""
+    import torch
+
+    threads: int = call["threads"]
+    torch.set_num_threads(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    mailbox = call["mailbox"]
+    for payload in call["jobs"]:
+        if (Path(payload.output) / "config.json").exists():
+            continue
+        try:
+            _run_job(payload, mailbox)
+        except RaykdError as error:
+            mailbox.put.remote(Event("error", payload.name, error=error))
+            if isinstance(error, NonFiniteError):
+                return
+            raise
+
+
+def _run_job(payload: Payload, mailbox: Any) -> None:
+    import ray.train
+    import torch
+
+    from raykd import models
+    from raykd.student.worker import TrainingLoop
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    config = payload.config
+    tokenizer = ray.get(payload.tokenizer)
+    student = models.TextModel(
+        model=config.student.build(tokenizer, config.data.labels, config.seed),
+        tokenizer=tokenizer,
+        labels=config.data.labels,
+        max_length=config.task.max_length,
+    )
+    source = None
+    if payload.pool is not None and not config.objective.plain:
+        source = payload.pool.source(config.objective.weighting, rank)
+    device = str(ray.train.torch.get_device()) if torch.cuda.is_available() and config.workers.num_gpus else "cpu"
+    loop = TrainingLoop(
+        config, ray.get(payload.train), ray.get(payload.validation), student, source,
+        rank=rank, world=world, device=device,
+        publish=lambda point: mailbox.put.remote(Event("point", payload.name, point, loop.total_steps)),
+    )
+    restored = ray.train.get_checkpoint()
+    if restored is not None:
+        with restored.as_directory() as folder:
+            if (Path(folder) / payload.name).is_dir():
+                loop.load(Path(folder) / payload.name)
+    if rank == 0:
+        mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
+    loop.run(_checkpoint_to_train(payload.name))
+    if rank == 0:
+        models.save(loop.best_student(), Path(payload.output), card=_finished_card(payload, loop))
+        mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps))
+    loop.engine.close()
+
+
+def _checkpoint_to_train(name: str) -> Callable[[Any], None]:
+    def checkpoint(loop: Any) -> None:
+        import ray.train
+
+        with tempfile.TemporaryDirectory(prefix="raykd-") as folder:
+            part = Path(folder) / name
+            part.mkdir()
+            loop.save(part)
+            ray.train.report(
+                {"job": name, "step": loop.state.step, "best": loop.state.best},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+            )
+
+    return checkpoint
+
+
+def _finished_card(payload: Payload, loop: Any) -> dict[str, Any]:
+    best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
+    metrics = {name: value for name, value in best.items() if name.startswith("eval/")}
+    return {**payload.card, "metrics": metrics, "best_step": loop.state.best_step, "steps": loop.state.step}
+
+
+def fit(
+    payloads: Sequence[Payload], workers: WorkersConfig, *, name: str, storage: Path, mailbox: Any, max_failures: int
+) -> None:
+    """Runs the jobs on a Ray Train worker group and blocks until they are done.
+
+    Raises:
+        TrainingError: Ray Train gave up; the message holds the first cause.
+    """
+    import ray.train
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import RunConfig as TrainRun
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        run_jobs,
+        train_loop_config={
+            "jobs": list(payloads),
+            "mailbox": mailbox,
+            "threads": max(1, int(workers.num_cpus + 1e-6)),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers,
+            use_gpu=workers.num_gpus > 0,
+            resources_per_worker={"CPU": workers.num_cpus, **({"GPU": workers.num_gpus} if workers.num_gpus else {}), **workers.resources},
+        ),
+        run_config=TrainRun(
+            name=name,
+            storage_path=str(storage),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=3),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(
+            "training failed on its workers",
+            got=_cause(error),
+            next_step="the log file has the whole trace; raykd train --resume goes on from the last checkpoint",
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__

@@ -1,0 +1,125 @@
+"""Progress of jobs on the terminal, and the way of their points to MLflow.
+
+Decision record: one thread in the driver drains the mailbox, moves the bars and hands the points to the tracker,
+while the main thread waits for Ray Train. Without a terminal, plain lines are printed instead of bars.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from raykd.errors import RaykdError
+from raykd.runs.host import Event
+from raykd.point import Point
+
+POLL_S = 0.25
+HEARTBEAT_S = 30.0
+
+
+class JobProgress:
+    """Bars of a run's jobs, and the curves of each job.
+
+    Args:
+        console: where to show. metric: the validation metric that chooses the best checkpoint.
+        on_point: takes (job, point) for tracking.
+    """
+
+    def __init__(self, console: Console, metric: str, on_point: Callable[[str, Point], None]) -> None:
+        self._console, self._metric, self._on_point = console, metric, on_point
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓[/green]"),
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.fields[steps]:>11}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self.curves: dict[str, list[Point]] = {}
+        self.error: RaykdError | None = None
+
+    def expect(self, job: str, steps: int) -> None:
+        """Shows a job before it starts."""
+        if job not in self._tasks:
+            self._tasks[job] = self._bars.add_task(
+                job, total=steps, start=False, steps=f"0/{steps}", note="waiting for workers"
+            )
+
+    def note(self, job: str, note: str, steps: int | None = None) -> None:
+        """Sets a job's note; with steps, marks it done."""
+        if job not in self._tasks:
+            self._tasks[job] = self._bars.add_task(job, total=steps or 1, start=True, steps="", note=note)
+        self._bars.update(self._tasks[job], note=note, **({"completed": steps} if steps else {}))
+
+    @contextlib.contextmanager
+    def watching(self, mailbox: Any) -> Iterator[None]:
+        """Drains the mailbox while the body runs, and once more after it."""
+        finished = threading.Event()
+
+        def drain() -> None:
+            for event in ray.get(mailbox.drain.remote()):
+                self._take(event)
+
+        def watch() -> None:
+            last = time.monotonic()
+            while not finished.wait(POLL_S):
+                try:
+                    drain()
+                except ray.exceptions.RayError:
+                    return
+                if not self._console.is_terminal and time.monotonic() - last > HEARTBEAT_S:
+                    last = time.monotonic()
+                    self._heartbeat()
+
+        thread = threading.Thread(target=watch, name="raykd-progress", daemon=True)
+        with self._bars if self._console.is_terminal else contextlib.nullcontext():
+            thread.start()
+            try:
+                yield
+            finally:
+                finished.set()
+                thread.join(timeout=5.0)
+                with contextlib.suppress(ray.exceptions.RayError):
+                    drain()
+
+    def _heartbeat(self) -> None:
+        for job, task in self._tasks.items():
+            bar = self._bars.tasks[self._bars.task_ids.index(task)]
+            if not bar.finished:
+                self._console.print(f"  {job}: {bar.fields['steps']} {bar.fields['note']}", highlight=False)
+
+    def _take(self, event: Event) -> None:
+        if event.kind == "error":
+            self.error = self.error or event.error
+            self.note(event.job, "[red]failed[/red]")
+            return
+        assert event.point is not None
+        self.expect(event.job, event.total_steps)
+        task = self._tasks[event.job]
+        if event.kind == "started":
+            self._bars.start_task(task)
+            self._begun[event.job] = time.monotonic()
+            self._bars.update(task, note="training", total=event.total_steps)
+        if event.kind == "point":
+            self.curves.setdefault(event.job, []).append(event.point)
+            self._on_point(event.job, event.point)
+            score = event.point.values.get(f"eval/mean/{self._metric}")
+            if score is not None:
+                self._bars.update(task, note=f"validation {self._metric} {score:.3f}")
+        step = event.total_steps if event.kind == "done" else event.point.step
+        self._bars.update(task, completed=step, steps=f"{event.point.step}/{event.total_steps}")
+        if event.kind == "done" and not self._console.is_terminal:
+            took = time.monotonic() - self._begun.get(event.job, time.monotonic())
+            note = self._bars.tasks[self._bars.task_ids.index(task)].fields["note"]
+            self._console.print(f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}", highlight=False)

@@ -1,0 +1,259 @@
+"""`raykd train`: one RunConfig in, one folder with the student, the table, the report and the MLflow run out.
+
+Decision record: the order is chosen so that what can fail fails before a worker is taken (folder, data, labels,
+resources, MLflow), and so that start-up is paid at most twice: one worker group trains all teachers, one the
+baseline and the student. The pool is loaded before the second, so that a broken teacher stops the run first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from raykd.config import RunConfig
+from raykd.errors import RaykdError
+from raykd.load import flatten
+from raykd.point import Point
+from raykd.runs.check import check_teachers
+from raykd.runs.cluster import check_fits, connect, demands_of
+from raykd.runs.folder import RunFolder, log_to_file, open_folder
+from raykd.runs.host import Mailbox, fit, pack_job
+from raykd.runs.jobs import Job, jobs_of, teacher_path
+from raykd.runs.outcome import Outcome, conclude
+from raykd.runs.progress import JobProgress
+from raykd.teachers.pool import Placement, TeacherPool, group
+from raykd.teachers.teacher import TeacherInfo, TeacherSpec
+from raykd.tracking import Tracker, environment, tracking_uri
+
+
+@dataclass
+class Trackers:
+    """The run's MLflow run and one child a job, made when its first point comes."""
+
+    run: Tracker
+    folder: Path
+    children: dict[str, Tracker]
+
+    def on_point(self, jobs: dict[str, Job], job: str, point: Point) -> None:
+        """A point of the student goes to the run, one of another job to its child."""
+        if jobs[job].role == "student":
+            self.run.log_points([point])
+            return
+        if job not in self.children:
+            self.children[job] = Tracker.start(
+                self.run.uri, self.run.experiment_name, job, params=flatten(jobs[job].config),
+                tags={"raykd.role": jobs[job].role}, parent_run_id=self.run.run_id, directory=None,
+            )
+        self.children[job].log_points([point])
+
+    def finish(self, status: Any) -> None:
+        """Ends all of them."""
+        for child in self.children.values():
+            child.finish(status)
+        self.run.finish(status)
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+) -> Outcome:
+    """Runs the run and returns what it made.
+
+    Args:
+        resume: go on in the run's folder from its last checkpoint. overwrite: empty the folder first.
+    Raises:
+        RaykdError: with what, got, wanted and the next step; what was written before stays.
+    """
+    console = console or Console()
+    check_teachers(config)
+    folder = open_folder(config, resume=resume, overwrite=overwrite)
+    handler = log_to_file(folder.log)
+    try:
+        with _interruptible():
+            return _train(config, folder, console)
+    except KeyboardInterrupt:
+        folder.write_state(status="interrupted")
+        raise
+    except BaseException:
+        folder.write_state(status="failed")
+        raise
+    finally:
+        handler.close()
+
+
+def _train(config: RunConfig, folder: RunFolder, console: Console) -> Outcome:
+    with ThreadPoolExecutor(max_workers=1) as background:
+        starting = background.submit(_start_tracker, config, folder)
+        teacher_jobs, student_jobs = jobs_of(config, folder.path)
+        _say_data(console, student_jobs[-1], teacher_jobs)
+        connect(config.ray)
+        placements = [_placement(config, t, str(t.path), folder) for t in config.teachers]
+        for demands in demands_of(config, group(placements)):
+            check_fits(demands, ray.cluster_resources(), "the cluster")
+        tracker: Tracker = starting.result()
+    folder.write_state(mlflow_run_id=tracker.run_id)
+    trackers = Trackers(tracker, folder.path, {})
+    try:
+        outcome = _stages(config, folder, console, trackers, teacher_jobs, student_jobs)
+    except BaseException as error:
+        trackers.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    trackers.finish("FINISHED")
+    folder.write_state(status="finished")
+    return outcome
+
+
+def _stages(
+    config: RunConfig, folder: RunFolder, console: Console, trackers: Trackers,
+    teacher_jobs: Sequence[Job], student_jobs: Sequence[Job],
+) -> Outcome:
+    jobs = {job.name: job for job in [*teacher_jobs, *student_jobs]}
+    progress = JobProgress(console, config.train.metric, lambda job, p: trackers.on_point(jobs, job, p))
+    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+    trained = {job.name: job.output for job in teacher_jobs}
+    pool: TeacherPool | None = None
+    infos: list[TeacherInfo] = []
+    with progress.watching(mailbox):
+        _train_teachers(teacher_jobs, folder, progress, mailbox)
+        try:
+            if config.teachers:
+                pool, infos = _start_pool(config, trained, folder)
+            _fit(student_jobs, folder, progress, mailbox, config, pool)
+            result = conclude(config, folder, student_jobs, pool, infos, progress.curves, trackers.run)
+        finally:
+            if pool is not None:
+                pool.stop()
+    return result
+
+
+def _train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, mailbox: Any) -> None:
+    """One worker group for all teachers that ask for the same workers."""
+    for job in jobs:
+        if job.done:
+            progress.note(job.name, "kept from an earlier run", job.steps)
+        else:
+            progress.expect(job.name, job.steps)
+    waiting = [job for job in jobs if not job.done]
+    by_workers: dict[str, list[Job]] = {}
+    for job in waiting:
+        by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
+    for number, alike in enumerate(by_workers.values()):
+        _fit_group(alike, f"teachers-{number}", folder, progress, mailbox, None)
+
+
+def _fit(
+    jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, mailbox: Any, config: RunConfig, pool: TeacherPool | None
+) -> None:
+    for job in jobs:
+        progress.expect(job.name, job.steps)
+    _fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pool)
+
+
+def _fit_group(
+    jobs: Sequence[Job], name: str, folder: RunFolder, progress: JobProgress, mailbox: Any, pool: TeacherPool | None
+) -> None:
+    if not jobs:
+        return
+    payloads = []
+    for job in jobs:
+        texts = [*job.data.train.texts, *(job.data.train.pairs or ())]
+        tokenizer = job.config.student.fit_tokenizer(texts)
+        handle = pool.handle if pool is not None and job.role == "student" else None
+        payloads.append(pack_job(job, tokenizer, _card(job), handle))
+    try:
+        fit(
+            payloads, jobs[0].config.workers, name=name, storage=folder.path / "ray", mailbox=mailbox,
+            max_failures=jobs[0].config.train.max_failures,
+        )
+    except RaykdError as error:
+        _settle(mailbox, progress)
+        raise progress.error or error from None
+    _settle(mailbox, progress)
+    if progress.error is not None:
+        raise progress.error
+
+
+def _settle(mailbox: Any, progress: JobProgress) -> None:
+    """Waits until the watching thread has taken what the workers sent last."""
+    for _ in range(20):
+        if not ray.get(mailbox.size.remote()):
+            return
+        threading.Event().wait(0.1)
+
+
+def _start_pool(config: RunConfig, trained: dict[str, Path], folder: RunFolder) -> tuple[TeacherPool, list[TeacherInfo]]:
+    by_name = {f"teacher-{t.name}": t for t in config.teachers}
+    paths = {by_name[name].name: path for name, path in trained.items()}
+    placements = [_placement(config, t, teacher_path(t, paths), folder) for t in config.teachers]
+    pool = TeacherPool(placements, config.serving)
+    return pool, pool.load()
+
+
+def _placement(config: RunConfig, teacher: Any, path: str, folder: RunFolder) -> Placement:
+    serving = config.serving
+    store = None if serving.store is None else str((folder.path.parent / serving.store).resolve())
+    spec = TeacherSpec(
+        name=teacher.name, path=path, labels=config.data.labels, task=config.task, languages=teacher.language_set,
+        revision=teacher.revision, trust_remote_code=teacher.trust_remote_code, label_map=dict(teacher.label_map),
+        max_length=teacher.max_length, dtype=serving.dtype, max_tokens=serving.max_tokens, store=store,
+    )
+    return Placement(spec, teacher.actor)
+
+
+def _start_tracker(config: RunConfig, folder: RunFolder) -> Tracker:
+    return Tracker.start(
+        tracking_uri(config.tracking, folder.path.parent),
+        config.tracking.experiment,
+        config.name,
+        params=flatten(config),
+        tags={"raykd.role": "run", "raykd.fingerprint": config.fingerprint(), **environment()},
+        run_id=folder.state.get("mlflow_run_id"),
+        directory=folder.path,
+    )
+
+
+def _card(job: Job) -> dict[str, Any]:
+    return {
+        "name": job.config.name,
+        "task": job.config.task.kind,
+        "languages": list(job.config.data.select_languages or job.config.data.languages),
+        "teachers": [t.name for t in job.config.teachers],
+    }
+
+
+def _say_data(console: Console, student: Job, teachers: Sequence[Job]) -> None:
+    rows = student.data.train
+    labelled = int((rows.labels_B >= 0).sum())
+    console.print(
+        f"[bold]{student.config.name}[/bold]  {len(rows):,} training texts ({labelled:,} labelled), "
+        f"{len(student.data.validation):,} for validation"
+        + (f", {len(student.data.test):,} for test" if student.data.test is not None else "")
+        + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(student.config.data.labels)}",
+        highlight=False,
+    )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the run like Ctrl-C does, so that its state is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+

@@ -1,0 +1,1 @@
+"""Who learns: the DeepSpeed engine, the prefetcher, the evaluation and the one training loop. Knows no Ray."""

@@ -1,0 +1,205 @@
+"""The DeepSpeed engine of one worker: the only file that imports deepspeed.
+
+Decision record: losses arrive as this micro-batch's share of the *global* loss (sums over units, divided by
+global counts). DeepSpeed divides by the accumulation steps and averages over ranks, so `backward` multiplies by
+both once, here, and nowhere else; then the gradient is the global one however the batch is split. The optimizer
+is torch's fused AdamW (no op is compiled), the shared-memory all-reduce op is switched off before initialisation
+(it would be compiled for a minute; gloo does the work), and ZeRO stage 0 is the default because it is the
+cheapest step for a model that fits one worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raykd.config import TrainConfig
+from raykd.errors import ConfigError
+
+OWNED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "bf16",
+)
+"""DeepSpeed keys that have a key of their own in raykd, where the two could disagree."""
+_OWN_NAMES = {
+    "train_batch_size": "train.batch_size",
+    "train_micro_batch_size_per_gpu": "train.batch_size",
+    "gradient_accumulation_steps": "train.gradient_accumulation",
+    "gradient_clipping": "train.gradient_clipping",
+    "bf16": "train.precision",
+}
+
+
+def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run: the user's own, completed by what raykd owns.
+
+    Raises:
+        ConfigError: the user's configuration sets a key that raykd owns to another value, or fp16.
+    """
+    own = dict(train.deepspeed) if isinstance(train.deepspeed, dict) else {}
+    micro = max(1, train.batch_size // (world * train.gradient_accumulation))
+    made: dict[str, Any] = {
+        "train_batch_size": micro * world * train.gradient_accumulation,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": train.gradient_accumulation,
+        "gradient_clipping": train.gradient_clipping,
+        "bf16": {"enabled": train.precision == "bfloat16"},
+    }
+    for key in OWNED:
+        if key in own and own[key] != "auto" and own[key] != made[key]:
+            raise ConfigError(
+                f"train.deepspeed.{key} disagrees with {_OWN_NAMES[key]}",
+                got=own[key],
+                wanted=made[key],
+                next_step=f"leave {key} out of the DeepSpeed configuration and set {_OWN_NAMES[key]}",
+            )
+    if own.get("fp16", {}).get("enabled"):
+        raise ConfigError(
+            "train.deepspeed.fp16 is not supported", got="fp16", wanted="train.precision float32 or bfloat16"
+        )
+    stage = own.get("zero_optimization", {}).get("stage")
+    if stage is not None and train.zero_stage and stage != train.zero_stage:
+        raise ConfigError("train.deepspeed.zero_optimization.stage disagrees with train.zero_stage", got=stage, wanted=train.zero_stage)
+    defaults = {"zero_optimization": {"stage": train.zero_stage}, "zero_allow_untested_optimizer": True, "steps_per_print": 1 << 30}
+    return {**defaults, **own, **made}
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with weight decay (matrices) and without (biases, norms)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+class Engine:
+    """A student's model with its optimizer, sharded by DeepSpeed over the ranks of the process group.
+
+    Args:
+        model: the student, on the CPU.
+        train: optimizer, schedule, precision and the DeepSpeed configuration.
+        total_steps: optimizer steps of the whole run; the learning rate is a function of progress.
+        world: ranks; the process group exists already.
+    """
+
+    def __init__(self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device) -> None:
+        deepspeed = _deepspeed(device)
+        config = deepspeed_config(train, world)
+        self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
+        optimizer: Any = None
+        if "optimizer" not in config:
+            optimizer = torch.optim.AdamW(decay_groups(model, train.weight_decay), lr=train.learning_rate, fused=True)
+        schedule: Any = None
+        if "scheduler" not in config:
+
+            def schedule(inner: Any) -> Any:
+                return torch.optim.lr_scheduler.LambdaLR(
+                    inner, lambda step: train.lr_schedule.value_at(min(1.0, step / total_steps))
+                )
+
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=model.to(device),
+            optimizer=optimizer,
+            model_parameters=None if optimizer is not None else [p for p in model.parameters() if p.requires_grad],
+            lr_scheduler=schedule,
+            config=config,
+            dist_init_required=False,
+        )
+        self._deepspeed = deepspeed
+        self.zero_stage = int(self.engine.zero_optimization_stage())
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, in the engine's precision."""
+        module: nn.Module = self.engine.module
+        return module
+
+    def train(self) -> None:
+        """Dropout on."""
+        self.engine.train()
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits ``[..., C]`` in float32."""
+        logits: torch.Tensor = self.engine(**inputs).logits
+        return logits.float()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Backward of this micro-batch's share of the global loss."""
+        self.engine.backward(loss * (self.world * self.accumulation))
+
+    def step(self) -> None:
+        """Ends a micro-batch; at the last one of an optimizer step reduces, clips and updates."""
+        self.engine.step()
+
+    def learning_rate(self) -> float:
+        """The rate of the first parameter group."""
+        return float(self.engine.get_lr()[0])
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The module without dropout and without gradients."""
+        self.engine.eval()
+        try:
+            with torch.no_grad():
+                yield self.engine
+        finally:
+            self.engine.train()
+
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """A copy of the whole state dict in float32 on the CPU, on rank 0; None on other ranks. All ranks must call."""
+        if self.zero_stage < 3:
+            return {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
+        parameters = list(self.module.parameters())
+        with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=None):
+            return {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
+
+    def save(self, directory: Path, tag: str) -> None:
+        """Writes this rank's part of model, optimizer and schedule; all ranks must call."""
+        self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+
+    def load(self, directory: Path, tag: str) -> None:
+        """Restores what `save` wrote, with the same number of ranks."""
+        path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
+        if path is None:
+            raise FileNotFoundError(f"no DeepSpeed checkpoint {tag} in {directory}")
+
+    def close(self) -> None:
+        """Lets go of hooks and buffers."""
+        self.engine.destroy()
+
+    @staticmethod
+    def _rank() -> int:
+        return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _detached(tensor: torch.Tensor) -> torch.Tensor:
+    copy = tensor.detach().to("cpu", copy=True)
+    return copy.float() if copy.is_floating_point() else copy
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """Imports DeepSpeed for the device, quietly and without compiling anything."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        from deepspeed import comm
+
+        if not comm.is_initialized():
+            comm.init_distributed(dist_backend="gloo", dist_init_required=False, verbose=False)
+    return deepspeed

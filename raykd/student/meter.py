@@ -1,0 +1,103 @@
+"""What is measured while training: sums over a window of steps, reduced over ranks when the window is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from raykd.distill.objective import Counts, ObjectiveResult
+from raykd.distill.signals import TeacherSignal
+
+
+def reduce_sum(values: Sequence[float]) -> list[float]:
+    """The sums over all ranks; the values themselves where there is one rank."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return list(values)
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(list(values), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(tensor)
+    return tensor.tolist()
+
+
+class Meter:
+    """Accumulates the parts of the objective and the teachers' answers over a window of steps.
+
+    Args:
+        kinds: kinds of the objective's terms. teachers: names, the order of M.
+    """
+
+    def __init__(self, kinds: Sequence[str], teachers: Sequence[str]) -> None:
+        self._kinds, self._teachers = tuple(kinds), tuple(teachers)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts = Counts(0, 0, 0)
+        self._weights_M: torch.Tensor | None = None
+        self._latency = [0.0] * len(self._teachers)
+        self._answered = [0] * len(self._teachers)
+        self._forwarded = [0] * len(self._teachers)
+        self._batches = 0
+        self._steps = 0
+        self._waited = 0.0
+        self._tokens = [0, 0]
+
+    def add(self, result: ObjectiveResult, real_tokens: int, computed_tokens: int) -> None:
+        """One micro-batch."""
+        for name, value in {**result.sums, "loss": result.loss.detach()}.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts = self._counts + result.counts
+        if result.weights_M is not None:
+            self._weights_M = result.weights_M if self._weights_M is None else self._weights_M + result.weights_M
+        self._tokens[0] += real_tokens
+        self._tokens[1] += computed_tokens
+
+    def add_signals(self, signals: Sequence[TeacherSignal]) -> None:
+        """The answers to one micro-batch."""
+        self._batches += 1
+        for m, signal in enumerate(signals):
+            self._latency[m] += signal.latency_s
+            self._answered[m] += int(signal.covered_N.sum())
+            self._forwarded[m] += signal.forwarded
+
+    def end_step(self, waited_s: float) -> None:
+        """Closes an optimizer step."""
+        self._steps += 1
+        self._waited += waited_s
+
+    def flush(self) -> dict[str, float]:
+        """The window's values over all ranks; all ranks must call. Empties the window."""
+        names = ["loss", "hard", *(f"soft/{kind}" for kind in self._kinds)]
+        weights = [0.0] * len(self._teachers) if self._weights_M is None else self._weights_M.double().tolist()
+        local = [float(self._sums[n]) if n in self._sums else 0.0 for n in names]
+        local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited, *self._tokens]
+        local += [*weights, *self._latency, *self._answered, *self._forwarded, self._batches]
+        total = reduce_sum(local)
+        steps, m = max(1, self._steps), len(self._teachers)
+        self._reset()
+        head, rest = total[: len(names)], total[len(names) :]
+        hard, soft, uncovered, waited, real, computed, *rest = rest
+        values = {"train/loss": head[0] / steps}
+        if hard:
+            values["train/hard"] = head[1] / hard
+        if m and soft:
+            values |= {f"train/{n}": v / soft for n, v in zip(names[2:], head[2:], strict=True)}
+            values["train/uncovered"] = uncovered / soft
+        values["train/padding_efficiency"] = real / max(1.0, computed)
+        if m:
+            values["train/wait_s"] = waited / steps
+            values |= self._teacher_values(rest, max(1.0, soft - uncovered))
+        return values
+
+    def _teacher_values(self, rest: Sequence[float], covered: float) -> dict[str, float]:
+        m = len(self._teachers)
+        batches = max(1.0, rest[4 * m])
+        values = {}
+        for at, name in enumerate(self._teachers):
+            answered, forwarded = rest[2 * m + at], rest[3 * m + at]
+            values[f"teacher/{name}/weight"] = rest[at] / covered
+            values[f"teacher/{name}/latency_s"] = rest[m + at] / batches
+            if answered:
+                values[f"teacher/{name}/store_hit_rate"] = 1.0 - forwarded / answered
+        return values

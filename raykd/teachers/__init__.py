@@ -1,0 +1,1 @@
+"""Where signals come from: frozen teachers, in this process or in actors on a Ray cluster."""

@@ -1,0 +1,174 @@
+"""`TeacherActor`: the thin Ray shell around the teachers of one group, and the queue in front of their thread.
+
+Decision record: calls arrive on several of the actor's threads, one thread runs the models, so a forward pass
+never competes with another for the actor's cores. Requests of a few rows that wait at the same moment are
+answered in one pass; requests as large as a training batch are never merged, because a merged batch is padded
+otherwise and a run could then not be repeated to the last bit.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from raykd.distill.signals import TextBatch
+from raykd.teachers.teacher import Teacher, TeacherInfo, TeacherSpec
+from raykd.teachers.wire import GroupAnswer, GroupRequest, pack
+
+SMALL_ROWS = 8
+"""Requests of at most so many rows may be merged."""
+MERGED_ROWS = 64
+"""Rows of a merged request at most."""
+
+
+class Coalescer:
+    """One thread that answers requests in turn, several small waiting ones at once.
+
+    Args:
+        answer: answers one request; runs on the coalescer's thread only.
+        prepare: run once on that thread before the first answer (thread settings are per thread).
+    """
+
+    def __init__(
+        self, answer: Callable[[GroupRequest], GroupAnswer], prepare: Callable[[], None] = lambda: None
+    ) -> None:
+        self._answer, self._prepare = answer, prepare
+        self._waiting: queue.Queue[tuple[GroupRequest, Future[GroupAnswer]] | None] = queue.Queue()
+        self._held: tuple[GroupRequest, Future[GroupAnswer]] | None = None
+        self.passes = 0
+        threading.Thread(target=self._run, name="raykd-teacher", daemon=True).start()
+
+    def ask(self, request: GroupRequest) -> GroupAnswer:
+        """Blocks for the answer; called from any thread."""
+        future: Future[GroupAnswer] = Future()
+        self._waiting.put((request, future))
+        return future.result()
+
+    def _run(self) -> None:
+        self._prepare()
+        while True:
+            item = self._held or self._waiting.get()
+            self._held = None
+            if item is None:
+                return
+            group = [item]
+            if len(item[0].batch) <= SMALL_ROWS:
+                self._gather(group)
+            self._serve(group)
+
+    def _gather(self, group: list[tuple[GroupRequest, Future[GroupAnswer]]]) -> None:
+        """Adds what already waits, as long as it is small; never waits for more."""
+        rows = len(group[0][0].batch)
+        while rows < MERGED_ROWS:
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if item is None or len(item[0].batch) > SMALL_ROWS or not _alike(item[0], group[0][0]):
+                self._held = item
+                return
+            group.append(item)
+            rows += len(item[0].batch)
+
+    def _serve(self, group: list[tuple[GroupRequest, Future[GroupAnswer]]]) -> None:
+        self.passes += 1
+        try:
+            answer = self._answer(_merge([request for request, _ in group]))
+        except BaseException as error:
+            for _, future in group:
+                future.set_exception(error)
+            return
+        at = 0
+        for request, future in group:
+            future.set_result(_cut(answer, at, at + len(request.batch)))
+            at += len(request.batch)
+
+
+def _alike(a: GroupRequest, b: GroupRequest) -> bool:
+    return (a.batch.pairs is None) == (b.batch.pairs is None)
+
+
+def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
+    if len(requests) == 1:
+        return requests[0]
+    batches = [r.batch for r in requests]
+    return GroupRequest(
+        batch=TextBatch(
+            ids=sum((b.ids for b in batches), ()),
+            texts=sum((b.texts for b in batches), ()),
+            languages=sum((b.languages for b in batches), ()),
+            labels_B=np.concatenate([b.labels_B for b in batches]),
+            pairs=None if batches[0].pairs is None else sum((b.pairs or () for b in batches), ()),
+        ),
+        asked_MB=np.concatenate([r.asked_MB for r in requests], axis=1),
+    )
+
+
+def _cut(answer: GroupAnswer, begin: int, end: int) -> GroupAnswer:
+    if begin == 0 and end == answer.logits_MNC.shape[1]:
+        return answer
+    return GroupAnswer(
+        answer.logits_MNC[:, begin:end], answer.covered_MN[:, begin:end], answer.latency_M, answer.forwarded_M
+    )
+
+
+class TeacherActor:
+    """The teachers of one group in one process; `TeacherPool` makes it a Ray actor.
+
+    Args:
+        specs: the group's teachers, in the order of the answers.
+        threads: intra-op threads, the whole CPUs that the actor was granted.
+    """
+
+    def __init__(self, specs: Sequence[TeacherSpec], threads: int) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._threads = threads
+        self._set_threads()
+        self._teachers = [Teacher(spec) for spec in specs]
+        self._coalescer = Coalescer(self._answer_group, self._set_threads)
+
+    def _set_threads(self) -> None:
+        import torch
+
+        torch.set_num_threads(self._threads)
+
+    def _answer_group(self, request: GroupRequest) -> GroupAnswer:
+        return pack([t.answer(request.batch, request.asked_MB[m]) for m, t in enumerate(self._teachers)])
+
+    def answer(self, request: GroupRequest) -> GroupAnswer:
+        """Raw logits of the rows asked for, one block a teacher."""
+        return self._coalescer.ask(request)
+
+    def load(self) -> list[TeacherInfo]:
+        """Loads all weights and says what they are."""
+        return [teacher.load() for teacher in self._teachers]
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """For each teacher: rows answered, rows that needed a forward pass, tokens before and after padding."""
+        return {
+            t.name: {
+                "answered": t.answered_rows,
+                "forwarded": t.forwarded_rows,
+                "real_tokens": t.real_tokens,
+                "computed_tokens": t.computed_tokens,
+            }
+            for t in self._teachers
+        }
+
+    def measure(self, name: str, batch: TextBatch) -> float:
+        """Milliseconds that this teacher needs for 1,000 such texts."""
+        return next(t for t in self._teachers if t.name == name).measure(batch)
+
+    def pid(self) -> int:
+        """The process id."""
+        return os.getpid()
+
+    def close(self) -> None:
+        """Flushes the stores."""
+        for teacher in self._teachers:
+            teacher.close()

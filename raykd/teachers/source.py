@@ -1,0 +1,81 @@
+"""`SignalSource`s: which teacher is asked for which row, and the source that keeps teachers in this process.
+
+Decision record: which rows a teacher is asked for follows from its languages and from the weighting, which may
+know that a teacher cannot get any weight for a language (routing). Asking is decided here, once, for actors and
+in-process teachers alike, so that both give the same signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
+from raykd.distill.weighting import Weighting
+from raykd.teachers.teacher import Teacher
+
+
+@dataclass
+class Roster:
+    """Names and languages of all teachers, and who is asked for a row of a language.
+
+    weighting: None asks every teacher that speaks the language.
+    """
+
+    teachers: tuple[str, ...]
+    teacher_languages: tuple[frozenset[str] | None, ...]
+    weighting: Weighting | None = None
+    _by_language: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+
+    def asked(self, batch: TextBatch) -> NDArray[np.bool_]:
+        """``[M, B]``: which teacher is asked for which row."""
+        return np.asarray([self._ask(language) for language in batch.languages], dtype=bool).T
+
+    def _ask(self, language: str) -> tuple[bool, ...]:
+        if language not in self._by_language:
+            if self.weighting is None:
+                asked = tuple(ls is None or language in ls for ls in self.teacher_languages)
+            else:
+                asked = tuple(self.weighting.asks(language, self.teachers, self.teacher_languages))
+            self._by_language[language] = asked
+        return self._by_language[language]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A ticket whose answers are there already."""
+
+    signals: list[TeacherSignal]
+
+    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
+        """The answers."""
+        return self.signals
+
+
+class LocalSource:
+    """Teachers in this process, asked in turn: the reference for the pool, and a plain loop's way."""
+
+    def __init__(self, teachers: Sequence[Teacher], weighting: Weighting | None = None) -> None:
+        self._teachers = list(teachers)
+        self.roster = Roster(
+            tuple(t.name for t in teachers), tuple(t.spec.languages for t in teachers), weighting
+        )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names, the order of M."""
+        return self.roster.teachers
+
+    @property
+    def teacher_languages(self) -> tuple[frozenset[str] | None, ...]:
+        """Declared languages, None for any."""
+        return self.roster.teacher_languages
+
+    def submit(self, batch: TextBatch) -> Ticket:
+        """Answers at once."""
+        asked_MB = self.roster.asked(batch)
+        blind = batch.without_labels()
+        return Answered([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])

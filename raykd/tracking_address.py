@@ -1,0 +1,141 @@
+"""Where MLflow records, and what must never be printed: the tracking URI, redaction, safe names.
+
+Decision record: the URI is always explicit. MLflow's own default looks at the current folder and picks a file
+store where an old one lies there, which then raises. A password inside a URI is refused rather than stripped,
+because MLflow repeats the URI in its exceptions, and in the environment of every child process.
+
+No mlflow here: this part can be used by a preflight check that must be quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from raykd.config import TrackingConfig
+from raykd.errors import TrackingError
+
+SERVERS = ("http", "https")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+LONGEST_KEY = 250
+"""Characters MLflow takes in the name of a parameter, metric or tag."""
+
+_HIDDEN = "***"
+_SECRET = r"(?:token|password|passwd|pwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
+_SECRET_KEY = re.compile(rf"(?:^|[._/\s-]){_SECRET}$", re.IGNORECASE)
+_USER_INFO = re.compile(r"(://)[^\s\"'<>]*@")
+_ASSIGNMENT = re.compile(
+    rf"(?<![A-Za-z])((?:[A-Za-z0-9]+[_-])*{_SECRET}[\"']?\s*[=:]\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&,;}}\]]+)",
+    re.IGNORECASE,
+)
+_AUTHORIZATION = re.compile(
+    r"(authorization[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic)\s+)?|bearer\s+)[^\s\"',;]+", re.IGNORECASE
+)
+_ENVIRONMENT = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "RAY_AUTH_TOKEN")
+_SHORTEST_SECRET = 6
+"""Characters below which a secret of the environment is not searched for: it would hide ordinary words."""
+
+
+def redact(text: object) -> str:
+    """The text without ``user:password@`` of URIs, values of keys like token, password or api_key, and secrets
+    that MLflow, Hugging Face and Ray read from the environment. Hides rather too much than too little."""
+    clean = str(text)
+    for name in _ENVIRONMENT:
+        value = os.environ.get(name, "")
+        if len(value) >= _SHORTEST_SECRET:
+            clean = clean.replace(value, _HIDDEN)
+    clean = _USER_INFO.sub(rf"\1{_HIDDEN}@", clean)
+    clean = _AUTHORIZATION.sub(rf"\1{_HIDDEN}", clean)
+    return _ASSIGNMENT.sub(rf"\1{_HIDDEN}", clean)
+
+
+def redact_value(key: str, value: object) -> str:
+    """A parameter's value: hidden whole where the key names a secret (``hub.token``; not ``max_tokens``)."""
+    last = key.rsplit(".", 1)[-1].replace("-", "_")
+    return (
+        _HIDDEN if _SECRET_KEY.search(last.replace("_", " ")) or _SECRET_KEY.search(last) else redact(value)
+    )
+
+
+class RedactingFilter(logging.Filter):
+    """Redacts every record that passes, arguments and traceback included; put it on a handler."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrites the record in place and lets it pass."""
+        record.msg, record.args = redact(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+        return True
+
+
+def slug(key: str) -> str:
+    """A name that MLflow takes for a parameter, metric, tag or artifact: no other characters, no ``..``, 250 long."""
+    clean = re.sub(r"[^\w./ :-]", "_", key)
+    clean = re.sub(r"\.\.+", ".", clean)
+    clean = re.sub(r"/+", "/", clean).strip("/. ") or "_"
+    return clean[:LONGEST_KEY].rstrip("/. ")
+
+
+def tracking_uri(config: TrackingConfig, output: Path) -> str:
+    """The explicit MLflow URI of a run: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
+
+    Raises:
+        TrackingError: the URI holds credentials, or names a store that raykd does not use (``file:``, a bare path).
+    """
+    given = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    if given is None:
+        return f"sqlite:///{(output.expanduser().resolve() / 'mlflow.db').as_posix()}"
+    source = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
+    return checked_uri(given.strip(), source)
+
+
+def checked_uri(uri: str, source: str = "the tracking URI") -> str:
+    """The URI if raykd can use it, with an SQLite path made absolute.
+
+    Raises:
+        TrackingError: see `tracking_uri`.
+    """
+    scheme = uri.split("://", 1)[0].split("+", 1)[0].lower() if "://" in uri else ""
+    if scheme not in SERVERS + DATABASES:
+        raise TrackingError(
+            f"{source} is not an address that raykd can record to: MLflow no longer keeps runs in plain folders",
+            got=redact(uri),
+            wanted="http(s)://host:port or sqlite:///path/mlflow.db (or postgresql://, mysql://, mssql://)",
+            next_step="remove it to use an SQLite database under `output`, or start a server: mlflow server --port 5000",
+        )
+    if "@" in uri and (scheme in SERVERS or urlsplit(uri).password is not None):
+        _refuse_credentials(source, scheme, uri)
+    if scheme == "sqlite":
+        path = uri.split(":///", 1)[1].split("?", 1)[0] if ":///" in uri else ""
+        if not path or path == ":memory:":
+            raise TrackingError(
+                f"{source} names no database file",
+                got=redact(uri),
+                wanted="sqlite:///path/mlflow.db",
+                next_step="give a path; a database in memory is gone before anyone reads it",
+            )
+        return f"sqlite:///{Path(path).expanduser().resolve().as_posix()}"
+    return uri
+
+
+def _refuse_credentials(source: str, scheme: str, uri: str) -> None:
+    step = (
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment"
+        if scheme in SERVERS
+        else "put an MLflow server before the database and log in with MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or use the database's own password file"
+    )
+    raise TrackingError(
+        f"{source} holds credentials, which would show in logs and in child processes",
+        got=redact(uri),
+        wanted="a URI without user:password@",
+        next_step=f"remove them from the URI and {step}",
+    )
+
+
+def is_server(uri: str) -> bool:
+    """Whether the URI is a server that answers over HTTP."""
+    return urlsplit(uri).scheme in SERVERS

@@ -1,0 +1,229 @@
+"""The way of metrics out of the driver: a queue, one writer thread and a file for bad times.
+
+Decision record: training must never wait for a tracking server. `Outbox.put` appends to a list in memory and
+returns; one daemon thread sends. What cannot be sent is appended to a spool file and sent again with backoff,
+oldest first. MLflow drops a point that equals one it has (same step, time and value), so sending twice is safe and
+nothing needs to be acknowledged one by one. The file is JSON lines with the run id on each line, so that what a
+dead run left behind can be sent later from anywhere.
+
+No mlflow here: `send` is a function.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raykd.tracking_address import redact
+
+logger = logging.getLogger("raykd.tracking")
+CAPACITY = 20_000
+"""Points kept in memory before they go to the spool unsent."""
+CHUNK = 200
+"""Points one send takes at most."""
+LINGER_S = 0.5
+"""Seconds the writer waits for more points before it sends."""
+BACKOFF_S = (1.0, 60.0)
+"""Seconds between attempts while nothing can be sent: the first and the longest; doubled in between."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values of one step. Written by `runs`, read by `tracking` and `report`.
+
+    step: optimizer step. values: metric name to value. time_ms: milliseconds since 1970, taken when it was measured.
+    """
+
+    step: int
+    values: Mapping[str, float]
+    time_ms: int
+
+
+Send = Callable[[Sequence[Point]], None]
+
+
+def to_line(run_id: str, point: Point) -> str:
+    """One line of a spool: strict JSON, numbers that JSON cannot hold as strings."""
+    values = {k: v if math.isfinite(v) else str(v) for k, v in point.values.items()}
+    return json.dumps({"run_id": run_id, "step": point.step, "time_ms": point.time_ms, "values": values})
+
+
+def from_lines(path: Path) -> Iterator[tuple[str, Point]]:
+    """``(run id, point)`` of each whole line; a line that was torn by a crash is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+                values = {str(k): float(v) for k, v in row["values"].items()}
+                yield str(row["run_id"]), Point(int(row["step"]), values, int(row["time_ms"]))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+
+
+class Outbox:
+    """One run's metrics on their way. Made by `Tracker`; `put` may be called from any thread.
+
+    Args:
+        run_id: the MLflow run, for the spool.
+        send: sends points or raises; called by the writer thread alone.
+        spool: where points go that cannot be sent; None keeps the newest `CAPACITY` points in memory.
+    """
+
+    def __init__(
+        self, run_id: str, send: Send, spool: Path | None, backoff_s: tuple[float, float] = BACKOFF_S
+    ) -> None:
+        self._run_id, self._send, self._spool, self._backoff_s = run_id, send, spool, backoff_s
+        self._queue: list[Point] = []
+        self._in_flight: list[Point] = []
+        self._changed = threading.Condition()
+        self._hurry = False
+        self._attempts = 0
+        self._closing = False
+        self._wait_s = 0.0
+        self._spooled = sum(1 for i, _ in from_lines(spool) if i == run_id) if spool else 0
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name=f"raykd-tracking-{run_id[:8]}", daemon=True)
+        self._thread.start()
+
+    @property
+    def down(self) -> bool:
+        """Whether the last attempt to send failed."""
+        return self._wait_s > 0
+
+    @property
+    def waiting(self) -> int:
+        """Points not known to be sent."""
+        return len(self._queue) + len(self._in_flight) + self._spooled
+
+    def put(self, points: Sequence[Point]) -> None:
+        """Takes points and returns at once; a full queue goes to the spool, never to the network."""
+        with self._changed:
+            self._queue.extend(points)
+            if len(self._queue) > CAPACITY:
+                self._set_aside()
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until everything is sent, trying at once if it was waiting; False if that fails or takes too long."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            attempts, self._hurry = self._attempts, True
+            self._changed.notify_all()
+            while self.waiting and (left := deadline - time.monotonic()) > 0:
+                if self._attempts > attempts + 1 and self.down:
+                    break
+                self._changed.wait(left)
+            self._hurry = False
+            return not self.waiting
+
+    def close(self, timeout_s: float) -> bool:
+        """A last flush; what is left then goes to the spool. True if everything was sent."""
+        done = self.flush(timeout_s)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            if not done:
+                self._set_aside(also=self._in_flight)
+        if done:
+            self._thread.join(timeout=1.0)
+        return done
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            try:
+                if self._spooled and self._spool is not None:
+                    self._send_spool(self._spool)
+                while self._take():
+                    self._send(self._in_flight)
+                    self._in_flight = []
+                self._settle(None)
+            except Exception as error:  # whatever the server, the network or the database raised
+                self._settle(error)
+
+    def _wait_for_work(self) -> bool:
+        """Sleeps until there is something to send and the pause is over; False once closed."""
+        with self._changed:
+            while not self._closing and not self._queue and not self._spooled:
+                self._changed.wait()
+            until = time.monotonic() + (self._wait_s or LINGER_S)
+            while not self._closing and not self._hurry and (left := until - time.monotonic()) > 0:
+                if not self.down and len(self._queue) >= CHUNK:
+                    break
+                self._changed.wait(left)
+            return not self._closing
+
+    def _take(self) -> bool:
+        with self._changed:
+            self._in_flight, self._queue = self._queue[:CHUNK], self._queue[CHUNK:]
+            return bool(self._in_flight) and not self._closing
+
+    def _send_spool(self, path: Path) -> None:
+        rows = list(from_lines(path))
+        mine = [point for run_id, point in rows if run_id == self._run_id]
+        for start in range(0, len(mine), CHUNK):
+            self._send(mine[start : start + CHUNK])
+        with self._changed:  # lines that were added while these were sent stay
+            rest = [row for row in rows if row[0] != self._run_id] + list(from_lines(path))[len(rows) :]
+            write_spool(path, rest)
+            self._spooled = sum(1 for run_id, _ in rest if run_id == self._run_id)
+
+    def _settle(self, error: Exception | None) -> None:
+        """After an attempt: sets the pause, puts unsent points aside, says a change of state once."""
+        with self._changed:
+            was_down, self._attempts = self.down, self._attempts + 1
+            if error is None:
+                self._wait_s = 0.0
+            elif not self._closing:
+                first, longest = self._backoff_s
+                self._wait_s = min(longest, max(first, self._wait_s * 2))
+                self._set_aside(also=self._in_flight)
+            self._changed.notify_all()
+            closing = self._closing
+        if error is not None and not was_down and not closing:
+            place = f"metrics go to {self._spool}" if self._spool else "metrics are kept in memory"
+            logger.warning("MLflow takes no metrics (%s); training goes on, %s and are sent again",
+                           redact(first_line(error)), place)  # fmt: skip
+        elif error is None and was_down:
+            logger.warning("MLflow takes metrics again; all that waited were sent")
+
+    def _set_aside(self, also: Sequence[Point] = ()) -> None:
+        """Moves the queue (after `also`) to the spool, or back to a bounded queue; the caller holds the lock."""
+        points = [*also, *self._queue]
+        self._queue, self._in_flight = [], [] if also else self._in_flight
+        if self._spool is None:
+            self.dropped += max(0, len(points) - CAPACITY)
+            self._queue = points[-CAPACITY:]
+            return
+        try:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with self._spool.open("a", encoding="utf-8") as file:
+                file.writelines(to_line(self._run_id, point) + "\n" for point in points)
+            self._spooled += len(points)
+        except OSError as error:
+            self.dropped += len(points)
+            logger.warning(
+                "%d points are lost: %s cannot be written: %s", len(points), self._spool, redact(error)
+            )
+
+
+def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
+    """Replaces a spool by these rows, at once; no rows removes it."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(to_line(run_id, point) + "\n" for run_id, point in rows), encoding="utf-8")
+    fresh.replace(path)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without the pages that database and HTTP errors carry."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
