@@ -27,10 +27,15 @@ Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train wor
 console = Console()
 errors = Console(stderr=True)
 
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective.")]
+RunFile = Annotated[
+    Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[key.path=value ...]", help="Keys to change, for example objective.alpha=0.3 train.steps=500."),
+    typer.Argument(
+        metavar="[key.path=value ...]",
+        help="Keys to change, for example objective.alpha=0.3 train.steps=500.",
+    ),
 ]
 
 
@@ -67,8 +72,12 @@ def _run_file(path: Path, overrides: list[str] | None) -> Any:
 def train(
     run: RunFile,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")
+    ] = False,
 ) -> None:
     """Train what RUN.yaml describes: missing teachers first, then the student.
 
@@ -90,7 +99,9 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     findings = run_check(_run_file(run, overrides))
     for finding in findings:
         if finding.error is None:
-            console.print(f"[green]ok[/green]     [bold]{finding.what}[/bold]  {finding.detail}", highlight=False)
+            console.print(
+                f"[green]ok[/green]     [bold]{finding.what}[/bold]  {finding.detail}", highlight=False
+            )
         else:
             console.print(f"[red]wrong[/red]  [bold]{finding.what}[/bold]", highlight=False)
             console.print(str(finding.error), markup=False, highlight=False)
@@ -118,12 +129,20 @@ def demo(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]", help="Texts; none reads standard input.")] = None,
-    jsonl: Annotated[Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")] = None,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
+    ],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT ...]", help="Texts; none reads standard input.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")
+    ] = None,
     column: Annotated[str, typer.Option(help="Key of the text in --jsonl.")] = "text",
     pair: Annotated[str | None, typer.Option(help="Key of the second text in --jsonl.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a text instead of a table.")
+    ] = False,
 ) -> None:
     """Classify texts: the label and every label's probability.
 

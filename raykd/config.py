@@ -27,7 +27,9 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 def checked_name(value: str) -> str:
     """A name that is safe as a folder and as an identity."""
     if not NAME.match(value):
-        raise ValueError("a name starts with a letter or digit and holds only letters, digits, '.', '_', '-' (100 at most)")
+        raise ValueError(
+            "a name starts with a letter or digit and holds only letters, digits, '.', '_', '-' (100 at most)"
+        )
     return value
 
 
@@ -121,7 +123,9 @@ class DataConfig(Spec):
     def _selected_known(self) -> DataConfig:
         unknown = set(self.select_languages or ()) - set(self.languages)
         if unknown:
-            raise ValueError(f"select_languages names {sorted(unknown)}, not in languages {list(self.languages)}")
+            raise ValueError(
+                f"select_languages names {sorted(unknown)}, not in languages {list(self.languages)}"
+            )
         return self
 
 
@@ -321,7 +325,9 @@ class RunConfig(Spec):
                 groups.setdefault(teacher.actor.group, set()).add(teacher.actor.replicas)
         uneven = sorted(name for name, replicas in groups.items() if len(replicas) > 1)
         if uneven:
-            raise ValueError(f"teachers of one group need equal replicas; group {uneven[0]} has {sorted(groups[uneven[0]])}")
+            raise ValueError(
+                f"teachers of one group need equal replicas; group {uneven[0]} has {sorted(groups[uneven[0]])}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -344,7 +350,9 @@ class RunConfig(Spec):
 
     def fingerprint(self) -> str:
         """sha256 over everything that changes the result; names, folders and resources do not."""
-        tree = self.model_dump(mode="json", exclude={"name", "output", "ray", "tracking", "workers", "serving"})
+        tree = self.model_dump(
+            mode="json", exclude={"name", "output", "ray", "tracking", "workers", "serving"}
+        )
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

@@ -46,7 +46,9 @@ class RaykdError(Exception):
         return (_rebuild, (type(self), self.what, self.got, self.wanted, self.next_step))
 
 
-def _rebuild(kind: type[RaykdError], what: str, got: Any, wanted: str | None, next_step: str | None) -> RaykdError:
+def _rebuild(
+    kind: type[RaykdError], what: str, got: Any, wanted: str | None, next_step: str | None
+) -> RaykdError:
     return kind(what, got=got, wanted=wanted, next_step=next_step)
 
 

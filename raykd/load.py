@@ -22,7 +22,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases (*name) are not allowed, line {self.peek_event().start_mark.line + 1}")
+            raise yaml.YAMLError(
+                f"aliases (*name) are not allowed, line {self.peek_event().start_mark.line + 1}"
+            )
         return super().compose_node(parent, index)
 
 
@@ -46,9 +48,11 @@ def parse_yaml(text: str, origin: str) -> Any:
         ConfigError: broken syntax, a key given twice, an alias, or more than a megabyte.
     """
     if len(text.encode()) > MAX_YAML_BYTES:
-        raise ConfigError(f"{origin} is too large for a run file", got=f"{len(text)} characters", wanted="under 1 MB")
+        raise ConfigError(
+            f"{origin} is too large for a run file", got=f"{len(text)} characters", wanted="under 1 MB"
+        )
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(
             f"{origin} is not valid YAML", got=" ".join(str(error).split()), next_step="correct the line"
@@ -67,7 +71,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read the run file {path}", got=str(error), wanted="a UTF-8 file") from None
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} is not a run file", got=type(tree).__name__, wanted="keys such as data, student, teachers")
+        raise ConfigError(
+            f"{path} is not a run file",
+            got=type(tree).__name__,
+            wanted="keys such as data, student, teachers",
+        )
     return tree
 
 
@@ -103,7 +111,9 @@ def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
         index = names.index(head) if head in names else int(head) if head.isdigit() else -1
         if not 0 <= index < len(tree):
             raise ConfigError(
-                f"the override {path} names no item of the list", got=head, wanted=f"0 to {len(tree) - 1} or one of {names}"
+                f"the override {path} names no item of the list",
+                got=head,
+                wanted=f"0 to {len(tree) - 1} or one of {names}",
             )
         return [_set(item, rest, value, path) if at == index else item for at, item in enumerate(tree)]
     branch = dict(tree) if isinstance(tree, Mapping) else {}
@@ -176,7 +186,9 @@ def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
         if teacher["path"] is not None and (base_dir / teacher["path"]).exists():
             teacher["path"] = str((base_dir / teacher["path"]).resolve())
         if teacher["training"] is not None:
-            teacher["training"]["train"]["deepspeed"] = _read_deepspeed(teacher["training"]["train"]["deepspeed"], base_dir)
+            teacher["training"]["train"]["deepspeed"] = _read_deepspeed(
+                teacher["training"]["train"]["deepspeed"], base_dir
+            )
     tree["train"]["deepspeed"] = _read_deepspeed(tree["train"]["deepspeed"], base_dir)
     return RunConfig.model_validate(tree)
 
@@ -192,7 +204,9 @@ def _read_deepspeed(value: Any, base_dir: Path) -> Any:
             f"train.deepspeed: cannot read {path}", got=str(error), wanted="a JSON file or a mapping"
         ) from None
     if not isinstance(content, dict):
-        raise ConfigError(f"train.deepspeed: {path} is no mapping", got=type(content).__name__, wanted="a JSON object")
+        raise ConfigError(
+            f"train.deepspeed: {path} is no mapping", got=type(content).__name__, wanted="a JSON object"
+        )
     return content
 
 

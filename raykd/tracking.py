@@ -1,20 +1,19 @@
 """MLflow, from the controller's side: one `Tracker` is one MLflow run.
 
-Decision record: only the driver makes trackers. Five processes that open a fresh SQLite database at once crash,
-and an outage of the server must not reach a training worker; workers report plain numbers to the driver, which
-writes them. Everything goes through `MlflowClient` with explicit run ids: the fluent interface keeps its state in
-the process and its URI in the environment, so that a sweep's parent and trials would mix. A tracker that cannot start
-fails the run, because somebody who asked for tracking wants to know now; one that fails later warns and keeps
-what it could not send (`tracking_outbox`).
+Decision record: only the driver makes trackers. Five processes that open a fresh SQLite database at once
+crash, and an outage of the server must not reach a training worker; workers report plain numbers to the
+driver, which writes them. Everything goes through `MlflowClient` with explicit run ids: the fluent
+interface keeps its state in the process and its URI in the environment, so that a sweep's parent and trials
+would mix. A tracker that cannot start fails the run, because somebody who asked for tracking wants to know
+now; one that fails later warns and keeps what it could not send (`tracking_outbox`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
-import math
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from raykd.errors import RaykdError, TrackingError
+from raykd.point import Point
 from raykd.tracking_address import (
     RedactingFilter,
     checked_uri,
@@ -31,17 +31,35 @@ from raykd.tracking_address import (
     slug,
     tracking_uri,
 )
+from raykd.tracking_client import (
+    PARAMS_PER_CALL,
+    cannot_start,
+    connect,
+    cut,
+    experiment_id_of,
+    log_model,
+    send,
+)
 from raykd.tracking_environment import environment
-from raykd.tracking_outbox import CHUNK, Outbox, Point, first_line, from_lines, logger, write_spool
-from raykd.tracking_patience import PROBE, PROBE_S, borrowed, quiet, return_patience, take_patience
+from raykd.tracking_outbox import CHUNK, Outbox, first_line, from_lines, logger, write_spool
+from raykd.tracking_patience import PROBE, borrowed, quiet, return_patience, take_patience
 
-__all__ = ["Point", "RedactingFilter", "Tracker", "environment", "redact", "replay", "slug", "tracking_uri"]
+__all__ = [
+    "Point",
+    "RedactingFilter",
+    "Tracker",
+    "environment",
+    "redact",
+    "replay",
+    "serve_ui",
+    "slug",
+    "tracking_uri",
+]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 T = TypeVar("T")
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000
 """Characters MLflow takes in a value."""
-METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 SPOOL = "mlflow_spool.jsonl"
 FINISH_S = 20.0
 """Seconds for the last flush of a run."""
@@ -50,19 +68,19 @@ FINISH_S = 20.0
 class Tracker:
     """One MLflow run. Made with `start`, ended with `finish` or as a context manager.
 
-    uri, run_id, experiment_id: where it is, for messages and for children.
+    uri, run_id, experiment_id, experiment_name: where it is, for messages and for children.
     """
 
     def __init__(
-        self, client: Any, uri: str, experiment_id: str, run_id: str, directory: Path | None
+        self, client: Any, uri: str, experiment: tuple[str, str], run_id: str, directory: Path | None
     ) -> None:
-        self.uri, self.experiment_id, self.run_id = uri, experiment_id, run_id
+        self.uri, self.run_id = uri, run_id
+        self.experiment_id, self.experiment_name = experiment
         self._client = client
         self._spool = None if directory is None else directory / SPOOL
-        self._outbox = Outbox(run_id, lambda points: _send(client, run_id, points), self._spool)
+        self._outbox = Outbox(run_id, lambda points: send(client, run_id, points), self._spool)
         self._later: list[tuple[str, Callable[[], Any]]] = []
         self._finished = False
-        take_patience()
 
     @classmethod
     def start(
@@ -82,17 +100,18 @@ class Tracker:
         Args:
             uri: from `tracking_uri`. An SQLite database that does not exist is made, which takes about 7 s.
             params: logged once; on resume, values that differ become tags ``resume.N.<key>``.
-            directory: the run's folder, where metrics wait in ``mlflow_spool.jsonl`` while MLflow does not take them;
-                None keeps them in memory.
+            directory: the run's folder, where metrics wait in ``mlflow_spool.jsonl`` while MLflow does not
+                take them; None keeps them in memory.
 
         Raises:
             TrackingError: MLflow does not answer within 5 s, or refuses.
         """
         uri = checked_uri(uri)
+        take_patience()
         try:
             with borrowed(PROBE if is_server(uri) else {}), quiet("alembic", "mlflow.store.db.utils"):
-                client = _client(uri)  # which prints a page of migrations where the database is new
-                experiment_id = _experiment(client, uri, experiment)
+                client = connect(uri)  # which prints a page of migrations where the database is new
+                experiment_id = experiment_id_of(client, uri, experiment)
             resumed = run_id is not None
             if run_id is None:
                 family = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
@@ -100,11 +119,13 @@ class Tracker:
             else:
                 client.update_run(run_id, status="RUNNING")
                 experiment_id = client.get_run(run_id).info.experiment_id
-            tracker = cls(client, uri, experiment_id, run_id, directory)
-        except RaykdError:
-            raise
+                experiment = client.get_experiment(experiment_id).name
+            tracker = cls(client, uri, (experiment_id, experiment), run_id, directory)
         except Exception as error:
-            raise _cannot_start(uri, error) from None  # the cause may hold what must not be printed
+            return_patience()
+            if isinstance(error, RaykdError):
+                raise
+            raise cannot_start(uri, error) from None  # the cause may hold what must not be printed
         tracker.set_tags(tags)
         tracker._attempt("parameters", lambda: tracker._log_params(params, resumed))
         return tracker
@@ -119,7 +140,7 @@ class Tracker:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags; secrets are hidden, long values are cut."""
-        clean = {slug(key): _cut(redact_value(key, value), LONGEST_TAG) for key, value in tags.items()}
+        clean = {slug(key): cut(redact_value(key, value), LONGEST_TAG) for key, value in tags.items()}
         self._attempt("tags", lambda: self._log_tags(clean))
 
     def log_text(self, text: str, artifact_path: str) -> None:
@@ -139,7 +160,7 @@ class Tracker:
         self._attempt(artifact_path, lambda: self._log_bytes(data, artifact_path))
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], artifact_path: str) -> None:
-        """Keeps rows as JSON in the form that MLflow's page shows as a table; columns are the union of keys."""
+        """Keeps rows as JSON in the form that MLflow's page shows as a table; columns are all keys."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(column) for column in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), artifact_path)
@@ -155,8 +176,8 @@ class Tracker:
     ) -> str | None:
         """Logs a saved student as an MLflow model and returns its URI (None if MLflow did not take it).
 
-        ``mlflow.pyfunc.load_model(uri).predict(DataFrame({"text": [...]}))`` answers with the columns ``label`` and
-        ``p_<label>`` for each label. The model is code and safetensors; nothing is pickled.
+        ``mlflow.pyfunc.load_model(uri).predict(DataFrame({"text": [...]}))`` answers with the columns
+        ``label`` and ``p_<label>`` for each label. The model is code and safetensors; nothing is pickled.
 
         Args:
             directory: what `raykd.models.save` wrote.
@@ -167,11 +188,13 @@ class Tracker:
         """
         return self._attempt(
             f"the model in {directory}",
-            lambda: _log_model(self._client, self, directory, labels, languages, sample_texts),
+            lambda: log_model(
+                self._client, (self.run_id, self.experiment_id), directory, labels, languages, sample_texts
+            ),
         )
 
     def finish(self, status: Status = "FINISHED", timeout_s: float = FINISH_S) -> None:
-        """Sends what waits, ends the run, and says where the rest is if MLflow does not answer. Does not raise."""
+        """Sends what waits, ends the run, and says where the rest is if MLflow is gone. Does not raise."""
         if self._finished:
             return
         self._finished = True
@@ -211,7 +234,7 @@ class Tracker:
             self.finish("FINISHED" if error is None else "FAILED")
 
     def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
-        """Does it now, or at `finish` if MLflow does not take it now; a known outage is not waited for again."""
+        """Does it now, or at `finish` if MLflow does not take it now; a known outage is not waited for."""
         if not self._outbox.down:
             try:
                 return action()
@@ -243,7 +266,7 @@ class Tracker:
         texts = {slug(key): redact_value(key, value) for key, value in params.items()}
         renamed = {f"param_name.{slug(key)}": key for key in params if slug(key) != key}
         long = {key: text for key, text in texts.items() if len(text) > LONGEST_PARAM}
-        values = {key: _cut(text, LONGEST_PARAM) for key, text in texts.items()}
+        values = {key: cut(text, LONGEST_PARAM) for key, text in texts.items()}
         if resumed:
             values = self._only_new(values)
         rows = [Param(key, value) for key, value in values.items()]
@@ -256,11 +279,11 @@ class Tracker:
         self._log_tags({slug(key): value for key, value in renamed.items()})
 
     def _only_new(self, values: Mapping[str, str]) -> dict[str, str]:
-        """On resume: parameters MLflow does not hold yet; those that changed become tags, as it refuses new values."""
+        """On resume: parameters that are new; changed ones become tags, as it refuses new values."""
         data = self._client.get_run(self.run_id).data
         count = int(data.tags.get("resumes", "0")) + 1
         changed = {k: v for k, v in values.items() if k in data.params and data.params[k] != v}
-        tags = {slug(f"resume.{count}.{key}"): _cut(value, LONGEST_TAG) for key, value in changed.items()}
+        tags = {slug(f"resume.{count}.{key}"): cut(value, LONGEST_TAG) for key, value in changed.items()}
         self._log_tags({"resumes": str(count), **tags})
         return {k: v for k, v in values.items() if k not in data.params}
 
@@ -273,10 +296,10 @@ class Tracker:
 
 
 def replay(uri: str, spool: Path) -> int:
-    """Sends what a dead run left in its spool, each point to its own run; returns how many, and removes the file.
+    """Sends what a dead run left in its spool, each point to its own run; returns how many.
 
     Raises:
-        TrackingError: MLflow does not take them; the file stays as it was.
+        TrackingError: MLflow does not take them; the file stays as it was, and is removed otherwise.
     """
     rows = list(from_lines(spool))
     by_run: dict[str, list[Point]] = {}
@@ -284,155 +307,39 @@ def replay(uri: str, spool: Path) -> int:
         by_run.setdefault(run_id, []).append(point)
     try:
         with borrowed(PROBE if is_server(uri) else {}):
-            client = _client(checked_uri(uri))
+            client = connect(checked_uri(uri))
             for run_id, points in by_run.items():
                 for start in range(0, len(points), CHUNK):
-                    _send(client, run_id, points[start : start + CHUNK])
+                    send(client, run_id, points[start : start + CHUNK])
     except RaykdError:
         raise
     except Exception as error:
-        raise _cannot_start(uri, error) from None
+        raise cannot_start(uri, error) from None
     write_spool(spool, [])
     return len(rows)
 
 
-def _client(uri: str) -> Any:
-    """A client of this URI alone. Importing mlflow takes a second, so it is imported here."""
-    os.environ.setdefault(
-        "MLFLOW_DISABLE_TELEMETRY", "true"
-    )  # a cluster's job does not phone anybody unasked
-    from mlflow import MlflowClient
+def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
+    """Serves MLflow's pages of the database in ``output`` to this machine alone, until Ctrl-C.
 
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def _experiment(client: Any, uri: str, name: str) -> str:
-    """The id of the experiment, made if it is not there. With SQLite its artifacts lie beside the database."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        beside = (
-            Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite") else None
-        )
-        try:
-            return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
-        except MlflowException:  # another driver was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
+    Raises:
+        TrackingError: there is no database, or the server ends by itself.
+    """
+    database = output.expanduser().resolve() / "mlflow.db"
+    if not database.is_file():
         raise TrackingError(
-            f"the MLflow experiment {name!r} is deleted", got=redact(uri), wanted="an active experiment",
-            next_step=f"set tracking.experiment to another name, or: mlflow experiments restore -x {found.experiment_id}",
+            "there is no MLflow database to show", got=database, wanted="the `output` folder of a run",
+            next_step="raykd ui --output FOLDER; runs on a tracking server are shown by that server",
         )  # fmt: skip
-    return str(found.experiment_id)
-
-
-def _send(client: Any, run_id: str, points: Sequence[Point]) -> None:
-    """Sends points in calls of at most 1000 metrics; what is not a number goes into a tag ``non_finite.<metric>``."""
-    from mlflow.entities import Metric, RunTag
-
-    metrics, odd = [], {}
-    for point in points:
-        for name, value in point.values.items():
-            key = slug(name)
-            if math.isfinite(value):
-                metrics.append(Metric(key, float(value), point.time_ms, point.step))
-            else:
-                odd[slug(f"non_finite.{key}")] = f"{value} at step {point.step}"
-    tags = [RunTag(key, value) for key, value in odd.items()]
-    for start in range(0, len(metrics), METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL], synchronous=True)
-    for start in range(0, len(tags), PARAMS_PER_CALL):
-        client.log_batch(run_id, tags=tags[start : start + PARAMS_PER_CALL], synchronous=True)
-
-
-def _log_model(
-    client: Any,
-    tracker: Tracker,
-    directory: Path,
-    labels: Sequence[str],
-    languages: Sequence[str],
-    texts: Sequence[str],
-) -> str:
-    """Packs the student in a temporary folder, then uploads it as a logged model of the run."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
-    if not directory.is_dir():
-        raise TrackingError("there is no student to log", got=directory, wanted="a folder that raykd saved")
-    entry = client.create_logged_model(tracker.experiment_id, name="student", source_run_id=tracker.run_id)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{database.as_posix()}", "--workers", "1"]
+    say(f"http://127.0.0.1:{port} shows {database}; starting takes about 20 s, Ctrl-C ends it")
+    process = subprocess.Popen(command, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ})
     try:
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "model"
-            model = Model(
-                artifact_path=entry.artifact_location, run_id=tracker.run_id, model_uuid=entry.model_id,
-                model_id=entry.model_id, metadata={"labels": list(labels), "languages": list(languages)},
-            )  # fmt: skip
-            _pack_model(path, directory, model, labels, texts)
-            client.log_model_artifacts(entry.model_id, str(path))
-        client.finalize_logged_model(entry.model_id, "READY")
-    except Exception:
-        with contextlib.suppress(Exception):
-            client.finalize_logged_model(entry.model_id, "FAILED")
-        raise
-    client.log_outputs(tracker.run_id, [LoggedModelOutput(entry.model_id, step=0)])
-    return f"models:/{entry.model_id}"
-
-
-def _pack_model(path: Path, directory: Path, model: Any, labels: Sequence[str], texts: Sequence[str]) -> None:
-    """Writes a pyfunc model from code. Requirements are given, or MLflow runs the model for minutes to find them."""
-    import mlflow.pyfunc
-    import pandas
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    model.signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)]),
-        outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)]),
-    )
-    needed = ("raykd", "mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
-    versions = {name: version for name in needed if (version := _version(name))}
-    try:
-        with borrowed({"MLFLOW_UV_AUTO_DETECT": "false"}), quiet("mlflow.pyfunc", "mlflow.pyfunc.model"):
-            mlflow.pyfunc.save_model(
-                path=str(path),
-                python_model=str(Path(__file__).with_name("tracking_model.py")),
-                artifacts={"student": str(directory)},
-                mlflow_model=model,
-                input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
-                pip_requirements=[f"{name}=={version.split('+')[0]}" for name, version in versions.items()],
-            )
-    except Exception as error:
-        raise TrackingError(
-            "the student cannot be packed as an MLflow model", got=redact(first_line(error))
-        ) from error
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cannot_start(uri: str, error: BaseException) -> TrackingError:
-    step = (
-        "start the server (mlflow server --port 5000) or correct tracking.uri; remove tracking.uri and "
-        "MLFLOW_TRACKING_URI to record in an SQLite database under `output`"
-        if is_server(uri)
-        else "check that the folder can be written, or set tracking.uri to another database"
-    )
-    return TrackingError(
-        f"MLflow cannot be used at {redact(uri)}",
-        got=redact(first_line(error))[:500],
-        wanted=f"an answer within {PROBE_S + 1} s" if is_server(uri) else "a database that opens",
-        next_step=step,
-    )
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+        code = process.wait()
+    except KeyboardInterrupt:
+        return
+    finally:
+        process.terminate()
+        process.wait()
+    raise TrackingError("the MLflow server ended", got=f"exit status {code}", next_step="try another --port")

@@ -40,8 +40,8 @@ _SHORTEST_SECRET = 6
 
 
 def redact(text: object) -> str:
-    """The text without ``user:password@`` of URIs, values of keys like token, password or api_key, and secrets
-    that MLflow, Hugging Face and Ray read from the environment. Hides rather too much than too little."""
+    """The text without ``user:password@`` of URIs, values of keys like token or api_key, and secrets that
+    MLflow, Hugging Face and Ray read from the environment. Hides rather too much than too little."""
     clean = str(text)
     for name in _ENVIRONMENT:
         value = os.environ.get(name, "")
@@ -72,7 +72,7 @@ class RedactingFilter(logging.Filter):
 
 
 def slug(key: str) -> str:
-    """A name that MLflow takes for a parameter, metric, tag or artifact: no other characters, no ``..``, 250 long."""
+    """A name that MLflow takes for a parameter, metric or tag: no other signs, no ``..``, at most 250."""
     clean = re.sub(r"[^\w./ :-]", "_", key)
     clean = re.sub(r"\.\.+", ".", clean)
     clean = re.sub(r"/+", "/", clean).strip("/. ") or "_"
@@ -80,10 +80,11 @@ def slug(key: str) -> str:
 
 
 def tracking_uri(config: TrackingConfig, output: Path) -> str:
-    """The explicit MLflow URI of a run: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
+    """The explicit MLflow URI: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
 
     Raises:
-        TrackingError: the URI holds credentials, or names a store that raykd does not use (``file:``, a bare path).
+        TrackingError: the URI holds credentials, or names a store that raykd does not use (``file:``, a
+        bare path).
     """
     given = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if given is None:
@@ -101,10 +102,10 @@ def checked_uri(uri: str, source: str = "the tracking URI") -> str:
     scheme = uri.split("://", 1)[0].split("+", 1)[0].lower() if "://" in uri else ""
     if scheme not in SERVERS + DATABASES:
         raise TrackingError(
-            f"{source} is not an address that raykd can record to: MLflow no longer keeps runs in plain folders",
+            f"{source} is no address that raykd can record to: MLflow keeps no runs in plain folders",
             got=redact(uri),
             wanted="http(s)://host:port or sqlite:///path/mlflow.db (or postgresql://, mysql://, mssql://)",
-            next_step="remove it to use an SQLite database under `output`, or start a server: mlflow server --port 5000",
+            next_step="remove it to use SQLite under `output`, or start a server: mlflow server --port 5000",
         )
     if "@" in uri and (scheme in SERVERS or urlsplit(uri).password is not None):
         _refuse_credentials(source, scheme, uri)
@@ -123,7 +124,7 @@ def checked_uri(uri: str, source: str = "the tracking URI") -> str:
 
 def _refuse_credentials(source: str, scheme: str, uri: str) -> None:
     step = (
-        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment"
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN) in the environment"
         if scheme in SERVERS
         else "put an MLflow server before the database and log in with MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD, or use the database's own password file"

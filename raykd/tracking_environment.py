@@ -1,7 +1,7 @@
 """On what a run ran: versions, processor, memory, commit.
 
-Decision record: versions come from package metadata, without importing the packages, since importing Ray, torch and
-DeepSpeed to print their versions costs seconds.
+Decision record: versions come from package metadata, without importing the packages, since importing Ray,
+torch and DeepSpeed to print their versions costs seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
 def environment() -> dict[str, str]:
-    """What a run should be compared by: python, platform, processor and its flags, cores, memory, versions, and the
-    git commit of the current folder where there is one. Costs milliseconds; nothing is imported."""
+    """On what a run ran: python, platform, processor and its flags, cores, memory, versions, and the git
+    commit of the current folder where there is one. Costs milliseconds; nothing is imported."""
     found = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -63,7 +63,7 @@ def _memory() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the current folder, ``+`` after it where files differ; None without git or a repository."""
+    """The commit of the current folder, ``+`` after it where files differ; None without a repository."""
     try:
         head = _git("rev-parse", "HEAD")
         return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no") else head

@@ -2,9 +2,9 @@
 
 Decision record: training must never wait for a tracking server. `Outbox.put` appends to a list in memory and
 returns; one daemon thread sends. What cannot be sent is appended to a spool file and sent again with backoff,
-oldest first. MLflow drops a point that equals one it has (same step, time and value), so sending twice is safe and
-nothing needs to be acknowledged one by one. The file is JSON lines with the run id on each line, so that what a
-dead run left behind can be sent later from anywhere.
+oldest first. MLflow drops a point that equals one it has (same step, time and value), so sending twice is
+safe and nothing needs to be acknowledged one by one. The file is JSON lines with the run id on each line,
+so that what a dead run left behind can be sent later from anywhere.
 
 No mlflow here: `send` is a function.
 """
@@ -16,10 +16,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from raykd.point import Point
 from raykd.tracking_address import redact
 
 logger = logging.getLogger("raykd.tracking")
@@ -31,18 +31,6 @@ LINGER_S = 0.5
 """Seconds the writer waits for more points before it sends."""
 BACKOFF_S = (1.0, 60.0)
 """Seconds between attempts while nothing can be sent: the first and the longest; doubled in between."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """Values of one step. Written by `runs`, read by `tracking` and `report`.
-
-    step: optimizer step. values: metric name to value. time_ms: milliseconds since 1970, taken when it was measured.
-    """
-
-    step: int
-    values: Mapping[str, float]
-    time_ms: int
 
 
 Send = Callable[[Sequence[Point]], None]
@@ -112,7 +100,7 @@ class Outbox:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until everything is sent, trying at once if it was waiting; False if that fails or takes too long."""
+        """Waits until everything is sent, without a pause; False if that fails or takes too long."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             attempts, self._hurry = self._attempts, True
@@ -195,7 +183,7 @@ class Outbox:
             logger.warning("MLflow takes metrics again; all that waited were sent")
 
     def _set_aside(self, also: Sequence[Point] = ()) -> None:
-        """Moves the queue (after `also`) to the spool, or back to a bounded queue; the caller holds the lock."""
+        """Moves the queue (after `also`) to the spool, or back to the queue; the caller holds the lock."""
         points = [*also, *self._queue]
         self._queue, self._in_flight = [], [] if also else self._in_flight
         if self._spool is None:

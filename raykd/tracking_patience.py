@@ -1,8 +1,8 @@
 """How long MLflow waits, and how much it says: its knobs are environment variables of the process.
 
-Decision record: MLflow reads timeout and retries from the environment at each request and has no argument for them.
-Its defaults make one call take 4 minutes when a server is gone. They are lent to the environment while a tracker is
-open and taken back after, and what the user set is left as it is.
+Decision record: MLflow reads timeout and retries from the environment at each request and has no argument
+for them. Its defaults make one call take 4 minutes when a server is gone. They are lent to the environment
+while a tracker is open and taken back after, and what the user set is left as it is.
 """
 
 from __future__ import annotations

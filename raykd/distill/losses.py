@@ -1,10 +1,12 @@
 """Divergences between the combined teachers' distribution p and the student's q, one number a unit.
 
-Decision record: a divergence sums over classes and never averages (dividing by C silently weakens distillation
-C times), and carries the power of T that keeps its gradient's size independent of the temperature, because a
-search over T must not be a search over the weight of the term. Arithmetic is float32 whatever comes in.
+Decision record: a divergence sums over classes and never averages (dividing by C silently weakens
+distillation C times), and carries the power of T that keeps its gradient's size independent of the
+temperature, because a search over T must not be a search over the weight of the term. Arithmetic is float32
+whatever comes in.
 
-Notation: ``p = softmax(z / T)`` mixed over teachers, ``q = softmax(s / T)``, ``z`` teacher and ``s`` student logits.
+Notation: ``p = softmax(z / T)`` mixed over teachers, ``q = softmax(s / T)``, ``z`` teacher and ``s`` student
+logits.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class DivergenceBase(Spec):
         """
         if student_logits_NK.shape != target.p_NK.shape:
             raise ValueError(
-                f"student logits are {tuple(student_logits_NK.shape)}, the target is {tuple(target.p_NK.shape)}; "
-                "both must be [N, K]"
+                f"student logits are {tuple(student_logits_NK.shape)}, the target is "
+                f"{tuple(target.p_NK.shape)}; both must be [N, K]"
             )
         if not temperature > 0.0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
@@ -53,11 +55,11 @@ class DivergenceBase(Spec):
 
     @abstractmethod
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        """``D(p, q)`` for each unit, ``[N]``, without the power of T; inputs are float32 and of equal shape."""
+        """``D(p, q)`` for each unit, ``[N]``, without the power of T; inputs are float32, shapes equal."""
 
 
 class ForwardKL(DivergenceBase):
-    """``T^2 sum_c p_c (log p_c - log q_c)``, gradient ``T (q - p)`` (Hinton et al. 2015, arXiv 1503.02531)."""
+    """``T^2 sum_c p_c (log p_c - log q_c)``, gradient ``T (q - p)`` (Hinton et al., arXiv 1503.02531)."""
 
     temperature_power: ClassVar[int] = 2
     kind: Literal["forward_kl"] = "forward_kl"
@@ -78,12 +80,12 @@ class ReverseKL(DivergenceBase):
 
 
 class JensenShannon(DivergenceBase):
-    """``T^2 [beta KL(p || m) + (1 - beta) KL(q || m)] / (beta (1 - beta))`` with ``m = beta p + (1 - beta) q``.
+    """``T^2 [beta KL(p || m) + (1 - beta) KL(q || m)] / (beta (1 - beta))``, ``m = beta p + (1 - beta) q``.
 
-    Generalised Jensen-Shannon (GKD, arXiv 2306.13649). The plain form vanishes as beta goes to 0 or 1; divided by
-    ``beta (1 - beta)`` it goes to the forward KL at 0 and to the reverse KL at 1, so that beta chooses a
-    divergence and not, on the side, a weight. At exactly 0 and 1 the KL itself is computed. Rounding grows as
-    ``1e-7 / min(beta, 1 - beta)``, so within 1e-3 of an end prefer the end.
+    Generalised Jensen-Shannon (GKD, arXiv 2306.13649). The plain form vanishes as beta goes to 0 or 1;
+    divided by ``beta (1 - beta)`` it goes to the forward KL at 0 and to the reverse KL at 1, so that beta
+    chooses a divergence and not, on the side, a weight. At exactly 0 and 1 the KL itself is computed.
+    Rounding grows as ``1e-7 / min(beta, 1 - beta)``, so within 1e-3 of an end prefer the end.
     """
 
     temperature_power: ClassVar[int] = 2
@@ -118,11 +120,11 @@ class TotalVariation(DivergenceBase):
 
 
 class LogitMSE(DivergenceBase):
-    """``1/K sum_c (s_c - z_c)^2`` with both sides mean-centred over classes; T plays no part (arXiv 2105.08919).
+    """``1/K sum_c (s_c - z_c)^2`` both sides mean-centred over classes; T plays no part (arXiv 2105.08919).
 
     The forward KL's limit for large T is half of the centred form. ``centre=False`` leaves the student's side
-    as it is, which also pins the student's mean logit, at 0: the target's logits are centred by contract. This
-    1/K is the definition of the loss, not a reduction over units.
+    as it is, which also pins the student's mean logit, at 0: the target's logits are centred by contract.
+    This 1/K is the definition of the loss, not a reduction over units.
     """
 
     temperature_power: ClassVar[int] = 0
@@ -140,8 +142,8 @@ class LogitMSE(DivergenceBase):
 class TeacherHard(DivergenceBase):
     """``-log softmax(s)_c`` at T = 1 of ``c = argmax p``: the teachers' label, not the gold label.
 
-    A unit whose ``max p`` is below ``threshold`` contributes 0 (and still counts as a unit). p is the mixed target
-    as softened at the objective's temperature, so a threshold is read at that temperature.
+    A unit whose ``max p`` is below ``threshold`` contributes 0 (and still counts as a unit). p is the mixed
+    target as softened at the objective's temperature, so a threshold is read at that temperature.
     """
 
     temperature_power: ClassVar[int] = 0
@@ -155,7 +157,7 @@ class TeacherHard(DivergenceBase):
 
 
 class CrossEntropy(DivergenceBase):
-    """``-T^2 sum_c p_c log q_c``: the forward KL plus ``T^2 H(p)``, with the same gradient but not 0 at q = p."""
+    """``-T^2 sum_c p_c log q_c``: the forward KL plus ``T^2 H(p)``, same gradient, but not 0 at q = p."""
 
     temperature_power: ClassVar[int] = 2
     kind: Literal["cross_entropy"] = "cross_entropy"

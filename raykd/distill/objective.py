@@ -3,9 +3,10 @@
     ``L = alpha CE_sum / N_hard + (1 - alpha) sum_j lambda_j(u) [T^k_j D_j]_sum / N_soft``
 
 Decision record: alpha is the size, lambda the shape. Every term is a sum over units, divided once by its own
-*global* count (all ranks, all micro-batches of the step), so the loss does not depend on how a step was split. The
-side whose factor, alpha or 1 - alpha, is exactly 0 is not computed at all, so that alpha = 1 is plain supervised
-training bit for bit. A unit that no teacher covers falls back to its gold label in every term, and is counted.
+*global* count (all ranks, all micro-batches of the step), so the loss does not depend on how a step was
+split. The side whose factor, alpha or 1 - alpha, is exactly 0 is not computed at all, so that alpha = 1 is
+plain supervised training bit for bit. A unit that no teacher covers falls back to its gold label in every
+term, and is counted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Knobs:
 
 @dataclass(frozen=True)
 class Counts:
-    """Units of one micro-batch, or of many added up. Written by `Objective.counts`, read by `Objective.evaluate`.
+    """Units of one micro-batch, or of many added up. Written by `counts`, read by `evaluate` and the engine.
 
     hard: units with a gold label.
     soft: units in the soft sum: covered ones, and those that fall back to the gold label.
@@ -106,8 +107,8 @@ class Objective(Spec):
     weighting: Weighting = ByLanguage()
     mixture: Mixture = "arithmetic"
     anneal_on: Literal["all", "labelled"] = "all"
-    """"labelled": a unit without gold label keeps lambda = 1 whatever the schedules say, since the teachers are
-    all it has. Alpha is not affected."""
+    """Under "labelled", a unit without gold label keeps lambda = 1 whatever the schedules say, since the
+    teachers are all it has. Alpha is not affected."""
     label_smoothing: float = Field(default=0.0, ge=0.0, le=1.0)
     """Of the hard term only; a unit that falls back in the soft term is not smoothed."""
 
@@ -145,7 +146,7 @@ class Objective(Spec):
         )
 
     def counts(self, labels_N: torch.Tensor, signals: Signals | None) -> Counts:
-        """The units of one micro-batch; needs no student, so that a step can be counted before its first backward.
+        """The units of one micro-batch; needs no student, so a step is counted before its first backward.
 
         Raises:
             ValueError: signals is None although teachers are needed, or holds another number of units.
@@ -184,7 +185,8 @@ class Objective(Spec):
             totals: `counts` added up over all ranks and micro-batches of the step, this one included.
 
         Raises:
-            ValueError: shapes disagree, totals are smaller than this micro-batch's own counts, or signals is None
+            ValueError: shapes disagree, totals are smaller than this micro-batch's own counts, or signals is
+            None
                 although teachers are needed.
         """
         if student_logits_NC.ndim != 2 or student_logits_NC.shape[:1] != labels_N.shape:

@@ -1,7 +1,7 @@
 """Schedules: pure functions of progress ``u = step / total steps`` in [0, 1].
 
-Decision record: a schedule knows no step, no epoch and no optimiser, so an early-stopping search never bends a
-curve and a resumed run continues on it. Every member is monotone between its `knots`, which is what lets
+Decision record: a schedule knows no step, no epoch and no optimiser, so an early-stopping search never bends
+a curve and a resumed run continues on it. Every member is monotone between its `knots`, which is what lets
 `bounds` give the exact range without sampling.
 """
 
@@ -161,10 +161,11 @@ class WarmupStableDecay(ScheduleBase):
 
 
 class TeacherAnnealing(ScheduleBase):
-    """``(1 - u) start + u end``, rising: for alpha, the weight that moves from the teachers to the gold label.
+    """``(1 - u) start + u end``, rising: as alpha, it moves the weight from teachers to gold label.
 
     Clark et al. 2019 (BAM, arXiv 1907.04829) train on one cross-entropy with the target
-    ``u onehot(y) + (1 - u) p``. Cross-entropy is linear in its target and ``CE(p, q) = KL(p || q) + H(p)``, so
+    ``u onehot(y) + (1 - u) p``. Cross-entropy is linear in its target and ``CE(p, q) = KL(p || q) + H(p)``,
+    so
 
         ``CE(u onehot(y) + (1 - u) p, q) = u CE(y, q) + (1 - u) KL(p || q) + (1 - u) H(p)``
 

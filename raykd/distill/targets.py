@@ -2,8 +2,8 @@
 
 Decision record: soften each teacher, then mix, in log space. The two mixtures are the two barycentres:
 
-- arithmetic, ``p = sum_k w_k p^k``: ``sum_k w_k KL(p^k || q) = KL(p || q) + const(q)``, so one forward KL against
-  it has exactly the gradient of the weighted sum over teachers;
+- arithmetic, ``p = sum_k w_k p^k``: ``sum_k w_k KL(p^k || q) = KL(p || q) + const``, so one forward KL
+  against it has exactly the gradient of the weighted sum over teachers;
 - geometric, ``p ~ prod_k (p^k)^{w_k}``, the softmax of the weighted mean logits:
   ``sum_k w_k KL(q || p^k) = KL(q || p) + const``, the same for the reverse KL.
 """
@@ -20,7 +20,7 @@ from raykd.distill.signals import Signals, Target
 Mixture = Literal["arithmetic", "geometric"]
 
 LOG_FLOOR = -1e4
-"""Smallest log-probability of a target: far below what float32 can hold as a probability (-104), and finite."""
+"""Smallest log-probability of a target: below any probability that float32 can hold (-104), and finite."""
 
 
 def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -49,7 +49,7 @@ def combine(signals: Signals, weights_MN: torch.Tensor, temperature: float, mixt
     logits_MNC = signals.logits_MNC
     if weights_MN.shape != logits_MNC.shape[:2]:
         raise ValueError(
-            f"weights are {tuple(weights_MN.shape)}, logits are {tuple(logits_MNC.shape)}; wanted [M, N] and [M, N, C]"
+            f"weights are {tuple(weights_MN.shape)}, logits {tuple(logits_MNC.shape)}, not [M, N], [M, N, C]"
         )
     with torch.no_grad():
         used_MN1 = (weights_MN > 0.0).unsqueeze(-1)

@@ -1,9 +1,10 @@
 """Weightings: how much each teacher counts for each unit.
 
-Decision record: weights are per unit, >= 0, and sum to 1 over the teachers that a weighting finds eligible, always,
-so that comparing weightings never compares the strength of distillation. `eligible` is separate from `weights`
-because the objective must count units before it sees a student, and counting needs no logits. Teachers of another
-language are often confidently wrong, so the default routes by language and does not trust confidence.
+Decision record: weights are per unit, >= 0, and sum to 1 over the teachers that a weighting finds eligible,
+always, so that comparing weightings never compares the strength of distillation. `eligible` is separate from
+`weights` because the objective must count units before it sees a student, and counting needs no logits.
+Teachers of another language are often confidently wrong, so the default routes by language and does not trust
+confidence.
 """
 
 from __future__ import annotations
@@ -115,12 +116,12 @@ class Fixed(WeightingBase):
 class ByLanguage(WeightingBase):
     """Routing: the covering teachers of the first non-empty class of ``chain`` share a unit equally.
 
-    ``monolingual``: declared for exactly the unit's language. ``multilingual``: declared for several languages,
-    this one among them, or for any. ``any``: all that cover the unit.
+    ``monolingual``: declared for exactly the unit's language. ``multilingual``: declared for several
+    languages, this one among them, or for any. ``any``: all that cover the unit.
 
-    Trade-off of `asks`: it narrows a row to the first class that has a teacher *declared* for its language, which
-    saves every other teacher's forward pass. If at run time that teacher is down, or truncates the unit, the
-    others were not asked and the unit is not covered: it falls back to its gold label.
+    Trade-off of `asks`: it narrows a row to the first class that has a teacher *declared* for its language,
+    which saves every other teacher's forward pass. If at run time that teacher is down, or truncates the
+    unit, the others were not asked and the unit is not covered: it falls back to its gold label.
     """
 
     kind: Literal["by_language"] = "by_language"
@@ -176,8 +177,8 @@ class Entropy(WeightingBase):
 class Confidence(WeightingBase):
     """CA-MKD: ``w_k = (1 - softmax_k(CE_k)) / (K - 1)`` over the K covering teachers (arXiv 2201.00007).
 
-    ``CE_k = -log p^k_y`` at T = 1. One covering teacher has weight 1. A unit without a gold label has no ``CE_k``;
-    its covering teachers share it equally.
+    ``CE_k = -log p^k_y`` at T = 1. One covering teacher has weight 1. A unit without a gold label has no
+    ``CE_k``; its covering teachers share it equally.
     """
 
     kind: Literal["confidence"] = "confidence"

@@ -2,9 +2,9 @@
 
 Decision record: a student is a member of the union `Student` (behaviour and hyperparameters in one frozen
 class), and every model is a transformers model with a sequence-classification head, so that a student that
-raykd trained is a teacher of the next run, and anybody can load it without raykd's training code. Importing this
-package imports neither torch nor transformers: a configuration must be readable in a moment.
-The networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.models.networks`; `load` imports
+raykd trained is a teacher of the next run, and anybody can load it without raykd's training code. Importing
+this package imports neither torch nor transformers: a configuration must be readable in a moment. The
+networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.models.networks`; `load` imports
 it, and `register()` does so for those who load with transformers' auto classes.
 """
 

@@ -1,9 +1,10 @@
 """What a model directory holds, read from its JSON files alone; and directories as bytes.
 
-Decision record: before anything of a directory is imported or loaded it is looked at here. Weights that are pickles
-are refused (unpickling runs code of whoever wrote them), and so is a directory that names code of its own
-(``auto_map``) unless the user said that it is trusted. Configurations nest, and nested ones have been used to smuggle
-code past a check of the outermost (CVE-2026-5241), so every level is searched. Needs neither torch nor transformers.
+Decision record: before anything of a directory is imported or loaded it is looked at here. Weights that are
+pickles are refused (unpickling runs code of whoever wrote them), and so is a directory that names code of its
+own (``auto_map``) unless the user said that it is trusted. Configurations nest, and nested ones have been
+used to smuggle code past a check of the outermost (CVE-2026-5241), so every level is searched. Needs neither
+torch nor transformers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class ModelInfo:
     """What is known of a model directory without loading it. Written by `inspect_directory`, read by checks.
 
     labels: in the order of the logits; None where config.json does not tell.
-    kind: the student's kind if raykd wrote the directory, else the model type of transformers, else "unknown".
+    kind: the student's kind if raykd wrote it, else the model type of transformers, else "unknown".
     max_length: tokens it was trained with, or None.
     languages: what it was trained on, empty where unknown.
     needs_code: files that name code of the directory's own.
@@ -165,7 +166,7 @@ def pack(directory: str | Path) -> dict[str, bytes]:
 
 
 def unpack(files: Mapping[str, bytes], directory: str | Path) -> Path:
-    """Writes what `pack` gave into a directory (made if need be); names that could lead out of it are refused."""
+    """Writes what `pack` gave into a directory (made if need be); a name that leads out of it is refused."""
     folder = Path(directory)
     for name in files:
         _safe(name)
@@ -220,7 +221,9 @@ def _check_weights(folder: Path) -> None:
 
 
 def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The labels of a config.json in the order of its logits, or None where it does not number them from 0."""
+    """The labels of a config.json in the order of its logits; None where it does not number them from 0."""
+    if "id2label" not in config and str(config.get("architectures")).endswith("ForSequenceClassification']"):
+        return ("LABEL_0", "LABEL_1")  # transformers' default, which it does not write down
     named = config.get("id2label")
     if not isinstance(named, dict) or not named:
         return None

@@ -1,9 +1,9 @@
 """`fingerprint`: what a model answers, as a name. Answers are stored under it.
 
-Decision record: it covers all that changes an answer (weights, configuration, labels, tokenizer) and nothing else
-(file names, folders, versions). The weights of a directory are read as bytes, tensor by tensor, so that a
-store can be asked before a model is loaded. A tokenizer is told by its serialised content, because the files that
-transformers writes for one tokenizer differ between its versions.
+Decision record: it covers all that changes an answer (weights, configuration, labels, tokenizer) and nothing
+else (file names, folders, versions). The weights of a directory are read as bytes, tensor by tensor, so that
+a store can be asked before a model is loaded. A tokenizer is told by its serialised content, because the
+files that transformers writes for one tokenizer differ between its versions.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from raykd.models.ngrams import HashedNgrams
 from raykd.models.textmodel import TextModel
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from raykd.tasks.base import Tokenizer
 
 _VOLATILE = frozenset(
-    "_name_or_path architectures attn_implementation _attn_implementation dtype torch_dtype transformers_version "
-    "problem_type label2id num_labels use_cache".split()
+    "_name_or_path architectures attn_implementation _attn_implementation dtype torch_dtype "
+    "transformers_version problem_type label2id num_labels use_cache".split()  # noqa: SIM905
 )
 _CHUNK = 16 * 2**20
 _LARGEST_HEADER = 100 * 2**20
@@ -41,9 +43,9 @@ _DTYPES = {
 def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = False) -> str:
     """sha256 (hex) over weights, configuration, labels and tokenizer.
 
-    A model that `save` wrote has the fingerprint of its directory, as long as it is loaded in the dtype it was saved
-    in. Directories of other origin have one too, which need not be that of the loaded model (transformers renames
-    old weights when it loads them).
+    A model that `save` wrote has the fingerprint of its directory, as long as it is loaded in the dtype it
+    was saved in. Directories of other origin have one too, which need not be that of the loaded model
+    (transformers renames old weights when it loads them).
 
     Raises:
         ModelError: a directory that must not be loaded, or that is broken.
@@ -68,7 +70,7 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
 
 
 def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that decides which ids a text gets, as JSON; padding and truncation belong to the call, not to it."""
+    """All that decides which ids a text gets, as JSON; padding and truncation belong to the call."""
     if isinstance(tokenizer, HashedNgrams):
         return {"hashed_ngrams": repr(tokenizer)}
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -102,10 +104,10 @@ def _loaded_weights(text_model: TextModel) -> Iterator[tuple[str, bytes]]:
             yield name, digest.digest()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
+def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     import torch
 
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:

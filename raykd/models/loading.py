@@ -1,10 +1,10 @@
 """From a directory or a hub name to a model: checked first, loaded after.
 
-Decision record: a hub name becomes a local directory of JSON, vocabulary and safetensors files (pickles are not even
-downloaded), so there is one way in and every check of `raykd.models.files` runs before anything is imported or
-loaded. `trust_remote_code` is always passed on as True or False: left out, transformers asks on the terminal and an
-actor without one hangs. A weight that is missing in the checkpoint is an error, because transformers would only warn
-and answer with a random head.
+Decision record: a hub name becomes a local directory of JSON, vocabulary and safetensors files (pickles are
+not even downloaded), so there is one way in and every check of `raykd.models.files` runs before anything is
+imported or loaded. `trust_remote_code` is always passed on as True or False: left out, transformers asks on
+the terminal and an actor without one hangs. A weight that is missing in the checkpoint is an error, because
+transformers would only warn and answer with a random head.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from raykd.errors import ModelError, RaykdError
 from raykd.models import files
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.ngrams import HashedNgrams
-from raykd.models.textmodel import TextModel
+from raykd.models.textmodel import TextModel, no_progress_bars
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ _SECRET = re.compile(r"(?<=://)[^/@\s]+@|hf_[A-Za-z0-9]{8,}")
 
 
 def register() -> None:
-    """Makes `raykd_linear` and `raykd_lstm` known to transformers' auto classes; imports transformers' models."""
+    """Makes `raykd_linear` and `raykd_lstm` known to transformers' auto classes; takes seconds."""
     from raykd.models import networks  # noqa: F401  (registers when imported)
 
 
@@ -63,11 +63,13 @@ def load(
         raise ModelError(
             f"{folder} is not a complete classifier; these weights are not in it",
             got=", ".join(missing[:8]),
-            next_step="fine-tune it first (a student of kind pretrained), or name a checkpoint that was fine-tuned",
+            next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
         )
     if model.config.num_labels != len(labels):
         raise ModelError(
-            f"{folder}: id2label does not fit the head", got=labels, wanted=model.config.num_labels
+            f"{folder}: id2label does not fit the head",
+            got=labels,
+            wanted=f"{model.config.num_labels} labels",
         )
     return TextModel(
         model=model.eval(),
@@ -91,7 +93,7 @@ def load_tokenizer(
     folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
     files.check_code(folder, trust_remote_code=trust_remote_code)
     if (folder / NGRAMS).is_file():
-        return HashedNgrams.from_pretrained(folder)
+        return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
     if not any((folder / name).is_file() for name in files.TOKENIZERS) and not list(folder.glob("*.model")):
         raise ModelError(f"{folder} holds no tokenizer", wanted=f"one of {', '.join(files.TOKENIZERS)}")
     config = folder / files.CONFIG
@@ -114,7 +116,7 @@ def load_for_training(
     trust_remote_code: bool,
     layers: tuple[int, ...] | None,
 ) -> PreTrainedModel:
-    """A checkpoint as a float32 student of these labels: with another head where its labels differ, perhaps thinned.
+    """A checkpoint as a float32 student: with a new head where its labels differ, perhaps fewer layers.
 
     What is drawn anew comes from torch's CPU generator, which the caller seeds.
 
@@ -131,15 +133,15 @@ def load_for_training(
     model, missing = _classifier(
         folder, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **label_settings(labels)
     )
-    prefix = f"{model.base_model_prefix}."
-    lost = [
-        name
-        for name in missing
-        if model.base_model_prefix and name.startswith(prefix) and "pooler" not in name
-    ]
-    if lost:
-        raise ModelError(f"{folder} does not hold the encoder's weights", got=", ".join(lost[:8]))
-    if own != labels and not missing:
+    outside = [name for name in missing if not _in_encoder(model, name)]
+    lost = [name for name in missing if _in_encoder(model, name) and "pooler" not in name]
+    if lost or len(missing) == len(model.state_dict()):
+        raise ModelError(
+            f"{folder} does not hold an encoder's weights that fit these labels",
+            got=f"missing or of another shape: {', '.join(missing[:8])}",
+            wanted="a checkpoint of this encoder; of a linear model, one with the same labels",
+        )
+    if own != labels and not outside:
         _new_head(model, folder)
     if layers is not None:
         _keep_layers(model, layers, folder)
@@ -179,7 +181,7 @@ def _classifier(
     """The model, and the names of the weights that the checkpoint lacked or had in another shape."""
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     register()
-    with _told(f"the model {folder} cannot be loaded"):
+    with _told(f"the model {folder} cannot be loaded"), no_progress_bars():
         from transformers import AutoModelForSequenceClassification
 
         model, found = AutoModelForSequenceClassification.from_pretrained(
@@ -200,24 +202,28 @@ def _new_head(model: PreTrainedModel, folder: Path) -> None:
     import torch
     from torch import nn
 
-    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else None
     heads = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.out_features == model.config.num_labels
-        and not (prefix and name.startswith(prefix))
+        and not _in_encoder(model, name)
     ]
     if len(heads) != 1:
         raise ModelError(
             f"the head of {folder} cannot be told from the rest, and its labels are not the run's",
             got=list(files.read_labels(folder)),
-            wanted=list(model.config.id2label.values()),
+            wanted=str(list((model.config.id2label or {}).values())),
         )
     with torch.no_grad():
         heads[0].weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
         if heads[0].bias is not None:
             heads[0].bias.zero_()
+
+
+def _in_encoder(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight or module belongs to the encoder; the rest is the head."""
+    return bool(model.base_model_prefix) and name.startswith(f"{model.base_model_prefix}.")
 
 
 def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) -> None:
@@ -239,8 +245,6 @@ def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) 
         )
     parent, name = stacks[0]
     stack = getattr(parent, name)
-    if len(set(layers)) != len(layers):
-        raise ModelError(f"layers names a layer twice: {list(layers)}")
     setattr(parent, name, nn.ModuleList(stack[i] for i in layers))
     model.config.num_hidden_layers = len(layers)
 

@@ -1,12 +1,13 @@
 """The networks that transformers does not have: a linear model over n-grams, and an LSTM.
 
-Decision record: both are `PreTrainedModel`s with a configuration and are registered with transformers' auto classes
-when this module is imported, so that they are saved, loaded and served like any other model. Importing this module
-imports transformers' modelling code (seconds); the rest of `raykd.models` imports it late.
+Decision record: both are `PreTrainedModel`s with a configuration and are registered with transformers' auto
+classes when this module is imported, so that they are saved, loaded and served like any other model.
+Importing this module imports transformers' modelling code (seconds); the rest of `raykd.models` imports it
+late.
 
-transformers calls `_init_weights` on every module, after construction and for weights that a checkpoint lacks; both
-classes override it, because what they want (zeros; an open forget gate) is not what the common scheme does. The
-functions of `transformers.initialization` leave weights alone that were loaded.
+transformers calls `_init_weights` on every module, after construction and for weights that a checkpoint
+lacks; both classes override it, because what they want (zeros; an open forget gate) is not what the common
+scheme does. The functions of `transformers.initialization` leave weights alone that were loaded.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class LinearConfig(PreTrainedConfig):
 class LinearForSequenceClassification(PreTrainedModel):
     """Softmax regression over a bag of ids: ``sum(weight[id]) / sqrt(number of ids) + bias``.
 
-    The root of the count is the length of a binary bag of words as a vector, so texts of all lengths get inputs of
-    length one, as in a linear model over normalised counts.
+    The root of the count is the length of a binary bag of words as a vector, so texts of all lengths get
+    inputs of length one, as in a linear model over normalised counts.
     """
 
     config_class = LinearConfig
@@ -44,8 +45,9 @@ class LinearForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__(config)
-        self.weights = nn.EmbeddingBag(config.buckets, config.num_labels, mode="sum", padding_idx=0)
-        self.bias = nn.Parameter(torch.zeros(config.num_labels))
+        classes = len(config.id2label or ())
+        self.weights = nn.EmbeddingBag(config.buckets, classes, mode="sum", padding_idx=0)
+        self.bias = nn.Parameter(torch.zeros(classes))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -100,9 +102,10 @@ class LSTMConfig(PreTrainedConfig):
 class LSTMForSequenceClassification(PreTrainedModel):
     """An LSTM whose backward direction is a forward one over the reversed text.
 
-    `nn.LSTM(bidirectional=True)` would read padding first; a packed sequence would not, but has no fast kernel on
-    CPUs: here a training step takes 24 ms instead of 61 ms (batch 32, 40 tokens, width 128, one core). Tokens are
-    reversed within each text's own length, so padding comes last in both directions and changes nothing before it.
+    `nn.LSTM(bidirectional=True)` would read padding first; a packed sequence would not, but has no fast
+    kernel on CPUs: here a training step takes 24 ms instead of 61 ms (batch 32, 40 tokens, width 128, one
+    core). Tokens are reversed within each text's own length, so padding comes last in both directions and
+    changes nothing before it.
     """
 
     config_class = LSTMConfig
@@ -120,7 +123,7 @@ class LSTMForSequenceClassification(PreTrainedModel):
             nn.LSTM(n, config.hidden_size, batch_first=True) for n in sizes if config.bidirectional
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(directions * config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(directions * config.hidden_size, len(config.id2label or ()))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -135,8 +138,8 @@ class LSTMForSequenceClassification(PreTrainedModel):
                 elif name.startswith("weight"):
                     init.xavier_uniform_(weight)
                 else:
-                    # torch adds two biases; the gates stand in the order input, forget, cell, output. A forget gate
-                    # that starts open remembers (Jozefowicz et al. 2015); only bias_ih opens it.
+                    # torch adds two biases; the gates stand in the order input, forget, cell, output. A
+                    # forget gate that starts open remembers (Jozefowicz et al. 2015); only bias_ih opens it.
                     init.zeros_(weight)
                     if name.startswith("bias_ih") and not getattr(weight, "_is_hf_initialized", False):
                         init.ones_(weight[module.hidden_size : 2 * module.hidden_size])

@@ -1,14 +1,15 @@
 """`HashedNgrams`: a tokenizer without a vocabulary, for the linear student.
 
 Decision record: n-grams of characters and words are hashed into a fixed number of buckets (feature hashing,
-arXiv:0902.2206; sub-word n-grams as in arXiv:1607.04606), so nothing is fitted, nothing can be out of vocabulary and
-one table serves all languages. Python's `hash` differs from process to process; this one is arithmetic modulo 2**64
-on code points and gives the same ids on every machine. All n-grams of a batch are hashed at once by numpy: with
-prefix sums ``S[i] = sum(c[j] * BASE**j, j < i)`` the hash of the text from s to e is
-``(S[e] - S[s]) * BASE**-s = sum(c[s + k] * BASE**k)``, for words of any length as for characters.
+arXiv:0902.2206; sub-word n-grams as in arXiv:1607.04606), so nothing is fitted, nothing can be out of
+vocabulary and one table serves all languages. Python's `hash` differs from process to process; this one is
+arithmetic modulo 2**64 on code points and gives the same ids on every machine. All n-grams of a batch are
+hashed at once by numpy: with prefix sums ``S[i] = sum(c[j] * BASE**j, j < i)`` the hash of the text from s to
+e is ``(S[e] - S[s]) * BASE**-s = sum(c[s + k] * BASE**k)``, for words of any length as for characters.
 
 Words are what BERT's pre-tokenizer calls words: runs of letters and digits, single punctuation marks, single
-Chinese characters. Character n-grams stay within what stands between two blanks and see the blanks at its edges.
+Chinese characters. Character n-grams stay within what stands between two blanks and see the blanks at its
+edges.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class HashedNgrams:
     ) -> Mapping[str, list[NDArray[np.int64]]]:
         """Ids (sorted) and masks (all ones) of B texts, one array a text, not padded.
 
-        `max_length` counts *words*, not n-grams: a word is at least one token of any sub-word tokenizer, so what a
-        sub-word model of the same `max_length` reads is never cut here. Of a pair the longer text is cut first, as
-        transformers does. The second text's n-grams are hashed with another salt.
+        `max_length` counts *words*, not n-grams: a word is at least one token of any sub-word tokenizer, so
+        what a sub-word model of the same `max_length` reads is never cut here. Of a pair the longer text is
+        cut first, as transformers does. The second text's n-grams are hashed with another salt.
         """
         if text_pair is not None and len(text_pair) != len(text):
             raise ValueError(f"{len(text)} texts and {len(text_pair)} second texts")
@@ -106,16 +107,17 @@ class HashedNgrams:
         """The text as it is hashed, and where its words are."""
         text = " ".join(text.split())
         if limit is not None:
-            # A megabyte need not be normalised to keep 128 words; normalising shortens a text at most a little.
+            # A megabyte need not be normalised to keep 128 words; normalising shortens a text at most a
+            # little.
             text = text[: 4 * CHARS_PER_WORD * limit]
         text = unicodedata.normalize("NFKC", text)
         text = " ".join((text.lower() if self.lowercase else text).split())
         text = f" {text if limit is None else text[: CHARS_PER_WORD * limit]} "
         spans = [m.span() for m in _WORD.finditer(text)]
-        return _Words(text, spans)
+        return _Words(text, spans).first(limit)
 
     def _rows(self, parts: Sequence[Sequence[_Words]]) -> list[NDArray[np.int64]]:
-        """Sorted ids of each row; ``parts`` are the first texts and perhaps the second texts of the same rows."""
+        """Sorted ids of each row; ``parts`` are the first texts and perhaps the second ones."""
         keys = []
         for salt, words in enumerate(parts):
             batch = _Batch.of(words)
@@ -135,7 +137,8 @@ class HashedNgrams:
         part, kind, n = salt
         mixed_G = _mix(hash_G ^ _mix(np.uint64((part << 16) | (kind << 8) | n)))
         id_G = 1 + (mixed_G % np.uint64(self.buckets - 1)).astype(np.int64)
-        return row_G * self.buckets + id_G
+        key_G: NDArray[np.int64] = row_G * self.buckets + id_G
+        return key_G
 
     def save_pretrained(self, save_directory: str) -> tuple[str]:
         """Writes `hashed_ngrams.json` into the directory (made if need be)."""
@@ -170,7 +173,7 @@ class HashedNgrams:
 
 @dataclass(frozen=True)
 class _Words:
-    """A normalised text, blank at both ends, and where its words stand. Made by `_words`, read by `_Batch`."""
+    """A normalised text, blank at both ends, and where its words are. Made by `_words`, read by `_Batch`."""
 
     text: str
     spans: Sequence[tuple[int, int]]
@@ -185,7 +188,10 @@ class _Words:
 
 @dataclass(frozen=True)
 class _Batch:
-    """R texts end to end. sums: prefix sums of the hash, one longer than the text; blanks: blanks before a place."""
+    """R texts end to end.
+
+    sums: prefix sums of the hash, one longer than the text. blanks: how many blanks stand before a place.
+    """
 
     inverse: NDArray[np.uint64]
     sums: NDArray[np.uint64]
@@ -228,7 +234,7 @@ class _Batch:
         return self.row[starts], self.hashes(starts, starts + n)
 
     def words(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Rows and hashes of n words in a row: ``(..(h1 * STEP + h2) * STEP + ..)`` of the mixed word hashes."""
+        """Rows and hashes of n words in a row: ``(h1 * STEP + h2) * STEP + ...`` of the mixed word hashes."""
         count = max(0, len(self.starts_W) - n + 1)
         hash_W = _mix(self.hashes(self.starts_W, self.ends_W))
         joined = hash_W[:count]

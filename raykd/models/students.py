@@ -1,15 +1,15 @@
 """The union `Student`: what can be trained, each member with its tokenizer and its architecture.
 
-Decision record: a member does two things, `fit_tokenizer` (from the training texts; deterministic, so that every
-worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone). Both import
-torch and transformers late: this module is read with every configuration.
+Decision record: a member does two things, `fit_tokenizer` (from the training texts; deterministic, so that
+every worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone).
+Both import torch and transformers late: this module is read with every configuration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Transformer(Spec):
-    """A transformer encoder from scratch, of the architecture BERT (arXiv:1810.04805) or DistilBERT (1910.01108)."""
+    """A transformer encoder from scratch: BERT (arXiv:1810.04805) or DistilBERT (arXiv:1910.01108)."""
 
     kind: Literal["transformer"] = "transformer"
     architecture: Literal["bert", "distilbert"] = "bert"
@@ -85,11 +85,12 @@ class Transformer(Spec):
             settings |= {"seq_classif_dropout": self.dropout}
         config = AutoConfig.for_model(self.architecture, **settings)
         with seeded(seed):
-            return AutoModelForSequenceClassification.from_config(config)
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+            return model
 
 
 class Pretrained(Spec):
-    """A checkpoint with its own tokenizer; `layers` keeps some of its layers (DistilBERT's start, 1910.01108)."""
+    """A checkpoint with its own tokenizer; `layers` starts a student as DistilBERT did (arXiv:1910.01108)."""
 
     kind: Literal["pretrained"] = "pretrained"
     path: str = Field(min_length=1)
@@ -98,6 +99,12 @@ class Pretrained(Spec):
     trust_remote_code: bool = False
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     """Keep these encoder layers, counted from 0, in this order; None keeps all."""
+
+    @model_validator(mode="after")
+    def _layers_once(self) -> Pretrained:
+        if self.layers is not None and len(set(self.layers)) != len(self.layers):
+            raise ValueError(f"layers names a layer twice: {list(self.layers)}")
+        return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """The checkpoint's own tokenizer; the texts are not read."""
@@ -120,7 +127,7 @@ class Pretrained(Spec):
 
 
 class LSTM(Spec):
-    """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (arXiv:1903.12136 distils into one)."""
+    """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (as in arXiv:1903.12136)."""
 
     kind: Literal["lstm"] = "lstm"
     embedding: int = Field(128, ge=1)
@@ -163,7 +170,7 @@ class LSTM(Spec):
 
 
 class Linear(Spec):
-    """Softmax regression over hashed n-grams of words and characters: small, quick, hard to beat on few texts."""
+    """Softmax regression over hashed n-grams of words and characters: quick, hard to beat on few texts."""
 
     kind: Literal["linear"] = "linear"
     buckets: int = Field(2**18, ge=2, le=2**26)
@@ -192,7 +199,7 @@ class Linear(Spec):
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """Hashing learns nothing; the texts are not read."""
-        return self._tokenizer()
+        return cast("Tokenizer", self._tokenizer())
 
     def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
         """A model whose weights are zero: the problem is convex, so the seed changes nothing."""
@@ -222,8 +229,8 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
 def seeded(seed: int) -> Iterator[None]:
     """Draws from torch's CPU generator come from the seed, and the generator is put back afterwards.
 
-    Models are made on the CPU; `torch.manual_seed` would also reseed every GPU, which `fork_rng` does not restore
-    unless it is told which, so only the CPU's generator is touched.
+    Models are made on the CPU; `torch.manual_seed` would also reseed every GPU, which `fork_rng` does not
+    restore unless it is told which, so only the CPU's generator is touched.
     """
     import torch
 

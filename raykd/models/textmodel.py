@@ -1,8 +1,9 @@
 """`TextModel`, a model with what is needed to use it, and how one is saved.
 
-Decision record: a directory is what transformers writes (config.json, model.safetensors, the tokenizer's files), a
-README.md with a model card, and `raykd.json` with what transformers has no place for. It is written beside its place
-and renamed, so that a directory of that name is always whole; what raykd did not write is never replaced.
+Decision record: a directory is what transformers writes (config.json, model.safetensors, the tokenizer's
+files), a README.md with a model card, and `raykd.json` with what transformers has no place for. It is written
+beside its place and renamed, so that a directory of that name is always whole; what raykd did not write is
+never replaced.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +50,7 @@ class TextModel:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the README.md of a model tells besides what the model itself knows. Written by `save`, read by people.
+    """What the README.md of a model tells besides what the model itself knows; people read it.
 
     teachers: names; empty for a model that was trained without any.
     metrics: name to value, for example ``{"test/fr/accuracy": 0.81}``.
@@ -74,9 +76,9 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
         ModelError: the directory holds something else, or the labels are not those of the model.
     """
     target = Path(directory)
-    named = tuple(text_model.model.config.id2label[i] for i in range(text_model.model.config.num_labels))
+    named = tuple(label for _, label in sorted((text_model.model.config.id2label or {}).items()))
     if named != text_model.labels:
-        raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=named)
+        raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
     if target.exists() and not (target / CARD).is_file() and not _is_empty(target):
         raise ModelError(
             f"{target} exists and is not a model that raykd wrote; it is left alone",
@@ -86,7 +88,8 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
     fresh = target.parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
         fresh.mkdir()
-        text_model.model.save_pretrained(str(fresh))
+        with no_progress_bars():
+            text_model.model.save_pretrained(str(fresh))
         text_model.tokenizer.save_pretrained(str(fresh))
         (fresh / "README.md").write_text(readme(text_model, card or ModelCard()), encoding="utf-8")
         described = {
@@ -100,10 +103,26 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
         (fresh / CARD).write_text(
             json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        for path in fresh.iterdir():  # safetensors makes files that only their owner may read
+            path.chmod((fresh / CARD).stat().st_mode)
         _put(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return target
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for each file it reads or writes; in the log of an actor they are noise."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def readme(text_model: TextModel, card: ModelCard) -> str:
@@ -147,9 +166,7 @@ def readme(text_model: TextModel, card: ModelCard) -> str:
         ]
     lines += ["## Use", "", "```python", "from raykd import models", ""]
     lines += ['text_model = models.load("<this directory>")', "```", ""]
-    lines += [
-        "`text_model` has `.model`, `.tokenizer`, `.labels` and `.max_length`. transformers' auto classes load the"
-    ]
+    lines += ["`text_model` has `.model`, `.tokenizer`, `.labels` and `.max_length`. transformers loads the"]
     lines += ["model too (after `raykd.models.register()` where its kind is `linear` or `lstm`).", ""]
     return "\n".join(lines)
 

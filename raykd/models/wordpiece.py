@@ -1,10 +1,11 @@
 """WordPiece tokenizers learnt from the training texts, for students that are trained from scratch.
 
-Decision record: the pre-tokenizer is BERT's, which splits Chinese into characters and punctuation from words, so one
-vocabulary serves languages with and without blanks. Training must give the same vocabulary in every process (each
-worker may learn its own, and a vocabulary is part of a model's identity), but the trainer of `tokenizers` numbers
-continuing characters in the order of a randomly seeded hash map and breaks ties by these numbers. So these pieces are
-given to the trainer beforehand, in sorted order, and the characters are chosen here.
+Decision record: the pre-tokenizer is BERT's, which splits Chinese into characters and punctuation from words,
+so one vocabulary serves languages with and without blanks. Training must give the same vocabulary in every
+process (each worker may learn its own, and a vocabulary is part of a model's identity), but the trainer of
+`tokenizers` numbers continuing characters in the order of a randomly seeded hash map and breaks ties by these
+numbers. So these pieces are given to the trainer beforehand, in sorted order, and the characters are chosen
+here.
 """
 
 from __future__ import annotations

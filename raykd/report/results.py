@@ -1,9 +1,9 @@
 """What the systems answered on one set of rows, and how good that was.
 
-Decision record: teachers, ensemble, baseline and student are measured by the same function on the same rows, from raw
-logits at temperature 1, so that no setting of the distillation touches the comparison. A mean over languages is
-unweighted, as in XNLI, and is taken over the languages that a system covers: the mean of a monolingual teacher is
-its one language, and the tables say so instead of leaving it out.
+Decision record: teachers, ensemble, baseline and student are measured by the same function on the same
+rows, from raw logits at temperature 1, so that no setting of the distillation touches the comparison. A
+mean over languages is unweighted, as in XNLI, and is taken over the languages that a system covers: the
+mean of a monolingual teacher is its one language, and the tables say so instead of leaving it out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ Measure = Callable[[NDArray[np.float32], NDArray[np.int64]], dict[str, float]]
 class Predictions:
     """One system's answers to N rows. Written by `runs`, read by everything here.
 
-    name: as in the config. role: teacher; ensemble of the teachers; baseline (the student without teachers); student.
+    name: as in the config. role: teacher; ensemble of the teachers; baseline (the student without
+    teachers); student.
     logits_NC: raw, float32. covered_N: False where it was not asked or cannot answer.
     labels_N: gold labels, or `UNLABELLED`. languages: a code a row.
-    parameters: of the model (an ensemble: the sum). ms_per_1000: milliseconds for 1,000 texts; None was not measured.
+    parameters: of the model (an ensemble: the sum). ms_per_1000: milliseconds for 1,000 texts; None was not
+    measured.
     """
 
     name: str
@@ -45,7 +47,9 @@ class Predictions:
     def __post_init__(self) -> None:
         rows = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}
         if len(rows) != 1:
-            raise ValueError(f"{self.name}: logits, covered, labels and languages have different lengths {sorted(rows)}")
+            raise ValueError(
+                f"{self.name}: logits, covered, labels and languages have different lengths {sorted(rows)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
 
 
 def agreement(systems: Sequence[Predictions]) -> Agreement:
-    """Pairwise share of equal top-1 labels, over the rows that both systems cover; gold labels play no part."""
+    """Share of equal top-1 labels, over rows that both systems cover; gold labels play no part."""
     chosen = [system.logits_NC.argmax(axis=1) for system in systems]
     share_SS = np.full((len(systems), len(systems)), np.nan)
     for a, first in enumerate(systems):

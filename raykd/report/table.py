@@ -1,8 +1,8 @@
 """The result table: one row a system, for the terminal, for Markdown, for HTML and as JSON.
 
-Decision record: a monolingual teacher's mean is over its own languages, which makes it look better or worse than a
-system that is measured on all of them. It is shown with these languages behind it (``87.1 (zh)``), never beside the
-others unmarked and never averaged over languages it does not know.
+Decision record: a monolingual teacher's mean is over its own languages, which makes it look better or worse
+than a system that is measured on all of them. It is shown with these languages behind it (``87.1 (zh)``),
+never beside the others unmarked and never averaged over languages it does not know.
 
 Rates are shown in per cent, differences of rates in percentage points; NLL is in nats.
 """
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +27,8 @@ ROLE_TITLES: Mapping[Role, str] = {
 METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
 }  # fmt: skip
+_NARROW = {"languages": "langs", "parameters": "params", "ms / 1,000 texts": "ms per\n1,000"}
+"""Headings that a terminal has no room for."""
 RATES = ("accuracy", "macro_f1", "ece")
 """Metrics in [0, 1], shown in per cent."""
 
@@ -35,8 +38,8 @@ class Gap:
     """What distillation gained.
 
     points: distilled minus undistilled macro accuracy, in percentage points.
-    closed: that as a share of the ensemble's lead over the undistilled student; None where there is no such lead, or
-        the ensemble is measured on other languages.
+    closed: that as a share of the ensemble's lead over the undistilled student; None where there is no such
+        lead, or the ensemble is measured on other languages.
     """
 
     points: float
@@ -44,7 +47,9 @@ class Gap:
 
     def __str__(self) -> str:
         text = f"distilled − undistilled: {self.points:+.1f} points of macro accuracy"
-        return text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
+        return (
+            text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
+        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,13 @@ class ResultTable:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, in the order the task gives them."""
-        return tuple(dict.fromkeys(m for _, s in self.systems for values in s.by_language.values() for m in values))
+        return tuple(
+            dict.fromkeys(m for _, s in self.systems for values in s.by_language.values() for m in values)
+        )
 
     @property
     def gap(self) -> Gap | None:
-        """What distillation gained; None unless a baseline and a student are measured on the same languages."""
+        """What distillation gained; None unless baseline and student are measured on the same languages."""
         by_role = {p.role: s for p, s in self.systems}
         student, baseline, ensemble = by_role.get("student"), by_role.get("baseline"), by_role.get("ensemble")
         if student is None or baseline is None or not _comparable(student, baseline):
@@ -92,15 +99,27 @@ class ResultTable:
             if s.macro is not None:
                 cost = {"parameters": p.parameters, "ms_per_1000": p.ms_per_1000}
                 covers = ",".join(s.by_language)
-                flat.append({**head, "language": "macro", "covers": covers, "rows": sum(s.rows.values()), **s.macro, **cost})
+                flat.append(
+                    {
+                        **head,
+                        "language": "macro",
+                        "covers": covers,
+                        "rows": sum(s.rows.values()),
+                        **s.macro,
+                        **cost,
+                    }
+                )
         return flat
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows of the main table as texts; Markdown, HTML and the terminal show these same texts."""
+        """Headings and rows of the main table as texts, the same for Markdown, HTML and the terminal."""
         first, *others = self.metrics or ("accuracy",)
         title = METRIC_TITLES.get(first, first).split()[0]
         heads = ["system", "languages", *(f"{title} {x}" for x in self.languages)]
-        heads += [f"mean {METRIC_TITLES.get(m, m)}" if m == first else METRIC_TITLES.get(m, m) for m in (first, *others)]
+        heads += [
+            f"mean {METRIC_TITLES.get(m, m)}" if m == first else METRIC_TITLES.get(m, m)
+            for m in (first, *others)
+        ]
         heads += ["parameters", "ms / 1,000 texts"]
         return heads, [self._line(p, s, (first, *others)) for p, s in self.systems]
 
@@ -128,16 +147,27 @@ class ResultTable:
     def rich(self) -> Table:
         """The main table for a terminal of 100 to 140 columns."""
         heads, lines = self.cells()
-        table = Table(title="Results on the test rows", caption=str(self.gap) if self.gap else None)
+        of = METRIC_TITLES.get(self.metrics[0], self.metrics[0]) if self.metrics else "accuracy"
+        table = Table(
+            title=f"Results on the test rows; the columns of languages hold {of}",
+            caption=str(self.gap) if self.gap else None,
+            box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+        )  # fmt: skip
         for at, head in enumerate(heads):
-            table.add_column(head, justify="left" if at < 2 else "right", overflow="fold")
+            language = 2 <= at < 2 + len(self.languages)
+            short = self.languages[at - 2] if language else _NARROW.get(head) or head.replace(" ", "\n", 1)
+            table.add_column(Text(short), justify="left" if at < 2 else "right", no_wrap=True)
         for (p, _), line in zip(self.systems, lines, strict=True):
             table.add_row(*(Text(cell) for cell in line), style="bold" if p.role == "student" else "")
         return table
 
     def markdown(self) -> str:
         """Both tables and the gap as GitHub Markdown."""
-        parts = [_markdown(*self.cells()), str(self.gap) if self.gap else "", _markdown(*self.language_cells())]
+        parts = [
+            _markdown(*self.cells()),
+            str(self.gap) if self.gap else "",
+            _markdown(*self.language_cells()),
+        ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -153,7 +183,7 @@ def system_title(p: Predictions) -> str:
 
 
 def shown(metric: str, value: float | None) -> str:
-    """A metric as text: rates in per cent with one decimal, others with three; a dash if it was not measured."""
+    """A metric as text: rates in per cent with one decimal, others with three; a dash if not measured."""
     if value is None:
         return ABSENT
     return f"{100 * value:.1f}" if metric in RATES else f"{value:.3f}"

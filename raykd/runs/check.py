@@ -45,7 +45,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         if path.is_absolute() or str(teacher.path).startswith("."):
             raise ModelError(
                 f"teacher {teacher.name}: there is no model directory {path}",
-                got=str(path), wanted="a directory with config.json and safetensors weights, or a hub name",
+                got=str(path),
+                wanted="a directory with config.json and safetensors weights, or a hub name",
                 next_step=f"correct teachers.{teacher.name}.path",
             )
         return f"hub name {teacher.path}, not checked without a network"
@@ -54,7 +55,8 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
         raise ModelError(f"teacher {teacher.name} cannot be loaded: {info.problems[0]}")
     if info.labels is None:
         raise LabelMismatchError(
-            f"teacher {teacher.name} does not name its labels", got="no id2label in its config.json",
+            f"teacher {teacher.name} does not name its labels",
+            got="no id2label in its config.json",
             wanted=f"{list(config.data.labels)} in any order",
         )
     label_columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
@@ -76,7 +78,9 @@ def check_combinations(config: RunConfig) -> str:
     positions = getattr(config.student, "max_positions", None)
     if positions is not None and config.task.max_length > positions:
         raise ConfigError(
-            "task.max_length is larger than student.max_positions", got=config.task.max_length, wanted=f"at most {positions}"
+            "task.max_length is larger than student.max_positions",
+            got=config.task.max_length,
+            wanted=f"at most {positions}",
         )
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.teachers]
@@ -126,7 +130,9 @@ def _describe(job: Job) -> str:
 
 def _check_student(config: RunConfig) -> str:
     if config.student.kind == "pretrained" and Path(config.student.path).is_dir():
-        info = models.inspect_directory(config.student.path, trust_remote_code=config.student.trust_remote_code)
+        info = models.inspect_directory(
+            config.student.path, trust_remote_code=config.student.trust_remote_code
+        )
         if info.problems:
             raise ModelError(f"the student cannot be loaded: {info.problems[0]}")
     return config.student.kind

@@ -37,7 +37,11 @@ def connect(config: RayConfig) -> None:
         os.environ.setdefault(name, value)
     address = config.address or os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "raykd"}
+    options: dict[str, object] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": "raykd",
+    }
     if address:
         options |= {"address": address, "runtime_env": {"env_vars": ENVIRONMENT}}
     else:
@@ -70,7 +74,9 @@ def pool_demand(groups: list[Group]) -> Demand:
 def workers_demand(workers: WorkersConfig, name: str) -> Demand:
     """What the student's workers hold."""
     n = workers.num_workers
-    return Demand(name, workers.num_cpus * n, workers.num_gpus * n, {k: v * n for k, v in workers.resources.items()})
+    return Demand(
+        name, workers.num_cpus * n, workers.num_gpus * n, {k: v * n for k, v in workers.resources.items()}
+    )
 
 
 def check_fits(demands: list[Demand], available: dict[str, float], where: str) -> None:
@@ -105,4 +111,7 @@ def demands_of(config: RunConfig, groups: list[Group]) -> list[list[Demand]]:
         for t in config.teachers
         if t.training is not None
     ]
-    return [*stages, [*([pool_demand(groups)] if groups else []), workers_demand(config.workers, "student workers")]]
+    return [
+        *stages,
+        [*([pool_demand(groups)] if groups else []), workers_demand(config.workers, "student workers")],
+    ]

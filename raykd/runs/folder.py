@@ -50,7 +50,9 @@ def open_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolde
     output = Path(config.output).resolve()
     path = output / config.name
     if path.is_symlink() or path.resolve().parent != output:
-        raise ConfigError(f"the run folder {path} leads elsewhere", got=str(path.resolve()), wanted=f"a folder in {output}")
+        raise ConfigError(
+            f"the run folder {path} leads elsewhere", got=str(path.resolve()), wanted=f"a folder in {output}"
+        )
     state: dict[str, Any] = {}
     if path.exists():
         state = _previous(path)
@@ -90,7 +92,9 @@ def _previous(path: Path) -> dict[str, Any]:
         return state
     except (OSError, ValueError, AssertionError):
         raise ConfigError(
-            f"{path} exists and is not a run folder", got=f"no readable {STATE}", wanted="a folder that raykd made",
+            f"{path} exists and is not a run folder",
+            got=f"no readable {STATE}",
+            wanted="a folder that raykd made",
             next_step="choose another name or output",
         ) from None
 
@@ -102,7 +106,16 @@ def log_to_file(path: Path) -> logging.Handler:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    for name in ("ray", "ray.train", "mlflow", "alembic", "sqlalchemy", "DeepSpeed", "datasets", "transformers"):
+    for name in (
+        "ray",
+        "ray.train",
+        "mlflow",
+        "alembic",
+        "sqlalchemy",
+        "DeepSpeed",
+        "datasets",
+        "transformers",
+    ):
         noisy = logging.getLogger(name)
         for old in list(noisy.handlers):
             noisy.removeHandler(old)

@@ -20,8 +20,8 @@ import ray
 
 from raykd.config import RunConfig, WorkersConfig
 from raykd.errors import NonFiniteError, RaykdError, TrainingError
-from raykd.runs.jobs import Job
 from raykd.point import Point
+from raykd.runs.jobs import Job
 
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -78,11 +78,10 @@ class Payload:
     validation: Any
     tokenizer: Any
     output: str
-    card: dict[str, Any]
     pool: Any = None
 
 
-def pack_job(job: Job, tokenizer: Any, card: dict[str, Any], pool: Any) -> Payload:
+def pack_job(job: Job, tokenizer: Any, pool: Any) -> Payload:
     """A job with its rows and tokenizer in the object store."""
     return Payload(
         name=job.name,
@@ -91,7 +90,6 @@ def pack_job(job: Job, tokenizer: Any, card: dict[str, Any], pool: Any) -> Paylo
         validation=ray.put(job.data.validation),
         tokenizer=ray.put(tokenizer),
         output=str(job.output),
-        card=card,
         pool=pool,
     )
 
@@ -131,15 +129,26 @@ def _run_job(payload: Payload, mailbox: Any) -> None:
         model=config.student.build(tokenizer, config.data.labels, config.seed),
         tokenizer=tokenizer,
         labels=config.data.labels,
+        kind=config.student.kind,
+        task=config.task.kind,
         max_length=config.task.max_length,
+        languages=config.data.select_languages or config.data.languages,
     )
     source = None
     if payload.pool is not None and not config.objective.plain:
         source = payload.pool.source(config.objective.weighting, rank)
-    device = str(ray.train.torch.get_device()) if torch.cuda.is_available() and config.workers.num_gpus else "cpu"
+    device = (
+        str(ray.train.torch.get_device()) if torch.cuda.is_available() and config.workers.num_gpus else "cpu"
+    )
     loop = TrainingLoop(
-        config, ray.get(payload.train), ray.get(payload.validation), student, source,
-        rank=rank, world=world, device=device,
+        config,
+        ray.get(payload.train),
+        ray.get(payload.validation),
+        student,
+        source,
+        rank=rank,
+        world=world,
+        device=device,
         publish=lambda point: mailbox.put.remote(Event("point", payload.name, point, loop.total_steps)),
     )
     restored = ray.train.get_checkpoint()
@@ -151,7 +160,17 @@ def _run_job(payload: Payload, mailbox: Any) -> None:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.run(_checkpoint_to_train(payload.name))
     if rank == 0:
-        models.save(loop.best_student(), Path(payload.output), card=_finished_card(payload, loop))
+        best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
+        card = models.ModelCard(
+            name=f"{config.name}",
+            teachers=tuple(t.name for t in config.teachers),
+            metrics={
+                f"validation/{k.removeprefix('eval/')}": v for k, v in best.items() if k.startswith("eval/")
+            },
+            base_model=getattr(config.student, "path", None),
+            notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
+        )
+        models.save(loop.best_student(), Path(payload.output), card=card)
         mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.engine.close()
 
@@ -172,14 +191,14 @@ def _checkpoint_to_train(name: str) -> Callable[[Any], None]:
     return checkpoint
 
 
-def _finished_card(payload: Payload, loop: Any) -> dict[str, Any]:
-    best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
-    metrics = {name: value for name, value in best.items() if name.startswith("eval/")}
-    return {**payload.card, "metrics": metrics, "best_step": loop.state.best_step, "steps": loop.state.step}
-
-
 def fit(
-    payloads: Sequence[Payload], workers: WorkersConfig, *, name: str, storage: Path, mailbox: Any, max_failures: int
+    payloads: Sequence[Payload],
+    workers: WorkersConfig,
+    *,
+    name: str,
+    storage: Path,
+    mailbox: Any,
+    max_failures: int,
 ) -> None:
     """Runs the jobs on a Ray Train worker group and blocks until they are done.
 
@@ -201,7 +220,11 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.num_gpus > 0,
-            resources_per_worker={"CPU": workers.num_cpus, **({"GPU": workers.num_gpus} if workers.num_gpus else {}), **workers.resources},
+            resources_per_worker={
+                "CPU": workers.num_cpus,
+                **({"GPU": workers.num_gpus} if workers.num_gpus else {}),
+                **workers.resources,
+            },
         ),
         run_config=TrainRun(
             name=name,

@@ -108,10 +108,14 @@ def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:
     if config.baseline:
         if config.objective.plain:
             raise ConfigError(
-                "baseline: true without distillation", got="objective.alpha 1", wanted="a run with teachers",
+                "baseline: true without distillation",
+                got="objective.alpha 1",
+                wanted="a run with teachers",
                 next_step="leave baseline out: this run is the baseline",
             )
-        students.insert(0, Job("baseline", "baseline", baseline_run(config, student.steps), data, run_dir / "baseline"))
+        students.insert(
+            0, Job("baseline", "baseline", baseline_run(config, student.steps), data, run_dir / "baseline")
+        )
     return teachers, students
 
 

@@ -32,14 +32,20 @@ def read_texts(
         return list(texts), None
     if jsonl is None:
         if stdin is sys.stdin and sys.stdin.isatty():
-            raise DataError("no text to classify", wanted="texts as arguments, on standard input, or --jsonl FILE")
+            raise DataError(
+                "no text to classify", wanted="texts as arguments, on standard input, or --jsonl FILE"
+            )
         return [line.rstrip("\n") for line in stdin if line.strip()], None
     name = "standard input" if str(jsonl) == "-" else str(jsonl)
     try:
         lines = stdin.readlines() if str(jsonl) == "-" else jsonl.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
-    rows = [_json_row(line, f"{name}:{number}", [column, *([pair] if pair else [])]) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [
+        _json_row(line, f"{name}:{number}", [column, *([pair] if pair else [])])
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
     return [row[column] for row in rows], [row[pair] for row in rows] if pair else None
 
 
@@ -53,12 +59,15 @@ def _json_row(line: str, where: str, wanted: Sequence[str]) -> dict[str, Any]:
             raise DataError(
                 f"{where} has no text {key!r}",
                 got=f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__,
-                wanted=f"a string under {key!r}", next_step="name the key with --column or --pair",
+                wanted=f"a string under {key!r}",
+                next_step="name the key with --column or --pair",
             )
     return dict(row)
 
 
-def predict_texts(directory: Path, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def predict_texts(
+    directory: Path, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """For each text ``{text, label, probabilities}``, in order.
 
     Raises:

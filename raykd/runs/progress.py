@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from raykd.errors import RaykdError
-from raykd.runs.host import Event
 from raykd.point import Point
+from raykd.runs.host import Event
 
 POLL_S = 0.25
 HEARTBEAT_S = 30.0
@@ -122,4 +122,6 @@ class JobProgress:
         if event.kind == "done" and not self._console.is_terminal:
             took = time.monotonic() - self._begun.get(event.job, time.monotonic())
             note = self._bars.tasks[self._bars.task_ids.index(task)].fields["note"]
-            self._console.print(f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}", highlight=False)
+            self._console.print(
+                f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}", highlight=False
+            )

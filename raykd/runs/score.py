@@ -58,14 +58,19 @@ def teacher_predictions(
 ) -> list[Predictions]:
     """The teachers' rows of the table."""
     return [
-        Predictions(s.teacher, "teacher", s.logits_NC, s.covered_N, rows.labels_B, rows.languages, i.parameters, t)
+        Predictions(
+            s.teacher, "teacher", s.logits_NC, s.covered_N, rows.labels_B, rows.languages, i.parameters, t
+        )
         for s, i, t in zip(signals, infos, times, strict=True)
     ]
 
 
 def ensemble_predictions(
-    config: RunConfig, signals: Sequence[TeacherSignal], languages: Sequence[frozenset[str] | None],
-    teachers: Sequence[Predictions], rows: Rows,
+    config: RunConfig,
+    signals: Sequence[TeacherSignal],
+    languages: Sequence[frozenset[str] | None],
+    teachers: Sequence[Predictions],
+    rows: Rows,
 ) -> Predictions:
     """What the student is taught: the combined target at temperature 1, as log-probabilities."""
     hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
@@ -73,7 +78,10 @@ def ensemble_predictions(
     target = combine(stacked, config.objective.weighting.weights(stacked), 1.0, config.objective.mixture)
     times = [t.ms_per_1000 for t in teachers]
     asked = [
-        sum(config.objective.weighting.asks(lang, tuple(t.name for t in teachers), tuple(languages))[m] for lang in rows.languages)
+        sum(
+            config.objective.weighting.asks(lang, tuple(t.name for t in teachers), tuple(languages))[m]
+            for lang in rows.languages
+        )
         / max(1, len(rows))
         for m in range(len(teachers))
     ]
@@ -103,5 +111,12 @@ def student_predictions(name: str, role: str, directory: Path, config: RunConfig
     finally:
         torch.set_num_threads(before)
     return Predictions(
-        name, role, signal.logits_NC, signal.covered_N, rows.labels_B, rows.languages, info.parameters, elapsed  # type: ignore[arg-type]
+        name,
+        role,
+        signal.logits_NC,
+        signal.covered_N,
+        rows.labels_B,
+        rows.languages,
+        info.parameters,
+        elapsed,  # type: ignore[arg-type]
     )

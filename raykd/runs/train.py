@@ -50,8 +50,13 @@ class Trackers:
             return
         if job not in self.children:
             self.children[job] = Tracker.start(
-                self.run.uri, self.run.experiment_name, job, params=flatten(jobs[job].config),
-                tags={"raykd.role": jobs[job].role}, parent_run_id=self.run.run_id, directory=None,
+                self.run.uri,
+                self.run.experiment_name,
+                job,
+                params=flatten(jobs[job].config),
+                tags={"raykd.role": jobs[job].role},
+                parent_run_id=self.run.run_id,
+                directory=None,
             )
         self.children[job].log_points([point])
 
@@ -112,8 +117,12 @@ def _train(config: RunConfig, folder: RunFolder, console: Console) -> Outcome:
 
 
 def _stages(
-    config: RunConfig, folder: RunFolder, console: Console, trackers: Trackers,
-    teacher_jobs: Sequence[Job], student_jobs: Sequence[Job],
+    config: RunConfig,
+    folder: RunFolder,
+    console: Console,
+    trackers: Trackers,
+    teacher_jobs: Sequence[Job],
+    student_jobs: Sequence[Job],
 ) -> Outcome:
     jobs = {job.name: job for job in [*teacher_jobs, *student_jobs]}
     progress = JobProgress(console, config.train.metric, lambda job, p: trackers.on_point(jobs, job, p))
@@ -150,7 +159,12 @@ def _train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgres
 
 
 def _fit(
-    jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, mailbox: Any, config: RunConfig, pool: TeacherPool | None
+    jobs: Sequence[Job],
+    folder: RunFolder,
+    progress: JobProgress,
+    mailbox: Any,
+    config: RunConfig,
+    pool: TeacherPool | None,
 ) -> None:
     for job in jobs:
         progress.expect(job.name, job.steps)
@@ -158,7 +172,12 @@ def _fit(
 
 
 def _fit_group(
-    jobs: Sequence[Job], name: str, folder: RunFolder, progress: JobProgress, mailbox: Any, pool: TeacherPool | None
+    jobs: Sequence[Job],
+    name: str,
+    folder: RunFolder,
+    progress: JobProgress,
+    mailbox: Any,
+    pool: TeacherPool | None,
 ) -> None:
     if not jobs:
         return
@@ -167,10 +186,14 @@ def _fit_group(
         texts = [*job.data.train.texts, *(job.data.train.pairs or ())]
         tokenizer = job.config.student.fit_tokenizer(texts)
         handle = pool.handle if pool is not None and job.role == "student" else None
-        payloads.append(pack_job(job, tokenizer, _card(job), handle))
+        payloads.append(pack_job(job, tokenizer, handle))
     try:
         fit(
-            payloads, jobs[0].config.workers, name=name, storage=folder.path / "ray", mailbox=mailbox,
+            payloads,
+            jobs[0].config.workers,
+            name=name,
+            storage=folder.path / "ray",
+            mailbox=mailbox,
             max_failures=jobs[0].config.train.max_failures,
         )
     except RaykdError as error:
@@ -189,7 +212,9 @@ def _settle(mailbox: Any, progress: JobProgress) -> None:
         threading.Event().wait(0.1)
 
 
-def _start_pool(config: RunConfig, trained: dict[str, Path], folder: RunFolder) -> tuple[TeacherPool, list[TeacherInfo]]:
+def _start_pool(
+    config: RunConfig, trained: dict[str, Path], folder: RunFolder
+) -> tuple[TeacherPool, list[TeacherInfo]]:
     by_name = {f"teacher-{t.name}": t for t in config.teachers}
     paths = {by_name[name].name: path for name, path in trained.items()}
     placements = [_placement(config, t, teacher_path(t, paths), folder) for t in config.teachers]
@@ -201,9 +226,18 @@ def _placement(config: RunConfig, teacher: Any, path: str, folder: RunFolder) ->
     serving = config.serving
     store = None if serving.store is None else str((folder.path.parent / serving.store).resolve())
     spec = TeacherSpec(
-        name=teacher.name, path=path, labels=config.data.labels, task=config.task, languages=teacher.language_set,
-        revision=teacher.revision, trust_remote_code=teacher.trust_remote_code, label_map=dict(teacher.label_map),
-        max_length=teacher.max_length, dtype=serving.dtype, max_tokens=serving.max_tokens, store=store,
+        name=teacher.name,
+        path=path,
+        labels=config.data.labels,
+        task=config.task,
+        languages=teacher.language_set,
+        revision=teacher.revision,
+        trust_remote_code=teacher.trust_remote_code,
+        label_map=dict(teacher.label_map),
+        max_length=teacher.max_length,
+        dtype=serving.dtype,
+        max_tokens=serving.max_tokens,
+        store=store,
     )
     return Placement(spec, teacher.actor)
 
@@ -218,15 +252,6 @@ def _start_tracker(config: RunConfig, folder: RunFolder) -> Tracker:
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
     )
-
-
-def _card(job: Job) -> dict[str, Any]:
-    return {
-        "name": job.config.name,
-        "task": job.config.task.kind,
-        "languages": list(job.config.data.select_languages or job.config.data.languages),
-        "teachers": [t.name for t in job.config.teachers],
-    }
 
 
 def _say_data(console: Console, student: Job, teachers: Sequence[Job]) -> None:
@@ -256,4 +281,3 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-

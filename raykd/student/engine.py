@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,16 @@ def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
         )
     stage = own.get("zero_optimization", {}).get("stage")
     if stage is not None and train.zero_stage and stage != train.zero_stage:
-        raise ConfigError("train.deepspeed.zero_optimization.stage disagrees with train.zero_stage", got=stage, wanted=train.zero_stage)
-    defaults = {"zero_optimization": {"stage": train.zero_stage}, "zero_allow_untested_optimizer": True, "steps_per_print": 1 << 30}
+        raise ConfigError(
+            "train.deepspeed.zero_optimization.stage disagrees with train.zero_stage",
+            got=stage,
+            wanted=train.zero_stage,
+        )
+    defaults = {
+        "zero_optimization": {"stage": train.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1 << 30,
+    }
     return {**defaults, **own, **made}
 
 
@@ -94,13 +103,17 @@ class Engine:
         world: ranks; the process group exists already.
     """
 
-    def __init__(self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device
+    ) -> None:
         deepspeed = _deepspeed(device)
         config = deepspeed_config(train, world)
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         optimizer: Any = None
         if "optimizer" not in config:
-            optimizer = torch.optim.AdamW(decay_groups(model, train.weight_decay), lr=train.learning_rate, fused=True)
+            optimizer = torch.optim.AdamW(
+                decay_groups(model, train.weight_decay), lr=train.learning_rate, fused=True
+            )
         schedule: Any = None
         if "scheduler" not in config:
 
@@ -112,7 +125,9 @@ class Engine:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,
-            model_parameters=None if optimizer is not None else [p for p in model.parameters() if p.requires_grad],
+            model_parameters=None
+            if optimizer is not None
+            else [p for p in model.parameters() if p.requires_grad],
             lr_scheduler=schedule,
             config=config,
             dist_init_required=False,
@@ -160,10 +175,14 @@ class Engine:
     def weights(self) -> dict[str, torch.Tensor] | None:
         """A copy of the whole state dict in float32 on the CPU, on rank 0; None on other ranks. All ranks must call."""
         if self.zero_stage < 3:
-            return {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
+            return (
+                {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
+            )
         parameters = list(self.module.parameters())
         with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=None):
-            return {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
+            return (
+                {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
+            )
 
     def save(self, directory: Path, tag: str) -> None:
         """Writes this rank's part of model, optimizer and schedule; all ranks must call."""
@@ -197,9 +216,12 @@ def _deepspeed(device: torch.device) -> Any:
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        from deepspeed import comm
-
-        if not comm.is_initialized():
-            comm.init_distributed(dist_backend="gloo", dist_init_required=False, verbose=False)
+        # Set before it is first read: reading it probes every op with the compiler, and the shared-memory op
+        # would then be compiled.
+        vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
+    if not torch.distributed.is_initialized():
+        # A host without a process group (a test, a trial of one worker): a group of this process alone.
+        os.environ.setdefault("LOCAL_RANK", "0")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     return deepspeed

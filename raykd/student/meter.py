@@ -49,7 +49,9 @@ class Meter:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._counts = self._counts + result.counts
         if result.weights_M is not None:
-            self._weights_M = result.weights_M if self._weights_M is None else self._weights_M + result.weights_M
+            self._weights_M = (
+                result.weights_M if self._weights_M is None else self._weights_M + result.weights_M
+            )
         self._tokens[0] += real_tokens
         self._tokens[1] += computed_tokens
 
@@ -69,7 +71,9 @@ class Meter:
     def flush(self) -> dict[str, float]:
         """The window's values over all ranks; all ranks must call. Empties the window."""
         names = ["loss", "hard", *(f"soft/{kind}" for kind in self._kinds)]
-        weights = [0.0] * len(self._teachers) if self._weights_M is None else self._weights_M.double().tolist()
+        weights = (
+            [0.0] * len(self._teachers) if self._weights_M is None else self._weights_M.double().tolist()
+        )
         local = [float(self._sums[n]) if n in self._sums else 0.0 for n in names]
         local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited, *self._tokens]
         local += [*weights, *self._latency, *self._answered, *self._forwarded, self._batches]

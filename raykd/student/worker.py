@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,9 @@ class TrainingLoop:
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
         self._source = source
         self._encoded = self.task.encode(student.tokenizer, train.take(range(len(train))))
-        self._encoded_validation = self.task.encode(student.tokenizer, validation.take(range(len(validation))))
+        self._encoded_validation = self.task.encode(
+            student.tokenizer, validation.take(range(len(validation)))
+        )
         self.stream = BatchStream(
             train,
             self._encoded.lengths_B,
@@ -145,7 +147,9 @@ class TrainingLoop:
         answers: Sequence[TeacherSignal] = work.signals[at]
         self.meter.add_signals(answers)
         languages = tuple(self.train_rows.languages[i] for i in rows)
-        return Micro(encoded, stack(answers, self._source.teacher_languages, encoded.labels_N, languages), rows)
+        return Micro(
+            encoded, stack(answers, self._source.teacher_languages, encoded.labels_N, languages), rows
+        )
 
     def _global_counts(self, micros: Sequence[Micro]) -> Counts:
         """Units of this optimizer step over all ranks and micro-batches; also where ranks agree on a bad loss."""
@@ -221,7 +225,11 @@ class TrainingLoop:
         with self.engine.evaluating() as module:
             logits_NC = logits_of(
                 lambda inputs: module(**inputs).logits,
-                self.task, self._encoded_validation, rows.labels_B, mine, self.device,
+                self.task,
+                self._encoded_validation,
+                rows.labels_B,
+                mine,
+                self.device,
             )
         parts = gather_ranks((mine, logits_NC))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
@@ -267,12 +275,7 @@ class TrainingLoop:
         # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
         model = type(self.student.model)(self.student.model.config)
         model.load_state_dict(self.best_weights)
-        return models.TextModel(
-            model=model,
-            tokenizer=self.student.tokenizer,
-            labels=self.student.labels,
-            max_length=self.task.max_length,
-        )
+        return replace(self.student, model=model)
 
 
 def evaluation_steps(total: int, evaluations: int) -> set[int]:
@@ -282,4 +285,6 @@ def evaluation_steps(total: int, evaluations: int) -> set[int]:
 
 def _mix(seed: int, step: int, rank: int) -> int:
     """A seed of 63 bits for (seed, step, rank)."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, dtype=np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed, step, rank]).generate_state(1, dtype=np.uint64)[0] >> np.uint64(1)
+    )

@@ -43,7 +43,9 @@ def calibration_bins(
         inside = index_N == b
         count = int(inside.sum())
         rows.append(
-            (count, float(confidence_N[inside].mean()), float(correct_N[inside].mean())) if count else (0, 0.0, 0.0)
+            (count, float(confidence_N[inside].mean()), float(correct_N[inside].mean()))
+            if count
+            else (0, 0.0, 0.0)
         )
     return rows
 

@@ -132,7 +132,8 @@ class PoolSource:
             if len(rows):
                 everything = len(rows) == len(batch)
                 request = GroupRequest(
-                    blind if everything else blind.take(rows.tolist()), np.ascontiguousarray(asked_mB[:, rows])
+                    blind if everything else blind.take(rows.tolist()),
+                    np.ascontiguousarray(asked_mB[:, rows]),
                 )
                 calls.append(_Call(self, index, request, rows))
         return PoolTicket(self, calls, len(batch))
@@ -149,7 +150,9 @@ class PoolSource:
 class _Call:
     """One request to one group, sent again to another replica if its process dies."""
 
-    def __init__(self, source: PoolSource, index: int, request: GroupRequest, rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self, source: PoolSource, index: int, request: GroupRequest, rows: NDArray[np.int64]
+    ) -> None:
         self.source, self.index, self.request, self.rows = source, index, request, rows
         self.replica: int | None = None
         self._send()
@@ -176,7 +179,9 @@ class _Call:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, RaykdError):
                     raise cause from None
-                raise self._lost(f"failed: {str(error).strip().splitlines()[-1]}", "the log of its process") from None
+                raise self._lost(
+                    f"failed: {str(error).strip().splitlines()[-1]}", "the log of its process"
+                ) from None
             except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 if time.monotonic() + _RETRY_PAUSE_S >= deadline or _finally_dead(error):
                     raise self._lost(f"is gone: {type(error).__name__}", "the log of its process") from None
@@ -229,7 +234,9 @@ class PoolTicket:
             for call in self.calls:
                 call.done()
         silent = [m for m in range(len(handle.teachers)) if m not in signals]
-        for m, signal in zip(silent, silence([handle.teachers[m] for m in silent], self.size, handle.classes), strict=True):
+        for m, signal in zip(
+            silent, silence([handle.teachers[m] for m in silent], self.size, handle.classes), strict=True
+        ):
             signals[m] = signal
         return [signals[m] for m in range(len(handle.teachers))]
 
@@ -291,7 +298,9 @@ class TeacherPool:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, RaykdError):
                     raise cause from None
-                raise TeacherError(f"teacher {names} cannot be loaded", got=str(error).strip().splitlines()[-1]) from None
+                raise TeacherError(
+                    f"teacher {names} cannot be loaded", got=str(error).strip().splitlines()[-1]
+                ) from None
             except ray.exceptions.RayActorError as error:
                 raise TeacherError(f"teacher {names} cannot be started", got=_reason(error)) from None
             infos.update(zip(g.members, answers[0], strict=True))
@@ -300,7 +309,9 @@ class TeacherPool:
     def counters(self) -> dict[str, dict[str, int]]:
         """Rows answered and forwarded and tokens of each teacher, summed over replicas."""
         total: dict[str, dict[str, int]] = {}
-        for counters in ray.get([actor.counters.remote() for actors in self.handle.replicas for actor in actors]):
+        for counters in ray.get(
+            [actor.counters.remote() for actors in self.handle.replicas for actor in actors]
+        ):
             for name, values in counters.items():
                 into = total.setdefault(name, dict.fromkeys(values, 0))
                 for key, value in values.items():

@@ -53,7 +53,12 @@ class SignalStore:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._env: Any = _OPEN.get(str(self.path)) or lmdb.open(
-                str(self.path), map_size=MAP_BYTES, max_readers=512, sync=False, metasync=False, readahead=False
+                str(self.path),
+                map_size=MAP_BYTES,
+                max_readers=512,
+                sync=False,
+                metasync=False,
+                readahead=False,
             )
             _OPEN[str(self.path)] = self._env
         except (OSError, lmdb.Error) as error:

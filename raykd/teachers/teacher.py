@@ -63,7 +63,9 @@ class TeacherInfo:
     max_length: int
 
 
-def label_columns(own: Sequence[str], wanted: Sequence[str], label_map: dict[str, str], name: str) -> list[int]:
+def label_columns(
+    own: Sequence[str], wanted: Sequence[str], label_map: dict[str, str], name: str
+) -> list[int]:
     """For each of the run's labels the teacher's column.
 
     Raises:
@@ -146,7 +148,9 @@ class Teacher:
         """
         begun = time.perf_counter()
         asked_B = np.ones(len(batch), dtype=bool) if asked_B is None else asked_B
-        spoken_B = np.asarray([self.spec.languages is None or lang in self.spec.languages for lang in batch.languages])
+        spoken_B = np.asarray(
+            [self.spec.languages is None or lang in self.spec.languages for lang in batch.languages]
+        )
         rows = np.flatnonzero(asked_B & spoken_B)
         logits_NC = np.zeros((len(batch), len(self.spec.labels)), dtype=np.float32)
         covered_N = np.zeros(len(batch), dtype=bool)
@@ -183,7 +187,13 @@ class Teacher:
             self.load()
         spec = self.spec
         dtype = spec.dtype if spec.dtype != "auto" else f"auto:{native_bfloat16(spec.device)}"
-        parts = [self._weights_fingerprint, spec.labels, sorted(spec.label_map.items()), spec.max_length, dtype]
+        parts = [
+            self._weights_fingerprint,
+            spec.labels,
+            sorted(spec.label_map.items()),
+            spec.max_length,
+            dtype,
+        ]
         parts += [spec.task.model_dump(mode="json"), spec.device.partition(":")[0], "dense-float32"]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -49,7 +49,9 @@ def pack(signals: Sequence[TeacherSignal]) -> GroupAnswer:
     )
 
 
-def scatter(answer: GroupAnswer, names: Sequence[str], rows: NDArray[np.int64], size: int) -> list[TeacherSignal]:
+def scatter(
+    answer: GroupAnswer, names: Sequence[str], rows: NDArray[np.int64], size: int
+) -> list[TeacherSignal]:
     """The answers of the rows sent, laid out over a batch of ``size`` rows."""
     classes = answer.logits_MNC.shape[2]
     signals = []
@@ -58,9 +60,7 @@ def scatter(answer: GroupAnswer, names: Sequence[str], rows: NDArray[np.int64], 
         covered_N = np.zeros(size, dtype=bool)
         logits_NC[rows] = answer.logits_MNC[m]
         covered_N[rows] = answer.covered_MN[m]
-        signals.append(
-            TeacherSignal(name, logits_NC, covered_N, answer.latency_M[m], answer.forwarded_M[m])
-        )
+        signals.append(TeacherSignal(name, logits_NC, covered_N, answer.latency_M[m], answer.forwarded_M[m]))
     return signals
 
 

@@ -230,6 +230,14 @@ def test_finite_for_probabilities_of_zero(loss: DivergenceBase, size: float) -> 
     assert torch.isfinite(gradient(loss, s, target, 1.0)).all()
 
 
+@pytest.mark.parametrize("loss", [m for m in MEMBERS if not isinstance(m, LogitMSE)], ids=name)
+def test_a_class_that_both_sides_rule_out(loss: DivergenceBase) -> None:
+    target, student = single(torch.tensor([[0.0, 1.0, -300.0]]), 1.0), torch.tensor([[1.0, 0.0, -math.inf]])
+    two = loss.per_unit(student[:, :2], single(torch.tensor([[0.0, 1.0]]), 1.0), 1.0)
+    torch.testing.assert_close(loss.per_unit(student, target, 1.0), two)
+    assert torch.isfinite(gradient(loss, student, target, 1.0)).all()
+
+
 def test_one_hot_teacher_at_temperature_1_is_the_gold_label() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     target = single(200.0 * F.one_hot(labels, 4).float(), 1.0)

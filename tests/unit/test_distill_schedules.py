@@ -44,6 +44,7 @@ VALUES = [
         {0.0: 2.0, 0.5: 2.0, 0.75: 1.5, 1.0: 1.0},
     ),
     (WarmupStableDecay(warmup=0.5, decay=0.5), {0.25: 0.5, 0.5: 1.0, 0.75: 0.5, 1.0: 0.0}),
+    (WarmupStableDecay(warmup=0.5, decay=0.0, end=0.3), {0.25: 0.5, 0.5: 1.0, 1.0: 1.0}),
     (TeacherAnnealing(), {0.0: 0.0, 0.3: 0.3, 1.0: 1.0}),
     (TeacherAnnealing(start=0.2, end=0.6), {0.0: 0.2, 0.5: 0.4, 1.0: 0.6}),
 ]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from raykd.distill.losses import CrossEntropy, DivergenceBase, ForwardKL, LogitMSE, ReverseKL
 from raykd.distill.signals import Signals, Target
-from raykd.distill.targets import Mixture, align, combine, soften
+from raykd.distill.targets import LOG_FLOOR, Mixture, align, combine, soften
 
 MIXTURES: tuple[Mixture, ...] = ("arithmetic", "geometric")
 
@@ -177,6 +177,15 @@ def test_huge_logits_stay_finite(mixture: Mixture, size: float) -> None:
     student = torch.zeros(1, 3, requires_grad=True)
     for loss in (ForwardKL(), ReverseKL(), CrossEntropy()):
         assert torch.isfinite(gradient(loss.per_unit(student, target, 1.0), student)).all()
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_a_class_that_a_teacher_rules_out(mixture: Mixture) -> None:
+    logits = torch.tensor([[[1.0, 0.0, -math.inf]]]).expand(2, 1, 3)
+    target = combine(signals_of(logits), torch.full((2, 1), 0.5), 1.0, mixture)
+    assert target.logp_NK[0, 2].item() == LOG_FLOOR
+    assert target.p_NK[0].tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e), 0.0])
+    assert torch.isfinite(ReverseKL().per_unit(torch.zeros(1, 3), target, 1.0)).all()
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)

@@ -163,7 +163,7 @@ def test_by_language_takes_the_first_class_that_covers() -> None:
         [[[0.9, 0.1]] * 6] * 4,
         [0] * 6,
         languages=["de", "de", "de", "fr", "it", "de"],
-        covered=[[1, 0, 0, 0, 1, 0], [1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 0], [1, 0, 1, 0, 0, 0]],
+        covered=[[1, 0, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 0], [1, 0, 1, 0, 0, 0]],
         teachers=TEACHERS,
         declared=DECLARED,
     )

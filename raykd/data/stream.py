@@ -1,0 +1,195 @@
+"""`BatchStream`: which rows an optimizer step sees, as a function of (seed, step) alone.
+
+Decision record: the order knows nothing of ranks, micro-batches or of what came before, so a resumed run, a run
+on another number of workers and a trial of a sweep see the same rows at the same step, and no state of a sampler
+is in a checkpoint. An epoch is as many rows as there are, cut into whole global batches; the rest (less than one
+batch, other rows each epoch) is dropped.
+
+A stratum is a language's labelled or unlabelled rows. Where language temperature or labelled share ask for fewer
+rows of a stratum than it has, an epoch takes a window of a fixed random ring and the next epoch goes on where it
+ended: no row twice in an epoch, and over epochs all rows equally often. Where they ask for more, all rows are
+repeated whole times and the ring gives the remainder.
+
+Grouping by length costs little randomness and saves most padding: rows are shuffled, cut into windows of
+`WINDOW_BATCHES` batches, sorted inside a window, and the batches shuffled again. The order is numpy's PCG64 for
+(seed, epoch), which is the same on every machine; numpy may change it in a new feature release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.data.rows import Rows
+from raykd.errors import DataError
+
+Index = NDArray[np.int64]
+
+WINDOW_BATCHES = 50
+"""Global batches that are sorted by length together."""
+_SEED_MASK = 2**64 - 1
+_RINGS = 1 << 32
+"""Where the seeds of rings begin, out of the way of epochs."""
+
+
+class BatchStream:
+    """Global batches of row indices for a whole run, and how they are split over ranks and micro-batches.
+
+    Args:
+        rows: B rows, the same on every rank.
+        lengths_B: tokens a row, for the grouping by length.
+        global_batch: rows an optimizer step, over all ranks and micro-batches.
+        seed: seed of the order.
+        language_temperature: languages are drawn in proportion to rows ** (1 / temperature).
+        labelled_share: share of labelled rows, where there are labelled and unlabelled ones; None leaves the data's.
+        length_grouping: batches hold rows of similar length.
+
+    Raises:
+        DataError: no rows, or fewer than one batch.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        lengths_B: NDArray[np.int64],
+        *,
+        global_batch: int,
+        seed: int,
+        language_temperature: float = 1.0,
+        labelled_share: float | None = None,
+        length_grouping: bool = True,
+    ) -> None:
+        if len(lengths_B) != len(rows):
+            raise ValueError(f"{len(lengths_B)} lengths for {len(rows)} rows")
+        if len(rows) < global_batch:
+            raise DataError(
+                "a batch is larger than the training data",
+                got=f"train.batch_size {global_batch}, {len(rows)} rows",
+                wanted=f"train.batch_size of {len(rows)} at most",
+                next_step="lower train.batch_size, or add rows (data.labelled_per_language and "
+                "data.select_languages leave rows out)",
+            )
+        self.global_batch, self.length_grouping = global_batch, length_grouping
+        self.steps_per_epoch = len(rows) // global_batch
+        self._seed = seed & _SEED_MASK
+        self._lengths_B = np.asarray(lengths_B, dtype=np.int64)
+        strata = _strata(rows)
+        counts = {key: len(members) for key, members in strata.items()}
+        self.quotas = _quotas(counts, language_temperature, labelled_share)
+        """Rows of (language, labelled) in an epoch, before the last incomplete batch is dropped."""
+        self._rings = [
+            self._generator(_RINGS + at).permutation(members) for at, members in enumerate(strata.values())
+        ]
+        self._plan: tuple[int, Index] | None = None
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self._seed, *key]))
+
+    def batch(self, step: int) -> Index:
+        """Row indices of global step ``step`` (0-based over the whole run), shortest first when grouped by length."""
+        if step < 0:
+            raise ValueError(f"step {step}")
+        epoch, at = divmod(step, self.steps_per_epoch)
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, self._epoch(epoch))
+        batch: Index = self._plan[1][at]
+        return batch
+
+    def shard(self, step: int, rank: int, world: int, micro_batches: int) -> list[Index]:
+        """The ``micro_batches`` pieces of `batch` that this rank runs; sizes differ by one row at most.
+
+        All ranks and micro-batches together are the batch, each row once. Pieces are dealt out in turn: micro-batch m
+        of every rank holds rows of about one length, so that no rank waits for another's long rows.
+
+        Raises:
+            DataError: more pieces than rows.
+        """
+        pieces = world * micro_batches
+        if not 0 <= rank < world or micro_batches < 1:
+            raise ValueError(f"rank {rank} of {world}, {micro_batches} micro-batches")
+        if self.global_batch < pieces:
+            raise DataError(
+                "a batch has fewer rows than there are workers and micro-batches to share it",
+                got=f"batch of {self.global_batch} rows for {world} workers x {micro_batches} micro-batches",
+                wanted=f"train.batch_size of at least {pieces}",
+                next_step="raise train.batch_size, or lower workers.num_workers or train.gradient_accumulation",
+            )
+        return list(np.array_split(self.batch(step), pieces)[rank::world])
+
+    def _epoch(self, epoch: int) -> Index:
+        """The batches of an epoch, ``[steps_per_epoch, global_batch]``."""
+        generator = self._generator(epoch)
+        parts = []
+        for quota, ring in zip(self.quotas.values(), self._rings, strict=True):
+            whole, rest = divmod(quota, len(ring))
+            parts += [ring] * whole
+            parts.append(ring[(epoch * rest + np.arange(rest)) % len(ring)])
+        # The remainder goes before anything is sorted, so that it is random rows and not the longest.
+        order = generator.permutation(np.concatenate(parts))[: self.steps_per_epoch * self.global_batch]
+        if not self.length_grouping:
+            return order.reshape(self.steps_per_epoch, self.global_batch)
+        window = WINDOW_BATCHES * self.global_batch
+        for begin in range(0, len(order), window):
+            part = order[begin : begin + window]
+            order[begin : begin + window] = part[np.argsort(self._lengths_B[part], kind="stable")]
+        batches: Index = generator.permutation(order.reshape(self.steps_per_epoch, self.global_batch), axis=0)
+        return batches
+
+
+def _strata(rows: Rows) -> dict[tuple[str, bool], Index]:
+    """Indices of each language's labelled and unlabelled rows; empty strata are left out."""
+    languages_B = np.asarray(rows.languages)
+    found: dict[tuple[str, bool], Index] = {}
+    for language, labelled in product(sorted(set(rows.languages)), (True, False)):
+        members = np.flatnonzero((languages_B == language) & (rows.labelled == labelled))
+        if len(members):
+            found[language, labelled] = members
+    return found
+
+
+def _quotas(
+    counts: dict[tuple[str, bool], int], temperature: float, labelled_share: float | None
+) -> dict[tuple[str, bool], int]:
+    """Rows an epoch takes of each stratum; the sum is the number of rows."""
+    languages, kinds = sorted({language for language, _ in counts}), (True, False)
+    table = np.asarray([[counts.get((code, k), 0) for k in kinds] for code in languages], dtype=np.float64)
+    rows_of = table.sum(axis=1)
+    tempered = (rows_of / rows_of.max()) ** (1.0 / temperature)
+    by_language = tempered / tempered.sum()
+    share = table
+    both = bool((table.sum(axis=0) > 0).all())
+    # Iterative proportional fitting: with both margins asked for, a language without labelled rows keeps its share of
+    # languages and the others make up for its labels. The languages' margin is met exactly, being the last.
+    for _ in range(200 if labelled_share is not None and both else 1):
+        if labelled_share is not None and both:
+            share = share / share.sum(axis=0) * np.asarray([labelled_share, 1.0 - labelled_share])
+        share = share / share.sum(axis=1, keepdims=True) * by_language[:, None]
+    total = sum(counts.values())
+    exact = {
+        (code, kind): float(share[languages.index(code), kinds.index(kind)]) * total for code, kind in counts
+    }
+    return _rounded(exact, total)
+
+
+def _rounded(exact: dict[tuple[str, bool], float], total: int) -> dict[tuple[str, bool], int]:
+    """Whole numbers next to ``exact`` that sum to ``total`` (largest remainders first)."""
+    # The rounding to 6 digits keeps 6.9999999 a seven.
+    floors = {key: int(np.floor(round(value, 6))) for key, value in exact.items()}
+    by_rest = sorted(exact, key=lambda key: exact[key] - floors[key], reverse=True)
+    for key in by_rest[: total - sum(floors.values())]:
+        floors[key] += 1
+    return floors
+
+
+def padding_efficiency(batches: Sequence[NDArray[np.int64]]) -> float:
+    """Real tokens by computed tokens, in (0, 1].
+
+    Args:
+        batches: tokens of each row, one array a (micro-)batch that is padded to its own longest row.
+    """
+    real = sum(int(lengths.sum()) for lengths in batches)
+    computed = sum(int(lengths.max()) * len(lengths) for lengths in batches)
+    return real / computed

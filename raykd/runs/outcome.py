@@ -1,0 +1,285 @@
+"""The end of a run: the final table, the report page, the MLflow artifacts, and what to say about it.
+
+Decision record: the test rows are read once, here, after every choice was made on the validation rows. Without a
+test set the validation rows are used and the table says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.config import RunConfig
+from raykd.data.load import Dataset
+from raykd.data.rows import Rows
+from raykd.distill.signals import UNLABELLED, TeacherSignal, stack
+from raykd.load import dump
+from raykd.point import Point
+from raykd.report.page import RunReport, TeacherFacts, figures, write_page
+from raykd.report.plots import history
+from raykd.report.results import Predictions, Score, score
+from raykd.report.table import ResultTable
+from raykd.runs.folder import RunFolder
+from raykd.runs.jobs import Job
+from raykd.runs.score import ask_all, ensemble_predictions, sample, student_predictions, teacher_predictions
+from raykd.teachers.pool import TeacherPool
+from raykd.teachers.teacher import TeacherInfo
+from raykd.tracking import Tracker, environment, redact
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made. tables and lines are for the terminal; scores is macro metrics by system."""
+
+    table: ResultTable
+    tables: tuple[Any, ...]
+    lines: tuple[str, ...]
+    student: Path
+    report: Path
+    mlflow_run_id: str
+
+    def macro(self, role: str) -> Mapping[str, float]:
+        """Macro metrics of the system with this role."""
+        return next(s.macro or {} for p, s in self.table.systems if p.role == role)
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """What the teachers and their ensemble answered. weights_MN is what the student would be taught with."""
+
+    predictions: list[Predictions]
+    facts: tuple[TeacherFacts, ...]
+
+
+def conclude(
+    config: RunConfig,
+    folder: RunFolder,
+    jobs: Sequence[Job],
+    pool: TeacherPool | None,
+    infos: Sequence[TeacherInfo],
+    curves: Mapping[str, Sequence[Point]],
+    tracker: Tracker,
+) -> Outcome:
+    """Scores every system on the held-out rows, writes the report and logs everything."""
+    data = jobs[-1].data
+    held_out = data.test if data.test is not None else data.validation
+    scored = TeacherScores([], ()) if pool is None else _score_teachers(config, pool, infos, data, held_out)
+    systems = list(scored.predictions)
+    for job in jobs:
+        title = "student" if job.role == "student" else "undistilled student"
+        systems.append(student_predictions(title, job.role, job.output, config, held_out))
+    pairs = tuple((p, score(p, config.task.metrics)) for p in systems)
+    counters = {} if pool is None else pool.counters()
+    report = _report(config, folder, data, pairs, scored.facts, curves.get("student", ()), tracker, counters)
+    page = write_page(report, folder.path / "report.html")
+    _log(config, tracker, report, page, jobs, infos, counters, curves)
+    return Outcome(
+        table=report.table,
+        tables=(report.table.rich(),),
+        lines=_lines(report, page, jobs[-1].output, tracker, folder),
+        student=jobs[-1].output,
+        report=page,
+        mlflow_run_id=tracker.run_id,
+    )
+
+
+def _score_teachers(
+    config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], data: Dataset, held_out: Rows
+) -> TeacherScores:
+    languages = pool.handle.teacher_languages
+    times = pool.measure([sample(held_out, spoken) for spoken in languages])
+    signals = ask_all(pool.handle, held_out)
+    predictions = teacher_predictions(signals, infos, times, held_out)
+    predictions.append(ensemble_predictions(config, signals, languages, predictions, held_out))
+    weights_MN = _weights(config, signals, languages, held_out)
+    validation = ask_all(pool.handle, data.validation)
+    facts = []
+    for m, info in enumerate(infos):
+        checked = Predictions(
+            info.name,
+            "teacher",
+            validation[m].logits_NC,
+            validation[m].covered_N,
+            data.validation.labels_B,
+            data.validation.languages,
+            info.parameters,
+        )
+        spec = next(s for g in pool.groups for s in g.specs if s.name == info.name)
+        facts.append(
+            TeacherFacts(
+                name=info.name,
+                languages=() if languages[m] is None else tuple(sorted(languages[m] or ())),
+                path=spec.path,
+                fingerprint=info.fingerprint,
+                parameters=info.parameters,
+                validation=dict(score(checked, config.task.metrics).macro or {}),
+                weights=_mean_weights(weights_MN[m], held_out.languages),
+            )
+        )
+    return TeacherScores(predictions, tuple(facts))
+
+
+def _weights(
+    config: RunConfig,
+    signals: Sequence[TeacherSignal],
+    languages: Sequence[frozenset[str] | None],
+    rows: Rows,
+) -> NDArray[np.float32]:
+    hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
+    weights: NDArray[np.float32] = config.objective.weighting.weights(
+        stack(signals, languages, hidden, tuple(rows.languages))
+    ).numpy()
+    return weights
+
+
+def _mean_weights(weights_N: NDArray[np.float32], languages: Sequence[str]) -> dict[str, float]:
+    codes = np.asarray(languages)
+    return {lang: float(weights_N[codes == lang].mean()) for lang in sorted(set(languages))}
+
+
+def _report(
+    config: RunConfig,
+    folder: RunFolder,
+    data: Dataset,
+    systems: tuple[tuple[Predictions, Score], ...],
+    facts: tuple[TeacherFacts, ...],
+    curve: Sequence[Point],
+    tracker: Tracker,
+    counters: Mapping[str, Mapping[str, int]],
+) -> RunReport:
+    labelled = int((data.train.labels_B != UNLABELLED).sum())
+    names = ", ".join(t.name for t in config.teachers)
+    summary = (
+        f"A {config.student.kind} student learns {config.task.kind} in {', '.join(sorted(set(data.train.languages)))} "
+        + (f"from {len(config.teachers)} teachers ({names}), " if names else "without teachers, ")
+        + f"{labelled:,} labelled and {len(data.train) - labelled:,} unlabelled texts."
+    )
+    return RunReport(
+        title=config.name,
+        summary=summary,
+        systems=systems,
+        history=history(curve),
+        teachers=facts,
+        data=_data_table(data),
+        config=dump(config),
+        environment=environment(),
+        facts={
+            "MLflow run": tracker.run_id,
+            "MLflow": redact(tracker.uri),
+            "student": str(folder.path / "student"),
+            "best step": _best_step(config, curve),
+            **{
+                f"teacher {n} rows answered / forwarded": f"{c['answered']:,} / {c['forwarded']:,}"
+                for n, c in counters.items()
+            },
+        },
+        notes=_notes(data, curve),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    )
+
+
+def _best_step(config: RunConfig, curve: Sequence[Point]) -> str:
+    name = f"eval/mean/{config.train.metric}"
+    scored = [p for p in curve if name in p.values]
+    if not scored:
+        return "kept from an earlier run"
+    sign = 1 if config.train.higher_is_better else -1
+    best = max(scored, key=lambda p: sign * p.values[name])
+    return f"{best.step}, validation {config.train.metric} {best.values[name]:.4f}"
+
+
+def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:
+    splits = {
+        "train": data.train,
+        "validation": data.validation,
+        **({"test": data.test} if data.test else {}),
+    }
+    languages = sorted({lang for rows in splits.values() for lang in rows.languages})
+    table = [("split", *languages, "labelled", "all")]
+    for name, rows in splits.items():
+        codes = list(rows.languages)
+        table.append(
+            (name, *(f"{codes.count(lang):,}" for lang in languages),
+             f"{int((rows.labels_B != UNLABELLED).sum()):,}", f"{len(rows):,}")
+        )  # fmt: skip
+    return tuple(table)
+
+
+def _notes(data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
+    notes = [f"{count:,} rows: {why}" for why, count in data.left_out.items() if count]
+    uncovered = max((p.values.get("train/uncovered", 0.0) for p in curve), default=0.0)
+    if uncovered:
+        notes.append(f"up to {uncovered:.1%} of units had no teacher and fell back to their gold label")
+    if data.test is None:
+        notes.append(
+            "there is no test set: the table shows the validation rows, on which the best step was chosen"
+        )
+    return tuple(notes)
+
+
+def _log(
+    config: RunConfig,
+    tracker: Tracker,
+    report: RunReport,
+    page: Path,
+    jobs: Sequence[Job],
+    infos: Sequence[TeacherInfo],
+    counters: Mapping[str, Mapping[str, int]],
+    curves: Mapping[str, Sequence[Point]],
+) -> None:
+    step = max((p.step for p in curves.get("student", ())), default=0)
+    tracker.log_points([Point(step, _final_values(report, counters))])
+    tracker.set_tags({f"raykd.teacher.{i.name}.fingerprint": i.fingerprint for i in infos})
+    tracker.set_tags({f"raykd.teacher.{i.name}.dtype": f"{i.dtype} on {i.device}" for i in infos})
+    tracker.set_tags({"raykd.data.fingerprint": jobs[-1].data.fingerprint()})
+    tracker.log_table(report.table.rows(), "results.json")
+    tracker.log_text(report.table.markdown(), "results.md")
+    tracker.log_text(dump(config), "run.yaml")
+    tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
+    tracker.log_file(page)
+    for name, (svg, _) in figures(report).items():
+        tracker.log_figure(svg, f"plots/{name}.svg")
+    if config.tracking.log_model:
+        languages = config.data.select_languages or config.data.languages
+        tracker.log_student(jobs[-1].output, config.data.labels, languages)
+
+
+def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for p, s in report.table.systems:
+        prefix = {"student": "test", "baseline": "baseline/test", "ensemble": "ensemble/test"}.get(
+            p.role, f"teacher/{p.name}/test"
+        )
+        for lang, metrics in s.by_language.items():
+            values |= {f"{prefix}/{lang}/{metric}": value for metric, value in metrics.items()}
+        values |= {f"{prefix}/mean/{metric}": value for metric, value in (s.macro or {}).items()}
+        if p.ms_per_1000 is not None:
+            values[f"{prefix}/ms_per_1000"] = p.ms_per_1000
+    for facts in report.teachers:
+        values |= {
+            f"teacher/{facts.name}/validation/{metric}": value for metric, value in facts.validation.items()
+        }
+    for name, count in counters.items():
+        values |= {f"teacher/{name}/rows_{what}": float(count[what]) for what in ("answered", "forwarded")}
+    return values
+
+
+def _lines(
+    report: RunReport, page: Path, student: Path, tracker: Tracker, folder: RunFolder
+) -> tuple[str, ...]:
+    lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
+    lines += [
+        f"report   {page}",
+        f"student  {student}",
+        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
+        f"log      {folder.log}",
+    ]
+    return tuple(lines)

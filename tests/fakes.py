@@ -1,0 +1,103 @@
+"""Hand-written fakes and tiny worlds, injected where the real part would be slow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raykd import models
+from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.teachers.source import Answered, Roster
+
+LABELS = ("negative", "positive")
+GOOD = ["good", "fine", "great", "lovely", "bright"]
+BAD = ["bad", "poor", "awful", "ugly", "dull"]
+FILLER = [
+    "the",
+    "room",
+    "was",
+    "food",
+    "and",
+    "place",
+    "very",
+    "quite",
+    "today",
+    "again",
+    "here",
+    "we",
+    "said",
+    "it",
+]
+
+
+def texts_and_labels(count: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """Short texts whose label is which kind of word they hold; lengths vary."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(count):
+        label = int(rng.integers(2))
+        words = list(rng.choice(FILLER, size=int(rng.integers(3, 14))))
+        words.insert(int(rng.integers(len(words))), str(rng.choice(GOOD if label else BAD)))
+        texts.append(" ".join(words))
+        labels.append(label)
+    return texts, labels
+
+
+def text_batch(
+    texts: Sequence[str], languages: Sequence[str] | None = None, labels: Sequence[int] | None = None
+) -> TextBatch:
+    """A batch with ids t0, t1, ..."""
+    return TextBatch(
+        ids=tuple(f"t{i}" for i in range(len(texts))),
+        texts=tuple(texts),
+        languages=tuple(languages) if languages is not None else ("en",) * len(texts),
+        labels_B=np.asarray(labels if labels is not None else [UNLABELLED] * len(texts), dtype=np.int64),
+    )
+
+
+def save_transformer(
+    directory: Path, *, labels: Sequence[str] = LABELS, seed: int = 0, hidden: int = 16, layers: int = 1
+) -> Path:
+    """A tiny untrained transformer with the tokenizer of the tiny world, saved as a user would find it."""
+    spec = models.Transformer(
+        layers=layers, hidden=hidden, heads=2, dropout=0.0, vocab_size=200, max_positions=64
+    )
+    tokenizer = spec.fit_tokenizer(texts_and_labels(300)[0])
+    built = models.TextModel(spec.build(tokenizer, labels, seed), tokenizer, tuple(labels), max_length=64)
+    # Random heads answer almost alike for every text; a larger head makes answers differ.
+    built.model.classifier.weight.data.mul_(20.0)
+    models.save(built, directory)
+    return directory
+
+
+class FixedSource:
+    """A source that answers with a function of the text's length: deterministic, no model."""
+
+    def __init__(
+        self, teachers: Sequence[str], languages: Sequence[frozenset[str] | None], classes: int = 2
+    ) -> None:
+        self.roster = Roster(tuple(teachers), tuple(languages))
+        self.classes = classes
+        self.submitted: list[TextBatch] = []
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return self.roster.teachers
+
+    @property
+    def teacher_languages(self) -> tuple[frozenset[str] | None, ...]:
+        return self.roster.teacher_languages
+
+    def submit(self, batch: TextBatch) -> Answered:
+        self.submitted.append(batch)
+        asked_MB = self.roster.asked(batch)
+        signals = []
+        for m, name in enumerate(self.teachers):
+            logits_NC = np.asarray(
+                [[np.sin(len(t) + m + c) * 3 for c in range(self.classes)] for t in batch.texts],
+                dtype=np.float32,
+            )
+            signals.append(TeacherSignal(name, logits_NC * asked_MB[m][:, None], asked_MB[m]))
+        return Answered(signals)

@@ -1,0 +1,236 @@
+"""The plain teacher, the store, the wire and the coalescer: no Ray."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raykd import models
+from raykd.config import ActorConfig
+from raykd.distill.weighting import ByLanguage
+from raykd.errors import LabelMismatchError, NonFiniteError
+from raykd.tasks import Classification
+from raykd.teachers.actor import Coalescer
+from raykd.teachers.pool import Placement, group
+from raykd.teachers.source import LocalSource, Roster
+from raykd.teachers.store import SignalStore, text_key
+from raykd.teachers.teacher import Teacher, TeacherSpec, by_length, label_columns
+from raykd.teachers.wire import GroupAnswer, GroupRequest, pack, scatter
+from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+
+TASK = Classification(max_length=64)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_transformer(tmp_path_factory.mktemp("models") / "teacher")
+
+
+def spec(directory: Path, **changes: object) -> TeacherSpec:
+    return TeacherSpec(
+        **{"name": "t", "path": str(directory), "labels": LABELS, "task": TASK, "dtype": "float32", **changes}
+    )
+
+
+def test_answers_are_the_models_logits_row_by_row(directory: Path) -> None:
+    texts = texts_and_labels(20)[0]
+    answer = Teacher(spec(directory, max_tokens=64)).answer(text_batch(texts))
+    loaded = models.load(directory)
+    loaded.model.eval()
+    for i, text in enumerate(texts):
+        encoded = loaded.tokenizer([text], truncation=True, max_length=64)
+        with torch.no_grad():
+            one = loaded.model(**{k: torch.tensor(v) for k, v in encoded.items()}).logits[0].numpy()
+        np.testing.assert_allclose(answer.logits_NC[i], one, atol=1e-5)
+    assert answer.covered_N.all() and answer.forwarded == 20
+
+
+def test_teacher_is_frozen_and_in_eval_mode(directory: Path) -> None:
+    teacher = Teacher(spec(directory))
+    teacher.load()
+    model = teacher._model
+    assert model is not None
+    assert not model.model.training and not any(p.requires_grad for p in model.model.parameters())
+
+
+def test_only_rows_of_its_languages_are_covered(directory: Path) -> None:
+    batch = text_batch(["good", "bad", "fine"], ["en", "zh", "en"])
+    answer = Teacher(spec(directory, languages=frozenset({"en"}))).answer(batch)
+    assert answer.covered_N.tolist() == [True, False, True]
+    assert (answer.logits_NC[1] == 0).all() and answer.forwarded == 2
+
+
+def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path, directory: Path) -> None:
+    permuted = models.load(directory)
+    permuted.model.config.id2label = {0: "pos", 1: "neg"}
+    permuted.model.config.label2id = {"pos": 0, "neg": 1}
+    weights = permuted.model.classifier
+    weights.weight.data = weights.weight.data.flip(0)
+    weights.bias.data = weights.bias.data.flip(0)
+    models.save(replace(permuted, labels=("pos", "neg")), tmp_path / "p")
+    batch = text_batch(texts_and_labels(8)[0])
+    mapped = Teacher(spec(tmp_path / "p", label_map={"pos": "positive", "neg": "negative"})).answer(batch)
+    np.testing.assert_allclose(mapped.logits_NC, Teacher(spec(directory)).answer(batch).logits_NC, atol=1e-6)
+
+
+def test_other_labels_are_refused_with_both_lists() -> None:
+    with pytest.raises(LabelMismatchError) as error:
+        label_columns(["good", "bad"], LABELS, {}, "zh")
+    assert "teacher zh" in str(error.value) and "good" in str(error.value) and "positive" in str(error.value)
+    with pytest.raises(LabelMismatchError):
+        label_columns(["negative", "positive", "neutral"], LABELS, {}, "zh")
+    assert label_columns(["positive", "negative"], LABELS, {}, "zh") == [1, 0]
+
+
+def test_non_finite_logits_name_teacher_and_rows(directory: Path) -> None:
+    teacher = Teacher(spec(directory))
+    teacher.load()
+    teacher._model.model.classifier.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(NonFiniteError, match="teacher t"):
+        teacher.answer(text_batch(["good"]))
+
+
+def test_by_length_covers_every_row_once_within_the_cap() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, size=200)
+    passes = by_length(lengths, 300)
+    assert sorted(i for part in passes for i in part) == list(range(200))
+    assert all(len(part) * max(lengths[part]) <= 300 for part in passes)
+    assert by_length(np.asarray([500]), 300) == [[0]]
+
+
+def test_store_serves_what_was_answered_without_a_forward(tmp_path: Path, directory: Path) -> None:
+    batch = text_batch(texts_and_labels(10)[0])
+    first = Teacher(spec(directory, store=str(tmp_path)))
+    one = first.answer(batch)
+    first.close()
+    second = Teacher(spec(directory, store=str(tmp_path)))
+    two = second.answer(batch)
+    assert second.forwarded_rows == 0 and two.forwarded == 0 and second._model is None
+    np.testing.assert_array_equal(one.logits_NC, two.logits_NC)
+
+
+def test_store_of_other_settings_is_a_miss(tmp_path: Path, directory: Path) -> None:
+    batch = text_batch(["good food"])
+    Teacher(spec(directory, store=str(tmp_path))).answer(batch)
+    for change in ({"max_length": 8}, {"dtype": "bfloat16"}, {"labels": LABELS[::-1]}):
+        assert Teacher(spec(directory, store=str(tmp_path), **change)).answer(batch).forwarded == 1
+
+
+def test_damaged_value_is_a_miss(tmp_path: Path) -> None:
+    store = SignalStore(tmp_path, "f" * 64)
+    key = text_key("a", None)
+    store.put([key], np.asarray([[1.0, 2.0]], dtype=np.float32))
+    np.testing.assert_array_equal(store.get([key])[0], [1.0, 2.0])
+    with store._env.begin(write=True) as write:
+        value = bytearray(write.get(key))
+        value[-1] ^= 1
+        write.put(key, bytes(value))
+    assert store.get([key]) == [None]
+    with store._env.begin(write=True) as write:
+        write.put(key, bytes(value[:5]))
+    assert store.get([key]) == [None]
+
+
+def test_pairs_and_texts_have_keys_of_their_own() -> None:
+    keys = {
+        text_key("ab", None),
+        text_key("a", "b"),
+        text_key("b", "a"),
+        text_key("ab", ""),
+        text_key("", "ab"),
+    }
+    assert len(keys) == 5
+
+
+def test_scatter_undoes_take() -> None:
+    batch = text_batch(["a", "b", "c"])
+    answer = GroupAnswer(
+        np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.ones((2, 2), dtype=bool), (0.0, 0.0), (2, 2)
+    )
+    signals = scatter(answer, ["x", "y"], np.asarray([0, 2]), len(batch))
+    assert signals[1].logits_NC.tolist() == [[4, 5], [0, 0], [6, 7]]
+    assert signals[0].covered_N.tolist() == [True, False, True]
+
+
+def test_roster_asks_by_language_and_by_weighting() -> None:
+    languages = (frozenset({"zh"}), frozenset({"en"}), None)
+    batch = text_batch(["a", "b", "c"], ["zh", "en", "fr"])
+    everyone = Roster(("zh", "en", "multi"), languages).asked(batch)
+    assert everyone.tolist() == [[True, False, False], [False, True, False], [True, True, True]]
+    routed = Roster(("zh", "en", "multi"), languages, ByLanguage()).asked(batch)
+    assert routed.tolist() == [[True, False, False], [False, True, False], [False, False, True]]
+
+
+def test_local_source_hides_gold_labels(directory: Path) -> None:
+    seen = []
+    teacher = Teacher(spec(directory))
+    answer = teacher.answer
+    teacher.answer = lambda batch, asked=None: (seen.append(batch.labels_B.tolist()), answer(batch, asked))[1]  # type: ignore[method-assign,assignment,return-value,func-returns-value]
+    LocalSource([teacher]).submit(text_batch(["good", "bad"], labels=[1, 0])).result()
+    assert seen == [[-100, -100]]
+
+
+def test_groups_share_a_process_and_add_up() -> None:
+    def place(name: str, **actor: object) -> Placement:
+        return Placement(TeacherSpec(name, "", LABELS, TASK), ActorConfig(**actor))
+
+    groups = group(
+        [place("a", group="g", num_cpus=0.25), place("b", num_cpus=2), place("c", group="g", num_cpus=0.75)]
+    )
+    assert [(g.name, g.members, g.num_cpus, g.threads) for g in groups] == [
+        ("g", (0, 2), 1.0, 1),
+        ("teacher:b", (1,), 2.0, 2),
+    ]
+
+
+def test_coalescer_answers_small_waiting_requests_together() -> None:
+    gate, sizes = threading.Event(), []
+
+    def answer(request: GroupRequest) -> GroupAnswer:
+        gate.wait(5)
+        sizes.append(len(request.batch))
+        logits = np.asarray([[float(text), -float(text)] for text in request.batch.texts], dtype=np.float32)
+        return GroupAnswer(logits[None], np.ones((1, len(logits)), dtype=bool), (0.0,), (len(logits),))
+
+    coalescer = Coalescer(answer)
+    results: dict[int, GroupAnswer] = {}
+
+    def ask(number: int, rows: int) -> None:
+        texts = [str(number * 100 + i) for i in range(rows)]
+        results[number] = coalescer.ask(GroupRequest(text_batch(texts), np.ones((1, rows), dtype=bool)))
+
+    threads = []
+    for number, rows in enumerate([32, 2, 3, 1, 32]):
+        threads.append(threading.Thread(target=ask, args=(number, rows)))
+        threads[-1].start()
+        for _ in range(100):
+            if coalescer._waiting.qsize() >= number:
+                break
+            threading.Event().wait(0.01)
+    gate.set()
+    for thread in threads:
+        thread.join(5)
+    assert sizes == [32, 6, 32]
+    for number, rows in enumerate([32, 2, 3, 1, 32]):
+        assert results[number].logits_MNC[0, :, 0].tolist() == [number * 100.0 + i for i in range(rows)]
+
+
+def test_coalescer_gives_the_error_to_everyone_and_goes_on() -> None:
+    def answer(request: GroupRequest) -> GroupAnswer:
+        if request.batch.texts[0] == "bad":
+            raise NonFiniteError("no")
+        return (
+            pack([])
+            if not request.batch.texts
+            else GroupAnswer(np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool), (0.0,), (1,))
+        )
+
+    coalescer = Coalescer(answer)
+    with pytest.raises(NonFiniteError):
+        coalescer.ask(GroupRequest(text_batch(["bad"]), np.ones((1, 1), dtype=bool)))
+    assert coalescer.ask(GroupRequest(text_batch(["good"]), np.ones((1, 1), dtype=bool))).covered_MN.all()
