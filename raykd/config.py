@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -31,6 +32,21 @@ def checked_name(value: str) -> str:
             "a name starts with a letter or digit and holds only letters, digits, '.', '_', '-' (100 at most)"
         )
     return value
+
+
+def overlay(base: Any, top: Any) -> Any:
+    """``top`` laid over ``base``: mappings merge key by key, anything else replaces.
+
+    A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys.
+    """
+    if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
+        return top
+    if "kind" in top and top["kind"] != base.get("kind", top["kind"]):
+        return dict(top)
+    merged = dict(base)
+    for key, value in top.items():
+        merged[key] = overlay(merged[key], value) if key in merged else value
+    return merged
 
 
 class Files(Spec):
@@ -247,7 +263,7 @@ class ServingConfig(Spec):
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 where the hardware computes it natively (avx512_bf16, AMX, CUDA), else float32."""
-    max_tokens: int = Field(8192, ge=1)
+    max_tokens: int = Field(16384, ge=1)
     """Largest padded size (rows x length) of one forward pass."""
     prefetch: int = Field(2, ge=1)
     """Optimizer steps whose answers are asked for ahead of the student."""
@@ -290,6 +306,8 @@ class RunConfig(Spec):
     data: DataConfig
     student: Student
     teachers: tuple[TeacherConfig, ...] = ()
+    teacher_defaults: dict[str, Any] = {}
+    """Keys that every teacher has unless it says otherwise (`training` only where a teacher has no path)."""
     baseline: bool = False
     """Also train the student without teachers, for the same number of steps."""
     objective: Objective = Objective()
@@ -300,6 +318,19 @@ class RunConfig(Spec):
     tracking: TrackingConfig = TrackingConfig()
 
     _name = field_validator("name")(checked_name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_over_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
+            return data
+        defaults = data["teacher_defaults"]
+        bare = {key: value for key, value in defaults.items() if key != "training"}
+        teachers = data.get("teachers")
+        if not isinstance(teachers, (list, tuple)) or not all(isinstance(t, Mapping) for t in teachers):
+            return data
+        laid = [overlay(defaults if t.get("path") is None else bare, t) for t in teachers]
+        return {**data, "teachers": laid}
 
     @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:

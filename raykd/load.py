@@ -1,9 +1,15 @@
-"""YAML in, RunConfig out: read, overlay, resolve paths, and errors that name the path, what was got, what is allowed."""
+"""YAML in, RunConfig out: read, overlay, resolve paths.
+
+Decision record: errors name the key's path, what was got and what is allowed, all wrong keys at once. YAML is read
+by a safe loader without aliases and without double keys, and numbers such as 1e-3 are numbers (YAML 1.1 reads
+them as text).
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +17,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raykd.config import RunConfig
+from raykd.config import RunConfig, overlay
 from raykd.errors import ConfigError
 
 MAX_YAML_BYTES = 1_000_000
@@ -26,6 +32,11 @@ class _Loader(yaml.SafeLoader):
                 f"aliases (*name) are not allowed, line {self.peek_event().start_mark.line + 1}"
             )
         return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -77,21 +88,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
             wanted="keys such as data, student, teachers",
         )
     return tree
-
-
-def overlay(base: Any, top: Any) -> Any:
-    """``top`` laid over ``base``: mappings merge key by key, anything else replaces.
-
-    A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys.
-    """
-    if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
-        return top
-    if "kind" in top and top["kind"] != base.get("kind", top["kind"]):
-        return dict(top)
-    merged = dict(base)
-    for key, value in top.items():
-        merged[key] = overlay(merged[key], value) if key in merged else value
-    return merged
 
 
 def set_path(tree: Any, assignment: str) -> Any:
@@ -189,6 +185,9 @@ def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
             teacher["training"]["train"]["deepspeed"] = _read_deepspeed(
                 teacher["training"]["train"]["deepspeed"], base_dir
             )
+    for model in [tree["student"], *(t["training"]["model"] for t in tree["teachers"] if t["training"] is not None)]:
+        if model["kind"] == "pretrained" and (base_dir / model["path"]).exists():
+            model["path"] = str((base_dir / model["path"]).resolve())
     tree["train"]["deepspeed"] = _read_deepspeed(tree["train"]["deepspeed"], base_dir)
     return RunConfig.model_validate(tree)
 

@@ -28,9 +28,8 @@ METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 
 def connect(uri: str) -> Any:
     """A client of this URI alone. Importing mlflow takes a second, so it is imported here."""
-    os.environ.setdefault(
-        "MLFLOW_DISABLE_TELEMETRY", "true"
-    )  # a cluster's job does not phone anybody unasked
+    # a cluster's job does not phone anybody unasked
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
     if uri.startswith("sqlite:///"):

@@ -105,7 +105,7 @@ class Outbox:
         with self._changed:
             attempts, self._hurry = self._attempts, True
             self._changed.notify_all()
-            while self.waiting and (left := deadline - time.monotonic()) > 0:
+            while (self.waiting or self.down) and (left := deadline - time.monotonic()) > 0:
                 if self._attempts > attempts + 1 and self.down:
                     break
                 self._changed.wait(left)
@@ -173,14 +173,16 @@ class Outbox:
                 first, longest = self._backoff_s
                 self._wait_s = min(longest, max(first, self._wait_s * 2))
                 self._set_aside(also=self._in_flight)
+            if error is not None and not was_down and not self._closing:
+                place = f"go to {self._spool}" if self._spool else "are kept in memory"
+                logger.warning(
+                    "MLflow takes no metrics; training goes on, they %s and are sent again later (%s)",
+                    place,
+                    redact(first_line(error)),
+                )
+            elif error is None and was_down:
+                logger.warning("MLflow takes metrics again; all that waited were sent")
             self._changed.notify_all()
-            closing = self._closing
-        if error is not None and not was_down and not closing:
-            place = f"metrics go to {self._spool}" if self._spool else "metrics are kept in memory"
-            logger.warning("MLflow takes no metrics (%s); training goes on, %s and are sent again",
-                           redact(first_line(error)), place)  # fmt: skip
-        elif error is None and was_down:
-            logger.warning("MLflow takes metrics again; all that waited were sent")
 
     def _set_aside(self, also: Sequence[Point] = ()) -> None:
         """Moves the queue (after `also`) to the spool, or back to the queue; the caller holds the lock."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from raykd.tasks.base import Tokenizer
 
 _VOLATILE = frozenset(
-    "_name_or_path architectures attn_implementation _attn_implementation dtype torch_dtype "
-    "transformers_version problem_type label2id num_labels use_cache".split()  # noqa: SIM905
+    {"_name_or_path", "architectures", "attn_implementation", "_attn_implementation", "dtype", "torch_dtype"}
+    | {"transformers_version", "problem_type", "label2id", "num_labels", "use_cache"}
 )
 _CHUNK = 16 * 2**20
 _LARGEST_HEADER = 100 * 2**20

@@ -256,6 +256,6 @@ def _told(what: str, next_step: str | None = None) -> Iterator[None]:
         yield
     except RaykdError:
         raise
-    except Exception as error:  # noqa: BLE001  (a dozen types of four libraries, and broken files of any kind)
+    except Exception as error:  # a dozen types of four libraries, and broken files of any kind
         reason = _SECRET.sub("***", f"{type(error).__name__}: {error}")
         raise ModelError(what, got=reason.strip()[:1000], next_step=next_step) from None

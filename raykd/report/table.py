@@ -27,7 +27,12 @@ ROLE_TITLES: Mapping[Role, str] = {
 METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
 }  # fmt: skip
-_NARROW = {"languages": "langs", "parameters": "params", "ms / 1,000 texts": "ms per\n1,000"}
+_NARROW = {
+    "languages": "langs",
+    "parameters": "params",
+    "ms / 1,000 texts": "ms per\n1,000",
+    "macro-F1 %": "macro\nF1 %",
+}
 """Headings that a terminal has no room for."""
 RATES = ("accuracy", "macro_f1", "ece")
 """Metrics in [0, 1], shown in per cent."""

@@ -12,10 +12,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from raykd.config import RunConfig, TeacherConfig, plain_objective
+from raykd.config import RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError
-from raykd.load import overlay
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 class Tokenizer(Protocol):
     """What raykd asks of a tokenizer; every fast tokenizer of transformers has it, `models.HashedNgrams` too."""
 
-    pad_token_id: int | None
+    @property
+    def pad_token_id(self) -> int | None: ...
 
     def __call__(
         self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int

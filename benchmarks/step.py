@@ -1,0 +1,298 @@
+"""What a distillation step costs: student alone, teachers in its own process, teachers in actors as raykd serves them.
+
+Usage: python -m benchmarks.step [--data DIR] [--rounds 9]
+
+DIR holds sentiment/{zh,en,fr}/train.jsonl with text, label and lang; without it the embedded corpus is used.
+Teachers: three of 6 layers x 384, all asked for every row. Student: 2 layers x 128. Batch 32. All random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Rounds, alternate, show, timed
+from raykd import models
+from raykd.config import ActorConfig, RunConfig, ServingConfig
+from raykd.data.load import load_data
+from raykd.distill.signals import TeacherSignal, TextBatch
+from raykd.student.prefetch import Prefetcher, StepWork
+from raykd.student.worker import TrainingLoop
+from raykd.teachers.source import Answered
+from raykd.teachers.teacher import TeacherSpec
+
+LABELS = ("negative", "positive")
+MAX_LENGTH = 128
+STEPS, SKIPPED = 8, 3
+TEACHERS = 3
+
+
+def config_of(data: Path | None) -> RunConfig:
+    """Student and data of the benchmark."""
+    source: Any = {"kind": "embedded", "rows_per_language": 1500}
+    validation: Any = {"kind": "embedded", "split": "validation", "rows_per_language": 20}
+    if data is not None:
+        files = [str(data / "sentiment" / lang / "train.jsonl") for lang in ("zh", "en", "fr")]
+        source = {"kind": "files", "paths": files}
+        validation = {"kind": "files", "paths": [f.replace("train", "validation") for f in files]}
+    return RunConfig.model_validate(
+        {
+            "data": {"train": source, "validation": validation, "labels": LABELS, "languages": ["zh", "en", "fr"]},
+            "task": {"kind": "classification", "max_length": MAX_LENGTH},
+            "student": {"kind": "transformer", "layers": 2, "hidden": 128, "heads": 2, "vocab_size": 8000},
+            "teachers": [{"name": f"t{i}", "languages": "all", "path": "none"} for i in range(TEACHERS)],
+            "objective": {"alpha": 0.5, "weighting": {"kind": "uniform"}},
+            "train": {"steps": 1_000_000, "batch_size": 32, "evaluations": 1},
+        }
+    )  # fmt: skip
+
+
+class PlainTeachers:
+    """What a plain loop does: every teacher in this process, fp32, every text padded to the maximum."""
+
+    def __init__(self, directories: list[Path]) -> None:
+        self._models = [models.load(d) for d in directories]
+        self.teachers = tuple(f"t{i}" for i in range(len(directories)))
+        self.teacher_languages = (None,) * len(directories)
+        for each in self._models:
+            each.model.eval()
+
+    def submit(self, batch: TextBatch) -> Answered:
+        """Runs all teachers, one after the other."""
+        signals = []
+        for name, each in zip(self.teachers, self._models, strict=True):
+            encoded: Any = each.tokenizer(
+                list(batch.texts), truncation=True, max_length=MAX_LENGTH, padding="max_length", return_tensors="pt"
+            )  # type: ignore[call-arg]
+            with torch.no_grad():
+                logits_NC = each.model(**encoded).logits.numpy()
+            signals.append(TeacherSignal(name, logits_NC, np.ones(len(batch), dtype=bool)))
+        return Answered(signals)
+
+
+class Arm:
+    """One way to run the loop; a block of steps on each call, the first of them not counted."""
+
+    def __init__(self, loop: TrainingLoop, source: Any, threads: int, padded: bool = False) -> None:
+        self.loop, self.threads = loop, threads
+        loop._source = source
+        self._encoded = loop._encoded
+        self._work: Iterator[StepWork] = Prefetcher(
+            source, loop._rows_of, loop.train_rows.take, loop.config.serving.prefetch if not padded else 1
+        ).steps(0, loop.total_steps)
+        self.cpu: list[float] = []
+        self.waits: list[float] = []
+        if padded:
+            loop._micro = self._padded(loop._micro)  # type: ignore[method-assign]
+
+    @staticmethod
+    def _padded(micro: Any) -> Any:
+        def make(rows: Any, at: int, work: StepWork) -> Any:
+            made = micro(rows, at, work)
+            for name, value in made.encoded.inputs.items():
+                wide = torch.zeros(len(value), MAX_LENGTH, dtype=value.dtype)
+                wide[:, : value.shape[1]] = value
+                made.encoded.inputs[name] = wide
+            return made
+
+        return make
+
+    def __call__(self) -> float:
+        torch.set_num_threads(self.threads)
+        for _ in range(SKIPPED):
+            self.loop.step(next(self._work))
+        cpu = time.process_time()
+        begun = time.perf_counter()
+        for _ in range(STEPS):
+            work = next(self._work)
+            self.waits.append(work.waited_s)
+            self.loop.step(work)
+        elapsed = time.perf_counter() - begun
+        self.cpu.append((time.process_time() - cpu) / elapsed)
+        return elapsed / STEPS
+
+
+def make_loop(config: RunConfig, data: Any, teachers: bool) -> TrainingLoop:
+    """A fresh student on the benchmark's rows."""
+    if not teachers:
+        config = config.model_copy(update={"objective": config.objective.model_copy(update={"alpha": _one()})})
+    tokenizer = config.student.fit_tokenizer(data.train.texts)
+    student = models.TextModel(
+        config.student.build(tokenizer, LABELS, 0), tokenizer, LABELS, max_length=MAX_LENGTH
+    )
+    return TrainingLoop(config, data.train, data.validation, student, _Never() if teachers else None)
+
+
+class _Never:
+    teachers = tuple(f"t{i}" for i in range(TEACHERS))
+    teacher_languages = (None,) * TEACHERS
+
+    def submit(self, batch: TextBatch) -> Any:
+        raise AssertionError("replaced by an arm")
+
+
+def _one() -> Any:
+    from raykd.distill.schedules import Constant
+
+    return Constant(value=1.0)
+
+
+def make_teachers(root: Path, texts: tuple[str, ...]) -> list[Path]:
+    """Three teachers of 6 layers x 384 with random weights, saved as a user would have them."""
+    directories = []
+    for i in range(TEACHERS):
+        spec = models.Transformer(layers=6, hidden=384, heads=6, vocab_size=20000)
+        tokenizer = spec.fit_tokenizer(texts)
+        models.save(
+            models.TextModel(spec.build(tokenizer, LABELS, i), tokenizer, LABELS, max_length=MAX_LENGTH), root / f"t{i}"
+        )
+        directories.append(root / f"t{i}")
+    return directories
+
+
+def hop_ms(source: Any, data: Any, calls: int = 40) -> float:
+    """Round trip of a synchronous call minus the teacher's own time, milliseconds, median."""
+    hops = []
+    for i in range(calls):
+        batch = data.train.take(range(i * 2, i * 2 + 32))
+        begun = time.perf_counter()
+        signals = source.submit(batch).result()
+        hops.append(time.perf_counter() - begun - sum(s.latency_s for s in signals))
+    return 1e3 * float(np.median(hops))
+
+
+def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
+    """An optimizer step of the engine against the same step in plain torch, student alone, one thread."""
+    torch.set_num_threads(1)
+    loop = make_loop(config, data, teachers=False)
+    plain = config.student.build(loop.student.tokenizer, LABELS, 0)
+    plain.train()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+    state = {"step": 0}
+    encoded = [
+        loop.task.collate(loop._encoded, loop.train_rows.labels_B, loop.stream.batch(i).tolist()) for i in range(64)
+    ]
+
+    def engine_step() -> None:
+        batch = encoded[state["step"] % 64]
+        state["step"] += 1
+        loss = torch.nn.functional.cross_entropy(loop.engine.forward(batch.inputs), batch.labels_N)
+        loop.engine.backward(loss)
+        loop.engine.step()
+
+    def plain_step() -> None:
+        batch = encoded[state["step"] % 64]
+        state["step"] += 1
+        loss = torch.nn.functional.cross_entropy(plain(**batch.inputs).logits, batch.labels_N)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def block(step: Any) -> Any:
+        def run() -> float:
+            state["step"] = 0
+            return timed(step, 16)
+
+        return run
+
+    return alternate({"deepspeed": block(engine_step), "plain torch": block(plain_step)}, rounds)
+
+
+def main() -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    config = config_of(options.data)
+    data = load_data(config.data, Path.cwd())
+
+    import ray
+
+    from raykd.runs.cluster import connect
+    from raykd.teachers.pool import Placement, TeacherPool
+
+    with tempfile.TemporaryDirectory() as folder:
+        directories = make_teachers(Path(folder), data.train.texts)
+        connect(config.ray)
+        specs = [
+            TeacherSpec(f"t{i}", str(d), LABELS, config.task, dtype="auto") for i, d in enumerate(directories)
+        ]
+        share = round(1 / TEACHERS, 4)
+        actor = ActorConfig(num_cpus=share, group="teachers")
+        pool = TeacherPool([Placement(s, actor) for s in specs], ServingConfig())
+        infos = pool.load()
+        served = pool.handle.source(None)
+        arms = {
+            "student only, 1 thread": Arm(make_loop(config, data, teachers=False), None, 1),
+            "student only, 2 threads": Arm(make_loop(config, data, teachers=False), None, 2),
+            "in process, fp32, padded, 2 threads": Arm(
+                make_loop(config, data, teachers=True), PlainTeachers(directories), 2, padded=True
+            ),
+            "served by an actor, 1 + 1 threads": Arm(make_loop(config, data, teachers=True), served, 1),
+        }
+        rounds = alternate(arms, options.rounds)
+        torch.set_num_threads(1)
+        hop = hop_ms(served, data)
+        counters = ray.get(pool.handle.replicas[0][0].counters.remote())
+        teacher_ms = teacher_time(served, data)
+        threads = threading.active_count(), pool.groups[0].threads
+        ds = deepspeed_ratio(config, data, options.rounds)
+        pool.stop()
+        report(rounds, ds, arms, hop, teacher_ms, counters, infos, threads)
+
+
+def teacher_time(source: Any, data: Any, calls: int = 20) -> float:
+    """The group's own time for a batch of the stream's size and lengths, milliseconds, median."""
+    order = np.argsort([len(t) for t in data.train.texts], kind="stable")
+    picked = order[: len(order) // 32 * 32].reshape(-1, 32)
+    chosen = picked[np.random.default_rng(0).permutation(len(picked))[:calls]]
+    times = [sum(s.latency_s for s in source.submit(data.train.take(rows.tolist())).result()) for rows in chosen]
+    return 1e3 * float(np.mean(times))
+
+
+def report(
+    rounds: Rounds, ds: Rounds, arms: dict[str, Arm], hop: float, teacher_ms: float, counters: Any, infos: Any, threads: Any
+) -> None:
+    """The table."""
+    one, two, plain, served = arms
+    lines = []
+    for name in arms:
+        middle, low, high = rounds.ratio(name, one)
+        lines.append(
+            [name, f"{rounds.median_ms(name):.1f} ms", f"{middle:.2f}", f"{low:.2f}-{high:.2f}",
+             f"{float(np.median(arms[name].cpu)):.2f}"]
+        )  # fmt: skip
+    show("one step of 32 texts, 3 teachers of 6 x 384, student 2 x 128",
+         ["arm", "median step", "x student only", "quartiles", "CPU / wall of the student's process"], lines)  # fmt: skip
+    gain, low, high = rounds.ratio(plain, served)
+    student_ms = rounds.median_ms(one)
+    bound = max(teacher_ms, student_ms)
+    overlap = bound / rounds.median_ms(served)
+    ratio, ds_low, ds_high = ds.ratio("deepspeed", "plain torch")
+    real = sum(c["real_tokens"] for c in counters.values()) / sum(c["computed_tokens"] for c in counters.values())
+    show("figures", ["figure", "value", "goal"], [
+        ["in process / served", f"{gain:.2f} x ({low:.2f}-{high:.2f})", "at least 3"],
+        ["max(teacher, student) / step", f"max({teacher_ms:.0f}, {student_ms:.0f}) / {rounds.median_ms(served):.0f} ms = {overlap:.2f}", "at least 0.9"],
+        ["Ray hop (round trip - teacher's time)", f"{hop:.2f} ms", "at most 2 ms"],
+        ["calls a batch and teacher group", "1", "1"],
+        ["teacher dtype", infos[0].dtype, ""],
+        ["real / computed tokens in teachers", f"{real:.2f}", "at least 0.85"],
+        ["intra-op threads, student + teachers", f"{arms[served].threads} + {threads[1]} of {os.cpu_count()} cores", "at most the cores"],
+        ["DeepSpeed / plain torch step", f"{ratio:.3f} ({ds_low:.3f}-{ds_high:.3f})", "at most 1.10"],
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

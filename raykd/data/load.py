@@ -1,0 +1,183 @@
+"""`load_data`: everything a run reads, checked, selected and kept apart, before a worker is taken.
+
+Decision record: which labelled rows a run uses is a draw of its own seed, nested (the rows of a smaller number are
+among those of a larger one) and proportional to labels at every size, so that a curve over the number of labels
+compares like with like. Labelled rows that are not drawn are dropped, never passed on without their labels: the
+amount of unlabelled text is the user's `unlabeled` and nothing else. Texts of the held-out sets are taken out of
+the unlabelled rows, because a student that has been told the teachers' opinion of a test row has seen it; labelled
+rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import unicodedata
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.config import DataConfig, Source
+from raykd.data.read import read_source
+from raykd.data.rows import Rows
+from raykd.errors import DataError
+
+log = logging.getLogger("raykd.data")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A run's rows. Written by `load_data`, read by `runs`.
+
+    train: the labelled rows that are used, then the unlabelled ones. test: None where the config names none.
+    left_out: for each reason (a phrase for people) how many rows are not used, or used in spite of something.
+    """
+
+    train: Rows
+    validation: Rows
+    test: Rows | None
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the content and order of all parts."""
+        parts = (self.train, self.validation, self.test)
+        joined = " ".join("none" if part is None else part.fingerprint() for part in parts)
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def load_data(config: DataConfig, base_dir: Path) -> Dataset:
+    """Reads, selects languages and labelled rows, and keeps held-out texts out of the unlabelled ones.
+
+    Args:
+        base_dir: what relative paths are relative to.
+
+    Raises:
+        DataError: what `read_source` raises; a part that is empty after the selection; fewer labelled rows of a
+            language than ``labelled_per_language``.
+    """
+    left_out: dict[str, int] = {}
+
+    def part(name: str, source: Source, labelled: bool) -> Rows:
+        rows = read_source(source, config, base_dir=base_dir, labelled=labelled)
+        return _selected(rows, name, config, left_out)
+
+    labelled = _draw_labelled(part("train", config.train, True), config, left_out)
+    validation = part("validation", config.validation, True)
+    test = None if config.test is None else part("test", config.test, True)
+    held_out = _keys(validation) | (set() if test is None else _keys(test))
+    _warn_of_overlap(labelled, held_out, left_out)
+    parts = [labelled]
+    if config.unlabeled is not None:
+        parts.append(_clean(part("unlabeled", config.unlabeled, False), held_out, left_out))
+    if len({rows.pairs is None for rows in parts}) > 1:
+        raise DataError(
+            "train and unlabeled do not fit together",
+            got="second texts in one of them only",
+            wanted="second texts in both or in none",
+            next_step="check columns.text_pair of both sources",
+        )
+    return Dataset(Rows.concat(parts), validation, test, left_out)
+
+
+def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
+    """Rows of the selected languages."""
+    if config.select_languages is None:
+        return rows
+    keep = np.isin(np.asarray(rows.languages), config.select_languages)
+    kept = rows.select(keep)
+    if not len(kept):
+        raise DataError(
+            f"data.{name} holds no row of the selected languages",
+            got=f"languages {sorted(set(rows.languages))}",
+            wanted=f"some of {list(config.select_languages)}",
+            next_step="change data.select_languages or the source",
+        )
+    if len(kept) < len(rows):
+        left_out[f"{name}: of languages that are not selected"] = len(rows) - len(kept)
+    return kept
+
+
+def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> Rows:
+    """``labelled_per_language`` rows of each language, in the order of the source."""
+    wanted = config.labelled_per_language
+    if wanted is None:
+        return rows
+    languages_B = np.asarray(rows.languages)
+    picked = []
+    for language in sorted(set(rows.languages)):
+        members = np.flatnonzero(languages_B == language)
+        if len(members) < wanted:
+            raise DataError(
+                f"data.labelled_per_language: {language!r} has fewer labelled training rows",
+                got=f"{len(members)} rows",
+                wanted=f"{wanted}",
+                next_step=f"lower data.labelled_per_language to {len(members)} or add rows",
+            )
+        # The language is in the seed by name, so that selecting other languages does not change this one's rows.
+        seed = [config.labelled_seed & (2**64 - 1), zlib.crc32(language.encode())]
+        order = _stratified_order(rows.labels_B[members], np.random.default_rng(seed))
+        picked.append(members[order[:wanted]])
+    chosen = np.sort(np.concatenate(picked))
+    if len(chosen) < len(rows):
+        left_out["train: labelled, beyond labelled_per_language"] = len(rows) - len(chosen)
+    return rows.select(chosen)
+
+
+def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """A random order whose every beginning holds labels in proportion, to a row a label.
+
+    Row k of a label's n rows (shuffled) stands at (k + u) / n, with one u for each label.
+    """
+    place_B = np.empty(len(labels_B), dtype=np.float64)
+    for label in np.unique(labels_B):
+        members = generator.permutation(np.flatnonzero(labels_B == label))
+        place_B[members] = (np.arange(len(members)) + generator.uniform(0.25, 0.75)) / len(members)
+    order: NDArray[np.int64] = np.argsort(place_B, kind="stable")
+    return order
+
+
+def normalised(text: str) -> str:
+    """What two texts share that are the same to a reader: NFC, case and blanks folded."""
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+
+
+def _row_keys(rows: Rows) -> list[tuple[str, ...]]:
+    texts = [normalised(text) for text in rows.texts]
+    if rows.pairs is None:
+        return [(text,) for text in texts]
+    return list(zip(texts, map(normalised, rows.pairs), strict=True))
+
+
+def _keys(rows: Rows) -> set[tuple[str, ...]]:
+    return set(_row_keys(rows))
+
+
+def _warn_of_overlap(rows: Rows, held_out: set[tuple[str, ...]], left_out: dict[str, int]) -> None:
+    at = [i for i, key in enumerate(_row_keys(rows)) if key in held_out]
+    if at:
+        left_out["train: labelled and also in validation or test (kept)"] = len(at)
+        log.warning(
+            "%d labelled training rows are also in validation or test (kept): %s",
+            len(at),
+            ", ".join(rows.ids[i] for i in at[:5]),
+        )
+
+
+def _clean(rows: Rows, held_out: set[tuple[str, ...]], left_out: dict[str, int]) -> Rows:
+    """The unlabelled rows whose text is in no held-out set."""
+    keep = np.asarray([key not in held_out for key in _row_keys(rows)], dtype=np.bool_)
+    removed = int((~keep).sum())
+    if removed == len(rows):
+        raise DataError(
+            "every text of data.unlabeled is also in validation or test",
+            got=f"{removed} of {len(rows)} rows",
+            wanted="texts that are not evaluated on",
+            next_step="name another source in data.unlabeled",
+        )
+    if removed:
+        left_out["unlabeled: also in validation or test"] = removed
+        log.info("%d unlabelled rows are also in validation or test: left out", removed)
+    return rows.select(keep)

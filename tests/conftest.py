@@ -1,0 +1,26 @@
+"""Settings of all tests: one thread, no hub, explicit Ray authentication."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One real local Ray cluster of four logical CPUs for all tests that need one."""
+    import ray
+
+    from raykd.config import RayConfig
+    from raykd.runs.cluster import connect
+
+    connect(RayConfig(num_cpus=4))
+    yield
+    ray.shutdown()

@@ -1,0 +1,125 @@
+"""Teachers in real actors on a real local cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raykd.config import ActorConfig, ServingConfig
+from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
+from raykd.tasks import Classification
+from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.source import LocalSource
+from raykd.teachers.teacher import Teacher, TeacherSpec
+from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+TASK = Classification(max_length=64)
+CPU = 0.5
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
+    root = tmp_path_factory.mktemp("models")
+    languages = {"zh": frozenset({"zh"}), "en": frozenset({"en"}), "multi": None}
+    return [
+        TeacherSpec(name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32")
+        for seed, (name, spoken) in enumerate(languages.items())
+    ]
+
+
+def start(specs: list[TeacherSpec], serving: ServingConfig | None = None, **actor: object) -> TeacherPool:
+    config = ActorConfig(**{"num_cpus": CPU, **actor})
+    return TeacherPool([Placement(s, config) for s in specs], serving or ServingConfig())
+
+
+def batches(count: int = 6, size: int = 16) -> list:
+    texts, labels = texts_and_labels(count * size)
+    codes = np.random.default_rng(0).choice(["zh", "en", "fr"], size=len(texts))
+    parts = [slice(i * size, (i + 1) * size) for i in range(count)]
+    return [text_batch(texts[p], [str(c) for c in codes[p]], labels[p]) for p in parts]
+
+
+@pytest.mark.parametrize("group", [None, "one"])
+def test_served_by_actors_equals_in_process(specs: list[TeacherSpec], group: str | None) -> None:
+    pool = start(specs, group=group)
+    try:
+        infos = pool.load()
+        assert [i.name for i in infos] == ["zh", "en", "multi"] and len({i.fingerprint for i in infos}) == 3
+        source, local = pool.handle.source(None), LocalSource([Teacher(s) for s in specs])
+        tickets = [source.submit(batch) for batch in batches()]
+        for ticket, batch in zip(tickets, batches(), strict=True):
+            for served, here in zip(ticket.result(), local.submit(batch).result(), strict=True):
+                np.testing.assert_array_equal(served.covered_N, here.covered_N)
+                np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-5)
+        assert source.calls <= len(batches()) * len(pool.groups)
+        assert not np.any(source.in_flight)
+    finally:
+        pool.stop()
+
+
+def test_replicas_share_the_load_and_a_killed_one_is_asked_again(specs: list[TeacherSpec]) -> None:
+    import ray
+
+    pool = start(specs[2:], replicas=2)
+    try:
+        pool.load()
+        source = pool.handle.source(None)
+        local = LocalSource([Teacher(specs[2])])
+        tickets = [source.submit(batch) for batch in batches(8)]
+        assert source.in_flight == [[4, 4]]
+        victim = ray.get(pool.handle.replicas[0][0].pid.remote())
+        os.kill(victim, signal.SIGKILL)
+        for ticket, batch in zip(tickets, batches(8), strict=True):
+            np.testing.assert_allclose(
+                ticket.result()[0].logits_NC, local.submit(batch).result()[0].logits_NC, atol=1e-5
+            )
+        assert not np.any(source.in_flight)
+    finally:
+        pool.stop()
+
+
+def test_teacher_without_restarts_that_dies_is_a_clear_error(specs: list[TeacherSpec]) -> None:
+    import ray
+
+    pool = start(specs[:1], ServingConfig(max_restarts=0, timeout_s=30.0))
+    pool.load()
+    os.kill(ray.get(pool.handle.replicas[0][0].pid.remote()), signal.SIGKILL)
+    time.sleep(0.5)
+    with pytest.raises(TeacherError, match="teacher zh"):
+        pool.handle.source(None).submit(text_batch(["a"], ["zh"])).result()
+
+
+def test_errors_of_a_teacher_keep_their_type_across_processes(specs: list[TeacherSpec], tmp_path: Path) -> None:
+    other = TeacherSpec("zh", specs[0].path, ("good", "bad"), TASK, dtype="float32")
+    gone = TeacherSpec("gone", str(tmp_path / "nothing"), LABELS, TASK)
+    broken = save_transformer(tmp_path / "nan")
+    from raykd import models
+
+    model = models.load(broken)
+    model.model.classifier.bias.data.fill_(float("nan"))
+    models.save(model, broken)
+    with pytest.raises(LabelMismatchError, match="teacher zh"):
+        start([other]).load()
+    with pytest.raises(ModelError, match="nothing"):
+        start([gone]).load()
+    pool = start([TeacherSpec("nan", str(broken), LABELS, TASK, dtype="float32")])
+    with pytest.raises(NonFiniteError, match="teacher nan"):
+        pool.handle.source(None).submit(text_batch(["a"])).result()
+    pool.stop()
+
+
+def test_a_slow_teacher_is_an_error_after_the_time_out(specs: list[TeacherSpec]) -> None:
+    pool = start(specs[:1])
+    try:
+        pool.load()
+        ticket = pool.handle.source(None).submit(text_batch(["a"] * 64, ["zh"] * 64))
+        with pytest.raises(TeacherError, match="did not answer in time"):
+            ticket.result(timeout=0.0)
+    finally:
+        pool.stop()

@@ -1,0 +1,190 @@
+"""RunConfig and its YAML: every wrong key is one clear error, every file in the tree parses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raykd.config import RunConfig, overlay
+from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
+from raykd.load import dump, flatten, load_run, parse_yaml, set_path, validate
+
+ROOT = Path(__file__).parents[2]
+RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "data": {
+            "train": {"kind": "embedded"}, "validation": {"kind": "embedded", "split": "validation"},
+            "labels": ["negative", "positive"], "languages": ["zh", "en", "fr"],
+        },
+        "student": {"kind": "linear"},
+        "teachers": [{"name": "zh", "languages": ["zh"], "path": "somewhere"}],
+    }  # fmt: skip
+    return {**base, **changes}
+
+
+def message(**changes: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        validate(tree(**changes), "RUN.yaml")
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=[p.name for p in RUNS])
+def test_every_run_file_of_the_tree_is_valid(path: Path) -> None:
+    config = load_run(path)
+    assert validate(yaml.safe_load(dump(config)), "again") == config
+
+
+def test_there_are_run_files() -> None:
+    assert {p.name for p in RUNS} >= {"demo.yaml", "sentiment_zh_en_fr.yaml"}
+
+
+def test_unknown_key_is_answered_with_path_allowed_keys_and_a_guess() -> None:
+    text = message(objective={"alhpa": 0.3})
+    assert "objective.alhpa" in text and "did you mean 'alpha'" in text and "temperature" in text
+
+
+def test_all_wrong_keys_are_told_at_once() -> None:
+    text = message(seed="x", train={"batch_size": 0, "nonsense": 1})
+    assert "3 keys are wrong" in text and "train.batch_size" in text and "train.nonsense" in text and "seed" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "../evil"}, "letters, digits"),
+        ({"name": "/abs"}, "letters, digits"),
+        ({"student": {"kind": "forest"}}, "linear"),
+        ({"train": {"epochs": 1, "steps": 2}}, "not both"),
+        ({"train": {"learning_rate": "0.1"}}, "is not a number"),
+        ({"train": {"steps": True}}, "is not a number"),
+        ({"train": {"learning_rate": float("nan")}}, "finite"),
+        ({"teachers": []}, "objective.alpha: 1"),
+        ({"teachers": [{"name": "a", "languages": ["de"], "path": "x"}]}, "['de'], not in data.languages"),
+        ({"teachers": [{"name": "a", "languages": "all"}]}, "path (a model that exists) or training"),
+        ({"teachers": [{"name": "a", "languages": "all", "path": "x"}] * 2}, "same name"),
+        ({"teachers": [{"name": "a", "languages": "all", "path": "x", "label_map": {"p": "posit"}}]}, "posit"),
+        ({"objective": {"alpha": 1.5}}, "alpha"),
+        ({"objective": {"temperature": 0}}, "temperature"),
+        ({"objective": {"terms": []}}, "terms"),
+        ({"objective": {"weighting": {"kind": "fixed", "by_teacher": {"en": 1.0}}}}, "en"),
+        ({"train": {"batch_size": 3}, "workers": {"num_workers": 4}}, "batch_size 3"),
+        ({"data": {**tree()["data"], "labels": ["a", "a"]}}, "twice"),
+        ({"data": {**tree()["data"], "select_languages": ["de"]}}, "select_languages"),
+    ],
+)
+def test_wrong_values_are_told(changes: dict[str, Any], words: str) -> None:
+    assert words in message(**changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2", "stands twice, line 2"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("a: [1", "not valid YAML"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_unsafe_or_broken_yaml_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_yaml(text, "RUN.yaml")
+
+
+def test_scientific_numbers_are_numbers() -> None:
+    assert parse_yaml("a: [1e-3, 2E5, -1.5e+2, .5e1, 1e, e3]", "x")["a"] == [1e-3, 2e5, -150.0, 5.0, "1e", "e3"]
+
+
+def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run file"):
+        load_run(tmp_path / "none.yaml")
+
+
+def test_overrides_reach_keys_list_items_by_name_and_whole_branches() -> None:
+    changed: Any = tree()
+    for assignment in (
+        "objective.alpha=0.5",
+        "teachers.zh.path=other",
+        "teachers.0.languages=[zh, en]",
+        "student={kind: lstm, hidden: 32}",
+        "train.learning_rate=1e-4",
+    ):
+        changed = set_path(changed, assignment)
+    config = validate(changed, "x")
+    assert config.objective.alpha.value_at(0.3) == 0.5
+    assert (config.teachers[0].path, config.teachers[0].languages) == ("other", ("zh", "en"))
+    assert config.student.kind == "lstm" and config.train.learning_rate == 1e-4
+    with pytest.raises(ConfigError, match="no item"):
+        set_path(tree(), "teachers.xx.path=1")
+    with pytest.raises(ConfigError, match=r"key\.path=value"):
+        set_path(tree(), "seed")
+
+
+def test_overlay_merges_keys_and_replaces_another_kind() -> None:
+    assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+    assert overlay({"kind": "linear", "buckets": 4}, {"kind": "lstm"}) == {"kind": "lstm"}
+    assert overlay({"kind": "linear", "buckets": 4}, {"kind": "linear", "lowercase": False}) == {
+        "kind": "linear", "buckets": 4, "lowercase": False,
+    }  # fmt: skip
+
+
+def test_teacher_defaults_lie_under_every_teacher() -> None:
+    defaults = {"languages": "all", "actor": {"group": "g", "num_cpus": 0.5}, "training": {"seed": 7}}
+    teachers = [{"name": "a", "training": {"train": {"steps": 3}}}, {"name": "b", "path": "x", "actor": {"num_cpus": 2.0}}]
+    config = validate(tree(teachers=teachers, teacher_defaults=defaults), "x")
+    a, b = config.teachers
+    assert a.training is not None and (a.training.seed, a.training.train.steps, a.actor.num_cpus) == (7, 3, 0.5)
+    assert b.training is None and (b.actor.group, b.actor.num_cpus, b.languages) == ("g", 2.0, "all")
+    assert validate(yaml.safe_load(dump(config)), "again") == config
+
+
+def test_flat_names_are_those_of_the_yaml() -> None:
+    flat = flatten(validate(tree(), "x"))
+    assert flat["teachers.zh.path"] == "somewhere" and flat["train.batch_size"] == "32"
+    assert flat["objective.weighting.kind"] == "by_language"
+
+
+def test_relative_paths_are_relative_to_the_yaml_and_deepspeed_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 1}}')
+    run = tree(train={"deepspeed": "ds.json"})
+    run["data"] = {**run["data"], "train": {"kind": "files", "paths": ["a/b.jsonl"]}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    config = load_run(tmp_path / "run.yaml")
+    assert config.data.train.paths == (str(tmp_path / "a" / "b.jsonl"),)  # type: ignore[union-attr]
+    assert config.train.deepspeed == {"zero_optimization": {"stage": 1}}
+    with pytest.raises(ConfigError, match=r"train\.deepspeed"):
+        load_run(tmp_path / "run.yaml", ["train.deepspeed=none.json"])
+
+
+def test_fingerprint_follows_what_changes_the_result() -> None:
+    base = validate(tree(), "x")
+    assert validate(tree(name="other", output="elsewhere"), "x").fingerprint() == base.fingerprint()
+    for change in ({"seed": 1}, {"objective": {"alpha": 0.2}}, {"train": {"steps": 5}}):
+        assert validate(tree(**change), "x").fingerprint() != base.fingerprint()
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, LabelMismatchError])
+def test_errors_survive_pickling(kind: type[RaykdError]) -> None:
+    import pickle
+
+    error = kind("what", got=[1], wanted="w", next_step="n")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and str(again) == str(error) and again.exit_code == kind.exit_code
+
+
+def test_config_import_is_light() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, raykd.load, raykd.cli; print([m for m in ('ray', 'deepspeed', 'mlflow', 'transformers', 'datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_run_config_round_trips_through_yaml() -> None:
+    config = validate(tree(objective={"alpha": {"kind": "cosine", "start": 0.9, "end": 0.1}}), "x")
+    assert RunConfig.model_validate(yaml.safe_load(dump(config))) == config

@@ -1,0 +1,197 @@
+"""The page is one file, safe, whole, and says the same numbers as the table."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from raykd.point import Point
+from raykd.report import plots
+from raykd.report.page import RunReport, TeacherFacts, figures, write_page
+from raykd.report.results import Predictions, score
+from raykd.tasks.metrics import classification
+
+EVIL = "<script>alert('x')</script>"
+ROWS = 90
+
+
+def system(name, role, right, covered=("zh", "en", "fr"), seed=0):
+    rng = np.random.default_rng(seed)
+    languages = tuple(np.repeat(["zh", "en", "fr"], ROWS // 3))
+    labels_N = rng.integers(0, 3, ROWS)
+    chosen = np.where(rng.random(ROWS) < right, labels_N, (labels_N + 1) % 3)
+    logits_NC = rng.normal(0, 0.3, (ROWS, 3)).astype(np.float32)
+    logits_NC[np.arange(ROWS), chosen] += 2.0
+    return Predictions(
+        name, role, logits_NC, np.isin(languages, covered), labels_N, languages, 1_000_000, 12.5
+    )
+
+
+@pytest.fixture(scope="module")
+def report():
+    systems = [
+        system(f"t-zh{EVIL}", "teacher", 0.9, ("zh",)),
+        system("t-$multi$", "teacher", 0.8),
+        system("ensemble", "ensemble", 0.9),
+        system("baseline", "baseline", 0.6),
+        system("student", "student", 0.8),
+    ]
+    points = [
+        Point(s, {"train/loss": 1 / s, "train/hard": 2 / s, "train/soft/forward_kl": 0.5 / s, "train/alpha": 0.5,
+                  "train/lambda/forward_kl": 1.0, "train/temperature": 4.0, "eval/zh/accuracy": 0.5, "eval/mean/accuracy": 0.6,
+                  "eval/mean/nll": float("nan") if s == 3 else 0.7, "teacher/t-zh/weight": 0.4, "teacher/m/weight": 0.6}, s)
+        for s in range(1, 1000)
+    ]  # fmt: skip
+    return RunReport(
+        title=f"run {EVIL}",
+        summary=f"A student {EVIL} learns 情感.",
+        systems=tuple((p, score(p, classification)) for p in systems),
+        history=plots.history(points),
+        teachers=(
+            TeacherFacts(
+                "t-zh",
+                ("zh",),
+                EVIL,
+                "0123456789abcdef99",
+                1_000_000,
+                {"accuracy": 0.9},
+                12.34,
+                0.98,
+                {"zh": 0.5},
+            ),
+            TeacherFacts("m", weights={"zh": 0.5, "en": 1.0}),
+        ),
+        data=(("split", "zh", "all"), ("train", "1,000", EVIL)),
+        config=f"name: {EVIL}\n",
+        environment={"python": EVIL},
+        facts={"MLflow": EVIL},
+        notes=(EVIL, "37 units were covered by no teacher"),
+        created="2025-01-01",
+    )
+
+
+@pytest.fixture(scope="module")
+def page(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "out" / "report.html"
+    assert write_page(report, path) == path
+    return path
+
+
+class Reader(HTMLParser):
+    """Collects tags, ids, addresses and the cells of tables; complains about what is closed wrongly."""
+
+    VOID = ("meta", "br", "link", "img", "input", "hr")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.cells, self.text = [], [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [v for k, v in attrs if k == "id"]
+        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def read(page):
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    return reader
+
+
+def test_nothing_is_loaded_from_anywhere(page, read):
+    html = page.read_text(encoding="utf-8")
+    without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"|data:image/png;base64,[^"]*', "", html)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", without_namespaces)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in read.links)
+    assert not {"script", "link", "img", "iframe", "object"} & set(read.tags)
+
+
+def test_names_are_escaped_and_the_page_is_well_formed(page, read):
+    assert EVIL not in page.read_text(encoding="utf-8")
+    assert "".join(read.text).count(EVIL) >= 8
+    assert read.open == []
+    assert len(read.ids) == len(set(read.ids))
+
+
+def test_the_numbers_are_those_of_the_table(report, read):
+    heads, lines = report.table.cells()
+    second_heads, second = report.table.language_cells()
+    wanted = [*heads, *sum(lines, []), *second_heads, *sum(second, [])]
+    assert read.cells[: len(wanted)] == wanted
+    text = "".join(read.text)
+    assert str(report.table.gap) in text
+    assert "37 units were covered by no teacher" in text
+    assert "0123456789abcdef" in text
+
+
+def test_report_json_holds_the_same(report, page):
+    tree = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
+    assert tree["results"] == json.loads(json.dumps(report.table.rows()))
+    assert tree["gap"]["points"] == report.table.gap.points
+    assert tree["history"]["eval/mean/nll"][2] == [3, None]
+    assert tree["teachers"][0]["weights"] == {"zh": 0.5}
+    assert tree["agreement"]["share"][0][0] == 1.0
+    assert "logits" not in json.dumps(tree)
+
+
+def test_a_report_with_nothing_in_it_is_a_page(tmp_path):
+    path = write_page(RunReport("empty", "Nothing was run.", ()), tmp_path / "r.html")
+    assert "No system was measured" in path.read_text(encoding="utf-8")
+
+
+def test_every_plot_is_drawn_and_is_valid_svg(report):
+    drawn = figures(report)
+    assert set(drawn) == {
+        "languages", "evaluation", "training", "schedules", "reliability", "agreement", "weights", "weights_over_steps",
+    }  # fmt: skip
+    for svg, caption in drawn.values():
+        root = ElementTree.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert caption
+        assert "currentColor" in svg
+        assert "nan" not in re.sub(r'd="[^"]*"', "", svg).lower()
+        assert len(svg) < 200_000
+
+
+def test_plots_without_data_are_none():
+    nobody = system("x", "student", 0.5, ())
+    assert plots.training_curves({}) is None
+    assert plots.evaluation_curves({"train/loss": [(1, 1.0)]}) is None
+    assert plots.schedule_curves({}) is None
+    assert plots.weight_curves({}) is None
+    assert plots.weight_bars({}) is None
+    assert plots.reliability([nobody]) is None
+
+
+def test_history_keeps_the_later_value_of_a_step_that_was_run_twice():
+    points = [Point(1, {"a": 1.0}, 1), Point(2, {"a": 2.0, "b": 5.0}, 2), Point(2, {"a": 3.0}, 3)]
+    assert plots.history(points) == {"a": [(1, 1.0), (2, 3.0)], "b": [(2, 5.0)]}
+
+
+def test_drawing_leaves_no_global_state(report):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures(report)
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,284 @@
+"""One tracker against a real MLflow on SQLite; one database for the module, as making it takes seconds."""
+
+import json
+import logging
+import os
+import time
+
+import numpy as np
+import pytest
+
+from raykd.errors import TrackingError
+from raykd.point import Point
+from raykd.tracking import Tracker, environment
+
+CANARY = "s3cr3tCANARY"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/new/mlflow.db"
+
+
+@pytest.fixture
+def start(uri, tmp_path, monkeypatch):
+    """Starts trackers from an empty folder; checks that MLflow left nothing in the folder or the process."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = {k: v for k, v in os.environ.items() if "MLFLOW" in k}
+    made = []
+
+    def make(name="run", **kwargs):
+        made.append(
+            Tracker.start(
+                uri, "tests", name, **{"params": {}, "tags": {}, "directory": tmp_path / "run", **kwargs}
+            )
+        )
+        return made[-1]
+
+    yield make
+    for tracker in made:
+        tracker.finish()
+    assert list(here.iterdir()) == []
+    after = {k: v for k, v in os.environ.items() if "MLFLOW" in k and k != "MLFLOW_DISABLE_TELEMETRY"}
+    assert after == {k: v for k, v in before.items() if k != "MLFLOW_DISABLE_TELEMETRY"}
+
+
+@pytest.fixture
+def client(uri):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def points(first, count, value=0.5):
+    return [
+        Point(step, {"train/loss": value / step, "eval/zh/accuracy": 0.25}, 1_000_000 + step)
+        for step in range(first, first + count)
+    ]
+
+
+def test_points_arrive_with_step_time_and_value(start, client):
+    tracker = start()
+    tracker.log_points(points(1, 1100))
+    assert tracker.flush(20)
+    history = client.get_metric_history(tracker.run_id, "train/loss")
+    assert [(m.step, m.timestamp, m.value) for m in history] == [
+        (s, 1_000_000 + s, 0.5 / s) for s in range(1, 1101)
+    ]
+    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+    tracker.finish()
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_sending_again_leaves_no_double_points(start, client):
+    tracker = start()
+    for _ in range(3):
+        tracker.log_points(points(1, 5))
+        assert tracker.flush(10)
+    assert len(client.get_metric_history(tracker.run_id, "train/loss")) == 5
+
+
+def test_what_is_not_finite_becomes_a_tag(start, client):
+    tracker = start()
+    tracker.log_points([Point(7, {"train/loss": float("nan"), "train/hard": float("inf"), "ok": 1.0}, 1)])
+    assert tracker.flush(10)
+    data = client.get_run(tracker.run_id).data
+    assert data.metrics == {"ok": 1.0}
+    assert data.tags["non_finite.train/loss"] == "nan at step 7"
+    assert data.tags["non_finite.train/hard"] == "inf at step 7"
+
+
+def test_parameters_are_cut_renamed_and_redacted(start, client, tmp_path):
+    long = "x" * 7000
+    params = {
+        "objective.alpha": 0.3,
+        "long": long,
+        "odd?key": "v",
+        "hub.token": CANARY,
+        "u": f"http://a:{CANARY}@h",
+    }
+    params |= {f"many.{i}": i for i in range(250)}
+    tracker = start(params=params, tags={"note": f"password={CANARY}", "big": "y" * 9000})
+    data = client.get_run(tracker.run_id).data
+    assert data.params["objective.alpha"] == "0.3"
+    assert (len(data.params["long"]), data.params["long"][-1]) == (6000, "…")
+    assert data.params["odd_key"] == "v"
+    assert data.tags["param_name.odd_key"] == "odd?key"
+    assert len(data.params) == 255
+    assert len(data.tags["big"]) == 8000
+    assert CANARY not in str(data.to_dictionary())
+    assert client.list_artifacts(tracker.run_id, "params")[0].path == "params/long.txt"
+    text = client.download_artifacts(tracker.run_id, "params/long.txt", str(tmp_path))
+    with open(text, encoding="utf-8") as file:
+        assert file.read() == long
+
+
+def test_resume_goes_on_and_keeps_changed_parameters_as_tags(start, client):
+    first = start(params={"lr": 0.1, "seed": 1})
+    first.log_points(points(1, 2))
+    first.finish("FAILED")
+    again = start(params={"lr": 0.2, "seed": 1, "new": 3}, run_id=first.run_id)
+    again.log_points(points(2, 3))
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+    again.finish()
+    third = start(params={"lr": 0.3}, run_id=first.run_id)
+    third.finish()
+    run = client.get_run(first.run_id)
+    assert again.run_id == third.run_id == first.run_id
+    assert (again.experiment_id, again.experiment_name) == (first.experiment_id, "tests")
+    assert run.data.params == {"lr": "0.1", "seed": "1", "new": "3"}
+    assert (run.data.tags["resume.1.lr"], run.data.tags["resume.2.lr"]) == ("0.2", "0.3")
+    assert [m.step for m in client.get_metric_history(first.run_id, "train/loss")] == [1, 2, 3, 4]
+
+
+def test_a_child_knows_its_parent_and_both_write_at_once(start, client):
+    parent = start("parent")
+    child = start("child", parent_run_id=parent.run_id, directory=None)
+    parent.log_points(points(1, 50))
+    child.log_points(points(1, 30))
+    assert parent.flush(10)
+    assert child.flush(10)
+    assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert client.get_run(child.run_id).info.run_name == "child"
+    assert len(client.get_metric_history(parent.run_id, "train/loss")) == 50
+    assert len(client.get_metric_history(child.run_id, "train/loss")) == 30
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (ValueError("x"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(3), "FAILED"),
+        (SystemExit(0), "FINISHED"),
+    ],
+)
+def test_the_end_of_the_block_is_the_status(error, status, start, client):
+    tracker = start()
+    if error is None:
+        with tracker:
+            pass
+    else:
+        with pytest.raises(type(error)), tracker:
+            raise error
+    assert client.get_run(tracker.run_id).info.status == status
+
+
+def test_artifacts(start, client, tmp_path, uri):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text("a")
+    tracker = start()
+    tracker.log_text("温度", "notes/t.txt")
+    tracker.log_file(tmp_path / "folder", "kept")
+    tracker.log_file(tmp_path / "folder" / "a.txt")
+    tracker.log_figure("<svg/>", "plots/x.svg")
+    tracker.log_figure(b"\x89PNG", "y.png")
+    tracker.log_table([{"system": "s", "acc": 0.5}, {"system": "t", "f1": 1.0}], "results.json")
+    with pytest.raises(TrackingError, match="nothing to log"):
+        tracker.log_file(tmp_path / "absent")
+    found = {
+        a.path
+        for folder in (None, "notes", "kept", "plots")
+        for a in client.list_artifacts(tracker.run_id, folder)
+    }
+    assert {"a.txt", "y.png", "results.json", "notes/t.txt", "kept/a.txt", "plots/x.svg"} <= found
+    with open(
+        client.download_artifacts(tracker.run_id, "results.json", str(tmp_path)), encoding="utf-8"
+    ) as file:
+        assert json.load(file) == {
+            "columns": ["system", "acc", "f1"],
+            "data": [["s", 0.5, None], ["t", None, 1.0]],
+        }
+    root = uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
+    assert client.get_run(tracker.run_id).info.artifact_uri.startswith(f"file://{root}/mlartifacts/")
+
+
+def test_a_failing_artifact_store_is_a_warning_and_is_tried_again(start, client, caplog, monkeypatch):
+    tracker = start()
+    works = tracker._client.log_text
+    monkeypatch.setattr(
+        tracker._client, "log_text", lambda *a: (_ for _ in ()).throw(OSError(f"token={CANARY}"))
+    )
+    with caplog.at_level(logging.WARNING, "raykd.tracking"):
+        tracker.log_text("x", "late.txt")
+    assert "late.txt" in caplog.text
+    assert CANARY not in caplog.text
+    monkeypatch.setattr(tracker._client, "log_text", works)
+    tracker.finish()
+    assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["late.txt"]
+
+
+def test_a_deleted_experiment_and_an_unknown_run_are_errors_with_a_next_step(start, uri, client):
+    gone = client.create_experiment("gone")
+    client.delete_experiment(gone)
+    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+        Tracker.start(uri, "gone", "r", params={}, tags={})
+    with pytest.raises(TrackingError, match="cannot be used"):
+        start(run_id="0" * 32)
+
+
+def test_a_database_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match="cannot be used"):
+        Tracker.start(f"sqlite:///{tmp_path}/file/mlflow.db", "e", "r", params={}, tags={})
+
+
+def test_the_environment_is_read_without_imports():
+    begin = time.monotonic()
+    found = environment()
+    assert time.monotonic() - begin < 3
+    assert {
+        "python",
+        "platform",
+        "cpu",
+        "cpu_flags",
+        "cores",
+        "memory",
+        "ray",
+        "torch",
+        "mlflow",
+        "deepspeed",
+    } <= set(found)
+    assert all(isinstance(v, str) and v for v in found.values())
+    assert found["numpy"] if "numpy" in found else np.__version__
+
+
+def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monkeypatch, client):
+    import mlflow
+    import pandas
+    import torch
+
+    from raykd.models import Linear, load, save
+    from raykd.tasks.base import pad, tokenize
+
+    texts = ["bon film", "mauvais film", "这部电影很好", ""]
+    student = save(Linear().build(("negative", "positive"), texts, seed=3), tmp_path / "student")
+    tracker = start()
+    model_uri = tracker.log_student(student, ("negative", "positive"), ("fr", "zh"), sample_texts=texts[:1])
+    tracker.finish()
+
+    registry = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # set_tracking_uri writes it; the fixture puts it back
+    try:
+        model = mlflow.pyfunc.load_model(model_uri)
+        answer = model.predict(pandas.DataFrame({"text": texts}, index=[5, 6, 7, 8]))
+    finally:
+        mlflow.set_tracking_uri(None)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert registry[1] is None
+    assert list(answer.columns) == ["label", "p_negative", "p_positive"]
+    assert list(answer.index) == [5, 6, 7, 8]
+    direct = load(student)
+    rows = tokenize(direct.tokenizer, texts, None, direct.max_length or 512)
+    with torch.inference_mode():
+        p_NC = torch.softmax(direct.model(**pad(rows, range(4))).logits.double(), -1).numpy()
+    np.testing.assert_allclose(answer[["p_negative", "p_positive"]].to_numpy(), p_NC, atol=1e-6)
+    assert list(answer["label"]) == [("negative", "positive")[c] for c in p_NC.argmax(1)]
+    assert [c.name for c in model.metadata.signature.inputs] == ["text", "text_pair"]
+    assert client.get_logged_model(model_uri.removeprefix("models:/")).status == "READY"
+    files = [p.name for p in (tmp_path.parent).glob("**/*.pkl")]
+    assert files == []
