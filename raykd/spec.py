@@ -7,9 +7,10 @@ string nor a truth value is read as one.
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Spec(BaseModel):
@@ -24,13 +25,29 @@ class Spec(BaseModel):
         use_attribute_docstrings=True,
     )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _numbers_are_numbers(cls, data: Any) -> Any:
         """pydantic's own strictness would also refuse a YAML list where a tuple stands, so only this is strict."""
-        if isinstance(value, (str, bool)) and _numeric(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError(f"{value!r} is not a number")
-        return value
+        if not isinstance(data, Mapping):
+            return data
+        fields = cls.model_fields
+        wrong = {
+            name: _NotANumber(value)
+            for name, value in data.items()
+            if isinstance(value, (str, bool)) and name in fields and _numeric(fields[name].annotation)
+        }
+        return {**data, **wrong} if wrong else data
+
+
+class _NotANumber:
+    """Takes the place of a text or truth value where a number stands, so that the field itself refuses it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 def _numeric(annotation: Any) -> bool:

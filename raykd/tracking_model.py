@@ -26,7 +26,6 @@ class StudentModel(PythonModel):
         from raykd.models import load
 
         self.student = load(context.artifacts["student"])
-        self.student.model.eval()
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None

@@ -2,8 +2,9 @@
 
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from itertools import chain
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_names_are_escaped_and_the_page_is_well_formed(page, read):
 def test_the_numbers_are_those_of_the_table(report, read):
     heads, lines = report.table.cells()
     second_heads, second = report.table.language_cells()
-    wanted = [*heads, *sum(lines, []), *second_heads, *sum(second, [])]
+    wanted = [*heads, *chain(*lines), *second_heads, *chain(*second)]
     assert read.cells[: len(wanted)] == wanted
     text = "".join(read.text)
     assert str(report.table.gap) in text

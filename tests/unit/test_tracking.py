@@ -243,7 +243,6 @@ def test_the_environment_is_read_without_imports():
         "deepspeed",
     } <= set(found)
     assert all(isinstance(v, str) and v for v in found.values())
-    assert found["numpy"] if "numpy" in found else np.__version__
 
 
 def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monkeypatch, client):
@@ -251,11 +250,19 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     import pandas
     import torch
 
-    from raykd.models import Linear, load, save
+    from raykd.models import Linear, TextModel, load, save
     from raykd.tasks.base import pad, tokenize
 
     texts = ["bon film", "mauvais film", "这部电影很好", ""]
-    student = save(Linear().build(("negative", "positive"), texts, seed=3), tmp_path / "student")
+    labels, linear = ("negative", "positive"), Linear()
+    tokenizer = linear.fit_tokenizer(texts)
+    network = linear.build(tokenizer, labels, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for weights in network.parameters():
+            torch.nn.init.normal_(weights)
+    built = TextModel(network, tokenizer, labels, kind="linear", max_length=32)
+    student = save(built, tmp_path / "student")
     tracker = start()
     model_uri = tracker.log_student(student, ("negative", "positive"), ("fr", "zh"), sample_texts=texts[:1])
     tracker.finish()
