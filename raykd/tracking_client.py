@@ -120,7 +120,7 @@ def _pack_model(path: Path, directory: Path, model: Any, labels: Sequence[str], 
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    model.signature = ModelSignature(
+    signature = ModelSignature(
         inputs=Schema([ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)]),
         outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)]),
     )
@@ -133,6 +133,7 @@ def _pack_model(path: Path, directory: Path, model: Any, labels: Sequence[str], 
                 python_model=str(Path(__file__).with_name("tracking_model.py")),
                 artifacts={"student": str(directory)},
                 mlflow_model=model,
+                signature=signature,  # else MLflow runs the model on the example to guess one
                 input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
                 pip_requirements=[f"{name}=={version.split('+')[0]}" for name, version in versions.items()],
             )

@@ -16,7 +16,11 @@ from collections.abc import Iterator, Mapping
 PROBE_S, PATIENCE_S = 4, 15
 """Seconds for the first answer of a server, and for each later one."""
 PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_S)}
-_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE_S)}
+_LENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE_S),
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _environment_lock = threading.RLock()
 _open_trackers = 0
 _lent: list[str] = []
@@ -39,12 +43,12 @@ def borrowed(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def take_patience() -> None:
-    """While a tracker is open MLflow waits seconds, not its 4 minutes, unless the user has set how long."""
+    """While a tracker is open MLflow waits seconds, not 4 minutes, and draws no bars, unless the user set it."""
     global _open_trackers
     with _environment_lock:
         if _open_trackers == 0:
-            _lent[:] = [name for name in _HTTP if name not in os.environ]
-            os.environ.update({name: _HTTP[name] for name in _lent})
+            _lent[:] = [name for name in _LENT if name not in os.environ]
+            os.environ.update({name: _LENT[name] for name in _lent})
         _open_trackers += 1
 
 

@@ -91,7 +91,7 @@ def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     data = load_data(run.data, Path.cwd())
     content = hashlib.sha256((run.fingerprint() + data.fingerprint()).encode()).hexdigest()[:12]
     output = Path(config.output).resolve() / "teachers" / f"{teacher.name}-{content}"
-    return Job("teacher", teacher.name, run, data, output)
+    return Job("teacher", f"teacher-{teacher.name}", run, data, output)
 
 
 def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:

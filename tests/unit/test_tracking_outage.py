@@ -64,7 +64,7 @@ def server(monkeypatch):
     monkeypatch.setattr(tracking_outbox, "LINGER_S", 0.02)
     monkeypatch.setattr(
         tracking_patience,
-        "_HTTP",
+        "_LENT",
         {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"},
     )
     server = Server()
