@@ -165,11 +165,9 @@ def headline(table: ResultTable) -> list[tuple[str, str, str]]:
             found.append((system_title(p), shown(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
-            "" if table.gap.closed is None else f"{table.gap.closed:.0%} of the gap to the ensemble closed"
+            "" if table.gap.closed is None else f"; {table.gap.closed:.0%} of the gap to the ensemble closed"
         )
-        found.append(
-            ("distilled − undistilled", f"{table.gap.points:+.1f}", closed or "points of mean accuracy")
-        )
+        found.append(("distilled − undistilled", f"{table.gap.points:+.1f}", f"points{closed}"))
     return found
 
 

@@ -78,7 +78,7 @@ def schedule_curves(curves: History) -> str | None:
     groups = [(names, title) for names, title in groups if names]
     if not groups:
         return None
-    figure, panels = panels_of(len(groups), width=4.0 * len(groups) + 0.6, height=2.8)
+    figure, panels = panels_of(len(groups), width=3.0 * len(groups) + 0.6, height=3.0)
     for axes, (names, title) in zip(panels, groups, strict=True):
         for at, name in enumerate(names):
             label = name.removeprefix("train/").replace("lambda/", "lambda ")

@@ -8,6 +8,7 @@ baseline and the student. The pool is loaded before the second, so that a broken
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,10 @@ from raykd.runs.outcome import Outcome, conclude
 from raykd.runs.progress import JobProgress
 from raykd.teachers.pool import Placement, TeacherPool, group
 from raykd.teachers.teacher import TeacherInfo, TeacherSpec
-from raykd.tracking import Tracker, environment, tracking_uri
+from raykd.tracking import Tracker, environment, redact, tracking_uri
+
+
+log = logging.getLogger("raykd.runs")
 
 
 @dataclass
@@ -98,12 +102,15 @@ def _train(config: RunConfig, folder: RunFolder, console: Console) -> Outcome:
     with ThreadPoolExecutor(max_workers=1) as background:
         starting = background.submit(_start_tracker, config, folder)
         teacher_jobs, student_jobs = jobs_of(config, folder.path)
+        log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
         _say_data(console, student_jobs[-1], teacher_jobs)
         connect(config.ray)
+        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
         placements = [_placement(config, t, str(t.path), folder) for t in config.teachers]
         for demands in demands_of(config, group(placements)):
             check_fits(demands, ray.cluster_resources(), "the cluster")
         tracker: Tracker = starting.result()
+    log.info("MLflow run %s at %s", tracker.run_id, redact(tracker.uri))
     folder.write_state(mlflow_run_id=tracker.run_id)
     trackers = Trackers(tracker, folder.path, {})
     try:
@@ -181,6 +188,7 @@ def _fit_group(
 ) -> None:
     if not jobs:
         return
+    log.info("workers for %s: %s", ", ".join(job.name for job in jobs), jobs[0].config.workers)
     payloads = []
     for job in jobs:
         texts = [*job.data.train.texts, *(job.data.train.pairs or ())]
@@ -199,6 +207,7 @@ def _fit_group(
     except RaykdError as error:
         _settle(mailbox, progress)
         raise progress.error or error from None
+    log.info("trained %s", ", ".join(job.name for job in jobs))
     _settle(mailbox, progress)
     if progress.error is not None:
         raise progress.error
@@ -219,7 +228,10 @@ def _start_pool(
     paths = {by_name[name].name: path for name, path in trained.items()}
     placements = [_placement(config, t, teacher_path(t, paths), folder) for t in config.teachers]
     pool = TeacherPool(placements, config.serving)
-    return pool, pool.load()
+    infos = pool.load()
+    for info in infos:
+        log.info("teacher %s answers in %s on %s: %s", info.name, info.dtype, info.device, info)
+    return pool, infos
 
 
 def _placement(config: RunConfig, teacher: Any, path: str, folder: RunFolder) -> Placement:
@@ -264,6 +276,11 @@ def _say_data(console: Console, student: Job, teachers: Sequence[Job]) -> None:
         + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(student.config.data.labels)}",
         highlight=False,
     )
+
+
+def _ray_logs() -> str:
+    node = ray._private.worker.global_worker.node
+    return str(node.get_logs_dir_path()) if node is not None else "the cluster"
 
 
 @contextlib.contextmanager

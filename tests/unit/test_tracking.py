@@ -10,7 +10,7 @@ import pytest
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Tracker, environment
+from raykd.tracking import Tracker, environment, serve_ui
 
 CANARY = "s3cr3tCANARY"
 
@@ -224,6 +224,11 @@ def test_a_database_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrackingError, match="cannot be used"):
         Tracker.start(f"sqlite:///{tmp_path}/file/mlflow.db", "e", "r", params={}, tags={})
+
+
+def test_pages_of_a_database_that_is_not_there(tmp_path):
+    with pytest.raises(TrackingError, match="no MLflow database"):
+        serve_ui(tmp_path, 5000, print)
 
 
 def test_the_environment_is_read_without_imports():

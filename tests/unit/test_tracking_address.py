@@ -9,7 +9,7 @@ import pytest
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
 from raykd.tracking import RedactingFilter, redact, slug, tracking_uri
-from raykd.tracking_address import redact_value
+from raykd.tracking.address import redact_value
 
 CANARY = "s3cr3tCANARY"
 

@@ -5,7 +5,7 @@ crash, and an outage of the server must not reach a training worker; workers rep
 driver, which writes them. Everything goes through `MlflowClient` with explicit run ids: the fluent
 interface keeps its state in the process and its URI in the environment, so that a sweep's parent and trials
 would mix. A tracker that cannot start fails the run, because somebody who asked for tracking wants to know
-now; one that fails later warns and keeps what it could not send (`tracking_outbox`).
+now; one that fails later warns and keeps what it could not send (`outbox`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from typing import Any, Literal, Self, TypeVar
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
-from raykd.tracking_address import (
-    RedactingFilter,
+from raykd.tracking.address import (
     checked_uri,
     is_server,
     redact,
     redact_value,
     slug,
-    tracking_uri,
 )
-from raykd.tracking_client import (
+from raykd.tracking.client import (
     PARAMS_PER_CALL,
     cannot_start,
     connect,
@@ -40,21 +38,8 @@ from raykd.tracking_client import (
     log_model,
     send,
 )
-from raykd.tracking_environment import environment
-from raykd.tracking_outbox import CHUNK, Outbox, first_line, from_lines, logger, write_spool
-from raykd.tracking_patience import PROBE, borrowed, quiet, return_patience, take_patience
-
-__all__ = [
-    "Point",
-    "RedactingFilter",
-    "Tracker",
-    "environment",
-    "redact",
-    "replay",
-    "serve_ui",
-    "slug",
-    "tracking_uri",
-]
+from raykd.tracking.outbox import CHUNK, Outbox, first_line, from_lines, logger, write_spool
+from raykd.tracking.patience import PROBE, borrowed, quiet, return_patience, take_patience
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from typing import Any
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking_address import is_server, redact, slug
-from raykd.tracking_outbox import first_line
-from raykd.tracking_patience import PROBE_S, borrowed, quiet
+from raykd.tracking.address import is_server, redact, slug
+from raykd.tracking.outbox import first_line
+from raykd.tracking.patience import PROBE_S, borrowed, quiet
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 """Most that MLflow takes at once."""
@@ -130,7 +130,7 @@ def _pack_model(path: Path, directory: Path, model: Any, labels: Sequence[str], 
         with borrowed({"MLFLOW_UV_AUTO_DETECT": "false"}), quiet("mlflow.pyfunc", "mlflow.pyfunc.model"):
             mlflow.pyfunc.save_model(
                 path=str(path),
-                python_model=str(Path(__file__).with_name("tracking_model.py")),
+                python_model=str(Path(__file__).with_name("model.py")),
                 artifacts={"student": str(directory)},
                 mlflow_model=model,
                 signature=signature,  # else MLflow runs the model on the example to guess one

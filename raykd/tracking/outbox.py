@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from raykd.point import Point
-from raykd.tracking_address import redact
+from raykd.tracking.address import redact
 
 logger = logging.getLogger("raykd.tracking")
 CAPACITY = 20_000

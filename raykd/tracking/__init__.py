@@ -1,0 +1,12 @@
+"""Recording runs in MLflow, from the driver alone; the only room that imports mlflow.
+
+Decision record: a package instead of one file, because an outage that loses nothing, redaction and MLflow's
+settings by environment variables are each a piece of their own.
+"""
+
+from raykd.point import Point
+from raykd.tracking.address import RedactingFilter, redact, slug, tracking_uri
+from raykd.tracking.environment import environment
+from raykd.tracking.tracker import Tracker, replay, serve_ui
+
+__all__ = ["Point", "RedactingFilter", "Tracker", "environment", "redact", "replay", "serve_ui", "slug", "tracking_uri"]
