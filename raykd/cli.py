@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     name="raykd",
@@ -24,8 +27,16 @@ Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train wor
 [bold]Its student:[/bold]    raykd predict runs/NAME/student "some text"
 """,
 )
-console = Console()
-errors = Console(stderr=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """A pipe or a file has no width of its own; the result table needs more than rich's 80 columns."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=max(console.width, 120))
+
+
+console = _console()
+errors = _console(stderr=True)
 
 RunFile = Annotated[
     Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective.")
@@ -33,8 +44,8 @@ RunFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[key.path=value ...]",
-        help="Keys to change, for example objective.alpha=0.3 train.steps=500.",
+        metavar="KEY=VALUE",
+        help="Keys of RUN.yaml to change: objective.alpha=0.3 teachers.en.actor.replicas=2.",
     ),
 ]
 
@@ -44,15 +55,12 @@ def main() -> None:
     from raykd.errors import RaykdError
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except RaykdError as error:
-        from raykd.tracking import redact
-
-        errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
-        errors.print(redact(str(error)), markup=False, highlight=False)
+        _say(error)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; raykd train --resume goes on from the last checkpoint")
+        errors.print("interrupted", highlight=False)
         raise SystemExit(130) from None
     except Exception as error:
         show = getattr(error, "show", None)
@@ -60,6 +68,14 @@ def main() -> None:
             raise
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _say(error: Exception) -> None:
+    from raykd.tracking import redact
+
+    errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
+    errors.print(redact(str(error)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_file(path: Path, overrides: list[str] | None) -> Any:
@@ -73,7 +89,7 @@ def train(
     run: RunFile,
     overrides: Overrides = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of this run, if there is one.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")
@@ -81,33 +97,50 @@ def train(
 ) -> None:
     """Train what RUN.yaml describes: missing teachers first, then the student.
 
-    Everything lands in output/name: the student, report.html, run.yaml as resolved, log.txt. Without teachers and
-    with objective.alpha: 1 it is plain supervised training.
+    Everything lands in output/name: student/, report.html, results.md, run.yaml as resolved, log.txt.
+
+    Trained teachers are kept in output/teachers and used again by every run that asks for the same ones.
+
+    Without teachers and with objective.alpha: 1 it is plain supervised training.
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
     """
+    from raykd.runs.folder import finished_before
+
+    config = _run_file(run, overrides)
+    before = finished_before(config) if resume else None
+    if before is not None:
+        console.print(before.text, markup=False, highlight=False)
+        console.print("This run is finished already; --overwrite starts anew.", highlight=False)
+        _print_lines(before.lines)
+        return
     from raykd.runs.train import train as run_train
 
-    _finish(run_train(_run_file(run, overrides), resume=resume, overwrite=overwrite, console=console))
+    _finish(run_train(config, resume=resume, overwrite=overwrite, console=console))
 
 
 @app.command()
 def check(run: RunFile, overrides: Overrides = None) -> None:
     """Check a run without taking a worker: files, rows, labels, languages, models, resources, combinations."""
     from raykd.runs.check import check as run_check
+    from raykd.tracking import redact
 
     findings = run_check(_run_file(run, overrides))
     for finding in findings:
         if finding.error is None:
             console.print(
-                f"[green]ok[/green]     [bold]{finding.what}[/bold]  {finding.detail}", highlight=False
+                f"[green]ok[/green]     [bold]{finding.what}[/bold]  {escape(finding.detail)}",
+                highlight=False,
             )
         else:
             console.print(f"[red]wrong[/red]  [bold]{finding.what}[/bold]", highlight=False)
-            console.print(str(finding.error), markup=False, highlight=False)
+            console.print(
+                indent(redact(str(finding.error)), " " * 7), markup=False, highlight=False, soft_wrap=True
+            )
     wrong = [f.error for f in findings if f.error is not None]
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
+    console.print(f"All is well; the run starts with: raykd train {run}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -133,7 +166,7 @@ def predict(
         Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
     ],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT ...]", help="Texts; none reads standard input.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts; none reads standard input.")
     ] = None,
     jsonl: Annotated[
         Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")
@@ -174,7 +207,11 @@ def ui(
 def _finish(outcome: Any) -> None:
     for part in outcome.tables:
         console.print(part)
-    for line in outcome.lines:
+    _print_lines(outcome.lines)
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -136,7 +136,7 @@ def _explain(error: ValidationError, origin: str) -> Iterable[str]:
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_keys(RunConfig, problem["loc"][:-1])
             wrong = str(problem["loc"][-1])
-            near = difflib.get_close_matches(wrong, allowed, n=1)
+            near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
             yield f"    got:     an unknown key {wrong!r}"
             yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
             if near:

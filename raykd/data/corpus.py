@@ -16,15 +16,28 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from random import Random
+from typing import TypeVar
 
 import numpy as np
 
 from raykd.config import Embedded
-from raykd.data.lexicon import Domain, Lexicon, Template, available, load_lexicon, pick, pick_early, pick_opinion
+from raykd.data.lexicon import (
+    Domain,
+    Lexicon,
+    Opinion,
+    Template,
+    available,
+    load_lexicon,
+    pick,
+    pick_early,
+    pick_opinion,
+)
 from raykd.data.rows import Rows
 from raykd.data.verdict import noiseless_label
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
+
+T = TypeVar("T")
 
 LABELS = ("negative", "positive")
 """Label 0 and label 1 of `generate`."""
@@ -81,9 +94,9 @@ def _language_rows(source: Embedded, language: str) -> tuple[list[str], list[int
     tries = 0
     while len(seen) < source.rows_per_language:
         text, label = writer.write()
-        if zlib.crc32(text.casefold().encode()) % len(SPLITS) != split or text in seen:
-            tries += 1
-        elif _says(text, language) == label:
+        mine = zlib.crc32(text.casefold().encode()) % len(SPLITS) == split
+        tries += 1
+        if mine and text not in seen and _says(text, language) == label:
             tries = 0
             seen[text] = label ^ (noise.random() < source.label_noise)
         if tries > _TRIES:
@@ -134,13 +147,16 @@ class _Writer:
         aspect = pick(random, domain.aspects)
         verdict = self._clause(domain, label, aspect)
         if plan == "plain":
-            opener = random.random() < _OPENER
-            return f"{self._filled_text(pick(random, lexicon.words['openers']))}{comma}{verdict}" if opener else verdict
+            if random.random() >= _OPENER:
+                return verdict
+            number = pick(random, lexicon.words["number"])
+            return f"{pick(random, lexicon.words['openers']).replace('{number}', number)}{comma}{verdict}"
         if plan == "short":
             after = self._predicate(domain, label, aspect)
             turn = pick(random, lexicon.but[:2])
             return f"{self._clause(domain, 1 - label, aspect)}{comma}{turn}{lexicon.gap}{after}"
-        other = self._clause(domain, 1 - label, pick(random, domain.aspects))
+        beside = pick(random, tuple(a for a in domain.aspects if a != aspect))
+        other = self._clause(domain, 1 - label, beside)
         if plan == "but":
             stop = lexicon.stop + lexicon.gap if random.random() < 0.3 else comma
             turn = pick(random, lexicon.but)
@@ -159,19 +175,21 @@ class _Writer:
         template = pick_early(self.random, self.lexicon.templates[form])
         while opinion.noun and not template.for_nouns:
             template = pick_early(self.random, self.lexicon.templates[form])
-        feminine = aspect.startswith("la ")
+        predicate, intensifier = self._worded(opinion, aspect)
+        return self._filled(template, a=aspect, p=predicate, i=intensifier)
+
+    def _worded(self, opinion: Opinion, aspect: str) -> tuple[str, str]:
+        """The opinion in the aspect's gender, and an intensifier that goes with it."""
+        random, lexicon = self.random, self.lexicon
         intensifier = (
-            self.lexicon.noun_intensifier
-            if opinion.noun
-            else pick(self.random, self.lexicon.words["intensifiers"])
+            lexicon.noun_intensifier if opinion.noun else pick(random, lexicon.words["intensifiers"])
         )
-        return self._filled(template, a=aspect, p=opinion.forms[feminine], i=intensifier)
+        return opinion.forms[aspect.startswith("la ")], intensifier
 
     def _predicate(self, domain: Domain, label: int, aspect: str) -> str:
         """An opinion without a subject, for "... but wonderful"."""
-        opinion = pick_opinion(self.random, domain, label)
-        intensifier = pick(self.random, self.lexicon.words["intensifiers"])
-        return f"{self.lexicon.noun_intensifier if opinion.noun else intensifier}{self.lexicon.gap}{opinion.forms[aspect.startswith('la ')]}"
+        predicate, intensifier = self._worded(pick_opinion(self.random, domain, label), aspect)
+        return f"{intensifier}{self.lexicon.gap}{predicate}"
 
     def _reported(self, domain: Domain, label: int) -> str:
         clause = self._clause(domain, label, pick(self.random, domain.aspects), plain=True)
@@ -185,11 +203,8 @@ class _Writer:
             parts[at] = given[name] if name in given else pick(self.random, self.lexicon.words[name])
         return "".join(parts)
 
-    def _filled_text(self, text: str) -> str:
-        """An opener, which may hold a number."""
-        return text.replace("{number}", pick(self.random, self.lexicon.words["number"]))
-
-    def _weighted(self, choices: Sequence[tuple[object, float]]) -> object:
+    def _weighted(self, choices: Sequence[tuple[T, float]]) -> T:
+        """A value, as often as its share says; shares sum to one."""
         at = self.random.random()
         for value, share in choices:
             at -= share

@@ -19,8 +19,11 @@ from typing import Any
 import yaml
 
 _MARKS = re.compile(r"[\[\]()<>~]")
-_MARKED = {kind: re.compile(pattern) for kind, pattern in
-           (("flip", r"\[([^]]*)\]"), ("keep", r"\(([^)]*)\)"), ("reported", r"<([^>]*)>"))}  # fmt: skip
+_MARKED = {
+    "flip": re.compile(r"\[([^]]*)\]"),
+    "keep": re.compile(r"\(([^)]*)\)"),
+    "reported": re.compile(r"<([^>]*)>"),
+}
 _SLOT = re.compile(r"\{(\w+)\}")
 _HEAD = 1.5
 """The k-th opinion word (from 0) comes up in proportion to 1 / (k + _HEAD)."""
@@ -56,7 +59,10 @@ class Domain:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Everything that writer and reader of one language know. phrases: marked phrase, lower case, to its kind."""
+    """Everything that writer and reader of one language know.
+
+    polarity: opinion, lower case, to its label. phrases: marked phrase, lower case, to flip, keep or reported.
+    """
 
     gap: str
     stop: str
@@ -95,7 +101,7 @@ def load_lexicon(language: str) -> Lexicon:
     tree: dict[str, Any] = yaml.safe_load(text)
     words = {
         name: _listed(tree[name]) if isinstance(tree[name], str) else tuple(tree[name])
-        for name in ("intensifiers", "openers", "who", "thing", "place", "time", "number")
+        for name in ("intensifiers", "openers", "who", "source", "thing", "place", "time", "number")
     }
     shared = tuple(_opinions(tree[name]) for name in ("negative", "positive"))
     domains = tuple(_domain(part, tree["facts"], shared) for part in tree["domains"].values())
@@ -114,11 +120,8 @@ def load_lexicon(language: str) -> Lexicon:
         templates=templates,
         words=words,
         domains=domains,
-        polarity={
-            form.casefold(): label
-            for domain in domains for label in (0, 1) for o in domain.opinions[label] for form in o.forms
-        },  # fmt: skip
-        phrases=_phrases([t for group in groups for t in tree[group]], words["who"]),
+        polarity=_polarity(domains),
+        phrases=_phrases([t for group in groups for t in tree[group]], words["source"]),
     )
 
 
@@ -162,12 +165,23 @@ def _template(text: str) -> Template:
     return Template(tuple(_SLOT.split(_MARKS.sub("", text))), not text.startswith("~"))
 
 
-def _phrases(templates: list[str], who: tuple[str, ...]) -> dict[str, str]:
-    """Marked phrases by kind; {who} stands for everybody."""
+def _polarity(domains: tuple[Domain, ...]) -> dict[str, int]:
+    """Every form of every opinion, lower case, to its label."""
+    return {
+        form.casefold(): label
+        for domain in domains
+        for label in (0, 1)
+        for opinion in domain.opinions[label]
+        for form in opinion.forms
+    }
+
+
+def _phrases(templates: list[str], sources: tuple[str, ...]) -> dict[str, str]:
+    """Marked phrases by kind; {source} stands for each of them."""
     found: dict[str, str] = {}
     for text in templates:
         for kind, pattern in _MARKED.items():
             for phrase in pattern.findall(text):
-                people = who if "{who}" in phrase else ("",)
-                found.update({phrase.replace("{who}", person).casefold(): kind for person in people})
+                people = sources if "{source}" in phrase else ("",)
+                found.update({phrase.replace("{source}", person).casefold(): kind for person in people})
     return found

@@ -61,7 +61,16 @@ def load_data(config: DataConfig, base_dir: Path) -> Dataset:
     left_out: dict[str, int] = {}
 
     def part(name: str, source: Source, labelled: bool) -> Rows:
-        rows = read_source(source, config, base_dir=base_dir, labelled=labelled)
+        skipped: dict[str, int] = {}
+        rows = read_source(source, config, base_dir=base_dir, labelled=labelled, skipped=skipped)
+        left_out.update({f"{name}: bad rows of {where}": count for where, count in skipped.items()})
+        if not len(rows):
+            raise DataError(
+                f"data.{name} holds no good row",
+                got="bad rows only",
+                wanted="at least one",
+                next_step="see the log",
+            )
         return _selected(rows, name, config, left_out)
 
     labelled = _draw_labelled(part("train", config.train, True), config, left_out)

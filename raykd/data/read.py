@@ -3,15 +3,14 @@
 Decision record: rows are judged here, before a worker is taken, so that nothing after it has to. What a file, the
 hub and the embedded corpus hold is brought to one form (`Record`s with a place) and judged by one function; all bad
 rows of a source are counted and the first few shown in one error, because a user mends files, not rows. Labels are
-compared as text: a label 1 in a file is the label "1" of the config, nothing else is converted. `datasets` reads
-Parquet, hub sets and saved folders; only the columns that are used are looked at.
+compared as text: a label 1 in a file is the label "1" of the config, nothing else is converted.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,31 @@ import numpy as np
 
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
 from raykd.data import corpus
+from raykd.data.records import file_records, hub_records
 from raykd.data.rows import Rows
-from raykd.data.textfiles import Record, read_delimited, read_json_lines, require_file, shortened
+from raykd.data.textfiles import Record, require_file, shortened
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 
 log = logging.getLogger("raykd.data")
 
 SHOWN_BAD_ROWS = 5
-JSON_LINES = (".jsonl", ".ndjson", ".json")
-DELIMITED = {".csv": ",", ".tsv": "\t"}
-PARQUET = (".parquet",)
 
 
-def read_source(source: Source, config: DataConfig, *, base_dir: Path, labelled: bool) -> Rows:
+def read_source(
+    source: Source,
+    config: DataConfig,
+    *,
+    base_dir: Path,
+    labelled: bool,
+    skipped: dict[str, int] | None = None,
+) -> Rows:
     """All rows of a source, in its order.
 
     Args:
         base_dir: what relative paths are relative to.
         labelled: whether rows need a gold label; False leaves every row `UNLABELLED` and looks at no label.
+        skipped: takes the number of bad rows that were skipped, by file or data set.
 
     Raises:
         DataError: a file that cannot be read, a column that is not there, or bad rows (any, or with
@@ -47,116 +52,18 @@ def read_source(source: Source, config: DataConfig, *, base_dir: Path, labelled:
     if isinstance(source, Embedded):
         return _embedded(source, config, labelled)
     if isinstance(source, Hub):
-        return _judged(_hub_records(source, base_dir), source.name, source, config, labelled)
+        return _judged(hub_records(source, base_dir), source.name, source, config, labelled, skipped)
     parts = []
     for name in source.paths:
         path = base_dir / name
         require_file(path)
-        parts.append(_judged(_file_records(path), str(path), source, config, labelled))
+        parts.append(_judged(file_records(path), str(path), source, config, labelled, skipped))
     return Rows.concat(parts)
 
 
 def check_source(source: Source, config: DataConfig, *, base_dir: Path, labelled: bool) -> dict[str, Any]:
     """The summary of a source that can be read; raises what `read_source` raises."""
     return read_source(source, config, base_dir=base_dir, labelled=labelled).summary(config.labels)
-
-
-# records ------------------------------------------------------------------------------------------------------
-
-
-def _file_records(path: Path) -> Iterable[Record]:
-    ending = path.suffix.lower()
-    if ending in JSON_LINES:
-        return read_json_lines(path)
-    if ending in DELIMITED:
-        return read_delimited(path, DELIMITED[ending])
-    if ending in PARQUET:
-        return _parquet_records(path)
-    raise DataError(
-        f"{path}: the ending does not say what the file is",
-        got=ending or "no ending",
-        wanted=", ".join([*JSON_LINES, *DELIMITED, *PARQUET]),
-        next_step="rename or convert the file",
-    )
-
-
-def _parquet_records(path: Path) -> Iterator[Record]:
-    import datasets
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    try:
-        # From the table, not through a builder: no copy in a cache, and ClassLabel names in the file are kept.
-        table = datasets.Dataset(pyarrow.parquet.read_table(path))
-    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: cannot be read as Parquet",
-            got=shortened(str(error), 200),
-            wanted="a complete Parquet file",
-            next_step="was it cut off while it was written or copied?",
-        ) from None
-    return _table_records(table, f"{path}: row ")
-
-
-def _hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
-    import datasets
-
-    folder = base_dir / source.name
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        table = _saved(folder, source) if folder.is_dir() else None
-        if table is None:
-            name = str(folder) if folder.is_dir() else source.name
-            table = datasets.load_dataset(
-                name, source.config_name, split=source.split, revision=source.revision
-            )
-    except DataError:
-        raise
-    except Exception as error:  # `datasets` passes on the errors of pyarrow, fsspec, httpx and its own builders
-        raise DataError(
-            f"the data set {source.name!r} cannot be loaded",
-            got=f"{type(error).__name__}: {shortened(str(error), 300)}",
-            wanted=f"a data set with a split {source.split!r}",
-            next_step="check name, config_name, split and the network; a set that runs code on loading is not "
-            "supported: convert it to Parquet",
-        ) from None
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-    return _table_records(table, f"{source.name}[{source.split}]: row ")
-
-
-def _saved(folder: Path, source: Hub) -> Any:
-    """The split of a folder that `save_to_disk` wrote; None for a folder of another kind."""
-    import datasets
-
-    if not ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
-        return None
-    loaded = datasets.load_from_disk(str(folder))
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
-    if source.split not in loaded:
-        raise DataError(
-            f"{folder}: there is no split {source.split!r}", got=source.split, wanted=f"one of {sorted(loaded)}"
-        )
-    return loaded[source.split]
-
-
-def _table_records(table: Any, place: str) -> Iterator[Record]:
-    """Rows (numbered from 1) of a `datasets.Dataset`, class labels by name; columns without a text form left out."""
-    import datasets
-
-    kept = [n for n, f in table.features.items() if isinstance(f, datasets.Value | datasets.ClassLabel)]
-    names = {n: f.names for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-    for number, values in enumerate(table.select_columns(kept), start=1):
-        for column, of in names.items():
-            index = values[column]
-            values[column] = of[index] if index is not None and 0 <= index < len(of) else None
-        yield Record(f"{place}{number}", number, values)
-
-
-# judgement ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -176,8 +83,14 @@ class _BadRowError(Exception):
 
 
 def _judged(
-    records: Iterable[Record], name: str, source: Files | Hub, config: DataConfig, labelled: bool
+    records: Iterable[Record],
+    name: str,
+    source: Files | Hub,
+    config: DataConfig,
+    labelled: bool,
+    skipped: dict[str, int] | None,
 ) -> Rows:
+    """The good rows of one file or data set."""
     found = list(records)
     if not found:
         raise DataError(f"{name}: holds no rows", got="no rows", wanted="at least one row")
@@ -192,9 +105,9 @@ def _judged(
             bad.append(f"{record.place}: {error}")
     if bad:
         _report(bad, len(found), name, config)
-    ids, texts, pairs, languages, labels = (
-        zip(*kept, strict=True) if kept else ((), (), (), (), ())
-    )
+        if skipped is not None:
+            skipped[name] = len(bad)
+    ids, texts, pairs, languages, labels = zip(*kept, strict=True) if kept else ((), (), (), (), ())
     return Rows(
         ids, texts, pairs if wanted.text_pair else None, languages, np.asarray(labels, dtype=np.int64)
     )
@@ -204,7 +117,7 @@ def _columns(
     found: list[Record], name: str, source: Files | Hub, config: DataConfig, labelled: bool
 ) -> _Wanted:
     """Which columns to read, all of them there."""
-    names = {**config.columns.model_dump(), **source.columns}
+    names: dict[str, Any] = config.columns.model_dump() | dict(source.columns)
     there: dict[str, None] = {}
     for record in found:
         there.update(dict.fromkeys(record.values))
@@ -294,7 +207,9 @@ def _near(value: Any, allowed: tuple[str, ...]) -> str:
     folded = {name.casefold(): name for name in allowed}
     plain = value.strip().casefold()
     exact = folded.get(plain) or folded.get(plain.replace("_", "-").split("-")[0])
-    close = [exact] if exact else [folded[n] for n in difflib.get_close_matches(plain, folded, n=1, cutoff=0.8)]
+    close = (
+        [exact] if exact else [folded[n] for n in difflib.get_close_matches(plain, folded, n=1, cutoff=0.8)]
+    )
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

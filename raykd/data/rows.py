@@ -93,7 +93,8 @@ class Rows:
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """``[B]``: whether a row has a gold label."""
-        return self.labels_B != UNLABELLED
+        mask: NDArray[np.bool_] = self.labels_B != UNLABELLED
+        return mask
 
     def without_labels(self) -> Rows:
         """The same rows, all unlabelled."""

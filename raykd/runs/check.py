@@ -1,7 +1,7 @@
 """`raykd check`: everything that can be known of a run without taking a worker.
 
 Decision record: each check raises the same error that the run would raise later, but now; `check` collects them,
-so that one call shows all that is wrong.
+so that one call shows all that is wrong, and `preflight` raises the first, so that a run fails before it starts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raykd.runs.jobs import Job, jobs_of
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Placement, group
 from raykd.teachers.teacher import TeacherSpec, label_columns
-from raykd.tracking import tracking_uri
+from raykd.tracking import redact, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,22 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     return f"{info.kind}, labels {', '.join(info.labels)}"
 
 
-def check_teachers(config: RunConfig) -> None:
-    """Raises the first error of a teacher that exists already."""
+def preflight(config: RunConfig) -> None:
+    """What a run asks before it makes its folder; data are read after that, as what they hold is logged.
+
+    Raises:
+        RaykdError: the first that `check` would show.
+    """
+    check_combinations(config)
     for teacher in config.teachers:
         check_teacher(teacher, config)
+        if teacher.path is not None:
+            models.resolve(
+                teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+            )
+    check_student(config)
+    check_resources(config)
+    tracking_uri(config.tracking, Path(config.output).resolve())
 
 
 def check_combinations(config: RunConfig) -> str:
@@ -112,9 +124,9 @@ def check(config: RunConfig) -> list[Finding]:
     for teacher in config.teachers:
         look(f"teacher {teacher.name}", lambda teacher=teacher: check_teacher(teacher, config))  # type: ignore[misc]
     look("data", lambda: _check_data(config))
-    look("student", lambda: _check_student(config))
-    look("resources", lambda: _check_resources(config))
-    look("tracking", lambda: tracking_uri(config.tracking, Path(config.output).resolve()))
+    look("student", lambda: check_student(config))
+    look("resources", lambda: check_resources(config))
+    look("tracking", lambda: redact(tracking_uri(config.tracking, Path(config.output).resolve())))
     return findings
 
 
@@ -124,11 +136,16 @@ def _check_data(config: RunConfig) -> str:
 
 
 def _describe(job: Job) -> str:
-    labelled = int((job.data.train.labels_B >= 0).sum())
-    return f"{job.name}: {labelled:,} labelled and {len(job.data.train) - labelled:,} unlabelled texts, {job.steps:,} steps"
+    rows, labelled = len(job.data.train), int(job.data.train.labelled.sum())
+    return f"{job.name}: {labelled:,} labelled and {rows - labelled:,} unlabelled texts, {job.steps:,} steps"
 
 
-def _check_student(config: RunConfig) -> str:
+def check_student(config: RunConfig) -> str:
+    """What the student is.
+
+    Raises:
+        ModelError: a checkpoint that it starts from cannot be loaded.
+    """
     if config.student.kind == "pretrained" and Path(config.student.path).is_dir():
         info = models.inspect_directory(
             config.student.path, trust_remote_code=config.student.trust_remote_code
@@ -138,7 +155,12 @@ def _check_student(config: RunConfig) -> str:
     return config.student.kind
 
 
-def _check_resources(config: RunConfig) -> str:
+def check_resources(config: RunConfig) -> str:
+    """What the run holds at once, compared with this machine unless it goes to a cluster.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
     placements = [
         Placement(TeacherSpec(t.name, "", config.data.labels, config.task), t.actor) for t in config.teachers
     ]

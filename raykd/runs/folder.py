@@ -2,14 +2,18 @@
 
 Decision record: a name is an identity. A folder that exists is not touched unless the user says how: `--resume`
 goes on with the same configuration, `--overwrite` starts anew. Ray would silently go on from whatever it finds.
+A run that fails before it has started anything leaves no folder, so that the corrected one needs no flag.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +21,25 @@ from typing import Any
 from raykd.config import RunConfig
 from raykd.errors import ConfigError
 from raykd.load import dump
+from raykd.student.engine import deepspeed_config
+from raykd.tracking import RedactingFilter
 
 STATE = "run.json"
+RESULTS = "results.md"
+NOISY = ("ray", "ray.train", "mlflow", "alembic", "sqlalchemy", "DeepSpeed", "datasets", "transformers")
+_writing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """output/name and what is known of the run from before."""
+    """output/name and what is known of the run from before.
+
+    state: what `run.json` holds. fresh: whether this run made the folder.
+    """
 
     path: Path
     state: dict[str, Any]
+    fresh: bool = True
 
     @property
     def log(self) -> Path:
@@ -34,11 +47,19 @@ class RunFolder:
         return self.path / "log.txt"
 
     def write_state(self, **values: Any) -> None:
-        """Keeps values for a later resume, atomically."""
-        self.state.update(values)
-        temporary = self.path / f"{STATE}.tmp"
-        temporary.write_text(json.dumps(self.state, indent=2), encoding="utf-8")
-        os.replace(temporary, self.path / STATE)
+        """Keeps values for a later resume, atomically; threads may call at once."""
+        with _writing:
+            self.state.update(values)
+            temporary = self.path / f"{STATE}.tmp"
+            temporary.write_text(json.dumps(self.state, indent=2), encoding="utf-8")
+            os.replace(temporary, self.path / STATE)
+
+    def give_up(self, status: str) -> None:
+        """Writes how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
+        if self.fresh and "mlflow_run_id" not in self.state:
+            shutil.rmtree(self.path)
+        else:
+            self.write_state(status=status)
 
 
 def open_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolder:
@@ -54,6 +75,7 @@ def open_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolde
             f"the run folder {path} leads elsewhere", got=str(path.resolve()), wanted=f"a folder in {output}"
         )
     state: dict[str, Any] = {}
+    fresh = overwrite or not path.exists()
     if path.exists():
         state = _previous(path)
         if overwrite:
@@ -73,11 +95,47 @@ def open_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolde
                 wanted=f"{str(state.get('fingerprint'))[:12]}, see {path / 'run.yaml'}",
                 next_step="resume with the old configuration, or start anew with --overwrite or another name",
             )
+        else:
+            _check_workers(config, state, path)
     path.mkdir(parents=True, exist_ok=True)
     (path / "run.yaml").write_text(dump(config), encoding="utf-8")
-    folder = RunFolder(path, state)
-    folder.write_state(fingerprint=config.fingerprint(), status="running")
+    folder = RunFolder(path, state, fresh)
+    folder.write_state(
+        fingerprint=config.fingerprint(), status="running", num_workers=config.workers.num_workers
+    )
     return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run that is finished already left to say. text: its table. lines: where things are."""
+
+    text: str
+    lines: tuple[str, ...]
+
+
+def finished_before(config: RunConfig) -> Finished | None:
+    """What the same run said when it finished; None if it did not."""
+    path = Path(config.output).resolve() / config.name
+    state = _previous(path) if path.exists() else {}
+    if state.get("status") != "finished" or state.get("fingerprint") != config.fingerprint():
+        return None
+    table = path / RESULTS
+    text = table.read_text(encoding="utf-8") if table.is_file() else ""
+    return Finished(text, tuple(str(line) for line in state.get("lines", ())))
+
+
+def _check_workers(config: RunConfig, state: dict[str, Any], path: Path) -> None:
+    """A checkpoint of ZeRO 1 to 3 is cut into as many parts as there were workers."""
+    now, before = config.workers.num_workers, state.get("num_workers")
+    stage = deepspeed_config(config.train, now)["zero_optimization"].get("stage", 0)
+    if stage and before not in (None, now):
+        raise ConfigError(
+            f"cannot resume {path} with another number of workers: ZeRO {stage} checkpoints belong to theirs",
+            got=f"workers.num_workers {now}",
+            wanted=f"{before}",
+            next_step="resume with the old number, or start anew with --overwrite or another name",
+        )
 
 
 def _previous(path: Path) -> dict[str, Any]:
@@ -99,25 +157,34 @@ def _previous(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def log_to_file(path: Path) -> logging.Handler:
-    """Sends every logger's records to the run's log file and keeps Ray's and MLflow's off the terminal."""
+@contextlib.contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Sends every logger's records and all warnings to the run's log file while the body runs.
+
+    Nothing is left behind in the process: the next run of it logs to its own file.
+    """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(RedactingFilter())
     root = logging.getLogger()
+    level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    for name in (
-        "ray",
-        "ray.train",
-        "mlflow",
-        "alembic",
-        "sqlalchemy",
-        "DeepSpeed",
-        "datasets",
-        "transformers",
-    ):
+    logging.captureWarnings(True)
+    hush()
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def hush() -> None:
+    """Takes the libraries' handlers off the terminal; called again after they were imported, which adds them."""
+    for name in NOISY:
         noisy = logging.getLogger(name)
         for old in list(noisy.handlers):
             noisy.removeHandler(old)
         noisy.propagate = True
-    return handler

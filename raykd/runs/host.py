@@ -8,6 +8,7 @@ from. A loss that is not finite is not tried again: all ranks agree on it, and t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 import ray
 
 from raykd.config import RunConfig, WorkersConfig
-from raykd.errors import NonFiniteError, RaykdError, TrainingError
+from raykd.errors import RaykdError, TeacherError, TrainingError
 from raykd.point import Point
 from raykd.runs.jobs import Job
 
@@ -31,6 +32,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
+ABORT_S = 3.0
+"""Longest wait for Ray Train to let its workers go after an interrupt."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,18 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._hopeless = False
         self._lock = threading.Lock()
 
     def put(self, event: Event) -> None:
         """Adds an event."""
         with self._lock:
             self._events.append(event)
+            self._hopeless |= event.error is not None and not isinstance(event.error, TeacherError)
+
+    def hopeless(self) -> bool:
+        """Whether a worker met an error that another attempt meets again."""
+        return self._hopeless
 
     def size(self) -> int:
         """Events not yet taken."""
@@ -96,20 +105,24 @@ def pack_job(job: Job, tokenizer: Any, pool: Any) -> Payload:
 
 def run_jobs(call: dict[str, Any]) -> None:
     """The Ray Train function: trains every job whose model is not there yet. Runs on every worker."""
+    import ray.train
     import torch
 
     threads: int = call["threads"]
     torch.set_num_threads(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     mailbox = call["mailbox"]
+    if ray.get(mailbox.hopeless.remote()):
+        return  # Ray Train started the workers again after an error that would only come again
     for payload in call["jobs"]:
         if (Path(payload.output) / "config.json").exists():
             continue
         try:
             _run_job(payload, mailbox)
         except RaykdError as error:
-            mailbox.put.remote(Event("error", payload.name, error=error))
-            if isinstance(error, NonFiniteError):
+            # Waits: this process may end before a call that nobody waits for is sent.
+            ray.get(mailbox.put.remote(Event("error", payload.name, error=error)))
+            if ray.train.get_context().get_world_size() == 1 and not isinstance(error, TeacherError):
                 return
             raise
 
@@ -210,7 +223,15 @@ def fit(
     from ray.train import RunConfig as TrainRun
     from ray.train.torch import TorchTrainer
 
-    trainer = TorchTrainer(
+    class Trainer(TorchTrainer):
+        """Leaves Ctrl-C to the run: Ray Train's own handler ends the process with exit code 0."""
+
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
+
+    trainer = Trainer(
         run_jobs,
         train_loop_config={
             "jobs": list(payloads),
@@ -235,12 +256,25 @@ def fit(
     )
     try:
         trainer.fit()
+    except KeyboardInterrupt:
+        _abort(trainer.controller)
+        raise
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
             "training failed on its workers",
             got=_cause(error),
             next_step="the log file has the whole trace; raykd train --resume goes on from the last checkpoint",
         ) from error
+
+
+def _abort(controller: Any) -> None:
+    """Ends the worker group now: a process that goes on (a notebook) would keep its resources."""
+    if controller is None:
+        return
+    with contextlib.suppress(ray.exceptions.RayError):  # the controller ends itself, which is an error to us
+        ray.get(controller.abort.remote(), timeout=ABORT_S)
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.kill(controller)
 
 
 def _cause(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raykd.config import RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.data.load import Dataset, load_data
-from raykd.errors import ConfigError
+from raykd.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,29 @@ class Job:
         return (self.output / "config.json").exists()
 
     @property
+    def rows(self) -> int:
+        """Training rows that the job sees: without teachers only the labelled ones."""
+        labelled = self.data.train.labelled
+        return int(labelled.sum()) if self.config.objective.plain else len(labelled)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the job."""
-        rows = len(self.data.train)
-        if self.config.objective.plain:
-            rows = int((self.data.train.labels_B >= 0).sum())
-        return self.config.train.total_steps(max(1, rows // self.config.train.batch_size))
+        return self.config.train.total_steps(max(1, self.rows // self.config.train.batch_size))
+
+    def check_batch(self) -> None:
+        """Says now what the stream of batches would say on a worker.
+
+        Raises:
+            DataError: the batch is larger than the data.
+        """
+        if self.rows < self.config.train.batch_size:
+            raise DataError(
+                f"{self.name}: a batch is larger than the training data",
+                got=f"train.batch_size {self.config.train.batch_size}, {self.rows} rows",
+                wanted=f"train.batch_size of {self.rows} at most",
+                next_step="lower train.batch_size (of a teacher: training.train.batch_size), or add rows",
+            )
 
 
 def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
@@ -115,6 +132,8 @@ def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:
         students.insert(
             0, Job("baseline", "baseline", baseline_run(config, student.steps), data, run_dir / "baseline")
         )
+    for job in [*teachers, *students]:
+        job.check_batch()
     return teachers, students
 
 

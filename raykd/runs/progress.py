@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from raykd.errors import RaykdError
 from raykd.point import Point
+from raykd.runs.curves import Curves
 from raykd.runs.host import Event
 
 POLL_S = 0.25
@@ -25,15 +26,17 @@ HEARTBEAT_S = 30.0
 
 
 class JobProgress:
-    """Bars of a run's jobs, and the curves of each job.
+    """Bars of a run's jobs, and the way of their points into the curves.
 
     Args:
         console: where to show. metric: the validation metric that chooses the best checkpoint.
-        on_point: takes (job, point) for tracking.
+        curves: keeps the points. on_point: takes (job, point) for tracking, each value once.
     """
 
-    def __init__(self, console: Console, metric: str, on_point: Callable[[str, Point], None]) -> None:
-        self._console, self._metric, self._on_point = console, metric, on_point
+    def __init__(
+        self, console: Console, metric: str, curves: Curves, on_point: Callable[[str, Point], None]
+    ) -> None:
+        self._console, self._metric, self._curves, self._on_point = console, metric, curves, on_point
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
             TextColumn("{task.description:<18}"),
@@ -46,7 +49,6 @@ class JobProgress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}
-        self.curves: dict[str, list[Point]] = {}
         self.error: RaykdError | None = None
 
     def expect(self, job: str, steps: int) -> None:
@@ -108,12 +110,14 @@ class JobProgress:
         self.expect(event.job, event.total_steps)
         task = self._tasks[event.job]
         if event.kind == "started":
+            self.error = None  # Ray Train tried again
             self._bars.start_task(task)
             self._begun[event.job] = time.monotonic()
             self._bars.update(task, note="training", total=event.total_steps)
         if event.kind == "point":
-            self.curves.setdefault(event.job, []).append(event.point)
-            self._on_point(event.job, event.point)
+            fresh = self._curves.add(event.job, event.point)
+            if fresh is not None:
+                self._on_point(event.job, fresh)
             score = event.point.values.get(f"eval/mean/{self._metric}")
             if score is not None:
                 self._bars.update(task, note=f"validation {self._metric} {score:.3f}")

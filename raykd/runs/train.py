@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from rich.console import Console
@@ -24,9 +24,10 @@ from raykd.config import RunConfig
 from raykd.errors import RaykdError
 from raykd.load import flatten
 from raykd.point import Point
-from raykd.runs.check import check_teachers
+from raykd.runs.check import preflight
 from raykd.runs.cluster import check_fits, connect, demands_of
-from raykd.runs.folder import RunFolder, log_to_file, open_folder
+from raykd.runs.curves import FILE, Curves
+from raykd.runs.folder import RESULTS, RunFolder, hush, log_to_file, open_folder
 from raykd.runs.host import Mailbox, fit, pack_job
 from raykd.runs.jobs import Job, jobs_of, teacher_path
 from raykd.runs.outcome import Outcome, conclude
@@ -35,24 +36,24 @@ from raykd.teachers.pool import Placement, TeacherPool, group
 from raykd.teachers.teacher import TeacherInfo, TeacherSpec
 from raykd.tracking import Tracker, environment, redact, tracking_uri
 
-
 log = logging.getLogger("raykd.runs")
 
 
 @dataclass
 class Trackers:
-    """The run's MLflow run and one child a job, made when its first point comes."""
+    """The run's MLflow run and one child a job, made when its first point comes and kept over a resume."""
 
     run: Tracker
-    folder: Path
+    folder: RunFolder
     children: dict[str, Tracker]
 
-    def on_point(self, jobs: dict[str, Job], job: str, point: Point) -> None:
-        """A point of the student goes to the run, one of another job to its child."""
+    def on_point(self, jobs: dict[str, Job], job: str, *points: Point) -> None:
+        """Points of the student go to the run, those of another job to its child."""
         if jobs[job].role == "student":
-            self.run.log_points([point])
+            self.run.log_points(points)
             return
         if job not in self.children:
+            known = self.folder.state.get("children", {})
             self.children[job] = Tracker.start(
                 self.run.uri,
                 self.run.experiment_name,
@@ -60,11 +61,13 @@ class Trackers:
                 params=flatten(jobs[job].config),
                 tags={"raykd.role": jobs[job].role},
                 parent_run_id=self.run.run_id,
+                run_id=known.get(job),
                 directory=None,
             )
-        self.children[job].log_points([point])
+            self.folder.write_state(children={**known, job: self.children[job].run_id})
+        self.children[job].log_points(points)
 
-    def finish(self, status: Any) -> None:
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Ends all of them."""
         for child in self.children.values():
             child.finish(status)
@@ -81,46 +84,56 @@ def train(
     Raises:
         RaykdError: with what, got, wanted and the next step; what was written before stays.
     """
-    console = console or Console()
-    check_teachers(config)
+    preflight(config)
     folder = open_folder(config, resume=resume, overwrite=overwrite)
-    handler = log_to_file(folder.log)
-    try:
-        with _interruptible():
-            return _train(config, folder, console)
-    except KeyboardInterrupt:
-        folder.write_state(status="interrupted")
-        raise
-    except BaseException:
-        folder.write_state(status="failed")
-        raise
-    finally:
-        handler.close()
+    with log_to_file(folder.log), _interruptible():
+        try:
+            return _train(config, folder, console or Console())
+        except KeyboardInterrupt:
+            folder.give_up("interrupted")
+            raise
+        except BaseException:
+            log.exception("the run failed")
+            folder.give_up("failed")
+            raise
 
 
 def _train(config: RunConfig, folder: RunFolder, console: Console) -> Outcome:
-    with ThreadPoolExecutor(max_workers=1) as background:
-        starting = background.submit(_start_tracker, config, folder)
-        teacher_jobs, student_jobs = jobs_of(config, folder.path)
-        log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
-        _say_data(console, student_jobs[-1], teacher_jobs)
-        connect(config.ray)
-        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
+    teacher_jobs, student_jobs = jobs_of(config, folder.path)
+    log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
+    _say_data(console, student_jobs[-1], teacher_jobs)
+    tracker = _start(config, folder)
+    trackers = Trackers(tracker, folder, {})
+    try:
         placements = [_placement(config, t, str(t.path), folder) for t in config.teachers]
         for demands in demands_of(config, group(placements)):
             check_fits(demands, ray.cluster_resources(), "the cluster")
-        tracker: Tracker = starting.result()
-    log.info("MLflow run %s at %s", tracker.run_id, redact(tracker.uri))
-    folder.write_state(mlflow_run_id=tracker.run_id)
-    trackers = Trackers(tracker, folder.path, {})
-    try:
         outcome = _stages(config, folder, console, trackers, teacher_jobs, student_jobs)
     except BaseException as error:
         trackers.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     trackers.finish("FINISHED")
-    folder.write_state(status="finished")
+    (folder.path / RESULTS).write_text(outcome.table.markdown(), encoding="utf-8")
+    folder.write_state(status="finished", lines=list(outcome.lines))
     return outcome
+
+
+def _start(config: RunConfig, folder: RunFolder) -> Tracker:
+    """Connects to Ray and opens the MLflow run at the same time: each takes seconds."""
+    with ThreadPoolExecutor(max_workers=1) as background:
+        starting = background.submit(_start_tracker, config, folder)
+        try:
+            connect(config.ray)
+            _listen()
+        except BaseException as error:
+            starting.result().finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
+        tracker = starting.result()
+    hush()
+    log.info("MLflow run %s at %s", tracker.run_id, redact(tracker.uri))
+    folder.write_state(mlflow_run_id=tracker.run_id)
+    return tracker
 
 
 def _stages(
@@ -132,7 +145,12 @@ def _stages(
     student_jobs: Sequence[Job],
 ) -> Outcome:
     jobs = {job.name: job for job in [*teacher_jobs, *student_jobs]}
-    progress = JobProgress(console, config.train.metric, lambda job, p: trackers.on_point(jobs, job, p))
+    curves = Curves(folder.path / FILE)
+    for job, points in curves.by_job.items():
+        trackers.on_point(jobs, job, *points)
+    progress = JobProgress(
+        console, config.train.metric, curves, lambda job, p: trackers.on_point(jobs, job, p)
+    )
     mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
     trained = {job.name: job.output for job in teacher_jobs}
     pool: TeacherPool | None = None
@@ -143,7 +161,7 @@ def _stages(
             if config.teachers:
                 pool, infos = _start_pool(config, trained, folder)
             _fit(student_jobs, folder, progress, mailbox, config, pool)
-            result = conclude(config, folder, student_jobs, pool, infos, progress.curves, trackers.run)
+            result = conclude(config, folder, student_jobs, pool, infos, curves.by_job, trackers.run)
         finally:
             if pool is not None:
                 pool.stop()
@@ -286,15 +304,22 @@ def _ray_logs() -> str:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM ends the run like Ctrl-C does, so that its state is written."""
-    if threading.current_thread() is not threading.main_thread():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    _listen()
+    try:
         yield
-        return
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before[0])
+            signal.signal(signal.SIGTERM, before[1])
+
+
+def _listen() -> None:
+    """Takes SIGINT and SIGTERM; called again after connecting, since Ray takes SIGTERM for itself."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)

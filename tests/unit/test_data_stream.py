@@ -118,7 +118,9 @@ def test_labelled_share_and_languages_hold_together() -> None:
     for language, total in (("de", 500), ("en", 1000), ("fr", 500)):
         asked = sum(count for (code, _), count in stream.quotas.items() if code == language)
         assert asked == pytest.approx(total, abs=2)
-    alone = BatchStream(make_rows(en=(50, 0)), np.ones(50, dtype=np.int64), global_batch=5, seed=0, labelled_share=0.3)
+    alone = BatchStream(
+        make_rows(en=(50, 0)), np.ones(50, dtype=np.int64), global_batch=5, seed=0, labelled_share=0.3
+    )
     assert alone.quotas == {("en", True): 50}
 
 
@@ -151,7 +153,9 @@ def test_grouping_shuffles_batches() -> None:
 
 
 def test_batch_larger_than_the_data() -> None:
-    with pytest.raises(DataError, match=r"batch is larger.*\n.*got: +train.batch_size 65, 64 rows\n.*wanted:.*64") as caught:
+    with pytest.raises(
+        DataError, match=r"batch is larger.*\n.*got: +train.batch_size 65, 64 rows\n.*wanted:.*64"
+    ) as caught:
         BatchStream(make_rows(en=(64, 0)), np.ones(64, dtype=np.int64), global_batch=65, seed=0)
     assert "lower train.batch_size" in str(caught.value)
 

@@ -1,0 +1,64 @@
+"""The curves of a run's jobs, in memory for the report and on disk for a run that goes on later.
+
+Decision record: what a worker does after its last checkpoint is done again when it goes on from there, so a point
+may come twice. It counts once: a value whose metric is already known at this step or a later one is dropped. The
+file lets a resumed run show the whole curve and send MLflow what the killed driver still had in memory (MLflow
+drops what it has already).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from raykd.point import Point
+
+FILE = "curves.jsonl"
+
+
+class Curves:
+    """Points by job, each metric with growing steps.
+
+    Args:
+        path: the file; points of an earlier part of the run are read from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: dict[tuple[str, str], int] = {}
+        self.by_job: dict[str, list[Point]] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            row = json.loads(line)
+            values = {str(k): float(v) for k, v in row["values"].items()}
+            point = Point(int(row["step"]), values, int(row["time_ms"]))
+            job = str(row["job"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # the last line of a killed driver may be torn
+        self._keep(job, point)
+
+    def _keep(self, job: str, point: Point) -> None:
+        self.by_job.setdefault(job, []).append(point)
+        self._last.update({(job, name): point.step for name in point.values})
+
+    def add(self, job: str, point: Point) -> Point | None:
+        """Keeps what is new of a point, in the file too, and returns it; None if nothing is."""
+        values = {
+            name: value
+            for name, value in point.values.items()
+            if point.step > self._last.get((job, name), -1)
+        }
+        if not values:
+            return None
+        fresh = Point(point.step, values, point.time_ms)
+        shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        row = {"job": job, "step": fresh.step, "time_ms": fresh.time_ms, "values": shown}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._keep(job, fresh)
+        return fresh
