@@ -60,7 +60,8 @@ def main() -> None:
         _say(error)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted", highlight=False)
+        going_on = "; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else ""
+        errors.print(f"interrupted{going_on}", highlight=False)
         raise SystemExit(130) from None
     except Exception as error:
         show = getattr(error, "show", None)

@@ -248,7 +248,7 @@ def _start_pool(
     pool = TeacherPool(placements, config.serving)
     infos = pool.load()
     for info in infos:
-        log.info("teacher %s answers in %s on %s: %s", info.name, info.dtype, info.device, info)
+        log.info("teacher %s answers in %s (%s) on %s", info.name, info.dtype, info.dtype_reason, info.device)
     return pool, infos
 
 

@@ -133,6 +133,9 @@ class Engine:
             dist_init_required=False,
         )
         self._deepspeed = deepspeed
+        if world == 1 and int(self.engine.zero_optimization_stage()) == 0:
+            # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
+            self.engine.enable_backward_allreduce = False
         self.zero_stage = int(self.engine.zero_optimization_stage())
 
     @property

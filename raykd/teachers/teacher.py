@@ -23,9 +23,8 @@ from raykd import models
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import LabelMismatchError, NonFiniteError
 from raykd.tasks import Task
+from raykd.teachers.precision import Precision, choose
 from raykd.teachers.store import SignalStore, text_key
-
-_MATMUL_KINDS = ("raykd_linear", "raykd_lstm")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class TeacherInfo:
     fingerprint: str
     parameters: int
     dtype: str
+    dtype_reason: str
     device: str
     max_length: int
 
@@ -82,17 +82,6 @@ def label_columns(
     return [renamed.index(label) for label in wanted]
 
 
-def native_bfloat16(device: str) -> bool:
-    """Whether the hardware multiplies in bfloat16 itself (CUDA, avx512_bf16, AMX), so that it is a gain."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 class Teacher:
     """A frozen model that answers batches of text.
 
@@ -107,7 +96,7 @@ class Teacher:
         self.name = spec.name
         self._model: models.TextModel | None = None
         self._columns: list[int] = []
-        self._dtype = torch.float32
+        self._precision = Precision(torch.float32, "")
         self._store: SignalStore | None = None
         self._weights_fingerprint: str | None = None
         self.forwarded_rows = 0
@@ -124,8 +113,8 @@ class Teacher:
             model = models.load(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
             self._columns = label_columns(model.labels, spec.labels, spec.label_map, spec.name)
             model.model.eval().requires_grad_(False)
-            self._dtype = self._choose_dtype(model)
-            model.model.to(device=torch.device(spec.device), dtype=self._dtype)
+            self._precision = choose(spec.dtype, model.model.config.model_type, spec.device)
+            model.model.to(device=torch.device(spec.device), dtype=self._precision.dtype)
             if self._weights_fingerprint is None:
                 self._weights_fingerprint = models.fingerprint(model)
             self._model = model
@@ -135,7 +124,8 @@ class Teacher:
             name=self.name,
             fingerprint=self._weights_fingerprint,
             parameters=models.parameter_count(model.model),
-            dtype=str(self._dtype).removeprefix("torch."),
+            dtype=self._precision.name,
+            dtype_reason=self._precision.reason,
             device=self.spec.device,
             max_length=self._task(model).max_length,
         )
@@ -183,10 +173,13 @@ class Teacher:
 
     def _answer_fingerprint(self) -> str:
         """Everything that changes an answer, so that a store of one never serves another."""
+        spec = self.spec
         if self._weights_fingerprint is None:
             self.load()
-        spec = self.spec
-        dtype = spec.dtype if spec.dtype != "auto" else f"auto:{native_bfloat16(spec.device)}"
+            dtype = self._precision.name
+        else:
+            config = json.loads((Path(spec.path) / "config.json").read_text(encoding="utf-8"))
+            dtype = choose(spec.dtype, str(config.get("model_type")), spec.device).name
         parts = [
             self._weights_fingerprint,
             spec.labels,
@@ -237,14 +230,6 @@ class Teacher:
     def _task(self, model: models.TextModel) -> Task:
         length = self.spec.max_length or model.max_length or self.spec.task.max_length
         return self.spec.task.model_copy(update={"max_length": length})
-
-    def _choose_dtype(self, model: models.TextModel) -> torch.dtype:
-        """bfloat16 only pays where matrix products rule; n-gram and LSTM teachers stay in float32."""
-        wanted = self.spec.dtype
-        if wanted == "auto":
-            products = model.model.config.model_type not in _MATMUL_KINDS
-            wanted = "bfloat16" if products and native_bfloat16(self.spec.device) else "float32"
-        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
     def close(self) -> None:
         """Flushes the store."""

@@ -234,3 +234,17 @@ def test_coalescer_gives_the_error_to_everyone_and_goes_on() -> None:
     with pytest.raises(NonFiniteError):
         coalescer.ask(GroupRequest(text_batch(["bad"]), np.ones((1, 1), dtype=bool)))
     assert coalescer.ask(GroupRequest(text_batch(["good"]), np.ones((1, 1), dtype=bool))).covered_MN.all()
+
+
+def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raykd.teachers import precision
+
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
+    for gain, expected in ((3.4, "bfloat16"), (1.2, "float32"), (0.53, "float32")):
+        monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
+        chosen = precision.choose("auto", "bert", "cpu")
+        assert chosen.name == expected and f"{gain:.1f} x" in chosen.reason
+    monkeypatch.setattr(precision, "cpu_flags", set)
+    assert precision.choose("auto", "bert", "cpu").name == "float32"
+    assert precision.choose("bfloat16", "bert", "cpu").name == "bfloat16"
+    assert precision.choose("auto", "raykd_linear", "cuda:0").name == "float32"

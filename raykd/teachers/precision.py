@@ -1,0 +1,82 @@
+"""In which precision a teacher computes: bfloat16 where that is a gain, measured, not guessed.
+
+Decision record: a CPU that has bfloat16 instructions need not be faster with them (measured: 3.4 x on one with
+full-rate avx512_bf16, 0.53 x on one that executes them at half rate). So `auto` asks the flags first and then
+multiplies two matrices for some milliseconds. The margin is wide, so that noise does not change the answer
+between two runs, and the choice is part of what identifies an answer in the store.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+NEEDED_GAIN = 1.3
+"""How much faster bfloat16 has to be."""
+_PROBE = (512, 384, 1536)
+_NO_MATRIX_PRODUCTS = ("raykd_linear", "raykd_lstm")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The choice and why; both go to the log."""
+
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """``float32`` or ``bfloat16``."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose(wanted: str, model_type: str, device: str) -> Precision:
+    """The precision of a teacher.
+
+    Args:
+        wanted: float32, bfloat16 or auto. model_type: of its transformers config. device: torch's name.
+    """
+    if wanted != "auto":
+        return Precision(getattr(torch, wanted), "as configured")
+    if model_type in _NO_MATRIX_PRODUCTS:
+        return Precision(torch.float32, "auto: matrix products do not rule in this kind of model")
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported()
+        return Precision(torch.bfloat16 if native else torch.float32, f"auto: CUDA, bfloat16 {'' if native else 'not '}native")
+    if not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
+        return Precision(torch.float32, "auto: this CPU has no bfloat16 instructions")
+    gain = cpu_gain()
+    dtype = torch.bfloat16 if gain >= NEEDED_GAIN else torch.float32
+    return Precision(dtype, f"auto: bfloat16 multiplies {gain:.1f} x as fast as float32 on this CPU")
+
+
+def cpu_flags() -> set[str]:
+    """The CPU's feature flags; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return set(line.split())
+
+
+@functools.cache
+def cpu_gain() -> float:
+    """How much faster this CPU multiplies in bfloat16 than in float32, best of several, about 50 ms."""
+    rows, inner, columns = _PROBE
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(rows, inner, dtype=dtype)
+        b = torch.ones(columns, inner, dtype=dtype)
+        times = []
+        with torch.inference_mode():
+            for _ in range(8):
+                begun = time.perf_counter()
+                torch.nn.functional.linear(a, b)
+                times.append(time.perf_counter() - begun)
+        best[dtype] = min(times)
+    return best[torch.float32] / best[torch.bfloat16]

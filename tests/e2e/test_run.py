@@ -1,0 +1,164 @@
+"""One run from files to report, through everything that is real; what it leaves, and what it must not leave."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from raykd import models
+from raykd.errors import ConfigError, NonFiniteError
+from raykd.load import flatten
+from raykd.runs.outcome import Outcome
+from raykd.runs.train import train
+from tests.e2e.conftest import World, raykd_actors, wait_until
+from tests.fakes import BAD, GOOD, LABELS
+
+
+@pytest.fixture(scope="module")
+def recorded(first: Outcome, world: World):  # type: ignore[no-untyped-def]
+    """A client of the run's database, and the run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{world.folder}/runs/mlflow.db")
+    return client, client.get_run(first.mlflow_run_id)
+
+
+def test_the_table_has_every_system(first: Outcome) -> None:
+    systems = [(p.role, p.name) for p, _ in first.table.systems]
+    assert systems == [
+        ("teacher", "en"),
+        ("teacher", "multi"),
+        ("ensemble", "teacher ensemble"),
+        ("baseline", "undistilled student"),
+        ("student", "student"),
+    ]
+    for role in ("ensemble", "baseline", "student"):
+        assert 0.5 < first.macro(role)["accuracy"] <= 1.0
+    assert all(p.ms_per_1000 and p.ms_per_1000 > 0 for p, _ in first.table.systems)
+
+
+def test_the_report_needs_no_network(first: Outcome) -> None:
+    page = first.report.read_text(encoding="utf-8")
+    loads = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#][^"']*)["']|url\(([^)#]+)\)|@import""", page)
+    assert not [part for part in loads if not "".join(part).startswith("data:")]
+    assert page.count("<svg") >= 3 and "undistilled student" in page
+
+
+def test_the_student_is_a_model_that_anybody_can_load(first: Outcome, world: World, capsys) -> None:  # type: ignore[no-untyped-def]
+    from raykd.runs.predict import predict_texts
+
+    assert models.load(first.student).labels == LABELS
+    texts = [f"the food was very {word} here" for word in (*GOOD, *BAD)]
+    answers = [row["label"] for row in predict_texts(first.student, texts)]
+    wanted = ["positive"] * len(GOOD) + ["negative"] * len(BAD)
+    assert sum(a == w for a, w in zip(answers, wanted, strict=True)) >= 7
+
+
+def test_mlflow_holds_parameters_tags_and_artifacts(recorded, world: World) -> None:  # type: ignore[no-untyped-def]
+    client, run = recorded
+    assert run.info.status == "FINISHED"
+    flat = flatten(world.config("first"))
+    assert run.data.params == flat
+    tags = run.data.tags
+    assert re.fullmatch("[0-9a-f]{64}", tags["raykd.data.fingerprint"])
+    assert len({tags[f"raykd.teacher.{name}.fingerprint"] for name in ("en", "multi")}) == 2
+    assert tags["raykd.fingerprint"] == world.config("first").fingerprint()
+    found = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {
+        "results.json",
+        "results.md",
+        "plots",
+        "run.yaml",
+        "environment.json",
+        "report.html",
+    } <= found
+    assert len(client.list_artifacts(run.info.run_id, "plots")) >= 3
+
+
+def test_mlflow_holds_the_curves_of_the_run_and_of_its_children(recorded) -> None:  # type: ignore[no-untyped-def]
+    client, run = recorded
+    names = {
+        "train/loss", "train/hard", "train/soft/forward_kl", "train/alpha", "train/temperature",
+        "train/lambda/forward_kl", "teacher/en/weight", "teacher/multi/weight", "teacher/en/latency_s",
+        "eval/mean/accuracy", "eval/en/accuracy", "eval/fr/nll", "test/mean/accuracy", "test/fr/macro_f1",
+        "teacher/multi/validation/accuracy", "ensemble/test/mean/accuracy", "baseline/test/mean/accuracy",
+    }  # fmt: skip
+    assert names - set(run.data.metrics) == set()
+    steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == list(range(1, 61))
+    assert run.data.metrics["train/alpha"] == pytest.approx(0.3)
+    assert run.data.metrics["train/temperature"] == pytest.approx(2.0)
+    children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    assert {(c.info.run_name, c.info.status) for c in children} == {
+        ("teacher-en", "FINISHED"),
+        ("teacher-multi", "FINISHED"),
+        ("baseline", "FINISHED"),
+    }
+    assert all("train/loss" in child.data.metrics for child in children)
+
+
+def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> None:  # type: ignore[no-untyped-def]
+    import mlflow
+    import pandas
+
+    from raykd.runs.predict import predict_texts
+
+    client, run = recorded
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert model.source_run_id == run.info.run_id
+    texts = ["the room was very good", "the food was awful today"]
+    answered = mlflow.pyfunc.load_model(model.artifact_location).predict(pandas.DataFrame({"text": texts}))
+    direct = list(predict_texts(first.student, texts))
+    assert list(answered["label"]) == [row["label"] for row in direct]
+    for label in LABELS:
+        assert list(answered[f"p_{label}"]) == pytest.approx(
+            [row["probabilities"][label] for row in direct], abs=1e-5
+        )
+
+
+def test_nothing_of_the_run_is_left_in_the_cluster(first: Outcome) -> None:
+    assert wait_until(lambda: not set(raykd_actors()) & {"Mailbox", "TeacherActor"}, 10.0), raykd_actors()
+
+
+def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World) -> None:
+    before = first.report.read_bytes()
+    with pytest.raises(ConfigError, match=r"exists already[\s\S]*finished[\s\S]*--resume"):
+        train(world.config("first"))
+    with pytest.raises(ConfigError, match="the configuration has changed"):
+        train(world.config("first", seed=5), resume=True)
+    assert first.report.read_bytes() == before
+
+
+def test_resuming_a_finished_run_says_so_at_once(first: Outcome, world: World, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    from raykd.cli import main
+
+    monkeypatch.setattr("sys.argv", ["raykd", "train", str(world.write("first")), "--resume"])
+    begun = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and time.monotonic() - begun < 5.0
+    shown = capsys.readouterr().out
+    assert "finished already" in shown and str(first.student) in shown and "distilled student" in shown
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows_and_keeps_what_was_written(
+    recorded, world: World
+) -> None:  # type: ignore[no-untyped-def]
+    """The rate jumps after the first half: two checkpoints are good, the third is never reached."""
+    broken = {
+        "steps": 20, "batch_size": 16, "evaluations": 4, "learning_rate": 1e38, "max_failures": 1,
+        "lr_schedule": {"kind": "step", "values": [1e-40, 1.0], "at": [0.5]},
+    }  # fmt: skip
+    config = world.config("broken", teachers=[], baseline=False, objective={"alpha": 1.0}, train=broken)
+    with pytest.raises(NonFiniteError) as raised:
+        train(config)
+    found = re.search(r"at step (\d+) of 20, rows \['(en|fr)-train:\d+'", str(raised.value))
+    assert found and 10 <= int(found[1]) <= 13
+    assert len(world.checkpoints("broken")) == 2
+    assert world.state("broken")["status"] == "failed"
+    log = (world.run("broken") / "log.txt").read_text(encoding="utf-8")
+    assert log.count("workers for student") == 1 and "the training loss is not finite" in log
+    client, _ = recorded
+    assert client.get_run(world.state("broken")["mlflow_run_id"]).info.status == "FAILED"
