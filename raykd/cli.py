@@ -38,6 +38,9 @@ def _console(*, stderr: bool = False) -> Console:
 console = _console()
 errors = _console(stderr=True)
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as of a shell."""
+
 RunFile = Annotated[
     Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective.")
 ]
@@ -60,15 +63,16 @@ def main() -> None:
         _say(error)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
-        going_on = "; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else ""
-        errors.print(f"interrupted{going_on}", highlight=False)
-        raise SystemExit(130) from None
+        code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)
         if show is None:
             raise
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+        going_on = "; --resume goes on from the last checkpoint" if sys.argv[1:2] == ["train"] else ""
+        errors.print(f"interrupted{going_on}", highlight=False)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

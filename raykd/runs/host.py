@@ -251,7 +251,10 @@ def fit(
             name=name,
             storage_path=str(storage),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(
+                max_failures=max_failures,
+                controller_failure_limit=3,  # type: ignore[call-arg]
+            ),
         ),
     )
     try:

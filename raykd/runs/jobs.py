@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from raykd.config import RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.data.load import Dataset, load_data
@@ -24,7 +25,7 @@ class Job:
     role: teacher, baseline or student. name: for people and folders. output: where the saved model goes.
     """
 
-    role: str
+    role: Literal["teacher", "baseline", "student"]
     name: str
     config: RunConfig
     data: Dataset

@@ -71,14 +71,17 @@ def conclude(
     """Scores every system on the held-out rows, writes the report and logs everything."""
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
-    scored = TeacherScores([], ()) if pool is None else _score_teachers(config, pool, infos, data, held_out)
+    curve = curves.get("student", ())
+    scored = (
+        TeacherScores([], ()) if pool is None else _score_teachers(config, pool, infos, data, held_out, curve)
+    )
     systems = list(scored.predictions)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
         systems.append(student_predictions(title, job.role, job.output, config, held_out))
     pairs = tuple((p, score(p, config.task.metrics)) for p in systems)
     counters = {} if pool is None else pool.counters()
-    report = _report(config, folder, data, pairs, scored.facts, curves.get("student", ()), tracker, counters)
+    report = _report(config, folder, data, pairs, scored.facts, curve, tracker, counters)
     page = write_page(report, folder.path / "report.html")
     _log(config, tracker, report, page, jobs, infos, counters, curves)
     return Outcome(
@@ -92,7 +95,7 @@ def conclude(
 
 
 def _score_teachers(
-    config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], data: Dataset, held_out: Rows
+    config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], data: Dataset, held_out: Rows, curve: Sequence[Point]
 ) -> TeacherScores:
     languages = pool.handle.teacher_languages
     times = pool.measure([sample(held_out, spoken) for spoken in languages])
@@ -101,6 +104,7 @@ def _score_teachers(
     predictions.append(ensemble_predictions(config, signals, languages, predictions, held_out))
     weights_MN = _weights(config, signals, languages, held_out)
     validation = ask_all(pool.handle, data.validation)
+    counters = pool.counters()
     facts = []
     for m, info in enumerate(infos):
         checked = Predictions(
@@ -121,6 +125,8 @@ def _score_teachers(
                 fingerprint=info.fingerprint,
                 parameters=info.parameters,
                 validation=dict(score(checked, config.task.metrics).macro or {}),
+                latency_ms=_mean_latency_ms(curve, info.name),
+                store_hit_rate=1.0 - counters[info.name]["forwarded"] / max(1, counters[info.name]["answered"]),
                 weights=_mean_weights(weights_MN[m], held_out.languages),
             )
         )
@@ -138,6 +144,13 @@ def _weights(
         stack(signals, languages, hidden, tuple(rows.languages))
     ).numpy()
     return weights
+
+
+def _mean_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:
+    """Mean milliseconds that the teacher spent on a batch; None where the student never asked it."""
+    name = f"teacher/{teacher}/latency_s"
+    values = [p.values[name] for p in curve if name in p.values]
+    return 1e3 * float(np.mean(values)) if values else None
 
 
 def _mean_weights(weights_N: NDArray[np.float32], languages: Sequence[str]) -> dict[str, float]:

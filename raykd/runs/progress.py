@@ -62,7 +62,7 @@ class JobProgress:
         """Sets a job's note; with steps, marks it done."""
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(job, total=steps or 1, start=True, steps="", note=note)
-        self._bars.update(self._tasks[job], note=note, **({"completed": steps} if steps else {}))
+        self._bars.update(self._tasks[job], note=note, completed=steps)
 
     @contextlib.contextmanager
     def watching(self, mailbox: Any) -> Iterator[None]:

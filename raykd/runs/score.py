@@ -18,7 +18,7 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch, stack
 from raykd.distill.targets import combine
-from raykd.report.results import Predictions
+from raykd.report.results import Predictions, Role
 from raykd.teachers.pool import PoolHandle
 from raykd.teachers.teacher import Teacher, TeacherInfo, TeacherSpec
 
@@ -97,7 +97,7 @@ def ensemble_predictions(
     )
 
 
-def student_predictions(name: str, role: str, directory: Path, config: RunConfig, rows: Rows) -> Predictions:
+def student_predictions(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> Predictions:
     """A saved student's answers, from the files that a user gets."""
     threads = max(1, int(config.workers.num_cpus + 1e-6))
     before = torch.get_num_threads()
@@ -118,5 +118,5 @@ def student_predictions(name: str, role: str, directory: Path, config: RunConfig
         rows.labels_B,
         rows.languages,
         info.parameters,
-        elapsed,  # type: ignore[arg-type]
+        elapsed,
     )

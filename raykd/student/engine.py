@@ -73,7 +73,7 @@ def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
         raise ConfigError(
             "train.deepspeed.zero_optimization.stage disagrees with train.zero_stage",
             got=stage,
-            wanted=train.zero_stage,
+            wanted=str(train.zero_stage),
         )
     defaults = {
         "zero_optimization": {"stage": train.zero_stage},
@@ -226,5 +226,6 @@ def _deepspeed(device: torch.device) -> Any:
         # A host without a process group (a test, a trial of one worker): a group of this process alone.
         os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     return deepspeed

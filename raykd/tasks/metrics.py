@@ -20,8 +20,9 @@ ECE_BINS = 15
 
 def log_softmax(logits_NC: NDArray[np.floating]) -> NDArray[np.float64]:
     """Row-wise log-softmax in float64."""
-    shifted = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted: NDArray[np.float64] = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
+    log_total: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted - log_total
 
 
 def macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:

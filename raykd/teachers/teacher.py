@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -112,9 +113,10 @@ class Teacher:
             spec = self.spec
             model = models.load(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
             self._columns = label_columns(model.labels, spec.labels, spec.label_map, spec.name)
-            model.model.eval().requires_grad_(False)
+            model.model.eval()
+            model.model.requires_grad_(False)
             self._precision = choose(spec.dtype, model.model.config.model_type, spec.device)
-            model.model.to(device=torch.device(spec.device), dtype=self._precision.dtype)
+            cast(torch.nn.Module, model.model).to(device=torch.device(spec.device), dtype=self._precision.dtype)
             if self._weights_fingerprint is None:
                 self._weights_fingerprint = models.fingerprint(model)
             self._model = model
@@ -180,7 +182,7 @@ class Teacher:
         else:
             config = json.loads((Path(spec.path) / "config.json").read_text(encoding="utf-8"))
             dtype = choose(spec.dtype, str(config.get("model_type")), spec.device).name
-        parts = [
+        parts: list[Any] = [
             self._weights_fingerprint,
             spec.labels,
             sorted(spec.label_map.items()),
@@ -219,12 +221,15 @@ class Teacher:
 
     def measure(self, batch: TextBatch, passes: int = 3) -> float:
         """Milliseconds for 1,000 such texts, tokenisation included, store not used; the median of some passes."""
+        counted = self.forwarded_rows, self.real_tokens, self.computed_tokens
         self._forward(batch)
         times = []
         for _ in range(passes):
             begun = time.perf_counter()
             self._forward(batch)
             times.append(time.perf_counter() - begun)
+        # Counters say what the run needed, not what was measured beside it.
+        self.forwarded_rows, self.real_tokens, self.computed_tokens = counted
         return float(np.median(times)) * 1e6 / len(batch)
 
     def _task(self, model: models.TextModel) -> Task:
