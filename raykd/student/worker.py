@@ -166,7 +166,7 @@ class TrainingLoop:
     def _check_finite(self, loss: torch.Tensor, micro: Micro, step: int) -> None:
         if self._bad is None and not bool(torch.isfinite(loss.detach())):
             ids = [self.train_rows.ids[i] for i in micro.rows[:8]]
-            self._bad = f"loss {float(loss)} at step {step} of {self.total_steps}, rows {ids} and others of their batch"
+            self._bad = f"loss {float(loss.detach())} at step {step} of {self.total_steps}, rows {ids} and others of their batch"
             if self.world == 1:
                 self._fail_non_finite()
 

@@ -184,11 +184,12 @@ def raykd(world: World, ray_cluster: None) -> Iterator[Callable[..., subprocess.
 
 
 def raykd_actors() -> list[str]:
-    """Classes of the actors of runs that are alive in the cluster."""
+    """Classes of the actors that are alive in the cluster, without Ray's own detached ones."""
     import ray
 
     states = ray._private.state.actors().values()
-    return sorted(a["ActorClassName"] for a in states if a["State"] != "DEAD")
+    alive = (a["ActorClassName"] for a in states if a["State"] != "DEAD")
+    return sorted(name for name in alive if not name.startswith("_"))
 
 
 def wait_until(what: Callable[[], bool], seconds: float, pause: float = 0.02) -> bool:

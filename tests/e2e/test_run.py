@@ -119,7 +119,7 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
 
 
 def test_nothing_of_the_run_is_left_in_the_cluster(first: Outcome) -> None:
-    assert wait_until(lambda: not set(raykd_actors()) & {"Mailbox", "TeacherActor"}, 10.0), raykd_actors()
+    assert wait_until(lambda: not raykd_actors(), 10.0), raykd_actors()
 
 
 def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World) -> None:

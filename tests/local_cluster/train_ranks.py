@@ -1,10 +1,13 @@
 """One rank of a small distillation, for several splits and ZeRO stages; writes the trained weights of each.
 
-Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:precision]
+Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:precision|:resumed]
+
+A resumed case is saved at its first evaluation and continued by a fresh loop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from raykd.student.worker import TrainingLoop
 from tests.worlds import build_loop, run_config
 
 
@@ -21,12 +25,13 @@ def main(out: Path, cases: list[str]) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.distributed.init_process_group("gloo")
     for case in cases:
-        stage, micro, *precision = case.split(":")
+        stage, micro, *how = case.split(":")
         points = []
-        config = run_config(
-            zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision[0] if precision else "float32"
-        )
+        precision = "bfloat16" if how == ["bfloat16"] else "float32"
+        config = run_config(zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision)
         loop = build_loop(config, rank=rank, world=world, publish=points.append)
+        if how == ["resumed"]:
+            loop = resumed(loop, out / f"checkpoint-{stage}", rank, world)
         loop.run()
         weights = loop.engine.weights()
         if rank == 0:
@@ -35,6 +40,27 @@ def main(out: Path, cases: list[str]) -> None:
             curve = [{"step": p.step, **p.values} for p in points]
             (out / f"{name}.json").write_text(json.dumps(curve), encoding="utf-8")
     torch.distributed.destroy_process_group()
+
+
+class Stop(Exception):
+    """Ends a run after its first checkpoint."""
+
+
+def resumed(loop: TrainingLoop, folder: Path, rank: int, world: int) -> TrainingLoop:
+    """Trains to the first evaluation, saves, and gives a fresh loop that loaded what was saved."""
+    folder.mkdir(exist_ok=True)
+
+    def stop(current: TrainingLoop) -> None:
+        current.save(folder)
+        raise Stop
+
+    with contextlib.suppress(Stop):
+        loop.run(stop)
+    torch.distributed.barrier()
+    fresh = build_loop(loop.config, rank=rank, world=world)
+    fresh.load(folder)
+    assert fresh.state.step == 4
+    return fresh
 
 
 if __name__ == "__main__":
