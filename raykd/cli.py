@@ -58,7 +58,7 @@ def main() -> None:
     from raykd.errors import RaykdError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="raykd", standalone_mode=False)
     except RaykdError as error:
         _say(error)
         raise SystemExit(error.exit_code) from None
@@ -67,7 +67,8 @@ def main() -> None:
     except Exception as error:
         show = getattr(error, "show", None)
         if show is None:
-            raise
+            _say_fault(error)
+            raise SystemExit(1) from None
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
@@ -81,6 +82,17 @@ def _say(error: Exception) -> None:
 
     errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
     errors.print(redact(str(error)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_fault(error: Exception) -> None:
+    """An error that nobody foresaw: the trace, which may hold what must not be printed, and what to do."""
+    import traceback
+
+    from raykd.tracking import redact
+
+    trace = redact("".join(traceback.format_exception(error)))
+    errors.print(trace, markup=False, highlight=False, soft_wrap=True, end="")
+    errors.print("This is a fault of raykd, or of a library under it; please report it with these lines.")
 
 
 def _run_file(path: Path, overrides: list[str] | None) -> Any:
@@ -136,6 +148,7 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
             console.print(
                 f"[green]ok[/green]     [bold]{finding.what}[/bold]  {escape(finding.detail)}",
                 highlight=False,
+                soft_wrap=True,
             )
         else:
             console.print(f"[red]wrong[/red]  [bold]{finding.what}[/bold]", highlight=False)

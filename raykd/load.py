@@ -179,17 +179,26 @@ def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
         if source is not None and source["kind"] == "files":
             source["paths"] = [str((base_dir / p).resolve()) for p in source["paths"]]
     for teacher in tree["teachers"]:
-        if teacher["path"] is not None and (base_dir / teacher["path"]).exists():
-            teacher["path"] = str((base_dir / teacher["path"]).resolve())
+        if teacher["path"] is not None:
+            teacher["path"] = _local(teacher["path"], base_dir)
         if teacher["training"] is not None:
             teacher["training"]["train"]["deepspeed"] = _read_deepspeed(
                 teacher["training"]["train"]["deepspeed"], base_dir
             )
-    for model in [tree["student"], *(t["training"]["model"] for t in tree["teachers"] if t["training"] is not None)]:
-        if model["kind"] == "pretrained" and (base_dir / model["path"]).exists():
-            model["path"] = str((base_dir / model["path"]).resolve())
+    for model in [
+        tree["student"],
+        *(t["training"]["model"] for t in tree["teachers"] if t["training"] is not None),
+    ]:
+        if model["kind"] == "pretrained":
+            model["path"] = _local(model["path"], base_dir)
     tree["train"]["deepspeed"] = _read_deepspeed(tree["train"]["deepspeed"], base_dir)
     return RunConfig.model_validate(tree)
+
+
+def _local(path: str, base_dir: Path) -> str:
+    """An absolute path if it is one here or can be nothing else; otherwise it may be a name of the hub."""
+    local = base_dir / Path(path).expanduser()
+    return str(local.resolve()) if local.exists() or path.startswith((".", "~")) else path
 
 
 def _read_deepspeed(value: Any, base_dir: Path) -> Any:

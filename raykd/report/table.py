@@ -154,7 +154,7 @@ class ResultTable:
         heads, lines = self.cells()
         of = METRIC_TITLES.get(self.metrics[0], self.metrics[0]) if self.metrics else "accuracy"
         table = Table(
-            title=f"Results on the test rows; the columns of languages hold {of}",
+            title=f"Results on the held-out rows; the columns of languages hold {of}",
             caption=str(self.gap) if self.gap else None,
             box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
         )  # fmt: skip

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from raykd.point import Point
 
@@ -35,12 +37,9 @@ class Curves:
     def _read(self, line: str) -> None:
         try:
             row = json.loads(line)
-            values = {str(k): float(v) for k, v in row["values"].items()}
-            point = Point(int(row["step"]), values, int(row["time_ms"]))
-            job = str(row["job"])
+            self._keep(str(row["job"]), _from_row(row))
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # the last line of a killed driver may be torn
-        self._keep(job, point)
 
     def _keep(self, job: str, point: Point) -> None:
         self.by_job.setdefault(job, []).append(point)
@@ -56,9 +55,27 @@ class Curves:
         if not values:
             return None
         fresh = Point(point.step, values, point.time_ms)
-        shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        row = {"job": job, "step": fresh.step, "time_ms": fresh.time_ms, "values": shown}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({"job": job, **_to_row(fresh)}) + "\n")
         self._keep(job, fresh)
         return fresh
+
+
+def save_points(path: Path, points: Sequence[Point]) -> None:
+    """Puts a job's points into its checkpoint: those on their way to the driver are lost with it."""
+    path.write_text(json.dumps([_to_row(point) for point in points]), encoding="utf-8")
+
+
+def load_points(path: Path) -> list[Point]:
+    """What `save_points` wrote."""
+    return [_from_row(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _to_row(point: Point) -> dict[str, Any]:
+    values = {name: value if math.isfinite(value) else str(value) for name, value in point.values.items()}
+    return {"step": point.step, "time_ms": point.time_ms, "values": values}
+
+
+def _from_row(row: dict[str, Any]) -> Point:
+    values = {str(name): float(value) for name, value in row["values"].items()}
+    return Point(int(row["step"]), values, int(row["time_ms"]))

@@ -22,6 +22,8 @@ import ray
 from raykd.config import RunConfig, WorkersConfig
 from raykd.errors import RaykdError, TeacherError, TrainingError
 from raykd.point import Point
+from raykd.runs.checkpoints import newest, next_start, write_manifest
+from raykd.runs.curves import load_points, save_points
 from raykd.runs.jobs import Job
 
 ENVIRONMENT = {
@@ -32,6 +34,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
+POINTS = "points.json"
+"""Where a checkpoint keeps the points of the curves up to it."""
 ABORT_S = 3.0
 """Longest wait for Ray Train to let its workers go after an interrupt."""
 
@@ -118,7 +122,7 @@ def run_jobs(call: dict[str, Any]) -> None:
         if (Path(payload.output) / "config.json").exists():
             continue
         try:
-            _run_job(payload, mailbox)
+            _run_job(payload, mailbox, call["resumed"])
         except RaykdError as error:
             # Waits: this process may end before a call that nobody waits for is sent.
             ray.get(mailbox.put.remote(Event("error", payload.name, error=error)))
@@ -127,7 +131,7 @@ def run_jobs(call: dict[str, Any]) -> None:
             raise
 
 
-def _run_job(payload: Payload, mailbox: Any) -> None:
+def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
     import ray.train
     import torch
 
@@ -153,6 +157,12 @@ def _run_job(payload: Payload, mailbox: Any) -> None:
     device = (
         str(ray.train.torch.get_device()) if torch.cuda.is_available() and config.workers.num_gpus else "cpu"
     )
+    points: list[Point] = []
+
+    def publish(point: Point) -> None:
+        points.append(point)
+        mailbox.put.remote(Event("point", payload.name, point, loop.total_steps))
+
     loop = TrainingLoop(
         config,
         ray.get(payload.train),
@@ -162,16 +172,18 @@ def _run_job(payload: Payload, mailbox: Any) -> None:
         rank=rank,
         world=world,
         device=device,
-        publish=lambda point: mailbox.put.remote(Event("point", payload.name, point, loop.total_steps)),
+        publish=publish,
     )
-    restored = ray.train.get_checkpoint()
+    restored = ray.train.get_checkpoint() or resumed
     if restored is not None:
         with restored.as_directory() as folder:
             if (Path(folder) / payload.name).is_dir():
                 loop.load(Path(folder) / payload.name)
+                for point in load_points(Path(folder) / payload.name / POINTS) if rank == 0 else ():
+                    publish(point)
     if rank == 0:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
-    loop.run(_checkpoint_to_train(payload.name))
+    loop.run(_checkpoint_to_train(payload.name, points))
     if rank == 0:
         best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
         card = models.ModelCard(
@@ -188,7 +200,7 @@ def _run_job(payload: Payload, mailbox: Any) -> None:
     loop.engine.close()
 
 
-def _checkpoint_to_train(name: str) -> Callable[[Any], None]:
+def _checkpoint_to_train(name: str, points: Sequence[Point]) -> Callable[[Any], None]:
     def checkpoint(loop: Any) -> None:
         import ray.train
 
@@ -196,6 +208,9 @@ def _checkpoint_to_train(name: str) -> Callable[[Any], None]:
             part = Path(folder) / name
             part.mkdir()
             loop.save(part)
+            if loop.rank == 0:
+                save_points(part / POINTS, points)
+            write_manifest(Path(folder), loop.rank, loop.world)
             ray.train.report(
                 {"job": name, "step": loop.state.step, "best": loop.state.best},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -223,6 +238,8 @@ def fit(
     from ray.train import RunConfig as TrainRun
     from ray.train.torch import TorchTrainer
 
+    found = newest(storage, name)
+
     class Trainer(TorchTrainer):
         """Leaves Ctrl-C to the run: Ray Train's own handler ends the process with exit code 0."""
 
@@ -236,6 +253,7 @@ def fit(
         train_loop_config={
             "jobs": list(payloads),
             "mailbox": mailbox,
+            "resumed": None if found is None else ray.train.Checkpoint.from_directory(str(found)),
             "threads": max(1, int(workers.num_cpus + 1e-6)),
         },
         scaling_config=ScalingConfig(
@@ -248,7 +266,7 @@ def fit(
             },
         ),
         run_config=TrainRun(
-            name=name,
+            name=next_start(storage, name, keep=found),
             storage_path=str(storage),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(
@@ -262,7 +280,7 @@ def fit(
     except KeyboardInterrupt:
         _abort(trainer.controller)
         raise
-    except ray.train.TrainingFailedError as error:
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise TrainingError(
             "training failed on its workers",
             got=_cause(error),

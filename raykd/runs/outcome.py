@@ -95,7 +95,12 @@ def conclude(
 
 
 def _score_teachers(
-    config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], data: Dataset, held_out: Rows, curve: Sequence[Point]
+    config: RunConfig,
+    pool: TeacherPool,
+    infos: Sequence[TeacherInfo],
+    data: Dataset,
+    held_out: Rows,
+    curve: Sequence[Point],
 ) -> TeacherScores:
     languages = pool.handle.teacher_languages
     times = pool.measure([sample(held_out, spoken) for spoken in languages])
@@ -126,7 +131,8 @@ def _score_teachers(
                 parameters=info.parameters,
                 validation=dict(score(checked, config.task.metrics).macro or {}),
                 latency_ms=_mean_latency_ms(curve, info.name),
-                store_hit_rate=1.0 - counters[info.name]["forwarded"] / max(1, counters[info.name]["answered"]),
+                store_hit_rate=1.0
+                - counters[info.name]["forwarded"] / max(1, counters[info.name]["answered"]),
                 weights=_mean_weights(weights_MN[m], held_out.languages),
             )
         )

@@ -161,7 +161,9 @@ def _stages(
             if config.teachers:
                 pool, infos = _start_pool(config, trained, folder)
             _fit(student_jobs, folder, progress, mailbox, config, pool)
+            progress.note("scoring", "held-out rows, report, MLflow")
             result = conclude(config, folder, student_jobs, pool, infos, curves.by_job, trackers.run)
+            progress.note("scoring", "done", steps=1)
         finally:
             if pool is not None:
                 pool.stop()

@@ -12,7 +12,7 @@ from raykd.errors import ConfigError, NonFiniteError
 from raykd.load import flatten
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
-from tests.e2e.conftest import World, raykd_actors, wait_until
+from tests.e2e.conftest import World, nothing_left, wait_until
 from tests.fakes import BAD, GOOD, LABELS
 
 
@@ -119,7 +119,7 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
 
 
 def test_nothing_of_the_run_is_left_in_the_cluster(first: Outcome) -> None:
-    assert wait_until(lambda: not raykd_actors(), 10.0), raykd_actors()
+    assert wait_until(nothing_left, 20.0)
 
 
 def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World) -> None:

@@ -1,0 +1,66 @@
+"""The house keeps its shape: layers, one door to each engine, files that can be read, no paths of one machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "raykd"
+CODE = sorted(PACKAGE.rglob("*.py"))
+FILES = [p for folder in ("raykd", "tests", "examples", "benchmarks", "cluster", "tune_spaces")
+         for p in sorted((ROOT / folder).rglob("*")) if p.suffix in {".py", ".yaml", ".sh", ".j2", ".md"}]  # fmt: skip
+LONGEST = 400
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_import_contracts_hold() -> None:
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    assert command, "import-linter is not installed"
+    result = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"), [("deepspeed", "student/engine.py"), ("mlflow", "tracking/")], ids=lambda x: x
+)
+def test_a_library_has_one_door(library: str, allowed: str) -> None:
+    importing = [str(p.relative_to(PACKAGE)) for p in CODE if library in imported(p)]
+    assert importing and [p for p in importing if not p.startswith(allowed)] == []
+
+
+def test_files_can_be_read_at_one_sitting() -> None:
+    long = {p.name: n for p in CODE if (n := len(p.read_text(encoding="utf-8").splitlines())) > LONGEST}
+    assert long == {}
+
+
+def test_every_module_says_why_it_is_there() -> None:
+    silent = [str(p) for p in CODE if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
+    assert silent == []
+
+
+def test_no_file_names_a_folder_of_one_machine() -> None:
+    absolute = re.compile(r"(?<![\w.~*])/(?:home|root|work|Users|mnt)/\w")
+    naming = [
+        f"{p.relative_to(ROOT)}:{number}"
+        for p in FILES
+        for number, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)
+        if absolute.search(line)
+    ]
+    assert naming == []
