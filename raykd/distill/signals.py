@@ -63,7 +63,7 @@ class TeacherSignal:
 
     logits_NC: raw logits at temperature 1, columns in the order of the run's labels; rows that are not covered hold 0.
     covered_N: False where this teacher has nothing to say: another language, a truncated unit, a teacher that is down.
-    latency_s: seconds the teacher's process spent on this batch, encoding included (0 if all rows came from the store).
+    latency_s: seconds the teacher's process spent on this batch, encoding and look-up included.
     forwarded: rows that needed a forward pass; the others came from the store.
     """
 

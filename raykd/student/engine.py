@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,18 @@ def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": train.gradient_accumulation,
         "gradient_clipping": train.gradient_clipping,
-        "bf16": {"enabled": train.precision == "bfloat16"},
+        "bf16": {**_mapping(own.get("bf16")), "enabled": train.precision == "bfloat16"},
     }
     for key in OWNED:
-        if key in own and own[key] != "auto" and own[key] != made[key]:
+        same = (made[key], train.batch_size) if key == "train_batch_size" else (made[key],)
+        if key in own and own[key] != "auto" and not _agree(key, own[key], same):
             raise ConfigError(
                 f"train.deepspeed.{key} disagrees with {_OWN_NAMES[key]}",
                 got=own[key],
                 wanted=made[key],
                 next_step=f"leave {key} out of the DeepSpeed configuration and set {_OWN_NAMES[key]}",
             )
-    if own.get("fp16", {}).get("enabled"):
+    if own.get("fp16", {}).get("enabled") is True:
         raise ConfigError(
             "train.deepspeed.fp16 is not supported", got="fp16", wanted="train.precision float32 or bfloat16"
         )
@@ -75,12 +76,23 @@ def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
             got=stage,
             wanted=str(train.zero_stage),
         )
+    zero = {"zero_optimization": {"stage": train.zero_stage, **own.get("zero_optimization", {})}}
     defaults = {
-        "zero_optimization": {"stage": train.zero_stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 30,
     }
-    return {**defaults, **own, **made}
+    return {**defaults, **own, **made, **zero}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _agree(key: str, own: Any, made: Sequence[Any]) -> bool:
+    """Whether a user's value says what raykd's own keys say; only the switch of bf16 is compared."""
+    if key == "bf16" and isinstance(own, dict):
+        return own.get("enabled", False) in ("auto", made[0]["enabled"])
+    return own in made
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ class Meter:
         local += [*weights, *self._latency, *self._answered, *self._forwarded, self._batches]
         total = reduce_sum(local)
         steps, m = max(1, self._steps), len(self._teachers)
+        ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         self._reset()
         head, rest = total[: len(names)], total[len(names) :]
         hard, soft, uncovered, waited, real, computed, *rest = rest
@@ -90,7 +91,7 @@ class Meter:
             values["train/uncovered"] = uncovered / soft
         values["train/padding_efficiency"] = real / max(1.0, computed)
         if m:
-            values["train/wait_s"] = waited / steps
+            values["train/wait_s"] = waited / steps / ranks
             values |= self._teacher_values(rest, max(1.0, soft - uncovered))
         return values
 

@@ -118,6 +118,7 @@ class TrainingLoop:
         self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
         self._bad: str | None = None
+        self._rate = 0.0
 
     # one optimizer step ---------------------------------------------------------------------------------------
 
@@ -127,6 +128,7 @@ class TrainingLoop:
         torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
         micros = [self._micro(rows, at, work) for at, rows in enumerate(work.rows)]
         totals = self._global_counts(micros)
+        self._rate = self.engine.learning_rate()
         for micro in micros:
             logits = self.engine.forward(micro.encoded.inputs)
             units_NC = self.task.gather(logits, micro.encoded)
@@ -211,7 +213,7 @@ class TrainingLoop:
         if self._source is not None:
             values["train/temperature"] = knobs.temperature
             values |= {f"train/lambda/{kind}": value for kind, value in knobs.lambdas.items()}
-        values["train/learning_rate"] = self.engine.learning_rate()
+        values["train/learning_rate"] = self._rate
         values["train/epoch"] = done / self.stream.steps_per_epoch
         if self.rank == 0:
             self.publish(Point(done, values))
@@ -220,7 +222,10 @@ class TrainingLoop:
         """Scores the validation rows, keeps the best weights, counts patience; all ranks must call."""
         if reduce_sum([float(self._bad is not None)])[0]:
             self._fail_non_finite()
-        mine = list(range(self.rank, len(self.validation_rows), self.world))
+        # Under ZeRO-3 each forward gathers parameters from all ranks, so all ranks must run the same ones.
+        shared = self.engine.zero_stage == 3
+        begin, every = (0, 1) if shared else (self.rank, self.world)
+        mine = list(range(begin, len(self.validation_rows), every))
         rows = self.validation_rows
         with self.engine.evaluating() as module:
             logits_NC = logits_of(
@@ -231,7 +236,7 @@ class TrainingLoop:
                 mine,
                 self.device,
             )
-        parts = gather_ranks((mine, logits_NC))
+        parts = [(mine, logits_NC)] if shared else gather_ranks((mine, logits_NC))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
         logits_NC = np.concatenate([logits for _, logits in parts if len(logits)])
         languages = [rows.languages[i] for i in order]

@@ -2,8 +2,8 @@
 
 Decision record: calls arrive on several of the actor's threads, one thread runs the models, so a forward pass
 never competes with another for the actor's cores. Requests of a few rows that wait at the same moment are
-answered in one pass; requests as large as a training batch are never merged, because a merged batch is padded
-otherwise and a run could then not be repeated to the last bit.
+answered in one pass (their latency and forwarded rows are shared out by rows); requests as large as a training
+batch are never merged, because a merged batch is padded otherwise and answers then differ in their last bits.
 """
 
 from __future__ import annotations
@@ -112,8 +112,12 @@ def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
 def _cut(answer: GroupAnswer, begin: int, end: int) -> GroupAnswer:
     if begin == 0 and end == answer.logits_MNC.shape[1]:
         return answer
+    share = (end - begin) / answer.logits_MNC.shape[1]
     return GroupAnswer(
-        answer.logits_MNC[:, begin:end], answer.covered_MN[:, begin:end], answer.latency_M, answer.forwarded_M
+        answer.logits_MNC[:, begin:end],
+        answer.covered_MN[:, begin:end],
+        tuple(latency * share for latency in answer.latency_M),
+        tuple(min(end - begin, round(rows * share)) for rows in answer.forwarded_M),
     )
 
 

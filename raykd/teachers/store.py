@@ -1,7 +1,7 @@
 """The signal store: what a teacher answered, on disk, by content.
 
-Decision record: LMDB, not a format of our own: crash-safe, many readers, writers of several processes take
-turns by its own lock. A key is a hash of the teacher's fingerprint (weights, tokenizer, labels, truncation,
+Decision record: LMDB, not a format of our own: many readers, writers of several processes (replicas, other runs)
+take turns by its own lock. Writes are not synced one by one: a killed process loses nothing, a power cut may. A key is a hash of the teacher's fingerprint (weights, tokenizer, labels, truncation,
 dtype) and the text; never a position in a data set, never alpha, temperature, lambda or weights, so an
 answer serves every trial and every later run. Each value carries a checksum: a value that does not match it is
 a miss and is computed again, never a wrong answer.
@@ -10,6 +10,7 @@ a miss and is computed again, never a wrong answer.
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 import zlib
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from raykd.errors import TeacherError
 
+log = logging.getLogger("raykd.teachers")
 MAP_BYTES = 64 << 30
 """Largest size of one teacher's store; LMDB reserves addresses only, the file grows as it fills."""
 _HEADER = struct.Struct("<I")
@@ -72,11 +74,12 @@ class SignalStore:
 
     def get(self, keys: Sequence[bytes]) -> list[NDArray[np.float32] | None]:
         """The stored logits of each key; None where there is none or where it is damaged."""
-        found: list[NDArray[np.float32] | None] = []
-        with self._env.begin(buffers=True) as read:
-            for key in keys:
-                found.append(_decode(read.get(key)))
-        return found
+        try:
+            with self._env.begin(buffers=True) as read:
+                return [_decode(read.get(key)) for key in keys]
+        except self._lmdb.Error as error:
+            log.warning("the signal store %s is damaged, answers are computed again: %s", self.path, error)
+            return [None] * len(keys)
 
     def put(self, keys: Sequence[bytes], logits_NC: NDArray[np.float32]) -> None:
         """Keeps the logits of each key.

@@ -104,8 +104,6 @@ class Teacher:
         self.answered_rows = 0
         self.real_tokens = 0
         self.computed_tokens = 0
-        if spec.store is not None and Path(spec.path).is_dir():
-            self._weights_fingerprint = models.fingerprint(Path(spec.path))
 
     def load(self) -> TeacherInfo:
         """Loads the weights if they are not there yet; frozen, in `eval` mode, on its device."""
@@ -113,12 +111,12 @@ class Teacher:
             spec = self.spec
             model = models.load(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
             self._columns = label_columns(model.labels, spec.labels, spec.label_map, spec.name)
+            if self._weights_fingerprint is None:
+                self._weights_fingerprint = self._fingerprint(model)
             model.model.eval()
             model.model.requires_grad_(False)
             self._precision = choose(spec.dtype, model.model.config.model_type, spec.device)
             cast(torch.nn.Module, model.model).to(device=torch.device(spec.device), dtype=self._precision.dtype)
-            if self._weights_fingerprint is None:
-                self._weights_fingerprint = models.fingerprint(model)
             self._model = model
         model = self._model
         assert self._weights_fingerprint is not None
@@ -173,23 +171,38 @@ class Teacher:
             self._store.put([keys[i] for i in missing], fresh)
         return logits_NC, len(missing)
 
+    def _fingerprint(self, model: models.TextModel | None) -> str:
+        """Of a local directory's bytes, before the weights change their precision; of a hub model as loaded."""
+        local = Path(self.spec.path)
+        if local.is_dir():
+            return models.fingerprint(local, trust_remote_code=self.spec.trust_remote_code)
+        assert model is not None
+        return models.fingerprint(model)
+
     def _answer_fingerprint(self) -> str:
         """Everything that changes an answer, so that a store of one never serves another."""
         spec = self.spec
-        if self._weights_fingerprint is None:
+        if not Path(spec.path).is_dir():
             self.load()
-            dtype = self._precision.name
+        if self._model is not None:
+            precision, trained_length = self._precision.name, self._model.max_length
         else:
+            self._weights_fingerprint = self._weights_fingerprint or self._fingerprint(None)
             config = json.loads((Path(spec.path) / "config.json").read_text(encoding="utf-8"))
-            dtype = choose(spec.dtype, str(config.get("model_type")), spec.device).name
+            precision = choose(spec.dtype, str(config.get("model_type")), spec.device).name
+            trained_length = models.inspect_directory(
+                spec.path, trust_remote_code=spec.trust_remote_code
+            ).max_length
         parts: list[Any] = [
             self._weights_fingerprint,
             spec.labels,
             sorted(spec.label_map.items()),
-            spec.max_length,
-            dtype,
+            spec.max_length or trained_length or spec.task.max_length,
+            precision,
+            spec.task.kind,
+            spec.device.partition(":")[0],
+            "dense-float32",
         ]
-        parts += [spec.task.model_dump(mode="json"), spec.device.partition(":")[0], "dense-float32"]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _forward(self, batch: TextBatch) -> NDArray[np.float32]:
