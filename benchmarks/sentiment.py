@@ -39,15 +39,28 @@ def scores_of(outcome: Outcome, role: str) -> dict[str, float]:
     score = next(s for p, s in outcome.table.systems if p.role == role)
     assert score.macro is not None
     by_language = {lang: 100 * m["accuracy"] for lang, m in score.by_language.items()}
-    return {"macro": 100 * score.macro["accuracy"], **by_language, "nll": score.macro["nll"], "ece": 100 * score.macro["ece"]}
+    return {
+        "macro": 100 * score.macro["accuracy"],
+        **by_language,
+        "nll": score.macro["nll"],
+        "ece": 100 * score.macro["ece"],
+    }
 
 
-def run_seed(run: Path, output: Path, seed: int, overrides: Sequence[str], console: Console) -> dict[str, dict[str, float]]:
+def run_seed(
+    run: Path, output: Path, seed: int, overrides: Sequence[str], console: Console
+) -> dict[str, dict[str, float]]:
     """All arms of one seed."""
     common = [f"seed={seed}", f"data.labelled_seed={seed}", f"output={json.dumps(str(output))}", *overrides]
-    routed = train(load_run(run, [*common, f"name=routed-{seed}"]), console=console, overwrite=_exists(output, f"routed-{seed}"))
+    routed = train(
+        load_run(run, [*common, f"name=routed-{seed}"]),
+        console=console,
+        overwrite=_exists(output, f"routed-{seed}"),
+    )
     changes = ["objective.weighting={kind: uniform}", "baseline=false", f"name=uniform-{seed}"]
-    uniform = train(load_run(run, [*common, *changes]), console=console, overwrite=_exists(output, f"uniform-{seed}"))
+    uniform = train(
+        load_run(run, [*common, *changes]), console=console, overwrite=_exists(output, f"uniform-{seed}")
+    )
     teachers = {
         f"teacher {p.name}": {"macro": 100 * s.macro["accuracy"]}
         for p, s in routed.table.systems
@@ -89,7 +102,9 @@ def report(seeds: list[dict[str, dict[str, float]]]) -> None:
 
 def main() -> None:
     """Runs the benchmark and prints its tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--run", type=Path, default=Path("examples/sentiment_zh_en_fr.yaml"))
     parser.add_argument("--output", type=Path, default=None)

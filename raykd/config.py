@@ -115,7 +115,7 @@ class DataConfig(Spec):
     """Keep only rows of these languages (of `languages`)."""
     labelled_per_language: int | None = Field(None, ge=1)
     """Use only so many labelled training rows a language, balanced over labels as the data are."""
-    labelled_seed: int = 0
+    labelled_seed: int = Field(0, ge=0)
     """Which rows those are."""
     labelled_share: float | None = Field(None, gt=0.0, lt=1.0)
     """Expected share of labelled rows in a batch where unlabelled rows are mixed in; None leaves the data's own."""
@@ -224,7 +224,7 @@ class TeacherTraining(Spec):
     data: dict[str, Any] = {}
     """Overlay of the run's `data`; by default all labelled rows of the teacher's languages and no unlabelled ones."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class TeacherConfig(Spec):
@@ -298,7 +298,7 @@ class RunConfig(Spec):
     """One run."""
 
     name: str = "run"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the student's weights, of dropout and of the order of rows."""
     output: str = "runs"
     """Folder of all runs; this run's is output/name."""
@@ -382,8 +382,13 @@ class RunConfig(Spec):
     def fingerprint(self) -> str:
         """sha256 over everything that changes the result; names, folders and resources do not."""
         tree = self.model_dump(
-            mode="json", exclude={"name", "output", "ray", "tracking", "workers", "serving"}
+            mode="json",
+            exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults"},
         )
+        for teacher in tree["teachers"]:
+            teacher.pop("actor")
+            (teacher["training"] or {}).pop("workers", None)
+        tree["serving"] = {"dtype": self.serving.dtype}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

@@ -178,6 +178,10 @@ def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
         source = tree["data"][part]
         if source is not None and source["kind"] == "files":
             source["paths"] = [str((base_dir / p).resolve()) for p in source["paths"]]
+    for teacher in [t for t in tree["teachers"] if t["training"] is not None]:
+        for source in teacher["training"]["data"].values():
+            if isinstance(source, dict) and "paths" in source:
+                source["paths"] = [str((base_dir / p).resolve()) for p in source["paths"]]
     for teacher in tree["teachers"]:
         if teacher["path"] is not None:
             teacher["path"] = _local(teacher["path"], base_dir)

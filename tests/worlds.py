@@ -80,5 +80,12 @@ def build_loop(
         config.student.build(tokenizer, LABELS, config.seed), tokenizer, LABELS, max_length=64
     )
     return TrainingLoop(
-        config, train, rows(60, 2, unlabelled=0.0), student, source(config), rank=rank, world=world, publish=publish
+        config,
+        train,
+        rows(60, 2, unlabelled=0.0),
+        student,
+        source(config),
+        rank=rank,
+        world=world,
+        publish=publish,
     )

@@ -107,7 +107,19 @@ def available_here(config: RunConfig) -> tuple[dict[str, float], str] | None:
     """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
     if config.ray.address or os.environ.get("RAY_ADDRESS"):
         return None
-    return {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}, "this machine"
+    has = {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}
+    if _asks_for_gpus(config):
+        import torch
+
+        has["GPU"] = float(torch.cuda.device_count())
+    return has, "this machine"
+
+
+def _asks_for_gpus(config: RunConfig) -> bool:
+    training = [t.training.workers for t in config.teachers if t.training is not None]
+    return any(w.num_gpus for w in [config.workers, *training]) or any(
+        t.actor.num_gpus for t in config.teachers
+    )
 
 
 def check(config: RunConfig) -> list[Finding]:

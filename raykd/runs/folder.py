@@ -62,8 +62,8 @@ class RunFolder:
             self.write_state(status=status)
 
 
-def open_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolder:
-    """Makes or reopens the run folder and writes the resolved YAML.
+def look_at_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Whether the run may use its folder; changes nothing. Returns the state to go on from.
 
     Raises:
         ConfigError: the folder exists and neither resume nor overwrite was asked for; or resume with another config.
@@ -75,33 +75,56 @@ def open_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> RunFolde
             f"the run folder {path} leads elsewhere", got=str(path.resolve()), wanted=f"a folder in {output}"
         )
     state: dict[str, Any] = {}
-    fresh = overwrite or not path.exists()
     if path.exists():
         state = _previous(path)
         if overwrite:
-            shutil.rmtree(path)
-            state = {}
-        elif not resume:
+            return {}
+        if not resume:
             raise ConfigError(
                 f"the run folder {path} exists already",
                 got=f"a run that is {state.get('status', 'unknown')}",
                 wanted="a new name, --resume or --overwrite",
                 next_step="--resume goes on from its last checkpoint, --overwrite starts anew, name=... makes another",
             )
-        elif state.get("fingerprint") != config.fingerprint():
+        if state.get("fingerprint") != config.fingerprint():
             raise ConfigError(
                 f"cannot resume {path}: the configuration has changed",
                 got=config.fingerprint()[:12],
                 wanted=f"{str(state.get('fingerprint'))[:12]}, see {path / 'run.yaml'}",
                 next_step="resume with the old configuration, or start anew with --overwrite or another name",
             )
-        else:
-            _check_workers(config, state, path)
+        _check_workers(config, state, path)
+    return state
+
+
+def open_folder(config: RunConfig, data: str, *, resume: bool, overwrite: bool) -> RunFolder:
+    """Makes or reopens the run folder and writes the resolved YAML.
+
+    Args:
+        data: fingerprint of the rows; a run goes on over the rows that it began with.
+    Raises:
+        ConfigError: as `look_at_folder`, or the data changed since the run began.
+    """
+    state = look_at_folder(config, resume=resume, overwrite=overwrite)
+    path = Path(config.output).resolve() / config.name
+    if state.get("data", data) != data:
+        raise ConfigError(
+            f"cannot resume {path}: the data have changed since it began",
+            got=data[:12],
+            wanted=str(state["data"])[:12],
+            next_step="put the old files back, or start anew with --overwrite or another name",
+        )
+    fresh = overwrite or not path.exists()
+    if path.exists() and overwrite:
+        shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     (path / "run.yaml").write_text(dump(config), encoding="utf-8")
     folder = RunFolder(path, state, fresh)
     folder.write_state(
-        fingerprint=config.fingerprint(), status="running", num_workers=config.workers.num_workers
+        fingerprint=config.fingerprint(),
+        data=data,
+        status="running",
+        num_workers=config.workers.num_workers,
     )
     return folder
 

@@ -57,22 +57,24 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._hopeless = False
+        self._sent = 0
         self._lock = threading.Lock()
 
     def put(self, event: Event) -> None:
         """Adds an event."""
         with self._lock:
             self._events.append(event)
+            self._sent += 1
             self._hopeless |= event.error is not None and not isinstance(event.error, TeacherError)
 
     def hopeless(self) -> bool:
         """Whether a worker met an error that another attempt meets again."""
         return self._hopeless
 
-    def size(self) -> int:
-        """Events not yet taken."""
+    def sent(self) -> int:
+        """Events so far, taken or not."""
         with self._lock:
-            return len(self._events)
+            return self._sent
 
     def drain(self) -> list[Event]:
         """Takes all events."""
@@ -119,7 +121,7 @@ def run_jobs(call: dict[str, Any]) -> None:
     if ray.get(mailbox.hopeless.remote()):
         return  # Ray Train started the workers again after an error that would only come again
     for payload in call["jobs"]:
-        if (Path(payload.output) / "config.json").exists():
+        if _done(payload):
             continue
         try:
             _run_job(payload, mailbox, call["resumed"])
@@ -196,8 +198,19 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
             notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
         )
         models.save(loop.best_student(), Path(payload.output), card=card)
-        mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps))
+        # Waits: with this event all points before it have arrived.
+        ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()
+
+
+def _done(payload: Payload) -> bool:
+    """Whether the model is there already: rank 0 looks, so that all ranks do the same."""
+    import torch
+
+    there = [(Path(payload.output) / "config.json").exists()]
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.broadcast_object_list(there, src=0)
+    return there[0]
 
 
 def _checkpoint_to_train(name: str, points: Sequence[Point]) -> Callable[[Any], None]:

@@ -16,6 +16,7 @@ from typing import Literal
 from raykd.config import RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError, DataError
+from raykd.load import validate
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,13 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
     own = {
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),
         "labelled_per_language": None,
+        "labelled_seed": 0,
         "labelled_share": None,
         "unlabeled": None,
+        "test": None,
     }
     data = overlay({**tree, **own}, training.data)
-    return RunConfig.model_validate(
+    return validate(
         {
             "name": f"teacher-{teacher.name}",
             "seed": training.seed,
@@ -87,7 +90,8 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
             "workers": training.workers.model_dump(mode="json"),
             "ray": config.ray.model_dump(mode="json"),
             "tracking": config.tracking.model_dump(mode="json"),
-        }
+        },
+        f"the training of teacher {teacher.name}",
     )
 
 

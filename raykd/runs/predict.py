@@ -38,7 +38,7 @@ def read_texts(
         return [line.rstrip("\n") for line in stdin if line.strip()], None
     name = "standard input" if str(jsonl) == "-" else str(jsonl)
     try:
-        lines = stdin.readlines() if str(jsonl) == "-" else jsonl.read_text(encoding="utf-8").splitlines()
+        lines = stdin.readlines() if str(jsonl) == "-" else jsonl.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
     rows = [

@@ -7,6 +7,7 @@ while the main thread waits for Ray Train. Without a terminal, plain lines are p
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from raykd.point import Point
 from raykd.runs.curves import Curves
 from raykd.runs.host import Event
 
+log = logging.getLogger("raykd.runs")
 POLL_S = 0.25
 HEARTBEAT_S = 30.0
 
@@ -50,6 +52,7 @@ class JobProgress:
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}
         self.error: RaykdError | None = None
+        self.taken = 0
 
     def expect(self, job: str, steps: int) -> None:
         """Shows a job before it starts."""
@@ -71,7 +74,11 @@ class JobProgress:
 
         def drain() -> None:
             for event in ray.get(mailbox.drain.remote()):
-                self._take(event)
+                try:
+                    self._take(event)
+                except Exception:  # an outage of MLflow or a full disk must not end the watching
+                    log.exception("a point of %s was not recorded", event.job)
+                self.taken += 1
 
         def watch() -> None:
             last = time.monotonic()

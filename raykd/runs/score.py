@@ -59,7 +59,14 @@ def teacher_predictions(
     """The teachers' rows of the table."""
     return [
         Predictions(
-            s.teacher, "teacher", s.logits_NC, s.covered_N, rows.labels_B, rows.languages, i.parameters, t
+            s.teacher,
+            "teacher",
+            s.logits_NC,
+            s.covered_N,
+            rows.labels_B,
+            rows.languages,
+            i.parameters,
+            None if np.isnan(t) else t,
         )
         for s, i, t in zip(signals, infos, times, strict=True)
     ]

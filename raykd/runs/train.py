@@ -8,9 +8,11 @@ baseline and the student. The pool is loaded before the second, so that a broken
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from raykd.point import Point
 from raykd.runs.check import preflight
 from raykd.runs.cluster import check_fits, connect, demands_of
 from raykd.runs.curves import FILE, Curves
-from raykd.runs.folder import RESULTS, RunFolder, hush, log_to_file, open_folder
+from raykd.runs.folder import RESULTS, RunFolder, hush, log_to_file, look_at_folder, open_folder
 from raykd.runs.host import Mailbox, fit, pack_job
 from raykd.runs.jobs import Job, jobs_of, teacher_path
 from raykd.runs.outcome import Outcome, conclude
@@ -85,10 +87,14 @@ def train(
         RaykdError: with what, got, wanted and the next step; what was written before stays.
     """
     preflight(config)
-    folder = open_folder(config, resume=resume, overwrite=overwrite)
+    # All that can be refused is refused before an old run is overwritten.
+    look_at_folder(config, resume=resume, overwrite=overwrite)
+    jobs = jobs_of(config, Path(config.output).resolve() / config.name)
+    data = jobs[1][-1].data.fingerprint()
+    folder = open_folder(config, data, resume=resume, overwrite=overwrite)
     with log_to_file(folder.log), _interruptible():
         try:
-            return _train(config, folder, console or Console())
+            return _train(config, folder, console or Console(), *jobs)
         except KeyboardInterrupt:
             folder.give_up("interrupted")
             raise
@@ -98,8 +104,13 @@ def train(
             raise
 
 
-def _train(config: RunConfig, folder: RunFolder, console: Console) -> Outcome:
-    teacher_jobs, student_jobs = jobs_of(config, folder.path)
+def _train(
+    config: RunConfig,
+    folder: RunFolder,
+    console: Console,
+    teacher_jobs: Sequence[Job],
+    student_jobs: Sequence[Job],
+) -> Outcome:
     log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
     _say_data(console, student_jobs[-1], teacher_jobs)
     tracker = _start(config, folder)
@@ -181,8 +192,10 @@ def _train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgres
     by_workers: dict[str, list[Job]] = {}
     for job in waiting:
         by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
-    for number, alike in enumerate(by_workers.values()):
-        _fit_group(alike, f"teachers-{number}", folder, progress, mailbox, None)
+    for workers, alike in by_workers.items():
+        # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
+        name = hashlib.sha256(workers.encode()).hexdigest()[:8]
+        _fit_group(alike, f"teachers-{name}", folder, progress, mailbox, None)
 
 
 def _fit(
@@ -194,7 +207,10 @@ def _fit(
     pool: TeacherPool | None,
 ) -> None:
     for job in jobs:
-        progress.expect(job.name, job.steps)
+        if job.done:
+            progress.note(job.name, "kept from before the resume", job.steps)
+        else:
+            progress.expect(job.name, job.steps)
     _fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pool)
 
 
@@ -234,11 +250,11 @@ def _fit_group(
 
 
 def _settle(mailbox: Any, progress: JobProgress) -> None:
-    """Waits until the watching thread has taken what the workers sent last."""
-    for _ in range(20):
-        if not ray.get(mailbox.size.remote()):
-            return
-        threading.Event().wait(0.1)
+    """Waits until the watching thread has dealt with everything that the workers sent."""
+    sent = ray.get(mailbox.sent.remote())
+    deadline = time.monotonic() + 60.0
+    while progress.taken < sent and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _start_pool(
@@ -248,7 +264,11 @@ def _start_pool(
     paths = {by_name[name].name: path for name, path in trained.items()}
     placements = [_placement(config, t, teacher_path(t, paths), folder) for t in config.teachers]
     pool = TeacherPool(placements, config.serving)
-    infos = pool.load()
+    try:
+        infos = pool.load()
+    except BaseException:
+        pool.stop()
+        raise
     for info in infos:
         log.info("teacher %s answers in %s (%s) on %s", info.name, info.dtype, info.dtype_reason, info.device)
     return pool, infos

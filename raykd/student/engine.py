@@ -48,6 +48,8 @@ def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
         ConfigError: the user's configuration sets a key that raykd owns to another value, or fp16.
     """
     own = dict(train.deepspeed) if isinstance(train.deepspeed, dict) else {}
+    if _mapping(own.get("fp16")).get("enabled") == "auto":
+        own.pop("fp16")
     micro = max(1, train.batch_size // (world * train.gradient_accumulation))
     made: dict[str, Any] = {
         "train_batch_size": micro * world * train.gradient_accumulation,

@@ -168,7 +168,8 @@ class TrainingLoop:
     def _check_finite(self, loss: torch.Tensor, micro: Micro, step: int) -> None:
         if self._bad is None and not bool(torch.isfinite(loss.detach())):
             ids = [self.train_rows.ids[i] for i in micro.rows[:8]]
-            self._bad = f"loss {float(loss.detach())} at step {step} of {self.total_steps}, rows {ids} and others of their batch"
+            where = f"step {step} of {self.total_steps}, rows {ids} and others of their batch"
+            self._bad = f"loss {float(loss.detach())} at {where}"
             if self.world == 1:
                 self._fail_non_finite()
 
@@ -261,7 +262,7 @@ class TrainingLoop:
     # checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> None:
-        """Writes this rank's part of a checkpoint; all ranks must call, each with a folder of its own or a shared one."""
+        """Writes this rank's part of a checkpoint; all ranks must call, into folders of their own or one."""
         self.engine.save(directory, tag="engine")
         if self.rank == 0:
             torch.save(self.best_weights, directory / "best.pt")

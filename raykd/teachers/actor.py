@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -167,6 +168,12 @@ class TeacherActor:
     def measure(self, name: str, batch: TextBatch) -> float:
         """Milliseconds that this teacher needs for 1,000 such texts."""
         return next(t for t in self._teachers if t.name == name).measure(batch)
+
+    def usage(self) -> tuple[float, int]:
+        """CPU seconds of this process so far, and its intra-op threads."""
+        import torch
+
+        return time.process_time(), torch.get_num_threads()
 
     def pid(self) -> int:
         """The process id."""

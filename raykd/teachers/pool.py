@@ -107,6 +107,7 @@ class PoolSource:
         self.handle = handle
         self.roster = Roster(handle.teachers, handle.teacher_languages, weighting)
         self.in_flight = [[0] * len(replicas) for replicas in handle.replicas]
+        self._dead: set[tuple[int, int]] = set()
         self._turn = rank
         self.calls = 0
         self.retries = 0
@@ -143,8 +144,14 @@ class PoolSource:
         loads = self.in_flight[index]
         self._turn += 1
         order = [(self._turn + i) % len(loads) for i in range(len(loads))]
-        allowed = [r for r in order if r != avoid] or order
+        alive = [r for r in order if (index, r) not in self._dead] or order
+        allowed = [r for r in alive if r != avoid] or alive
         return min(allowed, key=lambda r: loads[r])
+
+    def bury(self, index: int, replica: int) -> bool:
+        """Never asks this replica again; whether another one of its group is left."""
+        self._dead.add((index, replica))
+        return any((index, r) not in self._dead for r in range(len(self.in_flight[index])))
 
 
 class _Call:
@@ -183,7 +190,8 @@ class _Call:
                     f"failed: {str(error).strip().splitlines()[-1]}", "the log of its process"
                 ) from None
             except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-                if time.monotonic() + _RETRY_PAUSE_S >= deadline or _finally_dead(error):
+                left = not _finally_dead(error) or self.source.bury(self.index, self.replica or 0)
+                if not left or time.monotonic() + _RETRY_PAUSE_S >= deadline:
                     raise self._lost(f"is gone: {type(error).__name__}", "the log of its process") from None
                 time.sleep(_RETRY_PAUSE_S)
                 self.source.retries += 1
@@ -262,7 +270,7 @@ class TeacherPool:
                 num_gpus=g.num_gpus,
                 resources=g.resources,
                 max_restarts=serving.max_restarts,
-                max_task_retries=serving.max_restarts,
+                max_task_retries=0,  # `_Call` asks again itself, and may ask another replica
                 max_concurrency=CALLS_AT_ONCE,
             )
             replicas.append(tuple(options.remote(specs, g.threads) for _ in range(g.replicas)))
@@ -323,8 +331,10 @@ class TeacherPool:
         times: dict[int, float] = {}
         for index, g in enumerate(self.groups):
             for m, spec in zip(g.members, g.specs, strict=True):
-                reference = self.handle.replicas[index][0].measure.remote(spec.name, batches[m])
-                times[m] = ray.get(reference) if len(batches[m]) else float("nan")
+                actor = self.handle.replicas[index][0]
+                times[m] = (
+                    ray.get(actor.measure.remote(spec.name, batches[m])) if len(batches[m]) else float("nan")
+                )
         return [times[m] for m in range(len(self.handle.teachers))]
 
     def stop(self) -> None:

@@ -46,7 +46,8 @@ def choose(wanted: str, model_type: str, device: str) -> Precision:
         return Precision(torch.float32, "auto: matrix products do not rule in this kind of model")
     if device.startswith("cuda"):
         native = torch.cuda.is_bf16_supported()
-        return Precision(torch.bfloat16 if native else torch.float32, f"auto: CUDA, bfloat16 {'' if native else 'not '}native")
+        dtype = torch.bfloat16 if native else torch.float32
+        return Precision(dtype, f"auto: CUDA, bfloat16 {'' if native else 'not '}native")
     if not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
         return Precision(torch.float32, "auto: this CPU has no bfloat16 instructions")
     gain = cpu_gain()

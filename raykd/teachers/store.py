@@ -1,10 +1,11 @@
 """The signal store: what a teacher answered, on disk, by content.
 
 Decision record: LMDB, not a format of our own: many readers, writers of several processes (replicas, other runs)
-take turns by its own lock. Writes are not synced one by one: a killed process loses nothing, a power cut may. A key is a hash of the teacher's fingerprint (weights, tokenizer, labels, truncation,
-dtype) and the text; never a position in a data set, never alpha, temperature, lambda or weights, so an
-answer serves every trial and every later run. Each value carries a checksum: a value that does not match it is
-a miss and is computed again, never a wrong answer.
+take turns by its own lock. Writes are not synced one by one: a killed process loses nothing, a power cut may. A
+key is a hash of the teacher's fingerprint (weights, tokenizer, labels, truncation, precision) and the text; never
+a position in a data set, never alpha, temperature, lambda or weights, so an answer serves every trial and every
+later run. Each value carries a checksum: a value that does not match it is a miss and is computed again, never a
+wrong answer.
 """
 
 from __future__ import annotations

@@ -116,7 +116,9 @@ class Teacher:
             model.model.eval()
             model.model.requires_grad_(False)
             self._precision = choose(spec.dtype, model.model.config.model_type, spec.device)
-            cast(torch.nn.Module, model.model).to(device=torch.device(spec.device), dtype=self._precision.dtype)
+            cast(torch.nn.Module, model.model).to(
+                device=torch.device(spec.device), dtype=self._precision.dtype
+            )
             self._model = model
         model = self._model
         assert self._weights_fingerprint is not None

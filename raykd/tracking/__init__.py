@@ -9,4 +9,14 @@ from raykd.tracking.address import RedactingFilter, redact, slug, tracking_uri
 from raykd.tracking.environment import environment
 from raykd.tracking.tracker import Tracker, replay, serve_ui
 
-__all__ = ["Point", "RedactingFilter", "Tracker", "environment", "redact", "replay", "serve_ui", "slug", "tracking_uri"]
+__all__ = [
+    "Point",
+    "RedactingFilter",
+    "Tracker",
+    "environment",
+    "redact",
+    "replay",
+    "serve_ui",
+    "slug",
+    "tracking_uri",
+]

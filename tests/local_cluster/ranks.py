@@ -18,16 +18,24 @@ def run_ranks(module: str, world: int, *arguments: str, timeout: float = 240.0) 
     for rank in range(world):
         environment = {
             **os.environ,
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false",
-        }  # fmt: skip
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env=environment, cwd=Path(__file__).parents[2], text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                env=environment,
+                cwd=Path(__file__).parents[2],
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         )
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in processes]

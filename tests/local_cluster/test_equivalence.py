@@ -34,7 +34,9 @@ def plain_torch() -> Weights:
     assert source is not None
     tokenizer_rows = loop._encoded
     fresh = type(model)(model.config)
-    fresh.load_state_dict(config.student.build(loop.student.tokenizer, config.data.labels, config.seed).state_dict())
+    fresh.load_state_dict(
+        config.student.build(loop.student.tokenizer, config.data.labels, config.seed).state_dict()
+    )
     fresh.train()
     matrices = [p for p in fresh.parameters() if p.ndim >= 2]
     vectors = [p for p in fresh.parameters() if p.ndim < 2]
@@ -46,7 +48,10 @@ def plain_torch() -> Weights:
         encoded = config.task.collate(tokenizer_rows, loop.train_rows.labels_B, picked.tolist())
         answers = source.submit(loop.train_rows.take(picked.tolist())).result()
         signals = stack(
-            answers, source.teacher_languages, encoded.labels_N, tuple(loop.train_rows.languages[i] for i in picked)
+            answers,
+            source.teacher_languages,
+            encoded.labels_N,
+            tuple(loop.train_rows.languages[i] for i in picked),
         )
         counts = config.objective.counts(encoded.labels_N, signals)
         logits = fresh(**encoded.inputs).logits
@@ -93,7 +98,9 @@ def test_curves_do_not_depend_on_the_split(trained: Path) -> None:
 
 def test_bfloat16_trains_near_float32(trained: Path) -> None:
     loss = {
-        case: [p["train/loss"] for p in json.loads((trained / f"{case}.json").read_text()) if "train/loss" in p]
+        case: [
+            p["train/loss"] for p in json.loads((trained / f"{case}.json").read_text()) if "train/loss" in p
+        ]
         for case in ("1x0_1", "1x0_1_bfloat16")
     }
     difference = np.abs(np.asarray(loss["1x0_1"]) - np.asarray(loss["1x0_1_bfloat16"]))
@@ -106,16 +113,16 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     unbroken = build_loop(config, publish=unbroken_points.append)
     unbroken.run()
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop_at_6(loop) -> None:  # type: ignore[no-untyped-def]
         if loop.state.step == 6:
             loop.save(tmp_path)
-            raise Stop
+            raise StopError
 
     broken = build_loop(config)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         broken.run(stop_at_6)
     points: list = []
     resumed = build_loop(config, publish=points.append)
@@ -142,7 +149,10 @@ def test_alpha_1_is_plain_supervised_training_bit_for_bit() -> None:
 
 
 def test_one_teacher_of_weight_1_is_single_teacher_distillation() -> None:
-    objective = {"alpha": 0.3, "weighting": {"kind": "fixed", "by_teacher": {"en": 0.0, "zh": 0.0, "multi": 1.0}}}
+    objective = {
+        "alpha": 0.3,
+        "weighting": {"kind": "fixed", "by_teacher": {"en": 0.0, "zh": 0.0, "multi": 1.0}},
+    }
     three = build_loop(run_config(objective))
     alone = run_config({"alpha": 0.3, "weighting": {"kind": "uniform"}})
     alone = alone.model_copy(update={"teachers": alone.teachers[2:]})

@@ -28,7 +28,9 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
     root = tmp_path_factory.mktemp("models")
     languages = {"zh": frozenset({"zh"}), "en": frozenset({"en"}), "multi": None}
     return [
-        TeacherSpec(name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32")
+        TeacherSpec(
+            name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32"
+        )
         for seed, (name, spoken) in enumerate(languages.items())
     ]
 
@@ -84,6 +86,21 @@ def test_replicas_share_the_load_and_a_killed_one_is_asked_again(specs: list[Tea
         pool.stop()
 
 
+def test_a_replica_that_is_gone_for_good_is_left_out(specs: list[TeacherSpec]) -> None:
+    import ray
+
+    pool = start(specs[2:], ServingConfig(max_restarts=0, timeout_s=60.0), replicas=2)
+    try:
+        pool.load()
+        source = pool.handle.source(None)
+        tickets = [source.submit(batch) for batch in batches(8)]
+        os.kill(ray.get(pool.handle.replicas[0][0].pid.remote()), signal.SIGKILL)
+        assert all(ticket.result()[0].covered_N.all() for ticket in tickets)
+        assert {source.pick(0) for _ in range(4)} == {1}
+    finally:
+        pool.stop()
+
+
 def test_teacher_without_restarts_that_dies_is_a_clear_error(specs: list[TeacherSpec]) -> None:
     import ray
 
@@ -95,7 +112,9 @@ def test_teacher_without_restarts_that_dies_is_a_clear_error(specs: list[Teacher
         pool.handle.source(None).submit(text_batch(["a"], ["zh"])).result()
 
 
-def test_errors_of_a_teacher_keep_their_type_across_processes(specs: list[TeacherSpec], tmp_path: Path) -> None:
+def test_errors_of_a_teacher_keep_their_type_across_processes(
+    specs: list[TeacherSpec], tmp_path: Path
+) -> None:
     other = TeacherSpec("zh", specs[0].path, ("good", "bad"), TASK, dtype="float32")
     gone = TeacherSpec("gone", str(tmp_path / "nothing"), LABELS, TASK)
     broken = save_transformer(tmp_path / "nan")

@@ -15,8 +15,13 @@ from pathlib import Path
 
 import torch
 
+from raykd.student import evaluate
 from raykd.student.worker import TrainingLoop
 from tests.worlds import build_loop, run_config
+
+SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+"""Otherwise ZeRO-3 keeps the small parameters of a test whole, and shows nothing."""
+evaluate.EVALUATION_TOKENS = 200  # several passes an evaluation, not the same number on each rank
 
 
 def main(out: Path, cases: list[str]) -> None:
@@ -28,7 +33,9 @@ def main(out: Path, cases: list[str]) -> None:
         stage, micro, *how = case.split(":")
         points = []
         precision = "bfloat16" if how == ["bfloat16"] else "float32"
-        config = run_config(zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision)
+        config = run_config(
+            zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision, deepspeed=SHARD_ALL
+        )
         loop = build_loop(config, rank=rank, world=world, publish=points.append)
         if how == ["resumed"]:
             loop = resumed(loop, out / f"checkpoint-{stage}", rank, world)
@@ -42,7 +49,7 @@ def main(out: Path, cases: list[str]) -> None:
     torch.distributed.destroy_process_group()
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Ends a run after its first checkpoint."""
 
 
@@ -52,9 +59,9 @@ def resumed(loop: TrainingLoop, folder: Path, rank: int, world: int) -> Training
 
     def stop(current: TrainingLoop) -> None:
         current.save(folder)
-        raise Stop
+        raise StopError
 
-    with contextlib.suppress(Stop):
+    with contextlib.suppress(StopError):
         loop.run(stop)
     torch.distributed.barrier()
     fresh = build_loop(loop.config, rank=rank, world=world)

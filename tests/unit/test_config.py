@@ -51,7 +51,12 @@ def test_unknown_key_is_answered_with_path_allowed_keys_and_a_guess() -> None:
 
 def test_all_wrong_keys_are_told_at_once() -> None:
     text = message(seed="x", train={"batch_size": 0, "nonsense": 1})
-    assert "3 keys are wrong" in text and "train.batch_size" in text and "train.nonsense" in text and "seed" in text
+    assert (
+        "3 keys are wrong" in text
+        and "train.batch_size" in text
+        and "train.nonsense" in text
+        and "seed" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,10 @@ def test_all_wrong_keys_are_told_at_once() -> None:
         ({"teachers": [{"name": "a", "languages": ["de"], "path": "x"}]}, "['de'], not in data.languages"),
         ({"teachers": [{"name": "a", "languages": "all"}]}, "path (a model that exists) or training"),
         ({"teachers": [{"name": "a", "languages": "all", "path": "x"}] * 2}, "same name"),
-        ({"teachers": [{"name": "a", "languages": "all", "path": "x", "label_map": {"p": "posit"}}]}, "posit"),
+        (
+            {"teachers": [{"name": "a", "languages": "all", "path": "x", "label_map": {"p": "posit"}}]},
+            "posit",
+        ),
         ({"objective": {"alpha": 1.5}}, "alpha"),
         ({"objective": {"temperature": 0}}, "temperature"),
         ({"objective": {"terms": []}}, "terms"),
@@ -97,7 +105,14 @@ def test_unsafe_or_broken_yaml_is_refused(text: str, words: str) -> None:
 
 
 def test_scientific_numbers_are_numbers() -> None:
-    assert parse_yaml("a: [1e-3, 2E5, -1.5e+2, .5e1, 1e, e3]", "x")["a"] == [1e-3, 2e5, -150.0, 5.0, "1e", "e3"]
+    assert parse_yaml("a: [1e-3, 2E5, -1.5e+2, .5e1, 1e, e3]", "x")["a"] == [
+        1e-3,
+        2e5,
+        -150.0,
+        5.0,
+        "1e",
+        "e3",
+    ]
 
 
 def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:
@@ -135,10 +150,17 @@ def test_overlay_merges_keys_and_replaces_another_kind() -> None:
 
 def test_teacher_defaults_lie_under_every_teacher() -> None:
     defaults = {"languages": "all", "actor": {"group": "g", "num_cpus": 0.5}, "training": {"seed": 7}}
-    teachers = [{"name": "a", "training": {"train": {"steps": 3}}}, {"name": "b", "path": "x", "actor": {"num_cpus": 2.0}}]
+    teachers = [
+        {"name": "a", "training": {"train": {"steps": 3}}},
+        {"name": "b", "path": "x", "actor": {"num_cpus": 2.0}},
+    ]
     config = validate(tree(teachers=teachers, teacher_defaults=defaults), "x")
     a, b = config.teachers
-    assert a.training is not None and (a.training.seed, a.training.train.steps, a.actor.num_cpus) == (7, 3, 0.5)
+    assert a.training is not None and (a.training.seed, a.training.train.steps, a.actor.num_cpus) == (
+        7,
+        3,
+        0.5,
+    )
     assert b.training is None and (b.actor.group, b.actor.num_cpus, b.languages) == ("g", 2.0, "all")
     assert validate(yaml.safe_load(dump(config)), "again") == config
 
@@ -182,7 +204,12 @@ def test_config_import_is_light() -> None:
     import sys
 
     code = "import sys, raykd.load, raykd.cli; print([m for m in ('ray', 'deepspeed', 'mlflow', 'transformers', 'datasets') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_run_config_round_trips_through_yaml() -> None:

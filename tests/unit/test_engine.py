@@ -18,9 +18,31 @@ from tests.worlds import build_loop, run_config
 def test_users_own_keys_are_kept_and_completed() -> None:
     own = {"zero_optimization": {"stage": 2, "overlap_comm": False}, "wall_clock_breakdown": True}
     made = deepspeed_config(TrainConfig(batch_size=64, gradient_accumulation=4, deepspeed=own), world=2)
-    assert made["zero_optimization"] == {"stage": 2, "overlap_comm": False} and made["wall_clock_breakdown"] is True
+    assert (
+        made["zero_optimization"] == {"stage": 2, "overlap_comm": False}
+        and made["wall_clock_breakdown"] is True
+    )
     assert (made["train_batch_size"], made["gradient_accumulation_steps"]) == (64, 4)
     assert made["train_micro_batch_size_per_gpu"] == 8
+
+
+def test_zero_block_without_a_stage_keeps_raykds_stage() -> None:
+    made = deepspeed_config(
+        TrainConfig(zero_stage=2, deepspeed={"zero_optimization": {"overlap_comm": False}}), 1
+    )
+    assert made["zero_optimization"] == {"stage": 2, "overlap_comm": False}
+
+
+def test_switches_left_to_deepspeed_are_no_disagreement() -> None:
+    own = {"bf16": {"enabled": "auto", "check_grad_overflow": True}, "fp16": {"enabled": "auto"}}
+    made = deepspeed_config(TrainConfig(deepspeed=own), world=1)
+    assert made["bf16"] == {"enabled": False, "check_grad_overflow": True}
+    assert (
+        deepspeed_config(TrainConfig(batch_size=32, deepspeed={"train_batch_size": 32}), 3)[
+            "train_batch_size"
+        ]
+        == 30
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,5 +144,9 @@ def test_teachers_get_no_gold_labels_and_student_trains() -> None:
     }  # fmt: skip
     alphas = [p.values["train/alpha"] for p in points if "train/alpha" in p.values]
     assert alphas == pytest.approx([0.2 + 0.4 * i / 12 for i in range(12)])
-    weights = [[p.values[f"teacher/{t}/weight"] for t in ("en", "zh", "multi")] for p in points if "train/loss" in p.values]
+    weights = [
+        [p.values[f"teacher/{t}/weight"] for t in ("en", "zh", "multi")]
+        for p in points
+        if "train/loss" in p.values
+    ]
     assert all(sum(w) == pytest.approx(1.0) for w in weights)

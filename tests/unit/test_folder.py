@@ -14,14 +14,14 @@ from raykd.errors import ConfigError
 from raykd.point import Point
 from raykd.runs.checkpoints import newest, next_start, problem, write_manifest
 from raykd.runs.curves import Curves
-from raykd.runs.folder import finished_before, log_to_file, open_folder
+from raykd.runs.folder import finished_before, log_to_file, look_at_folder, open_folder
 from tests.worlds import run_config
 
 
 def opened(tmp_path: Path, **flags: bool):  # type: ignore[no-untyped-def]
     config = run_config().model_copy(update={"output": str(tmp_path), **flags.pop("changes", {})})  # type: ignore[dict-item]
     return config, open_folder(
-        config, resume=flags.get("resume", False), overwrite=flags.get("overwrite", False)
+        config, "rows", resume=flags.get("resume", False), overwrite=flags.get("overwrite", False)
     )
 
 
@@ -39,6 +39,20 @@ def test_a_run_that_never_started_leaves_no_folder_and_a_started_one_stays(tmp_p
     assert again.path.exists()
 
 
+def test_a_run_goes_on_over_the_rows_it_began_with(tmp_path: Path) -> None:
+    config, _ = opened(tmp_path)
+    with pytest.raises(ConfigError, match="the data have changed"):
+        open_folder(config, "other rows", resume=True, overwrite=False)
+    assert open_folder(config, "other rows", resume=False, overwrite=True).state["data"] == "other rows"
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    config, folder = opened(tmp_path)
+    before = (folder.path / "run.json").read_bytes()
+    look_at_folder(config, resume=False, overwrite=True)
+    assert (folder.path / "run.json").read_bytes() == before
+
+
 def test_a_finished_run_is_known_by_its_configuration(tmp_path: Path) -> None:
     config, folder = opened(tmp_path)
     assert finished_before(config) is None
@@ -54,7 +68,7 @@ def test_zero_checkpoints_belong_to_their_number_of_workers(tmp_path: Path) -> N
         config = run_config(zero_stage=stage)
         sized = config.workers.model_copy(update={"num_workers": workers})
         config = config.model_copy(update={"output": str(tmp_path), "name": f"z{stage}", "workers": sized})
-        open_folder(config, resume=resume, overwrite=False)
+        open_folder(config, "rows", resume=resume, overwrite=False)
 
     run(2, 1, False)
     with pytest.raises(ConfigError, match=r"ZeRO 1[\s\S]*num_workers 1"):

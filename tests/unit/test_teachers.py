@@ -15,7 +15,7 @@ from raykd.config import ActorConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import LabelMismatchError, NonFiniteError
 from raykd.tasks import Classification
-from raykd.teachers.actor import Coalescer
+from raykd.teachers.actor import Coalescer, _cut
 from raykd.teachers.pool import Placement, group
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.store import SignalStore, text_key
@@ -121,6 +121,15 @@ def test_store_of_other_settings_is_a_miss(tmp_path: Path, directory: Path) -> N
         assert Teacher(spec(directory, store=str(tmp_path), **change)).answer(batch).forwarded == 1
 
 
+def test_store_knows_the_length_that_the_teacher_was_trained_with(tmp_path: Path, directory: Path) -> None:
+    batch = text_batch(["the room was very good and the food was very bad today"])
+    Teacher(spec(directory, store=str(tmp_path / "s"))).answer(batch)
+    shorter = models.load(directory)
+    models.save(replace(shorter, max_length=4), tmp_path / "shorter")
+    teacher = Teacher(spec(tmp_path / "shorter", store=str(tmp_path / "s")))
+    assert teacher.answer(batch).forwarded == 1
+
+
 def test_damaged_value_is_a_miss(tmp_path: Path) -> None:
     store = SignalStore(tmp_path, "f" * 64)
     key = text_key("a", None)
@@ -218,6 +227,13 @@ def test_coalescer_answers_small_waiting_requests_together() -> None:
     assert sizes == [32, 6, 32]
     for number, rows in enumerate([32, 2, 3, 1, 32]):
         assert results[number].logits_MNC[0, :, 0].tolist() == [number * 100.0 + i for i in range(rows)]
+
+
+def test_merged_requests_share_latency_and_forwarded_rows() -> None:
+    whole = GroupAnswer(np.zeros((1, 6, 2), np.float32), np.ones((1, 6), dtype=bool), (0.6,), (6,))
+    parts = [_cut(whole, 0, 2), _cut(whole, 2, 5), _cut(whole, 5, 6)]
+    assert [p.forwarded_M for p in parts] == [(2,), (3,), (1,)]
+    assert [p.latency_M[0] for p in parts] == pytest.approx([0.2, 0.3, 0.1])
 
 
 def test_coalescer_gives_the_error_to_everyone_and_goes_on() -> None:
