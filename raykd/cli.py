@@ -211,6 +211,27 @@ def predict(
             console.print(row["text"], style="dim", markup=False, highlight=False)
 
 
+mlflow_app = typer.Typer(help="What concerns MLflow alone.", no_args_is_help=True)
+app.add_typer(mlflow_app, name="mlflow")
+
+
+@mlflow_app.command()
+def sync(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, for example runs/NAME.")],
+) -> None:
+    """Send the points that a run could not send while MLflow was away; sending twice does no harm."""
+    from raykd.load import load_run
+    from raykd.tracking import replay, tracking_uri
+    from raykd.tracking.tracker import SPOOL
+
+    config = load_run(run / "run.yaml")
+    if not (run / SPOOL).exists():
+        console.print("nothing waits to be sent")
+        return
+    sent = replay(tracking_uri(config.tracking, run.resolve().parent), run / SPOOL)
+    console.print(f"sent {sent:,} points")
+
+
 @app.command()
 def ui(
     output: Annotated[Path, typer.Option(help="The folder that holds mlflow.db.")] = Path("runs"),

@@ -191,7 +191,8 @@ class Tracker:
                 self._warned("the end of the run", lambda: self._client.set_terminated(self.run_id, status))
             else:
                 rest = (
-                    f"{self._outbox.waiting} points are in {self._spool}"
+                    f"{self._outbox.waiting} points are in {self._spool}; send them with "
+                    f"raykd mlflow sync {self._spool.parent}"
                     if self._spool
                     else "some points are lost"
                 )

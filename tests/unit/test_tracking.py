@@ -294,3 +294,28 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     assert client.get_logged_model(model_uri.removeprefix("models:/")).status == "READY"
     files = [p.name for p in (tmp_path.parent).glob("**/*.pkl")]
     assert files == []
+
+
+def test_sync_command_sends_what_a_run_left_behind(tmp_path, uri):
+    import yaml
+    from typer.testing import CliRunner
+
+    from raykd.cli import app
+    from raykd.load import dump
+    from raykd.tracking.outbox import write_spool
+    from raykd.tracking.tracker import SPOOL
+    from tests.worlds import run_config
+
+    with Tracker.start(uri, "e", "r", params={}, tags={}) as tracker:
+        run_id = tracker.run_id
+    folder = tmp_path / "run"
+    folder.mkdir()
+    tree = yaml.safe_load(dump(run_config()))
+    (folder / "run.yaml").write_text(yaml.safe_dump({**tree, "tracking": {"uri": uri}}))
+    write_spool(folder / SPOOL, [(run_id, Point(3, {"train/loss": 0.5}, 1000))])
+    first = CliRunner().invoke(app, ["mlflow", "sync", str(folder)])
+    assert first.exit_code == 0 and "sent 1 points" in first.output
+    from mlflow import MlflowClient
+
+    history = MlflowClient(uri).get_metric_history(run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(3, 0.5)]
