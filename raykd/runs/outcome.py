@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.config import RunConfig
+from raykd.config import Embedded, RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED, TeacherSignal, stack
@@ -37,7 +37,7 @@ from raykd.tracking import Tracker, environment, redact
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made. tables and lines are for the terminal; scores is macro metrics by system."""
+    """What a run made. tables and lines are for the terminal."""
 
     table: ResultTable
     tables: tuple[Any, ...]
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """What the teachers and their ensemble answered. weights_MN is what the student would be taught with."""
+    """What the teachers and their ensemble answered to the held-out rows, and what is known of each teacher."""
 
     predictions: list[Predictions]
     facts: tuple[TeacherFacts, ...]
@@ -200,7 +200,7 @@ def _report(
                 for n, c in counters.items()
             },
         },
-        notes=_notes(data, curve),
+        notes=_notes(config, data, curve),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
 
@@ -232,11 +232,17 @@ def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:
     return tuple(table)
 
 
-def _notes(data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
+def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
     notes = [f"{count:,} rows: {why}" for why, count in data.left_out.items() if count]
     uncovered = max((p.values.get("train/uncovered", 0.0) for p in curve), default=0.0)
     if uncovered:
         notes.append(f"up to {uncovered:.1%} of units had no teacher and fell back to their gold label")
+    held_out = config.data.test or config.data.validation
+    if isinstance(held_out, Embedded) and held_out.label_noise:
+        notes.append(
+            f"the embedded corpus flips {held_out.label_noise:.0%} of its labels: "
+            f"no system can be right in more than {1 - held_out.label_noise:.0%} on average"
+        )
     if data.test is None:
         notes.append(
             "there is no test set: the table shows the validation rows, on which the best step was chosen"

@@ -58,7 +58,7 @@ class JobProgress:
         """Shows a job before it starts."""
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(
-                job, total=steps, start=False, steps=f"0/{steps}", note="waiting for workers"
+                job, total=steps, start=False, steps=f"0/{steps}", note="waiting for its turn"
             )
 
     def note(self, job: str, note: str, steps: int | None = None) -> None:
