@@ -61,11 +61,6 @@ def read_source(
     return Rows.concat(parts)
 
 
-def check_source(source: Source, config: DataConfig, *, base_dir: Path, labelled: bool) -> dict[str, Any]:
-    """The summary of a source that can be read; raises what `read_source` raises."""
-    return read_source(source, config, base_dir=base_dir, labelled=labelled).summary(config.labels)
-
-
 @dataclass(frozen=True)
 class _Wanted:
     """Columns to read (None: not there) and the language of all rows, if the source tells one."""

@@ -17,7 +17,6 @@ Grouping by length costs little randomness and saves most padding: rows are shuf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -182,14 +181,3 @@ def _rounded(exact: dict[tuple[str, bool], float], total: int) -> dict[tuple[str
     for key in by_rest[: total - sum(floors.values())]:
         floors[key] += 1
     return floors
-
-
-def padding_efficiency(batches: Sequence[NDArray[np.int64]]) -> float:
-    """Real tokens by computed tokens, in (0, 1].
-
-    Args:
-        batches: tokens of each row, one array a (micro-)batch that is padded to its own longest row.
-    """
-    real = sum(int(lengths.sum()) for lengths in batches)
-    computed = sum(int(lengths.max()) * len(lengths) for lengths in batches)
-    return real / computed

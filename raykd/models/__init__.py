@@ -8,7 +8,7 @@ networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.mod
 it, and `register()` does so for those who load with transformers' auto classes.
 """
 
-from raykd.models.files import ModelInfo, inspect_directory, pack, read_labels, unpack
+from raykd.models.files import ModelInfo, inspect_directory, read_labels
 from raykd.models.identity import fingerprint
 from raykd.models.loading import load, load_tokenizer, register, resolve
 from raykd.models.ngrams import HashedNgrams
@@ -29,11 +29,9 @@ __all__ = [
     "inspect_directory",
     "load",
     "load_tokenizer",
-    "pack",
     "parameter_count",
     "read_labels",
     "register",
     "resolve",
     "save",
-    "unpack",
 ]

@@ -154,40 +154,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def pack(directory: str | Path) -> dict[str, bytes]:
-    """The files of a directory (not of folders in it), to be sent to another machine.
-
-    Raises:
-        ModelError: there is no such directory, or a name in it that `unpack` would refuse.
-    """
-    folder = Path(directory)
-    _check_exists(folder)
-    return {_safe(path.name): path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-
-
-def unpack(files: Mapping[str, bytes], directory: str | Path) -> Path:
-    """Writes what `pack` gave into a directory (made if need be); a name that leads out of it is refused."""
-    folder = Path(directory)
-    for name in files:
-        _safe(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if (folder / name).is_symlink():
-            raise ModelError(f"{folder / name} is a link; nothing is written through links")
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def _safe(name: str) -> str:
-    if not _NAME.match(name):
-        raise ModelError(
-            "a file name cannot be sent or received",
-            got=repr(name),
-            wanted="letters, digits, '.', '_' and '-', not beginning with a mark, 200 at most",
-        )
-    return name
-
-
 def _check_exists(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(

@@ -183,16 +183,24 @@ def call(
     return run
 
 
-@pytest.mark.parametrize("command", ["train", "check"])
-@pytest.mark.parametrize("case", CASES)
+HUB_ONLY_BY_TRAIN = "missing teacher that looks like a hub name"  # `check` looks nothing up
+
+
+@pytest.mark.parametrize(
+    ("case", "command"),
+    [
+        (case, command)
+        for case in CASES
+        for command in ("train", "check")
+        if (case, command) != (HUB_ONLY_BY_TRAIN, "check")
+    ],
+)
 def test_bad_input(case: str, command: str, tmp_path: Path, call: Any) -> None:
     change, code, wanted = CASES[case]
     run = tree(tmp_path)
     change(tmp_path, run)
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(run), encoding="utf-8")
-    if command == "check" and case == "missing teacher that looks like a hub name":
-        pytest.skip("a hub name is not looked up by check")
     got, shown = call(command, str(path))
     assert got == code, shown
     assert [part for part in wanted if part not in shown] == [], shown

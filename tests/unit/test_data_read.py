@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raykd.config import DataConfig
-from raykd.data.read import check_source, read_source
+from raykd.data.read import read_source
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
@@ -146,7 +146,6 @@ def test_several_files_in_order(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", GOOD[1:])
     config = config_of({"kind": "files", "paths": ["b.jsonl", "a.jsonl"]})
     assert_good(read_source(config.train, config, base_dir=tmp_path, labelled=True))
-    assert check_source(config.train, config, base_dir=tmp_path, labelled=True)["rows"] == 3
 
 
 def test_embedded_follows_the_label_order() -> None:

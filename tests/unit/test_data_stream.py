@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.data.rows import Rows
-from raykd.data.stream import BatchStream, padding_efficiency
+from raykd.data.stream import BatchStream
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 
@@ -122,6 +122,17 @@ def test_labelled_share_and_languages_hold_together() -> None:
         make_rows(en=(50, 0)), np.ones(50, dtype=np.int64), global_batch=5, seed=0, labelled_share=0.3
     )
     assert alone.quotas == {("en", True): 50}
+
+
+def padding_efficiency(batches: list[np.ndarray]) -> float:
+    """Real tokens by computed tokens, in (0, 1].
+
+    Args:
+        batches: tokens of each row, one array a (micro-)batch that is padded to its own longest row.
+    """
+    real = sum(int(lengths.sum()) for lengths in batches)
+    computed = sum(int(lengths.max()) * len(lengths) for lengths in batches)
+    return real / computed
 
 
 def test_padding_efficiency_is_real_by_computed() -> None:

@@ -85,7 +85,7 @@ def test_code_of_the_directorys_own_is_refused_and_not_run(directory: Path, file
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    for act in (models.load, models.load_tokenizer, models.fingerprint, models.read_labels, models.pack):
+    for act in (models.load, models.load_tokenizer, models.fingerprint, models.read_labels):
         with pytest.raises(ModelError, match=str(gone)):
             act(gone)
         with pytest.raises(ModelError, match=str(gone)):
@@ -347,38 +347,6 @@ def test_a_fingerprint_sees_the_configuration(tmp_path: Path) -> None:
     assert models.fingerprint(path) == one
     rewrite(path / "config.json", pooling="mean")
     assert models.fingerprint(path) != one
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_tokenizer_travels_as_bytes(name: str, tmp_path: Path) -> None:
-    tokenizer = made(name).tokenizer
-    (tmp_path / "here").mkdir()
-    tokenizer.save_pretrained(str(tmp_path / "here"))
-    sent = models.pack(tmp_path / "here")
-    assert all(isinstance(content, bytes) for content in sent.values())
-    arrived = models.load_tokenizer(models.unpack(sent, tmp_path / "there"))
-    for pairs in (None, TEXTS[::-1]):
-        one, other = (t(TEXTS, pairs, truncation=True, max_length=8) for t in (tokenizer, arrived))
-        assert {k: [list(r) for r in v] for k, v in one.items()} == {
-            k: [list(r) for r in v] for k, v in other.items()
-        }
-
-
-@pytest.mark.parametrize(
-    "name", ["../x", "/etc/x", "a/b", "", ".", "..", ".hidden", "a\0b", "a\\b", "x" * 300, "é"]
-)
-def test_no_name_leads_out_of_the_directory(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="file name"):
-        models.unpack({"fine": b"", name: b"x"}, tmp_path / "in")
-    assert not (tmp_path / "in").exists()
-
-
-def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a").symlink_to(tmp_path / "outside")
-    with pytest.raises(ModelError, match="link"):
-        models.unpack({"a": b"x"}, tmp_path / "in")
-    assert not (tmp_path / "outside").exists()
 
 
 def test_a_header_that_claims_the_moon_is_refused(directory: Path) -> None:
