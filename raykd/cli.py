@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ def _console(*, stderr: bool = False) -> Console:
 console = _console()
 errors = _console(stderr=True)
 
+NOT_CHECKED = "not checked"
+"""What a finding says that only the run itself can know."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as of a shell."""
 
@@ -146,7 +149,7 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     for finding in findings:
         if finding.error is None:
             console.print(
-                f"[green]ok[/green]     [bold]{finding.what}[/bold]  {escape(finding.detail)}",
+                f"{_mark(finding.detail)} [bold]{finding.what}[/bold]  {escape(finding.detail)}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -158,7 +161,18 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     wrong = [f.error for f in findings if f.error is not None]
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
-    console.print(f"All is well; the run starts with: raykd train {run}", highlight=False, soft_wrap=True)
+    changed = " ".join(shlex.quote(o) for o in overrides or ())
+    unknown = any(NOT_CHECKED in f.detail for f in findings)
+    verdict = "Nothing wrong was found, but not all could be checked" if unknown else "All is well"
+    console.print(
+        escape(f"{verdict}; the run starts with: raykd train {run} {changed}".rstrip()),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _mark(detail: str) -> str:
+    return "[yellow]unknown[/yellow]" if NOT_CHECKED in detail else "[green]ok[/green]     "
 
 
 @app.command()
@@ -207,8 +221,8 @@ def predict(
             print(json.dumps(row, ensure_ascii=False))
         else:
             shown = "  ".join(f"{label} {p:.3f}" for label, p in row["probabilities"].items())
-            console.print(f"[bold]{row['label']}[/bold]  {shown}  ", end="", highlight=False)
-            console.print(row["text"], style="dim", markup=False, highlight=False)
+            console.print(f"[bold]{row['label']}[/bold]  {shown}  ", end="", highlight=False, soft_wrap=True)
+            console.print(row["text"], style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 mlflow_app = typer.Typer(help="What concerns MLflow alone.", no_args_is_help=True)

@@ -49,7 +49,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
                 wanted="a directory with config.json and safetensors weights, or a hub name",
                 next_step=f"correct teachers.{teacher.name}.path",
             )
-        return f"hub name {teacher.path}, not checked without a network"
+        return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
     info = models.inspect_directory(path, trust_remote_code=teacher.trust_remote_code)
     if info.problems:
         raise ModelError(f"teacher {teacher.name} cannot be loaded: {info.problems[0]}")

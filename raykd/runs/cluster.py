@@ -100,8 +100,8 @@ def check_fits(demands: list[Demand], available: dict[str, float], where: str) -
                 f"the run needs more {name} at once than {where} has",
                 got=f"{' + '.join(parts[name])} = {wanted:g} {name}",
                 wanted=f"at most {has:g} {name}",
-                next_step="lower workers.num_workers or num_cpus, or teachers.*.actor (replicas, num_cpus; a group "
-                "shares one process), or use a larger cluster",
+                next_step="let teachers share a process: teacher_defaults.actor={num_cpus: 0.25, group: teachers}; "
+                "or lower workers.num_workers or num_cpus; or use a larger cluster",
             )
 
 

@@ -83,11 +83,11 @@ def conclude(
     counters = {} if pool is None else pool.counters()
     report = _report(config, folder, data, pairs, scored.facts, curve, tracker, counters)
     page = write_page(report, folder.path / "report.html")
-    _log(config, tracker, report, page, jobs, infos, counters, curves)
+    logged = _log(config, tracker, report, page, jobs, infos, counters, curves)
     return Outcome(
         table=report.table,
         tables=(report.table.rich(),),
-        lines=_lines(report, page, jobs[-1].output, tracker, folder),
+        lines=_lines(report, page, jobs[-1].output, tracker, folder, logged),
         student=jobs[-1].output,
         report=page,
         mlflow_run_id=tracker.run_id,
@@ -200,7 +200,7 @@ def _report(
                 for n, c in counters.items()
             },
         },
-        notes=_notes(config, data, curve),
+        notes=(*_notes(config, data, curve), *_weak_teachers(systems)),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
 
@@ -250,6 +250,17 @@ def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[st
     return tuple(notes)
 
 
+def _weak_teachers(systems: Sequence[tuple[Predictions, Score]]) -> tuple[str, ...]:
+    """Says so where the teachers have nothing to teach."""
+    macro = {p.role: s.macro["accuracy"] for p, s in systems if s.macro is not None and "accuracy" in s.macro}
+    if "ensemble" in macro and "baseline" in macro and macro["ensemble"] <= macro["baseline"]:
+        return (
+            "the teachers together are no better than the undistilled student: train them longer, with another "
+            "learning rate (training.train), or on more rows",
+        )
+    return ()
+
+
 def _log(
     config: RunConfig,
     tracker: Tracker,
@@ -259,7 +270,7 @@ def _log(
     infos: Sequence[TeacherInfo],
     counters: Mapping[str, Mapping[str, int]],
     curves: Mapping[str, Sequence[Point]],
-) -> None:
+) -> str | None:
     step = max((p.step for p in curves.get("student", ())), default=0)
     tracker.log_points([Point(step, _final_values(report, counters))])
     tracker.set_tags({f"raykd.teacher.{i.name}.fingerprint": i.fingerprint for i in infos})
@@ -274,7 +285,8 @@ def _log(
         tracker.log_figure(svg, f"plots/{name}.svg")
     if config.tracking.log_model:
         languages = config.data.select_languages or config.data.languages
-        tracker.log_student(jobs[-1].output, config.data.labels, languages)
+        return tracker.log_student(jobs[-1].output, config.data.labels, languages)
+    return None
 
 
 def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
@@ -298,13 +310,13 @@ def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) 
 
 
 def _lines(
-    report: RunReport, page: Path, student: Path, tracker: Tracker, folder: RunFolder
+    report: RunReport, page: Path, student: Path, tracker: Tracker, folder: RunFolder, logged: str | None
 ) -> tuple[str, ...]:
     lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
     lines += [
         f"report   {page}",
         f"student  {student}",
-        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
+        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}" + (f"  model {logged}" if logged else ""),
         f"log      {folder.log}",
     ]
     return tuple(lines)

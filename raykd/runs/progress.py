@@ -66,6 +66,8 @@ class JobProgress:
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(job, total=steps or 1, start=True, steps="", note=note)
         self._bars.update(self._tasks[job], note=note, completed=steps)
+        if not self._console.is_terminal:
+            self._console.print(f"  {job}: {note}", highlight=False)
 
     @contextlib.contextmanager
     def watching(self, mailbox: Any) -> Iterator[None]:

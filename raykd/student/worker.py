@@ -40,12 +40,13 @@ LOGGED_WINDOWS = 200
 class LoopState:
     """What a checkpoint keeps beside the engine: JSON, small.
 
-    step: optimizer steps done. best: the best validation metric so far, at step best_step.
+    step: optimizer steps done. best: the best validation metric so far, at step best_step; best_nll breaks ties.
     stale: evaluations since then. stopped: whether patience ended the run. history: the evaluations.
     """
 
     step: int = 0
     best: float | None = None
+    best_nll: float | None = None
     best_step: int = 0
     stale: int = 0
     stopped: bool = False
@@ -250,9 +251,12 @@ class TrainingLoop:
     def _judge(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state
         score = values[f"eval/mean/{train.metric}"]
-        better = state.best is None or (score > state.best if train.higher_is_better else score < state.best)
-        if better:
+        sign = 1.0 if train.higher_is_better else -1.0
+        # Of two evaluations that score alike, the one with the lower NLL: accuracy ties are common early on.
+        rank = (sign * score, -values["eval/mean/nll"])
+        if state.best is None or rank > (sign * state.best, -(state.best_nll or 0.0)):
             state.best, state.best_step, state.stale = score, state.step, 0
+            state.best_nll = values["eval/mean/nll"]
             self.best_weights = self.engine.weights()
         else:
             state.stale += 1

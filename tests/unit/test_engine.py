@@ -100,7 +100,7 @@ def scripted(loop: TrainingLoop, accuracies: list[float]) -> list[dict[str, torc
     judge = loop._judge
     loop._judge = lambda values: (  # type: ignore[method-assign]
         seen.append(loop.engine.weights() or {}),  # type: ignore[func-returns-value]
-        judge({**values, "eval/mean/accuracy": accuracies[len(seen) - 1]}),
+        judge({**values, "eval/mean/nll": 1.0, "eval/mean/accuracy": accuracies[len(seen) - 1]}),
     )[1]
     return seen
 
@@ -113,6 +113,14 @@ def test_patience_stops_and_the_best_weights_are_returned() -> None:
     best = loop.best_student().model.state_dict()
     assert all(torch.equal(best[name], seen[1][name]) for name in best)
     assert any(not torch.equal(seen[1][name], seen[3][name]) for name in best)
+
+
+def test_of_equal_scores_the_lower_nll_is_the_best() -> None:
+    loop = build_loop(run_config(evaluations=3))
+    for step, nll in ((4, 1.0), (8, 0.5), (12, 0.7)):
+        loop.state.step = step
+        loop._judge({"eval/mean/accuracy": 0.5, "eval/mean/nll": nll})
+    assert (loop.state.best_step, loop.state.best_nll, loop.state.stale) == (8, 0.5, 1)
 
 
 def test_a_metric_where_less_is_better_is_judged_so() -> None:
