@@ -9,7 +9,7 @@ import numpy as np
 
 from raykd import models
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
-from raykd.teachers.source import Answered, Roster
+from raykd.teachers.source import Answered, Roster, RosterSource
 
 LABELS = ("negative", "positive")
 GOOD = ["good", "fine", "great", "lovely", "bright"]
@@ -72,7 +72,7 @@ def save_transformer(
     return directory
 
 
-class FixedSource:
+class FixedSource(RosterSource):
     """A source that answers with a function of the text's length: deterministic, no model."""
 
     def __init__(
@@ -81,14 +81,6 @@ class FixedSource:
         self.roster = Roster(tuple(teachers), tuple(languages))
         self.classes = classes
         self.submitted: list[TextBatch] = []
-
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        return self.roster.teachers
-
-    @property
-    def teacher_languages(self) -> tuple[frozenset[str] | None, ...]:
-        return self.roster.teacher_languages
 
     def submit(self, batch: TextBatch) -> Answered:
         self.submitted.append(batch)

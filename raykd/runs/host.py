@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 
+from raykd import models
 from raykd.config import RunConfig, WorkersConfig
 from raykd.errors import RaykdError, TeacherError, TrainingError
 from raykd.point import Point
@@ -137,22 +138,11 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
     import ray.train
     import torch
 
-    from raykd import models
     from raykd.student.worker import TrainingLoop
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config = payload.config
-    tokenizer = ray.get(payload.tokenizer)
-    student = models.TextModel(
-        model=config.student.build(tokenizer, config.data.labels, config.seed),
-        tokenizer=tokenizer,
-        labels=config.data.labels,
-        kind=config.student.kind,
-        task=config.task.kind,
-        max_length=config.task.max_length,
-        languages=config.data.select_languages or config.data.languages,
-    )
     source = None
     if payload.pool is not None and not config.objective.plain:
         source = payload.pool.source(config.objective.weighting, rank)
@@ -169,7 +159,7 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         config,
         ray.get(payload.train),
         ray.get(payload.validation),
-        student,
+        _fresh_student(config, ray.get(payload.tokenizer)),
         source,
         rank=rank,
         world=world,
@@ -187,20 +177,37 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.run(_checkpoint_to_train(payload.name, points))
     if rank == 0:
-        best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
-        card = models.ModelCard(
-            name=f"{config.name}",
-            teachers=tuple(t.name for t in config.teachers),
-            metrics={
-                f"validation/{k.removeprefix('eval/')}": v for k, v in best.items() if k.startswith("eval/")
-            },
-            base_model=getattr(config.student, "path", None),
-            notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
-        )
-        models.save(loop.best_student(), Path(payload.output), card=card)
+        models.save(loop.best_student(), Path(payload.output), card=_card(config, loop))
         # Waits: with this event all points before it have arrived.
         ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()
+
+
+def _fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
+    """The student at its seeded start."""
+    return models.TextModel(
+        model=config.student.build(tokenizer, config.data.labels, config.seed),
+        tokenizer=tokenizer,
+        labels=config.data.labels,
+        kind=config.student.kind,
+        task=config.task.kind,
+        max_length=config.task.max_length,
+        languages=config.data.select_languages or config.data.languages,
+    )
+
+
+def _card(config: RunConfig, loop: Any) -> models.ModelCard:
+    """What the model's README tells of its training."""
+    best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
+    return models.ModelCard(
+        name=config.name,
+        teachers=tuple(t.name for t in config.teachers),
+        metrics={
+            f"validation/{k.removeprefix('eval/')}": v for k, v in best.items() if k.startswith("eval/")
+        },
+        base_model=getattr(config.student, "path", None),
+        notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
+    )
 
 
 def _done(payload: Payload) -> bool:

@@ -23,7 +23,7 @@ from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
 from raykd.distill.weighting import Weighting
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
-from raykd.teachers.source import Roster
+from raykd.teachers.source import Roster, RosterSource
 from raykd.teachers.teacher import TeacherInfo, TeacherSpec
 from raykd.teachers.wire import GroupAnswer, GroupRequest, scatter, silence
 
@@ -100,7 +100,7 @@ class PoolHandle:
         return PoolSource(self, weighting, rank)
 
 
-class PoolSource:
+class PoolSource(RosterSource):
     """The pool as one worker sees it."""
 
     def __init__(self, handle: PoolHandle, weighting: Weighting | None, rank: int) -> None:
@@ -111,16 +111,6 @@ class PoolSource:
         self._turn = rank
         self.calls = 0
         self.retries = 0
-
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        """Names, the order of M."""
-        return self.roster.teachers
-
-    @property
-    def teacher_languages(self) -> tuple[frozenset[str] | None, ...]:
-        """Declared languages, None for any."""
-        return self.roster.teacher_languages
 
     def submit(self, batch: TextBatch) -> Ticket:
         """Sends the batch to each group that is asked for one of its rows; returns at once."""

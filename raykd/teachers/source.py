@@ -55,14 +55,10 @@ class Answered:
         return self.signals
 
 
-class LocalSource:
-    """Teachers in this process, asked in turn: the reference for the pool, and a plain loop's way."""
+class RosterSource:
+    """The part that all sources share: who their teachers are."""
 
-    def __init__(self, teachers: Sequence[Teacher], weighting: Weighting | None = None) -> None:
-        self._teachers = list(teachers)
-        self.roster = Roster(
-            tuple(t.name for t in teachers), tuple(t.spec.languages for t in teachers), weighting
-        )
+    roster: Roster
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -73,6 +69,16 @@ class LocalSource:
     def teacher_languages(self) -> tuple[frozenset[str] | None, ...]:
         """Declared languages, None for any."""
         return self.roster.teacher_languages
+
+
+class LocalSource(RosterSource):
+    """Teachers in this process, asked in turn: the reference for the pool, and a plain loop's way."""
+
+    def __init__(self, teachers: Sequence[Teacher], weighting: Weighting | None = None) -> None:
+        self._teachers = list(teachers)
+        self.roster = Roster(
+            tuple(t.name for t in teachers), tuple(t.spec.languages for t in teachers), weighting
+        )
 
     def submit(self, batch: TextBatch) -> Ticket:
         """Answers at once."""

@@ -152,9 +152,12 @@ def test_fixed_must_name_the_teachers(teachers: tuple[str, ...]) -> None:
 
 
 def test_other_weightings_serve_any_teachers() -> None:
-    for weighting in MEMBERS:
-        if not isinstance(weighting, Fixed):
-            weighting.check(("whoever",))
+    others = [weighting for weighting in MEMBERS if not isinstance(weighting, Fixed)]
+    assert len(others) >= 5
+    for weighting in others:
+        weighting.check(("whoever",))
+    with pytest.raises(ConfigError):
+        Fixed(by_teacher={"somebody": 1.0}).check(("whoever",))
 
 
 def test_by_language_takes_the_first_class_that_covers() -> None:
