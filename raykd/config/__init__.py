@@ -1,0 +1,33 @@
+"""RunConfig: one YAML is one run.
+
+Decision record: behaviour lives in the union members (losses, schedules, weightings, tasks, students), and the
+config is the tree that holds them, so a key in YAML, an attribute in Python and a parameter in MLflow have one
+name. Unknown keys are errors that name the path, what was got and what is allowed.
+"""
+
+from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
+from raykd.config.overlay import checked_name, overlay
+from raykd.config.run import RayConfig, RunConfig, TrackingConfig, plain_objective
+from raykd.config.teachers import ActorConfig, ServingConfig, TeacherConfig, TeacherTraining
+from raykd.config.train import TrainConfig, WorkersConfig
+
+__all__ = [
+    "ActorConfig",
+    "Columns",
+    "DataConfig",
+    "Embedded",
+    "Files",
+    "Hub",
+    "RayConfig",
+    "RunConfig",
+    "ServingConfig",
+    "Source",
+    "TeacherConfig",
+    "TeacherTraining",
+    "TrackingConfig",
+    "TrainConfig",
+    "WorkersConfig",
+    "checked_name",
+    "overlay",
+    "plain_objective",
+]

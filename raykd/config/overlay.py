@@ -1,0 +1,33 @@
+"""Names that are safe as folders, and one tree laid over another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+def checked_name(value: str) -> str:
+    """A name that is safe as a folder and as an identity."""
+    if not NAME.match(value):
+        raise ValueError(
+            "a name starts with a letter or digit and holds only letters, digits, '.', '_', '-' (100 at most)"
+        )
+    return value
+
+
+def overlay(base: Any, top: Any) -> Any:
+    """``top`` laid over ``base``: mappings merge key by key, anything else replaces.
+
+    A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys.
+    """
+    if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
+        return top
+    if "kind" in top and top["kind"] != base.get("kind", top["kind"]):
+        return dict(top)
+    merged = dict(base)
+    for key, value in top.items():
+        merged[key] = overlay(merged[key], value) if key in merged else value
+    return merged

@@ -1,0 +1,85 @@
+"""The teachers of a run, what each asks of the cluster, how they are made and how they answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from raykd.config.overlay import checked_name
+from raykd.config.train import TrainConfig, WorkersConfig
+from raykd.models import Linear, Student
+from raykd.spec import Spec
+
+
+class ActorConfig(Spec):
+    """What one replica of a teacher asks of the cluster."""
+
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, ge=0.0)
+    """CPUs of one replica; it runs as many threads as whole CPUs, at least one."""
+    num_gpus: float = Field(0.0, ge=0.0)
+    resources: dict[str, float] = {}
+    """Custom resources, for example {teacher: 1}."""
+    group: str | None = None
+    """Teachers of one group share a process: one call a batch asks them all, and their resources add up."""
+
+
+class TeacherTraining(Spec):
+    """How a teacher is made where there is none yet: a plain supervised run on the teacher's languages."""
+
+    model: Student = Linear()
+    train: TrainConfig = TrainConfig()
+    workers: WorkersConfig = WorkersConfig()
+    data: dict[str, Any] = {}
+    """Overlay of the run's `data`; by default all labelled rows of the teacher's languages and no unlabelled ones."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    seed: int = Field(0, ge=0)
+
+
+class TeacherConfig(Spec):
+    """One teacher: a model that exists (`path`) or one that is trained first (`training`)."""
+
+    name: str
+    languages: tuple[str, ...] | Literal["all"]
+    """Languages it may be asked for; one language makes it monolingual."""
+    path: str | None = None
+    """A local directory or a hub name; weights must be safetensors."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    training: TeacherTraining | None = None
+    label_map: dict[str, str] = {}
+    """The teacher's own label names to the run's, where they differ."""
+    max_length: int | None = Field(None, ge=1)
+    """Longest text in tokens for this teacher; None takes what it was trained with, else the task's."""
+    actor: ActorConfig = ActorConfig()
+
+    _name = field_validator("name")(checked_name)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TeacherConfig:
+        if (self.path is None) == (self.training is None):
+            raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
+        return self
+
+    @property
+    def language_set(self) -> frozenset[str] | None:
+        """The languages as a set; None is any."""
+        return None if self.languages == "all" else frozenset(self.languages)
+
+
+class ServingConfig(Spec):
+    """How teachers answer."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto is bfloat16 where the hardware computes it natively (avx512_bf16, AMX, CUDA), else float32."""
+    max_tokens: int = Field(16384, ge=1)
+    """Largest padded size (rows x length) of one forward pass."""
+    prefetch: int = Field(2, ge=1)
+    """Optimizer steps whose answers are asked for ahead of the student."""
+    timeout_s: float = Field(300.0, gt=0.0)
+    """Longest wait for one answer before the run fails."""
+    max_restarts: int = Field(2, ge=0)
+    """How often a dead teacher process is started again."""
+    store: str | None = "store"
+    """Folder (under `output`, or absolute) where answers are kept by content; null keeps none."""

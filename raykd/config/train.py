@@ -1,0 +1,68 @@
+"""How a student is trained, and on which workers: the `train` and `workers` parts of a run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from raykd.distill.schedules import Schedule, WarmupStableDecay
+from raykd.spec import Spec
+from raykd.tasks.metrics import HIGHER_IS_BETTER, MetricName
+
+
+class TrainConfig(Spec):
+    """How a student (or a teacher, or the baseline) is trained."""
+
+    epochs: float | None = Field(None, gt=0.0)
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; give either epochs or steps (3 epochs if neither is given)."""
+    batch_size: int = Field(32, ge=1)
+    """Rows an optimizer step, over all workers and micro-batches."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Micro-batches a worker runs for one optimizer step."""
+    learning_rate: float = Field(1e-3, gt=0.0)
+    lr_schedule: Schedule = WarmupStableDecay(warmup=0.1, decay=0.9)
+    """Factor on the learning rate, a function of progress."""
+    weight_decay: float = Field(0.01, ge=0.0)
+    gradient_clipping: float = Field(1.0, ge=0.0)
+    """Largest gradient norm; 0 is off."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    deepspeed: str | dict[str, Any] | None = None
+    """A DeepSpeed configuration, a JSON file or a mapping; its keys are honoured, those that raykd owns are refused."""
+    evaluations: int = Field(10, ge=1)
+    """How often the validation set is scored, spread evenly over the run; each is a checkpoint."""
+    metric: MetricName = "accuracy"
+    """The validation metric (mean over languages) that chooses the best checkpoint and stops early."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations without a better metric; None trains to the end."""
+    max_failures: int = Field(1, ge=0)
+    """How often Ray Train restarts lost workers from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give either epochs or steps, not both")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the run."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((3.0 if self.epochs is None else self.epochs) * steps_per_epoch))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of `metric`."""
+        return HIGHER_IS_BETTER[self.metric]
+
+
+class WorkersConfig(Spec):
+    """The Ray Train workers that hold the student."""
+
+    num_workers: int = Field(1, ge=1)
+    num_cpus: float = Field(1.0, gt=0.0)
+    """CPUs of one worker; it runs as many threads as whole CPUs, at least one."""
+    num_gpus: float = Field(0.0, ge=0.0)
+    resources: dict[str, float] = {}
