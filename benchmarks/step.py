@@ -27,6 +27,7 @@ from raykd.config import ActorConfig, RunConfig, ServingConfig
 from raykd.data.load import load_data
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.student.prefetch import Prefetcher, StepWork
+from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import Answered
 from raykd.teachers.teacher import TeacherSpec
@@ -150,7 +151,8 @@ def make_loop(config: RunConfig, data: Any, teachers: bool) -> TrainingLoop:
     student = models.TextModel(
         config.student.build(tokenizer, LABELS, 0), tokenizer, LABELS, max_length=MAX_LENGTH
     )
-    return TrainingLoop(config, data.train, data.validation, student, _Never() if teachers else None)
+    prepared = prepare(config, data.train, data.validation, tokenizer)
+    return TrainingLoop(config, prepared, student, _Never() if teachers else None)
 
 
 class _Never:

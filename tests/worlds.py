@@ -11,6 +11,7 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
+from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from tests.fakes import LABELS, FixedSource, texts_and_labels
 
@@ -81,8 +82,7 @@ def build_loop(
     )
     return TrainingLoop(
         config,
-        train,
-        rows(60, 2, unlabelled=0.0),
+        prepare(config, train, rows(60, 2, unlabelled=0.0), tokenizer),
         student,
         source(config),
         rank=rank,

@@ -7,7 +7,7 @@ name. Unknown keys are errors that name the path, what was got and what is allow
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
 from raykd.config.overlay import checked_name, overlay
-from raykd.config.run import RayConfig, RunConfig, TrackingConfig, plain_objective
+from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig, plain_objective
 from raykd.config.teachers import ActorConfig, ServingConfig, TeacherConfig, TeacherTraining
 from raykd.config.train import TrainConfig, WorkersConfig
 
@@ -18,6 +18,7 @@ __all__ = [
     "Embedded",
     "Files",
     "Hub",
+    "Phase",
     "RayConfig",
     "RunConfig",
     "ServingConfig",

@@ -39,6 +39,29 @@ class TrackingConfig(Spec):
     """Log the student as an MLflow model."""
 
 
+class Phase(Spec):
+    """From a progress on, other values of a few keys: how a schedule that a population found is trained again."""
+
+    at: float = Field(gt=0.0, lt=1.0)
+    """Progress (step / total steps) at which the phase begins; it lasts to the next one."""
+    set: dict[str, Any]
+    """Overlay of the run: keys of `objective`, and `train.learning_rate` and `train.weight_decay`."""
+
+    @field_validator("set")
+    @classmethod
+    def _only_what_may_change(cls, value: dict[str, Any]) -> dict[str, Any]:
+        train = value.get("train", {})
+        rest = set(value) - {"objective", "train"}
+        wrong = rest | (
+            set(train) - {"learning_rate", "weight_decay"} if isinstance(train, Mapping) else {"train"}
+        )
+        if wrong or not value:
+            raise ValueError(
+                f"a phase may set objective.*, train.learning_rate and train.weight_decay, not {sorted(wrong)}"
+            )
+        return value
+
+
 class RunConfig(Spec):
     """One run."""
 
@@ -53,10 +76,14 @@ class RunConfig(Spec):
     teachers: tuple[TeacherConfig, ...] = ()
     teacher_defaults: dict[str, Any] = {}
     """Keys that every teacher has unless it says otherwise (`training` only where a teacher has no path)."""
+    select_teachers: tuple[str, ...] | None = None
+    """Names of the teachers that take part (of `teachers`); None takes all."""
     baseline: bool = False
     """Also train the student without teachers, for the same number of steps."""
     objective: Objective = Objective()
     train: TrainConfig = TrainConfig()
+    phases: tuple[Phase, ...] = ()
+    """Changes of the objective and the rates on the way, in order of their progress."""
     workers: WorkersConfig = WorkersConfig()
     serving: ServingConfig = ServingConfig()
     ray: RayConfig = RayConfig()
@@ -108,14 +135,20 @@ class RunConfig(Spec):
 
     @model_validator(mode="after")
     def _objective_fits(self) -> RunConfig:
-        if not self.teachers and not self.objective.plain:
+        if not self.teachers and not self.plain:
             raise ValueError(
                 "no teachers, so there is nothing to distil: add teachers, or set objective.alpha: 1 for plain training"
+            )
+        unknown = set(self.select_teachers or ()) - {t.name for t in self.teachers}
+        if unknown or self.select_teachers == ():
+            raise ValueError(
+                f"select_teachers {list(self.select_teachers or ())}: "
+                f"wanted at least one of the teachers {[t.name for t in self.teachers]}"
             )
         weighting = self.objective.weighting
         check = getattr(weighting, "check", None)
         if self.teachers and check is not None:
-            check(tuple(t.name for t in self.teachers))
+            check(tuple(t.name for t in self.active_teachers))
         pieces = self.workers.num_workers * self.train.gradient_accumulation
         if self.train.batch_size < pieces:
             raise ValueError(
@@ -123,6 +156,48 @@ class RunConfig(Spec):
                 f"train.gradient_accumulation = {pieces}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> RunConfig:
+        begins = [phase.at for phase in self.phases]
+        if begins != sorted(set(begins)):
+            raise ValueError(f"phases must begin one after the other, got {begins}")
+        for phase in self.phases:
+            weighting = self.at(phase.at).objective.weighting
+            if weighting.kind != self.objective.weighting.kind or (
+                weighting.kind == "fixed" and weighting != self.objective.weighting
+            ):
+                raise ValueError("phases may not change which teachers are asked (objective.weighting)")
+        return self
+
+    @property
+    def active_teachers(self) -> tuple[TeacherConfig, ...]:
+        """The teachers that take part, in their order."""
+        chosen = self.select_teachers
+        return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no teacher is ever asked: alpha is 1 from the beginning to the end."""
+        return self.objective.plain and all(self.at(phase.at).objective.plain for phase in self.phases)
+
+    def at(self, progress: float) -> RunConfig:
+        """The run as it is at this progress: the phases that have begun laid over it, without phases of its own.
+
+        Raises:
+            ValueError: a phase sets what a run cannot have.
+        """
+        begun = [phase.set for phase in self.phases if phase.at <= progress]
+        if not begun:
+            return self
+        tree: Any = {"objective": self.objective.model_dump(), "train": self.train.model_dump()}
+        for change in begun:
+            tree = overlay(tree, change)
+        objective, train = (
+            Objective.model_validate(tree["objective"]),
+            TrainConfig.model_validate(tree["train"]),
+        )
+        return self.model_copy(update={"objective": objective, "train": train, "phases": ()})
 
     def fingerprint(self) -> str:
         """sha256 over everything that changes the result; names, folders and resources do not."""

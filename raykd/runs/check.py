@@ -70,7 +70,7 @@ def preflight(config: RunConfig) -> None:
         RaykdError: the first that `check` would show.
     """
     check_combinations(config)
-    for teacher in config.teachers:
+    for teacher in config.active_teachers:
         check_teacher(teacher, config)
         if teacher.path is not None:
             models.resolve(
@@ -95,7 +95,7 @@ def check_combinations(config: RunConfig) -> str:
             wanted=f"at most {positions}",
         )
     languages = set(config.data.select_languages or config.data.languages)
-    spoken = [t.language_set for t in config.teachers]
+    spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
     deepspeed_config(config.train, config.workers.num_workers)
     if silent:
@@ -116,9 +116,9 @@ def available_here(config: RunConfig) -> tuple[dict[str, float], str] | None:
 
 
 def _asks_for_gpus(config: RunConfig) -> bool:
-    training = [t.training.workers for t in config.teachers if t.training is not None]
+    training = [t.training.workers for t in config.active_teachers if t.training is not None]
     return any(w.num_gpus for w in [config.workers, *training]) or any(
-        t.actor.num_gpus for t in config.teachers
+        t.actor.num_gpus for t in config.active_teachers
     )
 
 
@@ -133,7 +133,7 @@ def check(config: RunConfig) -> list[Finding]:
             findings.append(Finding(what, "", error))
 
     look("combinations", lambda: check_combinations(config))
-    for teacher in config.teachers:
+    for teacher in config.active_teachers:
         look(f"teacher {teacher.name}", lambda teacher=teacher: check_teacher(teacher, config))  # type: ignore[misc]
     look("data", lambda: _check_data(config))
     look("student", lambda: check_student(config))
@@ -174,7 +174,8 @@ def check_resources(config: RunConfig) -> str:
         ResourceError: with the arithmetic.
     """
     placements = [
-        Placement(TeacherSpec(t.name, "", config.data.labels, config.task), t.actor) for t in config.teachers
+        Placement(TeacherSpec(t.name, "", config.data.labels, config.task), t.actor)
+        for t in config.active_teachers
     ]
     groups = group(placements)
     stages = demands_of(config, groups)

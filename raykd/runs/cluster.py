@@ -109,7 +109,7 @@ def demands_of(config: RunConfig, groups: list[Group]) -> list[list[Demand]]:
     """What is held at once, a list a stage: each teacher's training, then pool and student."""
     stages = [
         [workers_demand(t.training.workers, f"training teacher {t.name}")]
-        for t in config.teachers
+        for t in config.active_teachers
         if t.training is not None
     ]
     return [

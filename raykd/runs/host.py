@@ -138,14 +138,12 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
     import ray.train
     import torch
 
-    from raykd.student.worker import TrainingLoop
+    from raykd.runs.loop import make_loop, model_card
+    from raykd.student.prepare import prepare
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     config = payload.config
-    source = None
-    if payload.pool is not None and not config.objective.plain:
-        source = payload.pool.source(config.objective.weighting, rank)
     device = (
         str(ray.train.torch.get_device()) if torch.cuda.is_available() and config.workers.num_gpus else "cpu"
     )
@@ -155,16 +153,10 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         points.append(point)
         mailbox.put.remote(Event("point", payload.name, point, loop.total_steps))
 
-    loop = TrainingLoop(
-        config,
-        ray.get(payload.train),
-        ray.get(payload.validation),
-        _fresh_student(config, ray.get(payload.tokenizer)),
-        source,
-        rank=rank,
-        world=world,
-        device=device,
-        publish=publish,
+    tokenizer = ray.get(payload.tokenizer)
+    prepared = prepare(config, ray.get(payload.train), ray.get(payload.validation), tokenizer)
+    loop = make_loop(
+        config, prepared, tokenizer, payload.pool, rank=rank, world=world, device=device, publish=publish
     )
     restored = ray.train.get_checkpoint() or resumed
     if restored is not None:
@@ -177,37 +169,10 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.run(_checkpoint_to_train(payload.name, points))
     if rank == 0:
-        models.save(loop.best_student(), Path(payload.output), card=_card(config, loop))
+        models.save(loop.best_student(), Path(payload.output), card=model_card(config, loop))
         # Waits: with this event all points before it have arrived.
         ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()
-
-
-def _fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
-    """The student at its seeded start."""
-    return models.TextModel(
-        model=config.student.build(tokenizer, config.data.labels, config.seed),
-        tokenizer=tokenizer,
-        labels=config.data.labels,
-        kind=config.student.kind,
-        task=config.task.kind,
-        max_length=config.task.max_length,
-        languages=config.data.select_languages or config.data.languages,
-    )
-
-
-def _card(config: RunConfig, loop: Any) -> models.ModelCard:
-    """What the model's README tells of its training."""
-    best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
-    return models.ModelCard(
-        name=config.name,
-        teachers=tuple(t.name for t in config.teachers),
-        metrics={
-            f"validation/{k.removeprefix('eval/')}": v for k, v in best.items() if k.startswith("eval/")
-        },
-        base_model=getattr(config.student, "path", None),
-        notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
-    )
 
 
 def _done(payload: Payload) -> bool:

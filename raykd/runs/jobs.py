@@ -41,7 +41,7 @@ class Job:
     def rows(self) -> int:
         """Training rows that the job sees: without teachers only the labelled ones."""
         labelled = self.data.train.labelled
-        return int(labelled.sum()) if self.config.objective.plain else len(labelled)
+        return int(labelled.sum()) if self.config.plain else len(labelled)
 
     @property
     def steps(self) -> int:
@@ -100,6 +100,8 @@ def baseline_run(config: RunConfig, steps: int) -> RunConfig:
     update = {
         "name": "baseline",
         "teachers": (),
+        "select_teachers": None,
+        "phases": (),
         "baseline": False,
         "objective": plain_objective(config.objective.label_smoothing),
         "train": config.train.model_copy(update={"steps": steps, "epochs": None}),
@@ -122,12 +124,12 @@ def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:
     Raises:
         DataError, ConfigError: what can be known of files, columns, labels and sizes.
     """
-    teachers = [teacher_job(config, t) for t in config.teachers if t.training is not None]
+    teachers = [teacher_job(config, t) for t in config.active_teachers if t.training is not None]
     data = load_data(config.data, Path.cwd())
     student = Job("student", "student", config, data, run_dir / "student")
     students = [student]
     if config.baseline:
-        if config.objective.plain:
+        if config.plain:
             raise ConfigError(
                 "baseline: true without distillation",
                 got="objective.alpha 1",

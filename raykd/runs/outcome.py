@@ -175,10 +175,10 @@ def _report(
     counters: Mapping[str, Mapping[str, int]],
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
-    names = ", ".join(t.name for t in config.teachers)
+    names = ", ".join(t.name for t in config.active_teachers)
     summary = (
         f"A {config.student.kind} student learns {config.task.kind} in {', '.join(sorted(set(data.train.languages)))} "
-        + (f"from {len(config.teachers)} teachers ({names}), " if names else "without teachers, ")
+        + (f"from {len(config.active_teachers)} teachers ({names}), " if names else "without teachers, ")
         + f"{labelled:,} labelled and {len(data.train) - labelled:,} unlabelled texts."
     )
     return RunReport(

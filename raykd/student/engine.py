@@ -122,19 +122,22 @@ class Engine:
     ) -> None:
         deepspeed = _deepspeed(device)
         config = deepspeed_config(train, world)
+        self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         optimizer: Any = None
+        self._decays: list[bool] = []
         if "optimizer" not in config:
-            optimizer = torch.optim.AdamW(
-                decay_groups(model, train.weight_decay), lr=train.learning_rate, fused=True
-            )
+            groups = decay_groups(model, train.weight_decay)
+            self._decays = [group["params"][0].ndim >= 2 for group in groups]
+            optimizer = torch.optim.AdamW(groups, lr=train.learning_rate, fused=True)
         schedule: Any = None
         if "scheduler" not in config:
 
             def schedule(inner: Any) -> Any:
-                return torch.optim.lr_scheduler.LambdaLR(
+                self._schedule = torch.optim.lr_scheduler.LambdaLR(
                     inner, lambda step: train.lr_schedule.value_at(min(1.0, step / total_steps))
                 )
+                return self._schedule
 
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
@@ -174,6 +177,24 @@ class Engine:
     def step(self) -> None:
         """Ends a micro-batch; at the last one of an optimizer step reduces, clips and updates."""
         self.engine.step()
+
+    def set_rates(self, train: TrainConfig) -> None:
+        """Takes learning rate and weight decay from ``train``, the schedule staying where it is.
+
+        An optimizer or a schedule of the user's own DeepSpeed configuration keeps its own.
+        """
+        groups = self.optimizer.param_groups
+        if len(self._decays) == len(groups):
+            for group, decays in zip(groups, self._decays, strict=True):
+                group["weight_decay"] = train.weight_decay if decays else 0.0
+        schedule = self._schedule
+        if schedule is None or not self._decays:
+            return
+        schedule.base_lrs = [train.learning_rate] * len(groups)
+        rates: list[Any] = [train.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        for group, rate in zip(groups, rates, strict=True):
+            group["initial_lr"], group["lr"] = train.learning_rate, rate
+        schedule._last_lr = rates
 
     def learning_rate(self) -> float:
         """The rate of the first parameter group."""

@@ -10,7 +10,7 @@ before the first backward of a step: that is the only division of the loss.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from raykd import models
 from raykd.config import RunConfig
-from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.distill.objective import Counts
 from raykd.distill.signals import Signals, SignalSource, TeacherSignal, stack
@@ -30,6 +29,7 @@ from raykd.student.engine import Engine
 from raykd.student.evaluate import gather_ranks, logits_of, scores_by_language
 from raykd.student.meter import Meter, reduce_sum
 from raykd.student.prefetch import Prefetcher, StepWork
+from raykd.student.prepare import Prepared
 from raykd.tasks import EncodedBatch
 
 LOGGED_WINDOWS = 200
@@ -66,7 +66,7 @@ class TrainingLoop:
     """One rank of a run.
 
     Args:
-        config: the run. train, validation: its rows, the same on every rank.
+        config: the run. prepared: its rows and their tokens, the same on every rank.
         student: model and tokenizer; the model is trained in place.
         source: the teachers, or None for plain training.
         publish: takes a point of the curves; called on rank 0 only.
@@ -77,8 +77,7 @@ class TrainingLoop:
     def __init__(
         self,
         config: RunConfig,
-        train: Rows,
-        validation: Rows,
+        prepared: Prepared,
         student: models.TextModel,
         source: SignalSource | None,
         *,
@@ -87,19 +86,15 @@ class TrainingLoop:
         device: str = "cpu",
         publish: Callable[[Point], None] = lambda point: None,
     ) -> None:
-        if config.objective.plain:
+        if config.plain:
             source = None
-            train = train.select(train.labels_B >= 0)
         self.config, self.task, self.objective = config, config.task, config.objective
-        self.train_rows, self.validation_rows, self.student = train, validation, student
+        self.train_rows, self.validation_rows, self.student = prepared.train, prepared.validation, student
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
         self._source = source
-        self._encoded = self.task.encode(student.tokenizer, train.take(range(len(train))))
-        self._encoded_validation = self.task.encode(
-            student.tokenizer, validation.take(range(len(validation)))
-        )
+        self._encoded, self._encoded_validation = prepared.train_tokens, prepared.validation_tokens
         self.stream = BatchStream(
-            train,
+            prepared.train,
             self._encoded.lengths_B,
             global_batch=config.train.batch_size,
             seed=config.seed,
@@ -118,14 +113,19 @@ class TrainingLoop:
         self.best_weights: dict[str, torch.Tensor] | None = None
         self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
+        self._phases = {round(phase.at * self.total_steps): config.at(phase.at) for phase in config.phases}
+        self._works: Iterator[StepWork] | None = None
         self._bad: str | None = None
         self._rate = 0.0
+        self._enter_phase(0)
 
     # one optimizer step ---------------------------------------------------------------------------------------
 
     def step(self, work: StepWork) -> None:
         """One optimizer step: count units over all ranks, then forward, objective, backward, update."""
         progress = work.step / self.total_steps
+        if work.step in self._phases:
+            self._enter_phase(work.step)
         torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
         micros = [self._micro(rows, at, work) for at, rows in enumerate(work.rows)]
         totals = self._global_counts(micros)
@@ -187,23 +187,41 @@ class TrainingLoop:
 
     def run(self, checkpoint: Callable[[TrainingLoop], None] = lambda loop: None) -> LoopState:
         """Trains from the current state to the end (or until patience is out), with a checkpoint at each evaluation."""
-        prefetcher = Prefetcher(
-            self._source, self._rows_of, self.train_rows.take, self.config.serving.prefetch
-        )
-        self.engine.train()
-        if self.state.stopped:
-            return self.state
-        for work in prefetcher.steps(self.state.step, self.total_steps):
+        while self.advance():
+            checkpoint(self)
+        return self.state
+
+    def advance(self) -> bool:
+        """Trains to the next evaluation, included; False if the run had already ended."""
+        if self.state.stopped or self.state.step >= self.total_steps:
+            return False
+        if self._works is None:
+            self.engine.train()
+            self._works = Prefetcher(
+                self._source, self._rows_of, self.train_rows.take, self.config.serving.prefetch
+            ).steps(self.state.step, self.total_steps)
+        for work in self._works:
             self.step(work)
             done = self.state.step
             if done % self._log_every == 0 or done in self._evaluate_at:
                 self._log(done)
             if done in self._evaluate_at:
                 self.evaluate()
-                checkpoint(self)
-                if self.state.stopped:
-                    break
-        return self.state
+                return True
+        return False  # pragma: no cover - the last step is always an evaluation
+
+    @property
+    def evaluation(self) -> int:
+        """Evaluations that lie at or before the current step."""
+        return sum(step <= self.state.step for step in self._evaluate_at)
+
+    def _enter_phase(self, step: int) -> None:
+        """What `config.phases` say from this step on; the steps of earlier phases are past."""
+        begun = [at for at in self._phases if at <= step]
+        if begun:
+            config = self._phases[max(begun)]
+            self.objective = config.objective
+            self.engine.set_rates(config.train)
 
     def _rows_of(self, step: int) -> list[NDArray[np.int64]]:
         return self.stream.shard(step, self.rank, self.world, self.config.train.gradient_accumulation)
@@ -276,6 +294,10 @@ class TrainingLoop:
         """Restores what `save` wrote."""
         self.engine.load(directory, tag="engine")
         self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
+        self._works = None
+        # What the checkpoint says of rates is what they were when it was written, perhaps by another run.
+        self.engine.set_rates(self.config.train)
+        self._enter_phase(self.state.step)
         if self.rank == 0:
             self.best_weights = torch.load(directory / "best.pt", weights_only=True)
 
