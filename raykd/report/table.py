@@ -169,9 +169,9 @@ class ResultTable:
     def markdown(self) -> str:
         """Both tables and the gap as GitHub Markdown."""
         parts = [
-            _markdown(*self.cells()),
+            markdown_table(*self.cells()),
             str(self.gap) if self.gap else "",
-            _markdown(*self.language_cells()),
+            markdown_table(*self.language_cells()),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -202,7 +202,9 @@ def count(number: int) -> str:
     return str(number)
 
 
-def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as GitHub Markdown; the first two columns are texts."""
+
     def row(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
