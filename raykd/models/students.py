@@ -59,6 +59,10 @@ class Transformer(Spec):
             token_types=self.architecture == "bert",
         )
 
+    def tokenizer_key(self) -> str:
+        """Equal for two students exactly if their tokenizers are."""
+        return f"wordpiece {self.vocab_size} {self.lowercase} {self.max_positions} {self.architecture}"
+
     def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
         """A randomly initialised encoder with a head of ``len(labels)`` logits."""
         from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -112,6 +116,10 @@ class Pretrained(Spec):
 
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
+    def tokenizer_key(self) -> str:
+        """Equal for two students exactly if their tokenizers are."""
+        return f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
+
     def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
         """The checkpoint; its head is kept where its labels are the run's in this order, else drawn anew."""
         from raykd.models.loading import load_for_training
@@ -149,6 +157,10 @@ class LSTM(Spec):
         return train_wordpiece(
             texts, vocab_size=self.vocab_size, lowercase=self.lowercase, max_length=None, token_types=False
         )
+
+    def tokenizer_key(self) -> str:
+        """Equal for two students exactly if their tokenizers are."""
+        return f"wordpiece {self.vocab_size} {self.lowercase}"
 
     def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
         """A randomly initialised LSTM with a head of ``len(labels)`` logits."""
@@ -200,6 +212,10 @@ class Linear(Spec):
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """Hashing learns nothing; the texts are not read."""
         return cast("Tokenizer", self._tokenizer())
+
+    def tokenizer_key(self) -> str:
+        """Equal for two students exactly if their tokenizers are."""
+        return f"ngrams {self.buckets} {self.char_ngrams} {self.word_ngrams} {self.lowercase} {self.counted}"
 
     def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
         """A model whose weights are zero: the problem is convex, so the seed changes nothing."""

@@ -13,20 +13,29 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raykd.config import RunConfig
 from raykd.errors import ConfigError
-from raykd.load import dump
 from raykd.student.engine import deepspeed_config
 from raykd.tracking import RedactingFilter
 
 STATE = "run.json"
 RESULTS = "results.md"
-NOISY = ("ray", "ray.train", "mlflow", "alembic", "sqlalchemy", "DeepSpeed", "datasets", "transformers")
+NOISY = (
+    "ray",
+    "ray.train",
+    "ray.tune",
+    "mlflow",
+    "alembic",
+    "sqlalchemy",
+    "DeepSpeed",
+    "datasets",
+    "transformers",
+)
 _writing = threading.Lock()
 
 
@@ -62,7 +71,22 @@ class RunFolder:
             self.write_state(status=status)
 
 
-def look_at_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+class Owner(Protocol):
+    """What has a folder: a run, a sweep, a confirmation."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+
+    @property
+    def output(self) -> str:
+        """Where the folder lies."""
+
+    def fingerprint(self) -> str:
+        """Of everything that must be equal for a resume."""
+
+
+def look_at_folder(config: Owner, *, resume: bool, overwrite: bool) -> dict[str, Any]:
     """Whether the run may use its folder; changes nothing. Returns the state to go on from.
 
     Raises:
@@ -93,15 +117,19 @@ def look_at_folder(config: RunConfig, *, resume: bool, overwrite: bool) -> dict[
                 wanted=f"{str(state.get('fingerprint'))[:12]}, see {path / 'run.yaml'}",
                 next_step="resume with the old configuration, or start anew with --overwrite or another name",
             )
-        _check_workers(config, state, path)
+        if isinstance(config, RunConfig):
+            _check_workers(config, state, path)
     return state
 
 
-def open_folder(config: RunConfig, data: str, *, resume: bool, overwrite: bool) -> RunFolder:
-    """Makes or reopens the run folder and writes the resolved YAML.
+def open_folder(
+    config: Owner, data: str, files: Mapping[str, str], *, resume: bool, overwrite: bool
+) -> RunFolder:
+    """Makes or reopens the run folder and writes what it was made from.
 
     Args:
         data: fingerprint of the rows; a run goes on over the rows that it began with.
+        files: what it was made from, name to content.
     Raises:
         ConfigError: as `look_at_folder`, or the data changed since the run began.
     """
@@ -118,14 +146,12 @@ def open_folder(config: RunConfig, data: str, *, resume: bool, overwrite: bool) 
     if path.exists() and overwrite:
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "run.yaml").write_text(dump(config), encoding="utf-8")
+    for name, content in files.items():
+        (path / name).write_text(content, encoding="utf-8")
     folder = RunFolder(path, state, fresh)
-    folder.write_state(
-        fingerprint=config.fingerprint(),
-        data=data,
-        status="running",
-        num_workers=config.workers.num_workers,
-    )
+    folder.write_state(fingerprint=config.fingerprint(), data=data, status="running")
+    if isinstance(config, RunConfig):
+        folder.write_state(num_workers=config.workers.num_workers)
     return folder
 
 
@@ -137,7 +163,7 @@ class Finished:
     lines: tuple[str, ...]
 
 
-def finished_before(config: RunConfig) -> Finished | None:
+def finished_before(config: Owner) -> Finished | None:
     """What the same run said when it finished; None if it did not."""
     path = Path(config.output).resolve() / config.name
     state = _previous(path) if path.exists() else {}

@@ -61,12 +61,14 @@ class Mailbox:
         self._sent = 0
         self._lock = threading.Lock()
 
-    def put(self, event: Event) -> None:
-        """Adds an event."""
+    def put(self, *events: Event) -> None:
+        """Adds events."""
         with self._lock:
-            self._events.append(event)
-            self._sent += 1
-            self._hopeless |= event.error is not None and not isinstance(event.error, TeacherError)
+            self._events.extend(events)
+            self._sent += len(events)
+            self._hopeless |= any(
+                e.error is not None and not isinstance(e.error, TeacherError) for e in events
+            )
 
     def hopeless(self) -> bool:
         """Whether a worker met an error that another attempt meets again."""

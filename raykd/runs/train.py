@@ -7,14 +7,8 @@ baseline and the student. The pool is loaded before the second, so that a broken
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-import signal
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,20 +17,21 @@ import ray
 from rich.console import Console
 
 from raykd.config import RunConfig
-from raykd.errors import RaykdError
-from raykd.load import flatten
+from raykd.load import dump, flatten
 from raykd.point import Point
 from raykd.runs.check import preflight
-from raykd.runs.cluster import check_fits, connect, demands_of
+from raykd.runs.cluster import check_fits, demands_of
 from raykd.runs.curves import FILE, Curves
-from raykd.runs.folder import RESULTS, RunFolder, hush, log_to_file, look_at_folder, open_folder
-from raykd.runs.host import Mailbox, fit, pack_job
+from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, jobs_of, teacher_path
 from raykd.runs.outcome import Outcome, conclude
 from raykd.runs.progress import JobProgress
+from raykd.runs.session import interruptible, open_session
+from raykd.runs.stages import fit_group, train_teachers
 from raykd.teachers.pool import Placement, TeacherPool, group
 from raykd.teachers.teacher import TeacherInfo, TeacherSpec
-from raykd.tracking import Tracker, environment, redact, tracking_uri
+from raykd.tracking import Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
@@ -91,8 +86,8 @@ def train(
     look_at_folder(config, resume=resume, overwrite=overwrite)
     jobs = jobs_of(config, Path(config.output).resolve() / config.name)
     data = jobs[1][-1].data.fingerprint()
-    folder = open_folder(config, data, resume=resume, overwrite=overwrite)
-    with log_to_file(folder.log), _interruptible():
+    folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
+    with log_to_file(folder.log), interruptible():
         try:
             return _train(config, folder, console or Console(), *jobs)
         except KeyboardInterrupt:
@@ -113,7 +108,7 @@ def _train(
 ) -> Outcome:
     log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
     _say_data(console, student_jobs[-1], teacher_jobs)
-    tracker = _start(config, folder)
+    tracker = open_session(config.ray, folder, lambda: _start_tracker(config, folder))
     trackers = Trackers(tracker, folder, {})
     try:
         placements = [_placement(config, t, str(t.path), folder) for t in config.teachers]
@@ -127,24 +122,6 @@ def _train(
     (folder.path / RESULTS).write_text(outcome.table.markdown(), encoding="utf-8")
     folder.write_state(status="finished", lines=list(outcome.lines))
     return outcome
-
-
-def _start(config: RunConfig, folder: RunFolder) -> Tracker:
-    """Connects to Ray and opens the MLflow run at the same time: each takes seconds."""
-    with ThreadPoolExecutor(max_workers=1) as background:
-        starting = background.submit(_start_tracker, config, folder)
-        try:
-            connect(config.ray)
-            _listen()
-        except BaseException as error:
-            starting.result().finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
-        tracker = starting.result()
-    hush()
-    log.info("MLflow run %s at %s", tracker.run_id, redact(tracker.uri))
-    folder.write_state(mlflow_run_id=tracker.run_id)
-    return tracker
 
 
 def _stages(
@@ -167,7 +144,7 @@ def _stages(
     pool: TeacherPool | None = None
     infos: list[TeacherInfo] = []
     with progress.watching(mailbox):
-        _train_teachers(teacher_jobs, folder, progress, mailbox)
+        train_teachers(teacher_jobs, folder, progress, mailbox)
         try:
             if config.teachers:
                 pool, infos = _start_pool(config, trained, folder)
@@ -179,23 +156,6 @@ def _stages(
             if pool is not None:
                 pool.stop()
     return result
-
-
-def _train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, mailbox: Any) -> None:
-    """One worker group for all teachers that ask for the same workers."""
-    for job in jobs:
-        if job.done:
-            progress.note(job.name, "kept from an earlier run", job.steps)
-        else:
-            progress.expect(job.name, job.steps)
-    waiting = [job for job in jobs if not job.done]
-    by_workers: dict[str, list[Job]] = {}
-    for job in waiting:
-        by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
-    for workers, alike in by_workers.items():
-        # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
-        name = hashlib.sha256(workers.encode()).hexdigest()[:8]
-        _fit_group(alike, f"teachers-{name}", folder, progress, mailbox, None)
 
 
 def _fit(
@@ -211,50 +171,7 @@ def _fit(
             progress.note(job.name, "kept from before the resume", job.steps)
         else:
             progress.expect(job.name, job.steps)
-    _fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pool)
-
-
-def _fit_group(
-    jobs: Sequence[Job],
-    name: str,
-    folder: RunFolder,
-    progress: JobProgress,
-    mailbox: Any,
-    pool: TeacherPool | None,
-) -> None:
-    if not jobs:
-        return
-    log.info("workers for %s: %s", ", ".join(job.name for job in jobs), jobs[0].config.workers)
-    payloads = []
-    for job in jobs:
-        texts = [*job.data.train.texts, *(job.data.train.pairs or ())]
-        tokenizer = job.config.student.fit_tokenizer(texts)
-        handle = pool.handle if pool is not None and job.role == "student" else None
-        payloads.append(pack_job(job, tokenizer, handle))
-    try:
-        fit(
-            payloads,
-            jobs[0].config.workers,
-            name=name,
-            storage=folder.path / "ray",
-            mailbox=mailbox,
-            max_failures=jobs[0].config.train.max_failures,
-        )
-    except RaykdError as error:
-        _settle(mailbox, progress)
-        raise progress.error or error from None
-    log.info("trained %s", ", ".join(job.name for job in jobs))
-    _settle(mailbox, progress)
-    if progress.error is not None:
-        raise progress.error
-
-
-def _settle(mailbox: Any, progress: JobProgress) -> None:
-    """Waits until the watching thread has dealt with everything that the workers sent."""
-    sent = ray.get(mailbox.sent.remote())
-    deadline = time.monotonic() + 60.0
-    while progress.taken < sent and time.monotonic() < deadline:
-        time.sleep(0.1)
+    fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pool)
 
 
 def _start_pool(
@@ -316,32 +233,3 @@ def _say_data(console: Console, student: Job, teachers: Sequence[Job]) -> None:
         + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(student.config.data.labels)}",
         highlight=False,
     )
-
-
-def _ray_logs() -> str:
-    node = ray._private.worker.global_worker.node
-    return str(node.get_logs_dir_path()) if node is not None else "the cluster"
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the run like Ctrl-C does, so that its state is written."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    _listen()
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before[0])
-            signal.signal(signal.SIGTERM, before[1])
-
-
-def _listen() -> None:
-    """Takes SIGINT and SIGTERM; called again after connecting, since Ray takes SIGTERM for itself."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, interrupt)

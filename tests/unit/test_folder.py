@@ -21,7 +21,7 @@ from tests.worlds import run_config
 def opened(tmp_path: Path, **flags: bool):  # type: ignore[no-untyped-def]
     config = run_config().model_copy(update={"output": str(tmp_path), **flags.pop("changes", {})})  # type: ignore[dict-item]
     return config, open_folder(
-        config, "rows", resume=flags.get("resume", False), overwrite=flags.get("overwrite", False)
+        config, "rows", {}, resume=flags.get("resume", False), overwrite=flags.get("overwrite", False)
     )
 
 
@@ -42,8 +42,8 @@ def test_a_run_that_never_started_leaves_no_folder_and_a_started_one_stays(tmp_p
 def test_a_run_goes_on_over_the_rows_it_began_with(tmp_path: Path) -> None:
     config, _ = opened(tmp_path)
     with pytest.raises(ConfigError, match="the data have changed"):
-        open_folder(config, "other rows", resume=True, overwrite=False)
-    assert open_folder(config, "other rows", resume=False, overwrite=True).state["data"] == "other rows"
+        open_folder(config, "other rows", {}, resume=True, overwrite=False)
+    assert open_folder(config, "other rows", {}, resume=False, overwrite=True).state["data"] == "other rows"
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_zero_checkpoints_belong_to_their_number_of_workers(tmp_path: Path) -> N
         config = run_config(zero_stage=stage)
         sized = config.workers.model_copy(update={"num_workers": workers})
         config = config.model_copy(update={"output": str(tmp_path), "name": f"z{stage}", "workers": sized})
-        open_folder(config, "rows", resume=resume, overwrite=False)
+        open_folder(config, "rows", {}, resume=resume, overwrite=False)
 
     run(2, 1, False)
     with pytest.raises(ConfigError, match=r"ZeRO 1[\s\S]*num_workers 1"):

@@ -1,0 +1,80 @@
+"""The stages of a run: worker groups that train teachers, then students."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from raykd.errors import RaykdError
+from raykd.runs.folder import RunFolder
+from raykd.runs.host import fit, pack_job
+from raykd.runs.jobs import Job
+from raykd.runs.progress import JobProgress
+from raykd.teachers.pool import TeacherPool
+
+log = logging.getLogger("raykd.runs")
+
+
+def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, mailbox: Any) -> None:
+    """One worker group for all teachers that ask for the same workers."""
+    for job in jobs:
+        if job.done:
+            progress.note(job.name, "kept from an earlier run", job.steps)
+        else:
+            progress.expect(job.name, job.steps)
+    waiting = [job for job in jobs if not job.done]
+    by_workers: dict[str, list[Job]] = {}
+    for job in waiting:
+        by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
+    for workers, alike in by_workers.items():
+        # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
+        name = hashlib.sha256(workers.encode()).hexdigest()[:8]
+        fit_group(alike, f"teachers-{name}", folder, progress, mailbox, None)
+
+
+def fit_group(
+    jobs: Sequence[Job],
+    name: str,
+    folder: RunFolder,
+    progress: JobProgress,
+    mailbox: Any,
+    pool: TeacherPool | None,
+) -> None:
+    if not jobs:
+        return
+    log.info("workers for %s: %s", ", ".join(job.name for job in jobs), jobs[0].config.workers)
+    payloads = []
+    for job in jobs:
+        texts = [*job.data.train.texts, *(job.data.train.pairs or ())]
+        tokenizer = job.config.student.fit_tokenizer(texts)
+        handle = pool.handle if pool is not None and job.role == "student" else None
+        payloads.append(pack_job(job, tokenizer, handle))
+    try:
+        fit(
+            payloads,
+            jobs[0].config.workers,
+            name=name,
+            storage=folder.path / "ray",
+            mailbox=mailbox,
+            max_failures=jobs[0].config.train.max_failures,
+        )
+    except RaykdError as error:
+        settle(mailbox, progress)
+        raise progress.error or error from None
+    log.info("trained %s", ", ".join(job.name for job in jobs))
+    settle(mailbox, progress)
+    if progress.error is not None:
+        raise progress.error
+
+
+def settle(mailbox: Any, progress: JobProgress) -> None:
+    """Waits until the watching thread has dealt with everything that the workers sent."""
+    sent = ray.get(mailbox.sent.remote())
+    deadline = time.monotonic() + 60.0
+    while progress.taken < sent and time.monotonic() < deadline:
+        time.sleep(0.1)
