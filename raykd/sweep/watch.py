@@ -1,0 +1,216 @@
+"""What happens during a sweep, as the driver sees it: journal, curves, MLflow and the terminal.
+
+Decision record: Tune's own callbacks for MLflow end the whole sweep if the server dies. Here Tune's thread only writes
+the journal; points of the curves come from the trials by the same mailbox as in `raykd train`, and one thread hands
+them to MLflow, a child run a trial. A child is opened with its trial's first point and ended after its last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.tune import Callback
+
+from raykd.point import Point
+from raykd.report.trials import TrialRow
+from raykd.runs.curves import Curves
+from raykd.runs.folder import RunFolder
+from raykd.sweep.journal import Ended, Journal
+from raykd.sweep.progress import SweepProgress
+from raykd.tracking import Tracker
+
+log = logging.getLogger("raykd.sweep")
+POLL_S = 0.2
+MLFLOW_STATUS: dict[str, Any] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "failed": "FAILED",
+    "diverged": "FAILED",
+    "interrupted": "KILLED",
+}
+"""A trial that the scheduler stopped is KILLED in MLflow; the tag raykd.trial says by whom."""
+
+
+@dataclass
+class Children:
+    """A child run of the sweep's MLflow run for each trial; used by one thread."""
+
+    parent: Tracker
+    folder: RunFolder
+    journal: Journal
+    open: dict[str, Tracker] = field(default_factory=dict)
+
+    def of(self, name: str) -> Tracker:
+        """The trial's run, opened when it is first needed and found again by a resumed sweep."""
+        if name not in self.open:
+            trial = self.journal.trials[name]
+            known = self.folder.state.get("children", {})
+            spool = self.folder.path / "spool" / name
+            spool.mkdir(parents=True, exist_ok=True)
+            self.open[name] = Tracker.start(
+                self.parent.uri,
+                self.parent.experiment_name,
+                name,
+                params=trial.sample,
+                tags={"raykd.role": "trial", "raykd.trial": "running"},
+                parent_run_id=self.parent.run_id,
+                run_id=known.get(name),
+                directory=spool,
+            )
+            self.folder.write_state(children={**known, name: self.open[name].run_id})
+        return self.open[name]
+
+    def end(self, name: str, status: str) -> None:
+        """Ends a trial's run as what it became."""
+        row = self.journal.trials[name].row()
+        tracker = self.of(name)
+        if row.best is not None:
+            values = {"objective": row.best.score, "best_step": float(row.best.step)}
+            tracker.log_points([Point(row.best.step, values)])
+        tags = {"raykd.trial": status}
+        if row.error:
+            tags["raykd.error"] = row.error
+        tracker.set_tags(tags)
+        tracker.finish(MLFLOW_STATUS[status])
+        del self.open[name]
+        spool = self.folder.path / "spool" / name
+        with contextlib.suppress(OSError):  # not empty where MLflow did not take everything
+            spool.rmdir()
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Tune's callback, and the thread that takes in the trials' points."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        curves: Curves,
+        tracker: Tracker,
+        folder: RunFolder,
+        mailbox: Any,
+        progress: SweepProgress,
+    ) -> None:
+        self._journal, self._curves, self._tracker = journal, curves, tracker
+        self._mailbox, self._progress = mailbox, progress
+        self._children = Children(tracker, folder, journal)
+        self._names: dict[str, str] = {}
+        self._last: dict[str, dict[str, Any]] = {}
+        self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._ended = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles what it is given; files, locks and threads stay here."""
+        return {}
+
+    # Tune's thread -----------------------------------------------------------------------------------------------
+
+    def begun(self, name: str, trial_id: str) -> None:
+        """A trial was handed to Tune."""
+        self._names[trial_id] = name
+        self._progress.began(name)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An evaluation: into the journal before anything is decided."""
+        name = self._names[trial.trial_id]
+        self._journal.result(name, result)
+        self._last[name] = result
+        self._progress.result(self._row(name))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is over: by itself, or because the scheduler stopped it."""
+        name = self._names[trial.trial_id]
+        result = self._last.get(name, {})
+        if result.get("diverged"):
+            self._end(name, "diverged", str(result["diverged"]))
+        else:
+            self._end(name, "finished" if result.get("finished") else "stopped", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed for good."""
+        name = self._names[trial.trial_id]
+        self._end(name, "failed", cause(trial.get_error()))
+
+    def _end(self, name: str, status: Ended, error: str | None) -> None:
+        self._journal.end(name, status, error)
+        self._progress.ended(self._row(name))
+        self._ends.put((name, status))
+
+    def _row(self, name: str) -> TrialRow:
+        return self._journal.trials[name].row()
+
+    # the watching thread -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Takes in points while the body runs, and what is left after it."""
+        finished = threading.Event()
+
+        def watch() -> None:
+            while not finished.wait(POLL_S):
+                try:
+                    self._drain()
+                except ray.exceptions.RayError:
+                    return
+
+        thread = threading.Thread(target=watch, name="raykd-sweep", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join(timeout=30.0)
+            with contextlib.suppress(ray.exceptions.RayError):
+                self._settle()
+            for name in list(self._children.open):
+                self._guarded(lambda name=name: self._children.end(name, "interrupted"))  # type: ignore[misc]
+
+    def _drain(self) -> None:
+        """Points first, so that a trial's last one is there before its run ends."""
+        ends = []
+        while not self._ends.empty():
+            ends.append(self._ends.get())
+        for event in ray.get(self._mailbox.drain.remote()):
+            name = self._names.get(event.job)
+            if name is not None and event.kind == "point":
+                fresh = self._curves.add(name, event.point)
+                if fresh is not None:
+                    self._guarded(lambda n=name, p=fresh: self._children.of(n).log_points([p]))  # type: ignore[misc]
+        for name, status in ends:
+            self._ended += 1
+            self._guarded(lambda n=name, s=status: self._children.end(n, s))  # type: ignore[misc]
+            best = self._progress.best
+            if best is not None:
+                self._guarded(
+                    lambda b=best: self._tracker.log_points([Point(self._ended, {"sweep/best": b.score})])  # type: ignore[misc]
+                )
+
+    def _settle(self) -> None:
+        """Messages of trials are sent without waiting: those on their way arrive within moments."""
+        for _ in range(2):
+            self._drain()
+            time.sleep(0.05)
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except Exception:  # an outage of MLflow or a full disk must not end the watching
+            log.exception("a point of a trial was not recorded")
+
+
+def cause(error: BaseException | None) -> str:
+    """The first line that says what went wrong in a trial."""
+    inner = getattr(error, "cause", None) or error
+    if inner is None:
+        return "the trial's process ended"
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    return f"{type(inner).__name__}: {lines[0] if lines else ''}"[:500]
