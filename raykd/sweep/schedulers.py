@@ -224,9 +224,9 @@ class Pbt(_Population):
     """How likely a mutation draws anew and does not move."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from ray.tune.schedulers import PopulationBasedTraining
+        from raykd.sweep.population import Population
 
-        return PopulationBasedTraining(
+        return Population(
             time_attr=TIME,
             metric=metric,
             mode=mode,
@@ -260,7 +260,7 @@ class Pb2(_Population):
             )
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from ray.tune.schedulers.pb2 import PB2
+        from raykd.sweep.population import BanditPopulation
 
         bounds: dict[str, Any] = {
             one.path: [one.domain.low, one.domain.high]
@@ -268,7 +268,7 @@ class Pb2(_Population):
             if isinstance(one.domain, Uniform)
         }
         try:
-            return PB2(
+            return BanditPopulation(
                 time_attr=TIME,
                 metric=metric,
                 mode=mode,

@@ -41,9 +41,7 @@ class Sampler(Protocol):
     def tell(self, index: int, score: float | None) -> None:
         """A trial ended, with its score or None if it failed."""
 
-    def restore(
-        self, index: int, sample: Mapping[str, Scalar], score: float | None, *, finished: bool
-    ) -> None:
+    def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         """A trial of an earlier part of this sweep, told in order before the first `ask`.
 
         An unfinished one goes on, and is told later.
@@ -144,9 +142,7 @@ class _Drawn:
     def tell(self, index: int, score: float | None) -> None:
         pass
 
-    def restore(
-        self, index: int, sample: Mapping[str, Scalar], score: float | None, *, finished: bool
-    ) -> None:
+    def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         pass
 
 
@@ -197,9 +193,7 @@ class _OptunaSampler:
         else:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
-    def restore(
-        self, index: int, sample: Mapping[str, Scalar], score: float | None, *, finished: bool
-    ) -> None:
+    def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         active = {one.path: one for one in self._space.domains if one.path in sample}
         params = {path: _to_optuna(one, sample[path]) for path, one in active.items()}
         if not finished:
@@ -350,9 +344,7 @@ class _TuneSampler:
         else:
             self._searcher.on_trial_complete(str(index), None, error=True)
 
-    def restore(
-        self, index: int, sample: Mapping[str, Scalar], score: float | None, *, finished: bool
-    ) -> None:
+    def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         self._earlier.append((index, dict(sample), score, finished))
         self._searcher = None
 
