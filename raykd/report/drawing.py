@@ -65,15 +65,36 @@ def panels_of(
     axes_list = list(grid.ravel())
     figure.patch.set_alpha(0)
     for axes in axes_list:
-        axes.patch.set_alpha(0)
-        axes.tick_params(colors=INK, labelsize=9)
-        axes.xaxis.label.set(color=INK, size=10)
-        axes.yaxis.label.set(color=INK, size=10)
-        for side, spine in axes.spines.items():
-            spine.set(color=INK, visible=side in ("left", "bottom"), linewidth=0.8)
-        axes.grid(visible=True, color="#8888", linewidth=0.4)
-        axes.set_axisbelow(True)
+        _dress(axes)
     return figure, axes_list
+
+
+def grid_of(panels: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with panels of ``width`` x ``height`` inches in rows of ``columns``, which share the y axis."""
+    import matplotlib.figure
+
+    across = min(columns, panels)
+    down = -(-panels // columns)
+    figure = matplotlib.figure.Figure(figsize=(width * across, height * down), layout="constrained")
+    axes_list = list(figure.subplots(down, across, squeeze=False, sharey=True).ravel())
+    figure.patch.set_alpha(0)
+    for axes in axes_list[panels:]:
+        axes.remove()
+    for axes in axes_list[:panels]:
+        _dress(axes)
+    return figure, axes_list[:panels]
+
+
+def _dress(axes: Axes) -> None:
+    """Ink, ticks, two spines and a faint grid."""
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set(color=INK, size=10)
+    axes.yaxis.label.set(color=INK, size=10)
+    for side, spine in axes.spines.items():
+        spine.set(color=INK, visible=side in ("left", "bottom"), linewidth=0.8)
+    axes.grid(visible=True, color="#8888", linewidth=0.4)
+    axes.set_axisbelow(True)
 
 
 def legend(axes: Axes, outside: bool = False) -> None:

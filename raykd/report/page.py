@@ -130,7 +130,7 @@ def write_page(report: RunReport, path: Path) -> Path:
     from markupsafe import Markup
 
     table = report.table
-    html = _template().render(
+    html = template("page.html.j2").render(
         report=report,
         headline=headline(table),
         gap=table.gap,
@@ -171,14 +171,15 @@ def headline(table: ResultTable) -> list[tuple[str, str, str]]:
     return found
 
 
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this folder, with autoescape."""
     import jinja2
 
     loader = jinja2.PackageLoader("raykd", "report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def _plain(value: Any) -> Any:
