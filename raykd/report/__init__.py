@@ -1,6 +1,8 @@
 """What a person reads after a run or a sweep: scores, tables, plots, one page. Knows neither Ray nor MLflow."""
 
 from raykd.report.confirmation import ConfirmationReport, Difference
+from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.report.importance import Importance, importance
 from raykd.report.page import RunReport, TeacherFacts, write_page
 from raykd.report.results import Agreement, Predictions, Role, Score, agreement, score
 from raykd.report.sweep_page import sweep_figures, write_sweep_page
@@ -14,6 +16,7 @@ __all__ = [
     "Difference",
     "Evaluation",
     "Gap",
+    "Importance",
     "Predictions",
     "ResultTable",
     "Role",
@@ -24,8 +27,11 @@ __all__ = [
     "TrialRow",
     "TrialTable",
     "agreement",
+    "confirmation_figures",
+    "importance",
     "score",
     "sweep_figures",
+    "write_confirmation_page",
     "write_page",
     "write_sweep_page",
 ]

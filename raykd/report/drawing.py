@@ -20,9 +20,12 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 INK = "#010203"
 """Stands for the page's text colour in a drawing."""
+PAPER = "#fdfcfe"
+"""Stands for the page's background in a drawing; white where there is no page."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#999999")
 STYLES = ("-", "--", "-.", ":")
 MOST_POINTS = 400
@@ -111,6 +114,13 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def halo(text: Text) -> None:
+    """Makes a text readable over lines."""
+    from matplotlib.patheffects import withStroke
+
+    text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG element: no XML header, no metadata, ids of its own, the page's ink."""
     import matplotlib
@@ -126,5 +136,5 @@ def to_svg(figure: Figure) -> str:
     own = f"f{next(_serial)}-"
     text = re.sub(r'(\bid=")', rf"\1{own}", text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{own}", text)
-    text = text.replace(INK, "currentColor")
+    text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, white)")
     return re.sub(r"\n\s*\n", "\n", text).strip()

@@ -70,7 +70,7 @@ class Importance:
         """What was measured on, and how far to trust it."""
         text = f"Over {self.basis}. The forest explains {max(0.0, self.explained):.0%} of their variance."
         if self.explained < WEAK:
-            text += " That is next to nothing: the shares below are shares of noise."
+            text += " That is next to nothing: these shares are shares of noise."
         return text
 
 
@@ -100,7 +100,7 @@ def comparable(report: SweepReport) -> Comparable:
         tuple(t for t, _ in pairs),
         np.asarray([s for _, s in pairs], dtype=np.float64),
         f"the scores of {len(pairs)} trials at evaluation {at}, the last that all of them reached "
-        "(later scores are of those alone that the scheduler let go on)",
+        "(later scores exist only for those that the scheduler let go on)",
     )
 
 
@@ -139,8 +139,8 @@ def too_few(report: SweepReport) -> str:
     found = comparable(report)
     if len(found.trials) < LEAST_TRIALS:
         return (
-            f"The importance of the searched keys is not estimated: {len(found.trials)} trials have comparable "
-            f"scores, at least {LEAST_TRIALS} are needed."
+            "The importance of the searched keys is not estimated: it needs comparable scores of at least "
+            f"{LEAST_TRIALS} trials, and there are {len(found.trials)}."
         )
     if float(np.ptp(found.score_N)) == 0.0:
         return "The importance of the searched keys is not estimated: all comparable scores are equal."

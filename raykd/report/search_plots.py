@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raykd.report.axes import INACTIVE, SearchAxis, search_axes
-from raykd.report.drawing import COLOURS, INK, STYLES, grid_of, panels_of, plain, to_svg
+from raykd.report.drawing import COLOURS, INK, STYLES, grid_of, halo, panels_of, plain, to_svg
 from raykd.report.sweep_plots import GREY, leaders, limits, scale_of, scatter, spread
 from raykd.report.trial_table import metric_title
 from raykd.report.trials import SweepReport, TrialRow
@@ -27,9 +27,10 @@ def parallel_coordinates(report: SweepReport) -> str | None:
     """A line for each scored trial through its values to its score; the best five in colour."""
     axes_list = search_axes(report)
     scored = [t for t in report.trials if t.score is not None]
-    if len(axes_list) < 2 or not scored:
+    if len(axes_list) < 2 or len(scored) < 2:
         return None
-    figure, (axes,) = panels_of(1, width=2.2 + 1.35 * (len(axes_list) + 1), height=4.2)
+    step = min(1.15, max(0.72, 10.4 / (len(axes_list) + 1)))
+    figure, (axes,) = panels_of(1, width=0.9 + step * (len(axes_list) + 1), height=4.6)
     best = leaders(report)
     score_axis = _score_axis(report, scored)
     lanes = [*axes_list, score_axis]
@@ -48,14 +49,14 @@ def parallel_coordinates(report: SweepReport) -> str | None:
     for at, lane in enumerate(lanes):
         _lane(axes, at, lane)
     axes.set_xticks(list(x), [_wrapped(lane.label) for lane in lanes])
-    axes.set(yticks=[], ylim=(INACTIVE - 0.05, 1.05), xlim=(-0.35, len(lanes) - 0.45))
+    axes.set(yticks=[], ylim=(INACTIVE - 0.09, 1.04), xlim=(-0.6, len(lanes) - 0.6))
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=9)
     axes.xaxis.tick_top()
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, labelcolor=INK, loc="upper left",
-                bbox_to_anchor=(1.01, 1.0))  # fmt: skip
+    figure.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, labelcolor=INK, ncols=5,
+                  loc="outside lower left")  # fmt: skip
     return to_svg(figure)
 
 
@@ -63,13 +64,13 @@ def slices(report: SweepReport) -> str | None:
     """Best score over the value of each searched key, a panel a key."""
     axes_list = search_axes(report)[:MOST_SLICES]
     scored = [scale_of(report) * t.score for t in report.trials if t.score is not None]
-    if not axes_list or not scored:
+    if not axes_list or len(scored) < 2:
         return None
-    figure, panels = grid_of(len(axes_list), columns=3, width=3.1, height=2.6)
+    figure, panels = grid_of(len(axes_list), columns=3, width=3.7, height=2.5)
     rng = np.random.default_rng(0)
     spread(panels[0], report, scored)
     for at, (panel, axis) in enumerate(zip(panels, axes_list, strict=True)):
-        shake = 0.22 / max(1, len(axis.categories) - 1) if len(axis.categories) > 1 else 0.0
+        shake = min(0.07, 0.2 / max(1, len(axis.categories) - 1)) if axis.categories else 0.0
         points = [
             (place + (float(rng.uniform(-shake, shake)) if axis.categories and place != INACTIVE else 0.0), t)
             for t in report.trials
@@ -105,8 +106,13 @@ def _lane(axes: Axes, at: int, lane: SearchAxis) -> None:
     axes.plot([at, at], [0, 1], color=INK, lw=0.9, zorder=4)
     for place, label in lane.ticks():
         axes.plot([at - 0.03, at], [place, place], color=INK, lw=0.9, zorder=4)
-        axes.text(at - 0.05, place, plain(label), ha="right", va="center", fontsize=8, color=INK, zorder=5)
+        halo(
+            axes.text(
+                at - 0.06, place, plain(label), ha="right", va="center", fontsize=8.5, color=INK, zorder=5
+            )
+        )
 
 
 def _wrapped(label: str) -> str:
-    return plain(label).replace(".", ".\n").replace(" ", "\n")
+    """A label over lines: lanes are narrow."""
+    return plain(label).replace(".", ".\n").replace("_", "_\n").replace(" ", "\n")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raykd.report import search_plots, sweep_plots
 from raykd.report.importance import Importance, importance, too_few
 from raykd.report.page import template
-from raykd.report.rungs import rank_correlations, rung_sentence
+from raykd.report.rungs import RungAgreement, rank_correlations, rung_sentence
 from raykd.report.table import ABSENT, RATES, shown
 from raykd.report.trial_table import (
     TrialTable,
@@ -29,8 +29,8 @@ from raykd.report.trial_table import (
 from raykd.report.trials import BROKEN, SweepReport
 
 CAPTIONS: Mapping[str, str] = {
-    "objective": "The best score of each trial, and the best so far of those that count. Marks at the edge: no score, or "
-    "one far outside.",
+    "objective": "The best score of each trial, and the best so far of those that count. Marks at the edge: no "
+    "score, or one far outside.",
     "learning_curves": "The validation rows while the best five trials learn; the other trials are grey.",
     "importance": "How much of the score's predictable variance hangs on each key, and the 95 % interval over trials. "
     "An interval that reaches 0 says that the key may not matter at all.",
@@ -74,10 +74,7 @@ def write_sweep_page(report: SweepReport, path: Path) -> Path:
         figures={k: (Markup(svg), caption) for k, (svg, caption) in sweep_figures(report, found).items()},
         importance_says=found.sentence() if found else too_few(report),
         rungs_say=rung_sentence(correlations),
-        rungs=[
-            [str(r.evaluation), ABSENT if r.tau is None else f"{r.tau:.2f}", str(r.trials)]
-            for r in correlations
-        ],
+        rungs=rung_cells(correlations),
         table=TrialTable(report).cells(),
         ranked=ranked,
         broken=BROKEN,
@@ -118,6 +115,14 @@ def headline(report: SweepReport) -> list[tuple[str, str, str]]:
     return found if passes is None else [*found, passes]
 
 
+def rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
+    """A row for each rung; none if nothing is known of any."""
+    if all(r.tau is None for r in found):
+        return []
+    taus = [ABSENT if r.tau is None else f"{r.tau:.2f}".replace("-", "−") for r in found]
+    return [[str(r.evaluation), tau, str(r.trials)] for r, tau in zip(found, taus, strict=True)]
+
+
 def teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
     """How often a text went through a teacher, and how often trials asked for one; None without counters."""
     total = {
@@ -131,7 +136,7 @@ def teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
         if total["answered"]
         else "over all trials"
     )
-    return ("teacher passes a text", f"{total['forwarded'] / total['texts']:.2f}", asked)
+    return ("teacher passes per text", f"{total['forwarded'] / total['texts']:.2f}", asked)
 
 
 def teacher_cells(report: SweepReport) -> tuple[list[str], list[list[str]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raykd.report.drawing import COLOURS, INK, STYLES, legend, panels_of, plain, to_svg
-from raykd.report.importance import Importance
+from raykd.report.importance import WEAK, Importance
 from raykd.report.rungs import rank_correlations, reached, survival
 from raykd.report.table import RATES
 from raykd.report.trial_table import metric_name, metric_title
@@ -112,7 +112,7 @@ def rung_survival(report: SweepReport) -> str | None:
         agreed = taus.get(s.evaluation)
         known = agreed is not None and agreed.tau is not None
         titles.append(
-            f"{s.evaluation}\nτ {agreed.tau:.2f}, n {agreed.trials}"
+            f"{s.evaluation}\nτ {agreed.tau:.2f}, n {agreed.trials}".replace("-", "−")
             if known and agreed
             else f"{s.evaluation}\n"
         )
@@ -128,7 +128,7 @@ def rung_survival(report: SweepReport) -> str | None:
 
 
 def importance_bars(found: Importance | None) -> str | None:
-    """Share of the explained variance of each key, with its 95 % interval."""
+    """Share of the explained variance of each key, with its 95 % interval; grey if next to nothing is explained."""
     if found is None or not found.keys:
         return None
     keys = found.keys[:20]
@@ -137,12 +137,12 @@ def importance_bars(found: Importance | None) -> str | None:
         100 * np.asarray([getattr(k, name) for k in keys]) for name in ("share", "low", "high")
     )
     rows = np.arange(len(keys))
-    axes.barh(rows, share, color="#56B4E9", height=0.66)
+    axes.barh(rows, share, color="#56B4E9" if found.explained >= WEAK else GREY, height=0.66)
     axes.errorbar(
         share, rows, xerr=[share - low, high - share], fmt="none", ecolor=INK, elinewidth=1.1, capsize=3
     )
     for row, value in enumerate(share):
-        text = f"{value:.0f}".replace("-", "−")
+        text = f"{round(value) + 0:d}".replace("-", "−")
         axes.annotate(text, (1.0, row), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                       va="center", fontsize=9, color=INK)  # fmt: skip
     axes.axvline(0, color=INK, lw=0.8)
@@ -184,8 +184,8 @@ def limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, float]:
     low, median, best = np.quantile(sign * values, (0.1, 0.5, 1.0))
     floor = min(low, median) - 1.5 * max(best - min(low, median), 1e-9)
     kept = values[sign * values >= floor]
-    reach = max(float(np.ptp(kept)), 1e-3 * max(1.0, abs(float(kept.max()))))
-    return float(kept.min()) - 0.08 * reach, float(kept.max()) + 0.08 * reach
+    room = 0.08 * float(np.ptp(kept)) or 0.01 * max(0.1, abs(float(kept.max())))
+    return float(kept.min()) - room, float(kept.max()) + room
 
 
 def spread(axes: Axes, report: SweepReport, scores: Sequence[float]) -> None:
