@@ -119,7 +119,7 @@ class HyperBand(SchedulerBase):
     """Hyperband (arXiv:1603.06560): brackets of successive halving, whose shortest begins at few evaluations.
 
     Trials wait, paused, for the others of their bracket, and the first cut can come after one evaluation; `asha`
-    does the same work without waiting.
+    does the same work without waiting. Paused trials must not count against a limit of concurrent ones.
     """
 
     kind: Literal["hyperband"] = "hyperband"
@@ -127,9 +127,9 @@ class HyperBand(SchedulerBase):
     reduction_factor: float = Field(3.0, gt=1.0)
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from ray.tune.schedulers import HyperBandScheduler
+        from raykd.sweep.tuneparts import EagerHyperBand
 
-        return HyperBandScheduler(
+        return EagerHyperBand(
             time_attr=TIME,
             metric=metric,
             mode=mode,
@@ -224,7 +224,7 @@ class Pbt(_Population):
     """How likely a mutation draws anew and does not move."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from raykd.sweep.population import Population
+        from raykd.sweep.tuneparts import Population
 
         return Population(
             time_attr=TIME,
@@ -260,7 +260,7 @@ class Pb2(_Population):
             )
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from raykd.sweep.population import BanditPopulation
+        from raykd.sweep.tuneparts import BanditPopulation
 
         bounds: dict[str, Any] = {
             one.path: [one.domain.low, one.domain.high]

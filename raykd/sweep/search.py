@@ -94,7 +94,9 @@ class Optuna(Spec):
 class TuneSearch(Spec):
     """A searcher of ``ray.tune.search`` by name, over the flat space: it sees inactive domains too.
 
-    Tried with Ray 2.60, 40 trials of a conditional space and a restore each: see `INSTALL` for what each needs.
+    Tried with Ray 2.60, 40 trials of a conditional space with a failure and a restore in it: hyperopt (0.3.0), and bohb
+    (hpbandster 0.7.4, ConfigSpace 1.2.2), which here learns from every evaluation, whatever the scheduler. The others
+    were not tried. `INSTALL` says what each needs.
     """
 
     kind: Literal["tune"] = "tune"

@@ -1,0 +1,76 @@
+"""Tune's schedulers that put trials aside, as they work beside our sampler.
+
+Decision record, both found by running:
+
+- Tune refuses a search algorithm beside PBT, because one that learns would be told scores of samples that it did not
+  choose. Ours is `random` there and learns nothing, and it is what numbers the trials and brings back those of a
+  sweep that was cut off; so the check, which looks at the controller's search algorithm, is shown none.
+- Tune's HyperBandScheduler fills its brackets with trials that wait to be started, and a search algorithm gives one
+  at a time: it never stopped a trial. The variant that Tune has for BOHB fills the largest bracket first and puts
+  trials aside before it is full; it tells the searcher of every pause, which only BOHB's own understands.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining
+from ray.tune.schedulers.hyperband import _Bracket
+from ray.tune.schedulers.pb2 import PB2
+
+
+class _FirstSamples:
+    """Lets a population take its first samples from a search algorithm."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[misc]
+
+
+class Population(_FirstSamples, PopulationBasedTraining):
+    """Population based training."""
+
+
+class BanditPopulation(_FirstSamples, PB2):
+    """Population based bandits."""
+
+
+class _Quiet:
+    """A controller whose search algorithm does not mind pauses; everything else is the controller's own."""
+
+    search_alg = SimpleNamespace(searcher=SimpleNamespace(on_pause=lambda trial_id: None))
+
+    def __init__(self, controller: Any) -> None:
+        self._controller = controller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._controller, name)
+
+
+class _FullBracket(_Bracket):
+    """A bracket that is full once it has had its trials; Tune counts live ones, and refills for ever."""
+
+    def filled(self) -> bool:
+        return len(self._all_trials) >= self._n0
+
+
+class EagerHyperBand(HyperBandForBOHB):
+    """Hyperband over trials that come one at a time; the best of a bracket run to their own end."""
+
+    def _create_bracket(self, s: int) -> _Bracket:
+        return _FullBracket(
+            time_attr=self._time_attr,
+            max_trials=self._get_n0(s),
+            init_t_attr=self._get_r0(s),
+            max_t_attr=self._max_t_attr,
+            eta=self._eta,
+            s=s,
+            stop_last_trials=False,
+        )
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        quiet: Any = _Quiet(tune_controller)
+        return str(super().on_trial_result(quiet, trial, result))
+
+    def _unpause_trial(self, tune_controller: Any, trial: Any) -> None:
+        """The searcher is not told."""
