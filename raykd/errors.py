@@ -100,3 +100,9 @@ class TrainingError(RaykdError):
     """Ray Train gave up on the run for a reason of the infrastructure."""
 
     exit_code = 5
+
+
+class SweepError(RaykdError):
+    """A sweep that found nothing, or whose trials failed."""
+
+    exit_code = 4

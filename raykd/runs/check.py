@@ -63,9 +63,11 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     return f"{info.kind}, labels {', '.join(info.labels)}"
 
 
-def preflight(config: RunConfig) -> None:
+def preflight(config: RunConfig, *, together: bool = True) -> None:
     """What a run asks before it makes its folder; data are read after that, as what they hold is logged.
 
+    Args:
+        together: whether teachers keep their resources while students train.
     Raises:
         RaykdError: the first that `check` would show.
     """
@@ -77,7 +79,7 @@ def preflight(config: RunConfig) -> None:
                 teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
             )
     check_student(config)
-    check_resources(config)
+    check_resources(config, together=together)
     tracking_uri(config.tracking, Path(config.output).resolve())
 
 
@@ -167,7 +169,7 @@ def check_student(config: RunConfig) -> str:
     return config.student.kind
 
 
-def check_resources(config: RunConfig) -> str:
+def check_resources(config: RunConfig, *, together: bool = True) -> str:
     """What the run holds at once, compared with this machine unless it goes to a cluster.
 
     Raises:
@@ -178,7 +180,7 @@ def check_resources(config: RunConfig) -> str:
         for t in config.active_teachers
     ]
     groups = group(placements)
-    stages = demands_of(config, groups)
+    stages = demands_of(config, groups, together=together)
     here = available_here(config)
     for demands in stages:
         if here is not None:

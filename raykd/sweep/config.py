@@ -8,6 +8,7 @@ override of a run file is.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,6 +99,24 @@ class Sweep:
     config: SweepConfig
     base: RunConfig
     space: Space
+
+    @property
+    def name(self) -> str:
+        """Of the sweep, its folder and its MLflow run."""
+        return self.config.name
+
+    @property
+    def output(self) -> str:
+        """Where the sweep's folder lies: with the runs."""
+        return self.base.output
+
+    def fingerprint(self) -> str:
+        """sha256 over what must be equal for a resume; how long, how many and how many at once may differ."""
+        free = {"name", "base", "set", "num_samples", "max_concurrent_trials", "time_budget_s", "max_failures",
+                "checkpoint_s"}  # fmt: skip
+        tree = self.config.model_dump(mode="json", exclude=free)
+        text = self.base.fingerprint() + json.dumps(tree, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def metric(self) -> MetricName:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,10 +37,15 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How Tune runs a sweep's trials. scratch: Tune's own folder, removed afterwards."""
+    """How Tune runs a sweep's trials.
+
+    concurrent: trials that are not over at one time; None where the scheduler pauses some, and resources are the limit.
+    population: trials that all must be there from the start. scratch: Tune's own folder, removed afterwards.
+    """
 
     workers: WorkersConfig
-    concurrent: int
+    concurrent: int | None
+    population: int | None
     time_budget_s: float | None
     max_failures: int
     scratch: Path
@@ -56,7 +61,8 @@ def run_trials(
         tune.with_parameters(TrialHost, shared=shared),
         Places(bundles, strategy="PACK"),
     )
-    with _environment():
+    pending = {} if settings.population is None else {"TUNE_MAX_PENDING_TRIALS_PG": str(settings.population)}
+    with _environment({**ENVIRONMENT, **pending}):
         tuner = tune.Tuner(
             trainable,
             param_space={},
@@ -87,9 +93,9 @@ def run_trials(
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -1,0 +1,199 @@
+"""The end of a sweep: the trial table, the best run as a YAML, the page, the MLflow artifacts.
+
+Decision record: the best trial is the one with the best validation score (see `report.trials`); the test rows are not
+read here. What population based training found is a schedule, not a set of numbers, so its winner's YAML holds the
+changes on the way as `phases`, and training it goes through the same steps again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.config import Phase, RunConfig
+from raykd.load import dump
+from raykd.point import Point
+from raykd.report.sweep_page import sweep_figures, write_sweep_page
+from raykd.report.trial_table import TrialTable
+from raykd.report.trials import SweepReport
+from raykd.runs.folder import RunFolder
+from raykd.runs.label import LabelReport
+from raykd.sweep.config import Sweep, dump_sweep
+from raykd.sweep.journal import Journal, Trial
+from raykd.tracking import Tracker, environment, redact
+
+BEST = "best.yaml"
+SHOWN = 15
+"""Trials in the table on the terminal; the page has all."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep found. tables and lines are for the terminal. failed: trials that failed for good."""
+
+    report: SweepReport
+    tables: tuple[Any, ...]
+    lines: tuple[str, ...]
+    best: Path | None
+    page: Path
+    failed: int
+    mlflow_run_id: str
+
+
+def conclude(
+    plan: Sweep,
+    folder: RunFolder,
+    journal: Journal,
+    tracker: Tracker,
+    labelled: LabelReport | None,
+    notes: list[str],
+) -> SweepOutcome:
+    """Writes and logs everything that a sweep leaves."""
+    best_path = folder.path / BEST
+    report = _report(plan, folder, journal, tracker, labelled, notes, "")
+    if report.best is not None:
+        run = best_run(plan, journal.trials[report.best.name])
+        best_path.write_text(dump(run), encoding="utf-8")
+        report = _report(plan, folder, journal, tracker, labelled, notes, dump(run))
+    page = write_sweep_page(report, folder.path / "report.html")
+    table = TrialTable(report)
+    (folder.path / "trials.csv").write_text(table.csv(), encoding="utf-8")
+    (folder.path / "results.md").write_text(table.markdown(), encoding="utf-8")
+    _log(tracker, report, table, page, folder, labelled)
+    failed = report.by_status.get("failed", 0)
+    return SweepOutcome(
+        report=report,
+        tables=(table.rich(SHOWN),),
+        lines=_lines(report, page, best_path, tracker, folder),
+        best=best_path if report.best is not None else None,
+        page=page,
+        failed=failed,
+        mlflow_run_id=tracker.run_id,
+    )
+
+
+def best_run(plan: Sweep, trial: Trial) -> RunConfig:
+    """A trial as a run that `raykd train` takes: its sample, and what changed on its way as phases."""
+    segments = trial.segments or [(0, trial.sample)]
+    config = plan.space.config(segments[0][1])
+    phases = tuple(
+        Phase(at=step / trial.total_steps, set=_mutable(plan.space.assemble(sample)))
+        for step, sample in segments[1:]
+    )
+    return RunConfig.model_validate(
+        {
+            **config.model_dump(mode="json"),
+            "name": f"{plan.name}-best",
+            "phases": [phase.model_dump(mode="json") for phase in phases],
+        }
+    )
+
+
+def _mutable(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an overlay may change on the way."""
+    train = {k: v for k, v in tree.get("train", {}).items() if k in ("learning_rate", "weight_decay")}
+    objective = {"objective": tree["objective"]} if "objective" in tree else {}
+    return {**objective, **({"train": train} if train else {})}
+
+
+def _report(
+    plan: Sweep,
+    folder: RunFolder,
+    journal: Journal,
+    tracker: Tracker,
+    labelled: LabelReport | None,
+    notes: list[str],
+    best_yaml: str,
+) -> SweepReport:
+    names = ", ".join(plan.space.names().values())
+    teachers = ", ".join(t.name for t in plan.base.active_teachers)
+    trials = sorted(journal.trials.values(), key=lambda t: t.index)
+    return SweepReport(
+        title=plan.name,
+        summary=f"{plan.config.search.kind} search with {plan.config.scheduler.kind} over {names}; teachers {teachers}.",
+        metric=plan.metric,
+        higher_is_better=plan.mode == "max",
+        trials=tuple(trial.row() for trial in trials),
+        rungs=plan.config.scheduler.rungs(plan.base.train.evaluations),
+        best_yaml=best_yaml,
+        space_yaml=dump_sweep(plan),
+        teachers=teacher_counters(journal, labelled),
+        environment=environment(),
+        facts={
+            "MLflow run": tracker.run_id,
+            "MLflow": redact(tracker.uri),
+            "folder": str(folder.path),
+            "started": f"{max(1, len(journal.teachers))} times",
+            **({"text-teacher pairs": f"{labelled.asked:,}"} if labelled else {}),
+        },
+        notes=tuple(notes),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        best_path=str(folder.path / BEST),
+    )
+
+
+def teacher_counters(journal: Journal, labelled: LabelReport | None) -> dict[str, dict[str, float]]:
+    """Counters of all starts of the sweep, by teacher."""
+    del labelled
+    total: dict[str, dict[str, float]] = {}
+    for start in journal.teachers:
+        for name, values in start.items():
+            into = total.setdefault(name, {})
+            for key, value in values.items():
+                into[key] = into.get(key, 0.0) + value
+    return total
+
+
+def _log(
+    tracker: Tracker,
+    report: SweepReport,
+    table: TrialTable,
+    page: Path,
+    folder: RunFolder,
+    labelled: LabelReport | None,
+) -> None:
+    values: dict[str, float] = {f"sweep/{status}": float(n) for status, n in report.by_status.items()}
+    for name, counters in report.teachers.items():
+        values |= {
+            f"teacher/{name}/rows_{what}": counters[what]
+            for what in ("answered", "forwarded")
+            if what in counters
+        }
+    if labelled is not None and labelled.asked:
+        forwarded = sum(counters.get("forwarded", 0.0) for counters in report.teachers.values())
+        values["sweep/teacher_passes"] = forwarded / labelled.asked
+    if report.best is not None and report.best.score is not None:
+        values["sweep/best"] = report.best.score
+        tracker.set_tags({"raykd.best": report.best.name})
+        tracker.log_text(report.best_yaml, BEST)
+    tracker.log_points([Point(len(report.trials), values)])
+    tracker.log_table(table.rows(), "trials.json")
+    tracker.log_text(table.csv(), "trials.csv")
+    tracker.log_text(report.space_yaml, "space.yaml")
+    tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
+    tracker.log_file(page)
+    for name, (svg, _) in sweep_figures(report).items():
+        tracker.log_figure(svg, f"plots/{name}.svg")
+
+
+def _lines(
+    report: SweepReport, page: Path, best: Path, tracker: Tracker, folder: RunFolder
+) -> tuple[str, ...]:
+    lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
+    broken = [t for t in report.trials if t.error]
+    lines += [f"[red]{t.status}[/red]   {t.name}: {t.error}" for t in broken[:5]]
+    if len(broken) > 5:
+        lines.append(f"         and {len(broken) - 5} more, see the page")
+    if report.best is not None:
+        lines.append(f"best     {best}   (raykd train {best})")
+        lines.append(f"         raykd confirm {folder.path} trains it and the default again with fresh seeds")
+    lines += [
+        f"report   {page}",
+        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
+        f"log      {folder.log}",
+    ]
+    return tuple(lines)
