@@ -2,7 +2,7 @@
 
 from raykd.report.confirmation import ConfirmationReport, Difference
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
-from raykd.report.importance import Importance, importance
+from raykd.report.importance import Importance
 from raykd.report.page import RunReport, TeacherFacts, write_page
 from raykd.report.results import Agreement, Predictions, Role, Score, agreement, score
 from raykd.report.sweep_page import sweep_figures, write_sweep_page
@@ -28,7 +28,6 @@ __all__ = [
     "TrialTable",
     "agreement",
     "confirmation_figures",
-    "importance",
     "score",
     "sweep_figures",
     "write_confirmation_page",

@@ -34,7 +34,7 @@ from raykd.report.trials import BROKEN, SweepReport, TrialRow
 LEAST_TRIALS = 10
 """Scored trials below which nothing is estimated."""
 REPLICATES = 40
-TREES = 40
+TREES = 30
 FORESTS = 5
 """Fits to all trials, averaged for the estimate."""
 PERMUTATIONS = 3

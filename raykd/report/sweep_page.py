@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.report import search_plots, sweep_plots
-from raykd.report.importance import Importance, importance, too_few
+from raykd.report.importance import too_few
 from raykd.report.page import template
 from raykd.report.rungs import RungAgreement, rank_correlations, rung_sentence
 from raykd.report.table import ABSENT, RATES, shown
@@ -42,15 +42,12 @@ CAPTIONS: Mapping[str, str] = {
 }
 
 
-def sweep_figures(report: SweepReport, found: Importance | None = None) -> dict[str, tuple[str, str]]:
-    """Name to (SVG, caption) of every plot this sweep has data for; the caller may also log them one by one.
-
-    found: the importance, if it is known already; else it is computed, which takes some seconds.
-    """
+def sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
+    """Name to (SVG, caption) of every plot this sweep has data for; the caller may also log them one by one."""
     drawn = {
         "objective": sweep_plots.objective_by_trial(report),
         "learning_curves": sweep_plots.learning_curves(report),
-        "importance": sweep_plots.importance_bars(found or importance(report)),
+        "importance": sweep_plots.importance_bars(report.importance),
         "parallel_coordinates": search_plots.parallel_coordinates(report),
         "slices": search_plots.slices(report),
         "rungs": sweep_plots.rung_survival(report),
@@ -62,7 +59,7 @@ def write_sweep_page(report: SweepReport, path: Path) -> Path:
     """Writes the page to ``path``; returns ``path``."""
     from markupsafe import Markup
 
-    found = importance(report)
+    found = report.importance
     script = template("sort.js.j2").render()
     names, ranked = short_names(report.keys), report.ranked()
     correlations = rank_correlations(report)
@@ -71,7 +68,7 @@ def write_sweep_page(report: SweepReport, path: Path) -> Path:
         headline=headline(report),
         notes=report.notes,
         text=value_text,
-        figures={k: (Markup(svg), caption) for k, (svg, caption) in sweep_figures(report, found).items()},
+        figures={k: (Markup(svg), caption) for k, (svg, caption) in sweep_figures(report).items()},
         importance_says=found.sentence() if found else too_few(report),
         rungs_say=rung_sentence(correlations),
         rungs=rung_cells(correlations),
@@ -124,19 +121,23 @@ def rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
 
 
 def teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
-    """How often a text went through a teacher, and how often trials asked for one; None without counters."""
-    total = {
-        name: sum(float(counters.get(name, 0)) for counters in report.teachers.values())
-        for name in ("texts", "forwarded", "answered")
-    }
-    if not total["texts"] or not any("forwarded" in counters for counters in report.teachers.values()):
-        return None
-    asked = (
-        f"trials asked {total['answered'] / total['texts']:.1f} times"
-        if total["answered"]
-        else "over all trials"
+    """How often a text went through a teacher, and how often trials asked for one; None without counters.
+
+    Where the number of distinct texts is not known, the forward passes are counted instead.
+    """
+    names = ("texts", "forwarded", "answered")
+    texts, forwarded, answered = (
+        sum(float(counters.get(name, 0)) for counters in report.teachers.values()) for name in names
     )
-    return ("teacher passes per text", f"{total['forwarded'] / total['texts']:.2f}", asked)
+    if not answered or not any("forwarded" in counters for counters in report.teachers.values()):
+        return None
+    if texts:
+        return (
+            "teacher passes per text",
+            f"{forwarded / texts:.2f}",
+            f"trials asked {answered / texts:.1f} times",
+        )
+    return "teacher forward passes", f"{forwarded:,.0f}", f"for {answered:,.0f} texts that were asked for"
 
 
 def teacher_cells(report: SweepReport) -> tuple[list[str], list[list[str]]]:

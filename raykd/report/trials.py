@@ -14,7 +14,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from raykd.report.importance import Importance
 
 Status = Literal["finished", "stopped", "failed", "diverged", "running", "waiting"]
 """finished: ran to its end. stopped: by the scheduler. diverged: its loss stopped being a number."""
@@ -157,6 +161,13 @@ class SweepReport:
         """Number of trials of each status that occurs."""
         counts = Counter(t.status for t in self.trials)
         return {status: counts[status] for status in STATUSES if counts[status]}
+
+    @cached_property
+    def importance(self) -> Importance | None:
+        """Importance of the searched keys; takes some seconds, once."""
+        from raykd.report.importance import importance
+
+        return importance(self)
 
     def ranked(self) -> list[TrialRow]:
         """All trials, the best first; those that cannot be the best come last, by name."""
