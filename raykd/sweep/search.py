@@ -54,9 +54,9 @@ class Random(Spec):
     kind: Literal["random"] = "random"
     seed: int = Field(0, ge=0)
 
-    def sampler(self, space: Space, mode: Mode, num_samples: int) -> Sampler:
-        """A sampler of ``num_samples`` trials."""
-        return _Drawn(space, self.seed, num_samples)
+    def sampler(self, space: Space, mode: Mode, trials: int) -> Sampler:
+        """A sampler of so many trials."""
+        return _Drawn(space, self.seed, trials)
 
 
 class GridSearch(Spec):
@@ -65,9 +65,9 @@ class GridSearch(Spec):
     kind: Literal["grid"] = "grid"
     seed: int = Field(0, ge=0)
 
-    def sampler(self, space: Space, mode: Mode, num_samples: int) -> Sampler:
-        """A sampler of ``num_samples`` times the grid."""
-        return _Drawn(space, self.seed, num_samples * space.grid_size)
+    def sampler(self, space: Space, mode: Mode, trials: int) -> Sampler:
+        """A sampler of so many trials; `Sweep.trials` is the grid's size times its repeats."""
+        return _Drawn(space, self.seed, trials)
 
 
 class Optuna(Spec):
@@ -82,13 +82,13 @@ class Optuna(Spec):
     multivariate: bool = True
     """Model domains jointly and not one by one; those under one choice form a group."""
 
-    def sampler(self, space: Space, mode: Mode, num_samples: int) -> Sampler:
-        """A sampler of ``num_samples`` trials.
+    def sampler(self, space: Space, mode: Mode, trials: int) -> Sampler:
+        """A sampler of so many trials.
 
         Raises:
             ConfigError: optuna is not installed.
         """
-        return _OptunaSampler(self, space, mode, num_samples)
+        return _OptunaSampler(self, space, mode, trials)
 
 
 class TuneSearch(Spec):
@@ -105,13 +105,13 @@ class TuneSearch(Spec):
     options: dict[str, Any] = {}
     """Arguments of the searcher's class, for example {random_state_seed: 0} for hyperopt, {seed: 0} for bohb."""
 
-    def sampler(self, space: Space, mode: Mode, num_samples: int) -> Sampler:
-        """A sampler of ``num_samples`` trials.
+    def sampler(self, space: Space, mode: Mode, trials: int) -> Sampler:
+        """A sampler of so many trials.
 
         Raises:
             ConfigError: no such searcher, its package is not installed, or it refuses the options or the space.
         """
-        return _TuneSampler(self, space, mode, num_samples)
+        return _TuneSampler(self, space, mode, trials)
 
 
 INSTALL = {

@@ -145,7 +145,7 @@ def test_teachers_are_chosen_by_a_short_text(tmp_path: Path) -> None:
 def test_a_grid_over_seeds_is_its_product(tmp_path: Path) -> None:
     space = {"seed": {"grid": [0, 1, 2]}, "objective": {"alpha": {"grid": [0.1, 0.5]}}}
     sweep = load_sweep(write(tmp_path, space=space, search={"kind": "grid"}))
-    sampler = sweep.config.search.sampler(sweep.space, sweep.mode, sweep.config.num_samples or 0)
+    sampler = sweep.config.search.sampler(sweep.space, sweep.mode, sweep.trials)
     drawn = [sampler.ask(index) for index in range(7)]
     assert sweep.trials == 6 and drawn[6] is None
     assert sorted((s["seed"], s["objective.alpha"]) for s in drawn[:6] if s) == [
