@@ -57,6 +57,24 @@ def test_a_category_decides_as_a_whole_and_its_switched_key_gets_no_credit_for_i
     )
 
 
+def test_a_key_that_reveals_another_by_being_inactive_takes_nothing_from_it():
+    """Two keys that explain the same variance get the same share, though one of them can be told from a third."""
+    rng = np.random.default_rng(2)
+    trials = []
+    for at in range(100):
+        kind, x = str(rng.choice(["linear", "constant"])), float(rng.uniform())
+        sample = {
+            "schedule.kind": kind,
+            "x": x,
+            **({"schedule.end": float(rng.uniform())} if kind == "linear" else {}),
+        }
+        score = 0.1 * (kind == "linear") + 0.1 * np.sqrt(3) * x  # variance 0.0025 each
+        trials.append(row(f"t{at:04}", (float(score),), sample=sample))
+    shares = {k.key: k.share for k in importance(report_of(trials)).keys}
+    assert shares["schedule.kind"] == pytest.approx(shares["x"], abs=0.12)
+    assert abs(shares["schedule.end"]) < 0.05
+
+
 def test_scores_without_a_cause_are_said_to_be_noise():
     found = importance(searched(40, effect=0.0))
     assert found.explained < 0.1 and "shares of noise" in found.sentence()
