@@ -255,7 +255,7 @@ def main() -> None:
         share = round(1 / TEACHERS, 4)
         actor = ActorConfig(num_cpus=share, group="teachers")
         pool = TeacherPool([Placement(s, actor) for s in specs], ServingConfig())
-        infos = pool.load()
+        infos = pool.open()
         served = pool.handle.source(None)
         languages = tuple(frozenset({lang}) for lang in config.data.languages)
         routed = replace(pool.handle, teacher_languages=languages).source(None)

@@ -83,3 +83,5 @@ class ServingConfig(Spec):
     """How often a dead teacher process is started again."""
     store: str | None = "store"
     """Folder (under `output`, or absolute) where answers are kept by content; null keeps none."""
+    store_limit_gb: float = Field(20.0, gt=0.0)
+    """Bound on all stores of that folder together, in 10^9 bytes; what goes when it is reached is computed again."""

@@ -18,7 +18,7 @@ from raykd.runs.cluster import check_fits, demands_of
 from raykd.runs.jobs import Job, jobs_of
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Placement, group
-from raykd.teachers.teacher import TeacherSpec, label_columns
+from raykd.teachers.spec import TeacherSpec, label_columns
 from raykd.tracking import redact, tracking_uri
 
 

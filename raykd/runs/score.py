@@ -112,7 +112,7 @@ def student_predictions(name: str, role: Role, directory: Path, config: RunConfi
     try:
         spec = TeacherSpec(name, str(directory), config.data.labels, config.task, dtype="float32")
         student = Teacher(spec)
-        info = student.load()
+        info = student.open()
         signal = student.answer(rows.take(range(len(rows))))
         elapsed = student.measure(sample(rows, None))
     finally:

@@ -2,7 +2,7 @@
 
 Decision record: the order is chosen so that what can fail fails before a worker is taken (folder, data, labels,
 resources, MLflow), and so that start-up is paid at most twice: one worker group trains all teachers, one the
-baseline and the student. The pool is loaded before the second, so that a broken teacher stops the run first.
+baseline and the student. The pool is opened before the second, so that a broken teacher stops the run first.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from raykd.runs.cluster import check_fits, demands_of
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.host import Mailbox
-from raykd.runs.jobs import Job, jobs_of, teacher_path
+from raykd.runs.jobs import Job, jobs_of
 from raykd.runs.outcome import Outcome, conclude
+from raykd.runs.pool import placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.session import interruptible, open_session
 from raykd.runs.stages import fit_group, train_teachers
-from raykd.teachers.pool import Placement, TeacherPool, group
-from raykd.teachers.teacher import TeacherInfo, TeacherSpec
+from raykd.teachers.pool import TeacherPool, group
+from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -111,8 +112,7 @@ def _train(
     tracker = open_session(config.ray, folder, lambda: _start_tracker(config, folder))
     trackers = Trackers(tracker, folder, {})
     try:
-        placements = [_placement(config, t, str(t.path), folder) for t in config.teachers]
-        for demands in demands_of(config, group(placements)):
+        for demands in demands_of(config, group(placements_of(config, {}))):
             check_fits(demands, ray.cluster_resources(), "the cluster")
         outcome = _stages(config, folder, console, trackers, teacher_jobs, student_jobs)
     except BaseException as error:
@@ -147,7 +147,7 @@ def _stages(
         train_teachers(teacher_jobs, folder, progress, mailbox)
         try:
             if config.teachers:
-                pool, infos = _start_pool(config, trained, folder)
+                pool, infos = start_pool(config, trained)
             _fit(student_jobs, folder, progress, mailbox, config, pool)
             progress.note("scoring", "held-out rows, report, MLflow")
             result = conclude(config, folder, student_jobs, pool, infos, curves.by_job, trackers.run)
@@ -172,43 +172,6 @@ def _fit(
         else:
             progress.expect(job.name, job.steps)
     fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pool)
-
-
-def _start_pool(
-    config: RunConfig, trained: dict[str, Path], folder: RunFolder
-) -> tuple[TeacherPool, list[TeacherInfo]]:
-    by_name = {f"teacher-{t.name}": t for t in config.teachers}
-    paths = {by_name[name].name: path for name, path in trained.items()}
-    placements = [_placement(config, t, teacher_path(t, paths), folder) for t in config.teachers]
-    pool = TeacherPool(placements, config.serving)
-    try:
-        infos = pool.load()
-    except BaseException:
-        pool.stop()
-        raise
-    for info in infos:
-        log.info("teacher %s answers in %s (%s) on %s", info.name, info.dtype, info.dtype_reason, info.device)
-    return pool, infos
-
-
-def _placement(config: RunConfig, teacher: Any, path: str, folder: RunFolder) -> Placement:
-    serving = config.serving
-    store = None if serving.store is None else str((folder.path.parent / serving.store).resolve())
-    spec = TeacherSpec(
-        name=teacher.name,
-        path=path,
-        labels=config.data.labels,
-        task=config.task,
-        languages=teacher.language_set,
-        revision=teacher.revision,
-        trust_remote_code=teacher.trust_remote_code,
-        label_map=dict(teacher.label_map),
-        max_length=teacher.max_length,
-        dtype=serving.dtype,
-        max_tokens=serving.max_tokens,
-        store=store,
-    )
-    return Placement(spec, teacher.actor)
 
 
 def _start_tracker(config: RunConfig, folder: RunFolder) -> Tracker:

@@ -18,7 +18,9 @@ from concurrent.futures import Future
 import numpy as np
 
 from raykd.distill.signals import TextBatch
-from raykd.teachers.teacher import Teacher, TeacherInfo, TeacherSpec
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.store import text_keys
+from raykd.teachers.teacher import Teacher
 from raykd.teachers.wire import GroupAnswer, GroupRequest, pack
 
 SMALL_ROWS = 8
@@ -143,27 +145,25 @@ class TeacherActor:
         torch.set_num_threads(self._threads)
 
     def _answer_group(self, request: GroupRequest) -> GroupAnswer:
-        return pack([t.answer(request.batch, request.asked_MB[m]) for m, t in enumerate(self._teachers)])
+        stored = any(t.spec.store is not None for t in self._teachers)
+        keys = text_keys(request.batch) if stored else None
+        return pack(
+            [t.answer(request.batch, request.asked_MB[m], keys) for m, t in enumerate(self._teachers)]
+        )
 
     def answer(self, request: GroupRequest) -> GroupAnswer:
         """Raw logits of the rows asked for, one block a teacher."""
         return self._coalescer.ask(request)
 
-    def load(self) -> list[TeacherInfo]:
-        """Loads all weights and says what they are."""
-        return [teacher.load() for teacher in self._teachers]
+    def open(self) -> tuple[str, list[TeacherInfo]]:
+        """The Ray node that this process is on, and what its teachers are; loads no weights."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), [teacher.open() for teacher in self._teachers]
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """For each teacher: rows answered, rows that needed a forward pass, tokens before and after padding."""
-        return {
-            t.name: {
-                "answered": t.answered_rows,
-                "forwarded": t.forwarded_rows,
-                "real_tokens": t.real_tokens,
-                "computed_tokens": t.computed_tokens,
-            }
-            for t in self._teachers
-        }
+        """`Teacher.counters` of each teacher."""
+        return {t.name: t.counters() for t in self._teachers}
 
     def measure(self, name: str, batch: TextBatch) -> float:
         """Milliseconds that this teacher needs for 1,000 such texts."""

@@ -1,35 +1,35 @@
-"""`TeacherPool`: places groups of teachers on a Ray cluster, routes to them, retries.
+"""`TeacherPool`: places groups of teachers on a Ray cluster, opens them, parks them, ends them.
 
-Decision record: the pool is made once by the driver and its `PoolHandle` travels to any number of student
-workers, which talk to the actors directly: no payload passes the driver. A batch costs one call a group. A worker
-asks the replica with the fewest of its own requests in flight; replicas of equal load are taken in turn,
-starting at the worker's rank. An answer is a pure function of weights and text, so a call that died with its
-process is simply asked again of another replica, within one deadline.
+Decision record: the pool is made once by the driver and its `PoolHandle` travels to any number of workers. Opening
+loads no weights: a teacher whose answers are all stored never needs them. A pool that has answered everything can
+be parked: its actors end and give back their CPUs and GPUs, and others take their place that ask for none and
+answer from the same stores, so that the students of a sweep have the whole cluster.
 """
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
-from raykd.distill.weighting import Weighting
+from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
-from raykd.teachers.source import Roster, RosterSource
-from raykd.teachers.teacher import TeacherInfo, TeacherSpec
-from raykd.teachers.wire import GroupAnswer, GroupRequest, scatter, silence
+from raykd.teachers.handle import Group, PoolHandle, PoolSource
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
+__all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group"]
+
+log = logging.getLogger("raykd.teachers")
 CALLS_AT_ONCE = 16
 """Requests that a replica takes in; the models answer them one after the other."""
-_RETRY_PAUSE_S = 0.5
+CLOSE_S = 30.0
+"""Longest wait for stores to be flushed."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,6 @@ class Placement:
 
     spec: TeacherSpec
     actor: ActorConfig
-
-
-@dataclass(frozen=True)
-class Group:
-    """Teachers that share a process. ``members`` are their positions among all teachers."""
-
-    name: str
-    members: tuple[int, ...]
-    specs: tuple[TeacherSpec, ...]
-    replicas: int
-    num_cpus: float
-    num_gpus: float
-    resources: dict[str, float]
-
-    @property
-    def threads(self) -> int:
-        """Intra-op threads of one replica: its whole CPUs, at least one."""
-        return max(1, int(self.num_cpus + 1e-6))
 
 
 def group(placements: Sequence[Placement]) -> list[Group]:
@@ -84,161 +66,6 @@ def group(placements: Sequence[Placement]) -> list[Group]:
     return groups
 
 
-@dataclass(frozen=True)
-class PoolHandle:
-    """What a worker needs to ask the pool; travels by pickle. ``replicas`` holds the actors of each group."""
-
-    groups: tuple[Group, ...]
-    replicas: tuple[tuple[Any, ...], ...]
-    teachers: tuple[str, ...]
-    teacher_languages: tuple[frozenset[str] | None, ...]
-    classes: int
-    timeout_s: float
-
-    def source(self, weighting: Weighting | None = None, rank: int = 0) -> PoolSource:
-        """The pool as a source of signals for one worker."""
-        return PoolSource(self, weighting, rank)
-
-
-class PoolSource(RosterSource):
-    """The pool as one worker sees it."""
-
-    def __init__(self, handle: PoolHandle, weighting: Weighting | None, rank: int) -> None:
-        self.handle = handle
-        self.roster = Roster(handle.teachers, handle.teacher_languages, weighting)
-        self.in_flight = [[0] * len(replicas) for replicas in handle.replicas]
-        self._dead: set[tuple[int, int]] = set()
-        self._turn = rank
-        self.calls = 0
-        self.retries = 0
-
-    def submit(self, batch: TextBatch) -> Ticket:
-        """Sends the batch to each group that is asked for one of its rows; returns at once."""
-        asked_MB = self.roster.asked(batch)
-        blind = batch.without_labels()
-        calls = []
-        for index, members in enumerate(g.members for g in self.handle.groups):
-            asked_mB = asked_MB[list(members)]
-            rows = np.flatnonzero(asked_mB.any(axis=0))
-            if len(rows):
-                everything = len(rows) == len(batch)
-                request = GroupRequest(
-                    blind if everything else blind.take(rows.tolist()),
-                    np.ascontiguousarray(asked_mB[:, rows]),
-                )
-                calls.append(_Call(self, index, request, rows))
-        return PoolTicket(self, calls, len(batch))
-
-    def pick(self, index: int, avoid: int | None = None) -> int:
-        """The replica of a group with the fewest requests in flight, not the one to avoid if there is another."""
-        loads = self.in_flight[index]
-        self._turn += 1
-        order = [(self._turn + i) % len(loads) for i in range(len(loads))]
-        alive = [r for r in order if (index, r) not in self._dead] or order
-        allowed = [r for r in alive if r != avoid] or alive
-        return min(allowed, key=lambda r: loads[r])
-
-    def bury(self, index: int, replica: int) -> bool:
-        """Never asks this replica again; whether another one of its group is left."""
-        self._dead.add((index, replica))
-        return any((index, r) not in self._dead for r in range(len(self.in_flight[index])))
-
-
-class _Call:
-    """One request to one group, sent again to another replica if its process dies."""
-
-    def __init__(
-        self, source: PoolSource, index: int, request: GroupRequest, rows: NDArray[np.int64]
-    ) -> None:
-        self.source, self.index, self.request, self.rows = source, index, request, rows
-        self.replica: int | None = None
-        self._send()
-
-    @property
-    def group(self) -> Group:
-        return self.source.handle.groups[self.index]
-
-    def _send(self) -> None:
-        self.replica = self.source.pick(self.index, avoid=self.replica)
-        self.source.in_flight[self.index][self.replica] += 1
-        self.source.calls += 1
-        actor = self.source.handle.replicas[self.index][self.replica]
-        self.reference = actor.answer.remote(self.request)
-
-    def result(self, deadline: float) -> GroupAnswer:
-        while True:
-            try:
-                answer: GroupAnswer = ray.get(self.reference, timeout=max(0.0, deadline - time.monotonic()))
-                return answer
-            except ray.exceptions.GetTimeoutError:
-                raise self._lost("did not answer in time", "a larger serving.timeout_s") from None
-            except ray.exceptions.RayTaskError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, RaykdError):
-                    raise cause from None
-                raise self._lost(
-                    f"failed: {str(error).strip().splitlines()[-1]}", "the log of its process"
-                ) from None
-            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-                left = not _finally_dead(error) or self.source.bury(self.index, self.replica or 0)
-                if not left or time.monotonic() + _RETRY_PAUSE_S >= deadline:
-                    raise self._lost(f"is gone: {type(error).__name__}", "the log of its process") from None
-                time.sleep(_RETRY_PAUSE_S)
-                self.source.retries += 1
-                self.source.in_flight[self.index][self.replica or 0] -= 1
-                self._send()
-
-    def done(self) -> None:
-        """Takes the request out of the replica's load."""
-        if self.replica is not None:
-            self.source.in_flight[self.index][self.replica] -= 1
-            self.replica = None
-
-    def _lost(self, what: str, look: str) -> TeacherError:
-        names = ", ".join(spec.name for spec in self.group.specs)
-        return TeacherError(
-            f"teacher {names} {what}",
-            got=f"{len(self.request.batch)} rows asked of replica {self.replica} of {self.group.replicas}",
-            wanted=f"an answer within {self.source.handle.timeout_s:g} s",
-            next_step=f"see {look}; raykd train --resume goes on from the last checkpoint",
-        )
-
-
-def _finally_dead(error: BaseException) -> bool:
-    """Whether Ray has given the actor up; an actor that restarts is unavailable only for a while."""
-    return not isinstance(error, (ray.exceptions.ActorUnavailableError, ray.exceptions.OutOfMemoryError))
-
-
-@dataclass
-class PoolTicket:
-    """The requests of one batch."""
-
-    source: PoolSource
-    calls: list[_Call]
-    size: int
-
-    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
-        """Blocks for all groups and lays their answers out over the batch, teachers in the pool's order."""
-        handle = self.source.handle
-        deadline = time.monotonic() + (handle.timeout_s if timeout is None else timeout)
-        signals: dict[int, TeacherSignal] = {}
-        try:
-            for call in self.calls:
-                names = [spec.name for spec in call.group.specs]
-                answer = call.result(deadline)
-                laid_out = scatter(answer, names, call.rows, self.size)
-                signals.update(zip(call.group.members, laid_out, strict=True))
-        finally:
-            for call in self.calls:
-                call.done()
-        silent = [m for m in range(len(handle.teachers)) if m not in signals]
-        for m, signal in zip(
-            silent, silence([handle.teachers[m] for m in silent], self.size, handle.classes), strict=True
-        ):
-            signals[m] = signal
-        return [signals[m] for m in range(len(handle.teachers))]
-
-
 class TeacherPool:
     """The actors of all teachers, owned by this process: they end with it.
 
@@ -250,63 +77,126 @@ class TeacherPool:
     def __init__(self, placements: Sequence[Placement], serving: ServingConfig) -> None:
         self.groups = group(placements)
         self._serving = serving
-        remote = ray.remote(TeacherActor)
-        replicas = []
-        for g in self.groups:
-            device = "cuda" if g.num_gpus > 0 else "cpu"
-            specs = [replace(spec, device=device) for spec in g.specs]
-            options = remote.options(
-                num_cpus=g.num_cpus,
-                num_gpus=g.num_gpus,
-                resources=g.resources,
-                max_restarts=serving.max_restarts,
-                max_task_retries=0,  # `_Call` asks again itself, and may ask another replica
-                max_concurrency=CALLS_AT_ONCE,
-            )
-            replicas.append(tuple(options.remote(specs, g.threads) for _ in range(g.replicas)))
+        self._infos: list[list[list[TeacherInfo]]] = []
+        self._ended: dict[str, dict[str, int]] = {}
+        self.parked = False
         self.handle = PoolHandle(
             groups=tuple(self.groups),
-            replicas=tuple(replicas),
+            replicas=tuple(tuple(self._start(g) for _ in range(g.replicas)) for g in self.groups),
             teachers=tuple(p.spec.name for p in placements),
             teacher_languages=tuple(p.spec.languages for p in placements),
             classes=len(placements[0].spec.labels),
             timeout_s=serving.timeout_s,
         )
 
-    def load(self) -> list[TeacherInfo]:
-        """Loads every replica's weights; returns what each teacher says of itself.
+    def _start(self, g: Group) -> Any:
+        device = "cuda" if g.num_gpus > 0 else "cpu"
+        specs = [replace(spec, device=device) for spec in g.specs]
+        options = self._options(num_cpus=g.num_cpus, num_gpus=g.num_gpus, resources=g.resources)
+        return options.remote(specs, g.threads)
+
+    def _options(self, **resources: Any) -> Any:
+        return ray.remote(TeacherActor).options(
+            **resources,
+            max_restarts=self._serving.max_restarts,
+            max_task_retries=0,  # a source asks again itself, and may ask another replica
+            max_concurrency=CALLS_AT_ONCE,
+        )
+
+    def open(self) -> list[TeacherInfo]:
+        """Opens every replica's teachers and stores, loads no weights; returns what each teacher says of itself.
+
+        Sources of the handle that the pool has from then on read stored answers by themselves.
 
         Raises:
-            ModelError, LabelMismatchError: as `Teacher.load`. ResourceError: an actor found no place in time.
+            ModelError, LabelMismatchError, TeacherError: as `Teacher.open`.
+            ResourceError: an actor found no place in time.
         """
-        waiting = [[actor.load.remote() for actor in actors] for actors in self.handle.replicas]
-        infos: dict[int, TeacherInfo] = {}
+        nodes, self._infos = [], []
+        waiting = [[actor.open.remote() for actor in actors] for actors in self.handle.replicas]
         for g, references in zip(self.groups, waiting, strict=True):
-            names = ", ".join(spec.name for spec in g.specs)
-            try:
-                answers = ray.get(references, timeout=self._serving.timeout_s)
-            except ray.exceptions.GetTimeoutError:
-                raise ResourceError(
-                    f"teacher {names} found no place on the cluster in {self._serving.timeout_s:g} s",
-                    got=f"asked for {g.replicas} x (CPU {g.num_cpus:g}, GPU {g.num_gpus:g}, {g.resources})",
-                    wanted=f"free of {ray.cluster_resources()}",
-                    next_step="ask for less in teachers.*.actor, or add nodes",
-                ) from None
-            except ray.exceptions.RayTaskError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, RaykdError):
-                    raise cause from None
-                raise TeacherError(
-                    f"teacher {names} cannot be loaded", got=str(error).strip().splitlines()[-1]
-                ) from None
-            except ray.exceptions.RayActorError as error:
-                raise TeacherError(f"teacher {names} cannot be started", got=_reason(error)) from None
-            infos.update(zip(g.members, answers[0], strict=True))
-        return [infos[m] for m in range(len(self.handle.teachers))]
+            opened = self._opened(g, references)
+            nodes.append(tuple(node for node, _ in opened))
+            self._infos.append([infos for _, infos in opened])
+        names = [
+            tuple(
+                tuple(i.answers if s.store else None for i, s in zip(r, g.specs, strict=True)) for r in infos
+            )
+            for g, infos in zip(self.groups, self._infos, strict=True)
+        ]
+        self.handle = replace(self.handle, nodes=tuple(nodes), answers=tuple(names))
+        by_member = {
+            m: info
+            for g, replicas in zip(self.groups, self._infos, strict=True)
+            for m, info in zip(g.members, replicas[0], strict=True)
+        }
+        return [by_member[m] for m in range(len(self.handle.teachers))]
+
+    def _opened(self, g: Group, references: list[Any]) -> list[tuple[str, list[TeacherInfo]]]:
+        names = ", ".join(spec.name for spec in g.specs)
+        try:
+            answers: list[tuple[str, list[TeacherInfo]]] = ray.get(
+                references, timeout=self._serving.timeout_s
+            )
+            return answers
+        except ray.exceptions.GetTimeoutError:
+            raise ResourceError(
+                f"teacher {names} found no place on the cluster in {self._serving.timeout_s:g} s",
+                got=f"asked for {g.replicas} x (CPU {g.num_cpus:g}, GPU {g.num_gpus:g}, {g.resources})",
+                wanted=f"free of {ray.cluster_resources()}",
+                next_step="ask for less in teachers.*.actor, or add nodes",
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, RaykdError):
+                raise cause from None
+            raise TeacherError(
+                f"teacher {names} cannot be opened", got=str(error).strip().splitlines()[-1]
+            ) from None
+        except ray.exceptions.RayActorError as error:
+            raise TeacherError(f"teacher {names} cannot be started", got=_reason(error)) from None
+
+    def park(self) -> None:
+        """Gives all CPUs and GPUs back: from here the teachers answer from their stores. The handle changes.
+
+        What is not stored is still computed, with a warning and counted in `computed_while_parked`; a teacher
+        that computed on a GPU raises TeacherError instead.
+
+        Raises:
+            TeacherError: a teacher keeps no store. As `open`, if the pool was not opened.
+        """
+        if self.parked:
+            return
+        storeless = [spec.name for g in self.groups for spec in g.specs if spec.store is None]
+        if storeless:
+            raise TeacherError(
+                "a pool without a store cannot be parked",
+                got=f"teachers without one: {', '.join(storeless)}",
+                next_step="set serving.store",
+            )
+        if not self.handle.nodes:
+            self.open()
+        self._ended = self.counters()
+        before = self.handle
+        self._end()
+        replicas, nodes, names = [], [], []
+        for g, infos, on, kept in zip(self.groups, self._infos, before.nodes, before.answers, strict=True):
+            first = [on.index(node) for node in dict.fromkeys(on)]  # one actor a node holds all its answers
+            replicas.append(tuple(self._start_parked(g, infos[r], on[r]) for r in first))
+            nodes.append(tuple(on[r] for r in first))
+            names.append(tuple(kept[r] for r in first))
+        self.handle = replace(before, replicas=tuple(replicas), nodes=tuple(nodes), answers=tuple(names))
+        self.parked = True
+        log.info("the teachers are parked: they answer from their stores and hold no CPU or GPU")
+
+    def _start_parked(self, g: Group, infos: Sequence[TeacherInfo], node: str) -> Any:
+        specs = [replace(spec, device="cpu", parked=info) for spec, info in zip(g.specs, infos, strict=True)]
+        place = NodeAffinitySchedulingStrategy(node, soft=True)
+        return self._options(num_cpus=0, num_gpus=0, scheduling_strategy=place).remote(specs, 1)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """Rows answered and forwarded and tokens of each teacher, summed over replicas."""
-        total: dict[str, dict[str, int]] = {}
+        """`Teacher.counters` of each teacher, summed over replicas, also those that ended when it was parked."""
+        total = {name: dict(values) for name, values in self._ended.items()}
         for counters in ray.get(
             [actor.counters.remote() for actors in self.handle.replicas for actor in actors]
         ):
@@ -329,9 +219,12 @@ class TeacherPool:
 
     def stop(self) -> None:
         """Flushes the stores and ends the actors."""
+        self._end()
+
+    def _end(self) -> None:
         actors = [actor for actors in self.handle.replicas for actor in actors]
         closing = [actor.close.remote() for actor in actors]
-        ray.wait(closing, num_returns=len(closing), timeout=10.0)
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for actor in actors:
             ray.kill(actor)
 

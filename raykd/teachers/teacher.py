@@ -2,19 +2,17 @@
 
 Decision record: the teacher encodes for itself, sorts the rows it is asked for by length and cuts them into
 forward passes of at most `max_tokens` padded tokens, because a forward costs in proportion to the padded
-length. It answers with raw logits at temperature 1 whose columns are the run's labels, mapped by *name* at load:
+length. It answers with raw logits at temperature 1 whose columns are the run's labels, mapped by *name*:
 a permuted label list shows in no loss curve. Weights are loaded on the first row that the store does not hold.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,121 +20,96 @@ from numpy.typing import NDArray
 
 from raykd import models
 from raykd.distill.signals import TeacherSignal, TextBatch
-from raykd.errors import LabelMismatchError, NonFiniteError
-from raykd.tasks import Task
-from raykd.teachers.precision import Precision, choose
-from raykd.teachers.store import SignalStore, text_key
+from raykd.errors import NonFiniteError, TeacherError
+from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
+from raykd.teachers.store import SignalStore, text_keys
 
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """What a process needs to become a teacher. Written by `runs`, read by `Teacher`.
-
-    path: local directory or hub name. labels: the run's. label_map: the teacher's label names to the run's.
-    languages: None is any. dtype: auto, float32 or bfloat16. store: folder of stores, None keeps nothing.
-    """
-
-    name: str
-    path: str
-    labels: tuple[str, ...]
-    task: Task
-    languages: frozenset[str] | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    label_map: dict[str, str] = field(default_factory=dict)
-    max_length: int | None = None
-    dtype: str = "auto"
-    max_tokens: int = 8192
-    device: str = "cpu"
-    store: str | None = None
-
-
-@dataclass(frozen=True)
-class TeacherInfo:
-    """What a teacher says of itself once loaded. Read by tracking and the report."""
-
-    name: str
-    fingerprint: str
-    parameters: int
-    dtype: str
-    dtype_reason: str
-    device: str
-    max_length: int
-
-
-def label_columns(
-    own: Sequence[str], wanted: Sequence[str], label_map: dict[str, str], name: str
-) -> list[int]:
-    """For each of the run's labels the teacher's column.
-
-    Raises:
-        LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
-    """
-    renamed = [label_map.get(label, label) for label in own]
-    if sorted(renamed) != sorted(wanted):
-        raise LabelMismatchError(
-            f"teacher {name} has other labels than the run",
-            got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
-            wanted=f"{list(wanted)} in any order",
-            next_step=f"map the names: teachers.{name}.label_map: {{its label: the run's label}}",
-        )
-    return [renamed.index(label) for label in wanted]
+log = logging.getLogger("raykd.teachers")
 
 
 class Teacher:
     """A frozen model that answers batches of text.
 
     Args:
-        spec: what to load and how to answer.
-    Raises:
-        ModelError: the directory cannot be loaded or must not be; LabelMismatchError: other labels.
+        spec: what to load and how to answer. Nothing is read before the first `open` or `answer`.
     """
 
     def __init__(self, spec: TeacherSpec) -> None:
         self.spec = spec
         self.name = spec.name
+        self._info: TeacherInfo | None = None
         self._model: models.TextModel | None = None
-        self._columns: list[int] = []
-        self._precision = Precision(torch.float32, "")
         self._store: SignalStore | None = None
-        self._weights_fingerprint: str | None = None
         self.forwarded_rows = 0
         self.answered_rows = 0
+        self.computed_while_parked = 0
         self.real_tokens = 0
         self.computed_tokens = 0
 
-    def load(self) -> TeacherInfo:
-        """Loads the weights if they are not there yet; frozen, in `eval` mode, on its device."""
-        if self._model is None:
-            spec = self.spec
-            model = models.load(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-            self._columns = label_columns(model.labels, spec.labels, spec.label_map, spec.name)
-            if self._weights_fingerprint is None:
-                self._weights_fingerprint = self._fingerprint(model)
-            model.model.eval()
-            model.model.requires_grad_(False)
-            self._precision = choose(spec.dtype, model.model.config.model_type, spec.device)
-            cast(torch.nn.Module, model.model).to(
-                device=torch.device(spec.device), dtype=self._precision.dtype
-            )
-            self._model = model
-        model = self._model
-        assert self._weights_fingerprint is not None
-        return TeacherInfo(
-            name=self.name,
-            fingerprint=self._weights_fingerprint,
-            parameters=models.parameter_count(model.model),
-            dtype=self._precision.name,
-            dtype_reason=self._precision.reason,
-            device=self.spec.device,
-            max_length=self._task(model).max_length,
-        )
-
-    def answer(self, batch: TextBatch, asked_B: NDArray[np.bool_] | None = None) -> TeacherSignal:
-        """Logits of the rows asked for (all by default) that are in one of this teacher's languages.
+    def open(self) -> TeacherInfo:
+        """What the teacher is, and its store opened; no weights come into memory.
 
         Raises:
+            ModelError: the directory cannot be loaded, must not be, or is cut short.
+            LabelMismatchError: other labels. TeacherError: the store's folder cannot be written.
+        """
+        if self._info is None:
+            info = open_teacher(self.spec)
+            if self.spec.store is not None:
+                self._store = SignalStore(
+                    Path(self.spec.store),
+                    info.answers,
+                    len(self.spec.labels),
+                    limit_gb=self.spec.store_limit_gb,
+                    teacher=self.name,
+                )
+            self._info = info
+        return self._info
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._model is not None
+
+    def counters(self) -> dict[str, int]:
+        """Rows answered and rows that needed a forward pass, tokens before and after padding, replicas with weights
+        in memory, answers that the store did not take, rows computed after the teacher was parked."""
+        return {
+            "answered": self.answered_rows,
+            "forwarded": self.forwarded_rows,
+            "real_tokens": self.real_tokens,
+            "computed_tokens": self.computed_tokens,
+            "loaded": int(self.loaded),
+            "unkept": 0 if self._store is None else self._store.unkept,
+            "computed_while_parked": self.computed_while_parked,
+        }
+
+    def _load(self) -> models.TextModel:
+        """The weights, loaded if they are not there yet; frozen, in `eval` mode, on their device."""
+        if self._model is None:
+            spec, info = self.spec, self.open()
+            model = models.load(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+            model.model.eval()
+            model.model.requires_grad_(False)
+            cast(torch.nn.Module, model.model).to(
+                device=torch.device(spec.device), dtype=getattr(torch, info.dtype)
+            )
+            self._model = model
+        return self._model
+
+    def answer(
+        self,
+        batch: TextBatch,
+        asked_B: NDArray[np.bool_] | None = None,
+        keys: Sequence[bytes] | None = None,
+    ) -> TeacherSignal:
+        """Logits of the rows asked for (all by default) that are in one of this teacher's languages.
+
+        Args:
+            keys: of the rows in the store, where the caller has them already.
+        Raises:
             NonFiniteError: a logit is NaN or infinite; names the teacher and the rows.
+            ModelError, LabelMismatchError: as `open`. TeacherError: parked, and it cannot compute here.
         """
         begun = time.perf_counter()
         asked_B = np.ones(len(batch), dtype=bool) if asked_B is None else asked_B
@@ -148,71 +121,58 @@ class Teacher:
         covered_N = np.zeros(len(batch), dtype=bool)
         forwarded = 0
         if len(rows):
-            logits_NC[rows], forwarded = self._look_up(batch.take(rows.tolist()))
+            picked = rows.tolist()
+            logits_NC[rows], forwarded = self._look_up(
+                batch.take(picked), None if keys is None else [keys[i] for i in picked]
+            )
             covered_N[rows] = True
         self.answered_rows += len(rows)
         return TeacherSignal(self.name, logits_NC, covered_N, time.perf_counter() - begun, forwarded)
 
-    def _look_up(self, batch: TextBatch) -> tuple[NDArray[np.float32], int]:
-        if self.spec.store is None:
-            return self._forward(batch), len(batch)
+    def _look_up(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[NDArray[np.float32], int]:
+        self.open()
         if self._store is None:
-            self._store = SignalStore(Path(self.spec.store), self._answer_fingerprint())
-        pairs: Sequence[str | None] = batch.pairs if batch.pairs is not None else [None] * len(batch)
-        keys = [text_key(text, pair) for text, pair in zip(batch.texts, pairs, strict=True)]
-        found = self._store.get(keys)
-        classes = len(self.spec.labels)
-        missing = [i for i, value in enumerate(found) if value is None or len(value) != classes]
-        logits_NC = np.zeros((len(batch), classes), dtype=np.float32)
-        for i, value in enumerate(found):
-            if value is not None and len(value) == classes:
-                logits_NC[i] = value
-        if missing:
-            fresh = self._forward(batch.take(missing))
-            logits_NC[missing] = fresh
-            self._store.put([keys[i] for i in missing], fresh)
-        return logits_NC, len(missing)
+            return self._compute(batch), len(batch)
+        keys = text_keys(batch) if keys is None else keys
+        logits_NC, found_N = self._store.get(keys)
+        if found_N.all():
+            return logits_NC, 0
+        missing = np.flatnonzero(~found_N).tolist()
+        first = {
+            keys[i]: i for i in reversed(missing)
+        }  # a text that stands twice in the batch is computed once
+        fresh = self._compute(batch.take(list(first.values())))
+        self._store.put(list(first), fresh)
+        row_of = dict(zip(first, fresh, strict=True))
+        logits_NC = logits_NC.copy()
+        for i in missing:
+            logits_NC[i] = row_of[keys[i]]
+        return logits_NC, len(first)
 
-    def _fingerprint(self, model: models.TextModel | None) -> str:
-        """Of a local directory's bytes, before the weights change their precision; of a hub model as loaded."""
-        local = Path(self.spec.path)
-        if local.is_dir():
-            return models.fingerprint(local, trust_remote_code=self.spec.trust_remote_code)
-        assert model is not None
-        return models.fingerprint(model)
-
-    def _answer_fingerprint(self) -> str:
-        """Everything that changes an answer, so that a store of one never serves another."""
-        spec = self.spec
-        if not Path(spec.path).is_dir():
-            self.load()
-        if self._model is not None:
-            precision, trained_length = self._precision.name, self._model.max_length
-        else:
-            self._weights_fingerprint = self._weights_fingerprint or self._fingerprint(None)
-            config = json.loads((Path(spec.path) / "config.json").read_text(encoding="utf-8"))
-            precision = choose(spec.dtype, str(config.get("model_type")), spec.device).name
-            trained_length = models.inspect_directory(
-                spec.path, trust_remote_code=spec.trust_remote_code
-            ).max_length
-        parts: list[Any] = [
-            self._weights_fingerprint,
-            spec.labels,
-            sorted(spec.label_map.items()),
-            spec.max_length or trained_length or spec.task.max_length,
-            precision,
-            spec.task.kind,
-            spec.device.partition(":")[0],
-            "dense-float32",
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    def _compute(self, batch: TextBatch) -> NDArray[np.float32]:
+        """A forward pass that is asked for: a parked teacher may, if it computes as it did before."""
+        parked = self.spec.parked
+        if parked is not None:
+            if parked.device.partition(":")[0] != self.spec.device.partition(":")[0]:
+                raise TeacherError(
+                    f"teacher {self.name} is parked and has no stored answer to {len(batch)} rows",
+                    got=f"rows {list(batch.ids[:5])}; it answered on {parked.device}, here it has {self.spec.device}",
+                    wanted="every text answered before the pool is parked",
+                    next_step="label all rows first, or do not park a pool on GPUs",
+                )
+            self.computed_while_parked += len(batch)
+            log.warning(
+                "teacher %s is parked and computes %d rows that its store does not hold (%d so far): its CPUs may "
+                "be in use by others",
+                self.name, len(batch), self.computed_while_parked,
+            )  # fmt: skip
+        return self._forward(batch)
 
     def _forward(self, batch: TextBatch) -> NDArray[np.float32]:
         """Raw logits ``[B, C]`` of every row, in forward passes of similar length."""
-        self.load()
-        model = self._model
-        assert model is not None
-        task = self._task(model)
+        model = self._load()
+        info = self.open()
+        task = self.spec.task.model_copy(update={"max_length": info.max_length})
         encoded = task.encode(model.tokenizer, batch)
         logits_NC = np.empty((len(batch), len(self.spec.labels)), dtype=np.float32)
         device = torch.device(self.spec.device)
@@ -220,7 +180,7 @@ class Teacher:
             for picked in by_length(encoded.lengths_B, self.spec.max_tokens):
                 padded = task.collate(encoded, batch.labels_B, picked).to(device)
                 raw = task.gather(model.model(**padded.inputs).logits, padded)
-                logits_NC[picked] = raw[:, self._columns].float().cpu().numpy()
+                logits_NC[picked] = raw[:, list(info.columns)].float().cpu().numpy()
                 self.real_tokens += padded.real_tokens
                 self.computed_tokens += padded.computed_tokens
         self.forwarded_rows += len(batch)
@@ -247,15 +207,10 @@ class Teacher:
         self.forwarded_rows, self.real_tokens, self.computed_tokens = counted
         return float(np.median(times)) * 1e6 / len(batch)
 
-    def _task(self, model: models.TextModel) -> Task:
-        length = self.spec.max_length or model.max_length or self.spec.task.max_length
-        return self.spec.task.model_copy(update={"max_length": length})
-
     def close(self) -> None:
         """Flushes the store."""
         if self._store is not None:
             self._store.close()
-            self._store = None
 
 
 def by_length(lengths_B: NDArray[np.int64], max_tokens: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 Decision record: one request holds the rows of one micro-batch for one *group* of teachers (those that share a
 process), so a batch costs one call a group and not one a teacher. Only the rows that some teacher of the group
-is asked for are sent; the receiver scatters the answers back to the batch's rows. No gold label travels.
+is asked for are sent; the receiver lays the answers out over the batch's rows. No gold label travels.
 """
 
 from __future__ import annotations
@@ -63,24 +63,25 @@ def pack(signals: Sequence[TeacherSignal]) -> GroupAnswer:
     )
 
 
-def scatter(
-    answer: GroupAnswer, names: Sequence[str], rows: NDArray[np.int64], size: int
-) -> list[TeacherSignal]:
-    """The answers of the rows sent, laid out over a batch of ``size`` rows."""
-    classes = answer.logits_MNC.shape[2]
-    signals = []
-    for m, name in enumerate(names):
-        logits_NC = np.zeros((size, classes), dtype=np.float32)
-        covered_N = np.zeros(size, dtype=bool)
-        logits_NC[rows] = answer.logits_MNC[m]
-        covered_N[rows] = answer.covered_MN[m]
-        signals.append(TeacherSignal(name, logits_NC, covered_N, answer.latency_M[m], answer.forwarded_M[m]))
-    return signals
+class Sheet:
+    """One teacher's answers to a batch of ``size`` rows while they come in, from the store and from its replicas."""
 
+    def __init__(self, teacher: str, size: int, classes: int) -> None:
+        self.teacher = teacher
+        self.logits_NC: NDArray[np.float32] = np.zeros((size, classes), dtype=np.float32)
+        self.covered_N: NDArray[np.bool_] = np.zeros(size, dtype=bool)
+        self.latency_s = 0.0
+        self.forwarded = 0
 
-def silence(names: Sequence[str], size: int, classes: int) -> list[TeacherSignal]:
-    """What a group says of a batch that it is not asked for."""
-    return [
-        TeacherSignal(name, np.zeros((size, classes), dtype=np.float32), np.zeros(size, dtype=bool))
-        for name in names
-    ]
+    def add(self, answer: GroupAnswer, member: int, rows: NDArray[np.int64]) -> None:
+        """Lays the answer of a group's member to these rows out over the batch; rows it does not cover stay."""
+        covered_N = answer.covered_MN[member]
+        there = rows[covered_N]
+        self.logits_NC[there] = answer.logits_MNC[member][covered_N]
+        self.covered_N[there] = True
+        self.latency_s += answer.latency_M[member]
+        self.forwarded += answer.forwarded_M[member]
+
+    def signal(self) -> TeacherSignal:
+        """What has come in."""
+        return TeacherSignal(self.teacher, self.logits_NC, self.covered_N, self.latency_s, self.forwarded)

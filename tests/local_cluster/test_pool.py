@@ -51,7 +51,7 @@ def batches(count: int = 6, size: int = 16) -> list:
 def test_served_by_actors_equals_in_process(specs: list[TeacherSpec], group: str | None) -> None:
     pool = start(specs, group=group)
     try:
-        infos = pool.load()
+        infos = pool.open()
         assert [i.name for i in infos] == ["zh", "en", "multi"] and len({i.fingerprint for i in infos}) == 3
         source, local = pool.handle.source(None), LocalSource([Teacher(s) for s in specs])
         tickets = [source.submit(batch) for batch in batches()]
@@ -70,7 +70,7 @@ def test_replicas_share_the_load_and_a_killed_one_is_asked_again(specs: list[Tea
 
     pool = start(specs[2:], replicas=2)
     try:
-        pool.load()
+        pool.open()
         source = pool.handle.source(None)
         local = LocalSource([Teacher(specs[2])])
         tickets = [source.submit(batch) for batch in batches(8)]
@@ -91,7 +91,7 @@ def test_a_replica_that_is_gone_for_good_is_left_out(specs: list[TeacherSpec]) -
 
     pool = start(specs[2:], ServingConfig(max_restarts=0, timeout_s=60.0), replicas=2)
     try:
-        pool.load()
+        pool.open()
         source = pool.handle.source(None)
         tickets = [source.submit(batch) for batch in batches(8)]
         os.kill(ray.get(pool.handle.replicas[0][0].pid.remote()), signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_teacher_without_restarts_that_dies_is_a_clear_error(specs: list[Teacher
     import ray
 
     pool = start(specs[:1], ServingConfig(max_restarts=0, timeout_s=30.0))
-    pool.load()
+    pool.open()
     os.kill(ray.get(pool.handle.replicas[0][0].pid.remote()), signal.SIGKILL)
     time.sleep(0.5)
     with pytest.raises(TeacherError, match="teacher zh"):
@@ -124,9 +124,9 @@ def test_errors_of_a_teacher_keep_their_type_across_processes(
     model.model.classifier.bias.data.fill_(float("nan"))
     models.save(model, broken)
     with pytest.raises(LabelMismatchError, match="teacher zh"):
-        start([other]).load()
+        start([other]).open()
     with pytest.raises(ModelError, match="nothing"):
-        start([gone]).load()
+        start([gone]).open()
     pool = start([TeacherSpec("nan", str(broken), LABELS, TASK, dtype="float32")])
     with pytest.raises(NonFiniteError, match="teacher nan"):
         pool.handle.source(None).submit(text_batch(["a"])).result()
@@ -136,7 +136,7 @@ def test_errors_of_a_teacher_keep_their_type_across_processes(
 def test_a_slow_teacher_is_an_error_after_the_time_out(specs: list[TeacherSpec]) -> None:
     pool = start(specs[:1])
     try:
-        pool.load()
+        pool.open()
         ticket = pool.handle.source(None).submit(text_batch(["a"] * 64, ["zh"] * 64))
         with pytest.raises(TeacherError, match="did not answer in time"):
             ticket.result(timeout=0.0)

@@ -18,9 +18,10 @@ from raykd.tasks import Classification
 from raykd.teachers.actor import Coalescer, _cut
 from raykd.teachers.pool import Placement, group
 from raykd.teachers.source import LocalSource, Roster
-from raykd.teachers.store import SignalStore, text_key
-from raykd.teachers.teacher import Teacher, TeacherSpec, by_length, label_columns
-from raykd.teachers.wire import GroupAnswer, GroupRequest, pack, scatter
+from raykd.teachers.spec import TeacherSpec, label_columns
+from raykd.teachers.store import text_key
+from raykd.teachers.teacher import Teacher, by_length
+from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
 
 TASK = Classification(max_length=64)
@@ -52,7 +53,7 @@ def test_answers_are_the_models_logits_row_by_row(directory: Path) -> None:
 
 def test_teacher_is_frozen_and_in_eval_mode(directory: Path) -> None:
     teacher = Teacher(spec(directory))
-    teacher.load()
+    teacher._load()
     model = teacher._model
     assert model is not None
     assert not model.model.training and not any(p.requires_grad for p in model.model.parameters())
@@ -89,7 +90,7 @@ def test_other_labels_are_refused_with_both_lists() -> None:
 
 def test_non_finite_logits_name_teacher_and_rows(directory: Path) -> None:
     teacher = Teacher(spec(directory))
-    teacher.load()
+    teacher._load()
     teacher._model.model.classifier.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
     with pytest.raises(NonFiniteError, match="teacher t"):
         teacher.answer(text_batch(["good"]))
@@ -130,21 +131,6 @@ def test_store_knows_the_length_that_the_teacher_was_trained_with(tmp_path: Path
     assert teacher.answer(batch).forwarded == 1
 
 
-def test_damaged_value_is_a_miss(tmp_path: Path) -> None:
-    store = SignalStore(tmp_path, "f" * 64)
-    key = text_key("a", None)
-    store.put([key], np.asarray([[1.0, 2.0]], dtype=np.float32))
-    np.testing.assert_array_equal(store.get([key])[0], [1.0, 2.0])
-    with store._env.begin(write=True) as write:
-        value = bytearray(write.get(key))
-        value[-1] ^= 1
-        write.put(key, bytes(value))
-    assert store.get([key]) == [None]
-    with store._env.begin(write=True) as write:
-        write.put(key, bytes(value[:5]))
-    assert store.get([key]) == [None]
-
-
 def test_pairs_and_texts_have_keys_of_their_own() -> None:
     keys = {
         text_key("ab", None),
@@ -156,14 +142,20 @@ def test_pairs_and_texts_have_keys_of_their_own() -> None:
     assert len(keys) == 5
 
 
-def test_scatter_undoes_take() -> None:
-    batch = text_batch(["a", "b", "c"])
+def test_a_sheet_lays_answers_out_over_the_batch_and_keeps_what_is_there() -> None:
     answer = GroupAnswer(
-        np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.ones((2, 2), dtype=bool), (0.0, 0.0), (2, 2)
+        np.arange(8, dtype=np.float32).reshape(2, 2, 2),
+        np.asarray([[True, True], [True, False]]),
+        (0.5, 0.25),
+        (2, 1),
     )
-    signals = scatter(answer, ["x", "y"], np.asarray([0, 2]), len(batch))
-    assert signals[1].logits_NC.tolist() == [[4, 5], [0, 0], [6, 7]]
-    assert signals[0].covered_N.tolist() == [True, False, True]
+    sheet = Sheet("y", 4, 2)
+    sheet.logits_NC[2], sheet.covered_N[2] = 9, True
+    sheet.add(answer, 1, np.asarray([0, 3]))
+    signal = sheet.signal()
+    assert signal.logits_NC.tolist() == [[4, 5], [0, 0], [9, 9], [0, 0]]
+    assert signal.covered_N.tolist() == [True, False, True, False]
+    assert (signal.latency_s, signal.forwarded) == (0.25, 1)
 
 
 def test_roster_asks_by_language_and_by_weighting() -> None:

@@ -1,0 +1,321 @@
+"""`PoolHandle` and `PoolSource`: the teachers as one worker sees them.
+
+Decision record: a worker talks to the actors directly, so no payload passes the driver; a batch costs at most one
+call a group (and node). What is stored on the worker's own node costs no call at all: the worker reads the store
+itself and asks only for the (teacher, row) pairs that are missing. Each node has a store of its own, so where a
+group has replicas on several nodes a row has a home among them by its key: each text is computed once in the
+whole cluster. Inside the home node the replica with the fewest of the worker's own requests in flight is asked;
+replicas of equal load are taken in turn, starting at the worker's rank. An answer is a pure function of weights
+and text, so a call that died with its process is simply asked again of another replica, within one deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
+from raykd.distill.weighting import Weighting
+from raykd.errors import ConfigError, RaykdError, TeacherError
+from raykd.teachers.source import Answered, Roster, RosterSource
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.store import SignalStore, text_keys
+from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
+
+_RETRY_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Group:
+    """Teachers that share a process. ``members`` are their positions among all teachers."""
+
+    name: str
+    members: tuple[int, ...]
+    specs: tuple[TeacherSpec, ...]
+    replicas: int
+    num_cpus: float
+    num_gpus: float
+    resources: dict[str, float]
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of one replica: its whole CPUs, at least one."""
+        return max(1, int(self.num_cpus + 1e-6))
+
+
+@dataclass(frozen=True)
+class PoolHandle:
+    """What a worker needs to ask the pool; travels by pickle.
+
+    replicas: the actors of each group. nodes: the Ray node of each of them, empty before the pool is opened.
+    answers: of each of them the stores' names, one a member of the group; None where it keeps none.
+    """
+
+    groups: tuple[Group, ...]
+    replicas: tuple[tuple[Any, ...], ...]
+    teachers: tuple[str, ...]
+    teacher_languages: tuple[frozenset[str] | None, ...]
+    classes: int
+    timeout_s: float
+    nodes: tuple[tuple[str, ...], ...] = ()
+    answers: tuple[tuple[tuple[str | None, ...], ...], ...] = ()
+
+    def source(
+        self,
+        weighting: Weighting | None = None,
+        rank: int = 0,
+        teachers: Sequence[str] | None = None,
+        direct: bool = True,
+    ) -> PoolSource:
+        """The pool as a source of signals for one worker.
+
+        Args:
+            weighting: decides which teachers are asked for a row; None asks all that speak its language.
+            teachers: names of those that take part, the pool's order kept; None takes all.
+            direct: read what is stored on this node without asking an actor.
+        Raises:
+            ConfigError: a name is not in the pool.
+        """
+        return PoolSource(self, weighting, rank, teachers, direct)
+
+
+class PoolSource(RosterSource):
+    """The pool as one worker sees it."""
+
+    def __init__(
+        self,
+        handle: PoolHandle,
+        weighting: Weighting | None,
+        rank: int,
+        teachers: Sequence[str] | None = None,
+        direct: bool = True,
+    ) -> None:
+        unknown = set(teachers or ()) - set(handle.teachers)
+        if unknown or (teachers is not None and not teachers):
+            raise ConfigError(
+                "a source wants teachers that the pool has",
+                got=f"{sorted(teachers or ())}",
+                wanted=f"some of {list(handle.teachers)}",
+            )
+        self.handle = handle
+        self.members = [m for m, name in enumerate(handle.teachers) if teachers is None or name in teachers]
+        self.roster = Roster(
+            tuple(handle.teachers[m] for m in self.members),
+            tuple(handle.teacher_languages[m] for m in self.members),
+            weighting,
+        )
+        self.in_flight = [[0] * len(replicas) for replicas in handle.replicas]
+        self.calls = 0
+        self.retries = 0
+        self.answered_rows = [0] * len(self.members)
+        self.direct_rows = [0] * len(self.members)
+        self._stores = _stores_here(handle, self.members) if direct and handle.nodes else {}
+        self._dead: set[tuple[int, int]] = set()
+        self._turn = rank
+        self._homes = [sorted(set(nodes)) for nodes in handle.nodes] or [[] for _ in handle.groups]
+
+    def submit(self, batch: TextBatch) -> Ticket:
+        """Reads what is stored here, sends the rest to each group that is asked for a row; returns at once."""
+        asked_MB = self.roster.asked(batch)
+        routed = any(len(nodes) > 1 for nodes in self._homes)
+        keys = text_keys(batch) if self._stores or routed else []
+        sheets = [Sheet(name, len(batch), self.handle.classes) for name in self.teachers]
+        for at, sheet in enumerate(sheets):
+            self._read(at, sheet, asked_MB[at], keys)
+        if not asked_MB.any():
+            return Answered([sheet.signal() for sheet in sheets])
+        everyone_MB = np.zeros((len(self.handle.teachers), len(batch)), dtype=bool)
+        everyone_MB[self.members] = asked_MB
+        calls: list[_Call] = []
+        for index in range(len(self.handle.groups)):
+            calls += self._send(index, batch, everyone_MB, keys)
+        return PoolTicket(self, calls, sheets)
+
+    def _read(self, at: int, sheet: Sheet, asked_B: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
+        """Answers from this node's store; what was found is taken out of what is asked."""
+        rows = np.flatnonzero(asked_B)
+        self.answered_rows[at] += len(rows)
+        store = self._stores.get(self.members[at])
+        if store is None or not len(rows):
+            return
+        begun = time.perf_counter()
+        everything = len(rows) == len(keys)
+        logits_NC, found_N = store.get(keys if everything else [keys[i] for i in rows.tolist()])
+        if found_N.all() and everything:
+            sheet.logits_NC[:], sheet.covered_N[:], asked_B[:] = logits_NC, True, False
+        else:
+            there = rows[found_N]
+            sheet.logits_NC[there], sheet.covered_N[there], asked_B[there] = logits_NC[found_N], True, False
+        self.direct_rows[at] += int(found_N.sum())
+        sheet.latency_s += time.perf_counter() - begun
+
+    def _send(
+        self, index: int, batch: TextBatch, asked_MB: NDArray[np.bool_], keys: Sequence[bytes]
+    ) -> list[_Call]:
+        asked_mB = asked_MB[list(self.handle.groups[index].members)]
+        rows = np.flatnonzero(asked_mB.any(axis=0))
+        blind = batch.without_labels()
+        parts: dict[str | None, NDArray[np.int64]] = {None: rows}
+        nodes = self._homes[index]
+        if len(nodes) > 1:
+            home_N = np.asarray([int.from_bytes(keys[i][:8], "little") % len(nodes) for i in rows.tolist()])
+            parts = {node: rows[home_N == at] for at, node in enumerate(nodes)}
+        return [
+            _Call(
+                self,
+                index,
+                GroupRequest(
+                    blind if len(part) == len(batch) else blind.take(part.tolist()),
+                    np.ascontiguousarray(asked_mB[:, part]),
+                ),
+                part,
+                node,
+            )
+            for node, part in parts.items()
+            if len(part)
+        ]
+
+    def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
+        """The replica of a group with the fewest requests in flight: on this node if one is alive there, and not
+        the one to avoid if there is another."""
+        loads = self.in_flight[index]
+        self._turn += 1
+        order = [(self._turn + i) % len(loads) for i in range(len(loads))]
+        alive = [r for r in order if (index, r) not in self._dead] or order
+        here = [r for r in alive if node is None or self.handle.nodes[index][r] == node] or alive
+        allowed = [r for r in here if r != avoid] or here
+        return min(allowed, key=lambda r: loads[r])
+
+    def bury(self, index: int, replica: int) -> bool:
+        """Never asks this replica again; whether another one of its group is left."""
+        self._dead.add((index, replica))
+        return any((index, r) not in self._dead for r in range(len(self.in_flight[index])))
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """For each teacher: rows asked of it through this source, and those of them read from the store here."""
+        return {
+            name: {"answered": answered, "direct": direct}
+            for name, answered, direct in zip(
+                self.teachers, self.answered_rows, self.direct_rows, strict=True
+            )
+        }
+
+
+def _stores_here(handle: PoolHandle, members: Sequence[int]) -> dict[int, SignalStore]:
+    """The stores of teachers that have a replica on this process's node, by position in the pool."""
+    here = ray.get_runtime_context().get_node_id()
+    stores: dict[int, SignalStore] = {}
+    for group, nodes, answers in zip(handle.groups, handle.nodes, handle.answers, strict=True):
+        if here not in nodes:
+            continue
+        for m, spec, name in zip(group.members, group.specs, answers[nodes.index(here)], strict=True):
+            if m in members and spec.store is not None and name is not None:
+                stores[m] = SignalStore(Path(spec.store), name, handle.classes, read_only=True)
+    return stores
+
+
+class _Call:
+    """One request to one group, sent again to another replica if its process dies."""
+
+    def __init__(
+        self,
+        source: PoolSource,
+        index: int,
+        request: GroupRequest,
+        rows: NDArray[np.int64],
+        node: str | None,
+    ) -> None:
+        self.source, self.index, self.request, self.rows, self.node = source, index, request, rows, node
+        self.replica: int | None = None
+        self._send()
+
+    @property
+    def group(self) -> Group:
+        return self.source.handle.groups[self.index]
+
+    def _send(self) -> None:
+        self.replica = self.source.pick(self.index, avoid=self.replica, node=self.node)
+        self.source.in_flight[self.index][self.replica] += 1
+        self.source.calls += 1
+        actor = self.source.handle.replicas[self.index][self.replica]
+        self.reference = actor.answer.remote(self.request)
+
+    def result(self, deadline: float) -> GroupAnswer:
+        while True:
+            try:
+                answer: GroupAnswer = ray.get(self.reference, timeout=max(0.0, deadline - time.monotonic()))
+                return answer
+            except ray.exceptions.GetTimeoutError:
+                raise self._lost("did not answer in time", "a larger serving.timeout_s") from None
+            except ray.exceptions.RayTaskError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, RaykdError):
+                    raise cause from None
+                raise self._lost(
+                    f"failed: {str(error).strip().splitlines()[-1]}", "the log of its process"
+                ) from None
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+                left = not _finally_dead(error) or self.source.bury(self.index, self.replica or 0)
+                if not left or time.monotonic() + _RETRY_PAUSE_S >= deadline:
+                    raise self._lost(f"is gone: {type(error).__name__}", "the log of its process") from None
+                time.sleep(_RETRY_PAUSE_S)
+                self.source.retries += 1
+                self.source.in_flight[self.index][self.replica or 0] -= 1
+                self._send()
+
+    def done(self) -> None:
+        """Takes the request out of the replica's load."""
+        if self.replica is not None:
+            self.source.in_flight[self.index][self.replica] -= 1
+            self.replica = None
+
+    def _lost(self, what: str, look: str) -> TeacherError:
+        names = ", ".join(spec.name for spec in self.group.specs)
+        return TeacherError(
+            f"teacher {names} {what}",
+            got=f"{len(self.request.batch)} rows asked of replica {self.replica} of {self.group.replicas}",
+            wanted=f"an answer within {self.source.handle.timeout_s:g} s",
+            next_step=f"see {look}; raykd train --resume goes on from the last checkpoint",
+        )
+
+
+def _finally_dead(error: BaseException) -> bool:
+    """Whether Ray has given the actor up; an actor that restarts is unavailable only for a while."""
+    return not isinstance(error, (ray.exceptions.ActorUnavailableError, ray.exceptions.OutOfMemoryError))
+
+
+@dataclass
+class PoolTicket:
+    """The requests of one batch, and the sheets that hold what was stored already."""
+
+    source: PoolSource
+    calls: list[_Call]
+    sheets: list[Sheet]
+
+    @property
+    def references(self) -> list[Any]:
+        """What Ray can wait for."""
+        return [call.reference for call in self.calls]
+
+    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
+        """Blocks for all groups and lays their answers out over the batch, teachers in the source's order."""
+        deadline = time.monotonic() + (self.source.handle.timeout_s if timeout is None else timeout)
+        place = {m: at for at, m in enumerate(self.source.members)}
+        try:
+            for call in self.calls:
+                answer = call.result(deadline)
+                for i, m in enumerate(call.group.members):
+                    if m in place:
+                        self.sheets[place[m]].add(answer, i, call.rows)
+        finally:
+            for call in self.calls:
+                call.done()
+        self.calls = []
+        return [sheet.signal() for sheet in self.sheets]

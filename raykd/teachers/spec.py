@@ -1,0 +1,149 @@
+"""What a teacher is, and all that can be known of one before its weights are in memory.
+
+Decision record: a teacher is opened from its directory alone: JSON files, the header of its safetensors and their
+bytes for the fingerprint. So a run whose answers are all stored never loads weights, and a directory that is cut
+short or has other labels is refused at the start. Everything that changes an answer is in `answers`, under which
+answers are stored: a store of one teacher never serves another, nor the same one in another precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raykd import models
+from raykd.errors import LabelMismatchError, ModelError
+from raykd.tasks import Task
+from raykd.teachers.precision import choose
+
+_FORMAT = "dense-float32, crc over key and body"
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """What a teacher says of itself once opened. Read by tracking, the report and the pool.
+
+    fingerprint: of weights, configuration and tokenizer. answers: of all that changes an answer; names the store.
+    device: where it computes. columns: for each of the run's labels the teacher's column.
+    """
+
+    name: str
+    fingerprint: str
+    parameters: int
+    dtype: str
+    dtype_reason: str
+    device: str
+    max_length: int
+    answers: str = ""
+    columns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """What a process needs to become a teacher. Written by `runs`, read by `Teacher`.
+
+    path: local directory or hub name. labels: the run's. label_map: the teacher's label names to the run's.
+    languages: None is any. dtype: auto, float32 or bfloat16. store: folder of stores, None keeps nothing.
+    parked: what the teacher said of itself before it was parked; None of a teacher that is not.
+    """
+
+    name: str
+    path: str
+    labels: tuple[str, ...]
+    task: Task
+    languages: frozenset[str] | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    label_map: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    dtype: str = "auto"
+    max_tokens: int = 8192
+    device: str = "cpu"
+    store: str | None = None
+    store_limit_gb: float = 20.0
+    parked: TeacherInfo | None = None
+
+
+def label_columns(
+    own: Sequence[str], wanted: Sequence[str], label_map: dict[str, str], name: str
+) -> list[int]:
+    """For each of the run's labels the teacher's column.
+
+    Raises:
+        LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
+    """
+    renamed = [label_map.get(label, label) for label in own]
+    if sorted(renamed) != sorted(wanted):
+        raise LabelMismatchError(
+            f"teacher {name} has other labels than the run",
+            got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
+            wanted=f"{list(wanted)} in any order",
+            next_step=f"map the names: teachers.{name}.label_map: {{its label: the run's label}}",
+        )
+    return [renamed.index(label) for label in wanted]
+
+
+def open_teacher(spec: TeacherSpec) -> TeacherInfo:
+    """What there is to know of a teacher, from its directory (a hub name is downloaded to one first).
+
+    Raises:
+        ModelError: the directory cannot be loaded, must not be, or is cut short. LabelMismatchError: other labels.
+    """
+    if spec.parked is not None:
+        return spec.parked
+    folder = models.resolve(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    columns = label_columns(models.read_labels(folder), spec.labels, spec.label_map, spec.name)
+    fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    precision = choose(spec.dtype, str(config.get("model_type")), spec.device)
+    trained = models.inspect_directory(folder, trust_remote_code=spec.trust_remote_code).max_length
+    length = spec.max_length or trained or spec.task.max_length
+    parts: list[Any] = [
+        fingerprint,
+        spec.labels,
+        sorted(spec.label_map.items()),
+        length,
+        precision.name,
+        spec.task.kind,
+        spec.device.partition(":")[0],
+        _FORMAT,
+    ]
+    return TeacherInfo(
+        name=spec.name,
+        fingerprint=fingerprint,
+        parameters=stored_parameters(folder),
+        dtype=precision.name,
+        dtype_reason=precision.reason,
+        device=spec.device,
+        max_length=length,
+        answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        columns=tuple(columns),
+    )
+
+
+def stored_parameters(folder: Path) -> int:
+    """Numbers in the safetensors files of a directory, whole numbers (buffers) left out; reads headers only.
+
+    Raises:
+        ModelError: a file is cut short or is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118  (not a mapping)
+                    part = file.get_slice(name)
+                    if str(part.get_dtype()).startswith(("F", "BF")):
+                        size = 1
+                        for width in part.get_shape():
+                            size *= width
+                        total += size
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path} is not a whole safetensors file", got=error) from None
+    return total
