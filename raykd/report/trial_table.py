@@ -24,6 +24,8 @@ from raykd.report.trials import SweepReport, TrialRow
 
 _BARE = ("kind", "start", "end", "value", "name", "steps")
 """Last parts of a path that say nothing without their parent."""
+MOST_COLUMNS = 112
+"""Characters of a terminal that the table may take before the searched keys share a column."""
 
 
 def metric_name(metric: str) -> str:
@@ -118,15 +120,27 @@ class TrialTable:
         return buffer.getvalue()
 
     def rich(self, top: int = 20) -> Table:
-        """The best ``top`` trials for a terminal; the caption says how many more there are."""
+        """The best ``top`` trials for a terminal of 100 to 120 columns; the caption says how many more there are.
+
+        Searched keys have a column each if there is room, else one for all of them.
+        """
         heads, lines = self.cells()
-        rest = len(lines) - top
+        lines, rest = lines[:top], len(lines) - top
+        first = len(heads) - len(self.report.keys)
+        broken = [_broken(head) for head in heads]
+        columns = [[*head.split("\n"), *(line[at] for line in lines)] for at, head in enumerate(broken)]
+        apart = sum(max(map(len, column)) + 2 for column in columns) <= MOST_COLUMNS
+        if not apart:
+            broken = [*broken[:first], "values"]
+            names, ranked = short_names(self.report.keys), self.report.ranked()[:top]
+            lines = [[*x[:first], sample_text(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
         more = f"and {rest} more trials, in the report and in the CSV" if rest > 0 else None
         table = Table(caption=more, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for at, head in enumerate(heads):
-            table.add_column(Text(_broken(head)), justify="left" if at < 2 else "right", no_wrap=at < 7)
+        for at, head in enumerate(broken):
+            left = at < 2 or (at == first and not apart)
+            table.add_column(Text(head), justify="left" if left else "right", no_wrap=at < first or apart)
         best = self.report.best
-        for line in lines[:top]:
+        for line in lines:
             bold = best is not None and line[0] == best.name
             table.add_row(*(Text(cell) for cell in line), style="bold" if bold else "")
         return table
@@ -141,8 +155,8 @@ class TrialTable:
 
 
 def _broken(head: str) -> str:
-    """A heading over lines, at spaces and dots: a terminal has little room."""
-    return head.replace(" ", "\n", 1).replace(".", ".\n")
+    """A heading over lines, at spaces, dots and underscores: a terminal has little room."""
+    return head.replace(" ", "\n", 1).replace(".", ".\n").replace("_", "_\n")
 
 
 def _finite(value: Any) -> Any:

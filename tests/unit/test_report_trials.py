@@ -1,6 +1,7 @@
 """The best trial, the order and the table, against what was worked out by hand."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -143,6 +144,22 @@ def test_the_terminal_shows_the_best_and_says_how_many_more():
     text = console.export_text()
     assert sum(line.lstrip().startswith("t0") for line in text.splitlines()) == 5
     assert "and 25 more trials" in text and "more trials" not in TrialTable(made_sweep(5)).markdown(5)
+
+
+@pytest.mark.parametrize("keys", [2, 8])
+def test_a_terminal_loses_no_digit(keys):
+    made = made_sweep()
+    kept = made.keys[:keys]
+    trials = [
+        dataclasses.replace(t, sample={k: v for k, v in t.sample.items() if k in kept}) for t in made.trials
+    ]
+    table = TrialTable(report_of(trials))
+    console = Console(width=112, record=True, file=io.StringIO())
+    console.print(table.rich(top=5))
+    text = console.export_text()
+    assert "…" not in text and ("values" in text) == (keys == 8)
+    for trial in table.report.ranked()[:5]:
+        assert all(value_text(v) in text for v in trial.sample.values())
 
 
 def test_markup_in_a_name_is_shown_as_it_is():
