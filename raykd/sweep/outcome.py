@@ -50,15 +50,14 @@ def conclude(
     journal: Journal,
     tracker: Tracker,
     labelled: LabelReport | None,
-    notes: list[str],
 ) -> SweepOutcome:
     """Writes and logs everything that a sweep leaves."""
     best_path = folder.path / BEST
-    report = _report(plan, folder, journal, tracker, labelled, notes, "")
+    report = _report(plan, folder, journal, tracker, labelled, "")
     if report.best is not None:
         run = best_run(plan, journal.trials[report.best.name])
         best_path.write_text(dump(run), encoding="utf-8")
-        report = _report(plan, folder, journal, tracker, labelled, notes, dump(run))
+        report = _report(plan, folder, journal, tracker, labelled, dump(run))
     page = write_sweep_page(report, folder.path / "report.html")
     table = TrialTable(report)
     (folder.path / "trials.csv").write_text(table.csv(), encoding="utf-8")
@@ -106,7 +105,6 @@ def _report(
     journal: Journal,
     tracker: Tracker,
     labelled: LabelReport | None,
-    notes: list[str],
     best_yaml: str,
 ) -> SweepReport:
     names = ", ".join(plan.space.names().values())
@@ -114,14 +112,15 @@ def _report(
     trials = sorted(journal.trials.values(), key=lambda t: t.index)
     return SweepReport(
         title=plan.name,
-        summary=f"{plan.config.search.kind} search with {plan.config.scheduler.kind} over {names}; teachers {teachers}.",
+        summary=f"{plan.config.search.kind} search with {plan.config.scheduler.kind} over {names}; "
+        f"teachers {teachers}.",
         metric=plan.metric,
         higher_is_better=plan.mode == "max",
         trials=tuple(trial.row() for trial in trials),
         rungs=plan.config.scheduler.rungs(plan.base.train.evaluations),
         best_yaml=best_yaml,
         space_yaml=dump_sweep(plan),
-        teachers=teacher_counters(journal, labelled),
+        teachers=teacher_counters(journal),
         environment=environment(),
         facts={
             "MLflow run": tracker.run_id,
@@ -130,15 +129,19 @@ def _report(
             "started": f"{max(1, len(journal.teachers))} times",
             **({"text-teacher pairs": f"{labelled.asked:,}"} if labelled else {}),
         },
-        notes=tuple(notes),
+        notes=_notes(plan, journal),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         best_path=str(folder.path / BEST),
     )
 
 
-def teacher_counters(journal: Journal, labelled: LabelReport | None) -> dict[str, dict[str, float]]:
+def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
+    missing = plan.trials - len(journal.trials)
+    return (f"{missing} trials never began: the time budget was over",) if missing > 0 else ()
+
+
+def teacher_counters(journal: Journal) -> dict[str, dict[str, float]]:
     """Counters of all starts of the sweep, by teacher."""
-    del labelled
     total: dict[str, dict[str, float]] = {}
     for start in journal.teachers:
         for name, values in start.items():

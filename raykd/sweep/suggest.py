@@ -30,7 +30,7 @@ class Sampler(Protocol):
     def tell(self, index: int, score: float | None) -> None:
         """A trial's best score; None if it failed."""
 
-    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, finished: bool) -> None:
+    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, *, finished: bool) -> None:
         """A trial of an earlier start of the sweep."""
 
 
@@ -75,7 +75,7 @@ class Suggestions(Searcher):  # type: ignore[misc]
             over = trial.status is not None and trial.status != "failed"
             score = None if trial.status in ("failed", "diverged") else trial.objective
             first = trial.segments[0][1] if trial.segments else trial.sample
-            sampler.restore(trial.index, first, score, over)
+            sampler.restore(trial.index, first, score, finished=over)
             if over:
                 self._replay(trial, trial.tune_ids[-1])
 

@@ -172,7 +172,7 @@ class Rank:
 class TrialHost(tune.Trainable):  # type: ignore[misc]
     """What Tune calls: rank 0 of a trial, and the other ranks' master."""
 
-    def setup(self, config: dict[str, Any], shared: Shared) -> None:
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]
         """Once a process; then `reset_config` for each further trial."""
         self.shared = shared
         self.rank = Rank(shared, 0)
@@ -187,7 +187,8 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         group = ray.util.get_current_placement_group()
-        actor = ray.remote(Rank)
+        assert group is not None, "Tune places a trial in a placement group"
+        actor: Any = ray.remote(Rank)
         others = [
             actor.options(
                 num_cpus=workers.num_cpus,

@@ -1,0 +1,294 @@
+"""`raykd confirm`: is the winner of a sweep better than the default, with seeds that no trial has seen?
+
+Decision record: the winner's validation score carries the luck of the search, so it says nothing by itself. Winner and
+default are trained again with the same fresh seeds, as trials like those of the sweep, over the teachers' stored
+answers; then each student reads the test rows once, and the report holds the paired differences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raykd.config import RunConfig
+from raykd.data.load import Dataset
+from raykd.errors import ConfigError
+from raykd.load import dump, flatten, load_run
+from raykd.point import Point
+from raykd.report.confirmation import MACRO, ConfirmationReport
+from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.report.results import score
+from raykd.runs.check import preflight
+from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.score import student_predictions
+from raykd.runs.session import interruptible, open_session
+from raykd.sweep.capacity import concurrent_trials
+from raykd.sweep.config import Sweep, load_sweep
+from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
+from raykd.sweep.journal import FILE as JOURNAL
+from raykd.sweep.journal import Journal
+from raykd.sweep.outcome import BEST
+from raykd.sweep.schedulers import Fifo
+from raykd.sweep.tuning import TuneSettings
+from raykd.tracking import Tracker, environment, redact, tracking_uri
+
+ARMS = ("winner", "default")
+FIRST_SEED = 1001
+"""Where fresh seeds begin; those that a trial had are passed over."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Winner and default with each seed: what a confirmation trains."""
+
+    winner: RunConfig
+    default: RunConfig
+    seeds: tuple[int, ...]
+    name: str
+    output: str
+
+    def config(self, sample: Mapping[str, Any]) -> RunConfig:
+        """The run of an arm with a seed."""
+        run: RunConfig = getattr(self, sample["arm"])
+        return run.model_copy(update={"seed": int(sample["seed"])})
+
+    def fingerprint(self) -> str:
+        """Of both runs; more seeds may be added on a resume."""
+        return hashlib.sha256((self.winner.fingerprint() + self.default.fingerprint()).encode()).hexdigest()
+
+    @property
+    def trials(self) -> int:
+        """Runs to train."""
+        return len(ARMS) * len(self.seeds)
+
+    # as a sampler: both arms of a seed after one another
+
+    def ask(self, index: int) -> dict[str, Any] | None:
+        """Sample ``index``."""
+        if index >= self.trials:
+            return None
+        return {"arm": ARMS[index % len(ARMS)], "seed": self.seeds[index // len(ARMS)]}
+
+    def report(self, index: int, evaluation: int, score: float) -> None:
+        """Nothing is learnt on the way."""
+
+    def tell(self, index: int, score: float | None) -> None:
+        """Nothing is learnt at the end."""
+
+    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, *, finished: bool) -> None:
+        """Nothing is learnt from before."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a confirmation found. tables and lines are for the terminal."""
+
+    report: ConfirmationReport
+    tables: tuple[Any, ...]
+    lines: tuple[str, ...]
+    failed: int
+
+
+def confirm(
+    sweep_folder: Path,
+    seeds: int = 5,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Confirmation:
+    """Trains winner and default with fresh seeds and compares them.
+
+    Args:
+        sweep_folder: output/name of a finished sweep. seeds: how many; an interval needs two.
+    Raises:
+        RaykdError: with what, got, wanted and the next step.
+    """
+    plan, arms = _arms(sweep_folder.resolve(), seeds)
+    preflight(plan.base, together=plan.config.label == "on_demand")
+    look_at_folder(arms, resume=resume, overwrite=overwrite)
+    data, teachers = read_rows(plan.base)
+    files = {
+        "winner.yaml": dump(arms.winner),
+        "default.yaml": dump(arms.default),
+        "run.yaml": dump(plan.base),
+    }
+    folder = open_folder(arms, data.fingerprint(), files, resume=resume, overwrite=overwrite)
+    weightings = [arms.winner.objective.weighting, arms.default.objective.weighting]
+    weighting = weightings[:1] if weightings[0] == weightings[1] else weightings
+    chosen = {arms.winner.select_teachers, arms.default.select_teachers}
+    with log_to_file(folder.log), interruptible():
+        try:
+            asking = weighting if len(chosen) == 1 else [None]
+            frame = Frame(plan.base, data, teachers, folder, console or Console(), plan.config.label, asking)
+            return _confirm(plan, arms, frame)
+        except BaseException as error:
+            folder.give_up("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+
+
+def _arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
+    space, best = folder / "space.yaml", folder / BEST
+    if not space.is_file() or not best.is_file():
+        raise ConfigError(
+            f"{folder} holds no finished sweep",
+            got=f"no {(space if not space.is_file() else best).name}",
+            wanted="the folder of a sweep, output/name",
+            next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
+        )
+    plan, winner = load_sweep(space), load_run(best)
+    used = {plan.base.seed, *(_seed(t.sample) for t in Journal(folder / JOURNAL).trials.values())}
+    seeds: list[int] = []
+    seed = FIRST_SEED
+    while len(seeds) < count:
+        if seed not in used:
+            seeds.append(seed)
+        seed += 1
+    return plan, Arms(winner, plan.base, tuple(seeds), "confirm", str(folder))
+
+
+def _seed(sample: Mapping[str, Any]) -> Any:
+    return sample.get("seed")
+
+
+def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
+    folder = frame.folder
+    frame.console.print(
+        f"[bold]{plan.name}[/bold]  winner and default, {len(arms.seeds)} fresh seeds each", highlight=False
+    )
+    tracker = open_session(plan.base.ray, folder, lambda: _start_tracker(plan, arms, folder))
+    students = folder.path / "students"
+    try:
+        with frame.teachers():
+            kept = frame.pool.groups if frame.pool is not None and frame.label == "on_demand" else []
+            concurrent = concurrent_trials(
+                node_resources(), plan.base.workers, kept, plan.config.max_concurrent_trials
+            )
+            journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
+        result = _conclude(plan, arms, frame.data, folder, journal, tracker, students)
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    tracker.finish("FINISHED")
+    shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+    folder.write_state(status="finished", lines=list(result.lines))
+    return result
+
+
+def _search(plan: Sweep, arms: Arms, frame: Frame, concurrent: int, students: Path) -> Search:
+    return Search(
+        configs=arms,
+        sampler=arms,
+        scheduler=Fifo().build(plan.space, plan.base.train.evaluations, plan.mode),
+        trials=arms.trials,
+        mode=plan.mode,
+        names={},
+        settings=TuneSettings(
+            workers=plan.base.workers,
+            concurrent=concurrent,
+            population=None,
+            time_budget_s=None,
+            max_failures=plan.config.max_failures,
+            scratch=frame.folder.path / "tune",
+        ),
+        checkpoint_s=plan.config.checkpoint_s,
+        students=students,
+    )
+
+
+def _start_tracker(plan: Sweep, arms: Arms, folder: RunFolder) -> Tracker:
+    params = {f"winner.{key}": value for key, value in flatten(arms.winner).items()}
+    same = flatten(arms.default)
+    differing = {
+        key: value for key, value in params.items() if same.get(key.removeprefix("winner.")) != value
+    }
+    return Tracker.start(
+        tracking_uri(plan.base.tracking, Path(plan.base.output).resolve()),
+        plan.base.tracking.experiment,
+        f"{plan.name}-confirm",
+        params={**same, **differing, "confirm.seeds": str(list(arms.seeds))},
+        tags={"raykd.role": "confirmation", "raykd.sweep": plan.name, **environment()},
+        run_id=folder.state.get("mlflow_run_id"),
+        directory=folder.path,
+    )
+
+
+def _conclude(
+    plan: Sweep,
+    arms: Arms,
+    data: Dataset,
+    folder: RunFolder,
+    journal: Journal,
+    tracker: Tracker,
+    students: Path,
+) -> Confirmation:
+    report = _report(plan, arms, data, journal, students)
+    page = write_confirmation_page(report, folder.path / "report.html")
+    (folder.path / "results.md").write_text(report.markdown(), encoding="utf-8")
+    main = report.main
+    if main is not None:
+        values = {"confirm/difference": main.mean, "confirm/wins": float(main.wins)}
+        bounds = {"confirm/low": main.low, "confirm/high": main.high}
+        tracker.log_points(
+            [Point(main.seeds, {**values, **{k: v for k, v in bounds.items() if v is not None}})]
+        )
+    tracker.log_table(report.rows(), "confirmation.json")
+    tracker.log_text(report.markdown(), "confirmation.md")
+    tracker.log_file(page)
+    for name, (svg, _) in confirmation_figures(report).items():
+        tracker.log_figure(svg, f"plots/{name}.svg")
+    failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())
+    lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
+    lines += [
+        f"report   {page}",
+        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
+        f"log      {folder.log}",
+    ]
+    return Confirmation(report, (report.rich(),), tuple(lines), failed)
+
+
+def _report(plan: Sweep, arms: Arms, data: Dataset, journal: Journal, students: Path) -> ConfirmationReport:
+    """Every student reads the held-out rows here, for the first time and once."""
+    splits = {"validation": data.validation, **({"test": data.test} if data.test is not None else {})}
+    scores: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
+    for trial in journal.trials.values():
+        if trial.status != "finished":
+            continue
+        arm, seed = str(trial.sample["arm"]), int(trial.sample["seed"])
+        config = arms.config(trial.sample)
+        values: dict[str, float] = {}
+        for split, rows in splits.items():
+            predictions = student_predictions(
+                arm, "student", _student(students, trial.tune_ids), config, rows
+            )
+            found = score(predictions, config.task.metrics)
+            by_language = {**found.by_language, **({MACRO: found.macro} if found.macro else {})}
+            for language, metrics in by_language.items():
+                values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
+        scores[arm][seed] = values
+    notes = [] if data.test is not None else [
+        "there is no test set: both arms are compared on the validation rows, on which the winner was chosen"
+    ]  # fmt: skip
+    return ConfirmationReport(
+        arms=ARMS,
+        seeds=arms.seeds,
+        scores=scores,
+        metric=plan.metric,
+        title=f"{plan.name}: winner against default",
+        summary=f"The sweep's best run and its base, each trained with {len(arms.seeds)} seeds that no trial had.",
+        notes=tuple(notes),
+        environment=environment(),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    )
+
+
+def _student(students: Path, tune_ids: Sequence[str]) -> Path:
+    """Where a trial's student lies: under the name that Tune gave the trial at its last start."""
+    return students / tune_ids[-1]

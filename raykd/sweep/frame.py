@@ -1,0 +1,175 @@
+"""What a sweep and a confirmation share: teachers that answer first, and trials over what they answered."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from rich.console import Console
+
+from raykd.config import RunConfig
+from raykd.data.load import Dataset, load_data
+from raykd.distill.weighting import Weighting
+from raykd.errors import SweepError
+from raykd.runs.cluster import check_fits, demands_of
+from raykd.runs.curves import FILE, Curves
+from raykd.runs.folder import RunFolder
+from raykd.runs.host import Mailbox
+from raykd.runs.jobs import Job, teacher_job
+from raykd.runs.label import LabelReport, label_rows
+from raykd.runs.pool import placements_of, start_pool
+from raykd.runs.progress import JobProgress
+from raykd.runs.stages import train_teachers
+from raykd.sweep.journal import FILE as JOURNAL
+from raykd.sweep.journal import Journal
+from raykd.sweep.progress import SweepProgress
+from raykd.sweep.suggest import Sampler, Suggestions
+from raykd.sweep.trial import Configs, Shared
+from raykd.sweep.tuning import TuneSettings, run_trials
+from raykd.sweep.watch import Watch
+from raykd.teachers.pool import TeacherPool, group
+from raykd.tracking import Tracker
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass
+class Frame:
+    """Base run, its rows and teachers, and where everything is written. pool, labelled: filled on the way.
+
+    weightings: which teachers trials may ask; None in it is every teacher that speaks a row's language.
+    """
+
+    base: RunConfig
+    data: Dataset
+    teacher_jobs: list[Job]
+    folder: RunFolder
+    console: Console
+    label: Literal["ahead", "on_demand"]
+    weightings: Sequence[Weighting | None]
+    pool: TeacherPool | None = None
+    labelled: LabelReport | None = None
+
+    @contextlib.contextmanager
+    def teachers(self) -> Iterator[None]:
+        """Teachers: trained if need be, opened, asked for every text; parked while trials run."""
+        if not self.base.teachers:
+            yield
+            return
+        together = self.label == "on_demand"
+        for demands in demands_of(self.base, group(placements_of(self.base, {})), together=together):
+            check_fits(demands, ray.cluster_resources(), "the cluster")
+        self._train_teachers()
+        pool, _ = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
+        self.pool = pool
+        try:
+            if self.label == "ahead":
+                for weighting in self.weightings:
+                    self.labelled = label_rows(pool, self.data.train, weighting, self.console)
+                pool.park()
+            yield
+        finally:
+            pool.stop()
+
+    def _train_teachers(self) -> None:
+        curves = Curves(self.folder.path / "teachers.jsonl")
+        progress = JobProgress(self.console, self.base.train.metric, curves, lambda job, point: None)
+        mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+        with progress.watching(mailbox):
+            train_teachers(self.teacher_jobs, self.folder, progress, mailbox)
+
+
+def read_rows(base: RunConfig) -> tuple[Dataset, list[Job]]:
+    """The base's rows, and the teachers that must be trained first.
+
+    Raises:
+        DataError: what can be known of files, columns, labels and sizes.
+    """
+    teachers = [teacher_job(base, t) for t in base.active_teachers if t.training is not None]
+    data = load_data(base.data, Path.cwd())
+    for job in [*teachers, Job("student", "student", base, data, Path())]:
+        job.check_batch()
+    return data, teachers
+
+
+@dataclass(frozen=True)
+class Search:
+    """Who chooses trials, who stops them, and how many there are.
+
+    judged_as_they_come: whether the scheduler is shown earlier results when a sweep goes on.
+    """
+
+    configs: Configs
+    sampler: Sampler
+    scheduler: Any
+    trials: int
+    mode: Literal["max", "min"]
+    names: dict[str, str]
+    settings: TuneSettings
+    checkpoint_s: float
+    judged_as_they_come: bool = False
+    students: Path | None = None
+
+
+def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
+    """Runs the trials that are not over yet.
+
+    Raises:
+        SweepError: not one trial came to a score.
+    """
+    path = frame.folder.path
+    journal = Journal(path / JOURNAL)
+    progress = SweepProgress(
+        frame.console, frame.base.train.metric, search.mode == "max", search.trials, search.names
+    )
+    for trial in journal.trials.values():
+        if trial.status not in (None, "failed"):
+            progress.restore(trial.row())
+    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+    watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress)
+    suggestions = Suggestions(
+        search.sampler,
+        journal,
+        num_samples=search.trials,
+        folder=path / CHECKPOINTS,
+        scheduler=search.scheduler if search.judged_as_they_come else None,
+        mode=search.mode,
+        begun=watch.begun,
+    )
+    with progress.shown():
+        run_trials(_shared(frame, search, mailbox), suggestions, search.scheduler, watch, search.settings)
+    if not any(trial.row().counts for trial in journal.trials.values()):
+        errors = sorted({t.error for t in journal.trials.values() if t.error})
+        raise SweepError(
+            "no trial came to a score",
+            got="; ".join(errors[:3]) or "no trial ran",
+            wanted="at least one trial with a finite validation score",
+            next_step=f"see {frame.folder.log} and {path / JOURNAL}; --resume tries failed trials again",
+        )
+    return journal
+
+
+def _shared(frame: Frame, search: Search, mailbox: Any) -> Shared:
+    """What travels to the trials' processes: rows, the student's tokenizer, the pool's address."""
+    base, data = frame.base, frame.data
+    tokenizer = base.student.fit_tokenizer([*data.train.texts, *(data.train.pairs or ())])
+    return Shared(
+        configs=search.configs,
+        base=base,
+        data=data,
+        tokenizers={base.student.tokenizer_key(): tokenizer},
+        pool=None if frame.pool is None else frame.pool.handle,
+        mailbox=mailbox,
+        folder=str(frame.folder.path / CHECKPOINTS),
+        checkpoint_s=search.checkpoint_s,
+        students=None if search.students is None else str(search.students),
+    )
+
+
+def node_resources() -> list[Mapping[str, float]]:
+    """Resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
