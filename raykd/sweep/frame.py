@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
 from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, teacher_job
-from raykd.runs.label import LabelReport, label_rows
+from raykd.runs.label import LabelReport, label_rows, shown
 from raykd.runs.pool import placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
@@ -34,6 +35,7 @@ from raykd.sweep.watch import Watch
 from raykd.teachers.pool import TeacherPool, group
 from raykd.tracking import Tracker
 
+log = logging.getLogger("raykd.sweep")
 CHECKPOINTS = "checkpoints"
 
 
@@ -68,12 +70,19 @@ class Frame:
         self.pool = pool
         try:
             if self.label == "ahead":
-                for weighting in self.weightings:
-                    self.labelled = label_rows(pool, self.data.train, weighting, self.console)
+                self.labelled = self._label(pool)
                 pool.park()
             yield
         finally:
             pool.stop()
+
+    def _label(self, pool: TeacherPool) -> LabelReport:
+        reports = []
+        for weighting in self.weightings:
+            with shown(self.console, "teachers answer") as report:
+                reports.append(label_rows(pool, self.data.train, weighting, report))
+        log.info("teachers: %s", reports)
+        return reports[0] if len(reports) == 1 else sum(reports[1:], reports[0])
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / "teachers.jsonl")
@@ -123,14 +132,13 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
     """
     path = frame.folder.path
     journal = Journal(path / JOURNAL)
-    progress = SweepProgress(
-        frame.console, frame.base.train.metric, search.mode == "max", search.trials, search.names
-    )
+    higher = search.mode == "max"
+    progress = SweepProgress(frame.console, frame.base.train.metric, higher, search.trials, search.names)
     for trial in journal.trials.values():
         if trial.status not in (None, "failed"):
-            progress.restore(trial.row())
+            progress.restore(trial.row(higher))
     mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
-    watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress)
+    watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress, higher)
     suggestions = Suggestions(
         search.sampler,
         journal,

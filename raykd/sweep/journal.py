@@ -27,7 +27,8 @@ class Trial:
     """What is known of a trial.
 
     tune_ids: Tune's names for it, one a start of the sweep. evaluations: by number. objective: the best so far.
-    segments: (first step, sample) of each part of its history, where population based training changed it.
+    segments: (first step, sample) of each part of its history, where population based training changed it;
+        the evaluations of the parts before the last may then be those of the trial that it was copied from.
     status: None while it is not over.
     """
 
@@ -43,7 +44,7 @@ class Trial:
     status: Ended | None = None
     error: str | None = None
 
-    def row(self) -> TrialRow:
+    def row(self, higher_is_better: bool = True) -> TrialRow:
         """As the report shows it."""
         return TrialRow(
             name=self.name,
@@ -53,6 +54,7 @@ class Trial:
             total_steps=self.total_steps,
             seconds=self.seconds,
             error=self.error,
+            higher_is_better=higher_is_better,
         )
 
 
@@ -104,6 +106,7 @@ class Journal:
         row = {key: _finite(result[key]) for key in keys}
         if "segments" in result:
             row["segments"] = json.loads(result["segments"])
+            row["history"] = [[_finite(value) for value in part] for part in json.loads(result["history"])]
         self._append("result", {"name": name, **row})
 
     def end(self, name: str, status: Ended, error: str | None = None) -> None:
@@ -135,6 +138,10 @@ class Journal:
         trial.evaluations[number] = Evaluation(number, int(row["trained_steps"]), score, nll)
         trial.total_steps, trial.objective = int(row["total_steps"]), float(row["objective"])
         if "segments" in row:
+            trial.evaluations = {
+                int(k): Evaluation(int(k), int(step), float(score), float("nan" if nll is None else nll))
+                for k, step, score, nll in row["history"]
+            }
             trial.segments = [(int(step), dict(sample)) for step, sample in row["segments"]]
             trial.sample = trial.segments[-1][1]
 

@@ -111,6 +111,13 @@ def _check_keys(plan: Sweep) -> None:
             got=f"select_teachers {list(plan.base.select_teachers)}",
             wanted="set: {select_teachers: null}",
         )
+    if plan.base.teachers and plan.base.serving.store is None:
+        raise ConfigError(
+            "a sweep keeps the teachers' answers, so that each text is answered once for all trials",
+            got="serving.store: null",
+            wanted="a folder on a local disk",
+            next_step="set: {serving: {store: store}}",
+        )
     kind, limit = plan.config.scheduler.kind, plan.config.max_concurrent_trials
     if plan.config.scheduler.pauses and limit is not None:
         raise ConfigError(

@@ -276,7 +276,14 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
             "diverged": "" if self.failed is None else str(self.failed).splitlines()[0],
         }
         if len(self.segments) > 1:
+            # What it reported before it took over another trial's state is no longer its history.
             result["segments"] = json.dumps(self.segments)
+            result["history"] = json.dumps(
+                [
+                    (k, int(h["step"]), h[f"eval/mean/{metric}"], h["eval/mean/nll"])
+                    for k, h in enumerate(loop.state.history, start=1)
+                ]
+            )
         return result
 
     # checkpoints ---------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Children:
     parent: Tracker
     folder: RunFolder
     journal: Journal
+    higher_is_better: bool
     open: dict[str, Tracker] = field(default_factory=dict)
 
     def of(self, name: str) -> Tracker:
@@ -70,7 +71,7 @@ class Children:
 
     def end(self, name: str, status: str) -> None:
         """Ends a trial's run as what it became."""
-        row = self.journal.trials[name].row()
+        row = self.journal.trials[name].row(self.higher_is_better)
         tracker = self.of(name)
         if row.best is not None:
             values = {"objective": row.best.score, "best_step": float(row.best.step)}
@@ -97,10 +98,12 @@ class Watch(Callback):  # type: ignore[misc]
         folder: RunFolder,
         mailbox: Any,
         progress: SweepProgress,
+        higher_is_better: bool,
     ) -> None:
         self._journal, self._curves, self._tracker = journal, curves, tracker
         self._mailbox, self._progress = mailbox, progress
-        self._children = Children(tracker, folder, journal)
+        self._higher = higher_is_better
+        self._children = Children(tracker, folder, journal, higher_is_better)
         self._names: dict[str, str] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
@@ -146,7 +149,7 @@ class Watch(Callback):  # type: ignore[misc]
         self._ends.put((name, status))
 
     def _row(self, name: str) -> TrialRow:
-        return self._journal.trials[name].row()
+        return self._journal.trials[name].row(self._higher)
 
     # the watching thread -----------------------------------------------------------------------------------------
 

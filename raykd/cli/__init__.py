@@ -1,0 +1,61 @@
+"""The command line. Heavy imports come late, inside the commands: `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from raykd.cli.app import app, errors
+
+# Each registers its commands, in the order in which --help shows them.
+from raykd.cli import runs  # noqa: F401  # isort: skip
+from raykd.cli import sweeps  # noqa: F401  # isort: skip
+from raykd.cli import records  # noqa: F401  # isort: skip
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as of a shell."""
+
+
+def main() -> None:
+    """Runs the command line; an error of raykd is one message and an exit code, never a traceback."""
+    from raykd.errors import RaykdError
+
+    try:
+        code = app(prog_name="raykd", standalone_mode=False)
+    except RaykdError as error:
+        _say(error)
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            _say_fault(error)
+            raise SystemExit(1) from None
+        show()
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+        going_on = (
+            "; --resume goes on from the last checkpoint" if sys.argv[1:2] in (["train"], ["sweep"]) else ""
+        )
+        errors.print(f"interrupted{going_on}", highlight=False)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _say(error: Exception) -> None:
+    from raykd.tracking import redact
+
+    errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
+    errors.print(redact(str(error)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_fault(error: Exception) -> None:
+    """An error that nobody foresaw: the trace, which may hold what must not be printed, and what to do."""
+    import traceback
+
+    from raykd.tracking import redact
+
+    trace = redact("".join(traceback.format_exception(error)))
+    errors.print(trace, markup=False, highlight=False, soft_wrap=True, end="")
+    errors.print("This is a fault of raykd, or of a library under it; please report it with these lines.")

@@ -1,0 +1,5 @@
+"""`python -m raykd.cli` is `raykd`."""
+
+from raykd.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""`raykd mlflow`, `ui`: what concerns records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raykd.cli.app import app, console
+
+mlflow_app = typer.Typer(help="What concerns MLflow alone.", no_args_is_help=True)
+app.add_typer(mlflow_app, name="mlflow")
+
+
+@mlflow_app.command()
+def sync(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, for example runs/NAME.")],
+) -> None:
+    """Send the points that a run could not send while MLflow was away; sending twice does no harm."""
+    from raykd.load import load_run
+    from raykd.tracking import replay, tracking_uri
+    from raykd.tracking.tracker import SPOOL
+
+    config = load_run(run / "run.yaml")
+    spools = sorted(run.rglob(SPOOL))
+    if not spools:
+        console.print("nothing waits to be sent")
+        return
+    uri = tracking_uri(config.tracking, Path(config.output).resolve())
+    sent = sum(replay(uri, spool) for spool in spools)
+    console.print(f"sent {sent:,} points")
+
+
+@app.command()
+def ui(
+    output: Annotated[Path, typer.Option(help="The folder that holds mlflow.db.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow pages of this database (on 127.0.0.1 only); Ctrl-C ends them."""
+    from raykd.tracking import serve_ui
+
+    serve_ui(output, port, lambda line: console.print(line, highlight=False))

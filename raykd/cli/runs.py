@@ -1,0 +1,139 @@
+"""`raykd train`, `check`, `demo`, `predict`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from raykd.cli.app import Overrides, RunFile, app, console, finish, print_lines, run_file
+
+NOT_CHECKED = "not checked"
+"""What a finding says that only the run itself can know."""
+
+
+@app.command()
+def train(
+    run: RunFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of this run, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")
+    ] = False,
+) -> None:
+    """Train what RUN.yaml describes: missing teachers first, then the student.
+
+    Everything lands in output/name: student/, report.html, results.md, run.yaml as resolved, log.txt.
+
+    Trained teachers are kept in output/teachers and used again by every run that asks for the same ones.
+
+    Without teachers and with objective.alpha: 1 it is plain supervised training.
+
+    Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
+    """
+    from raykd.runs.folder import finished_before
+
+    config = run_file(run, overrides)
+    before = finished_before(config) if resume else None
+    if before is not None:
+        console.print(before.text, markup=False, highlight=False)
+        console.print("This run is finished already; --overwrite starts anew.", highlight=False)
+        print_lines(before.lines)
+        return
+    from raykd.runs.train import train as run_train
+
+    finish(run_train(config, resume=resume, overwrite=overwrite, console=console))
+
+
+@app.command()
+def check(run: RunFile, overrides: Overrides = None) -> None:
+    """Check a run without taking a worker: files, rows, labels, languages, models, resources, combinations."""
+    from raykd.runs.check import check as run_check
+    from raykd.tracking import redact
+
+    findings = run_check(run_file(run, overrides))
+    for finding in findings:
+        if finding.error is None:
+            console.print(
+                f"{_mark(finding.detail)} [bold]{finding.what}[/bold]  {escape(finding.detail)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        else:
+            console.print(f"[red]wrong[/red]  [bold]{finding.what}[/bold]", highlight=False)
+            console.print(
+                indent(redact(str(finding.error)), " " * 7), markup=False, highlight=False, soft_wrap=True
+            )
+    wrong = [f.error for f in findings if f.error is not None]
+    if wrong:
+        raise typer.Exit(wrong[0].exit_code)
+    changed = " ".join(shlex.quote(o) for o in overrides or ())
+    unknown = any(NOT_CHECKED in f.detail for f in findings)
+    verdict = "Nothing wrong was found, but not all could be checked" if unknown else "All is well"
+    console.print(
+        escape(f"{verdict}; the run starts with: raykd train {run} {changed}".rstrip()),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _mark(detail: str) -> str:
+    return "[yellow]unknown[/yellow]" if NOT_CHECKED in detail else "[green]ok[/green]     "
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="Folder of the demo's run.")] = Path("runs"),
+) -> None:
+    """Run the main job on the embedded corpus: four teachers, the undistilled and the distilled student.
+
+    Needs no data and no network, two cores and about four minutes.
+    """
+    from raykd.load import load_run
+    from raykd.presets import preset
+    from raykd.runs.train import train as run_train
+
+    config = load_run(preset("demo"), [f"output={json.dumps(str(output.resolve()))}", *(overrides or ())])
+    finish(run_train(config, overwrite=(output / config.name / "run.json").exists(), console=console))
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
+    ],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts; none reads standard input.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Key of the text in --jsonl.")] = "text",
+    pair: Annotated[str | None, typer.Option(help="Key of the second text in --jsonl.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a text instead of a table.")
+    ] = False,
+) -> None:
+    """Classify texts: the label and every label's probability.
+
+    Texts come as arguments, as lines of standard input, or from --jsonl; JSON lines are answered with JSON lines.
+    """
+    from raykd.runs.predict import predict_texts, read_texts
+
+    rows, seconds = read_texts(texts, jsonl, column, pair, sys.stdin)
+    for row in predict_texts(model, rows, seconds):
+        if as_json or jsonl is not None:
+            print(json.dumps(row, ensure_ascii=False))
+        else:
+            shown = "  ".join(f"{label} {p:.3f}" for label, p in row["probabilities"].items())
+            console.print(f"[bold]{row['label']}[/bold]  {shown}  ", end="", highlight=False, soft_wrap=True)
+            console.print(row["text"], style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,105 @@
+"""`raykd sweep`, `confirm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raykd.cli.app import app, console, finish
+
+
+@app.command()
+def sweep(
+    space: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPACE.yaml]", help="What is searched, over which run: see tune_spaces/."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Keys of SPACE.yaml to change: num_samples=8 set.train.epochs=2 base=run.yaml.",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="NAME",
+            help="Go on with the sweep of this name (or folder); finished trials stay.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Empty the sweep's folder and start anew.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="Where --resume looks for NAME.")] = Path("runs"),
+    allow_failed_trials: Annotated[
+        bool, typer.Option("--allow-failed-trials", help="Exit with 0 although trials failed.")
+    ] = False,
+) -> None:
+    """Search alpha, temperature, schedules and any other key, over teachers that answer each text once.
+
+    Everything lands in output/name: best.yaml (raykd train takes it as it is), report.html, trials.csv, trials.jsonl.
+
+    A sweep that was cut off goes on with --resume NAME; more num_samples may be asked for then.
+
+    Exit codes: 0 done, 2 configuration, 3 data or model, 4 trials failed, 5 infrastructure, 130 interrupted.
+    """
+    from raykd.sweep.config import load_sweep
+    from raykd.sweep.run import sweep as run_sweep
+
+    path, changes = _space_file(space, overrides or [], resume, output)
+    outcome = run_sweep(
+        load_sweep(path, changes), resume=resume is not None, overwrite=overwrite, console=console
+    )
+    finish(outcome)
+    if outcome.failed and not allow_failed_trials:
+        raise typer.Exit(4)
+
+
+def _space_file(
+    space: Path | None, overrides: list[str], resume: str | None, output: Path
+) -> tuple[Path, list[str]]:
+    """The sweep's file and its overrides; a resumed sweep has its file in its folder."""
+    from raykd.errors import ConfigError
+
+    if resume is None:
+        if space is None:
+            raise ConfigError(
+                "no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME"
+            )
+        return space, overrides
+    folder = Path(resume) if (Path(resume) / "space.yaml").is_file() else output / resume
+    path = folder / "space.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no sweep {resume} to go on with",
+            got=f"no {path}",
+            wanted="its name under --output, or its folder",
+        )
+    return path, [*([] if space is None else [str(space)]), *overrides]
+
+
+@app.command()
+def confirm(
+    sweep_folder: Annotated[
+        Path, typer.Argument(metavar="SWEEP", help="The folder of a finished sweep: runs/NAME.")
+    ],
+    seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds for each of the two.")] = 5,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier confirmation was cut off.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the confirmation anew.")] = False,
+) -> None:
+    """Train a sweep's winner and its base again with fresh seeds: the paired difference and its interval.
+
+    The test rows are read here, once. A winner's validation score alone carries the luck of the search.
+    """
+    from raykd.sweep.confirm import confirm as run_confirm
+
+    result = run_confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, console=console)
+    finish(result)
+    if result.failed:
+        raise typer.Exit(4)
