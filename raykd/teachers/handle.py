@@ -121,9 +121,13 @@ class PoolSource(RosterSource):
         self._turn = rank
         self._homes = [sorted(set(nodes)) for nodes in handle.nodes] or [[] for _ in handle.groups]
 
-    def submit(self, batch: TextBatch) -> Ticket:
-        """Reads what is stored here, sends the rest to each group that is asked for a row; returns at once."""
-        asked_MB = self.roster.asked(batch)
+    def submit(self, batch: TextBatch, asked_MB: NDArray[np.bool_] | None = None) -> Ticket:
+        """Reads what is stored here, sends the rest to each group that is asked for a row; returns at once.
+
+        Args:
+            asked_MB: which teacher is asked for which row; None leaves it to the weighting.
+        """
+        asked_MB = self.roster.asked(batch) if asked_MB is None else asked_MB.copy()
         routed = any(len(nodes) > 1 for nodes in self._homes)
         keys = text_keys(batch) if self._stores or routed else []
         sheets = [Sheet(name, len(batch), self.handle.classes) for name in self.teachers]
@@ -165,8 +169,8 @@ class PoolSource(RosterSource):
         parts: dict[str | None, NDArray[np.int64]] = {None: rows}
         nodes = self._homes[index]
         if len(nodes) > 1:
-            home_N = np.asarray([int.from_bytes(keys[i][:8], "little") % len(nodes) for i in rows.tolist()])
-            parts = {node: rows[home_N == at] for at, node in enumerate(nodes)}
+            homes = np.asarray([self.home(index, keys[i]) for i in rows.tolist()])
+            parts = {node: rows[homes == node] for node in nodes}
         return [
             _Call(
                 self,
@@ -181,6 +185,16 @@ class PoolSource(RosterSource):
             for node, part in parts.items()
             if len(part)
         ]
+
+    def stored(self, teacher: str, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Which of these texts this node's store holds an answer to."""
+        store = self._stores.get(self.handle.teachers.index(teacher))
+        return np.zeros(len(keys), dtype=bool) if store is None else store.get(keys)[1]
+
+    def home(self, index: int, key: bytes) -> str | None:
+        """The node that computes a text for a group; None where the group has one node only."""
+        nodes = self._homes[index]
+        return nodes[int.from_bytes(key[:8], "little") % len(nodes)] if len(nodes) > 1 else None
 
     def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
         """The replica of a group with the fewest requests in flight: on this node if one is alive there, and not
@@ -303,6 +317,11 @@ class PoolTicket:
     def references(self) -> list[Any]:
         """What Ray can wait for."""
         return [call.reference for call in self.calls]
+
+    def ready(self) -> bool:
+        """Whether `result` has to wait for nothing."""
+        references = self.references
+        return len(ray.wait(references, num_returns=len(references), timeout=0.0)[0]) == len(references)
 
     def result(self, timeout: float | None = None) -> list[TeacherSignal]:
         """Blocks for all groups and lays their answers out over the batch, teachers in the source's order."""

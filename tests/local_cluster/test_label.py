@@ -1,0 +1,227 @@
+"""Answers kept ahead: labelling, direct reading and parked pools on a real local cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raykd.config import ActorConfig, ServingConfig
+from raykd.data.rows import Rows
+from raykd.distill.signals import UNLABELLED
+from raykd.distill.weighting import ByLanguage
+from raykd.errors import ConfigError, TeacherError
+from raykd.runs.label import label_rows
+from raykd.tasks import Classification
+from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.source import LocalSource
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.store.inventory import stats
+from raykd.teachers.teacher import Teacher
+from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+TASK = Classification(max_length=64)
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
+    root = tmp_path_factory.mktemp("models")
+    languages = {"zh": frozenset({"zh"}), "en": frozenset({"en"}), "multi": None}
+    return [
+        TeacherSpec(
+            name, str(save_transformer(root / name, seed=seed)), LABELS, TASK, spoken, dtype="float32"
+        )
+        for seed, (name, spoken) in enumerate(languages.items())
+    ]
+
+
+def start(specs: list[TeacherSpec], store: Path | None, **actor: object) -> TeacherPool:
+    config = ActorConfig(**{"num_cpus": 0.5, "group": "all", **actor})
+    kept = [replace(s, store=None if store is None else str(store)) for s in specs]
+    pool = TeacherPool([Placement(s, config) for s in kept], ServingConfig())
+    pool.open()
+    return pool
+
+
+def rows_of(count: int, seed: int = 0) -> Rows:
+    texts, _ = texts_and_labels(count, seed)
+    codes = np.random.default_rng(seed).choice(["zh", "en", "fr"], size=count)
+    hidden = np.full(count, UNLABELLED, dtype=np.int64)
+    return Rows(tuple(f"r{i}" for i in range(count)), tuple(texts), None, tuple(map(str, codes)), hidden)
+
+
+def total(pool: TeacherPool, what: str) -> int:
+    return sum(counters[what] for counters in pool.counters().values())
+
+
+def free_cpus() -> float:
+    """Ray tells late: the value once it has not changed for two seconds."""
+    import ray
+
+    free, since = -1.0, time.monotonic()
+    while time.monotonic() - since < 2.0:
+        now = float(ray.available_resources().get("CPU", 0.0))
+        if now != free:
+            free, since = now, time.monotonic()
+        time.sleep(0.05)
+    return free
+
+
+def test_labelled_ahead_equals_asked_on_demand_and_each_pair_is_computed_once(
+    specs: list[TeacherSpec], tmp_path: Path
+) -> None:
+    rows = rows_of(1500)
+    twice = Rows.concat([rows, rows.select(range(50))])
+    pool = start(specs, tmp_path, replicas=2)
+    local = LocalSource([Teacher(s) for s in specs])
+    reports: list[tuple[int, int]] = []
+    try:
+        done = label_rows(pool, twice, None, lambda a, b: reports.append((a, b)))
+        pairs = {(t, lang) for t, lang in zip(rows.texts, rows.languages, strict=True)}
+        by_teacher = [{t for t, lang in pairs if lang == "zh"}, {t for t, lang in pairs if lang == "en"}]
+        expected = sum(map(len, by_teacher)) + len(set(rows.texts))
+        assert (done.asked, done.stored, done.forwarded) == (expected, 0, expected)
+        assert total(pool, "forwarded") == expected == sum(s.entries or 0 for s in stats(tmp_path))
+        assert reports[0] == (0, expected) and reports[-1] == (expected, expected)
+        assert done.real_tokens / done.computed_tokens >= 0.85
+        batch = rows.take(range(200))
+        source = pool.handle.source(None)
+        for served, here in zip(source.submit(batch).result(), local.submit(batch).result(), strict=True):
+            np.testing.assert_array_equal(served.covered_N, here.covered_N)
+            np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-5)
+            assert served.forwarded == 0
+        assert source.calls == 0
+        again = label_rows(pool, twice, None, lambda a, b: None)
+        assert (again.asked, again.stored, again.forwarded) == (expected, expected, 0)
+    finally:
+        pool.stop()
+
+
+def test_labelling_goes_on_where_it_was_and_follows_the_weighting(
+    specs: list[TeacherSpec], tmp_path: Path
+) -> None:
+    rows = rows_of(300)
+    distinct = len(set(zip(rows.texts, rows.languages, strict=True)))
+    pool = start(specs, tmp_path)
+    try:
+        half = label_rows(pool, rows.select(range(150)), ByLanguage(), lambda a, b: None)
+        whole = label_rows(pool, rows, ByLanguage(), lambda a, b: None)
+        assert half.stored == 0 and whole.asked == distinct  # one teacher a row
+        assert whole.stored == half.forwarded and whole.forwarded == distinct - half.forwarded
+        source = pool.handle.source(ByLanguage())
+        source.submit(rows.take(range(300))).result()
+        assert source.calls == 0
+        assert source.counters()["multi"]["direct"] == list(rows.languages).count("fr")
+    finally:
+        pool.stop()
+
+
+def test_a_second_pool_loads_no_weights_and_answers_bit_for_bit(
+    specs: list[TeacherSpec], tmp_path: Path
+) -> None:
+    rows = rows_of(120)
+    pool = start(specs, tmp_path)
+    first = pool.handle.source(None, direct=False).submit(rows.take(range(120))).result()
+    assert total(pool, "loaded") == 3
+    pool.stop()
+    pool = start(specs, tmp_path)
+    try:
+        asked = pool.handle.source(None, direct=False).submit(rows.take(range(120))).result()
+        read = pool.handle.source(None).submit(rows.take(range(120))).result()
+        for a, b, c in zip(first, asked, read, strict=True):
+            assert a.logits_NC.tobytes() == b.logits_NC.tobytes() == c.logits_NC.tobytes()
+            np.testing.assert_array_equal(a.covered_N, c.covered_N)
+        assert (total(pool, "loaded"), total(pool, "forwarded")) == (0, 0)
+    finally:
+        pool.stop()
+
+
+def test_only_missing_pairs_are_asked_of_the_actors(specs: list[TeacherSpec], tmp_path: Path) -> None:
+    rows = rows_of(64)
+    pool = start(specs, tmp_path)
+    try:
+        pool.handle.source(None, teachers=["multi"]).submit(rows.take(range(40))).result()
+        before = total(pool, "answered")
+        source = pool.handle.source(None)
+        signals = source.submit(rows.take(range(64))).result()
+        texts, languages = np.asarray(rows.texts), np.asarray(rows.languages)
+        new = int((~np.isin(texts, texts[:40])).sum()) + int((languages != "fr").sum())
+        assert total(pool, "answered") - before == new
+        assert source.counters()["multi"] == {
+            "answered": 64,
+            "direct": 64 - int((~np.isin(texts, texts[:40])).sum()),
+        }
+        reference = pool.handle.source(None, direct=False).submit(rows.take(range(64))).result()
+        for a, b in zip(signals, reference, strict=True):
+            assert a.logits_NC.tobytes() == b.logits_NC.tobytes()
+            np.testing.assert_array_equal(a.covered_N, b.covered_N)
+    finally:
+        pool.stop()
+
+
+def test_a_source_of_some_teachers_gives_their_signals_in_the_pools_order(specs: list[TeacherSpec]) -> None:
+    pool = start(specs, None, group=None, num_cpus=0.25)
+    try:
+        source = pool.handle.source(ByLanguage(), teachers=("multi", "en"))
+        assert source.teachers == ("en", "multi")
+        batch = text_batch(["good food", "bad food", "fine"], ["zh", "en", "fr"])
+        en, multi = source.submit(batch).result()
+        assert (en.teacher, multi.teacher) == ("en", "multi")
+        assert en.covered_N.tolist() == [False, True, False]
+        assert multi.covered_N.tolist() == [True, False, True]  # nobody else speaks zh here
+        with pytest.raises(ConfigError, match="pool has"):
+            pool.handle.source(None, teachers=("de",))
+    finally:
+        pool.stop()
+
+
+def test_a_parked_pool_holds_no_cpu_answers_equally_and_counts_what_it_computes(
+    specs: list[TeacherSpec], tmp_path: Path
+) -> None:
+    rows = rows_of(100)
+    before = free_cpus()
+    pool = start(specs, tmp_path, num_cpus=1.0)
+    try:
+        label_rows(pool, rows, None, lambda a, b: None)
+        labelled = pool.counters()
+        reference = pool.handle.source(None).submit(rows.take(range(100))).result()
+        assert free_cpus() == before - 3.0
+        pool.park()
+        assert free_cpus() == before
+        for direct in (True, False):
+            answers = pool.handle.source(None, direct=direct).submit(rows.take(range(100))).result()
+            for a, b in zip(reference, answers, strict=True):
+                assert a.logits_NC.tobytes() == b.logits_NC.tobytes()
+        counters = pool.counters()
+        assert total(pool, "computed_while_parked") == 0
+        assert [c["forwarded"] for c in counters.values()] == [c["forwarded"] for c in labelled.values()]
+        new = pool.handle.source(None).submit(text_batch(["never seen"], ["en"])).result()
+        here = LocalSource([Teacher(s) for s in specs]).submit(text_batch(["never seen"], ["en"])).result()
+        np.testing.assert_allclose(new[1].logits_NC, here[1].logits_NC, atol=1e-6)
+        assert pool.counters()["en"]["computed_while_parked"] == 1
+    finally:
+        pool.stop()
+
+
+def test_a_pool_without_a_store_cannot_be_parked(specs: list[TeacherSpec]) -> None:
+    pool = start(specs[:1], None)
+    try:
+        with pytest.raises(TeacherError, match="cannot be parked"):
+            pool.park()
+    finally:
+        pool.stop()
+
+
+def test_rows_have_a_home_among_nodes(tmp_path: Path, specs: list[TeacherSpec]) -> None:
+    """Two nodes in a cluster of their own, which needs a process of its own."""
+    command = [sys.executable, "-m", "tests.local_cluster.two_nodes", specs[2].path, str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

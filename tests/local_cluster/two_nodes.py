@@ -1,0 +1,73 @@
+"""A program: a teacher with a replica on each of two nodes; each text has one home, whoever asks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import ray
+from ray.cluster_utils import Cluster
+
+from raykd.config import ActorConfig, ServingConfig
+from raykd.runs.label import label_rows
+from raykd.tasks import Classification
+from raykd.teachers.handle import PoolSource
+from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.store import text_keys
+from tests.fakes import LABELS
+from tests.local_cluster.test_label import rows_of
+
+SPEC = TeacherSpec("multi", sys.argv[1], LABELS, Classification(max_length=64), dtype="float32")
+
+
+def forwarded(pool: TeacherPool) -> list[int]:
+    return [ray.get(a.counters.remote())["multi"]["forwarded"] for a in pool.handle.replicas[0]]
+
+
+def pool_of(spec: TeacherSpec) -> TeacherPool:
+    pool = TeacherPool([Placement(spec, ActorConfig(num_cpus=1, replicas=2))], ServingConfig())
+    pool.open()
+    assert len(set(pool.handle.nodes[0])) == 2, pool.handle.nodes
+    return pool
+
+
+def per_home(source: PoolSource, pool: TeacherPool, rows: range) -> list[int]:
+    keys = set(text_keys(rows_of(300).take(rows)))
+    return [sum(source.home(0, key) == node for key in keys) for node in pool.handle.nodes[0]]
+
+
+def main() -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        rows = rows_of(300)
+        spec = TeacherSpec(**{**SPEC.__dict__, "store": sys.argv[2]})
+        pool = pool_of(spec)
+        # As if each node had a disk of its own: nothing is read directly, every row goes to its home.
+        sources = [pool.handle.source(None, rank, direct=False) for rank in range(2)]
+        for source in (*sources, *sources):
+            signals = source.submit(rows.take(range(200))).result()
+            assert signals[0].covered_N.all()
+        expected = per_home(sources[0], pool, range(200))
+        assert forwarded(pool) == expected and min(expected) > 50, (forwarded(pool), expected)
+        assert [source.calls for source in sources] == [4, 4]
+        report = label_rows(pool, rows, None, lambda done, total: None)
+        assert report.forwarded == len(set(rows.texts)) - len(set(rows.texts[:200]))
+        assert forwarded(pool) == per_home(sources[0], pool, range(300))
+        pool.park()
+        assert len(set(pool.handle.nodes[0])) == 2 and len(pool.handle.replicas[0]) == 2
+        parked = pool.handle.source(None, direct=False).submit(rows.take(range(200))).result()
+        np.testing.assert_array_equal(parked[0].logits_NC, signals[0].logits_NC)
+        assert pool.counters()["multi"]["computed_while_parked"] == 0
+        pool.stop()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    assert Path(sys.argv[1]).is_dir()
+    main()
