@@ -162,7 +162,7 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(config: Any) -> None:
         raise AssertionError("a worker would have been taken")
 
-    monkeypatch.setattr("raykd.runs.train.connect", connect)
+    monkeypatch.setattr("raykd.runs.session.connect", connect)
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
 
