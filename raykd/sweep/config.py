@@ -176,20 +176,6 @@ def dump_sweep(sweep: Sweep) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def shipped(name: str) -> Path:
-    """The path of a sweep file that ships with the package.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    folder = Path(__file__).parent / "tune_spaces"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(one.stem for one in folder.glob("*.yaml"))
-        raise ConfigError(f"no sweep {name!r} ships with raykd", got=name, wanted=", ".join(known))
-    return path
-
-
 def _direction(metric: str) -> Mode:
     return "max" if HIGHER_IS_BETTER[metric] else "min"
 
