@@ -11,6 +11,7 @@ from raykd.cli.app import app, errors
 # Each registers its commands, in the order in which --help shows them.
 from raykd.cli import runs  # noqa: F401  # isort: skip
 from raykd.cli import sweeps  # noqa: F401  # isort: skip
+from raykd.cli import answers  # noqa: F401  # isort: skip
 from raykd.cli import records  # noqa: F401  # isort: skip
 
 INTERRUPTED = 130

@@ -1,0 +1,132 @@
+"""Commands about what teachers answered: labelling ahead, and the stores on disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from raykd.cli.app import Overrides, RunFile, app, console, run_file
+
+store_app = typer.Typer(
+    no_args_is_help=True,
+    help="""Look at, check or remove the answers that teachers gave to texts.
+
+A teacher's answer to a text is kept on disk and never computed again, by no run and no sweep. Each teacher (its
+weights, tokenizer, labels, precision) has a folder of its own under output/store; serving.store_limit_gb bounds
+them all together. Removing them is always safe: what is missing is computed again when it is asked for.
+""",
+)
+app.add_typer(store_app, name="store")
+
+DAMAGED = 3
+"""Exit code of a check that found damage."""
+
+Output = Annotated[Path, typer.Option(help="The folder of all runs, `output` of a run file.")]
+Store = Annotated[str, typer.Option(help="The stores' folder under it, `serving.store` of a run file.")]
+
+
+@app.command()
+def label(
+    run: RunFile,
+    overrides: Overrides = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the validation and test texts, by every teacher.")
+    ] = False,
+) -> None:
+    """Let the teachers of RUN.yaml answer all its training texts now and keep the answers.
+
+    Later runs and sweeps over the same texts then need no teacher: they read the answers from disk. Interrupted, it
+    goes on where it was. Teachers that RUN.yaml trains must be there already: raykd train makes them.
+    """
+    from raykd.runs.label import label as label_run
+
+    report = label_run(run_file(run, overrides), console, everything=everything)
+    console.print(
+        f"{report.asked:,} answers are kept: {report.stored:,} were there, {report.forwarded:,} computed in "
+        f"{report.seconds:,.1f} s ({report.rate:,.0f} a second)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@store_app.command("stats")
+def stats_command(output: Output = Path("runs"), store: Store = "store") -> None:
+    """List the stores: whose answers, how many, how large, used last when."""
+    from raykd.teachers.store.inventory import stats
+
+    found = stats(output / store)
+    if not found:
+        console.print(f"no answers are kept under {output / store}", highlight=False)
+        return
+    table = Table("store", "teachers", box=None)
+    for title in ("answers", "MB", "bytes an answer", "last used"):
+        table.add_column(title, justify="right")
+    for s in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.last_used))
+        entries = "damaged" if s.entries is None else f"{s.entries:,}"
+        row = "" if s.bytes_a_row is None else f"{s.bytes_a_row:,.0f}"
+        table.add_row(
+            s.fingerprint[:12], ", ".join(s.teachers) or "?", entries, f"{s.bytes / 1e6:,.1f}", row, used
+        )
+    console.print(table)
+    aside = sum(s.set_aside for s in found)
+    more = f"; {aside} damaged files were set aside (damaged-N)" if aside else ""
+    console.print(f"{sum(s.bytes for s in found) / 1e6:,.1f} MB in all{more}", highlight=False)
+
+
+@store_app.command("verify")
+def verify_command(output: Output = Path("runs"), store: Store = "store") -> None:
+    """Read every stored answer and check it against its checksum; exit code 3 if one is damaged.
+
+    Runs find damage by themselves and compute such answers again; this tells you without a run.
+    """
+    from raykd.teachers.store.inventory import verify
+
+    verdicts = verify(output / store)
+    for v in verdicts:
+        mark = "[green]whole[/green]  " if v.whole else "[red]damaged[/red]"
+        problem = f"; the file: {v.problem}" if v.problem else ""
+        damaged = f", {v.damaged_values:,} damaged" if v.damaged_values else ""
+        console.print(
+            f"{mark} {v.fingerprint[:12]} {', '.join(v.teachers)}: {v.entries:,} answers{damaged}{problem}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not verdicts:
+        console.print(f"no answers are kept under {output / store}", highlight=False)
+    if not all(v.whole for v in verdicts):
+        console.print("raykd store clear STORE removes one; its answers are computed again", highlight=False)
+        raise typer.Exit(DAMAGED)
+
+
+@store_app.command("clear")
+def clear_command(
+    fingerprint: Annotated[
+        str | None, typer.Argument(metavar="[STORE]", help="The store, or how its name in `stats` begins.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all stores.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if a run has it open.")] = False,
+    output: Output = Path("runs"),
+    store: Store = "store",
+) -> None:
+    """Remove one teacher's answers, or all with --all. Refuses while a run has them open."""
+    from raykd.errors import ConfigError
+    from raykd.teachers.store.inventory import clear
+
+    if (fingerprint is None) != everything:
+        raise ConfigError(
+            "which answers go?",
+            got="a store and --all" if everything else "neither a store nor --all",
+            wanted="one of them: raykd store clear STORE, or raykd store clear --all",
+            next_step="raykd store stats lists the stores",
+        )
+    gone = clear(output / store, fingerprint, force=force)
+    entries = sum(s.entries or 0 for s in gone)
+    console.print(
+        f"removed {entries:,} answers of {len(gone)} stores, {sum(s.bytes for s in gone) / 1e6:,.1f} MB",
+        highlight=False,
+    )
