@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from raykd import models
 from raykd.config import ActorConfig
 from raykd.distill.weighting import ByLanguage
-from raykd.errors import LabelMismatchError, NonFiniteError
+from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
 from raykd.teachers.actor import Coalescer, _cut
 from raykd.teachers.pool import Placement, group
@@ -113,6 +114,89 @@ def test_store_serves_what_was_answered_without_a_forward(tmp_path: Path, direct
     two = second.answer(batch)
     assert second.forwarded_rows == 0 and two.forwarded == 0 and second._model is None
     np.testing.assert_array_equal(one.logits_NC, two.logits_NC)
+
+
+def test_a_teacher_opens_without_its_weights_in_memory(tmp_path: Path, directory: Path) -> None:
+    teacher = Teacher(spec(directory, store=str(tmp_path)))
+    info = teacher.open()
+    assert teacher.counters()["loaded"] == 0 and (tmp_path / info.answers[:32] / "data.mdb").exists()
+    assert info.parameters == models.parameter_count(models.load(directory).model)
+    assert (info.fingerprint, info.dtype, info.max_length) == (models.fingerprint(directory), "float32", 64)
+    teacher.answer(text_batch(["good"]))
+    assert teacher.counters()["loaded"] == 1 and teacher.open() is info
+
+
+def test_weights_that_are_cut_short_are_noticed_at_opening(tmp_path: Path) -> None:
+    path = save_transformer(tmp_path / "t") / "model.safetensors"
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 200, 4):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelError, match=r"model\.safetensors"):
+            Teacher(spec(tmp_path / "t")).open()
+
+
+def test_other_labels_are_noticed_at_opening(directory: Path) -> None:
+    with pytest.raises(LabelMismatchError, match="teacher t"):
+        Teacher(spec(directory, labels=("good", "bad"))).open()
+
+
+def test_a_hub_name_opens_and_answers(
+    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the hub's cache, laid out as its client lays it out."""
+    import huggingface_hub.constants
+
+    commit = "a" * 40
+    cached = tmp_path / "models--someone--reviews"
+    (cached / "snapshots").mkdir(parents=True)
+    shutil.copytree(directory, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    teacher = Teacher(spec(Path("someone/reviews")))
+    assert teacher.open().fingerprint == models.fingerprint(directory)
+    batch = text_batch(["good food", "bad food"])
+    np.testing.assert_array_equal(
+        teacher.answer(batch).logits_NC, Teacher(spec(directory)).answer(batch).logits_NC
+    )
+
+
+def test_equal_texts_of_a_batch_are_computed_once(tmp_path: Path, directory: Path) -> None:
+    answer = Teacher(spec(directory, store=str(tmp_path))).answer(text_batch(["good", "bad", "good"]))
+    assert answer.forwarded == 2
+    np.testing.assert_array_equal(answer.logits_NC[0], answer.logits_NC[2])
+    assert (answer.logits_NC[1] != answer.logits_NC[0]).any()
+
+
+def test_a_parked_teacher_answers_from_its_store_and_computes_only_where_it_did(
+    tmp_path: Path, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Teacher(spec(directory, store=str(tmp_path)))
+    info = first.open()
+    kept = first.answer(text_batch(["good"]))
+    parked = Teacher(spec(directory, store=str(tmp_path), parked=info))
+    assert parked.open() is info
+    np.testing.assert_array_equal(parked.answer(text_batch(["good"])).logits_NC, kept.logits_NC)
+    assert not parked.loaded
+    assert parked.answer(text_batch(["bad", "fine"])).forwarded == 2
+    assert parked.counters()["computed_while_parked"] == 2 and "2 rows" in caplog.text
+    of_gpu = Teacher(spec(directory, store=str(tmp_path), parked=replace(info, device="cuda")))
+    with pytest.raises(TeacherError, match="parked"):
+        of_gpu.answer(text_batch(["never seen"]))
+
+
+def test_a_store_that_cannot_be_written_does_not_change_answers(tmp_path: Path, directory: Path) -> None:
+    teacher = Teacher(spec(directory, store=str(tmp_path)))
+    teacher.open()
+    assert teacher._store is not None
+    teacher._store._full = True
+    for _ in range(2):
+        answer = teacher.answer(text_batch(["good", "bad"]))
+        np.testing.assert_array_equal(
+            answer.logits_NC, Teacher(spec(directory)).answer(text_batch(["good", "bad"])).logits_NC
+        )
+    assert teacher.counters()["unkept"] == 4
 
 
 def test_store_of_other_settings_is_a_miss(tmp_path: Path, directory: Path) -> None:
