@@ -6,6 +6,7 @@ makes the difference. Lines join the two arms of a seed, since the seed, not the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from raykd.report.confirmation import MACRO, SPLITS, ConfirmationReport, Difference, signed
@@ -57,8 +58,10 @@ def paired_dots(report: ConfirmationReport) -> str | None:
     return to_svg(figure)
 
 
-def write_confirmation_page(report: ConfirmationReport, path: Path) -> Path:
-    """Writes the page to ``path``; returns ``path``."""
+def write_confirmation_page(
+    report: ConfirmationReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
+) -> Path:
+    """Writes the page, with ``pictures`` if `confirmation_figures` drew them already, to ``path``; returns ``path``."""
     from markupsafe import Markup
 
     main = report.main
@@ -71,7 +74,10 @@ def write_confirmation_page(report: ConfirmationReport, path: Path) -> Path:
         report=report,
         headline=[] if main is None else _headline(report, main),
         notes=notes,
-        figures={k: (Markup(svg), caption) for k, (svg, caption) in confirmation_figures(report).items()},
+        figures={
+            k: (Markup(svg), caption)
+            for k, (svg, caption) in (pictures or confirmation_figures(report)).items()
+        },
         table=report.cells(),
         roles=["student" if d == main else "" for d in report.differences()],
         script="",

@@ -125,8 +125,12 @@ def figures(report: RunReport) -> dict[str, tuple[str, str]]:
     return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
 
 
-def write_page(report: RunReport, path: Path) -> Path:
-    """Writes the page to ``path`` and ``report.json`` beside it; returns ``path``."""
+def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None) -> Path:
+    """Writes the page to ``path`` and ``report.json`` beside it; returns ``path``.
+
+    Args:
+        pictures: what `figures` drew, if it did already.
+    """
     from markupsafe import Markup
 
     table = report.table
@@ -140,7 +144,7 @@ def write_page(report: RunReport, path: Path) -> Path:
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems
         ),
-        figures={k: (Markup(svg), caption) for k, (svg, caption) in figures(report).items()},
+        figures={k: (Markup(svg), caption) for k, (svg, caption) in (pictures or figures(report)).items()},
         teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
         titles=METRIC_TITLES,
         shown=shown,

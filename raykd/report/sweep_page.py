@@ -55,8 +55,10 @@ def sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
     return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
 
 
-def write_sweep_page(report: SweepReport, path: Path) -> Path:
-    """Writes the page to ``path``; returns ``path``."""
+def write_sweep_page(
+    report: SweepReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
+) -> Path:
+    """Writes the page, with ``pictures`` if `sweep_figures` drew them already, to ``path``; returns ``path``."""
     from markupsafe import Markup
 
     found = report.importance
@@ -68,7 +70,9 @@ def write_sweep_page(report: SweepReport, path: Path) -> Path:
         headline=headline(report),
         notes=report.notes,
         text=value_text,
-        figures={k: (Markup(svg), caption) for k, (svg, caption) in sweep_figures(report).items()},
+        figures={
+            k: (Markup(svg), caption) for k, (svg, caption) in (pictures or sweep_figures(report)).items()
+        },
         importance_says=found.sentence() if found else too_few(report),
         rungs_say=rung_sentence(correlations),
         rungs=rung_cells(correlations),

@@ -14,7 +14,7 @@ from pathlib import Path
 from raykd import models
 from raykd.config import RunConfig, TeacherConfig
 from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
-from raykd.runs.cluster import check_fits, demands_of
+from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.jobs import Job, jobs_of
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Placement, group
@@ -79,6 +79,7 @@ def preflight(config: RunConfig, *, together: bool = True) -> None:
                 teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
             )
     check_student(config)
+    check_pool(config)
     check_resources(config, together=together)
     tracking_uri(config.tracking, Path(config.output).resolve())
 
@@ -139,6 +140,8 @@ def check(config: RunConfig) -> list[Finding]:
         look(f"teacher {teacher.name}", lambda teacher=teacher: check_teacher(teacher, config))  # type: ignore[misc]
     look("data", lambda: _check_data(config))
     look("student", lambda: check_student(config))
+    if config.serving.pool is not None:
+        look("teacher pool", lambda: check_pool(config))
     look("resources", lambda: check_resources(config))
     look("tracking", lambda: redact(tracking_uri(config.tracking, Path(config.output).resolve())))
     return findings
@@ -169,6 +172,18 @@ def check_student(config: RunConfig) -> str:
     return config.student.kind
 
 
+def check_pool(config: RunConfig) -> str:
+    """Whether a named pool can be asked for; what it serves is compared when the run has connected.
+
+    Raises:
+        ConfigError: the run would start a local Ray of its own, where there is none.
+    """
+    if config.serving.pool is None:
+        return "the run starts its teachers"
+    address = cluster_address(config.ray, f"the teacher pool {config.serving.pool}")
+    return f"{config.serving.pool} at {address or 'this Ray'}: not checked before the run connects to it"
+
+
 def check_resources(config: RunConfig, *, together: bool = True) -> str:
     """What the run holds at once, compared with this machine unless it goes to a cluster.
 
@@ -179,7 +194,7 @@ def check_resources(config: RunConfig, *, together: bool = True) -> str:
         Placement(TeacherSpec(t.name, "", config.data.labels, config.task), t.actor)
         for t in config.active_teachers
     ]
-    groups = group(placements)
+    groups = group(placements) if config.serving.pool is None else []  # a named pool is there already
     stages = demands_of(config, groups, together=together)
     here = available_here(config)
     for demands in stages:

@@ -15,9 +15,12 @@ from typing import Any
 import ray
 
 from raykd.config import RayConfig, RunConfig, WorkersConfig
-from raykd.errors import ResourceError
+from raykd.errors import ConfigError, ResourceError
 from raykd.runs.host import ENVIRONMENT
 from raykd.teachers.pool import Group
+
+POOL = "teacher pool "
+"""How the demand of a named pool begins."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,29 @@ def connect(config: RayConfig) -> None:
             f"cannot connect to the Ray cluster {address}",
             got=str(error).strip().splitlines()[0],
             wanted="a running cluster with the same Ray version",
-            next_step="check ray.address and, if the cluster asks for a token, RAY_AUTH_MODE=token",
+            next_step="`ray start --head` starts one here; check ray.address and, if the cluster asks for a token, RAY_AUTH_MODE=token",
         ) from None
+
+
+def cluster_address(config: RayConfig, what: str) -> str | None:
+    """The address of the running cluster; None where this process is connected to one already.
+
+    Args:
+        what: what is sought there, for people.
+    Raises:
+        ConfigError: there is no address, so that connecting would start a local Ray that ends with the command.
+    """
+    if ray.is_initialized():
+        return None
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if not address or address == "local":
+        raise ConfigError(
+            f"{what} needs a Ray cluster that outlives this command",
+            got=f"ray.address: {address or 'null'}, and no RAY_ADDRESS",
+            wanted="the address of a running cluster; `auto` finds the one on this machine",
+            next_step="start one with `ray start --head`, then set ray.address=auto (or RAY_ADDRESS)",
+        )
+    return address
 
 
 def pool_demand(groups: list[Group]) -> Demand:
@@ -96,12 +120,18 @@ def check_fits(demands: list[Demand], available: dict[str, float], where: str) -
     for name, wanted in totals.items():
         has = available.get(name, 0.0)
         if wanted > has + 1e-6:
+            named = [d.name.removeprefix(POOL) for d in demands if d.name.startswith(POOL)]
             raise ResourceError(
                 f"the run needs more {name} at once than {where} has",
                 got=f"{' + '.join(parts[name])} = {wanted:g} {name}",
                 wanted=f"at most {has:g} {name}",
                 next_step="let teachers share a process: teacher_defaults.actor={num_cpus: 0.25, group: teachers}; "
-                "or lower workers.num_workers or num_cpus; or use a larger cluster",
+                "or lower workers.num_workers or num_cpus; or use a larger cluster"
+                + (
+                    f"; or end a pool that no run needs: raykd teachers down {' | '.join(named)}"
+                    if named
+                    else ""
+                ),
             )
 
 

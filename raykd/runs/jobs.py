@@ -9,13 +9,14 @@ configuration and their data), so that changing a student's seed never trains a 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from raykd.config import RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.data.load import Dataset, load_data
-from raykd.errors import ConfigError, DataError
+from raykd.errors import ConfigError, DataError, ModelError
 from raykd.load import validate
 
 
@@ -116,6 +117,31 @@ def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     content = hashlib.sha256((run.fingerprint() + data.fingerprint()).encode()).hexdigest()[:12]
     output = Path(config.output).resolve() / "teachers" / f"{teacher.name}-{content}"
     return Job("teacher", f"teacher-{teacher.name}", run, data, output)
+
+
+def existing_teachers(config: RunConfig, next_step: str) -> dict[str, Path]:
+    """Folders of the teachers that were trained before, by the names of their jobs.
+
+    Args:
+        next_step: for a teacher that is not there.
+    Raises:
+        ModelError: a teacher is not trained yet.
+    """
+    jobs = [teacher_job(config, t) for t in config.active_teachers if t.training is not None]
+    check_trained(jobs, next_step)
+    return {job.name: job.output for job in jobs}
+
+
+def check_trained(jobs: Sequence[Job], next_step: str) -> None:
+    """Raises ModelError where one of these teachers is not trained yet."""
+    missing = [job for job in jobs if not job.done]
+    if missing:
+        raise ModelError(
+            f"not trained yet: {', '.join(job.name for job in missing)}",
+            got=f"no model in {missing[0].output}",
+            wanted="teachers that exist",
+            next_step=next_step,
+        )
 
 
 def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:

@@ -27,13 +27,13 @@ from raykd.config import RunConfig
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
-from raykd.errors import ConfigError, ModelError
-from raykd.runs.cluster import check_fits, connect, pool_demand
-from raykd.runs.jobs import teacher_job
-from raykd.runs.pool import placements_of, start_pool
+from raykd.errors import ConfigError
+from raykd.runs.cluster import connect
+from raykd.runs.jobs import existing_teachers
+from raykd.runs.pool import check_teachers, start_pool
 from raykd.runs.session import interruptible, listen
 from raykd.teachers.handle import PoolSource, PoolTicket
-from raykd.teachers.pool import TeacherPool, group
+from raykd.teachers.pool import TeacherPool
 from raykd.teachers.store import text_keys
 
 FEWEST, MOST = 64, 128
@@ -260,9 +260,7 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
     with interruptible():
         connect(config.ray)
         listen()
-        check_fits(
-            [pool_demand(group(placements_of(config, trained)))], ray.cluster_resources(), "the cluster"
-        )
+        check_teachers(config, trained)
         pool, _ = start_pool(config, trained)
         try:
             with shown(console, "training texts") as report:
@@ -284,13 +282,6 @@ def _trained(config: RunConfig) -> dict[str, Path]:
             got="no teachers" if not config.active_teachers else "serving.store: null keeps no answers",
             wanted="a run with teachers and a store",
         )
-    jobs = [teacher_job(config, t) for t in config.active_teachers if t.training is not None]
-    missing = [job for job in jobs if not job.done]
-    if missing:
-        raise ModelError(
-            f"not trained yet: {', '.join(job.name for job in missing)}",
-            got=f"no model in {missing[0].output}",
-            wanted="teachers that exist",
-            next_step="raykd train RUN.yaml trains them (labelling does not); raykd label goes after that",
-        )
-    return {job.name: job.output for job in jobs}
+    return existing_teachers(
+        config, "raykd train RUN.yaml trains them (labelling does not); raykd label goes after that"
+    )

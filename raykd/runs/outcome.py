@@ -82,8 +82,9 @@ def conclude(
     pairs = tuple((p, score(p, config.task.metrics)) for p in systems)
     counters = {} if pool is None else pool.counters()
     report = _report(config, folder, data, pairs, scored.facts, curve, tracker, counters)
-    page = write_page(report, folder.path / "report.html")
-    logged = _log(config, tracker, report, page, jobs, infos, counters, curves)
+    pictures = figures(report)
+    page = write_page(report, folder.path / "report.html", pictures)
+    logged = _log(config, tracker, report, (page, pictures), jobs, infos, counters, curves)
     return Outcome(
         table=report.table,
         tables=(report.table.rich(),),
@@ -265,7 +266,7 @@ def _log(
     config: RunConfig,
     tracker: Tracker,
     report: RunReport,
-    page: Path,
+    drawn: tuple[Path, Mapping[str, tuple[str, str]]],
     jobs: Sequence[Job],
     infos: Sequence[TeacherInfo],
     counters: Mapping[str, Mapping[str, int]],
@@ -280,8 +281,9 @@ def _log(
     tracker.log_text(report.table.markdown(), "results.md")
     tracker.log_text(dump(config), "run.yaml")
     tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
+    page, pictures = drawn
     tracker.log_file(page)
-    for name, (svg, _) in figures(report).items():
+    for name, (svg, _) in pictures.items():
         tracker.log_figure(svg, f"plots/{name}.svg")
     if config.tracking.log_model:
         languages = config.data.select_languages or config.data.languages

@@ -13,29 +13,59 @@ from typing import Any
 import ray
 
 from raykd.config import RayConfig
+from raykd.errors import RaykdError
 from raykd.runs.cluster import connect
 from raykd.runs.folder import RunFolder, hush
 from raykd.tracking import Tracker, redact
+from raykd.tracking.tracker import Status
 
 log = logging.getLogger("raykd.runs")
 
 
-def open_session(config: RayConfig, folder: RunFolder, start_tracker: Callable[[], Tracker]) -> Tracker:
-    """Connects to Ray and opens the MLflow run at the same time: each takes seconds."""
-    with ThreadPoolExecutor(max_workers=1) as background:
-        starting = background.submit(start_tracker)
+class Session:
+    """Ray, connected, and an MLflow run that is being opened beside it: each takes seconds.
+
+    Args:
+        start_tracker: opens the MLflow run; runs on a thread of its own.
+    Raises:
+        ResourceError: there is no such cluster.
+    """
+
+    def __init__(self, config: RayConfig, folder: RunFolder, start_tracker: Callable[[], Tracker]) -> None:
+        self._folder = folder
+        self._background = ThreadPoolExecutor(max_workers=1)
+        self._starting = self._background.submit(start_tracker)
+        self._tracker: Tracker | None = None
         try:
             connect(config)
             listen()
         except BaseException as error:
-            starting.result().finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            self.end(error)
             raise
         log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
-        tracker = starting.result()
-    hush()
-    log.info("MLflow run %s at %s", tracker.run_id, redact(tracker.uri))
-    folder.write_state(mlflow_run_id=tracker.run_id)
-    return tracker
+
+    def tracker(self) -> Tracker:
+        """The MLflow run, waited for.
+
+        Raises:
+            TrackingError: it cannot be opened.
+        """
+        if self._tracker is None:
+            self._tracker = self._starting.result()
+            self._background.shutdown(wait=False)
+            hush()
+            log.info("MLflow run %s at %s", self._tracker.run_id, redact(self._tracker.uri))
+            self._folder.write_state(mlflow_run_id=self._tracker.run_id)
+        return self._tracker
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Ends the MLflow run as the command ended."""
+        with contextlib.suppress(
+            RaykdError
+        ):  # that it could not be opened was told, or is not the first error
+            status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            (self._tracker or self._starting.result()).finish("FINISHED" if error is None else status)
+        self._background.shutdown(wait=False)
 
 
 def _ray_logs() -> str:

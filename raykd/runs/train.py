@@ -28,7 +28,7 @@ from raykd.runs.jobs import Job, jobs_of
 from raykd.runs.outcome import Outcome, conclude
 from raykd.runs.pool import placements_of, start_pool
 from raykd.runs.progress import JobProgress
-from raykd.runs.session import interruptible, open_session
+from raykd.runs.session import Session, interruptible
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.teachers.pool import TeacherPool, group
 from raykd.teachers.spec import TeacherInfo
@@ -109,7 +109,7 @@ def _train(
 ) -> Outcome:
     log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
     _say_data(console, student_jobs[-1], teacher_jobs)
-    tracker = open_session(config.ray, folder, lambda: _start_tracker(config, folder))
+    tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
     try:
         for demands in demands_of(config, group(placements_of(config, {}))):

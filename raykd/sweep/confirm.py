@@ -28,7 +28,7 @@ from raykd.report.results import score
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.score import student_predictions
-from raykd.runs.session import interruptible, open_session
+from raykd.runs.session import Session, interruptible
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, load_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
@@ -163,10 +163,12 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
     frame.console.print(
         f"[bold]{plan.name}[/bold]  winner and default, {len(arms.seeds)} fresh seeds each", highlight=False
     )
-    tracker = open_session(plan.base.ray, folder, lambda: _start_tracker(plan, arms, folder))
+    session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, arms, folder))
     students = folder.path / "students"
     try:
         with frame.teachers():
+            tracker = session.tracker()
+            frame.answer_ahead()
             kept = frame.pool.groups if frame.pool is not None and frame.label == "on_demand" else []
             concurrent = concurrent_trials(
                 node_resources(), plan.base.workers, kept, plan.config.max_concurrent_trials
@@ -174,9 +176,9 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
             journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
         result = _conclude(plan, arms, frame.data, folder, journal, tracker, students)
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        session.end(error)
         raise
-    tracker.finish("FINISHED")
+    session.end()
     shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     folder.write_state(status="finished", lines=list(result.lines))
     return result
@@ -230,7 +232,8 @@ def _conclude(
     students: Path,
 ) -> Confirmation:
     report = _report(plan, arms, data, journal, students)
-    page = write_confirmation_page(report, folder.path / "report.html")
+    pictures = confirmation_figures(report)
+    page = write_confirmation_page(report, folder.path / "report.html", pictures)
     (folder.path / "results.md").write_text(report.markdown(), encoding="utf-8")
     main = report.main
     if main is not None:
@@ -242,7 +245,7 @@ def _conclude(
     tracker.log_table(report.rows(), "confirmation.json")
     tracker.log_text(report.markdown(), "confirmation.md")
     tracker.log_file(page)
-    for name, (svg, _) in confirmation_figures(report).items():
+    for name, (svg, _) in pictures.items():
         tracker.log_figure(svg, f"plots/{name}.svg")
     failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())
     lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]

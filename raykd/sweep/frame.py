@@ -58,7 +58,7 @@ class Frame:
 
     @contextlib.contextmanager
     def teachers(self) -> Iterator[None]:
-        """Teachers: trained if need be, opened, asked for every text; parked while trials run."""
+        """Teachers, trained if need be, opened while the body runs; their weights are not loaded yet."""
         if not self.base.teachers:
             yield
             return
@@ -66,23 +66,23 @@ class Frame:
         for demands in demands_of(self.base, group(placements_of(self.base, {})), together=together):
             check_fits(demands, ray.cluster_resources(), "the cluster")
         self._train_teachers()
-        pool, _ = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
-        self.pool = pool
+        self.pool, _ = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
         try:
-            if self.label == "ahead":
-                self.labelled = self._label(pool)
-                pool.park()
             yield
         finally:
-            pool.stop()
+            self.pool.stop()
 
-    def _label(self, pool: TeacherPool) -> LabelReport:
+    def answer_ahead(self) -> None:
+        """Has every text answered, then gives the teachers' resources to the trials; nothing if on demand."""
+        if self.pool is None or self.label == "on_demand":
+            return
         reports = []
         for weighting in self.weightings:
             with shown(self.console, "teachers answer") as report:
-                reports.append(label_rows(pool, self.data.train, weighting, report))
+                reports.append(label_rows(self.pool, self.data.train, weighting, report))
         log.info("teachers: %s", reports)
-        return reports[0] if len(reports) == 1 else sum(reports[1:], reports[0])
+        self.labelled = sum(reports[1:], reports[0])
+        self.pool.park()
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / "teachers.jsonl")

@@ -58,11 +58,12 @@ def conclude(
         run = best_run(plan, journal.trials[report.best.name])
         best_path.write_text(dump(run), encoding="utf-8")
         report = _report(plan, folder, journal, tracker, labelled, dump(run))
-    page = write_sweep_page(report, folder.path / "report.html")
+    pictures = sweep_figures(report)
+    page = write_sweep_page(report, folder.path / "report.html", pictures)
     table = TrialTable(report)
     (folder.path / "trials.csv").write_text(table.csv(), encoding="utf-8")
     (folder.path / "results.md").write_text(table.markdown(), encoding="utf-8")
-    _log(tracker, report, table, page, folder, labelled)
+    _log(tracker, report, table, page, pictures, labelled)
     failed = report.by_status.get("failed", 0)
     return SweepOutcome(
         report=report,
@@ -156,7 +157,7 @@ def _log(
     report: SweepReport,
     table: TrialTable,
     page: Path,
-    folder: RunFolder,
+    pictures: Mapping[str, tuple[str, str]],
     labelled: LabelReport | None,
 ) -> None:
     values: dict[str, float] = {f"sweep/{status}": float(n) for status, n in report.by_status.items()}
@@ -179,7 +180,7 @@ def _log(
     tracker.log_text(report.space_yaml, "space.yaml")
     tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
     tracker.log_file(page)
-    for name, (svg, _) in sweep_figures(report).items():
+    for name, (svg, _) in pictures.items():
         tracker.log_figure(svg, f"plots/{name}.svg")
 
 

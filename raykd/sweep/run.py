@@ -18,7 +18,7 @@ from raykd.errors import ConfigError
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.session import interruptible, open_session
+from raykd.runs.session import Session, interruptible
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
@@ -62,16 +62,18 @@ def sweep(
 def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
     folder = frame.folder
     _say(plan, frame)
-    tracker = open_session(plan.base.ray, folder, lambda: _start_tracker(plan, folder))
+    session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, folder))
     try:
         with frame.teachers():
+            tracker = session.tracker()
+            frame.answer_ahead()
             journal = search(frame, _search(plan, frame), tracker)
             journal.counters({} if frame.pool is None else frame.pool.counters())
         outcome = conclude(plan, folder, journal, tracker, frame.labelled)
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        session.end(error)
         raise
-    tracker.finish("FINISHED")
+    session.end()
     shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     folder.write_state(status="finished", lines=list(outcome.lines))
     return outcome

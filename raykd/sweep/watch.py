@@ -176,6 +176,8 @@ class Watch(Callback):  # type: ignore[misc]
                 self._settle()
             for name in list(self._children.open):
                 self._guarded(lambda name=name: self._children.end(name, "interrupted"))  # type: ignore[misc]
+            with contextlib.suppress(OSError):  # not there, or not empty
+                (self._children.folder.path / "spool").rmdir()
 
     def _drain(self) -> None:
         """Points first, so that a trial's last one is there before its run ends."""
