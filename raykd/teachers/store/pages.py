@@ -116,17 +116,17 @@ def check_pages(path: Path, meta: Meta, key_bytes: int, value_bytes: int) -> Non
     node = _NODE_HEADER + key_bytes + value_bytes
     # LMDB's own rule: at least two nodes fit in a page, else the value goes to pages of its own.
     big = node > (((meta.page_bytes - _PAGE_HEADER) // 2) & -2) - 2
-    leaves = _walk(pages, seen, meta.main, key_bytes)
-    for part in _parts(leaves):
-        _check_leaves(pages, seen, part, key_bytes, value_bytes, big)
-    entries = sum(int(_counts(pages, part).sum()) for part in _parts(leaves))
+    leaves, bounds = _walk(pages, seen, meta.main, key_bytes)
+    entries, last = 0, np.uint64(0)
+    for at in range(0, len(leaves), _CHUNK_PAGES):
+        part = slice(at, at + _CHUNK_PAGES)
+        count, last = _check_leaves(
+            pages, seen, leaves[part], bounds[part], last, key_bytes, value_bytes, big
+        )
+        entries += count
     if entries != meta.main.entries:
         raise Damaged(f"{entries} entries where {meta.main.entries} were counted")
     _check_free(pages, seen, meta.free)
-
-
-def _parts(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [numbers[i : i + _CHUNK_PAGES] for i in range(0, len(numbers), _CHUNK_PAGES)]
 
 
 def _visit(seen: NDArray[np.bool_], numbers: NDArray[Any], end: int) -> NDArray[np.int64]:
@@ -140,19 +140,24 @@ def _visit(seen: NDArray[np.bool_], numbers: NDArray[Any], end: int) -> NDArray[
     return places
 
 
-def _walk(pages: NDArray[np.uint8], seen: NDArray[np.bool_], tree: Tree, key_bytes: int) -> NDArray[np.int64]:
-    """Numbers of the leaf pages of a tree."""
+def _walk(
+    pages: NDArray[np.uint8], seen: NDArray[np.bool_], tree: Tree, key_bytes: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Numbers of the leaf pages of a tree in order, and the smallest key (its first 8 bytes) that each may hold."""
+    bounds = np.zeros(1, dtype=np.uint64)
     if tree.root == _NO_PAGE:
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64), bounds[:0]
     level = _visit(seen, np.asarray([tree.root], dtype=np.uint64), len(pages))
     branches = 0
     for _ in range(tree.depth - 1):
         branches += len(level)
-        children = [_children(pages, part, key_bytes) for part in _parts(level)]
-        level = _visit(seen, np.concatenate(children), len(pages))
+        parts = [slice(i, i + _CHUNK_PAGES) for i in range(0, len(level), _CHUNK_PAGES)]
+        found = [_children(pages, level[part], bounds[part], key_bytes) for part in parts]
+        level = _visit(seen, np.concatenate([numbers for numbers, _ in found]), len(pages))
+        bounds = np.concatenate([below for _, below in found])
     if (branches, len(level)) != (tree.branches, tree.leaves):
         raise Damaged("a tree has other pages than were counted")
-    return level
+    return level, bounds
 
 
 def _headers(pages: NDArray[np.uint8], numbers: NDArray[np.int64], kind: int) -> tuple[Any, Any, Any]:
@@ -165,11 +170,6 @@ def _headers(pages: NDArray[np.uint8], numbers: NDArray[np.int64], kind: int) ->
     if not sound.all():
         raise Damaged(f"page {numbers[~sound][0]} has a damaged head")
     return rows, (lower - _PAGE_HEADER) // 2, upper
-
-
-def _counts(pages: NDArray[np.uint8], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    counts: NDArray[np.int64] = _headers(pages, numbers, _LEAF)[1]
-    return counts
 
 
 def _nodes(rows: Any, counts: Any) -> tuple[Any, Any, Any]:
@@ -198,7 +198,21 @@ def _packed(there: Any, places: Any, sizes: Any, upper: Any, page_bytes: int) ->
         raise Damaged("nodes overlap")
 
 
-def _children(pages: NDArray[np.uint8], numbers: NDArray[np.int64], key_bytes: int) -> NDArray[np.uint64]:
+def _prefixes(rows: Any, places: Any, there: Any) -> NDArray[np.uint64]:
+    """The first 8 bytes of each node's key as a number that sorts as LMDB does; 0 where there is no node."""
+    words = rows.view(">u2")
+    at = np.where(there, (places + _NODE_HEADER) // 2, 0)
+    index = np.arange(len(rows))[:, None]
+    found = np.zeros(places.shape, dtype=np.uint64)
+    for i in range(4):
+        found = (found << np.uint64(16)) | words[index, at + i]
+    return np.where(there, found, np.uint64(0))
+
+
+def _children(
+    pages: NDArray[np.uint8], numbers: NDArray[np.int64], bounds: NDArray[np.uint64], key_bytes: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Pages below branch pages, and the smallest key of each: that of its node, of the first the page's own."""
     rows, counts, upper = _headers(pages, numbers, _BRANCH)
     if int(counts.min()) < 2:
         raise Damaged("a branch page has one way")
@@ -208,15 +222,17 @@ def _children(pages: NDArray[np.uint8], numbers: NDArray[np.int64], key_bytes: i
     if bool((there & (keys != key_bytes) & ~keyless).any()):
         raise Damaged("a key has another size")
     _packed(there, places, _NODE_HEADER + keys, upper, rows.shape[1])
-    numbers_of = words[0] | (words[1] << 16) | (words[2] << 32)
-    found: NDArray[np.uint64] = numbers_of[there].astype(np.uint64)
-    return found
+    below = _prefixes(rows, places, there & ~keyless)
+    below[:, 0] = bounds
+    children = words[0] | (words[1] << 16) | (words[2] << 32)
+    return children[there].astype(np.uint64), below[there].astype(np.uint64)
 
 
 def _check_leaves(
-    pages: NDArray[np.uint8], seen: NDArray[np.bool_], numbers: NDArray[np.int64],
-    key_bytes: int, value_bytes: int, big: bool,
-) -> None:  # fmt: skip
+    pages: NDArray[np.uint8], seen: NDArray[np.bool_], numbers: NDArray[np.int64], bounds: NDArray[np.uint64],
+    last: np.uint64, key_bytes: int, value_bytes: int, big: bool,
+) -> tuple[int, np.uint64]:  # fmt: skip
+    """Entries of these pages, and their largest key; ``last`` is that of the pages before."""
     rows, counts, upper = _headers(pages, numbers, _LEAF)
     there, places, words = _nodes(rows, counts)
     wanted = (value_bytes & 0xFFFF, value_bytes >> 16, _BIG_DATA if big else 0, key_bytes)
@@ -225,10 +241,17 @@ def _check_leaves(
             raise Damaged("an entry has another shape than the others")
     size = _NODE_HEADER + key_bytes + (8 if big else value_bytes)
     _packed(there, places, np.full_like(places, size), upper, rows.shape[1])
+    prefixes = _prefixes(rows, places, there)
+    ends = prefixes[np.arange(len(rows)), counts - 1]
+    before = np.concatenate([[last], ends[:-1]])
+    flat = np.concatenate([[last], prefixes[there]])
+    if bool((flat[1:] < flat[:-1]).any() | (bounds > prefixes[:, 0]).any() | (bounds < before).any()):
+        raise Damaged("keys are out of order")
     if big:
         at = np.nonzero(there)[0][:, None], places[there][:, None] + _NODE_HEADER + key_bytes + np.arange(8)
         first = np.ascontiguousarray(rows[at]).view("<u8")[:, 0]
         _check_overflow(pages, seen, first, value_bytes)
+    return int(counts.sum()), ends[-1]
 
 
 def _check_overflow(
@@ -251,7 +274,7 @@ def _check_free(pages: NDArray[np.uint8], seen: NDArray[np.bool_], tree: Tree) -
     """The list of free pages, from which writers take: a used page on it would be written over."""
     lists = []
     entries = 0
-    for number in _walk(pages, seen, tree, 8).tolist():
+    for number in _walk(pages, seen, tree, 8)[0].tolist():
         rows, counts, upper = _headers(pages, np.asarray([number]), _LEAF)
         there, places, words = _nodes(rows, counts)
         sizes = words[0] | (words[1] << 16)
