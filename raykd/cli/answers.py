@@ -13,12 +13,11 @@ from raykd.cli.app import Overrides, RunFile, app, console, run_file
 
 store_app = typer.Typer(
     no_args_is_help=True,
-    help="""Look at, check or remove the answers that teachers gave to texts.
-
-A teacher's answer to a text is kept on disk and never computed again, by no run and no sweep. Each teacher (its
-weights, tokenizer, labels, precision) has a folder of its own under output/store; serving.store_limit_gb bounds
-them all together. Removing them is always safe: what is missing is computed again when it is asked for.
-""",
+    help="Look at, check or remove the answers that teachers gave to texts.\n\n"
+    "A teacher's answer to a text is kept on disk and never computed again, by no run and no sweep. Each teacher "
+    "(its weights, tokenizer, labels, precision) has a folder of its own under output/store; "
+    "serving.store_limit_gb bounds them all together. Removing them is always safe: what is missing is computed "
+    "again when it is asked for.",
 )
 app.add_typer(store_app, name="store")
 
