@@ -72,7 +72,8 @@ class Journal:
         self.teachers: list[Mapping[str, Mapping[str, float]]] = []
         """Counters of the teachers, one entry a start of the sweep that reached its end."""
         if path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            # Not splitlines: some characters of a label or an error end a line for Python, and not for JSON.
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 self._read(line)
             self._end_torn_line()
 
@@ -91,7 +92,7 @@ class Journal:
     def _append(self, event: str, row: dict[str, Any]) -> None:
         with self._lock:
             self._take(event, json.loads(json.dumps(row)))
-            with self._path.open("a", encoding="utf-8") as file:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps({"event": event, **row}, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
