@@ -10,16 +10,17 @@ from typer.main import get_command
 
 from raykd.cli import app
 from raykd.load import validate
+from raykd.sweep.config import load_sweep
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_run_file_of_the_readme_is_valid() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        assert validate(yaml.safe_load(block), "README").teachers
+def test_the_run_and_the_search_of_the_readme_are_valid(tmp_path: Path) -> None:
+    run, search = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    assert validate(yaml.safe_load(run), "README").teachers
+    (tmp_path / "space.yaml").write_text(search, encoding="utf-8")
+    assert load_sweep(tmp_path / "space.yaml").trials > 1
 
 
 def test_every_command_of_the_readme_exists() -> None:
@@ -29,7 +30,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_place_of_the_map_and_every_link_exists() -> None:
-    places = re.findall(r"^    (raykd/\S+|examples/|benchmarks/|tests/)", README, flags=re.MULTILINE)
+    places = re.findall(r"^    (raykd/\S+|examples/|tune_spaces/|benchmarks/|tests/)", README, flags=re.MULTILINE)
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert places and links
     assert [p for p in [*places, *links] if not (ROOT / p).exists()] == []
