@@ -18,6 +18,8 @@ from raykd.report.trials import TrialRow
 
 SHOWN = 12
 """Running trials that get a bar of their own."""
+SILENCE_S = 30.0
+"""After so long without news a line says what is waited for."""
 
 
 class SweepProgress:
@@ -44,7 +46,8 @@ class SweepProgress:
         self._tasks: dict[str, Any] = {}
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._begun = time.monotonic()
+        self._news = time.monotonic()
+        self._reported = 0
         self.best: TrialRow | None = None
 
     @contextlib.contextmanager
@@ -59,15 +62,30 @@ class SweepProgress:
         self._bars.advance(self._sweep)
         self._judge(row)
 
+    def tick(self) -> None:
+        """Called now and then by the watching thread: says so where nothing happens."""
+        with self._lock:
+            if time.monotonic() - self._news < SILENCE_S:
+                return
+            self._news = time.monotonic()
+            what = (
+                "trials are training; the next line comes with an evaluation"
+                if self._reported
+                else "trials wait for their processes and for the resources that they ask for"
+            )
+            self._console.print(f"  no news for {SILENCE_S:g} s: {what}", highlight=False)
+
     def began(self, name: str) -> None:
         """A trial was handed to Tune."""
         with self._lock:
+            self._news = time.monotonic()
             if len(self._tasks) < SHOWN:
                 self._tasks[name] = self._bars.add_task(f"  {name}", total=None, note="waiting for its turn")
 
     def result(self, row: TrialRow) -> None:
         """A trial came to an evaluation."""
         with self._lock:
+            self._news, self._reported = time.monotonic(), self._reported + 1
             self._judge(row)
             task = self._tasks.get(row.name)
             if task is not None and row.last is not None:

@@ -160,6 +160,7 @@ class Watch(Callback):  # type: ignore[misc]
 
         def watch() -> None:
             while not finished.wait(POLL_S):
+                self._progress.tick()
                 try:
                     self._drain()
                 except ray.exceptions.RayError:
