@@ -12,6 +12,7 @@ from raykd.cli.app import app, errors
 from raykd.cli import runs  # noqa: F401  # isort: skip
 from raykd.cli import sweeps  # noqa: F401  # isort: skip
 from raykd.cli import answers  # noqa: F401  # isort: skip
+from raykd.cli import teachers  # noqa: F401  # isort: skip
 from raykd.cli import records  # noqa: F401  # isort: skip
 
 INTERRUPTED = 130

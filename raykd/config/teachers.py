@@ -71,6 +71,10 @@ class TeacherConfig(Spec):
 class ServingConfig(Spec):
     """How teachers answer."""
 
+    pool: str | None = None
+    """Name of a pool that `raykd teachers up` started: it is asked instead of teachers of the run's own, if it
+    serves the same ones. None starts them."""
+
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 where the hardware computes it natively (avx512_bf16, AMX, CUDA), else float32."""
     max_tokens: int = Field(16384, ge=1)
@@ -85,3 +89,5 @@ class ServingConfig(Spec):
     """Folder (under `output`, or absolute) where answers are kept by content; null keeps none."""
     store_limit_gb: float = Field(20.0, gt=0.0)
     """Bound on all stores of that folder together, in 10^9 bytes; what goes when it is reached is computed again."""
+
+    _pool = field_validator("pool")(lambda value: value if value is None else checked_name(value))

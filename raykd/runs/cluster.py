@@ -57,7 +57,8 @@ def connect(config: RayConfig) -> None:
             f"cannot connect to the Ray cluster {address}",
             got=str(error).strip().splitlines()[0],
             wanted="a running cluster with the same Ray version",
-            next_step="`ray start --head` starts one here; check ray.address and, if the cluster asks for a token, RAY_AUTH_MODE=token",
+            next_step="`ray start --head` starts one here; else check ray.address and, if the cluster asks for a "
+            "token, RAY_AUTH_MODE=token",
         ) from None
 
 

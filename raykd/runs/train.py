@@ -20,17 +20,16 @@ from raykd.config import RunConfig
 from raykd.load import dump, flatten
 from raykd.point import Point
 from raykd.runs.check import preflight
-from raykd.runs.cluster import check_fits, demands_of
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, jobs_of
 from raykd.runs.outcome import Outcome, conclude
-from raykd.runs.pool import placements_of, start_pool
+from raykd.runs.pool import check_cluster, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.session import Session, interruptible
 from raykd.runs.stages import fit_group, train_teachers
-from raykd.teachers.pool import TeacherPool, group
+from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker, environment, tracking_uri
 
@@ -112,8 +111,7 @@ def _train(
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
     try:
-        for demands in demands_of(config, group(placements_of(config, {}))):
-            check_fits(demands, ray.cluster_resources(), "the cluster")
+        check_cluster(config, teacher_jobs)
         outcome = _stages(config, folder, console, trackers, teacher_jobs, student_jobs)
     except BaseException as error:
         trackers.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

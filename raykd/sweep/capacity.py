@@ -30,7 +30,8 @@ def concurrent_trials(
     """Trials that fit at once.
 
     Args:
-        nodes: resources of each node. groups: teachers that keep their resources while trials run.
+        nodes: resources of each node, without what named pools hold there.
+        groups: teachers that keep their resources while trials run.
         asked: the user's own limit; one that does not fit is refused, not lowered.
 
     Raises:
@@ -44,11 +45,11 @@ def concurrent_trials(
     if fits < wanted:
         held = pool_demand(list(groups))
         parts = [f"teachers hold CPU {held.cpus:g}, GPU {held.gpus:g}"] if groups else []
-        has = {name: sum(node.get(name, 0.0) for node in nodes) for name in needs}
+        has = _shown({name: sum(node.get(name, 0.0) for node in nodes) for name in needs})
         raise ResourceError(
             "not one trial fits on the cluster" if fits < 1 else f"{wanted} trials at once do not fit on the cluster",
             got="; ".join(
-                [f"a trial holds {workers.num_workers} x {_shown(needs)}", *parts, f"the cluster has {_shown(has)}"]
+                [f"a trial holds {workers.num_workers} x {_shown(needs)}", *parts, f"the cluster has {has} for it"]
             ),
             wanted=f"max_concurrent_trials of {fits} at most" if fits else "room for one trial",
             next_step="lower max_concurrent_trials" if fits else

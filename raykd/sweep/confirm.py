@@ -169,9 +169,8 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
         with frame.teachers():
             tracker = session.tracker()
             frame.answer_ahead()
-            kept = frame.pool.groups if frame.pool is not None and frame.label == "on_demand" else []
             concurrent = concurrent_trials(
-                node_resources(), plan.base.workers, kept, plan.config.max_concurrent_trials
+                node_resources(), plan.base.workers, frame.kept, plan.config.max_concurrent_trials
             )
             journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
         result = _conclude(plan, arms, frame.data, folder, journal, tracker, students)

@@ -16,13 +16,12 @@ from raykd.config import RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.distill.weighting import Weighting
 from raykd.errors import SweepError
-from raykd.runs.cluster import check_fits, demands_of
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
 from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, teacher_job
 from raykd.runs.label import LabelReport, label_rows, shown
-from raykd.runs.pool import placements_of, start_pool
+from raykd.runs.pool import check_cluster, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
 from raykd.sweep.journal import FILE as JOURNAL
@@ -32,7 +31,9 @@ from raykd.sweep.suggest import Sampler, Suggestions
 from raykd.sweep.trial import Configs, Shared
 from raykd.sweep.tuning import TuneSettings, run_trials
 from raykd.sweep.watch import Watch
-from raykd.teachers.pool import TeacherPool, group
+from raykd.teachers.groups import Group
+from raykd.teachers.pool import TeacherPool
+from raykd.teachers.warm import held, whole_pools
 from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.sweep")
@@ -62,15 +63,19 @@ class Frame:
         if not self.base.teachers:
             yield
             return
-        together = self.label == "on_demand"
-        for demands in demands_of(self.base, group(placements_of(self.base, {})), together=together):
-            check_fits(demands, ray.cluster_resources(), "the cluster")
+        check_cluster(self.base, self.teacher_jobs, together=self.label == "on_demand")
         self._train_teachers()
         self.pool, _ = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
         try:
             yield
         finally:
             self.pool.stop()
+
+    @property
+    def kept(self) -> list[Group]:
+        """Teachers of its own that keep their resources while trials run."""
+        own = self.pool is not None and self.base.serving.pool is None and self.label == "on_demand"
+        return self.pool.groups if own and self.pool is not None else []
 
     def answer_ahead(self) -> None:
         """Has every text answered, then gives the teachers' resources to the trials; nothing if on demand."""
@@ -179,5 +184,18 @@ def _shared(frame: Frame, search: Search, mailbox: Any) -> Shared:
 
 
 def node_resources() -> list[Mapping[str, float]]:
-    """Resources of each node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """Resources of each node that is alive, without what named pools of teachers hold there."""
+    taken: dict[str, dict[str, float]] = {}
+    for served in whole_pools():
+        for node, resources in held(served).items():
+            for name, amount in resources.items():
+                there = taken.setdefault(node, {})
+                there[name] = there.get(name, 0.0) + amount
+    return [
+        {
+            name: amount - taken.get(node["NodeID"], {}).get(name, 0.0)
+            for name, amount in node["Resources"].items()
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

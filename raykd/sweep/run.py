@@ -80,9 +80,8 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
 
 
 def _search(plan: Sweep, frame: Frame) -> Search:
-    config, base, pool = plan.config, plan.base, frame.pool
-    kept = pool.groups if pool is not None and config.label == "on_demand" else []
-    concurrent = concurrent_trials(node_resources(), base.workers, kept, config.max_concurrent_trials)
+    config, base = plan.config, plan.base
+    concurrent = concurrent_trials(node_resources(), base.workers, frame.kept, config.max_concurrent_trials)
     log.info("%d trials at once", concurrent)
     # A population is judged by what its members are now, not by the best that they ever were.
     metric = "score" if config.scheduler.needs_population else "objective"

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -124,6 +126,26 @@ def _cut(answer: GroupAnswer, begin: int, end: int) -> GroupAnswer:
     )
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a replica is. Written by the actor, read by `raykd teachers status` and by pools that attach.
+
+    memory: resident bytes of the process. counters: as `Teacher.counters`. stored: answers in each teacher's store
+    on this node, None without one.
+    """
+
+    node: str
+    pid: int
+    memory: int
+    counters: dict[str, dict[str, int]]
+    stored: dict[str, int | None]
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class TeacherActor:
     """The teachers of one group in one process; `TeacherPool` makes it a Ray actor.
 
@@ -174,6 +196,23 @@ class TeacherActor:
         import torch
 
         return time.process_time(), torch.get_num_threads()
+
+    def load(self) -> None:
+        """Loads all weights now."""
+        for teacher in self._teachers:
+            teacher.load()
+
+    def standing(self) -> Standing:
+        """How this process is; answers while the models compute."""
+        import ray
+
+        return Standing(
+            node=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+            memory=_resident_bytes(),
+            counters=self.counters(),
+            stored={t.name: t.stored for t in self._teachers},
+        )
 
     def pid(self) -> int:
         """The process id."""

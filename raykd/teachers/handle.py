@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,12 @@ from numpy.typing import NDArray
 from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError
+from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
-from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
 
 _RETRY_PAUSE_S = 0.5
-
-
-@dataclass(frozen=True)
-class Group:
-    """Teachers that share a process. ``members`` are their positions among all teachers."""
-
-    name: str
-    members: tuple[int, ...]
-    specs: tuple[TeacherSpec, ...]
-    replicas: int
-    num_cpus: float
-    num_gpus: float
-    resources: dict[str, float]
-
-    @property
-    def threads(self) -> int:
-        """Intra-op threads of one replica: its whole CPUs, at least one."""
-        return max(1, int(self.num_cpus + 1e-6))
 
 
 @dataclass(frozen=True)
@@ -56,6 +38,7 @@ class PoolHandle:
 
     replicas: the actors of each group. nodes: the Ray node of each of them, empty before the pool is opened.
     answers: of each of them the stores' names, one a member of the group; None where it keeps none.
+    pool: name of a pool that outlives runs (`raykd.teachers.warm`); None where the run owns it.
     """
 
     groups: tuple[Group, ...]
@@ -66,6 +49,40 @@ class PoolHandle:
     timeout_s: float
     nodes: tuple[tuple[str, ...], ...] = ()
     answers: tuple[tuple[tuple[str | None, ...], ...], ...] = ()
+    pool: str | None = None
+
+    def view(self, teachers: Sequence[str], timeout_s: float) -> PoolHandle:
+        """The opened pool as a run sees it that takes these of its teachers, in this order.
+
+        Raises:
+            ConfigError: a name is not in the pool.
+        """
+        self.check_names(teachers)
+        place = {self.teachers.index(name): at for at, name in enumerate(teachers)}
+        kept = [i for i, g in enumerate(self.groups) if g.within(place)]
+        return replace(
+            self,
+            groups=tuple(self.groups[i].take(place) for i in kept),
+            replicas=tuple(self.replicas[i] for i in kept),
+            teachers=tuple(teachers),
+            teacher_languages=tuple(self.teacher_languages[m] for m in place),
+            timeout_s=timeout_s,
+            nodes=tuple(self.nodes[i] for i in kept),
+            answers=tuple(
+                tuple(tuple(names[at] for at in self.groups[i].within(place)) for names in self.answers[i])
+                for i in kept
+            ),
+        )
+
+    def check_names(self, teachers: Sequence[str] | None) -> None:
+        """Raises ConfigError where a name is not in the pool, or none is given; None is all."""
+        unknown = set(teachers or ()) - set(self.teachers)
+        if unknown or (teachers is not None and not teachers):
+            raise ConfigError(
+                "a source wants teachers that the pool has",
+                got=f"{sorted(teachers or ())}",
+                wanted=f"some of {list(self.teachers)}",
+            )
 
     def source(
         self,
@@ -97,13 +114,7 @@ class PoolSource(RosterSource):
         teachers: Sequence[str] | None = None,
         direct: bool = True,
     ) -> None:
-        unknown = set(teachers or ()) - set(handle.teachers)
-        if unknown or (teachers is not None and not teachers):
-            raise ConfigError(
-                "a source wants teachers that the pool has",
-                got=f"{sorted(teachers or ())}",
-                wanted=f"some of {list(handle.teachers)}",
-            )
+        handle.check_names(teachers)
         self.handle = handle
         self.members = [m for m, name in enumerate(handle.teachers) if teachers is None or name in teachers]
         self.roster = Roster(
@@ -163,7 +174,7 @@ class PoolSource(RosterSource):
     def _send(
         self, index: int, batch: TextBatch, asked_MB: NDArray[np.bool_], keys: Sequence[bytes]
     ) -> list[_Call]:
-        asked_mB = asked_MB[list(self.handle.groups[index].members)]
+        asked_mB = self.handle.groups[index].asked(asked_MB)
         rows = np.flatnonzero(asked_mB.any(axis=0))
         blind = batch.without_labels()
         parts: dict[str | None, NDArray[np.int64]] = {None: rows}
@@ -292,12 +303,23 @@ class _Call:
 
     def _lost(self, what: str, look: str) -> TeacherError:
         names = ", ".join(spec.name for spec in self.group.specs)
+        pool = self.source.handle.pool
         return TeacherError(
-            f"teacher {names} {what}",
+            f"teacher {names} {what}" if pool is None else f"teacher pool {pool}: teacher {names} {what}",
             got=f"{len(self.request.batch)} rows asked of replica {self.replica} of {self.group.replicas}",
             wanted=f"an answer within {self.source.handle.timeout_s:g} s",
-            next_step=f"see {look}; raykd train --resume goes on from the last checkpoint",
+            next_step=f"see {look}; raykd train --resume goes on from the last checkpoint"
+            if pool is None
+            else up_again(pool),
         )
+
+
+def up_again(pool: str) -> str:
+    """The next step where a named pool does not answer."""
+    return (
+        f"raykd teachers status {pool} shows what is left of it; raykd teachers down {pool}, then raykd teachers up "
+        f"POOL.yaml --name {pool} starts it again; --resume goes on from the last checkpoint"
+    )
 
 
 def _finally_dead(error: BaseException) -> bool:
@@ -330,9 +352,9 @@ class PoolTicket:
         try:
             for call in self.calls:
                 answer = call.result(deadline)
-                for i, m in enumerate(call.group.members):
+                for row, m in zip(call.group.places, call.group.members, strict=True):
                     if m in place:
-                        self.sheets[place[m]].add(answer, i, call.rows)
+                        self.sheets[place[m]].add(answer, row, call.rows)
         finally:
             for call in self.calls:
                 call.done()

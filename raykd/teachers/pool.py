@@ -9,7 +9,7 @@ answer from the same stores, so that the students of a sweep have the whole clus
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
-from raykd.teachers.handle import Group, PoolHandle, PoolSource
+from raykd.teachers.handle import Group, PoolHandle, PoolSource, up_again
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 __all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group"]
@@ -28,6 +28,8 @@ __all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "gro
 log = logging.getLogger("raykd.teachers")
 CALLS_AT_ONCE = 16
 """Requests that a replica takes in; the models answer them one after the other."""
+STANDING = "standing"
+"""Ray's concurrency group in which a replica says how it is, however many requests wait."""
 CLOSE_S = 30.0
 """Longest wait for stores to be flushed."""
 
@@ -67,36 +69,44 @@ def group(placements: Sequence[Placement]) -> list[Group]:
 
 
 class TeacherPool:
-    """The actors of all teachers, owned by this process: they end with it.
+    """The actors of all teachers, owned by this process: they end with it, unless they have names.
 
     Args:
         placements: the teachers, in the order of M.
         serving: restarts and time-out.
+        named: gives each replica of a group the name under which it outlives this process; None lets it end.
     """
 
-    def __init__(self, placements: Sequence[Placement], serving: ServingConfig) -> None:
+    def __init__(
+        self,
+        placements: Sequence[Placement],
+        serving: ServingConfig,
+        named: Callable[[Group, int], dict[str, Any]] | None = None,
+    ) -> None:
         self.groups = group(placements)
-        self._serving = serving
+        self._serving, self._named = serving, named
         self._infos: list[list[list[TeacherInfo]]] = []
         self._ended: dict[str, dict[str, int]] = {}
         self.parked = False
         self.handle = PoolHandle(
             groups=tuple(self.groups),
-            replicas=tuple(tuple(self._start(g) for _ in range(g.replicas)) for g in self.groups),
+            replicas=tuple(tuple(self._start(g, r) for r in range(g.replicas)) for g in self.groups),
             teachers=tuple(p.spec.name for p in placements),
             teacher_languages=tuple(p.spec.languages for p in placements),
             classes=len(placements[0].spec.labels),
             timeout_s=serving.timeout_s,
         )
 
-    def _start(self, g: Group) -> Any:
+    def _start(self, g: Group, replica: int) -> Any:
         device = "cuda" if g.num_gpus > 0 else "cpu"
         specs = [replace(spec, device=device) for spec in g.specs]
-        options = self._options(num_cpus=g.num_cpus, num_gpus=g.num_gpus, resources=g.resources)
+        names = {} if self._named is None else self._named(g, replica)
+        options = self._options(num_cpus=g.num_cpus, num_gpus=g.num_gpus, resources=g.resources, **names)
         return options.remote(specs, g.threads)
 
     def _options(self, **resources: Any) -> Any:
-        return ray.remote(TeacherActor).options(
+        in_groups: Any = ray.remote(concurrency_groups={STANDING: 1})  # type: ignore[call-overload]
+        return in_groups(TeacherActor).options(
             **resources,
             max_restarts=self._serving.max_restarts,
             max_task_retries=0,  # a source asks again itself, and may ask another replica
@@ -156,6 +166,17 @@ class TeacherPool:
         except ray.exceptions.RayActorError as error:
             raise TeacherError(f"teacher {names} cannot be started", got=_reason(error)) from None
 
+    def load(self) -> None:
+        """Loads all weights now, in all replicas at once.
+
+        Raises:
+            ModelError: weights that cannot be loaded. TeacherError: a process died of it, or took too long.
+        """
+        waiting = [(g, a.load.remote()) for g, actors in zip(self.groups, self.handle.replicas, strict=True)
+                   for a in actors]  # fmt: skip
+        for g, reference in waiting:
+            self._answer(g, reference)
+
     def park(self) -> None:
         """Gives all CPUs and GPUs back: from here the teachers answer from their stores. The handle changes.
 
@@ -195,27 +216,75 @@ class TeacherPool:
         return self._options(num_cpus=0, num_gpus=0, scheduling_strategy=place).remote(specs, 1)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """`Teacher.counters` of each teacher, summed over replicas, also those that ended when it was parked."""
+        """`Teacher.counters` of each teacher, summed over replicas, also those that ended when it was parked.
+
+        A replica that is dead for good is not in it.
+
+        Raises:
+            TeacherError: a teacher has no replica left.
+        """
         total = {name: dict(values) for name, values in self._ended.items()}
-        for counters in ray.get(
-            [actor.counters.remote() for actors in self.handle.replicas for actor in actors]
-        ):
-            for name, values in counters.items():
-                into = total.setdefault(name, dict.fromkeys(values, 0))
-                for key, value in values.items():
-                    into[key] += value
+        for counters in self.each("counters").values():
+            add_counters(total, counters)
         return total
 
     def measure(self, batches: Sequence[TextBatch]) -> list[float]:
-        """Milliseconds for 1,000 texts of each teacher (NaN for an empty batch), one after the other, store unused."""
+        """Milliseconds for 1,000 texts of each teacher (NaN for an empty batch), one after the other, store unused.
+
+        Raises:
+            TeacherError: a teacher has no replica left.
+        """
         times: dict[int, float] = {}
+        alive = sorted(self.each("pid"))
         for index, g in enumerate(self.groups):
+            first = next(r for i, r in alive if i == index)
             for m, spec in zip(g.members, g.specs, strict=True):
-                actor = self.handle.replicas[index][0]
-                times[m] = (
-                    ray.get(actor.measure.remote(spec.name, batches[m])) if len(batches[m]) else float("nan")
-                )
+                call = self.handle.replicas[index][first].measure.remote(spec.name, batches[m])
+                times[m] = self._answer(g, call) if len(batches[m]) else float("nan")
         return [times[m] for m in range(len(self.handle.teachers))]
+
+    def each(self, method: str, group: str | None = None) -> dict[tuple[int, int], Any]:
+        """What each replica that is alive answers, by group and replica.
+
+        Raises:
+            TeacherError: a teacher has no replica left.
+        """
+        options = {} if group is None else {"concurrency_group": group}
+        waiting = {
+            (i, r): getattr(actor, method).options(**options).remote()
+            for i, actors in enumerate(self.handle.replicas)
+            for r, actor in enumerate(actors)
+        }
+        answers: dict[tuple[int, int], Any] = {}
+        lost: dict[int, TeacherError] = {}
+        for (i, r), reference in waiting.items():
+            try:
+                answers[i, r] = self._answer(self.groups[i], reference)
+            except TeacherError as error:
+                lost[i] = error
+        for i in range(len(self.groups)):
+            if not any(index == i for index, _ in answers):
+                raise lost[i]
+        return answers
+
+    def _answer(self, g: Group, reference: Any) -> Any:
+        try:
+            return ray.get(reference, timeout=self.handle.timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise (cause if isinstance(cause, RaykdError) else error) from None
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.OutOfMemoryError,
+            ray.exceptions.GetTimeoutError,
+        ) as error:
+            names, pool = ", ".join(spec.name for spec in g.specs), self.handle.pool
+            raise TeacherError(
+                f"{'' if pool is None else f'teacher pool {pool}: '}teacher {names} does not answer",
+                got=_reason(error),
+                wanted=f"a replica that is alive and answers within {self.handle.timeout_s:g} s",
+                next_step="see the log of its process" if pool is None else up_again(pool),
+            ) from None
 
     def stop(self) -> None:
         """Flushes the stores and ends the actors."""
@@ -227,6 +296,14 @@ class TeacherPool:
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for actor in actors:
             ray.kill(actor)
+
+
+def add_counters(into: dict[str, dict[str, int]], counters: Mapping[str, Mapping[str, int]]) -> None:
+    """Adds the counters of one replica."""
+    for name, values in counters.items():
+        sums = into.setdefault(name, dict.fromkeys(values, 0))
+        for key, value in values.items():
+            sums[key] += value
 
 
 def _reason(error: BaseException) -> Any:

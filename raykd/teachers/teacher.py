@@ -71,6 +71,19 @@ class Teacher:
         """Whether the weights are in memory."""
         return self._model is not None
 
+    def load(self) -> None:
+        """Loads the weights now, not on the first row that the store does not hold.
+
+        Raises:
+            ModelError: they cannot be loaded.
+        """
+        self._load()
+
+    @property
+    def stored(self) -> int | None:
+        """Answers in its store; None where it keeps none, or is not opened."""
+        return None if self._store is None else len(self._store)
+
     def counters(self) -> dict[str, int]:
         """Rows answered and rows that needed a forward pass, tokens before and after padding, replicas with weights
         in memory, answers that the store did not take, rows computed after the teacher was parked."""

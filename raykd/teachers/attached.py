@@ -1,0 +1,142 @@
+"""A named pool in the hands of a run: whether it serves what the run wants, and what the run may do with it.
+
+Decision record: compared is what changes an answer, teacher by teacher, so that a run over a named pool learns from
+the same numbers as one over a pool of its own, or is refused. Where and how fast a teacher computes (replicas,
+CPUs, device, `max_tokens`) is the pool's affair. A run gives back nothing that is not its own: parking and stopping
+do nothing, and what was done before it attached is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raykd.errors import TeacherError
+from raykd.teachers.actor import Standing
+from raykd.teachers.pool import STANDING, TeacherPool, add_counters
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.warm import Served
+
+_LEVELS = ("loaded",)
+"""Counters that say how things are, not how much was done."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something of a teacher in which a pool and a run do not agree."""
+
+    teacher: str
+    what: str
+    got: str
+    wanted: str
+
+
+def differences(
+    wanted: Sequence[tuple[TeacherSpec, TeacherInfo]], served: Served, *, exactly: bool = False
+) -> list[Difference]:
+    """In what the pool's teachers are not the wanted ones; none where each answers alike.
+
+    Args:
+        wanted: what each teacher is asked to be, and what its directory says. exactly: the pool may have no others.
+    """
+    found = []
+    for spec, info in wanted:
+        if spec.name not in served.handle.teachers:
+            found.append(
+                Difference(spec.name, "teacher", "not in the pool", f"one of {list(served.handle.teachers)}")
+            )
+            continue
+        found += _compare(spec, info, served.spec(spec.name), served.info(spec.name))
+    names = [spec.name for spec, _ in wanted]
+    if exactly:
+        found += [
+            Difference(name, "teacher", "in the pool", "not there")
+            for name in served.handle.teachers
+            if name not in names
+        ]
+    return found
+
+
+def _compare(spec: TeacherSpec, info: TeacherInfo, has: TeacherSpec, is_: TeacherInfo) -> list[Difference]:
+    """One teacher. Equal are two whose answers are equal; only where `auto` was asked of both may the precision be
+    another than it would be here, since it is chosen where the teacher computes."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "fingerprint": (is_.fingerprint[:16], info.fingerprint[:16]),
+        "labels": (list(has.labels), list(spec.labels)),
+        "label_map": (dict(has.label_map), dict(spec.label_map)),
+        "languages": (_spoken(has.languages), _spoken(spec.languages)),
+        "max_length": (is_.max_length, info.max_length),
+        "task": (has.task.model_dump(exclude={"max_length"}), spec.task.model_dump(exclude={"max_length"})),
+    }
+    if not has.dtype == spec.dtype == "auto":
+        pairs["dtype"] = (is_.dtype, info.dtype)
+    if spec.store is not None:
+        pairs["store"] = ("none" if has.store is None else "kept", "kept")
+    return [
+        Difference(spec.name, what, str(got), str(wanted))
+        for what, (got, wanted) in pairs.items()
+        if got != wanted
+    ]
+
+
+def _spoken(languages: frozenset[str] | None) -> str:
+    return "all" if languages is None else ", ".join(sorted(languages))
+
+
+def refuse(pool: str, found: Sequence[Difference], next_step: str) -> None:
+    """Raises TeacherError that says all differences; returns where there are none."""
+    if found:
+        raise TeacherError(
+            f"teacher pool {pool} serves other teachers",
+            got="; ".join(f"{d.teacher}: {d.what} {d.got}" for d in found),
+            wanted="; ".join(f"{d.teacher}: {d.what} {d.wanted}" for d in found),
+            next_step=next_step,
+        )
+
+
+class AttachedPool(TeacherPool):
+    """A named pool as a run sees it: the run's teachers in its order; asked, but never stopped and never parked.
+
+    Args:
+        served: what the pool serves. teachers: the run's. timeout_s: longest wait for one answer.
+    Raises:
+        TeacherError: one of the teachers has no replica left.
+    """
+
+    def __init__(self, served: Served, teachers: Sequence[str], timeout_s: float) -> None:
+        # The actors are there and somebody else's, so nothing of what the base does is done here.
+        self.served = served
+        self.handle = served.handle.view(teachers, timeout_s)
+        self.groups = list(self.handle.groups)
+        self.parked = False
+        self._before: dict[tuple[int, int], Standing] = self.each("standing", STANDING)
+
+    def open(self) -> list[TeacherInfo]:
+        """What each teacher says of itself."""
+        return [self.served.info(name) for name in self.handle.teachers]
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What the replicas did since this run attached, for all who asked them; `loaded` as it is now."""
+        total: dict[str, dict[str, int]] = {}
+        for key, now in self.each("standing", STANDING).items():
+            before = self._before.get(key)
+            done = now.counters if before is None or before.pid != now.pid else _since(before, now)
+            add_counters(total, {name: done[name] for name in done if name in self.handle.teachers})
+        return total
+
+    def park(self) -> None:
+        """Nothing: its CPUs are not the run's to give."""
+
+    def stop(self) -> None:
+        """Nothing: it serves others."""
+
+
+def _since(before: Standing, now: Standing) -> dict[str, dict[str, int]]:
+    return {
+        name: {
+            what: value if what in _LEVELS else value - before.counters[name][what]
+            for what, value in values.items()
+        }
+        for name, values in now.counters.items()
+    }

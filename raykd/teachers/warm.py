@@ -1,0 +1,231 @@
+"""Named pools: teachers that outlive the process that started them, for one run after another.
+
+Decision record: the replicas are detached actors whose names carry pool, group and replica, and beside them stands
+a keeper without CPU that says what is served. The keeper is made first, so that its name is the lock between two
+starts at once, and filled last, so that what it holds is whole; whatever a start that was killed left behind is
+found again by its name. Ray itself compares nothing: asked for an actor that exists it gives the old one with its
+old arguments, silently. So a run that attaches compares what each teacher *is* (weights, labels, truncation,
+precision), never names alone (`attached`), and a pool that is asked to start twice says what differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from raykd.config import ServingConfig
+from raykd.errors import TeacherError
+from raykd.teachers.actor import Standing
+from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pool import CLOSE_S, STANDING, Placement, TeacherPool
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+
+log = logging.getLogger("raykd.teachers")
+NAMESPACE = "raykd"
+_PREFIX = "raykd.teachers"
+_KEEPER = "keeper"
+ANSWER_S = 5.0
+"""Longest wait for a keeper, or for what the replicas say of themselves."""
+_GONE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a named pool serves. Kept by its keeper, read by runs that attach and by `raykd teachers`.
+
+    infos: what each teacher says of itself, in the handle's order. started: seconds since 1970.
+    """
+
+    name: str
+    handle: PoolHandle
+    infos: tuple[TeacherInfo, ...]
+    started: float
+
+    def spec(self, teacher: str) -> TeacherSpec:
+        """What the pool was asked for."""
+        return next(s for g in self.handle.groups for s in g.specs if s.name == teacher)
+
+    def info(self, teacher: str) -> TeacherInfo:
+        """What it serves."""
+        return self.infos[self.handle.teachers.index(teacher)]
+
+
+class PoolKeeper:
+    """Holds what a pool serves; an actor without CPU."""
+
+    def __init__(self) -> None:
+        self._served: Served | None = None
+
+    def keep(self, served: Served) -> None:
+        """The pool is whole."""
+        self._served = served
+
+    def served(self) -> Served | None:
+        """None until the pool is whole."""
+        return self._served
+
+
+def pool_names() -> list[str]:
+    """Named pools of this cluster, whole or not."""
+    return sorted({name.split("/")[1] for name in _actors()})
+
+
+def _actors(pool: str | None = None) -> list[str]:
+    prefix = f"{_PREFIX}/" if pool is None else f"{_PREFIX}/{pool}/"
+    listed = ray.util.list_named_actors(all_namespaces=True)
+    return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(prefix)]
+
+
+def find(pool: str) -> Served | None:
+    """What a named pool serves; None where there is no such pool.
+
+    Raises:
+        TeacherError: it is not whole: its start goes on, or was killed, or its keeper does not answer.
+    """
+    if not _actors(pool):
+        return None
+    why = "its keeper is gone"
+    try:
+        keeper = ray.get_actor(f"{_PREFIX}/{pool}/{_KEEPER}", namespace=NAMESPACE)
+        served: Any = ray.get(keeper.served.remote(), timeout=ANSWER_S)
+        if isinstance(served, Served):
+            return served
+        why = "it is still being started, or its start was killed"
+    except ValueError:
+        pass
+    except ray.exceptions.GetTimeoutError:
+        why = f"its keeper does not answer within {ANSWER_S:g} s"
+    except ray.exceptions.RayActorError as error:
+        why = f"its keeper is gone: {type(error).__name__}"
+    raise TeacherError(
+        f"teacher pool {pool} is not whole",
+        got=why,
+        wanted="a pool that `raykd teachers up` has finished",
+        next_step=f"wait if it is being started; else raykd teachers down {pool} removes what is left of it",
+    )
+
+
+def whole_pools() -> list[Served]:
+    """What the named pools of this cluster serve; those that are not whole are left out, with a warning."""
+    found = []
+    for name in pool_names():
+        try:
+            served = find(name)
+        except TeacherError as error:
+            log.warning("%s", error)
+            continue
+        if served is not None:
+            found.append(served)
+    return found
+
+
+def start(
+    pool: str, placements: Sequence[Placement], serving: ServingConfig, *, load: bool = False
+) -> Served:
+    """Starts and opens a pool that outlives this process. A start that fails leaves no actor.
+
+    Args:
+        load: load all weights now; else each teacher does on the first row that its store does not hold.
+    Raises:
+        TeacherError: the name is taken. As `TeacherPool.open` and `TeacherPool.load`.
+    """
+    lasting = {"namespace": NAMESPACE, "lifetime": "detached"}
+    try:
+        keeper: Any = (
+            ray.remote(PoolKeeper).options(num_cpus=0, name=f"{_PREFIX}/{pool}/{_KEEPER}", **lasting).remote()
+        )
+    except (ValueError, ray.exceptions.ActorAlreadyExistsError):
+        raise TeacherError(
+            f"there is a teacher pool {pool} already, or another process starts it now",
+            next_step=f"raykd teachers status {pool}; raykd teachers down {pool} removes it",
+        ) from None
+    try:
+        teachers = TeacherPool(
+            placements,
+            serving,
+            named=lambda g, r: {"name": f"{_PREFIX}/{pool}/{g.name}/{r}", **lasting},
+        )
+        infos = teachers.open()
+        if load:
+            teachers.load()
+        served = Served(pool, replace(teachers.handle, pool=pool), tuple(infos), time.time())
+        ray.get(keeper.keep.remote(served), timeout=serving.timeout_s)
+    except BaseException:
+        end(pool, flush=False)
+        raise
+    return served
+
+
+def end(pool: str, *, flush: bool = True) -> int:
+    """Flushes the stores and ends every actor of a named pool, the keeper last; returns how many there were.
+
+    Raises:
+        TeacherError: an actor is still there after a while.
+    """
+    names = _actors(pool)
+    keeper = f"{_PREFIX}/{pool}/{_KEEPER}"
+    replicas = [actor for name in names if name != keeper and (actor := _actor(name)) is not None]
+    if flush and replicas:
+        closing = [actor.close.remote() for actor in replicas]
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+    for actor in [*replicas, *(a for a in [_actor(keeper)] if a is not None)]:
+        ray.kill(actor, no_restart=True)
+    deadline = time.monotonic() + _GONE_S
+    while left := _actors(pool):
+        if time.monotonic() > deadline:
+            raise TeacherError(
+                f"teacher pool {pool} does not end",
+                got=f"still there: {', '.join(left)}",
+                next_step=f"raykd teachers down {pool} again; the log of the cluster says why",
+            )
+        time.sleep(0.1)
+    return len(names)
+
+
+def _actor(name: str) -> Any:
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:  # it ended meanwhile
+        return None
+
+
+def standings(handle: PoolHandle, timeout_s: float = ANSWER_S) -> dict[tuple[int, int], Standing | str]:
+    """How each replica is, by group and replica, or in a word why it does not say; waits once for all of them."""
+    waiting = {
+        (i, r): actor.standing.options(concurrency_group=STANDING).remote()
+        for i, actors in enumerate(handle.replicas)
+        for r, actor in enumerate(actors)
+    }
+    references = list(waiting.values())
+    ready = set(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0])
+    return {key: _said(reference, reference in ready) for key, reference in waiting.items()}
+
+
+def _said(reference: Any, ready: bool) -> Standing | str:
+    if not ready:
+        return "no answer"
+    try:
+        standing: Standing = ray.get(reference, timeout=ANSWER_S)
+        return standing
+    except ray.exceptions.ActorUnavailableError:
+        return "restarting"
+    except ray.exceptions.RayActorError:
+        return "dead"
+    except ray.exceptions.RayError as error:
+        return type(error).__name__
+
+
+def held(served: Served) -> dict[str, dict[str, float]]:
+    """What a named pool holds, by node."""
+    nodes: dict[str, dict[str, float]] = {}
+    for g, places in zip(served.handle.groups, served.handle.nodes, strict=True):
+        for node in places:
+            resources = nodes.setdefault(node, {})
+            for name, amount in {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources}.items():
+                resources[name] = resources.get(name, 0.0) + amount
+    return nodes
