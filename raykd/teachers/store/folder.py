@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ _OPENING = threading.RLock()
 _HELD: dict[str, int] = {}
 """How deep this process is in `root_lock`s; a file lock does not know that its own process holds it."""
 _TRIES = 20
+_PAUSES_S = (0.02, 0.2)
 
 
 @dataclass
@@ -97,7 +99,7 @@ def open_folder(path: Path, classes: int, map_bytes: int, *, create: bool) -> Op
             if known is not None:
                 _OPEN[str(path)] = known
             return known
-    except (OSError, lmdb.Error) as error:
+    except (OSError, Damaged, lmdb.Error) as error:
         if not create:
             return None
         raise TeacherError(
@@ -112,10 +114,17 @@ def _open(path: Path, classes: int, map_bytes: int, create: bool) -> Opened | No
     path.mkdir(parents=True, exist_ok=True)
     in_use = (path / IN_USE).open("a")
     fcntl.flock(in_use, fcntl.LOCK_SH)
-    try:
-        opened = _look_and_open(path, classes, map_bytes, in_use)
-    except Damaged as damage:
-        # What a transaction of another process does in this moment can look like damage for a moment.
+    opened, damage = None, None
+    for pause in (*_PAUSES_S, None):
+        try:
+            opened = _look_and_open(path, classes, map_bytes, in_use)
+            break
+        except Damaged as error:
+            damage = error
+        # What another process writes in this very moment can look like damage, once.
+        if pause is not None:
+            time.sleep(pause)
+    if opened is None:
         if not create:
             in_use.close()
             return None
@@ -139,11 +148,15 @@ def _look_and_open(path: Path, classes: int, map_bytes: int, in_use: TextIO) -> 
         env = lmdb.open(
             str(path), map_size=map_bytes, max_readers=1024, sync=False, metasync=False, readahead=False
         )
+    except lmdb.Error as error:
+        raise Damaged(f"LMDB refuses it: {error}") from None
+    try:
         env.reader_check()
         if not sound:
             _look(env, data, classes)
-    except lmdb.Error as error:
-        raise Damaged(f"LMDB refuses it: {error}") from None
+    except (Damaged, lmdb.Error) as error:
+        env.close()
+        raise Damaged(str(error)) from None
     stat = data.stat()
     if not sound:
         (path / SOUND).write_text(_mark(data), encoding="utf-8")
