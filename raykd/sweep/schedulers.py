@@ -148,9 +148,9 @@ class MedianStopping(SchedulerBase):
     """Trials that must have come as far."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from ray.tune.schedulers import MedianStoppingRule
+        from raykd.sweep.tuneparts import NamedMedian
 
-        return MedianStoppingRule(
+        return NamedMedian(
             time_attr=TIME,
             metric=metric,
             mode=mode,

@@ -1,6 +1,6 @@
 """Tune's schedulers that put trials aside, as they work beside our sampler.
 
-Decision record, both found by running:
+Decision record, all found by running:
 
 - Tune refuses a search algorithm beside PBT, because one that learns would be told scores of samples that it did not
   choose. Ours is `random` there and learns nothing, and it is what numbers the trials and brings back those of a
@@ -15,7 +15,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining
+from ray.tune.schedulers import HyperBandForBOHB, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.hyperband import _Bracket
 from ray.tune.schedulers.pb2 import PB2
 
@@ -74,3 +74,36 @@ class EagerHyperBand(HyperBandForBOHB):
 
     def _unpause_trial(self, tune_controller: Any, trial: Any) -> None:
         """The searcher is not told."""
+
+
+class _Name(str):
+    """A trial as `NamedMedian` knows it."""
+
+    @property
+    def trial_id(self) -> str:
+        return str(self)
+
+
+class NamedMedian(MedianStoppingRule):
+    """The median rule over trials by name; what a trial reports again is passed over."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        name: Any = _Name(trial.trial_id)
+        if self._known(name, result):
+            return str(TrialScheduler.CONTINUE)
+        decision = str(super().on_trial_result(tune_controller, name, result))
+        self._stopped_trials.discard(name)  # in a replay a decision is past, and more results follow
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        name: Any = _Name(trial.trial_id)
+        if not self._known(name, result):
+            super().on_trial_complete(tune_controller, name, result)
+
+    def _known(self, name: Any, result: dict[str, Any]) -> bool:
+        before = self._results.get(name)
+        return bool(before) and before[-1][self._time_attr] >= result[self._time_attr]
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        """Trials that wait have their turn when one ends; none is put aside for them."""
+        return str(TrialScheduler.CONTINUE)
