@@ -101,8 +101,8 @@ class NamedMedian(MedianStoppingRule):
             super().on_trial_complete(tune_controller, name, result)
 
     def _known(self, name: Any, result: dict[str, Any]) -> bool:
-        before = self._results.get(name)
-        return bool(before) and before[-1][self._time_attr] >= result[self._time_attr]
+        before: list[dict[str, Any]] = self._results.get(name) or []
+        return bool(before) and bool(before[-1][self._time_attr] >= result[self._time_attr])
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         """Trials that wait have their turn when one ends; none is put aside for them."""
