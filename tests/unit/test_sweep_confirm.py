@@ -1,0 +1,100 @@
+"""What a confirmation trains: winner and default, with seeds that no trial of the sweep has had."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raykd.errors import ConfigError
+from raykd.load import dump
+from raykd.sweep.config import Sweep, dump_sweep, load_sweep
+from raykd.sweep.confirm import FIRST_SEED, Arms, _arms
+from raykd.sweep.journal import FILE, Journal
+from raykd.sweep.outcome import best_run
+from tests.worlds import run_config
+
+
+def arms(*seeds: int) -> Arms:
+    winner = run_config(learning_rate=0.5).model_copy(update={"name": "winner", "seed": 3})
+    return Arms(winner, run_config(), seeds, "confirm", "runs/sweep")
+
+
+def test_both_arms_of_a_seed_follow_one_another_and_then_there_are_none() -> None:
+    two = arms(7, 9)
+    assert two.trials == 4
+    assert [two.ask(i) for i in range(6)] == [
+        {"arm": "winner", "seed": 7},
+        {"arm": "default", "seed": 7},
+        {"arm": "winner", "seed": 9},
+        {"arm": "default", "seed": 9},
+        None,
+        None,
+    ]
+
+
+def test_an_arm_is_its_run_with_another_seed_and_nothing_else() -> None:
+    two = arms(7, 9)
+    winner, default = (two.config({"arm": arm, "seed": 9}) for arm in ("winner", "default"))
+    assert winner == two.winner.model_copy(update={"seed": 9}) and default == two.default.model_copy(
+        update={"seed": 9}
+    )
+    assert (winner.train.learning_rate, default.train.learning_rate) == (0.5, 0.002)
+
+
+def test_more_seeds_are_the_same_confirmation_and_another_winner_is_not() -> None:
+    assert arms(7).fingerprint() == arms(7, 9).fingerprint()
+    assert Arms(run_config(), run_config(), (7,), "confirm", "o").fingerprint() != arms(7).fingerprint()
+
+
+def sweep_folder(folder: Path, **space: Any) -> tuple[Path, Sweep]:
+    """A folder as a finished sweep leaves it."""
+    base = run_config().model_dump(mode="json")
+    tree = {"name": "s", "base": base, "space": {"objective": {"alpha": {"uniform": [0.1, 0.9]}}, **space}}
+    path = folder / "space.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    plan = load_sweep(path)
+    path.write_text(dump_sweep(plan), encoding="utf-8")
+    return folder, plan
+
+
+def test_seeds_of_trials_and_of_the_base_are_passed_over(tmp_path: Path) -> None:
+    folder, plan = sweep_folder(tmp_path, seed={"randint": [FIRST_SEED - 1, FIRST_SEED + 3]})
+    journal = Journal(folder / FILE)
+    for index, seed in enumerate((FIRST_SEED, FIRST_SEED + 2)):
+        journal.begin(f"t{index}", index, {"objective.alpha": 0.5, "seed": seed}, "a")
+    journal.trials["t0"].total_steps = 12
+    (folder / "best.yaml").write_text(dump(best_run(plan, journal.trials["t0"])), encoding="utf-8")
+    _, found = _arms(folder, 3)
+    assert found.seeds == (FIRST_SEED + 1, FIRST_SEED + 3, FIRST_SEED + 4)
+    assert found.default == plan.base and found.winner.objective.alpha.value_at(0.0) == 0.5
+    assert (found.output, found.name) == (str(folder), "confirm")
+
+
+@pytest.mark.parametrize("missing", ["space.yaml", "best.yaml"])
+def test_a_folder_without_an_outcome_is_refused(tmp_path: Path, missing: str) -> None:
+    sweep_folder(tmp_path)
+    (tmp_path / "best.yaml").write_text("name: x")
+    (tmp_path / missing).unlink()
+    with pytest.raises(ConfigError, match=rf"holds no finished sweep[\s\S]*no {missing}"):
+        _arms(tmp_path, 2)
+
+
+def test_the_best_run_holds_the_sample_and_a_populations_changes(tmp_path: Path) -> None:
+    _, plan = sweep_folder(tmp_path, train={"learning_rate": {"log_uniform": [1e-4, 1e-1]}})
+    journal = Journal(tmp_path / FILE)
+    first = {"objective.alpha": 0.25, "train.learning_rate": 0.01}
+    journal.begin("t0", 0, first, "a")
+    trial = journal.trials["t0"]
+    trial.total_steps = 12
+    run = best_run(plan, trial)
+    assert (run.objective.alpha.value_at(0.5), run.train.learning_rate, run.phases) == (0.25, 0.01, ())
+    assert run.name == "s-best" and run.train.steps == plan.base.train.steps
+    trial.segments = [(0, first), (4, {"objective.alpha": 0.5, "train.learning_rate": 0.02})]
+    run = best_run(plan, trial)
+    (phase,) = run.phases
+    assert round(phase.at * 12) == 4
+    assert phase.set == {"objective": {"alpha": 0.5}, "train": {"learning_rate": 0.02}}
+    assert (run.at(0.2).train.learning_rate, run.at(0.9).train.learning_rate) == (0.01, 0.02)
