@@ -290,7 +290,8 @@ def test_phases_change_the_fingerprint() -> None:
 
 
 def choosing(chosen: Any, **objective: Any) -> RunConfig:
-    return RunConfig.model_validate({**run_config(objective).model_dump(), "select_teachers": chosen})
+    tree = {**run_config().model_dump(), "select_teachers": chosen, "objective": objective}
+    return RunConfig.model_validate(tree)
 
 
 def test_chosen_teachers_take_part_in_their_own_order() -> None:
