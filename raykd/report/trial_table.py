@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from raykd.report.names import short_names
 from raykd.report.table import ABSENT, METRIC_TITLES, markdown_table, shown
 from raykd.report.trials import SweepReport, TrialRow
 
-_BARE = ("kind", "start", "end", "value", "name", "steps")
-"""Last parts of a path that say nothing without their parent."""
 MOST_COLUMNS = 112
 """Characters of a terminal that the table may take before the searched keys share a column."""
 
@@ -36,20 +35,6 @@ def metric_name(metric: str) -> str:
 def metric_title(metric: str) -> str:
     """How a metric is called in headings, with its unit."""
     return METRIC_TITLES.get(metric_name(metric), metric_name(metric))
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Key path to its shortest end that is not the end of another key's path, and says something."""
-    paths = {key: key.split(".") for key in keys}
-    names = {}
-    for key, path in paths.items():
-        for length in range(1, len(path) + 1):
-            end = path[-length:]
-            alone = sum(other[-length:] == end for other in paths.values()) == 1
-            if alone and not end[0].isdigit() and end[0] not in _BARE:
-                break
-        names[key] = ".".join(end)
-    return names
 
 
 def value_text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass
 class Frame:
-    """Base run, its rows and teachers, and where everything is written. pool, labelled: filled on the way.
+    """Base run, its rows and teachers, and where everything is written. pool: filled on the way.
 
     weightings: which teachers trials may ask; None in it is every teacher that speaks a row's language.
     """
@@ -55,7 +55,9 @@ class Frame:
     label: Literal["ahead", "on_demand"]
     weightings: Sequence[Weighting | None]
     pool: TeacherPool | None = None
-    labelled: LabelReport | None = None
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.folder.path / JOURNAL)
 
     @contextlib.contextmanager
     def teachers(self) -> Iterator[None]:
@@ -81,13 +83,28 @@ class Frame:
         """Has every text answered, then gives the teachers' resources to the trials; nothing if on demand."""
         if self.pool is None or self.label == "on_demand":
             return
-        reports = []
+        report = LabelReport(0, 0, 0, 0.0)
         for weighting in self.weightings:
-            with shown(self.console, "teachers answer") as report:
-                reports.append(label_rows(self.pool, self.data.train, weighting, report))
-        log.info("teachers: %s", reports)
-        self.labelled = sum(reports[1:], reports[0])
+            with shown(self.console, "teachers answer") as show:
+                report += self._label(self.pool, weighting, show)
+        log.info("teachers answered ahead: %s", report)
         self.pool.park()
+
+    def _label(
+        self, pool: TeacherPool, weighting: Weighting | None, show: Callable[[int, int], None]
+    ) -> LabelReport:
+        begun = False
+
+        def take(done: int, asked: int) -> None:
+            nonlocal begun
+            if not begun:  # what was stored before
+                self.journal.labelling(asked, done)
+            begun = True
+            show(done, asked)
+
+        report = label_rows(pool, self.data.train, weighting, take)
+        self.journal.labelled(report.forwarded)
+        return report
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / "teachers.jsonl")
@@ -130,13 +147,12 @@ class Search:
 
 
 def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
-    """Runs the trials that are not over yet.
+    """Runs the trials that are not over yet; the journal has what came of all.
 
     Raises:
         SweepError: not one trial came to a score.
     """
-    path = frame.folder.path
-    journal = Journal(path / JOURNAL)
+    path, journal = frame.folder.path, frame.journal
     higher = search.mode == "max"
     progress = SweepProgress(frame.console, frame.base.train.metric, higher, search.trials, search.names)
     for trial in journal.trials.values():

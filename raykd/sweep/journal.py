@@ -19,6 +19,20 @@ from typing import Any, Literal
 from raykd.report.trials import Evaluation, TrialRow
 
 FILE = "trials.jsonl"
+
+
+@dataclass
+class Labelling:
+    """What the teachers answered ahead in one start of the sweep, in (text, teacher) pairs.
+
+    asked: all pairs. stored: those that were there before. forwarded: computed; None where the start was cut off.
+    """
+
+    asked: int
+    stored: int
+    forwarded: int | None = None
+
+
 Ended = Literal["finished", "stopped", "failed", "diverged"]
 
 
@@ -71,6 +85,7 @@ class Journal:
         self.trials: dict[str, Trial] = {}
         self.teachers: list[Mapping[str, Mapping[str, float]]] = []
         """Counters of the teachers, one entry a start of the sweep that reached its end."""
+        self.labellings: list[Labelling] = []
         if path.exists():
             # Not splitlines: some characters of a label or an error end a line for Python, and not for JSON.
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -114,6 +129,14 @@ class Journal:
         """A trial is over."""
         self._append("end", {"name": name, "status": status, "error": error})
 
+    def labelling(self, asked: int, stored: int) -> None:
+        """Teachers begin to answer ahead."""
+        self._append("labelling", {"asked": asked, "stored": stored})
+
+    def labelled(self, forwarded: int) -> None:
+        """Every text is answered."""
+        self._append("labelled", {"forwarded": forwarded})
+
     def counters(self, teachers: Mapping[str, Mapping[str, float]]) -> None:
         """What the teachers did in this start of the sweep."""
         self._append("teachers", {"counters": {name: dict(values) for name, values in teachers.items()}})
@@ -121,6 +144,10 @@ class Journal:
     def _take(self, event: str, row: dict[str, Any]) -> None:
         if event == "teachers":
             self.teachers.append(row["counters"])
+        elif event == "labelling":
+            self.labellings.append(Labelling(int(row["asked"]), int(row["stored"])))
+        elif event == "labelled":
+            self.labellings[-1].forwarded = int(row["forwarded"])
         elif event == "begin":
             trial = self.trials.setdefault(row["name"], Trial(row["name"], row["index"], row["sample"]))
             trial.tune_ids.append(row["tune_id"])
@@ -145,6 +172,24 @@ class Journal:
             }
             trial.segments = [(int(step), dict(sample)) for step, sample in row["segments"]]
             trial.sample = trial.segments[-1][1]
+
+    @property
+    def passes(self) -> float | None:
+        """Teacher forwards over (text, teacher) pairs, over all starts; None where teachers answered on demand.
+
+        What a start that was cut off computed is what the next one found more than it did.
+        """
+        if not self.labellings:
+            return None
+        forwarded = sum(
+            int(c.get("computed_while_parked", 0)) for start in self.teachers for c in start.values()
+        )
+        for one, following in zip(self.labellings, [*self.labellings[1:], None], strict=True):
+            if one.forwarded is not None:
+                forwarded += one.forwarded
+            elif following is not None:
+                forwarded += following.stored - one.stored
+        return forwarded / max(1, self.labellings[-1].asked)
 
     @property
     def unfinished(self) -> list[Trial]:

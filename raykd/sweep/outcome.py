@@ -21,7 +21,6 @@ from raykd.report.sweep_page import sweep_figures, write_sweep_page
 from raykd.report.trial_table import TrialTable
 from raykd.report.trials import SweepReport
 from raykd.runs.folder import RunFolder
-from raykd.runs.label import LabelReport
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.journal import Journal, Trial
 from raykd.tracking import Tracker, environment, redact
@@ -49,21 +48,20 @@ def conclude(
     folder: RunFolder,
     journal: Journal,
     tracker: Tracker,
-    labelled: LabelReport | None,
 ) -> SweepOutcome:
     """Writes and logs everything that a sweep leaves."""
     best_path = folder.path / BEST
-    report = _report(plan, folder, journal, tracker, labelled, "")
+    report = _report(plan, folder, journal, tracker, "")
     if report.best is not None:
         run = best_run(plan, journal.trials[report.best.name])
         best_path.write_text(dump(run), encoding="utf-8")
-        report = _report(plan, folder, journal, tracker, labelled, dump(run))
+        report = _report(plan, folder, journal, tracker, dump(run))
     pictures = sweep_figures(report)
     page = write_sweep_page(report, folder.path / "report.html", pictures)
     table = TrialTable(report)
     (folder.path / "trials.csv").write_text(table.csv(), encoding="utf-8")
     (folder.path / "results.md").write_text(table.markdown(), encoding="utf-8")
-    _log(tracker, report, table, page, pictures, labelled)
+    _log(tracker, report, table, page, pictures, journal)
     failed = report.by_status.get("failed", 0)
     return SweepOutcome(
         report=report,
@@ -105,7 +103,6 @@ def _report(
     folder: RunFolder,
     journal: Journal,
     tracker: Tracker,
-    labelled: LabelReport | None,
     best_yaml: str,
 ) -> SweepReport:
     names = ", ".join(plan.space.names().values())
@@ -127,13 +124,21 @@ def _report(
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
             "folder": str(folder.path),
-            "started": f"{max(1, len(journal.teachers))} times",
-            **({"text-teacher pairs": f"{labelled.asked:,}"} if labelled else {}),
+            "starts that came to their end": str(len(journal.teachers)),
+            **_passes(journal),
         },
         notes=_notes(plan, journal),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         best_path=str(folder.path / BEST),
     )
+
+
+def _passes(journal: Journal) -> dict[str, str]:
+    """What the teachers did for the sweep, in words."""
+    if journal.passes is None:
+        return {}
+    pairs = journal.labellings[-1].asked
+    return {"teacher passes": f"{journal.passes:.4g} over {pairs:,} pairs of a text and a teacher"}
 
 
 def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
@@ -158,7 +163,7 @@ def _log(
     table: TrialTable,
     page: Path,
     pictures: Mapping[str, tuple[str, str]],
-    labelled: LabelReport | None,
+    journal: Journal,
 ) -> None:
     values: dict[str, float] = {f"sweep/{status}": float(n) for status, n in report.by_status.items()}
     for name, counters in report.teachers.items():
@@ -167,9 +172,8 @@ def _log(
             for what in ("answered", "forwarded")
             if what in counters
         }
-    if labelled is not None and labelled.asked:
-        forwarded = sum(counters.get("forwarded", 0.0) for counters in report.teachers.values())
-        values["sweep/teacher_passes"] = forwarded / labelled.asked
+    if journal.passes is not None:
+        values["sweep/teacher_passes"] = journal.passes
     if report.best is not None and report.best.score is not None:
         values["sweep/best"] = report.best.score
         tracker.set_tags({"raykd.best": report.best.name})

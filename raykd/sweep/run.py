@@ -69,7 +69,7 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
             frame.answer_ahead()
             journal = search(frame, _search(plan, frame), tracker)
             journal.counters({} if frame.pool is None else frame.pool.counters())
-        outcome = conclude(plan, folder, journal, tracker, frame.labelled)
+        outcome = conclude(plan, folder, journal, tracker)
     except BaseException as error:
         session.end(error)
         raise

@@ -20,6 +20,7 @@ from typing import Any
 from raykd.config import RunConfig, overlay
 from raykd.errors import ConfigError, RaykdError
 from raykd.load import resolve, validate
+from raykd.report.names import short_names
 from raykd.sweep.domains import Choice, Domain, Grid, Scalar, domain_of
 
 Sample = dict[str, Scalar]
@@ -138,14 +139,8 @@ class Space:
             )
 
     def names(self) -> dict[str, str]:
-        """A short name for each path: as many of its last parts as make it unlike all others."""
-        parts = {one.path: _parts(one.path) for one in self.domains}
-        names = {}
-        for path, mine in parts.items():
-            others = [theirs for other, theirs in parts.items() if other != path]
-            length = next(n for n in range(1, len(mine) + 1) if all(mine[-n:] != o[-n:] for o in others))
-            names[path] = ".".join(mine[-length:])
-        return names
+        """A short name for each path, as tables call it."""
+        return short_names([one.path for one in self.domains])
 
     def walk(self, choose: Callable[[Dimension], Scalar]) -> Sample:
         """A sample whose active domains, and only those, got their value from ``choose``, outer ones first."""
@@ -285,8 +280,3 @@ def _fill(node: Any, sample: Mapping[str, Scalar]) -> Any:
     if position is None:
         raise ConfigError(f"space.{node.path} has no such option", got=value, wanted=str(node.domain))
     return _fill(node.options[position], sample)
-
-
-def _parts(path: str) -> list[str]:
-    """A path cut at its dots, except those in brackets."""
-    return re.findall(r"(?:[^.\[\]]|\[[^\]]*\])+", path)
