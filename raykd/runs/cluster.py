@@ -49,7 +49,8 @@ def connect(config: RayConfig) -> None:
     if address:
         options |= {"address": address, "runtime_env": {"env_vars": ENVIRONMENT}}
     else:
-        options |= {"num_cpus": config.num_cpus, "include_dashboard": False}
+        # Without "local" Ray joins whatever cluster was last started on this machine.
+        options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
     try:
         ray.init(**options)
     except ConnectionError as error:

@@ -142,8 +142,20 @@ def _passes(journal: Journal) -> dict[str, str]:
 
 
 def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
+    """What a reader should know before believing the numbers."""
     missing = plan.trials - len(journal.trials)
-    return (f"{missing} trials never began: the time budget was over",) if missing > 0 else ()
+    notes = [f"{missing} trials never began: the time budget was over"] if missing > 0 else []
+    for name, counters in teacher_counters(journal).items():
+        if counters.get("unkept"):
+            notes.append(
+                f"{counters['unkept']:,.0f} answers of teacher {name} could not be kept: the disk was full"
+            )
+        if counters.get("computed_while_parked"):
+            notes.append(
+                f"{counters['computed_while_parked']:,.0f} answers of teacher {name} were missing from its store "
+                "and computed while trials ran: serving.store_limit_gb may be too small"
+            )
+    return tuple(notes)
 
 
 def teacher_counters(journal: Journal) -> dict[str, dict[str, float]]:
