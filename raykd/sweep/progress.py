@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from raykd.report.trial_table import sample_text
 from raykd.report.trials import TrialRow
 
 SHOWN = 12
@@ -123,8 +124,4 @@ class SweepProgress:
         self._bars.update(self._sweep, note="  ".join(part for part in (best, counts) if part))
 
     def _values(self, row: TrialRow) -> str:
-        return ", ".join(
-            f"{self._names.get(path, path)}={value:.3g}" if isinstance(value, float) else
-            f"{self._names.get(path, path)}={value}"
-            for path, value in row.sample.items()
-        )  # fmt: skip
+        return sample_text(row.sample, self._names)
