@@ -29,6 +29,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=48, help="of a trial; 16 texts each")
     parser.add_argument("--validation", type=int, default=60, help="texts of an evaluation")
     parser.add_argument("--teacher", type=numbers, default=[6, 384], help="layers,hidden of a teacher")
+    parser.add_argument("--cores", type=int, default=2, help="CPUs of the cluster; a trial holds one")
     parser.add_argument("--repeats", type=int, default=3, help="of each raykd sweep, and inside of processes")
     parser.add_argument("--rounds", type=int, default=20, help="of alternating blocks of steps")
     parser.add_argument("--only", type=lambda text: text.split(","), default=None, help="figures, see above")
@@ -178,6 +181,7 @@ def main() -> None:
     """Runs the benchmark, or one arm of it."""
     options = options_of()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if options.arm == "plain":
         plain.main(Setting.read(options.work), options.trials[0])
         return
@@ -195,7 +199,7 @@ def main() -> None:
     layers, hidden = options.teacher
     setting = Setting(
         data=options.data.resolve(), work=options.work.resolve(), steps=options.steps,
-        validation=options.validation, layers=layers, hidden=hidden,
+        validation=options.validation, cores=options.cores, layers=layers, hidden=hidden,
     )  # fmt: skip
     kept = Measurements(options.json or setting.work / "results.json", setting, options.go_on)
     kept.say("rows and models")

@@ -80,19 +80,15 @@ def command(
     begun, started = time.perf_counter(), time.time()
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=out, stderr=out)
-        with Watch(process.pid, actors) as watch:
-            killed = False
-            while process.poll() is None:
-                time.sleep(POLL_S)
-                if follower is not None:
-                    follower.look()
-                    if not killed and kill(follower.events):
-                        killed = True
-                        process.send_signal(signal.SIGKILL)
-            wall = time.perf_counter() - begun
-            if follower is not None:
-                follower.look()
-            left = _wait_for_the_rest(watch)
+        try:
+            with Watch(process.pid, actors) as watch:
+                killed = _follow(process, follower, kill)
+                wall = time.perf_counter() - begun
+                left = _wait_for_the_rest(watch)
+        finally:
+            if process.poll() is None:  # we were interrupted
+                process.terminate()
+                process.wait()
     if process.returncode != 0 and not killed:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise SystemExit(
@@ -112,6 +108,23 @@ def command(
         "killed": killed,
         **watch.noise(),
     }
+
+
+def _follow(
+    process: subprocess.Popen[bytes], follower: Follower | None, kill: Callable[[list[dict[str, Any]]], bool]
+) -> bool:
+    """Waits for a command and reads its journal meanwhile; whether it was killed."""
+    killed = False
+    while process.poll() is None:
+        time.sleep(POLL_S)
+        if follower is not None:
+            follower.look()
+            if not killed and kill(follower.events):
+                killed = True
+                process.send_signal(signal.SIGKILL)
+    if follower is not None:
+        follower.look()
+    return killed
 
 
 def _wait_for_the_rest(watch: Watch) -> list[str]:

@@ -105,7 +105,11 @@ def main(setting: Setting, trials: int) -> None:
     from ray import tune
 
     ray.init(
-        num_cpus=setting.cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        address="local",
+        num_cpus=setting.cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(train_student, setting=setting), {"cpu": 1}),
