@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -27,8 +26,6 @@ from benchmarks.sweep_parts.setting import TEACHERS, Setting, sweep_tree
 POLL_S = 0.02
 GONE_S = 20.0
 JOURNAL = "trials.jsonl"
-FORWARDED = re.compile(r"LabelReport\([^)]*forwarded=(\d+)")
-"""What a sweep's log says that its labelling computed, in (text, teacher) pairs."""
 
 
 def settle(limit_s: float = 30.0) -> None:
@@ -172,7 +169,7 @@ def fresh(path: Path) -> Path:
 def restarted(setting: Setting, trials: int) -> dict[str, Any]:
     """A sweep whose driver is killed after a few trials and that is resumed; then another one in the same output.
 
-    What the killed start computed is counted by itself, in the line of its log that says what its labelling did.
+    What the killed start computed is counted by itself: its journal says what its labelling did.
     """
     output = fresh(setting.work / "output-restart")
     after = max(1, trials // 4)
@@ -181,12 +178,12 @@ def restarted(setting: Setting, trials: int) -> dict[str, Any]:
         return sum(e["event"] == "end" for e in events) >= after
 
     first = served(setting, "restart", trials, output, actors=True, kill=kill)
-    stored, log = stored_rows(output), (output / "restart" / "log.txt").read_text(encoding="utf-8")
+    stored = stored_rows(output)
     resumed = served(setting, "restart", trials, output, resume=True, actors=True)
     again = served(setting, "second", trials, output)
     return {
         "killed": first,
-        "killed_forwarded": sum(map(int, FORWARDED.findall(log))),
+        "killed_forwarded": sum(e["forwarded"] for e in first["events"] if e["event"] == "labelled"),
         "killed_trials_over": sum(e["event"] == "end" for e in first["events"]),
         "stored_when_killed": stored,
         "resumed": resumed,
