@@ -166,12 +166,12 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
     session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, arms, folder))
     students = folder.path / "students"
     try:
+        concurrent = concurrent_trials(
+            node_resources(), plan.base.workers, frame.kept, plan.config.max_concurrent_trials
+        )
         with frame.teachers():
             tracker = session.tracker()
             frame.answer_ahead()
-            concurrent = concurrent_trials(
-                node_resources(), plan.base.workers, frame.kept, plan.config.max_concurrent_trials
-            )
             journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
         result = _conclude(plan, arms, frame.data, folder, journal, tracker, students)
     except BaseException as error:

@@ -21,7 +21,7 @@ from raykd.runs.folder import RunFolder
 from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, teacher_job
 from raykd.runs.label import LabelReport, label_rows, shown
-from raykd.runs.pool import check_cluster, start_pool
+from raykd.runs.pool import check_cluster, placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
 from raykd.sweep.journal import FILE as JOURNAL
@@ -32,7 +32,7 @@ from raykd.sweep.trial import Configs, Shared
 from raykd.sweep.tuning import TuneSettings, run_trials
 from raykd.sweep.watch import Watch
 from raykd.teachers.groups import Group
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pool import TeacherPool, group
 from raykd.teachers.warm import held, whole_pools
 from raykd.tracking import Tracker
 
@@ -76,8 +76,8 @@ class Frame:
     @property
     def kept(self) -> list[Group]:
         """Teachers of its own that keep their resources while trials run."""
-        own = self.pool is not None and self.base.serving.pool is None and self.label == "on_demand"
-        return self.pool.groups if own and self.pool is not None else []
+        own = bool(self.base.teachers) and self.base.serving.pool is None and self.label == "on_demand"
+        return group(placements_of(self.base, {})) if own else []
 
     def answer_ahead(self) -> None:
         """Has every text answered, then gives the teachers' resources to the trials; nothing if on demand."""
@@ -169,8 +169,12 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
         mode=search.mode,
         begun=watch.begun,
     )
-    with progress.shown():
-        run_trials(_shared(frame, search, mailbox), suggestions, search.scheduler, watch, search.settings)
+    try:
+        with progress.shown():
+            run_trials(_shared(frame, search, mailbox), suggestions, search.scheduler, watch, search.settings)
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(mailbox)  # Tune keeps what it was given as long as this process lives
     if not any(trial.row().counts for trial in journal.trials.values()):
         errors = sorted({t.error for t in journal.trials.values() if t.error})
         raise SweepError(

@@ -64,10 +64,11 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
     _say(plan, frame)
     session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, folder))
     try:
+        trials = _search(plan, frame)  # refuses what cannot start, before teachers work for it
         with frame.teachers():
             tracker = session.tracker()
             frame.answer_ahead()
-            journal = search(frame, _search(plan, frame), tracker)
+            journal = search(frame, trials, tracker)
             journal.counters({} if frame.pool is None else frame.pool.counters())
         outcome = conclude(plan, folder, journal, tracker)
     except BaseException as error:
