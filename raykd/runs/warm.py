@@ -192,7 +192,7 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def teachers_down(names: Sequence[str] | None, address: str | None = None) -> list[str]:
+def teachers_down(names: Sequence[str] | None = None, address: str | None = None) -> list[str]:
     """Ends these named pools, or all of them for None; lines for people. A pool that is not there is no error."""
     _connect(address)
     there = pool_names()

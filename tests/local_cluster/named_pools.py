@@ -1,0 +1,353 @@
+"""A program: named pools on a cluster of their own, which needs a process of its own. Arguments: a folder, a part."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from raykd.config import RunConfig, ServingConfig
+from raykd.distill.signals import TeacherSignal
+from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
+from raykd.load import load_run
+from raykd.runs.pool import attach, check_cluster, placements_of
+from raykd.runs.warm import teachers_down, teachers_status, teachers_up
+from raykd.sweep.frame import node_resources
+from raykd.teachers import warm
+from raykd.teachers.pool import TeacherPool
+from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+
+CPUS = 4
+ROOT = Path(__file__).parents[2]
+MODULE = "tests.local_cluster.named_pools"
+LANGUAGES: dict[str, Any] = {"zh": ["zh"], "en": ["en"], "multi": "all"}
+
+
+def write(folder: Path) -> Path:
+    """A run file with three teachers that exist: zh and en in one process, multi in two of its own; 2 CPUs."""
+    for seed, name in enumerate(LANGUAGES):
+        save_transformer(folder / name, seed=seed)
+    for split, count in (("train", 96), ("validation", 40)):
+        texts, labels = texts_and_labels(count, seed=len(split))
+        lines = [json.dumps({"text": t, "label": LABELS[y], "lang": ["zh", "en"][i % 2]})
+                 for i, (t, y) in enumerate(zip(texts, labels, strict=True))]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    actors = {"zh": {"group": "pair"}, "en": {"group": "pair"}, "multi": {"replicas": 2}}
+    tree = {
+        "name": "reviews",
+        "output": str(folder / "runs"),
+        "task": {"kind": "classification", "max_length": 48},
+        "data": {
+            **{s: {"kind": "files", "paths": [f"{s}.jsonl"]} for s in ("train", "validation")},
+            "labels": list(LABELS),
+            "languages": ["zh", "en"],
+        },
+        "student": {"kind": "linear", "buckets": 256},
+        "teacher_defaults": {"actor": {"num_cpus": 0.5}},
+        "teachers": [
+            {"name": n, "languages": spoken, "path": str(folder / n), "actor": actors[n]}
+            for n, spoken in LANGUAGES.items()
+        ],
+        "train": {"steps": 12, "batch_size": 16, "evaluations": 2},
+        "workers": {"num_workers": 1, "num_cpus": 1},
+        "serving": {"dtype": "float32", "max_restarts": 0, "timeout_s": 60},
+    }
+    path = folder / "POOL.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def raykd(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own."""
+    command = [sys.executable, "-m", "raykd.cli", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def join(address: str) -> None:
+    """A driver of its own, as another command is."""
+    if ray.is_initialized():
+        ray.shutdown()
+    ray.init(address=address, namespace="another", log_to_driver=False)
+
+
+def raised(kind: type[RaykdError], body: Callable[[], Any]) -> str:
+    try:
+        body()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def nothing_is_left() -> None:
+    assert warm.pool_names() == []
+    # Ray Train has named actors of its own, in namespaces of its own.
+    assert [
+        a for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == warm.NAMESPACE
+    ] == []
+    until(lambda: free_cpus() == CPUS)
+
+
+def table(name: str | None = None) -> list[dict[str, str]]:
+    shown = teachers_status(name)
+    assert shown is not None
+    columns = [list(column.cells) for column in shown.columns]
+    return [
+        dict(zip([str(c.header) for c in shown.columns], map(str, row), strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def answers(pool: TeacherPool, direct: bool = True) -> list[TeacherSignal]:
+    texts, labels = texts_and_labels(64, seed=7)
+    batch = text_batch(texts, ["zh", "en"] * 32, labels)
+    signals: list[TeacherSignal] = pool.handle.source(None, direct=direct).submit(batch).result()
+    return signals
+
+
+def same(a: list[TeacherSignal], b: list[TeacherSignal]) -> bool:
+    return [(s.teacher, s.logits_NC.tobytes(), s.covered_N.tobytes()) for s in a] == [
+        (s.teacher, s.logits_NC.tobytes(), s.covered_N.tobytes()) for s in b
+    ]
+
+
+def life(address: str, path: Path) -> None:
+    """Up by one command, asked by other drivers, shown, down."""
+    env = {**os.environ, "RAY_ADDRESS": address}
+    up = raykd("teachers", "up", str(path), "--name", "kept", env=env)
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "3 teachers (zh, en, multi) in 3 processes, 2 CPU" in up.stdout
+    join(address)
+    config = load_run(path, ["serving.pool=kept"])
+    own = TeacherPool(
+        [replace(p, spec=replace(p.spec, store=None)) for p in placements_of(config, {})], config.serving
+    )
+    own.open()
+    pool = attach(config, {}, "kept")
+    assert pool.handle.teachers == ("zh", "en", "multi")
+    for direct in (False, True):
+        assert same(answers(pool, direct), answers(own, direct))
+    assert {n: (c["answered"], c["forwarded"]) for n, c in pool.counters().items()} == {
+        "zh": (32, 32), "en": (32, 32), "multi": (64, 64)}  # fmt: skip
+    # Another run: some of the teachers in another order; what was done before is not its.
+    some = load_run(path, ["serving.pool=kept", "select_teachers=[multi, en]"])
+    turned = some.model_copy(update={"teachers": some.teachers[::-1]})
+    view = attach(turned, {}, "kept")
+    assert view.handle.teachers == ("multi", "en")
+    _, en, multi = answers(own)
+    assert same(answers(view, direct=False), [multi, en])
+    assert {n: (c["answered"], c["forwarded"]) for n, c in view.counters().items()} == {
+        "multi": (64, 0), "en": (32, 0)}  # fmt: skip
+    own.stop()
+    view.park()
+    view.stop()
+    until(lambda: free_cpus() == CPUS - 2)
+    fits(load_run(path, ["serving.pool=kept"]))
+    same_again(path)
+    shown(address, path, pool)
+    down = teachers_down(["kept"])
+    assert "3 actors ended" in down[0], down  # one of the four was killed
+    nothing_is_left()
+    assert "nothing was done" in teachers_down(["kept"])[0] and "nothing was done" in teachers_down()[0]
+    pool.handle = replace(pool.handle, timeout_s=10.0)
+    for ask in (lambda: answers(pool, direct=False), pool.counters):
+        message = raised(TeacherError, ask)
+        assert "teacher pool kept" in message and "raykd teachers up" in message, message
+
+
+def fits(config: RunConfig) -> None:
+    """What the pool holds is not there for students."""
+    check_cluster(config.model_copy(update={"workers": config.workers.model_copy(update={"num_cpus": 2})}))
+    workers = config.workers.model_copy(update={"num_cpus": 2.5})
+    for serving in (config.serving, ServingConfig()):
+        beside = config.model_copy(update={"workers": workers, "serving": serving})
+        message = raised(ResourceError, lambda beside=beside: check_cluster(beside))  # type: ignore[misc]
+        assert "teacher pool kept 2 +" in message and "raykd teachers down kept" in message, message
+    assert [node["CPU"] for node in node_resources()] == [CPUS - 2]
+
+
+def same_again(path: Path) -> None:
+    before = processes()
+    lines = teachers_up(load_run(path), "kept")
+    assert "nothing was changed" in lines[0] and len(lines) == 1, lines
+    lines = teachers_up(load_run(path, ["teachers.multi.actor.replicas=1"]), "kept")
+    assert "nothing was changed" in lines[0] and "multi: 2 x CPU 0.5" in lines[1], lines
+    fewer = load_run(path, ["select_teachers=[zh, en]"])
+    message = raised(TeacherError, lambda: teachers_up(fewer, "kept"))
+    assert "multi: teacher in the pool" in message and "raykd teachers down kept" in message, message
+    assert processes() == before
+
+
+def processes() -> list[int]:
+    """Of the replicas of the pool."""
+    said = warm.standings(found("kept").handle).values()
+    return [s.pid for s in said if isinstance(s, warm.Standing)]
+
+
+def found(name: str) -> warm.Served:
+    served = warm.find(name)
+    assert served is not None
+    return served
+
+
+def shown(address: str, path: Path, pool: TeacherPool) -> None:
+    """Status, also of a replica that was killed."""
+    rows = table("kept")
+    assert [(r["teacher"], r["alive"]) for r in rows] == [("zh", "1/1"), ("en", "1/1"), ("multi", "2/2")]
+    assert [(r["forwarded"], r["stored"]) for r in rows] == [("32", "32"), ("32", "32"), ("64", "64")]
+    assert rows[1]["memory"] == "with zh" and rows[0]["loaded"] == "1 of 1"
+    os.kill(ray.get(pool.handle.replicas[1][0].pid.remote()), signal.SIGKILL)
+    until(lambda: table("kept")[2]["alive"] == "1/2 (dead)")
+    assert len(answers(pool, direct=False)) == 3
+    assert "dead: teacher:multi replica 0" in raised(
+        TeacherError, lambda: teachers_up(load_run(path), "kept")
+    )
+    # A replica that hangs: the command says so in time.
+    stuck = ray.get(pool.handle.replicas[0][0].pid.remote())
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        assert [r["alive"] for r in table("kept")] == ["0/1 (no answer)", "0/1 (no answer)", "1/2 (dead)"]
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+    status = raykd("teachers", "status", env={**os.environ, "RAY_ADDRESS": address})
+    assert status.returncode == 0 and "kept" in status.stdout and "1/2 (dead)" in status.stdout, status.stdout
+
+
+def refusals(address: str, path: Path) -> None:
+    """What is not whole, not the same, or cannot be started."""
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    alone = raykd("teachers", "up", str(path), env=env)
+    assert alone.returncode == 2 and "ray start --head" in alone.stderr and "ray.address=auto" in alone.stderr
+    checked = raykd("check", str(path), "serving.pool=x", env=env)
+    assert checked.returncode == 2 and "ray start --head" in checked.stdout, checked.stdout
+    join(address)
+    unloadable(path)
+    killed_driver(address, path)
+    config = load_run(path, ["serving.pool=orphan"])
+    assert len(answers(attach(config, {}, "orphan"))) == 3
+    save_transformer(path.parent / "other", seed=9)
+    changes = {
+        "teachers.zh.path": (str(path.parent / "other"), "zh: fingerprint"),
+        "data.labels": ("[positive, negative]", "multi: labels"),
+        "task.max_length": ("32", ""),  # the teachers' own length rules
+        "teachers.en.max_length": ("32", "en: max_length 64"),
+        "teachers.en.languages": ("[en, zh]", "en: languages en"),
+        "serving.dtype": ("bfloat16", "multi: dtype float32"),
+    }
+    for key, (value, said) in changes.items():
+        other = load_run(path, ["serving.pool=orphan", f"{key}={value}"])
+        if not said:
+            attach(other, {}, "orphan")
+            continue
+        message = raised(TeacherError, lambda other=other: attach(other, {}, "orphan"))  # type: ignore[misc]
+        assert said in message and "wanted:" in message and "next:" in message, message
+    message = raised(TeacherError, lambda: attach(config, {}, "nobody"))
+    assert "orphan" in message and "raykd teachers up" in message
+    raised(ConfigError, lambda: teachers_status("nobody"))
+    teachers_down()
+    nothing_is_left()
+
+
+def unloadable(path: Path) -> None:
+    """A start that fails leaves nothing: no directory, weights that cannot be loaded, no room, a start that was killed."""
+    weights = path.parent / "broken" / "model.safetensors"
+    save_transformer(weights.parent)
+    gone = load_run(path, [f"teachers.multi.path={path.parent / 'nothing'}"])
+    raised(ModelError, lambda: teachers_up(gone, "bad"))
+    nothing_is_left()
+    config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
+    (weights.parent / "config.json").write_text(json.dumps({**config, "hidden_size": 32}), encoding="utf-8")
+    bent = load_run(path, [f"teachers.multi.path={weights.parent}"])
+    raised(RaykdError, lambda: teachers_up(bent, "bad", load=True))
+    nothing_is_left()
+    large = load_run(path, ["teachers.multi.actor.num_cpus=3"])
+    assert "teachers 7 = 7 CPU" in raised(ResourceError, lambda: teachers_up(large, "bad"))
+    nothing_is_left()
+    ray.remote(warm.PoolKeeper).options(
+        num_cpus=0, name="raykd.teachers/half/keeper", namespace=warm.NAMESPACE, lifetime="detached"
+    ).remote()
+    assert "killed" in raised(TeacherError, lambda: teachers_up(load_run(path), "half"))
+    assert "not whole" in table()[0]["teacher"]
+    assert "1 actors ended" in teachers_down(["half"])[0]
+    nothing_is_left()
+
+
+def killed_driver(address: str, path: Path) -> None:
+    """A pool outlives a driver that is killed the moment it has started it."""
+    starter = subprocess.run(
+        [sys.executable, "-m", MODULE, str(path.parent), "start", address], cwd=ROOT, timeout=120, check=False
+    )
+    assert starter.returncode == -signal.SIGKILL
+
+
+def start(address: str, path: Path) -> None:
+    teachers_up(load_run(path, [f"ray.address={address}"]), "orphan")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def runs(address: str, path: Path) -> None:
+    """A whole run over a named pool learns what it learns over its own; a sweep asks it and leaves it as it is."""
+    from raykd.runs.train import train
+    from raykd.sweep.config import load_sweep
+    from raykd.sweep.run import sweep
+
+    join(address)
+    here, quick = f"ray.address={address}", "tracking.log_model=false"
+    teachers_up(load_run(path, [here]), "kept", load=True)
+    attached = train(load_run(path, [here, "name=attached", "serving.pool=kept", quick]))
+    space = {
+        "name": "search",
+        "base": str(path),
+        "set": {"ray": {"address": address}, "serving": {"pool": "kept"}, "tracking": {"log_model": False}},
+        "space": {"objective": {"alpha": {"grid": [0.1, 0.5]}}},
+        "search": {"kind": "grid"},
+    }
+    (path.parent / "space.yaml").write_text(json.dumps(space), encoding="utf-8")
+    before = [(r["alive"], r["forwarded"]) for r in table("kept")]
+    sweep(load_sweep(path.parent / "space.yaml"))
+    # Every training text was answered for the run; the sweep computed nothing and took nothing away.
+    assert [(r["alive"], r["forwarded"]) for r in table("kept")] == before
+    until(lambda: free_cpus() == CPUS - 2)
+    teachers_down(["kept"])
+    own = train(load_run(path, [here, "name=own", "serving.store=fresh", quick]))
+    weights = [(run.student / "model.safetensors").read_bytes() for run in (attached, own)]
+    assert weights[0] == weights[1]
+    nothing_is_left()
+
+
+def main() -> None:
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    if part == "start":
+        start(sys.argv[3], folder / "POOL.yaml")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
+    try:
+        {"life": life, "refusals": refusals, "runs": runs}[part](cluster.address, write(folder))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
