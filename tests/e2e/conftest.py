@@ -24,8 +24,13 @@ import pytest
 from raykd.load import resolve, validate
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
+from raykd.sweep.outcome import SweepOutcome
+from tests.e2e.sweeps import Sweeps
 from tests.fakes import LABELS, texts_and_labels
 
+STILL = {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120, "dropout": 0.0}
+"""A student without dropout: the number of ranks changes nothing."""
+MEDIAN = {"kind": "median", "grace": 1, "min_trials": 1}
 ROWS = {"train": 160, "validation": 60, "test": 80}
 LANGUAGES = ("en", "fr")
 
@@ -153,6 +158,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def first(world: World, server: Server, ray_cluster: None) -> Outcome:
     """A whole run through real actors, Ray Train, DeepSpeed and MLflow on SQLite, never interrupted."""
     return train(world.config("first"))
+
+
+@pytest.fixture(scope="session")
+def sweeps(world: World, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
+    """Sweeps of the world, with a store of their own."""
+    return Sweeps(world, tmp_path_factory.mktemp("answers"))
+
+
+@pytest.fixture(scope="session")
+def asha(sweeps: Sweeps) -> SweepOutcome:
+    """The first sweep over the world: its teachers have answered nothing yet."""
+    return sweeps.run("asha", scheduler={"kind": "asha"}, num_samples=6, max_concurrent_trials=2)
+
+
+@pytest.fixture(scope="session")
+def unbroken(asha: SweepOutcome, sweeps: Sweeps) -> SweepOutcome:
+    """A later sweep, one trial after another, so that every decision follows from its file; never interrupted."""
+    return sweeps.run("unbroken", sweeps.base(student=STILL), scheduler=MEDIAN)
 
 
 @pytest.fixture
