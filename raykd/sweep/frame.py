@@ -158,7 +158,7 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
     for trial in journal.trials.values():
         if trial.status not in (None, "failed"):
             progress.restore(trial.row(higher))
-    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
     watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress, higher)
     suggestions = Suggestions(
         search.sampler,
