@@ -70,6 +70,7 @@ class Suggestions(Searcher):  # type: ignore[misc]
         self._num_samples, self._folder, self._begun = num_samples, folder, begun
         self._going_on = list(journal.unfinished)
         self._index: dict[str, int] = {}
+        self._objective: dict[str, float] = {}
         self._next = journal.next_index
         for trial in sorted(journal.trials.values(), key=lambda t: t.index):
             over = trial.status is not None and trial.status != "failed"
@@ -119,16 +120,16 @@ class Suggestions(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Hands a score on to the sampler."""
-        self._sampler.report(self._index[trial_id], int(result["evaluation"]), float(result["objective"]))
+        self._objective[trial_id] = float(result["objective"])
+        self._sampler.report(self._index[trial_id], int(result["evaluation"]), self._objective[trial_id])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Hands the outcome on to the sampler."""
-        failed = error or result is None or bool(result.get("diverged"))
-        self._sampler.tell(
-            self._index[trial_id], None if failed or result is None else float(result["objective"])
-        )
+        """Hands the outcome on to the sampler; Tune gives no result of a trial that is stopped while paused."""
+        score = self._objective.get(trial_id) if result is None else float(result["objective"])
+        failed = error or (result is not None and bool(result.get("diverged")))
+        self._sampler.tell(self._index[trial_id], None if failed else score)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it."""

@@ -102,6 +102,17 @@ def test_scores_and_outcomes_reach_the_sampler_by_index(tmp_path: Path) -> None:
     assert sampler.told == [(1, 0.6), (0, None), (2, None), (3, None)]
 
 
+def test_a_trial_that_is_stopped_while_it_is_paused_has_the_score_that_it_came_to(tmp_path: Path) -> None:
+    suggestions, sampler, _ = start(Journal(tmp_path / "j"), 2)
+    all_of(suggestions)
+    suggestions.on_trial_result("n0", result(1, 0.4))
+    suggestions.on_trial_result("n0", result(2, 0.3, best=0.4))
+    suggestions.on_trial_complete("n0")  # as hyperband ends the worse ones of a bracket: without a result
+    suggestions.on_trial_result("n1", result(1, 0.9))
+    suggestions.on_trial_complete("n1", error=True)
+    assert sampler.told == [(0, 0.4), (1, None)]
+
+
 def cut_off(path: Path) -> Journal:
     """0 finished, 1 running, 2 stopped, 3 failed, 4 diverged, 5 waiting."""
     journal = Journal(path)
