@@ -10,6 +10,7 @@ before the first backward of a step: that is the only division of the loss.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -261,6 +262,14 @@ class TrainingLoop:
         logits_NC = np.concatenate([logits for _, logits in parts if len(logits)])
         languages = [rows.languages[i] for i in order]
         values = scores_by_language(self.task, logits_NC, rows.labels_B[order], languages)
+        if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
+            raise NonFiniteError(
+                "the validation scores are not finite",
+                got=f"NLL {nll} after step {self.state.step} of {self.total_steps}",
+                wanted="finite logits",
+                next_step="lower train.learning_rate or set train.gradient_clipping; the checkpoints written before "
+                "are intact",
+            )
         self._judge(values)
         if self.rank == 0:
             self.publish(Point(self.state.step, values))

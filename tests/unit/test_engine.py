@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -134,6 +135,17 @@ def test_non_finite_loss_names_step_and_rows() -> None:
     loop = build_loop(run_config(learning_rate=1e30, gradient_clipping=0.0, weight_decay=0.0))
     with pytest.raises(NonFiniteError, match=r"at step \d+ of 12, rows \['r"):
         loop.run()
+
+
+def test_non_finite_validation_scores_are_never_the_best() -> None:
+    loop = build_loop(run_config(evaluations=3, metric="nll"))
+    assert loop.advance() and loop.state.best is not None
+    best = loop.state.best
+    with torch.no_grad():
+        next(loop.engine.module.parameters()).fill_(math.nan)
+    with pytest.raises(NonFiniteError, match="validation scores"):
+        loop.evaluate()
+    assert loop.state.best == best and len(loop.state.history) == 1
 
 
 def test_teachers_get_no_gold_labels_and_student_trains() -> None:
