@@ -120,6 +120,8 @@ class Journal:
         """A trial came to an evaluation."""
         keys = ("evaluation", "trained_steps", "total_steps", "score", "nll", "objective", "trained_s")
         row = {key: _finite(result[key]) for key in keys}
+        if result.get("diverged"):
+            row["diverged"] = True
         if "segments" in result:
             row["segments"] = json.loads(result["segments"])
             row["history"] = [[_finite(value) for value in part] for part in json.loads(result["history"])]
@@ -160,11 +162,16 @@ class Journal:
 
     def _take_result(self, trial: Trial, row: dict[str, Any]) -> None:
         number = int(row["evaluation"])
-        score, nll = float(row["score"]), float("nan" if row["nll"] is None else row["nll"])
-        if number not in trial.evaluations:
+        trial.total_steps = int(row["total_steps"])
+        diverged = row.get(
+            "diverged", False
+        )  # then the scores are those of the last evaluation, if there was one
+        if diverged or number not in trial.evaluations:
             trial.seconds += float(row["trained_s"])
-        trial.evaluations[number] = Evaluation(number, int(row["trained_steps"]), score, nll)
-        trial.total_steps, trial.objective = int(row["total_steps"]), float(row["objective"])
+        if not diverged:
+            score, nll = float(row["score"]), float("nan" if row["nll"] is None else row["nll"])
+            trial.evaluations[number] = Evaluation(number, int(row["trained_steps"]), score, nll)
+            trial.objective = float(row["objective"])
         if "segments" in row:
             trial.evaluations = {
                 int(k): Evaluation(int(k), int(step), float(score), float("nan" if nll is None else nll))

@@ -147,6 +147,22 @@ def test_numbers_that_are_none_and_scores_that_are_worst(tmp_path: Path) -> None
         assert not trial.row().counts and trial.row().error == "loss nan"
 
 
+def test_a_diverged_trial_keeps_its_evaluations_as_they_were(tmp_path: Path) -> None:
+    """What it reports then is where its loss broke, with the numbers of its last evaluation, or the worst there are."""
+    journal = Journal(tmp_path / "trials.jsonl")
+    for name in ("t0", "t1"):
+        journal.begin(name, int(name[1]), SAMPLE, name)
+    journal.result("t0", result(1, 0.5))
+    journal.result("t0", result(1, 0.5, trained_steps=9, diverged="loss nan"))
+    journal.result("t1", result(0, 1e9, trained_steps=3, diverged="loss nan"))
+    for known in (journal, Journal(tmp_path / "trials.jsonl")):
+        first, second = known.trials["t0"], known.trials["t1"]
+        assert [(e.evaluation, e.step, e.score) for e in first.row().evaluations] == [(1, 5, 0.5)]
+        assert (first.objective, first.seconds) == (0.5, 1.0)
+        assert (second.objective, second.row().score) == (None, None)
+        assert (second.total_steps, second.seconds) == (20, 0.5)
+
+
 def test_a_population_has_the_history_that_it_took_over(tmp_path: Path) -> None:
     first, second = {"objective.alpha": 0.2}, {"objective.alpha": 0.24}
     journal = Journal(tmp_path / "trials.jsonl")
