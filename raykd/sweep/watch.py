@@ -107,7 +107,7 @@ class Watch(Callback):  # type: ignore[misc]
         self._names: dict[str, str] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._ended = 0
+        self._ended = sum(trial.status is not None for trial in journal.trials.values())
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it is given; files, locks and threads stay here."""
@@ -123,7 +123,7 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An evaluation: into the journal before anything is decided."""
+        """An evaluation, which the scheduler has judged: into the journal before anything comes of it."""
         name = self._names[trial.trial_id]
         self._journal.result(name, result)
         self._last[name] = result
@@ -188,9 +188,7 @@ class Watch(Callback):  # type: ignore[misc]
         for event in ray.get(self._mailbox.drain.remote()):
             name = self._names.get(event.job)
             if name is not None and event.kind == "point":
-                fresh = self._curves.add(name, event.point)
-                if fresh is not None:
-                    self._guarded(lambda n=name, p=fresh: self._children.of(n).log_points([p]))  # type: ignore[misc]
+                self._guarded(lambda n=name, p=event.point: self._point(n, p))  # type: ignore[misc]
         for name, status in ends:
             self._ended += 1
             self._guarded(lambda n=name, s=status: self._children.end(n, s))  # type: ignore[misc]
@@ -199,6 +197,11 @@ class Watch(Callback):  # type: ignore[misc]
                 self._guarded(
                     lambda b=best: self._tracker.log_points([Point(self._ended, {"sweep/best": b.score})])  # type: ignore[misc]
                 )
+
+    def _point(self, name: str, point: Point) -> None:
+        fresh = self._curves.add(name, point)
+        if fresh is not None:
+            self._children.of(name).log_points([fresh])
 
     def _settle(self) -> None:
         """Messages of trials are sent without waiting: those on their way arrive within moments."""
