@@ -169,7 +169,7 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
         concurrent = concurrent_trials(
             node_resources(), plan.base.workers, frame.kept, plan.config.max_concurrent_trials
         )
-        with frame.teachers():
+        with frame.teachers(session.tracker):
             tracker = session.tracker()
             frame.answer_ahead()
             journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)

@@ -60,12 +60,19 @@ class Frame:
         self.journal = Journal(self.folder.path / JOURNAL)
 
     @contextlib.contextmanager
-    def teachers(self) -> Iterator[None]:
-        """Teachers, trained if need be, opened while the body runs; their weights are not loaded yet."""
+    def teachers(self, record: Callable[[], Tracker]) -> Iterator[None]:
+        """Teachers, trained if need be, opened while the body runs; their weights are not loaded yet.
+
+        Args:
+            record: waits for the MLflow run. What is recorded nowhere loses its folder when it is cut off, and with
+                it a training's checkpoints; without a training MLflow opens while the teachers start.
+        """
         if not self.base.teachers:
             yield
             return
         check_cluster(self.base, self.teacher_jobs, together=self.label == "on_demand")
+        if not all(job.done for job in self.teacher_jobs):
+            record()
         self._train_teachers()
         self.pool, _ = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
         try:

@@ -65,7 +65,7 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
     session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, folder))
     try:
         trials = _search(plan, frame)  # refuses what cannot start, before teachers work for it
-        with frame.teachers():
+        with frame.teachers(session.tracker):
             tracker = session.tracker()
             frame.answer_ahead()
             journal = search(frame, trials, tracker)
