@@ -38,9 +38,8 @@ def main() -> None:
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
-        going_on = (
-            "; --resume goes on from the last checkpoint" if sys.argv[1:2] in (["train"], ["sweep"]) else ""
-        )
+        again = sys.argv[1:2] in (["train"], ["sweep"], ["confirm"])
+        going_on = "; --resume goes on from the last checkpoint" if again else ""
         errors.print(f"interrupted{going_on}", highlight=False)
     raise SystemExit(code if isinstance(code, int) else 0)
 
