@@ -143,7 +143,9 @@ class Watch:
                     continue
                 key = (pid, int(path.name))
                 seen[key] = stat.cpu
-                share = (stat.cpu - self._threads.get(key, 0.0)) / since
+                share = (
+                    stat.cpu - self._threads.get(key, stat.cpu)
+                ) / since  # what it did before is not of now
                 busy += share >= BUSY
                 used += share
             cores += used
