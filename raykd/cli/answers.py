@@ -44,9 +44,10 @@ def label(
     from raykd.runs.label import label as label_run
 
     report = label_run(run_file(run, overrides), console, everything=everything)
+    lost = f"; {report.unkept:,} could not be kept, see the store's disk" if report.unkept else ""
     console.print(
-        f"{report.asked:,} answers are kept: {report.stored:,} were there, {report.forwarded:,} computed in "
-        f"{report.seconds:,.1f} s ({report.rate:,.0f} a second)",
+        f"{report.asked - report.unkept:,} answers are kept: {report.stored:,} were there, {report.forwarded:,} "
+        f"computed in {report.seconds:,.1f} s ({report.rate:,.0f} a second){lost}",
         highlight=False,
         soft_wrap=True,
     )

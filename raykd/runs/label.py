@@ -48,7 +48,8 @@ _LINE_S = 15.0
 @dataclass(frozen=True)
 class LabelReport:
     """What a labelling did, in (text, teacher) pairs: asked is all there are (equal texts once), stored were
-    answered before, forwarded were computed. Tokens are the teachers', before and after padding."""
+    answered before, forwarded were computed, and unkept of those did not go into the store (a full disk). Tokens are
+    the teachers', before and after padding."""
 
     asked: int
     stored: int
@@ -56,6 +57,7 @@ class LabelReport:
     seconds: float
     real_tokens: int = 0
     computed_tokens: int = 0
+    unkept: int = 0
 
     @property
     def rate(self) -> float:
@@ -70,6 +72,7 @@ class LabelReport:
             self.seconds + other.seconds,
             self.real_tokens + other.real_tokens,
             self.computed_tokens + other.computed_tokens,
+            self.unkept + other.unkept,
         )
 
 
@@ -104,7 +107,7 @@ class _Stream:
 def label_rows(
     pool: TeacherPool, rows: Rows, weighting: Weighting | None, report: Callable[[int, int], None]
 ) -> LabelReport:
-    """Answers every text that is not stored yet, over all replicas, and returns when all is kept.
+    """Answers every text that is not stored yet, over all replicas, and returns when all is answered.
 
     Args:
         pool: opened. weighting: decides which teachers are asked for a row, as in training; None asks every
@@ -113,7 +116,7 @@ def label_rows(
         TeacherError, NonFiniteError: a teacher cannot answer; what was answered before is kept.
     """
     begun = time.perf_counter()
-    tokens_before = _tokens(pool)
+    before = _counts(pool)
     source = pool.handle.source(weighting)
     batch = rows.take(range(len(rows)))
     keys = text_keys(batch)
@@ -132,15 +135,16 @@ def label_rows(
             answered, computed = stream.take()
             done, forwarded = done + answered, forwarded + computed
         report(done, asked)
-    tokens = _tokens(pool) - tokens_before
+    counts = _counts(pool) - before
     seconds = time.perf_counter() - begun
-    return LabelReport(asked, asked - forwarded, forwarded, seconds, *tokens.tolist())
+    return LabelReport(asked, asked - forwarded, forwarded, seconds, *counts.tolist())
 
 
-def _tokens(pool: TeacherPool) -> NDArray[np.int64]:
-    """Tokens of all teachers so far, before and after padding."""
+def _counts(pool: TeacherPool) -> NDArray[np.int64]:
+    """Of all teachers so far: tokens before and after padding, answers that a store did not take."""
     counters = pool.counters().values()
-    return np.asarray([sum(c[what] for c in counters) for what in ("real_tokens", "computed_tokens")])
+    names = ("real_tokens", "computed_tokens", "unkept")
+    return np.asarray([sum(c[what] for c in counters) for what in names])
 
 
 def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
