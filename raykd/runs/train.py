@@ -107,7 +107,7 @@ def _train(
     student_jobs: Sequence[Job],
 ) -> Outcome:
     log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
-    _say_data(console, student_jobs[-1], teacher_jobs)
+    _say_data(console, student_jobs[-1])
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
     try:
@@ -146,7 +146,7 @@ def _stages(
         try:
             if config.teachers:
                 pool, infos = start_pool(config, trained)
-            _fit(student_jobs, folder, progress, mailbox, config, pool)
+            _fit(student_jobs, folder, progress, mailbox, pool)
             progress.note("scoring", "held-out rows, report, MLflow")
             result = conclude(config, folder, student_jobs, pool, infos, curves.by_job, trackers.run)
             progress.note("scoring", "done", steps=1)
@@ -161,7 +161,6 @@ def _fit(
     folder: RunFolder,
     progress: JobProgress,
     mailbox: Any,
-    config: RunConfig,
     pool: TeacherPool | None,
 ) -> None:
     for job in jobs:
@@ -184,7 +183,7 @@ def _start_tracker(config: RunConfig, folder: RunFolder) -> Tracker:
     )
 
 
-def _say_data(console: Console, student: Job, teachers: Sequence[Job]) -> None:
+def _say_data(console: Console, student: Job) -> None:
     rows = student.data.train
     labelled = int((rows.labels_B >= 0).sum())
     console.print(
