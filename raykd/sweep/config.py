@@ -63,6 +63,8 @@ class SweepConfig(Spec):
     """Overlay of the base that all trials share."""
     space: dict[str, Any]
     """Overlay of the run whose leaves may be domains."""
+    base_dir: str | None = None
+    """What relative paths are relative to; None is the base's folder. The copy in a sweep's folder says it."""
     search: Search = Random()
     """Who chooses the next trial."""
     scheduler: Scheduler = Asha()
@@ -112,8 +114,8 @@ class Sweep:
 
     def fingerprint(self) -> str:
         """sha256 over what must be equal for a resume; how long, how many and how many at once may differ."""
-        free = {"name", "base", "set", "num_samples", "max_concurrent_trials", "time_budget_s", "max_failures",
-                "checkpoint_s"}  # fmt: skip
+        free = {"name", "base", "base_dir", "set", "num_samples", "max_concurrent_trials", "time_budget_s",
+                "max_failures", "checkpoint_s"}  # fmt: skip
         tree = self.config.model_dump(mode="json", exclude=free)
         text = self.base.fingerprint() + json.dumps(tree, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -163,6 +165,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             "metric": metric,
             "mode": _direction(metric),
             "num_samples": config.num_samples or default,
+            "base_dir": str(folder),
         }
     )
     sweep = Sweep(config, base, space)
@@ -196,7 +199,7 @@ def _base(config: SweepConfig, path: Path) -> tuple[RunConfig, Path]:
                 f"{path}: set.train.metric is not the sweep's metric", got=said, wanted=config.metric
             )
         tree = overlay(tree, {"train": {"metric": config.metric}})
-    folder = file.resolve().parent
+    folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
     return resolve(
         validate(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
     ), folder

@@ -68,6 +68,25 @@ def test_base_may_be_a_file_beside_it_and_its_paths_are_its_own(tmp_path: Path) 
     assert sweep.base.teachers[0].path == str(tmp_path / "runs" / "t")
 
 
+def test_relative_paths_of_a_space_survive_the_dump_into_another_folder(tmp_path: Path) -> None:
+    for folder in ("runs", "out"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "runs" / "run.yaml").write_text(
+        yaml.safe_dump(load_sweep(write(tmp_path)).base.model_dump(mode="json"))
+    )
+    (tmp_path / "runs" / "ds.json").write_text('{"gradient_clipping": 0.5}')
+    space = {"train": {"deepspeed": {"choice": ["ds.json", {}]}}}
+    sweep = load_sweep(
+        write(tmp_path, base="runs/run.yaml", space=space, set={"train": {"gradient_clipping": 0.5}})
+    )
+    (tmp_path / "out" / "space.yaml").write_text(dump_sweep(sweep))
+    again = load_sweep(tmp_path / "out" / "space.yaml")
+    found = again.space.config({"train.deepspeed": "ds.json"})
+    assert found.train.deepspeed == {"gradient_clipping": 0.5}
+    assert found == sweep.space.config({"train.deepspeed": "ds.json"})
+    assert again.fingerprint() == sweep.fingerprint()
+
+
 def test_a_dumped_sweep_stands_alone_and_is_the_same(tmp_path: Path) -> None:
     sweep = load_sweep(FOLDER / "lambda_schedules.yaml")
     (tmp_path / "again.yaml").write_text(dump_sweep(sweep))
