@@ -211,6 +211,13 @@ class _Population(SchedulerBase):
                 got="a domain inside a choice" if one.condition else one.key,
                 wanted="objective.* (which teachers are asked apart), train.learning_rate, train.weight_decay",
             )
+        ends = one.domain.labels if isinstance(one.domain, Choice) else (one.domain.high,)
+        if one.key == "objective.alpha" and 1 in ends:
+            raise ConfigError(
+                f"{origin}: a trial cannot come to alpha 1 on its way: it is plain training, over labelled rows alone",
+                got=f"space.{one.path} is {one.domain}",
+                wanted="alpha below 1, for example up to 0.99",
+            )
 
 
 class Pbt(_Population):

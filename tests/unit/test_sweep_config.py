@@ -133,6 +133,8 @@ def test_a_dumped_sweep_stands_alone_and_is_the_same(tmp_path: Path) -> None:
             {"scheduler": {"kind": "pbt"}, "space": {"objective": {"weighting": {"kind": {"choice": ["uniform", "entropy"]}}}}},
             "weighting.kind",
         ),
+        ({"scheduler": {"kind": "pbt"}, "space": {"objective": {"alpha": {"uniform": [0, 1]}}}}, "alpha below 1"),
+        ({"scheduler": {"kind": "pbt"}, "space": {"objective": {"alpha": {"choice": [0.5, 1]}}}}, "alpha below 1"),
         ({"scheduler": {"kind": "pb2"}, "space": {"objective": {"alpha": {"choice": [0.1, 0.2]}}}}, "between bounds"),
         ({"nmae": "x"}, "an unknown key 'nmae'"),
         ({"base": "dmeo"}, "no preset 'dmeo'"),
