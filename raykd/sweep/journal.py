@@ -204,6 +204,11 @@ class Journal:
         return [t for t in self.trials.values() if t.status in (None, "failed")]
 
     @property
+    def cut_off(self) -> list[Trial]:
+        """Trials that are not over: where a start came to its end, those that the time budget ended."""
+        return [t for t in self.trials.values() if t.status is None]
+
+    @property
     def next_index(self) -> int:
         """The index of the first sample that was never drawn."""
         return max((t.index + 1 for t in self.trials.values()), default=0)

@@ -85,7 +85,7 @@ def best_run(plan: Sweep, trial: Trial) -> RunConfig:
     return RunConfig.model_validate(
         {
             **config.model_dump(mode="json"),
-            "name": f"{plan.name}-best",
+            "name": f"{plan.name[:95]}-best",  # a name has 100 letters at most
             "phases": [phase.model_dump(mode="json") for phase in phases],
         }
     )
@@ -145,6 +145,11 @@ def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
     """What a reader should know before believing the numbers."""
     missing = plan.trials - len(journal.trials)
     notes = [f"{missing} trials never began: the time budget was over"] if missing > 0 else []
+    if cut := len(journal.cut_off):
+        notes.append(
+            f"{cut} trials were cut off when the time budget was over; raykd sweep --resume {plan.name} goes on with "
+            "them"
+        )
     for name, counters in teacher_counters(journal).items():
         if counters.get("unkept"):
             notes.append(

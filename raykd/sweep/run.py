@@ -75,7 +75,8 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
         session.end(error)
         raise
     session.end()
-    shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+    if not journal.cut_off:
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     folder.write_state(status="finished", lines=list(outcome.lines))
     return outcome
 

@@ -13,7 +13,7 @@ from raykd.load import dump
 from raykd.sweep.config import Sweep, dump_sweep, load_sweep
 from raykd.sweep.confirm import FIRST_SEED, Arms, _arms
 from raykd.sweep.journal import FILE, Journal
-from raykd.sweep.outcome import best_run
+from raykd.sweep.outcome import _notes, best_run
 from tests.worlds import run_config
 
 
@@ -98,3 +98,17 @@ def test_the_best_run_holds_the_sample_and_a_populations_changes(tmp_path: Path)
     assert round(phase.at * 12) == 4
     assert phase.set == {"objective": {"alpha": 0.5}, "train": {"learning_rate": 0.02}}
     assert (run.at(0.2).train.learning_rate, run.at(0.9).train.learning_rate) == (0.01, 0.02)
+
+
+def test_what_a_time_budget_left_is_said(tmp_path: Path) -> None:
+    _, plan = sweep_folder(tmp_path)
+    journal = Journal(tmp_path / FILE)
+    for index in range(plan.trials):
+        journal.begin(f"t{index}", index, {"objective.alpha": 0.25}, str(index))
+        if index > 1:
+            journal.end(f"t{index}", "finished")
+    (note,) = _notes(plan, journal)
+    assert note.startswith("2 trials were cut off") and "--resume s" in note
+    journal.end("t0", "finished")
+    journal.end("t1", "failed", "no")
+    assert _notes(plan, journal) == ()

@@ -117,6 +117,7 @@ def test_unfinished_are_those_that_are_not_over_and_those_that_failed(tmp_path: 
     path = tmp_path / "trials.jsonl"
     for journal in (filled(path), Journal(path)):
         assert [t.name for t in journal.unfinished] == ["t2", "t4", "t5"]
+        assert [t.name for t in journal.cut_off] == ["t4", "t5"]
         assert journal.next_index == 6
         assert [t.row().status for t in journal.trials.values()] == [
             "finished", "stopped", "failed", "diverged", "running", "waiting",
