@@ -106,7 +106,7 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
 @store_app.command("clear")
 def clear_command(
     fingerprint: Annotated[
-        str | None, typer.Argument(metavar="[STORE]", help="The store, or how its name in `stats` begins.")
+        str | None, typer.Argument(metavar="STORE", help="The store, or how its name in `stats` begins.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove all stores.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if a run has it open.")] = False,

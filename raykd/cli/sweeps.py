@@ -14,7 +14,7 @@ from raykd.cli.app import app, console, finish
 def sweep(
     space: Annotated[
         Path | None,
-        typer.Argument(metavar="[SPACE.yaml]", help="What is searched, over which run: see tune_spaces/."),
+        typer.Argument(metavar="SPACE.yaml", help="What is searched, over which run: see tune_spaces/."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
