@@ -9,6 +9,8 @@ measured at 27 to 43 s to the first line of each trial, and leaves its placement
 A trial goes from evaluation to evaluation. Checkpoints are of one kind, a folder with a manifest in the sweep's own
 folder; Tune (which copies them from trial to trial in population based training) is given their path. They are
 written when Tune asks, and at an evaluation if some time has passed since the last, so that short trials write none.
+They hold the points of the curves too: those on their way to the driver are lost with it. A trial that cannot begin
+says so at its first step, since Tune tries again what fails in a step, and gives up what fails between two trials.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from raykd.data.load import Dataset, load_data
 from raykd.errors import NonFiniteError
 from raykd.point import Point
 from raykd.runs.checkpoints import problem, write_manifest
-from raykd.runs.host import Event
+from raykd.runs.curves import load_points, save_points
+from raykd.runs.host import POINTS, Event
 from raykd.runs.loop import make_loop, model_card
 from raykd.student.prepare import Prepared, prepare
 from raykd.student.worker import TrainingLoop
@@ -177,7 +180,6 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         self.shared = shared
         self.rank = Rank(shared, 0)
         self.others = self._start_others()
-        self.failed: NonFiniteError | None = None
         self.reset_config(config)
 
     def _start_others(self) -> list[Any]:
@@ -214,18 +216,25 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins another trial in this process; one that was begun before goes on from its last checkpoint."""
         self.sample = {k: v for k, v in new_config.items() if k != RESUMED}
-        self.failed = None
-        self.begun = self.last_save = time.monotonic()
+        self.failed: NonFiniteError | None = None
+        self.unbegun: Exception | None = None
+        self.last_save = time.monotonic()
         self.saved: list[Path] = []
+        self.told: list[Point] = []
         self.segments: list[tuple[int, dict[str, Any]]] = [(0, self.sample)]
-        own = newest_checkpoint(self._folder())
-        earlier = new_config.get(RESUMED)
-        found = own or (newest_checkpoint(Path(earlier)) if earlier else None)
+        try:
+            self._begin(new_config.get(RESUMED) or None)
+        except Exception as error:  # raised at the first step
+            self.unbegun = error
+        return True
+
+    def _begin(self, earlier: str | None) -> None:
+        found = newest_checkpoint(self._folder()) or (newest_checkpoint(Path(earlier)) if earlier else None)
         self._all("begin", self.sample, None if found is None else str(found))
         if found is not None:
             self._take_over(found)
+            self.rank.points += load_points(found / POINTS)
         self._send(Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps))
-        return True
 
     @property
     def loop(self) -> TrainingLoop:
@@ -235,6 +244,8 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """To the next evaluation. A loss that is not finite ends the trial, which is then called diverged."""
+        if self.unbegun is not None:
+            raise self.unbegun
         begun = time.monotonic()
         try:
             self._all("advance")
@@ -299,6 +310,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         if wrong is not None:
             raise FileNotFoundError(f"the checkpoint {where} cannot be used: {wrong}")
         self._all("begin", self.sample, str(where))
+        self.unbegun = None
         self._take_over(where)
 
     def _take_over(self, checkpoint: Path) -> None:
@@ -318,6 +330,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         fresh.mkdir(parents=True)
         self._all("save", str(fresh))
         (fresh / "segments.json").write_text(json.dumps(self.segments), encoding="utf-8")
+        save_points(fresh / POINTS, [*self.told, *self.rank.points])
         write_manifest(fresh, 0, 1)
         os.replace(fresh, target)
         self.last_save = time.monotonic()
@@ -331,6 +344,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         """All points since the last time in one message."""
         total = self.loop.total_steps
         points = [Event("point", self.trial_id, point, total) for point in self.rank.points]
+        self.told += self.rank.points
         self.rank.points.clear()
         if events or points:
             self.shared.mailbox.put.remote(*events, *points)

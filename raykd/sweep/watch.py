@@ -3,6 +3,8 @@
 Decision record: Tune's own callbacks for MLflow end the whole sweep if the server dies. Here Tune's thread only writes
 the journal; points of the curves come from the trials by the same mailbox as in `raykd train`, and one thread hands
 them to MLflow, a child run a trial. A child is opened with its trial's first point and ended after its last.
+A driver that is killed has trials whose end MLflow never heard of, and points that were on their way there: the next
+start of the sweep says both again (MLflow drops what it has already).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Children:
     parent: Tracker
     folder: RunFolder
     journal: Journal
+    curves: Curves
     higher_is_better: bool
     open: dict[str, Tracker] = field(default_factory=dict)
 
@@ -67,7 +70,14 @@ class Children:
                 directory=spool,
             )
             self.folder.write_state(children={**known, name: self.open[name].run_id})
+            self.open[name].log_points(self.curves.by_job.get(name, ()))
         return self.open[name]
+
+    def unheard(self) -> list[tuple[str, str]]:
+        """Trials that are over, though their run may not be ended, and what they became."""
+        heard = set(self.folder.state.get("ended", ()))
+        over = [t for t in self.journal.trials.values() if t.status is not None and t.name not in heard]
+        return [(t.name, t.status) for t in over if t.status is not None and t.status != "failed"]
 
     def end(self, name: str, status: str) -> None:
         """Ends a trial's run as what it became."""
@@ -82,6 +92,8 @@ class Children:
         tracker.set_tags(tags)
         tracker.finish(MLFLOW_STATUS[status])
         del self.open[name]
+        if status != "interrupted":
+            self.folder.write_state(ended=[*self.folder.state.get("ended", ()), name])
         spool = self.folder.path / "spool" / name
         with contextlib.suppress(OSError):  # not empty where MLflow did not take everything
             spool.rmdir()
@@ -103,11 +115,14 @@ class Watch(Callback):  # type: ignore[misc]
         self._journal, self._curves, self._tracker = journal, curves, tracker
         self._mailbox, self._progress = mailbox, progress
         self._higher = higher_is_better
-        self._children = Children(tracker, folder, journal, higher_is_better)
+        self._children = Children(tracker, folder, journal, curves, higher_is_better)
         self._names: dict[str, str] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self._ended = sum(trial.status is not None for trial in journal.trials.values())
+        unheard = self._children.unheard()
+        for end in unheard:
+            self._ends.put(end)
+        self._ended = sum(trial.status is not None for trial in journal.trials.values()) - len(unheard)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it is given; files, locks and threads stay here."""
@@ -141,7 +156,7 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
         name = self._names[trial.trial_id]
-        self._end(name, "failed", cause(trial.get_error()))
+        self._end(name, "failed", cause(_error_of(trial)))
 
     def _end(self, name: str, status: Ended, error: str | None) -> None:
         self._journal.end(name, status, error)
@@ -176,7 +191,9 @@ class Watch(Callback):  # type: ignore[misc]
             with contextlib.suppress(ray.exceptions.RayError):
                 self._settle()
             for name in list(self._children.open):
-                self._guarded(lambda name=name: self._children.end(name, "interrupted"))  # type: ignore[misc]
+                # One that is over was opened again by a point that came after its end.
+                status = self._journal.trials[name].status or "interrupted"
+                self._guarded(lambda n=name, s=status: self._children.end(n, s))  # type: ignore[misc]
             with contextlib.suppress(OSError):  # not there, or not empty
                 (self._children.folder.path / "spool").rmdir()
 
@@ -199,9 +216,10 @@ class Watch(Callback):  # type: ignore[misc]
                 )
 
     def _point(self, name: str, point: Point) -> None:
+        tracker = self._children.of(name)  # first, since it is told what the curves hold
         fresh = self._curves.add(name, point)
         if fresh is not None:
-            self._children.of(name).log_points([fresh])
+            tracker.log_points([fresh])
 
     def _settle(self) -> None:
         """Messages of trials are sent without waiting: those on their way arrive within moments."""
@@ -214,6 +232,16 @@ class Watch(Callback):  # type: ignore[misc]
             action()
         except Exception:  # an outage of MLflow or a full disk must not end the watching
             log.exception("a point of a trial was not recorded")
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    """What a trial raised last; Tune's own `get_error` looks where the file will be only later."""
+    try:
+        with open(trial.pickled_error_file, "rb") as file:
+            error = ray.cloudpickle.load(file)
+    except (OSError, TypeError):  # none was written
+        return None
+    return error if isinstance(error, BaseException) else None
 
 
 def cause(error: BaseException | None) -> str:
