@@ -22,6 +22,7 @@ from raykd.report.trial_table import TrialTable
 from raykd.report.trials import SweepReport
 from raykd.runs.folder import RunFolder
 from raykd.sweep.config import Sweep, dump_sweep
+from raykd.sweep.domains import LogUniform
 from raykd.sweep.journal import Journal, Trial
 from raykd.tracking import Tracker, environment, redact
 
@@ -130,6 +131,7 @@ def _report(
         notes=_notes(plan, journal),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         best_path=str(folder.path / BEST),
+        log_keys=tuple(one.path for one in plan.space.domains if isinstance(one.domain, LogUniform)),
     )
 
 

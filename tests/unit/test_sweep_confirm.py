@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raykd.errors import ConfigError
 from raykd.load import dump
+from raykd.report.axes import search_axes
 from raykd.sweep.config import Sweep, dump_sweep, load_sweep
 from raykd.sweep.confirm import FIRST_SEED, Arms, _arms
 from raykd.sweep.journal import FILE, Journal
-from raykd.sweep.outcome import _notes, best_run
+from raykd.sweep.outcome import _notes, _report, best_run
 from tests.worlds import run_config
 
 
@@ -112,3 +114,15 @@ def test_what_a_time_budget_left_is_said(tmp_path: Path) -> None:
     journal.end("t0", "finished")
     journal.end("t1", "failed", "no")
     assert _notes(plan, journal) == ()
+
+
+def test_a_domain_that_is_logarithmic_is_drawn_so(tmp_path: Path) -> None:
+    _, plan = sweep_folder(tmp_path, train={"learning_rate": {"log_uniform": [0.001, 0.016]}})
+    journal = Journal(tmp_path / FILE)
+    for index, rate in enumerate((0.001, 0.004, 0.016)):
+        journal.begin(f"t{index}", index, {"objective.alpha": 0.1 * index, "train.learning_rate": rate}, "a")
+    folder: Any = SimpleNamespace(path=tmp_path)
+    tracker: Any = SimpleNamespace(run_id="r", uri="sqlite:///x")
+    axes = {axis.key: axis for axis in search_axes(_report(plan, folder, journal, tracker, ""))}
+    assert axes["train.learning_rate"].place({"train.learning_rate": 0.004}) == pytest.approx(0.5)
+    assert axes["objective.alpha"].place({"objective.alpha": 0.1}) == pytest.approx(0.5)
