@@ -187,7 +187,7 @@ class Watch(Callback):  # type: ignore[misc]
             yield
         finally:
             finished.set()
-            thread.join(timeout=30.0)
+            thread.join()  # to its end, since the runs in MLflow are used by one thread; MLflow has its own patience
             with contextlib.suppress(ray.exceptions.RayError):
                 self._settle()
             for name in list(self._children.open):
