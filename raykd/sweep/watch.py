@@ -31,6 +31,8 @@ from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.sweep")
 POLL_S = 0.2
+AWAY_S = 30.0
+"""After a trial's run could not be opened none is tried for so long: each try takes seconds."""
 MLFLOW_STATUS: dict[str, Any] = {
     "finished": "FINISHED",
     "stopped": "KILLED",
@@ -118,6 +120,7 @@ class Watch(Callback):  # type: ignore[misc]
         self._children = Children(tracker, folder, journal, curves, higher_is_better)
         self._names: dict[str, str] = {}
         self._last: dict[str, dict[str, Any]] = {}
+        self._open_from = 0.0
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         unheard = self._children.unheard()
         for end in unheard:
@@ -216,10 +219,15 @@ class Watch(Callback):  # type: ignore[misc]
                 )
 
     def _point(self, name: str, point: Point) -> None:
-        tracker = self._children.of(name)  # first, since it is told what the curves hold
+        """Into the file first. A run that is opened is told all that the file holds, so this point too."""
+        known = name in self._children.open
         fresh = self._curves.add(name, point)
-        if fresh is not None:
-            tracker.log_points([fresh])
+        if known and fresh is not None:
+            self._children.of(name).log_points([fresh])
+        elif not known and time.monotonic() >= self._open_from:
+            self._open_from = time.monotonic() + AWAY_S  # not for every point where MLflow is away
+            self._children.of(name)
+            self._open_from = 0.0
 
     def _settle(self) -> None:
         """Messages of trials are sent without waiting: those on their way arrive within moments."""

@@ -1,0 +1,51 @@
+"""What the watching of a sweep does with points while MLflow is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raykd.errors import TrackingError
+from raykd.point import Point
+from raykd.runs.curves import Curves
+from raykd.sweep.journal import Journal
+from raykd.sweep.watch import Watch
+
+
+class Runs:
+    """Stands for the trials' runs in MLflow; it can be away."""
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves, self.away, self.tries = curves, True, 0
+        self.open: dict[str, Any] = {}
+        self.sent: list[int] = []
+
+    def of(self, name: str) -> Any:
+        if name not in self.open:
+            self.tries += 1
+            if self.away:
+                raise TrackingError("away")
+            self.open[name] = SimpleNamespace(
+                log_points=lambda points: self.sent.extend(p.step for p in points)
+            )
+            self.open[name].log_points(self.curves.by_job[name])
+        return self.open[name]
+
+
+def test_points_are_kept_while_mlflow_is_away_and_sent_once_when_it_is_back(tmp_path: Path) -> None:
+    curves, nothing = Curves(tmp_path / "curves.jsonl"), SimpleNamespace(state={})
+    watch = Watch(Journal(tmp_path / "j"), curves, *[nothing] * 4, True)  # type: ignore[arg-type]
+    runs = watch._children = Runs(curves)  # type: ignore[assignment]
+    with pytest.raises(TrackingError):
+        watch._point("t0", Point(1, {"loss": 1.0}))
+    for step in (2, 3):
+        watch._point("t0", Point(step, {"loss": 1.0}))
+    assert runs.tries == 1, "each try takes seconds, so not every point makes one"
+    runs.away, watch._open_from = False, 0.0
+    for step in (4, 5, 5):
+        watch._point("t0", Point(step, {"loss": 1.0}))
+    assert runs.sent == [1, 2, 3, 4, 5]
+    assert [p.step for p in Curves(tmp_path / "curves.jsonl").by_job["t0"]] == [1, 2, 3, 4, 5]
