@@ -149,5 +149,5 @@ def actors(kind: str, alive: bool = False) -> dict[str, int]:
     return {
         name: int(actor["Pid"])
         for name, actor in ray._private.state.actors().items()
-        if actor["ActorClassName"] == kind and (actor["State"] == "ALIVE" or not alive)
+        if actor["ActorClassName"].endswith(kind) and (actor["State"] == "ALIVE" or not alive)
     }
