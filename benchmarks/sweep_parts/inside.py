@@ -23,8 +23,8 @@ from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.runs.cluster import connect
-from raykd.runs.host import Mailbox
 from raykd.runs.label import label_rows
+from raykd.runs.mailbox import Mailbox
 from raykd.runs.pool import start_pool
 from raykd.sweep.trial import RESUMED, Shared, TrialHost
 from raykd.teachers.pool import TeacherPool

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from raykd.point import Point
 from raykd.runs.checkpoints import newest, next_start, write_manifest
 from raykd.runs.curves import load_points, save_points
 from raykd.runs.jobs import Job
+from raykd.runs.mailbox import Event
 
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -39,51 +39,6 @@ POINTS = "points.json"
 """Where a checkpoint keeps the points of the curves up to it."""
 ABORT_S = 3.0
 """Longest wait for Ray Train to let its workers go after an interrupt."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a worker tells the driver. kind: started, point, done or error."""
-
-    kind: str
-    job: str
-    point: Point | None = None
-    total_steps: int = 0
-    error: RaykdError | None = None
-
-
-class Mailbox:
-    """Events on their way from workers to the driver; an actor without CPU."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._hopeless = False
-        self._sent = 0
-        self._lock = threading.Lock()
-
-    def put(self, *events: Event) -> None:
-        """Adds events."""
-        with self._lock:
-            self._events.extend(events)
-            self._sent += len(events)
-            self._hopeless |= any(
-                e.error is not None and not isinstance(e.error, TeacherError) for e in events
-            )
-
-    def hopeless(self) -> bool:
-        """Whether a worker met an error that another attempt meets again."""
-        return self._hopeless
-
-    def sent(self) -> int:
-        """Events so far, taken or not."""
-        with self._lock:
-            return self._sent
-
-    def drain(self) -> list[Event]:
-        """Takes all events."""
-        with self._lock:
-            events, self._events = self._events, []
-        return events
 
 
 @dataclass(frozen=True)

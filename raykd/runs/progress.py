@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from raykd.errors import RaykdError
 from raykd.point import Point
 from raykd.runs.curves import Curves
-from raykd.runs.host import Event
+from raykd.runs.mailbox import Event
 
 log = logging.getLogger("raykd.runs")
 POLL_S = 0.25

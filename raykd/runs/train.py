@@ -22,8 +22,8 @@ from raykd.point import Point
 from raykd.runs.check import preflight
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, jobs_of
+from raykd.runs.mailbox import Mailbox
 from raykd.runs.outcome import Outcome, conclude
 from raykd.runs.pool import check_cluster, start_pool
 from raykd.runs.progress import JobProgress

@@ -18,9 +18,9 @@ from raykd.distill.weighting import Weighting
 from raykd.errors import SweepError
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
-from raykd.runs.host import Mailbox
 from raykd.runs.jobs import Job, teacher_job
 from raykd.runs.label import LabelReport, label_rows, shown
+from raykd.runs.mailbox import Mailbox
 from raykd.runs.pool import check_cluster, placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
@@ -116,6 +116,9 @@ class Frame:
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / "teachers.jsonl")
         progress = JobProgress(self.console, self.base.train.metric, curves, lambda job, point: None)
+        if all(job.done for job in self.teacher_jobs):
+            train_teachers(self.teacher_jobs, self.folder, progress, None)  # says that they are there
+            return
         mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
         with progress.watching(mailbox):
             train_teachers(self.teacher_jobs, self.folder, progress, mailbox)

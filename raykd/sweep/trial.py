@@ -34,8 +34,9 @@ from raykd.errors import NonFiniteError
 from raykd.point import Point
 from raykd.runs.checkpoints import problem, write_manifest
 from raykd.runs.curves import load_points, save_points
-from raykd.runs.host import POINTS, Event
+from raykd.runs.host import POINTS
 from raykd.runs.loop import make_loop, model_card
+from raykd.runs.mailbox import Event
 from raykd.student.prepare import Prepared, prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.pool import PoolHandle
@@ -357,9 +358,9 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a trial's folder."""
+    """The whole checkpoint of a trial's folder that was written last; after a copy that may be one of an earlier step."""
     found = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".part"]
-    for path in sorted(found, key=lambda p: p.name, reverse=True):
+    for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if problem(path) is None:
             return path
     return None

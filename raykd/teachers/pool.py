@@ -9,6 +9,7 @@ answer from the same stores, so that the students of a sweep have the whole clus
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import Group, PoolHandle, PoolSource, up_again
+from raykd.teachers.parked import ParkedActor
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 __all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group"]
@@ -101,12 +103,14 @@ class TeacherPool:
         device = "cuda" if g.num_gpus > 0 else "cpu"
         specs = [replace(spec, device=device) for spec in g.specs]
         names = {} if self._named is None else self._named(g, replica)
-        options = self._options(num_cpus=g.num_cpus, num_gpus=g.num_gpus, resources=g.resources, **names)
+        options = self._options(
+            TeacherActor, num_cpus=g.num_cpus, num_gpus=g.num_gpus, resources=g.resources, **names
+        )
         return options.remote(specs, g.threads)
 
-    def _options(self, **resources: Any) -> Any:
+    def _options(self, actor: type, **resources: Any) -> Any:
         in_groups: Any = ray.remote(concurrency_groups={STANDING: 1})  # type: ignore[call-overload]
-        return in_groups(TeacherActor).options(
+        return in_groups(actor).options(
             **resources,
             max_restarts=self._serving.max_restarts,
             max_task_retries=0,  # a source asks again itself, and may ask another replica
@@ -213,7 +217,8 @@ class TeacherPool:
     def _start_parked(self, g: Group, infos: Sequence[TeacherInfo], node: str) -> Any:
         specs = [replace(spec, device="cpu", parked=info) for spec, info in zip(g.specs, infos, strict=True)]
         place = NodeAffinitySchedulingStrategy(node, soft=True)
-        return self._options(num_cpus=0, num_gpus=0, scheduling_strategy=place).remote(specs, 1)
+        options = self._options(ParkedActor, num_cpus=0, num_gpus=0, scheduling_strategy=place)
+        return options.remote(pickle.dumps((specs, 1)))
 
     def counters(self) -> dict[str, dict[str, int]]:
         """`Teacher.counters` of each teacher, summed over replicas, also those that ended when it was parked.

@@ -27,6 +27,12 @@ from raykd.teachers.store import SignalStore, text_keys
 log = logging.getLogger("raykd.teachers")
 
 
+ENOUGH_ROWS = 8
+"""Rows of a pass from which more rows make it hardly cheaper a row."""
+MUCH_SHORTER = 0.85
+"""Share of the longest row's length below which a row begins a pass of its own."""
+
+
 class Teacher:
     """A frozen model that answers batches of text.
 
@@ -227,11 +233,18 @@ class Teacher:
 
 
 def by_length(lengths_B: NDArray[np.int64], max_tokens: int) -> list[list[int]]:
-    """Rows sorted by length and cut so that rows x longest stays within ``max_tokens`` (one row always fits)."""
+    """Rows sorted by length and cut into forward passes that are padded little.
+
+    A pass holds at most ``max_tokens`` padded tokens (one row always fits), and of `ENOUGH_ROWS` or more rows none
+    that is shorter than `MUCH_SHORTER` times the longest: a pass costs in proportion to its padded tokens, and
+    hardly less a row where it has more rows than that.
+    """
     passes: list[list[int]] = []
     for i in np.argsort(-lengths_B, kind="stable").tolist():
-        if passes and (len(passes[-1]) + 1) * int(lengths_B[passes[-1][0]]) <= max_tokens:
-            passes[-1].append(i)
-        else:
+        longest = int(lengths_B[passes[-1][0]]) if passes else 0
+        full = not passes or (len(passes[-1]) + 1) * longest > max_tokens
+        if full or (len(passes[-1]) >= ENOUGH_ROWS and int(lengths_B[i]) < MUCH_SHORTER * longest):
             passes.append([i])
+        else:
+            passes[-1].append(i)
     return passes

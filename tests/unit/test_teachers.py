@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +105,23 @@ def test_by_length_covers_every_row_once_within_the_cap() -> None:
     assert sorted(i for part in passes for i in part) == list(range(200))
     assert all(len(part) * max(lengths[part]) <= 300 for part in passes)
     assert by_length(np.asarray([500]), 300) == [[0]]
+
+
+def test_passes_of_by_length_are_padded_little_and_not_tiny() -> None:
+    lengths = np.random.default_rng(1).integers(4, 128, size=96)
+    passes = by_length(lengths, 1 << 20)
+    computed = sum(len(part) * int(max(lengths[part])) for part in passes)
+    assert lengths.sum() / computed > 0.9 > lengths.sum() / (96 * lengths.max())
+    assert all(len(part) >= 8 for part in passes[:-1])
+
+
+def test_what_stands_by_imports_nothing_heavy_until_it_is_asked() -> None:
+    code = (
+        "import sys, raykd.teachers.parked as p, raykd.runs.mailbox;"
+        "print(p.ParkedActor(b'').counters(), [m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{} []"
 
 
 def test_store_serves_what_was_answered_without_a_forward(tmp_path: Path, directory: Path) -> None:
