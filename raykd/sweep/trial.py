@@ -358,7 +358,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of a trial's folder that was written last; after a copy that may be one of an earlier step."""
+    """The whole checkpoint of a trial that was written last; after a copy that may be one of an earlier step."""
     found = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".part"]
     for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         if problem(path) is None:
