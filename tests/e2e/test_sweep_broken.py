@@ -137,14 +137,14 @@ class Killer(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def broken(asha: SweepOutcome, sweeps: Sweeps) -> tuple[int, list[int], str]:
+def broken(sweeps: Sweeps) -> tuple[int, list[int], str]:
     """Four trials: one whose process is killed, one that diverges, one that is well, one that can never begin."""
     from raykd.cli import main
 
     rates = [{"learning_rate": 0.02}, {"learning_rate": 1e30}, {"learning_rate": 0.01}]
     path = sweeps.write(
         "broken",
-        sweeps.base(train={**SHORT, "steps": 60, "evaluations": 10}),
+        sweeps.base(teachers=[], objective={"alpha": 1.0}, train={**SHORT, "steps": 60, "evaluations": 10}),
         space={"train": {"grid": [*rates, {"batch_size": 4096}]}},
         search={"kind": "grid"},
         num_samples=1,
