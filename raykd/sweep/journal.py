@@ -96,7 +96,7 @@ class Journal:
         try:
             row = json.loads(line)
             self._take(str(row.pop("event")), row)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             return  # the last line of a killed driver may be torn
 
     def _end_torn_line(self) -> None:

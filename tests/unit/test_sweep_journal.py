@@ -184,6 +184,22 @@ def test_a_population_has_the_history_that_it_took_over(tmp_path: Path) -> None:
         assert math.isnan(trial.evaluations[2].nll)
 
 
+def test_passes_are_counted_over_starts_that_were_cut_off_too(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    journal = Journal(path)
+    assert journal.passes is None, "teachers answered on demand"
+    journal.labelling(asked=80, stored=0)
+    assert Journal(path).passes == 0.0, "what a start that goes on computes is known at the next"
+    journal.labelling(asked=80, stored=50)  # the start before was killed after 50 answers
+    journal.labelled(forwarded=30)
+    assert Journal(path).passes == journal.passes == 1.0
+    journal.counters({"en": {"forwarded": 30, "computed_while_parked": 4}, "fr": {"forwarded": 0}})
+    journal.labelling(asked=80, stored=80)
+    journal.labelled(forwarded=0)
+    assert Journal(path).passes == journal.passes == pytest.approx(84 / 80)
+    assert Journal(path).labellings == journal.labellings and len(journal.labellings) == 3
+
+
 GARBAGE = [
     "",
     "no json",
@@ -203,6 +219,7 @@ GARBAGE = [
     '{"event": "end", "name": "t0"}',
     '{"event": "end", "name": "nobody", "status": "finished", "error": null}',
     '{"event": "teachers"}',
+    '{"event": "labelled", "forwarded": 3}',
     "{" * 50,
     "\x00\x01",
 ]
