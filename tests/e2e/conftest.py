@@ -25,12 +25,12 @@ from raykd.load import resolve, validate
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
 from raykd.sweep.outcome import SweepOutcome
-from tests.e2e.sweeps import Sweeps
+from tests.e2e.sweeps import STEADY, Sweeps
 from tests.fakes import LABELS, texts_and_labels
 
 STILL = {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120, "dropout": 0.0}
 """A student without dropout: the number of ranks changes nothing."""
-MEDIAN = {"kind": "median", "grace": 1, "min_trials": 1}
+MEDIAN = {"kind": "median", "grace": 5, "min_trials": 1}
 ROWS = {"train": 160, "validation": 60, "test": 80}
 LANGUAGES = ("en", "fr")
 
@@ -175,7 +175,7 @@ def asha(sweeps: Sweeps) -> SweepOutcome:
 @pytest.fixture(scope="session")
 def unbroken(asha: SweepOutcome, sweeps: Sweeps) -> SweepOutcome:
     """A later sweep, one trial after another, so that every decision follows from its file; never interrupted."""
-    return sweeps.run("unbroken", sweeps.base(student=STILL), scheduler=MEDIAN)
+    return sweeps.run("unbroken", sweeps.base(student=STILL, train=STEADY), scheduler=MEDIAN)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
 SHORT = {"steps": 24, "batch_size": 16, "learning_rate": 0.02, "evaluations": 4}
+STEADY = {**SHORT, "steps": 48, "evaluations": 8}
+"""Longer, so that a trial can be caught midway."""
 KNOBS = {
     "objective": {"alpha": {"uniform": [0.0, 0.9]}, "temperature": {"choice": [1.0, 4.0]}},
     "train": {"learning_rate": {"log_uniform": [0.002, 0.05]}},
@@ -121,8 +123,9 @@ def curve_of(loop: TrainingLoop, metric: str = "accuracy") -> list[float]:
 
 
 def shared_memory() -> set[str]:
-    """Names in /dev/shm; Ray's own object store is there as long as the cluster."""
-    return {name for name in os.listdir("/dev/shm") if "ray" not in name.lower() or "raykd" in name}
+    """Names in /dev/shm that torch, DeepSpeed, gloo, Python or raykd itself would give; Ray's own is its store."""
+    ours = ("raykd", "torch", "deepspeed", "ds_", "shm_", "gloo", "psm_", "sem.", "pym-")
+    return {name for name in os.listdir("/dev/shm") if name.lower().startswith(ours)}
 
 
 def left_over(folder: Path) -> set[str]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from raykd.sweep.outcome import SweepOutcome
 from raykd.sweep.run import sweep
 from tests.e2e.conftest import MEDIAN, STILL, nothing_left, wait_until
-from tests.e2e.sweeps import SHORT, TRIAL, Sweeps, actors, curve_of, left_over, placement_groups, plain_loop
+from tests.e2e.sweeps import STEADY, TRIAL, Sweeps, actors, curve_of, left_over, placement_groups, plain_loop
 
 STARTED_S = 120.0
 """Longest wait for the first trial of a sweep to come to its second evaluation."""
@@ -44,7 +44,7 @@ def midway(sweeps: Sweeps, name: str, trial: str) -> bool:
 def killed(unbroken: SweepOutcome, sweeps: Sweeps) -> dict[str, Any]:
     """How a sweep is read that equals the unbroken one, but has a store of its own and keeps checkpoints."""
     serving = {"store": f"{sweeps.store}-killed"}
-    base = sweeps.base(student=STILL, serving=serving)
+    base = sweeps.base(student=STILL, train=STEADY, serving=serving)
     return {"name": "killed", "base": base, "scheduler": MEDIAN, "checkpoint_s": 0}
 
 
@@ -144,7 +144,7 @@ def broken(sweeps: Sweeps) -> tuple[int, list[int], str]:
     rates = [{"learning_rate": 0.02}, {"learning_rate": 1e30}, {"learning_rate": 0.01}]
     path = sweeps.write(
         "broken",
-        sweeps.base(teachers=[], objective={"alpha": 1.0}, train={**SHORT, "steps": 60, "evaluations": 10}),
+        sweeps.base(teachers=[], objective={"alpha": 1.0}, train={**STEADY, "steps": 60, "evaluations": 10}),
         space={"train": {"grid": [*rates, {"batch_size": 4096}]}},
         search={"kind": "grid"},
         num_samples=1,

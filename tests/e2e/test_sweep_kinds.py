@@ -13,6 +13,7 @@ from tests.e2e.conftest import MEDIAN, STILL, nothing_left, wait_until
 from tests.e2e.sweeps import (
     RANK,
     SHORT,
+    STEADY,
     TRIAL,
     Sweeps,
     actors,
@@ -112,7 +113,7 @@ def test_trials_of_two_ranks_learn_what_trials_of_one_learn(unbroken: SweepOutco
     before = {kind: set(actors(kind)) for kind in (TRIAL, RANK)}
     sweeps.run(
         "two-ranks",
-        sweeps.base(student=STILL, workers={"num_workers": 2}),
+        sweeps.base(student=STILL, train=STEADY, workers={"num_workers": 2}),
         scheduler=MEDIAN,
         num_samples=2,
     )
