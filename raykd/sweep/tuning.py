@@ -8,9 +8,7 @@ everything) is off: the journal, the mailbox and the progress bars do that. Its 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +18,7 @@ from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raykd.config import WorkersConfig
+from raykd.environ import environment_with
 from raykd.sweep.capacity import worker_needs
 from raykd.sweep.suggest import Suggestions
 from raykd.sweep.trial import Shared, TrialHost
@@ -62,7 +61,7 @@ def run_trials(
         Places(bundles, strategy="PACK"),
     )
     pending = {} if settings.population is None else {"TUNE_MAX_PENDING_TRIALS_PG": str(settings.population)}
-    with _environment({**ENVIRONMENT, **pending}):
+    with environment_with({**ENVIRONMENT, **pending}):
         tuner = tune.Tuner(
             trainable,
             param_space={},
@@ -90,20 +89,6 @@ def run_trials(
         finally:
             Places.free()
             shutil.rmtree(settings.scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class Places(tune.PlacementGroupFactory):  # type: ignore[misc]

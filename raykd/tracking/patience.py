@@ -13,6 +13,8 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 
+from raykd.environ import environment_with
+
 PROBE_S, PATIENCE_S = 4, 15
 """Seconds for the first answer of a server, and for each later one."""
 PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_S)}
@@ -29,17 +31,8 @@ _lent: list[str] = []
 @contextlib.contextmanager
 def borrowed(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables that MLflow reads at each call, put back afterwards."""
-    with _environment_lock:
-        before = {name: os.environ.get(name) for name in values}
-        os.environ.update(values)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+    with _environment_lock, environment_with(values):
+        yield
 
 
 def take_patience() -> None:
