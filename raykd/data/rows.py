@@ -9,15 +9,17 @@ holds no empty text and no label outside the run's labels.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import UNLABELLED, Spans, TextBatch
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,7 @@ class Rows:
     """B rows. Written by `read`, `corpus` and `load`; read by the stream, the loop and the evaluation.
 
     ids: names for messages; need not be unique.
-    texts, pairs: first and second text; ``pairs is None`` where the task has one text.
-    languages: a language code a row.
-    labels_B: int64, index into the run's labels, or `UNLABELLED`.
+    texts, pairs, languages, labels_B, words, golds: as in `TextBatch`.
 
     Raises:
         ValueError: fields of unequal length.
@@ -38,11 +38,12 @@ class Rows:
     pairs: tuple[str, ...] | None
     languages: tuple[str, ...]
     labels_B: NDArray[np.int64]
+    words: tuple[Spans, ...] | None = None
+    golds: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.texts), len(self.languages), len(self.labels_B)}
-        if self.pairs is not None:
-            sizes.add(len(self.pairs))
+        sizes |= {len(column) for column in (self.pairs, self.words, self.golds) if column is not None}
         if len(sizes) != 1:
             raise ValueError(f"fields of unequal length: {sorted(sizes)}")
 
@@ -51,13 +52,12 @@ class Rows:
 
     def take(self, indices: Iterable[int]) -> TextBatch:
         """The rows at these indices, in this order, as the batch that teachers and tokenizers read."""
-        picked = [int(i) for i in indices]
+        return self._all.take([int(i) for i in indices])
+
+    @cached_property
+    def _all(self) -> TextBatch:
         return TextBatch(
-            ids=tuple(self.ids[i] for i in picked),
-            texts=tuple(self.texts[i] for i in picked),
-            languages=tuple(self.languages[i] for i in picked),
-            labels_B=self.labels_B[np.asarray(picked, dtype=np.int64)],
-            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in picked),
+            self.ids, self.texts, self.languages, self.labels_B, self.pairs, self.words, self.golds
         )
 
     def select(self, chosen: Sequence[int] | NDArray[Any]) -> Rows:
@@ -67,27 +67,34 @@ class Rows:
             if len(array) != len(self):
                 raise ValueError(f"a mask of {len(array)} for {len(self)} rows")
             array = np.flatnonzero(array)
-        batch = self.take(array.tolist())
-        return Rows(batch.ids, batch.texts, batch.pairs, batch.languages, batch.labels_B)
+        return Rows._of(self.take(array.tolist()))
+
+    @staticmethod
+    def _of(batch: TextBatch) -> Rows:
+        return Rows(
+            batch.ids, batch.texts, batch.pairs, batch.languages, batch.labels_B, batch.words, batch.golds
+        )
 
     @staticmethod
     def concat(parts: Sequence[Rows]) -> Rows:
         """All rows of the parts, one part after the other.
 
         Raises:
-            ValueError: no part, or some parts have second texts and some have not.
+            ValueError: no part, or some parts have second texts, words or golds and some have not.
         """
         if not parts:
             raise ValueError("no rows to join")
-        paired = {part.pairs is not None for part in parts if len(part)}
-        if len(paired) > 1:
-            raise ValueError("some rows have a second text and some have not")
+        for name, column in (("a second text", "pairs"), ("words", "words"), ("golds", "golds")):
+            if len({getattr(part, column) is not None for part in parts if len(part)}) > 1:
+                raise ValueError(f"some rows have {name} and some have not")
         return Rows(
             ids=tuple(i for part in parts for i in part.ids),
             texts=tuple(t for part in parts for t in part.texts),
-            pairs=tuple(p for part in parts for p in part.pairs or ()) if True in paired else None,
+            pairs=_joined([part.pairs for part in parts]),
             languages=tuple(language for part in parts for language in part.languages),
             labels_B=np.concatenate([part.labels_B for part in parts]).astype(np.int64),
+            words=_joined([part.words for part in parts]),
+            golds=_joined([part.golds for part in parts]),
         )
 
     @property
@@ -98,8 +105,7 @@ class Rows:
 
     def without_labels(self) -> Rows:
         """The same rows, all unlabelled."""
-        labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
-        return Rows(self.ids, self.texts, self.pairs, self.languages, labels_B)
+        return Rows._of(self._all.without_labels())
 
     def fingerprint(self) -> str:
         """sha256 (hex) over all content and its order.
@@ -116,6 +122,9 @@ class Rows:
                 digest.update(b"%d:" % len(encoded))
                 digest.update(encoded)
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
+        for numbers in (self.words, self.golds):
+            if numbers is not None:  # what has none keeps the fingerprint that it had
+                digest.update(json.dumps(numbers).encode())
         return digest.hexdigest()
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, Any]:
@@ -136,3 +145,9 @@ class Rows:
             "unlabelled": len(self) - labelled,
             "languages": languages,
         }
+
+
+def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    if all(column is None for column in columns):
+        return None
+    return tuple(value for column in columns for value in column or ())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ from numpy.typing import NDArray
 
 UNLABELLED = -100
 """The label of a unit that has no gold label; the value `torch.nn.functional.cross_entropy` ignores."""
+MASKED = -1e4
+"""The logit of a choice that a unit does not have: its probability is 0 in float32, and nothing becomes NaN."""
+
+Spans = tuple[tuple[int, int], ...]
+"""Begin and end of each word of a text, in characters (code points)."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,13 @@ class TextBatch:
     """B rows of text. Written by `data`, read by teachers (which encode it themselves) and the student.
 
     ids: stable row ids, for messages; never a cache key.
-    texts, pairs: first and second text; ``pairs is None`` where the task has one text.
+    texts, pairs: first and second text; ``pairs is None`` where the task has one text. Of question answering: question
+        and context; of the language models: prompt or source, and target.
     languages: a language code a row.
-    labels_B: int64, index into the run's labels, or `UNLABELLED`.
+    labels_B: int64, index into the run's labels, or `UNLABELLED`; where gold is not one label, 0 says there is some.
+    words: of tagging, where the words of each text are.
+    golds: of tagging a label a word; of question answering begin and end of each accepted answer in the context, in
+        characters; empty where the row is unlabelled. None for the other tasks.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +47,8 @@ class TextBatch:
     languages: tuple[str, ...]
     labels_B: NDArray[np.int64]
     pairs: tuple[str, ...] | None = None
+    words: tuple[Spans, ...] | None = None
+    golds: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,12 +60,19 @@ class TextBatch:
             texts=tuple(self.texts[i] for i in rows),
             languages=tuple(self.languages[i] for i in rows),
             labels_B=self.labels_B[np.asarray(rows, dtype=np.int64)],
-            pairs=None if self.pairs is None else tuple(self.pairs[i] for i in rows),
+            pairs=_picked(self.pairs, rows),
+            words=_picked(self.words, rows),
+            golds=_picked(self.golds, rows),
         )
 
     def without_labels(self) -> TextBatch:
         """The same rows as a teacher may see them: no gold label leaves the student's side."""
-        return replace(self, labels_B=np.full(len(self), UNLABELLED, dtype=np.int64))
+        labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
+        return replace(self, labels_B=labels_B, golds=None if self.golds is None else ((),) * len(self))
+
+
+def _picked(column: tuple[Any, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:
+    return None if column is None else tuple(column[i] for i in rows)
 
 
 @dataclass(frozen=True)
