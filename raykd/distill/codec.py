@@ -1,0 +1,246 @@
+"""One row's answer as bytes, and the bytes of many rows as one answer.
+
+Decision record: a body holds one row, because that is what the store keys and what a batch picks; its layout is a
+small header, then one section a field, each a plain array, so that reading is `numpy.frombuffer` and no loop over
+units. Little-endian whatever the machine. A body begins with the version of the layout, and another version is
+refused and never guessed. Damage is the store's to detect (it keeps a checksum); here only what cannot be read fails.
+
+Bytes a unit, without the header (14 a row, and 4 for each temperature):
+
+- ids: 2, and one bit more for each doubling of the vocabulary beyond 65,536 (low halves, then planes of high bits);
+- dense 4 C; top-k k (id + 2) + 4 a temperature; hidden 2 H;
+- sampled: 2 + an id an entry + 1 for each entry drawn more than once (the others' count of 1 is not written);
+- offsets 1 (the step from the unit before; 5 beyond 254), entropy 2, gold 2, coverage 1/8 where any is missing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK, join
+
+VERSION = 1
+"""Of the layout; part of what a store must not mix."""
+
+_HEADER = struct.Struct("<BBBBIIH")  # version, kind, flags, temperatures, units, columns, width
+_FLAGS = {"covered_N": 1, "offsets_N": 2, "entropy_N": 4, "gold_logp_N": 8}
+_FAR = 255  # an offset's step that does not fit; its absolute value follows in the section of far ones
+
+
+def encode(payload: Payload) -> bytes:
+    """The body of one row.
+
+    Raises:
+        ValueError: offsets fall, or an id is outside the vocabulary.
+    """
+    flags = sum(bit for name, bit in _FLAGS.items() if getattr(payload, name) is not None)
+    if payload.covered_N.all():
+        flags &= ~_FLAGS["covered_N"]
+    number = _KINDS.index(type(payload))
+    columns, width, temperatures, sections = _WRITERS[number](payload)
+    header = _HEADER.pack(VERSION, number, flags, len(temperatures), len(payload), columns, width)
+    grid = np.asarray(temperatures, dtype="<f4")
+    return b"".join([header, grid.tobytes(), *_write_common(payload, flags), *sections])
+
+
+def decode(bodies: Sequence[bytes | None]) -> tuple[Payload | None, NDArray[np.int64]]:
+    """One answer of all units of all rows, and how many units each row has (0 where a body is None).
+
+    None in place of the answer where every body is None: what form it would have is not known.
+
+    Raises:
+        ValueError: a body is malformed or of another version, or bodies do not fit together.
+    """
+    rows = [None if body is None else _decode_row(body) for body in bodies]
+    units_B = np.asarray([0 if row is None else len(row) for row in rows], dtype=np.int64)
+    present = [row for row in rows if row is not None]
+    return (join(present) if present else None), units_B
+
+
+class _Reader:
+    """Sections of a body, one after the other."""
+
+    def __init__(self, body: bytes, at: int) -> None:
+        self.body, self.at = body, at
+
+    def array(self, dtype: DTypeLike, *shape: int) -> NDArray[Any]:
+        count = int(np.prod(shape))
+        wide = np.dtype(dtype).itemsize * count
+        if self.at + wide > len(self.body):
+            raise ValueError(f"a body of {len(self.body)} bytes ends before its contents")
+        found = np.frombuffer(self.body, dtype, count, self.at) if count else np.empty(0, dtype)
+        self.at += wide
+        return found.reshape(shape)
+
+    def bits(self, count: int) -> NDArray[np.uint8]:
+        return np.unpackbits(self.array(np.uint8, -(-count // 8)), count=count)
+
+
+def _decode_row(body: bytes) -> Payload:
+    if len(body) < 1 or body[0] != VERSION:
+        raise ValueError(f"a body of layout {body[:1].hex() or 'nothing'}, this program reads {VERSION}")
+    if len(body) < _HEADER.size:
+        raise ValueError(f"a body of {len(body)} bytes is shorter than its header")
+    _, number, flags, grid, units, columns, width = _HEADER.unpack_from(body)
+    if number >= len(_KINDS) or flags >= 16:
+        raise ValueError(f"a body of unknown form {number} or unknown fields {flags:#x}")
+    reader = _Reader(body, _HEADER.size)
+    # The shortest decimal that float32 holds: 0.7 comes back as 0.7.
+    temperatures = tuple(float(str(t)) for t in reader.array("<f4", grid))
+    common = _read_common(reader, flags, units)
+    payload: Payload = _READERS[number](reader, common, columns, width, temperatures)
+    if reader.at != len(body):
+        raise ValueError(f"a body of {len(body)} bytes, its contents end at {reader.at}")
+    return payload
+
+
+def _write_common(payload: Payload, flags: int) -> list[bytes]:
+    sections = []
+    if flags & _FLAGS["covered_N"]:
+        sections.append(np.packbits(payload.covered_N).tobytes())
+    if payload.offsets_N is not None:
+        step_N = np.diff(payload.offsets_N, prepend=0)
+        if (step_N < 0).any():
+            raise ValueError("the offsets of a row fall")
+        far_N = step_N >= _FAR
+        sections.append(np.where(far_N, _FAR, step_N).astype(np.uint8).tobytes())
+        sections.append(payload.offsets_N[far_N].astype("<u4").tobytes())
+    for column in (payload.entropy_N, payload.gold_logp_N):
+        if column is not None:
+            sections.append(_half(column).tobytes())
+    return sections
+
+
+def _read_common(reader: _Reader, flags: int, units: int) -> dict[str, Any]:
+    covered_N = np.ones(units, dtype=np.bool_)
+    if flags & _FLAGS["covered_N"]:
+        covered_N = reader.bits(units).astype(np.bool_)
+    found: dict[str, Any] = {"covered_N": covered_N}
+    if flags & _FLAGS["offsets_N"]:
+        found["offsets_N"] = _read_offsets(reader, units)
+    for name in ("entropy_N", "gold_logp_N"):
+        if flags & _FLAGS[name]:
+            found[name] = reader.array("<f2", units).astype(np.float32)
+    return found
+
+
+def _read_offsets(reader: _Reader, units: int) -> NDArray[np.int64]:
+    step_N = reader.array(np.uint8, units).astype(np.int64)
+    far = np.flatnonzero(step_N == _FAR)
+    absolute = reader.array("<u4", len(far)).astype(np.int64)
+    step_N[far] = 0
+    summed_N = np.cumsum(step_N)
+    # After a far unit, steps count from its absolute offset and not from the sum before it.
+    correction_N = np.zeros(units, dtype=np.int64)
+    correction_N[far] = np.diff(absolute - summed_N[far], prepend=0)
+    offsets_N = summed_N + np.cumsum(correction_N)
+    if (np.diff(offsets_N) < 0).any():
+        raise ValueError("the offsets of a body fall")
+    return offsets_N
+
+
+def _half(column: NDArray[Any]) -> NDArray[np.float16]:
+    limit = float(np.finfo(np.float16).max)
+    clipped: NDArray[np.float16] = np.clip(column, -limit, limit).astype("<f2")
+    return clipped
+
+
+def _planes(vocab: int) -> int:
+    return max((vocab - 1).bit_length() - 16, 0)
+
+
+def _write_ids(ids: NDArray[np.int32], vocab: int) -> list[bytes]:
+    if ids.size and (ids.min() < 0 or ids.max() >= vocab):
+        raise ValueError(f"ids from {ids.min()} to {ids.max()} in a vocabulary of {vocab}")
+    low = (ids & 0xFFFF).astype("<u2").tobytes()
+    return [low, *(np.packbits((ids >> (16 + b)) & 1).tobytes() for b in range(_planes(vocab)))]
+
+
+def _read_ids(reader: _Reader, count: int, vocab: int) -> NDArray[np.int32]:
+    ids = reader.array("<u2", count).astype(np.int32)
+    for b in range(_planes(vocab)):
+        ids |= reader.bits(count).astype(np.int32) << (16 + b)
+    if count and ids.max() >= vocab:
+        raise ValueError(f"id {ids.max()} in a vocabulary of {vocab}")
+    return ids
+
+
+Written = tuple[int, int, tuple[float, ...], list[bytes]]
+
+
+def _write_dense(payload: Dense) -> Written:
+    return payload.logits_NC.shape[1], 0, (), [payload.logits_NC.astype("<f4").tobytes()]
+
+
+def _read_dense(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Dense:
+    return Dense(logits_NC=reader.array("<f4", len(common["covered_N"]), columns), **common)
+
+
+def _write_top_k(payload: TopK) -> Written:
+    present_N = payload.covered_N
+    ids = _write_ids(payload.ids_NK[present_N].ravel(), payload.vocab)
+    rest = [_half(payload.logits_NK[present_N]).tobytes(), payload.lse_NG[present_N].astype("<f4").tobytes()]
+    return payload.vocab, payload.ids_NK.shape[1], payload.temperatures, [*ids, *rest]
+
+
+def _read_top_k(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> TopK:
+    present_N = common["covered_N"]
+    n, held = len(present_N), int(present_N.sum())
+    ids_NK = np.full((n, width), -1, dtype=np.int32)
+    logits_NK = np.zeros((n, width), dtype=np.float16)
+    lse_NG = np.zeros((n, len(grid)), dtype=np.float32)
+    ids_NK[present_N] = _read_ids(reader, held * width, columns).reshape(held, width)
+    logits_NK[present_N] = reader.array("<f2", held, width)
+    lse_NG[present_N] = reader.array("<f4", held, len(grid))
+    return TopK(ids_NK=ids_NK, logits_NK=logits_NK, lse_NG=lse_NG, temperatures=grid, vocab=columns, **common)
+
+
+def _write_sampled(payload: Sampled) -> Written:
+    counts_NJ = np.where(payload.covered_N[:, None], payload.counts_NJ, 0).astype(np.uint8)
+    # Entries drawn several times first: then a number a unit says whose counts are written.
+    order_NJ = np.argsort(-counts_NJ.astype(np.int16), axis=1, kind="stable")
+    counts_NJ = np.take_along_axis(counts_NJ, order_NJ, axis=1)
+    ids_NJ = np.take_along_axis(payload.ids_NJ, order_NJ, axis=1)
+    entries_N = (counts_NJ > 0).sum(axis=1).astype(np.uint8)
+    several_N = (counts_NJ > 1).sum(axis=1).astype(np.uint8)
+    ids = _write_ids(ids_NJ[counts_NJ > 0], payload.vocab)
+    sections = [entries_N.tobytes(), several_N.tobytes(), *ids, counts_NJ[counts_NJ > 1].tobytes()]
+    return payload.vocab, payload.draws, (payload.temperature,), sections
+
+
+def _read_sampled(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Sampled:
+    n = len(common["covered_N"])
+    entries_N, several_N = reader.array(np.uint8, n), reader.array(np.uint8, n)
+    if len(grid) != 1 or (several_N > entries_N).any():
+        raise ValueError("a body of sampled tokens contradicts itself")
+    column_J = np.arange(int(entries_N.max(initial=0)))
+    held_NJ = column_J < entries_N[:, None]
+    ids_NJ = np.full(held_NJ.shape, -1, dtype=np.int32)
+    ids_NJ[held_NJ] = _read_ids(reader, int(held_NJ.sum()), columns)
+    counts_NJ = held_NJ.astype(np.uint8)
+    several_NJ = column_J < several_N[:, None]
+    counts_NJ[several_NJ] = reader.array(np.uint8, int(several_NJ.sum()))
+    drawn_N = counts_NJ.sum(axis=1, dtype=np.int64)
+    if (drawn_N != np.where(common["covered_N"], width, 0)).any():
+        raise ValueError(f"a body of {width} draws a unit holds between {drawn_N.min()} and {drawn_N.max()}")
+    return Sampled(
+        ids_NJ=ids_NJ, counts_NJ=counts_NJ, draws=width, temperature=grid[0], vocab=columns, **common
+    )
+
+
+def _write_hidden(payload: Hidden) -> Written:
+    return payload.states_NH.shape[1], 0, (), [_half(payload.states_NH).tobytes()]
+
+
+def _read_hidden(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Hidden:
+    return Hidden(states_NH=reader.array("<f2", len(common["covered_N"]), columns), **common)
+
+
+_KINDS: tuple[type[Payload], ...] = (Dense, TopK, Sampled, Hidden)
+_WRITERS: tuple[Callable[[Any], Written], ...] = (_write_dense, _write_top_k, _write_sampled, _write_hidden)
+_READERS: tuple[Callable[..., Payload], ...] = (_read_dense, _read_top_k, _read_sampled, _read_hidden)

@@ -1,0 +1,158 @@
+"""What a teacher keeps of its logits over a vocabulary; runs where the teacher runs, on any device.
+
+Decision record: each function takes the logits of a chunk of units and may be called chunk by chunk (`payloads.join`
+puts the chunks together), because float32 logits of a whole batch are what this is to avoid. The random draw of a
+unit depends on its row's seed and its place in the row only, never on the batch or the chunk it was computed in, so
+that an answer from the store is the answer that would be computed again.
+
+Cut padded columns off *before* calling: a padding column takes probability from the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.distill.payloads import Hidden, Sampled, TopK
+
+MOST_DRAWS = 255
+"""A count has one byte."""
+_HALF_MIN = float(torch.finfo(torch.float16).min)
+
+
+@torch.no_grad()
+def top_k(
+    logits_NV: torch.Tensor,
+    k: int,
+    temperatures: Sequence[float],
+    *,
+    gold_N: torch.Tensor | None = None,
+    offsets_N: NDArray[np.int64] | None = None,
+) -> TopK:
+    """The k largest logits (at most V) and the exact log-sum-exp for each temperature.
+
+    Args:
+        logits_NV: raw, any floating dtype.
+        gold_N: the token that the text has, for `gold_logp_N`.
+
+    Raises:
+        ValueError: k is below 1, or a temperature is not positive or named twice.
+    """
+    if k < 1 or not temperatures or min(temperatures) <= 0.0 or len(set(temperatures)) < len(temperatures):
+        raise ValueError(
+            f"top {k} at temperatures {tuple(temperatures)}: wanted k > 0, each temperature once, > 0"
+        )
+    shifted_NV = _shifted(logits_NV)
+    logits_NK, ids_NK = shifted_NV.topk(min(k, shifted_NV.shape[1]), dim=-1)
+    lse_NG = torch.stack([torch.logsumexp(shifted_NV / t, dim=-1) for t in temperatures], dim=-1)
+    return TopK(
+        ids_NK=ids_NK.to(torch.int32).cpu().numpy(),
+        logits_NK=logits_NK.clamp_min(_HALF_MIN).half().cpu().numpy(),
+        lse_NG=lse_NG.cpu().numpy(),
+        temperatures=tuple(float(t) for t in temperatures),
+        vocab=shifted_NV.shape[1],
+        **_common(shifted_NV, gold_N, offsets_N),
+    )
+
+
+@torch.no_grad()
+def sample(
+    logits_NV: torch.Tensor,
+    uniforms_ND: NDArray[np.float64],
+    temperature: float = 1.0,
+    *,
+    gold_N: torch.Tensor | None = None,
+    offsets_N: NDArray[np.int64] | None = None,
+) -> Sampled:
+    """One token of ``softmax(z / T)`` for each uniform number, with replacement, as unique ids with counts.
+
+    Args:
+        logits_NV: raw, any floating dtype.
+        uniforms_ND: in [0, 1), one a draw, from `uniforms`.
+
+    Raises:
+        ValueError: no draw or more than 255, T is not positive, or another number of units.
+    """
+    draws = uniforms_ND.shape[1]
+    if not 1 <= draws <= MOST_DRAWS or not temperature > 0.0 or len(uniforms_ND) != len(logits_NV):
+        raise ValueError(
+            f"{draws} draws at temperature {temperature} for {len(uniforms_ND)} of {len(logits_NV)} units; "
+            f"wanted 1 to {MOST_DRAWS} draws, a positive temperature, equal units"
+        )
+    shifted_NV = _shifted(logits_NV)
+    # float64: in float32 the sum over 100,000 tokens would lose the small ones, and so bias the draw.
+    cdf_NV = torch.exp((shifted_NV / temperature).double()).cumsum(dim=-1)
+    point_ND = torch.from_numpy(uniforms_ND).to(cdf_NV.device) * cdf_NV[:, -1:]
+    drawn_ND = torch.searchsorted(cdf_NV, point_ND, right=True).clamp_max(cdf_NV.shape[1] - 1)
+    ids_NJ, counts_NJ = _counted(drawn_ND.cpu().numpy())
+    return Sampled(
+        ids_NJ=ids_NJ,
+        counts_NJ=counts_NJ,
+        draws=draws,
+        temperature=float(temperature),
+        vocab=shifted_NV.shape[1],
+        **_common(shifted_NV, gold_N, offsets_N),
+    )
+
+
+def uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
+    """The random numbers of one row's units: the same seed always gives the same, and a longer row begins equal."""
+    return np.random.Generator(np.random.Philox(key=seed)).random((units, draws))
+
+
+@torch.no_grad()
+def hidden(
+    states_NH: torch.Tensor,
+    *,
+    logits_NV: torch.Tensor | None = None,
+    gold_N: torch.Tensor | None = None,
+    offsets_N: NDArray[np.int64] | None = None,
+) -> Hidden:
+    """The last hidden states, as the output head reads them; logits add entropy (and, with gold_N, gold_logp_N)."""
+    common: dict[str, Any] = {"covered_N": np.ones(len(states_NH), dtype=np.bool_), "offsets_N": offsets_N}
+    if logits_NV is not None:
+        common = _common(_shifted(logits_NV), gold_N, offsets_N)
+    limit = -_HALF_MIN
+    return Hidden(states_NH=states_NH.float().clamp(-limit, limit).half().cpu().numpy(), **common)
+
+
+def _shifted(logits_NV: torch.Tensor) -> torch.Tensor:
+    logits_NV = logits_NV.float()
+    return logits_NV - logits_NV.amax(dim=-1, keepdim=True)
+
+
+def _common(
+    shifted_NV: torch.Tensor, gold_N: torch.Tensor | None, offsets_N: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    lse_N = torch.logsumexp(shifted_NV, dim=-1)
+    p_NV = torch.exp(shifted_NV - lse_N.unsqueeze(-1))
+    # A forbidden token has p = 0 and a logit of -inf, whose product would be NaN.
+    entropy_N = lse_N - (p_NV * shifted_NV.clamp_min(_HALF_MIN)).sum(dim=-1)
+    common: dict[str, Any] = {
+        "covered_N": np.ones(len(shifted_NV), dtype=np.bool_),
+        "offsets_N": offsets_N,
+        "entropy_N": entropy_N.cpu().numpy(),
+    }
+    if gold_N is not None:
+        picked_N = shifted_NV.gather(1, gold_N.to(shifted_NV.device).unsqueeze(-1)).squeeze(-1)
+        common["gold_logp_N"] = (picked_N - lse_N).clamp_min(_HALF_MIN).cpu().numpy()
+    return common
+
+
+def _counted(drawn_ND: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Each unit's distinct ids and how often each was drawn, padded with -1 and 0."""
+    n, draws = drawn_ND.shape
+    sorted_ND = np.sort(drawn_ND, axis=1)
+    new_ND = np.ones((n, draws), dtype=np.bool_)
+    new_ND[:, 1:] = sorted_ND[:, 1:] != sorted_ND[:, :-1]
+    place_ND = np.cumsum(new_ND, axis=1) - 1
+    width = int(place_ND.max(initial=-1)) + 1
+    row_ND = np.broadcast_to(np.arange(n)[:, None], (n, draws))
+    counts = np.bincount((row_ND * width + place_ND).ravel(), minlength=n * width).reshape(n, width)
+    ids_NJ = np.full((n, width), -1, dtype=np.int32)
+    ids_NJ[row_ND[new_ND], place_ND[new_ND]] = sorted_ND[new_ND]
+    return ids_NJ, counts.astype(np.uint8)
