@@ -1,0 +1,245 @@
+"""Tags of entities: the schemes IO, BIO (IOB2), BILOU and BIOES, and a teacher's tags as the run's.
+
+Decision record: a teacher's answer is carried over to the run's tags by adding probabilities (logsumexp of raw logits,
+exact at temperature 1), never by taking a maximum, and only where the teacher's tags tell more than the run's: B-X of
+BIO is B-X and U-X of BILOU. A scheme that tells less (IO for BIO) is refused, since no column could be filled. A type
+that the teacher does not know is an unknown column, not a zero; one that the run does not know must be mapped by the
+user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.distill.signals import MASKED
+from raykd.errors import ConfigError, DataError, LabelMismatchError
+
+SchemeName = Literal["IO", "BIO", "BILOU", "BIOES"]
+OUTSIDE = "O"
+Entity = tuple[int, int, str]
+"""First word, the word behind the last, type."""
+
+_PARTS: dict[SchemeName, frozenset[str]] = {
+    "IO": frozenset("I"),
+    "BIO": frozenset("BI"),
+    "BILOU": frozenset("BILU"),
+    "BIOES": frozenset("BIES"),
+}
+# What a letter says of a word's place: (begins an entity, ends it); None where the scheme does not tell.
+_PLACE: dict[SchemeName, dict[str, tuple[bool | None, bool | None]]] = {
+    "IO": {"I": (None, None)},
+    "BIO": {"B": (True, None), "I": (False, None)},
+    "BILOU": {"B": (True, False), "I": (False, False), "L": (False, True), "U": (True, True)},
+    "BIOES": {"B": (True, False), "I": (False, False), "E": (False, True), "S": (True, True)},
+}
+# The letters of an entity: its first word, those between, its last, and its only one.
+_LETTERS: dict[SchemeName, tuple[str, str, str, str]] = {
+    "IO": ("I", "I", "I", "I"),
+    "BIO": ("B", "I", "I", "B"),
+    "BILOU": ("B", "I", "L", "U"),
+    "BIOES": ("B", "I", "E", "S"),
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A list of tags and what it means. Written by `parse`; read by decoding and by the mapping of teachers.
+
+    tags: in the order of the columns. letters, types: of each tag; "O" and "" for the outside tag.
+    """
+
+    name: SchemeName
+    tags: tuple[str, ...]
+    letters: tuple[str, ...]
+    types: tuple[str, ...]
+
+    @property
+    def outside(self) -> int:
+        """The column of the outside tag."""
+        return self.letters.index(OUTSIDE)
+
+    def place(self, tag: int) -> tuple[bool | None, bool | None]:
+        """Whether a word with this tag begins, and ends, an entity; None where the scheme does not tell."""
+        return _PLACE[self.name][self.letters[tag]]
+
+
+def parse(tags: Sequence[str]) -> Scheme:
+    """The scheme of a list of tags such as O, B-PER, I-PER.
+
+    Raises:
+        ConfigError: no or more than one O, a tag of no scheme, a tag twice, or a type that lacks a tag of the scheme.
+    """
+    if len(set(tags)) != len(tags):
+        raise ConfigError("a tag is there twice", got=list(tags), wanted="each tag once")
+    if OUTSIDE not in tags:
+        raise ConfigError(
+            "the labels lack the outside tag O", got=list(tags), wanted="O and tags like B-PER, I-PER"
+        )
+    letters, types = [], []
+    for tag in tags:
+        letter, dash, kind = tag.partition("-")
+        if tag != OUTSIDE and not (letter in set("BILUES") and dash and kind):
+            raise ConfigError(
+                f"{tag!r} is no tag", got=list(tags), wanted="O, or one of B I L U E S, a dash and a type"
+            )
+        letters.append(letter)
+        types.append(kind)
+    used = frozenset(letters) - {OUTSIDE}
+    name = next((name for name, parts in _PARTS.items() if used <= parts), None)
+    if name is None or not used:
+        raise ConfigError("the tags are of no one scheme", got=list(tags), wanted="IO, BIO, BILOU or BIOES")
+    # In BIO a type whose entities are always one word needs no I; everywhere else each letter is needed.
+    needed = frozenset("B") if name == "BIO" else _PARTS[name]
+    for kind in dict.fromkeys(t for t in types if t):
+        missing = sorted(needed - {letter for letter, t in zip(letters, types, strict=True) if t == kind})
+        if missing:
+            raise ConfigError(
+                f"type {kind} lacks {[f'{letter}-{kind}' for letter in missing]}, which {name} needs",
+                got=list(tags),
+            )
+    return Scheme(name, tuple(tags), tuple(letters), tuple(types))
+
+
+def entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
+    """The entities of one row of tags.
+
+    Raises:
+        DataError: a tag is not of the scheme, or cannot follow the one before it (I-PER after O in BIO).
+    """
+    found: list[Entity] = []
+    begun: tuple[int, str] | None = None
+    for i, tag in enumerate([*tags, OUTSIDE]):
+        letter, _, kind = tag.partition("-")
+        if tag != OUTSIDE and (letter not in _PARTS[scheme] or not kind):
+            raise DataError(f"word {i} has a tag that is not of {scheme}", got=tag)
+        begins, ends = (None, True) if tag == OUTSIDE else _PLACE[scheme][letter]
+        goes_on = begun is not None and tag != OUTSIDE and kind == begun[1] and begins is not True
+        if begun is not None and not goes_on:
+            if scheme in ("BILOU", "BIOES"):
+                raise DataError(f"the entity of word {begun[0]} does not end before word {i}", got=list(tags))
+            found.append((begun[0], i, begun[1]))
+            begun = None
+        if tag == OUTSIDE:
+            continue
+        if not goes_on:
+            if begins is False:
+                raise DataError(f"word {i} goes on with an entity that did not begin", got=list(tags))
+            begun = (i, kind)
+        if ends is True and begun is not None:
+            found.append((begun[0], i + 1, kind))
+            begun = None
+    return found
+
+
+def tags_of(found: Sequence[Entity], length: int, scheme: SchemeName) -> list[str]:
+    """One row of tags that says where these entities are.
+
+    IO cannot tell two neighbouring entities of one type apart; all other schemes lose nothing.
+    """
+    begin, middle, last, single = _LETTERS[scheme]
+    tags = [OUTSIDE] * length
+    for start, end, kind in found:
+        letters = single if end - start == 1 else begin + middle * (end - start - 2) + last
+        tags[start:end] = [f"{letter}-{kind}" for letter in letters]
+    return tags
+
+
+def convert(tags: Sequence[str], source: SchemeName, target: SchemeName) -> list[str]:
+    """One row of gold tags of one scheme in another. Raises `DataError` as `entities` does."""
+    return tags_of(entities(tags, source), len(tags), target)
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """How a teacher's columns become the run's. Written by `map_columns`, read where teachers answer.
+
+    columns: for each of the run's tags the teacher's columns whose probabilities are added; empty where unknown.
+    """
+
+    columns: tuple[tuple[int, ...], ...]
+
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """The run's columns that the teacher does not know."""
+        return tuple(i for i, own in enumerate(self.columns) if not own)
+
+    def apply(self, logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The teacher's raw logits ``[N, own C]`` in the run's columns ``[N, C]``; unknown ones hold `MASKED`."""
+        out = np.full((len(logits_NC), len(self.columns)), MASKED, dtype=np.float32)
+        for i, own in enumerate(self.columns):
+            if len(own) == 1:
+                out[:, i] = logits_NC[:, own[0]]
+            elif own:
+                out[:, i] = np.logaddexp.reduce(logits_NC[:, list(own)].astype(np.float64), axis=1)
+        return out
+
+
+def map_columns(
+    own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+) -> ColumnMap:
+    """The teacher's columns behind each of the run's tags, whatever the order, scheme or set of types.
+
+    Args:
+        own, wanted: the teacher's tags and the run's.
+        label_map: the teacher's tags, or its types, to the run's (``{"I-MISC": "O"}``, ``{"PERSON": "PER"}``).
+        name: the teacher, for messages.
+
+    Raises:
+        LabelMismatchError: the teacher's tags are of no scheme, of one that tells less, share no type with the run,
+            or have a type that the run has not; names both lists. ConfigError: the run's tags are of no scheme.
+    """
+    target = parse(wanted)
+    renamed = [_rename(tag, label_map) for tag in own]
+    try:
+        source = parse(list(dict.fromkeys(renamed)))
+    except ConfigError as error:
+        raise _mismatch(name, own, renamed, wanted, error.what) from None
+    extra = sorted(set(source.types) - set(target.types))
+    if extra:
+        raise _mismatch(
+            name, own, renamed, wanted, f"the run has no type {', '.join(extra)}; map it, to O perhaps"
+        )
+    columns: list[list[int]] = [[] for _ in wanted]
+    for i, tag in enumerate(renamed):
+        at = target.outside if tag == OUTSIDE else _counterpart(source, source.tags.index(tag), target)
+        if at is None:
+            raise _mismatch(
+                name, own, renamed, wanted, f"{source.name} tags do not tell which of {target.name} {tag} is"
+            )
+        columns[at].append(i)
+    return ColumnMap(tuple(tuple(column) for column in columns))
+
+
+def _rename(tag: str, label_map: Mapping[str, str]) -> str:
+    if tag in label_map:
+        return label_map[tag]
+    letter, dash, kind = tag.partition("-")
+    kind = label_map.get(kind, kind)
+    return kind if kind == OUTSIDE else f"{letter}{dash}{kind}"
+
+
+def _counterpart(source: Scheme, tag: int, target: Scheme) -> int | None:
+    """The one tag of the target that a tag of the source is always; None where it may be one or another."""
+    begins, ends = source.place(tag)
+    for i, (letter, kind) in enumerate(zip(target.letters, target.types, strict=True)):
+        if letter != OUTSIDE and kind == source.types[tag]:
+            want_begins, want_ends = target.place(i)
+            if want_begins in (None, begins) and want_ends in (None, ends):
+                return i
+    return None
+
+
+def _mismatch(
+    name: str, own: Sequence[str], renamed: Sequence[str], wanted: Sequence[str], why: str
+) -> LabelMismatchError:
+    return LabelMismatchError(
+        f"teacher {name} has tags that cannot be read as the run's: {why}",
+        got=f"{list(own)}" + (f", mapped to {list(renamed)}" if list(renamed) != list(own) else ""),
+        wanted=f"{list(wanted)} in any order, or the same types in a scheme that tells as much",
+        next_step=f"map tags or types: teachers.{name}.label_map: {{its tag or type: the run's, or O}}",
+    )
