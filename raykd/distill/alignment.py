@@ -1,0 +1,129 @@
+"""Positions in a text at which two tokenisations agree: where each of them begins a token.
+
+Decision record: a position of a language model is named by the character (code point) of the target text at
+which its token begins, because that is what tokenizers of any kind have in common: the text before it. Blanks
+belong to no position: byte-level BPE and SentencePiece put the blank into the token that follows, WordPiece
+drops it, so an offset is moved past the blanks. Of several tokens that begin at one character (the bytes of a
+character that is no token of its own, a blank and the word after it) only the first has seen no more than
+the text before; the others have offset `NOWHERE` and match nothing. So the offsets of a row that are not
+`NOWHERE` increase, and aligning a whole batch is one binary search over ``row * width + offset``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOWHERE = -1
+"""The offset of a token that begins no position of its own, and the index of a unit that is not covered."""
+
+_LAST = -2
+_BLANKS = np.asarray([i for i in range(0x3001) if chr(i).isspace()], dtype=np.uint32)
+
+
+def is_blank(text: str) -> NDArray[np.bool_]:
+    """For each character of the text whether it is a blank (`str.isspace`)."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    return np.isin(points, _BLANKS)
+
+
+def start_offsets(offsets_L2: Any, text: str, special_L: Any, *, ends: bool = True) -> NDArray[np.int64]:
+    """Where each of the L tokens begins in ``text``, or `NOWHERE`; ``[L]`` int64.
+
+    Args:
+        offsets_L2: first and last + 1 character of each token, as a fast tokenizer gives them.
+        text: the target text the offsets count in.
+        special_L: true where a token is no token of the target: specials, a prompt, padding.
+        ends: whether the target is followed by an end token. It is the first special token after the target
+            (the last of the row where the target is empty) and begins at ``len(text)``; where the row was
+            truncated, so that the tokens do not reach the text's last character, it begins `NOWHERE`.
+    """
+    offsets_L2 = np.asarray(offsets_L2, dtype=np.int64).reshape(-1, 2)
+    special_L = np.asarray(special_L, dtype=bool)
+    found_L = np.full(len(special_L), NOWHERE, dtype=np.int64)
+    at = np.flatnonzero(~special_L)
+    if len(at):
+        starts, stops = offsets_L2[at].T
+        blanks = is_blank(text)
+        # The first character from here on that is no blank; the text's length where there is none.
+        solid = np.where(blanks, len(text), np.arange(len(text)))
+        solid = np.append(np.minimum.accumulate(solid[::-1])[::-1], len(text))
+        moved = solid[starts]
+        before = np.concatenate([[0], np.maximum.accumulate(stops)[:-1]])
+        own = starts >= before  # else it begins inside a character whose first bytes are another token
+        own &= moved < len(text)  # else nothing but blanks follows, and the end begins there
+        own[1:] &= moved[1:] > np.maximum.accumulate(moved)[:-1]
+        found_L[at] = np.where(own, moved, NOWHERE)
+    end = at[-1] + 1 if len(at) else len(special_L) - 1
+    if ends and 0 <= end < len(special_L):
+        reached = int(offsets_L2[at, 1].max()) if len(at) else 0
+        found_L[end] = len(text) if reached >= len(text.rstrip()) else NOWHERE
+    return found_L
+
+
+def align(
+    teacher_rows: Sequence[NDArray[np.int64]],
+    student_rows: Sequence[NDArray[np.int64]],
+    *,
+    whole: bool = False,
+) -> NDArray[np.int64]:
+    """`align_flat` of one array of offsets a row."""
+    return align_flat(*_flat(teacher_rows), *_flat(student_rows), whole=whole)
+
+
+def align_flat(
+    teacher_N: NDArray[np.int64],
+    teacher_units_B: NDArray[np.int64],
+    student_M: NDArray[np.int64],
+    student_units_B: NDArray[np.int64],
+    *,
+    whole: bool = False,
+) -> NDArray[np.int64]:
+    """For each of the student's M units the index of the teacher's unit at its offset, or -1; ``[M]``.
+
+    Args:
+        teacher_N, student_M: offsets of the units of B rows, row after row; `start_offsets` without the tokens
+            that are no units.
+        teacher_units_B, student_units_B: units a row.
+        whole: ask also that the tokens of the text itself end at the same place, that is, that the row's next
+            units have the same offset too. Where they do not, the teacher's own next token is a part of the
+            student's or the other way round, and the teacher's mass lies on another piece of the same word.
+
+    Raises:
+        ValueError: counts that do not fit the offsets, or different numbers of rows.
+    """
+    if len(teacher_units_B) != len(student_units_B):
+        raise ValueError(f"{len(teacher_units_B)} rows of a teacher, {len(student_units_B)} of the student")
+    if int(np.sum(teacher_units_B)) != len(teacher_N) or int(np.sum(student_units_B)) != len(student_M):
+        raise ValueError("units a row do not add up to the number of offsets")
+    units = np.flatnonzero(teacher_N > NOWHERE)
+    if not len(units) or not len(student_M):
+        return np.full(len(student_M), NOWHERE, dtype=np.int64)
+    width = int(max(teacher_N.max(), student_M.max())) + 1
+    keys = (np.repeat(np.arange(len(teacher_units_B)), teacher_units_B) * width + teacher_N)[units]
+    if len(keys) > 1 and (np.diff(keys) <= 0).any():
+        keys, first = np.unique(keys, return_index=True)
+        units = units[first]
+    wanted_M = np.repeat(np.arange(len(student_units_B)), student_units_B) * width + student_M
+    place_M = np.minimum(np.searchsorted(keys, wanted_M), len(keys) - 1)
+    index_M = units[place_M]
+    same_M = (keys[place_M] == wanted_M) & (student_M > NOWHERE)
+    if whole:
+        same_M &= _next(teacher_N, teacher_units_B)[index_M] == _next(student_M, student_units_B)
+    return np.where(same_M, index_M, NOWHERE)
+
+
+def _next(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The offset of the row's following unit."""
+    following_N = np.append(offsets_N[1:], _LAST)
+    lasts = np.cumsum(units_B)[np.asarray(units_B) > 0] - 1
+    following_N[lasts] = _LAST
+    return following_N
+
+
+def _flat(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    empty = np.zeros(0, dtype=np.int64)
+    return np.concatenate([empty, *rows]), np.asarray([len(row) for row in rows], dtype=np.int64)

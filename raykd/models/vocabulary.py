@@ -1,0 +1,164 @@
+"""What two vocabularies have in common: the same one, the same ids, the same strings.
+
+Decision record: vocabularies are compared by content, because sizes prove nothing: two models of one family
+pad their heads differently, and two tokenizers of one size need not share a string. Tokens of different
+vocabularies are the same where their canonical keys are (`raykd.models.canonical`). Special tokens match by role
+first (a decoder of BERT's kind ends with `sep`), then by string. The two `unk` are one role but not one event:
+texts unknown to the one may be known to the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.distill.alignment import NOWHERE
+from raykd.errors import ModelError
+from raykd.models.canonical import backend_of, canonical, marking, turned
+from raykd.models.identity import tokenizer_content
+
+ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")
+_INSTEAD = {"eos": "sep", "bos": "cls"}
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What `overlap` found.
+
+    ids_T: for each id of the teacher the student's id of the same string, or -1; int32. No student id twice.
+    teacher_share, student_share: mapped tokens over all tokens of each vocabulary.
+    """
+
+    ids_T: NDArray[np.int32]
+    teacher_share: float
+    student_share: float
+
+
+def same_tokenizer(a: Any, b: Any) -> bool:
+    """Whether both give every text the same ids and end it with the same one, by their serialised content.
+
+    Padding and the names of the model's inputs do not count. Two contents that differ may still be equivalent;
+    then this is False, and `overlap` maps everything.
+
+    Raises:
+        ModelError: a tokenizer without a serialised form.
+    """
+    if a is b:
+        return True
+    if type(a) is type(b) and len(a) != len(b):
+        return False
+    return _decisive(a) == _decisive(b) and roles(a).get("eos") == roles(b).get("eos")
+
+
+def _decisive(tokenizer: Any) -> dict[str, Any]:
+    content = tokenizer_content(tokenizer)
+    return {key: value for key, value in content.items() if key not in ("specials", "inputs", "pad")}
+
+
+def true_size(tokenizer: Any) -> int:
+    """The highest id the tokenizer can give, plus 1; a head may have more rows."""
+    if hasattr(tokenizer, "get_vocab"):
+        return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
+    return len(tokenizer)
+
+
+def check_padding(tokenizer: Any, rows_of_logits: int) -> int:
+    """How many columns of a head's logits to keep *before* the softmax: `true_size`; the rest is padding.
+
+    Raises:
+        ModelError: the head has fewer rows than the tokenizer has ids.
+    """
+    size = true_size(tokenizer)
+    if rows_of_logits < size:
+        raise ModelError(
+            "the model's output head does not fit its tokenizer",
+            got=f"{rows_of_logits} rows, {size} token ids",
+            wanted="at least a row for each id",
+            next_step="resize the head (resize_token_embeddings), or give the tokenizer the model was trained with",
+        )
+    return size
+
+
+def shared_size(teacher: Any, student: Any) -> int:
+    """How many ids, from 0 on, both have and mean the same string by: logits may be compared column by column.
+
+    Raises:
+        ModelError: an id below both sizes that means different strings; compare by `overlap` then.
+    """
+    size = min(true_size(teacher), true_size(student))
+    other = {i: token for token, i in student.get_vocab().items()}
+    wrong = sorted(
+        (i, token, other.get(i))
+        for token, i in teacher.get_vocab().items()
+        if i < size and other.get(i) != token
+    )
+    if wrong:
+        shown = "; ".join(f"{i} is {a!r} and {b!r}" for i, a, b in wrong[:4])
+        raise ModelError(
+            "ids of teacher and student are shared by number but not by string",
+            got=f"{len(wrong)} of {size} ids: {shown}",
+            wanted="the same string for each id below both sizes",
+            next_step="compare by strings instead (overlap), or use a teacher with the student's tokenizer",
+        )
+    return size
+
+
+def roles(tokenizer: Any) -> dict[str, int]:
+    """Ids of the special tokens by role; ``eos`` is ``sep`` and ``bos`` is ``cls`` where there is no other."""
+    found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
+    for role, instead in _INSTEAD.items():
+        if found[role] is None:
+            found[role] = found[instead]
+    return {role: int(i) for role, i in found.items() if i is not None}
+
+
+def overlap(teacher: Any, student: Any) -> Overlap:
+    """Teacher id -> student id of the same string, one to one, and how much of both vocabularies that is.
+
+    Where several tokens of one tokenizer have one key, those spelt alike in both are matched first, then the
+    lower id. Between a tokenizer that marks blanks and one that marks continued words, a sign that stands
+    alone (``,``) matches the other's token without a blank before it, or failing that the one with.
+
+    Raises:
+        ModelError: as `raykd.models.canonical.marking`.
+    """
+    marks_T, marks_S = marking(teacher), marking(student)
+    keys_T, keys_S = canonical(teacher), canonical(student)
+    ids_T = np.full(true_size(teacher), NOWHERE, dtype=np.int32)
+    taken: set[int] = set()
+
+    def match(i: int, j: int) -> None:
+        if ids_T[i] == NOWHERE and j not in taken:
+            ids_T[i] = j
+            taken.add(j)
+
+    roles_S = roles(student)
+    for role, i in roles(teacher).items():
+        if role in roles_S:
+            match(i, roles_S[role])
+    spelt_S = backend_of(student).get_vocab(with_added_tokens=True)
+    for token, i in backend_of(teacher).get_vocab(with_added_tokens=True).items():
+        j = spelt_S.get(token)
+        if j is not None and keys_T[i] == keys_S[j]:
+            match(i, j)
+    passes = [lambda key: key]
+    if marks_T.style != marks_S.style:
+        alone = marks_T if marks_T.style == "word" else marks_S
+        passes.append(lambda key: turned(key, alone))
+    for turn in passes:
+        free: dict[bytes, list[int]] = {}
+        for j, key in keys_S.items():
+            if j not in taken:
+                free.setdefault(key, []).append(j)
+        for i, key in keys_T.items():
+            if ids_T[i] == NOWHERE and (waiting := free.get(turn(key))):
+                match(i, waiting.pop(0))
+    return Overlap(ids_T, len(taken) / max(1, len(keys_T)), len(taken) / max(1, len(keys_S)))
+
+
+def id_map(teacher: Any, student: Any) -> NDArray[np.int32]:
+    """`overlap`'s map: ``[V_T]`` int32, -1 where the student has no such string."""
+    return overlap(teacher, student).ids_T
