@@ -10,7 +10,7 @@ Bytes a unit, without the header (14 a row, and 4 for each temperature):
 - ids: 2, and one bit more for each doubling of the vocabulary beyond 65,536 (low halves, then planes of high bits);
 - dense 4 C; top-k k (id + 2) + 4 a temperature; hidden 2 H;
 - sampled: 2 + an id an entry + 1 for each entry drawn more than once (the others' count of 1 is not written);
-- offsets 1 (the step from the unit before; 5 beyond 254), entropy 2, gold 2, coverage 1/8 where any is missing.
+- offsets 1 (the step from the unit before; 5 beyond 253), entropy 2, gold 2, coverage 1/8 where any is missing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ VERSION = 1
 _HEADER = struct.Struct("<BBBBIIH")  # version, kind, flags, temperatures, units, columns, width
 _FLAGS = {"covered_N": 1, "offsets_N": 2, "entropy_N": 4, "gold_logp_N": 8}
 _FAR = 255  # an offset's step that does not fit; its absolute value follows in the section of far ones
+_NOWHERE = 254  # a unit that begins nowhere, offset -1
 
 
 def encode(payload: Payload) -> bytes:
@@ -104,12 +105,7 @@ def _write_common(payload: Payload, flags: int) -> list[bytes]:
     if flags & _FLAGS["covered_N"]:
         sections.append(np.packbits(payload.covered_N).tobytes())
     if payload.offsets_N is not None:
-        step_N = np.diff(payload.offsets_N, prepend=0)
-        if (step_N < 0).any():
-            raise ValueError("the offsets of a row fall")
-        far_N = step_N >= _FAR
-        sections.append(np.where(far_N, _FAR, step_N).astype(np.uint8).tobytes())
-        sections.append(payload.offsets_N[far_N].astype("<u4").tobytes())
+        sections += _write_offsets(payload.offsets_N)
     for column in (payload.entropy_N, payload.gold_logp_N):
         if column is not None:
             sections.append(_half(column).tobytes())
@@ -129,18 +125,34 @@ def _read_common(reader: _Reader, flags: int, units: int) -> dict[str, Any]:
     return found
 
 
+def _write_offsets(offsets_N: NDArray[np.int64]) -> list[bytes]:
+    somewhere_N = offsets_N >= 0
+    offsets = offsets_N[somewhere_N]
+    step = np.diff(offsets, prepend=0)
+    if (step < 0).any():
+        raise ValueError("the offsets of a row fall")
+    far = step >= _NOWHERE
+    code_N = np.full(len(offsets_N), _NOWHERE, dtype=np.uint8)
+    code_N[somewhere_N] = np.where(far, _FAR, step)
+    return [code_N.tobytes(), offsets[far].astype("<u4").tobytes()]
+
+
 def _read_offsets(reader: _Reader, units: int) -> NDArray[np.int64]:
-    step_N = reader.array(np.uint8, units).astype(np.int64)
-    far = np.flatnonzero(step_N == _FAR)
+    code_N = reader.array(np.uint8, units)
+    somewhere_N = code_N != _NOWHERE
+    step = code_N[somewhere_N].astype(np.int64)
+    far = np.flatnonzero(step == _FAR)
     absolute = reader.array("<u4", len(far)).astype(np.int64)
-    step_N[far] = 0
-    summed_N = np.cumsum(step_N)
+    step[far] = 0
+    offsets = np.cumsum(step)
     # After a far unit, steps count from its absolute offset and not from the sum before it.
-    correction_N = np.zeros(units, dtype=np.int64)
-    correction_N[far] = np.diff(absolute - summed_N[far], prepend=0)
-    offsets_N = summed_N + np.cumsum(correction_N)
-    if (np.diff(offsets_N) < 0).any():
+    correction = np.zeros(len(step), dtype=np.int64)
+    correction[far] = np.diff(absolute - offsets[far], prepend=0)
+    offsets += np.cumsum(correction)
+    if (np.diff(offsets) < 0).any():
         raise ValueError("the offsets of a body fall")
+    offsets_N = np.full(units, -1, dtype=np.int64)
+    offsets_N[somewhere_N] = offsets
     return offsets_N
 
 

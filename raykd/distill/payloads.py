@@ -32,7 +32,8 @@ class Payload:
     """What all forms may carry beside the answer itself.
 
     covered_N: False where the teacher has nothing to say (a truncated unit).
-    offsets_N: int64, of language models the character of the target at which each unit's token begins; never falls.
+    offsets_N: int64, of language models the character of the target at which each unit's token begins; never falls,
+        but for -1 where it begins none.
     entropy_N: float32, entropy of the teacher's whole distribution at T = 1, nats; travels as float16.
     gold_logp_N: float32, its log-probability at T = 1 of the token that the text has; travels as float16.
     """
@@ -112,8 +113,8 @@ class TopK(Payload):
 
     ids_NK: int32, of the teacher's vocabulary of `vocab` tokens; -1 for none.
     logits_NK: float16, after subtracting the unit's largest logit.
-    lse_NG: float32 ``logsumexp(z / T)`` over the whole vocabulary, z shifted likewise, for each T of `temperatures`:
-        ``log p_c(T) = z_c / T - lse(T)``, and what is missing to 1 is the tail.
+    lse_NG: float32 ``logsumexp(z / T)`` over the whole vocabulary, z as it travels, for each T of `temperatures`:
+        ``log p_c(T) = z_c / T - lse(T)``, and what is missing to 1 is the tail, both exact.
     """
 
     kind = "top_k"

@@ -35,6 +35,9 @@ def top_k(
 ) -> TopK:
     """The k largest logits (at most V) and the exact log-sum-exp for each temperature.
 
+    The log-sum-exp is of the k logits as float16 holds them and of all others as they are: else the rounding of the k
+    (5e-4) would drown a small tail, which is what is missing to 1.
+
     Args:
         logits_NV: raw, any floating dtype.
         gold_N: the token that the text has, for `gold_logp_N`.
@@ -48,14 +51,17 @@ def top_k(
         )
     shifted_NV = _shifted(logits_NV)
     logits_NK, ids_NK = shifted_NV.topk(min(k, shifted_NV.shape[1]), dim=-1)
+    common = _common(shifted_NV, gold_N, offsets_N)
+    logits_NK = logits_NK.clamp_min(_HALF_MIN).half()
+    shifted_NV.scatter_(1, ids_NK, logits_NK.float())
     lse_NG = torch.stack([torch.logsumexp(shifted_NV / t, dim=-1) for t in temperatures], dim=-1)
     return TopK(
         ids_NK=ids_NK.to(torch.int32).cpu().numpy(),
-        logits_NK=logits_NK.clamp_min(_HALF_MIN).half().cpu().numpy(),
+        logits_NK=logits_NK.cpu().numpy(),
         lse_NG=lse_NG.cpu().numpy(),
         temperatures=tuple(float(t) for t in temperatures),
         vocab=shifted_NV.shape[1],
-        **_common(shifted_NV, gold_N, offsets_N),
+        **common,
     )
 
 

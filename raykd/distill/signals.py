@@ -11,12 +11,13 @@ student and nothing that is searched crosses the wire.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 UNLABELLED = -100
@@ -65,6 +66,19 @@ class TextBatch:
             golds=_picked(self.golds, rows),
         )
 
+    @staticmethod
+    def concat(parts: Sequence[TextBatch]) -> TextBatch:
+        """All rows of the parts, one part after the other; a column is there where any part has it."""
+        return TextBatch(
+            ids=tuple(i for part in parts for i in part.ids),
+            texts=tuple(t for part in parts for t in part.texts),
+            languages=tuple(code for part in parts for code in part.languages),
+            labels_B=np.concatenate([part.labels_B for part in parts]).astype(np.int64),
+            pairs=_joined([part.pairs for part in parts]),
+            words=_joined([part.words for part in parts]),
+            golds=_joined([part.golds for part in parts]),
+        )
+
     def without_labels(self) -> TextBatch:
         """The same rows as a teacher may see them: no gold label leaves the student's side."""
         labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
@@ -75,6 +89,12 @@ def _picked(column: tuple[Any, ...] | None, rows: Sequence[int]) -> tuple[Any, .
     return None if column is None else tuple(column[i] for i in rows)
 
 
+def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    if all(column is None for column in columns):
+        return None
+    return tuple(value for column in columns for value in column or ())
+
+
 @dataclass(frozen=True)
 class TeacherSignal:
     """One teacher's answer to a `TextBatch`. Written by `teachers`, read by weighting and targets.
@@ -83,6 +103,8 @@ class TeacherSignal:
     covered_N: False where this teacher has nothing to say: another language, a truncated unit, a teacher that is down.
     latency_s: seconds the teacher's process spent on this batch, encoding and look-up included.
     forwarded: rows that needed a forward pass; the others came from the store.
+    bodies: where a row has several units (or choices of its own): the answer to each row as `raykd.distill.payloads`
+        writes it, None where the teacher was not asked; logits and covered are then empty.
     """
 
     teacher: str
@@ -90,6 +112,37 @@ class TeacherSignal:
     covered_N: NDArray[np.bool_]
     latency_s: float = 0.0
     forwarded: int = 0
+    bodies: tuple[bytes | None, ...] | None = None
+
+
+Support = Literal["whole", "tail", "draws", "own"]
+"""Over what a target and the student are compared: all columns of the student (or those of a teacher that knows a
+subset); some and one for the rest; tokens drawn from the teacher; each side's own vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One teacher's answer for N units over a vocabulary, as tensors; the members are in `raykd.distill.answers`.
+
+    entropy_N: of the teacher's whole distribution at T = 1, nats. gold_ce_N: ``-log p_y`` at T = 1 of the token that
+        the text has. Both float32, or None where the teacher did not send them.
+    """
+
+    support: ClassVar[Support] = "whole"
+    shared: ClassVar[frozenset[str]] = frozenset()
+    """Tensors that are not one entry a unit."""
+
+    entropy_N: torch.Tensor | None = None
+    gold_ce_N: torch.Tensor | None = None
+
+    def units(self, begin: int, end: int) -> Self:
+        """The answer for the units from begin to before end."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.shared}
+        return replace(self, **{k: v[begin:end] for k, v in held.items() if isinstance(v, torch.Tensor)})
+
+    def logits(self) -> torch.Tensor | None:
+        """``[N, V]`` over the teacher's whole vocabulary; None where they were not sent. Call it for a chunk only."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -97,9 +150,13 @@ class Signals:
     """All teachers' answers to one micro-batch as tensors. Written by `stack`, read by weighting and targets.
 
     teachers: names, the order of M.
-    logits_MNC: float32. covered_MN: bool.
+    logits_MNC: float32; what stands in columns that a teacher does not know, or where it has an answer in `answers_M`,
+        is not read (with answers for all, C is 0).
+    covered_MN: bool.
     labels_N: int64 or `UNLABELLED`. languages: one code a unit.
     teacher_languages: for each teacher the languages it was declared for, or None for any language.
+    columns_M: for each teacher the columns that it knows, or None for all; () for all of all.
+    answers_M: for each teacher its answer over a vocabulary, or None where its logits are in `logits_MNC`.
     """
 
     teachers: tuple[str, ...]
@@ -108,6 +165,93 @@ class Signals:
     covered_MN: torch.Tensor
     labels_N: torch.Tensor
     languages: tuple[str, ...]
+    columns_M: tuple[tuple[int, ...] | None, ...] = ()
+    answers_M: tuple[Answer | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("columns_M", "answers_M"):
+            given = tuple(getattr(self, name))
+            if given and len(given) != len(self.teachers):
+                raise ValueError(f"{name} has {len(given)} entries for {len(self.teachers)} teachers")
+            object.__setattr__(self, name, given if any(entry is not None for entry in given) else ())
+
+    @property
+    def plain(self) -> bool:
+        """Every teacher knows every column, and its logits are here."""
+        return not self.columns_M and not self.answers_M
+
+    def columns(self, m: int) -> tuple[int, ...] | None:
+        """The columns that teacher m knows, None for all."""
+        return self.columns_M[m] if self.columns_M else None
+
+    def answer(self, m: int) -> Answer | None:
+        """Teacher m's answer over a vocabulary, if it is one."""
+        return self.answers_M[m] if self.answers_M else None
+
+    def units(self, begin: int, end: int) -> Signals:
+        """The answers for the units from begin to before end."""
+        return replace(
+            self,
+            logits_MNC=self.logits_MNC[:, begin:end],
+            covered_MN=self.covered_MN[:, begin:end],
+            labels_N=self.labels_N[begin:end],
+            languages=self.languages[begin:end],
+            answers_M=tuple(None if a is None else a.units(begin, end) for a in self.answers_M),
+        )
+
+    def entropy(self) -> torch.Tensor:
+        """``H(p^k)`` at T = 1 over what each teacher knows, ``[M, N]``, nats; as it was sent, or from the logits.
+
+        Raises:
+            ValueError: an answer has neither.
+        """
+        return self._read(_entropy, "entropy_N")
+
+    def gold_ce(self) -> torch.Tensor:
+        """``-log p^k_y`` at T = 1, ``[M, N]``; meaningless where unlabelled, 1e4 where a teacher lacks the label.
+
+        Raises:
+            ValueError: an answer has neither the number nor logits over the student's vocabulary.
+        """
+        return self._read(self._picked_ce, "gold_ce_N")
+
+    def _picked_ce(self, logp_MNC: torch.Tensor) -> torch.Tensor:
+        label_N = torch.where(self.labels_N == UNLABELLED, 0, self.labels_N)
+        index_MN1 = label_N.expand(logp_MNC.shape[0], -1).unsqueeze(-1)
+        return -logp_MNC.gather(-1, index_MN1).squeeze(-1)
+
+    def _read(self, read: Callable[[torch.Tensor], torch.Tensor], name: str) -> torch.Tensor:
+        if self.plain:
+            return read(F.log_softmax(self.logits_MNC.float(), dim=-1))
+        rows: list[torch.Tensor] = []
+        for m, teacher in enumerate(self.teachers):
+            number_N = getattr(self.answer(m), name, None)
+            if number_N is None:
+                logits_NC = self._known_logits(m)
+                if logits_NC is None:
+                    raise ValueError(
+                        f"the answer of teacher {teacher} has no {name} and no logits to read it from"
+                    )
+                number_N = read(F.log_softmax(logits_NC, dim=-1).unsqueeze(0))[0]
+            rows.append(number_N)
+        return torch.stack(rows)
+
+    def _known_logits(self, m: int) -> torch.Tensor | None:
+        """Float32 ``[N, C]`` over the student's columns, those that the teacher does not know masked."""
+        answer, columns = self.answer(m), self.columns(m)
+        if answer is not None:
+            logits_NV = answer.logits() if answer.support == "whole" else None
+            return None if logits_NV is None else logits_NV.float()
+        logits_NC = self.logits_MNC[m].float()
+        if columns is None:
+            return logits_NC
+        known = torch.tensor(columns, device=logits_NC.device)
+        return torch.full_like(logits_NC, MASKED).index_copy(1, known, logits_NC[:, known])
+
+
+def _entropy(logp_MNC: torch.Tensor) -> torch.Tensor:
+    entropy_MN: torch.Tensor = torch.special.entr(logp_MNC.exp()).sum(dim=-1)
+    return entropy_MN
 
 
 def stack(

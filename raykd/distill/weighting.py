@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from raykd.distill.signals import UNLABELLED, Signals
@@ -169,9 +168,7 @@ class Entropy(WeightingBase):
     tau: float = Field(default=1.0, gt=0.0)
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        logp_MNC = F.log_softmax(signals.logits_MNC.float(), dim=-1)
-        entropy_MN = torch.special.entr(logp_MNC.exp()).sum(dim=-1)
-        return _softmax_over_teachers(-entropy_MN / self.tau, eligible_MN)
+        return _softmax_over_teachers(-signals.entropy() / self.tau, eligible_MN)
 
 
 class Confidence(WeightingBase):
@@ -184,7 +181,7 @@ class Confidence(WeightingBase):
     kind: Literal["confidence"] = "confidence"
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        badness_MN = _softmax_over_teachers(_gold_ce(signals), eligible_MN)
+        badness_MN = _softmax_over_teachers(signals.gold_ce(), eligible_MN)
         count_1N = eligible_MN.sum(dim=0, keepdim=True)
         weight_MN = torch.where(eligible_MN, (1.0 - badness_MN) / (count_1N - 1).clamp_min(1), 0.0)
         informed_1N = (signals.labels_N != UNLABELLED) & (count_1N > 1)
@@ -201,7 +198,7 @@ class LossSoftmax(WeightingBase):
     tau: float = Field(default=1.0, gt=0.0)
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        weight_MN = _softmax_over_teachers(-_gold_ce(signals) / self.tau, eligible_MN)
+        weight_MN = _softmax_over_teachers(-signals.gold_ce() / self.tau, eligible_MN)
         return torch.where(signals.labels_N != UNLABELLED, weight_MN, _even(eligible_MN))
 
 
@@ -225,14 +222,6 @@ def _class_mask(name: LanguageClass, signals: Signals) -> torch.Tensor:
     device = signals.covered_MN.device
     index_N = torch.tensor([position[code] for code in signals.languages], dtype=torch.int64, device=device)
     return torch.tensor(table, dtype=torch.bool, device=device)[:, index_N]
-
-
-def _gold_ce(signals: Signals) -> torch.Tensor:
-    """``-log p^k_y`` at T = 1, ``[M, N]``; meaningless where unlabelled, which the caller masks."""
-    logp_MNC = F.log_softmax(signals.logits_MNC.float(), dim=-1)
-    label_N = torch.where(signals.labels_N == UNLABELLED, 0, signals.labels_N)
-    index_MN1 = label_N.expand(logp_MNC.shape[0], -1).unsqueeze(-1)
-    return -logp_MNC.gather(-1, index_MN1).squeeze(-1)
 
 
 def _even(eligible_MN: torch.Tensor) -> torch.Tensor:
