@@ -27,6 +27,8 @@ _TAIL = r"[\p{M}\p{Cf}]"
 _RUN = rf"[[\p{{L}}\p{{N}}]--[{_SCRIPTS}]||[[{_SCRIPTS}]&&\p{{Nd}}]]"
 _WORD = regex.compile(rf"(?V1){_BASE}{_TAIL}*|{_RUN}(?:{_RUN}|{_TAIL})*|[^\s\p{{Z}}\p{{C}}]{_TAIL}*")
 _UNSPACED = regex.compile(rf"(?V1)[[{_SCRIPTS}]--\p{{Nd}}]")
+UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my"})
+"""Languages written without blanks between words."""
 _LEXICAL = regex.compile(r"[\p{L}\p{N}]")
 _BLANKS = np.asarray([code for code in range(0x3001) if chr(code).isspace()], dtype=np.uint32)
 

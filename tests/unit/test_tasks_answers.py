@@ -1,0 +1,123 @@
+"""Extractive answers: places, spans and scores, against numbers worked out by hand and a slow search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raykd.distill.signals import MASKED
+from raykd.tasks import answers, words
+
+CONTEXT = "Le Corbusier (1887–1965) was born in La Chaux-de-Fonds. 他生于瑞士，共50万人。"
+
+
+def test_an_answer_must_stand_where_it_is_said_to() -> None:
+    at = CONTEXT.index("born")
+    assert answers.locate_answer(CONTEXT, "born in", at) == (at, at + 7)
+    assert answers.locate_answer(CONTEXT, " born ", at - 1) == (at, at + 4)
+    for text, begin in (("born", at + 1), ("", 3), (" ", 2), ("Le", -2), ("人。", len(CONTEXT) - 1)):
+        assert answers.locate_answer(CONTEXT, text, begin) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("born in La", "born in La"),
+        ("orn i", "born in"),
+        ("887", "1887"),
+        ("–", "–"),
+        ("生于瑞", "生于瑞"),
+        ("50万", "50万"),
+        ("0万", "50万"),
+    ],
+)
+def test_answers_become_whole_words_and_text_again(answer: str, expected: str) -> None:
+    spans = words.word_spans(CONTEXT)
+    place = answers.locate_answer(CONTEXT, answer, CONTEXT.index(answer))
+    assert place is not None
+    ((first, last),) = answers.answer_words(spans, np.asarray([place])).tolist()
+    assert answers.span_text(CONTEXT, spans, first, last) == expected
+
+
+def test_an_answer_that_touches_no_word_has_no_place() -> None:
+    spans = words.word_spans("a  b")
+    assert answers.answer_words(spans, np.asarray([[1, 3], [0, 4], [3, 4]])).tolist() == [
+        [-1, -1],
+        [0, 1],
+        [1, 1],
+    ]
+    assert answers.answer_words(spans[:0], np.asarray([[0, 1]])).tolist() == [[-1, -1]]
+    assert answers.span_text("a  b", spans, -1, -1) == "" and answers.span_text("a  b", spans, 0, 2) == ""
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 10**6))
+def test_the_best_span_is_the_best_of_all(wide: int, limit: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, wide + 1, size=4)
+    logits = rng.normal(size=(8, wide))
+    for b, count in enumerate(counts):
+        logits[2 * b : 2 * b + 2, count:] = MASKED
+    spans, score = answers.best_spans(logits, limit)
+    logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    for b, count in enumerate(counts):
+        ways = {
+            (i, j): logp[2 * b, i] + logp[2 * b + 1, j]
+            for i in range(count) for j in range(i, min(count, i + limit))
+        }  # fmt: skip
+        assert tuple(spans[b]) == max(ways, key=lambda way: ways[way])
+        assert score[b] == pytest.approx(max(ways.values()))
+
+
+def test_impossible_spans_are_refused() -> None:
+    for shape, limit in (((3, 4), 2), ((2, 0), 2), ((2, 4), 0)):
+        with pytest.raises(ValueError, match="logits"):
+            answers.best_spans(np.zeros(shape), limit)
+
+
+@pytest.mark.parametrize(
+    ("answer", "language", "tokens"),
+    [
+        ("The  Cat, an a-b!", "en", ["cat", "ab"]),
+        ("1887–1965 “x”", "en", ["1887–1965", "“x”"]),  # SQuAD's script removes ASCII punctuation alone
+        ("1887–1965 “x”", "de", ["18871965", "x"]),
+        ("Die Stadt der eine Einheit", "de", ["stadt", "einheit"]),
+        ("L’État et l'air des Alpes", "fr", ["état", "et", "air", "alpes"]),
+        ("La casa de los unos", "es", ["casa", "de"]),
+        ("《枫丹白露法令》 GDP增长3.5%", "zh", ["枫", "丹", "白", "露", "法", "令", "gdp", "增", "长", "35"]),
+        ("the 中国", "zh-Hans", ["the", "中", "国"]),
+        ("Вторая мировая-война", "ru", ["вторая", "мироваявойна"]),
+    ],
+)
+def test_answers_are_normalised_by_their_language(answer: str, language: str, tokens: list[str]) -> None:
+    assert answers.normalize(answer, language) == tokens
+
+
+def test_scores_by_hand() -> None:
+    assert answers.exact_match("the Eiffel Tower!", ["tower", "Eiffel tower"], "en") == 1
+    assert answers.exact_match("Eiffel", ["Eiffel tower"], "en") == 0
+    assert answers.exact_match("50 万", ["50万"], "zh") == 1
+    assert answers.f1("in the Eiffel Tower", ["Paris", "Eiffel Tower of Paris"], "en") == pytest.approx(
+        2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)
+    )
+    assert answers.f1("约50万人", ["50万"], "zh") == pytest.approx(2 * (2 / 4) * 1 / (2 / 4 + 1))
+    assert answers.f1("a a b", ["a b b"], "de") == pytest.approx(2 / 3)
+    assert answers.f1("", ["x"], "en") == 0 == answers.f1("the", ["the"], "en")
+    assert answers.metrics(["the Tower", "约50万人"], [["tower"], ["50万"]], ["en", "zh"]) == pytest.approx(
+        {"exact_match": 0.5, "f1": (1 + 2 / 3) / 2}
+    )
+    for wrong in (([], [], []), (["a"], [[]], ["en"]), (["a"], [["a"]], [])):
+        with pytest.raises(ValueError, match="accepted"):
+            answers.metrics(*wrong)
+
+
+def test_the_floor_is_the_sentence_that_shares_most_words() -> None:
+    context = "Tesla was born in 1856. He paid 3.5 million dollars in the U.S. for coal! Who knows? 他死于纽约。他生于瑞士。"
+    assert answers.overlap_sentence("How many million dollars did he pay?", context) == (
+        "He paid 3.5 million dollars in the U.S."
+    )
+    assert answers.overlap_sentence("When was Tesla born?", context) == "Tesla was born in 1856."
+    assert answers.overlap_sentence("谁生于瑞士？", context) == "他生于瑞士。"
+    assert answers.overlap_sentence("x", "no end") == "no end" and answers.overlap_sentence("x", " ") == ""
