@@ -6,15 +6,32 @@ temperature or lambda and can be compared between trials.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
 
-MetricName = Literal["accuracy", "macro_f1", "nll", "ece"]
-HIGHER_IS_BETTER: dict[str, bool] = {"accuracy": True, "macro_f1": True, "nll": False, "ece": False}
+MetricName = Literal[
+    "accuracy",
+    "macro_f1",
+    "nll",
+    "ece",
+    "f1",
+    "precision",
+    "recall",
+    "exact_match",
+    "perplexity",
+    "chrf",
+    "bleu",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+]
+HIGHER_IS_BETTER: dict[str, bool] = {
+    name: name not in ("nll", "ece", "perplexity") for name in get_args(MetricName)
+}
 ECE_BINS = 15
 
 
