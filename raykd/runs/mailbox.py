@@ -1,9 +1,16 @@
-"""The way of news from workers and trials to the driver; imports nothing heavy, since it is a process of its own."""
+"""The way of news from workers and trials to the driver; imports nothing heavy, since it is a process of its own.
+
+Decision record: the driver ends the mailbox, and does not leave it to the last reference to it: the error of a run
+that failed holds its frames, so in a process that goes on (a notebook) the actor would live as long as that error.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from raykd.errors import RaykdError, TeacherError
 from raykd.point import Point
@@ -52,3 +59,16 @@ class Mailbox:
         with self._lock:
             events, self._events = self._events, []
         return events
+
+
+@contextlib.contextmanager
+def mailbox_on_cluster() -> Iterator[Any]:
+    """The actor, while the body runs; it is dead afterwards, however the body ended."""
+    import ray
+
+    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+    try:
+        yield mailbox
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(mailbox)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
 from rich.console import Console
 
 from raykd.config import RunConfig
@@ -23,7 +22,7 @@ from raykd.runs.check import preflight
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.jobs import Job, jobs_of
-from raykd.runs.mailbox import Mailbox
+from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.outcome import Outcome, conclude
 from raykd.runs.pool import check_cluster, start_pool
 from raykd.runs.progress import JobProgress
@@ -137,11 +136,10 @@ def _stages(
     progress = JobProgress(
         console, config.train.metric, curves, lambda job, p: trackers.on_point(jobs, job, p)
     )
-    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
     trained = {job.name: job.output for job in teacher_jobs}
     pool: TeacherPool | None = None
     infos: list[TeacherInfo] = []
-    with progress.watching(mailbox):
+    with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
         train_teachers(teacher_jobs, folder, progress, mailbox)
         try:
             if config.teachers:

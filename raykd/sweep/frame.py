@@ -20,7 +20,7 @@ from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import Job, teacher_job
 from raykd.runs.label import LabelReport, label_rows, shown
-from raykd.runs.mailbox import Mailbox
+from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.pool import check_cluster, placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
@@ -119,8 +119,7 @@ class Frame:
         if all(job.done for job in self.teacher_jobs):
             train_teachers(self.teacher_jobs, self.folder, progress, None)  # says that they are there
             return
-        mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
-        with progress.watching(mailbox):
+        with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
             train_teachers(self.teacher_jobs, self.folder, progress, mailbox)
 
 
@@ -168,23 +167,19 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
     for trial in journal.trials.values():
         if trial.status not in (None, "failed"):
             progress.restore(trial.row(higher))
-    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
-    watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress, higher)
-    suggestions = Suggestions(
-        search.sampler,
-        journal,
-        num_samples=search.trials,
-        folder=path / CHECKPOINTS,
-        scheduler=search.scheduler if search.judged_as_they_come else None,
-        mode=search.mode,
-        begun=watch.begun,
-    )
-    try:
+    with mailbox_on_cluster() as mailbox:
+        watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress, higher)
+        suggestions = Suggestions(
+            search.sampler,
+            journal,
+            num_samples=search.trials,
+            folder=path / CHECKPOINTS,
+            scheduler=search.scheduler if search.judged_as_they_come else None,
+            mode=search.mode,
+            begun=watch.begun,
+        )
         with progress.shown():
             run_trials(_shared(frame, search, mailbox), suggestions, search.scheduler, watch, search.settings)
-    finally:
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(mailbox)  # Tune keeps what it was given as long as this process lives
     if not any(trial.row().counts for trial in journal.trials.values()):
         errors = sorted({t.error for t in journal.trials.values() if t.error})
         raise SweepError(

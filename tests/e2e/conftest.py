@@ -206,17 +206,29 @@ def raykd(world: World, ray_cluster: None) -> Iterator[Callable[..., subprocess.
         process.communicate()
 
 
-def nothing_left() -> bool:
-    """Whether no actor of a run is alive and no CPU is held.
+def held() -> list[str]:
+    """What runs and sweeps still have on the cluster: live actors, placement groups, CPUs.
 
     Ray's own helpers do not count: they hold nothing, and one of them ends only where there is a dashboard to ask.
     """
     import ray
 
-    states = ray._private.state.actors().values()
-    alive = {a["ActorClassName"] for a in states if a["State"] != "DEAD"}
-    ours = {name for name in alive if not name.startswith("_")} - {"PlacementGroupCleaner"}
-    return not ours and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+    alive = [a for a in ray._private.state.actors().values() if a["State"] != "DEAD"]
+    found = [
+        f"actor {a['ActorClassName']} {a['State']}, driver {a['JobID']}, process {a['Pid']}"
+        for a in alive
+        if not a["ActorClassName"].startswith("_") and a["ActorClassName"] != "PlacementGroupCleaner"
+    ]
+    groups = ray.util.placement_group_table().values()
+    found += [f"placement group {g['state']} {g['bundles']}" for g in groups if g["state"] != "REMOVED"]
+    free, there = ray.available_resources().get("CPU", 0.0), ray.cluster_resources()["CPU"]
+    return found if free == there else [*found, f"{there - free:g} of {there:g} CPUs"]
+
+
+def still_held(seconds: float = 20.0) -> list[str]:
+    """What is still held after so long; empty as soon as nothing is."""
+    wait_until(lambda: not held(), seconds, pause=0.1)
+    return held()
 
 
 def wait_until(what: Callable[[], bool], seconds: float, pause: float = 0.02) -> bool:

@@ -133,14 +133,6 @@ def left_over(folder: Path) -> set[str]:
     return {name for name in ("checkpoints", "tune", "spool") if (folder / name).exists()}
 
 
-def placement_groups() -> list[str]:
-    """States of placement groups that still hold something."""
-    import ray
-
-    table = ray.util.placement_group_table()
-    return [group["state"] for group in table.values() if group["state"] != "REMOVED"]
-
-
 TRIAL, RANK = "ResourceTrainable", "Rank"
 """Classes of a trial's actors: Tune's own wrapper of rank 0, and the other ranks."""
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from raykd.runs.outcome import Outcome
-from tests.e2e.conftest import Server, World, nothing_left, wait_until
+from tests.e2e.conftest import Server, World, still_held, wait_until
 
 Start = Callable[..., subprocess.Popen[str]]
 STARTED_S, ENDED_S = 120.0, 15.0
@@ -57,12 +57,12 @@ def test_interrupted_killed_and_resumed_equals_unbroken(
     assert state["status"] == "interrupted"
     client = _client(uri)
     assert client.get_run(state["mlflow_run_id"]).info.status == "KILLED"
-    assert wait_until(nothing_left, 60.0)
+    assert still_held(60.0) == []
 
     _stop_after_checkpoints(raykd("train", path, "--resume"), world, 3, signal.SIGKILL)
     assert world.state("stopped")["status"] == "running"
     assert not (world.run("stopped") / "student").exists()
-    assert wait_until(nothing_left, 60.0)
+    assert still_held(60.0) == []
 
     process = raykd("train", path, "--resume")
     out, err = process.communicate(timeout=STARTED_S)
@@ -107,4 +107,4 @@ def test_ctrl_c_while_workers_start(first: Outcome, world: World, raykd: Start) 
     assert world.state("early")["status"] == "interrupted"
     client = _client(f"sqlite:///{world.folder}/runs/mlflow.db")
     assert client.get_run(world.state("early")["mlflow_run_id"]).info.status == "KILLED"
-    assert wait_until(nothing_left, 60.0)
+    assert still_held(60.0) == []

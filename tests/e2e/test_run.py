@@ -12,7 +12,7 @@ from raykd.errors import ConfigError, NonFiniteError
 from raykd.load import flatten
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
-from tests.e2e.conftest import World, nothing_left, wait_until
+from tests.e2e.conftest import World, still_held
 from tests.fakes import BAD, GOOD, LABELS
 
 
@@ -119,7 +119,7 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
 
 
 def test_nothing_of_the_run_is_left_in_the_cluster(first: Outcome) -> None:
-    assert wait_until(nothing_left, 20.0)
+    assert still_held() == []
 
 
 def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World) -> None:
@@ -151,14 +151,15 @@ def test_a_loss_that_is_not_finite_names_step_and_rows_and_keeps_what_was_writte
         "steps": 20, "batch_size": 16, "evaluations": 4, "learning_rate": 1e38, "max_failures": 1,
         "lr_schedule": {"kind": "step", "values": [1e-40, 1.0], "at": [0.5]},
     }  # fmt: skip
-    config = world.config("broken", teachers=[], baseline=False, objective={"alpha": 1.0}, train=broken)
+    config = world.config("overflow", teachers=[], baseline=False, objective={"alpha": 1.0}, train=broken)
     with pytest.raises(NonFiniteError) as raised:
         train(config)
     found = re.search(r"at step (\d+) of 20, rows \['(en|fr)-train:\d+'", str(raised.value))
     assert found and 10 <= int(found[1]) <= 13
-    assert len(world.checkpoints("broken")) == 2
-    assert world.state("broken")["status"] == "failed"
-    log = (world.run("broken") / "log.txt").read_text(encoding="utf-8")
+    assert len(world.checkpoints("overflow")) == 2
+    assert world.state("overflow")["status"] == "failed"
+    log = (world.run("overflow") / "log.txt").read_text(encoding="utf-8")
     assert log.count("workers for student") == 1 and "the training loss is not finite" in log
     client, _ = recorded
-    assert client.get_run(world.state("broken")["mlflow_run_id"]).info.status == "FAILED"
+    assert client.get_run(world.state("overflow")["mlflow_run_id"]).info.status == "FAILED"
+    assert still_held() == [], "though the error that holds the run's frames is still here"

@@ -14,8 +14,8 @@ from raykd.load import load_run
 from raykd.runs.check import preflight
 from raykd.sweep.confirm import confirm
 from raykd.sweep.outcome import SweepOutcome
-from tests.e2e.conftest import nothing_left, wait_until
-from tests.e2e.sweeps import Sweeps, curve_of, left_over, placement_groups, plain_loop, shared_memory
+from tests.e2e.conftest import still_held
+from tests.e2e.sweeps import Sweeps, curve_of, left_over, plain_loop, shared_memory
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 KEYS = {"objective.alpha", "objective.temperature", "train.learning_rate"}
@@ -131,7 +131,7 @@ def test_page_and_tables_are_there(asha: SweepOutcome, sweeps: Sweeps) -> None:
 def test_nothing_is_left(memory_before: set[str], unbroken: SweepOutcome, sweeps: Sweeps) -> None:
     for name in ("asha", "unbroken"):
         assert left_over(sweeps.folder(name)) == set()
-    assert wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert still_held() == []
     assert shared_memory() <= memory_before
 
 
@@ -163,7 +163,7 @@ def test_a_sweep_that_cannot_start_says_so_before_teachers_work(
     base = sweeps.base(serving={"store": str(store)}, **changes)
     with pytest.raises(ResourceError, match=words):
         sweeps.run("cannot", base, **keys)
-    assert not store.exists() and not sweeps.folder("cannot").exists() and nothing_left()
+    assert not store.exists() and not sweeps.folder("cannot").exists() and still_held() == []
 
 
 def test_the_winner_is_confirmed_with_fresh_seeds(asha: SweepOutcome, sweeps: Sweeps) -> None:
@@ -185,7 +185,7 @@ def test_the_winner_is_confirmed_with_fresh_seeds(asha: SweepOutcome, sweeps: Sw
     assert (run.info.status, run.data.tags["raykd.role"]) == ("FINISHED", "confirmation")
     assert run.data.metrics["confirm/difference"] == pytest.approx(report.main.mean)
     assert (folder / "report.html").exists() and (folder / "results.md").exists()
-    assert left_over(folder) == set() and wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert left_over(folder) == set() and still_held() == []
 
 
 def _confirmed_by_a_plain_loop(sweeps: Sweeps, result) -> None:  # type: ignore[no-untyped-def]

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from raykd.sweep.outcome import SweepOutcome
 from raykd.sweep.run import sweep
-from tests.e2e.conftest import MEDIAN, STILL, nothing_left, wait_until
-from tests.e2e.sweeps import STEADY, TRIAL, Sweeps, actors, curve_of, left_over, placement_groups, plain_loop
+from tests.e2e.conftest import MEDIAN, STILL, still_held, wait_until
+from tests.e2e.sweeps import STEADY, TRIAL, Sweeps, actors, curve_of, left_over, plain_loop
 
 STARTED_S = 120.0
 """Longest wait for the first trial of a sweep to come to its second evaluation."""
@@ -65,7 +65,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on_as_if_it_had_not_been(
     over = {line["name"] for line in before if line["event"] == "end"}
     assert "t0000" in over and over != {f"t000{i}" for i in range(4)}
     left = sweeps.journal("killed").unfinished[0]
-    assert wait_until(nothing_left, 30.0)
+    assert still_held(30.0) == []
 
     outcome = sweep(sweeps.plan(**killed), resume=True, console=Console(quiet=True))
     after = lines_of(sweeps, "killed")
@@ -87,7 +87,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on_as_if_it_had_not_been(
     _teachers_answered_once(sweeps, outcome)
     _every_point_once(sweeps, outcome, over)
     assert left_over(sweeps.folder("killed")) == set()
-    assert wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert still_held() == []
 
 
 def _teachers_answered_once(sweeps: Sweeps, outcome: SweepOutcome) -> None:
@@ -215,4 +215,4 @@ def test_mlflow_says_what_became_of_each(broken: tuple[int, list[int], str], swe
 
 def test_nothing_of_a_broken_sweep_is_left(broken: tuple[int, list[int], str], sweeps: Sweeps) -> None:
     assert left_over(sweeps.folder("broken")) == set()
-    assert wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert still_held() == []

@@ -9,7 +9,7 @@ import pytest
 
 from raykd.load import load_run
 from raykd.sweep.outcome import SweepOutcome, best_run
-from tests.e2e.conftest import MEDIAN, STILL, nothing_left, wait_until
+from tests.e2e.conftest import MEDIAN, STILL, still_held
 from tests.e2e.sweeps import (
     RANK,
     SHORT,
@@ -19,7 +19,6 @@ from tests.e2e.sweeps import (
     actors,
     curve_of,
     left_over,
-    placement_groups,
     plain_loop,
 )
 
@@ -81,7 +80,7 @@ def test_what_a_population_found_trains_again_from_scratch(
 
 def test_nothing_of_a_population_is_left(population: dict[str, Any], sweeps: Sweeps) -> None:
     assert left_over(sweeps.folder("population")) == set()
-    assert wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert still_held() == []
 
 
 def test_hyperband_runs_the_best_of_a_bracket_to_the_end(asha: SweepOutcome, sweeps: Sweeps) -> None:
@@ -106,7 +105,7 @@ def test_hyperband_runs_the_best_of_a_bracket_to_the_end(asha: SweepOutcome, swe
     (kept,) = [t.name for t in outcome.report.trials[:3] if t.status == "finished"]
     assert first[kept] == max(first.values())  # type: ignore[type-var]
     assert left_over(sweeps.folder("hyperband")) == set()
-    assert wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert still_held() == []
 
 
 def test_trials_of_two_ranks_learn_what_trials_of_one_learn(unbroken: SweepOutcome, sweeps: Sweeps) -> None:
@@ -126,4 +125,4 @@ def test_trials_of_two_ranks_learn_what_trials_of_one_learn(unbroken: SweepOutco
     state = json.loads((sweeps.folder("two-ranks") / "run.json").read_text(encoding="utf-8"))
     metrics = sweeps.client().get_run(state["mlflow_run_id"]).data.metrics
     assert metrics["sweep/teacher_passes"] == 0.0
-    assert wait_until(nothing_left, 20.0) and placement_groups() == []
+    assert still_held() == []
