@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,8 +293,9 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     assert list(answer["label"]) == [("negative", "positive")[c] for c in p_NC.argmax(1)]
     assert [c.name for c in model.metadata.signature.inputs] == ["text", "text_pair"]
     assert client.get_logged_model(model_uri.removeprefix("models:/")).status == "READY"
-    files = [p.name for p in (tmp_path.parent).glob("**/*.pkl")]
-    assert files == []
+    folder = Path(uri.removeprefix("sqlite:///")).parent  # of the database, with the artifacts beside it
+    assert list(folder.glob("**/model.safetensors")) != []
+    assert [*folder.glob("**/*.pkl"), *tmp_path.glob("**/*.pkl")] == []
 
 
 def test_sync_command_sends_what_a_run_left_behind(tmp_path, uri):
