@@ -1,40 +1,32 @@
-"""Two Ray Train workers with sharded optimizer states learn what one worker learns; teachers on Ray answer both."""
+"""Two Ray Train workers with sharded optimizer states learn what one process learns; teachers on Ray answer both."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from raykd import models
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
 from tests.e2e.conftest import World
+from tests.e2e.sweeps import plain_loop
 
-
-def student(world: World, name: str, **changes: Any) -> dict[str, Any]:
-    run: dict[str, Any] = {
-        "baseline": False,
-        "ray": {"num_cpus": 4},
-        "student": {
-            "kind": "transformer",
-            "layers": 1,
-            "hidden": 16,
-            "heads": 2,
-            "dropout": 0.0,
-            "vocab_size": 120,
-        },
-        **changes,
-    }
-    outcome = train(world.config(name, **run))
-    return models.load(outcome.student).model.state_dict()  # type: ignore[no-any-return]
+STUDENT = {"kind": "transformer", "layers": 1, "hidden": 16, "heads": 2, "dropout": 0.0, "vocab_size": 120}
+STEPS = {"steps": 12, "batch_size": 16, "learning_rate": 0.002, "evaluations": 1}
 
 
 def test_two_workers_learn_what_one_learns(first: Outcome, world: World) -> None:
-    steps = {"steps": 12, "batch_size": 16, "learning_rate": 0.002, "evaluations": 1}
-    one = student(world, "one-worker", train={**steps, "gradient_accumulation": 4})
-    two = student(
-        world,
-        "two-workers",
-        train={**steps, "gradient_accumulation": 2, "zero_stage": 2},
-        workers={"num_workers": 2},
+    """The one is the loop without Ray, over micro-batches of the same size."""
+    one = world.config("one-worker", student=STUDENT, train={**STEPS, "gradient_accumulation": 4})
+    alone = plain_loop(one).best_student().model.state_dict()
+    outcome = train(
+        world.config(
+            "two-workers",
+            baseline=False,
+            ray={"num_cpus": 4},
+            student=STUDENT,
+            train={**STEPS, "gradient_accumulation": 2, "zero_stage": 2},
+            workers={"num_workers": 2},
+            tracking={"log_model": False},
+        )
     )
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    two = models.load(outcome.student).model.state_dict()
+    assert alone.keys() == two.keys()
+    assert max(float((alone[name] - two[name]).abs().max()) for name in two) < 1e-5
