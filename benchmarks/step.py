@@ -201,7 +201,7 @@ def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     state = {"step": 0}
     encoded = [
-        loop.task.collate(loop._encoded, loop.train_rows.labels_B, loop.stream.batch(i).tolist())
+        loop.task.collate(loop._encoded, loop.stream.batch(i).tolist())
         for i in range(64)
     ]
 

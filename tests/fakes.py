@@ -9,6 +9,8 @@ import numpy as np
 
 from raykd import models
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.report.results import Predictions, Score, score
+from raykd.tasks.metrics import classification
 from raykd.teachers.source import Answered, Roster, RosterSource
 
 LABELS = ("negative", "positive")
@@ -93,3 +95,9 @@ class FixedSource(RosterSource):
             )
             signals.append(TeacherSignal(name, logits_NC * asked_MB[m][:, None], asked_MB[m]))
         return Answered(signals)
+
+
+def scored(p: Predictions) -> Score:
+    """The score of a classifier whose rows are the units."""
+    counted_N = p.covered_N & (p.labels_N != UNLABELLED)
+    return score(p.languages, counted_N, lambda rows: classification(p.logits_NC[rows], p.labels_N[rows]))

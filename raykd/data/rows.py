@@ -87,15 +87,7 @@ class Rows:
         for name, column in (("a second text", "pairs"), ("words", "words"), ("golds", "golds")):
             if len({getattr(part, column) is not None for part in parts if len(part)}) > 1:
                 raise ValueError(f"some rows have {name} and some have not")
-        return Rows(
-            ids=tuple(i for part in parts for i in part.ids),
-            texts=tuple(t for part in parts for t in part.texts),
-            pairs=_joined([part.pairs for part in parts]),
-            languages=tuple(language for part in parts for language in part.languages),
-            labels_B=np.concatenate([part.labels_B for part in parts]).astype(np.int64),
-            words=_joined([part.words for part in parts]),
-            golds=_joined([part.golds for part in parts]),
-        )
+        return Rows._of(TextBatch.concat([part._all for part in parts]))
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -145,9 +137,3 @@ class Rows:
             "unlabelled": len(self) - labelled,
             "languages": languages,
         }
-
-
-def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
-    if all(column is None for column in columns):
-        return None
-    return tuple(value for column in columns for value in column or ())

@@ -128,12 +128,16 @@ class Answer:
         the text has. Both float32, or None where the teacher did not send them.
     """
 
-    support: ClassVar[Support] = "whole"
     shared: ClassVar[frozenset[str]] = frozenset()
     """Tensors that are not one entry a unit."""
 
     entropy_N: torch.Tensor | None = None
     gold_ce_N: torch.Tensor | None = None
+
+    @property
+    def support(self) -> Support:
+        """Over what a divergence can compare this answer with the student."""
+        return "whole"
 
     def units(self, begin: int, end: int) -> Self:
         """The answer for the units from begin to before end."""

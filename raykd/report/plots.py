@@ -234,9 +234,9 @@ def _present(curves: History, *names: str) -> list[str]:
 
 
 def _confidence(p: Predictions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Confidence and correctness of the covered, labelled rows."""
+    """Confidence and correctness of the covered, labelled units."""
     counted_N = p.covered_N & (p.labels_N != UNLABELLED)
-    if not counted_N.any():
+    if not counted_N.any() or not p.logits_NC.shape[1]:
         return np.zeros(0), np.zeros(0, dtype=bool)
     logp_NC = log_softmax(p.logits_NC[counted_N])
     return np.exp(logp_NC.max(axis=1)), logp_NC.argmax(axis=1) == p.labels_N[counted_N]

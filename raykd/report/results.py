@@ -15,22 +15,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED
-
 Role = Literal["teacher", "ensemble", "baseline", "student"]
 ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "student")
 """The order of rows in every table and of colours in every plot."""
-Measure = Callable[[NDArray[np.float32], NDArray[np.int64]], dict[str, float]]
+Measure = Callable[[NDArray[np.int64]], dict[str, float]]
+"""Metrics of the rows at these positions."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One system's answers to N rows. Written by `runs`, read by everything here.
+    """One system's answers to N units. Written by `runs`, read by everything here.
 
     name: as in the config. role: teacher; ensemble of the teachers; baseline (the student without
     teachers); student.
-    logits_NC: raw, float32. covered_N: False where it was not asked or cannot answer.
-    labels_N: gold labels, or `UNLABELLED`. languages: a code a row.
+    logits_NC: raw, float32; C is 0 where there are no labels to choose from. covered_N: False where it was not asked
+    or cannot answer. labels_N: gold labels, or `UNLABELLED`. languages: a code a unit.
     parameters: of the model (an ensemble: the sum). ms_per_1000: milliseconds for 1,000 texts; None was not
     measured.
     """
@@ -45,10 +44,10 @@ class Predictions:
     ms_per_1000: float | None = None
 
     def __post_init__(self) -> None:
-        rows = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}
-        if len(rows) != 1:
+        units = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}
+        if len(units) != 1:
             raise ValueError(
-                f"{self.name}: logits, covered, labels and languages have different lengths {sorted(rows)}"
+                f"{self.name}: logits, covered, labels and languages have different lengths {sorted(units)}"
             )
 
 
@@ -70,24 +69,27 @@ class Score:
 class Agreement:
     """How often two systems choose the same label.
 
-    names: the order of both axes. share_SS: in [0, 1]; NaN where two systems share no covered row.
+    names: the order of both axes. share_SS: in [0, 1]; NaN where two systems share no covered unit.
     """
 
     names: tuple[str, ...]
     share_SS: NDArray[np.float64]
 
 
-def score(predictions: Predictions, measure: Measure) -> Score:
-    """Metrics of each language the system covers, over covered and labelled rows, and their mean."""
-    languages = np.asarray(predictions.languages, dtype=object)
-    counted_N = predictions.covered_N & (predictions.labels_N != UNLABELLED)
+def score(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:
+    """Metrics of each language that has a row that counts, and their mean.
+
+    Args:
+        languages: a code a row. counted_B: rows that the system covers and that have a gold label.
+    """
+    codes = np.asarray(languages, dtype=object)
     by_language: dict[str, dict[str, float]] = {}
     rows: dict[str, int] = {}
-    for language in dict.fromkeys(predictions.languages):
-        picked_N = counted_N & (languages == language)
-        if picked_N.any():
-            by_language[language] = measure(predictions.logits_NC[picked_N], predictions.labels_N[picked_N])
-            rows[language] = int(picked_N.sum())
+    for language in dict.fromkeys(languages):
+        picked = np.flatnonzero(counted_B & (codes == language))
+        if len(picked):
+            by_language[language] = measure(picked)
+            rows[language] = len(picked)
     return Score(by_language, _mean(list(by_language.values())), rows)
 
 
@@ -98,7 +100,8 @@ def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
 
 
 def agreement(systems: Sequence[Predictions]) -> Agreement:
-    """Share of equal top-1 labels, over rows that both systems cover; gold labels play no part."""
+    """Share of equal top-1 labels, over units that both systems cover; gold labels play no part."""
+    systems = [system for system in systems if system.logits_NC.shape[1]]
     chosen = [system.logits_NC.argmax(axis=1) for system in systems]
     share_SS = np.full((len(systems), len(systems)), np.nan)
     for a, first in enumerate(systems):

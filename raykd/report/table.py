@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.report.results import ROLES, Predictions, Role, Score
+from raykd.tasks.metrics import HIGHER_IS_BETTER
 
 ABSENT = "–"
 ROLE_TITLES: Mapping[Role, str] = {
@@ -26,6 +27,9 @@ ROLE_TITLES: Mapping[Role, str] = {
 }  # fmt: skip
 METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
+    "f1": "F1 %", "precision": "precision %", "recall": "recall %", "exact_match": "exact match %",
+    "perplexity": "perplexity", "chrf": "chrF", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
 }  # fmt: skip
 _NARROW = {
     "languages": "langs",
@@ -34,7 +38,7 @@ _NARROW = {
     "macro-F1 %": "macro\nF1 %",
 }
 """Headings that a terminal has no room for."""
-RATES = ("accuracy", "macro_f1", "ece")
+RATES = ("accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match")
 """Metrics in [0, 1], shown in per cent."""
 
 
@@ -42,16 +46,19 @@ RATES = ("accuracy", "macro_f1", "ece")
 class Gap:
     """What distillation gained.
 
-    points: distilled minus undistilled macro accuracy, in percentage points.
+    metric: what is compared, the first of the task. points: distilled minus undistilled macro metric, in percentage
+        points of a rate, else in its own unit.
     closed: that as a share of the ensemble's lead over the undistilled student; None where there is no such
         lead, or the ensemble is measured on other languages.
     """
 
     points: float
     closed: float | None
+    metric: str = "accuracy"
 
     def __str__(self) -> str:
-        text = f"distilled − undistilled: {self.points:+.1f} points of macro accuracy"
+        title = METRIC_TITLES.get(self.metric, self.metric).removesuffix(" %")
+        text = f"distilled − undistilled: {self.points:+.1f} points of macro {title}"
         return (
             text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
         )
@@ -85,13 +92,15 @@ class ResultTable:
         """What distillation gained; None unless baseline and student are measured on the same languages."""
         by_role = {p.role: s for p, s in self.systems}
         student, baseline, ensemble = by_role.get("student"), by_role.get("baseline"), by_role.get("ensemble")
-        if student is None or baseline is None or not _comparable(student, baseline):
+        if student is None or baseline is None or not self.metrics:
             return None
-        gained = student.macro["accuracy"] - baseline.macro["accuracy"]  # type: ignore[index]
-        lead = 0.0
-        if ensemble is not None and _comparable(ensemble, baseline):
-            lead = ensemble.macro["accuracy"] - baseline.macro["accuracy"]  # type: ignore[index]
-        return Gap(points=100 * gained, closed=gained / lead if lead > 0 else None)
+        metric = self.metrics[0]
+        gained = _lead(student, baseline, metric)
+        if gained is None:
+            return None
+        lead = None if ensemble is None else _lead(ensemble, baseline, metric)
+        unit = 100 if metric in RATES else 1
+        return Gap(unit * gained, gained / lead if lead is not None and lead > 0 else None, metric)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat, JSON-able row for each system and language, and one with language ``macro``."""
@@ -176,10 +185,14 @@ class ResultTable:
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _comparable(one: Score, other: Score) -> bool:
-    """Measured on the same languages, with accuracy."""
-    same = set(one.by_language) == set(other.by_language)
-    return same and all(s.macro is not None and "accuracy" in s.macro for s in (one, other))
+def _lead(one: Score, other: Score, metric: str) -> float | None:
+    """How much better one is, in the metric's own unit; None unless both are measured on the same languages."""
+    if set(one.by_language) != set(other.by_language) or one.macro is None or other.macro is None:
+        return None
+    if metric not in one.macro or metric not in other.macro:
+        return None
+    sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
+    return sign * (one.macro[metric] - other.macro[metric])
 
 
 def system_title(p: Predictions) -> str:

@@ -18,7 +18,7 @@ from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.jobs import Job, jobs_of
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Placement, group
-from raykd.teachers.spec import TeacherSpec, label_columns
+from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import redact, tracking_uri
 
 
@@ -59,7 +59,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
             got="no id2label in its config.json",
             wanted=f"{list(config.data.labels)} in any order",
         )
-    label_columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
+    config.task.columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
     return f"{info.kind}, labels {', '.join(info.labels)}"
 
 

@@ -47,10 +47,11 @@ def make_loop(
 
 def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
     """The student at its seeded start."""
+    labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(
-        model=config.student.build(tokenizer, config.data.labels, config.seed),
+        model=config.student.build(tokenizer, labels, config.seed, config.task.kind),
         tokenizer=tokenizer,
-        labels=config.data.labels,
+        labels=labels,
         kind=config.student.kind,
         task=config.task.kind,
         max_length=config.task.max_length,

@@ -7,6 +7,7 @@ test set the validation rows are used and the table says so.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,22 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raykd.config import Embedded, RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
-from raykd.distill.signals import UNLABELLED, TeacherSignal, stack
+from raykd.distill.signals import UNLABELLED
 from raykd.load import dump
 from raykd.point import Point
 from raykd.report.page import RunReport, TeacherFacts, figures, write_page
 from raykd.report.plots import history
-from raykd.report.results import Predictions, Score, score
 from raykd.report.table import ResultTable
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import Job
-from raykd.runs.score import ask_all, ensemble_predictions, sample, student_predictions, teacher_predictions
+from raykd.runs.score import (
+    System,
+    ask_all,
+    ensemble_system,
+    sample,
+    stacked,
+    student_system,
+    teacher_systems,
+)
+from raykd.tasks.metrics import HIGHER_IS_BETTER
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import Tracker, environment, redact
@@ -55,7 +63,7 @@ class Outcome:
 class TeacherScores:
     """What the teachers and their ensemble answered to the held-out rows, and what is known of each teacher."""
 
-    predictions: list[Predictions]
+    systems: list[System]
     facts: tuple[TeacherFacts, ...]
 
 
@@ -75,13 +83,12 @@ def conclude(
     scored = (
         TeacherScores([], ()) if pool is None else _score_teachers(config, pool, infos, data, held_out, curve)
     )
-    systems = list(scored.predictions)
+    systems = list(scored.systems)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
-        systems.append(student_predictions(title, job.role, job.output, config, held_out))
-    pairs = tuple((p, score(p, config.task.metrics)) for p in systems)
+        systems.append(student_system(title, job.role, job.output, config, held_out))
     counters = {} if pool is None else pool.counters()
-    report = _report(config, folder, data, pairs, scored.facts, curve, tracker, counters)
+    report = _report(config, folder, data, tuple(systems), scored.facts, curve, tracker, counters)
     pictures = figures(report)
     page = write_page(report, folder.path / "report.html", pictures)
     logged = _log(config, tracker, report, (page, pictures), jobs, infos, counters, curves)
@@ -106,22 +113,17 @@ def _score_teachers(
     languages = pool.handle.teacher_languages
     times = pool.measure([sample(held_out, spoken) for spoken in languages])
     signals = ask_all(pool.handle, held_out)
-    predictions = teacher_predictions(signals, infos, times, held_out)
-    predictions.append(ensemble_predictions(config, signals, languages, predictions, held_out))
-    weights_MN = _weights(config, signals, languages, held_out)
-    validation = ask_all(pool.handle, data.validation)
+    systems = teacher_systems(config, signals, infos, times, held_out)
+    together = stacked(config, signals, languages, held_out)
+    asked_B = np.any([signal.covered_N for signal in signals], axis=0)
+    systems.append(ensemble_system(config, together, asked_B, [p for p, _ in systems], held_out))
+    weights_MN = config.objective.weighting.weights(together).numpy()
+    checked = teacher_systems(
+        config, ask_all(pool.handle, data.validation), infos, [math.nan] * len(infos), data.validation
+    )
     counters = pool.counters()
     facts = []
     for m, info in enumerate(infos):
-        checked = Predictions(
-            info.name,
-            "teacher",
-            validation[m].logits_NC,
-            validation[m].covered_N,
-            data.validation.labels_B,
-            data.validation.languages,
-            info.parameters,
-        )
         spec = next(s for g in pool.groups for s in g.specs if s.name == info.name)
         facts.append(
             TeacherFacts(
@@ -130,27 +132,14 @@ def _score_teachers(
                 path=spec.path,
                 fingerprint=info.fingerprint,
                 parameters=info.parameters,
-                validation=dict(score(checked, config.task.metrics).macro or {}),
+                validation=dict(checked[m][1].macro or {}),
                 latency_ms=_mean_latency_ms(curve, info.name),
                 store_hit_rate=1.0
                 - counters[info.name]["forwarded"] / max(1, counters[info.name]["answered"]),
-                weights=_mean_weights(weights_MN[m], held_out.languages),
+                weights=_mean_weights(weights_MN[m], together.languages),
             )
         )
-    return TeacherScores(predictions, tuple(facts))
-
-
-def _weights(
-    config: RunConfig,
-    signals: Sequence[TeacherSignal],
-    languages: Sequence[frozenset[str] | None],
-    rows: Rows,
-) -> NDArray[np.float32]:
-    hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
-    weights: NDArray[np.float32] = config.objective.weighting.weights(
-        stack(signals, languages, hidden, tuple(rows.languages))
-    ).numpy()
-    return weights
+    return TeacherScores(systems, tuple(facts))
 
 
 def _mean_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:
@@ -169,7 +158,7 @@ def _report(
     config: RunConfig,
     folder: RunFolder,
     data: Dataset,
-    systems: tuple[tuple[Predictions, Score], ...],
+    systems: tuple[System, ...],
     facts: tuple[TeacherFacts, ...],
     curve: Sequence[Point],
     tracker: Tracker,
@@ -251,10 +240,14 @@ def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[st
     return tuple(notes)
 
 
-def _weak_teachers(systems: Sequence[tuple[Predictions, Score]]) -> tuple[str, ...]:
-    """Says so where the teachers have nothing to teach."""
-    macro = {p.role: s.macro["accuracy"] for p, s in systems if s.macro is not None and "accuracy" in s.macro}
-    if "ensemble" in macro and "baseline" in macro and macro["ensemble"] <= macro["baseline"]:
+def _weak_teachers(systems: Sequence[System]) -> tuple[str, ...]:
+    """Says so where the teachers have nothing to teach, by the task's first metric."""
+    found = {p.role: next(iter(s.macro.items())) for p, s in systems if s.macro}
+    ensemble, baseline = found.get("ensemble"), found.get("baseline")
+    if ensemble is None or baseline is None:
+        return ()
+    sign = 1.0 if HIGHER_IS_BETTER.get(ensemble[0], True) else -1.0
+    if sign * ensemble[1] <= sign * baseline[1]:
         return (
             "the teachers together are no better than the undistilled student: train them longer, with another "
             "learning rate (training.train), or on more rows",

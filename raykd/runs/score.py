@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch, stack
+from raykd.distill.bodies import lay_out, unit_logits
+from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
 from raykd.distill.targets import combine
-from raykd.report.results import Predictions, Role
+from raykd.report.results import Predictions, Role, Score, score
+from raykd.tasks import Said
 from raykd.teachers.pool import PoolHandle
 from raykd.teachers.teacher import Teacher, TeacherInfo, TeacherSpec
 
@@ -26,6 +29,10 @@ ASKED_ROWS = 128
 """Rows of one request of an evaluation."""
 TIMED_ROWS = 256
 """Texts that the time for 1,000 texts is measured on."""
+
+
+System = tuple[Predictions, Score]
+"""What a system answered, and how good that was."""
 
 
 def ask_all(handle: PoolHandle, rows: Rows) -> list[TeacherSignal]:
@@ -36,14 +43,63 @@ def ask_all(handle: PoolHandle, rows: Rows) -> list[TeacherSignal]:
         for begin in range(0, len(rows), ASKED_ROWS)
     ]
     parts = [ticket.result() for ticket in waiting]
-    return [
-        TeacherSignal(
-            name,
-            np.concatenate([part[m].logits_NC for part in parts]),
-            np.concatenate([part[m].covered_N for part in parts]),
-        )
-        for m, name in enumerate(handle.teachers)
-    ]
+    return [joined([part[m] for part in parts]) for m in range(len(handle.teachers))]
+
+
+def joined(parts: Sequence[TeacherSignal]) -> TeacherSignal:
+    """One teacher's answers to several batches as its answer to all of them."""
+    return TeacherSignal(
+        parts[0].teacher,
+        np.concatenate([part.logits_NC for part in parts]),
+        np.concatenate([part.covered_N for part in parts]),
+        bodies=None if parts[0].bodies is None else sum((part.bodies or () for part in parts), ()),
+    )
+
+
+def judged(
+    name: str, role: Role, config: RunConfig, said: Said, asked_B: NDArray[np.bool_], rows: Rows,
+    parameters: int, ms_per_1000: float | None = None,
+) -> System:  # fmt: skip
+    """What a system said to the rows it was asked for, measured by the task."""
+    labels = config.data.labels
+    found = score(
+        rows.languages,
+        asked_B & rows.labelled,
+        lambda picked: config.task.metrics(said.take(picked), rows.take(picked), labels),
+    )
+    batch = rows.take(range(len(rows)))
+    languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
+    gold_N = config.task.unit_labels(batch)
+    return (
+        Predictions(name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000),
+        found,
+    )
+
+
+def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Said:
+    """A teacher's answers to all rows as what a task measures."""
+    batch = rows.take(range(len(rows)))
+    counts_B = config.task.counts(batch)
+    if signal.bodies is None:
+        return Said(signal.logits_NC, counts_B, signal.covered_N)
+    logits_NC, covered_N = unit_logits(signal, counts_B, config.task.choices(batch, config.data.labels))
+    return Said(np.maximum(logits_NC, MASKED), counts_B, covered_N)
+
+
+def stacked(
+    config: RunConfig,
+    signals: Sequence[TeacherSignal],
+    languages: Sequence[frozenset[str] | None],
+    rows: Rows,
+) -> Signals:
+    """The teachers' answers to all rows as the objective sees them, without gold labels."""
+    batch = rows.take(range(len(rows)))
+    counts_B = config.task.counts(batch)
+    hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
+    if config.task.row_units:
+        return stack(signals, languages, hidden_N, tuple(rows.languages))
+    choices = config.task.choices(batch, config.data.labels)
+    return lay_out(signals, languages, hidden_N, rows.languages, counts_B, choices=choices)
 
 
 def sample(rows: Rows, languages: frozenset[str] | None) -> TextBatch:
@@ -53,58 +109,51 @@ def sample(rows: Rows, languages: frozenset[str] | None) -> TextBatch:
     return rows.take(picked[::step][:TIMED_ROWS])
 
 
-def teacher_predictions(
-    signals: Sequence[TeacherSignal], infos: Sequence[TeacherInfo], times: Sequence[float], rows: Rows
-) -> list[Predictions]:
+def teacher_systems(
+    config: RunConfig,
+    signals: Sequence[TeacherSignal],
+    infos: Sequence[TeacherInfo],
+    times: Sequence[float],
+    rows: Rows,
+) -> list[System]:
     """The teachers' rows of the table."""
     return [
-        Predictions(
-            s.teacher,
-            "teacher",
-            s.logits_NC,
-            s.covered_N,
-            rows.labels_B,
-            rows.languages,
-            i.parameters,
+        judged(
+            s.teacher, "teacher", config, said_by(config, s, rows), s.covered_N, rows, i.parameters,
             None if np.isnan(t) else t,
         )
         for s, i, t in zip(signals, infos, times, strict=True)
-    ]
+    ]  # fmt: skip
 
 
-def ensemble_predictions(
+def ensemble_system(
     config: RunConfig,
-    signals: Sequence[TeacherSignal],
-    languages: Sequence[frozenset[str] | None],
+    signals: Signals,
+    asked_B: NDArray[np.bool_],
     teachers: Sequence[Predictions],
     rows: Rows,
-) -> Predictions:
-    """What the student is taught: the combined target at temperature 1, as log-probabilities."""
-    hidden = torch.full((len(rows),), UNLABELLED, dtype=torch.int64)
-    stacked = stack(signals, languages, hidden, tuple(rows.languages))
-    target = combine(stacked, config.objective.weighting.weights(stacked), 1.0, config.objective.mixture)
+) -> System:
+    """What the student is taught: the combined target at temperature 1, as log-probabilities.
+
+    Args:
+        signals: of all units. asked_B: rows that some teacher was asked for.
+    """
+    weighting = config.objective.weighting
+    target = combine(signals, weighting.weights(signals), 1.0, config.objective.mixture)
+    names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
-    asked = [
-        sum(
-            config.objective.weighting.asks(lang, tuple(t.name for t in teachers), tuple(languages))[m]
-            for lang in rows.languages
-        )
-        / max(1, len(rows))
-        for m in range(len(teachers))
-    ]
-    return Predictions(
-        "teacher ensemble",
-        "ensemble",
+    shares = np.asarray([weighting.asks(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
+    said = Said(
         target.logp_NK.numpy().astype(np.float32),
+        config.task.counts(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
-        rows.labels_B,
-        rows.languages,
-        sum(t.parameters for t in teachers),
-        sum((t or 0.0) * share for t, share in zip(times, asked, strict=True)),
     )
+    parameters = sum(t.parameters for t in teachers)
+    spent = sum((t or 0.0) * share for t, share in zip(times, shares.tolist(), strict=True))
+    return judged("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
 
 
-def student_predictions(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> Predictions:
+def student_system(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
     """A saved student's answers, from the files that a user gets."""
     threads = max(1, int(config.workers.num_cpus + 1e-6))
     before = torch.get_num_threads()
@@ -117,13 +166,5 @@ def student_predictions(name: str, role: Role, directory: Path, config: RunConfi
         elapsed = student.measure(sample(rows, None))
     finally:
         torch.set_num_threads(before)
-    return Predictions(
-        name,
-        role,
-        signal.logits_NC,
-        signal.covered_N,
-        rows.labels_B,
-        rows.languages,
-        info.parameters,
-        elapsed,
-    )
+    said = said_by(config, signal, rows)
+    return judged(name, role, config, said, signal.covered_N, rows, info.parameters, elapsed)

@@ -165,10 +165,9 @@ class Engine:
         """Dropout on."""
         self.engine.train()
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits ``[..., C]`` in float32."""
-        logits: torch.Tensor = self.engine(**inputs).logits
-        return logits.float()
+    def forward(self, inputs: dict[str, torch.Tensor]) -> Any:
+        """The model's outputs, in the engine's precision; a task's `gather` reads them."""
+        return self.engine(**inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Backward of this micro-batch's share of the global loss."""
@@ -191,7 +190,9 @@ class Engine:
         if schedule is None or not self._decays:
             return
         schedule.base_lrs = [train.learning_rate] * len(groups)
-        rates: list[Any] = [train.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        rates: list[Any] = [
+            train.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas
+        ]
         for group, rate in zip(groups, rates, strict=True):
             group["initial_lr"], group["lr"] = train.learning_rate, rate
         schedule._last_lr = rates

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED
-from raykd.tasks import EncodedRows, Task
+from raykd.data.rows import Rows
+from raykd.distill.signals import MASKED
+from raykd.tasks import EncodedRows, Said, Task
 
 EVALUATION_TOKENS = 16384
 """Largest padded size of one forward pass of an evaluation."""
@@ -25,43 +25,58 @@ def gather_ranks(part: Any) -> list[Any]:
     return parts
 
 
-def logits_of(
-    forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    task: Task,
-    rows: EncodedRows,
-    labels_B: NDArray[np.int64],
-    picked: Sequence[int],
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Raw logits ``[len(picked), C]`` of the picked rows, run in passes of similar length."""
-    order = sorted(picked, key=lambda i: -int(rows.lengths_B[i]))
-    at = {row: position for position, row in enumerate(picked)}
-    result: NDArray[np.float32] | None = None
+def say(
+    model: Callable[..., Any], task: Task, rows: EncodedRows, picked: Sequence[int], device: torch.device
+) -> Said:
+    """What the model says to the picked rows, in their order, run in passes of rows of similar length."""
+    order = sorted(range(len(picked)), key=lambda at: -int(rows.lengths_B[picked[at]]))
+    parts: list[tuple[list[int], Said]] = []
     begin = 0
     while begin < len(order):
-        width = max(1, int(rows.lengths_B[order[begin]]))
+        width = max(1, int(rows.lengths_B[picked[order[begin]]]))
         part = order[begin : begin + max(1, EVALUATION_TOKENS // width)]
-        padded = task.collate(rows, labels_B, part).to(device)
-        logits = task.gather(forward(padded.inputs), padded).float().cpu().numpy()
-        if result is None:
-            result = np.empty((len(picked), logits.shape[1]), dtype=np.float32)
-        result[[at[i] for i in part]] = logits
+        encoded = task.collate(rows, [picked[at] for at in part]).to(device)
+        logits_NC = task.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
+        seen = np.ones(len(logits_NC), dtype=bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
+        parts.append((part, Said(logits_NC, encoded.counts_B, seen)))
         begin += len(part)
-    return np.empty((0, 0), dtype=np.float32) if result is None else result
+    if not parts:
+        return Said(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
+    back = np.argsort(np.concatenate([np.asarray(part) for part, _ in parts]))
+    return join([said for _, said in parts]).take(back)
 
 
-def scores_by_language(
-    task: Task, logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64], languages: Sequence[str]
-) -> dict[str, float]:
+def join(parts: Sequence[Said]) -> Said:
+    """All rows of the parts, one part after the other; parts without rows are passed over."""
+    parts = [part for part in parts if len(part.counts_B)]
+    width = max((part.logits_NC.shape[1] for part in parts), default=0)
+    wide = [
+        np.pad(p.logits_NC, ((0, 0), (0, width - p.logits_NC.shape[1])), constant_values=MASKED)
+        for p in parts
+    ]
+    texts = [p.texts for p in parts if p.texts is not None]
+    nll = [p.nll_B for p in parts if p.nll_B is not None]
+    tokens = [p.tokens_B for p in parts if p.tokens_B is not None]
+    return Said(
+        np.concatenate(wide),
+        np.concatenate([p.counts_B for p in parts]),
+        np.concatenate([p.covered_N for p in parts]),
+        tuple(text for column in texts for text in column) if texts else None,
+        np.concatenate(nll) if nll else None,
+        np.concatenate(tokens) if tokens else None,
+    )
+
+
+def scores_by_language(task: Task, said: Said, rows: Rows, labels: Sequence[str]) -> dict[str, float]:
     """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them."""
-    codes = np.asarray(languages)
+    codes = np.asarray(rows.languages)
     values: dict[str, float] = {}
     collected: dict[str, list[float]] = {}
-    for language in sorted(set(languages)):
-        inside = (codes == language) & (labels_N != UNLABELLED)
-        if not inside.any():
+    for language in sorted(set(rows.languages)):
+        inside = np.flatnonzero((codes == language) & rows.labelled)
+        if not len(inside):
             continue
-        for metric, value in task.metrics(logits_NC[inside], labels_N[inside]).items():
+        for metric, value in task.metrics(said.take(inside), rows.take(inside), labels).items():
             values[f"eval/{language}/{metric}"] = value
             collected.setdefault(metric, []).append(value)
     for metric, found in collected.items():

@@ -28,7 +28,7 @@ class Prepared:
 def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> Prepared:
     """Tokenises the rows that the run sees; plain training sees the labelled ones only."""
     if config.plain:
-        train = train.select(train.labels_B >= 0)
+        train = train.select(train.labelled)
     return Prepared(
         train=train,
         validation=validation,

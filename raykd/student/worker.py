@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from raykd import models
 from raykd.config import RunConfig
 from raykd.data.stream import BatchStream
+from raykd.distill.bodies import lay_out
 from raykd.distill.objective import Counts
 from raykd.distill.signals import Signals, SignalSource, TeacherSignal, stack
 from raykd.errors import NonFiniteError
 from raykd.point import Point
 from raykd.student.engine import Engine
-from raykd.student.evaluate import gather_ranks, logits_of, scores_by_language
+from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter, reduce_sum
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.prepare import Prepared
@@ -132,8 +133,8 @@ class TrainingLoop:
         totals = self._global_counts(micros)
         self._rate = self.engine.learning_rate()
         for micro in micros:
-            logits = self.engine.forward(micro.encoded.inputs)
-            units_NC = self.task.gather(logits, micro.encoded)
+            outputs = self.engine.forward(micro.encoded.inputs)
+            units_NC = self.task.gather(outputs, micro.encoded).float()
             result = self.objective.evaluate(
                 units_NC, micro.encoded.labels_N, micro.signals, progress, totals
             )
@@ -145,14 +146,29 @@ class TrainingLoop:
         self.state.step = work.step + 1
 
     def _micro(self, rows: NDArray[np.int64], at: int, work: StepWork) -> Micro:
-        encoded = self.task.collate(self._encoded, self.train_rows.labels_B, rows.tolist()).to(self.device)
+        encoded = self.task.collate(self._encoded, rows.tolist()).to(self.device)
         if work.signals is None or self._source is None:
             return Micro(encoded, None, rows)
         answers: Sequence[TeacherSignal] = work.signals[at]
         self.meter.add_signals(answers)
         languages = tuple(self.train_rows.languages[i] for i in rows)
-        return Micro(
-            encoded, stack(answers, self._source.teacher_languages, encoded.labels_N, languages), rows
+        return Micro(encoded, self._signals(answers, encoded, languages), rows)
+
+    def _signals(
+        self, answers: Sequence[TeacherSignal], encoded: EncodedBatch, languages: tuple[str, ...]
+    ) -> Signals:
+        assert self._source is not None
+        spoken = self._source.teacher_languages
+        if self.task.row_units:
+            return stack(answers, spoken, encoded.labels_N, languages)
+        return lay_out(
+            answers,
+            spoken,
+            encoded.labels_N,
+            languages,
+            encoded.counts_B,
+            choices=len(self.config.data.labels) if encoded.choices is None else encoded.choices,
+            seen_N=encoded.seen_N,
         )
 
     def _global_counts(self, micros: Sequence[Micro]) -> Counts:
@@ -249,19 +265,12 @@ class TrainingLoop:
         mine = list(range(begin, len(self.validation_rows), every))
         rows = self.validation_rows
         with self.engine.evaluating() as module:
-            logits_NC = logits_of(
-                lambda inputs: module(**inputs).logits,
-                self.task,
-                self._encoded_validation,
-                rows.labels_B,
-                mine,
-                self.device,
-            )
-        parts = [(mine, logits_NC)] if shared else gather_ranks((mine, logits_NC))
+            said = say(module, self.task, self._encoded_validation, mine, self.device)
+        parts = [(mine, said)] if shared else gather_ranks((mine, said))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
-        logits_NC = np.concatenate([logits for _, logits in parts if len(logits)])
-        languages = [rows.languages[i] for i in order]
-        values = scores_by_language(self.task, logits_NC, rows.labels_B[order], languages)
+        values = scores_by_language(
+            self.task, join([part for _, part in parts]), rows.select(order), self.config.data.labels
+        )
         if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
             raise NonFiniteError(
                 "the validation scores are not finite",

@@ -24,10 +24,9 @@ from raykd.load import dump, flatten, load_run
 from raykd.point import Point
 from raykd.report.confirmation import MACRO, ConfirmationReport
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
-from raykd.report.results import score
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.score import student_predictions
+from raykd.runs.score import student_system
 from raykd.runs.session import Session, interruptible
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, load_sweep
@@ -267,10 +266,7 @@ def _report(plan: Sweep, arms: Arms, data: Dataset, journal: Journal, students: 
         config = arms.config(trial.sample)
         values: dict[str, float] = {}
         for split, rows in splits.items():
-            predictions = student_predictions(
-                arm, "student", _student(students, trial.tune_ids), config, rows
-            )
-            found = score(predictions, config.task.metrics)
+            _, found = student_system(arm, "student", _student(students, trial.tune_ids), config, rows)
             by_language = {**found.by_language, **({MACRO: found.macro} if found.macro else {})}
             for language, metrics in by_language.items():
                 values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}

@@ -1,9 +1,25 @@
 """What one prediction is: encoding, gathering units out of logits, metrics. The tokenizer is passed in."""
 
-from raykd.tasks.base import EncodedBatch, EncodedRows, Tokenizer
+from typing import Annotated
+
+from pydantic import Field
+
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, Tokenizer
 from raykd.tasks.classification import Classification
+from raykd.tasks.question_answering import QuestionAnswering
+from raykd.tasks.token_classification import TokenClassification
 
-Task = Classification
-"""The union of tasks; one member today, the next task adds itself here with its `kind`."""
+Task = Annotated[Classification | TokenClassification | QuestionAnswering, Field(discriminator="kind")]
+"""The union of tasks; the next one adds itself here with its `kind`."""
 
-__all__ = ["Classification", "EncodedBatch", "EncodedRows", "Task", "Tokenizer"]
+__all__ = [
+    "Classification",
+    "EncodedBatch",
+    "EncodedRows",
+    "QuestionAnswering",
+    "Said",
+    "Task",
+    "TaskBase",
+    "TokenClassification",
+    "Tokenizer",
+]

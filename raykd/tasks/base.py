@@ -1,19 +1,28 @@
-"""Encoding that all tasks share: rows are encoded once, batches are padded to their own longest row.
+"""What all tasks share: rows are encoded once, batches are padded to their own longest sequence, units are read.
 
 Decision record: encoding is done once a row, not once a batch, because a student sees a row in every epoch;
-padding is done per batch and to the batch's longest row only, because a forward pass costs in proportion to
-the padded length.
+padding is done per batch and to the batch's longest sequence only, because a forward pass costs in proportion to
+the padded length. What a unit is, and where a model says something about it, is known when a row is encoded: each
+unit has a *place*, the sequence and the token whose output is read, so that `gather` is one indexing operation and
+nothing after it knows the task. A text that is longer than the model's limit has units without a place: they are
+neither trained nor taught, and counted.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.errors import ConfigError, LabelMismatchError
+from raykd.spec import Spec
+from raykd.tasks.forms import RowForm
 
 
 class Tokenizer(Protocol):
@@ -35,70 +44,335 @@ class Tokenizer(Protocol):
 class EncodedRows:
     """Rows after tokenisation, not padded. Written by a task's `encode`, read by its `collate`.
 
-    fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a row.
+    fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
     pad_values: what each field is padded with.
-    lengths_B: tokens a row.
+    lengths_B: tokens a row, for grouping rows of like length.
+    labels_N: gold label of each unit, or `UNLABELLED`; the units of a row stand together.
+    starts_B1: where each row's units begin, and where the last one's end.
+    sequences_B1: where each row's sequences begin, where a row has several; None is one each.
+    places_N2: of each unit the sequence (counted from the row's first) and token that is read; (-1, -1) is none.
+        None where a model says one thing about a sequence.
+    extra: what else a task keeps a unit or a row, by name; arrays of N or of B.
     """
 
     fields: dict[str, list[NDArray[np.int64]]]
     pad_values: dict[str, int]
     lengths_B: NDArray[np.int64]
+    labels_N: NDArray[np.int64]
+    starts_B1: NDArray[np.int64]
+    sequences_B1: NDArray[np.int64] | None = None
+    places_N2: NDArray[np.int64] | None = None
+    extra: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths_B)
+
+    @property
+    def counts_B(self) -> NDArray[np.int64]:  # noqa: N802  (a shape, as the fields)
+        """Units of each row."""
+        return np.diff(self.starts_B1)
+
+    @property
+    def unseen(self) -> int:
+        """Units without a place: what was cut off."""
+        return 0 if self.places_N2 is None else int((self.places_N2[:, 0] < 0).sum())
+
+    def units(self, picked: Sequence[int]) -> NDArray[np.int64]:
+        """Positions of the picked rows' units, row after row."""
+        return ranges(self.starts_B1, picked)
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
     """One padded batch. Written by a task's `collate`, read by the model's forward and the task's `gather`.
 
-    inputs: keyword arguments of the model, each ``[B, L]`` int64.
-    labels_N: int64 or `UNLABELLED`, one a unit.
+    inputs: keyword arguments of the model, each ``[S, L]`` int64; S sequences, one a row for most tasks.
+    labels_N: int64 or `UNLABELLED`, one a unit; `UNLABELLED` where the unit was cut off.
     real_tokens, computed_tokens: before and after padding.
+    counts_B: units of each row. places_N2: ``(sequence, token)`` that is read for a unit, (0, 0) where it was cut off.
+    seen_N: False where a unit was cut off; None where all were seen.
+    choices: C where units have choices of their own (the words of a context): those of the longest; None where the
+        choices are the run's labels.
+    extra: what else a task needs for `gather`.
     """
 
     inputs: dict[str, torch.Tensor]
     labels_N: torch.Tensor
     real_tokens: int
     computed_tokens: int
+    counts_B: NDArray[np.int64]
+    places_N2: torch.Tensor | None = None
+    seen_N: torch.Tensor | None = None
+    choices: int | None = None
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> EncodedBatch:
         """The batch on another device."""
-        return EncodedBatch(
+        return replace(
+            self,
             inputs={name: value.to(device) for name, value in self.inputs.items()},
             labels_N=self.labels_N.to(device),
-            real_tokens=self.real_tokens,
-            computed_tokens=self.computed_tokens,
+            places_N2=None if self.places_N2 is None else self.places_N2.to(device),
+            seen_N=None if self.seen_N is None else self.seen_N.to(device),
+            extra={name: value.to(device) for name, value in self.extra.items()},
         )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one system answered to B rows. Written by evaluations, read by a task's `metrics`.
+
+    logits_NC: raw, float32, of all units in the rows' order, `MASKED` where a unit has fewer choices than C.
+    counts_B: units of each row.
+    covered_N: False where the system said nothing about a unit.
+    texts: what was generated for each row; None where nothing is generated.
+    nll_B, tokens_B: summed negative log-likelihood of the target (nats) and its tokens; None where there is none.
+    """
+
+    logits_NC: NDArray[np.float32]
+    counts_B: NDArray[np.int64]
+    covered_N: NDArray[np.bool_]
+    texts: tuple[str, ...] | None = None
+    nll_B: NDArray[np.float64] | None = None
+    tokens_B: NDArray[np.int64] | None = None
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> Said:
+        """What was answered to these rows, in this order."""
+        picked = np.asarray(rows, dtype=np.int64)
+        units = ranges(starts_of(self.counts_B), picked)
+        return Said(
+            self.logits_NC[units],
+            self.counts_B[picked],
+            self.covered_N[units],
+            None if self.texts is None else tuple(self.texts[i] for i in picked),
+            None if self.nll_B is None else self.nll_B[picked],
+            None if self.tokens_B is None else self.tokens_B[picked],
+        )
+
+
+class TaskBase(Spec):
+    """What one prediction is; see the module's docstring."""
+
+    form: ClassVar[RowForm]
+    metric_names: ClassVar[tuple[str, ...]]
+    """Names of what `metrics` gives, the one that a run is judged by first."""
+    labelled: ClassVar[bool] = False
+    """Whether the choices are the run's labels."""
+    row_units: ClassVar[bool] = False
+    """Whether the unit is the row and all rows have the run's labels as choices: answers are then one matrix."""
+    kind: str
+    max_length: int
+
+    @abstractmethod
+    def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
+        """Token ids, units and gold labels of B rows."""
+
+    def collate(self, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+        """The picked rows as a padded batch."""
+        return collate(rows, picked)
+
+    @abstractmethod
+    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
+        """``[B]``: units of each row, a property of the text that every model agrees on."""
+
+    def choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
+        """C: choices that a unit of these rows has, at most."""
+        return len(labels)
+
+    def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
+        """``[N]``: the gold label of each unit, or `UNLABELLED`."""
+        return batch.labels_B
+
+    @abstractmethod
+    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
+        """The model's outputs as ``[N, C]`` logits, one row a unit."""
+
+    def columns(
+        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+    ) -> tuple[tuple[int, ...], ...]:
+        """For each of the run's labels the teacher's columns that are it.
+
+        Raises:
+            LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
+        """
+        return tuple((column,) for column in label_columns(own, wanted, label_map, name))
+
+    def answer(self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]) -> list[Any]:
+        """What a teacher answers to each row of a batch: logits ``[C]`` of the run's labels where rows are the units,
+        else a body; None for a row with a logit that is not finite."""
+        raw_NC = self.gather(model(**encoded.inputs), encoded).float()
+        logits_NC = raw_NC[:, [own[0] for own in columns]].cpu().numpy()
+        good_N = np.isfinite(logits_NC).all(axis=1)
+        return [row if good else None for row, good in zip(logits_NC, good_N.tolist(), strict=True)]
+
+    def answer_key(self) -> Any:
+        """What of the task changes a teacher's answer, beside labels and lengths; a part of the store's name."""
+        return self.kind
+
+    @abstractmethod
+    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+        """Scores of one system on labelled rows of one language."""
+
+
+def label_columns(
+    own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+) -> list[int]:
+    """For each of the run's labels the teacher's column.
+
+    Raises:
+        LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
+    """
+    renamed = [label_map.get(label, label) for label in own]
+    if sorted(renamed) != sorted(wanted):
+        raise LabelMismatchError(
+            f"teacher {name} has other labels than the run",
+            got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
+            wanted=f"{list(wanted)} in any order",
+            next_step=f"map the names: teachers.{name}.label_map: {{its label: the run's label}}",
+        )
+    return [renamed.index(label) for label in wanted]
+
+
+def collate(rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+    """The picked rows, padded: sequences one after the other, units with their places in the batch."""
+    chosen = np.asarray(picked, dtype=np.int64)
+    sequences = chosen if rows.sequences_B1 is None else ranges(rows.sequences_B1, chosen)
+    inputs = pad(rows, sequences.tolist())
+    units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.units(picked)
+    labels_N = rows.labels_N[units]
+    counts_B = rows.counts_B[chosen]
+    places_N2 = seen_N = None
+    if rows.places_N2 is not None:
+        places, seen = rows.places_N2[units], rows.places_N2[units, 0] >= 0
+        first_B = np.arange(len(chosen))
+        if rows.sequences_B1 is not None:
+            first_B = starts_of(np.diff(rows.sequences_B1)[chosen])[:-1]
+        shift_N = np.repeat(first_B, counts_B)
+        places = np.where(seen[:, None], np.stack([places[:, 0] + shift_N, places[:, 1]], axis=1), 0)
+        places_N2 = torch.from_numpy(places)
+        if not seen.all():
+            seen_N, labels_N = torch.from_numpy(seen), np.where(seen, labels_N, UNLABELLED)
+    return EncodedBatch(
+        inputs=inputs,
+        labels_N=torch.from_numpy(np.ascontiguousarray(labels_N)),
+        real_tokens=int(sum(len(rows.fields["input_ids"][s]) for s in sequences.tolist())),
+        computed_tokens=int(inputs["input_ids"].numel()),
+        counts_B=counts_B,
+        places_N2=places_N2,
+        seen_N=seen_N,
+    )
 
 
 def tokenize(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> EncodedRows:
-    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens."""
+) -> tuple[dict[str, list[NDArray[np.int64]]], dict[str, int], NDArray[np.int64]]:
+    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens: fields, pad values, lengths."""
     encoded = tokenizer(
         list(texts), None if pairs is None else list(pairs), truncation=True, max_length=max_length
     )
+    return as_fields(encoded, tokenizer)
+
+
+def as_fields(
+    encoded: Mapping[str, Any], tokenizer: Tokenizer
+) -> tuple[dict[str, list[NDArray[np.int64]]], dict[str, int], NDArray[np.int64]]:
+    """The model's inputs out of what a tokenizer gave, what each is padded with, and tokens a sequence."""
     fields = {
         name: [np.asarray(row, dtype=np.int64) for row in rows]
         for name, rows in encoded.items()
         if name in ("input_ids", "attention_mask", "token_type_ids")
     }
-    pad = tokenizer.pad_token_id
-    return EncodedRows(
-        fields=fields,
-        pad_values={name: (pad or 0) if name == "input_ids" else 0 for name in fields},
-        lengths_B=np.asarray([len(row) for row in fields["input_ids"]], dtype=np.int64),
+    pad_id = tokenizer.pad_token_id or 0
+    return (
+        fields,
+        {name: pad_id if name == "input_ids" else 0 for name in fields},
+        np.asarray([len(row) for row in fields["input_ids"]], dtype=np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class WordTokens:
+    """Sequences with the place of each token. Written by `tokenize_words`, read by tasks whose unit is a word.
+
+    fields, pad_values, lengths: as in `EncodedRows`, a sequence each.
+    offsets: ``[L, 2]`` a sequence, begin and end of each token in the characters of its text.
+    special: ``[L]`` a sequence, true for tokens that stand for no character.
+    parts: ``[L]`` a sequence, 0 for tokens of the first text, 1 of the second, -1 for special ones.
+    row_of: the row that each sequence is of (several, where long rows were cut to windows).
+    """
+
+    fields: dict[str, list[NDArray[np.int64]]]
+    pad_values: dict[str, int]
+    lengths: NDArray[np.int64]
+    offsets: list[NDArray[np.int64]]
+    special: list[NDArray[np.bool_]]
+    parts: list[NDArray[np.int64]]
+    row_of: NDArray[np.int64]
+
+
+def tokenize_words(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    stride: int | None = None,
+) -> WordTokens:
+    """Tokens of B texts (or pairs) and where they stand.
+
+    Args:
+        stride: cut the second text to windows that overlap by so many tokens; None truncates.
+    Raises:
+        ConfigError: a tokenizer that does not tell where its tokens stand.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(
+            "this tokenizer does not say where its tokens stand in the text",
+            got=type(tokenizer).__name__,
+            wanted="a fast tokenizer (Rust backend) for a task whose unit is a word",
+            next_step="choose a student or teacher of another kind (lstm, transformer, pretrained)",
+        )
+    call: Any = tokenizer
+    windows: dict[str, Any] = {} if stride is None else {"stride": stride, "return_overflowing_tokens": True}
+    encoded = call(
+        list(texts), None if pairs is None else list(pairs), max_length=max_length,
+        truncation="only_second" if stride is not None else True,
+        return_offsets_mapping=True, return_special_tokens_mask=True, **windows,
+    )  # fmt: skip
+    count = len(encoded["input_ids"])
+    parts = [
+        np.asarray([-1 if part is None else part for part in encoded.sequence_ids(i)], dtype=np.int64)
+        for i in range(count)
+    ]
+    return WordTokens(
+        *as_fields(encoded, tokenizer),
+        offsets=[np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]],
+        special=[np.asarray(row, dtype=bool) for row in encoded["special_tokens_mask"]],
+        parts=parts,
+        row_of=np.asarray(encoded.get("overflow_to_sample_mapping", range(count)), dtype=np.int64),
     )
 
 
 def pad(rows: EncodedRows, picked: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The picked rows as ``[B, L]`` tensors, L the longest of them."""
-    width = max(1, int(max(rows.lengths_B[i] for i in picked)))
+    """The picked sequences as ``[S, L]`` tensors, L the longest of them, field by field."""
     inputs: dict[str, torch.Tensor] = {}
     for name, values in rows.fields.items():
+        width = max(1, *(len(values[i]) for i in picked)) if len(picked) else 1
         block = np.full((len(picked), width), rows.pad_values[name], dtype=np.int64)
         for at, i in enumerate(picked):
             block[at, : len(values[i])] = values[i]
         inputs[name] = torch.from_numpy(block)
     return inputs
+
+
+def starts_of(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[B + 1]``: where each row's units begin, and where the last one's end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])
+
+
+def ranges(starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions ``starts[i] .. starts[i + 1] - 1`` of each picked row, row after row."""
+    chosen = np.asarray(picked, dtype=np.int64)
+    counts = starts_B1[chosen + 1] - starts_B1[chosen]
+    inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    result: NDArray[np.int64] = np.repeat(starts_B1[chosen], counts) + inside
+    return result

@@ -95,34 +95,30 @@ class Coalescer:
 
 
 def _alike(a: GroupRequest, b: GroupRequest) -> bool:
-    return (a.batch.pairs is None) == (b.batch.pairs is None)
+    one, two = a.batch, b.batch
+    return (one.pairs is None) == (two.pairs is None) and (one.words is None) == (two.words is None)
 
 
 def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
     if len(requests) == 1:
         return requests[0]
-    batches = [r.batch for r in requests]
     return GroupRequest(
-        batch=TextBatch(
-            ids=sum((b.ids for b in batches), ()),
-            texts=sum((b.texts for b in batches), ()),
-            languages=sum((b.languages for b in batches), ()),
-            labels_B=np.concatenate([b.labels_B for b in batches]),
-            pairs=None if batches[0].pairs is None else sum((b.pairs or () for b in batches), ()),
-        ),
+        batch=TextBatch.concat([r.batch for r in requests]),
         asked_MB=np.concatenate([r.asked_MB for r in requests], axis=1),
     )
 
 
 def _cut(answer: GroupAnswer, begin: int, end: int) -> GroupAnswer:
-    if begin == 0 and end == answer.logits_MNC.shape[1]:
+    rows = answer.covered_MN.shape[1]
+    if begin == 0 and end == rows:
         return answer
-    share = (end - begin) / answer.logits_MNC.shape[1]
+    share = (end - begin) / rows
     return GroupAnswer(
         answer.logits_MNC[:, begin:end],
         answer.covered_MN[:, begin:end],
         tuple(latency * share for latency in answer.latency_M),
-        tuple(min(end - begin, round(rows * share)) for rows in answer.forwarded_M),
+        tuple(min(end - begin, round(count * share)) for count in answer.forwarded_M),
+        None if answer.bodies_MB is None else tuple(bodies[begin:end] for bodies in answer.bodies_MB),
     )
 
 

@@ -38,6 +38,7 @@ class PoolHandle:
 
     replicas: the actors of each group. nodes: the Ray node of each of them, empty before the pool is opened.
     answers: of each of them the stores' names, one a member of the group; None where it keeps none.
+    classes: width of an answer, None where an answer is a body (`TeacherSpec.classes`).
     pool: name of a pool that outlives runs (`raykd.teachers.warm`); None where the run owns it.
     """
 
@@ -45,7 +46,7 @@ class PoolHandle:
     replicas: tuple[tuple[Any, ...], ...]
     teachers: tuple[str, ...]
     teacher_languages: tuple[frozenset[str] | None, ...]
-    classes: int
+    classes: int | None
     timeout_s: float
     nodes: tuple[tuple[str, ...], ...] = ()
     answers: tuple[tuple[tuple[str | None, ...], ...], ...] = ()
@@ -162,7 +163,16 @@ class PoolSource(RosterSource):
             return
         begun = time.perf_counter()
         everything = len(rows) == len(keys)
-        logits_NC, found_N = store.get(keys if everything else [keys[i] for i in rows.tolist()])
+        wanted = keys if everything else [keys[i] for i in rows.tolist()]
+        if self.handle.classes is None:
+            bodies = store.get_bodies(wanted)
+            found_N = np.asarray([body is not None for body in bodies], dtype=bool)
+            sheet.lay(rows, bodies)
+            asked_B[rows[found_N]] = False
+            self.direct_rows[at] += int(found_N.sum())
+            sheet.latency_s += time.perf_counter() - begun
+            return
+        logits_NC, found_N = store.get(wanted)
         if found_N.all() and everything:
             sheet.logits_NC[:], sheet.covered_N[:], asked_B[:] = logits_NC, True, False
         else:
@@ -200,7 +210,11 @@ class PoolSource(RosterSource):
     def stored(self, teacher: str, keys: Sequence[bytes]) -> NDArray[np.bool_]:
         """Which of these texts this node's store holds an answer to."""
         store = self._stores.get(self.handle.teachers.index(teacher))
-        return np.zeros(len(keys), dtype=bool) if store is None else store.get(keys)[1]
+        if store is None:
+            return np.zeros(len(keys), dtype=bool)
+        if self.handle.classes is None:
+            return np.asarray([body is not None for body in store.get_bodies(keys)], dtype=bool)
+        return store.get(keys)[1]
 
     def home(self, index: int, key: bytes) -> str | None:
         """The node that computes a text for a group; None where the group has one node only."""

@@ -95,7 +95,7 @@ class TeacherPool:
             replicas=tuple(tuple(self._start(g, r) for r in range(g.replicas)) for g in self.groups),
             teachers=tuple(p.spec.name for p in placements),
             teacher_languages=tuple(p.spec.languages for p in placements),
-            classes=len(placements[0].spec.labels),
+            classes=placements[0].spec.classes,
             timeout_s=serving.timeout_s,
         )
 

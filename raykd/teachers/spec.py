@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raykd import models
-from raykd.errors import LabelMismatchError, ModelError
+from raykd.errors import ModelError
 from raykd.tasks import Task
 from raykd.teachers.precision import choose
 
@@ -28,7 +27,8 @@ class TeacherInfo:
     """What a teacher says of itself once opened. Read by tracking, the report and the pool.
 
     fingerprint: of weights, configuration and tokenizer. answers: of all that changes an answer; names the store.
-    device: where it computes. columns: for each of the run's labels the teacher's column.
+    device: where it computes. columns: for each of the run's labels the teacher's columns (several are one label of
+        the run's scheme, none is a label that the teacher does not know); empty where a task has no labels.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TeacherInfo:
     device: str
     max_length: int
     answers: str = ""
-    columns: tuple[int, ...] = ()
+    columns: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,10 @@ class TeacherSpec:
     store_limit_gb: float = 20.0
     parked: TeacherInfo | None = None
 
-
-def label_columns(
-    own: Sequence[str], wanted: Sequence[str], label_map: dict[str, str], name: str
-) -> list[int]:
-    """For each of the run's labels the teacher's column.
-
-    Raises:
-        LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
-    """
-    renamed = [label_map.get(label, label) for label in own]
-    if sorted(renamed) != sorted(wanted):
-        raise LabelMismatchError(
-            f"teacher {name} has other labels than the run",
-            got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
-            wanted=f"{list(wanted)} in any order",
-            next_step=f"map the names: teachers.{name}.label_map: {{its label: the run's label}}",
-        )
-    return [renamed.index(label) for label in wanted]
+    @property
+    def classes(self) -> int | None:
+        """Width of an answer where rows are the units and the labels the choices; None where an answer is a body."""
+        return len(self.labels) if self.task.row_units else None
 
 
 def open_teacher(spec: TeacherSpec) -> TeacherInfo:
@@ -96,7 +82,7 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
     if spec.parked is not None:
         return spec.parked
     folder = models.resolve(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    columns = label_columns(models.read_labels(folder), spec.labels, spec.label_map, spec.name)
+    columns = spec.task.columns(models.read_labels(folder), spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     precision = choose(spec.dtype, str(config.get("model_type")), spec.device)
@@ -108,7 +94,7 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
         sorted(spec.label_map.items()),
         length,
         precision.name,
-        spec.task.kind,
+        spec.task.answer_key(),
         spec.device.partition(":")[0],
         _FORMAT,
     ]
@@ -121,7 +107,7 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
         device=spec.device,
         max_length=length,
         answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
-        columns=tuple(columns),
+        columns=columns,
     )
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Teacher:
                 self._store = SignalStore(
                     Path(self.spec.store),
                     info.answers,
-                    len(self.spec.labels),
+                    self.spec.classes,
                     limit_gb=self.spec.store_limit_gb,
                     teacher=self.name,
                 )
@@ -107,7 +108,12 @@ class Teacher:
         """The weights, loaded if they are not there yet; frozen, in `eval` mode, on their device."""
         if self._model is None:
             spec, info = self.spec, self.open()
-            model = models.load(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+            model = models.load(
+                spec.path,
+                revision=spec.revision,
+                trust_remote_code=spec.trust_remote_code,
+                head=spec.task.kind,
+            )
             model.model.eval()
             model.model.requires_grad_(False)
             cast(torch.nn.Module, model.model).to(
@@ -135,40 +141,60 @@ class Teacher:
         spoken_B = np.asarray(
             [self.spec.languages is None or lang in self.spec.languages for lang in batch.languages]
         )
-        rows = np.flatnonzero(asked_B & spoken_B)
-        logits_NC = np.zeros((len(batch), len(self.spec.labels)), dtype=np.float32)
+        rows = np.flatnonzero(asked_B & spoken_B).tolist()
         covered_N = np.zeros(len(batch), dtype=bool)
-        forwarded = 0
-        if len(rows):
-            picked = rows.tolist()
-            logits_NC[rows], forwarded = self._look_up(
-                batch.take(picked), None if keys is None else [keys[i] for i in picked]
-            )
-            covered_N[rows] = True
+        covered_N[rows] = True
+        asked = batch if len(rows) == len(batch) else batch.take(rows)
+        if self.spec.store is not None:
+            keys = text_keys(asked) if keys is None else [keys[i] for i in rows]
         self.answered_rows += len(rows)
-        return TeacherSignal(self.name, logits_NC, covered_N, time.perf_counter() - begun, forwarded)
+        if self.spec.classes is None:
+            bodies, forwarded = self._bodies(asked, keys) if rows else ([], 0)
+            at = dict(zip(rows, bodies, strict=True))
+            signal = TeacherSignal(self.name, np.empty((0, 0), np.float32), covered_N, forwarded=forwarded)
+            signal = replace(signal, bodies=tuple(at.get(i) for i in range(len(batch))))
+        else:
+            logits_NC = np.zeros((len(batch), self.spec.classes), dtype=np.float32)
+            forwarded = 0
+            if rows:
+                logits_NC[rows], forwarded = self._look_up(asked, keys)
+            signal = TeacherSignal(self.name, logits_NC, covered_N, forwarded=forwarded)
+        return replace(signal, latency_s=time.perf_counter() - begun)
 
     def _look_up(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[NDArray[np.float32], int]:
+        """Logits ``[B, C]`` and how many rows were computed; rows are the units."""
         self.open()
-        if self._store is None:
-            return self._compute(batch), len(batch)
-        keys = text_keys(batch) if keys is None else keys
+        if self._store is None or keys is None:
+            return np.stack(self._compute(batch)), len(batch)
         logits_NC, found_N = self._store.get(keys)
         if found_N.all():
             return logits_NC, 0
-        missing = np.flatnonzero(~found_N).tolist()
-        first = {
-            keys[i]: i for i in reversed(missing)
-        }  # a text that stands twice in the batch is computed once
-        fresh = self._compute(batch.take(list(first.values())))
-        self._store.put(list(first), fresh)
-        row_of = dict(zip(first, fresh, strict=True))
+        fresh = self._fresh(batch, keys, np.flatnonzero(~found_N).tolist())
+        self._store.put(list(fresh), np.stack(list(fresh.values())))
         logits_NC = logits_NC.copy()
-        for i in missing:
-            logits_NC[i] = row_of[keys[i]]
-        return logits_NC, len(first)
+        for i in np.flatnonzero(~found_N).tolist():
+            logits_NC[i] = fresh[keys[i]]
+        return logits_NC, len(fresh)
 
-    def _compute(self, batch: TextBatch) -> NDArray[np.float32]:
+    def _bodies(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[list[bytes], int]:
+        """The answer to each row, and how many rows were computed; rows have several units."""
+        self.open()
+        if self._store is None or keys is None:
+            return self._compute(batch), len(batch)
+        found = self._store.get_bodies(keys)
+        missing = [i for i, body in enumerate(found) if body is None]
+        if not missing:
+            return [body for body in found if body is not None], 0
+        fresh = self._fresh(batch, keys, missing)
+        self._store.put_bodies(list(fresh), list(fresh.values()))
+        return [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)], len(fresh)
+
+    def _fresh(self, batch: TextBatch, keys: Sequence[bytes], missing: Sequence[int]) -> dict[bytes, Any]:
+        """Answers by key to the missing rows; a text that stands twice is computed once."""
+        first = {keys[i]: i for i in reversed(missing)}
+        return dict(zip(first, self._compute(batch.take(list(first.values()))), strict=True))
+
+    def _compute(self, batch: TextBatch) -> list[Any]:
         """A forward pass that is asked for: a parked teacher may, if it computes as it did before."""
         parked = self.spec.parked
         if parked is not None:
@@ -187,31 +213,31 @@ class Teacher:
             )  # fmt: skip
         return self._forward(batch)
 
-    def _forward(self, batch: TextBatch) -> NDArray[np.float32]:
-        """Raw logits ``[B, C]`` of every row, in forward passes of similar length."""
-        model = self._load()
-        info = self.open()
+    def _forward(self, batch: TextBatch) -> list[Any]:
+        """The answer to every row (logits ``[C]``, or a body), in forward passes of similar length."""
+        model, info = self._load(), self.open()
         task = self.spec.task.model_copy(update={"max_length": info.max_length})
         encoded = task.encode(model.tokenizer, batch)
-        logits_NC = np.empty((len(batch), len(self.spec.labels)), dtype=np.float32)
+        answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
         with torch.inference_mode():
             for picked in by_length(encoded.lengths_B, self.spec.max_tokens):
-                padded = task.collate(encoded, batch.labels_B, picked).to(device)
-                raw = task.gather(model.model(**padded.inputs).logits, padded)
-                logits_NC[picked] = raw[:, list(info.columns)].float().cpu().numpy()
+                padded = task.collate(encoded, picked).to(device)
+                said = task.answer(model.model, padded, info.columns)
+                for row, answer in zip(picked, said, strict=True):
+                    answers[row] = answer
                 self.real_tokens += padded.real_tokens
                 self.computed_tokens += padded.computed_tokens
         self.forwarded_rows += len(batch)
-        bad = np.flatnonzero(~np.isfinite(logits_NC).all(axis=1))
-        if len(bad):
+        bad = [i for i, answer in enumerate(answers) if answer is None]
+        if bad:
             raise NonFiniteError(
                 f"teacher {self.name} answered with NaN or infinite logits",
                 got=f"rows {[batch.ids[i] for i in bad[:5]]} and {max(0, len(bad) - 5)} more",
                 wanted="finite logits",
                 next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
             )
-        return logits_NC
+        return answers
 
     def measure(self, batch: TextBatch, passes: int = 3) -> float:
         """Milliseconds for 1,000 such texts, tokenisation included, store not used; the median of some passes."""

@@ -45,7 +45,7 @@ def plain_torch() -> Weights:
     )
     for step in range(12):
         picked = loop.stream.batch(step)
-        encoded = config.task.collate(tokenizer_rows, loop.train_rows.labels_B, picked.tolist())
+        encoded = config.task.collate(tokenizer_rows, picked.tolist())
         answers = source.submit(loop.train_rows.take(picked.tolist())).result()
         signals = stack(
             answers,

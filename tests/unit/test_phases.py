@@ -338,6 +338,6 @@ def test_distillation_sees_all_rows_with_the_same_tokens() -> None:
     assert every.train.ids == train.ids and len(every.train_tokens.lengths_B) == len(train)
     places = np.flatnonzero(train.labels_B >= 0)
     assert np.array_equal(every.train_tokens.lengths_B[places], labelled.train_tokens.lengths_B)
-    picked = config.task.collate(every.train_tokens, every.train.labels_B, places[:4].tolist())
-    alone = config.task.collate(labelled.train_tokens, labelled.train.labels_B, [0, 1, 2, 3])
+    picked = config.task.collate(every.train_tokens, places[:4].tolist())
+    alone = config.task.collate(labelled.train_tokens, [0, 1, 2, 3])
     assert all(torch.equal(picked.inputs[k], alone.inputs[k]) for k in alone.inputs)

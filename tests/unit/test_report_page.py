@@ -12,8 +12,8 @@ import pytest
 from raykd.point import Point
 from raykd.report import plots
 from raykd.report.page import RunReport, TeacherFacts, figures, write_page
-from raykd.report.results import Predictions, score
-from raykd.tasks.metrics import classification
+from raykd.report.results import Predictions
+from tests.fakes import scored
 
 EVIL = "<script>alert('x')</script>"
 ROWS = 90
@@ -49,7 +49,7 @@ def report():
     return RunReport(
         title=f"run {EVIL}",
         summary=f"A student {EVIL} learns 情感.",
-        systems=tuple((p, score(p, classification)) for p in systems),
+        systems=tuple((p, scored(p)) for p in systems),
         history=plots.history(points),
         teachers=(
             TeacherFacts(

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from raykd.distill.signals import UNLABELLED
-from raykd.report.results import Predictions, agreement, score
+from raykd.report.results import Predictions, agreement
 from raykd.report.table import ResultTable, count, shown
-from raykd.tasks.metrics import classification
+from tests.fakes import scored
 
 LANGUAGES = ("zh", "zh", "zh", "zh", "en", "en", "fr", "fr")
 GOLD = np.array([0, 1, 0, 1, 0, 1, 1, UNLABELLED])
@@ -33,11 +33,11 @@ SYSTEMS = [
 
 @pytest.fixture
 def table():
-    return ResultTable(tuple((p, score(p, classification)) for p in SYSTEMS))
+    return ResultTable(tuple((p, scored(p)) for p in SYSTEMS))
 
 
 def test_scores_are_those_worked_out_by_hand():
-    found = score(SYSTEMS[0], classification)
+    found = scored(SYSTEMS[0])
     assert {x: v["accuracy"] for x, v in found.by_language.items()} == {"zh": 0.75, "en": 1.0, "fr": 1.0}
     assert found.rows == {"zh": 4, "en": 2, "fr": 1}  # the unlabelled row of fr does not count
     assert found.macro["accuracy"] == pytest.approx(2.75 / 3)
@@ -50,10 +50,10 @@ def test_scores_are_those_worked_out_by_hand():
 
 
 def test_a_language_that_is_not_covered_is_absent():
-    found = score(SYSTEMS[1], classification)
+    found = scored(SYSTEMS[1])
     assert set(found.by_language) == {"zh"}
     assert found.macro == found.by_language["zh"]
-    nothing = score(system("none", "teacher", [0] * 8, set()), classification)
+    nothing = scored(system("none", "teacher", [0] * 8, set()))
     assert (nothing.by_language, nothing.macro, nothing.rows) == ({}, None, {})
 
 
@@ -119,7 +119,7 @@ def test_the_gap(table):
 
 def test_the_gap_is_left_out_where_it_means_nothing():
     def gap_of(*systems):
-        return ResultTable(tuple((p, score(p, classification)) for p in systems)).gap
+        return ResultTable(tuple((p, scored(p)) for p in systems)).gap
 
     student, teacher, _, baseline = SYSTEMS
     assert gap_of(student, teacher) is None
@@ -144,7 +144,7 @@ def test_the_terminal_shows_every_number(table, width):
 
 def test_markdown_escapes_what_would_break_it():
     name = "a|b\nc"
-    text = ResultTable(((system(name, "teacher", [0] * 8), score(SYSTEMS[0], classification)),)).markdown()
+    text = ResultTable(((system(name, "teacher", [0] * 8), scored(SYSTEMS[0])),)).markdown()
     assert "| a\\|b c |" in text
     assert len({line.replace("\\|", "").count("|") for line in text.split("\n\n")[0].splitlines()}) == 1
 

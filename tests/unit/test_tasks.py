@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_collate_pads_to_the_longest_picked_row_only() -> None:
     tokenizer = Transformer(vocab_size=200).fit_tokenizer(["a bb ccc"] * 3)
     batch = text_batch(["a", "a bb ccc a bb ccc", "a bb"], labels=[0, 1, -100])
     rows = task.encode(tokenizer, batch)
-    encoded = task.collate(rows, batch.labels_B, [2, 0])
+    encoded = task.collate(rows, [2, 0])
     widest = int(max(rows.lengths_B[[2, 0]]))
     assert encoded.inputs["input_ids"].shape == (2, widest) and encoded.labels_N.tolist() == [-100, 0]
     assert encoded.inputs["attention_mask"].sum(dim=1).tolist() == rows.lengths_B[[2, 0]].tolist()
@@ -70,8 +72,8 @@ def test_gather_refuses_logits_that_are_not_one_a_row() -> None:
     task = Classification(max_length=16)
     tokenizer = Transformer(vocab_size=200).fit_tokenizer(["a bb ccc"] * 3)
     batch = text_batch(["a", "bb"], labels=[0, 1])
-    encoded = task.collate(task.encode(tokenizer, batch), batch.labels_B, [0, 1])
+    encoded = task.collate(task.encode(tokenizer, batch), [0, 1])
     logits = torch.randn(2, 3)
-    assert task.gather(logits, encoded) is logits
+    assert task.gather(SimpleNamespace(logits=logits), encoded) is logits
     with pytest.raises(ValueError, match=r"\[B, C\]"):
-        task.gather(torch.randn(2, 4, 3), encoded)
+        task.gather(SimpleNamespace(logits=torch.randn(2, 4, 3)), encoded)

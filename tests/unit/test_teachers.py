@@ -18,10 +18,11 @@ from raykd.config import ActorConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
+from raykd.tasks.base import label_columns
 from raykd.teachers.actor import Coalescer, _cut
 from raykd.teachers.pool import Placement, group
 from raykd.teachers.source import LocalSource, Roster
-from raykd.teachers.spec import TeacherSpec, label_columns
+from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher, by_length
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack

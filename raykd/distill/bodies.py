@@ -1,0 +1,91 @@
+"""Teachers' bodies laid out over the student's units: what `stack` is for answers that are one matrix.
+
+Decision record: a body says what a teacher answered to one row; which units the row has is the student's to say. Both
+see the same words, so the numbers of units must agree, and a body with another number is an error and not a smaller
+batch. A unit that the student itself does not see (its own tokenizer cut it off) is covered by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.distill.codec import decode
+from raykd.distill.payloads import Dense
+from raykd.distill.signals import MASKED, Signals, TeacherSignal
+
+
+def lay_out(
+    signals: Sequence[TeacherSignal],
+    teacher_languages: Sequence[frozenset[str] | None],
+    labels_N: torch.Tensor,
+    languages: Sequence[str],
+    counts_B: NDArray[np.int64],
+    *,
+    choices: int,
+    seen_N: torch.Tensor | None = None,
+) -> Signals:
+    """M answers to B rows as `Signals` of N units, on the device of ``labels_N``.
+
+    Args:
+        languages: of the B rows. counts_B: units of each row.
+        choices: C, the student's; a teacher's answer of fewer choices is padded with `MASKED`.
+        seen_N: False where the student does not see the unit; None where it sees all.
+
+    Raises:
+        ValueError: a teacher answered for another number of units, or more choices than there are.
+    """
+    n, device = len(labels_N), labels_N.device
+    logits_MNC = np.zeros((len(signals), n, choices), dtype=np.float32)
+    covered_MN = np.zeros((len(signals), n), dtype=bool)
+    columns: list[tuple[int, ...] | None] = []
+    for m, signal in enumerate(signals):
+        answer_NC, there_N = unit_logits(signal, counts_B, choices)
+        # A label that a teacher does not know has the logit -inf in all its answers.
+        unknown_C = np.isneginf(answer_NC).any(axis=0)
+        columns.append(tuple(np.flatnonzero(~unknown_C).tolist()) if unknown_C.any() else None)
+        logits_MNC[m], covered_MN[m] = np.where(unknown_C, 0.0, answer_NC), there_N
+    covered = torch.from_numpy(covered_MN).to(device)
+    return Signals(
+        teachers=tuple(s.teacher for s in signals),
+        teacher_languages=tuple(teacher_languages),
+        logits_MNC=torch.from_numpy(logits_MNC).to(device),
+        covered_MN=covered if seen_N is None else covered & seen_N,
+        labels_N=labels_N,
+        languages=tuple(np.repeat(np.asarray(languages, dtype=object), counts_B).tolist()),
+        columns_M=tuple(columns),
+    )
+
+
+def unit_logits(
+    signal: TeacherSignal, counts_B: NDArray[np.int64], choices: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """One teacher's logits ``[N, C]`` (0 where it was not asked) and what it covers, ``[N]``.
+
+    Raises:
+        ValueError: as `lay_out`.
+    """
+    bodies = signal.bodies or ()
+    payload, units_B = decode(bodies)
+    logits_NC = np.zeros((int(counts_B.sum()), choices), dtype=np.float32)
+    covered_N = np.zeros(len(logits_NC), dtype=bool)
+    if payload is None:
+        return logits_NC, covered_N
+    asked_B = np.asarray([body is not None for body in bodies])
+    if not isinstance(payload, Dense) or (units_B[asked_B] != counts_B[asked_B]).any():
+        raise ValueError(
+            f"teacher {signal.teacher} answered for {units_B.tolist()} units a row ({payload.kind}), "
+            f"the rows have {counts_B.tolist()}"
+        )
+    width = payload.logits_NC.shape[1]
+    if width > choices:
+        raise ValueError(f"teacher {signal.teacher} answered with {width} choices, there are {choices}")
+    asked_N = np.repeat(asked_B, counts_B)
+    covered_N[asked_N] = payload.covered_N
+    filled = np.full((len(payload), choices), MASKED, dtype=np.float32)
+    filled[:, :width] = payload.logits_NC
+    logits_NC[asked_N] = np.where(payload.covered_N[:, None], filled, 0.0)
+    return logits_NC, covered_N

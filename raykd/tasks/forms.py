@@ -1,0 +1,26 @@
+"""What a row of a task consists of: the one thing that reading rows has to know of a task.
+
+Decision record: a name and not the task itself, because several tasks share a form and the embedded corpus, the
+columns and the summary of rows each need a case a form and nothing else of the task.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+RowForm = Literal["text", "words", "answers", "target", "source_target"]
+"""text: one text or two and a label. words: the words of a text, a label each. answers: a question, a context and
+where the answers stand in it. target: a text to be written after a prompt, which may be empty. source_target: the same
+with a source that may not be empty."""
+FORMS: tuple[RowForm, ...] = get_args(RowForm)
+LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
+"""Forms whose gold is one of `data.labels`."""
+
+
+def form_of(task: object) -> RowForm:
+    """The form of a task's rows: what its class names in ``form`` ("text" where it names none).
+
+    A target of seq2seq has a source; that of a causal language model may do without a prompt.
+    """
+    form: RowForm = getattr(task, "form", "text")
+    return "source_target" if form == "target" and getattr(task, "kind", "") == "seq2seq" else form

@@ -1,0 +1,98 @@
+"""Token classification (named entities, parts of speech): the unit is the word.
+
+Decision record: words are places in the text that every model sees, whatever its tokenizer; a model is read at the
+token that holds a word's first character, which is the first sub-word where words are spaced and the right token
+where they are not. A word that a model's limit cuts off is not covered by it, neither trained nor taught, and counted
+as tagged O when the model is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.distill.codec import encode as encode_body
+from raykd.distill.payloads import Dense
+from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.tasks import entities
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, Tokenizer, starts_of, tokenize_words
+from raykd.tasks.forms import RowForm
+from raykd.tasks.schemes import ColumnMap, map_columns
+from raykd.tasks.words import first_tokens
+
+
+class TokenClassification(TaskBase):
+    """One tag a word; N = all words of the batch."""
+
+    form: ClassVar[RowForm] = "words"
+    metric_names: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy", "nll")
+    labelled: ClassVar[bool] = True
+    kind: Literal["token_classification"] = "token_classification"
+    max_length: int = 128
+    """Longest text in tokens, special tokens included; words beyond it are not covered."""
+
+    def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
+        """Token ids of B rows, and which token is read for each word.
+
+        Raises:
+            ConfigError: a tokenizer that does not tell where its tokens stand.
+        """
+        tokens = tokenize_words(tokenizer, batch.texts, None, self.max_length)
+        spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
+        token_N = first_tokens(tokens.offsets, tokens.special, spans)
+        return EncodedRows(
+            fields=tokens.fields,
+            pad_values=tokens.pad_values,
+            lengths_B=tokens.lengths,
+            labels_N=self.unit_labels(batch),
+            starts_B1=starts_of(self.counts(batch)),
+            places_N2=np.stack([np.where(token_N < 0, -1, 0), token_N], axis=1),
+        )
+
+    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Words a row."""
+        if batch.words is None:
+            raise ValueError("rows of a tagging task need the places of their words")
+        return np.asarray([len(row) for row in batch.words], dtype=np.int64)
+
+    def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
+        """A tag a word; `UNLABELLED` at all words of a row without tags."""
+        rows = zip(self.counts(batch).tolist(), batch.golds or ((),) * len(batch), strict=True)
+        flat = [label for count, gold in rows for label in (gold or (UNLABELLED,) * count)]
+        return np.asarray(flat, dtype=np.int64)
+
+    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
+        """``[B, L, C]`` logits at each word's token, ``[N, C]``."""
+        logits: torch.Tensor = outputs.logits
+        if logits.ndim != 3 or encoded.places_N2 is None:
+            raise ValueError(f"a tagger gives [B, L, C] logits, got {tuple(logits.shape)}")
+        return logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
+
+    def answer(
+        self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    ) -> list[bytes | None]:
+        """A body a row: the run's tags, -inf for one that the teacher does not know."""
+        raw_NC = self.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
+        logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
+        logits_NC[:, [not own for own in columns]] = -np.inf
+        seen_N = np.ones(len(raw_NC), bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
+        counts = encoded.counts_B.tolist()
+        bad_N = ~np.isfinite(raw_NC).all(axis=1)
+        bad = [bool(part.any()) for part in np.split(bad_N, np.cumsum(counts)[:-1])]
+        rows = Dense(logits_NC=logits_NC, covered_N=seen_N).rows(counts)
+        return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
+
+    def columns(
+        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+    ) -> tuple[tuple[int, ...], ...]:
+        """As in `TaskBase`; tags of another scheme are added up, and types that the teacher lacks are unknown."""
+        return map_columns(own, wanted, label_map, name).columns
+
+    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+        """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.entities`."""
+        gold_N = self.unit_labels(rows)
+        return entities.metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)

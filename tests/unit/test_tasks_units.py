@@ -1,0 +1,122 @@
+"""Tagging and question answering: units, places, gathering and bodies, with models whose tokenizers differ."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from raykd.distill.bodies import lay_out, unit_logits
+from raykd.distill.signals import MASKED, UNLABELLED, TeacherSignal, TextBatch
+from raykd.errors import ConfigError
+from raykd.models import HashedNgrams, Transformer
+from raykd.tasks import QuestionAnswering, Said, TokenClassification
+from raykd.tasks.words import join_tokens, word_spans
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+SENTENCES = [["Anna", "Smith", "lives", "in", "Paris", "."], ["我", "住", "在", "北京"], ["Marie", "rit"]]
+GOLD = [(1, 2, 0, 0, 3, 0), (0, 0, 0, 3), ()]
+
+
+def tagged() -> TextBatch:
+    joined = [join_tokens(tokens) for tokens in SENTENCES]
+    return TextBatch(
+        ids=("a", "b", "c"),
+        texts=tuple(text for text, _ in joined),
+        languages=("en", "zh", "fr"),
+        labels_B=np.asarray([0, 0, UNLABELLED]),
+        words=tuple(spans for _, spans in joined),
+        golds=tuple(GOLD),
+    )
+
+
+def tokenizer(size: int = 130):
+    return Transformer(vocab_size=size).fit_tokenizer([" ".join(s) for s in SENTENCES] * 3)
+
+
+@pytest.mark.parametrize("size", [100, 140])
+def test_each_word_is_read_at_the_token_of_its_first_character(size: int) -> None:
+    task, batch, own = TokenClassification(max_length=64), tagged(), tokenizer(size)
+    rows = task.encode(own, batch)
+    assert rows.counts_B.tolist() == [6, 4, 2] and rows.unseen == 0
+    encoded = task.collate(rows, [2, 0])
+    assert encoded.labels_N.tolist() == [UNLABELLED] * 2 + list(GOLD[0])
+    ids_BL = encoded.inputs["input_ids"]
+    logits = torch.nn.functional.one_hot(ids_BL, len(own)).float()
+    read = task.gather(SimpleNamespace(logits=logits), encoded).argmax(dim=1).tolist()
+    words = SENTENCES[2] + SENTENCES[0]
+    first = [own(word, add_special_tokens=False)["input_ids"][0] for word in words]
+    assert read == first
+
+
+def test_words_beyond_the_limit_are_neither_trained_nor_taught_and_tagged_o() -> None:
+    task, batch = TokenClassification(max_length=6), tagged()
+    rows = task.encode(tokenizer(100), batch)
+    encoded = task.collate(rows, [0, 1, 2])
+    assert encoded.seen_N is not None and rows.unseen == int((~encoded.seen_N).sum()) > 0
+    assert (encoded.labels_N[~encoded.seen_N] == UNLABELLED).all()
+    logits = np.zeros((12, 5), np.float32)
+    logits[:, 1] = 5.0  # B-PER everywhere it was seen
+    said = Said(logits, rows.counts_B, np.zeros(12, bool))
+    scores = task.metrics(said.take([0, 1]), batch.take([0, 1]), TAGS)
+    assert scores["accuracy"] == 6 / 10 and scores["f1"] == 0.0
+
+
+def test_a_tokenizer_without_places_is_refused() -> None:
+    with pytest.raises(ConfigError, match="where its tokens stand"):
+        TokenClassification().encode(HashedNgrams(), tagged())
+
+
+def test_a_body_holds_the_runs_tags_whatever_the_teachers_scheme() -> None:
+    task, batch = TokenClassification(max_length=64), tagged()
+    own = ("L-PER", "B-PER", "I-PER", "U-PER", "O")  # BILOU, without places
+    columns = task.columns(own, TAGS, {}, "t")
+    encoded = task.collate(task.encode(tokenizer(), batch), [0, 1])
+    raw = torch.randn(2, encoded.inputs["input_ids"].shape[1], 5)
+    bodies = task.answer(lambda **inputs: SimpleNamespace(logits=raw), encoded, columns)
+    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(2, bool), bodies=tuple(bodies))
+    logits_NC, covered_N = unit_logits(signal, encoded.counts_B, 5)
+    units = task.gather(SimpleNamespace(logits=raw), encoded).numpy()
+    assert covered_N.all() and np.isneginf(logits_NC[:, 3:]).all()
+    np.testing.assert_allclose(logits_NC[:, 1], np.logaddexp(units[:, 1], units[:, 3]), rtol=1e-5)
+    signals = lay_out([signal], [None], encoded.labels_N, ("en", "zh"), encoded.counts_B, choices=5)
+    assert signals.columns_M == ((0, 1, 2),) and signals.languages == ("en",) * 6 + ("zh",) * 4
+    nobody = TeacherSignal("t", np.empty((0, 0), np.float32), np.zeros(2, bool), bodies=(bodies[0], None))
+    assert unit_logits(nobody, encoded.counts_B, 5)[1].tolist() == [True] * 6 + [False] * 4
+    with pytest.raises(ValueError, match="units a row"):
+        unit_logits(signal, np.asarray([6, 5]), 5)
+
+
+CONTEXTS = ("The cat sat. Anna Smith lives in Paris now.", "安娜住在北京。")
+
+
+def asked(questions: tuple[str, str] = ("Where does Anna live?", "安娜住在哪里？")) -> TextBatch:
+    places = [CONTEXTS[0].index("Paris"), CONTEXTS[1].index("北京")]
+    golds = ((places[0], places[0] + 5), (places[1], places[1] + 2))
+    return TextBatch(("a", "b"), questions, ("en", "zh"), np.zeros(2, np.int64), CONTEXTS, golds=golds)
+
+
+@pytest.mark.parametrize("length", [16, 128])
+def test_answers_are_words_of_the_context_read_in_the_window_that_shows_most_around_them(length: int) -> None:
+    task, batch = QuestionAnswering(max_length=length, stride=3), asked()
+    own = Transformer(vocab_size=300, lowercase=False).fit_tokenizer([*CONTEXTS, *batch.texts] * 3)
+    rows = task.encode(own, batch)
+    assert rows.sequences_B1 is not None and (int(rows.sequences_B1[-1]) > 2) == (length == 16)
+    encoded = task.collate(rows, [1, 0])
+    words = [[c[a:b] for a, b in word_spans(c)] for c in CONTEXTS]
+    assert encoded.labels_N.tolist() == [4, 5, 8, 8] and encoded.choices == len(words[0])
+    ids_SL = encoded.inputs["input_ids"]
+    units = task.gather(SimpleNamespace(start_logits=ids_SL.float(), end_logits=-ids_SL.float()), encoded)
+    first = [[own(w, add_special_tokens=False)["input_ids"][0] for w in row] for row in words]
+    assert units[2].tolist() == first[0] and units[3].tolist() == [-i for i in first[0]]
+    assert units[0].tolist() == [*first[1], *[MASKED] * (len(words[0]) - len(words[1]))]
+
+
+def test_a_span_is_scored_by_its_text() -> None:
+    task, batch = QuestionAnswering(), asked()
+    logits = np.full((4, 10), MASKED, np.float32)
+    logits[[0, 1], 8], logits[2, 4], logits[3, 4] = 0.0, 0.0, 0.0  # Paris; 北 alone
+    found = task.metrics(Said(logits, np.full(2, 2), np.ones(4, bool)), batch, ())
+    assert found["exact_match"] == 0.5 and found["f1"] == pytest.approx((1 + 2 / 3) / 2)
