@@ -54,6 +54,27 @@ class Marking:
         )
 
 
+@dataclass(frozen=True)
+class Canonical:
+    """The tokens of a vocabulary. Written by `canonical`, read by `raykd.models.vocabulary.overlap` and unions.
+
+    ids: without gaps in the vocabulary. In this order tokens of one key are preferred: by number, but tokens
+        that spell a single byte (``<0x41>``) come after all others.
+    keys, tokens: key and spelling of each of these ids.
+    size: the highest id plus 1.
+    """
+
+    ids: list[int]
+    keys: list[bytes]
+    tokens: list[str]
+    size: int
+    marking: Marking
+
+    def by_id(self) -> dict[int, bytes]:
+        """The key of each id."""
+        return dict(zip(self.ids, self.keys, strict=True))
+
+
 def marking(tokenizer: Any) -> Marking:
     """Found by what normaliser and pre-tokenizer make of a few letters.
 
@@ -79,10 +100,8 @@ def marking(tokenizer: Any) -> Marking:
     return Marking("word", inside or "", cut=(cut[0], cut[1]))
 
 
-def canonical(tokenizer: Any) -> dict[int, bytes]:
-    """The key of each id (see the module's docstring): one byte for where it stands, then the text's bytes.
-
-    Tokens that spell a single byte (``<0x41>``) come last: where a token of that text exists, it comes first.
+def canonical(tokenizer: Any) -> Canonical:
+    """The key of each token of a vocabulary; see the module's docstring.
 
     Raises:
         ModelError: as `marking`.
@@ -91,18 +110,33 @@ def canonical(tokenizer: Any) -> dict[int, bytes]:
     added = backend.get_added_tokens_decoder()
     special = set(getattr(tokenizer, "all_special_ids", ())) | {i for i, t in added.items() if t.special}
     by_bytes = bool(getattr(backend.model, "byte_fallback", False))
-    keys: dict[int, bytes] = {}
-    spelt: dict[int, bytes] = {}
-    for token, i in sorted(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1]):
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    size = max(vocabulary.values(), default=-1) + 1
+    at: list[str | None] = [None] * size
+    for token, i in vocabulary.items():
+        at[i] = token
+    ids, keys, tokens = [], [], []
+    spelt: list[tuple[int, bytes, str]] = []
+    for i, spelling in enumerate(at):
+        if spelling is None:
+            continue
         if i in special:
-            keys[i] = SPECIAL + token.encode("utf-8", "surrogatepass")
+            key = SPECIAL + _utf8(spelling)
         elif i in added:
-            keys[i] = _after_blank(token.encode("utf-8", "surrogatepass"))
-        elif by_bytes and (byte := _BYTE_TOKEN.fullmatch(token)):
-            spelt[i] = WITHIN + bytes.fromhex(byte[1])
+            key = _after_blank(_utf8(spelling))
+        elif by_bytes and (byte := _BYTE_TOKEN.fullmatch(spelling)):
+            spelt.append((i, WITHIN + bytes.fromhex(byte[1]), spelling))
+            continue
         else:
-            keys[i] = _key(token, marks)
-    return keys | spelt
+            key = _key(spelling, marks)
+        ids.append(i)
+        keys.append(key)
+        tokens.append(spelling)
+    for i, key, spelling in spelt:
+        ids.append(i)
+        keys.append(key)
+        tokens.append(spelling)
+    return Canonical(ids, keys, tokens, size, marks)
 
 
 def comparable(
@@ -150,19 +184,26 @@ def _pieces(backend: Any, text: str) -> list[str]:
 
 
 def _key(token: str, marks: Marking) -> bytes:
-    if marks.style == "blank":
-        if marks.marker == "Ġ":
-            try:
-                return _after_blank(token.translate(_BYTES).encode("latin-1"))
-            except UnicodeEncodeError:  # no token of the byte alphabet
-                return _after_blank(token.encode("utf-8", "surrogatepass"))
-        return _after_blank(token.replace(marks.marker, " ").encode("utf-8", "surrogatepass"))
-    inside = bool(marks.marker) and token.startswith(marks.marker) and token != marks.marker
-    text = token[len(marks.marker) :] if inside else token
-    where = WITHIN if inside else BEGINS
-    if any(marks.cut) and len(text) <= 2 and text and all(marks.stands_alone(c) for c in text):
-        where = DEAD if inside else WITHIN
-    return where + text.encode("utf-8", "surrogatepass")
+    marker = marks.marker
+    if marks.style == "word":
+        inside = bool(marker) and token.startswith(marker) and token != marker
+        text = token[len(marker) :] if inside else token
+        if len(text) == 1 and marks.stands_alone(text):
+            return (DEAD if inside else WITHIN) + _utf8(text)
+        return (WITHIN if inside else BEGINS) + _utf8(text)
+    where, text = (BEGINS, token[1:]) if token.startswith(marker) else (WITHIN, token)
+    if marker != "Ġ":
+        return where + _utf8(text.replace(marker, " "))
+    if text.isascii():
+        return where + text.encode()
+    try:
+        return where + text.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:  # no token of the byte alphabet
+        return where + _utf8(text)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _after_blank(text: bytes) -> bytes:
@@ -171,10 +212,12 @@ def _after_blank(text: bytes) -> bytes:
 
 def turned(key: bytes, words: Marking) -> bytes:
     """The key of the same sign with or without a blank before it; of all else a key that matches nothing."""
-    where, text = key[:1], key[1:].decode("utf-8", "replace")
-    if where in (BEGINS, WITHIN) and text and all(words.stands_alone(c) for c in text):
-        return (WITHIN if where == BEGINS else BEGINS) + key[1:]
-    return b""
+    if len(key) > 5 or key[:1] not in (BEGINS, WITHIN):
+        return b""
+    text = key[1:].decode("utf-8", "replace")
+    if len(text) != 1 or not words.stands_alone(text):
+        return b""
+    return (WITHIN if key[:1] == BEGINS else BEGINS) + key[1:]
 
 
 def _is_punctuation(character: str) -> bool:

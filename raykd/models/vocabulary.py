@@ -9,6 +9,7 @@ texts unknown to the one may be known to the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from raykd.distill.alignment import NOWHERE
 from raykd.errors import ModelError
-from raykd.models.canonical import backend_of, canonical, marking, turned
+from raykd.models.canonical import Canonical, canonical, turned
 from raykd.models.identity import tokenizer_content
 
 ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")
@@ -125,38 +126,51 @@ def overlap(teacher: Any, student: Any) -> Overlap:
     Raises:
         ModelError: as `raykd.models.canonical.marking`.
     """
-    marks_T, marks_S = marking(teacher), marking(student)
-    keys_T, keys_S = canonical(teacher), canonical(student)
-    ids_T = np.full(true_size(teacher), NOWHERE, dtype=np.int32)
-    taken: set[int] = set()
-
-    def match(i: int, j: int) -> None:
-        if ids_T[i] == NOWHERE and j not in taken:
+    T, S = canonical(teacher), canonical(student)
+    ids_T = np.full(T.size, NOWHERE, dtype=np.int32)
+    roles_T, roles_S = roles(teacher), roles(student)
+    for role in ROLES:
+        i, j = roles_T.get(role, NOWHERE), roles_S.get(role, NOWHERE)
+        if NOWHERE not in (i, j) and ids_T[i] == NOWHERE and j not in ids_T:
             ids_T[i] = j
-            taken.add(j)
+    _match(ids_T, T, S, T.keys)
+    if T.marking.style != S.marking.style:
+        words = T.marking if T.marking.style == "word" else S.marking
+        _match(ids_T, T, S, [turned(key, words) for key in T.keys])
+    count = int((ids_T != NOWHERE).sum())
+    return Overlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
 
-    roles_S = roles(student)
-    for role, i in roles(teacher).items():
-        if role in roles_S:
-            match(i, roles_S[role])
-    spelt_S = backend_of(student).get_vocab(with_added_tokens=True)
-    for token, i in backend_of(teacher).get_vocab(with_added_tokens=True).items():
-        j = spelt_S.get(token)
-        if j is not None and keys_T[i] == keys_S[j]:
-            match(i, j)
-    passes = [lambda key: key]
-    if marks_T.style != marks_S.style:
-        alone = marks_T if marks_T.style == "word" else marks_S
-        passes.append(lambda key: turned(key, alone))
-    for turn in passes:
-        free: dict[bytes, list[int]] = {}
-        for j, key in keys_S.items():
-            if j not in taken:
-                free.setdefault(key, []).append(j)
-        for i, key in keys_T.items():
-            if ids_T[i] == NOWHERE and (waiting := free.get(turn(key))):
-                match(i, waiting.pop(0))
-    return Overlap(ids_T, len(taken) / max(1, len(keys_T)), len(taken) / max(1, len(keys_S)))
+
+def _match(ids_T: NDArray[np.int32], T: Canonical, S: Canonical, keys: list[bytes]) -> None:
+    """Maps the teacher's tokens that are not mapped yet to the student's of these keys that are still free."""
+    taken = set(ids_T.tolist())
+    waiting = [(i, key, t) for i, key, t in zip(T.ids, keys, T.tokens, strict=True) if ids_T[i] == NOWHERE]
+    free = [(j, key, t) for j, key, t in zip(S.ids, S.keys, S.tokens, strict=True) if j not in taken]
+    several = _repeated(key for _, key, _ in waiting) | _repeated(key for _, key, _ in free)
+    single = {key: j for j, key, _ in free}
+    for i, key, _ in waiting:
+        if key in single and key not in several:
+            ids_T[i] = single[key]
+    if several:
+        spelt = {(key, t): j for j, key, t in free if key in several}
+        for i, key, t in waiting:
+            j = spelt.pop((key, t), None) if key in several else None
+            if j is not None:
+                ids_T[i] = j
+        left: dict[bytes, list[int]] = {}
+        for (key, _), j in spelt.items():
+            left.setdefault(key, []).append(j)
+        for i, key, _ in waiting:
+            if ids_T[i] == NOWHERE and left.get(key):
+                ids_T[i] = left[key].pop(0)
+
+
+def _repeated(keys: Iterable[bytes]) -> set[bytes]:
+    seen: set[bytes] = set()
+    several: set[bytes] = set()
+    for key in keys:
+        (several if key in seen else seen).add(key)
+    return several
 
 
 def id_map(teacher: Any, student: Any) -> NDArray[np.int32]:

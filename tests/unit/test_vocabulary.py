@@ -157,7 +157,7 @@ def test_ids_shared_by_number_must_be_shared_by_string() -> None:
 
 def test_canonical_keys_by_hand() -> None:
     def keyed(tokenizer: Any, *tokens: str) -> list[bytes]:
-        keys = canonical(tokenizer)
+        keys = canonical(tokenizer).by_id()
         return [keys[tokenizer.convert_tokens_to_ids(token)] for token in tokens]
 
     words = bert("the", "##the", "中", "##中", ",", "##,", "Été")
@@ -182,7 +182,7 @@ def test_canonical_keys_by_hand() -> None:
 @settings(max_examples=25, deadline=None)
 def test_the_keys_of_a_texts_tokens_spell_the_text(kind: str, text: str) -> None:
     tokenizer = KINDS[kind]()
-    keys = canonical(tokenizer)
+    keys = canonical(tokenizer).by_id()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     spelt = b"".join((b" " if keys[i][:1] == BEGINS else b"") + keys[i][1:] for i in ids)
     assert spelt.decode() == (" " if marking(tokenizer).first else "") + text
@@ -209,7 +209,7 @@ def test_how_words_are_marked_is_tried_out() -> None:
 def test_mapped_tokens_have_one_key_and_no_student_id_is_hit_twice(teacher: str, student: str) -> None:
     a, b = KINDS[teacher](), KINDS[student]()
     found = overlap(a, b)
-    keys_a, keys_b, named = canonical(a), canonical(b), set(roles(a).values())
+    keys_a, keys_b, named = canonical(a).by_id(), canonical(b).by_id(), set(roles(a).values())
     hit = found.ids_T[found.ids_T >= 0]
     assert found.ids_T.dtype == np.int32 and len(found.ids_T) == true_size(a)
     assert len(set(hit.tolist())) == len(hit)
