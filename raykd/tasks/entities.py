@@ -2,8 +2,9 @@
 
 Decision record: all systems are decoded by the same constrained Viterbi, so that none gains by repair, and a row of
 decoded tags is always one that strict matching accepts. All rows take a step at once, the longest first, so the loop
-is over the longest row and not over words. Precision, recall and F1 are seqeval's in strict mode, micro over entities;
-the caller takes languages apart.
+is over the longest row and not over words. Precision, recall and F1 are those of seqeval's strict mode, micro over
+entities; the caller takes languages apart. They are counted here on arrays, a hundred times faster than seqeval does;
+tests hold the two equal, on rows of impossible tags too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.tasks.metrics import log_softmax
-from raykd.tasks.schemes import Scheme, SchemeName, parse
+from raykd.tasks.schemes import Scheme, parse
 
 
 def transitions(scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
@@ -78,23 +79,50 @@ def decode(
     return out_N
 
 
-def entity_scores(
-    predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], scheme: SchemeName
-) -> dict[str, float]:
-    """Precision, recall and F1, micro over entities, by seqeval in strict mode; 0 where there is nothing to divide."""
-    from seqeval.metrics.v1 import precision_recall_fscore_support
-    from seqeval.scheme import BILOU, IOB1, IOB2, IOBES
+def spans(tags_N: NDArray[np.integer], counts_B: NDArray[np.integer], scheme: Scheme) -> NDArray[np.int64]:
+    """The entities ``[E, 3]`` of B rows: first word, the word behind the last (both counted over all rows), type.
 
-    # Tags of IO are IOB1's of texts in which no two entities of a type touch.
-    kinds = {"IO": IOB1, "BIO": IOB2, "BILOU": BILOU, "BIOES": IOBES}
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        [list(row) for row in gold],
-        [list(row) for row in predicted],
-        average="micro",
-        scheme=kinds[scheme],
-        zero_division=0,
-    )
-    return {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+    Strict as seqeval is: a tag that cannot follow the one before it belongs to no entity, and an entity of BILOU
+    that does not end is none.
+    """
+    tags_N = np.asarray(tags_N, dtype=np.int64)
+    if len(tags_N) == 0:
+        return np.zeros((0, 3), dtype=np.int64)
+    kinds = {kind: i for i, kind in enumerate(dict.fromkeys(scheme.types))}
+    kind_N = np.asarray([kinds[kind] for kind in scheme.types])[tags_N]
+    place = [scheme.place(i) if i != scheme.outside else (False, True) for i in range(len(scheme.tags))]
+    inside_N = tags_N != scheme.outside
+    may_go_on_N = inside_N & np.asarray([begins is not True for begins, _ in place])[tags_N]
+    open_N = inside_N & np.asarray([ends is not True for _, ends in place])[tags_N]
+    first_N = np.zeros(len(tags_N), dtype=bool)
+    first_N[(np.cumsum(counts_B) - counts_B)[np.asarray(counts_B) > 0]] = True
+    goes_on_N = np.zeros(len(tags_N), dtype=bool)
+    goes_on_N[1:] = may_go_on_N[1:] & open_N[:-1] & (kind_N[1:] == kind_N[:-1]) & ~first_N[1:]
+    may_begin_N = inside_N & np.asarray([begins is not False for begins, _ in place])[tags_N]
+    (begin_E,) = np.nonzero(may_begin_N & ~goes_on_N)
+    edges = np.append(np.flatnonzero(~goes_on_N), len(tags_N))
+    end_E = edges[np.searchsorted(edges, begin_E, side="right")]
+    ended_E: NDArray[np.bool_] = np.asarray([ends is not False for _, ends in place])[tags_N[end_E - 1]]
+    found_E3: NDArray[np.int64] = np.stack([begin_E, end_E, kind_N[begin_E]], axis=1).astype(np.int64)
+    kept_E3: NDArray[np.int64] = found_E3[ended_E]
+    return kept_E3
+
+
+def entity_scores(
+    predicted_N: NDArray[np.integer],
+    gold_N: NDArray[np.integer],
+    counts_B: NDArray[np.integer],
+    scheme: Scheme,
+) -> dict[str, float]:
+    """F1, precision and recall, micro over entities of B rows of tags; 0 where there is nothing to divide by."""
+    own, true = spans(predicted_N, counts_B, scheme), spans(gold_N, counts_B, scheme)
+    weights = np.asarray([(len(gold_N) + 1) * len(scheme.tags), len(scheme.tags), 1])
+    hits = len(np.intersect1d(own @ weights, true @ weights, assume_unique=True))
+    return {
+        "f1": 2 * hits / max(1, len(own) + len(true)),
+        "precision": hits / max(1, len(own)),
+        "recall": hits / max(1, len(true)),
+    }
 
 
 def metrics(
@@ -130,16 +158,8 @@ def metrics(
     nll_N = -log_softmax(kept)[np.arange(len(gold_N)), gold_N]
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
     predicted_N = decode(np.where(seen_N[:, None], kept, outside), counts_B, scheme)
-    names, edges = np.asarray(scheme.tags), np.cumsum(counts_B)[:-1]
-    scores = entity_scores(
-        [row.tolist() for row in np.split(names[predicted_N], edges)],
-        [row.tolist() for row in np.split(names[gold_N], edges)],
-        scheme.name,
-    )
     return {
-        "f1": scores["f1"],
-        "precision": scores["precision"],
-        "recall": scores["recall"],
+        **entity_scores(predicted_N, gold_N, counts_B, scheme),
         "accuracy": float((predicted_N == gold_N).mean()),
         "nll": float(nll_N[seen_N].mean()) if seen_N.any() else float("nan"),
     }

@@ -10,6 +10,7 @@ import seqeval.scheme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
+from seqeval.metrics.v1 import precision_recall_fscore_support
 
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError, DataError, LabelMismatchError
@@ -204,6 +205,24 @@ def test_scores_are_seqevals(name: str, seed: int) -> None:
     assert got["recall"] == pytest.approx(hits / max(1, len(ours[0])))
     assert got["precision"] == pytest.approx(hits / max(1, len(ours[1])))
     assert got["accuracy"] == pytest.approx(np.mean(gold == predicted))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["IO", "BIO", "BILOU", "BIOES"]), st.integers(0, 10**6))
+def test_impossible_tags_are_counted_as_seqeval_counts_them(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scheme = schemes.parse(LISTS[name][::-1])
+    counts = np.asarray([3, 0, 7, 1, 5, 0])
+    y_true, y_pred = rng.integers(0, len(scheme.tags), size=(2, 16))
+    y_pred = np.where(rng.random(16) < 0.7, y_true, y_pred)
+    rows = [
+        [row.tolist() for row in np.split(np.asarray(scheme.tags)[x], np.cumsum(counts)[:-1]) if len(row)]
+        for x in (y_true, y_pred)
+    ]
+    kind = SEQEVAL.get(name, seqeval.scheme.IOB1)
+    p, r, f, _ = precision_recall_fscore_support(*rows, average="micro", scheme=kind, zero_division=0)
+    got = entities.entity_scores(y_pred, y_true, counts, scheme)
+    assert got == pytest.approx({"precision": p, "recall": r, "f1": f})
 
 
 def test_metrics_by_hand() -> None:
