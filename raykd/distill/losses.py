@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from raykd.distill.signals import Target
+from raykd.distill.signals import Support, Target
 from raykd.spec import Spec
 
 
@@ -31,6 +31,19 @@ class DivergenceBase(Spec):
     """``per_unit`` is already multiplied by ``temperature ** temperature_power``."""
     needs_dense: ClassVar[bool] = False
     """True where a loss needs every class's logit, so that a top-k target cannot serve it."""
+    linear_in_p: ClassVar[bool] = False
+    """True where the gradient is linear in p, so that its mean over drawn tokens is the dense one."""
+    by_rank: ClassVar[bool] = False
+    """True where classes are compared by their rank and not by what they are, so that two vocabularies serve it."""
+
+    @classmethod
+    def serves(cls, support: Support) -> bool:
+        """Whether this loss can compare the student with a target over such a support."""
+        if support == "own":
+            return cls.by_rank
+        if support == "draws":
+            return cls.linear_in_p
+        return support == "whole" or not cls.needs_dense
 
     def per_unit(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         """``T ** temperature_power * D(p, q)`` for each unit, float32 ``[N]``.
@@ -43,7 +56,8 @@ class DivergenceBase(Spec):
         Raises:
             ValueError: the shapes differ (a width of 1 does not broadcast) or T is not positive.
         """
-        if student_logits_NK.shape != target.p_NK.shape:
+        wanted, got = target.p_NK.shape, student_logits_NK.shape
+        if got[: 1 if self.by_rank else None] != wanted[: 1 if self.by_rank else None]:
             raise ValueError(
                 f"student logits are {tuple(student_logits_NK.shape)}, the target is "
                 f"{tuple(target.p_NK.shape)}; both must be [N, K]"
@@ -62,6 +76,7 @@ class ForwardKL(DivergenceBase):
     """``T^2 sum_c p_c (log p_c - log q_c)``, gradient ``T (q - p)`` (Hinton et al., arXiv 1503.02531)."""
 
     temperature_power: ClassVar[int] = 2
+    linear_in_p: ClassVar[bool] = True
     kind: Literal["forward_kl"] = "forward_kl"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
@@ -143,10 +158,12 @@ class TeacherHard(DivergenceBase):
     """``-log softmax(s)_c`` at T = 1 of ``c = argmax p``: the teachers' label, not the gold label.
 
     A unit whose ``max p`` is below ``threshold`` contributes 0 (and still counts as a unit). p is the mixed
-    target as softened at the objective's temperature, so a threshold is read at that temperature.
+    target as softened at the objective's temperature, so a threshold is read at that temperature. The student's
+    softmax at T = 1 needs all its logits, which a tail gathered at another temperature does not give.
     """
 
     temperature_power: ClassVar[int] = 0
+    needs_dense: ClassVar[bool] = True
     kind: Literal["teacher_hard"] = "teacher_hard"
     threshold: float = Field(default=0.0, ge=0.0, le=1.0)
 
@@ -160,10 +177,32 @@ class CrossEntropy(DivergenceBase):
     """``-T^2 sum_c p_c log q_c``: the forward KL plus ``T^2 H(p)``, same gradient, but not 0 at q = p."""
 
     temperature_power: ClassVar[int] = 2
+    linear_in_p: ClassVar[bool] = True
     kind: Literal["cross_entropy"] = "cross_entropy"
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         return _kl(target.p_NK, torch.zeros_like(target.p_NK), _log_q(student_logits_NK, temperature))
+
+
+class UniversalLogit(DivergenceBase):
+    """``T sum_i |p_(i) - q_(i)|``, both sorted by size, the shorter padded with 0 (ULD, arXiv 2402.12030).
+
+    The plain fallback where teacher and student share no vocabulary: it says how sure to be and never of what, so
+    that a student far from its gold labels learns nothing of use from it. First order in p - q as the total
+    variation is, hence the power 1. Widths may differ.
+    """
+
+    temperature_power: ClassVar[int] = 1
+    needs_dense: ClassVar[bool] = True
+    by_rank: ClassVar[bool] = True
+    kind: Literal["universal_logit"] = "universal_logit"
+
+    def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
+        q_NK = _log_q(student_logits_NK, temperature).exp().sort(dim=-1, descending=True).values
+        p_NK = target.p_NK.sort(dim=-1, descending=True).values
+        wider = q_NK.shape[-1] - p_NK.shape[-1]
+        gap_NK = F.pad(p_NK, (0, max(wider, 0))) - F.pad(q_NK, (0, max(-wider, 0)))
+        return gap_NK.abs().sum(dim=-1)
 
 
 def _log_q(student_logits_NK: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -180,7 +219,14 @@ def _kl(a_NK: torch.Tensor, loga_NK: torch.Tensor, logb_NK: torch.Tensor) -> tor
 
 
 Divergence = Annotated[
-    ForwardKL | ReverseKL | JensenShannon | TotalVariation | LogitMSE | TeacherHard | CrossEntropy,
+    ForwardKL
+    | ReverseKL
+    | JensenShannon
+    | TotalVariation
+    | LogitMSE
+    | TeacherHard
+    | CrossEntropy
+    | UniversalLogit,
     Field(discriminator="kind"),
 ]
 """Any divergence."""

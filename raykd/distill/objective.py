@@ -11,7 +11,7 @@ term, and is counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,9 +20,12 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from raykd.distill.losses import Divergence, ForwardKL
+from raykd.distill.parts import Part, over_parts, parts_of
+from raykd.distill.payloads import PayloadKind
 from raykd.distill.schedules import Constant, Schedule
-from raykd.distill.signals import UNLABELLED, Signals, Target
-from raykd.distill.targets import Mixture, align, combine
+from raykd.distill.servable import Vocabulary, check_payload
+from raykd.distill.signals import UNLABELLED, Signals
+from raykd.distill.targets import Mixture
 from raykd.distill.weighting import ByLanguage, Weighting
 from raykd.spec import Spec
 
@@ -145,6 +148,23 @@ class Objective(Spec):
             lambdas={t.divergence.kind: t.lambda_schedule.value_at(progress) for t in self.terms},
         )
 
+    def check_payload(
+        self, kind: PayloadKind, temperatures: Sequence[float] = (), *, vocabulary: Vocabulary = "same"
+    ) -> None:
+        """Refuses answers over a vocabulary that this objective cannot be computed from, before anything runs.
+
+        Args:
+            kind: the form of the teachers' answers.
+            temperatures: of top-k the declared grid, of sampled tokens the temperature they are drawn at.
+            vocabulary: how the teacher's stands to the student's.
+
+        Raises:
+            ConfigError: a temperature off the grid, a divergence or a mixture that the form does not serve.
+        """
+        if not self.plain:
+            divergences = [term.divergence for term in self.terms]
+            check_payload(divergences, self.temperature, self.mixture, kind, temperatures, vocabulary)
+
     def counts(self, labels_N: torch.Tensor, signals: Signals | None) -> Counts:
         """The units of one micro-batch; needs no student, so a step is counted before its first backward.
 
@@ -208,9 +228,10 @@ class Objective(Spec):
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
             shares.append(knobs.alpha * hard / max(totals.hard, 1))
         if signals is not None and knobs.alpha < 1.0:
-            target = combine(signals, self.weighting.weights(signals), knobs.temperature, self.mixture)
-            weights_M = target.weights_MN.sum(dim=1)
-            soft = self._soft(logits_NC, labels_N, target, knobs, sums, fall_back=counts.uncovered > 0)
+            weights_MN = self.weighting.weights(signals)
+            weights_M = weights_MN.sum(dim=1)
+            parts = parts_of(logits_NC, signals, weights_MN, knobs.temperature, self.mixture)
+            soft = self._soft(logits_NC, labels_N, parts, knobs, sums, fall_back=counts.uncovered > 0)
             shares.append((1.0 - knobs.alpha) * soft / max(totals.soft, 1))
         return ObjectiveResult(loss=_total(shares), sums=sums, weights_M=weights_M, counts=counts)
 
@@ -227,26 +248,25 @@ class Objective(Spec):
         self,
         logits_NC: torch.Tensor,
         labels_N: torch.Tensor,
-        target: Target,
+        parts: list[Part],
         knobs: Knobs,
         sums: dict[str, torch.Tensor],
         *,
         fall_back: bool,
     ) -> torch.Tensor:
         """``sum_j lambda_j [T^k_j D_j]_sum``; writes the sums without lambda under "soft/<kind>"."""
-        student_NK, target = align(logits_NC, target)
         # Cross-entropy with the gold label is what a one-hot teacher at T = 1 would give; 0 where unlabelled.
-        instead_N = torch.zeros_like(target.p_NK[:, 0])
+        instead_N = torch.zeros_like(parts[0].target.p_NK[:, 0])
         if fall_back:
             instead_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
-        parts: list[torch.Tensor] = []
+        shares: list[torch.Tensor] = []
         for term in self.terms:
             kind = term.divergence.kind
-            divergence_N = term.divergence.per_unit(student_NK, target, knobs.temperature)
-            loss_N = torch.where(target.covered_N, divergence_N, instead_N)
+            divergence_N, covered_N = over_parts(term.divergence, parts, knobs.temperature)
+            loss_N = torch.where(covered_N, divergence_N, instead_N)
             sums[f"soft/{kind}"] = loss_N.detach().sum()
-            parts.append(self._annealed(loss_N, labels_N, knobs.lambdas[kind]))
-        return _total(parts)
+            shares.append(self._annealed(loss_N, labels_N, knobs.lambdas[kind]))
+        return _total(shares)
 
     def _annealed(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:
         if self.anneal_on == "all":

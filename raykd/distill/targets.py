@@ -46,7 +46,13 @@ def combine(signals: Signals, weights_MN: torch.Tensor, temperature: float, mixt
     Raises:
         ValueError: the weights' shape is not ``[M, N]``, or T is not positive.
     """
-    logits_MNC = signals.logits_MNC
+    return combine_logits(signals.logits_MNC, weights_MN, temperature, mixture)
+
+
+def combine_logits(
+    logits_MNC: torch.Tensor, weights_MN: torch.Tensor, temperature: float, mixture: Mixture
+) -> Target:
+    """`combine` for logits of some of the teachers, or over some of the columns."""
     if weights_MN.shape != logits_MNC.shape[:2]:
         raise ValueError(
             f"weights are {tuple(weights_MN.shape)}, logits {tuple(logits_MNC.shape)}, not [M, N], [M, N, C]"

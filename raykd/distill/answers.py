@@ -1,0 +1,247 @@
+"""Answers over a vocabulary as the objective reads them: tensors for the student's own units.
+
+Decision record: what differs between forms is here and in `raykd.distill.parts`, so that no divergence knows of it.
+Ids are the student's: a teacher of another vocabulary is translated once, by an `IdMap`, when its payload becomes
+an answer, and what the student cannot say falls into the tail. Temperature is applied here, exactly: at one that the
+teacher did not send a log-sum-exp for, nothing is estimated; it is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
+from raykd.distill.signals import Answer, Support
+from raykd.distill.targets import LOG_FLOOR
+
+TAIL_FLOOR = 1e-7
+"""Smallest mass of a tail that has tokens: what float32 can tell from 0 when it is 1 minus a sum."""
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """What two vocabularies share, by id. Made once a teacher by `of`.
+
+    student_of_V: int64, for each of the teacher's tokens the student's, or -1.
+    teacher_K, student_K: the shared tokens on both sides, in one order. teacher_rest, student_rest: all others.
+    student_vocab: size of the student's vocabulary.
+    """
+
+    student_of_V: torch.Tensor
+    teacher_K: torch.Tensor
+    student_K: torch.Tensor
+    teacher_rest: torch.Tensor
+    student_rest: torch.Tensor
+    student_vocab: int
+
+    @staticmethod
+    def of(
+        student_of_V: NDArray[np.integer], student_vocab: int, device: torch.device | None = None
+    ) -> IdMap:
+        """The map from an array of student ids by teacher id, -1 where the student has no such token.
+
+        Raises:
+            ValueError: two tokens of the teacher stand for one of the student's, or an id is out of range.
+        """
+        ids_V = np.asarray(student_of_V, dtype=np.int64)
+        shared = np.flatnonzero(ids_V >= 0)
+        if len(np.unique(ids_V[shared])) < len(shared) or (len(shared) and ids_V.max() >= student_vocab):
+            raise ValueError(
+                f"a map of {len(ids_V)} tokens to {student_vocab}: each of the student's may stand once, "
+                "and must be below its vocabulary's size"
+            )
+        rest = np.setdiff1d(np.arange(student_vocab), ids_V[shared])
+
+        def tensor(array: NDArray[np.int64]) -> torch.Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return IdMap(
+            student_of_V=tensor(ids_V),
+            teacher_K=tensor(shared),
+            student_K=tensor(ids_V[shared]),
+            teacher_rest=tensor(np.flatnonzero(ids_V < 0)),
+            student_rest=tensor(rest),
+            student_vocab=student_vocab,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeAnswer(Answer):
+    """Logits of the teacher's whole vocabulary: as they came, or from hidden states chunk by chunk.
+
+    rows_ND: logits ``[N, V]``, or hidden states where `weight_VD` (and `bias_V`), the teacher's output head, is given;
+        a padded head must be cut to the true vocabulary.
+    ids: for a teacher of another vocabulary what it shares with the student: compared over these and a tail.
+    own_vocabulary: another vocabulary, and nothing is matched: for losses by rank.
+    """
+
+    shared: ClassVar[frozenset[str]] = frozenset({"weight_VD", "bias_V"})
+
+    rows_ND: torch.Tensor
+    weight_VD: torch.Tensor | None = None
+    bias_V: torch.Tensor | None = None
+    ids: IdMap | None = None
+    own_vocabulary: bool = False
+
+    @property
+    def support(self) -> Support:
+        if self.own_vocabulary:
+            return "own"
+        return "whole" if self.ids is None else "tail"
+
+    def logits(self) -> torch.Tensor:
+        with torch.no_grad():
+            if self.weight_VD is None:
+                return self.rows_ND.float()
+            rows_ND = self.rows_ND.to(self.weight_VD.dtype)
+            return torch.nn.functional.linear(rows_ND, self.weight_VD, self.bias_V).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseAnswer(Answer):
+    """Some tokens of the student's vocabulary of `vocab`; ids_NK int64, -1 for none, each once a unit."""
+
+    ids_NK: torch.Tensor
+    vocab: int
+
+    def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """p and log p, ``[N, K + 1]``, the last column for every token that is not among the ids.
+
+        Raises:
+            ValueError: the answer does not hold this temperature.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKAnswer(SparseAnswer):
+    """The k largest logits; see `raykd.distill.payloads.TopK`. Logits are float32 here."""
+
+    logits_NK: torch.Tensor
+    lse_NG: torch.Tensor
+    temperatures: tuple[float, ...]
+
+    @property
+    def support(self) -> Support:
+        return "tail"
+
+    def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            lse_N1 = self.lse_NG[:, [_place(temperature, self.temperatures)]]
+            held_NK = self.ids_NK >= 0
+            logp_NK = torch.where(held_NK, self.logits_NK / temperature - lse_N1, LOG_FLOOR)
+            tail_N1 = (1.0 - logp_NK.exp().sum(dim=-1, keepdim=True)).clamp_min(TAIL_FLOOR)
+            if self.ids_NK.shape[1] >= self.vocab:
+                tail_N1 = torch.where(held_NK.all(dim=-1, keepdim=True), 0.0, tail_N1)
+            return _closed(logp_NK, tail_N1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledAnswer(SparseAnswer):
+    """Drawn tokens with their shares; no mass is left for the others, which is what makes the draw unbiased."""
+
+    shares_NK: torch.Tensor
+    temperature: float
+
+    @property
+    def support(self) -> Support:
+        return "draws"
+
+    def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            _place(temperature, (self.temperature,))
+            logp_NK = self.shares_NK.log().clamp_min(LOG_FLOOR)
+            return _closed(logp_NK, torch.zeros_like(logp_NK[:, :1]))
+
+
+def answer_of(
+    payload: Payload,
+    device: torch.device | str | None = None,
+    *,
+    weight_VD: torch.Tensor | None = None,
+    bias_V: torch.Tensor | None = None,
+    ids: IdMap | None = None,
+    own_vocabulary: bool = False,
+) -> Answer:
+    """A payload, its units already the student's (`Payload.take`), as the objective reads it.
+
+    Args:
+        weight_VD, bias_V: the teacher's output head, for hidden states, on the same device.
+        ids: what a teacher of another vocabulary shares with the student; None for the same vocabulary.
+        own_vocabulary: see `WholeAnswer`.
+
+    Raises:
+        ValueError: hidden states without a head, or a form that the vocabularies do not allow.
+    """
+    numbers = {
+        "entropy_N": _moved(payload.entropy_N, device),
+        "gold_ce_N": _moved(None if payload.gold_logp_N is None else -payload.gold_logp_N, device),
+    }
+    if isinstance(payload, Dense | Hidden):
+        rows = payload.logits_NC if isinstance(payload, Dense) else payload.states_NH
+        if isinstance(payload, Hidden) and weight_VD is None:
+            raise ValueError("hidden states need the teacher's output head: give weight_VD")
+        head = (weight_VD, bias_V) if isinstance(payload, Hidden) else (None, None)
+        rows_ND = torch.from_numpy(rows).to(device)
+        return WholeAnswer(
+            rows_ND=rows_ND,
+            weight_VD=head[0],
+            bias_V=head[1],
+            ids=ids,
+            own_vocabulary=own_vocabulary,
+            **numbers,
+        )
+    if own_vocabulary or not isinstance(payload, TopK | Sampled):
+        raise ValueError(f"answers of kind {payload.kind} cannot be compared by rank: all logits are needed")
+    if isinstance(payload, TopK):
+        return TopKAnswer(
+            ids_NK=_translated(payload.ids_NK, ids, device),
+            vocab=payload.vocab if ids is None else ids.student_vocab,
+            logits_NK=torch.from_numpy(payload.logits_NK).to(device).float(),
+            lse_NG=torch.from_numpy(payload.lse_NG).to(device),
+            temperatures=payload.temperatures,
+            **numbers,
+        )
+    if ids is not None:
+        raise ValueError("sampled tokens of another vocabulary: those that do not map would bias the target")
+    return SampledAnswer(
+        ids_NK=_translated(payload.ids_NJ, None, device),
+        vocab=payload.vocab,
+        shares_NK=torch.from_numpy(payload.counts_NJ).to(device).float() / payload.draws,
+        temperature=payload.temperature,
+        **numbers,
+    )
+
+
+def _moved(column: NDArray[np.float32] | None, device: torch.device | str | None) -> torch.Tensor | None:
+    return None if column is None else torch.from_numpy(column).to(device)
+
+
+def _translated(
+    ids_NK: NDArray[np.int32], ids: IdMap | None, device: torch.device | str | None
+) -> torch.Tensor:
+    own_NK = torch.from_numpy(ids_NK).to(device).long()
+    if ids is None:
+        return own_NK
+    return torch.where(own_NK >= 0, ids.student_of_V.to(own_NK.device)[own_NK.clamp_min(0)], -1)
+
+
+def _place(temperature: float, grid: tuple[float, ...]) -> int:
+    """Where a temperature stands in a grid; as float32, which is what a body holds."""
+    for at, declared in enumerate(grid):
+        if np.float32(declared) == np.float32(temperature):
+            return at
+    raise ValueError(
+        f"temperature {temperature} is not among those the teacher answered for: {', '.join(map(str, grid))}; "
+        "it is not estimated from the others"
+    )
+
+
+def _closed(logp_NK: torch.Tensor, tail_N1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logp_NK = torch.cat([logp_NK, tail_N1.log()], dim=-1).clamp_min(LOG_FLOOR)
+    return logp_NK.exp(), logp_NK

@@ -1,0 +1,202 @@
+"""The objective over a vocabulary, computed a few units at a time.
+
+Decision record: float32 logits of a batch over a vocabulary of 100,000 are larger than the models, and a loss holds
+several such tensors. Here a chunk of units goes through head, loss and gradient before the next one begins, and what is
+kept is the gradient of the hidden states and of the head; the idea is that of fused linear cross entropy. It is also
+faster on a CPU, since small buffers are used again and large ones are mapped anew each time. The gradient is computed
+in the forward pass, so the backward pass only hands it on (times the factor of the loss, say of loss scaling) and can
+run once. An objective's shares add up (`Objective.evaluate`), so chunks change nothing but rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from raykd.distill.objective import Counts, Objective, ObjectiveResult
+from raykd.distill.signals import Signals
+
+CHUNK_BYTES = 32 * 2**20
+"""Float32 logits of one chunk; a chunk of fewer units reads the head more often, one of more falls out of the cache."""
+
+
+def chunk_of(vocab: int) -> int:
+    """Units of a chunk over a vocabulary."""
+    return max(1, CHUNK_BYTES // (4 * vocab))
+
+
+def evaluate_hidden(
+    objective: Objective,
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    labels_N: torch.Tensor,
+    signals: Signals | None,
+    progress: float,
+    totals: Counts,
+    *,
+    chunk: int | None = None,
+) -> ObjectiveResult:
+    """`Objective.evaluate` of ``hidden @ weight.T + bias``, whose loss reaches hidden states, weight and bias.
+
+    Args:
+        hidden_ND: the student's last hidden states, only the units.
+        weight_VD, bias_V: its output head.
+        labels_N, signals, progress, totals: as for `Objective.evaluate`, of all units.
+        chunk: units computed at once; None for what fits `CHUNK_BYTES`.
+
+    Raises:
+        ValueError: as `Objective.evaluate`, or shapes that disagree.
+    """
+    if hidden_ND.ndim != 2 or hidden_ND.shape != (len(labels_N), weight_VD.shape[1]):
+        raise ValueError(
+            f"hidden states are {tuple(hidden_ND.shape)}, the head {tuple(weight_VD.shape)}, "
+            f"labels {tuple(labels_N.shape)}; wanted [N, D], [V, D], [N]"
+        )
+    inputs = [hidden_ND, weight_VD] if bias_V is None else [hidden_ND, weight_VD, bias_V]
+    wanted = [torch.is_grad_enabled() and each.requires_grad for each in inputs]
+    grads = [_buffer(each) if want else None for each, want in zip(inputs, wanted, strict=True)]
+
+    def logits_of(begin: int, end: int) -> torch.Tensor:
+        return F.linear(hidden_ND[begin:end].to(weight_VD.dtype), weight_VD, bias_V)
+
+    def add(begin: int, end: int, grad_NV: torch.Tensor) -> None:
+        hidden, weight, *bias = grads
+        grad_NV = grad_NV.to(weight_VD.dtype)
+        if hidden is not None:
+            hidden[begin:end] = grad_NV @ weight_VD
+        if weight is not None:
+            _add_product(weight, grad_NV, hidden_ND[begin:end].to(weight_VD.dtype))
+        if bias and bias[0] is not None:
+            bias[0] += grad_NV.sum(dim=0)
+
+    pieces = _pieces(len(labels_N), chunk or chunk_of(weight_VD.shape[0]))
+    with torch.no_grad():
+        results = [
+            _evaluate(
+                objective, logits_of, add if any(wanted) else None, piece, labels_N, signals, progress, totals
+            )
+            for piece in pieces
+        ]
+    return _joined(results, inputs, grads)
+
+
+def evaluate_logits(
+    objective: Objective,
+    logits_NV: torch.Tensor,
+    labels_N: torch.Tensor,
+    signals: Signals | None,
+    progress: float,
+    totals: Counts,
+    *,
+    chunk: int | None = None,
+) -> ObjectiveResult:
+    """`Objective.evaluate` a few units at a time, for a student whose logits are there already.
+
+    The gradient has the logits' size and dtype; nothing else of that size is held.
+    """
+    wanted = torch.is_grad_enabled() and logits_NV.requires_grad
+    grad_NV = torch.empty_like(logits_NV, requires_grad=False) if wanted else None
+
+    def add(begin: int, end: int, grad: torch.Tensor) -> None:
+        assert grad_NV is not None
+        grad_NV[begin:end] = grad
+
+    pieces = _pieces(len(labels_N), chunk or chunk_of(logits_NV.shape[-1]))
+    with torch.no_grad():
+        results = [
+            _evaluate(
+                objective,
+                lambda begin, end: logits_NV[begin:end],
+                add if wanted else None,
+                piece,
+                labels_N,
+                signals,
+                progress,
+                totals,
+            )
+            for piece in pieces
+        ]
+    return _joined(results, [logits_NV], [grad_NV])
+
+
+def _pieces(units: int, chunk: int) -> list[tuple[int, int]]:
+    """At least one, so that a batch without units has a loss of 0 with its graph."""
+    return [(begin, min(begin + chunk, units)) for begin in range(0, max(units, 1), chunk)]
+
+
+def _evaluate(
+    objective: Objective,
+    logits_of: Callable[[int, int], torch.Tensor],
+    add: Callable[[int, int, torch.Tensor], None] | None,
+    piece: tuple[int, int],
+    labels_N: torch.Tensor,
+    signals: Signals | None,
+    progress: float,
+    totals: Counts,
+) -> ObjectiveResult:
+    begin, end = piece
+    logits_NV = logits_of(begin, end).detach()
+    part = None if signals is None else signals.units(begin, end)
+    with torch.enable_grad():
+        logits_NV.requires_grad_(add is not None)
+        result = objective.evaluate(logits_NV, labels_N[begin:end], part, progress, totals)
+    if add is not None:
+        add(begin, end, torch.autograd.grad(result.loss, logits_NV)[0])
+    return replace(result, loss=result.loss.detach())
+
+
+def _buffer(tensor: torch.Tensor) -> torch.Tensor:
+    # float32 whatever the parameter is: many small chunks are added up in it.
+    return torch.zeros_like(tensor, dtype=torch.float32, requires_grad=False)
+
+
+def _add_product(weight: torch.Tensor, grad_NV: torch.Tensor, hidden_ND: torch.Tensor) -> None:
+    if grad_NV.dtype == weight.dtype:
+        weight.addmm_(grad_NV.T, hidden_ND)
+    else:
+        weight += grad_NV.T @ hidden_ND
+
+
+def _joined(
+    results: Sequence[ObjectiveResult], inputs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
+) -> ObjectiveResult:
+    first, *others = results
+    loss, counts, weights_M = first.loss, first.counts, first.weights_M
+    sums = dict(first.sums)
+    for each in others:
+        loss, counts = loss + each.loss, counts + each.counts
+        sums = {name: value + each.sums[name] for name, value in sums.items()}
+        if weights_M is not None and each.weights_M is not None:
+            weights_M = weights_M + each.weights_M
+    if any(grad is not None for grad in grads):
+        loss = _Known.apply(loss, grads, *inputs)  # type: ignore[no-untyped-call]
+    return ObjectiveResult(loss=loss, sums=sums, weights_M=weights_M, counts=counts)
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradients were computed beside it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: torch.Tensor, grads: Sequence[torch.Tensor | None], *inputs: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.grads, ctx.dtypes = grads, [each.dtype for each in inputs]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *factors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            raise RuntimeError(
+                "the loss of chunks can run backward once: its gradients are handed on, not kept"
+            )
+        scaled = [
+            None if grad is None else grad.mul_(factors[0]).to(dtype)
+            for grad, dtype in zip(grads, ctx.dtypes, strict=True)
+        ]
+        return None, None, *scaled

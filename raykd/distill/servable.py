@@ -1,0 +1,106 @@
+"""Which form of answer can serve which loss, known before anything runs.
+
+Decision record: the knowledge is the divergences' own (`DivergenceBase.serves`) and the same at run time; this module
+only asks for it early and says what to do instead. A temperature off the grid is refused and never interpolated: a
+sweep must search on the grid that the teachers answered for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from raykd.distill.losses import DivergenceBase
+from raykd.distill.payloads import PayloadKind
+from raykd.distill.schedules import ScheduleBase, Step
+from raykd.distill.signals import Support
+from raykd.distill.targets import Mixture
+from raykd.errors import ConfigError
+
+Vocabulary = Literal["same", "overlap", "own"]
+"""How a teacher's vocabulary stands to the student's: the same; matched by string, the rest in a tail; not matched."""
+
+
+def support_of(kind: PayloadKind, vocabulary: Vocabulary) -> Support:
+    """Over what a divergence compares the student with such answers.
+
+    Raises:
+        ConfigError: a form that does not allow this vocabulary.
+    """
+    if kind in ("dense", "hidden"):
+        by_vocabulary: dict[Vocabulary, Support] = {"same": "whole", "overlap": "tail", "own": "own"}
+        return by_vocabulary[vocabulary]
+    if vocabulary == "own" or (kind, vocabulary) == ("sampled", "overlap"):
+        raise ConfigError(
+            f"answers of kind {kind} cannot come from a teacher whose vocabulary is not the student's",
+            got=f"payload {kind}, vocabulary {vocabulary}",
+            wanted="top_k or hidden with a matched vocabulary, hidden with one that is not matched",
+            next_step="set the payload to hidden",
+        )
+    return "tail" if kind == "top_k" else "draws"
+
+
+def check_payload(
+    divergences: Sequence[DivergenceBase],
+    temperature: ScheduleBase,
+    mixture: Mixture,
+    kind: PayloadKind,
+    temperatures: Sequence[float],
+    vocabulary: Vocabulary,
+) -> None:
+    """Refuses what `Objective.check_payload` refuses; see there."""
+    support = support_of(kind, vocabulary)
+    for divergence in divergences:
+        if not divergence.serves(support):
+            raise ConfigError(
+                f"the divergence {divergence.kind} cannot be computed from answers of kind {kind}"
+                + ("" if vocabulary == "same" else f" of another vocabulary ({vocabulary})"),
+                got=f"objective.terms: {divergence.kind}; payload {kind}",
+                wanted=_wanted(support),
+                next_step=_instead(support),
+            )
+    if mixture != "arithmetic" and support != "whole":
+        raise ConfigError(
+            f"a {mixture} mixture needs all logits of every teacher",
+            got=f"objective.mixture: {mixture}; payload {kind}, vocabulary {vocabulary}",
+            wanted="mixture arithmetic, or answers of kind dense or hidden of the same vocabulary",
+            next_step="set objective.mixture to arithmetic",
+        )
+    if kind in ("top_k", "sampled"):
+        _check_temperature(temperature, kind, temperatures)
+
+
+def _check_temperature(schedule: ScheduleBase, kind: PayloadKind, grid: Sequence[float]) -> None:
+    low, high = schedule.bounds()
+    values = schedule.values if isinstance(schedule, Step) else (low, high)
+    held = {float(np.float32(t)) for t in grid}
+    steady = low == high or isinstance(schedule, Step)
+    off = [value for value in values if float(np.float32(value)) not in held]
+    if off or not steady:
+        got = ", ".join(map(str, off)) if steady else f"a {schedule.kind} schedule from {low} to {high}"
+        raise ConfigError(
+            "objective.temperature is not one that the teachers answer for, and cannot be estimated from others",
+            got=got,
+            wanted=f"{'one of ' if len(grid) > 1 else ''}{', '.join(map(str, grid))}, constant or in steps",
+            next_step="add it to the temperatures of the top_k payload"
+            if kind == "top_k"
+            else "sampled tokens are drawn at one temperature: use that, or top_k or hidden answers",
+        )
+
+
+def _wanted(support: Support) -> str:
+    return {
+        "whole": "any divergence",
+        "tail": "a divergence that needs no single logit: forward_kl, reverse_kl, jensen_shannon, "
+        "total_variation, cross_entropy",
+        "draws": "forward_kl or cross_entropy: others are biased under sampling",
+        "own": "universal_logit: the only one that matches no tokens",
+    }[support]
+
+
+def _instead(support: Support) -> str:
+    if support == "own":
+        return "choose universal_logit, or match the vocabularies by string (overlap)"
+    return "choose another divergence, or set the payload to hidden, which keeps every logit"

@@ -1,0 +1,70 @@
+"""The student's logits on a part of its vocabulary and one tail for the rest, such that a softmax over them is exact.
+
+Decision record: the tail's logit is ``T logsumexp_{c not in S}(s_c / T)``, so that a softmax of the K + 1 numbers at
+T gives exactly the probabilities of the whole softmax; divergences then need not know that anything was gathered. The
+tail is summed over its own tokens and never taken as 1 minus the others, which loses a small tail to rounding. One
+function with its own gradient, because what autograd would keep for it is three times the logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from raykd.distill.signals import MASKED
+
+
+def on_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Float32 ``[N, K + 1]``: the logits at the ids, then the tail's; see the module's docstring.
+
+    Args:
+        logits_NV: float32.
+        ids_NK: int64, each at most once a unit; -1 gives an entry of probability 0.
+    """
+    return _OnSupport.apply(logits_NV, ids_NK, temperature)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def on_columns(
+    logits_NV: torch.Tensor, kept: torch.Tensor, rest: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """The same where all units keep the same columns; `rest` are the others (none: a tail of probability 0)."""
+    kept_NK = logits_NV.index_select(1, kept)
+    if not len(rest):
+        return torch.cat([kept_NK, torch.full_like(logits_NV[:, :1], _nothing(temperature))], dim=1)
+    tail_N1 = torch.logsumexp(logits_NV.index_select(1, rest) / temperature, dim=-1, keepdim=True)
+    return torch.cat([kept_NK, temperature * tail_N1], dim=1)
+
+
+def _nothing(temperature: float) -> float:
+    return MASKED * max(temperature, 1.0)
+
+
+class _OnSupport(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
+        n, v = logits_NV.shape
+        held_NK = ids_NK >= 0
+        # One column more, which takes what is written for entries that stand for no token.
+        index_NK = torch.where(held_NK, ids_NK, v)
+        top_N1 = logits_NV.amax(dim=-1, keepdim=True)
+        mass_NV = logits_NV.new_zeros(n, v + 1)
+        torch.sub(logits_NV, top_N1, out=mass_NV[:, :v])
+        if temperature != 1.0:
+            mass_NV.mul_(1.0 / temperature)
+        mass_NV.exp_().scatter_(1, index_NK, 0.0)
+        mass_NV[:, v] = 0.0
+        rest_N1 = mass_NV.sum(dim=-1, keepdim=True)
+        tail_N1 = torch.where(rest_N1 > 0.0, top_N1 + temperature * rest_N1.log(), _nothing(temperature))
+        kept_NK = torch.where(held_NK, logits_NV.gather(1, ids_NK.clamp_min(0)), _nothing(temperature))
+        ctx.save_for_backward(mass_NV, rest_N1, index_NK)
+        return torch.cat([kept_NK, tail_N1], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grad_NK,) = grads
+        mass_NV, rest_N1, index_NK = ctx.saved_tensors
+        share_N1 = torch.where(rest_N1 > 0.0, grad_NK[:, -1:] / rest_N1, 0.0)
+        logits_grad_NV = mass_NV * share_N1
+        logits_grad_NV.scatter_(1, index_NK, grad_NK[:, :-1])
+        return logits_grad_NV[:, :-1], None, None
