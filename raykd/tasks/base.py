@@ -41,6 +41,19 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Sequences of tokens, not padded. Made by `tokenize`.
+
+    fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
+    pad_values: what each field is padded with. lengths: tokens a sequence.
+    """
+
+    fields: dict[str, list[NDArray[np.int64]]]
+    pad_values: dict[str, int]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class EncodedRows:
     """Rows after tokenisation, not padded. Written by a task's `encode`, read by its `collate`.
 
@@ -265,25 +278,23 @@ def collate(rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
 
 def tokenize(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> tuple[dict[str, list[NDArray[np.int64]]], dict[str, int], NDArray[np.int64]]:
-    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens: fields, pad values, lengths."""
+) -> Tokens:
+    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens."""
     encoded = tokenizer(
         list(texts), None if pairs is None else list(pairs), truncation=True, max_length=max_length
     )
-    return as_fields(encoded, tokenizer)
+    return as_tokens(encoded, tokenizer)
 
 
-def as_fields(
-    encoded: Mapping[str, Any], tokenizer: Tokenizer
-) -> tuple[dict[str, list[NDArray[np.int64]]], dict[str, int], NDArray[np.int64]]:
-    """The model's inputs out of what a tokenizer gave, what each is padded with, and tokens a sequence."""
+def as_tokens(encoded: Mapping[str, Any], tokenizer: Tokenizer) -> Tokens:
+    """The model's inputs out of what a tokenizer gave."""
     fields = {
         name: [np.asarray(row, dtype=np.int64) for row in rows]
         for name, rows in encoded.items()
         if name in ("input_ids", "attention_mask", "token_type_ids")
     }
     pad_id = tokenizer.pad_token_id or 0
-    return (
+    return Tokens(
         fields,
         {name: pad_id if name == "input_ids" else 0 for name in fields},
         np.asarray([len(row) for row in fields["input_ids"]], dtype=np.int64),
@@ -291,19 +302,15 @@ def as_fields(
 
 
 @dataclass(frozen=True)
-class WordTokens:
+class WordTokens(Tokens):
     """Sequences with the place of each token. Written by `tokenize_words`, read by tasks whose unit is a word.
 
-    fields, pad_values, lengths: as in `EncodedRows`, a sequence each.
     offsets: ``[L, 2]`` a sequence, begin and end of each token in the characters of its text.
     special: ``[L]`` a sequence, true for tokens that stand for no character.
     parts: ``[L]`` a sequence, 0 for tokens of the first text, 1 of the second, -1 for special ones.
     row_of: the row that each sequence is of (several, where long rows were cut to windows).
     """
 
-    fields: dict[str, list[NDArray[np.int64]]]
-    pad_values: dict[str, int]
-    lengths: NDArray[np.int64]
     offsets: list[NDArray[np.int64]]
     special: list[NDArray[np.bool_]]
     parts: list[NDArray[np.int64]]
@@ -343,8 +350,11 @@ def tokenize_words(
         np.asarray([-1 if part is None else part for part in encoded.sequence_ids(i)], dtype=np.int64)
         for i in range(count)
     ]
+    tokens = as_tokens(encoded, tokenizer)
     return WordTokens(
-        *as_fields(encoded, tokenizer),
+        tokens.fields,
+        tokens.pad_values,
+        tokens.lengths,
         offsets=[np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]],
         special=[np.asarray(row, dtype=bool) for row in encoded["special_tokens_mask"]],
         parts=parts,
@@ -352,7 +362,7 @@ def tokenize_words(
     )
 
 
-def pad(rows: EncodedRows, picked: Sequence[int]) -> dict[str, torch.Tensor]:
+def pad(rows: EncodedRows | Tokens, picked: Sequence[int]) -> dict[str, torch.Tensor]:
     """The picked sequences as ``[S, L]`` tensors, L the longest of them, field by field."""
     inputs: dict[str, torch.Tensor] = {}
     for name, values in rows.fields.items():

@@ -28,8 +28,9 @@ class Classification(TaskBase):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids of B rows."""
-        fields, pad_values, lengths_B = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length)
-        return EncodedRows(fields, pad_values, lengths_B, batch.labels_B, np.arange(len(batch) + 1))
+        tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length)
+        starts_B1 = np.arange(len(batch) + 1)
+        return EncodedRows(tokens.fields, tokens.pad_values, tokens.lengths, batch.labels_B, starts_B1)
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
         """One a row."""
