@@ -291,7 +291,7 @@ def test_declared_properties() -> None:
         "logit_mse": 0,
         "teacher_hard": 0,
     }
-    assert {m.kind for m in MEMBERS if m.needs_dense} == {"logit_mse"}
+    assert {m.kind for m in MEMBERS if m.needs_dense} == {"logit_mse", "teacher_hard"}
 
 
 @pytest.mark.parametrize("loss", MEMBERS, ids=name)
