@@ -6,7 +6,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raykd.errors import ConfigError
 from raykd.spec import Spec
+from raykd.tasks.forms import LABELLED_FORMS, RowForm
+from raykd.tasks.schemes import parse
+
+ColumnKey = Literal[
+    "text",
+    "text_pair",
+    "label",
+    "tokens",
+    "tags",
+    "question",
+    "context",
+    "answers",
+    "source",
+    "target",
+    "language",
+    "id",
+]
+"""The keys of `Columns`."""
 
 
 class Files(Spec):
@@ -15,7 +34,7 @@ class Files(Spec):
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1)
     """Files, read in this order. Relative paths are relative to the YAML that holds them."""
-    columns: dict[Literal["text", "text_pair", "label", "language", "id"], str] = {}
+    columns: dict[ColumnKey, str] = {}
     """Overrides of `data.columns` for these files alone."""
     language: str | None = None
     """The language of all rows, for files that have no language column."""
@@ -29,12 +48,16 @@ class Hub(Spec):
     config_name: str | None = None
     split: str = "train"
     revision: str | None = None
-    columns: dict[Literal["text", "text_pair", "label", "language", "id"], str] = {}
+    columns: dict[ColumnKey, str] = {}
     language: str | None = None
 
 
 class Embedded(Spec):
-    """The corpus that raykd generates itself: opinions in zh, en and fr with known Bayes accuracy."""
+    """The corpus that raykd generates itself, in zh, en and fr: what the task's rows consist of decides which one.
+
+    Opinions to classify, texts with names to tag, questions about a few facts, sentences to translate, or a dialogue
+    to go on with.
+    """
 
     kind: Literal["embedded"] = "embedded"
     split: Literal["train", "validation", "test", "unlabeled"] = "train"
@@ -42,20 +65,53 @@ class Embedded(Spec):
     seed: int = 0
     """Seed of the world; splits of one seed never share a text."""
     label_noise: float = Field(0.05, ge=0.0, lt=0.5)
-    """Share of rows whose label is flipped; Bayes accuracy is one minus it."""
+    """Share of rows (of tagging: of names) whose gold is wrong; no system can be right more often than one minus it."""
 
 
 Source = Annotated[Files | Hub | Embedded, Field(discriminator="kind")]
 
 
 class Columns(Spec):
-    """Names of the columns in the files. A name of None says that there is no such column."""
+    """Names of the columns in the files. A name of None says that there is no such column.
+
+    Only those that the task's rows consist of are read; to rename another one is an error.
+    """
 
     text: str = "text"
+    """Text to classify; of unlabelled rows of token classification also raw text, where there are no tokens."""
     text_pair: str | None = None
     label: str = "label"
+    tokens: str = "tokens"
+    """A list of words (in CSV: JSON, or words between blanks)."""
+    tags: str = "tags"
+    """A label a word, in the same form."""
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    """`{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`; offsets count characters."""
+    source: str | None = "src"
+    """The source or prompt; where it keeps its default and is not there, `prompt` is read, and where a prompt may be
+    empty and that is not there either, none."""
+    target: str = "tgt"
+    """The text to be written."""
     language: str | None = "lang"
+    """Where it keeps its default and is not there, rows with targets read `tgt_lang`: scores are compared by the
+    language that is written."""
     id: str | None = None
+
+    @staticmethod
+    def keys_of(form: RowForm) -> tuple[ColumnKey, ...]:
+        """The keys that rows of this form may use."""
+        return (*_OF_FORM[form], "language", "id")
+
+
+_OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
+    "text": ("text", "text_pair", "label"),
+    "words": ("tokens", "tags", "text"),
+    "answers": ("question", "context", "answers"),
+    "target": ("source", "target"),
+    "source_target": ("source", "target"),
+}
 
 
 class DataConfig(Spec):
@@ -67,8 +123,9 @@ class DataConfig(Spec):
     unlabeled: Source | None = None
     """Texts without labels, added to the training rows; the hard term never sees them."""
     columns: Columns = Columns()
-    labels: tuple[str, ...] = Field(min_length=2)
-    """The run's label list; its order is the order of all logits."""
+    labels: tuple[str, ...] = ()
+    """The run's label list (of token classification: the tags); its order is the order of all logits. Only tasks that
+    choose among labels have one."""
     languages: tuple[str, ...] = Field(min_length=1)
     """Every language that may occur; a row of another one is an error."""
     select_languages: tuple[str, ...] | None = None
@@ -84,15 +141,29 @@ class DataConfig(Spec):
     length_grouping: bool = True
     """Batches hold rows of similar length."""
     on_bad_row: Literal["fail", "skip"] = "fail"
-    """What a row with an empty text or an unknown label or language does; skipped rows are counted and logged."""
+    """What a row does that has an empty text, an unknown label or language, tags that do not fit its words, an answer
+    that is not in its context or no target; skipped rows are counted and logged."""
     max_bad_rows: float = Field(0.01, ge=0.0, le=1.0)
     """Share of rows that `skip` may skip before the run fails after all."""
+    on_loose_inside: Literal["fail", "begin"] = "fail"
+    """What a tag I-X does that no B-X or I-X precedes: makes the row a bad one, or begins an entity (is read as B-X,
+    as IOB1 writes it; counted and logged)."""
+    on_long_row: Literal["truncate", "drop", "fail"] = "truncate"
+    """What a row with more tokens than the task's limits does, counted and logged: loses its end, is left out of
+    training (never of evaluation), or stops the run before it begins."""
 
     @field_validator("labels", "languages")
     @classmethod
     def _unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
             raise ValueError(f"holds a name twice: {list(value)}")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _several(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) == 1:
+            raise ValueError(f"holds one label only: {list(value)}; wanted two at least")
         return value
 
     @model_validator(mode="after")
@@ -103,3 +174,33 @@ class DataConfig(Spec):
                 f"select_languages names {sorted(unknown)}, not in languages {list(self.languages)}"
             )
         return self
+
+    def check(self, form: RowForm) -> None:
+        """Whether labels and columns are those that rows of this form have.
+
+        Raises:
+            ValueError: labels that are missing or play no part, a column that plays no part; says which.
+        """
+        if form in LABELLED_FORMS and not self.labels:
+            what = "one tag a word (O, B-PER, I-PER, ...)" if form == "words" else "the class of a row"
+            raise ValueError(f"data.labels is missing: the task chooses {what} among them")
+        if form == "words":
+            try:
+                parse(self.labels)
+            except ConfigError as error:
+                raise ValueError(f"data.labels are no tags of entities: {error}") from None
+        if form not in LABELLED_FORMS and self.labels:
+            raise ValueError(f"data.labels {list(self.labels)}: the task has no labels; leave them out")
+        read = Columns.keys_of(form)
+        renamed = [k for k, f in Columns.model_fields.items() if getattr(self.columns, k) != f.default]
+        sources = {"train": self.train, "validation": self.validation, "test": self.test}
+        named = {"data.columns": renamed} | {
+            f"data.{name}.columns": list(getattr(source, "columns", {}))
+            for name, source in (sources | {"unlabeled": self.unlabeled}).items()
+        }
+        for place, keys in named.items():
+            idle = [key for key in keys if key not in read]
+            if idle:
+                raise ValueError(
+                    f"{place}.{idle[0]} plays no part in this task, whose columns are {list(read)}"
+                )

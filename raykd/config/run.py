@@ -18,6 +18,7 @@ from raykd.distill.schedules import Constant
 from raykd.models import Student
 from raykd.spec import Spec
 from raykd.tasks import Classification, Task
+from raykd.tasks.forms import RowForm, form_of
 
 
 class RayConfig(Spec):
@@ -103,6 +104,16 @@ class RunConfig(Spec):
             return data
         laid = [overlay(defaults if t.get("path") is None else bare, t) for t in teachers]
         return {**data, "teachers": laid}
+
+    @model_validator(mode="after")
+    def _data_fit(self) -> RunConfig:
+        self.data.check(self.form)
+        return self
+
+    @property
+    def form(self) -> RowForm:
+        """What a row of the task consists of."""
+        return form_of(self.task)
 
     @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:

@@ -6,6 +6,8 @@ compares like with like. Labelled rows that are not drawn are dropped, never pas
 amount of unlabelled text is the user's `unlabeled` and nothing else. Texts of the held-out sets are taken out of
 the unlabelled rows, because a student that has been told the teachers' opinion of a test row has seen it; labelled
 rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
+Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source in
+other words is still the same thing to translate).
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import hashlib
 import logging
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +27,13 @@ from numpy.typing import NDArray
 from raykd.config import DataConfig, Source
 from raykd.data.read import read_source
 from raykd.data.rows import Rows
+from raykd.data.summary import summary_of
 from raykd.errors import DataError
+from raykd.tasks.forms import RowForm
 
 log = logging.getLogger("raykd.data")
+
+_WITH_TARGETS = ("target", "source_target")
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,19 @@ class Dataset:
 
     train: the labelled rows that are used, then the unlabelled ones. test: None where the config names none.
     left_out: for each reason (a phrase for people) how many rows are not used, or used in spite of something.
+    form: what a row consists of.
     """
 
     train: Rows
     validation: Rows
     test: Rows | None
     left_out: dict[str, int] = field(default_factory=dict)
+    form: RowForm = "text"
+
+    def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Counts of each part by language; see `raykd.data.summary`."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: summary_of(rows, self.form, labels) for name, rows in parts.items() if rows is not None}
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the content and order of all parts."""
@@ -48,22 +63,32 @@ class Dataset:
         return hashlib.sha256(joined.encode()).hexdigest()
 
 
-def load_data(config: DataConfig, base_dir: Path) -> Dataset:
+def load_data(
+    config: DataConfig, base_dir: Path, form: RowForm = "text", *, targets_needed: bool = True
+) -> Dataset:
     """Reads, selects languages and labelled rows, and keeps held-out texts out of the unlabelled ones.
 
     Args:
         base_dir: what relative paths are relative to.
+        form: what a row of the run's task consists of (`RunConfig.form`).
+        targets_needed: False where unlabelled rows may hold a source alone, because their targets are to be written.
 
     Raises:
         DataError: what `read_source` raises; a part that is empty after the selection; fewer labelled rows of a
-            language than ``labelled_per_language``.
+            language than ``labelled_per_language``; unlabelled rows without a target that need one.
     """
     left_out: dict[str, int] = {}
 
     def part(name: str, source: Source, labelled: bool) -> Rows:
         skipped: dict[str, int] = {}
-        rows = read_source(source, config, base_dir=base_dir, labelled=labelled, skipped=skipped)
+        mended: dict[str, int] = {}
+        rows = read_source(
+            source, config, base_dir=base_dir, labelled=labelled, form=form, skipped=skipped, mended=mended
+        )
         left_out.update({f"{name}: bad rows of {where}": count for where, count in skipped.items()})
+        left_out.update(
+            {f"{name}: tags I- of {where} read as B- (rows kept)": n for where, n in mended.items()}
+        )
         if not len(rows):
             raise DataError(
                 f"data.{name} holds no good row",
@@ -76,11 +101,14 @@ def load_data(config: DataConfig, base_dir: Path) -> Dataset:
     labelled = _draw_labelled(part("train", config.train, True), config, left_out)
     validation = part("validation", config.validation, True)
     test = None if config.test is None else part("test", config.test, True)
-    held_out = _keys(validation) | (set() if test is None else _keys(test))
-    _warn_of_overlap(labelled, held_out, left_out)
+    held_out = _keys(validation, form) | (set() if test is None else _keys(test, form))
+    _warn_of_overlap(labelled, form, held_out, left_out)
     parts = [labelled]
     if config.unlabeled is not None:
-        parts.append(_clean(part("unlabeled", config.unlabeled, False), held_out, left_out))
+        unlabelled = part("unlabeled", config.unlabeled, False)
+        if targets_needed and form in _WITH_TARGETS:
+            _check_targets(unlabelled)
+        parts.append(_clean(unlabelled, form, held_out, left_out))
     if len({rows.pairs is None for rows in parts}) > 1:
         raise DataError(
             "train and unlabeled do not fit together",
@@ -88,7 +116,7 @@ def load_data(config: DataConfig, base_dir: Path) -> Dataset:
             wanted="second texts in both or in none",
             next_step="check columns.text_pair of both sources",
         )
-    return Dataset(Rows.concat(parts), validation, test, left_out)
+    return Dataset(Rows.concat(parts), validation, test, left_out, form)
 
 
 def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
@@ -125,6 +153,7 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
                 wanted=f"{wanted}",
                 next_step=f"lower data.labelled_per_language to {len(members)} or add rows",
             )
+        # Where gold is not one label all rows are of one label here: the order is plainly random.
         # The language is in the seed by name, so that selecting other languages does not change this one's rows.
         seed = [config.labelled_seed & (2**64 - 1), zlib.crc32(language.encode())]
         order = _stratified_order(rows.labels_B[members], np.random.default_rng(seed))
@@ -153,19 +182,37 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
-def _row_keys(rows: Rows) -> list[tuple[str, ...]]:
+def _row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
+    """What makes a row the same as another."""
     texts = [normalised(text) for text in rows.texts]
     if rows.pairs is None:
         return [(text,) for text in texts]
+    if form in _WITH_TARGETS:  # by the source; where there is no prompt, by the target
+        pairs = zip(texts, rows.pairs, strict=True)
+        return [(text,) if text else ("", normalised(target)) for text, target in pairs]
     return list(zip(texts, map(normalised, rows.pairs), strict=True))
 
 
-def _keys(rows: Rows) -> set[tuple[str, ...]]:
-    return set(_row_keys(rows))
+def _keys(rows: Rows, form: RowForm) -> set[tuple[str, ...]]:
+    return set(_row_keys(rows, form))
 
 
-def _warn_of_overlap(rows: Rows, held_out: set[tuple[str, ...]], left_out: dict[str, int]) -> None:
-    at = [i for i, key in enumerate(_row_keys(rows)) if key in held_out]
+def _check_targets(rows: Rows) -> None:
+    """Refuses rows that have nothing to be taught on."""
+    bare = sum(not target for target in rows.pairs or ())
+    if bare:
+        raise DataError(
+            "rows of data.unlabeled have no target, so there is nothing that teachers could be asked about",
+            got=f"{bare} of {len(rows)} rows with a source only",
+            wanted="a target a row (data.columns.target)",
+            next_step="let the teachers write them: raykd label --sequences",
+        )
+
+
+def _warn_of_overlap(
+    rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
+) -> None:
+    at = [i for i, key in enumerate(_row_keys(rows, form)) if key in held_out]
     if at:
         left_out["train: labelled and also in validation or test (kept)"] = len(at)
         log.warning(
@@ -175,9 +222,9 @@ def _warn_of_overlap(rows: Rows, held_out: set[tuple[str, ...]], left_out: dict[
         )
 
 
-def _clean(rows: Rows, held_out: set[tuple[str, ...]], left_out: dict[str, int]) -> Rows:
+def _clean(rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]) -> Rows:
     """The unlabelled rows whose text is in no held-out set."""
-    keep = np.asarray([key not in held_out for key in _row_keys(rows)], dtype=np.bool_)
+    keep = np.asarray([key not in held_out for key in _row_keys(rows, form)], dtype=np.bool_)
     removed = int((~keep).sum())
     if removed == len(rows):
         raise DataError(

@@ -1,7 +1,7 @@
 """Files, hub sets and saved folders as one stream of `Record`s.
 
 Decision record: `datasets` reads Parquet, hub sets and saved folders; text files are read by `textfiles`. Columns
-that hold no text or number (vectors, images) are left out before anything is decoded.
+that hold neither text nor number nor lists of them (vectors, images) are left out before anything is decoded.
 """
 
 from __future__ import annotations
@@ -105,12 +105,47 @@ def _saved(folder: Path, source: Hub) -> Any:
 
 def _table_records(table: Any, place: str) -> Iterator[Record]:
     """Rows (numbered from 1) of a `datasets.Dataset`, class labels by name; columns without a text form left out."""
+    features = table.features
+    kept = [name for name, feature in features.items() if _readable(feature)]
+    named = [name for name in kept if _has_names(features[name])]
+    for number, values in enumerate(table.select_columns(kept), start=1):
+        for column in named:
+            values[column] = _by_name(values[column], features[column])
+        yield Record(f"{place}{number}", number, values)
+
+
+def _readable(feature: Any, inside: bool = False) -> bool:
+    """Text, numbers, class labels, and lists and tables of them; lists of fractions are vectors."""
     import datasets
 
-    kept = [n for n, f in table.features.items() if isinstance(f, datasets.Value | datasets.ClassLabel)]
-    names = {n: f.names for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-    for number, values in enumerate(table.select_columns(kept), start=1):
-        for column, of in names.items():
-            index = values[column]
-            values[column] = of[index] if index is not None and 0 <= index < len(of) else None
-        yield Record(f"{place}{number}", number, values)
+    if isinstance(feature, datasets.Value):
+        return not (inside and feature.dtype.startswith(("float", "double", "decimal", "binary")))
+    if isinstance(feature, dict):
+        return all(_readable(part, inside=True) for part in feature.values())
+    inner = _inner(feature)
+    return isinstance(feature, datasets.ClassLabel) if inner is None else _readable(inner, inside=True)
+
+
+def _inner(feature: Any) -> Any:
+    """What a list feature is a list of; None for another feature."""
+    import datasets
+
+    if isinstance(feature, list):
+        return feature[0]
+    return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
+
+
+def _has_names(feature: Any) -> bool:
+    """Whether class labels stand in it that are kept as numbers."""
+    import datasets
+
+    inner = _inner(feature)
+    return isinstance(feature, datasets.ClassLabel) or (inner is not None and _has_names(inner))
+
+
+def _by_name(value: Any, feature: Any) -> Any:
+    """Class labels as names, lists of them too; None for a number that is no class."""
+    if isinstance(value, list):
+        return [_by_name(part, _inner(feature)) for part in value]
+    names = feature.names
+    return names[value] if value is not None and 0 <= value < len(names) else None

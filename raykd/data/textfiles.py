@@ -25,11 +25,15 @@ _LARGEST_FIELD = 2**31 - 1
 
 @dataclass(frozen=True)
 class Record:
-    """A row as it stands in its source. place: ``file:line`` (or what the source has instead), for messages."""
+    """A row as it stands in its source.
+
+    place: ``file:line`` (or what the source has instead), for messages. flat: every value is a string, lists too.
+    """
 
     place: str
     line: int
     values: dict[str, Any]
+    flat: bool = False
 
 
 def require_file(path: Path) -> None:
@@ -109,7 +113,7 @@ def read_delimited(path: Path, delimiter: str) -> Iterator[Record]:
                     next_step='put fields that hold the delimiter or a quote in quotes, with "" for a quote',
                 )
             elif row:
-                yield Record(f"{path}:{line}", line, dict(zip(header, row, strict=True)))
+                yield Record(f"{path}:{line}", line, dict(zip(header, row, strict=True)), flat=True)
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(

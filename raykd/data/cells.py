@@ -1,0 +1,126 @@
+"""Values of single cells, judged: texts, lists, languages and names out of a closed list.
+
+Decision record: nothing is converted but what has one reading: a label 1 in a file is the label "1" of the config,
+and a list in CSV is JSON or words between blanks. Everything else is a bad row that says what stands there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from raykd.data.textfiles import shortened
+
+
+class BadRowError(Exception):
+    """What is wrong with one row; becomes a line of the message about the file."""
+
+
+def text(value: Any, column: str) -> str:
+    """A text that is not empty."""
+    found = any_text(value, column)
+    if not found.strip():
+        raise BadRowError(f"column {column!r}: got an empty text {found!r}, wanted words")
+    return found
+
+
+def any_text(value: Any, column: str) -> str:
+    """A text, perhaps an empty one."""
+    if not isinstance(value, str):
+        raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, wanted a text")
+    _check_unicode(value, column)
+    return value
+
+
+def _check_unicode(value: str, column: str) -> None:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRowError(
+            f"column {column!r}: got half a surrogate pair at character {error.start}, wanted Unicode text"
+        ) from None
+
+
+def tokens(value: Any, column: str, flat: bool) -> list[str]:
+    """Words, at least one.
+
+    Args:
+        flat: the source has strings only, so a list stands as JSON or as words between blanks.
+    """
+    found = listed(value, column, flat)
+    if not found:
+        raise BadRowError(f"column {column!r}: got no tokens, wanted one at least")
+    for at, token in enumerate(found, start=1):
+        if not isinstance(token, str) or not token.strip():
+            raise BadRowError(f"column {column!r}: token {at} of {len(found)} is {token!r}, wanted a word")
+        _check_unicode(token, column)
+    return found
+
+
+def listed(value: Any, column: str, flat: bool) -> list[Any]:
+    """A list."""
+    if flat and isinstance(value, str):
+        return _of_json(value, column, list) if value.lstrip().startswith("[") else value.split()
+    if not isinstance(value, list):
+        raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, wanted a list")
+    return value
+
+
+def answers(value: Any, column: str, flat: bool) -> list[tuple[str, int]]:
+    """Accepted answers as (text, offset), from a table of two lists or a list of pairs; at least one."""
+    if flat and isinstance(value, str):
+        value = _of_json(value, column, (dict, list))
+    wanted = "wanted {text: [...], answer_start: [...]}"
+    if isinstance(value, dict):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if not isinstance(texts, list) or not isinstance(starts, list):
+            raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, {wanted}")
+        if len(texts) != len(starts):
+            raise BadRowError(f"column {column!r}: got {len(texts)} texts and {len(starts)} offsets")
+        pairs = list(zip(texts, starts, strict=True))
+    elif isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        pairs = [(part.get("text"), part.get("answer_start")) for part in value]
+    else:
+        raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, {wanted}")
+    if not pairs:
+        raise BadRowError(
+            f"column {column!r}: got no answer, wanted one at least (questions that have none cannot be asked)"
+        )
+    for answer, start in pairs:
+        if not isinstance(answer, str) or not answer.strip():
+            raise BadRowError(f"column {column!r}: got the answer {answer!r}, wanted a text")
+        if not isinstance(start, int) or isinstance(start, bool):
+            raise BadRowError(f"column {column!r}: got the offset {start!r}, wanted a number of characters")
+    return pairs
+
+
+def _of_json(value: str, column: str, kind: Any) -> Any:
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, kind):
+        raise BadRowError(f"column {column!r}: got {shortened(value)}, wanted it as JSON")
+    return found
+
+
+def index_of(value: Any, names: tuple[str, ...], what: str) -> int:
+    """Place of a name among the names; a number is its digits."""
+    name = str(value) if isinstance(value, int) else value
+    if not isinstance(name, str) or name not in names:
+        raise BadRowError(f"{what}: got {value!r}, wanted one of {list(names)}{near(value, names)}")
+    return names.index(name)
+
+
+def near(value: Any, allowed: tuple[str, ...]) -> str:
+    """A suggestion where only case, blanks or a letter differ."""
+    if not isinstance(value, str):
+        return ""
+    folded = {name.casefold(): name for name in allowed}
+    plain = value.strip().casefold()
+    exact = folded.get(plain) or folded.get(plain.replace("_", "-").split("-")[0])
+    close = (
+        [exact] if exact else [folded[n] for n in difflib.get_close_matches(plain, folded, n=1, cutoff=0.8)]
+    )
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,90 @@
+"""Which columns of a source are read, decided once for all its rows.
+
+Decision record: a column is missing for the whole file or for none, so this is judged before any row and says what
+the file has. Where a default name is not there the next usual name is taken (`prompt`, `tgt_lang`); a name that the
+user wrote is never replaced.
+"""
+
+from __future__ import annotations
+
+from raykd.config import Columns, DataConfig, Files, Hub
+from raykd.data.forms import Wanted
+from raykd.data.textfiles import Record
+from raykd.errors import DataError
+from raykd.tasks.forms import RowForm
+
+_NEXT = {"source": "prompt", "language": "tgt_lang"}
+"""What is read where the default is not there, of forms with a target."""
+_GOLD = {"text": "label", "words": "tags", "answers": "answers"}
+"""What unlabelled rows do without."""
+
+
+def columns_of(
+    found: list[Record], name: str, source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
+) -> Wanted:
+    """The columns to read, all of them there.
+
+    Raises:
+        DataError: a column is missing, or the source's language is not the run's; says what the source has.
+    """
+    there: dict[str, None] = {}
+    for record in found:
+        there.update(dict.fromkeys(record.values))
+    names = _named(there, source, config, form, labelled)
+    of_all = source.language
+    if of_all is None and len(config.languages) == 1:
+        of_all = config.languages[0]
+    if of_all is not None and of_all not in config.languages:
+        raise DataError(
+            f"{name}: the source's language is not in data.languages",
+            got=of_all,
+            wanted=f"one of {list(config.languages)}",
+        )
+    if of_all is not None and names.get("language") not in there:
+        names.pop("language", None)
+    missing = {key: column for key, column in names.items() if column not in there}
+    if "language" not in names and of_all is None:
+        missing["language"] = "(none is named)"
+    if missing:
+        raise DataError(
+            f"{name}: no column "
+            + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
+            got=f"columns {', '.join(map(str, there))}",
+            wanted=", ".join(names.values()),
+            next_step=_how_to_name(missing, form),
+        )
+    return Wanted(form, names, of_all, labelled)
+
+
+def _named(
+    there: dict[str, None], source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
+) -> dict[str, str]:
+    """The column of each key that rows of this form have in this source."""
+    given = config.columns.model_dump() | dict(source.columns)
+    keys = Columns.keys_of(form)
+    names: dict[str, str] = {key: given[key] for key in keys if given[key] is not None}
+    default: dict[str, str] = {key: Columns.model_fields[key].default for key in keys}
+    if not labelled:
+        names.pop(_GOLD.get(form, ""), None)
+    if form == "words":
+        # Tokens where there are any; raw text where not, which has no tags.
+        raw = not labelled and (names["tokens"] not in there or "text" in source.columns)
+        names.pop("tokens" if raw else "text")
+    if form in ("target", "source_target"):
+        for key, other in _NEXT.items():
+            if names.get(key) == default[key] and default[key] not in there and other in there:
+                names[key] = other
+        if form == "target" and names.get("source") == default["source"] and default["source"] not in there:
+            names.pop("source")
+        if not labelled and "source" in names and names["target"] not in there:
+            names.pop("target")  # sources alone: their targets are still to be written
+    return names
+
+
+def _how_to_name(missing: dict[str, str], form: RowForm) -> str:
+    advice = f"name it: data.columns.{next(iter(missing))}, or columns of the source"
+    if "language" in missing:
+        advice += "; a source of one language can say so with `language`"
+    if _GOLD.get(form) in missing:
+        advice += "; texts without labels belong in data.unlabeled"
+    return advice

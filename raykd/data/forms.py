@@ -1,0 +1,142 @@
+"""One row by its form: what text, second text, words and gold its cells make.
+
+Decision record: each form is one function from a record to `Parts`; what is common to all (id, language, counting
+bad rows) stands in `read`. An answer has to stand where its offset says, character for character: an offset that is
+off by one trains a wrong boundary and no loss curve shows it, so nothing is searched for and moved, only reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from raykd.config import DataConfig
+from raykd.data import cells
+from raykd.data.cells import BadRowError
+from raykd.data.tags import tag_indices
+from raykd.data.textfiles import Record, shortened
+from raykd.distill.signals import UNLABELLED, Spans
+from raykd.tasks.forms import RowForm
+from raykd.tasks.words import join_tokens, word_spans
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read. Written by `columns`, read here and by `read`.
+
+    names: the column of each key that is there. of_all: the language of all rows, if the source tells one.
+    labelled: whether gold is read.
+    """
+
+    form: RowForm
+    names: dict[str, str] = field(default_factory=dict)
+    of_all: str | None = None
+    labelled: bool = True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A row without its id and language. mended: tags that were read as another one."""
+
+    text: str
+    pair: str | None = None
+    label: int = UNLABELLED
+    words: Spans | None = None
+    gold: tuple[int, ...] | None = None
+    mended: int = 0
+
+
+def parts_of(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+    """What the row holds.
+
+    Raises:
+        BadRowError: something in it is wrong.
+    """
+    return _READ[wanted.form](record, wanted, config)
+
+
+def _text(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+    names, values = wanted.names, record.values
+    text = cells.text(values.get(names["text"]), names["text"])
+    pair = names.get("text_pair")
+    return Parts(
+        text=text,
+        pair=None if pair is None else cells.text(values.get(pair), pair),
+        label=cells.index_of(values.get(names["label"]), config.labels, "label")
+        if wanted.labelled
+        else UNLABELLED,
+    )
+
+
+def _words(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+    names, values = wanted.names, record.values
+    if "tokens" not in names:
+        text = cells.text(values.get(names["text"]), names["text"])
+        spans = tuple((begin, end) for begin, end in word_spans(text).tolist())
+        if not spans:
+            raise BadRowError(f"column {names['text']!r}: got {shortened(text)!r}, which holds no word")
+        return Parts(text, words=spans, gold=())
+    tokens = cells.tokens(values.get(names["tokens"]), names["tokens"], record.flat)
+    text, spans = join_tokens(tokens)
+    if not wanted.labelled:
+        return Parts(text, words=spans, gold=())
+    column = names["tags"]
+    tags = cells.listed(values.get(column), column, record.flat)
+    gold, mended = tag_indices(
+        tags, len(tokens), config.labels, column, begin=config.on_loose_inside == "begin"
+    )
+    return Parts(text, label=0, words=spans, gold=gold, mended=mended)
+
+
+def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+    names, values = wanted.names, record.values
+    question = cells.text(values.get(names["question"]), names["question"])
+    context = cells.text(values.get(names["context"]), names["context"])
+    if not wanted.labelled:
+        return Parts(question, context, gold=())
+    column = names["answers"]
+    spans: dict[tuple[int, int], None] = {}
+    for answer, start in cells.answers(values.get(column), column, record.flat):
+        _check_place(answer, start, context, column)
+        spans[start, start + len(answer)] = None
+    return Parts(question, context, label=0, gold=tuple(edge for span in spans for edge in span))
+
+
+def _check_place(answer: str, start: int, context: str, column: str) -> None:
+    if start >= 0 and context.startswith(answer, start):
+        return
+    what = f"column {column!r}: the answer {shortened(answer, 40)!r}"
+    found = context.count(answer)
+    if not found:
+        near = ""
+        at = context.casefold().find(answer.casefold())
+        if at >= 0:
+            near = f" (but {shortened(context[at : at + len(answer)], 40)!r} at {at})"
+        raise BadRowError(f"{what} is not in its context{near}")
+    there = shortened(repr(context[max(0, start) : max(0, start) + len(answer)]), 40)
+    elsewhere = f"it stands at {context.find(answer)}" if found == 1 else f"it stands at {found} other places"
+    raise BadRowError(f"{what} is not at its offset {start}, where {there} is; {elsewhere}")
+
+
+def _target(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+    names, values = wanted.names, record.values
+    source = ""
+    if "source" in names:
+        column = names["source"]
+        value: Any = values.get(column)
+        needs_source = wanted.form == "source_target" or "target" not in names
+        source = (cells.text if needs_source else cells.any_text)("" if value is None else value, column)
+    if "target" not in names:
+        return Parts(source, pair="")
+    target = cells.text(values.get(names["target"]), names["target"])
+    return Parts(source if source.strip() else "", target, label=0 if wanted.labelled else UNLABELLED)
+
+
+_READ: dict[RowForm, Callable[[Record, Wanted, DataConfig], Parts]] = {
+    "text": _text,
+    "words": _words,
+    "answers": _answers,
+    "target": _target,
+    "source_target": _target,
+}

@@ -1,0 +1,51 @@
+"""`summary_of`: what a set of rows holds, counted in the units that its form is spoken of in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from raykd.data.rows import Rows
+from raykd.tasks.forms import RowForm
+
+
+def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Counts: rows, labelled, unlabelled, and for each language those of its form.
+
+    By form: rows by label; words and entities (spans that begin with B- or U- or S-; entities of labelled rows);
+    questions, accepted answers and different contexts; pairs, those without a prompt, and characters of the targets.
+
+    Args:
+        labels: the run's labels.
+    """
+    if form == "text":
+        return rows.summary(labels)
+    languages: dict[str, Counter[str]] = {}
+    contexts: dict[str, set[str]] = {}
+    begins = {i for i, label in enumerate(labels) if label[:2] in ("B-", "U-", "S-")}
+    for at, language in enumerate(rows.languages):
+        counts = languages.setdefault(language, Counter())
+        counts["labelled" if rows.labels_B[at] >= 0 else "unlabelled"] += 1
+        gold = () if rows.golds is None else rows.golds[at]
+        pair = "" if rows.pairs is None else rows.pairs[at]
+        if form == "words":
+            counts["words"] += 0 if rows.words is None else len(rows.words[at])
+            counts["entities"] += sum(label in begins for label in gold)
+        elif form == "answers":
+            counts["questions"] += 1
+            counts["answers"] += len(gold) // 2
+            contexts.setdefault(language, set()).add(pair)
+        else:
+            counts["pairs"] += 1
+            counts["without prompt"] += not rows.texts[at]
+            counts["target characters"] += len(pair)
+    for language, found in contexts.items():
+        languages[language]["contexts"] = len(found)
+    labelled = int(rows.labelled.sum())
+    return {
+        "rows": len(rows),
+        "labelled": labelled,
+        "unlabelled": len(rows) - labelled,
+        "languages": {language: dict(counts) for language, counts in sorted(languages.items())},
+    }

@@ -1,0 +1,81 @@
+"""Tags of a row: their number, their names, and that each may follow the one before it.
+
+Decision record: an I-X that no B-X or I-X precedes is a bad row unless the config says what it means, because there
+are two readings (IOB1 begins entities with I-; a wrong tag elsewhere) and they give different entities. Tags of
+another scheme than IOB2 are never mended, only judged. What may follow what is `raykd.tasks.entities`'s, the same
+that decoding obeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from raykd.data.cells import BadRowError, index_of
+from raykd.tasks.entities import transitions
+from raykd.tasks.schemes import parse
+
+
+@cache
+def _rules(labels: tuple[str, ...]) -> tuple[frozenset[tuple[int, int]], frozenset[int], frozenset[int]]:
+    """Pairs of tags that may not follow each other, tags that may not begin a row, and that may not end one."""
+    allowed_CC, begins_C, ends_C = transitions(parse(labels))
+    count = range(len(labels))
+    barred = frozenset((i, j) for i in count for j in count if not allowed_CC[i, j])
+    return (
+        barred,
+        frozenset(i for i in count if not begins_C[i]),
+        frozenset(i for i in count if not ends_C[i]),
+    )
+
+
+def tag_indices(
+    tags: Sequence[object], words: int, labels: tuple[str, ...], column: str, *, begin: bool
+) -> tuple[tuple[int, ...], int]:
+    """Label index of each word, and how many loose I- were read as B-.
+
+    Args:
+        begin: read a loose I-X as B-X.
+
+    Raises:
+        BadRowError: not one tag a word, an unknown tag, or one that cannot stand where it stands.
+    """
+    if len(tags) != words:
+        raise BadRowError(f"column {column!r}: got {len(tags)} tags for {words} tokens, wanted one each")
+    places = {label: index for index, label in enumerate(labels)}
+    barred, never_first, never_last = _rules(labels)
+    found: list[int] = []
+    mended = 0
+    for at, tag in enumerate(tags, 1):
+        place = places.get(tag) if isinstance(tag, str) else None
+        if place is None:
+            place = index_of(tag, labels, f"column {column!r}, tag {at} of {words}")
+        if (found[-1], place) in barred if found else place in never_first:
+            fresh = _begun(labels[place], labels) if begin else None
+            if fresh is None:
+                raise BadRowError(_loose(column, at, words, found, place, labels, begin))
+            place, mended = fresh, mended + 1
+        found.append(place)
+    if found[-1] in never_last:
+        raise BadRowError(
+            f"column {column!r}: the last tag is {labels[found[-1]]!r}: its entity does not end"
+        )
+    return tuple(found), mended
+
+
+def _begun(tag: str, labels: tuple[str, ...]) -> int | None:
+    """The index of B-X for the I-X of IOB2."""
+    letter, _, kind = tag.partition("-")
+    if letter != "I" or parse(labels).name != "BIO":
+        return None
+    return labels.index(f"B-{kind}")
+
+
+def _loose(
+    column: str, at: int, words: int, found: list[int], place: int, labels: tuple[str, ...], begin: bool
+) -> str:
+    before = f"after {labels[found[-1]]!r}" if found else "first"
+    advice = "" if begin else " (data.on_loose_inside: begin reads a loose I- as B-)"
+    return (
+        f"column {column!r}: tag {at} of {words} is {labels[place]!r} {before}: it cannot stand there{advice}"
+    )
