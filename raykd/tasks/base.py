@@ -45,12 +45,12 @@ class Tokens:
     """Sequences of tokens, not padded. Made by `tokenize`.
 
     fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
-    pad_values: what each field is padded with. lengths: tokens a sequence.
+    pad_values: what each field is padded with. lengths_B: tokens a sequence.
     """
 
     fields: dict[str, list[NDArray[np.int64]]]
     pad_values: dict[str, int]
-    lengths: NDArray[np.int64]
+    lengths_B: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def tokenize_words(
     return WordTokens(
         tokens.fields,
         tokens.pad_values,
-        tokens.lengths,
+        tokens.lengths_B,
         offsets=[np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]],
         special=[np.asarray(row, dtype=bool) for row in encoded["special_tokens_mask"]],
         parts=parts,

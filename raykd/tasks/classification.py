@@ -30,7 +30,7 @@ class Classification(TaskBase):
         """Token ids of B rows."""
         tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length)
         starts_B1 = np.arange(len(batch) + 1)
-        return EncodedRows(tokens.fields, tokens.pad_values, tokens.lengths, batch.labels_B, starts_B1)
+        return EncodedRows(tokens.fields, tokens.pad_values, tokens.lengths_B, batch.labels_B, starts_B1)
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
         """One a row."""

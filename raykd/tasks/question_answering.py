@@ -71,7 +71,7 @@ class QuestionAnswering(TaskBase):
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
-            lengths_B=np.add.reduceat(tokens.lengths, sequences_B1[:-1]) if len(batch) else tokens.lengths,
+            lengths_B=np.add.reduceat(tokens.lengths_B, sequences_B1[:-1]) if len(batch) else tokens.lengths_B,
             labels_N=self.unit_labels(batch),
             starts_B1=starts_of(self.counts(batch)),
             sequences_B1=sequences_B1,

@@ -47,7 +47,7 @@ class TokenClassification(TaskBase):
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
-            lengths_B=tokens.lengths,
+            lengths_B=tokens.lengths_B,
             labels_N=self.unit_labels(batch),
             starts_B1=starts_of(self.counts(batch)),
             places_N2=np.stack([np.where(token_N < 0, -1, 0), token_N], axis=1),
