@@ -21,7 +21,7 @@ from raykd.errors import TeacherError
 from raykd.teachers.store import SignalStore, text_key
 from raykd.teachers.store.folder import DATA, forget
 from raykd.teachers.store.inventory import clear, stats, verify
-from raykd.teachers.store.values import decode, encode
+from raykd.teachers.store.values import decode, encode, value_bytes
 
 ROOT = Path(__file__).parents[2]
 PRINT = "f" * 64
@@ -68,16 +68,18 @@ def test_a_value_is_read_back_bit_for_bit_and_any_damage_is_a_miss(
     key: bytes, logits: list[float], data: st.DataObject
 ) -> None:
     logits_C = np.asarray(logits, dtype=np.float32)
-    value = encode(key, logits_C)
-    assert decode(key, memoryview(value), len(logits)) == logits_C.tobytes()
-    assert decode(key, value, len(logits) + 1) is None
+    wanted = value_bytes(len(logits))
+    value = encode(key, logits_C.tobytes())
+    assert decode(key, memoryview(value), wanted) == decode(key, value, None) == logits_C.tobytes()
+    assert decode(key, value, value_bytes(len(logits) + 1)) is None
     at, bit = data.draw(st.integers(0, 8 * len(value) - 1)), data.draw(st.integers(0, 255))
     flipped = bytearray(value)
     flipped[at // 8] ^= 1 << (at % 8)
-    assert decode(key, bytes(flipped), len(logits)) is None
     other = bytes([key[0] ^ (bit or 1)]) + key[1:]
-    assert decode(other, value, len(logits)) is None
-    assert decode(key, value[:-1], len(logits)) is None
+    for size in (wanted, None):
+        assert decode(key, bytes(flipped), size) is None
+        assert decode(other, value, size) is None
+        assert decode(key, value[:-1], size) is None
 
 
 def test_found_and_missing_are_told_apart_in_the_order_asked(tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def test_verify_finds_a_flip_in_a_value_and_in_the_structure(tmp_path: Path) -> 
     forget(path)
     assert [(v.entries, v.damaged_values, v.whole) for v in verify(tmp_path)] == [(500, 0, True)]
     data = bytearray((path / DATA).read_bytes())
-    value = encode(keys_of(1, 77)[0], answers(1, 77)[0])
+    value = encode(keys_of(1, 77)[0], answers(1, 77)[0].tobytes())
     places = [
         at for at in range(len(data)) if data.startswith(value, at)
     ]  # LMDB copies pages that it changes

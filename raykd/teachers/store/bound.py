@@ -5,13 +5,16 @@ not used for longest first, then a batch of entries in one random range of keys 
 hashes, so a range is a random choice of texts. Random, not least recently used: epochs ask for all texts in turn,
 and a least-recently-used cache smaller than such a cycle never hits, while a random one keeps its share of hits.
 LMDB never shrinks its file but fills freed pages first, so the bound holds for files: the own store's free pages
-count as room, another's file is written anew without them (its holders notice the new file by its inode).
+count as room, another's file is written anew without them (its holders notice the new file by its inode). Values
+of any size need free pages side by side, which there may not be though enough are free: where that has made the own
+file too large, it too is written anew.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -22,22 +25,27 @@ from raykd.teachers.store.folder import (
     IN_USE,
     LOCK,
     MAP_BYTES,
+    classes_of,
     forget,
     open_folder,
     read_note,
     root_lock,
     unused,
 )  # fmt: skip
-from raykd.teachers.store.pages import Damaged, read_metas
-from raykd.teachers.store.values import KEY_BYTES, value_bytes
+from raykd.teachers.store.pages import Damaged, largest_node, overflow_pages, read_metas
+from raykd.teachers.store.values import HEADER, KEY_BYTES
 
 log = logging.getLogger("raykd.teachers")
 FULL, AIM = 0.9, 0.8
 """Shares of the bound: from where something goes, and down to where."""
+_GROWN = 0.96
+"""The share of the bound from where the own file, free pages and all, is written anew."""
 _LOOKS = 64
-"""A store looks at the bound each time it has written this part of it."""
-_NODE, _ENTRY = 10 + KEY_BYTES, 3
-"""Bytes of an entry in a page beside its value, and how often half of them are taken: pages are two thirds full."""
+"""A store looks at the bound each time it has written this part of it; an answer larger than it is not kept."""
+_TRIES = 4
+_NODE, _POINTER = 8 + 2 + KEY_BYTES + HEADER.size, 8
+"""Bytes of an entry in a page beside its value, and of what stands for a value that has pages of its own."""
+_LARGEST_NODE = largest_node(mmap.PAGESIZE)
 _BATCH = 2000
 """Deletions of one transaction; few, because LMDB copies the pages that it changes before it frees any."""
 
@@ -46,24 +54,30 @@ class Bound:
     """Keeps the stores under a root within a size.
 
     Args:
-        limit: bytes of all stores together. classes: labels of the own store.
+        limit: bytes of all stores together.
+        classes: labels of the own store; None where its values are of any size.
     """
 
-    def __init__(self, root: Path, limit: int, classes: int) -> None:
+    def __init__(self, root: Path, limit: int, classes: int | None) -> None:
         self.limit = limit
         self._root, self._classes = root, classes
+        self.step = limit // _LOOKS
         self._written = limit
         self._said = False
 
-    def keep(self, own: Path, rows: int = 0) -> None:
-        """To be called after every write with the rows written: makes room where the bound is near."""
-        self._written += rows * _ENTRY * (_NODE + value_bytes(self._classes)) // 2
-        if self._written < self.limit // _LOOKS:
+    def keep(self, own: Path, written: int = 0) -> None:
+        """To be called after every write with the bytes written: makes room where the bound is near."""
+        self._written += written
+        if self._written < self.step:
             return
         self._written = 0
-        if self._room(own) < 0:
+        if self._room(own) < 0 or self._overgrown(own):
             with root_lock(self._root):
                 self._make_room(own)
+
+    def _overgrown(self, own: Path) -> bool:
+        """Whether files are too large by free pages alone."""
+        return sum(file_bytes(path) for path in folders(self._root)) > _GROWN * self.limit
 
     def _room(self, own: Path, share: float = FULL) -> int:
         return int(share * self.limit) - sum(_size(path, own) for path in folders(self._root))
@@ -80,11 +94,18 @@ class Bound:
             if path != own and unused(path):
                 shutil.rmtree(path, ignore_errors=True)
                 gone.append(f"the answers of {_who(path)}, not used for longest")
-        wanted = -self._room(own, AIM)
-        if wanted > 0:
-            largest = max(folders(self._root), key=lambda path: _size(path, own))
-            share = min(1.0, wanted / max(1, _size(largest, own)))
-            gone.append(f"{self._evict(largest, share, own):,} answers of {_who(largest)}, chosen at random")
+        for _ in range(_TRIES):
+            wanted = -self._room(own, AIM)
+            if wanted > 0:
+                largest = max(folders(self._root), key=lambda path: _size(path, own))
+                share = min(1.0, wanted / max(1, _size(largest, own)))
+                gone.append(
+                    f"{self._evict(largest, share, own):,} answers of {_who(largest)}, chosen at random"
+                )
+            if self._room(own) >= 0:  # values differ in size: as many as seemed enough may be too few
+                break
+        if self._overgrown(own):
+            _write_anew(own)
         if gone and not self._said:
             self._said = True
             log.warning(
@@ -95,7 +116,7 @@ class Bound:
 
     def _evict(self, path: Path, share: float, own: Path) -> int:
         """Deletes this share of a store's entries, a range of keys from a random one on; returns how many."""
-        classes = self._classes if path == own else int(read_note(path).get("classes", 0))
+        classes = self._classes if path == own else classes_of(read_note(path))
         opened = open_folder(path, classes, MAP_BYTES, create=path == own)
         if opened is None:
             return 0
@@ -119,7 +140,7 @@ def _write_anew(path: Path) -> None:
     """Replaces a store's file by a copy without free pages; the caller holds the root's lock."""
     import lmdb
 
-    opened = open_folder(path, 0, MAP_BYTES, create=False)
+    opened = open_folder(path, None, MAP_BYTES, create=False)
     copy = path / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
@@ -133,6 +154,16 @@ def _write_anew(path: Path) -> None:
     finally:
         shutil.rmtree(copy, ignore_errors=True)
         forget(path)
+
+
+def stored_bytes(body_bytes: int) -> int:
+    """Bytes that an entry takes of a file: a share of a page, which are two thirds full, and pages of its own."""
+    node = _NODE + body_bytes
+    if node <= _LARGEST_NODE:
+        return 3 * node // 2
+    return 3 * (_NODE + _POINTER) // 2 + mmap.PAGESIZE * int(
+        overflow_pages(HEADER.size + body_bytes, mmap.PAGESIZE)
+    )
 
 
 def folders(root: Path) -> list[Path]:

@@ -76,10 +76,11 @@ def root_lock(root: Path) -> Iterator[None]:
             _HELD[str(root)] = depth
 
 
-def open_folder(path: Path, classes: int, map_bytes: int, *, create: bool) -> Opened | None:
+def open_folder(path: Path, classes: int | None, map_bytes: int, *, create: bool) -> Opened | None:
     """The environment of a store's folder, the same for all who ask in this process.
 
     Args:
+        classes: labels of the store; None where its values are of any size.
         create: make what is not there and set aside what is damaged; else both give None.
     Raises:
         TeacherError: the folder cannot be made or written.
@@ -110,7 +111,7 @@ def open_folder(path: Path, classes: int, map_bytes: int, *, create: bool) -> Op
         ) from None
 
 
-def _open(path: Path, classes: int, map_bytes: int, create: bool) -> Opened | None:
+def _open(path: Path, classes: int | None, map_bytes: int, create: bool) -> Opened | None:
     path.mkdir(parents=True, exist_ok=True)
     in_use = (path / IN_USE).open("a")
     fcntl.flock(in_use, fcntl.LOCK_SH)
@@ -135,7 +136,7 @@ def _open(path: Path, classes: int, map_bytes: int, create: bool) -> Opened | No
     return opened
 
 
-def _look_and_open(path: Path, classes: int, map_bytes: int, in_use: TextIO) -> Opened:
+def _look_and_open(path: Path, classes: int | None, map_bytes: int, in_use: TextIO) -> Opened:
     """Raises: Damaged."""
     import lmdb
 
@@ -145,8 +146,10 @@ def _look_and_open(path: Path, classes: int, map_bytes: int, in_use: TextIO) -> 
         read_metas(data)
     sound = not filled or _mark(data) == _read(path / SOUND)
     try:
+        # A body is read whole, so the disk may read on; of small values in no order that would be waste.
+        ahead = classes is None
         env = lmdb.open(
-            str(path), map_size=map_bytes, max_readers=1024, sync=False, metasync=False, readahead=False
+            str(path), map_size=map_bytes, max_readers=1024, sync=False, metasync=False, readahead=ahead
         )
     except lmdb.Error as error:
         raise Damaged(f"LMDB refuses it: {error}") from None
@@ -163,7 +166,7 @@ def _look_and_open(path: Path, classes: int, map_bytes: int, in_use: TextIO) -> 
     return Opened(env, stat.st_ino, stat.st_size, in_use)
 
 
-def _look(env: Any, data: Path, classes: int) -> None:
+def _look(env: Any, data: Path, classes: int | None) -> None:
     """Checks the pages of a snapshot, which stays as it is while its transaction is open."""
     for _ in range(_TRIES):
         with env.begin() as read:
@@ -216,7 +219,7 @@ def unused(path: Path) -> bool:
     return True
 
 
-def write_note(path: Path, teacher: str, classes: int, fingerprint: str) -> None:
+def write_note(path: Path, teacher: str, classes: int | None, fingerprint: str) -> None:
     """What a person may want to know of the folder; names add up."""
     note = read_note(path)
     names = list(dict.fromkeys([*note.get("teachers", []), *([teacher] if teacher else [])]))
@@ -234,6 +237,12 @@ def read_note(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
+
+
+def classes_of(note: dict[str, Any]) -> int | None:
+    """The number of labels in a note; None where values are of any size, or nothing sensible is said."""
+    classes = note.get("classes")
+    return classes if isinstance(classes, int) and classes > 0 else None
 
 
 def _mark(data: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raykd.errors import TeacherError
 from raykd.teachers.store.bound import file_bytes, folders, last_used
-from raykd.teachers.store.folder import DAMAGED, DATA, forget, read_note, root_lock, unused
+from raykd.teachers.store.folder import DAMAGED, DATA, classes_of, forget, read_note, root_lock, unused
 from raykd.teachers.store.pages import Damaged, read_metas
 
 SCAN = "raykd.teachers.store.scan"
@@ -23,12 +23,13 @@ SCAN = "raykd.teachers.store.scan"
 
 @dataclass(frozen=True)
 class StoreStats:
-    """One teacher's store. entries is None where the file cannot be read; last_used is in seconds since 1970."""
+    """One teacher's store. classes is None where answers are of any size, entries where the file cannot be read;
+    last_used is in seconds since 1970."""
 
     fingerprint: str
     path: Path
     teachers: tuple[str, ...]
-    classes: int
+    classes: int | None
     entries: int | None
     bytes: int
     last_used: float
@@ -70,7 +71,7 @@ def stats(root: Path) -> list[StoreStats]:
                 fingerprint=path.name,
                 path=path,
                 teachers=tuple(str(name) for name in note.get("teachers", ())),
-                classes=int(note.get("classes", 0)),
+                classes=classes_of(note),
                 entries=entries,
                 bytes=file_bytes(path),
                 last_used=last_used(path),
@@ -86,7 +87,7 @@ def verify(root: Path) -> list[Verdict]:
 
 
 def _verify(store: StoreStats) -> Verdict:
-    command = [sys.executable, "-m", SCAN, str(store.path), str(store.classes)]
+    command = [sys.executable, "-m", SCAN, str(store.path), str(store.classes or 0)]
     scan = subprocess.run(command, capture_output=True, text=True, check=False)
     if scan.returncode == 0:
         found = json.loads(scan.stdout.splitlines()[-1])

@@ -2,10 +2,13 @@
 
 Decision record: LMDB believes its pages. A flipped bit in a node's header, a file that is shorter than its meta
 page says, or pages that a power cut left unwritten end the process that reads them (SIGSEGV, SIGBUS, abort), and
-no exception can be caught. All keys of a store are of one size and so are all values, so a sound page has exactly
-one shape, and numpy compares a gigabyte of pages in seconds. The walk starts at the root of one read transaction:
-pages of a snapshot are never written again, so other processes may write meanwhile. Format: LMDB 0.9, as in its
-``mdb.c`` (https://git.openldap.org/openldap/openldap, libraries/liblmdb); 64 bit, little-endian.
+no exception can be caught. All keys of a store are of one size, values of one size or of any; of a value that does
+not fit in a node the node says where its pages begin, and its size says how many they are, so a sound page has one
+shape, and numpy compares a gigabyte of pages in seconds. The content of values is not read here, their checksums
+cover it. Writers put a key once in a transaction at most, else LMDB may leave a value more pages than it needs; of
+the list of free pages that is so. The walk starts at the root of one read transaction: pages of a snapshot are
+never written again, so other processes may write meanwhile. Format: LMDB 0.9, as in its ``mdb.c``
+(https://git.openldap.org/openldap/openldap, libraries/liblmdb); 64 bit, little-endian.
 """
 
 from __future__ import annotations
@@ -62,6 +65,16 @@ class Meta:
         return (2 + sum(t.branches + t.leaves + t.overflow for t in (self.free, self.main))) * self.page_bytes
 
 
+def largest_node(page_bytes: int) -> int:
+    """Bytes of the largest node (head, key, value) that keeps its value: LMDB wants two nodes in a page."""
+    return (((page_bytes - _PAGE_HEADER) // 2) & -2) - 2
+
+
+def overflow_pages(value_bytes: Any, page_bytes: int) -> Any:
+    """Pages of a value (or an array of them) that a node does not keep: one head, then the value through them all."""
+    return (_PAGE_HEADER - 1 + value_bytes) // page_bytes + 1
+
+
 def read_metas(path: Path) -> list[Meta]:
     """Both meta pages, the current one first.
 
@@ -101,9 +114,11 @@ def _meta(data: bytes, number: int) -> Meta:
     return Meta(page_bytes, free, main, last_page, txnid)
 
 
-def check_pages(path: Path, meta: Meta, key_bytes: int, value_bytes: int) -> None:
+def check_pages(path: Path, meta: Meta, key_bytes: int, value_bytes: int | None) -> None:
     """Walks both trees of a snapshot, for which a read transaction must be open.
 
+    Args:
+        value_bytes: size of every value; None where they are of any size.
     Raises:
         Damaged: the first page that is not sound.
     """
@@ -113,19 +128,19 @@ def check_pages(path: Path, meta: Meta, key_bytes: int, value_bytes: int) -> Non
     there = min(meta.last_page + 1, path.stat().st_size // meta.page_bytes)
     pages = np.memmap(path, np.uint8, "r")[: there * meta.page_bytes].reshape(-1, meta.page_bytes)
     seen = np.zeros(meta.last_page + 1, dtype=bool)
-    node = _NODE_HEADER + key_bytes + value_bytes
-    # LMDB's own rule: at least two nodes fit in a page, else the value goes to pages of its own.
-    big = node > (((meta.page_bytes - _PAGE_HEADER) // 2) & -2) - 2
     leaves, bounds = _walk(pages, seen, meta.main, key_bytes)
-    entries, last = 0, np.uint64(0)
+    entries, overflow, last = 0, 0, np.uint64(0)
     for at in range(0, len(leaves), _CHUNK_PAGES):
         part = slice(at, at + _CHUNK_PAGES)
-        count, last = _check_leaves(
-            pages, seen, leaves[part], bounds[part], last, key_bytes, value_bytes, big
+        count, large, last = _check_leaves(
+            pages, seen, leaves[part], bounds[part], last, key_bytes, value_bytes
         )
         entries += count
-    if entries != meta.main.entries:
-        raise Damaged(f"{entries} entries where {meta.main.entries} were counted")
+        overflow += large
+    if (entries, overflow) != (meta.main.entries, meta.main.overflow):
+        raise Damaged(
+            f"{entries} entries where {meta.main.entries} were counted, or other pages of large ones"
+        )
     _check_free(pages, seen, meta.free)
 
 
@@ -230,50 +245,60 @@ def _children(
 
 def _check_leaves(
     pages: NDArray[np.uint8], seen: NDArray[np.bool_], numbers: NDArray[np.int64], bounds: NDArray[np.uint64],
-    last: np.uint64, key_bytes: int, value_bytes: int, big: bool,
-) -> tuple[int, np.uint64]:  # fmt: skip
-    """Entries of these pages, and their largest key; ``last`` is that of the pages before."""
+    last: np.uint64, key_bytes: int, value_bytes: int | None,
+) -> tuple[int, int, np.uint64]:  # fmt: skip
+    """Entries of these pages, pages of their large values, their largest key; ``last`` is that of the pages before."""
     rows, counts, upper = _headers(pages, numbers, _LEAF)
     there, places, words = _nodes(rows, counts)
-    wanted = (value_bytes & 0xFFFF, value_bytes >> 16, _BIG_DATA if big else 0, key_bytes)
-    for word, value in zip(words, wanted, strict=True):
-        if bool((there & (word != value)).any()):
-            raise Damaged("an entry has another shape than the others")
-    size = _NODE_HEADER + key_bytes + (8 if big else value_bytes)
-    _packed(there, places, np.full_like(places, size), upper, rows.shape[1])
+    sizes = words[0] | (words[1] << 16)
+    big = there & (_NODE_HEADER + key_bytes + sizes > largest_node(rows.shape[1]))
+    other = (words[2] != np.where(big, _BIG_DATA, 0)) | (words[3] != key_bytes)
+    if value_bytes is not None:
+        other |= sizes != value_bytes
+    if bool((there & other).any()):
+        raise Damaged("an entry has another shape than the others")
+    held = (np.where(big, 8, sizes) + 1) & -2
+    _packed(there, places, _NODE_HEADER + key_bytes + held, upper, rows.shape[1])
     prefixes = _prefixes(rows, places, there)
     ends = prefixes[np.arange(len(rows)), counts - 1]
     before = np.concatenate([[last], ends[:-1]])
     flat = np.concatenate([[last], prefixes[there]])
     if bool((flat[1:] < flat[:-1]).any() | (bounds > prefixes[:, 0]).any() | (bounds < before).any()):
         raise Damaged("keys are out of order")
-    if big:
-        at = np.nonzero(there)[0][:, None], places[there][:, None] + _NODE_HEADER + key_bytes + np.arange(8)
-        first = np.ascontiguousarray(rows[at]).view("<u8")[:, 0]
-        _check_overflow(pages, seen, first, value_bytes)
-    return int(counts.sum()), ends[-1]
+    at = np.nonzero(big)[0][:, None], places[big][:, None] + _NODE_HEADER + key_bytes + np.arange(8)
+    first = np.ascontiguousarray(rows[at]).view("<u8")[:, 0]
+    large = _check_overflow(pages, seen, first, overflow_pages(sizes[big], rows.shape[1]))
+    return int(counts.sum()), large, ends[-1]
 
 
 def _check_overflow(
-    pages: NDArray[np.uint8], seen: NDArray[np.bool_], first: NDArray[Any], size: int
-) -> None:
-    """Runs of pages that hold one large value each."""
-    count = (_PAGE_HEADER - 1 + size) // pages.shape[1] + 1
-    if len(first) and int(first.max()) + count > len(pages):
+    pages: NDArray[np.uint8], seen: NDArray[np.bool_], first: NDArray[Any], counts: NDArray[np.int64]
+) -> int:
+    """Runs of pages that hold one large value each: where they begin and how many they are; returns their sum."""
+    if not len(first):
+        return 0
+    end = len(pages)
+    if (
+        int(first.max()) >= end
+        or int(counts.sum()) > end
+        or bool((first.astype(np.int64) + counts > end).any())
+    ):
         raise Damaged("a page number leads out of the file")
-    _visit(
-        seen, (first.astype(np.uint64)[:, None] + np.arange(count, dtype=np.uint64)).reshape(-1), len(pages)
-    )
-    heads = pages[first.astype(np.int64)]
-    sound = (heads[:, :8].view("<u8")[:, 0] == first) & (heads[:, 10:12].view("<u2")[:, 0] == _OVERFLOW)
-    if not bool((sound & (heads[:, 12:16].copy().view("<u4")[:, 0] == count)).all()):
+    order = np.argsort(first)  # the order of the disk
+    begins, counts = first[order].astype(np.int64), counts[order]
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    _visit(seen, np.repeat(begins, counts) + within, end)
+    heads = pages[begins, :_PAGE_HEADER]
+    sound = (heads[:, :8].view("<u8")[:, 0] == begins) & (heads[:, 10:12].view("<u2")[:, 0] == _OVERFLOW)
+    if not bool((sound & (heads[:, 12:16].view("<u4")[:, 0] == counts)).all()):
         raise Damaged("an overflow page has a damaged head")
+    return len(within)
 
 
 def _check_free(pages: NDArray[np.uint8], seen: NDArray[np.bool_], tree: Tree) -> None:
     """The list of free pages, from which writers take: a used page on it would be written over."""
     lists = []
-    entries = 0
+    entries, overflow = 0, 0
     for number in _walk(pages, seen, tree, 8)[0].tolist():
         rows, counts, upper = _headers(pages, np.asarray([number]), _LEAF)
         there, places, words = _nodes(rows, counts)
@@ -286,15 +311,32 @@ def _check_free(pages: NDArray[np.uint8], seen: NDArray[np.bool_], tree: Tree) -
         for place, size, is_big in zip(places[0].tolist(), sizes[0].tolist(), big[0].tolist(), strict=True):
             body = rows[0, place + _NODE_HEADER + 8 :]
             if is_big:
-                first = body[:8].copy().view("<u8")
-                _check_overflow(pages, seen, first, size)
-                flat = pages[int(first[0]) :].reshape(-1)
-                body = flat[_PAGE_HEADER:]
-            ids = body[:size].copy().view("<u8")
-            if int(ids[0]) != len(ids) - 1 or bool((np.diff(ids[1:].astype(np.int64)) >= 0).any()):
-                raise Damaged("the list of free pages is damaged")
-            lists.append(ids[1:])
-    if entries != tree.entries:
+                body, count = _large_list(pages, seen, body[:8].copy().view("<u8"), size)
+                overflow += count
+            lists.append(_free_pages(body[:size].copy().view("<u8")))
+    if (entries, overflow) != (tree.entries, tree.overflow):
         raise Damaged("the list of free pages is not complete")
     if lists:
         _visit(seen, np.concatenate(lists), len(seen))
+
+
+def _large_list(
+    pages: NDArray[np.uint8], seen: NDArray[np.bool_], first: NDArray[Any], size: int
+) -> tuple[NDArray[np.uint8], int]:
+    """What a part of the free list holds that has pages of its own, and how many; LMDB may reserve some too many."""
+    begin, page_bytes = int(first[0]), pages.shape[1]
+    if begin >= len(pages):
+        raise Damaged("a page number leads out of the file")
+    count = int(pages[begin, 12:_PAGE_HEADER].copy().view("<u4")[0])
+    if count < int(overflow_pages(size, page_bytes)):
+        raise Damaged("an overflow page has a damaged head")
+    _check_overflow(pages, seen, first, np.asarray([count]))
+    return pages[begin : begin + count].reshape(-1)[_PAGE_HEADER:], count
+
+
+def _free_pages(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The page numbers of one part of the list: their count, then they; LMDB may reserve room and leave it empty."""
+    count = int(ids[0])
+    if count >= len(ids) or bool((np.diff(ids[1 : count + 1].astype(np.int64)) >= 0).any()):
+        raise Damaged("the list of free pages is damaged")
+    return ids[1 : count + 1]

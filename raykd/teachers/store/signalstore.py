@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.teachers.store.bound import Bound
+from raykd.errors import TeacherError
+from raykd.teachers.store.bound import Bound, stored_bytes
 from raykd.teachers.store.folder import (
     DATA,
     MAP_BYTES,
@@ -28,7 +29,7 @@ from raykd.teachers.store.folder import (
     settle,
     write_note,
 )  # fmt: skip
-from raykd.teachers.store.values import decode, encode
+from raykd.teachers.store.values import decode, encode, value_bytes
 
 log = logging.getLogger("raykd.teachers")
 GB = 10**9
@@ -37,12 +38,12 @@ _PAUSE_S = 1.0
 
 
 class SignalStore:
-    """Logits ``[C]`` float32 by text, for one teacher fingerprint.
+    """Answers by key (`text_key`), for one teacher fingerprint: a row's logits ``[C]``, or a body of bytes.
 
     Args:
         root: folder of all stores; created if need be. Must be a local disk (LMDB's rule).
-        fingerprint: the teacher's; a store of one never answers for another.
-        classes: C.
+        fingerprint: the teacher's and the answer's form; a store of one never answers for another.
+        classes: C, where every answer is float32 ``[C]`` (`get`, `put`); None where it is a body of any size.
         limit_gb: bound on all stores under the root together, in 10^9 bytes.
         teacher: its name, for people.
         read_only: answers come from what is there; nothing is made, mended or kept.
@@ -51,7 +52,7 @@ class SignalStore:
     """
 
     def __init__(
-        self, root: Path, fingerprint: str, classes: int, *,
+        self, root: Path, fingerprint: str, classes: int | None, *,
         limit_gb: float = 20.0, teacher: str = "", read_only: bool = False,
     ) -> None:  # fmt: skip
         self.path = root / fingerprint[:32]
@@ -61,6 +62,7 @@ class SignalStore:
         self._full = False
         self._again_at = 0.0
         self._map_bytes = max(MAP_BYTES, int(4 * limit_gb * GB))
+        self._value_bytes = value_bytes(classes)
         self._bound = Bound(root, int(limit_gb * GB), classes)
         self._opened: Opened | None = None
         self._open()
@@ -82,45 +84,109 @@ class SignalStore:
         return self._opened
 
     def get(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Logits ``[len(keys), C]``, 0 where there are none, and whether there are; what is damaged is missing."""
+        """Logits ``[len(keys), C]``, 0 where there are none, and whether there are; what is damaged is missing.
+
+        Raises:
+            TeacherError: this is a store of bodies.
+        """
+        classes = self._width()
+        return _rows(self.get_bodies(keys), classes)
+
+    def get_bodies(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The body of each key; None where there is none, or it is damaged."""
         import lmdb
 
-        bodies: list[bytes | None] = [None] * len(keys)
         try:
             opened = self._open()
             if opened is not None:
+                wanted = self._value_bytes
                 with opened.env.begin(buffers=True) as read:
                     value = read.get
-                    bodies = [decode(key, value(key), self._classes) for key in keys]
+                    return [decode(key, value(key), wanted) for key in keys]
         except lmdb.Error as error:
             self._damage(error)
-        return _rows(bodies, self._classes)
+        return [None] * len(keys)
 
     def put(self, keys: Sequence[bytes], logits_NC: NDArray[np.float32]) -> None:
-        """Keeps the logits of each key, if it can; what it cannot keep is counted in `unkept`."""
+        """Keeps the logits of each key, if it can; what it cannot keep is counted in `unkept`.
+
+        Raises:
+            TeacherError: this is a store of bodies, or of another C.
+        """
+        self._width()
+        self.put_bodies(keys, [row_C.tobytes() for row_C in np.ascontiguousarray(logits_NC, dtype="<f4")])
+
+    def put_bodies(self, keys: Sequence[bytes], bodies: Sequence[bytes]) -> None:
+        """Keeps the body of each key, if it can; what it cannot keep is counted in `unkept`.
+
+        A body larger than a 64th of the bound is not kept. Of a key given twice the last body is kept.
+
+        Raises:
+            TeacherError: this is a store of logits, and a body is not float32 ``[C]``.
+        """
         import lmdb
 
+        if self._classes is not None and any(len(body) != 4 * self._classes for body in bodies):
+            raise TeacherError(
+                f"the signal store {self.path} does not hold such answers",
+                got=f"bodies of {sorted({len(body) for body in bodies})} bytes",
+                wanted=f"float32 logits of {self._classes} labels",
+                next_step="open a store with classes=None for bodies of any size",
+            )
         if self._full or self._read_only:
             self.unkept += len(keys)
             return
-        items = [(key, encode(key, logits_C)) for key, logits_C in zip(keys, logits_NC, strict=True)]
+        left = len(keys)
         try:
-            self._write(items)
-            self._bound.keep(self.path, len(items))
+            for part, rows, written in self._parts(keys, bodies):
+                self._write(part)
+                left -= rows
+                self._bound.keep(self.path, written)
+            self.unkept += left
         except (lmdb.MapFullError, lmdb.DiskError) as error:
-            self._give_up(error, len(keys))
+            self._give_up(error, left)
         except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PanicError) as error:
             self._damage(error)
-            self.unkept += len(keys)
+            self.unkept += left
         except Exception as error:  # what else a disk may say: an answer is not lost for it
-            self._give_up(error, len(keys))
+            self._give_up(error, left)
 
-    def _write(self, items: list[tuple[bytes, bytes]]) -> None:
+    def _width(self) -> int:
+        if self._classes is None:
+            raise TeacherError(
+                f"the signal store {self.path} holds bodies of any size",
+                got="a call for logits",
+                wanted="get_bodies, put_bodies",
+                next_step="open a store of logits with their number of labels",
+            )
+        return self._classes
+
+    def _parts(
+        self, keys: Sequence[bytes], bodies: Sequence[bytes]
+    ) -> Iterator[tuple[dict[bytes, bytes], int, int]]:
+        """What to write in one transaction each, so little that the bound is looked at in time, its rows and bytes."""
+        part: dict[bytes, bytes] = {}  # a key once in a transaction: see `pages`
+        rows = size = 0
+        for key, body in zip(keys, bodies, strict=True):
+            more = stored_bytes(len(body))
+            if more > self._bound.step:
+                continue
+            if part and size + more > self._bound.step:
+                yield part, rows, size
+                part, rows, size = {}, 0, 0
+            part[key] = encode(key, body)
+            rows += 1
+            size += more
+        if part:
+            yield part, rows, size
+
+    def _write(self, part: dict[bytes, bytes]) -> None:
         opened = self._open()
         assert opened is not None  # else open_folder raised
         with opened.env.begin(write=True) as write:
-            for key, value in items:
+            for key, value in part.items():
                 write.put(key, value)
+        opened.alive(self.path / DATA)  # so that a file cut back to what it was before is noticed
 
     def _give_up(self, error: object, rows: int) -> None:
         self._full = True
