@@ -1,14 +1,17 @@
 """Students and teachers: how a model and its tokenizer are made, saved, checked and loaded.
 
 Decision record: a student is a member of the union `Student` (behaviour and hyperparameters in one frozen
-class), and every model is a transformers model with a sequence-classification head, so that a student that
+class), and every model is a transformers model with the head of its task (`raykd.models.heads`), so that a student that
 raykd trained is a teacher of the next run, and anybody can load it without raykd's training code. Importing
 this package imports neither torch nor transformers: a configuration must be readable in a moment. The
 networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.models.networks`; `load` imports
-it, and `register()` does so for those who load with transformers' auto classes.
+it, and `register()` does so for those who load with transformers' auto classes. How a language model is read
+without its logits, and how it generates, is in `raykd.models.lm`, which imports torch.
 """
 
 from raykd.models.files import ModelInfo, inspect_directory, read_labels
+from raykd.models.generators import Decoder, EncoderDecoder
+from raykd.models.heads import HEADS, LABELLED, LANGUAGE, SPAN, Head
 from raykd.models.identity import fingerprint
 from raykd.models.loading import load, load_tokenizer, register, resolve
 from raykd.models.ngrams import HashedNgrams
@@ -16,8 +19,15 @@ from raykd.models.students import LSTM, Linear, Pretrained, Student, Transformer
 from raykd.models.textmodel import ModelCard, TextModel, parameter_count, save
 
 __all__ = [
+    "HEADS",
+    "LABELLED",
+    "LANGUAGE",
     "LSTM",
+    "SPAN",
+    "Decoder",
+    "EncoderDecoder",
     "HashedNgrams",
+    "Head",
     "Linear",
     "ModelCard",
     "ModelInfo",

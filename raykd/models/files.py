@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
+from raykd.models.heads import LABELLED, Head, head_of, known_head
 from raykd.models.ngrams import FILE as NGRAMS
 
 CONFIG = "config.json"
@@ -33,8 +34,9 @@ _LARGEST_JSON = 64 * 2**20
 class ModelInfo:
     """What is known of a model directory without loading it. Written by `inspect_directory`, read by checks.
 
-    labels: in the order of the logits; None where config.json does not tell.
+    labels: in the order of the logits, () where the head has none; None where config.json does not tell.
     kind: the student's kind if raykd wrote it, else the model type of transformers, else "unknown".
+    task: what its head serves, as raykd.json or else the architecture tells; None where neither does.
     max_length: tokens it was trained with, or None.
     languages: what it was trained on, empty where unknown.
     needs_code: files that name code of the directory's own.
@@ -44,7 +46,7 @@ class ModelInfo:
     path: Path
     labels: tuple[str, ...] | None
     kind: str
-    task: str | None
+    task: Head | None
     max_length: int | None
     languages: tuple[str, ...]
     has_tokenizer: bool
@@ -62,7 +64,8 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
             found[name] = read_json(folder / name) if (folder / name).exists() else {}
         except ModelError as error:
             problems.append(str(error))
-    labels = label_names(found[CONFIG])
+    task = _task(found[CONFIG], found[CARD])
+    labels = () if task is not None and task not in LABELLED else label_names(found[CONFIG])
     needs_code: tuple[str, ...] = ()
     try:
         needs_code = tuple(_naming_code(folder))
@@ -78,7 +81,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         path=folder,
         labels=labels,
         kind=str(card.get("kind") or found[CONFIG].get("model_type") or "unknown"),
-        task=card["task"] if isinstance(card.get("task"), str) else None,
+        task=task,
         max_length=length if isinstance(length, int) else None,
         languages=tuple(str(name) for name in card.get("languages") or ()),
         has_tokenizer=has_tokenizer,
@@ -88,14 +91,18 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """The labels of a model directory in the order of its logits.
+    """The labels of a model directory in the order of its logits; () where its head has none.
 
     Raises:
         ModelError: there is no config.json, or its id2label does not number labels from 0.
     """
     folder = Path(path)
     _check_exists(folder)
-    labels = label_names(read_json(folder / CONFIG))
+    config = read_json(folder / CONFIG)
+    head = _task(config, read_json(folder / CARD) if (folder / CARD).is_file() else {})
+    if head is not None and head not in LABELLED:
+        return ()
+    labels = label_names(config)
     if labels is None:
         raise ModelError(
             f"{folder / CONFIG} does not say what its logits mean",
@@ -154,6 +161,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _task(config: Mapping[str, Any], card: Mapping[str, Any]) -> Head | None:
+    """What the head serves: the architecture is what will be loaded, the card tells where it does not say."""
+    return head_of(config) or known_head(card.get("task"))
+
+
 def _check_exists(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(
@@ -181,14 +193,14 @@ def _check_weights(folder: Path) -> None:
             got=", ".join(pickled),
             wanted=WEIGHTS,
             next_step="if you trust them, convert them once, in a place apart: "
-            "AutoModelForSequenceClassification.from_pretrained(path).save_pretrained(new_path)",
+            "the auto class of its task: .from_pretrained(path).save_pretrained(new_path)",
         )
     raise ModelError(f"{folder} holds no weights", wanted=WEIGHTS)
 
 
 def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The labels of a config.json in the order of its logits; None where it does not number them from 0."""
-    if "id2label" not in config and str(config.get("architectures")).endswith("ForSequenceClassification']"):
+    if "id2label" not in config and head_of(config) in LABELLED:
         return ("LABEL_0", "LABEL_1")  # transformers' default, which it does not write down
     named = config.get("id2label")
     if not isinstance(named, dict) or not named:

@@ -96,9 +96,10 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _loaded_weights(text_model: TextModel) -> Iterator[tuple[str, bytes]]:
     """Name and digest of each weight; of weights that are one tensor, only what a checkpoint holds."""
-    tied = set(getattr(text_model.model, "all_tied_weights_keys", None) or ())
+    absent = set(getattr(text_model.model, "all_tied_weights_keys", None) or ())
+    absent |= set(getattr(text_model.model, "_keys_to_ignore_on_save", None) or ())  # computed, such as sines
     for name, tensor in sorted(text_model.model.state_dict().items()):
-        if name not in tied:
+        if name not in absent:
             digest = _described(_DTYPES[str(tensor.dtype).removeprefix("torch.")], list(tensor.shape))
             digest.update(_bytes(tensor))
             yield name, digest.digest()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from raykd.errors import ModelError, RaykdError
 from raykd.models import files
+from raykd.models.heads import LABELLED, LANGUAGE, Head, auto_class, head_of, label_settings
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.ngrams import HashedNgrams
 from raykd.models.textmodel import TextModel, no_progress_bars
@@ -39,6 +40,7 @@ def register() -> None:
 def load(
     path: str | Path,
     *,
+    head: Head | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
@@ -47,25 +49,29 @@ def load(
 
     Args:
         path: a local directory or a hub name.
+        head: the kind of task that it has to serve; None is the directory's own, or classification where it does
+            not tell.
         revision: of a hub name: branch, tag or commit.
         trust_remote_code: run Python code that comes with the model.
         dtype: of the weights; None is the checkpoint's own.
 
     Raises:
-        ModelError: it is missing, must not be loaded (pickled weights, code of its own), or is not complete.
+        ModelError: it is missing, must not be loaded (pickled weights, code of its own), is not complete, or has a
+            head of another kind.
     """
     folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
-    labels = files.read_labels(folder)
+    served = _served(folder, info.task, head)
+    labels = files.read_labels(folder) if served in LABELLED else ()
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    model, missing = _classifier(folder, trust_remote_code, dtype="auto" if dtype is None else dtype)
+    model, missing = _model(folder, served, trust_remote_code, dtype="auto" if dtype is None else dtype)
     if missing:
         raise ModelError(
-            f"{folder} is not a complete classifier; these weights are not in it",
+            f"{folder} is not a complete {served} model; these weights are not in it",
             got=", ".join(missing[:8]),
             next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
         )
-    if model.config.num_labels != len(labels):
+    if served in LABELLED and model.config.num_labels != len(labels):
         raise ModelError(
             f"{folder}: id2label does not fit the head",
             got=labels,
@@ -76,7 +82,7 @@ def load(
         tokenizer=tokenizer,
         labels=labels,
         kind=info.kind,
-        task=info.task or "classification",
+        task=served,
         max_length=info.max_length,
         languages=info.languages,
     )
@@ -111,12 +117,13 @@ def load_tokenizer(
 def load_for_training(
     path: str | Path,
     labels: tuple[str, ...],
+    head: Head = "classification",
     *,
     revision: str | None,
     trust_remote_code: bool,
     layers: tuple[int, ...] | None,
 ) -> PreTrainedModel:
-    """A checkpoint as a float32 student: with a new head where its labels differ, perhaps fewer layers.
+    """A checkpoint as a float32 student: with a new head where its task or its labels differ, perhaps fewer layers.
 
     What is drawn anew comes from torch's CPU generator, which the caller seeds.
 
@@ -125,23 +132,24 @@ def load_for_training(
     """
     import torch
 
-    from raykd.models.students import label_settings
-
     folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
     config = files.read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
-    own = files.label_names(config)
-    model, missing = _classifier(
-        folder, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **label_settings(labels)
+    own, own_head = files.label_names(config), head_of(config)
+    if head in LANGUAGE:
+        _served(folder, own_head, head)
+    settings = label_settings(labels, head)
+    model, missing = _model(
+        folder, head, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **settings
     )
     outside = [name for name in missing if not _in_encoder(model, name)]
     lost = [name for name in missing if _in_encoder(model, name) and "pooler" not in name]
-    if lost or len(missing) == len(model.state_dict()):
+    if lost or len(missing) == len(model.state_dict()) or (outside and head in LANGUAGE):
         raise ModelError(
-            f"{folder} does not hold an encoder's weights that fit these labels",
+            f"{folder} does not hold the weights of a model for {head} that fit these labels",
             got=f"missing or of another shape: {', '.join(missing[:8])}",
             wanted="a checkpoint of this encoder; of a linear model, one with the same labels",
         )
-    if own != labels and not outside:
+    if head in LABELLED and (own, own_head or head) != (labels, head) and not outside:
         _new_head(model, folder)
     if layers is not None:
         _keep_layers(model, layers, folder)
@@ -175,16 +183,31 @@ def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code:
         )
 
 
-def _classifier(
-    folder: Path, trust_remote_code: bool, *, dtype: Any, **settings: Any
+def _served(folder: Path, own: Head | None, wanted: Head | None) -> Head:
+    """The head to load.
+
+    Raises:
+        ModelError: the checkpoint has a head of another kind than is wanted.
+    """
+    if own is not None and wanted is not None and own != wanted:
+        raise ModelError(
+            f"{folder} was made for another task: its head does not answer this one",
+            got=own,
+            wanted=wanted,
+            next_step="name a checkpoint that was fine-tuned for this task, or train one "
+            "(a student of kind pretrained keeps the encoder)",
+        )
+    return wanted or own or "classification"
+
+
+def _model(
+    folder: Path, head: Head, trust_remote_code: bool, *, dtype: Any, **settings: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the weights that the checkpoint lacked or had in another shape."""
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     register()
     with _told(f"the model {folder} cannot be loaded"), no_progress_bars():
-        from transformers import AutoModelForSequenceClassification
-
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+        model, found = auto_class(head).from_pretrained(
             str(folder),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -227,7 +250,10 @@ def _in_encoder(model: PreTrainedModel, name: str) -> bool:
 
 
 def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) -> None:
-    """Keeps these encoder layers, in this order (DistilBERT's initialisation, arXiv:1910.01108)."""
+    """Keeps these layers, in this order (DistilBERT's initialisation, arXiv:1910.01108).
+
+    A layer of a decoder knows its place, under which it caches what it saw; places are counted anew.
+    """
     from torch import nn
 
     count = getattr(model.config, "num_hidden_layers", None)
@@ -235,17 +261,22 @@ def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) 
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == count and name in ("layer", "layers")
+        if isinstance(child, nn.ModuleList) and len(child) == count and name in ("layer", "layers", "h")
     ]
     if len(stacks) != 1 or max(layers) >= len(getattr(*stacks[0])) or hasattr(model.config, "layer_types"):
         raise ModelError(
             f"layers {list(layers)} cannot be taken from {folder}",
-            got=f"{count} layers" if stacks else "no stack of encoder layers",
-            wanted="an encoder such as BERT, with layers counted from 0",
+            got=f"{count} layers" if stacks else "no stack of layers",
+            wanted="an encoder such as BERT or a decoder such as GPT-2, with layers counted from 0",
         )
     parent, name = stacks[0]
     stack = getattr(parent, name)
-    setattr(parent, name, nn.ModuleList(stack[i] for i in layers))
+    kept = nn.ModuleList(stack[i] for i in layers)
+    setattr(parent, name, kept)
+    for place, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = place
     model.config.num_hidden_layers = len(layers)
 
 

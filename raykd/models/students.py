@@ -1,19 +1,21 @@
 """The union `Student`: what can be trained, each member with its tokenizer and its architecture.
 
 Decision record: a member does two things, `fit_tokenizer` (from the training texts; deterministic, so that
-every worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone).
-Both import torch and transformers late: this module is read with every configuration.
+every worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone) with
+the head that the run's task needs. `tasks` says which a member can learn, so that a configuration can be
+refused before anything is built. All import torch and transformers late: this module is read with every
+configuration. Students that generate text are in `raykd.models.generators`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
-from raykd.errors import ModelError
+from raykd.models.generators import Decoder, EncoderDecoder
+from raykd.models.heads import HEADS, LANGUAGE, Head, auto_class, check_offered, label_settings, seeded
 from raykd.models.ngrams import HashedNgrams
 from raykd.spec import Spec
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 class Transformer(Spec):
     """A transformer encoder from scratch: BERT (arXiv:1810.04805) or DistilBERT (arXiv:1910.01108)."""
 
+    tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
     kind: Literal["transformer"] = "transformer"
     architecture: Literal["bert", "distilbert"] = "bert"
     layers: int = Field(2, ge=1)
@@ -63,12 +66,15 @@ class Transformer(Spec):
         """Equal for two students exactly if their tokenizers are."""
         return f"wordpiece {self.vocab_size} {self.lowercase} {self.max_positions} {self.architecture}"
 
-    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
-        """A randomly initialised encoder with a head of ``len(labels)`` logits."""
-        from transformers import AutoConfig, AutoModelForSequenceClassification
+    def build(
+        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
+    ) -> PreTrainedModel:
+        """A randomly initialised encoder with the head."""
+        from transformers import AutoConfig
 
+        check_offered(self.kind, head, self.tasks)
         wide = self.feed_forward or 4 * self.hidden
-        settings: dict[str, Any] = {"vocab_size": len(tokenizer), **label_settings(labels)}  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"vocab_size": len(tokenizer), **label_settings(labels, head)}  # type: ignore[arg-type]
         settings |= {"max_position_embeddings": self.max_positions, "pad_token_id": tokenizer.pad_token_id}
         if self.architecture == "bert":
             settings |= {
@@ -86,16 +92,17 @@ class Transformer(Spec):
                 "hidden_dim": wide,
             }
             settings |= {"dropout": self.dropout, "attention_dropout": self.dropout}
-            settings |= {"seq_classif_dropout": self.dropout}
+            settings |= {"seq_classif_dropout": self.dropout, "qa_dropout": self.dropout}
         config = AutoConfig.for_model(self.architecture, **settings)
         with seeded(seed):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+            model: PreTrainedModel = auto_class(head).from_config(config)
             return model
 
 
 class Pretrained(Spec):
     """A checkpoint with its own tokenizer; `layers` starts a student as DistilBERT did (arXiv:1910.01108)."""
 
+    tasks: ClassVar[frozenset[Head]] = HEADS
     kind: Literal["pretrained"] = "pretrained"
     path: str = Field(min_length=1)
     """A local directory or a hub name; weights must be safetensors."""
@@ -120,14 +127,18 @@ class Pretrained(Spec):
         """Equal for two students exactly if their tokenizers are."""
         return f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
 
-    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
-        """The checkpoint; its head is kept where its labels are the run's in this order, else drawn anew."""
+    def build(
+        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
+    ) -> PreTrainedModel:
+        """The checkpoint; its head is kept where it serves this task with the run's labels in this order, else
+        drawn anew. The head of a language model is always the checkpoint's."""
         from raykd.models.loading import load_for_training
 
         with seeded(seed):
             return load_for_training(
                 self.path,
                 tuple(labels),
+                head,
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
                 layers=self.layers,
@@ -137,6 +148,7 @@ class Pretrained(Spec):
 class LSTM(Spec):
     """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (as in arXiv:1903.12136)."""
 
+    tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
     kind: Literal["lstm"] = "lstm"
     embedding: int = Field(128, ge=1)
     hidden: int = Field(128, ge=1)
@@ -162,10 +174,13 @@ class LSTM(Spec):
         """Equal for two students exactly if their tokenizers are."""
         return f"wordpiece {self.vocab_size} {self.lowercase}"
 
-    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
-        """A randomly initialised LSTM with a head of ``len(labels)`` logits."""
-        from raykd.models.networks import LSTMConfig, LSTMForSequenceClassification
+    def build(
+        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
+    ) -> PreTrainedModel:
+        """A randomly initialised LSTM with the head; pooled for a text, else read at each token."""
+        from raykd.models.networks import LSTMConfig
 
+        check_offered(self.kind, head, self.tasks)
         config = LSTMConfig(
             vocab_size=len(tokenizer),  # type: ignore[arg-type]
             embedding_size=self.embedding,
@@ -175,15 +190,17 @@ class LSTM(Spec):
             dropout=self.dropout,
             pooling=self.pooling,
             pad_token_id=tokenizer.pad_token_id,
-            **label_settings(labels),
+            **label_settings(labels, head),
         )
         with seeded(seed):
-            return LSTMForSequenceClassification(config)
+            model: PreTrainedModel = auto_class(head).from_config(config)
+            return model
 
 
 class Linear(Spec):
     """Softmax regression over hashed n-grams of words and characters: quick, hard to beat on few texts."""
 
+    tasks: ClassVar[frozenset[Head]] = frozenset({"classification"})
     kind: Literal["linear"] = "linear"
     buckets: int = Field(2**18, ge=2, le=2**26)
     """Rows of the weight table; n-grams that share one share its weights."""
@@ -217,39 +234,18 @@ class Linear(Spec):
         """Equal for two students exactly if their tokenizers are."""
         return f"ngrams {self.buckets} {self.char_ngrams} {self.word_ngrams} {self.lowercase} {self.counted}"
 
-    def build(self, tokenizer: Tokenizer, labels: Sequence[str], seed: int) -> PreTrainedModel:
+    def build(
+        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
+    ) -> PreTrainedModel:
         """A model whose weights are zero: the problem is convex, so the seed changes nothing."""
         from raykd.models.networks import LinearConfig, LinearForSequenceClassification
 
+        check_offered(self.kind, head, self.tasks)
         config = LinearConfig(buckets=self.buckets, **label_settings(labels))
         with seeded(seed):
             return LinearForSequenceClassification(config)
 
 
-Student = Annotated[Transformer | Pretrained | LSTM | Linear, Field(discriminator="kind")]
-
-
-def label_settings(labels: Sequence[str]) -> dict[str, Any]:
-    """The label keys of a transformers config; the order of the labels is the order of the logits."""
-    if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise ModelError("a classifier needs at least two labels, all different", got=list(labels))
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: i for i, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
-    }
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draws from torch's CPU generator come from the seed, and the generator is put back afterwards.
-
-    Models are made on the CPU; `torch.manual_seed` would also reseed every GPU, which `fork_rng` does not
-    restore unless it is told which, so only the CPU's generator is touched.
-    """
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+Student = Annotated[
+    Transformer | Pretrained | LSTM | Linear | Decoder | EncoderDecoder, Field(discriminator="kind")
+]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.models.files import CARD
+from raykd.models.heads import LABELLED, Head, fits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,14 +27,21 @@ if TYPE_CHECKING:
     from raykd.tasks.base import Tokenizer
 
 FORMAT = 1
-_PIPELINES = {"classification": "text-classification"}
+_PIPELINES: dict[Head, str] = {
+    "classification": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+    "causal_lm": "text-generation",
+    "seq2seq": "text2text-generation",
+}
 
 
 @dataclass(frozen=True)
 class TextModel:
     """A model and how it is fed. Made by `load` or from a `Student`; read by teachers, evaluation and `save`.
 
-    labels: in the order of the logits.
+    labels: in the order of the logits; () where the head has none.
+    task: what its head serves.
     kind: the student's kind, or the model type of transformers.
     max_length: tokens it was trained with; None is unknown.
     languages: what it was trained on, empty where unknown.
@@ -43,7 +51,7 @@ class TextModel:
     tokenizer: Tokenizer
     labels: tuple[str, ...]
     kind: str = "pretrained"
-    task: str = "classification"
+    task: Head = "classification"
     max_length: int | None = None
     languages: tuple[str, ...] = ()
 
@@ -77,7 +85,8 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
     """
     target = Path(directory)
     named = tuple(label for _, label in sorted((text_model.model.config.id2label or {}).items()))
-    if named != text_model.labels:
+    named = named if text_model.task in LABELLED else ()
+    if not fits(text_model.labels, named, text_model.task):
         raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
     if target.exists() and not (target / CARD).is_file() and not _is_empty(target):
         raise ModelError(
@@ -134,14 +143,14 @@ def readme(text_model: TextModel, card: ModelCard) -> str:
         "license": card.license,
         "base_model": card.base_model,
         "library_name": "transformers",
-        "pipeline_tag": _PIPELINES.get(text_model.task, text_model.task),
+        "pipeline_tag": _PIPELINES[text_model.task],
         "tags": ["raykd", *(["knowledge-distillation"] if card.teachers else [])],
     }
     known = {key: value for key, value in front.items() if value is not None}
     facts = [
         ("task", text_model.task),
         ("kind", text_model.kind),
-        ("labels, in the order of the logits", ", ".join(text_model.labels)),
+        ("labels, in the order of the logits", ", ".join(text_model.labels) or "none"),
         ("languages", ", ".join(text_model.languages) or "unknown"),
         ("longest text", f"{text_model.max_length} tokens" if text_model.max_length else "unknown"),
         ("parameters", f"{parameter_count(text_model.model):,}"),
