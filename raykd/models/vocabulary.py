@@ -9,7 +9,6 @@ texts unknown to the one may be known to the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,36 +135,41 @@ def overlap(teacher: Any, student: Any) -> Overlap:
     _match(ids_T, T, S, T.keys)
     if T.marking.style != S.marking.style:
         words = T.marking if T.marking.style == "word" else S.marking
-        _match(ids_T, T, S, [turned(key, words) for key in T.keys])
+        # Keys that turn into nothing stay as they are: they have found what there is.
+        _match(ids_T, T, S, [turned(key, words) or key for key in T.keys])
     count = int((ids_T != NOWHERE).sum())
     return Overlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
 
 
 def _match(ids_T: NDArray[np.int32], T: Canonical, S: Canonical, keys: list[bytes]) -> None:
     """Maps the teacher's tokens that are not mapped yet to the student's of these keys that are still free."""
-    taken = set(ids_T.tolist())
-    waiting = [(i, key, t) for i, key, t in zip(T.ids, keys, T.tokens, strict=True) if ids_T[i] == NOWHERE]
-    free = [(j, key, t) for j, key, t in zip(S.ids, S.keys, S.tokens, strict=True) if j not in taken]
-    several = _repeated(key for _, key, _ in waiting) | _repeated(key for _, key, _ in free)
-    single = {key: j for j, key, _ in free}
-    for i, key, _ in waiting:
-        if key in single and key not in several:
-            ids_T[i] = single[key]
+    mapped = ids_T.tolist()
+    taken = set(mapped)
+    waiting = [n for n, i in enumerate(T.ids) if mapped[i] == NOWHERE]
+    free = [n for n, j in enumerate(S.ids) if j not in taken]
+    keys_T, keys_S = [keys[n] for n in waiting], [S.keys[n] for n in free]
+    several = _repeated(keys_T) | _repeated(keys_S)
+    single = {key: S.ids[n] for key, n in zip(keys_S, free, strict=True)}
+    for key in several:
+        single.pop(key, None)
+    ids_T[[T.ids[n] for n in waiting]] = [single.get(key, NOWHERE) for key in keys_T]
     if several:
-        spelt = {(key, t): j for j, key, t in free if key in several}
-        for i, key, t in waiting:
-            j = spelt.pop((key, t), None) if key in several else None
-            if j is not None:
-                ids_T[i] = j
+        spelt = {(key, S.tokens[n]): S.ids[n] for key, n in zip(keys_S, free, strict=True) if key in several}
+        later = [(T.ids[n], key) for key, n in zip(keys_T, waiting, strict=True) if key in several]
+        spellings = dict(zip(T.ids, T.tokens, strict=True))
+        for i, key in later:
+            ids_T[i] = spelt.pop((key, spellings[i]), NOWHERE)
         left: dict[bytes, list[int]] = {}
         for (key, _), j in spelt.items():
             left.setdefault(key, []).append(j)
-        for i, key, _ in waiting:
+        for i, key in later:
             if ids_T[i] == NOWHERE and left.get(key):
                 ids_T[i] = left[key].pop(0)
 
 
-def _repeated(keys: Iterable[bytes]) -> set[bytes]:
+def _repeated(keys: list[bytes]) -> set[bytes]:
+    if len(set(keys)) == len(keys):
+        return set()
     seen: set[bytes] = set()
     several: set[bytes] = set()
     for key in keys:
