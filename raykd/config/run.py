@@ -17,8 +17,9 @@ from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
 from raykd.models import Student
 from raykd.spec import Spec
-from raykd.tasks import Classification, Task
+from raykd.tasks import METRICS, Classification, Task
 from raykd.tasks.forms import RowForm, form_of
+from raykd.tasks.metrics import MetricName
 
 
 class RayConfig(Spec):
@@ -105,10 +106,47 @@ class RunConfig(Spec):
         laid = [overlay(defaults if t.get("path") is None else bare, t) for t in teachers]
         return {**data, "teachers": laid}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_the_task(cls, data: Any) -> Any:
+        """Writes down the metric that a run is judged by, where it is left to the task."""
+        if not isinstance(data, Mapping):
+            return data
+        task, train = data.get("task", {}), data.get("train", {})
+        kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
+        names = METRICS.get(kind or "classification")
+        if names is None:
+            return data
+        if isinstance(train, TrainConfig) and train.metric is None:
+            return {**data, "train": train.model_copy(update={"metric": names[0]})}
+        if isinstance(train, Mapping) and train.get("metric") is None:
+            return {**data, "train": {**train, "metric": names[0]}}
+        return data
+
     @model_validator(mode="after")
-    def _data_fit(self) -> RunConfig:
+    def _task_fits(self) -> RunConfig:
         self.data.check(self.form)
+        self.task.check(self.data.labels, self.objective)
+        if self.train.metric not in self.task.metric_names:
+            raise ValueError(
+                f"train.metric {self.train.metric} is none of {self.task.kind}: "
+                f"wanted one of {', '.join(self.task.metric_names)}"
+            )
+        students = [("student", self.student)]
+        students += [(f"teacher {t.name}", t.training.model) for t in self.teachers if t.training is not None]
+        for name, student in students:
+            if self.task.kind not in student.tasks:
+                raise ValueError(
+                    f"{name}: a model of kind {student.kind} cannot learn {self.task.kind}; "
+                    f"it can learn {', '.join(sorted(student.tasks))}"
+                )
         return self
+
+    @property
+    def metric(self) -> MetricName:
+        """The validation metric that the run is judged by."""
+        assert self.train.metric is not None  # written down before anything was validated
+        return self.train.metric
 
     @property
     def form(self) -> RowForm:

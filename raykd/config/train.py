@@ -33,8 +33,9 @@ class TrainConfig(Spec):
     """A DeepSpeed configuration, a JSON file or a mapping; its keys are honoured, those that raykd owns are refused."""
     evaluations: int = Field(10, ge=1)
     """How often the validation set is scored, spread evenly over the run; each is a checkpoint."""
-    metric: MetricName = "accuracy"
-    """The validation metric (mean over languages) that chooses the best checkpoint and stops early."""
+    metric: MetricName | None = None
+    """The validation metric (mean over languages) that chooses the best checkpoint and stops early; None takes the
+    first of the task's."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better metric; None trains to the end."""
     max_failures: int = Field(1, ge=0)
@@ -55,7 +56,7 @@ class TrainConfig(Spec):
     @property
     def higher_is_better(self) -> bool:
         """Direction of `metric`."""
-        return HIGHER_IS_BETTER[self.metric]
+        return HIGHER_IS_BETTER[self.metric or "accuracy"]
 
 
 class WorkersConfig(Spec):

@@ -196,13 +196,13 @@ def _report(
 
 
 def _best_step(config: RunConfig, curve: Sequence[Point]) -> str:
-    name = f"eval/mean/{config.train.metric}"
+    name = f"eval/mean/{config.metric}"
     scored = [p for p in curve if name in p.values]
     if not scored:
         return "kept from an earlier run"
     sign = 1 if config.train.higher_is_better else -1
     best = max(scored, key=lambda p: sign * p.values[name])
-    return f"{best.step}, validation {config.train.metric} {best.values[name]:.4f}"
+    return f"{best.step}, validation {config.metric} {best.values[name]:.4f}"
 
 
 def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:

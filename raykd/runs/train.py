@@ -134,7 +134,7 @@ def _stages(
     for job, points in curves.by_job.items():
         trackers.on_point(jobs, job, *points)
     progress = JobProgress(
-        console, config.train.metric, curves, lambda job, p: trackers.on_point(jobs, job, p)
+        console, config.metric, curves, lambda job, p: trackers.on_point(jobs, job, p)
     )
     trained = {job.name: job.output for job in teacher_jobs}
     pool: TeacherPool | None = None

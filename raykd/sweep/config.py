@@ -123,7 +123,7 @@ class Sweep:
     @property
     def metric(self) -> MetricName:
         """What trials are compared by."""
-        return self.base.train.metric
+        return self.base.metric
 
     @property
     def mode(self) -> Mode:
@@ -151,7 +151,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         tree = set_path(tree, assignment)
     config = _validated(tree, str(path))
     base, folder = _base(config, path)
-    metric = base.train.metric
+    metric = base.metric
     if config.mode is not None and config.mode != _direction(metric):
         raise ConfigError(
             f"{path}: mode contradicts the metric",

@@ -115,7 +115,7 @@ class Frame:
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / "teachers.jsonl")
-        progress = JobProgress(self.console, self.base.train.metric, curves, lambda job, point: None)
+        progress = JobProgress(self.console, self.base.metric, curves, lambda job, point: None)
         if all(job.done for job in self.teacher_jobs):
             train_teachers(self.teacher_jobs, self.folder, progress, None)  # says that they are there
             return
@@ -163,7 +163,7 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
     """
     path, journal = frame.folder.path, frame.journal
     higher = search.mode == "max"
-    progress = SweepProgress(frame.console, frame.base.train.metric, higher, search.trials, search.names)
+    progress = SweepProgress(frame.console, frame.base.metric, higher, search.trials, search.names)
     for trial in journal.trials.values():
         if trial.status not in (None, "failed"):
             progress.restore(trial.row(higher))

@@ -12,7 +12,14 @@ from raykd.tasks.token_classification import TokenClassification
 Task = Annotated[Classification | TokenClassification | QuestionAnswering, Field(discriminator="kind")]
 """The union of tasks; the next one adds itself here with its `kind`."""
 
+METRICS: dict[str, tuple[str, ...]] = {
+    str(task.model_fields["kind"].default): task.metric_names
+    for task in (Classification, TokenClassification, QuestionAnswering)
+}
+"""Of each kind of task the names of its metrics, the one that a run is judged by first."""
+
 __all__ = [
+    "METRICS",
     "Classification",
     "EncodedBatch",
     "EncodedRows",

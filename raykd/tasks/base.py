@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import ConfigError, LabelMismatchError
 from raykd.spec import Spec
@@ -175,6 +176,13 @@ class TaskBase(Spec):
     """Whether the unit is the row and all rows have the run's labels as choices: answers are then one matrix."""
     kind: str
     max_length: int
+
+    def check(self, labels: Sequence[str], objective: Objective) -> None:
+        """Refuses labels, and parts of an objective, that the task cannot have.
+
+        Raises:
+            ConfigError: with what to change.
+        """
 
     @abstractmethod
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:

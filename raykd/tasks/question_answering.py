@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raykd.distill.codec import encode as encode_body
+from raykd.distill.objective import Objective
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
+from raykd.errors import ConfigError
 from raykd.tasks import answers
 from raykd.tasks.base import (
     EncodedBatch,
@@ -57,6 +59,16 @@ class QuestionAnswering(TaskBase):
             raise ValueError(f"stride {self.stride} is not below max_length {self.max_length}")
         return self
 
+    def check(self, labels: Sequence[str], objective: Objective) -> None:
+        """A loss on logits averages over choices, of which rows have different numbers."""
+        if any(term.divergence.kind == "logit_mse" for term in objective.terms):
+            raise ConfigError(
+                "logit_mse is a mean over choices, and contexts have different numbers of words",
+                got="objective.terms: logit_mse",
+                wanted="a divergence of probabilities",
+                next_step="use forward_kl, reverse_kl, jensen_shannon or total_variation",
+            )
+
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Windows of B rows, and for each word of a context the window and token where it is read.
 
@@ -71,7 +83,9 @@ class QuestionAnswering(TaskBase):
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
-            lengths_B=np.add.reduceat(tokens.lengths_B, sequences_B1[:-1]) if len(batch) else tokens.lengths_B,
+            lengths_B=np.add.reduceat(tokens.lengths_B, sequences_B1[:-1])
+            if len(batch)
+            else tokens.lengths_B,
             labels_N=self.unit_labels(batch),
             starts_B1=starts_of(self.counts(batch)),
             sequences_B1=sequences_B1,

@@ -1,4 +1,4 @@
-"""Token classification (named entities, parts of speech): the unit is the word.
+"""Token classification (named entities): the unit is the word, a label is a tag of IO, BIO, BILOU or BIOES.
 
 Decision record: words are places in the text that every model sees, whatever its tokenizer; a model is read at the
 token that holds a word's first character, which is the first sub-word where words are spaced and the right token
@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.distill.codec import encode as encode_body
+from raykd.distill.objective import Objective
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.tasks import entities
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, Tokenizer, starts_of, tokenize_words
 from raykd.tasks.forms import RowForm
-from raykd.tasks.schemes import ColumnMap, map_columns
+from raykd.tasks.schemes import ColumnMap, map_columns, parse
 from raykd.tasks.words import first_tokens
 
 
@@ -34,6 +35,10 @@ class TokenClassification(TaskBase):
     kind: Literal["token_classification"] = "token_classification"
     max_length: int = 128
     """Longest text in tokens, special tokens included; words beyond it are not covered."""
+
+    def check(self, labels: Sequence[str], objective: Objective) -> None:
+        """Labels must be the tags of one scheme."""
+        parse(labels)
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids of B rows, and which token is read for each word.
