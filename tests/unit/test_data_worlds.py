@@ -1,0 +1,187 @@
+"""The embedded corpora of names, questions, translations and dialogue: right by their own rules, disjoint, pinned."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raykd.config import DataConfig, Embedded
+from raykd.data import corpus_answers, corpus_tags, corpus_targets
+from raykd.data.grammar import Clause, Said, spoken
+from raykd.data.load import load_data
+from raykd.data.rows import Rows
+from raykd.data.world import KINDS, distinct, load_world, read_yaml
+from raykd.distill.signals import UNLABELLED
+from raykd.errors import DataError
+
+LANGUAGES = ("en", "fr", "zh")
+FORMS = ("words", "answers", "target", "source_target")
+
+
+@cache
+def rows_of(form: Any, split: str = "train", count: int = 160, noise: float = 0.0, seed: int = 0) -> Rows:
+    source = Embedded(split=split, rows_per_language=count, label_noise=noise, seed=seed)  # type: ignore[arg-type]
+    if form == "words":
+        return corpus_tags.generate(source, LANGUAGES)
+    if form == "answers":
+        return corpus_answers.generate(source, LANGUAGES)
+    return corpus_targets.generate(source, LANGUAGES, form)
+
+
+def told(rows: Rows, form: str) -> list[str]:
+    """What a row is told from: of questions the context, otherwise the text."""
+    return list(rows.pairs or ()) if form == "answers" else list(rows.texts)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_splits_share_no_text_and_rows_do_not_depend_on_their_number(form: str) -> None:
+    texts = [
+        t.casefold() for split in ("train", "validation", "test") for t in told(rows_of(form, split), form)
+    ]
+    assert len(set(texts)) == len(texts) == 3 * 3 * 160
+    other = told(rows_of(form, "test", seed=1), form)
+    assert not set(told(rows_of(form), form)) & set(other)
+    short = rows_of(form, count=20)
+    assert short.texts[:20] == rows_of(form).texts[:20] and short.texts[20:40] == rows_of(form).texts[160:180]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_noise_makes_its_share_of_gold_wrong_and_changes_no_text(form: str) -> None:
+    clean, noisy = rows_of(form), rows_of(form, noise=0.2)
+    assert clean.texts == noisy.texts
+    if form == "words":
+        begins = [
+            (a, b)
+            for x, y in zip(clean.golds or (), noisy.golds or (), strict=True)
+            for a, b in zip(x, y, strict=True)
+            if corpus_tags.LABELS[a].startswith("B-")
+        ]
+        wrong = np.mean([a != b for a, b in begins])
+    elif form == "answers":
+        wrong = np.mean([a != b for a, b in zip(clean.golds or (), noisy.golds or (), strict=True)])
+    else:
+        wrong = np.mean([a != b for a, b in zip(clean.pairs or (), noisy.pairs or (), strict=True)])
+    # 480 coins of 0.2: one standard deviation is 0.018.
+    assert wrong == pytest.approx(0.2, abs=0.06)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_sentence_tells_the_types_of_its_names(language: str) -> None:
+    """The ceiling before noise is 1: templates that differ in nothing but the types of their names would break it."""
+    bare = [
+        tuple("@" if part[1:-1] in KINDS else part for part in template)
+        for template in load_world(language).tagged
+    ]
+    assert len(set(bare)) == len(bare)
+
+
+def test_names_are_ambiguous_without_their_sentence() -> None:
+    rows = rows_of("words")
+    kinds: dict[str, set[str]] = {}
+    for text, spans, gold in zip(rows.texts, rows.words or (), rows.golds or (), strict=True):
+        for (begin, end), tag in zip(spans, gold, strict=True):
+            if tag:
+                kinds.setdefault(text[begin:end], set()).add(corpus_tags.LABELS[tag][2:])
+    assert sum(len(found) > 1 for found in kinds.values()) >= 30
+
+
+def test_answers_stand_once_in_their_context_among_others_of_their_kind() -> None:
+    rows = rows_of("answers")
+    for question, context, (begin, end) in zip(rows.texts, rows.pairs or (), rows.golds or (), strict=True):
+        assert context.count(context[begin:end]) == 1 and context[begin:end] not in question
+
+
+@pytest.mark.parametrize(
+    ("count", "en", "fr", "zh"),
+    [
+        (
+            "a",
+            "The tired nurse saw an old hat",
+            "L'infirmière fatiguée a vu un vieux chapeau",
+            "疲惫的护士看见了一顶旧帽子",
+        ),
+        (
+            "two",
+            "The tired nurse saw two old hats",
+            "L'infirmière fatiguée a vu deux vieux chapeaux",
+            "疲惫的护士看见了两顶旧帽子",
+        ),
+    ],
+)
+def test_the_grammar_agrees(count: str, en: str, fr: str, zh: str) -> None:
+    counts = {"a": ("a", "un/une", "一"), "two": ("two", "deux/deux", "两")}
+    clause = Clause(
+        ("nurse", "infirmière f", "护士"),
+        ("tired", "fatigué/fatiguée", "疲惫的"),
+        ("saw", "a vu", "看见了"),
+        counts[count],
+        ("hat", "chapeau m x", "帽子/顶"),
+        ("old", "<vieux/vieille", "旧"),
+        None,
+    )
+    said = Said(None, clause)
+    assert [spoken(said, code) for code in LANGUAGES] == [f"{en}.", f"{fr}.", f"{zh}。"]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_no_two_words_of_a_list_are_the_same_in_a_source_language(at: int) -> None:
+    """Otherwise one source would have two targets, and no system could know which."""
+    for name, lines in read_yaml("phrases").items():
+        column = [line.split("|")[at].strip() for line in lines]
+        assert len(set(column)) == len(column), name
+
+
+PINNED = {
+    "words": "21334f44d2d35eef",
+    "answers": "c21cae7c7d515148",
+    "target": "7254e3c41f0920a5",
+    "source_target": "804f40568a4f9470",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pinned(form: str) -> None:
+    assert rows_of(form, count=20).fingerprint()[:16] == PINNED[form], "edited words: results change, say so"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_loads_without_any_file(form: Any) -> None:
+    turned = list(reversed(corpus_tags.LABELS))
+    tree = {
+        "train": {"kind": "embedded", "rows_per_language": 30},
+        "validation": {"kind": "embedded", "split": "validation", "rows_per_language": 10},
+        "unlabeled": {"kind": "embedded", "split": "unlabeled", "rows_per_language": 15},
+        "languages": list(LANGUAGES),
+        "labelled_per_language": 20,
+        **({"labels": turned} if form == "words" else {}),
+    }
+    config = DataConfig.model_validate(tree)
+    config.check(form)
+    data = load_data(config, Path("/nowhere"), form, targets_needed=False)
+    assert data.train.labels_B.tolist() == [0] * 60 + [UNLABELLED] * 45
+    assert data.summary(turned)["train"]["labelled"] == 60
+    if form == "words":
+        plain = rows_of("words", "validation", count=10, noise=0.05)
+        names = [corpus_tags.LABELS[i] for gold in plain.golds or () for i in gold]
+        assert [turned[i] for gold in data.validation.golds or () for i in gold] == names
+        assert data.train.golds is not None and data.train.golds[60:] == ((),) * 45
+    if "target" in form:
+        assert data.train.pairs is not None and data.train.pairs[60:] == ("",) * 45
+
+
+def test_what_the_corpora_are_not() -> None:
+    source = {"kind": "embedded"}
+    tree = {"train": source, "validation": source, "languages": ["de"]}
+    with pytest.raises(DataError, match=r"got: +\['de'\][\s\S]*\['en', 'fr', 'zh'\]"):
+        load_data(DataConfig.model_validate(tree), Path(), "answers")
+    tree = {**tree, "languages": ["en"], "labels": ["O", "B-X"]}
+    with pytest.raises(DataError, match=r"not those of the embedded corpus[\s\S]*wanted: \['O', 'B-PER'"):
+        load_data(DataConfig.model_validate(tree), Path(), "words")
+    with pytest.raises(DataError, match="no more new texts in 'en'"):
+        distinct(
+            Embedded(rows_per_language=9), "en", "what", lambda random: (f"{int(4 * random.random())}", 0)
+        )
