@@ -10,15 +10,15 @@ teacher does not know is not punished. With one part nothing is multiplied, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from raykd.distill.answers import SparseAnswer, WholeAnswer
 from raykd.distill.losses import DivergenceBase
-from raykd.distill.signals import Signals, Support, Target
+from raykd.distill.signals import Answer, Signals, Support, Target
 from raykd.distill.support import on_columns, on_support
-from raykd.distill.targets import LOG_FLOOR, Mixture, align, combine, combine_logits
+from raykd.distill.targets import LOG_FLOOR, Mixture, align, combine, combine_logits, soften
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,9 @@ def _whole(
 ) -> Made:
     columns = signals.columns(members[0])
     index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
+    if len(members) == 1 and (answer := signals.answer(members[0])) is not None:
+        student_NK, target = align(logits_NC, _single(answer, weights_MN, temperature))
+        return student_NK, target, "whole"
     rows = []
     for m in members:
         answer = signals.answer(m)
@@ -140,8 +143,7 @@ def _reduced(
     if not isinstance(answer, WholeAnswer):
         raise TypeError(f"teacher {signals.teachers[m]} answered with {type(answer).__name__}")
     if answer.ids is None:
-        target = combine_logits(answer.logits().unsqueeze(0), weights_1N, temperature, "arithmetic")
-        return logits_NC, target, answer.support
+        return logits_NC, _single(answer, weights_1N, temperature), answer.support
     ids = answer.ids
     _same_vocabulary(ids.student_vocab, logits_NC.shape[1], signals.teachers[m])
     student_NK = on_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
@@ -150,6 +152,17 @@ def _reduced(
         logp_NK = (reduced_NK / temperature).log_softmax(dim=-1).clamp_min(LOG_FLOOR)
         target = _target(logp_NK.exp(), logp_NK, weights_1N, temperature)
     return student_NK, target, answer.support
+
+
+def _single(answer: Answer, weights_1N: torch.Tensor, temperature: float) -> Target:
+    """What `combine_logits` gives for one teacher, with a third of the memory: over a vocabulary it is the peak."""
+    logits_NV = answer.logits()
+    assert logits_NV is not None
+    with torch.no_grad():
+        centred_NV = logits_NV - logits_NV.mean(dim=-1, keepdim=True)
+        del logits_NV
+        logp_NV = soften(centred_NV, temperature).clamp_min_(LOG_FLOOR)
+        return replace(_target(logp_NV.exp(), logp_NV, weights_1N, temperature), logits_NK=centred_NV)
 
 
 def _target(
