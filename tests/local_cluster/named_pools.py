@@ -1,7 +1,8 @@
-"""A program: named pools on a cluster of their own, which needs a process of its own. Arguments: a folder, a part."""
+"""A program: named pools on a cluster of their own, which needs a process of its own. Argument: a folder."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
 
 from raykd.config import RunConfig, ServingConfig
 from raykd.distill.signals import TeacherSignal
@@ -25,6 +29,7 @@ from raykd.runs.warm import teachers_down, teachers_status, teachers_up
 from raykd.sweep.frame import node_resources
 from raykd.teachers import warm
 from raykd.teachers.pool import TeacherPool
+from tests.e2e.sweeps import plain_loop
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
 
 CPUS = 4
@@ -73,6 +78,22 @@ def raykd(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def here(*arguments: str) -> tuple[int, str]:
+    """The command line, in this process, where no cluster is named: its exit code and what it said."""
+    from raykd.cli import main
+
+    said, before = io.StringIO(), sys.argv
+    sys.argv = ["raykd", *arguments]
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            main()
+    except SystemExit as ended:
+        return int(str(ended.code)), said.getvalue()
+    finally:
+        sys.argv = before
+    raise AssertionError("it always ends with a code")
 
 
 def join(address: str) -> None:
@@ -237,11 +258,11 @@ def shown(address: str, path: Path, pool: TeacherPool) -> None:
 
 def refusals(address: str, path: Path) -> None:
     """What is not whole, not the same, or cannot be started."""
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    alone = raykd("teachers", "up", str(path), env=env)
-    assert alone.returncode == 2 and "ray start --head" in alone.stderr and "ray.address=auto" in alone.stderr
-    checked = raykd("check", str(path), "serving.pool=x", env=env)
-    assert checked.returncode == 2 and "ray start --head" in checked.stdout, checked.stdout
+    ray.shutdown()
+    code, said = here("teachers", "up", str(path))
+    assert code == 2 and "ray start --head" in said and "ray.address=auto" in said, said
+    code, said = here("check", str(path), "serving.pool=x")
+    assert code == 2 and "ray start --head" in said, said
     join(address)
     unloadable(path)
     killed_driver(address, path)
@@ -308,15 +329,15 @@ def start(address: str, path: Path) -> None:
 
 
 def runs(address: str, path: Path) -> None:
-    """A whole run over a named pool learns what it learns over its own; a sweep asks it and leaves it as it is."""
+    """A run over a named pool learns what the loop learns without Ray; a sweep asks it and leaves it as it is."""
     from raykd.runs.train import train
     from raykd.sweep.config import load_sweep
     from raykd.sweep.run import sweep
 
     join(address)
-    here, quick = f"ray.address={address}", "tracking.log_model=false"
-    teachers_up(load_run(path, [here]), "kept", load=True)
-    attached = train(load_run(path, [here, "name=attached", "serving.pool=kept", quick]))
+    there, quick = f"ray.address={address}", "tracking.log_model=false"
+    teachers_up(load_run(path, [there]), "kept", load=True)
+    attached = train(load_run(path, [there, "name=attached", "serving.pool=kept", quick]))
     space = {
         "name": "search",
         "base": str(path),
@@ -331,19 +352,23 @@ def runs(address: str, path: Path) -> None:
     assert [(r["alive"], r["forwarded"]) for r in table("kept")] == before
     until(lambda: free_cpus() == CPUS - 2)
     teachers_down(["kept"])
-    own = train(load_run(path, [here, "name=own", "serving.store=fresh", quick]))
-    weights = [(run.student / "model.safetensors").read_bytes() for run in (attached, own)]
-    assert weights[0] == weights[1]
+    own = plain_loop(load_run(path, ["name=own", "serving.store=fresh"])).best_student().model.state_dict()
+    weights = load_file(attached.student / "model.safetensors")
+    assert weights.keys() == own.keys()
+    assert all(torch.allclose(weights[name], own[name], atol=1e-6, rtol=0.0) for name in own)
     nothing_is_left()
 
 
 def main() -> None:
-    folder, part = Path(sys.argv[1]), sys.argv[2]
-    if part == "start":
+    folder = Path(sys.argv[1])
+    if sys.argv[2:3] == ["start"]:
         start(sys.argv[3], folder / "POOL.yaml")
+    os.environ.pop("RAY_ADDRESS", None)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
     try:
-        {"life": life, "refusals": refusals, "runs": runs}[part](cluster.address, write(folder))
+        for part in (life, refusals, runs):
+            (folder / part.__name__).mkdir()
+            part(cluster.address, write(folder / part.__name__))
     finally:
         ray.shutdown()
         cluster.shutdown()
