@@ -28,8 +28,11 @@ lint: setup
 unit: setup
 	$(BIN)/python -m pytest tests/unit
 
+# Unit tests run beside those that start processes and wait for them, and come second when both want a core.
 test: lint
-	$(BIN)/python -m pytest tests
+	@log=$$(mktemp); nice -n 19 $(BIN)/python -m pytest tests/unit >$$log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest tests/e2e tests/local_cluster; cluster=$$?; \
+	wait $$unit; unit=$$?; cat $$log; rm -f $$log; test $$cluster -eq 0 -a $$unit -eq 0
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

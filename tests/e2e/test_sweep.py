@@ -14,7 +14,7 @@ from raykd.load import load_run
 from raykd.runs.check import preflight
 from raykd.sweep.confirm import confirm
 from raykd.sweep.outcome import SweepOutcome
-from tests.e2e.conftest import still_held
+from tests.e2e.conftest import still_held, wait_until
 from tests.e2e.sweeps import Sweeps, curve_of, left_over, plain_loop, shared_memory
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -132,7 +132,8 @@ def test_nothing_is_left(memory_before: set[str], unbroken: SweepOutcome, sweeps
     for name in ("asha", "unbroken"):
         assert left_over(sweeps.folder(name)) == set()
     assert still_held() == []
-    assert shared_memory() <= memory_before
+    # Unit tests may run beside these: what is theirs goes by itself.
+    assert wait_until(lambda: shared_memory() <= memory_before, 20.0), shared_memory() - memory_before
 
 
 def test_a_finished_sweep_is_not_touched_without_a_flag(asha: SweepOutcome, sweeps: Sweeps) -> None:
