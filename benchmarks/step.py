@@ -241,7 +241,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     config = config_of(options.data)
-    data = load_data(config.data, Path.cwd())
+    data = load_data(config.data, Path.cwd(), config.form)
 
     from raykd.runs.cluster import connect
     from raykd.teachers.pool import Placement, TeacherPool

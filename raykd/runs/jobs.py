@@ -113,7 +113,7 @@ def baseline_run(config: RunConfig, steps: int) -> RunConfig:
 def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     """The job of a teacher that is trained first; its folder is named by its content."""
     run = teacher_run(config, teacher)
-    data = load_data(run.data, Path.cwd())
+    data = load_data(run.data, Path.cwd(), run.form)
     content = hashlib.sha256((run.fingerprint() + data.fingerprint()).encode()).hexdigest()[:12]
     output = Path(config.output).resolve() / "teachers" / f"{teacher.name}-{content}"
     return Job("teacher", f"teacher-{teacher.name}", run, data, output)
@@ -151,7 +151,7 @@ def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:
         DataError, ConfigError: what can be known of files, columns, labels and sizes.
     """
     teachers = [teacher_job(config, t) for t in config.active_teachers if t.training is not None]
-    data = load_data(config.data, Path.cwd())
+    data = load_data(config.data, Path.cwd(), config.form)
     student = Job("student", "student", config, data, run_dir / "student")
     students = [student]
     if config.baseline:

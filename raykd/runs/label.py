@@ -260,7 +260,7 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
         ConfigError: no store, no teachers. ModelError: a teacher is not trained yet. ResourceError, TeacherError.
     """
     trained = _trained(config)
-    data = load_data(config.data, Path.cwd())
+    data = load_data(config.data, Path.cwd(), config.form)
     with interruptible():
         connect(config.ray)
         listen()

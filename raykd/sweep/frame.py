@@ -130,7 +130,7 @@ def read_rows(base: RunConfig) -> tuple[Dataset, list[Job]]:
         DataError: what can be known of files, columns, labels and sizes.
     """
     teachers = [teacher_job(base, t) for t in base.active_teachers if t.training is not None]
-    data = load_data(base.data, Path.cwd())
+    data = load_data(base.data, Path.cwd(), base.form)
     for job in [*teachers, Job("student", "student", base, data, Path())]:
         job.check_batch()
     return data, teachers

@@ -163,7 +163,7 @@ class Rank:
         )  # fmt: skip
         if key not in self._prepared:
             same = config.data == base.data
-            data = self.shared.data if same else load_data(config.data, Path.cwd())
+            data = self.shared.data if same else load_data(config.data, Path.cwd(), config.form)
             tokenizer = self.shared.tokenizers.get(config.student.tokenizer_key()) if same else None
             if tokenizer is None:
                 tokenizer = config.student.fit_tokenizer([*data.train.texts, *(data.train.pairs or ())])
