@@ -78,6 +78,7 @@ def train_bytepair(
         eos_token=EOS,
         unk_token=UNK,
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # a text that says "</s>" does not end there
         **settings,
     )
 

@@ -200,7 +200,7 @@ def generate(
         for first in range(0, len(order), batch_size):
             picked = order[first : first + batch_size]
             ids_BL, mask_BL = _padded([rows[i] for i in picked], settings.pad_token_id or 0, left=not closed)
-            out_BL = model.generate(
+            out_BL = cast("Any", model).generate(
                 input_ids=ids_BL.to(model.device),
                 attention_mask=mask_BL.to(model.device),
                 generation_config=settings,
@@ -283,8 +283,9 @@ def _head_module(model: PreTrainedModel) -> nn.Linear:
 def _prove(model: PreTrainedModel) -> None:
     """Hidden states and head against the model's own logits; fails loudly where a family does more."""
     head = output_head(model)
-    size = min(head.weight_VD.shape[0], model.get_input_embeddings().weight.shape[0])
-    ids_BL = torch.arange(1, 7, device=head.weight_VD.device).remainder(size).view(2, 3)
+    embeddings = cast("nn.Embedding", model.get_input_embeddings())
+    size = min(len(head.weight_VD), embeddings.num_embeddings)
+    ids_BL = (torch.arange(1, 7, device=head.weight_VD.device) % size).view(2, 3)
     inputs = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids_BL

@@ -276,7 +276,7 @@ def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) 
     for place, layer in enumerate(kept):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = place
+                setattr(module, "layer_idx", place)  # noqa: B010  (mypy takes attributes of modules for tensors)
     model.config.num_hidden_layers = len(layers)
 
 
