@@ -20,13 +20,15 @@ import torch.nn.functional as F
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import Signals
 
-CHUNK_BYTES = 32 * 2**20
-"""Float32 logits of one chunk; a chunk of fewer units reads the head more often, one of more falls out of the cache."""
+CHUNK_BYTES = 16 * 2**20
+"""Float32 logits of one chunk, as far as that is `CHUNK_UNITS`: larger ones fall out of the cache."""
+CHUNK_UNITS = 64
+"""Fewest units of a chunk: each chunk reads the head, and adds to its gradient, once."""
 
 
 def chunk_of(vocab: int) -> int:
     """Units of a chunk over a vocabulary."""
-    return max(1, CHUNK_BYTES // (4 * vocab))
+    return max(CHUNK_UNITS, CHUNK_BYTES // (4 * vocab))
 
 
 def evaluate_hidden(
@@ -47,7 +49,7 @@ def evaluate_hidden(
         hidden_ND: the student's last hidden states, only the units.
         weight_VD, bias_V: its output head.
         labels_N, signals, progress, totals: as for `Objective.evaluate`, of all units.
-        chunk: units computed at once; None for what fits `CHUNK_BYTES`.
+        chunk: units computed at once; None for `chunk_of` the vocabulary.
 
     Raises:
         ValueError: as `Objective.evaluate`, or shapes that disagree.
