@@ -48,7 +48,9 @@ def batches(count: int = 6, size: int = 16) -> list:
 
 
 @pytest.mark.parametrize("group", [None, "one"])
-def test_served_by_actors_equals_in_process(specs: list[TeacherSpec], group: str | None) -> None:
+def test_served_by_actors_equals_in_process_and_what_is_late_is_an_error(
+    specs: list[TeacherSpec], group: str | None
+) -> None:
     pool = start(specs, group=group)
     try:
         infos = pool.open()
@@ -61,6 +63,9 @@ def test_served_by_actors_equals_in_process(specs: list[TeacherSpec], group: str
                 np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-5)
         assert source.calls <= len(batches()) * len(pool.groups)
         assert not np.any(source.in_flight)
+        late = pool.handle.source(None).submit(text_batch(["a"] * 64, ["zh"] * 64))
+        with pytest.raises(TeacherError, match="did not answer in time"):
+            late.result(timeout=0.0)
     finally:
         pool.stop()
 
@@ -86,30 +91,26 @@ def test_replicas_share_the_load_and_a_killed_one_is_asked_again(specs: list[Tea
         pool.stop()
 
 
-def test_a_replica_that_is_gone_for_good_is_left_out(specs: list[TeacherSpec]) -> None:
+def test_without_restarts_a_dead_replica_is_left_out_and_the_last_ones_death_is_a_clear_error(
+    specs: list[TeacherSpec],
+) -> None:
     import ray
 
     pool = start(specs[2:], ServingConfig(max_restarts=0, timeout_s=60.0), replicas=2)
     try:
         pool.open()
+        first, second = (ray.get(replica.pid.remote()) for replica in pool.handle.replicas[0])
         source = pool.handle.source(None)
         tickets = [source.submit(batch) for batch in batches(8)]
-        os.kill(ray.get(pool.handle.replicas[0][0].pid.remote()), signal.SIGKILL)
+        os.kill(first, signal.SIGKILL)
         assert all(ticket.result()[0].covered_N.all() for ticket in tickets)
         assert {source.pick(0) for _ in range(4)} == {1}
+        os.kill(second, signal.SIGKILL)
+        time.sleep(0.5)
+        with pytest.raises(TeacherError, match="teacher multi"):
+            pool.handle.source(None).submit(text_batch(["a"])).result()
     finally:
         pool.stop()
-
-
-def test_teacher_without_restarts_that_dies_is_a_clear_error(specs: list[TeacherSpec]) -> None:
-    import ray
-
-    pool = start(specs[:1], ServingConfig(max_restarts=0, timeout_s=30.0))
-    pool.open()
-    os.kill(ray.get(pool.handle.replicas[0][0].pid.remote()), signal.SIGKILL)
-    time.sleep(0.5)
-    with pytest.raises(TeacherError, match="teacher zh"):
-        pool.handle.source(None).submit(text_batch(["a"], ["zh"])).result()
 
 
 def test_errors_of_a_teacher_keep_their_type_across_processes(
@@ -123,22 +124,16 @@ def test_errors_of_a_teacher_keep_their_type_across_processes(
     model = models.load(broken)
     model.model.classifier.bias.data.fill_(float("nan"))
     models.save(model, broken)
-    with pytest.raises(LabelMismatchError, match="teacher zh"):
-        start([other]).open()
-    with pytest.raises(ModelError, match="nothing"):
-        start([gone]).open()
-    pool = start([TeacherSpec("nan", str(broken), LABELS, TASK, dtype="float32")])
-    with pytest.raises(NonFiniteError, match="teacher nan"):
-        pool.handle.source(None).submit(text_batch(["a"])).result()
-    pool.stop()
-
-
-def test_a_slow_teacher_is_an_error_after_the_time_out(specs: list[TeacherSpec]) -> None:
-    pool = start(specs[:1])
+    pools = [
+        start([s]) for s in (other, gone, TeacherSpec("nan", str(broken), LABELS, TASK, dtype="float32"))
+    ]
     try:
-        pool.open()
-        ticket = pool.handle.source(None).submit(text_batch(["a"] * 64, ["zh"] * 64))
-        with pytest.raises(TeacherError, match="did not answer in time"):
-            ticket.result(timeout=0.0)
+        with pytest.raises(LabelMismatchError, match="teacher zh"):
+            pools[0].open()
+        with pytest.raises(ModelError, match="nothing"):
+            pools[1].open()
+        with pytest.raises(NonFiniteError, match="teacher nan"):
+            pools[2].handle.source(None).submit(text_batch(["a"])).result()
     finally:
-        pool.stop()
+        for pool in pools:
+            pool.stop()
