@@ -6,10 +6,11 @@ raykd trained is a teacher of the next run, and anybody can load it without rayk
 this package imports neither torch nor transformers: a configuration must be readable in a moment. The
 networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.models.networks`; `load` imports
 it, and `register()` does so for those who load with transformers' auto classes. How a language model is read
-without its logits, and how it generates, is in `raykd.models.lm`, which imports torch.
+without its logits, and how it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.models.multi`;
+both import torch.
 """
 
-from raykd.models.files import ModelInfo, inspect_directory, read_labels
+from raykd.models.files import ModelInfo, folder_of, inspect_directory, read_labels, tasks_of
 from raykd.models.generators import Decoder, EncoderDecoder
 from raykd.models.heads import HEADS, LABELLED, LANGUAGE, SPAN, Head
 from raykd.models.identity import fingerprint
@@ -36,6 +37,7 @@ __all__ = [
     "TextModel",
     "Transformer",
     "fingerprint",
+    "folder_of",
     "inspect_directory",
     "load",
     "load_tokenizer",
@@ -44,4 +46,5 @@ __all__ = [
     "register",
     "resolve",
     "save",
+    "tasks_of",
 ]

@@ -90,6 +90,40 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     )
 
 
+def tasks_of(path: str | Path) -> tuple[str, ...]:
+    """Names of the tasks of a directory that holds a folder for each (`raykd.models.multi`); () for any other.
+
+    Raises:
+        ModelError: raykd.json cannot be read.
+    """
+    card = Path(path) / CARD
+    names = read_json(card).get("tasks") if card.is_file() else None
+    if not isinstance(names, list) or not all(isinstance(n, str) and _NAME.match(n) for n in names):
+        return ()
+    return tuple(names)
+
+
+def folder_of(path: Path, task: str | None) -> Path:
+    """Where the model lies that a task is answered with: the directory itself, or its folder of that name.
+
+    Raises:
+        ModelError: a task that the directory has not, or none where it has several.
+    """
+    names = tasks_of(path)
+    if task is None and not names:
+        return path
+    if task not in names:
+        raise ModelError(
+            f"{path} holds a model for each of several tasks" if names else f"{path} holds one model only",
+            got="no task" if task is None else f"task {task}",
+            wanted=f"one of {', '.join(names)}" if names else "no name of a task",
+            next_step=f"name it (task, or --task), or give its folder: {path / names[0]}"
+            if names
+            else "leave the task out",
+        )
+    return path / task
+
+
 def read_labels(path: str | Path) -> tuple[str, ...]:
     """The labels of a model directory in the order of its logits; () where its head has none.
 
@@ -98,6 +132,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """
     folder = Path(path)
     _check_exists(folder)
+    folder_of(folder, None)
     config = read_json(folder / CONFIG)
     head = _task(config, read_json(folder / CARD) if (folder / CARD).is_file() else {})
     if head is not None and head not in LABELLED:
@@ -121,6 +156,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} holds no {CONFIG}", wanted="a directory that save_pretrained wrote")
     read_json(folder / CONFIG)
+    folder_of(folder, None)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder} holds an adapter, not a model",

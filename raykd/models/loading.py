@@ -41,6 +41,7 @@ def load(
     path: str | Path,
     *,
     head: Head | None = None,
+    task: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
@@ -51,6 +52,7 @@ def load(
         path: a local directory or a hub name.
         head: the kind of task that it has to serve; None is the directory's own, or classification where it does
             not tell.
+        task: which one of a directory that holds several (`raykd.models.multi`), by its name.
         revision: of a hub name: branch, tag or commit.
         trust_remote_code: run Python code that comes with the model.
         dtype: of the weights; None is the checkpoint's own.
@@ -60,6 +62,7 @@ def load(
             head of another kind.
     """
     folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    folder = files.folder_of(folder, task)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     served = _served(folder, info.task, head)
     labels = files.read_labels(folder) if served in LABELLED else ()
@@ -147,7 +150,9 @@ def load_for_training(
         raise ModelError(
             f"{folder} does not hold the weights of a model for {head} that fit these labels",
             got=f"missing or of another shape: {', '.join(missing[:8])}",
-            wanted="a checkpoint of this encoder; of a linear model, one with the same labels",
+            wanted=f"a checkpoint with a {head} head"
+            if head in LANGUAGE
+            else "a checkpoint of this encoder; of a linear model, one with the same labels",
         )
     if head in LABELLED and (own, own_head or head) != (labels, head) and not outside:
         _new_head(model, folder)

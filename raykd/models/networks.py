@@ -118,6 +118,8 @@ class RecurrentModel(PreTrainedModel):
     """
 
     config_class = LSTMConfig
+    trunk = ("embedding", "forward_layers", "backward_layers")
+    """Modules with weights that are not the head's."""
     base_model_prefix = ""
 
     def __init__(self, config: LSTMConfig) -> None:

@@ -114,7 +114,7 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
         )
         for path in fresh.iterdir():  # safetensors makes files that only their owner may read
             path.chmod((fresh / CARD).stat().st_mode)
-        _put(fresh, target)
+        put(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return target
@@ -185,7 +185,7 @@ def _table(left: str, right: str, rows: Iterable[tuple[str, str]]) -> list[str]:
     return [f"| {left} | {right} |", "| --- | --- |", *body, ""]
 
 
-def _put(fresh: Path, target: Path) -> None:
+def put(fresh: Path, target: Path) -> None:
     """Renames; a directory cannot be renamed onto one that holds files, so an old one first steps aside."""
     if not target.exists() or _is_empty(target):
         fresh.replace(target)
