@@ -136,6 +136,7 @@ class EncoderDecoder(Spec):
             "d_model": self.hidden,
             "max_position_embeddings": self.max_positions,
             "scale_embedding": True,
+            "init_std": self.hidden**-0.5,
             "tie_word_embeddings": True,
             "decoder_start_token_id": settings["bos_token_id"],
             "dropout": self.dropout,

@@ -177,7 +177,7 @@ def test_lstm_losses_are_those_of_transformers() -> None:
         labels = torch.where(inputs["attention_mask"] == 1, inputs["input_ids"] % 3, -100)
         loss = tagger.model(**inputs, labels=labels).loss
         wanted = torch.nn.functional.cross_entropy(out.logits[labels >= 0], labels[labels >= 0])
-        assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
         inputs, out = outputs(reader)
         starts, ends = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 2, 0])
         loss = reader.model(**inputs, start_positions=starts, end_positions=ends).loss
@@ -185,7 +185,7 @@ def test_lstm_losses_are_those_of_transformers() -> None:
             torch.nn.functional.cross_entropy(*x)
             for x in ((out.start_logits, starts), (out.end_logits, ends))
         ]
-        assert float(loss) == pytest.approx(float(sum(both)) / 2, rel=1e-5)
+        assert loss.item() == pytest.approx(sum(both).item() / 2, rel=1e-5)
 
 
 def test_what_a_head_is_is_read_from_json_alone(tmp_path: Path) -> None:
