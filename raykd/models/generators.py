@@ -1,7 +1,11 @@
 """Students that generate text, trained from scratch: a decoder, and an encoder with a decoder.
 
 Decision record: both are transformers' own architectures, so what raykd trains is loaded by anybody, and both are
-pre-norm with one matrix for embeddings and head, which is what trains in minutes on little text.
+pre-norm with one matrix for embeddings and head. For translation M2M-100's is taken: it has sinusoidal positions
+(nothing to learn), a pre-norm stack that bears high learning rates, and no bias or cap after its head. After 150
+steps of 16 English-French pairs (width 192, 2 + 2 layers, learning rate 0.002) its validation loss was 6.29 nats a
+token with weights as wide as one over the root of the width, 6.39 with transformers' 0.02, T5's 6.82; Marian's, which
+is post-norm, 6.21 with 0.02. That is too early in training to rank the first and the last.
 """
 
 from __future__ import annotations
