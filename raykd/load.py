@@ -12,15 +12,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raykd.config import RunConfig, overlay
+from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.errors import ConfigError
 
 MAX_YAML_BYTES = 1_000_000
+R = TypeVar("R", RunConfig, MultiRun)
 
 
 class _Loader(yaml.SafeLoader):
@@ -118,14 +119,35 @@ def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
 
 
 def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
-    """RunConfig from a plain tree; all errors at once."""
+    """RunConfig from a plain tree; all errors at once.
+
+    Raises:
+        ConfigError: also for a run of several tasks, which not every command takes.
+    """
+    if several_tasks(tree):
+        raise ConfigError(
+            f"{origin} is a run of several tasks, which is not offered here",
+            got="task.kind: multi",
+            wanted="a run of one task",
+            next_step="raykd train and raykd check take it; give its tasks runs of their own for the rest",
+        )
+    return _validated(RunConfig, tree, origin)
+
+
+def several_tasks(tree: Mapping[str, Any]) -> bool:
+    """Whether a run's tree is one of several tasks."""
+    task = tree.get("task")
+    return isinstance(task, Mapping) and task.get("kind") == "multi"
+
+
+def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
     try:
-        return RunConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, origin))) from None
+        raise ConfigError("\n".join(_explain(error, origin, model))) from None
 
 
-def _explain(error: ValidationError, origin: str) -> Iterable[str]:
+def _explain(error: ValidationError, origin: str, model: type[BaseModel] = RunConfig) -> Iterable[str]:
     problems = error.errors(include_url=False)
     yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
     for problem in problems:
@@ -134,7 +156,7 @@ def _explain(error: ValidationError, origin: str) -> Iterable[str]:
         shown = got if len(got) <= 120 else got[:117] + "..."
         yield f"  {where}"
         if problem["type"] == "extra_forbidden":
-            allowed = _allowed_keys(RunConfig, problem["loc"][:-1])
+            allowed = _allowed_keys(model, problem["loc"][:-1])
             wrong = str(problem["loc"][-1])
             near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
             yield f"    got:     an unknown key {wrong!r}"
@@ -173,30 +195,25 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
     """Paths made absolute (relative ones are relative to the YAML), a DeepSpeed file replaced by its content."""
-    tree = config.model_dump(mode="json")
-    for part in ("train", "validation", "test", "unlabeled"):
-        source = tree["data"][part]
-        if source is not None and source["kind"] == "files":
-            source["paths"] = [str((base_dir / p).resolve()) for p in source["paths"]]
-    for teacher in [t for t in tree["teachers"] if t["training"] is not None]:
-        for source in teacher["training"]["data"].values():
+    return RunConfig.model_validate(_resolved(config.model_dump(mode="json"), base_dir))
+
+
+def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
+    trained = [t["training"] for t in tree["teachers"] if t["training"] is not None]
+    members = tree["task"]["tasks"].values() if several_tasks(tree) else [tree]
+    for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
+        for source in part.values():
             if isinstance(source, dict) and "paths" in source:
                 source["paths"] = [str((base_dir / p).resolve()) for p in source["paths"]]
     for teacher in tree["teachers"]:
         if teacher["path"] is not None:
             teacher["path"] = _local(teacher["path"], base_dir)
-        if teacher["training"] is not None:
-            teacher["training"]["train"]["deepspeed"] = _read_deepspeed(
-                teacher["training"]["train"]["deepspeed"], base_dir
-            )
-    for model in [
-        tree["student"],
-        *(t["training"]["model"] for t in tree["teachers"] if t["training"] is not None),
-    ]:
+    for model in [tree["student"], *(training["model"] for training in trained)]:
         if model["kind"] == "pretrained":
             model["path"] = _local(model["path"], base_dir)
-    tree["train"]["deepspeed"] = _read_deepspeed(tree["train"]["deepspeed"], base_dir)
-    return RunConfig.model_validate(tree)
+    for train in [tree["train"], *(training["train"] for training in trained)]:
+        train["deepspeed"] = _read_deepspeed(train["deepspeed"], base_dir)
+    return tree
 
 
 def _local(path: str, base_dir: Path) -> str:
@@ -226,20 +243,36 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run of a YAML file with ``key.path=value`` overrides on top.
 
     Raises:
-        ConfigError: with the path, what was got and what is allowed, for all wrong keys at once.
+        ConfigError: with the path, what was got and what is allowed, for all wrong keys at once; a run of several
+            tasks, which `load_any` reads.
     """
-    tree: Any = read_yaml(path)
-    for assignment in overrides:
-        tree = set_path(tree, assignment)
+    tree = _read(path, overrides)
     return resolve(validate(tree, str(path)), path.resolve().parent)
 
 
-def dump(config: RunConfig) -> str:
+def load_any(path: Path, overrides: Sequence[str] = ()) -> Run:
+    """As `load_run`, and also runs of several tasks."""
+    tree = _read(path, overrides)
+    if not several_tasks(tree):
+        return resolve(validate(tree, str(path)), path.resolve().parent)
+    run = _validated(MultiRun, tree, str(path))
+    resolved = _resolved(run.model_dump(mode="json"), path.resolve().parent)
+    return _validated(MultiRun, resolved, str(path))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Any:
+    tree: Any = read_yaml(path)
+    for assignment in overrides:
+        tree = set_path(tree, assignment)
+    return tree
+
+
+def dump(config: Run) -> str:
     """The resolved run as YAML that `load_run` takes again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def flatten(config: RunConfig) -> dict[str, str]:
+def flatten(config: Run) -> dict[str, str]:
     """Every leaf as ``key.path: value``; an item of a list of named things goes by its name."""
     flat: dict[str, str] = {}
 

@@ -6,6 +6,7 @@ name. Unknown keys are errors that name the path, what was got and what is allow
 """
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
+from raykd.config.multi import MemberTeacher, MultiRun, Run
 from raykd.config.overlay import checked_name, overlay
 from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig, plain_objective
 from raykd.config.teachers import ActorConfig, ServingConfig, TeacherConfig, TeacherTraining
@@ -18,8 +19,11 @@ __all__ = [
     "Embedded",
     "Files",
     "Hub",
+    "MemberTeacher",
+    "MultiRun",
     "Phase",
     "RayConfig",
+    "Run",
     "RunConfig",
     "ServingConfig",
     "Source",

@@ -95,16 +95,8 @@ class RunConfig(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _lay_over_defaults(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
-            return data
-        defaults = data["teacher_defaults"]
-        bare = {key: value for key, value in defaults.items() if key != "training"}
-        teachers = data.get("teachers")
-        if not isinstance(teachers, (list, tuple)) or not all(isinstance(t, Mapping) for t in teachers):
-            return data
-        laid = [overlay(defaults if t.get("path") is None else bare, t) for t in teachers]
-        return {**data, "teachers": laid}
+    def _defaults(cls, data: Any) -> Any:
+        return lay_over_defaults(data)
 
     @model_validator(mode="before")
     @classmethod
@@ -220,6 +212,11 @@ class RunConfig(Spec):
         return self
 
     @property
+    def members(self) -> dict[str, RunConfig]:
+        """The runs of single tasks that this one consists of: itself, under no name (see `MultiRun`)."""
+        return {"": self}
+
+    @property
     def active_teachers(self) -> tuple[TeacherConfig, ...]:
         """The teachers that take part, in their order."""
         chosen = self.select_teachers
@@ -264,3 +261,16 @@ class RunConfig(Spec):
 def plain_objective(label_smoothing: float = 0.0) -> Objective:
     """The objective of supervised training: alpha is 1, no teacher is asked."""
     return Objective(alpha=Constant(value=1.0), label_smoothing=label_smoothing)
+
+
+def lay_over_defaults(data: Any) -> Any:
+    """A run's tree with `teacher_defaults` laid under every teacher; anything but a tree is left as it is."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
+        return data
+    defaults = data["teacher_defaults"]
+    bare = {key: value for key, value in defaults.items() if key != "training"}
+    teachers = data.get("teachers")
+    if not isinstance(teachers, (list, tuple)) or not all(isinstance(t, Mapping) for t in teachers):
+        return data
+    laid = [overlay(defaults if t.get("path") is None else bare, t) for t in teachers]
+    return {**data, "teachers": laid}

@@ -6,8 +6,8 @@ raykd trained is a teacher of the next run, and anybody can load it without rayk
 this package imports neither torch nor transformers: a configuration must be readable in a moment. The
 networks that raykd adds itself (`raykd_linear`, `raykd_lstm`) are in `raykd.models.networks`; `load` imports
 it, and `register()` does so for those who load with transformers' auto classes. How a language model is read
-without its logits, and how it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.models.multi`;
-both import torch.
+without its logits, and how it generates, is in `raykd.models.lm`, and a model for several tasks in
+`raykd.models.multi`; both import torch.
 """
 
 from raykd.models.files import ModelInfo, folder_of, inspect_directory, read_labels, tasks_of

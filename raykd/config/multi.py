@@ -1,0 +1,208 @@
+"""MultiRun: one run, one encoder, several tasks.
+
+Decision record: of each task the run has a *member*, an ordinary RunConfig with the task's own data, teachers and
+changes of the objective and with all else of the run, so that everything below (data, teachers, objective, scores,
+reports) knows one task only and one set of rules refuses what does not fit. What tasks share (student, length, workers)
+stands once. Language models are left out: they have no head on a shared encoder of texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from raykd.config.data import DataConfig
+from raykd.config.overlay import checked_name, overlay
+from raykd.config.run import RayConfig, RunConfig, TrackingConfig, lay_over_defaults
+from raykd.config.teachers import ServingConfig, TeacherConfig
+from raykd.config.train import TrainConfig, WorkersConfig
+from raykd.distill.objective import Objective
+from raykd.models import Student
+from raykd.spec import Spec
+from raykd.tasks import Task
+from raykd.tasks.metrics import MetricName
+
+SCORE = "score"
+"""Name of the metric of a run of several tasks: the unweighted mean of the tasks' own metrics, each a rate."""
+RATES = ("accuracy", "macro_f1", "f1", "precision", "recall", "exact_match")
+"""Metrics in [0, 1], higher is better: what can be averaged over tasks as it is."""
+ENCODED = ("classification", "token_classification", "question_answering")
+"""Kinds of task that are heads on an encoder."""
+
+
+class MemberTask(Spec):
+    """One task of a run of several: what is learnt, from which rows."""
+
+    task: Task
+    data: DataConfig
+    metric: MetricName | None = None
+    """What the task adds to the run's score, a rate (accuracy, macro_f1, f1, ...); None takes the task's first."""
+    objective: dict[str, Any] = {}
+    """Laid over the run's `objective` for this task (alpha, temperature, terms, weighting, ...)."""
+
+
+class MultiTask(Spec):
+    """Several tasks in one student; each optimizer step is of one of them."""
+
+    kind: Literal["multi"] = "multi"
+    power: float = Field(1.0, ge=0.0, le=1.0)
+    """Tasks are drawn in proportion to (training rows) ** power: 1 is by size, 0 all equally often."""
+    tasks: dict[str, MemberTask] = Field(min_length=1)
+    """By name: in teachers' `task`, as folders of the student, in curves and tables."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _encoder_tasks(cls, value: Any) -> Any:
+        """Said before anything else of such a task is read: its data differ in all."""
+        for name, member in value.items() if isinstance(value, Mapping) else ():
+            checked_name(str(name))
+            task = member.get("task") if isinstance(member, Mapping) else getattr(member, "task", None)
+            kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
+            if kind in ("causal_lm", "seq2seq", "multi"):
+                raise ValueError(
+                    f"task {name} is {kind}, which is no head on a shared encoder: wanted {', '.join(ENCODED)}; "
+                    "train it in a run of its own"
+                )
+        return value
+
+
+class MemberTeacher(TeacherConfig):
+    """A teacher of one of the tasks; it is asked for rows of that task only."""
+
+    task: str
+    """Name of the task (of `task.tasks`)."""
+
+
+class MultiRun(Spec):
+    """One run of several tasks; the keys mean what they mean in `RunConfig`."""
+
+    name: str = "run"
+    seed: int = Field(0, ge=0)
+    output: str = "runs"
+    task: MultiTask
+    student: Student
+    """One with an encoder: transformer, lstm or pretrained."""
+    teachers: tuple[MemberTeacher, ...] = ()
+    teacher_defaults: dict[str, Any] = {}
+    select_teachers: tuple[str, ...] | None = None
+    baseline: bool = False
+    objective: Objective = Objective()
+    """Of all tasks, where they do not say otherwise."""
+    train: TrainConfig = TrainConfig()
+    """`metric` stays empty: the run is judged by `score`, the unweighted mean over tasks of each one's `metric`."""
+    workers: WorkersConfig = WorkersConfig()
+    serving: ServingConfig = ServingConfig()
+    ray: RayConfig = RayConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    _name = field_validator("name")(checked_name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        return lay_over_defaults(data)
+
+    @model_validator(mode="after")
+    def _fits(self) -> MultiRun:
+        if self.student.kind == "linear":
+            raise ValueError(
+                "a linear student has no encoder to share: wanted transformer, lstm or pretrained"
+            )
+        if self.serving.pool is not None:
+            raise ValueError(
+                "serving.pool: teachers of several tasks are started by the run itself; leave it out"
+            )
+        if self.train.metric is not None:
+            raise ValueError(
+                "train.metric: a run of several tasks is judged by the mean of task.tasks.*.metric"
+            )
+        names = [t.name for t in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two teachers have the same name: {names}")
+        for teacher in self.teachers:
+            if teacher.task not in self.task.tasks:
+                raise ValueError(
+                    f"teacher {teacher.name} is of task {teacher.task}: wanted one of {list(self.task.tasks)}"
+                )
+        unknown = set(self.select_teachers or ()) - set(names)
+        if unknown or self.select_teachers == ():
+            raise ValueError(f"select_teachers {list(self.select_teachers or ())}: wanted some of {names}")
+        for name, member in self.members.items():
+            if member.metric not in RATES:
+                raise ValueError(
+                    f"task {name}: {member.metric} cannot be averaged over tasks; wanted one of {', '.join(RATES)}"
+                )
+        return self
+
+    @cached_property
+    def members(self) -> dict[str, RunConfig]:
+        """Of each task the run that it would be alone.
+
+        Raises:
+            ValueError: one is not a run; names the task and says why.
+        """
+        return {name: self._member(name, spec) for name, spec in self.task.tasks.items()}
+
+    def _member(self, name: str, spec: MemberTask) -> RunConfig:
+        own = ("student", "output", "seed", "baseline", "workers", "serving", "ray", "tracking")
+        tree: dict[str, Any] = self.model_dump(mode="json", include=set(own))
+        teachers = [
+            t.model_dump(mode="json", exclude={"task"}) for t in self.active_teachers if t.task == name
+        ]
+        tree |= {
+            "name": f"{self.name}-{name}"[-100:].lstrip("._-"),
+            "task": spec.task.model_dump(mode="json"),
+            "data": spec.data.model_dump(mode="json"),
+            "teachers": teachers,
+            "objective": overlay(self.objective.model_dump(mode="json"), spec.objective),
+            "train": self.train.model_dump(mode="json") | {"metric": spec.metric},
+        }
+        try:
+            return RunConfig.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            said = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"task {name}: {where}{': ' if where else ''}{said}") from None
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that the run is judged by."""
+        return SCORE
+
+    @property
+    def active_teachers(self) -> tuple[MemberTeacher, ...]:
+        """The teachers that take part, in their order."""
+        chosen = self.select_teachers
+        return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
+
+    @property
+    def plain(self) -> bool:
+        """Whether no teacher of any task is ever asked."""
+        return all(member.plain for member in self.members.values())
+
+    def without_teachers(self, steps: int) -> MultiRun:
+        """The undistilled run: gold labels alone, as many steps, everything else equal."""
+        tree = self.model_dump(mode="json")
+        for name, member in self.members.items():
+            smoothing = member.objective.label_smoothing
+            tree["task"]["tasks"][name]["objective"] = {"alpha": 1.0, "label_smoothing": smoothing}
+        tree |= {"name": "baseline", "teachers": [], "teacher_defaults": {}, "select_teachers": None}
+        tree |= {"objective": {"alpha": 1.0}, "baseline": False}
+        tree["train"] |= {"steps": steps, "epochs": None}
+        return MultiRun.model_validate(tree)
+
+    def fingerprint(self) -> str:
+        """sha256 over everything that changes the result; names, folders and resources do not."""
+        parts = {name: member.fingerprint() for name, member in self.members.items()}
+        told = json.dumps([self.task.power, list(parts.items())])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+Run = RunConfig | MultiRun
+"""A run of one task or of several; `members` are the runs of single tasks that it consists of."""
