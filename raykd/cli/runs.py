@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -117,23 +117,38 @@ def predict(
     jsonl: Annotated[
         Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")
     ] = None,
-    column: Annotated[str, typer.Option(help="Key of the text in --jsonl.")] = "text",
-    pair: Annotated[str | None, typer.Option(help="Key of the second text in --jsonl.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Key of the text in --jsonl; none takes text, tokens or question.")
+    ] = None,
+    pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a text instead of a table.")
     ] = False,
 ) -> None:
-    """Classify texts: the label and every label's probability.
+    """What a model says of texts: label and probabilities, or the entities in them, or an answer.
 
     Texts come as arguments, as lines of standard input, or from --jsonl; JSON lines are answered with JSON lines.
-    """
-    from raykd.runs.predict import predict_texts, read_texts
 
-    rows, seconds = read_texts(texts, jsonl, column, pair, sys.stdin)
-    for row in predict_texts(model, rows, seconds):
+    A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
+    """
+    from raykd.runs.predict import predict_rows, read_texts
+
+    asked = read_texts(texts, jsonl, column, pair, sys.stdin)
+    for row in predict_rows(model, asked):
         if as_json or jsonl is not None:
             print(json.dumps(row, ensure_ascii=False))
         else:
-            shown = "  ".join(f"{label} {p:.3f}" for label, p in row["probabilities"].items())
-            console.print(f"[bold]{row['label']}[/bold]  {shown}  ", end="", highlight=False, soft_wrap=True)
-            console.print(row["text"], style="dim", markup=False, highlight=False, soft_wrap=True)
+            first, rest = _shown(row)
+            console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)
+            console.print(rest, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(row: dict[str, Any]) -> tuple[str, str]:
+    """A prediction for people: what was answered, and to what."""
+    if "probabilities" in row:
+        return row["label"], "  ".join(
+            f"{k} {p:.3f}" for k, p in row["probabilities"].items()
+        ) + f"  {row['text']}"
+    if "entities" in row:
+        return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
+    return f"{row['answer'] or 'no answer'} {row['probability']:.3f}", row["question"]

@@ -1,93 +1,156 @@
-"""`raykd predict`: label and probabilities of texts from a saved model."""
+"""`raykd predict`: what a saved model says of texts, in the terms of its task.
+
+Decision record: JSON lines are read by the keys that they have, because a file of questions, of words and of texts
+tell themselves apart; keys that are named win.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from raykd import models
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import TextBatch
 from raykd.errors import DataError
-from raykd.tasks import Classification
-from raykd.tasks.metrics import log_softmax
-from raykd.teachers.teacher import Teacher, TeacherSpec
-
-BATCH = 256
+from raykd.models.predictor import rows_to_ask
+from raykd.tasks import TaskBase
+from raykd.tasks.forms import form_of
 
 
 def read_texts(
-    texts: Sequence[str] | None, jsonl: Path | None, column: str, pair: str | None, stdin: TextIO
-) -> tuple[list[str], list[str] | None]:
-    """Texts (and second texts) from arguments, JSON lines, or the lines of standard input.
+    texts: Sequence[str] | None, jsonl: Path | None, column: str | None, pair: str | None, stdin: TextIO
+) -> Asked:
+    """Texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
 
+    Args:
+        column, pair: keys in the JSON lines; None takes those that the lines have: question and context, tokens, text.
     Raises:
         DataError: nothing to read, or a JSON line without the key; names file and line.
     """
     if texts:
-        return list(texts), None
+        return Asked(list(texts))
     if jsonl is None:
         if stdin is sys.stdin and sys.stdin.isatty():
             raise DataError(
-                "no text to classify", wanted="texts as arguments, on standard input, or --jsonl FILE"
+                "no text to answer", wanted="texts as arguments, on standard input, or --jsonl FILE"
             )
-        return [line.rstrip("\n") for line in stdin if line.strip()], None
+        return Asked([line.rstrip("\n") for line in stdin if line.strip()])
     name = "standard input" if str(jsonl) == "-" else str(jsonl)
     try:
         lines = stdin.readlines() if str(jsonl) == "-" else jsonl.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
-    rows = [
-        _json_row(line, f"{name}:{number}", [column, *([pair] if pair else [])])
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    return [row[column] for row in rows], [row[pair] for row in rows] if pair else None
+    rows = [_json_row(line, f"{name}:{at}") for at, line in enumerate(lines, 1) if line.strip()]
+    if column is None and rows:
+        column, pair, tokens = _keys_of(rows[0], pair)
+        if tokens:
+            return Asked([], tokens=[row.words(column) for row in rows])
+    column = column or "text"
+    return Asked([row.text(column) for row in rows], [row.text(pair) for row in rows] if pair else None)
 
 
-def _json_row(line: str, where: str, wanted: Sequence[str]) -> dict[str, Any]:
+def _keys_of(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
+    """Key of the text, of the second text, and whether rows are words, by what the first row has."""
+    if "question" in first.values and "context" in first.values:
+        return "question", pair or "context", False
+    if "tokens" in first.values and "text" not in first.values:
+        return "tokens", None, True
+    return "text", pair, False
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A JSON line and where it stands."""
+
+    values: dict[str, Any]
+    where: str
+
+    def text(self, key: str) -> str:
+        """The string under a key."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self._lacks(f"text {key!r}", f"a string under {key!r}")
+        return value
+
+    def words(self, key: str) -> list[str]:
+        """The list of words under a key."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
+            raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
+        return value
+
+    def _lacks(self, what: str, wanted: str) -> DataError:
+        return DataError(
+            f"{self.where} has no {what}",
+            got=f"keys {sorted(self.values)}",
+            wanted=wanted,
+            next_step="name the key with --column or --pair",
+        )
+
+
+def _json_row(line: str, where: str) -> _Row:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where} is not JSON", got=str(error), wanted="one JSON object a line") from None
-    for key in wanted:
-        if not isinstance(row, dict) or not isinstance(row.get(key), str):
-            raise DataError(
-                f"{where} has no text {key!r}",
-                got=f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__,
-                wanted=f"a string under {key!r}",
-                next_step="name the key with --column or --pair",
-            )
-    return dict(row)
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is no JSON object", got=type(row).__name__, wanted="one JSON object a line")
+    return _Row(row, where)
 
 
 def predict_texts(
     directory: Path, texts: Sequence[str], pairs: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """For each text ``{text, label, probabilities}``, in order.
+    """What the model's task says of each text, in order: label and probabilities, or entities, or an answer.
 
     Raises:
-        ModelError: the directory holds no model that can be loaded.
+        ModelError: the directory holds no model that can be loaded. DataError: as `Asked.batch`.
     """
-    labels = models.read_labels(directory)
-    teacher = Teacher(TeacherSpec("student", str(directory), labels, Classification(), dtype="float32"))
-    for begin in range(0, len(texts), BATCH):
-        part = list(texts[begin : begin + BATCH])
-        batch = TextBatch(
-            ids=tuple(f"text {begin + i + 1}" for i in range(len(part))),
-            texts=tuple(part),
-            languages=("",) * len(part),
-            labels_B=np.full(len(part), UNLABELLED, dtype=np.int64),
-            pairs=None if pairs is None else tuple(pairs[begin : begin + BATCH]),
-        )
-        probabilities_NC = np.exp(log_softmax(teacher.answer(batch).logits_NC))
-        for text, p_C in zip(part, probabilities_NC, strict=True):
-            yield {
-                "text": text,
-                "label": labels[int(p_C.argmax())],
-                "probabilities": {label: round(float(p), 6) for label, p in zip(labels, p_C, strict=True)},
-            }
+    return predict_rows(directory, Asked(texts=list(texts), pairs=None if pairs is None else list(pairs)))
+
+
+def predict_rows(directory: Path, asked: Asked) -> Iterator[dict[str, Any]]:
+    """The same for rows of any form."""
+    from raykd.models.predictor import Predictor
+
+    predictor = Predictor.of(models.load(directory))
+    return predictor.predict(asked.batch(predictor.task))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about, before the model's task is known.
+
+    texts: or questions. pairs: second texts, or contexts. tokens: words of each row, in place of texts.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None = None
+    tokens: list[list[str]] | None = None
+
+    def batch(self, task: TaskBase) -> TextBatch:
+        """Rows of the task's form.
+
+        Raises:
+            DataError: questions without contexts, or words for a task that reads texts.
+        """
+        form = form_of(task)
+        if form == "answers" and self.pairs is None:
+            raise DataError(
+                "this model answers questions about a context",
+                got="texts alone",
+                wanted='JSON lines {"question": ..., "context": ...}',
+                next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
+            )
+        if self.tokens is not None and form != "words":
+            raise DataError(
+                "this model reads texts, not words",
+                got="rows with tokens",
+                wanted='JSON lines {"text": ...}',
+                next_step="name the key of the text with --column",
+            )
+        return rows_to_ask(form, self.texts, self.pairs, self.tokens)

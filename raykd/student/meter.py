@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from raykd.distill.objective import Counts, ObjectiveResult
-from raykd.distill.signals import TeacherSignal
+from raykd.distill.signals import Signals, TeacherSignal
+from raykd.tasks import EncodedBatch
 
 
 def reduce_sum(values: Sequence[float]) -> list[float]:
@@ -22,6 +24,8 @@ def reduce_sum(values: Sequence[float]) -> list[float]:
 
 class Meter:
     """Accumulates the parts of the objective and the teachers' answers over a window of steps.
+
+    A teacher's coverage is its share of the units that it was asked for and that the student sees.
 
     Args:
         kinds: kinds of the objective's terms. teachers: names, the order of M.
@@ -38,6 +42,8 @@ class Meter:
         self._latency = [0.0] * len(self._teachers)
         self._answered = [0] * len(self._teachers)
         self._forwarded = [0] * len(self._teachers)
+        self._asked_units = [0] * len(self._teachers)
+        self._covered_units = [0] * len(self._teachers)
         self._batches = 0
         self._steps = 0
         self._waited = 0.0
@@ -55,10 +61,15 @@ class Meter:
         self._tokens[0] += real_tokens
         self._tokens[1] += computed_tokens
 
-    def add_signals(self, signals: Sequence[TeacherSignal]) -> None:
-        """The answers to one micro-batch."""
+    def add_signals(self, answers: Sequence[TeacherSignal], signals: Signals, encoded: EncodedBatch) -> None:
+        """The answers to one micro-batch, as they came and as they lie over the student's units."""
         self._batches += 1
-        for m, signal in enumerate(signals):
+        for m, signal in enumerate(answers):
+            if signal.bodies is not None:
+                asked_N = np.repeat(signal.covered_N, encoded.counts_B)
+                seen_N = True if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
+                self._asked_units[m] += int((asked_N & seen_N).sum())
+                self._covered_units[m] += int(signals.covered_MN[m].sum())
             self._latency[m] += signal.latency_s
             self._answered[m] += int(signal.covered_N.sum())
             self._forwarded[m] += signal.forwarded
@@ -76,7 +87,8 @@ class Meter:
         )
         local = [float(self._sums[n]) if n in self._sums else 0.0 for n in names]
         local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited, *self._tokens]
-        local += [*weights, *self._latency, *self._answered, *self._forwarded, self._batches]
+        local += [*weights, *self._latency, *self._answered, *self._forwarded]
+        local += [*self._asked_units, *self._covered_units, self._batches]
         total = reduce_sum(local)
         steps, m = max(1, self._steps), len(self._teachers)
         ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
@@ -97,7 +109,7 @@ class Meter:
 
     def _teacher_values(self, rest: Sequence[float], covered: float) -> dict[str, float]:
         m = len(self._teachers)
-        batches = max(1.0, rest[4 * m])
+        batches = max(1.0, rest[6 * m])
         values = {}
         for at, name in enumerate(self._teachers):
             answered, forwarded = rest[2 * m + at], rest[3 * m + at]
@@ -105,4 +117,6 @@ class Meter:
             values[f"teacher/{name}/latency_s"] = rest[m + at] / batches
             if answered:
                 values[f"teacher/{name}/store_hit_rate"] = 1.0 - forwarded / answered
+            if asked := rest[4 * m + at]:
+                values[f"teacher/{name}/coverage"] = rest[5 * m + at] / asked
         return values

@@ -2,36 +2,97 @@
 
 Decision record: tokenising the training rows takes longer than anything else before the first step, and the trials
 of a sweep mostly differ in what leaves the tokens alone, so the tokens are an argument of the loop and not its own
-doing.
+doing. Which rows are longer than the task's limits is known only here, with the student's tokenizer, so here they are
+counted, left out or refused. Held-out rows are never left out: every system is measured on the same ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
+from raykd.errors import DataError
 from raykd.tasks import EncodedRows
-from raykd.tasks.base import Tokenizer
+from raykd.tasks.tokens import Tokenizer
+
+log = logging.getLogger("raykd.student")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows and their tokens, row for row. Written by `prepare`, read by the loop; never changed."""
+    """Rows and their tokens, row for row. Written by `prepare`, read by the loop; never changed.
+
+    facts: what a loop logs once: ``train/coverage``, the share of words (or other units that have a place) that the
+        student sees; ``train/long_rows``, rows over the task's limits; ``train/dropped_rows``, those of them that
+        are left out; ``train/rows_without_markers``, where a marker was cut off.
+    """
 
     train: Rows
     validation: Rows
     train_tokens: EncodedRows
     validation_tokens: EncodedRows
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> Prepared:
-    """Tokenises the rows that the run sees; plain training sees the labelled ones only."""
+    """Tokenises the rows that the run sees; plain training sees the labelled ones only.
+
+    Raises:
+        DataError: a training row is too long and `data.on_long_row` is fail, or too few are left by drop.
+    """
     if config.plain:
         train = train.select(train.labelled)
+    encoded = config.task.encode(tokenizer, train.take(range(len(train))))
+    long_B = np.zeros(len(train), dtype=bool) if encoded.long_B is None else encoded.long_B
+    facts: dict[str, float] = {"train/long_rows": float(long_B.sum())}
+    if long_B.any():
+        kept = _judged(config, train, long_B)
+        if len(kept) < len(train):
+            facts["train/dropped_rows"] = float(len(train) - len(kept))
+            train = kept
+            encoded = config.task.encode(tokenizer, train.take(range(len(train))))
+    unmarked_B = encoded.extra.get("unmarked_B")
+    if unmarked_B is not None:
+        facts["train/rows_without_markers"] = float(unmarked_B.sum())
+    if encoded.coverage is not None:
+        facts["train/coverage"] = encoded.coverage
     return Prepared(
         train=train,
         validation=validation,
-        train_tokens=config.task.encode(tokenizer, train.take(range(len(train)))),
+        train_tokens=encoded,
         validation_tokens=config.task.encode(tokenizer, validation.take(range(len(validation)))),
+        facts=facts,
     )
+
+
+def _judged(config: RunConfig, rows: Rows, long_B: NDArray[np.bool_]) -> Rows:
+    """The rows to train on, after `data.on_long_row`."""
+    what, count = config.data.on_long_row, int(long_B.sum())
+    names = [rows.ids[i] for i in np.flatnonzero(long_B)[:5].tolist()]
+    limit = (
+        f"task.max_length {config.task.max_length} in the tokens of the {config.student.kind} {config.name}"
+    )
+    if what == "fail":
+        raise DataError(
+            f"{count} of {len(rows)} training rows are longer than the task's limits",
+            got=f"rows {names}" + (" and others" if count > len(names) else ""),
+            wanted=limit,
+            next_step="raise task.max_length, shorten them, or set data.on_long_row: truncate or drop",
+        )
+    log.info("%d of %d training rows are over %s: %s; %s", count, len(rows), limit, what, names)
+    if what == "truncate":
+        return rows
+    kept = rows.select(~long_B)
+    if len(kept) < config.train.batch_size:
+        raise DataError(
+            "data.on_long_row: drop leaves fewer training rows than a batch has",
+            got=f"{len(kept)} of {len(rows)} rows are within {limit}",
+            wanted=f"at least train.batch_size {config.train.batch_size}",
+            next_step="raise task.max_length, or set data.on_long_row: truncate",
+        )
+    return kept

@@ -111,6 +111,7 @@ class TrainingLoop:
         names = () if source is None else source.teachers
         kinds = [term.divergence.kind for term in self.objective.terms] if source is not None else []
         self.meter = Meter(kinds, names)
+        self._facts = prepared.facts
         self.state = LoopState()
         self.best_weights: dict[str, torch.Tensor] | None = None
         self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
@@ -150,9 +151,10 @@ class TrainingLoop:
         if work.signals is None or self._source is None:
             return Micro(encoded, None, rows)
         answers: Sequence[TeacherSignal] = work.signals[at]
-        self.meter.add_signals(answers)
         languages = tuple(self.train_rows.languages[i] for i in rows)
-        return Micro(encoded, self._signals(answers, encoded, languages), rows)
+        signals = self._signals(answers, encoded, languages)
+        self.meter.add_signals(answers, signals, encoded)
+        return Micro(encoded, signals, rows)
 
     def _signals(
         self, answers: Sequence[TeacherSignal], encoded: EncodedBatch, languages: tuple[str, ...]
@@ -244,7 +246,8 @@ class TrainingLoop:
         return self.stream.shard(step, self.rank, self.world, self.config.train.gradient_accumulation)
 
     def _log(self, done: int) -> None:
-        values = self.meter.flush()
+        values = self.meter.flush() | self._facts
+        self._facts = {}  # said once; a resumed loop says it again
         knobs = self.objective.knobs((done - 1) / self.total_steps)
         values["train/alpha"] = knobs.alpha
         if self._source is not None:

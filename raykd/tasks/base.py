@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,37 +21,10 @@ from numpy.typing import NDArray
 
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED, TextBatch
-from raykd.errors import ConfigError, LabelMismatchError
+from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
-
-
-class Tokenizer(Protocol):
-    """What raykd asks of a tokenizer; every fast tokenizer of transformers has it, `models.HashedNgrams` too."""
-
-    @property
-    def pad_token_id(self) -> int | None: ...
-
-    def __call__(
-        self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
-    ) -> Mapping[str, Any]:
-        """Token ids (and masks) of each text as lists, not padded."""
-        ...
-
-    def save_pretrained(self, save_directory: str) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Sequences of tokens, not padded. Made by `tokenize`.
-
-    fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
-    pad_values: what each field is padded with. lengths_B: tokens a sequence.
-    """
-
-    fields: dict[str, list[NDArray[np.int64]]]
-    pad_values: dict[str, int]
-    lengths_B: NDArray[np.int64]
+from raykd.tasks.tokens import Tokenizer, Tokens
 
 
 @dataclass(frozen=True)
@@ -67,6 +40,7 @@ class EncodedRows:
     places_N2: of each unit the sequence (counted from the row's first) and token that is read; (-1, -1) is none.
         None where a model says one thing about a sequence.
     extra: what else a task keeps a unit or a row, by name; arrays of N or of B.
+    long_B: rows that lost something to the task's limits; None where nobody looked.
     """
 
     fields: dict[str, list[NDArray[np.int64]]]
@@ -77,6 +51,7 @@ class EncodedRows:
     sequences_B1: NDArray[np.int64] | None = None
     places_N2: NDArray[np.int64] | None = None
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+    long_B: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -90,6 +65,12 @@ class EncodedRows:
     def unseen(self) -> int:
         """Units without a place: what was cut off."""
         return 0 if self.places_N2 is None else int((self.places_N2[:, 0] < 0).sum())
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of what the task reads (words) that has a place; None where a model says one thing about a row."""
+        places_N2 = self.extra.get("places_W2", self.places_N2)
+        return None if places_N2 is None or not len(places_N2) else float((places_N2[:, 0] >= 0).mean())
 
     def units(self, picked: Sequence[int]) -> NDArray[np.int64]:
         """Positions of the picked rows' units, row after row."""
@@ -174,6 +155,8 @@ class TaskBase(Spec):
     """Whether the choices are the run's labels."""
     row_units: ClassVar[bool] = False
     """Whether the unit is the row and all rows have the run's labels as choices: answers are then one matrix."""
+    language: ClassVar[bool] = False
+    """Whether the choices are a model's own vocabulary: then it gives hidden states, and answers are short forms."""
     kind: str
     max_length: int
 
@@ -204,6 +187,12 @@ class TaskBase(Spec):
         """``[N]``: the gold label of each unit, or `UNLABELLED`."""
         return batch.labels_B
 
+    def say(self, model: Any, encoded: EncodedBatch) -> Said:
+        """What a model says to a batch."""
+        logits_NC = self.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
+        seen = np.ones(len(logits_NC), dtype=bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
+        return Said(logits_NC, encoded.counts_B, seen)
+
     @abstractmethod
     def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
         """The model's outputs as ``[N, C]`` logits, one row a unit."""
@@ -229,6 +218,10 @@ class TaskBase(Spec):
     def answer_key(self) -> Any:
         """What of the task changes a teacher's answer, beside labels and lengths; a part of the store's name."""
         return self.kind
+
+    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """What was answered to each row as people and programs read it: plain data, a mapping a row."""
+        raise NotImplementedError(f"{self.kind} has no predictions to show")
 
     @abstractmethod
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
@@ -281,92 +274,6 @@ def collate(rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
         counts_B=counts_B,
         places_N2=places_N2,
         seen_N=seen_N,
-    )
-
-
-def tokenize(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> Tokens:
-    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens."""
-    encoded = tokenizer(
-        list(texts), None if pairs is None else list(pairs), truncation=True, max_length=max_length
-    )
-    return as_tokens(encoded, tokenizer)
-
-
-def as_tokens(encoded: Mapping[str, Any], tokenizer: Tokenizer) -> Tokens:
-    """The model's inputs out of what a tokenizer gave."""
-    fields = {
-        name: [np.asarray(row, dtype=np.int64) for row in rows]
-        for name, rows in encoded.items()
-        if name in ("input_ids", "attention_mask", "token_type_ids")
-    }
-    pad_id = tokenizer.pad_token_id or 0
-    return Tokens(
-        fields,
-        {name: pad_id if name == "input_ids" else 0 for name in fields},
-        np.asarray([len(row) for row in fields["input_ids"]], dtype=np.int64),
-    )
-
-
-@dataclass(frozen=True)
-class WordTokens(Tokens):
-    """Sequences with the place of each token. Written by `tokenize_words`, read by tasks whose unit is a word.
-
-    offsets: ``[L, 2]`` a sequence, begin and end of each token in the characters of its text.
-    special: ``[L]`` a sequence, true for tokens that stand for no character.
-    parts: ``[L]`` a sequence, 0 for tokens of the first text, 1 of the second, -1 for special ones.
-    row_of: the row that each sequence is of (several, where long rows were cut to windows).
-    """
-
-    offsets: list[NDArray[np.int64]]
-    special: list[NDArray[np.bool_]]
-    parts: list[NDArray[np.int64]]
-    row_of: NDArray[np.int64]
-
-
-def tokenize_words(
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    max_length: int,
-    stride: int | None = None,
-) -> WordTokens:
-    """Tokens of B texts (or pairs) and where they stand.
-
-    Args:
-        stride: cut the second text to windows that overlap by so many tokens; None truncates.
-    Raises:
-        ConfigError: a tokenizer that does not tell where its tokens stand.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ConfigError(
-            "this tokenizer does not say where its tokens stand in the text",
-            got=type(tokenizer).__name__,
-            wanted="a fast tokenizer (Rust backend) for a task whose unit is a word",
-            next_step="choose a student or teacher of another kind (lstm, transformer, pretrained)",
-        )
-    call: Any = tokenizer
-    windows: dict[str, Any] = {} if stride is None else {"stride": stride, "return_overflowing_tokens": True}
-    encoded = call(
-        list(texts), None if pairs is None else list(pairs), max_length=max_length,
-        truncation="only_second" if stride is not None else True,
-        return_offsets_mapping=True, return_special_tokens_mask=True, **windows,
-    )  # fmt: skip
-    count = len(encoded["input_ids"])
-    parts = [
-        np.asarray([-1 if part is None else part for part in encoded.sequence_ids(i)], dtype=np.int64)
-        for i in range(count)
-    ]
-    tokens = as_tokens(encoded, tokenizer)
-    return WordTokens(
-        tokens.fields,
-        tokens.pad_values,
-        tokens.lengths_B,
-        offsets=[np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]],
-        special=[np.asarray(row, dtype=bool) for row in encoded["special_tokens_mask"]],
-        parts=parts,
-        row_of=np.asarray(encoded.get("overflow_to_sample_mapping", range(count)), dtype=np.int64),
     )
 
 

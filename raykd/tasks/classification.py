@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from raykd.distill.signals import TextBatch
 from raykd.tasks import metrics
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, Tokenizer, tokenize
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
 from raykd.tasks.forms import RowForm
+from raykd.tasks.tokens import Tokenizer, tokenize
 
 
 class Classification(TaskBase):
@@ -30,7 +31,14 @@ class Classification(TaskBase):
         """Token ids of B rows."""
         tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length)
         starts_B1 = np.arange(len(batch) + 1)
-        return EncodedRows(tokens.fields, tokens.pad_values, tokens.lengths_B, batch.labels_B, starts_B1)
+        return EncodedRows(
+            tokens.fields,
+            tokens.pad_values,
+            tokens.lengths_B,
+            batch.labels_B,
+            starts_B1,
+            long_B=tokens.long_B,
+        )
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
         """One a row."""
@@ -42,6 +50,18 @@ class Classification(TaskBase):
         if logits.ndim != 2 or logits.shape[0] != encoded.labels_N.shape[0]:
             raise ValueError(f"a classifier gives [B, C] logits, got {tuple(logits.shape)}")
         return logits
+
+    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Text, label and the probability of every label."""
+        p_NC = np.exp(metrics.log_softmax(said.logits_NC))
+        return [
+            {
+                "text": text,
+                "label": labels[int(p_C.argmax())],
+                "probabilities": {label: round(float(p), 6) for label, p in zip(labels, p_C, strict=True)},
+            }
+            for text, p_C in zip(rows.texts, p_NC, strict=True)
+        ]
 
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Accuracy, macro-F1, NLL and ECE of labelled units; see `raykd.tasks.metrics`."""

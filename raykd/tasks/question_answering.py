@@ -4,7 +4,8 @@ Decision record: the choices are the words of the context, which every tokenizer
 context has words and a batch is padded with `MASKED`. A word's logit is that of the token which holds its first
 character. A context that is longer than the model is cut to windows that overlap (`stride`), and each word is read in
 the window that shows most of what stands around it (as BERT's SQuAD code did); all words of a row compete in one
-softmax, whichever window they were read in. Gold is the first accepted answer; metrics accept any.
+softmax, whichever window they were read in. A question that leaves its context no room loses its end, and is
+counted. Gold is the first accepted answer; metrics accept any.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from raykd.tasks.base import (
     EncodedRows,
     Said,
     TaskBase,
-    Tokenizer,
     collate,
     ranges,
     starts_of,
-    tokenize_words,
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.metrics import log_softmax
+from raykd.tasks.tokens import Tokenizer, shortened, tokenize_words
 from raykd.tasks.words import first_tokens, word_spans
 
 
@@ -76,7 +76,8 @@ class QuestionAnswering(TaskBase):
             ConfigError: a tokenizer that does not tell where its tokens stand.
         """
         contexts = batch.pairs or ()
-        tokens = tokenize_words(tokenizer, batch.texts, contexts, self.max_length, self.stride)
+        questions, long_B = shortened(tokenizer, batch.texts, self.max_length, self.stride)
+        tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
         spans = [word_spans(context) for context in contexts]
         sequences_B1 = starts_of(np.bincount(tokens.row_of, minlength=len(batch)))
         places = _places(tokens.offsets, tokens.parts, tokens.row_of, spans, sequences_B1)
@@ -93,6 +94,7 @@ class QuestionAnswering(TaskBase):
                 "words_B1": starts_of(np.asarray([len(s) for s in spans], dtype=np.int64)),
                 "places_W2": places,
             },
+            long_B=long_B,
         )
 
     def collate(self, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
@@ -172,6 +174,28 @@ class QuestionAnswering(TaskBase):
     def answer_key(self) -> Any:
         """Windows change what a model sees."""
         return [self.kind, self.stride]
+
+    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Question, answer, its begin and end in the characters of the context, and its probability."""
+        places_B2, logp_B = answers.best_spans(np.maximum(said.logits_NC, MASKED), self.max_answer_words)
+        found: list[dict[str, Any]] = []
+        contexts = rows.pairs or ()
+        for question, context, (first, last), logp in zip(
+            rows.texts, contexts, places_B2.tolist(), logp_B.tolist(), strict=True
+        ):
+            spans = word_spans(context)
+            inside = last < len(spans)
+            begin, end = (int(spans[first, 0]), int(spans[last, 1])) if inside else (0, 0)
+            found.append(
+                {
+                    "question": question,
+                    "answer": context[begin:end],
+                    "start": begin,
+                    "end": end,
+                    "probability": round(float(np.exp(logp)), 6),
+                }
+            )
+        return found
 
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """F1 and exact match of the most probable span, and the NLL (nats a unit) of the first accepted answer."""

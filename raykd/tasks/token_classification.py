@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from raykd.distill.codec import encode as encode_body
 from raykd.distill.objective import Objective
 from raykd.distill.payloads import Dense
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
 from raykd.tasks import entities
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, Tokenizer, starts_of, tokenize_words
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
+from raykd.tasks.tokens import Tokenizer, tokenize_words
 from raykd.tasks.words import first_tokens
 
 
@@ -56,6 +57,7 @@ class TokenClassification(TaskBase):
             labels_N=self.unit_labels(batch),
             starts_B1=starts_of(self.counts(batch)),
             places_N2=np.stack([np.where(token_N < 0, -1, 0), token_N], axis=1),
+            long_B=tokens.long_B,
         )
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
@@ -96,6 +98,25 @@ class TokenClassification(TaskBase):
     ) -> tuple[tuple[int, ...], ...]:
         """As in `TaskBase`; tags of another scheme are added up, and types that the teacher lacks are unknown."""
         return map_columns(own, wanted, label_map, name).columns
+
+    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Text and its entities: what stands there, type, begin and end in characters, in order."""
+        scheme = parse(labels)
+        outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
+        tags_N = entities.decode(
+            np.where(said.covered_N[:, None], said.logits_NC, outside), said.counts_B, scheme
+        )
+        kinds = list(dict.fromkeys(scheme.types))
+        starts_B1 = starts_of(said.counts_B)
+        found: list[list[dict[str, Any]]] = [[] for _ in rows.texts]
+        for first, behind, kind in entities.spans(tags_N, said.counts_B, scheme).tolist():
+            row = int(np.searchsorted(starts_B1, first, side="right")) - 1
+            words = (rows.words or ())[row]
+            begin = words[first - int(starts_B1[row])][0]
+            end = words[behind - 1 - int(starts_B1[row])][1]
+            text = rows.texts[row][begin:end]
+            found[row].append({"text": text, "type": kinds[kind], "start": int(begin), "end": int(end)})
+        return [{"text": text, "entities": own} for text, own in zip(rows.texts, found, strict=True)]
 
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.entities`."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raykd import models
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking.address import is_server, redact, slug
@@ -113,17 +114,36 @@ def log_model(
     return f"models:/{entry.model_id}"
 
 
+def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """What the model reads and what it answers with; see `raykd.tracking.model`."""
+    from mlflow.types import ColSpec
+    from mlflow.types.schema import Array, Object, Property
+
+    if task == "question_answering":
+        names = {"answer": "string", "start": "long", "end": "long", "probability": "double"}
+        return (
+            [ColSpec("string", "question"), ColSpec("string", "context")],
+            [ColSpec(kind, name) for name, kind in names.items()],  # type: ignore[arg-type]
+        )
+    if task == "token_classification":
+        parts = {"text": "string", "type": "string", "start": "long", "end": "long"}
+        entity = Object([Property(name, kind) for name, kind in parts.items()])  # type: ignore[arg-type]
+        return [ColSpec("string", "text")], [ColSpec(Array(entity), "entities")]
+    return (
+        [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)],
+        [ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)],
+    )
+
+
 def _pack_model(path: Path, directory: Path, model: Any, labels: Sequence[str], texts: Sequence[str]) -> None:
     """Writes a pyfunc model from code. Requirements are given: MLflow would run the model to find them."""
     import mlflow.pyfunc
     import pandas
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import Schema
 
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)]),
-        outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)]),
-    )
+    inputs, outputs = _columns(models.inspect_directory(directory).task, labels)
+    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
     needed = ("raykd", "mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
     versions = {name: version for name in needed if (version := _version(name))}
     try:

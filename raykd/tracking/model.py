@@ -1,7 +1,8 @@
 """The student as MLflow serves it: MLflow copies this file beside the weights and runs it to load them.
 
 Decision record: a model from code, so that nothing is pickled; what is loaded is safetensors and the
-tokenizer's files, through `raykd.models`, which must be installed where the model is served.
+tokenizer's files, through `raykd.models`, which must be installed where the model is served. What it says of a row is
+what `raykd predict` says.
 """
 
 from __future__ import annotations
@@ -12,53 +13,43 @@ import pandas
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-BATCH = 64
-"""Rows of one forward pass."""
-LONGEST = 512
-"""Tokens, for a student that does not say with how many it was trained."""
-
 
 class StudentModel(PythonModel):
-    """Answers ``text`` (and ``text_pair``) with ``label`` and a column ``p_<label>`` for each label."""
+    """Answers rows in the terms of the student's task.
+
+    Classification: ``text`` (and ``text_pair``) with ``label`` and a column ``p_<label>`` for each label. Tagging:
+    ``text`` with ``entities``, a list of ``{text, type, start, end}``. Question answering: ``question`` and
+    ``context`` with ``answer``, ``start``, ``end`` and ``probability``.
+    """
 
     def load_context(self, context: Any) -> None:
         """Loads the saved student."""
         from raykd.models import load
+        from raykd.models.predictor import Predictor
 
-        self.student = load(context.artifacts["student"])
+        self.predictor = Predictor.of(load(context.artifacts["student"]))
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
     ) -> Any:
         """A row for each row of the input, with its index."""
-        import numpy as np
+        from raykd.models.predictor import rows_to_ask
+        from raykd.tasks.forms import form_of
 
-        labels = list(self.student.labels)
-        texts = [str(text) for text in model_input["text"]]
-        pairs = (
-            [str(text) for text in model_input["text_pair"]] if "text_pair" in model_input.columns else None
-        )
-        p_NC = self._probabilities(texts, pairs) if texts else np.zeros((0, len(labels)))
-        columns: dict[str, Any] = {"label": [labels[c] for c in p_NC.argmax(axis=1)]}
-        columns |= {f"p_{label}": p_NC[:, c] for c, label in enumerate(labels)}
-        return pandas.DataFrame(columns, index=model_input.index)
+        form = form_of(self.predictor.task)
+        first, second = ("question", "context") if form == "answers" else ("text", "text_pair")
+        texts = [str(text) for text in model_input[first]]
+        pairs = [str(text) for text in model_input[second]] if second in model_input.columns else None
+        found = list(self.predictor.predict(rows_to_ask(form, texts, pairs)))
+        return pandas.DataFrame(self._columns(form, found), index=model_input.index)
 
-    def _probabilities(self, texts: list[str], pairs: list[str] | None) -> Any:
-        """float64 ``[N, C]``; rows of similar length share a batch, so that little is padding."""
-        import numpy as np
-        import torch
-
-        from raykd.tasks.base import pad, tokenize
-
-        rows = tokenize(self.student.tokenizer, texts, pairs, self.student.max_length or LONGEST)
-        order = np.argsort(rows.lengths_B, kind="stable")
-        p_NC = np.zeros((len(texts), len(self.student.labels)))
-        for start in range(0, len(order), BATCH):
-            picked = order[start : start + BATCH]
-            with torch.inference_mode():
-                logits_BC = self.student.model(**pad(rows, [int(i) for i in picked])).logits
-            p_NC[picked] = torch.softmax(logits_BC.double(), dim=-1).numpy()
-        return p_NC
+    def _columns(self, form: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+        if form == "text":
+            labels = self.predictor.model.labels
+            columns: dict[str, Any] = {"label": [row["label"] for row in found]}
+            return columns | {f"p_{name}": [row["probabilities"][name] for row in found] for name in labels}
+        names = ("entities",) if form == "words" else ("answer", "start", "end", "probability")
+        return {name: [row[name] for row in found] for name in names}
 
 
 set_model(StudentModel())

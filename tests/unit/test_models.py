@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from raykd import models
 from raykd.errors import ModelError
 from raykd.models import LSTM, Linear, Pretrained, Student, TextModel, Transformer
-from raykd.tasks.base import pad, tokenize
+from raykd.tasks.base import pad
+from raykd.tasks.tokens import tokenize
 
 LABELS = ("sad", "glad", "neither")
 TEXTS = [

@@ -257,7 +257,8 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     import torch
 
     from raykd.models import Linear, TextModel, load, save
-    from raykd.tasks.base import pad, tokenize
+    from raykd.tasks.base import pad
+    from raykd.tasks.tokens import tokenize
 
     texts = ["bon film", "mauvais film", "这部电影很好", ""]
     labels, linear = ("negative", "positive"), Linear()

@@ -1,0 +1,109 @@
+"""A saved model as something to ask: rows in, what people and programs read out.
+
+Decision record: one way for the command line and for MLflow, so that both say the same. A model's directory tells its
+task and its longest text; what else a task may be set to (the overlap of windows) is the task's default, made to fit
+short windows, because it is a property of how a model is asked and not of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.models.textmodel import TextModel
+from raykd.tasks import Task, TaskBase
+from raykd.tasks.words import join_tokens, word_spans
+
+ROWS = 256
+"""Rows that are encoded at once."""
+PASS_TOKENS = 8192
+"""Largest padded size of one forward pass."""
+LONGEST = 512
+"""Tokens, for a model that does not say with how many it was trained."""
+
+
+def task_of(model: TextModel) -> TaskBase:
+    """The task that a model serves."""
+    settings: dict[str, Any] = {"kind": model.task, "max_length": model.max_length or LONGEST}
+    if model.task == "question_answering":
+        settings["stride"] = min(64, settings["max_length"] // 4)
+    task: TaskBase = TypeAdapter[Any](Task).validate_python(settings)
+    return task
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in evaluation mode and its task."""
+
+    model: TextModel
+    task: TaskBase
+
+    @staticmethod
+    def of(model: TextModel) -> Predictor:
+        """The predictor of a loaded model."""
+        model.model.eval()
+        return Predictor(model, task_of(model))
+
+    def predict(self, batch: TextBatch) -> Iterator[dict[str, Any]]:
+        """The task's prediction for each row, in order."""
+        for begin in range(0, len(batch), ROWS):
+            part = batch.take(range(begin, min(begin + ROWS, len(batch))))
+            yield from self._part(part)
+
+    def _part(self, batch: TextBatch) -> list[dict[str, Any]]:
+        rows = self.task.encode(self.model.tokenizer, batch)
+        found: list[dict[str, Any]] = [{} for _ in range(len(batch))]
+        for picked in _passes(rows.lengths_B):
+            encoded = self.task.collate(rows, picked)
+            with torch.inference_mode():
+                said = self.task.say(self.model.model, encoded)
+            answers = self.task.predictions(said, batch.take(picked), self.model.labels)
+            for at, answer in zip(picked, answers, strict=True):
+                found[at] = answer
+        return found
+
+
+def rows_to_ask(
+    form: str,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
+) -> TextBatch:
+    """Rows without gold and without a language, as the tasks read them.
+
+    Args:
+        form: of the task's rows. tokens: the words of each row, where they are known; its text then follows.
+    """
+    words = None
+    if tokens is not None:
+        joined = [join_tokens(row) for row in tokens]
+        texts, words = [text for text, _ in joined], tuple(spans for _, spans in joined)
+    elif form == "words":
+        words = tuple(tuple((int(b), int(e)) for b, e in word_spans(text)) for text in texts)
+    return TextBatch(
+        ids=tuple(f"text {i + 1}" for i in range(len(texts))),
+        texts=tuple(texts),
+        languages=("",) * len(texts),
+        labels_B=np.full(len(texts), UNLABELLED, dtype=np.int64),
+        pairs=None if pairs is None else tuple(pairs),
+        words=words,
+    )
+
+
+def _passes(lengths_B: NDArray[np.int64]) -> list[list[int]]:
+    """Rows of like length, cut to forward passes."""
+    passes: list[list[int]] = []
+    longest = 1
+    for i in np.argsort(-lengths_B, kind="stable").tolist():
+        if not passes or (len(passes[-1]) + 1) * longest > PASS_TOKENS:
+            passes.append([])
+            longest = max(1, int(lengths_B[i]))
+        passes[-1].append(i)
+    return passes

@@ -1,0 +1,214 @@
+"""Texts as tokens: what a tokenizer is asked for, and what every task keeps of its answer.
+
+Decision record: whether a text was longer than the limit is told by the tokenizer's own encodings where they say so,
+else by comparing with what it gives without a limit, of those texts only that could be too long. It is known a row, so
+that a run can count long rows, leave them out or stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.errors import ConfigError
+
+
+class Tokenizer(Protocol):
+    """What raykd asks of a tokenizer; every fast tokenizer of transformers has it, `models.HashedNgrams` too."""
+
+    @property
+    def pad_token_id(self) -> int | None: ...
+
+    def __call__(
+        self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
+    ) -> Mapping[str, Any]:
+        """Token ids (and masks) of each text as lists, not padded."""
+        ...
+
+    def save_pretrained(self, save_directory: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sequences of tokens, not padded. Made by `tokenize`.
+
+    fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
+    pad_values: what each field is padded with. lengths_B: tokens a sequence.
+    long_B: rows that lost tokens to the limit (rows, where a row has several sequences).
+    """
+
+    fields: dict[str, list[NDArray[np.int64]]]
+    pad_values: dict[str, int]
+    lengths_B: NDArray[np.int64]
+    long_B: NDArray[np.bool_]
+
+
+def tokenize(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> Tokens:
+    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens."""
+    firsts, seconds = list(texts), None if pairs is None else list(pairs)
+    encoded = tokenizer(firsts, seconds, truncation=True, max_length=max_length)
+    long_B = _cut(encoded)
+    if long_B is None:
+        long_B = _compared(tokenizer, firsts, seconds, max_length, encoded)
+    return as_tokens(encoded, tokenizer, long_B)
+
+
+def _cut(encoded: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    """Whether each sequence lost tokens, as a fast tokenizer's encodings tell; None of another tokenizer."""
+    encodings = getattr(encoded, "encodings", None)
+    if encodings is None:
+        return None
+    return np.asarray([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
+
+
+def _compared(
+    tokenizer: Tokenizer,
+    texts: list[str],
+    pairs: list[str] | None,
+    max_length: int,
+    encoded: Mapping[str, Any],
+) -> NDArray[np.bool_]:
+    """The same of any tokenizer: whether it gives more without a limit. A token is a character at least."""
+    long_B = np.zeros(len(texts), dtype=bool)
+    characters = [len(t) + (0 if pairs is None else len(pairs[i])) for i, t in enumerate(texts)]
+    doubtful = [i for i, count in enumerate(characters) if count > max_length // 2]
+    if doubtful:
+        whole = tokenizer(
+            [texts[i] for i in doubtful],
+            None if pairs is None else [pairs[i] for i in doubtful],
+            truncation=False,
+            max_length=max_length,
+        )["input_ids"]
+        long_B[doubtful] = [
+            len(ids) > len(encoded["input_ids"][i]) for i, ids in zip(doubtful, whole, strict=True)
+        ]
+    return long_B
+
+
+def as_tokens(
+    encoded: Mapping[str, Any], tokenizer: Tokenizer, long_B: NDArray[np.bool_] | None = None
+) -> Tokens:
+    """The model's inputs out of what a tokenizer gave."""
+    fields = {
+        name: [np.asarray(row, dtype=np.int64) for row in rows]
+        for name, rows in encoded.items()
+        if name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    pad_id = tokenizer.pad_token_id or 0
+    return Tokens(
+        fields,
+        {name: pad_id if name == "input_ids" else 0 for name in fields},
+        np.asarray([len(row) for row in fields["input_ids"]], dtype=np.int64),
+        np.zeros(len(fields["input_ids"]), dtype=bool) if long_B is None else long_B,
+    )
+
+
+@dataclass(frozen=True)
+class WordTokens(Tokens):
+    """Sequences with the place of each token. Written by `tokenize_words`, read by tasks whose unit is a word.
+
+    offsets: ``[L, 2]`` a sequence, begin and end of each token in the characters of its text.
+    special: ``[L]`` a sequence, true for tokens that stand for no character.
+    parts: ``[L]`` a sequence, 0 for tokens of the first text, 1 of the second, -1 for special ones.
+    row_of: the row that each sequence is of (several, where long rows were cut to windows).
+    """
+
+    offsets: list[NDArray[np.int64]]
+    special: list[NDArray[np.bool_]]
+    parts: list[NDArray[np.int64]]
+    row_of: NDArray[np.int64]
+
+
+def tokenize_words(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    stride: int | None = None,
+) -> WordTokens:
+    """Tokens of B texts (or pairs) and where they stand.
+
+    Args:
+        stride: cut the second text to windows that overlap by so many tokens; None truncates.
+    Raises:
+        ConfigError: a tokenizer that does not tell where its tokens stand.
+    """
+    check_fast(tokenizer)
+    call: Any = tokenizer
+    windows: dict[str, Any] = {} if stride is None else {"stride": stride, "return_overflowing_tokens": True}
+    encoded = call(
+        list(texts), None if pairs is None else list(pairs), max_length=max_length,
+        truncation="only_second" if stride is not None else True,
+        return_offsets_mapping=True, return_special_tokens_mask=True, **windows,
+    )  # fmt: skip
+    count = len(encoded["input_ids"])
+    parts = [
+        np.asarray([-1 if part is None else part for part in encoded.sequence_ids(i)], dtype=np.int64)
+        for i in range(count)
+    ]
+    # Windows show all of a text, so a row of windows lost nothing.
+    long_B = _cut(encoded) if stride is None else np.zeros(len(texts), dtype=bool)
+    tokens = as_tokens(encoded, tokenizer, long_B)
+    return WordTokens(
+        tokens.fields,
+        tokens.pad_values,
+        tokens.lengths_B,
+        tokens.long_B,
+        offsets=[np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in encoded["offset_mapping"]],
+        special=[np.asarray(row, dtype=bool) for row in encoded["special_tokens_mask"]],
+        parts=parts,
+        row_of=np.asarray(encoded.get("overflow_to_sample_mapping", range(count)), dtype=np.int64),
+    )
+
+
+def check_fast(tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer that does not tell where its tokens stand.
+
+    Raises:
+        ConfigError: with what to choose instead.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(
+            "this tokenizer does not say where its tokens stand in the text",
+            got=type(tokenizer).__name__,
+            wanted="a fast tokenizer (Rust backend) for a task whose unit is a word",
+            next_step="choose a student or teacher of another kind (lstm, transformer, pretrained)",
+        )
+
+
+ADVANCE = 8
+"""Tokens by which windows of a context advance at least where a long question leaves them little room (an eighth of
+what they could, where that is less)."""
+
+
+def shortened(
+    tokenizer: Tokenizer, questions: Sequence[str], max_length: int, stride: int
+) -> tuple[list[str], NDArray[np.bool_]]:
+    """Questions that leave windows of a context room, and which of them lost their end for that.
+
+    Raises:
+        ConfigError: windows of this length have no room for any question.
+    """
+    check_fast(tokenizer)
+    call: Any = tokenizer
+    advance = min(ADVANCE, max(1, (max_length - stride) // 8))
+    room = max_length - call.num_special_tokens_to_add(pair=True) - stride - advance
+    if room < 1:
+        raise ConfigError(
+            "windows of a context have no room for a question",
+            got=f"task.max_length {max_length}, task.stride {stride}",
+            wanted=f"max_length at least stride + {advance} and what a question needs",
+            next_step="raise task.max_length (of a teacher: teachers.NAME.max_length), or lower task.stride",
+        )
+    encoded = call(list(questions), add_special_tokens=False, return_offsets_mapping=True)
+    kept, long_B = list(questions), np.zeros(len(questions), dtype=bool)
+    for i, offsets in enumerate(encoded["offset_mapping"]):
+        if len(offsets) > room:
+            kept[i], long_B[i] = questions[i][: offsets[room - 1][1]], True
+    return kept, long_B
