@@ -30,7 +30,7 @@ from raykd.models.textmodel import FORMAT, ModelCard, TextModel, put, save
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raykd.tasks.base import Tokenizer
+    from raykd.tasks.tokens import Tokenizer
 
 KIND = "raykd_multi"
 """The model type in the config.json of a directory that holds a folder a task."""

@@ -22,7 +22,7 @@ from raykd.spec import Spec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raykd.tasks.base import Tokenizer
+    from raykd.tasks.tokens import Tokenizer
 
 
 class Transformer(Spec):
