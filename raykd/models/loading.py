@@ -64,17 +64,17 @@ def load(
     folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
     folder = files.folder_of(folder, task)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
-    served = _served(folder, info.task, head)
-    labels = files.read_labels(folder) if served in LABELLED else ()
+    own = served(folder, info.task, head)
+    labels = files.read_labels(folder) if own in LABELLED else ()
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    model, missing = _model(folder, served, trust_remote_code, dtype="auto" if dtype is None else dtype)
+    model, missing = _model(folder, own, trust_remote_code, dtype="auto" if dtype is None else dtype)
     if missing:
         raise ModelError(
-            f"{folder} is not a complete {served} model; these weights are not in it",
+            f"{folder} is not a complete {own} model; these weights are not in it",
             got=", ".join(missing[:8]),
             next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
         )
-    if served in LABELLED and model.config.num_labels != len(labels):
+    if own in LABELLED and model.config.num_labels != len(labels):
         raise ModelError(
             f"{folder}: id2label does not fit the head",
             got=labels,
@@ -85,7 +85,7 @@ def load(
         tokenizer=tokenizer,
         labels=labels,
         kind=info.kind,
-        task=served,
+        task=own,
         max_length=info.max_length,
         languages=info.languages,
     )
@@ -139,7 +139,7 @@ def load_for_training(
     config = files.read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
     own, own_head = files.label_names(config), head_of(config)
     if head in LANGUAGE:
-        _served(folder, own_head, head)
+        served(folder, own_head, head)
     settings = label_settings(labels, head)
     model, missing = _model(
         folder, head, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **settings
@@ -188,8 +188,8 @@ def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code:
         )
 
 
-def _served(folder: Path, own: Head | None, wanted: Head | None) -> Head:
-    """The head to load.
+def served(folder: Path, own: Head | None, wanted: Head | None) -> Head:
+    """The head to load: what is wanted, if the checkpoint has it or does not tell.
 
     Raises:
         ModelError: the checkpoint has a head of another kind than is wanted.

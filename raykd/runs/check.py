@@ -14,6 +14,7 @@ from pathlib import Path
 from raykd import models
 from raykd.config import RunConfig, TeacherConfig
 from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
+from raykd.models.loading import served
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.jobs import Job, jobs_of
 from raykd.student.engine import deepspeed_config
@@ -53,6 +54,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     info = models.inspect_directory(path, trust_remote_code=teacher.trust_remote_code)
     if info.problems:
         raise ModelError(f"teacher {teacher.name} cannot be loaded: {info.problems[0]}")
+    served(path, info.task, config.task.kind)
     if info.labels is None:
         raise LabelMismatchError(
             f"teacher {teacher.name} does not name its labels",
@@ -60,7 +62,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
             wanted=f"{list(config.data.labels)} in any order",
         )
     config.task.columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
-    return f"{info.kind}, labels {', '.join(info.labels)}"
+    return f"{info.kind}, labels {', '.join(info.labels)}" if info.labels else info.kind
 
 
 def preflight(config: RunConfig, *, together: bool = True) -> None:
@@ -90,13 +92,16 @@ def check_combinations(config: RunConfig) -> str:
     Raises:
         ConfigError: what, and which two keys.
     """
-    positions = getattr(config.student, "max_positions", None)
-    if positions is not None and config.task.max_length > positions:
-        raise ConfigError(
-            "task.max_length is larger than student.max_positions",
-            got=config.task.max_length,
-            wanted=f"at most {positions}",
-        )
+    made = {"student": config.student}
+    made |= {f"teacher {t.name}": t.training.model for t in config.active_teachers if t.training is not None}
+    for name, model in made.items():
+        positions = getattr(model, "max_positions", None)
+        if positions is not None and config.task.max_length > positions:
+            raise ConfigError(
+                f"task.max_length is larger than max_positions of the {name}",
+                got=config.task.max_length,
+                wanted=f"at most {positions}",
+            )
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.config import Embedded, RunConfig
+from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
@@ -28,6 +28,7 @@ from raykd.report.plots import history
 from raykd.report.table import ResultTable
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import Job
+from raykd.runs.notes import notes_of
 from raykd.runs.score import (
     System,
     ask_all,
@@ -37,7 +38,6 @@ from raykd.runs.score import (
     student_system,
     teacher_systems,
 )
-from raykd.tasks.metrics import HIGHER_IS_BETTER
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import Tracker, environment, redact
@@ -165,6 +165,7 @@ def _report(
     counters: Mapping[str, Mapping[str, int]],
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
+    notes = notes_of(config, data, curve, systems)
     names = ", ".join(t.name for t in config.active_teachers)
     summary = (
         f"A {config.student.kind} student learns {config.task.kind} in {', '.join(sorted(set(data.train.languages)))} "
@@ -190,7 +191,7 @@ def _report(
                 for n, c in counters.items()
             },
         },
-        notes=(*_notes(config, data, curve), *_weak_teachers(systems)),
+        notes=notes,
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
 
@@ -220,39 +221,6 @@ def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:
              f"{int((rows.labels_B != UNLABELLED).sum()):,}", f"{len(rows):,}")
         )  # fmt: skip
     return tuple(table)
-
-
-def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
-    notes = [f"{count:,} rows: {why}" for why, count in data.left_out.items() if count]
-    uncovered = max((p.values.get("train/uncovered", 0.0) for p in curve), default=0.0)
-    if uncovered:
-        notes.append(f"up to {uncovered:.1%} of units had no teacher and fell back to their gold label")
-    held_out = config.data.test or config.data.validation
-    if isinstance(held_out, Embedded) and held_out.label_noise:
-        notes.append(
-            f"the embedded corpus flips {held_out.label_noise:.0%} of its labels: "
-            f"no system can be right in more than {1 - held_out.label_noise:.0%} on average"
-        )
-    if data.test is None:
-        notes.append(
-            "there is no test set: the table shows the validation rows, on which the best step was chosen"
-        )
-    return tuple(notes)
-
-
-def _weak_teachers(systems: Sequence[System]) -> tuple[str, ...]:
-    """Says so where the teachers have nothing to teach, by the task's first metric."""
-    found = {p.role: next(iter(s.macro.items())) for p, s in systems if s.macro}
-    ensemble, baseline = found.get("ensemble"), found.get("baseline")
-    if ensemble is None or baseline is None:
-        return ()
-    sign = 1.0 if HIGHER_IS_BETTER.get(ensemble[0], True) else -1.0
-    if sign * ensemble[1] <= sign * baseline[1]:
-        return (
-            "the teachers together are no better than the undistilled student: train them longer, with another "
-            "learning rate (training.train), or on more rows",
-        )
-    return ()
 
 
 def _log(

@@ -16,6 +16,7 @@ from typing import Any
 
 from raykd import models
 from raykd.errors import ModelError
+from raykd.models.loading import served
 from raykd.tasks import Task
 from raykd.teachers.precision import choose
 
@@ -82,6 +83,7 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
     if spec.parked is not None:
         return spec.parked
     folder = models.resolve(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    served(folder, models.inspect_directory(folder).task, spec.task.kind)
     columns = spec.task.columns(models.read_labels(folder), spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
