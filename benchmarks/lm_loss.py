@@ -13,6 +13,7 @@ hidden states, which models hold in any case. The teacher's output head counts a
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def serve(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     Work(options.arm, 8, 100, 16, 8, None).step()  # what libraries set up once
     work = Work(options.arm, options.units, options.vocab, options.hidden, options.k, options.chunk)
+    ctypes.CDLL(None).malloc_trim(0)  # else the step would be served from what making the answer left behind
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is held now
     work.step()
