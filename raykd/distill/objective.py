@@ -256,13 +256,13 @@ class Objective(Spec):
     ) -> torch.Tensor:
         """``sum_j lambda_j [T^k_j D_j]_sum``; writes the sums without lambda under "soft/<kind>"."""
         # Cross-entropy with the gold label is what a one-hot teacher at T = 1 would give; 0 where unlabelled.
-        instead_N = torch.zeros_like(parts[0].target.p_NK[:, 0])
+        instead_N = torch.zeros_like(logits_NC[:, 0])
         if fall_back:
             instead_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
         shares: list[torch.Tensor] = []
         for term in self.terms:
             kind = term.divergence.kind
-            divergence_N, covered_N = over_parts(term.divergence, parts, knobs.temperature)
+            divergence_N, covered_N = over_parts(term.divergence, parts, knobs.temperature, labels_N)
             loss_N = torch.where(covered_N, divergence_N, instead_N)
             sums[f"soft/{kind}"] = loss_N.detach().sum()
             shares.append(self._annealed(loss_N, labels_N, knobs.lambdas[kind]))

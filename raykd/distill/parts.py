@@ -48,7 +48,8 @@ def parts_of(
         ValueError: widths disagree, a temperature that an answer does not hold, or a geometric mixture of answers
             that are not whole.
     """
-    if signals.plain:
+    told = signals.logits_MNC.shape[-1] > 0
+    if signals.plain and told:
         student_NC, target = align(logits_NC, combine(signals, weights_MN, temperature, mixture))
         return [Part(student_NC, target, "whole", None)]
     groups: dict[object, list[int]] = {}
@@ -61,6 +62,8 @@ def parts_of(
         inside = torch.where(share_N > 0.0, weights / share_N, 0.0)
         whole = len(groups) == 1
         answer = signals.answer(members[0])
+        if answer is None and not told:
+            continue  # a language model that was asked for no row of the batch
         if answer is None or answer.support == "whole":
             made = _whole(logits_NC, signals, members, inside, temperature, mixture)
         elif mixture != "arithmetic":
@@ -75,24 +78,26 @@ def parts_of(
 
 
 def over_parts(
-    divergence: DivergenceBase, parts: Sequence[Part], temperature: float
+    divergence: DivergenceBase, parts: Sequence[Part], temperature: float, labels_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The divergence summed over the parts with their shares, ``[N]``, and which units any part covers, ``[N]``.
+
+    Args:
+        labels_N: of the units; no part at all (nobody was asked for the batch) covers none of them.
 
     Raises:
         ValueError: the divergence does not serve a part's support.
     """
-    total_N: torch.Tensor | None = None
-    covered_N = parts[0].target.covered_N
-    for part in parts:
+    total_N = torch.zeros_like(labels_N, dtype=torch.float32)
+    covered_N = torch.zeros_like(labels_N, dtype=torch.bool)
+    for at, part in enumerate(parts):
         if not divergence.serves(part.support):
             raise ValueError(f"{divergence.kind} cannot be computed over the support {part.support!r}")
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
         if part.share_N is not None:
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
-        total_N = loss_N if total_N is None else total_N + loss_N
+        total_N = total_N + loss_N if at else loss_N
         covered_N = covered_N | part.target.covered_N
-    assert total_N is not None
     return total_N, covered_N
 
 

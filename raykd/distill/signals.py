@@ -317,3 +317,7 @@ class SignalSource(Protocol):
     def submit(self, batch: TextBatch) -> Ticket:
         """Sends a batch and returns at once."""
         ...
+
+    def speeches(self) -> list[Any]:
+        """The `raykd.distill.lens.Speech` of each language teacher; asked for once."""
+        ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,7 @@ def say(
         width = max(1, int(rows.lengths_B[picked[order[begin]]]))
         part = order[begin : begin + max(1, EVALUATION_TOKENS // width)]
         encoded = task.collate(rows, [picked[at] for at in part]).to(device)
-        logits_NC = task.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
-        seen = np.ones(len(logits_NC), dtype=bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
-        parts.append((part, Said(logits_NC, encoded.counts_B, seen)))
+        parts.append((part, task.say(model, encoded)))
         begin += len(part)
     if not parts:
         return Said(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
@@ -81,4 +79,29 @@ def scores_by_language(task: Task, said: Said, rows: Rows, labels: Sequence[str]
             collected.setdefault(metric, []).append(value)
     for metric, found in collected.items():
         values[f"eval/mean/{metric}"] = float(np.mean(found))
+    return values
+
+
+def named(task: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The values of one task as they stand in the curves: behind its name, where it has one."""
+    return {f"{task}/{name}": value for name, value in values.items()} if task else dict(values)
+
+
+def judged(found: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str]) -> dict[str, float]:
+    """What an evaluation says of all tasks together.
+
+    Of a run of one task its own values. Of several each one's behind its name, and ``eval/mean/score``: the unweighted
+    mean over tasks of each one's metric, all of them rates in [0, 1]; likewise ``eval/mean/nll``, which breaks ties.
+
+    Args:
+        found: values of each task. metrics: what each task is judged by.
+    """
+    values: dict[str, float] = {}
+    for task, own in found.items():
+        values |= named(task, own)
+    if "" not in found:
+        values["eval/mean/score"] = float(
+            np.mean([own[f"eval/mean/{metrics[t]}"] for t, own in found.items()])
+        )
+        values["eval/mean/nll"] = float(np.mean([own["eval/mean/nll"] for own in found.values()]))
     return values

@@ -4,35 +4,36 @@ Decision record: the loop is a plain object that knows no Ray. Whoever hosts it 
 benchmark) gives it rows, a model and a source of signals, and receives points and checkpoints through two
 callables. Everything that differs between two steps is a function of (seed, step, rank): the order of rows,
 dropout, schedules; so a resumed run goes on exactly as an unbroken one. Counts of units are made global
-before the first backward of a step: that is the only division of the loss.
+before the first backward of a step: that is the only division of the loss. What belongs to one task is in
+`Member`; a step is of one task, and a run of one task is a run of several with one.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from raykd import models
-from raykd.config import RunConfig
-from raykd.data.stream import BatchStream
-from raykd.distill.bodies import lay_out
+from raykd.config import MultiRun, Run
+from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
-from raykd.distill.signals import Signals, SignalSource, TeacherSignal, stack
+from raykd.distill.signals import SignalSource, TeacherSignal
 from raykd.errors import NonFiniteError
+from raykd.models.multi import MultiModel, rebuilt
 from raykd.point import Point
 from raykd.student.engine import Engine
-from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
-from raykd.student.meter import Meter, reduce_sum
-from raykd.student.prefetch import Prefetcher, StepWork
+from raykd.student.evaluate import judged, named
+from raykd.student.member import Member, Micro, members_of
+from raykd.student.meter import reduce_sum
+from raykd.student.prefetch import Asked, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
-from raykd.tasks import EncodedBatch
+from raykd.student.reading import trained_module
 
 LOGGED_WINDOWS = 200
 """A run logs its training curves in so many windows (or every step, if it has fewer)."""
@@ -55,15 +56,6 @@ class LoopState:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Micro:
-    """One micro-batch, ready for the forward pass."""
-
-    encoded: EncodedBatch
-    signals: Signals | None
-    rows: NDArray[np.int64]
-
-
 class TrainingLoop:
     """One rank of a run.
 
@@ -72,112 +64,88 @@ class TrainingLoop:
         student: model and tokenizer; the model is trained in place.
         source: the teachers, or None for plain training.
         publish: takes a point of the curves; called on rank 0 only.
+        A run of several tasks has ``prepared`` and ``source`` by the name of the task.
     Raises:
-        DataError: the batch is larger than the data.
+        DataError: the batch is larger than the data, or too large for a task ever to be trained.
     """
 
     def __init__(
         self,
-        config: RunConfig,
-        prepared: Prepared,
-        student: models.TextModel,
-        source: SignalSource | None,
+        config: Run,
+        prepared: Prepared | Mapping[str, Prepared],
+        student: models.TextModel | MultiModel,
+        source: SignalSource | Mapping[str, SignalSource] | None,
         *,
         rank: int = 0,
         world: int = 1,
         device: str = "cpu",
         publish: Callable[[Point], None] = lambda point: None,
     ) -> None:
-        if config.plain:
-            source = None
-        self.config, self.task, self.objective = config, config.task, config.objective
-        self.train_rows, self.validation_rows, self.student = prepared.train, prepared.validation, student
+        self.config, self.student = config, student
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
-        self._source = source
-        self._encoded, self._encoded_validation = prepared.train_tokens, prepared.validation_tokens
-        self.stream = BatchStream(
-            prepared.train,
-            self._encoded.lengths_B,
-            global_batch=config.train.batch_size,
+        self.members = members_of(config, prepared, student, source, self.device)
+        self.mixture = Mixture(
+            {name: member.stream for name, member in self.members.items()},
+            {name: len(member.rows) for name, member in self.members.items()},
+            power=config.task.power if isinstance(config, MultiRun) else 1.0,
             seed=config.seed,
-            language_temperature=config.data.language_temperature,
-            labelled_share=config.data.labelled_share,
-            length_grouping=config.data.length_grouping,
         )
-        self.total_steps = config.train.total_steps(self.stream.steps_per_epoch)
+        self.total_steps = config.train.total_steps(self.mixture.steps_per_epoch)
         self.engine = Engine(
-            student.model, config.train, total_steps=self.total_steps, world=world, device=self.device
+            trained_module(config, student.model),
+            config.train,
+            total_steps=self.total_steps,
+            world=world,
+            device=self.device,
         )
-        names = () if source is None else source.teachers
-        kinds = [term.divergence.kind for term in self.objective.terms] if source is not None else []
-        self.meter = Meter(kinds, names)
-        self._facts = prepared.facts
         self.state = LoopState()
         self.best_weights: dict[str, torch.Tensor] | None = None
         self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
-        self._phases = {round(phase.at * self.total_steps): config.at(phase.at) for phase in config.phases}
+        for member in self.members.values():
+            at = {round(p.at * self.total_steps): member.config.at(p.at) for p in member.config.phases}
+            member.phases = at
         self._works: Iterator[StepWork] | None = None
         self._bad: str | None = None
         self._rate = 0.0
         self._enter_phase(0)
+
+    @property
+    def member(self) -> Member:
+        """The only task of a run of one."""
+        (member,) = self.members.values()
+        return member
 
     # one optimizer step ---------------------------------------------------------------------------------------
 
     def step(self, work: StepWork) -> None:
         """One optimizer step: count units over all ranks, then forward, objective, backward, update."""
         progress = work.step / self.total_steps
-        if work.step in self._phases:
+        member = self.members[self.mixture.at(work.step)[0]]
+        if work.step in member.phases:
             self._enter_phase(work.step)
         torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
-        micros = [self._micro(rows, at, work) for at, rows in enumerate(work.rows)]
-        totals = self._global_counts(micros)
+        answers: Sequence[list[TeacherSignal] | None] = work.signals or [None] * len(work.rows)
+        micros = [member.micro(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
+        totals = self._global_counts(member, micros)
         self._rate = self.engine.learning_rate()
         for micro in micros:
-            outputs = self.engine.forward(micro.encoded.inputs)
-            units_NC = self.task.gather(outputs, micro.encoded).float()
-            result = self.objective.evaluate(
-                units_NC, micro.encoded.labels_N, micro.signals, progress, totals
+            outputs = self.engine.forward(micro.encoded.inputs, route=member.name)
+            result = member.reading.evaluate(
+                member.objective, self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
             )
-            self._check_finite(result.loss, micro, work.step)
+            self._check_finite(result.loss, member, micro, work.step)
             self.engine.backward(result.loss)
             self.engine.step()
-            self.meter.add(result, micro.encoded.real_tokens, micro.encoded.computed_tokens)
-        self.meter.end_step(work.waited_s)
+            member.meter.add(result, micro.encoded.real_tokens, micro.encoded.computed_tokens)
+        member.meter.end_step(work.waited_s)
         self.state.step = work.step + 1
 
-    def _micro(self, rows: NDArray[np.int64], at: int, work: StepWork) -> Micro:
-        encoded = self.task.collate(self._encoded, rows.tolist()).to(self.device)
-        if work.signals is None or self._source is None:
-            return Micro(encoded, None, rows)
-        answers: Sequence[TeacherSignal] = work.signals[at]
-        languages = tuple(self.train_rows.languages[i] for i in rows)
-        signals = self._signals(answers, encoded, languages)
-        self.meter.add_signals(answers, signals, encoded)
-        return Micro(encoded, signals, rows)
-
-    def _signals(
-        self, answers: Sequence[TeacherSignal], encoded: EncodedBatch, languages: tuple[str, ...]
-    ) -> Signals:
-        assert self._source is not None
-        spoken = self._source.teacher_languages
-        if self.task.row_units:
-            return stack(answers, spoken, encoded.labels_N, languages)
-        return lay_out(
-            answers,
-            spoken,
-            encoded.labels_N,
-            languages,
-            encoded.counts_B,
-            choices=len(self.config.data.labels) if encoded.choices is None else encoded.choices,
-            seen_N=encoded.seen_N,
-        )
-
-    def _global_counts(self, micros: Sequence[Micro]) -> Counts:
+    def _global_counts(self, member: Member, micros: Sequence[Micro]) -> Counts:
         """Units of this optimizer step over all ranks and micro-batches; also where ranks agree on a bad loss."""
         local = Counts(0, 0, 0)
         for micro in micros:
-            local = local + self.objective.counts(micro.encoded.labels_N, micro.signals)
+            local = local + member.objective.counts(micro.encoded.labels_N, micro.signals)
         hard, soft, uncovered, bad = reduce_sum(
             [local.hard, local.soft, local.uncovered, float(self._bad is not None)]
         )
@@ -185,9 +153,9 @@ class TrainingLoop:
             self._fail_non_finite()
         return Counts(int(hard), int(soft), int(uncovered))
 
-    def _check_finite(self, loss: torch.Tensor, micro: Micro, step: int) -> None:
+    def _check_finite(self, loss: torch.Tensor, member: Member, micro: Micro, step: int) -> None:
         if self._bad is None and not bool(torch.isfinite(loss.detach())):
-            ids = [self.train_rows.ids[i] for i in micro.rows[:8]]
+            ids = [member.rows.ids[i] for i in micro.rows[:8]]
             where = f"step {step} of {self.total_steps}, rows {ids} and others of their batch"
             self._bad = f"loss {float(loss.detach())} at {where}"
             if self.world == 1:
@@ -216,9 +184,8 @@ class TrainingLoop:
             return False
         if self._works is None:
             self.engine.train()
-            self._works = Prefetcher(
-                self._source, self._rows_of, self.train_rows.take, self.config.serving.prefetch
-            ).steps(self.state.step, self.total_steps)
+            ahead = Prefetcher(self.ask, self.config.serving.prefetch)
+            self._works = ahead.steps(self.state.step, self.total_steps)
         for work in self._works:
             self.step(work)
             done = self.state.step
@@ -236,25 +203,23 @@ class TrainingLoop:
 
     def _enter_phase(self, step: int) -> None:
         """What `config.phases` say from this step on; the steps of earlier phases are past."""
-        begun = [at for at in self._phases if at <= step]
-        if begun:
-            config = self._phases[max(begun)]
-            self.objective = config.objective
-            self.engine.set_rates(config.train)
+        for member in self.members.values():
+            config = member.enter_phase(step)
+            if config is not None:
+                self.engine.set_rates(config.train)
 
-    def _rows_of(self, step: int) -> list[NDArray[np.int64]]:
-        return self.stream.shard(step, self.rank, self.world, self.config.train.gradient_accumulation)
+    def ask(self, step: int) -> Asked:
+        """The rows of a step for this rank, and what the teachers of its task were asked."""
+        name, at = self.mixture.at(step)
+        return self.members[name].ask(at, self.rank, self.world)
 
     def _log(self, done: int) -> None:
-        values = self.meter.flush() | self._facts
-        self._facts = {}  # said once; a resumed loop says it again
-        knobs = self.objective.knobs((done - 1) / self.total_steps)
-        values["train/alpha"] = knobs.alpha
-        if self._source is not None:
-            values["train/temperature"] = knobs.temperature
-            values |= {f"train/lambda/{kind}": value for kind, value in knobs.lambdas.items()}
+        progress = (done - 1) / self.total_steps
+        values: dict[str, float] = {}
+        for name, member in self.members.items():
+            values |= named(name, member.logged(progress))
         values["train/learning_rate"] = self._rate
-        values["train/epoch"] = done / self.stream.steps_per_epoch
+        values["train/epoch"] = done / self.mixture.steps_per_epoch
         if self.rank == 0:
             self.publish(Point(done, values))
 
@@ -265,15 +230,12 @@ class TrainingLoop:
         # Under ZeRO-3 each forward gathers parameters from all ranks, so all ranks must run the same ones.
         shared = self.engine.zero_stage == 3
         begin, every = (0, 1) if shared else (self.rank, self.world)
-        mine = list(range(begin, len(self.validation_rows), every))
-        rows = self.validation_rows
         with self.engine.evaluating() as module:
-            said = say(module, self.task, self._encoded_validation, mine, self.device)
-        parts = [(mine, said)] if shared else gather_ranks((mine, said))
-        order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
-        values = scores_by_language(
-            self.task, join([part for _, part in parts]), rows.select(order), self.config.data.labels
-        )
+            found = {
+                name: member.scores(module, begin, every, shared=shared)
+                for name, member in self.members.items()
+            }
+        values = judged(found, {name: member.config.metric for name, member in self.members.items()})
         if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
             raise NonFiniteError(
                 "the validation scores are not finite",
@@ -289,7 +251,7 @@ class TrainingLoop:
 
     def _judge(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state
-        score = values[f"eval/mean/{train.metric}"]
+        score = values[f"eval/mean/{self.config.metric}"]
         sign = 1.0 if train.higher_is_better else -1.0
         # Of two evaluations that score alike, the one with the lower NLL: accuracy ties are common early on.
         rank = (sign * score, -values["eval/mean/nll"])
@@ -322,10 +284,12 @@ class TrainingLoop:
         if self.rank == 0:
             self.best_weights = torch.load(directory / "best.pt", weights_only=True)
 
-    def best_student(self) -> models.TextModel:
+    def best_student(self) -> models.TextModel | MultiModel:
         """The student with its best weights; rank 0 only."""
         assert self.best_weights is not None, "no evaluation yet"
         # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
+        if isinstance(self.student, MultiModel):
+            return rebuilt(self.student, self.best_weights)
         model = type(self.student.model)(self.student.model.config)
         model.load_state_dict(self.best_weights)
         return replace(self.student, model=model)

@@ -4,27 +4,34 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, Tokenizer
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
+from raykd.tasks.causal_lm import CausalLM
 from raykd.tasks.classification import Classification
 from raykd.tasks.question_answering import QuestionAnswering
+from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
+from raykd.tasks.tokens import Tokenizer
 
-Task = Annotated[Classification | TokenClassification | QuestionAnswering, Field(discriminator="kind")]
+Task = Annotated[
+    Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq, Field(discriminator="kind")
+]
 """The union of tasks; the next one adds itself here with its `kind`."""
 
 METRICS: dict[str, tuple[str, ...]] = {
     str(task.model_fields["kind"].default): task.metric_names
-    for task in (Classification, TokenClassification, QuestionAnswering)
+    for task in (Classification, TokenClassification, QuestionAnswering, CausalLM, Seq2Seq)
 }
 """Of each kind of task the names of its metrics, the one that a run is judged by first."""
 
 __all__ = [
     "METRICS",
+    "CausalLM",
     "Classification",
     "EncodedBatch",
     "EncodedRows",
     "QuestionAnswering",
     "Said",
+    "Seq2Seq",
     "Task",
     "TaskBase",
     "TokenClassification",

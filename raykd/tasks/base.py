@@ -187,6 +187,7 @@ class TaskBase(Spec):
         """``[N]``: the gold label of each unit, or `UNLABELLED`."""
         return batch.labels_B
 
+    @torch.no_grad()
     def say(self, model: Any, encoded: EncodedBatch) -> Said:
         """What a model says to a batch."""
         logits_NC = self.gather(model(**encoded.inputs), encoded).float().cpu().numpy()

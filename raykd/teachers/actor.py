@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raykd.distill.lens import Speech
 from raykd.distill.signals import TextBatch
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import text_keys
@@ -155,6 +156,7 @@ class TeacherActor:
         self._threads = threads
         self._set_threads()
         self._teachers = [Teacher(spec) for spec in specs]
+        self._writing = threading.Lock()
         self._coalescer = Coalescer(self._answer_group, self._set_threads)
 
     def _set_threads(self) -> None:
@@ -179,13 +181,26 @@ class TeacherActor:
 
         return ray.get_runtime_context().get_node_id(), [teacher.open() for teacher in self._teachers]
 
+    def speech(self, name: str) -> Speech:
+        """`Teacher.speech` of this teacher."""
+        return self._named(name).speech()
+
+    def generate(self, name: str, texts: Sequence[str], beams: int, max_new_tokens: int) -> list[str]:
+        """`Teacher.generate` of this teacher; not while it answers."""
+        with self._writing:
+            self._set_threads()
+            return self._named(name).generate(texts, beams=beams, max_new_tokens=max_new_tokens)
+
+    def _named(self, name: str) -> Teacher:
+        return next(t for t in self._teachers if t.name == name)
+
     def counters(self) -> dict[str, dict[str, int]]:
         """`Teacher.counters` of each teacher."""
         return {t.name: t.counters() for t in self._teachers}
 
     def measure(self, name: str, batch: TextBatch) -> float:
         """Milliseconds that this teacher needs for 1,000 such texts."""
-        return next(t for t in self._teachers if t.name == name).measure(batch)
+        return self._named(name).measure(batch)
 
     def usage(self) -> tuple[float, int]:
         """CPU seconds of this process so far, and its intra-op threads."""

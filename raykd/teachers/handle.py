@@ -21,15 +21,15 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
+from raykd.distill.lens import Speech
+from raykd.distill.signals import TextBatch, Ticket
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError
+from raykd.teachers.call import Call, PoolTicket
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
-from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
-
-_RETRY_PAUSE_S = 0.5
+from raykd.teachers.wire import GroupRequest, Sheet
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class PoolSource(RosterSource):
             return Answered([sheet.signal() for sheet in sheets])
         everyone_MB = np.zeros((len(self.handle.teachers), len(batch)), dtype=bool)
         everyone_MB[self.members] = asked_MB
-        calls: list[_Call] = []
+        calls: list[Call] = []
         for index in range(len(self.handle.groups)):
             calls += self._send(index, batch, everyone_MB, keys)
         return PoolTicket(self, calls, sheets)
@@ -183,7 +183,7 @@ class PoolSource(RosterSource):
 
     def _send(
         self, index: int, batch: TextBatch, asked_MB: NDArray[np.bool_], keys: Sequence[bytes]
-    ) -> list[_Call]:
+    ) -> list[Call]:
         asked_mB = self.handle.groups[index].asked(asked_MB)
         rows = np.flatnonzero(asked_mB.any(axis=0))
         blind = batch.without_labels()
@@ -193,7 +193,7 @@ class PoolSource(RosterSource):
             homes = np.asarray([self.home(index, keys[i]) for i in rows.tolist()])
             parts = {node: rows[homes == node] for node in nodes}
         return [
-            _Call(
+            Call(
                 self,
                 index,
                 GroupRequest(
@@ -206,6 +206,33 @@ class PoolSource(RosterSource):
             for node, part in parts.items()
             if len(part)
         ]
+
+    def speeches(self) -> list[Speech]:
+        """What each teacher brings beside its answers; one call a teacher.
+
+        Raises:
+            TeacherError: a teacher has no replica left.
+        """
+        return [self._speech(m, name) for m, name in zip(self.members, self.teachers, strict=True)]
+
+    def _speech(self, m: int, name: str) -> Speech:
+        index = next(i for i, g in enumerate(self.handle.groups) if m in g.members)
+        lost: Exception | None = None
+        for actor in self.handle.replicas[index]:
+            try:
+                speech: Speech = ray.get(actor.speech.remote(name), timeout=self.handle.timeout_s)
+                return speech
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                lost = error
+            except ray.exceptions.RayTaskError as error:
+                cause = getattr(error, "cause", None)
+                raise (cause if isinstance(cause, RaykdError) else error) from None
+        raise TeacherError(
+            f"teacher {name} does not tell its vocabulary",
+            got=type(lost).__name__,
+            wanted="a replica that is alive",
+            next_step="see the log of its process",
+        )
 
     def stored(self, teacher: str, keys: Sequence[bytes]) -> NDArray[np.bool_]:
         """Which of these texts this node's store holds an answer to."""
@@ -258,119 +285,3 @@ def _stores_here(handle: PoolHandle, members: Sequence[int]) -> dict[int, Signal
             if m in members and spec.store is not None and name is not None:
                 stores[m] = SignalStore(Path(spec.store), name, handle.classes, read_only=True)
     return stores
-
-
-class _Call:
-    """One request to one group, sent again to another replica if its process dies."""
-
-    def __init__(
-        self,
-        source: PoolSource,
-        index: int,
-        request: GroupRequest,
-        rows: NDArray[np.int64],
-        node: str | None,
-    ) -> None:
-        self.source, self.index, self.request, self.rows, self.node = source, index, request, rows, node
-        self.replica: int | None = None
-        self._send()
-
-    @property
-    def group(self) -> Group:
-        return self.source.handle.groups[self.index]
-
-    def _send(self) -> None:
-        self.replica = self.source.pick(self.index, avoid=self.replica, node=self.node)
-        self.source.in_flight[self.index][self.replica] += 1
-        self.source.calls += 1
-        actor = self.source.handle.replicas[self.index][self.replica]
-        self.reference = actor.answer.remote(self.request)
-
-    def result(self, deadline: float) -> GroupAnswer:
-        while True:
-            try:
-                answer: GroupAnswer = ray.get(self.reference, timeout=max(0.0, deadline - time.monotonic()))
-                return answer
-            except ray.exceptions.GetTimeoutError:
-                raise self._lost("did not answer in time", "a larger serving.timeout_s") from None
-            except ray.exceptions.RayTaskError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, RaykdError):
-                    raise cause from None
-                raise self._lost(
-                    f"failed: {str(error).strip().splitlines()[-1]}", "the log of its process"
-                ) from None
-            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-                left = not _finally_dead(error) or self.source.bury(self.index, self.replica or 0)
-                if not left or time.monotonic() + _RETRY_PAUSE_S >= deadline:
-                    raise self._lost(f"is gone: {type(error).__name__}", "the log of its process") from None
-                time.sleep(_RETRY_PAUSE_S)
-                self.source.retries += 1
-                self.source.in_flight[self.index][self.replica or 0] -= 1
-                self._send()
-
-    def done(self) -> None:
-        """Takes the request out of the replica's load."""
-        if self.replica is not None:
-            self.source.in_flight[self.index][self.replica] -= 1
-            self.replica = None
-
-    def _lost(self, what: str, look: str) -> TeacherError:
-        names = ", ".join(spec.name for spec in self.group.specs)
-        pool = self.source.handle.pool
-        return TeacherError(
-            f"teacher {names} {what}" if pool is None else f"teacher pool {pool}: teacher {names} {what}",
-            got=f"{len(self.request.batch)} rows asked of replica {self.replica} of {self.group.replicas}",
-            wanted=f"an answer within {self.source.handle.timeout_s:g} s",
-            next_step=f"see {look}; raykd train --resume goes on from the last checkpoint"
-            if pool is None
-            else up_again(pool),
-        )
-
-
-def up_again(pool: str) -> str:
-    """The next step where a named pool does not answer."""
-    return (
-        f"raykd teachers status {pool} shows what is left of it; raykd teachers down {pool}, then raykd teachers up "
-        f"POOL.yaml --name {pool} starts it again; --resume goes on from the last checkpoint"
-    )
-
-
-def _finally_dead(error: BaseException) -> bool:
-    """Whether Ray has given the actor up; an actor that restarts is unavailable only for a while."""
-    return not isinstance(error, (ray.exceptions.ActorUnavailableError, ray.exceptions.OutOfMemoryError))
-
-
-@dataclass
-class PoolTicket:
-    """The requests of one batch, and the sheets that hold what was stored already."""
-
-    source: PoolSource
-    calls: list[_Call]
-    sheets: list[Sheet]
-
-    @property
-    def references(self) -> list[Any]:
-        """What Ray can wait for."""
-        return [call.reference for call in self.calls]
-
-    def ready(self) -> bool:
-        """Whether `result` has to wait for nothing."""
-        references = self.references
-        return len(ray.wait(references, num_returns=len(references), timeout=0.0)[0]) == len(references)
-
-    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
-        """Blocks for all groups and lays their answers out over the batch, teachers in the source's order."""
-        deadline = time.monotonic() + (self.source.handle.timeout_s if timeout is None else timeout)
-        place = {m: at for at, m in enumerate(self.source.members)}
-        try:
-            for call in self.calls:
-                answer = call.result(deadline)
-                for row, m in zip(call.group.places, call.group.members, strict=True):
-                    if m in place:
-                        self.sheets[place[m]].add(answer, row, call.rows)
-        finally:
-            for call in self.calls:
-                call.done()
-        self.calls = []
-        return [sheet.signal() for sheet in self.sheets]

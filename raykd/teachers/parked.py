@@ -37,6 +37,14 @@ class ParkedActor:
         """As `TeacherActor.answer`."""
         return self._actor().answer(request)
 
+    def speech(self, name: str) -> Any:
+        """As `TeacherActor.speech`."""
+        return self._actor().speech(name)
+
+    def generate(self, name: str, texts: Any, beams: int, max_new_tokens: int) -> Any:
+        """As `TeacherActor.generate`."""
+        return self._actor().generate(name, texts, beams, max_new_tokens)
+
     def measure(self, name: str, batch: Any) -> Any:
         """As `TeacherActor.measure`."""
         return self._actor().measure(name, batch)

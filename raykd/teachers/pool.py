@@ -21,7 +21,9 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
-from raykd.teachers.handle import Group, PoolHandle, PoolSource, up_again
+from raykd.teachers.call import up_again
+from raykd.teachers.groups import Group
+from raykd.teachers.handle import PoolHandle, PoolSource
 from raykd.teachers.parked import ParkedActor
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 

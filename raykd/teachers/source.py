@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.distill.lens import Speech
 from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
 from raykd.distill.weighting import Weighting
 from raykd.teachers.teacher import Teacher
@@ -85,3 +86,7 @@ class LocalSource(RosterSource):
         asked_MB = self.roster.asked(batch)
         blind = batch.without_labels()
         return Answered([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])
+
+    def speeches(self) -> list[Speech]:
+        """What each teacher brings beside its answers."""
+        return [teacher.speech() for teacher in self._teachers]

@@ -20,8 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from raykd import models
+from raykd.distill.lens import Speech
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import NonFiniteError, TeacherError
+from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
 
@@ -47,6 +49,7 @@ class Teacher:
         self._info: TeacherInfo | None = None
         self._model: models.TextModel | None = None
         self._store: SignalStore | None = None
+        self._headless: Any = None
         self.forwarded_rows = 0
         self.answered_rows = 0
         self.computed_while_parked = 0
@@ -187,7 +190,9 @@ class Teacher:
             return [body for body in found if body is not None], 0
         fresh = self._fresh(batch, keys, missing)
         self._store.put_bodies(list(fresh), list(fresh.values()))
-        return [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)], len(fresh)
+        return [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)], len(
+            fresh
+        )
 
     def _fresh(self, batch: TextBatch, keys: Sequence[bytes], missing: Sequence[int]) -> dict[bytes, Any]:
         """Answers by key to the missing rows; a text that stands twice is computed once."""
@@ -218,12 +223,13 @@ class Teacher:
         model, info = self._load(), self.open()
         task = self.spec.task.model_copy(update={"max_length": info.max_length})
         encoded = task.encode(model.tokenizer, batch)
+        speaker = self._speaker(model)
         answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
         with torch.inference_mode():
             for picked in by_length(encoded.lengths_B, self.spec.max_tokens):
                 padded = task.collate(encoded, picked).to(device)
-                said = task.answer(model.model, padded, info.columns)
+                said = task.answer(speaker, padded, info.columns)
                 for row, answer in zip(picked, said, strict=True):
                     answers[row] = answer
                 self.real_tokens += padded.real_tokens
@@ -238,6 +244,51 @@ class Teacher:
                 next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
             )
         return answers
+
+    def _speaker(self, model: models.TextModel) -> Any:
+        """What a task asks: the model, or over a vocabulary the model up to its output head."""
+        if not self.spec.task.language:
+            return model.model
+        if self._headless is None:
+            from raykd.models.lm import Headless
+
+            self._headless = Headless(model.model)
+        return self._headless
+
+    def speech(self) -> Speech:
+        """The tokenizer, and the output head where answers are hidden states; loads weights for those only.
+
+        Raises:
+            ModelError: as `open`, or a head that changes its logits.
+        """
+        spec = self.spec
+        if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
+            folder = models.resolve(
+                spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            )
+            return Speech(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
+        model = self._load()
+        head = self._speaker(model).head
+        bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
+        return Speech(model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V)
+
+    def generate(self, texts: Sequence[str], *, beams: int, max_new_tokens: int) -> list[str]:
+        """What the teacher writes for each prompt or source, by beam search (1 is greedy).
+
+        Raises:
+            ModelError: no language model, or no place for so many tokens.
+        """
+        from raykd.models.lm import generate
+
+        model = self._load()
+        return generate(
+            model.model,
+            model.tokenizer,
+            list(texts),
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            max_input_tokens=self.open().max_length,
+        )
 
     def measure(self, batch: TextBatch, passes: int = 3) -> float:
         """Milliseconds for 1,000 such texts, tokenisation included, store not used; the median of some passes."""

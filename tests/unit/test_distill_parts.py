@@ -66,7 +66,7 @@ def loss_and_gradient(
     m = len(signals.teachers)
     weights = torch.full((m, N), 1.0 / m) if weights is None else weights
     parts = parts_of(student, signals, weights, temperature, "arithmetic")
-    loss_N, covered_N = over_parts(divergence, parts, temperature)
+    loss_N, covered_N = over_parts(divergence, parts, temperature, signals.labels_N)
     assert covered_N.all()
     (gradient,) = torch.autograd.grad(loss_N.sum(), student)
     return loss_N.detach(), gradient

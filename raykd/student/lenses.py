@@ -1,0 +1,104 @@
+"""How a student reads its language teachers: made once a run, from both tokenizers.
+
+Decision record: a teacher's vocabulary is the student's only where that is proved by the tokenizers' content. What
+cannot be compared at all (a divergence that the answers do not serve, another vocabulary with sampled answers) is
+refused here, before the first step, because a teacher's tokenizer is not known before it is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.config import RunConfig
+from raykd.data.rows import Rows
+from raykd.distill.answers import IdMap
+from raykd.distill.lens import Lens, Speech
+from raykd.distill.servable import Vocabulary
+from raykd.errors import ConfigError
+from raykd.models import vocabulary
+from raykd.models.canonical import comparable, marking
+from raykd.tasks import EncodedRows, Tokenizer
+from raykd.tasks.language import LanguageTask
+
+log = logging.getLogger("raykd.student")
+LITTLE = 0.3
+"""Share of the teacher's tokens that the student has, below which a warning says so."""
+
+
+def lenses_of(
+    config: RunConfig,
+    names: Sequence[str],
+    speeches: Sequence[Speech],
+    tokenizer: Tokenizer,
+    rows: Rows,
+    tokens: EncodedRows,
+    device: torch.device,
+) -> list[Lens]:
+    """One lens a teacher.
+
+    Args:
+        rows, tokens: the training rows, and their tokens in the student's tokenizer.
+    Raises:
+        ConfigError: the objective cannot be computed from this teacher's answers. ModelError: a head that is smaller
+            than its vocabulary, or tokenizers that cannot be compared.
+    """
+    return [
+        _lens(config, name, speech, tokenizer, rows, tokens, device)
+        for name, speech in zip(names, speeches, strict=True)
+    ]
+
+
+def _lens(
+    config: RunConfig,
+    name: str,
+    speech: Speech,
+    tokenizer: Tokenizer,
+    rows: Rows,
+    tokens: EncodedRows,
+    device: torch.device,
+) -> Lens:
+    task = config.task
+    assert isinstance(task, LanguageTask)
+    by_rank = any(term.divergence.kind == "universal_logit" for term in config.objective.terms)
+    same = vocabulary.same_tokenizer(speech.tokenizer, tokenizer)
+    kind: Vocabulary = "own" if by_rank else "same" if same else "overlap"
+    try:
+        config.objective.check_payload(task.answers.kind, task.answers.temperatures, vocabulary=kind)
+    except ConfigError as error:
+        raise ConfigError(
+            f"teacher {name}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
+        ) from None
+    weight_VD = bias_V = None
+    if speech.weight_VD is not None:
+        size = vocabulary.check_padding(speech.tokenizer, len(speech.weight_VD))
+        weight_VD = torch.from_numpy(speech.weight_VD[:size].copy()).to(device)
+        bias_V = None if speech.bias_V is None else torch.from_numpy(speech.bias_V[:size].copy()).to(device)
+    if kind != "overlap":
+        return Lens(kind, weight_VD=weight_VD, bias_V=bias_V)
+    found = vocabulary.overlap(speech.tokenizer, tokenizer)
+    if found.teacher_share < LITTLE:
+        log.warning(
+            "teacher %s and the student share %.0f %% of the teacher's tokens; what it says of the others falls into "
+            "one tail",
+            name,
+            100 * found.teacher_share,
+        )
+    return Lens(
+        kind,
+        ids=IdMap.of(found.ids_T, vocabulary.true_size(tokenizer), device),
+        comparable_N=_comparable(speech, tokenizer, rows, tokens),
+        weight_VD=weight_VD,
+        bias_V=bias_V,
+    )
+
+
+def _comparable(speech: Speech, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows) -> NDArray[np.bool_]:
+    theirs, own = marking(speech.tokenizer), marking(tokenizer)
+    offsets = np.split(tokens.extra["offsets_N"], tokens.starts_B1[1:-1])
+    parts = [comparable(t, row, theirs, own) for t, row in zip(rows.pairs or (), offsets, strict=True)]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)

@@ -1,0 +1,278 @@
+"""What causal language models and encoder-decoders share: the unit is a token of the target text.
+
+Decision record: a model's units are the tokens of its *own* tokenisation of the target, the end token among them,
+each named by the character at which it begins (`raykd.distill.alignment`), because that is what two tokenisations of
+one text have in common. A model is asked for the hidden states that its output head reads and never for logits, so
+that nothing of the size of a vocabulary exists for a whole batch: a teacher turns them into one of the short forms of
+`raykd.distill.payloads` a chunk at a time, a student into its loss (`raykd.distill.chunks`). The target is text that
+all models read, so it travels to the teachers; there is no other gold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from raykd.distill import shorten
+from raykd.distill.alignment import start_offsets
+from raykd.distill.chunks import chunk_of
+from raykd.distill.codec import encode as encode_body
+from raykd.distill.objective import Objective
+from raykd.distill.payloads import Payload, join
+from raykd.distill.signals import TextBatch
+from raykd.spec import Spec
+from raykd.tasks import generation
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
+from raykd.tasks.tokens import Tokenizer
+
+
+class TopKAnswers(Spec):
+    """The k largest logits, and a log-sum-exp for each temperature that the student may use."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: int = Field(64, ge=1)
+    temperatures: tuple[float, ...] = Field((1.0, 1.5, 2.0, 3.0, 4.0), min_length=1)
+    """Temperatures of the objective must be among them: others cannot be told from these."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) <= 0.0 or len(set(value)) != len(value):
+            raise ValueError(f"temperatures must be positive and differ, got {list(value)}")
+        return value
+
+    def form(
+        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
+    ) -> Payload:
+        """The answer for a chunk of units."""
+        return shorten.top_k(logits_NV, self.k, self.temperatures, **common)
+
+
+class SampledAnswers(Spec):
+    """Tokens drawn from the teacher (Anshumann et al., arXiv 2503.16870): unbiased, and smallest."""
+
+    kind: Literal["sampled"] = "sampled"
+    draws: int = Field(50, ge=1, le=shorten.MOST_DRAWS)
+    temperature: float = Field(1.0, gt=0.0)
+    """What is drawn at; the objective's temperature must be this one."""
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The only one."""
+        return (self.temperature,)
+
+    def form(
+        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
+    ) -> Payload:
+        """The answer for a chunk of units; ``seeds`` are their uniform numbers ``[N, draws]``."""
+        return shorten.sample(logits_NV, seeds, self.temperature, **common)
+
+
+class HiddenAnswers(Spec):
+    """The last hidden state, the teacher's output head kept at the student's side: every logit, any temperature."""
+
+    kind: Literal["hidden"] = "hidden"
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Any."""
+        return ()
+
+    def form(
+        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
+    ) -> Payload:
+        """The answer for a chunk of units."""
+        return shorten.hidden(hidden_ND, logits_NV=logits_NV, **common)
+
+
+Answers = Annotated[TopKAnswers | SampledAnswers | HiddenAnswers, Field(discriminator="kind")]
+"""How a teacher answers over a vocabulary."""
+Written = Literal["chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match"]
+
+
+class LanguageTask(TaskBase):
+    """Next-token prediction of a target; N = target tokens of the batch, the end token included."""
+
+    metric_names: ClassVar[tuple[str, ...]] = ("nll", "perplexity", *generation.NAMES)
+    language: ClassVar[bool] = True
+    answers: Answers = TopKAnswers()
+    """What a teacher sends for each token."""
+    written: tuple[Written, ...] = ()
+    """Metrics of what is generated for the held-out rows; none generates nothing."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest generated text in tokens."""
+    beams: int = Field(1, ge=1)
+    """Beams of generation where it is measured; 1 is greedy."""
+
+    @model_validator(mode="after")
+    def _written_once(self) -> LanguageTask:
+        if len(set(self.written)) != len(self.written):
+            raise ValueError(f"written names a metric twice: {list(self.written)}")
+        return self
+
+    def check(self, labels: Sequence[str], objective: Objective) -> None:
+        """Refuses divergences, mixtures and temperatures that these answers cannot serve."""
+        by_rank = any(term.divergence.kind == "universal_logit" for term in objective.terms)
+        objective.check_payload(
+            self.answers.kind, self.answers.temperatures, vocabulary="own" if by_rank else "same"
+        )
+
+    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Not a property of the text: each model counts its own tokens."""
+        raise TypeError(
+            "the units of a language model are its own tokens; they are known once rows are encoded"
+        )
+
+    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
+        """``[S, L, D]`` hidden states at the places that predict each unit, ``[N, D]``."""
+        assert encoded.places_N2 is not None
+        hidden: torch.Tensor = outputs.hidden
+        return hidden[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
+
+    def answer(
+        self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    ) -> list[bytes | None]:
+        """A body a row, in the form of `answers`. ``model`` gives hidden states and has a ``head``."""
+        hidden_ND, head = self.gather(model(**encoded.inputs), encoded), model.head
+        size = int(encoded.extra["vocabulary"])
+        counts = encoded.counts_B
+        offsets_N = _never_falling(encoded.extra["offsets_N"].cpu().numpy(), counts)
+        draws = self.answers.draws if isinstance(self.answers, SampledAnswers) else 0
+        drawn = [
+            shorten.uniforms(int(seed) & (2**64 - 1), int(units), draws)
+            for seed, units in zip(encoded.extra["seeds_B"].tolist(), counts.tolist(), strict=True)
+        ]
+        uniforms_ND = np.concatenate(drawn) if drawn else np.empty((0, draws))
+        parts, good = [], []
+        step = chunk_of(size)
+        for begin in range(0, len(hidden_ND), step):
+            here = slice(begin, begin + step)
+            logits_NV = head.logits(hidden_ND[here])[:, :size].float()
+            good.append(torch.isfinite(logits_NV).all(dim=1).cpu().numpy())
+            common = {"gold_N": encoded.labels_N[here], "offsets_N": offsets_N[here]}
+            parts.append(self.answers.form(hidden_ND[here], logits_NV, uniforms_ND[here], common))
+        if not parts:
+            return [b""] * len(counts)
+        bad = [bool((~row).any()) for row in np.split(np.concatenate(good), np.cumsum(counts)[:-1])]
+        rows = join(parts).rows(counts.tolist())
+        return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
+
+    @torch.no_grad()
+    def say(self, model: Any, encoded: EncodedBatch) -> Said:
+        """Summed negative log-likelihood of each row's target (nats), and its tokens."""
+        hidden_ND, head = self.gather(model(**encoded.inputs), encoded), model.head
+        size = int(encoded.extra["vocabulary"])
+        step, nll = chunk_of(size), []
+        for begin in range(0, len(hidden_ND), step):
+            logits_NV = head.logits(hidden_ND[begin : begin + step])[:, :size].float()
+            nll.append(F.cross_entropy(logits_NV, encoded.labels_N[begin : begin + step], reduction="none"))
+        nll_N = torch.cat(nll).double().cpu().numpy() if nll else np.empty(0)
+        row_N = np.repeat(np.arange(len(encoded.counts_B)), encoded.counts_B)
+        return Said(
+            np.empty((0, 0), np.float32),
+            np.zeros(len(encoded.counts_B), np.int64),
+            np.empty(0, bool),
+            nll_B=np.bincount(row_N, weights=nll_N, minlength=len(encoded.counts_B)).astype(np.float64),
+            tokens_B=encoded.counts_B,
+        )
+
+    def columns(
+        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
+    ) -> tuple[tuple[int, ...], ...]:
+        """There are no labels."""
+        return ()
+
+    def answer_key(self) -> Any:
+        """The form of the answers, and how long source and target may be."""
+        return [self.kind, self.answers.model_dump(mode="json"), self.lengths_key()]
+
+    @abstractmethod
+    def lengths_key(self) -> Any:
+        """What cuts a text, beside `max_length`."""
+
+    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+        """NLL (nats a token of the model's own tokenizer), perplexity, and what is `written`."""
+        assert said.nll_B is not None and said.tokens_B is not None
+        total, tokens = float(said.nll_B.sum()), int(said.tokens_B.sum())
+        found = {"nll": total / max(tokens, 1), "perplexity": generation.perplexity(total, max(tokens, 1))}
+        if said.texts is not None and self.written:
+            references = rows.pairs or ()
+            found |= generation.metrics(said.texts, references, rows.languages[0], self.written)
+        return found
+
+
+def target_tokens(
+    tokenizer: Tokenizer, targets: Sequence[str], limit: int, *, as_target: bool
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Ids ``[L]`` and begin offsets ``[L]`` of each target, the end token last; cut after ``limit`` tokens.
+
+    Args:
+        as_target: let the tokenizer encode it as a target and end it itself (encoder-decoders); else the end token is
+            set here.
+    """
+    call: Any = tokenizer
+    how: dict[str, Any] = (
+        {"text_target": list(targets)} if as_target else {"text": list(targets), "add_special_tokens": False}
+    )
+    encoded = call(**how, return_offsets_mapping=True, return_special_tokens_mask=True)
+    end = getattr(tokenizer, "eos_token_id", None)
+    end = getattr(tokenizer, "sep_token_id", None) if end is None else end
+    rows = []
+    for at, text in enumerate(targets):
+        ids = np.asarray(encoded["input_ids"][at], dtype=np.int64)
+        offsets = np.asarray(encoded["offset_mapping"][at], dtype=np.int64).reshape(-1, 2)
+        special = np.asarray(encoded["special_tokens_mask"][at], dtype=bool)
+        if not as_target and end is not None:
+            ids, special = np.append(ids, end), np.append(special, True)
+            offsets = np.concatenate([offsets, [[0, 0]]])
+        starts = start_offsets(offsets, text, special)
+        rows.append((ids[:limit], starts[:limit]))
+    return rows
+
+
+def _never_falling(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Offsets as a body holds them: a token that begins no position has that of the one before it, and the first of
+    equal ones is the one that counts."""
+    rows = [np.maximum.accumulate(np.maximum(row, 0)) for row in np.split(starts_N, np.cumsum(counts_B)[:-1])]
+    return np.concatenate([np.empty(0, np.int64), *rows])
+
+
+def row_seeds(batch: TextBatch) -> NDArray[np.int64]:
+    """``[B]``: a number that follows from a row's texts alone, for answers that are drawn."""
+    found = [
+        hashlib.sha256(f"{len(text)} {text}{target}".encode("utf-8", "surrogatepass")).digest()[:8]
+        for text, target in zip(batch.texts, batch.pairs or (), strict=True)
+    ]
+    return np.frombuffer(b"".join(found), dtype="<i8").astype(np.int64)
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """The highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
+    return _highest(tokenizer) + 1
+
+
+@lru_cache(maxsize=64)
+def _highest(tokenizer: Any) -> int:
+    return int(max(tokenizer.get_vocab().values(), default=-1))
+
+
+def language_batch(encoded: EncodedBatch, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+    """What a language model's batch carries beside tokens: offsets of its units, seeds of its rows, the vocabulary."""
+    chosen = np.asarray(picked, dtype=np.int64)
+    extra = {
+        "offsets_N": torch.from_numpy(rows.extra["offsets_N"][rows.units(picked)]),
+        "seeds_B": torch.from_numpy(rows.extra["seeds_B"][chosen]),
+        "vocabulary": torch.as_tensor(rows.extra["vocabulary"]),
+        "rows_B": torch.from_numpy(chosen),
+    }
+    return replace(encoded, extra={**encoded.extra, **extra})

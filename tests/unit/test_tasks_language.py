@@ -1,0 +1,144 @@
+"""Language models: units, bodies and lenses, with one tokenizer and with two."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raykd.distill.codec import decode
+from raykd.distill.lens import Lens, Units, lay_out_tokens
+from raykd.distill.signals import TeacherSignal, TextBatch
+from raykd.models import Decoder, EncoderDecoder
+from raykd.models.lm import Headless
+from raykd.tasks import CausalLM, Seq2Seq
+from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
+
+TEXTS = ("Good morning, how are you?", "where is the station", "你好吗")
+TARGETS = ("I am fine.", "It is near the river.", "我很好，谢谢。")
+
+
+def batch(texts: tuple[str, ...] = TEXTS) -> TextBatch:
+    return TextBatch(("a", "b", "c"), texts, ("en", "en", "zh"), np.zeros(3, np.int64), TARGETS)
+
+
+OTHERS = ("fine rivers, fine stations", "I am near the sea. It is the end.", "谢谢你，我很好")
+
+
+def made(kind: str, texts: tuple[str, ...] = (*TEXTS, *TARGETS)) -> tuple[Any, Any, Any]:
+    student = Decoder if kind == "causal_lm" else EncoderDecoder
+    spec = student(layers=1, hidden=16, heads=2, vocab_size=600, dropout=0.0)
+    tokenizer = spec.fit_tokenizer(texts * 2)
+    task = CausalLM() if kind == "causal_lm" else Seq2Seq()
+    return task, tokenizer, spec.build(tokenizer, (), 0, kind).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["causal_lm", "seq2seq"])
+def test_units_are_the_targets_tokens_and_the_prompt_is_not_trained(kind: str) -> None:
+    task, tokenizer, model = made(kind)
+    rows = task.encode(tokenizer, batch())
+    units = [rows.labels_N[rows.units([i])] for i in range(3)]
+    assert [tokenizer.decode(u, skip_special_tokens=True) for u in units] == list(TARGETS)
+    assert all(u[-1] == tokenizer.eos_token_id for u in units)
+    offsets = [rows.extra["offsets_N"][rows.units([i])] for i in range(3)]
+    assert [int(o[-1]) for o in offsets] == [len(t) for t in TARGETS] and all(o[0] == 0 for o in offsets)
+    # The loss of the places that are read is the loss that transformers computes from the labels itself.
+    encoded = task.collate(rows, [0, 1, 2])
+    said = task.say(Headless(model), encoded)
+    inputs = dict(encoded.inputs)
+    if kind == "causal_lm":
+        labels = torch.full_like(inputs["input_ids"], -100)
+        assert encoded.places_N2 is not None
+        labels[encoded.places_N2[:, 0], encoded.places_N2[:, 1] + 1] = encoded.labels_N
+        inputs["labels"] = labels
+    with torch.no_grad():
+        loss = model(**inputs).loss
+    assert said.nll_B is not None and said.nll_B.sum() / len(encoded.labels_N) == pytest.approx(
+        float(loss), rel=1e-5
+    )
+    assert said.tokens_B is not None and said.tokens_B.tolist() == encoded.counts_B.tolist()
+
+
+def test_a_long_prompt_loses_its_beginning_and_a_long_target_its_end() -> None:
+    task, tokenizer, _ = made("causal_lm")
+    short = CausalLM(max_length=9, max_target_length=4)
+    rows = short.encode(tokenizer, batch())
+    assert rows.counts_B.max() == 4 and rows.lengths_B.max() <= 9
+    assert TEXTS[0].endswith(tokenizer.decode(rows.fields["input_ids"][0][:-4]).strip())
+    assert task.encode(tokenizer, batch(("", "", ""))).lengths_B.min() > 1
+
+
+@pytest.mark.parametrize("form", [TopKAnswers(k=5), SampledAnswers(draws=20), HiddenAnswers()])
+def test_a_body_says_the_same_alone_and_in_a_batch(form: Any) -> None:
+    task, tokenizer, model = made("seq2seq")
+    task = task.model_copy(update={"answers": form})
+    rows, teacher = task.encode(tokenizer, batch()), Headless(model)
+    with torch.no_grad():
+        together = task.answer(teacher, task.collate(rows, [0, 1, 2]), ())
+        alone = [
+            task.answer(teacher, task.collate(task.encode(tokenizer, batch().take([i])), [0]), ())[0]
+            for i in range(3)
+        ]
+    for one, other in zip(together, alone, strict=True):
+        a, b = decode([one])[0], decode([other])[0]
+        assert a is not None and b is not None and a.constants() == b.constants()
+        for name, column in a.columns().items():
+            np.testing.assert_allclose(column, b.columns()[name], atol=2e-3, err_msg=name)
+    assert decode(together)[1].tolist() == rows.counts_B.tolist()
+
+
+def laid(kind: str, texts: tuple[str, ...], lens: Lens) -> tuple[Any, Any, Any]:
+    task, own, _ = made(kind)
+    _, other, model = made(kind, texts)
+    rows, theirs = task.encode(own, batch()), task.encode(other, batch())
+    with torch.no_grad():
+        bodies = task.answer(Headless(model), task.collate(theirs, [0, 1, 2]), ())
+    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(3, bool), bodies=tuple(bodies))
+    encoded = task.collate(rows, [2, 0])
+    picked = TeacherSignal("t", signal.logits_NC, np.ones(2, bool), bodies=(bodies[2], bodies[0]))
+    places = rows.units([2, 0])
+    units = Units(encoded.labels_N, rows.extra["offsets_N"][places], encoded.counts_B, places, ("zh", "en"))
+    return lay_out_tokens([picked], [None], [lens], units), rows, theirs
+
+
+def test_the_same_tokenizer_covers_every_unit() -> None:
+    signals, rows, _ = laid("causal_lm", (*TEXTS, *TARGETS), Lens("same"))
+    assert signals.covered_MN.all() and signals.languages[0] == "zh" and signals.languages[-1] == "en"
+    assert len(signals.labels_N) == int(rows.counts_B[[2, 0]].sum())
+
+
+def test_another_tokenizer_covers_the_units_that_begin_and_end_where_its_own_do() -> None:
+    signals, rows, theirs = laid("causal_lm", OTHERS, Lens("overlap"))
+
+    def spans(encoded: Any, i: int) -> list[tuple[int, int]]:
+        starts = encoded.extra["offsets_N"][encoded.units([i])].tolist()
+        return [(a, b) for a, b in zip(starts, [*starts[1:], -2], strict=True) if a >= 0]
+
+    expected = [span in spans(theirs, i) for i in (2, 0) for span in spans(rows, i)]
+    found = signals.covered_MN[0][torch.from_numpy(rows.extra["offsets_N"][rows.units([2, 0])] >= 0)]
+    assert found.tolist() == expected and 0 < sum(expected) < len(expected)
+
+
+def test_a_teacher_that_was_asked_for_nothing_covers_nothing() -> None:
+    task, tokenizer, _ = made("causal_lm")
+    rows = task.encode(tokenizer, batch())
+    encoded = task.collate(rows, [0])
+    silent = TeacherSignal("t", np.empty((0, 0), np.float32), np.zeros(1, bool), bodies=(None,))
+    units = Units(
+        encoded.labels_N, rows.extra["offsets_N"][rows.units([0])], encoded.counts_B, rows.units([0]), ("en",)
+    )
+    signals = lay_out_tokens([silent], [None], [Lens("same")], units)
+    assert not signals.covered_MN.any()
+    from raykd.distill.objective import Objective
+
+    objective = Objective.model_validate({"alpha": 0.5, "temperature": 1.0})
+    logits = torch.zeros(len(units.labels_N), len(tokenizer), requires_grad=True)
+    counts = objective.counts(units.labels_N, signals)
+    result = objective.evaluate(logits, units.labels_N, signals, 0.0, counts)
+    assert counts.uncovered == len(units.labels_N) and float(result.loss) == pytest.approx(
+        np.log(len(tokenizer)), rel=1e-5
+    )
+    assert SimpleNamespace(**result.sums).hard > 0
