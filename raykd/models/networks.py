@@ -157,14 +157,21 @@ class RecurrentModel(PreTrainedModel):
             super()._init_weights(module)
 
     def states(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        embedded_BLE: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``[B, L]`` ids, padded on the right, to states ``[B, L, H]``, mask ``[B, L]`` and lengths ``[B, 1]``."""
+        """``[B, L]`` ids, padded on the right, to states ``[B, L, H]``, mask ``[B, L]`` and lengths ``[B, 1]``.
+
+        Args:
+            embedded_BLE: what the LSTM reads, if not the embedding of the ids.
+        """
         mask_BL = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
         length_B1 = mask_BL.sum(dim=1, keepdim=True)
         place_BL = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         reversed_BL = torch.where(place_BL < length_B1, length_B1 - 1 - place_BL, place_BL)
-        states_BLH = self.dropout(self.embedding(input_ids))
+        states_BLH = self.dropout(self.embedding(input_ids) if embedded_BLE is None else embedded_BLE)
         for i, forward in enumerate(self.forward_layers):
             out_BLH = forward(states_BLH)[0]
             if self.config.bidirectional:
@@ -230,10 +237,20 @@ class LSTMForTokenClassification(RecurrentModel):
 
 
 class LSTMForQuestionAnswering(RecurrentModel):
-    """The trunk's states and two outputs for each token: an answer starts here, an answer ends here."""
+    """Two outputs for each token, an answer starts here or ends here, by a small document reader.
+
+    An LSTM over a question and a context cannot compare the two; this one is told of each token of the context
+    whether it stands in the question and what of the question is most like it (the exact match and the aligned
+    question embedding of Chen et al., ACL 2017, arXiv:1704.00051), and asks the question's summary about its states.
+    """
 
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__(config)
+        size = config.embedding_size
+        self.alignment = nn.Linear(size, size)
+        self.matching = nn.Linear(size + 2, size)
+        self.summary = nn.Linear(self.width, 1)
+        self.asking = nn.Linear(self.width, 2 * self.width)
         self.qa_outputs = nn.Linear(self.width, 2)
         self.post_init()
 
@@ -245,14 +262,45 @@ class LSTMForQuestionAnswering(RecurrentModel):
         end_positions: torch.Tensor | None = None,
         **ignored: Any,
     ) -> QuestionAnsweringModelOutput:
-        """``[B, L]`` ids to two ``[B, L]``; the loss is the mean of both cross-entropies over the places."""
-        logits_BL2 = self.qa_outputs(self.dropout(self.states(input_ids, attention_mask)[0]))
+        """``[B, L]`` ids of question and context to two ``[B, L]``; the loss is the mean of both cross-entropies."""
+        asked_BL, behind_BL = self._parts(input_ids)
+        embedded_BLE = self._matched(input_ids, asked_BL, behind_BL)
+        states_BLH = self.dropout(self.states(input_ids, attention_mask, embedded_BLE)[0])
+        weight_BL = self.summary(states_BLH).squeeze(2).masked_fill(~asked_BL, -1e4).softmax(dim=1)
+        question_BH = (weight_BL[:, None] @ states_BLH).squeeze(1)
+        wanted_BH2 = self.asking(question_BH).view(len(input_ids), -1, 2)
+        logits_BL2 = self.qa_outputs(states_BLH) + states_BLH @ wanted_BH2 / self.width**0.5
         start_BL, end_BL = logits_BL2.unbind(dim=2)
         loss = None
         if start_positions is not None and end_positions is not None:
             start = F.cross_entropy(start_BL.float(), start_positions.view(-1))
             loss = (start + F.cross_entropy(end_BL.float(), end_positions.view(-1))) / 2
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start_BL, end_logits=end_BL)
+
+    def _parts(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which tokens are of the question and which of the context, ``[B, L]``, by the separators."""
+        sign = self.config.sep_token_id
+        ends_BL = input_ids == (-1 if sign is None else sign)
+        behind_BL = ends_BL.cumsum(dim=1)
+        asked_BL = (behind_BL == 0) & (input_ids != self.config.pad_token_id)
+        asked_BL[:, 0] = False  # the sign of the beginning
+        return asked_BL, (behind_BL == 1) & ~ends_BL & (input_ids != self.config.pad_token_id)
+
+    def _matched(
+        self, input_ids: torch.Tensor, asked_BL: torch.Tensor, behind_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """What the LSTM reads of each token, ``[B, L, E]``: its embedding, and what the question has to do with it."""
+        embedded_BLE = self.embedding(input_ids)
+        longest = int(asked_BL.sum(dim=1).max()) + 1
+        ids_BQ, asked_BQ = input_ids[:, :longest], asked_BL[:, :longest]
+        same_BLQ = (input_ids[:, :, None] == ids_BQ[:, None, :]) & asked_BQ[:, None, :]
+        match_BL = same_BLQ.any(dim=2) & behind_BL
+        keys_BLE = torch.relu(self.alignment(embedded_BLE))
+        score_BLQ = keys_BLE @ keys_BLE[:, :longest].transpose(1, 2)
+        near_BLQ = score_BLQ.masked_fill(~asked_BQ[:, None, :], -1e4).softmax(dim=2)
+        aligned_BLE = near_BLQ @ embedded_BLE[:, :longest] * behind_BL[:, :, None]
+        told = torch.cat([aligned_BLE, match_BL[:, :, None], behind_BL[:, :, None]], dim=2)
+        return embedded_BLE + self.matching(told.to(embedded_BLE.dtype))
 
 
 def _take(states_BLH: torch.Tensor, place_BK: torch.Tensor) -> torch.Tensor:

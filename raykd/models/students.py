@@ -190,6 +190,7 @@ class LSTM(Spec):
             dropout=self.dropout,
             pooling=self.pooling,
             pad_token_id=tokenizer.pad_token_id,
+            sep_token_id=getattr(tokenizer, "sep_token_id", None),
             **label_settings(labels, head),
         )
         with seeded(seed):
