@@ -136,6 +136,14 @@ class RecurrentModel(PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.width = directions * config.hidden_size
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The table that grows where tokens are added."""
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Puts a grown table in its place."""
+        self.embedding = value  # type: ignore[assignment]
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=0.1)

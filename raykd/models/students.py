@@ -135,7 +135,7 @@ class Pretrained(Spec):
         from raykd.models.loading import load_for_training
 
         with seeded(seed):
-            return load_for_training(
+            model = load_for_training(
                 self.path,
                 tuple(labels),
                 head,
@@ -143,6 +143,10 @@ class Pretrained(Spec):
                 trust_remote_code=self.trust_remote_code,
                 layers=self.layers,
             )
+            tokens = 0 if tokenizer is None else len(tokenizer)  # type: ignore[arg-type]
+            if tokens > getattr(model.config, "vocab_size", tokens):  # markers were added
+                model.resize_token_embeddings(tokens)
+            return model
 
 
 class LSTM(Spec):

@@ -9,6 +9,8 @@ counted, left out or refused. Held-out rows are never left out: every system is 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import DataError
-from raykd.tasks import EncodedRows
-from raykd.tasks.tokens import Tokenizer
+from raykd.models import Student
+from raykd.tasks import EncodedRows, TaskBase
+from raykd.tasks.tokens import Tokenizer, add_markers
 
 log = logging.getLogger("raykd.student")
 
@@ -37,6 +40,20 @@ class Prepared:
     train_tokens: EncodedRows
     validation_tokens: EncodedRows
     facts: dict[str, float] = field(default_factory=dict)
+
+
+def fit_tokenizer(student: Student, parts: Sequence[tuple[TaskBase, Rows]]) -> Tokenizer:
+    """The student's tokenizer, learnt from the rows of its tasks, with their markers as single tokens.
+
+    Raises:
+        ConfigError: a student whose tokenizer cannot keep markers.
+    """
+    markers = tuple(dict.fromkeys(m for task, _ in parts for m in getattr(task, "markers", ())))
+    texts = [text for _, rows in parts for text in [*rows.texts, *(rows.pairs or ())]]
+    if markers:  # signs are no words: they would only take places of the vocabulary
+        sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
+        texts = [sign.sub(" ", text) for text in texts]
+    return add_markers(student.fit_tokenizer(texts), markers)
 
 
 def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> Prepared:

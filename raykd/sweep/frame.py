@@ -194,7 +194,7 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
 def _shared(frame: Frame, search: Search, mailbox: Any) -> Shared:
     """What travels to the trials' processes: rows, the student's tokenizer, the pool's address."""
     base, data = frame.base, frame.data
-    tokenizer = base.student.fit_tokenizer([*data.train.texts, *(data.train.pairs or ())])
+    tokenizer = fit_tokenizer(base.student, [(base.task, data.train)])
     return Shared(
         configs=search.configs,
         base=base,

@@ -37,7 +37,7 @@ from raykd.runs.curves import load_points, save_points
 from raykd.runs.host import POINTS
 from raykd.runs.loop import make_loop, model_card
 from raykd.runs.mailbox import Event
-from raykd.student.prepare import Prepared, prepare
+from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.pool import PoolHandle
 
@@ -164,9 +164,10 @@ class Rank:
         if key not in self._prepared:
             same = config.data == base.data
             data = self.shared.data if same else load_data(config.data, Path.cwd(), config.form)
+            same = same and getattr(config.task, "markers", ()) == getattr(base.task, "markers", ())
             tokenizer = self.shared.tokenizers.get(config.student.tokenizer_key()) if same else None
             if tokenizer is None:
-                tokenizer = config.student.fit_tokenizer([*data.train.texts, *(data.train.pairs or ())])
+                tokenizer = fit_tokenizer(config.student, [(config.task, data.train)])
             while len(self._prepared) >= _KEPT:
                 self._prepared.pop(next(iter(self._prepared)))
             self._prepared[key] = prepare(config, data.train, data.validation, tokenizer), tokenizer

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from raykd.distill.signals import TextBatch
 from raykd.tasks import metrics
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
 from raykd.tasks.forms import RowForm
-from raykd.tasks.tokens import Tokenizer, tokenize
+from raykd.tasks.tokens import Tokenizer, Tokens, marker_ids, tokenize
 
 
 class Classification(TaskBase):
@@ -26,19 +27,40 @@ class Classification(TaskBase):
     kind: Literal["classification"] = "classification"
     max_length: int = 128
     """Longest text in tokens, special tokens included; what is longer is truncated."""
+    markers: tuple[str, ...] = ()
+    """Signs in the texts that stay one token each, such as those around the entities of a relation ("[E1]", "[/E1]",
+    "[E2]", "[/E2]"): tokenizers are given them, and rows that lose one to `max_length` are counted."""
+
+    @field_validator("markers")
+    @classmethod
+    def _signs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or any(not m or m != m.strip() or " " in m for m in value):
+            raise ValueError(f"markers must differ and hold no blank, got {list(value)}")
+        return value
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids of B rows."""
         tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length)
         starts_B1 = np.arange(len(batch) + 1)
+        extra = {"unmarked_B": self._unmarked(tokenizer, tokens)} if self.markers else {}
         return EncodedRows(
             tokens.fields,
             tokens.pad_values,
             tokens.lengths_B,
             batch.labels_B,
             starts_B1,
+            extra=extra,
             long_B=tokens.long_B,
         )
+
+    def _unmarked(self, tokenizer: Tokenizer, tokens: Tokens) -> NDArray[np.bool_]:
+        """``[B]``: rows whose tokens lack a marker, cut off or never there.
+
+        Raises:
+            ConfigError: a tokenizer that does not keep a marker as one token.
+        """
+        ids = marker_ids(tokenizer, self.markers)
+        return np.asarray([not np.isin(ids, row).all() for row in tokens.fields["input_ids"]], dtype=bool)
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
         """One a row."""

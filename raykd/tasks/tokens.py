@@ -212,3 +212,43 @@ def shortened(
         if len(offsets) > room:
             kept[i], long_B[i] = questions[i][: offsets[room - 1][1]], True
     return kept, long_B
+
+
+def add_markers(tokenizer: Tokenizer, markers: Sequence[str]) -> Tokenizer:
+    """The tokenizer, which from now on keeps each marker as one token; markers that it has are left as they are.
+
+    Raises:
+        ConfigError: a tokenizer without a vocabulary (hashed n-grams), which cannot keep a sign whole.
+    """
+    if markers:
+        check_fast(tokenizer)
+        call: Any = tokenizer
+        call.add_tokens([_added(marker) for marker in markers], special_tokens=True)
+    return tokenizer
+
+
+def _added(marker: str) -> Any:
+    """A token that is found before a text is put into lower case."""
+    from tokenizers import AddedToken
+
+    return AddedToken(marker, special=True, normalized=False)
+
+
+def marker_ids(tokenizer: Tokenizer, markers: Sequence[str]) -> NDArray[np.int64]:
+    """The token of each marker.
+
+    Raises:
+        ConfigError: the tokenizer cuts a marker to pieces.
+    """
+    check_fast(tokenizer)
+    call: Any = tokenizer
+    pieces = [call(marker, add_special_tokens=False)["input_ids"] for marker in markers]
+    broken = [marker for marker, ids in zip(markers, pieces, strict=True) if len(ids) != 1]
+    if broken:
+        raise ConfigError(
+            "a tokenizer cuts markers to pieces",
+            got=f"{broken}",
+            wanted="one token each",
+            next_step="train the model with task.markers, or leave them out where it does not know them",
+        )
+    return np.asarray([ids[0] for ids in pieces], dtype=np.int64)
