@@ -24,6 +24,7 @@ from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.pool import check_cluster, placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
+from raykd.student.prepare import fit_tokenizer
 from raykd.sweep.journal import FILE as JOURNAL
 from raykd.sweep.journal import Journal
 from raykd.sweep.progress import SweepProgress
