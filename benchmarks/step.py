@@ -92,20 +92,20 @@ class Arm:
     def __init__(self, loop: TrainingLoop, source: Any, threads: int, padded: bool = False) -> None:
         self.loop, self.threads, self.source = loop, threads, source
         self.served_cpu: list[float] = []
-        loop._source = source
-        self._encoded = loop._encoded
+        loop.member.source = source
+        self._encoded = loop.member.tokens
         self._work: Iterator[StepWork] = Prefetcher(
-            source, loop._rows_of, loop.train_rows.take, loop.config.serving.prefetch if not padded else 1
+            loop.ask, loop.config.serving.prefetch if not padded else 1
         ).steps(0, loop.total_steps)
         self.cpu: list[float] = []
         self.busy: list[float] = []
         if padded:
-            loop._micro = self._padded(loop._micro)  # type: ignore[method-assign]
+            loop.member.micro = self._padded(loop.member.micro)  # type: ignore[method-assign]
 
     @staticmethod
     def _padded(micro: Any) -> Any:
-        def make(rows: Any, at: int, work: StepWork) -> Any:
-            made = micro(rows, at, work)
+        def make(rows: Any, answers: Any) -> Any:
+            made = micro(rows, answers)
             for name, value in made.encoded.inputs.items():
                 wide = torch.zeros(len(value), MAX_LENGTH, dtype=value.dtype)
                 wide[:, : value.shape[1]] = value
@@ -201,7 +201,7 @@ def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     state = {"step": 0}
     encoded = [
-        loop.task.collate(loop._encoded, loop.stream.batch(i).tolist())
+        loop.member.task.collate(loop.member.tokens, loop.member.stream.batch(i).tolist())
         for i in range(64)
     ]
 

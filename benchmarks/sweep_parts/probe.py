@@ -135,7 +135,7 @@ class Probe(Rank):
             rank=0, world=1, device="cpu", publish=lambda point: None,
         )  # fmt: skip
         loop.engine.train()
-        ahead = Prefetcher(loop._source, loop._rows_of, loop.train_rows.take, config.serving.prefetch)
+        ahead = Prefetcher(loop.ask, config.serving.prefetch)
         return loop, ahead.steps(0, loop.total_steps)
 
 

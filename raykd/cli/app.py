@@ -54,6 +54,13 @@ def run_file(path: Path, overrides: list[str] | None) -> Any:
     return load_run(path, overrides or ())
 
 
+def any_run_file(path: Path, overrides: list[str] | None) -> Any:
+    """Also a run of several tasks."""
+    from raykd.load import load_any
+
+    return load_any(path, overrides or ())
+
+
 def finish(outcome: Any) -> None:
     for part in outcome.tables:
         console.print(part)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from raykd.cli.app import Overrides, RunFile, app, console, finish, print_lines, run_file
+from raykd.cli.app import Overrides, RunFile, any_run_file, app, console, finish, print_lines
 
 NOT_CHECKED = "not checked"
 """What a finding says that only the run itself can know."""
@@ -41,7 +41,7 @@ def train(
     """
     from raykd.runs.folder import finished_before
 
-    config = run_file(run, overrides)
+    config = any_run_file(run, overrides)
     before = finished_before(config) if resume else None
     if before is not None:
         console.print(before.text, markup=False, highlight=False)
@@ -59,7 +59,7 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     from raykd.runs.check import check as run_check
     from raykd.tracking import redact
 
-    findings = run_check(run_file(run, overrides))
+    findings = run_check(any_run_file(run, overrides))
     for finding in findings:
         if finding.error is None:
             console.print(
@@ -121,6 +121,9 @@ def predict(
         str | None, typer.Option(help="Key of the text in --jsonl; none takes text, tokens or question.")
     ] = None,
     pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Which task of a student of several; the folders in it are named so.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a text instead of a table.")
     ] = False,
@@ -131,10 +134,11 @@ def predict(
 
     A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
     """
+    from raykd.models import folder_of
     from raykd.runs.predict import predict_rows, read_texts
 
     asked = read_texts(texts, jsonl, column, pair, sys.stdin)
-    for row in predict_rows(model, asked):
+    for row in predict_rows(folder_of(model, task), asked):
         if as_json or jsonl is not None:
             print(json.dumps(row, ensure_ascii=False))
         else:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from raykd import models
-from raykd.config import RunConfig, TeacherConfig
+from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
 from raykd.models.loading import served
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
-from raykd.runs.jobs import Job, jobs_of
+from raykd.runs.jobs import AnyJob, jobs_of
 from raykd.student.engine import deepspeed_config
-from raykd.teachers.pool import Placement, group
+from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import redact, tracking_uri
 
@@ -65,7 +66,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     return f"{info.kind}, labels {', '.join(info.labels)}" if info.labels else info.kind
 
 
-def preflight(config: RunConfig, *, together: bool = True) -> None:
+def preflight(config: Run, *, together: bool = True) -> None:
     """What a run asks before it makes its folder; data are read after that, as what they hold is logged.
 
     Args:
@@ -73,13 +74,14 @@ def preflight(config: RunConfig, *, together: bool = True) -> None:
     Raises:
         RaykdError: the first that `check` would show.
     """
-    check_combinations(config)
-    for teacher in config.active_teachers:
-        check_teacher(teacher, config)
-        if teacher.path is not None:
-            models.resolve(
-                teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
-            )
+    for member in config.members.values():
+        check_combinations(member)
+        for teacher in member.active_teachers:
+            check_teacher(teacher, member)
+            if teacher.path is not None:
+                models.resolve(
+                    teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+                )
     check_student(config)
     check_pool(config)
     check_resources(config, together=together)
@@ -111,7 +113,7 @@ def check_combinations(config: RunConfig) -> str:
     return "objective, weighting, batch and DeepSpeed configuration fit together"
 
 
-def available_here(config: RunConfig) -> tuple[dict[str, float], str] | None:
+def available_here(config: Run) -> tuple[dict[str, float], str] | None:
     """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
     if config.ray.address or os.environ.get("RAY_ADDRESS"):
         return None
@@ -123,14 +125,14 @@ def available_here(config: RunConfig) -> tuple[dict[str, float], str] | None:
     return has, "this machine"
 
 
-def _asks_for_gpus(config: RunConfig) -> bool:
+def _asks_for_gpus(config: Run) -> bool:
     training = [t.training.workers for t in config.active_teachers if t.training is not None]
     return any(w.num_gpus for w in [config.workers, *training]) or any(
         t.actor.num_gpus for t in config.active_teachers
     )
 
 
-def check(config: RunConfig) -> list[Finding]:
+def check(config: Run) -> list[Finding]:
     """All findings, good and bad, in the order of the run."""
     findings: list[Finding] = []
 
@@ -140,9 +142,10 @@ def check(config: RunConfig) -> list[Finding]:
         except RaykdError as error:
             findings.append(Finding(what, "", error))
 
-    look("combinations", lambda: check_combinations(config))
-    for teacher in config.active_teachers:
-        look(f"teacher {teacher.name}", lambda teacher=teacher: check_teacher(teacher, config))  # type: ignore[misc]
+    for name, member in config.members.items():
+        look(f"combinations {name}".rstrip(), partial(check_combinations, member))
+        for teacher in member.active_teachers:
+            look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
     look("data", lambda: _check_data(config))
     look("student", lambda: check_student(config))
     if config.serving.pool is not None:
@@ -152,17 +155,20 @@ def check(config: RunConfig) -> list[Finding]:
     return findings
 
 
-def _check_data(config: RunConfig) -> str:
+def _check_data(config: Run) -> str:
     teachers, students = jobs_of(config, Path(config.output) / config.name)
     return "; ".join(_describe(job) for job in [*teachers, *students])
 
 
-def _describe(job: Job) -> str:
-    rows, labelled = len(job.data.train), int(job.data.train.labelled.sum())
-    return f"{job.name}: {labelled:,} labelled and {rows - labelled:,} unlabelled texts, {job.steps:,} steps"
+def _describe(job: AnyJob) -> str:
+    told = []
+    for name, part in job.parts.items():
+        rows, labelled = len(part.data.train), int(part.data.train.labelled.sum())
+        told.append(f"{name} {labelled:,} labelled and {rows - labelled:,} unlabelled texts".lstrip())
+    return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"
 
 
-def check_student(config: RunConfig) -> str:
+def check_student(config: Run) -> str:
     """What the student is.
 
     Raises:
@@ -177,7 +183,7 @@ def check_student(config: RunConfig) -> str:
     return config.student.kind
 
 
-def check_pool(config: RunConfig) -> str:
+def check_pool(config: Run) -> str:
     """Whether a named pool can be asked for; what it serves is compared when the run has connected.
 
     Raises:
@@ -189,17 +195,21 @@ def check_pool(config: RunConfig) -> str:
     return f"{config.serving.pool} at {address or 'this Ray'}: not checked before the run connects to it"
 
 
-def check_resources(config: RunConfig, *, together: bool = True) -> str:
+def check_resources(config: Run, *, together: bool = True) -> str:
     """What the run holds at once, compared with this machine unless it goes to a cluster.
 
     Raises:
         ResourceError: with the arithmetic.
     """
-    placements = [
-        Placement(TeacherSpec(t.name, "", config.data.labels, config.task), t.actor)
-        for t in config.active_teachers
-    ]
-    groups = group(placements) if config.serving.pool is None else []  # a named pool is there already
+    groups: list[Group] = []
+    started = config.members.values() if config.serving.pool is None else ()  # a named pool is there already
+    for member in started:
+        groups += group(
+            [
+                Placement(TeacherSpec(t.name, "", member.data.labels, member.task), t.actor)
+                for t in member.active_teachers
+            ]
+        )
     stages = demands_of(config, groups, together=together)
     here = available_here(config)
     for demands in stages:

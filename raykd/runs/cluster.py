@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from raykd.config import RayConfig, RunConfig, WorkersConfig
+from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.runs.host import ENVIRONMENT
 from raykd.teachers.pool import Group
@@ -137,7 +137,7 @@ def check_fits(demands: list[Demand], available: dict[str, float], where: str) -
             )
 
 
-def demands_of(config: RunConfig, groups: list[Group], *, together: bool = True) -> list[list[Demand]]:
+def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> list[list[Demand]]:
     """What is held at once, a list a stage: each teacher's training, then pool and student, together or in turn."""
     stages = [
         [workers_demand(t.training.workers, f"training teacher {t.name}")]

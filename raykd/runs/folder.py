@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from raykd.config import RunConfig
+from raykd.config import MultiRun, Run, RunConfig
 from raykd.errors import ConfigError
 from raykd.student.engine import deepspeed_config
 from raykd.tracking import RedactingFilter
@@ -117,7 +117,7 @@ def look_at_folder(config: Owner, *, resume: bool, overwrite: bool) -> dict[str,
                 wanted=f"{str(state.get('fingerprint'))[:12]}, see {path / 'run.yaml'}",
                 next_step="resume with the old configuration, or start anew with --overwrite or another name",
             )
-        if isinstance(config, RunConfig):
+        if isinstance(config, (RunConfig, MultiRun)):
             _check_workers(config, state, path)
     return state
 
@@ -150,7 +150,7 @@ def open_folder(
         (path / name).write_text(content, encoding="utf-8")
     folder = RunFolder(path, state, fresh)
     folder.write_state(fingerprint=config.fingerprint(), data=data, status="running")
-    if isinstance(config, RunConfig):
+    if isinstance(config, (RunConfig, MultiRun)):
         folder.write_state(num_workers=config.workers.num_workers)
     return folder
 
@@ -174,7 +174,7 @@ def finished_before(config: Owner) -> Finished | None:
     return Finished(text, tuple(str(line) for line in state.get("lines", ())))
 
 
-def _check_workers(config: RunConfig, state: dict[str, Any], path: Path) -> None:
+def _check_workers(config: Run, state: dict[str, Any], path: Path) -> None:
     """A checkpoint of ZeRO 1 to 3 is cut into as many parts as there were workers."""
     now, before = config.workers.num_workers, state.get("num_workers")
     stage = deepspeed_config(config.train, now)["zero_optimization"].get("stage", 0)

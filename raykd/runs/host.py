@@ -18,14 +18,14 @@ from typing import Any
 
 import ray
 
-from raykd import models
-from raykd.config import RunConfig, WorkersConfig
+from raykd.config import Run, WorkersConfig
 from raykd.errors import RaykdError, TeacherError, TrainingError
 from raykd.point import Point
 from raykd.runs.checkpoints import newest, next_start, write_manifest
 from raykd.runs.curves import load_points, save_points
-from raykd.runs.jobs import Job
+from raykd.runs.jobs import AnyJob
 from raykd.runs.mailbox import Event
+from raykd.teachers.pool import PoolHandle
 
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -43,27 +43,31 @@ ABORT_S = 3.0
 
 @dataclass(frozen=True)
 class Payload:
-    """One job as it travels to the workers; rows and tokenizer are object references."""
+    """One job as it travels to the workers; rows and tokenizer are object references.
+
+    rows: of each task those to train on and those to validate on. pools: of each task its teachers.
+    """
 
     name: str
-    config: RunConfig
-    train: Any
-    validation: Any
+    config: Run
+    rows: dict[str, tuple[Any, Any]]
     tokenizer: Any
     output: str
-    pool: Any = None
+    pools: dict[str, PoolHandle]
 
 
-def pack_job(job: Job, tokenizer: Any, pool: Any) -> Payload:
+def pack_job(job: AnyJob, tokenizer: Any, pools: dict[str, PoolHandle]) -> Payload:
     """A job with its rows and tokenizer in the object store."""
     return Payload(
         name=job.name,
         config=job.config,
-        train=ray.put(job.data.train),
-        validation=ray.put(job.data.validation),
+        rows={
+            task: (ray.put(part.data.train), ray.put(part.data.validation))
+            for task, part in job.parts.items()
+        },
         tokenizer=ray.put(tokenizer),
         output=str(job.output),
-        pool=pool,
+        pools=pools,
     )
 
 
@@ -95,7 +99,7 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
     import ray.train
     import torch
 
-    from raykd.runs.loop import make_loop, model_card
+    from raykd.runs.loop import make_loop, save_student
     from raykd.student.prepare import prepare
 
     context = ray.train.get_context()
@@ -111,9 +115,12 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         mailbox.put.remote(Event("point", payload.name, point, loop.total_steps))
 
     tokenizer = ray.get(payload.tokenizer)
-    prepared = prepare(config, ray.get(payload.train), ray.get(payload.validation), tokenizer)
+    prepared = {
+        task: prepare(config.members[task], ray.get(train), ray.get(validation), tokenizer)
+        for task, (train, validation) in payload.rows.items()
+    }
     loop = make_loop(
-        config, prepared, tokenizer, payload.pool, rank=rank, world=world, device=device, publish=publish
+        config, prepared, tokenizer, payload.pools, rank=rank, world=world, device=device, publish=publish
     )
     restored = ray.train.get_checkpoint() or resumed
     if restored is not None:
@@ -126,7 +133,7 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
     loop.run(_checkpoint_to_train(payload.name, points))
     if rank == 0:
-        models.save(loop.best_student(), Path(payload.output), card=model_card(config, loop))
+        save_student(loop, Path(payload.output))
         # Waits: with this event all points before it have arrived.
         ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()

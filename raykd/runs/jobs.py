@@ -2,19 +2,20 @@
 
 Decision record: training a teacher, the baseline and a distilled student is one thing with other settings, so
 each is a `Job` that holds a RunConfig of its own, and one worker group runs several jobs one after the other:
-starting a worker group costs more than training a small model. Trained teachers are kept by content (their
+starting a worker group costs more than training a small model. A student of several tasks is a `MixedJob`: its parts
+are the jobs that its tasks would be alone, each with a folder of its own. Trained teachers are kept by content (their
 configuration and their data), so that changing a student's seed never trains a teacher again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from raykd.config import RunConfig, TeacherConfig, overlay, plain_objective
+from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.load import validate
@@ -32,6 +33,11 @@ class Job:
     config: RunConfig
     data: Dataset
     output: Path
+
+    @property
+    def parts(self) -> dict[str, Job]:
+        """The jobs of single tasks that it consists of, by task: itself."""
+        return {"": self}
 
     @property
     def done(self) -> bool:
@@ -62,6 +68,45 @@ class Job:
                 wanted=f"train.batch_size of {self.rows} at most",
                 next_step="lower train.batch_size (of a teacher: training.train.batch_size), or add rows",
             )
+
+
+@dataclass(frozen=True)
+class MixedJob:
+    """One model to train for several tasks.
+
+    parts: of each task the job that it would be alone, with its folder of the saved model.
+    """
+
+    role: Literal["baseline", "student"]
+    name: str
+    config: MultiRun
+    parts: dict[str, Job]
+    output: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the model is there already."""
+        return (self.output / "config.json").exists()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the job: an epoch has all whole batches of all tasks."""
+        batch = self.config.train.batch_size
+        return self.config.train.total_steps(sum(max(1, part.rows // batch) for part in self.parts.values()))
+
+    def check_batch(self) -> None:
+        """As `Job.check_batch`, for each task."""
+        for part in self.parts.values():
+            part.check_batch()
+
+
+AnyJob = Job | MixedJob
+
+
+def data_fingerprint(job: AnyJob) -> str:
+    """sha256 (hex) over all rows of a job."""
+    parts = [(name, part.data.fingerprint()) for name, part in job.parts.items()]
+    return parts[0][1] if isinstance(job, Job) else hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
@@ -96,8 +141,10 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
     )
 
 
-def baseline_run(config: RunConfig, steps: int) -> RunConfig:
+def baseline_run(config: Run, steps: int) -> Run:
     """The student without teachers: gold labels only, the same number of steps, everything else equal."""
+    if isinstance(config, MultiRun):
+        return config.without_teachers(steps)
     update = {
         "name": "baseline",
         "teachers": (),
@@ -119,6 +166,16 @@ def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     return Job("teacher", f"teacher-{teacher.name}", run, data, output)
 
 
+def teacher_jobs(config: Run) -> list[Job]:
+    """Jobs of the teachers of all tasks that are trained first."""
+    return [
+        teacher_job(member, teacher)
+        for member in config.members.values()
+        for teacher in member.active_teachers
+        if teacher.training is not None
+    ]
+
+
 def existing_teachers(config: RunConfig, next_step: str) -> dict[str, Path]:
     """Folders of the teachers that were trained before, by the names of their jobs.
 
@@ -127,7 +184,7 @@ def existing_teachers(config: RunConfig, next_step: str) -> dict[str, Path]:
     Raises:
         ModelError: a teacher is not trained yet.
     """
-    jobs = [teacher_job(config, t) for t in config.active_teachers if t.training is not None]
+    jobs = teacher_jobs(config)
     check_trained(jobs, next_step)
     return {job.name: job.output for job in jobs}
 
@@ -144,16 +201,16 @@ def check_trained(jobs: Sequence[Job], next_step: str) -> None:
         )
 
 
-def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:
+def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[AnyJob]]:
     """Jobs in two stages: teachers to train; then baseline and student.
 
     Raises:
         DataError, ConfigError: what can be known of files, columns, labels and sizes.
     """
-    teachers = [teacher_job(config, t) for t in config.active_teachers if t.training is not None]
-    data = load_data(config.data, Path.cwd(), config.form)
-    student = Job("student", "student", config, data, run_dir / "student")
-    students = [student]
+    teachers = teacher_jobs(config)
+    data = {name: load_data(m.data, Path.cwd(), m.form) for name, m in config.members.items()}
+    student = job_of("student", "student", config, data, run_dir / "student")
+    students: list[AnyJob] = [student]
     if config.baseline:
         if config.plain:
             raise ConfigError(
@@ -162,12 +219,32 @@ def jobs_of(config: RunConfig, run_dir: Path) -> tuple[list[Job], list[Job]]:
                 wanted="a run with teachers",
                 next_step="leave baseline out: this run is the baseline",
             )
-        students.insert(
-            0, Job("baseline", "baseline", baseline_run(config, student.steps), data, run_dir / "baseline")
-        )
+        plain = baseline_run(config, student.steps)
+        students.insert(0, job_of("baseline", "baseline", plain, data, run_dir / "baseline"))
     for job in [*teachers, *students]:
         job.check_batch()
     return teachers, students
+
+
+def job_of(
+    role: Literal["baseline", "student"],
+    name: str,
+    config: Run,
+    data: Mapping[str, Dataset],
+    output: Path,
+) -> AnyJob:
+    """The job of a run, whether it is of one task or of several.
+
+    Args:
+        data: by task, as `config.members`.
+    """
+    if isinstance(config, RunConfig):
+        return Job(role, name, config, data[""], output)
+    parts = {
+        task: Job(role, f"{name} {task}", member, data[task], output / task)
+        for task, member in config.members.items()
+    }
+    return MixedJob(role, name, config, parts, output)
 
 
 def teacher_path(teacher: TeacherConfig, trained: dict[str, Path]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from raykd import models
-from raykd.config import RunConfig
+from raykd.config import Run, RunConfig
+from raykd.models.multi import MultiModel, save_tasks, share
 from raykd.point import Point
 from raykd.student.prepare import Prepared
 from raykd.student.worker import TrainingLoop
@@ -14,10 +16,10 @@ from raykd.teachers.pool import PoolHandle
 
 
 def make_loop(
-    config: RunConfig,
-    prepared: Prepared,
+    config: Run,
+    prepared: Prepared | Mapping[str, Prepared],
     tokenizer: Any,
-    pool: PoolHandle | None,
+    pool: PoolHandle | Mapping[str, PoolHandle] | None,
     *,
     rank: int,
     world: int,
@@ -27,22 +29,33 @@ def make_loop(
     """A loop at its seeded start; where it goes on from is the host's affair.
 
     Args:
-        pool: the teachers; not asked where the run is plain.
+        prepared, pool: the rows, and the teachers, which are not asked where the run is plain; by task where there
+            are several.
         publish: takes points of the curves, on rank 0 only.
     """
-    source = None
-    if pool is not None and not config.plain:
-        source = pool.source(config.objective.weighting, rank, config.select_teachers)
+    pools = pool if isinstance(pool, Mapping) else {"": pool} if pool is not None else {}
+    sources = {
+        name: pools[name].source(member.objective.weighting, rank, member.select_teachers)
+        for name, member in config.members.items()
+        if name in pools and not member.plain
+    }
     return TrainingLoop(
         config,
         prepared,
-        fresh_student(config, tokenizer),
-        source,
+        fresh_model(config, tokenizer),
+        sources,
         rank=rank,
         world=world,
         device=device,
         publish=publish,
     )
+
+
+def fresh_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
+    """The student at its seeded start, with a head a task and one encoder where there are several tasks."""
+    if isinstance(config, RunConfig):
+        return fresh_student(config, tokenizer)
+    return share({name: fresh_student(member, tokenizer) for name, member in config.members.items()})
 
 
 def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
@@ -59,15 +72,24 @@ def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
     )
 
 
-def model_card(config: RunConfig, loop: TrainingLoop) -> models.ModelCard:
+def save_student(loop: TrainingLoop, output: Path) -> None:
+    """Writes the best student: a directory, or where there are several tasks one with a folder a task."""
+    student, members = loop.best_student(), loop.config.members
+    cards = {name: model_card(member, loop, name) for name, member in members.items()}
+    if isinstance(student, MultiModel):
+        save_tasks(student, output, cards=cards)
+    else:
+        models.save(student, output, card=cards[""])
+
+
+def model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:
     """What the model's README tells of its training."""
     best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
+    prefix = f"{task}/eval/" if task else "eval/"
     return models.ModelCard(
         name=config.name,
         teachers=tuple(t.name for t in config.active_teachers),
-        metrics={
-            f"validation/{k.removeprefix('eval/')}": v for k, v in best.items() if k.startswith("eval/")
-        },
+        metrics={f"validation/{k.removeprefix(prefix)}": v for k, v in best.items() if k.startswith(prefix)},
         base_model=getattr(config.student, "path", None),
         notes=f"Trained for {loop.state.step} steps; these weights are those after step {loop.state.best_step}.",
     )

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,15 @@ from raykd.runs.score import (
 )
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
-from raykd.tracking import Tracker, environment, redact
+from raykd.tracking import PartTracker, Tracker, environment, redact
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made. tables and lines are for the terminal."""
+    """What a run made. tables and lines are for the terminal, notes are what a reader must know.
+
+    table: of a run of several tasks that of the first. parts: of such a run what each task made.
+    """
 
     table: ResultTable
     tables: tuple[Any, ...]
@@ -53,6 +56,14 @@ class Outcome:
     student: Path
     report: Path
     mlflow_run_id: str
+    notes: tuple[str, ...] = ()
+    parts: Mapping[str, Outcome] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The table as it is kept beside the run, one a task."""
+        if not self.parts:
+            return self.table.markdown()
+        return "\n".join(f"## {task}\n\n{part.markdown()}" for task, part in self.parts.items())
 
     def macro(self, role: str) -> Mapping[str, float]:
         """Macro metrics of the system with this role."""
@@ -74,7 +85,7 @@ def conclude(
     pool: TeacherPool | None,
     infos: Sequence[TeacherInfo],
     curves: Mapping[str, Sequence[Point]],
-    tracker: Tracker,
+    tracker: Tracker | PartTracker,
 ) -> Outcome:
     """Scores every system on the held-out rows, writes the report and logs everything."""
     data = jobs[-1].data
@@ -88,7 +99,7 @@ def conclude(
         title = "student" if job.role == "student" else "undistilled student"
         systems.append(student_system(title, job.role, job.output, config, held_out))
     counters = {} if pool is None else pool.counters()
-    report = _report(config, folder, data, tuple(systems), scored.facts, curve, tracker, counters)
+    report = _report(config, jobs[-1].output, data, tuple(systems), scored.facts, curve, tracker, counters)
     pictures = figures(report)
     page = write_page(report, folder.path / "report.html", pictures)
     logged = _log(config, tracker, report, (page, pictures), jobs, infos, counters, curves)
@@ -99,6 +110,7 @@ def conclude(
         student=jobs[-1].output,
         report=page,
         mlflow_run_id=tracker.run_id,
+        notes=report.notes,
     )
 
 
@@ -156,12 +168,12 @@ def _mean_weights(weights_N: NDArray[np.float32], languages: Sequence[str]) -> d
 
 def _report(
     config: RunConfig,
-    folder: RunFolder,
+    student: Path,
     data: Dataset,
     systems: tuple[System, ...],
     facts: tuple[TeacherFacts, ...],
     curve: Sequence[Point],
-    tracker: Tracker,
+    tracker: Tracker | PartTracker,
     counters: Mapping[str, Mapping[str, int]],
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
@@ -184,7 +196,7 @@ def _report(
         facts={
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
-            "student": str(folder.path / "student"),
+            "student": str(student),
             "best step": _best_step(config, curve),
             **{
                 f"teacher {n} rows answered / forwarded": f"{c['answered']:,} / {c['forwarded']:,}"
@@ -225,7 +237,7 @@ def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:
 
 def _log(
     config: RunConfig,
-    tracker: Tracker,
+    tracker: Tracker | PartTracker,
     report: RunReport,
     drawn: tuple[Path, Mapping[str, tuple[str, str]]],
     jobs: Sequence[Job],
@@ -273,7 +285,12 @@ def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) 
 
 
 def _lines(
-    report: RunReport, page: Path, student: Path, tracker: Tracker, folder: RunFolder, logged: str | None
+    report: RunReport,
+    page: Path,
+    student: Path,
+    tracker: Tracker | PartTracker,
+    folder: RunFolder,
+    logged: str | None,
 ) -> tuple[str, ...]:
     lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
     lines += [

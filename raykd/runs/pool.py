@@ -7,14 +7,15 @@ stores: a store's folder follows from `output` and from content, never from a ru
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import ray
 
-from raykd.config import RunConfig, TeacherConfig
+from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import TeacherError
 from raykd.runs.cluster import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
 from raykd.runs.jobs import Job, check_trained, teacher_path
@@ -83,6 +84,28 @@ def start_pool(config: RunConfig, trained: Mapping[str, Path]) -> tuple[TeacherP
     return pool, infos
 
 
+@contextlib.contextmanager
+def opened_pools(
+    config: Run, trained: Mapping[str, Path]
+) -> Iterator[dict[str, tuple[TeacherPool, list[TeacherInfo]]]]:
+    """The pool of each task that has teachers, opened; they end with the body.
+
+    A teacher knows rows of its task only, so teachers of different tasks share no process.
+
+    Raises:
+        As `start_pool`; no actor is left then.
+    """
+    pools: dict[str, tuple[TeacherPool, list[TeacherInfo]]] = {}
+    try:
+        for task, member in config.members.items():
+            if member.active_teachers:
+                pools[task] = start_pool(member, trained)
+        yield pools
+    finally:
+        for pool, _ in pools.values():
+            pool.stop()
+
+
 def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> AttachedPool:
     """The run's teachers, in its order, in a named pool.
 
@@ -118,7 +141,7 @@ def described(placements: Sequence[Placement]) -> list[tuple[TeacherSpec, Teache
     return [(p.spec, open_teacher(p.spec)) for p in placements]
 
 
-def check_cluster(config: RunConfig, teacher_jobs: Sequence[Job] = (), *, together: bool = True) -> None:
+def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bool = True) -> None:
     """Whether the cluster can hold the run beside the named pools that are on it.
 
     Args:
@@ -134,8 +157,9 @@ def check_cluster(config: RunConfig, teacher_jobs: Sequence[Job] = (), *, togeth
             f"train them without serving.pool (raykd train RUN.yaml serving.pool=null), then raykd teachers up "
             f"POOL.yaml --name {name}",
         )
+    groups = [g for member in config.members.values() for g in group(placements_of(member, {}))]
     stages = (
-        demands_of(config, group(placements_of(config, {})), together=together)
+        demands_of(config, groups, together=together)
         if name is None
         else [[workers_demand(config.workers, "student workers")]]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -13,8 +13,9 @@ import ray
 from raykd.errors import RaykdError
 from raykd.runs.folder import RunFolder
 from raykd.runs.host import fit, pack_job
-from raykd.runs.jobs import Job
+from raykd.runs.jobs import AnyJob, Job
 from raykd.runs.progress import JobProgress
+from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
@@ -34,26 +35,31 @@ def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
     for workers, alike in by_workers.items():
         # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
         name = hashlib.sha256(workers.encode()).hexdigest()[:8]
-        fit_group(alike, f"teachers-{name}", folder, progress, mailbox, None)
+        fit_group(alike, f"teachers-{name}", folder, progress, mailbox, {})
 
 
 def fit_group(
-    jobs: Sequence[Job],
+    jobs: Sequence[AnyJob],
     name: str,
     folder: RunFolder,
     progress: JobProgress,
     mailbox: Any,
-    pool: TeacherPool | None,
+    pools: Mapping[str, TeacherPool],
 ) -> None:
+    """One worker group for all these jobs, one after the other.
+
+    Args:
+        pools: of each task the teachers that students ask.
+    """
     if not jobs:
         return
     log.info("workers for %s: %s", ", ".join(job.name for job in jobs), jobs[0].config.workers)
     payloads = []
     for job in jobs:
-        texts = [*job.data.train.texts, *(job.data.train.pairs or ())]
-        tokenizer = job.config.student.fit_tokenizer(texts)
-        handle = pool.handle if pool is not None and job.role == "student" else None
-        payloads.append(pack_job(job, tokenizer, handle))
+        parts = [(part.config.task, part.data.train) for part in job.parts.values()]
+        tokenizer = fit_tokenizer(job.config.student, parts)
+        handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
+        payloads.append(pack_job(job, tokenizer, handles))
     try:
         fit(
             payloads,

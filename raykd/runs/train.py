@@ -8,28 +8,28 @@ baseline and the student. The pool is opened before the second, so that a broken
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from raykd.config import RunConfig
+from raykd.config import Run
 from raykd.load import dump, flatten
 from raykd.point import Point
 from raykd.runs.check import preflight
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.jobs import Job, jobs_of
+from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
 from raykd.runs.mailbox import mailbox_on_cluster
-from raykd.runs.outcome import Outcome, conclude
-from raykd.runs.pool import check_cluster, start_pool
+from raykd.runs.mixed import conclude_all
+from raykd.runs.outcome import Outcome
+from raykd.runs.pool import check_cluster, opened_pools
 from raykd.runs.progress import JobProgress
 from raykd.runs.session import Session, interruptible
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.teachers.pool import TeacherPool
-from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -43,7 +43,7 @@ class Trackers:
     folder: RunFolder
     children: dict[str, Tracker]
 
-    def on_point(self, jobs: dict[str, Job], job: str, *points: Point) -> None:
+    def on_point(self, jobs: dict[str, AnyJob], job: str, *points: Point) -> None:
         """Points of the student go to the run, those of another job to its child."""
         if jobs[job].role == "student":
             self.run.log_points(points)
@@ -71,7 +71,7 @@ class Trackers:
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+    config: Run, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> Outcome:
     """Runs the run and returns what it made.
 
@@ -84,7 +84,7 @@ def train(
     # All that can be refused is refused before an old run is overwritten.
     look_at_folder(config, resume=resume, overwrite=overwrite)
     jobs = jobs_of(config, Path(config.output).resolve() / config.name)
-    data = jobs[1][-1].data.fingerprint()
+    data = data_fingerprint(jobs[1][-1])
     folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
     with log_to_file(folder.log), interruptible():
         try:
@@ -99,14 +99,16 @@ def train(
 
 
 def _train(
-    config: RunConfig,
+    config: Run,
     folder: RunFolder,
     console: Console,
     teacher_jobs: Sequence[Job],
-    student_jobs: Sequence[Job],
+    student_jobs: Sequence[AnyJob],
 ) -> Outcome:
-    log.info("data read: %s", {job.name: job.data.train.summary() for job in student_jobs})
-    _say_data(console, student_jobs[-1])
+    for part in [part for job in student_jobs for part in job.parts.values()]:
+        log.info("data read: %s: %s", part.name, part.data.train.summary())
+    for part in student_jobs[-1].parts.values():
+        _say_data(console, part)
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
     try:
@@ -116,60 +118,52 @@ def _train(
         trackers.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     trackers.finish("FINISHED")
-    (folder.path / RESULTS).write_text(outcome.table.markdown(), encoding="utf-8")
+    (folder.path / RESULTS).write_text(outcome.markdown(), encoding="utf-8")
     folder.write_state(status="finished", lines=list(outcome.lines))
     return outcome
 
 
 def _stages(
-    config: RunConfig,
+    config: Run,
     folder: RunFolder,
     console: Console,
     trackers: Trackers,
     teacher_jobs: Sequence[Job],
-    student_jobs: Sequence[Job],
+    student_jobs: Sequence[AnyJob],
 ) -> Outcome:
     jobs = {job.name: job for job in [*teacher_jobs, *student_jobs]}
     curves = Curves(folder.path / FILE)
     for job, points in curves.by_job.items():
         trackers.on_point(jobs, job, *points)
-    progress = JobProgress(
-        console, config.metric, curves, lambda job, p: trackers.on_point(jobs, job, p)
-    )
+    progress = JobProgress(console, config.metric, curves, lambda job, p: trackers.on_point(jobs, job, p))
     trained = {job.name: job.output for job in teacher_jobs}
-    pool: TeacherPool | None = None
-    infos: list[TeacherInfo] = []
     with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
         train_teachers(teacher_jobs, folder, progress, mailbox)
-        try:
-            if config.teachers:
-                pool, infos = start_pool(config, trained)
-            _fit(student_jobs, folder, progress, mailbox, pool)
+        with opened_pools(config, trained) as pools:
+            handed = {task: pool for task, (pool, _) in pools.items()}
+            _fit(student_jobs, folder, progress, mailbox, handed)
             progress.note("scoring", "held-out rows, report, MLflow")
-            result = conclude(config, folder, student_jobs, pool, infos, curves.by_job, trackers.run)
+            result = conclude_all(config, folder, student_jobs, pools, curves.by_job, trackers.run)
             progress.note("scoring", "done", steps=1)
-        finally:
-            if pool is not None:
-                pool.stop()
     return result
 
 
 def _fit(
-    jobs: Sequence[Job],
+    jobs: Sequence[AnyJob],
     folder: RunFolder,
     progress: JobProgress,
     mailbox: Any,
-    pool: TeacherPool | None,
+    pools: Mapping[str, TeacherPool],
 ) -> None:
     for job in jobs:
         if job.done:
             progress.note(job.name, "kept from before the resume", job.steps)
         else:
             progress.expect(job.name, job.steps)
-    fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pool)
+    fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pools)
 
 
-def _start_tracker(config: RunConfig, folder: RunFolder) -> Tracker:
+def _start_tracker(config: Run, folder: RunFolder) -> Tracker:
     return Tracker.start(
         tracking_uri(config.tracking, folder.path.parent),
         config.tracking.experiment,

@@ -154,6 +154,9 @@ class Engine:
             # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
             self.engine.enable_backward_allreduce = False
         self.zero_stage = int(self.engine.zero_optimization_stage())
+        # In bfloat16 DeepSpeed's optimizer keeps gradients of its own, zero where there is none.
+        alone = world == 1 and self.zero_stage == 0 and train.precision == "float32"
+        self._fills = [p for p in self.module.parameters() if p.requires_grad] if alone else []
 
     @property
     def module(self) -> nn.Module:
@@ -165,16 +168,28 @@ class Engine:
         """Dropout on."""
         self.engine.train()
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> Any:
-        """The model's outputs, in the engine's precision; a task's `gather` reads them."""
-        return self.engine(**inputs)
+    def forward(self, inputs: dict[str, torch.Tensor], route: str = "") -> Any:
+        """The model's outputs, in the engine's precision; a task's `gather` reads them.
+
+        Args:
+            route: which task of a model of several.
+        """
+        return self.engine(route, **inputs) if route else self.engine(**inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Backward of this micro-batch's share of the global loss."""
         self.engine.backward(loss * (self.world * self.accumulation))
 
     def step(self) -> None:
-        """Ends a micro-batch; at the last one of an optimizer step reduces, clips and updates."""
+        """Ends a micro-batch; at the last one of an optimizer step reduces, clips and updates.
+
+        A parameter that took no part in the step (the head of another task) has a gradient of zero, as DeepSpeed gives
+        it one where there are several ranks: how it moves does not depend on their number.
+        """
+        if self._fills and self.engine.is_gradient_accumulation_boundary():
+            for parameter in self._fills:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         self.engine.step()
 
     def set_rates(self, train: TrainConfig) -> None:

@@ -49,6 +49,11 @@ class Meter:
         self._waited = 0.0
         self._tokens = [0, 0]
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the window."""
+        return self._steps
+
     def add(self, result: ObjectiveResult, real_tokens: int, computed_tokens: int) -> None:
         """One micro-batch."""
         for name, value in {**result.sums, "loss": result.loss.detach()}.items():

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import SignalSource, TeacherSignal, TextBatch, Ticket
+from raykd.distill.signals import TeacherSignal, Ticket
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One optimizer step of one rank that was asked for.
+
+    rows: the rows of each micro-batch. tickets: of each of them the teachers' answers to come, None without teachers.
+    """
+
+    rows: list[NDArray[np.int64]]
+    tickets: list[Ticket] | None
 
 
 @dataclass(frozen=True)
@@ -36,36 +47,22 @@ class Prefetcher:
     """Iterates over optimizer steps, asking `depth` steps ahead.
 
     Args:
-        source: None trains without teachers.
-        rows_of: the row indices of each micro-batch of a step, for this rank.
-        batch_of: the text of rows.
+        ask: asks the teachers about the rows of a step.
         depth: steps asked for ahead of the one in hand.
     """
 
-    def __init__(
-        self,
-        source: SignalSource | None,
-        rows_of: Callable[[int], list[NDArray[np.int64]]],
-        batch_of: Callable[[Sequence[int]], TextBatch],
-        depth: int,
-    ) -> None:
-        self._source, self._rows_of, self._batch_of, self._depth = source, rows_of, batch_of, depth
+    def __init__(self, ask: Callable[[int], Asked], depth: int) -> None:
+        self._ask, self._depth = ask, depth
 
     def steps(self, begin: int, end: int) -> Iterator[StepWork]:
         """The steps ``begin`` to ``end - 1``, in order."""
-        ahead: deque[tuple[int, list[NDArray[np.int64]], list[Ticket] | None]] = deque()
+        ahead: deque[Asked] = deque()
         sent = begin
         for step in range(begin, end):
             while sent < end and sent <= step + self._depth:
-                ahead.append(self._send(sent))
+                ahead.append(self._ask(sent))
                 sent += 1
-            at, rows, tickets = ahead.popleft()
+            asked = ahead.popleft()
             begun = time.perf_counter()
-            signals = None if tickets is None else [ticket.result() for ticket in tickets]
-            yield StepWork(at, rows, signals, time.perf_counter() - begun)
-
-    def _send(self, step: int) -> tuple[int, list[NDArray[np.int64]], list[Ticket] | None]:
-        rows = self._rows_of(step)
-        if self._source is None:
-            return step, rows, None
-        return step, rows, [self._source.submit(self._batch_of(part.tolist())) for part in rows]
+            signals = None if asked.tickets is None else [ticket.result() for ticket in asked.tickets]
+            yield StepWork(step, asked.rows, signals, time.perf_counter() - begun)

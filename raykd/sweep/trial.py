@@ -35,7 +35,7 @@ from raykd.point import Point
 from raykd.runs.checkpoints import problem, write_manifest
 from raykd.runs.curves import load_points, save_points
 from raykd.runs.host import POINTS
-from raykd.runs.loop import make_loop, model_card
+from raykd.runs.loop import make_loop, save_student
 from raykd.runs.mailbox import Event
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
@@ -261,10 +261,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         done = self.failed is not None or loop.state.stopped or loop.state.step >= loop.total_steps
         self._send()
         if done and self.failed is None and self.shared.students is not None:
-            from raykd import models
-
-            folder = Path(self.shared.students) / self.trial_id
-            models.save(loop.best_student(), folder, card=model_card(loop.config, loop))
+            save_student(loop, Path(self.shared.students) / self.trial_id)
         if not done and time.monotonic() - self.last_save >= self.shared.checkpoint_s:
             kept = self._save()
             self._forget([path for path in self.saved if path != kept])

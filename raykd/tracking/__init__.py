@@ -7,9 +7,11 @@ settings by environment variables are each a piece of their own.
 from raykd.point import Point
 from raykd.tracking.address import RedactingFilter, redact, slug, tracking_uri
 from raykd.tracking.environment import environment
+from raykd.tracking.part import PartTracker
 from raykd.tracking.tracker import Tracker, replay, serve_ui
 
 __all__ = [
+    "PartTracker",
     "Point",
     "RedactingFilter",
     "Tracker",

@@ -30,9 +30,9 @@ def plain_torch() -> Weights:
     """The reference: the same rows, objective and AdamW in a plain loop without DeepSpeed or micro-batches."""
     config = run_config()
     loop = build_loop(config)
-    model, source = loop.student.model, loop._source
+    model, source = loop.student.model, loop.member.source
     assert source is not None
-    tokenizer_rows = loop._encoded
+    tokenizer_rows = loop.member.tokens
     fresh = type(model)(model.config)
     fresh.load_state_dict(
         config.student.build(loop.student.tokenizer, config.data.labels, config.seed).state_dict()
@@ -44,14 +44,14 @@ def plain_torch() -> Weights:
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=0.002
     )
     for step in range(12):
-        picked = loop.stream.batch(step)
+        picked = loop.member.stream.batch(step)
         encoded = config.task.collate(tokenizer_rows, picked.tolist())
-        answers = source.submit(loop.train_rows.take(picked.tolist())).result()
+        answers = source.submit(loop.member.rows.take(picked.tolist())).result()
         signals = stack(
             answers,
             source.teacher_languages,
             encoded.labels_N,
-            tuple(loop.train_rows.languages[i] for i in picked),
+            tuple(loop.member.rows.languages[i] for i in picked),
         )
         counts = config.objective.counts(encoded.labels_N, signals)
         logits = fresh(**encoded.inputs).logits
@@ -71,9 +71,9 @@ def furthest(a: Weights, b: Weights) -> float:
 def test_the_world_has_uneven_units() -> None:
     """Otherwise the tests below would show nothing: micro-batches differ in labelled and in covered units."""
     loop = build_loop(run_config(gradient_accumulation=4))
-    parts = loop.stream.shard(0, 0, 1, 4)
-    labelled = [int((loop.train_rows.labels_B[p] >= 0).sum()) for p in parts]
-    covered = [sum(loop.train_rows.languages[i] != "fr" for i in p) for p in parts]
+    parts = loop.member.stream.shard(0, 0, 1, 4)
+    labelled = [int((loop.member.rows.labels_B[p] >= 0).sum()) for p in parts]
+    covered = [sum(loop.member.rows.languages[i] != "fr" for i in p) for p in parts]
     assert len(set(labelled)) > 1 and len(set(covered)) > 1
 
 
@@ -174,7 +174,7 @@ def test_prefetch_asks_ahead_but_never_further_than_told() -> None:
     submitted = []
 
     def checkpoint(current) -> None:  # type: ignore[no-untyped-def]
-        submitted.append((current.state.step, len(loop._source.submitted)))  # type: ignore[union-attr]
+        submitted.append((current.state.step, len(loop.member.source.submitted)))  # type: ignore[union-attr]
 
     loop.run(checkpoint)
     assert submitted == [(4, 7), (8, 11), (12, 12)]

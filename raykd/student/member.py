@@ -1,0 +1,156 @@
+"""`Member`: one task of a training loop, with its own rows, teachers, objective and meter.
+
+Decision record: a loop over one task has one member and one over several tasks has several, so there is one loop. What
+a step needs to know of its task is here; the engine, the schedule of the learning rate and the order of tasks are the
+loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd import models
+from raykd.config import Run, RunConfig
+from raykd.data.stream import BatchStream
+from raykd.distill.signals import Signals, SignalSource, TeacherSignal
+from raykd.models.multi import MultiModel
+from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
+from raykd.student.meter import Meter
+from raykd.student.prefetch import Asked
+from raykd.student.prepare import Prepared
+from raykd.student.reading import Reading
+from raykd.tasks import EncodedBatch
+
+
+@dataclass(frozen=True)
+class Micro:
+    """One micro-batch, ready for the forward pass."""
+
+    encoded: EncodedBatch
+    signals: Signals | None
+    rows: NDArray[np.int64]
+
+
+class Member:
+    """One task of a loop.
+
+    Args:
+        name: of the task; "" where it is the only one.
+        config: the run that the task would be alone. prepared: its rows and their tokens.
+        student: the model of this task. source: its teachers, or None for plain training.
+    Raises:
+        DataError: the batch is larger than the data. ConfigError, ModelError: as `Reading`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: RunConfig,
+        prepared: Prepared,
+        student: models.TextModel,
+        source: SignalSource | None,
+        device: torch.device,
+    ) -> None:
+        self.name, self.config, self.task, self.objective = name, config, config.task, config.objective
+        self.prepared, self.device = prepared, device
+        self.rows, self.tokens = prepared.train, prepared.train_tokens
+        self.source = None if config.plain else source
+        self.stream = BatchStream(
+            prepared.train,
+            prepared.train_tokens.lengths_B,
+            global_batch=config.train.batch_size,
+            seed=config.seed,
+            language_temperature=config.data.language_temperature,
+            labelled_share=config.data.labelled_share,
+            length_grouping=config.data.length_grouping,
+        )
+        self.reading = Reading(config, prepared, student, self.source, device)
+        names = () if self.source is None else self.source.teachers
+        kinds = [t.divergence.kind for t in self.objective.terms] if self.source is not None else []
+        self.meter = Meter(kinds, names)
+        self.phases: dict[int, RunConfig] = {}
+        self._facts = prepared.facts
+
+    def route(self, module: Any) -> Any:
+        """The module as this task calls it: with the task's name, where it has one."""
+        return partial(module, self.name) if self.name else module
+
+    def ask(self, step: int, rank: int, world: int) -> Asked:
+        """The rows of each micro-batch of one of this task's steps, and what its teachers were asked.
+
+        Args:
+            step: counted over the steps of this task.
+        """
+        rows = self.stream.shard(step, rank, world, self.config.train.gradient_accumulation)
+        if self.source is None:
+            return Asked(rows, None)
+        return Asked(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
+
+    def micro(self, rows: NDArray[np.int64], answers: list[TeacherSignal] | None) -> Micro:
+        """One micro-batch on the device, with what the teachers said of its units."""
+        encoded = self.task.collate(self.tokens, rows.tolist()).to(self.device)
+        if answers is None:
+            return Micro(encoded, None, rows)
+        signals = self.reading.signals(answers, encoded, rows.tolist())
+        self.meter.add_signals(answers, signals, encoded)
+        return Micro(encoded, signals, rows)
+
+    def enter_phase(self, step: int) -> RunConfig | None:
+        """Takes the objective that `phases` say from this step on; returns that phase's run, None before the first."""
+        begun = [at for at in self.phases if at <= step]
+        if not begun:
+            return None
+        config = self.phases[max(begun)]
+        self.objective = config.objective
+        return config
+
+    def logged(self, progress: float) -> dict[str, float]:
+        """The window's values of this task, empty where it had no step; all ranks must call."""
+        if not self.meter.steps:
+            return {}
+        values = self.meter.flush() | self._facts
+        self._facts = {}  # said once; a resumed loop says it again
+        knobs = self.objective.knobs(progress)
+        values["train/alpha"] = knobs.alpha
+        if self.source is not None:
+            values["train/temperature"] = knobs.temperature
+            values |= {f"train/lambda/{kind}": value for kind, value in knobs.lambdas.items()}
+        return values
+
+    def scores(self, module: Any, begin: int, every: int, *, shared: bool) -> dict[str, float]:
+        """``eval/<language>/<metric>`` of the validation rows.
+
+        Args:
+            begin, every: which rows this rank runs. shared: all ranks run the same ones.
+        """
+        rows = self.prepared.validation
+        mine = list(range(begin, len(rows), every))
+        said = say(self.route(module), self.task, self.prepared.validation_tokens, mine, self.device)
+        parts = [(mine, said)] if shared else gather_ranks((mine, said))
+        order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
+        told = join([part for _, part in parts])
+        return scores_by_language(self.task, told, rows.select(order), self.config.data.labels)
+
+
+def members_of(
+    config: Run,
+    prepared: Prepared | Mapping[str, Prepared],
+    student: models.TextModel | MultiModel,
+    source: SignalSource | Mapping[str, SignalSource] | None,
+    device: torch.device,
+) -> dict[str, Member]:
+    """The tasks of a run; what is not given by task is that of the only one."""
+    rows = {"": prepared} if isinstance(prepared, Prepared) else prepared
+    sources = source if isinstance(source, Mapping) else {"": source}
+    parts = student.parts if isinstance(student, MultiModel) else {"": student}
+    return {
+        name: Member(name, member, rows[name], parts[name], sources.get(name), device)
+        for name, member in config.members.items()
+    }
