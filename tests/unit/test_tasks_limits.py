@@ -1,0 +1,238 @@
+"""What is cut off, what is refused: long rows, long questions, markers, and combinations a task cannot have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from raykd import models
+from raykd.config import RunConfig, TeacherConfig
+from raykd.data.rows import Rows
+from raykd.distill.objective import Objective
+from raykd.distill.signals import TextBatch
+from raykd.errors import ConfigError, DataError, ModelError
+from raykd.models import LSTM, Linear, Pretrained
+from raykd.runs.check import check_teacher
+from raykd.student.prepare import fit_tokenizer, prepare
+from raykd.tasks import Classification, QuestionAnswering, TokenClassification
+from raykd.tasks.tokens import marker_ids, tokenize
+from raykd.tasks.words import word_spans
+from raykd.teachers.spec import TeacherSpec, open_teacher
+from tests.fakes import save_transformer, texts_and_labels
+
+TAGS = ["O", "B-PER", "I-PER"]
+SMALL = LSTM(embedding=8, hidden=8, vocab_size=120, dropout=0.0)
+MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
+
+
+def tree(task: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    files = {"kind": "files", "paths": ["unused.jsonl"]}
+    labels = {"token_classification": TAGS, "classification": ["no", "yes"]}.get(task["kind"])
+    data = {"train": files, "validation": files, "languages": ["en"]}
+    return {
+        "task": task,
+        "data": data | ({} if labels is None else {"labels": labels}) | changes.pop("data", {}),
+        "student": {"kind": "lstm"},
+        "objective": {"alpha": 1.0},
+        "train": {"steps": 1, "batch_size": 2},
+        **changes,
+    }
+
+
+def rows_of(texts: list[str], labels: list[int] | None = None) -> Rows:
+    labels_B = np.zeros(len(texts), np.int64) if labels is None else np.asarray(labels, np.int64)
+    ids = tuple(f"r{i}" for i in range(len(texts)))
+    return Rows(ids, tuple(texts), None, ("en",) * len(texts), labels_B)
+
+
+def asked(questions: list[str], contexts: list[str]) -> TextBatch:
+    return replace(rows_of(questions).take(range(len(questions))), pairs=tuple(contexts))
+
+
+# combinations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "wanted"),
+    [
+        ({"kind": "token_classification"}, {"student": {"kind": "linear"}}, "kind linear cannot learn token_cl"),
+        ({"kind": "token_classification"}, {"train": {"metric": "macro_f1"}}, "macro_f1 is none of token_class"),
+        ({"kind": "question_answering"}, {"train": {"metric": "accuracy"}}, "accuracy is none of question_ans"),
+        ({"kind": "classification"}, {"train": {"metric": "exact_match"}}, "exact_match is none of classific"),
+        ({"kind": "question_answering", "stride": 256}, {}, "stride 256 is not below max_length 256"),
+        ({"kind": "token_classification"}, {"data": {"labels": ["O", "PER", "LOC"]}}, "no tags of entities"),
+        ({"kind": "token_classification"}, {"data": {"labels": ["B-PER", "I-PER"]}}, "no tags of entities"),
+        ({"kind": "question_answering"}, {"data": {"labels": TAGS}}, "the task has no labels"),
+        ({"kind": "classification", "markers": ["[E1]", "[E1]"]}, {}, "markers must differ"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_error(
+    task: dict[str, Any], changes: dict[str, Any], wanted: str
+) -> None:
+    with pytest.raises((ValidationError, ConfigError), match=wanted):
+        RunConfig.model_validate(tree(task, **changes))
+
+
+def test_a_mean_over_choices_is_refused_where_rows_have_different_numbers_of_them() -> None:
+    objective = Objective.model_validate({"terms": [{"divergence": {"kind": "logit_mse"}}]})
+    with pytest.raises(ConfigError, match=r"contexts have different numbers of words[\s\S]*forward_kl"):
+        QuestionAnswering().check((), objective)
+
+
+@pytest.mark.parametrize("task", [TokenClassification(), QuestionAnswering()])
+def test_a_teacher_of_another_task_is_refused_before_its_weights_are_read(task: Any, tmp_path: Path) -> None:
+    path = save_transformer(tmp_path / "classifier")
+    (path / "model.safetensors").write_bytes(b"")  # what is wrong is said without them
+    config = RunConfig.model_validate(tree(task.model_dump()))
+    teacher = TeacherConfig(name="t", languages="all", path=str(path))
+    with pytest.raises(ModelError, match=r"made for another task[\s\S]*classification[\s\S]*" + task.kind):
+        check_teacher(teacher, config)
+    with pytest.raises(ModelError, match="made for another task"):
+        open_teacher(TeacherSpec("t", str(path), config.data.labels, task))
+
+
+# long rows ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("student", [SMALL, Linear(buckets=64)])
+def test_rows_over_the_limit_are_told_by_any_tokenizer(student: Any) -> None:
+    tokenizer = student.fit_tokenizer(["one two three four five six seven"] * 3)
+    texts = ["one two", "one two three four five six seven one two three", "one"]
+    assert tokenize(tokenizer, texts, None, 7).long_B.tolist() == [False, True, False]
+    assert tokenize(tokenizer, texts, texts, 9).long_B.tolist() == [False, True, False]
+    assert not tokenize(tokenizer, texts, None, 64).long_B.any()
+
+
+def long_rows() -> Rows:
+    return rows_of(["one two three", "two " * 30, "three four", "four", "five one"])
+
+
+@pytest.mark.parametrize(
+    ("what", "rows", "facts"),
+    [
+        ("truncate", 5, {"train/long_rows": 1.0}),
+        ("drop", 4, {"train/long_rows": 1.0, "train/dropped_rows": 1.0}),
+    ],
+)
+def test_long_rows_are_cut_or_left_out_and_counted(what: str, rows: int, facts: dict[str, float]) -> None:
+    task = {"kind": "classification", "max_length": 8}
+    config = RunConfig.model_validate(tree(task, data={"on_long_row": what}))
+    tokenizer = SMALL.fit_tokenizer(long_rows().texts)
+    found = prepare(config, long_rows(), long_rows(), tokenizer)
+    assert len(found.train) == len(found.train_tokens) == rows and found.facts == facts
+    assert len(found.validation) == 5, "all systems are measured on the same rows"
+
+
+def test_long_rows_stop_a_run_that_wants_none() -> None:
+    task = {"kind": "classification", "max_length": 8}
+    config = RunConfig.model_validate(tree(task, data={"on_long_row": "fail"}))
+    tokenizer = SMALL.fit_tokenizer(long_rows().texts)
+    with pytest.raises(
+        DataError, match=r"1 of 5 training rows[\s\S]*r1[\s\S]*max_length 8[\s\S]*on_long_row"
+    ):
+        prepare(config, long_rows(), long_rows(), tokenizer)
+    config = RunConfig.model_validate(
+        tree({"kind": "classification", "max_length": 3}, data={"on_long_row": "drop"})
+    )
+    with pytest.raises(DataError, match="fewer training rows than a batch"):
+        prepare(config, long_rows(), long_rows(), tokenizer)
+
+
+def test_coverage_is_the_share_of_words_that_are_seen() -> None:
+    texts = ["one two three", "two " * 8 + "two"]
+    spans = [tuple((int(b), int(e)) for b, e in word_spans(text)) for text in texts]
+    rows = replace(rows_of(texts), words=tuple(spans), golds=tuple((0,) * len(s) for s in spans))
+    config = RunConfig.model_validate(tree({"kind": "token_classification", "max_length": 8}))
+    found = prepare(config, rows, rows, SMALL.fit_tokenizer([*texts] * 3))
+    assert found.facts == {"train/long_rows": 1.0, "train/coverage": pytest.approx((3 + 6) / 12)}
+
+
+# questions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_leaves_no_room_loses_its_end_and_is_counted() -> None:
+    words = [f"w{i}" for i in range(30)]
+    batch = asked([" ".join(words), "w1 w2"], ["w3 w4 w5 " * 8, "w6 w7"])
+    tokenizer = SMALL.fit_tokenizer([" ".join(words)] * 3)
+    rows = QuestionAnswering(max_length=32, stride=4).encode(tokenizer, batch)
+    assert rows.long_B is not None and rows.long_B.tolist() == [True, False]
+    assert rows.coverage == 1.0 and max(len(ids) for ids in rows.fields["input_ids"]) <= 32
+    with pytest.raises(ConfigError, match=r"no room for a question[\s\S]*max_length 8, task.stride 7"):
+        QuestionAnswering(max_length=8, stride=7).encode(tokenizer, batch)
+
+
+# markers --------------------------------------------------------------------------------------------------------
+
+
+def relations(count: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """Who employs whom: the same words for both labels, only the markers tell."""
+    draw = np.random.default_rng(seed)
+    names, firms = ["Anna", "Bert", "Cleo", "Dan"], ["Acme", "Bolt", "Core"]
+    texts, labels = [], []
+    for _ in range(count):
+        who, firm, label = draw.choice(names), draw.choice(firms), int(draw.integers(2))
+        first, second = (("[E1]", "[/E1]"), ("[E2]", "[/E2]"))[:: 1 - 2 * label]
+        texts.append(f"{first[0]} {who} {first[1]} works for {second[0]} {firm} {second[1]}")
+        labels.append(label)
+    return texts, labels
+
+
+def test_a_relation_is_told_by_its_markers_alone() -> None:
+    task = Classification(max_length=32, markers=MARKERS)
+    texts, labels = relations(64)
+    rows = rows_of(texts, labels)
+    tokenizer = fit_tokenizer(SMALL, [(task, rows)])
+    assert len(set(marker_ids(tokenizer, MARKERS).tolist())) == 4
+    assert "e" not in "".join(t for t in tokenizer.get_vocab() if t.startswith("[e"))
+    encoded = task.encode(tokenizer, rows.take(range(64)))
+    assert not encoded.extra["unmarked_B"].any()
+    model = SMALL.build(tokenizer, ["employs", "employed"], 0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(25):
+        batch = task.collate(encoded, range(64))
+        loss = torch.nn.functional.cross_entropy(model(**batch.inputs).logits, batch.labels_N)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    fresh, gold = relations(32, seed=1)
+    batch = task.collate(task.encode(tokenizer, rows_of(fresh).take(range(32))), range(32))
+    assert (model.eval()(**batch.inputs).logits.argmax(1).numpy() == gold).mean() > 0.95
+
+
+def test_markers_that_are_cut_off_are_counted() -> None:
+    texts, labels = relations(4)
+    rows = rows_of(["long " * 30 + texts[0], *texts[1:]], labels)
+    config = RunConfig.model_validate(
+        tree({"kind": "classification", "max_length": 24, "markers": list(MARKERS)})
+    )
+    tokenizer = fit_tokenizer(SMALL, [(config.task, rows)])
+    assert prepare(config, rows, rows, tokenizer).facts["train/rows_without_markers"] == 1.0
+
+
+def test_a_checkpoint_is_given_markers_and_keeps_what_it_knew(tmp_path: Path) -> None:
+    path = save_transformer(tmp_path / "old")
+    student = Pretrained(path=str(path))
+    texts, _ = texts_and_labels(4)
+    task = Classification(markers=MARKERS)
+    plain, tokenizer = student.fit_tokenizer([]), fit_tokenizer(student, [(task, rows_of(texts))])
+    before, after = (student.build(t, ["negative", "positive"], 3).eval() for t in (plain, tokenizer))
+    grown = after.get_input_embeddings().weight
+    assert len(grown) == len(tokenizer) == len(plain) + 4  # type: ignore[arg-type]
+    assert torch.equal(grown[:-4], before.get_input_embeddings().weight)
+    made = models.TextModel(after, tokenizer, ("negative", "positive"))
+    again = models.load(models.save(made, tmp_path / "new"))
+    assert marker_ids(again.tokenizer, MARKERS).tolist() == marker_ids(tokenizer, MARKERS).tolist()
+
+
+def test_a_tokenizer_that_cannot_keep_markers_says_so() -> None:
+    task, rows = Classification(markers=MARKERS), rows_of(relations(4)[0])
+    with pytest.raises(ConfigError, match="does not say where"):
+        fit_tokenizer(Linear(), [(task, rows)])
+    with pytest.raises(ConfigError, match=r"cuts markers to pieces[\s\S]*\[E1\]"):
+        task.encode(SMALL.fit_tokenizer(rows.texts), rows.take(range(4)))
