@@ -35,12 +35,28 @@ def label(
     everything: Annotated[
         bool, typer.Option("--all", help="Also the validation and test texts, by every teacher.")
     ] = False,
+    sequences: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what the teachers generate for the training sources to this file (JSON lines)."
+        ),
+    ] = None,
+    beams: Annotated[int, typer.Option(min=1, help="Beams of --sequences; 1 is greedy.")] = 5,
 ) -> None:
     """Let the teachers of RUN.yaml answer all its training texts now and keep the answers.
 
     Later runs and sweeps over the same texts then need no teacher: they read the answers from disk. Interrupted, it
     goes on where it was. Teachers that RUN.yaml trains must be there already: raykd train makes them.
+
+    With --sequences the teachers of a language model write texts instead (sequence-level distillation); the file is
+    data for a later run: its columns are src, tgt and lang.
     """
+    if sequences is not None:
+        from raykd.runs.sequences import write_sequences
+
+        rows = write_sequences(run_file(run, overrides), sequences, console, beams=beams)
+        console.print(f"{rows:,} texts were written to {sequences}", highlight=False, soft_wrap=True)
+        return
     from raykd.runs.label import label as label_run
 
     report = label_run(run_file(run, overrides), console, everything=everything)

@@ -21,8 +21,9 @@ from raykd.distill.bodies import lay_out, unit_logits
 from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
 from raykd.distill.targets import combine
 from raykd.report.results import Predictions, Role, Score, score
+from raykd.runs.written import student_said, teacher_said
 from raykd.tasks import Said
-from raykd.teachers.pool import PoolHandle
+from raykd.teachers.pool import PoolHandle, TeacherPool
 from raykd.teachers.teacher import Teacher, TeacherInfo, TeacherSpec
 
 ASKED_ROWS = 128
@@ -67,6 +68,9 @@ def judged(
         asked_B & rows.labelled,
         lambda picked: config.task.metrics(said.take(picked), rows.take(picked), labels),
     )
+    if config.task.language:
+        nothing = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
+        return Predictions(name, role, *nothing, parameters, ms_per_1000), found
     batch = rows.take(range(len(rows)))
     languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
     gold_N = config.task.unit_labels(batch)
@@ -111,19 +115,23 @@ def sample(rows: Rows, languages: frozenset[str] | None) -> TextBatch:
 
 def teacher_systems(
     config: RunConfig,
+    pool: TeacherPool,
     signals: Sequence[TeacherSignal],
     infos: Sequence[TeacherInfo],
     times: Sequence[float],
     rows: Rows,
 ) -> list[System]:
     """The teachers' rows of the table."""
+    said = [
+        teacher_said(pool, m, s, config, rows) if config.task.language else said_by(config, s, rows)
+        for m, s in enumerate(signals)
+    ]
     return [
         judged(
-            s.teacher, "teacher", config, said_by(config, s, rows), s.covered_N, rows, i.parameters,
-            None if np.isnan(t) else t,
+            s.teacher, "teacher", config, what, s.covered_N, rows, i.parameters, None if np.isnan(t) else t
         )
-        for s, i, t in zip(signals, infos, times, strict=True)
-    ]  # fmt: skip
+        for what, s, i, t in zip(said, signals, infos, times, strict=True)
+    ]
 
 
 def ensemble_system(
@@ -159,6 +167,10 @@ def student_system(name: str, role: Role, directory: Path, config: RunConfig, ro
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        if config.task.language:
+            said, parameters, elapsed = student_said(directory, config, rows)
+            everything_B = np.ones(len(rows), dtype=bool)
+            return judged(name, role, config, said, everything_B, rows, parameters, elapsed)
         spec = TeacherSpec(name, str(directory), config.data.labels, config.task, dtype="float32")
         student = Teacher(spec)
         info = student.open()

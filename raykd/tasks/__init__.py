@@ -7,19 +7,21 @@ from pydantic import Field
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
 from raykd.tasks.causal_lm import CausalLM
 from raykd.tasks.classification import Classification
+from raykd.tasks.masked_lm import MaskedLM
 from raykd.tasks.question_answering import QuestionAnswering
 from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
 from raykd.tasks.tokens import Tokenizer
 
 Task = Annotated[
-    Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq, Field(discriminator="kind")
+    Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM,
+    Field(discriminator="kind"),
 ]
 """The union of tasks; the next one adds itself here with its `kind`."""
 
 METRICS: dict[str, tuple[str, ...]] = {
     str(task.model_fields["kind"].default): task.metric_names
-    for task in (Classification, TokenClassification, QuestionAnswering, CausalLM, Seq2Seq)
+    for task in (Classification, TokenClassification, QuestionAnswering, CausalLM, Seq2Seq, MaskedLM)
 }
 """Of each kind of task the names of its metrics, the one that a run is judged by first."""
 
@@ -29,6 +31,7 @@ __all__ = [
     "Classification",
     "EncodedBatch",
     "EncodedRows",
+    "MaskedLM",
     "QuestionAnswering",
     "Said",
     "Seq2Seq",

@@ -122,6 +122,7 @@ class Said:
     covered_N: False where the system said nothing about a unit.
     texts: what was generated for each row; None where nothing is generated.
     nll_B, tokens_B: summed negative log-likelihood of the target (nats) and its tokens; None where there is none.
+    hits_B: tokens of the target that are the most likely ones; None where nobody counted.
     """
 
     logits_NC: NDArray[np.float32]
@@ -130,6 +131,7 @@ class Said:
     texts: tuple[str, ...] | None = None
     nll_B: NDArray[np.float64] | None = None
     tokens_B: NDArray[np.int64] | None = None
+    hits_B: NDArray[np.int64] | None = None
 
     def take(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> Said:
         """What was answered to these rows, in this order."""
@@ -142,6 +144,7 @@ class Said:
             None if self.texts is None else tuple(self.texts[i] for i in picked),
             None if self.nll_B is None else self.nll_B[picked],
             None if self.tokens_B is None else self.tokens_B[picked],
+            None if self.hits_B is None else self.hits_B[picked],
         )
 
 

@@ -81,6 +81,11 @@ class CausalLM(LanguageTask):
         """The picked rows, with their units' offsets."""
         return language_batch(collate(rows, picked), rows, picked)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """What a target leaves of the whole."""
+        return self.max_length - self.max_target_length
+
     def lengths_key(self) -> Any:
         """Targets may be cut."""
         return self.max_target_length

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-RowForm = Literal["text", "words", "answers", "target", "source_target"]
+RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"]
 """text: one text or two and a label. words: the words of a text, a label each. answers: a question, a context and
 where the answers stand in it. target: a text to be written after a prompt, which may be empty. source_target: the same
-with a source that may not be empty."""
+with a source that may not be empty. plain: one text, which is its own gold."""
 FORMS: tuple[RowForm, ...] = get_args(RowForm)
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
 """Forms whose gold is one of `data.labels`."""

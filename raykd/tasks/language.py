@@ -169,14 +169,17 @@ class LanguageTask(TaskBase):
 
     @torch.no_grad()
     def say(self, model: Any, encoded: EncodedBatch) -> Said:
-        """Summed negative log-likelihood of each row's target (nats), and its tokens."""
+        """Summed negative log-likelihood of each row's target (nats), its tokens, and how many are the likeliest."""
         hidden_ND, head = self.gather(model(**encoded.inputs), encoded), model.head
         size = int(encoded.extra["vocabulary"])
-        step, nll = chunk_of(size), []
+        step, nll, hits = chunk_of(size), [], []
         for begin in range(0, len(hidden_ND), step):
             logits_NV = head.logits(hidden_ND[begin : begin + step])[:, :size].float()
-            nll.append(F.cross_entropy(logits_NV, encoded.labels_N[begin : begin + step], reduction="none"))
+            gold_N = encoded.labels_N[begin : begin + step]
+            nll.append(F.cross_entropy(logits_NV, gold_N, reduction="none"))
+            hits.append(logits_NV.argmax(dim=1) == gold_N)
         nll_N = torch.cat(nll).double().cpu().numpy() if nll else np.empty(0)
+        hit_N = torch.cat(hits).double().cpu().numpy() if hits else np.empty(0)
         row_N = np.repeat(np.arange(len(encoded.counts_B)), encoded.counts_B)
         return Said(
             np.empty((0, 0), np.float32),
@@ -184,6 +187,7 @@ class LanguageTask(TaskBase):
             np.empty(0, bool),
             nll_B=np.bincount(row_N, weights=nll_N, minlength=len(encoded.counts_B)).astype(np.float64),
             tokens_B=encoded.counts_B,
+            hits_B=np.bincount(row_N, weights=hit_N, minlength=len(encoded.counts_B)).astype(np.int64),
         )
 
     def columns(
@@ -195,6 +199,11 @@ class LanguageTask(TaskBase):
     def answer_key(self) -> Any:
         """The form of the answers, and how long source and target may be."""
         return [self.kind, self.answers.model_dump(mode="json"), self.lengths_key()]
+
+    @property
+    @abstractmethod
+    def prompt_tokens(self) -> int:
+        """Tokens of a source or prompt that generation reads, at most."""
 
     @abstractmethod
     def lengths_key(self) -> Any:
@@ -251,14 +260,14 @@ def row_seeds(batch: TextBatch) -> NDArray[np.int64]:
     """``[B]``: a number that follows from a row's texts alone, for answers that are drawn."""
     found = [
         hashlib.sha256(f"{len(text)} {text}{target}".encode("utf-8", "surrogatepass")).digest()[:8]
-        for text, target in zip(batch.texts, batch.pairs or (), strict=True)
+        for text, target in zip(batch.texts, batch.pairs or ("",) * len(batch), strict=True)
     ]
     return np.frombuffer(b"".join(found), dtype="<i8").astype(np.int64)
 
 
 def vocabulary_size(tokenizer: Any) -> int:
     """The highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
-    return _highest(tokenizer) + 1
+    return len(tokenizer) if getattr(tokenizer, "by_language", False) else _highest(tokenizer) + 1
 
 
 @lru_cache(maxsize=64)

@@ -66,6 +66,11 @@ class Seq2Seq(LanguageTask):
         real, computed = encoded.real_tokens + int(encoded.counts_B.sum()), encoded.computed_tokens + tokens
         return replace(encoded, real_tokens=real, computed_tokens=computed)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The source."""
+        return self.max_length
+
     def lengths_key(self) -> Any:
         """Targets may be cut."""
         return self.max_target_length

@@ -34,6 +34,8 @@ CALLS_AT_ONCE = 16
 """Requests that a replica takes in; the models answer them one after the other."""
 STANDING = "standing"
 """Ray's concurrency group in which a replica says how it is, however many requests wait."""
+WRITTEN = 64
+"""Texts that a replica writes in one call."""
 CLOSE_S = 30.0
 """Longest wait for stores to be flushed."""
 
@@ -249,6 +251,22 @@ class TeacherPool:
                 call = self.handle.replicas[index][first].measure.remote(spec.name, batches[m])
                 times[m] = self._answer(g, call) if len(batches[m]) else float("nan")
         return [times[m] for m in range(len(self.handle.teachers))]
+
+    def generate(self, m: int, texts: Sequence[str], *, beams: int, max_new_tokens: int) -> list[str]:
+        """What teacher m writes for each prompt or source; its replicas share the texts.
+
+        Raises:
+            ModelError: no language model. TeacherError: a replica died, or took too long for its part.
+        """
+        index = next(i for i, g in enumerate(self.groups) if m in g.members)
+        actors = self.handle.replicas[index]
+        name = self.handle.teachers[m]
+        parts = [list(texts[at : at + WRITTEN]) for at in range(0, len(texts), WRITTEN)]
+        waiting = [
+            actors[at % len(actors)].generate.remote(name, part, beams, max_new_tokens)
+            for at, part in enumerate(parts)
+        ]
+        return [text for call in waiting for text in self._answer(self.groups[index], call)]
 
     def each(self, method: str, group: str | None = None) -> dict[tuple[int, int], Any]:
         """What each replica that is alive answers, by group and replica.

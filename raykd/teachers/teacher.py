@@ -280,14 +280,18 @@ class Teacher:
         """
         from raykd.models.lm import generate
 
-        model = self._load()
+        task, model = self.spec.task, self._load()
+        if not isinstance(task, LanguageTask):
+            raise TeacherError(
+                f"teacher {self.name} writes no text", got=f"task {task.kind}", wanted="causal_lm or seq2seq"
+            )
         return generate(
             model.model,
             model.tokenizer,
             list(texts),
             beams=beams,
             max_new_tokens=max_new_tokens,
-            max_input_tokens=self.open().max_length,
+            max_input_tokens=task.prompt_tokens,
         )
 
     def measure(self, batch: TextBatch, passes: int = 3) -> float:

@@ -1,0 +1,131 @@
+"""Sequence-level distillation: what teachers write for the training sources becomes training data.
+
+Kim and Rush, arXiv 1606.07947: a student that is trained on a teacher's beam output has one answer to learn where the
+data has many. Decision record: the output is data and not a store entry, because people read, filter and keep it: JSON
+lines that `data.train` takes as they are. A row is written once by each teacher that would teach it; an interrupted
+run goes on where the file ends, and a file of another run is not added to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from raykd.config import RunConfig
+from raykd.data.load import load_data
+from raykd.data.rows import Rows
+from raykd.errors import ConfigError, DataError
+from raykd.runs.cluster import connect
+from raykd.runs.label import shown, trained_teachers
+from raykd.runs.pool import check_teachers, start_pool
+from raykd.runs.session import interruptible, listen
+from raykd.tasks.language import LanguageTask
+from raykd.teachers.pool import WRITTEN, TeacherPool
+
+
+def write_sequences(
+    config: RunConfig, path: Path, console: Console, *, beams: int = 5, max_new_tokens: int | None = None
+) -> int:
+    """`raykd label --sequences`: each training source with what its teachers write; returns rows written now.
+
+    Args:
+        path: JSON lines ``{id, src, tgt, lang, teacher}``; what it holds already is not written again.
+        beams: of the search. max_new_tokens: None takes the task's.
+    Raises:
+        ConfigError: no language task, no teachers. DataError: the file holds something else. ModelError, TeacherError.
+    """
+    task = config.task
+    if not isinstance(task, LanguageTask):
+        raise ConfigError(
+            "sequences are written by language models",
+            got=f"task {task.kind}",
+            wanted="task causal_lm or seq2seq",
+            next_step="raykd label RUN.yaml without --sequences keeps the teachers' answers",
+        )
+    trained = trained_teachers(config)
+    data = load_data(config.data, Path.cwd(), config.form, targets_needed=False)
+    written = _there(path)
+    with interruptible():
+        connect(config.ray)
+        listen()
+        check_teachers(config, trained)
+        pool, _ = start_pool(config, trained)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file, shown(console, "sequences") as report:
+                work = _work(config, pool, data.train, written)
+                done, total = 0, sum(len(picked) for _, picked in work)
+                report(done, total)
+                for m, picked in _batches(work):
+                    texts = [data.train.texts[i] for i in picked]
+                    made = pool.generate(
+                        m, texts, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens
+                    )
+                    for i, text in zip(picked, made, strict=True):
+                        file.write(_line(data.train, i, text, pool.handle.teachers[m]))
+                    file.flush()
+                    done += len(picked)
+                    report(done, total)
+        finally:
+            pool.stop()
+    return done
+
+
+def _line(rows: Rows, i: int, text: str, teacher: str) -> str:
+    row = {
+        "id": rows.ids[i],
+        "src": rows.texts[i],
+        "tgt": text,
+        "lang": rows.languages[i],
+        "teacher": teacher,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _work(
+    config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str]]
+) -> list[tuple[int, list[int]]]:
+    """For each teacher the rows that it would teach and has not written; equal sources once."""
+    asked_MN = pool.handle.source(config.objective.weighting).roster.asked(rows.take(range(len(rows))))
+    work = []
+    for m, name in enumerate(pool.handle.teachers):
+        first = {rows.texts[i]: i for i in reversed(np.flatnonzero(asked_MN[m]).tolist())}
+        work.append((m, sorted(i for text, i in first.items() if (name, text) not in written)))
+    return work
+
+
+def _batches(work: list[tuple[int, list[int]]]) -> Iterator[tuple[int, list[int]]]:
+    size = 8 * WRITTEN
+    for m, picked in work:
+        for at in range(0, len(picked), size):
+            yield m, picked[at : at + size]
+
+
+def _there(path: Path) -> set[tuple[str, str]]:
+    """Teacher and source of each line; a last line that was cut short is taken away.
+
+    Raises:
+        DataError: a line that is not one of ours.
+    """
+    if not path.exists():
+        return set()
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines[-1]:
+        path.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
+    found = set()
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+            found.add((str(row["teacher"]), str(row["src"])))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"{path}:{number} is not a line of this command",
+                got=line[:80],
+                wanted="a file that it wrote, or none",
+                next_step="name another file",
+            ) from None
+    return found
