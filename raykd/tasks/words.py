@@ -30,7 +30,6 @@ _UNSPACED = regex.compile(rf"(?V1)[[{_SCRIPTS}]--\p{{Nd}}]")
 UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my"})
 """Languages written without blanks between words."""
 _LEXICAL = regex.compile(r"[\p{L}\p{N}]")
-_BLANKS = np.asarray([code for code in range(0x3001) if chr(code).isspace()], dtype=np.uint32)
 
 
 def word_spans(text: str) -> NDArray[np.int32]:
@@ -118,70 +117,6 @@ def first_tokens(
     return np.where(holds_N, kept_T[safe_N] - first_T[row_N], -1)
 
 
-def token_starts(
-    offsets: Sequence[NDArray[np.integer]],
-    ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
-    texts: Sequence[str],
-) -> NDArray[np.int64]:
-    """For each token of all rows, in order, the character at which what it writes begins; blanks before it skipped.
-
-    Two tokens of different tokenizers that begin at one character were predicted after the same prefix, whether the
-    blank is counted to the word or not. Of several tokens that begin at one character (a blank alone before its word,
-    the bytes of one character) only the first was, so the later ones get -1, as ignored and zero-width tokens do.
-
-    Raises:
-        ValueError: not as many rows of one as of the other.
-    """
-    if not len(offsets) == len(ignored) == len(texts):
-        raise ValueError(f"{len(offsets)} rows of tokens, {len(ignored)} of masks, {len(texts)} texts")
-    tokens_T2, tokens_B = _flat(offsets)
-    usable_T = (tokens_T2[:, 1] > tokens_T2[:, 0]) & ~_masks(ignored)
-    skipped, length_B = _next_signs(texts)
-    base_T = np.repeat(np.cumsum(length_B) - length_B, tokens_B)
-    limit_T = np.repeat(length_B - 1, tokens_B)
-    starts_T = skipped[base_T + np.minimum(tokens_T2[:, 0], limit_T)]
-    out_T = np.full(len(tokens_T2), -1, dtype=np.int64)
-    (kept_T,) = np.nonzero(usable_T)
-    row_T = np.repeat(np.arange(len(offsets)), tokens_B)[kept_T]
-    kept_starts = starts_T[kept_T]
-    new = np.ones(len(kept_T), dtype=bool)
-    new[1:] = (kept_starts[1:] != kept_starts[:-1]) | (row_T[1:] != row_T[:-1])
-    out_T[kept_T[new]] = kept_starts[new]
-    return out_T
-
-
-def match_starts(
-    have_T: NDArray[np.integer],
-    have_B: NDArray[np.integer],
-    want_N: NDArray[np.integer],
-    want_B: NDArray[np.integer],
-) -> NDArray[np.int64]:
-    """For each wanted offset of B rows the index in its row of the unit that begins there, or -1.
-
-    Args:
-        have_T, have_B: offsets of the units that there are, row after row, and how many a row has.
-        want_N, want_B: the same of those that are looked for. A negative offset is never found; of equal ones the
-            first is.
-    """
-    if len(have_T) == 0 or len(want_N) == 0:
-        return np.full(len(want_N), -1, dtype=np.int64)
-    stride = int(max(have_T.max(), want_N.max(), 0)) + 2
-    row_T = np.repeat(np.arange(len(have_B)), have_B)
-    row_N = np.repeat(np.arange(len(want_B)), want_B)
-    keys_T = np.where(have_T >= 0, have_T + 1, 0).astype(np.int64) + row_T * stride
-    order_T = np.argsort(keys_T, kind="stable")
-    keys_N = want_N.astype(np.int64) + 1 + row_N * stride
-    at_N = np.minimum(np.searchsorted(keys_T[order_T], keys_N, side="left"), len(order_T) - 1)
-    found_N = (keys_T[order_T[at_N]] == keys_N) & (want_N >= 0)
-    first_T = np.cumsum(have_B) - have_B
-    return np.where(found_N, order_T[at_N] - first_T[row_N], -1)
-
-
-def coverage(place_N: NDArray[np.integer]) -> tuple[int, int]:
-    """How many units have a token, and how many there are."""
-    return int((place_N >= 0).sum()), len(place_N)
-
-
 def _flat(rows: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All pairs of all rows, ``[T, 2]``, and how many each row has."""
     counts_B = np.asarray([len(row) for row in rows], dtype=np.int64)
@@ -196,16 +131,3 @@ def _masks(ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]]) -> NDArra
         if ignored
         else np.zeros(0, dtype=bool)
     )
-
-
-def _next_signs(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each character (and the end) of each text the next place that is no blank; and ``len(text) + 1``."""
-    length_B = np.asarray([len(text) + 1 for text in texts], dtype=np.int64)
-    first_B = np.cumsum(length_B) - length_B
-    # The end of each text is a sign, so a search never leaves the text.
-    joined = "".join(text + "." for text in texts).encode("utf-32-le", "surrogatepass")
-    signs_T = ~np.isin(np.frombuffer(joined, dtype=np.uint32), _BLANKS)
-    (places,) = np.nonzero(signs_T)
-    at_T = np.searchsorted(places, np.arange(len(signs_T)), side="left")
-    next_T = places[at_T] - np.repeat(first_B, length_B) if len(places) else np.zeros(0, dtype=np.int64)
-    return next_T.astype(np.int64), length_B
