@@ -1,9 +1,10 @@
 """One row's answer as bytes, and the bytes of many rows as one answer.
 
 Decision record: a body holds one row, because that is what the store keys and what a batch picks; its layout is a
-small header, then one section a field, each a plain array, so that reading is `numpy.frombuffer` and no loop over
-units. Little-endian whatever the machine. A body begins with the version of the layout, and another version is
-refused and never guessed. Damage is the store's to detect (it keeps a checksum); here only what cannot be read fails.
+small header, then one section a field, each a plain array. The bodies of a batch have one form, so a section of all
+rows is read in one pass (`raykd.distill.sections`). Little-endian whatever the machine. A body begins with the version
+of the layout, and another version is refused and never guessed. Damage is the store's to detect (it keeps a checksum);
+here only what cannot be read fails.
 
 Bytes a unit, without the header (14 a row, and 4 for each temperature):
 
@@ -17,12 +18,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK, join
+from raykd.distill.sections import Reader
+from raykd.distill.signals import MASKED
 
 VERSION = 1
 """Of the layout; part of what a store must not mix."""
@@ -57,32 +60,27 @@ def decode(bodies: Sequence[bytes | None]) -> tuple[Payload | None, NDArray[np.i
     Raises:
         ValueError: a body is malformed or of another version, or bodies do not fit together.
     """
-    rows = [None if body is None else _decode_row(body) for body in bodies]
-    units_B = np.asarray([0 if row is None else len(row) for row in rows], dtype=np.int64)
-    present = [row for row in rows if row is not None]
-    return (join(present) if present else None), units_B
+    held = [body for body in bodies if body is not None]
+    heads = [_head(body) for body in held]
+    units_B = np.zeros(len(bodies), dtype=np.int64)
+    units_B[[body is not None for body in bodies]] = [head.units for head in heads]
+    if not held:
+        return None, units_B
+    if all(head.form == heads[0].form for head in heads):
+        return _decode_rows(held, heads), units_B
+    return join([_decode_rows([body], [head]) for body, head in zip(held, heads, strict=True)]), units_B
 
 
-class _Reader:
-    """Sections of a body, one after the other."""
+class _Head(NamedTuple):
+    """A body's header. form: what is equal in bodies that are read in one pass."""
 
-    def __init__(self, body: bytes, at: int) -> None:
-        self.body, self.at = body, at
-
-    def array(self, dtype: DTypeLike, *shape: int) -> NDArray[Any]:
-        count = int(np.prod(shape))
-        wide = np.dtype(dtype).itemsize * count
-        if self.at + wide > len(self.body):
-            raise ValueError(f"a body of {len(self.body)} bytes ends before its contents")
-        found = np.frombuffer(self.body, dtype, count, self.at) if count else np.empty(0, dtype)
-        self.at += wide
-        return found.reshape(shape)
-
-    def bits(self, count: int) -> NDArray[np.uint8]:
-        return np.unpackbits(self.array(np.uint8, -(-count // 8)), count=count)
+    form: tuple[int, int, int, int, bytes]
+    covered: bool
+    units: int
+    columns: int
 
 
-def _decode_row(body: bytes) -> Payload:
+def _head(body: bytes) -> _Head:
     if len(body) < 1 or body[0] != VERSION:
         raise ValueError(f"a body of layout {body[:1].hex() or 'nothing'}, this program reads {VERSION}")
     if len(body) < _HEADER.size:
@@ -90,13 +88,24 @@ def _decode_row(body: bytes) -> Payload:
     _, number, flags, grid, units, columns, width = _HEADER.unpack_from(body)
     if number >= len(_KINDS) or flags >= 16:
         raise ValueError(f"a body of unknown form {number} or unknown fields {flags:#x}")
-    reader = _Reader(body, _HEADER.size)
+    temperatures = body[_HEADER.size : _HEADER.size + 4 * grid]
+    if len(temperatures) < 4 * grid:
+        raise ValueError(f"a body of {len(body)} bytes ends within its temperatures")
+    # Rows of a dense answer may differ in their columns: the words of a context.
+    same = 0 if _KINDS[number] is Dense else columns
+    form = (number, flags & ~_FLAGS["covered_N"], same, width, temperatures)
+    return _Head(form, bool(flags & _FLAGS["covered_N"]), units, columns)
+
+
+def _decode_rows(bodies: Sequence[bytes], heads: Sequence[_Head]) -> Payload:
+    number, flags, columns, width, grid = heads[0].form
+    reader = Reader(bodies, _HEADER.size + len(grid), np.asarray([h.units for h in heads], dtype=np.int64))
+    common = _read_common(reader, flags, np.asarray([head.covered for head in heads]))
     # The shortest decimal that float32 holds: 0.7 comes back as 0.7.
-    temperatures = tuple(float(str(t)) for t in reader.array("<f4", grid))
-    common = _read_common(reader, flags, units)
-    payload: Payload = _READERS[number](reader, common, columns, width, temperatures)
-    if reader.at != len(body):
-        raise ValueError(f"a body of {len(body)} bytes, its contents end at {reader.at}")
+    temperatures = tuple(float(str(t)) for t in np.frombuffer(grid, "<f4"))
+    wide: Any = [head.columns for head in heads] if _KINDS[number] is Dense else columns
+    payload: Payload = _READERS[number](reader, common, wide, width, temperatures)
+    reader.finish()
     return payload
 
 
@@ -112,16 +121,19 @@ def _write_common(payload: Payload, flags: int) -> list[bytes]:
     return sections
 
 
-def _read_common(reader: _Reader, flags: int, units: int) -> dict[str, Any]:
-    covered_N = np.ones(units, dtype=np.bool_)
-    if flags & _FLAGS["covered_N"]:
-        covered_N = reader.bits(units).astype(np.bool_)
-    found: dict[str, Any] = {"covered_N": covered_N}
+def _read_common(reader: Reader, flags: int, marked_B: NDArray[np.bool_]) -> dict[str, Any]:
+    units_B = reader.units_B
+    if marked_B.any():  # where all units of a row are covered, it does not say so
+        reader.covered_N[marked_B[reader.row_N]] = reader.bits(np.where(marked_B, units_B, 0)).astype(
+            np.bool_
+        )
+        reader.held_B = reader.row_sums(reader.covered_N)
+    found: dict[str, Any] = {"covered_N": reader.covered_N}
     if flags & _FLAGS["offsets_N"]:
-        found["offsets_N"] = _read_offsets(reader, units)
+        found["offsets_N"] = _read_offsets(reader)
     for name in ("entropy_N", "gold_logp_N"):
         if flags & _FLAGS[name]:
-            found[name] = reader.array("<f2", units).astype(np.float32)
+            found[name] = reader.array("<f2", units_B).astype(np.float32)
     return found
 
 
@@ -137,21 +149,24 @@ def _write_offsets(offsets_N: NDArray[np.int64]) -> list[bytes]:
     return [code_N.tobytes(), offsets[far].astype("<u4").tobytes()]
 
 
-def _read_offsets(reader: _Reader, units: int) -> NDArray[np.int64]:
-    code_N = reader.array(np.uint8, units)
+def _read_offsets(reader: Reader) -> NDArray[np.int64]:
+    code_N = reader.array(np.uint8, reader.units_B)
+    far_N = code_N == _FAR
+    absolute = reader.array("<u4", reader.row_sums(far_N)).astype(np.int64)
     somewhere_N = code_N != _NOWHERE
-    step = code_N[somewhere_N].astype(np.int64)
-    far = np.flatnonzero(step == _FAR)
-    absolute = reader.array("<u4", len(far)).astype(np.int64)
-    step[far] = 0
-    offsets = np.cumsum(step)
-    # After a far unit, steps count from its absolute offset and not from the sum before it.
-    correction = np.zeros(len(step), dtype=np.int64)
-    correction[far] = np.diff(absolute - offsets[far], prepend=0)
-    offsets += np.cumsum(correction)
-    if (np.diff(offsets) < 0).any():
+    step, row, far = code_N[somewhere_N].astype(np.int64), reader.row_N[somewhere_N], far_N[somewhere_N]
+    first = np.diff(row, prepend=-1) > 0
+    # Steps are summed over all rows at once; a row's first unit and a far one begin a sum of their own.
+    begins = np.flatnonzero(first | far)
+    known = step[begins]
+    known[far[begins]] = absolute
+    sums = np.cumsum(step)
+    moved = np.zeros(len(step), dtype=np.int64)
+    moved[begins] = np.diff(known - sums[begins], prepend=0)
+    offsets = sums + np.cumsum(moved)
+    if ((np.diff(offsets) < 0) & ~first[1:]).any():
         raise ValueError("the offsets of a body fall")
-    offsets_N = np.full(units, -1, dtype=np.int64)
+    offsets_N = np.full(len(code_N), -1, dtype=np.int64)
     offsets_N[somewhere_N] = offsets
     return offsets_N
 
@@ -173,11 +188,11 @@ def _write_ids(ids: NDArray[np.int32], vocab: int) -> list[bytes]:
     return [low, *(np.packbits((ids >> (16 + b)) & 1).tobytes() for b in range(_planes(vocab)))]
 
 
-def _read_ids(reader: _Reader, count: int, vocab: int) -> NDArray[np.int32]:
-    ids = reader.array("<u2", count).astype(np.int32)
+def _read_ids(reader: Reader, count_B: NDArray[np.int64], vocab: int) -> NDArray[np.int32]:
+    ids = reader.array("<u2", count_B).astype(np.int32)
     for b in range(_planes(vocab)):
-        ids |= reader.bits(count).astype(np.int32) << (16 + b)
-    if count and ids.max() >= vocab:
+        ids |= reader.bits(count_B).astype(np.int32) << (16 + b)
+    if ids.size and ids.max() >= vocab:
         raise ValueError(f"id {ids.max()} in a vocabulary of {vocab}")
     return ids
 
@@ -189,8 +204,16 @@ def _write_dense(payload: Dense) -> Written:
     return payload.logits_NC.shape[1], 0, (), [payload.logits_NC.astype("<f4").tobytes()]
 
 
-def _read_dense(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Dense:
-    return Dense(logits_NC=reader.array("<f4", len(common["covered_N"]), columns), **common)
+def _read_dense(
+    reader: Reader, common: Any, columns_B: list[int], width: int, grid: tuple[float, ...]
+) -> Dense:
+    wide_B, most = np.asarray(columns_B, dtype=np.int64), max(columns_B)
+    logits = reader.array("<f4", reader.units_B * wide_B)
+    if min(columns_B) == most:
+        return Dense(logits_NC=logits.reshape(len(reader.row_N), most), **common)
+    logits_NC = np.full((len(reader.row_N), most), MASKED, dtype=np.float32)
+    logits_NC[np.arange(most) < wide_B[reader.row_N][:, None]] = logits
+    return Dense(logits_NC=logits_NC, **common)
 
 
 def _write_top_k(payload: TopK) -> Written:
@@ -200,16 +223,19 @@ def _write_top_k(payload: TopK) -> Written:
     return payload.vocab, payload.ids_NK.shape[1], payload.temperatures, [*ids, *rest]
 
 
-def _read_top_k(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> TopK:
-    present_N = common["covered_N"]
-    n, held = len(present_N), int(present_N.sum())
-    ids_NK = np.full((n, width), -1, dtype=np.int32)
-    logits_NK = np.zeros((n, width), dtype=np.float16)
-    lse_NG = np.zeros((n, len(grid)), dtype=np.float32)
-    ids_NK[present_N] = _read_ids(reader, held * width, columns).reshape(held, width)
-    logits_NK[present_N] = reader.array("<f2", held, width)
-    lse_NG[present_N] = reader.array("<f4", held, len(grid))
-    return TopK(ids_NK=ids_NK, logits_NK=logits_NK, lse_NG=lse_NG, temperatures=grid, vocab=columns, **common)
+def _read_top_k(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> TopK:
+    held_B, held = reader.held_B, int(reader.held_B.sum())
+    ids_NK = _read_ids(reader, held_B * width, columns).reshape(held, width)
+    logits_NK = reader.array("<f2", held_B * width).reshape(held, width)
+    lse_NG = reader.array("<f4", held_B * len(grid)).reshape(held, len(grid))
+    return TopK(
+        ids_NK=reader.spread(ids_NK, -1),
+        logits_NK=reader.spread(logits_NK, 0),
+        lse_NG=reader.spread(lse_NG, 0),
+        temperatures=grid,
+        vocab=columns,
+        **common,
+    )
 
 
 def _write_sampled(payload: Sampled) -> Written:
@@ -225,18 +251,17 @@ def _write_sampled(payload: Sampled) -> Written:
     return payload.vocab, payload.draws, (payload.temperature,), sections
 
 
-def _read_sampled(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Sampled:
-    n = len(common["covered_N"])
-    entries_N, several_N = reader.array(np.uint8, n), reader.array(np.uint8, n)
+def _read_sampled(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Sampled:
+    entries_N, several_N = reader.array(np.uint8, reader.units_B), reader.array(np.uint8, reader.units_B)
     if len(grid) != 1 or (several_N > entries_N).any():
         raise ValueError("a body of sampled tokens contradicts itself")
     column_J = np.arange(int(entries_N.max(initial=0)))
     held_NJ = column_J < entries_N[:, None]
     ids_NJ = np.full(held_NJ.shape, -1, dtype=np.int32)
-    ids_NJ[held_NJ] = _read_ids(reader, int(held_NJ.sum()), columns)
+    ids_NJ[held_NJ] = _read_ids(reader, reader.row_sums(entries_N), columns)
     counts_NJ = held_NJ.astype(np.uint8)
     several_NJ = column_J < several_N[:, None]
-    counts_NJ[several_NJ] = reader.array(np.uint8, int(several_NJ.sum()))
+    counts_NJ[several_NJ] = reader.array(np.uint8, reader.row_sums(several_N))
     drawn_N = counts_NJ.sum(axis=1, dtype=np.int64)
     if (drawn_N != np.where(common["covered_N"], width, 0)).any():
         raise ValueError(f"a body of {width} draws a unit holds between {drawn_N.min()} and {drawn_N.max()}")
@@ -249,8 +274,9 @@ def _write_hidden(payload: Hidden) -> Written:
     return payload.states_NH.shape[1], 0, (), [_half(payload.states_NH).tobytes()]
 
 
-def _read_hidden(reader: _Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Hidden:
-    return Hidden(states_NH=reader.array("<f2", len(common["covered_N"]), columns), **common)
+def _read_hidden(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Hidden:
+    states = reader.array("<f2", reader.units_B * columns)
+    return Hidden(states_NH=states.reshape(len(reader.row_N), columns), **common)
 
 
 _KINDS: tuple[type[Payload], ...] = (Dense, TopK, Sampled, Hidden)

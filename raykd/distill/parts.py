@@ -5,11 +5,14 @@ teachers of one and the same subset. A teacher whose answer has a support of its
 what another vocabulary shares) cannot be mixed with others before the comparison; it is a part, and the parts'
 divergences are summed with the teachers' weights. Of a subset the student's softmax is renormalised over it: what the
 teacher does not know is not punished. With one part nothing is multiplied, so that classification stays what it is.
+Of several teachers each knows some units only (its language), so a part that stands alone is made of the units where
+it has weight: four monolingual teachers then cost what one does. All of them read the student through one gather,
+because the gradient of each would else be as large as the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,12 +26,16 @@ from raykd.distill.targets import LOG_FLOOR, Mixture, align, combine, combine_lo
 
 @dataclass(frozen=True)
 class Part:
-    """A target, the student's logits on its support, and its share of each unit; None for the whole of it."""
+    """A target, the student's logits on its support, and its share of each unit; None for the whole of it.
+
+    units_N: which units these are, rising; None for all of them.
+    """
 
     student_NK: torch.Tensor
     target: Target
     support: Support
     share_N: torch.Tensor | None
+    units_N: torch.Tensor | None = None
 
 
 def parts_of(
@@ -55,26 +62,30 @@ def parts_of(
     groups: dict[object, list[int]] = {}
     for m in range(len(signals.teachers)):
         groups.setdefault(_group(signals, m), []).append(m)
+    rows = _gathered(logits_NC, _alone(signals, weights_MN, list(groups.values())))
     parts = []
     for members in groups.values():
-        weights = weights_MN[members]
-        share_N = weights.sum(dim=0)
-        inside = torch.where(share_N > 0.0, weights / share_N, 0.0)
-        whole = len(groups) == 1
         answer = signals.answer(members[0])
         if answer is None and not told:
             continue  # a language model that was asked for no row of the batch
-        if answer is None or answer.support == "whole":
+        student_NC, units_N = rows.get(members[0], (logits_NC, None))
+        weights = weights_MN[members] if units_N is None else weights_MN[members][:, units_N]
+        share_N = weights.sum(dim=0)
+        inside = torch.where(share_N > 0.0, weights / share_N, 0.0)
+        if not _own_support(answer):
             made = _whole(logits_NC, signals, members, inside, temperature, mixture)
         elif mixture != "arithmetic":
             raise ValueError(
                 f"teacher {signals.teachers[members[0]]}: a {mixture} mixture needs all logits of one vocabulary"
             )
         else:
-            made = _reduced(logits_NC, signals, members[0], inside, temperature)
+            assert answer is not None
+            answer = answer if units_N is None else answer.at(units_N)
+            made = _reduced(student_NC, answer, signals.teachers[members[0]], inside, temperature)
         student_NK, target, support = made
-        parts.append(Part(student_NK, target, support, None if whole else share_N))
-    return parts
+        parts.append(Part(student_NK, target, support, None if len(groups) == 1 else share_N, units_N))
+    # A part without a unit says nothing; one is kept where there is no other, for the graph.
+    return [part for part in parts if len(part.target.covered_N)] or parts[:1]
 
 
 def over_parts(
@@ -96,8 +107,12 @@ def over_parts(
         loss_N = divergence.per_unit(part.student_NK, part.target, temperature)
         if part.share_N is not None:
             loss_N = torch.where(part.target.covered_N, part.share_N * loss_N, 0.0)
+        here_N = part.target.covered_N
+        if part.units_N is not None:
+            loss_N = torch.zeros_like(total_N).index_copy(0, part.units_N, loss_N)
+            here_N = torch.zeros_like(covered_N).index_copy(0, part.units_N, here_N)
         total_N = total_N + loss_N if at else loss_N
-        covered_N = covered_N | part.target.covered_N
+        covered_N = covered_N | here_N
     return total_N, covered_N
 
 
@@ -107,6 +122,32 @@ def _group(signals: Signals, m: int) -> object:
     if answer is not None:
         return None if answer.support == "whole" else ("alone", m)
     return None if columns is None else tuple(sorted(columns))
+
+
+def _own_support(answer: Answer | None) -> bool:
+    return answer is not None and answer.support != "whole"
+
+
+def _alone(
+    signals: Signals, weights_MN: torch.Tensor, groups: Sequence[Sequence[int]]
+) -> dict[int, torch.Tensor]:
+    """Where there are several parts, the units of each that has a support of its own, by its teacher."""
+    if len(groups) == 1:
+        return {}
+    alone = [members[0] for members in groups if _own_support(signals.answer(members[0]))]
+    return {m: weights_MN[m].nonzero().squeeze(1) for m in alone}
+
+
+def _gathered(
+    logits_NC: torch.Tensor, units: Mapping[int, torch.Tensor]
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """The student's logits at the units of each teacher that has not all of them, and which those are."""
+    some = {m: units_N for m, units_N in units.items() if len(units_N) < len(logits_NC)}
+    if not some:
+        return {}
+    picked = logits_NC.index_select(0, torch.cat(list(some.values())))
+    pieces = torch.split(picked, [len(units_N) for units_N in some.values()])
+    return {m: (piece, some[m]) for m, piece in zip(some, pieces, strict=True)}
 
 
 Made = tuple[torch.Tensor, Target, Support]
@@ -125,6 +166,10 @@ def _whole(
     if len(members) == 1 and (answer := signals.answer(members[0])) is not None:
         student_NK, target = align(logits_NC, _single(answer, weights_MN, temperature))
         return student_NK, target, "whole"
+    if index is None and (routed_NV := _routed(signals, members, weights_MN)) is not None:
+        target = combine_logits(routed_NV.unsqueeze(0), weights_MN.sum(0, keepdim=True), temperature, mixture)
+        student_NK, target = align(logits_NC, target)
+        return student_NK, target, "whole"
     rows = []
     for m in members:
         answer = signals.answer(m)
@@ -136,21 +181,38 @@ def _whole(
     return student_NK, target, "whole"
 
 
+def _routed(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> torch.Tensor | None:
+    """Each unit's logits over the vocabulary from the one teacher that has weight for it; None where several have."""
+    answers = [signals.answer(m) for m in members]
+    used_MN = weights_MN > 0.0
+    if any(answer is None for answer in answers) or bool((used_MN.sum(dim=0) > 1).any()):
+        return None
+    routed_NV: torch.Tensor | None = None
+    for answer, used_N in zip(answers, used_MN, strict=True):
+        assert answer is not None
+        units_N = used_N.nonzero().squeeze(1)
+        logits_UV = answer.at(units_N).logits()
+        assert logits_UV is not None
+        if routed_NV is None:
+            routed_NV = logits_UV.new_zeros(len(used_N), logits_UV.shape[1])
+        routed_NV.index_copy_(0, units_N, logits_UV)
+    return routed_NV
+
+
 def _reduced(
-    logits_NC: torch.Tensor, signals: Signals, m: int, weights_1N: torch.Tensor, temperature: float
+    logits_NC: torch.Tensor, answer: Answer, teacher: str, weights_1N: torch.Tensor, temperature: float
 ) -> Made:
-    answer = signals.answer(m)
     if isinstance(answer, SparseAnswer):
-        _same_vocabulary(answer.vocab, logits_NC.shape[1], signals.teachers[m])
+        _same_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
         p_NK, logp_NK = answer.target(temperature)
         student_NK = on_support(logits_NC, answer.ids_NK, temperature)
         return student_NK, _target(p_NK, logp_NK, weights_1N, temperature), answer.support
     if not isinstance(answer, WholeAnswer):
-        raise TypeError(f"teacher {signals.teachers[m]} answered with {type(answer).__name__}")
+        raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")
     if answer.ids is None:
         return logits_NC, _single(answer, weights_1N, temperature), answer.support
     ids = answer.ids
-    _same_vocabulary(ids.student_vocab, logits_NC.shape[1], signals.teachers[m])
+    _same_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
     student_NK = on_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
     with torch.no_grad():
         reduced_NK = on_columns(answer.logits(), ids.teacher_K, ids.teacher_rest, temperature)

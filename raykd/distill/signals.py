@@ -141,8 +141,15 @@ class Answer:
 
     def units(self, begin: int, end: int) -> Self:
         """The answer for the units from begin to before end."""
+        return self._picked(slice(begin, end))
+
+    def at(self, units_N: torch.Tensor) -> Self:
+        """The answer for the units at these positions."""
+        return self._picked(units_N)
+
+    def _picked(self, index: slice | torch.Tensor) -> Self:
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.shared}
-        return replace(self, **{k: v[begin:end] for k, v in held.items() if isinstance(v, torch.Tensor)})
+        return replace(self, **{k: v[index] for k, v in held.items() if isinstance(v, torch.Tensor)})
 
     def logits(self) -> torch.Tensor | None:
         """``[N, V]`` over the teacher's whole vocabulary; None where they were not sent. Call it for a chunk only."""

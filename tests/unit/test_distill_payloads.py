@@ -74,6 +74,25 @@ def test_every_form_comes_back(vocab: int) -> None:
         same(two, join([payload, payload.rows([2, 4])[1]]))
 
 
+@pytest.mark.parametrize("vocab", [40, 300_000])
+def test_a_batch_is_read_as_its_rows_are(vocab: int) -> None:
+    """Rows with and without coverage, an empty one, far offsets and units that begin nowhere, in one pass."""
+    for payload in answers(9, vocab):
+        index = np.asarray([0, 2, 3, 4])
+        far = np.asarray([3, -1, 700, 701], dtype=np.int64)
+        rows = [*payload.rows([2, 0, 4, 3]), replace(payload.take(index), offsets_N=far)]
+        rows = [replace(r, offsets_N=None) if payload.offsets_N is None else r for r in rows]
+        bodies = [codec.encode(row) for row in rows]
+        got, units_B = codec.decode(bodies)
+        each = [codec.decode([body])[0] for body in bodies]
+        assert got is not None and units_B.tolist() == [2, 0, 4, 3, 4]
+        same(got, join([one for one in each if one is not None]))
+    narrow, wide = dense_of(3, 2), dense_of(2, 5)  # of contexts with two words and with five
+    got, _ = codec.decode([codec.encode(narrow), codec.encode(wide)])
+    assert got is not None
+    same(got, join([narrow, wide]))
+
+
 def test_an_empty_row_and_no_row() -> None:
     for payload in answers(4, 40):
         none = payload.rows([0, 4])[0]
@@ -112,6 +131,8 @@ def test_what_contradicts_itself_is_an_error() -> None:
         codec.decode([codec.encode(short), codec.encode(sampled)])
     with pytest.raises(ValueError, match="fit together"):
         codec.decode([codec.encode(short), codec.encode(replace(short, temperatures=(2.0,)))])
+    with pytest.raises(ValueError, match="carry"):
+        codec.decode([codec.encode(short), codec.encode(replace(short, entropy_N=None))])
 
 
 def test_rows_of_different_width_are_padded() -> None:
