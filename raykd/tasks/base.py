@@ -284,12 +284,10 @@ def collate(rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
 def pad(rows: EncodedRows | Tokens, picked: Sequence[int]) -> dict[str, torch.Tensor]:
     """The picked sequences as ``[S, L]`` tensors, L the longest of them, field by field."""
     inputs: dict[str, torch.Tensor] = {}
-    lengths = None
     for name, values in rows.fields.items():
         chosen = [values[i] for i in picked]
-        if lengths is None:  # the fields of a sequence are as long as one another
-            lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)
-            filled = np.arange(max(1, int(lengths.max(initial=1)))) < lengths[:, None]
+        lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)  # a target is not as long as its source
+        filled = np.arange(max(1, int(lengths.max(initial=1)))) < lengths[:, None]
         block = np.full(filled.shape, rows.pad_values[name], dtype=np.int64)
         if chosen:
             block[filled] = np.concatenate(chosen)
