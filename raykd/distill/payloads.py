@@ -166,8 +166,6 @@ def join(parts: Sequence[P]) -> P:
             raise ValueError(f"answers of kind {first.kind} and {part.kind} in one batch")
         if part.constants() != first.constants():
             raise ValueError(f"answers that do not fit together: {first.constants()} and {part.constants()}")
-        if part.columns().keys() != first.columns().keys():
-            raise ValueError(f"answers that carry {sorted(first.columns())} and {sorted(part.columns())}")
     names = first.columns()
     joined = {
         name: _padded_concat([p.columns()[name] for p in parts], _padding(first, name)) for name in names
