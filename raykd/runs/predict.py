@@ -139,18 +139,18 @@ class Asked:
             DataError: questions without contexts, or words for a task that reads texts.
         """
         form = form_of(task)
-        if form == "answers" and self.pairs is None:
-            raise DataError(
-                "this model answers questions about a context",
-                got="texts alone",
-                wanted='JSON lines {"question": ..., "context": ...}',
-                next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
-            )
         if self.tokens is not None and form != "words":
             raise DataError(
                 "this model reads texts, not words",
                 got="rows with tokens",
                 wanted='JSON lines {"text": ...}',
                 next_step="name the key of the text with --column",
+            )
+        if form == "answers" and self.pairs is None:
+            raise DataError(
+                "this model answers questions about a context",
+                got="texts alone",
+                wanted='JSON lines {"question": ..., "context": ...}',
+                next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
             )
         return rows_to_ask(form, self.texts, self.pairs, self.tokens)
