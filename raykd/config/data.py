@@ -111,6 +111,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "answers": ("question", "context", "answers"),
     "target": ("source", "target"),
     "source_target": ("source", "target"),
+    "plain": ("text",),
 }
 
 

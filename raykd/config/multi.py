@@ -31,6 +31,8 @@ SCORE = "score"
 """Name of the metric of a run of several tasks: the unweighted mean of the tasks' own metrics, each a rate."""
 RATES = ("accuracy", "macro_f1", "f1", "precision", "recall", "exact_match")
 """Metrics in [0, 1], higher is better: what can be averaged over tasks as it is."""
+RESERVED = ("eval", "train", "teacher")
+"""What curves of a run begin with; those of a task begin with its name."""
 ENCODED = ("classification", "token_classification", "question_answering")
 """Kinds of task that are heads on an encoder."""
 
@@ -61,9 +63,11 @@ class MultiTask(Spec):
         """Said before anything else of such a task is read: its data differ in all."""
         for name, member in value.items() if isinstance(value, Mapping) else ():
             checked_name(str(name))
+            if name in RESERVED:
+                raise ValueError(f"a task cannot be named {name}: curves of the whole run are")
             task = member.get("task") if isinstance(member, Mapping) else getattr(member, "task", None)
             kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
-            if kind in ("causal_lm", "seq2seq", "multi"):
+            if kind in ("causal_lm", "seq2seq", "masked_lm", "multi"):
                 raise ValueError(
                     f"task {name} is {kind}, which is no head on a shared encoder: wanted {', '.join(ENCODED)}; "
                     "train it in a run of its own"

@@ -132,7 +132,28 @@ class RunConfig(Spec):
                     f"{name}: a model of kind {student.kind} cannot learn {self.task.kind}; "
                     f"it can learn {', '.join(sorted(student.tasks))}"
                 )
+            if getattr(student, "vocabulary", "own") == "union":
+                self._check_union(name)
         return self
+
+    def _check_union(self, name: str) -> None:
+        """Whether a model can have the union of its teachers' vocabularies."""
+        if name != "student":
+            raise ValueError(
+                f"{name}: vocabulary union is that of a model's teachers, and a teacher has none"
+            )
+        if self.task.kind != "masked_lm":
+            raise ValueError(f"student.vocabulary union serves masked_lm, not {self.task.kind}")
+        spoken = [t.language_set for t in self.active_teachers]
+        silent = [
+            lang
+            for lang in self.data.select_languages or self.data.languages
+            if not any(own is None or lang in own for own in spoken)
+        ]
+        if silent:
+            raise ValueError(
+                f"student.vocabulary union: no teacher speaks {silent[0]}, so there is no tokenizer for its texts"
+            )
 
     @property
     def metric(self) -> MetricName:

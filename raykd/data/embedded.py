@@ -21,7 +21,7 @@ def embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled:
         DataError: a language that the corpus is not written in, a split without gold where gold is needed, labels
             that are not the corpus's.
     """
-    if labelled and source.split == "unlabeled":
+    if labelled and form != "plain" and source.split == "unlabeled":
         raise DataError(
             "the embedded split 'unlabeled' has no labels",
             got="split: unlabeled where labels are needed",
@@ -42,6 +42,9 @@ def embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled:
         rows = corpus_answers.generate(source, config.languages)
     elif form in ("target", "source_target"):
         rows = corpus_targets.generate(source, config.languages, form)
+    elif form == "plain":
+        rows = corpus.generate(source, config.languages)
+        return replace(rows, labels_B=np.zeros_like(rows.labels_B))
     else:
         rows = corpus.generate(source, config.languages)
         if labelled:

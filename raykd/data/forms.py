@@ -133,10 +133,16 @@ def _target(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     return Parts(source if source.strip() else "", target, label=0 if wanted.labelled else UNLABELLED)
 
 
+def _plain(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+    column = wanted.names["text"]
+    return Parts(cells.text(record.values.get(column), column), label=0)
+
+
 _READ: dict[RowForm, Callable[[Record, Wanted, DataConfig], Parts]] = {
     "text": _text,
     "words": _words,
     "answers": _answers,
     "target": _target,
     "source_target": _target,
+    "plain": _plain,
 }

@@ -114,7 +114,7 @@ def _row(record: Record, wanted: Wanted, config: DataConfig, stem: str) -> tuple
 
 
 def _as_rows(kept: list[tuple[str, str, Parts]], wanted: Wanted) -> Rows:
-    with_pairs = wanted.form not in ("text", "words") or "text_pair" in wanted.names
+    with_pairs = wanted.form not in ("text", "words", "plain") or "text_pair" in wanted.names
     with_golds = wanted.form in ("words", "answers")
     return Rows(
         ids=tuple(name for name, _, _ in kept),

@@ -14,7 +14,8 @@ def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[st
     """Counts: rows, labelled, unlabelled, and for each language those of its form.
 
     By form: rows by label; words and entities (spans that begin with B- or U- or S-; entities of labelled rows);
-    questions, accepted answers and different contexts; pairs, those without a prompt, and characters of the targets.
+    questions, accepted answers and different contexts; pairs, those without a prompt, and characters of the targets;
+    texts that are their own gold and their characters.
 
     Args:
         labels: the run's labels.
@@ -29,7 +30,9 @@ def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[st
         counts["labelled" if rows.labels_B[at] >= 0 else "unlabelled"] += 1
         gold = () if rows.golds is None else rows.golds[at]
         pair = "" if rows.pairs is None else rows.pairs[at]
-        if form == "words":
+        if form == "plain":
+            counts["characters"] += len(rows.texts[at])
+        elif form == "words":
             counts["words"] += 0 if rows.words is None else len(rows.words[at])
             counts["entities"] += sum(label in begins for label in gold)
         elif form == "answers":

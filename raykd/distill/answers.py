@@ -39,6 +39,12 @@ class IdMap:
     student_rest: torch.Tensor
     student_vocab: int
 
+    @property
+    def total(self) -> bool:
+        """Whether each of the teacher's tokens is one of the student's: then a draw of the teacher's is one of the
+        student's tokens, and as unbiased."""
+        return not len(self.teacher_rest)
+
     @staticmethod
     def of(
         student_of_V: NDArray[np.integer], student_vocab: int, device: torch.device | None = None
@@ -207,11 +213,11 @@ def answer_of(
             temperatures=payload.temperatures,
             **numbers,
         )
-    if ids is not None:
+    if ids is not None and not ids.total:
         raise ValueError("sampled tokens of another vocabulary: those that do not map would bias the target")
     return SampledAnswer(
-        ids_NK=_translated(payload.ids_NJ, None, device),
-        vocab=payload.vocab,
+        ids_NK=_translated(payload.ids_NJ, ids, device),
+        vocab=payload.vocab if ids is None else ids.student_vocab,
         shares_NK=torch.from_numpy(payload.counts_NJ).to(device).float() / payload.draws,
         temperature=payload.temperature,
         **numbers,

@@ -3,7 +3,9 @@
 Decision record: a `Lens` is how one student reads one teacher: made once a run, from both tokenizers. Of the same
 tokenizer (proved by content) units correspond by their number, and ids are ids. Of another one they correspond where
 both begin a token at the same character and end it at the same one, ids by string, and what does not correspond is not
-covered, or lies in the tail. A teacher that is read by rank needs its units to begin at one place only.
+covered, or lies in the tail. A teacher that is read by rank needs its units to begin at one place only. Where the
+student cuts a text with the teacher's own tokenizer (a union of vocabularies) units correspond by their number whatever
+they are numbered as, and that they begin at one character is checked.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from raykd.distill.signals import Answer, Signals, TeacherSignal
 class Lens:
     """How a student reads a teacher. Made by `raykd.student.lenses`, read by `lay_out_tokens`.
 
-    vocabulary: the same, matched by string (overlap), or not matched (own).
+    vocabulary: the same, a part of the student's (inside), matched by string (overlap), or not matched (own).
     ids: of another vocabulary that is matched, which tokens are the same.
     comparable_N: of the student's units of all training rows, those at which both tokenisers mean the same by a token's
         beginning; None where all are.
     weight_VD, bias_V: the teacher's output head, cut to its true vocabulary, where it answers with hidden states.
+    numbered: whether units correspond by their number because both cut texts alike, in whatever vocabulary.
     """
 
     vocabulary: Vocabulary
@@ -40,6 +43,7 @@ class Lens:
     comparable_N: NDArray[np.bool_] | None = None
     weight_VD: torch.Tensor | None = None
     bias_V: torch.Tensor | None = None
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,17 @@ def lay_out_tokens(
 
 def _index(payload: Payload, units_B: NDArray[np.int64], lens: Lens, units: Units) -> NDArray[np.int64]:
     """For each of the student's units the position of the teacher's, or -1."""
-    if lens.vocabulary == "same":
+    if lens.vocabulary == "same" or lens.numbered:
         first_B = np.cumsum(units_B) - units_B
         place_N = np.arange(len(units.offsets_N)) - np.repeat(
             np.cumsum(units.counts_B) - units.counts_B, units.counts_B
         )
         there_N = place_N < np.repeat(units_B, units.counts_B)
-        return np.where(there_N, place_N + np.repeat(first_B, units.counts_B), NOWHERE)
+        index_N = np.where(there_N, place_N + np.repeat(first_B, units.counts_B), NOWHERE)
+        if lens.numbered and payload.offsets_N is not None and len(payload):
+            alike_N = payload.offsets_N[np.maximum(index_N, 0)] == units.offsets_N
+            index_N = np.where(alike_N, index_N, NOWHERE)
+        return index_N
     assert payload.offsets_N is not None
     index_N = align_flat(
         payload.offsets_N, units_B, units.offsets_N, units.counts_B, whole=lens.vocabulary == "overlap"

@@ -19,8 +19,9 @@ from raykd.distill.signals import Support
 from raykd.distill.targets import Mixture
 from raykd.errors import ConfigError
 
-Vocabulary = Literal["same", "overlap", "own"]
-"""How a teacher's vocabulary stands to the student's: the same; matched by string, the rest in a tail; not matched."""
+Vocabulary = Literal["same", "inside", "overlap", "own"]
+"""How a teacher's vocabulary stands to the student's: the same; each of its tokens is one of the student's (a union of
+vocabularies); matched by string, the rest in a tail; not matched."""
 
 
 def support_of(kind: PayloadKind, vocabulary: Vocabulary) -> Support:
@@ -30,7 +31,12 @@ def support_of(kind: PayloadKind, vocabulary: Vocabulary) -> Support:
         ConfigError: a form that does not allow this vocabulary.
     """
     if kind in ("dense", "hidden"):
-        by_vocabulary: dict[Vocabulary, Support] = {"same": "whole", "overlap": "tail", "own": "own"}
+        by_vocabulary: dict[Vocabulary, Support] = {
+            "same": "whole",
+            "inside": "tail",
+            "overlap": "tail",
+            "own": "own",
+        }
         return by_vocabulary[vocabulary]
     if vocabulary == "own" or (kind, vocabulary) == ("sampled", "overlap"):
         raise ConfigError(

@@ -19,13 +19,14 @@ from typing import Any
 from raykd.errors import ModelError
 from raykd.models.heads import LABELLED, Head, head_of, known_head
 from raykd.models.ngrams import FILE as NGRAMS
+from raykd.models.union import FILE as UNION
 
 CONFIG = "config.json"
 CARD = "raykd.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-TOKENIZERS = (NGRAMS, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
+TOKENIZERS = (NGRAMS, UNION, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 _LARGEST_JSON = 64 * 2**20
 

@@ -15,10 +15,14 @@ from typing import Any, Literal, cast, get_args
 
 from raykd.errors import ModelError
 
-Head = Literal["classification", "token_classification", "question_answering", "causal_lm", "seq2seq"]
+Head = Literal[
+    "classification", "token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"
+]
 HEADS: frozenset[Head] = frozenset(get_args(Head))
 LABELLED: frozenset[Head] = frozenset({"classification", "token_classification"})
-LANGUAGE: frozenset[Head] = frozenset({"causal_lm", "seq2seq"})
+LANGUAGE: frozenset[Head] = frozenset({"causal_lm", "seq2seq", "masked_lm"})
+ENCODED: frozenset[Head] = HEADS - {"causal_lm", "seq2seq"}
+"""Heads that an encoder can have."""
 SPAN = ("start", "end")
 """The two outputs of a question-answering head, in this order."""
 
@@ -28,6 +32,7 @@ _AUTO: dict[Head, str] = {
     "question_answering": "AutoModelForQuestionAnswering",
     "causal_lm": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
+    "masked_lm": "AutoModelForMaskedLM",
 }
 _ENDINGS: dict[str, Head] = {
     "ForSequenceClassification": "classification",
@@ -35,6 +40,7 @@ _ENDINGS: dict[str, Head] = {
     "ForQuestionAnswering": "question_answering",
     "ForQuestionAnsweringSimple": "question_answering",
     "ForCausalLM": "causal_lm",
+    "ForMaskedLM": "masked_lm",
     "LMHeadModel": "causal_lm",
     "ForConditionalGeneration": "seq2seq",
     "MarianMTModel": "seq2seq",

@@ -20,6 +20,7 @@ from raykd.models import files
 from raykd.models.loading import load_tokenizer
 from raykd.models.ngrams import HashedNgrams
 from raykd.models.textmodel import TextModel
+from raykd.models.union import UnionTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,8 @@ def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
     """All that decides which ids a text gets, as JSON; padding and truncation belong to the call."""
     if isinstance(tokenizer, HashedNgrams):
         return {"hashed_ngrams": repr(tokenizer)}
+    if isinstance(tokenizer, UnionTokenizer):
+        return tokenizer.content()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(

@@ -21,6 +21,8 @@ from raykd.models.heads import LABELLED, LANGUAGE, Head, auto_class, head_of, la
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.ngrams import HashedNgrams
 from raykd.models.textmodel import TextModel, no_progress_bars
+from raykd.models.union import FILE as UNION
+from raykd.models.union import UnionTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +105,8 @@ def load_tokenizer(
     files.check_code(folder, trust_remote_code=trust_remote_code)
     if (folder / NGRAMS).is_file():
         return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
+    if (folder / UNION).is_file():
+        return UnionTokenizer.from_pretrained(folder)
     if not any((folder / name).is_file() for name in files.TOKENIZERS) and not list(folder.glob("*.model")):
         raise ModelError(f"{folder} holds no tokenizer", wanted=f"one of {', '.join(files.TOKENIZERS)}")
     config = folder / files.CONFIG

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
+from raykd.errors import ModelError
 from raykd.models.generators import Decoder, EncoderDecoder
-from raykd.models.heads import HEADS, LANGUAGE, Head, auto_class, check_offered, label_settings, seeded
+from raykd.models.heads import (
+    ENCODED,
+    HEADS,
+    LANGUAGE,
+    Head,
+    auto_class,
+    check_offered,
+    label_settings,
+    seeded,
+)
 from raykd.models.ngrams import HashedNgrams
 from raykd.spec import Spec
 
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
 class Transformer(Spec):
     """A transformer encoder from scratch: BERT (arXiv:1810.04805) or DistilBERT (arXiv:1910.01108)."""
 
-    tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
+    tasks: ClassVar[frozenset[Head]] = ENCODED
     kind: Literal["transformer"] = "transformer"
     architecture: Literal["bert", "distilbert"] = "bert"
     layers: int = Field(2, ge=1)
@@ -43,15 +53,33 @@ class Transformer(Spec):
     vocab_size: int = Field(8000, ge=100)
     """Word pieces learnt from the training texts, at most."""
     lowercase: bool = True
+    vocabulary: Literal["own", "union"] = "own"
+    """`union` learns no pieces: the vocabulary is the union of the teachers', and a text is cut by the tokenizer of its
+    language's teacher (MergeDistill, arXiv:2106.02834); for masked language models."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Transformer:
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        fields = Transformer.model_fields
+        idle = [n for n in ("vocab_size", "lowercase") if getattr(self, n) != fields[n].default]
+        if self.vocabulary == "union" and idle:
+            raise ValueError(f"{idle[0]} plays no part with vocabulary union, which the teachers bring")
         return self
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """A WordPiece tokenizer learnt from the texts."""
+        """A WordPiece tokenizer learnt from the texts.
+
+        Raises:
+            ModelError: the vocabulary is a union, which is not learnt (`raykd.student.prepare.fit_tokenizer` joins it).
+        """
+        if self.vocabulary == "union":
+            raise ModelError(
+                "a union of vocabularies is not learnt from texts",
+                got="vocabulary: union",
+                wanted="the teachers' tokenizers",
+                next_step="join them: raykd.models.union.UnionTokenizer",
+            )
         from raykd.models.wordpiece import train_wordpiece
 
         return train_wordpiece(
@@ -63,7 +91,9 @@ class Transformer(Spec):
         )
 
     def tokenizer_key(self) -> str:
-        """Equal for two students exactly if their tokenizers are."""
+        """Equal for two students exactly if their tokenizers are, which of a union is so among the same teachers."""
+        if self.vocabulary == "union":
+            return "union"
         return f"wordpiece {self.vocab_size} {self.lowercase} {self.max_positions} {self.architecture}"
 
     def build(

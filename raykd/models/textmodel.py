@@ -33,6 +33,7 @@ _PIPELINES: dict[Head, str] = {
     "question_answering": "question-answering",
     "causal_lm": "text-generation",
     "seq2seq": "text2text-generation",
+    "masked_lm": "fill-mask",
 }
 
 

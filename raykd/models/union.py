@@ -5,29 +5,27 @@ numbered in the union of all vocabularies, so teacher and student see the same t
 a teacher's answer moves to the student by a table. Pieces of different tokenizers share a number where their
 canonical keys are equal (`raykd.models.canonical`); the roles pad, unk, cls, sep and mask are shared whatever
 they are spelt. The union is numbered in the members' order and each member's own order, so it is a function
-of the members alone: a saved union holds the members and a digest of the numbering.
-
-Which tokens are masked is a function of the text's key and the epoch's seed, not of a generator's state:
-teacher and student, in whatever process, hide the same places, and an answer can be stored.
+of the members alone: a saved union holds the members and a digest of the numbering. Which tokens are masked is in
+`raykd.distill.masking`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.distill.masking import ROLES
 from raykd.errors import DataError, ModelError
 from raykd.models.canonical import backend_of, canonical
 
 FILE = "union_tokenizer.json"
 FORMAT = 1
-ROLES = ("pad", "unk", "cls", "sep", "mask")
 _FIELDS = ("input_ids", "attention_mask", "token_type_ids", "offset_mapping", "special_tokens_mask")
 
 
@@ -42,11 +40,14 @@ class UnionTokenizer:
     Attributes:
         maps: for each member ``[V_k]`` int32: its id -> the union's, no union id twice. Numbers that the member
             gives to no token (gaps) are -1.
+        by_language: says to tasks that a text's language is to be told.
 
     Raises:
         ModelError: a member without one of the roles, or of a kind without a vocabulary of strings.
         ValueError: no members, or languages that name others.
     """
+
+    by_language: ClassVar[bool] = True
 
     def __init__(
         self, members: Sequence[Any], languages: Mapping[str, int], *, default: str | None = None
@@ -122,6 +123,28 @@ class UnionTokenizer:
                     values[i] = self.maps[k][row].tolist() if name == "input_ids" else row
         return result
 
+    def decode(
+        self, ids: Sequence[int], language: str | None = None, *, skip_special_tokens: bool = False
+    ) -> str:
+        """The text of ids that a text of this language was given, as its tokenizer writes it.
+
+        Raises:
+            DataError: as `member`, or an id that stands for no token of this language.
+        """
+        k = self.member(language)
+        own = {int(i): at for at, i in enumerate(self.maps[k].tolist()) if i >= 0}
+        missing = [i for i in ids if int(i) not in own]
+        if missing:
+            raise DataError(
+                "ids that a language's tokenizer does not have",
+                got=f"{missing[:5]}, language {language or self.default}",
+                wanted=f"some of the {len(own)} ids of this language's tokenizer",
+            )
+        text: str = self.members[k].decode(
+            [own[int(i)] for i in ids], skip_special_tokens=skip_special_tokens
+        )
+        return text
+
     def content(self) -> dict[str, Any]:
         """All that decides which ids a text gets, as JSON."""
         return {
@@ -168,49 +191,6 @@ class UnionTokenizer:
                 f"the tokenizer {path} cannot be read", got=error, wanted=f"a {FILE} of format {FORMAT}"
             ) from None
         return union
-
-
-def mask_positions(
-    ids_L: Sequence[int] | NDArray[np.int64],
-    text_key: str | bytes,
-    epoch_seed: int,
-    share: float = 0.15,
-    *,
-    special_ids: Iterable[int] = range(len(ROLES)),
-) -> NDArray[np.int64]:
-    """Which of the L tokens to hide, in order: ``round(share * n)`` of the n that are no specials, at least one.
-
-    A pure function: the same text key, seed and specials' places give the same positions in every process, and
-    with the member's ids the same as with the union's. Empty where there is nothing to hide.
-
-    Args:
-        text_key: what names the text: itself, or a hash of it.
-        epoch_seed: another one each epoch hides other places.
-        share: 0.15 is BERT's (arXiv:1810.04805).
-        special_ids: of the vocabulary ``ids_L`` is in; `UnionTokenizer.all_special_ids`.
-
-    Raises:
-        ValueError: a share that is not above 0 and at most 1.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is above 0 and at most 1, got {share}")
-    places = np.flatnonzero(~np.isin(np.asarray(ids_L, dtype=np.int64), list(special_ids)))
-    if not len(places):
-        return places
-    key = text_key.encode("utf-8", "surrogatepass") if isinstance(text_key, str) else text_key
-    seed = hashlib.sha256(f"mask {epoch_seed} ".encode() + key).digest()[:8]
-    order = np.argsort(_scrambled(int.from_bytes(seed, "little"), places), kind="stable")
-    return np.sort(places[order[: max(1, round(share * len(places)))]])
-
-
-def _scrambled(seed: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """splitmix64's numbers of these places: independent of each other and of how many there are."""
-    with np.errstate(over="ignore"):
-        mixed = np.uint64(seed) + places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        scrambled: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
-    return scrambled
 
 
 def _numbered(members: Sequence[Any]) -> tuple[tuple[NDArray[np.int32], ...], int]:

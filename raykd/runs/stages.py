@@ -49,7 +49,7 @@ def fit_group(
     """One worker group for all these jobs, one after the other.
 
     Args:
-        pools: of each task the teachers that students ask.
+        pools: of each task the teachers that students ask; a union of vocabularies is joined from theirs.
     """
     if not jobs:
         return
@@ -57,7 +57,8 @@ def fit_group(
     payloads = []
     for job in jobs:
         parts = [(part.config.task, part.data.train) for part in job.parts.values()]
-        tokenizer = fit_tokenizer(job.config.student, parts)
+        teachers = pools[""].handle.source(direct=False) if "" in pools else None
+        tokenizer = fit_tokenizer(job.config.student, parts, teachers)
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
         payloads.append(pack_job(job, tokenizer, handles))
     try:

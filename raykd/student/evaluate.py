@@ -55,6 +55,7 @@ def join(parts: Sequence[Said]) -> Said:
     texts = [p.texts for p in parts if p.texts is not None]
     nll = [p.nll_B for p in parts if p.nll_B is not None]
     tokens = [p.tokens_B for p in parts if p.tokens_B is not None]
+    hits = [p.hits_B for p in parts if p.hits_B is not None]
     return Said(
         np.concatenate(wide),
         np.concatenate([p.counts_B for p in parts]),
@@ -62,6 +63,7 @@ def join(parts: Sequence[Said]) -> Said:
         tuple(text for column in texts for text in column) if texts else None,
         np.concatenate(nll) if nll else None,
         np.concatenate(tokens) if tokens else None,
+        np.concatenate(hits) if hits else None,
     )
 
 

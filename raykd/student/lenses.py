@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from raykd.distill.servable import Vocabulary
 from raykd.errors import ConfigError
 from raykd.models import vocabulary
 from raykd.models.canonical import comparable, marking
-from raykd.tasks import EncodedRows, Tokenizer
+from raykd.models.union import UnionTokenizer
+from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
 
 log = logging.getLogger("raykd.student")
@@ -64,9 +66,13 @@ def _lens(
 ) -> Lens:
     task = config.task
     assert isinstance(task, LanguageTask)
+    if isinstance(task, MaskedLM):
+        _check_cut(config, name, speech, tokenizer)
     by_rank = any(term.divergence.kind == "universal_logit" for term in config.objective.terms)
-    same = vocabulary.same_tokenizer(speech.tokenizer, tokenizer)
-    kind: Vocabulary = "own" if by_rank else "same" if same else "overlap"
+    member = _member(speech.tokenizer, tokenizer)
+    total = member is not None and bool((member >= 0).all())
+    same = member is None and vocabulary.same_tokenizer(speech.tokenizer, tokenizer)
+    kind: Vocabulary = "own" if by_rank else "same" if same else "inside" if total else "overlap"
     try:
         config.objective.check_payload(task.answers.kind, task.answers.temperatures, vocabulary=kind)
     except ConfigError as error:
@@ -78,8 +84,12 @@ def _lens(
         size = vocabulary.check_padding(speech.tokenizer, len(speech.weight_VD))
         weight_VD = torch.from_numpy(speech.weight_VD[:size].copy()).to(device)
         bias_V = None if speech.bias_V is None else torch.from_numpy(speech.bias_V[:size].copy()).to(device)
-    if kind != "overlap":
-        return Lens(kind, weight_VD=weight_VD, bias_V=bias_V)
+    numbered = isinstance(task, MaskedLM)
+    if kind in ("same", "own"):
+        return Lens(kind, weight_VD=weight_VD, bias_V=bias_V, numbered=numbered)
+    if member is not None:
+        ids = IdMap.of(member, vocabulary.true_size(tokenizer), device)
+        return Lens(kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, numbered=numbered)
     found = vocabulary.overlap(speech.tokenizer, tokenizer)
     if found.teacher_share < LITTLE:
         log.warning(
@@ -95,6 +105,47 @@ def _lens(
         weight_VD=weight_VD,
         bias_V=bias_V,
     )
+
+
+def _member(theirs: Any, tokenizer: Any) -> NDArray[np.int32] | None:
+    """The student's id of each of the teacher's, where the student's tokenizer joins the teacher's with others."""
+    if not isinstance(tokenizer, UnionTokenizer):
+        return None
+    return next(
+        (
+            ids
+            for own, ids in zip(tokenizer.members, tokenizer.maps, strict=True)
+            if vocabulary.same_tokenizer(theirs, own)
+        ),
+        None,
+    )
+
+
+def _check_cut(config: RunConfig, name: str, speech: Speech, tokenizer: Any) -> None:
+    """Refuses a teacher of a masked language model that cuts texts otherwise than the student: other tokens would be
+    hidden.
+
+    Raises:
+        ConfigError: names the languages.
+    """
+    languages = config.data.select_languages or config.data.languages
+    spoken = next((t.language_set for t in config.teachers if t.name == name), None)
+    if isinstance(tokenizer, UnionTokenizer) and not isinstance(speech.tokenizer, UnionTokenizer):
+        cuts = {
+            lang: vocabulary.same_tokenizer(speech.tokenizer, tokenizer.members[tokenizer.member(lang)])
+            for lang in languages
+            if spoken is None or lang in spoken
+        }
+    else:
+        cuts = dict.fromkeys(languages, vocabulary.same_tokenizer(speech.tokenizer, tokenizer))
+    other = [lang for lang, alike in cuts.items() if not alike]
+    if other:
+        raise ConfigError(
+            f"teacher {name} cuts texts into other tokens than the student, so that other tokens would be masked",
+            got=f"another tokenizer for {', '.join(other)}",
+            wanted="for each language the tokenizer of the teachers that are asked about it",
+            next_step="set student.vocabulary: union, with one tokenizer a language among the teachers",
+        )
 
 
 def _comparable(speech: Speech, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows) -> NDArray[np.bool_]:

@@ -12,14 +12,18 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.errors import DataError
+from raykd.distill.signals import SignalSource
+from raykd.errors import ConfigError, DataError
 from raykd.models import Student
+from raykd.models.union import UnionTokenizer
+from raykd.models.vocabulary import same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.tasks.tokens import Tokenizer, add_markers
 
@@ -42,18 +46,57 @@ class Prepared:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-def fit_tokenizer(student: Student, parts: Sequence[tuple[TaskBase, Rows]]) -> Tokenizer:
-    """The student's tokenizer, learnt from the rows of its tasks, with their markers as single tokens.
+def fit_tokenizer(
+    student: Student, parts: Sequence[tuple[TaskBase, Rows]], teachers: SignalSource | None = None
+) -> Tokenizer:
+    """The student's tokenizer, learnt from the rows of its tasks, with their markers as single tokens; or, where its
+    vocabulary is the union of its teachers', joined from theirs.
 
     Raises:
-        ConfigError: a student whose tokenizer cannot keep markers.
+        ConfigError: a student whose tokenizer cannot keep markers, or a union without a teacher for each language.
+        ModelError: tokenizers that cannot be joined.
     """
+    if getattr(student, "vocabulary", "own") == "union":
+        return join_tokenizers(teachers, [lang for _, rows in parts for lang in rows.languages])
     markers = tuple(dict.fromkeys(m for task, _ in parts for m in getattr(task, "markers", ())))
     texts = [text for _, rows in parts for text in [*rows.texts, *(rows.pairs or ())]]
     if markers:  # signs are no words: they would only take places of the vocabulary
         sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         texts = [sign.sub(" ", text) for text in texts]
     return add_markers(student.fit_tokenizer(texts), markers)
+
+
+def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> UnionTokenizer:
+    """The union of the teachers' tokenizers: each language has that of the first teacher that speaks it.
+
+    Raises:
+        ConfigError: a language that no teacher speaks.
+    """
+    names = () if teachers is None else teachers.teachers
+    spoken = () if teachers is None else teachers.teacher_languages
+    wanted = sorted(set(languages))
+    first = {
+        language: next((m for m, own in enumerate(spoken) if own is None or language in own), None)
+        for language in wanted
+    }
+    silent = [language for language, m in first.items() if m is None]
+    if teachers is None or silent:
+        raise ConfigError(
+            "student.vocabulary: union needs a teacher for each language",
+            got=f"teachers {', '.join(names) or 'none'}; none of them speaks {', '.join(silent)}",
+            wanted="the tokenizer of one of its teachers for each language",
+            next_step="add a teacher, or leave its rows out (data.select_languages)",
+        )
+    speeches = teachers.speeches()
+    members: list[Any] = []
+    numbers: dict[int, int] = {}
+    for m in sorted({m for m in first.values() if m is not None}):
+        own = speeches[m].tokenizer
+        at = next((k for k, other in enumerate(members) if same_tokenizer(own, other)), len(members))
+        members += [own] if at == len(members) else []
+        numbers[m] = at
+    chosen = {language: numbers[m] for language, m in first.items() if m is not None}
+    return UnionTokenizer(members, chosen, default=wanted[0] if len(wanted) == 1 else None)
 
 
 def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> Prepared:

@@ -195,7 +195,8 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
 def _shared(frame: Frame, search: Search, mailbox: Any) -> Shared:
     """What travels to the trials' processes: rows, the student's tokenizer, the pool's address."""
     base, data = frame.base, frame.data
-    tokenizer = fit_tokenizer(base.student, [(base.task, data.train)])
+    teachers = None if frame.pool is None else frame.pool.handle.source(direct=False)
+    tokenizer = fit_tokenizer(base.student, [(base.task, data.train)], teachers)
     return Shared(
         configs=search.configs,
         base=base,

@@ -167,7 +167,8 @@ class Rank:
             same = same and getattr(config.task, "markers", ()) == getattr(base.task, "markers", ())
             tokenizer = self.shared.tokenizers.get(config.student.tokenizer_key()) if same else None
             if tokenizer is None:
-                tokenizer = fit_tokenizer(config.student, [(config.task, data.train)])
+                teachers = None if self.shared.pool is None else self.shared.pool.source(direct=False)
+                tokenizer = fit_tokenizer(config.student, [(config.task, data.train)], teachers)
             while len(self._prepared) >= _KEPT:
                 self._prepared.pop(next(iter(self._prepared)))
             self._prepared[key] = prepare(config, data.train, data.validation, tokenizer), tokenizer

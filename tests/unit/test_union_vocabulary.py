@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import DataError, ModelError
 from raykd.models.canonical import SPECIAL, canonical
-from raykd.models.union import FILE, ROLES, UnionTokenizer, mask_positions
+from raykd.models.union import FILE, UnionTokenizer
 from raykd.models.vocabulary import true_size
 from raykd.models.wordpiece import train_wordpiece
 from raykd.tasks import base as protocol
@@ -181,7 +182,7 @@ def test_masking_is_even_over_places_texts_and_epochs() -> None:
 
 
 def test_masking_is_the_same_in_another_process() -> None:
-    code = "from raykd.models.union import mask_positions as m; print(m(range(5, 45), 'é中', 7).tolist())"
+    code = "from raykd.distill.masking import mask_positions as m; print(m(range(5, 45), 'é中', 7).tolist())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(other.stdout) == mask_positions(range(5, 45), "é中", 7).tolist()
 

@@ -1,0 +1,191 @@
+"""Masked language modelling: tokens of a text are hidden, and the unit is a hidden token.
+
+Decision record: which tokens are hidden is a function of the text and of its tokenisation (`raykd.distill.masking`),
+so a teacher and a student that cut a text alike hide the same places without telling each other, and answers can be
+stored. It is decided before a text is cut at the limit, so that models with other limits still hide the same. A hidden
+token is always replaced by the mask token: a teacher is asked about what it cannot see. Tokens that stand for nothing
+(unknown ones) are never hidden, because their label would say nothing. What a fixed mask loses against one drawn anew
+in each epoch is bought back by `views`: several maskings of a text, each a sequence of the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from raykd.distill.masking import ROLES, mask_positions
+from raykd.distill.signals import TextBatch
+from raykd.errors import ConfigError
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, collate, starts_of
+from raykd.tasks.forms import RowForm
+from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
+from raykd.tasks.tokens import Tokenizer
+
+
+class MaskedLM(LanguageTask):
+    """Masked tokens of a text, by an encoder; N = masked tokens of the batch."""
+
+    form: ClassVar[RowForm] = "plain"
+    metric_names: ClassVar[tuple[str, ...]] = ("nll", "perplexity", "accuracy")
+    kind: Literal["masked_lm"] = "masked_lm"
+    max_length: int = Field(128, ge=3)
+    """Longest text in tokens, special tokens included."""
+    share: float = Field(0.15, gt=0.0, le=1.0)
+    """Share of a text's tokens that is hidden, at least one of them (BERT's 0.15, arXiv:1810.04805)."""
+    views: int = Field(1, ge=1)
+    """Maskings of a text; each is a pass over it, and all are in one batch."""
+
+    @model_validator(mode="after")
+    def _writes_nothing(self) -> MaskedLM:
+        idle = ("written", "max_new_tokens", "beams")
+        fields = type(self).model_fields
+        given = [name for name in idle if getattr(self, name) != fields[name].default]
+        if given:
+            raise ValueError(f"{given[0]} plays no part: a masked language model writes nothing")
+        return self
+
+    def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
+        """Tokens of B texts, each `views` times with other places hidden; each text by its language's tokenizer.
+
+        Raises:
+            ConfigError: a tokenizer without a mask token, or that does not say where its tokens stand.
+        """
+        roles = _roles(tokenizer)
+        fields: dict[str, list[NDArray[np.int64]]] = {}
+        labels, places, offsets = (
+            [np.empty(0, np.int64)],
+            [np.empty((0, 2), np.int64)],
+            [np.empty(0, np.int64)],
+        )
+        units, lengths, long_B = [], [], []
+        for text, cut in zip(batch.texts, _cut_texts(tokenizer, batch, self.max_length), strict=True):
+            units.append(0)
+            for view in range(self.views):
+                hidden = mask_positions(cut.whole, text, view, self.share, special_ids=roles.values())
+                hidden = hidden[hidden < cut.kept]
+                shown = cut.inputs["input_ids"].copy()
+                shown[hidden] = roles["mask"]
+                for name, values in cut.inputs.items():
+                    fields.setdefault(name, []).append(shown if name == "input_ids" else values)
+                labels.append(cut.whole[hidden])
+                places.append(np.stack([np.full_like(hidden, view), hidden], axis=1))
+                # Each view counts on from the one before it, so that the offsets of a row never fall.
+                offsets.append(view * (len(text) + 1) + cut.starts[hidden])
+                units[-1] += len(hidden)
+            lengths.append(self.views * len(cut.inputs["input_ids"]))
+            long_B.append(len(cut.inputs["input_ids"]) < len(cut.whole))
+        return EncodedRows(
+            fields=fields,
+            pad_values={name: roles["pad"] if name == "input_ids" else 0 for name in fields},
+            lengths_B=np.asarray(lengths, dtype=np.int64),
+            labels_N=np.concatenate(labels),
+            starts_B1=starts_of(np.asarray(units, dtype=np.int64)),
+            sequences_B1=np.arange(len(batch) + 1, dtype=np.int64) * self.views,
+            places_N2=np.concatenate(places),
+            extra={
+                "offsets_N": np.concatenate(offsets),
+                "seeds_B": row_seeds(batch),
+                "vocabulary": np.asarray(vocabulary_size(tokenizer)),
+            },
+            long_B=np.asarray(long_B, dtype=bool),
+        )
+
+    def collate(self, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+        """The picked rows, with their units' offsets."""
+        return language_batch(collate(rows, picked), rows, picked)
+
+    def lengths_key(self) -> Any:
+        """What decides which places are hidden."""
+        return [self.share, self.views]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Nothing is written."""
+        return 0
+
+    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+        """NLL (nats a hidden token), perplexity, and the share of hidden tokens that are the most likely one, where
+        that is known."""
+        found = super().metrics(said, rows, labels)
+        if said.hits_B is not None and said.tokens_B is not None:
+            found["accuracy"] = float(said.hits_B.sum()) / max(int(said.tokens_B.sum()), 1)
+        return found
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A text's tokens. whole: ids before the limit. kept: how many of them, from the first, are within it.
+
+    starts: the first character of each of `whole`. inputs: the model's, within the limit.
+    """
+
+    whole: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    kept: int
+    inputs: dict[str, NDArray[np.int64]]
+
+
+def _cut_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[_Cut]:
+    """Texts are cut whole, and those over the limit once more with it."""
+    texts, spoken = list(batch.texts), list(batch.languages)
+    whole = _called(tokenizer, texts, spoken)
+    long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
+    short = _called(tokenizer, [texts[i] for i in long], [spoken[i] for i in long], limit) if long else {}
+    rows = {i: (short, at) for at, i in enumerate(long)}
+    found = []
+    for i, ids in enumerate(whole["input_ids"]):
+        source, at = rows.get(i, (whole, i))
+        special = np.asarray(source["special_tokens_mask"][at], dtype=bool)
+        inner = np.flatnonzero(~special)
+        starts = np.asarray(whole["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)[:, 0]
+        found.append(
+            _Cut(
+                whole=np.asarray(ids, dtype=np.int64),
+                starts=starts,
+                kept=int(inner[-1]) + 1 if len(inner) else 0,
+                inputs={
+                    name: np.asarray(source[name][at], dtype=np.int64)
+                    for name in ("input_ids", "attention_mask", "token_type_ids")
+                    if name in source
+                },
+            )
+        )
+    return found
+
+
+def _called(
+    tokenizer: Tokenizer, texts: list[str], languages: list[str], limit: int | None = None
+) -> Mapping[str, Any]:
+    """What the tokenizer gives; one that cuts by language is told the languages."""
+    call: Any = tokenizer
+    how: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
+    if getattr(tokenizer, "by_language", False):
+        how["languages"] = [language or None for language in languages]
+    encoded: Mapping[str, Any] = call(
+        texts, return_offsets_mapping=True, return_special_tokens_mask=True, **how
+    )
+    return encoded
+
+
+def _roles(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of the roles of a masked language model's tokens.
+
+    Raises:
+        ConfigError: one is missing, or the tokenizer is none that tells where its tokens stand.
+    """
+    found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
+    roles = {role: int(i) for role, i in found.items() if i is not None}
+    placed = getattr(tokenizer, "by_language", False) or getattr(tokenizer, "is_fast", False)
+    if len(roles) < len(ROLES) or not placed:
+        raise ConfigError(
+            "this tokenizer is not one of a masked language model",
+            got=f"{type(tokenizer).__name__}, tokens for {', '.join(roles) or 'nothing'}",
+            wanted=f"a fast tokenizer with tokens for {', '.join(ROLES)}",
+            next_step="choose a model of BERT's kind",
+        )
+    return roles
