@@ -24,6 +24,8 @@ from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, redact
 
 log = logging.getLogger("raykd.runs")
+TASKS = "tasks"
+"""Folder of a run of several tasks that holds a folder with each one's report."""
 Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
 """Of each task that has teachers their pool and what they say of themselves."""
 
@@ -48,8 +50,8 @@ def conclude_all(
     for task, member in config.members.items():
         pool, infos = pools.get(task, (None, []))
         own = {job: of_task(points, task) for job, points in curves.items()}
-        place = RunFolder(folder.path / task, {})
-        place.path.mkdir(exist_ok=True)
+        place = RunFolder(folder.path / TASKS / task, {})
+        place.path.mkdir(parents=True, exist_ok=True)
         recorder = PartTracker(tracker, task)
         part_jobs = [job.parts[task] for job in jobs]
         parts[task] = conclude(member, place, part_jobs, pool, infos, own, recorder)
@@ -75,7 +77,8 @@ def _together(
         f"teachers; tasks are drawn by rows ** {config.task.power:g}."
     )
     shown = {
-        task: TaskResult(part.table, f"{task}/{part.report.name}", part.notes) for task, part in parts.items()
+        task: TaskResult(part.table, f"{TASKS}/{task}/{part.report.name}", part.notes)
+        for task, part in parts.items()
     }
     page = write_mix_page(config.name, summary, shown, folder.path / "report.html")
     tracker.log_file(page)
