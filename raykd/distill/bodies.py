@@ -45,9 +45,11 @@ def lay_out(
     for m, signal in enumerate(signals):
         answer_NC, there_N = unit_logits(signal, counts_B, choices)
         # A label that a teacher does not know has the logit -inf in all its answers.
-        unknown_C = np.isneginf(answer_NC).any(axis=0)
+        logits_MNC[m], covered_MN[m] = answer_NC, there_N
+        unknown_C = np.isneginf(answer_NC[int(there_N.argmax())]) if n else np.zeros(choices, dtype=bool)
         columns.append(tuple(np.flatnonzero(~unknown_C).tolist()) if unknown_C.any() else None)
-        logits_MNC[m], covered_MN[m] = np.where(unknown_C, 0.0, answer_NC), there_N
+        if unknown_C.any():
+            logits_MNC[m][:, unknown_C] = 0.0
     covered = torch.from_numpy(covered_MN).to(device)
     return Signals(
         teachers=tuple(s.teacher for s in signals),
@@ -70,10 +72,9 @@ def unit_logits(
     """
     bodies = signal.bodies or ()
     payload, units_B = decode(bodies)
-    logits_NC = np.zeros((int(counts_B.sum()), choices), dtype=np.float32)
-    covered_N = np.zeros(len(logits_NC), dtype=bool)
+    units = int(counts_B.sum())
     if payload is None:
-        return logits_NC, covered_N
+        return np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
     asked_B = np.asarray([body is not None for body in bodies])
     if not isinstance(payload, Dense) or (units_B[asked_B] != counts_B[asked_B]).any():
         raise ValueError(
@@ -83,6 +84,9 @@ def unit_logits(
     width = payload.logits_NC.shape[1]
     if width > choices:
         raise ValueError(f"teacher {signal.teacher} answered with {width} choices, there are {choices}")
+    if width == choices and asked_B.all() and payload.covered_N.all():  # as it mostly is: nothing to lay out
+        return payload.logits_NC, payload.covered_N
+    logits_NC, covered_N = np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
     asked_N = np.repeat(asked_B, counts_B)
     covered_N[asked_N] = payload.covered_N
     filled = np.full((len(payload), choices), MASKED, dtype=np.float32)
