@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from raykd.distill.objective import Objective
 from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LSTM, Linear, Pretrained
+from raykd.point import Point
 from raykd.runs.check import check_teacher
+from raykd.runs.notes import notes_of
 from raykd.student.prepare import fit_tokenizer, prepare
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.tokens import marker_ids, tokenize
@@ -151,6 +154,24 @@ def test_coverage_is_the_share_of_words_that_are_seen() -> None:
     config = RunConfig.model_validate(tree({"kind": "token_classification", "max_length": 8}))
     found = prepare(config, rows, rows, SMALL.fit_tokenizer([*texts] * 3))
     assert found.facts == {"train/long_rows": 1.0, "train/coverage": pytest.approx((3 + 6) / 12)}
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.9, True), (0.985, False)])
+def test_a_run_says_so_where_words_are_not_seen(
+    share: float, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = RunConfig.model_validate(tree({"kind": "token_classification"}))
+    curve = [
+        Point(1, {"train/coverage": 1.0, "train/long_rows": 3.0, "teacher/a/coverage": share + 0.01}),
+        Point(2, {"teacher/a/coverage": share - 0.01, "teacher/b/coverage": 1.0}),
+    ]
+    data: Any = SimpleNamespace(left_out={}, test="there")
+    notes = notes_of(config, data, curve, [])
+    wanted = [
+        f"teacher a sees {share:.1%} of the words (wanted 98%): raise its max_length, or split long rows"
+    ]
+    assert list(notes) == ["3 training rows are over task.max_length 128: cut", *(wanted if said else [])]
+    assert ("teacher a sees" in caplog.text) == said
 
 
 # questions ------------------------------------------------------------------------------------------------------
