@@ -19,7 +19,7 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.bodies import lay_out, unit_logits
 from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
-from raykd.distill.targets import combine
+from raykd.distill.targets import Mixture, combine_logits
 from raykd.report.results import Predictions, Role, Score, score
 from raykd.runs.written import student_said, teacher_said
 from raykd.tasks import Said
@@ -147,7 +147,8 @@ def ensemble_system(
         signals: of all units. asked_B: rows that some teacher was asked for.
     """
     weighting = config.objective.weighting
-    target = combine(signals, weighting.weights(signals), 1.0, config.objective.mixture)
+    weights_MN, mixture = weighting.weights(signals), config.objective.mixture
+    target = combine_logits(completed(signals, weights_MN, mixture), weights_MN, 1.0, mixture)
     names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
     shares = np.asarray([weighting.asks(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
@@ -159,6 +160,36 @@ def ensemble_system(
     parameters = sum(t.parameters for t in teachers)
     spent = sum((t or 0.0) * share for t, share in zip(times, shares.tolist(), strict=True))
     return judged("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
+
+
+def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
+    """Logits ``[M, N, C]`` of teachers that all answer for all labels.
+
+    What a teacher of a subset does not know it takes from those that know all labels: their probabilities for these
+    labels, and what is left of their mass for its own. Where nobody knows them they have no probability.
+    """
+    logits_MNC = signals.logits_MNC.float().clone()
+    whole = [m for m in range(len(logits_MNC)) if signals.columns(m) is None]
+    sum_N = weights_MN[whole].sum(dim=0)
+    helped_N1 = (sum_N > 0.0).unsqueeze(1)
+    known = (
+        combine_logits(logits_MNC[whole], weights_MN[whole] / sum_N.clamp_min(1e-9), 1.0, mixture)
+        if whole
+        else None
+    )
+    for m, logits_NC in enumerate(logits_MNC):
+        columns = signals.columns(m)
+        if columns is None:
+            continue
+        own_NK = logits_NC[:, list(columns)].log_softmax(dim=1)
+        filled_NC = torch.full_like(logits_NC, MASKED)
+        if known is not None:
+            filled_NC = torch.where(helped_N1, known.logp_NK, filled_NC)
+            mass_N1 = known.logp_NK[:, list(columns)].logsumexp(dim=1, keepdim=True)
+            own_NK = torch.where(helped_N1, own_NK + mass_N1, own_NK)
+        filled_NC[:, list(columns)] = own_NK
+        logits_MNC[m] = filled_NC
+    return logits_MNC
 
 
 def student_system(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:

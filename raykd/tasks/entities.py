@@ -139,7 +139,7 @@ def metrics(
         counts_B: words a row.
         labels: the run's tags, the order of C.
         covered_N: false for words that the model did not see (truncated): they are tagged O, count in accuracy and
-            recall, and are left out of the NLL.
+            recall, and are left out of the NLL, as are words whose gold tag the model does not know (`MASKED`).
 
     Raises:
         ValueError: no row is labelled, or a row is labelled in part.
@@ -156,10 +156,11 @@ def metrics(
     gold_N, counts_B = labels_N[labelled_N], counts_B[labelled_B > 0]
     seen_N = np.ones(len(gold_N), dtype=bool) if covered_N is None else covered_N[labelled_N]
     nll_N = -log_softmax(kept)[np.arange(len(gold_N)), gold_N]
+    told_N = seen_N & (kept[np.arange(len(gold_N)), gold_N] > MASKED)
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
     predicted_N = decode(np.where(seen_N[:, None], kept, outside), counts_B, scheme)
     return {
         **entity_scores(predicted_N, gold_N, counts_B, scheme),
         "accuracy": float((predicted_N == gold_N).mean()),
-        "nll": float(nll_N[seen_N].mean()) if seen_N.any() else float("nan"),
+        "nll": float(nll_N[told_N].mean()) if told_N.any() else float("nan"),
     }

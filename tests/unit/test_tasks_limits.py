@@ -16,14 +16,16 @@ from raykd import models
 from raykd.config import RunConfig, TeacherConfig
 from raykd.data.rows import Rows
 from raykd.distill.objective import Objective
-from raykd.distill.signals import TextBatch
+from raykd.distill.signals import MASKED, Signals, TextBatch
+from raykd.distill.targets import combine_logits
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LSTM, Linear, Pretrained
 from raykd.point import Point
 from raykd.runs.check import check_teacher
 from raykd.runs.notes import notes_of
+from raykd.runs.score import completed
 from raykd.student.prepare import fit_tokenizer, prepare
-from raykd.tasks import Classification, QuestionAnswering, TokenClassification
+from raykd.tasks import Classification, QuestionAnswering, TokenClassification, entities
 from raykd.tasks.tokens import marker_ids, tokenize
 from raykd.tasks.words import word_spans
 from raykd.teachers.spec import TeacherSpec, open_teacher
@@ -172,6 +174,36 @@ def test_a_run_says_so_where_words_are_not_seen(
     ]
     assert list(notes) == ["3 training rows are over task.max_length 128: cut", *(wanted if said else [])]
     assert ("teacher a sees" in caplog.text) == said
+
+
+# teachers of a subset -------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_of_a_subset_takes_what_it_does_not_know_from_the_others() -> None:
+    """Units: both teachers; the one of the subset alone; nobody."""
+    whole, part = torch.tensor([0.5, 0.3, 0.2]).log(), torch.tensor([0.75, 0.25, 1.0]).log()
+    signals = Signals(
+        teachers=("whole", "part"),
+        teacher_languages=(None, None),
+        logits_MNC=torch.stack([whole.expand(3, 3), part.expand(3, 3)]),
+        covered_MN=torch.tensor([[True, False, False], [True, True, False]]),
+        labels_N=torch.zeros(3, dtype=torch.int64),
+        languages=("en",) * 3,
+        columns_M=(None, (0, 1)),
+    )
+    weights_MN = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.0]])
+    logits_MNC = completed(signals, weights_MN, "arithmetic")
+    assert torch.allclose(logits_MNC[1, 0].softmax(0), torch.tensor([0.6, 0.2, 0.2]))
+    assert torch.allclose(logits_MNC[1, 1].softmax(0), torch.tensor([0.75, 0.25, 0.0]))
+    p_NK = combine_logits(logits_MNC, weights_MN, 1.0, "arithmetic").p_NK
+    assert torch.allclose(p_NK[0], torch.tensor([0.55, 0.25, 0.2]))
+
+
+def test_a_word_whose_gold_a_teacher_does_not_know_is_not_in_its_likelihood() -> None:
+    logits = np.log(np.asarray([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], np.float32))
+    logits[1, 1] = MASKED
+    found = entities.metrics(logits, np.asarray([1, 1]), np.asarray([2]), TAGS)
+    assert found["nll"] == pytest.approx(np.log(4), abs=1e-6)
 
 
 # questions ------------------------------------------------------------------------------------------------------
