@@ -77,7 +77,7 @@ class ResultTable:
     @property
     def languages(self) -> tuple[str, ...]:
         """Languages that any system is measured on, in the order of the rows."""
-        seen = dict.fromkeys(language for p, _ in self.systems for language in p.languages)
+        seen = dict.fromkeys(x for p, s in self.systems for x in (*p.languages, *s.by_language))
         return tuple(x for x in seen if any(x in s.by_language for _, s in self.systems))
 
     @property

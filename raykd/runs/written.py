@@ -9,6 +9,7 @@ all. There is no ensemble here: several vocabularies have no common distribution
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
             )
         )
     spent = time.perf_counter() - begun
-    said = Said(said.logits_NC, said.counts_B, said.covered_N, texts, said.nll_B, said.tokens_B)
-    return said, models.parameter_count(student.model), 1e6 * spent / max(1, len(rows))
+    return replace(said, texts=texts), models.parameter_count(student.model), 1e6 * spent / max(1, len(rows))
 
 
 def teacher_said(pool: TeacherPool, m: int, signal: TeacherSignal, config: RunConfig, rows: Rows) -> Said:

@@ -40,7 +40,7 @@ class Classification(TaskBase):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids of B rows."""
-        tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length)
+        tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length, batch.languages)
         starts_B1 = np.arange(len(batch) + 1)
         extra = {"unmarked_B": self._unmarked(tokenizer, tokens)} if self.markers else {}
         return EncodedRows(

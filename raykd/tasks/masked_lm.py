@@ -24,7 +24,7 @@ from raykd.errors import ConfigError
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
-from raykd.tasks.tokens import Tokenizer
+from raykd.tasks.tokens import Tokenizer, by_language
 
 
 class MaskedLM(LanguageTask):
@@ -164,8 +164,7 @@ def _called(
     """What the tokenizer gives; one that cuts by language is told the languages."""
     call: Any = tokenizer
     how: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
-    if getattr(tokenizer, "by_language", False):
-        how["languages"] = [language or None for language in languages]
+    how |= by_language(tokenizer, languages)
     encoded: Mapping[str, Any] = call(
         texts, return_offsets_mapping=True, return_special_tokens_mask=True, **how
     )

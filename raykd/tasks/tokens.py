@@ -48,15 +48,33 @@ class Tokens:
 
 
 def tokenize(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    languages: Sequence[str] = (),
 ) -> Tokens:
-    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens."""
+    """Runs the tokenizer over B texts (or pairs), truncating at ``max_length`` tokens.
+
+    Args:
+        languages: of the texts; told to a tokenizer that cuts by language.
+    """
     firsts, seconds = list(texts), None if pairs is None else list(pairs)
-    encoded = tokenizer(firsts, seconds, truncation=True, max_length=max_length)
+    call: Any = tokenizer
+    told = by_language(tokenizer, languages or ("",) * len(firsts))
+    encoded = call(firsts, seconds, truncation=True, max_length=max_length, **told)
     long_B = _cut(encoded)
     if long_B is None:
-        long_B = _compared(tokenizer, firsts, seconds, max_length, encoded)
+        long_B = _compared(tokenizer, firsts, seconds, max_length, encoded, languages)
     return as_tokens(encoded, tokenizer, long_B)
+
+
+def by_language(tokenizer: Tokenizer, languages: Sequence[str]) -> dict[str, Any]:
+    """How a tokenizer is told the languages of texts ("" is unknown): not at all, unless it cuts each text by its
+    language's tokenizer (`raykd.models.union`)."""
+    if not getattr(tokenizer, "by_language", False):
+        return {}
+    return {"languages": [language or None for language in languages]}
 
 
 def _cut(encoded: Mapping[str, Any]) -> NDArray[np.bool_] | None:
@@ -73,17 +91,21 @@ def _compared(
     pairs: list[str] | None,
     max_length: int,
     encoded: Mapping[str, Any],
+    languages: Sequence[str],
 ) -> NDArray[np.bool_]:
     """The same of any tokenizer: whether it gives more without a limit. A token is a character at least."""
     long_B = np.zeros(len(texts), dtype=bool)
     characters = [len(t) + (0 if pairs is None else len(pairs[i])) for i, t in enumerate(texts)]
     doubtful = [i for i, count in enumerate(characters) if count > max_length // 2]
     if doubtful:
-        whole = tokenizer(
+        call: Any = tokenizer
+        spoken = languages or ("",) * len(texts)
+        whole = call(
             [texts[i] for i in doubtful],
             None if pairs is None else [pairs[i] for i in doubtful],
             truncation=False,
             max_length=max_length,
+            **by_language(tokenizer, [spoken[i] for i in doubtful]),
         )["input_ids"]
         long_B[doubtful] = [
             len(ids) > len(encoded["input_ids"][i]) for i, ids in zip(doubtful, whole, strict=True)

@@ -25,7 +25,7 @@ from raykd.distill.payloads import Sampled
 from raykd.distill.servable import support_of
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.models import Decoder, Transformer
+from raykd.models import Decoder, Pretrained, Transformer
 from raykd.models.identity import tokenizer_content
 from raykd.models.lm import Headless
 from raykd.models.union import UnionTokenizer
@@ -33,7 +33,7 @@ from raykd.runs.loop import fresh_student
 from raykd.student.lenses import lenses_of
 from raykd.student.prepare import fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
-from raykd.tasks import CausalLM, MaskedLM
+from raykd.tasks import CausalLM, Classification, MaskedLM
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
@@ -377,3 +377,24 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
     )
     assert tokenizer_content(again.tokenizer) == tokenizer_content(joined)
     assert models.fingerprint(again) == models.fingerprint(tmp_path / "student")
+
+
+def test_a_student_of_a_union_is_fine_tuned_with_its_languages(tmp_path: Path) -> None:
+    spec = Transformer(layers=1, hidden=16, heads=2, vocabulary="union")
+    built = models.TextModel(spec.build(union(), (), 0, "masked_lm"), union(), (), task="masked_lm")
+    models.save(built, tmp_path / "student")
+    student = Pretrained(path=str(tmp_path / "student"))
+    tokenizer = student.fit_tokenizer([])
+    whole = union()(batch().texts, languages=list(batch().languages))["input_ids"]
+    limit = sorted(map(len, whole))[2]
+    task = Classification(max_length=limit)
+    rows = task.encode(tokenizer, batch())
+    told = union()(batch().texts, languages=list(batch().languages), max_length=limit)
+    assert [row.tolist() for row in rows.fields["input_ids"]] == told["input_ids"]
+    assert rows.long_B is not None and rows.long_B.tolist() == [len(ids) > limit for ids in whole]
+    assert 0 < rows.long_B.sum() < len(batch())
+    model = student.build(tokenizer, ("a", "b"), 0)
+    encoded = task.collate(rows, [0, 1])
+    assert task.gather(model(**encoded.inputs), encoded).shape == (2, 2)
+    with pytest.raises(DataError, match="no language"):
+        task.encode(tokenizer, replace(batch(), languages=("",) * len(batch())))
