@@ -112,9 +112,10 @@ def figures(report: RunReport) -> dict[str, tuple[str, str]]:
     compared = [p for p in systems if p.role != "teacher"]
     matrix = agreement(systems)
     weights = {t.name: t.weights for t in report.teachers if t.weights}
+    judged = report.table.metrics[0] if report.table.metrics else "accuracy"
     drawn = {
         "languages": plots.language_bars(report.table),
-        "evaluation": plots.evaluation_curves(report.history),
+        "evaluation": plots.evaluation_curves(report.history, list(dict.fromkeys([judged, "nll"]))),
         "training": plots.training_curves(report.history),
         "schedules": plots.schedule_curves(report.history),
         "reliability": plots.reliability(compared),
