@@ -18,11 +18,11 @@ def sync(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, for example runs/NAME.")],
 ) -> None:
     """Send the points that a run could not send while MLflow was away; sending twice does no harm."""
-    from raykd.load import load_run
+    from raykd.load import load_any
     from raykd.tracking import replay, tracking_uri
     from raykd.tracking.tracker import SPOOL
 
-    config = load_run(run / "run.yaml")
+    config = load_any(run / "run.yaml")
     spools = sorted(run.rglob(SPOOL))
     if not spools:
         console.print("nothing waits to be sent")

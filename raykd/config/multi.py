@@ -53,7 +53,8 @@ class MultiTask(Spec):
 
     kind: Literal["multi"] = "multi"
     power: float = Field(1.0, ge=0.0, le=1.0)
-    """Tasks are drawn in proportion to (training rows) ** power: 1 is by size, 0 all equally often."""
+    """Tasks are drawn in proportion to (training rows) ** power: 1 is by size, 0 all equally often. Rows are those that
+    the student learns from: without teachers the labelled ones."""
     tasks: dict[str, MemberTask] = Field(min_length=1)
     """By name: in teachers' `task`, as folders of the student, in curves and tables."""
 
