@@ -95,8 +95,12 @@ class UnionTokenizer:
         max_length: int | None = None,
         return_offsets_mapping: bool = False,
         return_special_tokens_mask: bool = False,
+        verbose: bool = True,
     ) -> Mapping[str, list[Any]]:
         """Ids (and masks) of B texts or pairs as lists, not padded; one language a text.
+
+        Args:
+            verbose: warn of texts that are longer than a member's model can take.
 
         Raises:
             DataError: as `member`.
@@ -117,6 +121,7 @@ class UnionTokenizer:
                 return_offsets_mapping=return_offsets_mapping,
                 return_special_tokens_mask=return_special_tokens_mask,
                 return_attention_mask=True,
+                verbose=verbose,
             )
             for name, values in result.items():
                 for i, row in zip(rows, encoded[name], strict=True):

@@ -163,7 +163,8 @@ def _called(
 ) -> Mapping[str, Any]:
     """What the tokenizer gives; one that cuts by language is told the languages."""
     call: Any = tokenizer
-    how: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
+    # Without a limit a text may be longer than the model: it is cut afterwards, so that is nothing to warn of.
+    how: dict[str, Any] = {"verbose": False} if limit is None else {"truncation": True, "max_length": limit}
     how |= by_language(tokenizer, languages)
     encoded: Mapping[str, Any] = call(
         texts, return_offsets_mapping=True, return_special_tokens_mask=True, **how
