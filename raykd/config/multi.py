@@ -126,6 +126,13 @@ class MultiRun(Spec):
             raise ValueError(
                 "train.metric: a run of several tasks is judged by the mean of task.tasks.*.metric"
             )
+        own = self.train.deepspeed if isinstance(self.train.deepspeed, dict) else {}
+        stage = (own.get("zero_optimization") or {}).get("stage")
+        if 3 in (self.train.zero_stage, stage):
+            raise ValueError(
+                "train.zero_stage 3: an encoder that tasks share did not train there as it does on one worker; "
+                "wanted 0, 1 or 2"
+            )
         names = [t.name for t in self.teachers]
         if len(set(names)) != len(names):
             raise ValueError(f"two teachers have the same name: {names}")

@@ -139,6 +139,7 @@ def test_the_undistilled_run_asks_no_teacher_and_keeps_the_rest() -> None:
         ),
         (tree(teachers=tree()["teachers"][:1]), "task names: no teachers"),
         (tree(serving={"pool": "warm"}), "serving.pool"),
+        (tree(train={"zero_stage": 3}), "wanted 0, 1 or 2"),
         (with_task("talk", task={"kind": "causal_lm"}), "task talk is causal_lm"),
         (with_task("names", metric="nll"), "cannot be averaged over tasks"),
         (with_task("names", data=tree()["task"]["tasks"]["opinion"]["data"]), "task names: data.labels"),
