@@ -23,7 +23,8 @@ Claims, with their thresholds:
          multilingual one. Routed: each monolingual teacher is declared for its language, so it alone answers for it.
          Uniform: the same five models are all declared for any language, all answer every sentence and count alike
   d      NER: a multilingual teacher of another tokenizer (byte pairs) keeps at least 95 % of the gain over the
-         undistilled student that one with the student's own tokenizer gives, of the same architecture, rows and steps.
+         undistilled student that one with the student's own tokenizer gives, of the same architecture and rows, and of
+         equal quality: of its checkpoints that one is taken whose validation score is nearest to the other's best.
          `met` if the mean of the seeds' ratios is, `shown` if the interval is; void where the two teachers' own test
          scores differ by more than 2 points
   e      QA, all rows labelled, one teacher of all languages: the undistilled and the distilled student beat the sentence
@@ -124,7 +125,11 @@ def measured(pool: ProcessPoolExecutor, work: Path, experiment: Experiment, seed
             one.add_done_callback(functools.partial(_tell, experiment.name, job))
         return [one.result() for one in waiting]
 
-    teachers = over(_teacher, [(m.name,) for m in experiment.teachers])
+    free = [m.name for m in experiment.teachers if m.like is None]
+    bound = [
+        m.name for m in experiment.teachers if m.like is not None
+    ]  # after those that they are to be like
+    teachers = over(_teacher, [(name,) for name in free]) + over(_teacher, [(name,) for name in bound])
     own = [arm for arm in experiment.arms if arm.as_chosen_for is None]
     jobs = [(arm.name, trial, TUNING_SEED, False) for arm in own for trial in range(len(arm.trials))]
     tuned = over(_student, jobs)
@@ -181,7 +186,7 @@ def judged(claim: Claim, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         base = np.asarray(scores(runs, claim.base)["macro"])
         ratio = (better - base) / (worse - base)
         mean, half = interval(ratio.tolist())
-        met = "NOT MET" if mean < claim.least else "shown" if mean - half >= claim.least else "met"
+        met = "shown" if mean - half >= claim.least else "met" if mean >= claim.least else "NOT MET"
         wins = int((ratio >= claim.least).sum())
         wanted = f"ratio of gains >= {claim.least:g}"
     return {"claim": claim.text, "value": mean, "half": half, "wanted": wanted, "verdict": met, "wins": wins}

@@ -64,10 +64,10 @@ def ner(data: Path) -> Experiment:
     )
     several_languages: dict[str, Any] = {
         "model": {**model, "vocab_size": 6000},
-        "train": {**train, "epochs": 6},
+        "train": {**train, "epochs": 6, "evaluations": 16},
         "rows": 1500,
     }
-    same = Maker("same", "all", tokenizer="student", **several_languages)
+    same = Maker("same", "all", tokenizer="student", like="other", **several_languages)
     other = Maker("other", "all", tokenizer="bytepair", **several_languages)
     student = {
         "kind": "lstm",

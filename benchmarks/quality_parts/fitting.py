@@ -51,16 +51,29 @@ class Fitted:
     steps: int
 
 
-def fit(config: RunConfig, data: Dataset, tokenizer: Any, source: LocalSource | None) -> Fitted:
-    """Trains and gives back the best checkpoint on validation."""
+def fit(
+    config: RunConfig, data: Dataset, tokenizer: Any, source: LocalSource | None, near: float | None = None
+) -> Fitted:
+    """Trains and gives back the best checkpoint on validation; with ``near``, the one that scores nearest to it."""
     begun = time.perf_counter()
     prepared = prepare(config, data.train, data.validation, tokenizer)
     loop = TrainingLoop(config, prepared, fresh_student(config, tokenizer), source)
-    state = loop.run()
+    metric = f"eval/mean/{config.metric}"
+    nearest, kept = float("inf"), loop.best_weights
+    while loop.advance():
+        score = loop.state.history[-1][metric]
+        if near is not None and abs(score - near) < nearest:
+            nearest, kept = abs(score - near), loop.engine.weights()
+            chosen = score
+    if near is None:
+        assert loop.state.best is not None
+        chosen = loop.state.best
+    else:
+        loop.best_weights = kept
     best = loop.best_student()
     loop.engine.close()
-    assert state.best is not None and isinstance(best, models.TextModel)
-    return Fitted(best, state.best, time.perf_counter() - begun, state.step)
+    assert isinstance(best, models.TextModel)
+    return Fitted(best, chosen, time.perf_counter() - begun, loop.state.step)
 
 
 def measure(model: models.TextModel, config: RunConfig, rows: Rows, metric: str) -> Scores:
@@ -117,7 +130,13 @@ def make_teacher(work: Path, experiment: Experiment, maker: Maker) -> dict[str, 
     if not (folder / "config.json").exists():
         config = teacher_run(plain, maker.config())
         data = load_data(config.data, Path.cwd(), config.form)
-        fitted = fit(config, data, _teacher_tokenizer(experiment, maker, config, data), None)
+        near = None
+        if maker.like is not None:
+            other = models.load(
+                str(folder_of(work, experiment, experiment.maker(maker.like))), head=plain.task.kind
+            )
+            near = measure(other, config, data.validation, experiment.metric)["macro"] / 100
+        fitted = fit(config, data, _teacher_tokenizer(experiment, maker, config, data), None, near)
         models.save(fitted.model, folder)
         took = fitted.seconds
     rows = data_of(plain)

@@ -29,6 +29,8 @@ class Maker:
 
     tokenizer: learnt by the teacher from its own rows, the student's, or byte pairs learnt from its own rows.
     rows: labelled rows of each language that it learns from; None is all.
+    like: a teacher whose quality it is to have: of its checkpoints that one is kept whose validation score is nearest
+        to the other's best, not its own best.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Maker:
     train: Mapping[str, Any]
     tokenizer: TokenizerOf = "own"
     rows: int | None = None
+    like: str | None = None
 
     def config(self) -> TeacherConfig:
         """The teacher as a run has it."""

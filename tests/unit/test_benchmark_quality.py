@@ -50,6 +50,11 @@ def test_a_ratio_of_gains(other: list[float], mean: float, verdict: str) -> None
     assert line["value"] == pytest.approx(mean) and line["verdict"] == verdict
 
 
+def test_a_gain_that_is_no_number_meets_no_claim() -> None:
+    found = runs(other=[1.0, 2.0], same=[float("nan"), 1.0], plain=[0.0, 0.0])
+    assert judged(Claim("", "other", "same", 0.95, base="plain"), found)["verdict"] == "NOT MET"
+
+
 def test_the_sentence_that_shares_most_words_is_the_floor() -> None:
     context = "The sea is wide. A red ship left Bergen in 1840. Ships sink!"
     begin = context.index("1840")
