@@ -1,0 +1,137 @@
+"""Two tasks and three teachers of three tokenizers in one student, through everything that is real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from raykd import models
+from raykd.cli import app
+from raykd.config import MultiRun, TeacherConfig
+from raykd.data import corpus_tags
+from raykd.errors import ModelError
+from raykd.load import load_any
+from raykd.models.multi import load_tasks
+from raykd.runs.check import check, check_teacher
+from raykd.runs.curves import FILE, Curves
+from raykd.runs.outcome import Outcome
+from raykd.runs.train import train
+from tests.e2e.conftest import World
+from tests.fakes import LABELS
+
+
+def tree(folder: Path, sources: Path) -> dict[str, Any]:
+    """Opinions in two languages and names in a third, each with its own rows and teachers."""
+    small = {"kind": "lstm", "embedding": 24, "hidden": 24, "dropout": 0.0}
+    short = {"steps": 90, "batch_size": 16, "learning_rate": 0.03, "evaluations": 1}
+    spoken = {"opinion": ["en", "fr"], "names": ["zh"]}
+    files = {
+        split: {
+            "kind": "files",
+            "paths": [str(sources / f"{lang}-{split}.jsonl") for lang in spoken["opinion"]],
+        }
+        for split in ("train", "validation", "test")
+    }
+    generated = {
+        split: {"kind": "embedded", "split": split, "rows_per_language": count, "label_noise": 0.0}
+        for split, count in (("train", 160), ("validation", 30), ("test", 30))
+    }
+
+    def made(name: str, task: str, languages: Any, pieces: int) -> dict[str, Any]:
+        training = {"model": {**small, "vocab_size": pieces}, "train": short}
+        return {"name": name, "task": task, "languages": languages, "training": training}
+
+    return {
+        "name": "mix",
+        "output": str(folder / "runs"),
+        "task": {
+            "kind": "multi",
+            "power": 0.5,
+            "tasks": {
+                "opinion": {
+                    "task": {"kind": "classification", "max_length": 32},
+                    "data": {**files, "labels": list(LABELS), "languages": spoken["opinion"]},
+                },
+                "names": {
+                    "task": {"kind": "token_classification", "max_length": 48},
+                    "data": {**generated, "labels": list(corpus_tags.LABELS), "languages": spoken["names"]},
+                    "objective": {"alpha": 0.5, "temperature": 1.0},
+                },
+            },
+        },
+        "student": {**small, "vocab_size": 1000},
+        "teacher_defaults": {"actor": {"num_cpus": 0.2, "group": "teachers"}},
+        "teachers": [
+            made("en", "opinion", ["en"], 120),
+            made("all", "opinion", "all", 150),
+            made("tagger", "names", ["zh"], 700),
+        ],
+        "objective": {"alpha": 0.2, "temperature": 2.0},
+        "train": {"steps": 150, "batch_size": 16, "learning_rate": 0.02, "evaluations": 2},
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "log_model": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def mix(
+    tmp_path_factory: pytest.TempPathFactory, world: World, ray_cluster: None
+) -> tuple[MultiRun, Outcome]:
+    folder = tmp_path_factory.mktemp("mix")
+    path = folder / "mix.yaml"
+    path.write_text(json.dumps(tree(folder, world.folder)), encoding="utf-8")
+    config = load_any(path)
+    assert isinstance(config, MultiRun)
+    assert [f.error for f in check(config) if f.error is not None] == []
+    return config, train(config)
+
+
+def test_each_task_has_its_table_its_page_and_its_curves(mix: tuple[MultiRun, Outcome]) -> None:
+    config, outcome = mix
+    folder = Path(config.output) / "mix"
+    assert list(outcome.parts) == ["opinion", "names"] and len(outcome.tables) == 2
+    systems = {task: [p.name for p, _ in part.table.systems] for task, part in outcome.parts.items()}
+    assert systems["opinion"] == ["en", "all", "teacher ensemble", "student"]
+    assert systems["names"] == ["tagger", "teacher ensemble", "student"]
+    page, text = (
+        outcome.report.read_text(encoding="utf-8"),
+        (folder / "results.md").read_text(encoding="utf-8"),
+    )
+    for task, part in outcome.parts.items():
+        assert f"tasks/{task}/report.html" in page and part.report.is_file() and f"## {task}" in text
+        assert set(part.macro("student")) >= {config.members[task].metric, "nll"}
+    points = Curves(folder / FILE).by_job["student"]
+    last = [p for p in points if "eval/mean/score" in p.values][-1].values
+    both = [last["opinion/eval/mean/accuracy"], last["names/eval/mean/f1"]]
+    assert last["eval/mean/score"] == pytest.approx(np.mean(both))
+    asked = {name.split("/")[0] for p in points for name in p.values if "/teacher/tagger/" in name}
+    assert asked == {"names"}
+
+
+def test_the_student_has_learnt_both_tasks_with_one_encoder(mix: tuple[MultiRun, Outcome]) -> None:
+    _, outcome = mix
+    assert outcome.parts["opinion"].macro("student")["accuracy"] > 0.8  # of two classes
+    assert outcome.parts["names"].macro("student")["f1"] > 0.4  # of names, begin and end and kind
+    student = load_tasks(outcome.student)
+    whole = sum(p.numel() for p in student.model.parameters())
+    alone = [models.parameter_count(part.model) for part in student.parts.values()]
+    assert max(alone) < whole < 1.1 * max(alone)
+
+
+def test_a_task_of_the_student_answers_and_can_teach(mix: tuple[MultiRun, Outcome]) -> None:
+    config, outcome = mix
+    runner = CliRunner()
+    text = corpus_tags.generate(config.members["names"].data.test, ["zh"]).texts[0]  # type: ignore[arg-type]
+    told = runner.invoke(app, ["predict", str(outcome.student), text, "--task", "names", "--json"])
+    assert told.exit_code == 0 and "entities" in json.loads(told.stdout)
+    said = runner.invoke(app, ["predict", str(outcome.student), "a good day", "--task", "opinion", "--json"])
+    assert set(json.loads(said.stdout)["probabilities"]) == set(LABELS)
+    with pytest.raises(ModelError, match="several tasks"):
+        models.load(outcome.student)
+    names = config.members["names"]
+    teacher = TeacherConfig(name="again", languages="all", path=str(outcome.student / "names"))
+    assert "lstm" in check_teacher(teacher, names)
