@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,13 @@ VERSION = 1
 """Of the layout; part of what a store must not mix."""
 
 _HEADER = struct.Struct("<BBBBIIH")  # version, kind, flags, temperatures, units, columns, width
+_HEAD = np.dtype(
+    {
+        "names": ["version", "kind", "flags", "grid", "units", "columns", "width"],
+        "formats": ["u1", "u1", "u1", "u1", "<u4", "<u4", "<u2"],
+    }
+)
+_VERSION_BYTE = bytes([VERSION])
 _FLAGS = {"covered_N": 1, "offsets_N": 2, "entropy_N": 4, "gold_logp_N": 8}
 _FAR = 255  # an offset's step that does not fit; its absolute value follows in the section of far ones
 _NOWHERE = 254  # a unit that begins nowhere, offset -1
@@ -61,50 +68,55 @@ def decode(bodies: Sequence[bytes | None]) -> tuple[Payload | None, NDArray[np.i
         ValueError: a body is malformed or of another version, or bodies do not fit together.
     """
     held = [body for body in bodies if body is not None]
-    heads = [_head(body) for body in held]
+    heads, grids = _heads(held)
     units_B = np.zeros(len(bodies), dtype=np.int64)
-    units_B[[body is not None for body in bodies]] = [head.units for head in heads]
+    units_B[[body is not None for body in bodies]] = heads["units"]
     if not held:
         return None, units_B
-    if all(head.form == heads[0].form for head in heads):
-        return _decode_rows(held, heads), units_B
-    return join([_decode_rows([body], [head]) for body, head in zip(held, heads, strict=True)]), units_B
+    if _one_form(heads, grids):
+        return _decode_rows(held, heads, grids[0]), units_B
+    rows = [_decode_rows([body], heads[i : i + 1], grids[i]) for i, body in enumerate(held)]
+    return join(rows), units_B
 
 
-class _Head(NamedTuple):
-    """A body's header. form: what is equal in bodies that are read in one pass."""
-
-    form: tuple[int, int, int, int, bytes]
-    covered: bool
-    units: int
-    columns: int
-
-
-def _head(body: bytes) -> _Head:
-    if len(body) < 1 or body[0] != VERSION:
-        raise ValueError(f"a body of layout {body[:1].hex() or 'nothing'}, this program reads {VERSION}")
-    if len(body) < _HEADER.size:
-        raise ValueError(f"a body of {len(body)} bytes is shorter than its header")
-    _, number, flags, grid, units, columns, width = _HEADER.unpack_from(body)
-    if number >= len(_KINDS) or flags >= 16:
-        raise ValueError(f"a body of unknown form {number} or unknown fields {flags:#x}")
-    temperatures = body[_HEADER.size : _HEADER.size + 4 * grid]
-    if len(temperatures) < 4 * grid:
-        raise ValueError(f"a body of {len(body)} bytes ends within its temperatures")
-    # Rows of a dense answer may differ in their columns: the words of a context.
-    same = 0 if _KINDS[number] is Dense else columns
-    form = (number, flags & ~_FLAGS["covered_N"], same, width, temperatures)
-    return _Head(form, bool(flags & _FLAGS["covered_N"]), units, columns)
+def _heads(bodies: Sequence[bytes]) -> tuple[NDArray[Any], list[bytes]]:
+    """The headers of bodies as one array of `_HEAD`, and the temperatures of each."""
+    size = _HEADER.size
+    for body in bodies:
+        if body[:1] != _VERSION_BYTE:
+            raise ValueError(f"a body of layout {body[:1].hex() or 'nothing'}, this program reads {VERSION}")
+        if len(body) < size:
+            raise ValueError(f"a body of {len(body)} bytes is shorter than its header")
+    heads = np.frombuffer(b"".join([body[:size] for body in bodies]), _HEAD)
+    wrong = (heads["kind"] >= len(_KINDS)) | (heads["flags"] >= 16)
+    if wrong.any():
+        one = heads[wrong][0]
+        raise ValueError(f"a body of unknown form {one['kind']} or unknown fields {one['flags']:#x}")
+    ends = (size + 4 * heads["grid"].astype(np.int64)).tolist()
+    grids = [body[size:end] for body, end in zip(bodies, ends, strict=True)]
+    if any(end > len(body) for body, end in zip(bodies, ends, strict=True)):
+        raise ValueError("a body ends within its temperatures")
+    return heads, grids
 
 
-def _decode_rows(bodies: Sequence[bytes], heads: Sequence[_Head]) -> Payload:
-    number, flags, columns, width, grid = heads[0].form
-    reader = Reader(bodies, _HEADER.size + len(grid), np.asarray([h.units for h in heads], dtype=np.int64))
-    common = _read_common(reader, flags, np.asarray([head.covered for head in heads]))
+def _one_form(heads: NDArray[Any], grids: Sequence[bytes]) -> bool:
+    """Whether bodies can be read in one pass."""
+    names = ["kind", "width"]
+    if _KINDS[heads["kind"][0]] is not Dense:  # whose rows may differ: the words of a context
+        names.append("columns")
+    flags = heads["flags"] & ~np.uint8(_FLAGS["covered_N"])
+    same = (flags == flags[0]).all() and all((heads[name] == heads[name][0]).all() for name in names)
+    return bool(same) and grids.count(grids[0]) == len(grids)
+
+
+def _decode_rows(bodies: Sequence[bytes], heads: NDArray[Any], grid: bytes) -> Payload:
+    number, flags = int(heads["kind"][0]), int(heads["flags"][0])
+    reader = Reader(bodies, _HEADER.size + len(grid), heads["units"].astype(np.int64))
+    common = _read_common(reader, flags, (heads["flags"] & _FLAGS["covered_N"]).astype(np.bool_))
     # The shortest decimal that float32 holds: 0.7 comes back as 0.7.
     temperatures = tuple(float(str(t)) for t in np.frombuffer(grid, "<f4"))
-    wide: Any = [head.columns for head in heads] if _KINDS[number] is Dense else columns
-    payload: Payload = _READERS[number](reader, common, wide, width, temperatures)
+    columns: Any = heads["columns"].tolist() if _KINDS[number] is Dense else int(heads["columns"][0])
+    payload: Payload = _READERS[number](reader, common, columns, int(heads["width"][0]), temperatures)
     reader.finish()
     return payload
 
