@@ -153,6 +153,8 @@ def _shown(row: dict[str, Any]) -> tuple[str, str]:
         return row["label"], "  ".join(
             f"{k} {p:.3f}" for k, p in row["probabilities"].items()
         ) + f"  {row['text']}"
+    if "written" in row:
+        return row["written"] or "nothing", row["text"]
     if "entities" in row:
         return ", ".join(f"{e['text']} {e['type']}" for e in row["entities"]) or "no entity", row["text"]
     return f"{row['answer'] or 'no answer'} {row['probability']:.3f}", row["question"]

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.tasks import Task, TaskBase
+from raykd.tasks.language import LanguageTask
 from raykd.tasks.words import join_tokens, word_spans
 
 ROWS = 256
@@ -34,6 +36,8 @@ def task_of(model: TextModel) -> TaskBase:
     settings: dict[str, Any] = {"kind": model.task, "max_length": model.max_length or LONGEST}
     if model.task == "question_answering":
         settings["stride"] = min(64, settings["max_length"] // 4)
+    if model.task == "causal_lm":
+        settings["max_target_length"] = max(1, settings["max_length"] // 2)
     task: TaskBase = TypeAdapter[Any](Task).validate_python(settings)
     return task
 
@@ -52,10 +56,38 @@ class Predictor:
         return Predictor(model, task_of(model))
 
     def predict(self, batch: TextBatch) -> Iterator[dict[str, Any]]:
-        """The task's prediction for each row, in order."""
+        """The task's prediction for each row, in order; of a language model what it writes.
+
+        Raises:
+            ModelError: a masked language model, which says nothing of a text as a whole.
+        """
+        if self.task.kind == "masked_lm":
+            raise ModelError(
+                "a masked language model has nothing to predict of a whole text",
+                got=f"a model of task {self.task.kind}",
+                wanted="a model of another task",
+                next_step="train a task on it: a student of kind pretrained with this directory as its path",
+            )
+        if isinstance(self.task, LanguageTask):
+            yield from self._written(self.task, batch)
+            return
         for begin in range(0, len(batch), ROWS):
             part = batch.take(range(begin, min(begin + ROWS, len(batch))))
             yield from self._part(part)
+
+    def _written(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, Any]]:
+        from raykd.models.lm import generate
+
+        for begin in range(0, len(batch), ROWS):
+            texts = batch.texts[begin : begin + ROWS]
+            made = generate(
+                self.model.model,
+                self.model.tokenizer,
+                texts,
+                max_new_tokens=task.max_new_tokens,
+                max_input_tokens=task.prompt_tokens,
+            )
+            yield from ({"text": text, "written": answer} for text, answer in zip(texts, made, strict=True))
 
     def _part(self, batch: TextBatch) -> list[dict[str, Any]]:
         rows = self.task.encode(self.model.tokenizer, batch)

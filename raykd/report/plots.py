@@ -143,9 +143,8 @@ def reliability(systems: Sequence[Predictions]) -> str | None:
         )
         shares, edges = np.histogram(confidence_N, bins=ECE_BINS, range=(0, 1))
         lower.stairs(100 * shares / len(confidence_N), 100 * edges, lw=1.6, **style)
-    least = 100 / max(
-        (p.logits_NC.shape[1] for p in systems), default=1
-    )  # no prediction is less sure than chance
+    # no prediction is less sure than chance
+    least = 100 / max((p.logits_NC.shape[1] for p in systems if p.logits_NC.shape[1]), default=1)
     upper.set(ylabel="accuracy %", xlim=(least - 2, 101), ylim=(0, 102))
     lower.set(
         xlabel=f"confidence % ({ECE_BINS} bins)", ylabel="rows %", xlim=(least - 2, 101), ylim=(0, None)

@@ -32,8 +32,8 @@ def notes_of(
     Args:
         curve: of the student. systems: scores of the final table.
     """
-    unseen = _unseen(curve)
-    for line in unseen:
+    unseen = _unseen(curve) if not config.task.language else _unshared(curve)
+    for line in unseen if not config.task.language else ():
         log.warning("%s", line)
     return (*_notes(config, data, curve), *_long_rows(config, curve), *unseen, *_weak_teachers(systems))
 
@@ -46,7 +46,7 @@ def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[st
     held_out = config.data.test or config.data.validation
     if isinstance(held_out, Embedded) and held_out.label_noise:
         notes.append(
-            f"the embedded corpus flips {held_out.label_noise:.0%} of its labels: "
+            f"the embedded corpus has wrong gold in {held_out.label_noise:.0%}: "
             f"no system can be right in more than {1 - held_out.label_noise:.0%} on average"
         )
     if data.test is None:
@@ -54,6 +54,21 @@ def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[st
             "there is no test set: the table shows the validation rows, on which the best step was chosen"
         )
     return tuple(notes)
+
+
+def _unshared(curve: Sequence[Point]) -> tuple[str, ...]:
+    """Of teachers with another tokenizer, the student's tokens that they speak about."""
+    shares: dict[str, list[float]] = {}
+    for point in curve:
+        for name, value in point.values.items():
+            if name.startswith("teacher/") and name.endswith("/coverage"):
+                shares.setdefault(name.split("/")[1], []).append(value)
+    return tuple(
+        f"teacher {name} covers {np.mean(values):.1%} of the student's tokens: those that its own tokenizer begins and "
+        "ends at the same characters"
+        for name, values in shares.items()
+        if np.mean(values) < 1.0
+    )
 
 
 def _unseen(curve: Sequence[Point]) -> tuple[str, ...]:

@@ -129,6 +129,8 @@ def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[A
         parts = {"text": "string", "type": "string", "start": "long", "end": "long"}
         entity = Object([Property(name, kind) for name, kind in parts.items()])  # type: ignore[arg-type]
         return [ColSpec("string", "text")], [ColSpec(Array(entity), "entities")]
+    if task in ("causal_lm", "seq2seq"):
+        return [ColSpec("string", "text")], [ColSpec("string", "written")]
     return (
         [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)],
         [ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)],

@@ -19,7 +19,7 @@ class StudentModel(PythonModel):
 
     Classification: ``text`` (and ``text_pair``) with ``label`` and a column ``p_<label>`` for each label. Tagging:
     ``text`` with ``entities``, a list of ``{text, type, start, end}``. Question answering: ``question`` and
-    ``context`` with ``answer``, ``start``, ``end`` and ``probability``.
+    ``context`` with ``answer``, ``start``, ``end`` and ``probability``. Language models: ``text`` with ``written``.
     """
 
     def load_context(self, context: Any) -> None:
@@ -48,7 +48,8 @@ class StudentModel(PythonModel):
             labels = self.predictor.model.labels
             columns: dict[str, Any] = {"label": [row["label"] for row in found]}
             return columns | {f"p_{name}": [row["probabilities"][name] for row in found] for name in labels}
-        names = ("entities",) if form == "words" else ("answer", "start", "end", "probability")
+        names: tuple[str, ...] = ("answer", "start", "end", "probability")
+        names = {"words": ("entities",), "target": ("written",), "source_target": ("written",)}.get(form, names)
         return {name: [row[name] for row in found] for name in names}
 
 
