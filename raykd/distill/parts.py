@@ -164,11 +164,11 @@ def _whole(
     columns = signals.columns(members[0])
     index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
     if len(members) == 1 and (answer := signals.answer(members[0])) is not None:
-        student_NK, target = align(logits_NC, _single(answer, weights_MN, temperature))
+        student_NK, target = align(logits_NC, _single(answer.logits(), weights_MN, temperature))
         return student_NK, target, "whole"
     if index is None and (routed_NV := _routed(signals, members, weights_MN)) is not None:
-        target = combine_logits(routed_NV.unsqueeze(0), weights_MN.sum(0, keepdim=True), temperature, mixture)
-        student_NK, target = align(logits_NC, target)
+        single = _single(routed_NV, weights_MN.sum(dim=0, keepdim=True), temperature)
+        student_NK, target = align(logits_NC, single)
         return student_NK, target, "whole"
     rows = []
     for m in members:
@@ -210,7 +210,7 @@ def _reduced(
     if not isinstance(answer, WholeAnswer):
         raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")
     if answer.ids is None:
-        return logits_NC, _single(answer, weights_1N, temperature), answer.support
+        return logits_NC, _single(answer.logits(), weights_1N, temperature), answer.support
     ids = answer.ids
     _same_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
     student_NK = on_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
@@ -221,9 +221,8 @@ def _reduced(
     return student_NK, target, answer.support
 
 
-def _single(answer: Answer, weights_1N: torch.Tensor, temperature: float) -> Target:
+def _single(logits_NV: torch.Tensor | None, weights_1N: torch.Tensor, temperature: float) -> Target:
     """What `combine_logits` gives for one teacher, with a third of the memory: over a vocabulary it is the peak."""
-    logits_NV = answer.logits()
     assert logits_NV is not None
     with torch.no_grad():
         centred_NV = logits_NV - logits_NV.mean(dim=-1, keepdim=True)
