@@ -32,7 +32,8 @@ from raykd.runs.cluster import connect
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.pool import check_teachers, start_pool
 from raykd.runs.session import interruptible, listen
-from raykd.teachers.handle import PoolSource, PoolTicket
+from raykd.teachers.call import PoolTicket
+from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.store import text_keys
 
@@ -259,7 +260,7 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
     Raises:
         ConfigError: no store, no teachers. ModelError: a teacher is not trained yet. ResourceError, TeacherError.
     """
-    trained = _trained(config)
+    trained = trained_teachers(config)
     data = load_data(config.data, Path.cwd(), config.form)
     with interruptible():
         connect(config.ray)
@@ -278,7 +279,7 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
     return total
 
 
-def _trained(config: RunConfig) -> dict[str, Path]:
+def trained_teachers(config: RunConfig) -> dict[str, Path]:
     """Folders of the teachers that a run trains."""
     if not config.active_teachers or config.serving.store is None:
         raise ConfigError(

@@ -125,13 +125,23 @@ def _score_teachers(
     languages = pool.handle.teacher_languages
     times = pool.measure([sample(held_out, spoken) for spoken in languages])
     signals = ask_all(pool.handle, held_out)
-    systems = teacher_systems(config, signals, infos, times, held_out)
-    together = stacked(config, signals, languages, held_out)
-    asked_B = np.any([signal.covered_N for signal in signals], axis=0)
-    systems.append(ensemble_system(config, together, asked_B, [p for p, _ in systems], held_out))
-    weights_MN = config.objective.weighting.weights(together).numpy()
+    systems = teacher_systems(config, pool, signals, infos, times, held_out)
+    weights: list[dict[str, float]] = [{} for _ in infos]
+    if not config.task.language:
+        together = stacked(config, signals, languages, held_out)
+        asked_B = np.any([signal.covered_N for signal in signals], axis=0)
+        systems.append(ensemble_system(config, together, asked_B, [p for p, _ in systems], held_out))
+        weights_MN = config.objective.weighting.weights(together).numpy()
+        weights = [_mean_weights(weights_N, together.languages) for weights_N in weights_MN]
     checked = teacher_systems(
-        config, ask_all(pool.handle, data.validation), infos, [math.nan] * len(infos), data.validation
+        config.model_copy(update={"task": config.task.model_copy(update={"written": ()})})
+        if config.task.language
+        else config,
+        pool,
+        ask_all(pool.handle, data.validation),
+        infos,
+        [math.nan] * len(infos),
+        data.validation,
     )
     counters = pool.counters()
     facts = []
@@ -148,7 +158,7 @@ def _score_teachers(
                 latency_ms=_mean_latency_ms(curve, info.name),
                 store_hit_rate=1.0
                 - counters[info.name]["forwarded"] / max(1, counters[info.name]["answered"]),
-                weights=_mean_weights(weights_MN[m], together.languages),
+                weights=weights[m],
             )
         )
     return TeacherScores(systems, tuple(facts))
