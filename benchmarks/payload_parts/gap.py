@@ -21,7 +21,7 @@ FIXED_ROWS = 64
 
 def make_teacher(setting: Setting) -> dict[str, Any]:
     """Trains the teacher, unless it is there, and says how good it is."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)  # alone: everybody waits for it
     config = setting.config("teacher")
     took = 0.0
     if not (setting.teacher / "config.json").exists():

@@ -32,12 +32,12 @@ class Scale:
     """How large everything is. rows: training rows that students see. steps: of a student."""
 
     vocab: int = 4000
-    teacher: Mapping[str, Any] = field(default_factory=lambda: {"layers": 2, "hidden": 192, "heads": 4})
-    teacher_steps: int = 600
+    teacher: Mapping[str, Any] = field(default_factory=lambda: {"layers": 2, "hidden": 128, "heads": 4})
+    teacher_steps: int = 300
     student: Mapping[str, Any] = field(
         default_factory=lambda: {"layers": 1, "hidden": 96, "heads": 4, "dropout": 0.0}
     )
-    steps: int = 200
+    steps: int = 160
     rows: int = 400
     batch: int = 16
     evaluations: int = 8
