@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from raykd.errors import ModelError
 from raykd.models import files
 from raykd.models.heads import Head
 from raykd.models.loading import load
-from raykd.models.textmodel import FORMAT, ModelCard, TextModel, put, save
+from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save, written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,15 +93,7 @@ def save_tasks(
         ModelError: the directory holds something else.
     """
     target = Path(directory)
-    if target.exists() and any(target.iterdir()) and not (target / files.CARD).is_file():
-        raise ModelError(
-            f"{target} exists and is not a model that raykd wrote; it is left alone",
-            next_step="choose another directory",
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    try:
-        fresh.mkdir()
+    with written_whole(target) as fresh:
         for name, part in student.parts.items():
             save(part, fresh / name, card=(cards or {}).get(name))
         _split(fresh, list(student.parts))
@@ -111,9 +102,6 @@ def save_tasks(
         told = {"model_type": KIND, "tasks": list(student.parts)}
         (fresh / files.CONFIG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(_readme(student), encoding="utf-8")
-        put(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return target
 
 

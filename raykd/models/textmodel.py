@@ -89,15 +89,7 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
     named = named if text_model.task in LABELLED else ()
     if not fits(text_model.labels, named, text_model.task):
         raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
-    if target.exists() and not (target / CARD).is_file() and not _is_empty(target):
-        raise ModelError(
-            f"{target} exists and is not a model that raykd wrote; it is left alone",
-            next_step="choose another directory",
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    try:
-        fresh.mkdir()
+    with written_whole(target) as fresh:
         with no_progress_bars():
             text_model.model.save_pretrained(str(fresh))
         text_model.tokenizer.save_pretrained(str(fresh))
@@ -115,10 +107,29 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
         )
         for path in fresh.iterdir():  # safetensors makes files that only their owner may read
             path.chmod((fresh / CARD).stat().st_mode)
-        put(fresh, target)
+    return target
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A folder to write a model to, which takes the place of ``target`` when all is written.
+
+    Raises:
+        ModelError: the place holds something that raykd did not write.
+    """
+    if target.exists() and not (target / CARD).is_file() and not _is_empty(target):
+        raise ModelError(
+            f"{target} exists and is not a model that raykd wrote; it is left alone",
+            next_step="choose another directory",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    try:
+        fresh.mkdir()
+        yield fresh
+        _put(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return target
 
 
 @contextmanager
@@ -186,7 +197,7 @@ def _table(left: str, right: str, rows: Iterable[tuple[str, str]]) -> list[str]:
     return [f"| {left} | {right} |", "| --- | --- |", *body, ""]
 
 
-def put(fresh: Path, target: Path) -> None:
+def _put(fresh: Path, target: Path) -> None:
     """Renames; a directory cannot be renamed onto one that holds files, so an old one first steps aside."""
     if not target.exists() or _is_empty(target):
         fresh.replace(target)

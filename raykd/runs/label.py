@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -262,21 +262,32 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
     """
     trained = trained_teachers(config)
     data = load_data(config.data, Path.cwd(), config.form)
+    with teachers_alone(config, trained) as pool:
+        with shown(console, "training texts") as report:
+            total = label_rows(pool, data.train, config.objective.weighting, report)
+        if everything:
+            held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
+            with shown(console, "held-out texts") as report:
+                total += label_rows(pool, held_out, None, report)
+    return total
+
+
+@contextlib.contextmanager
+def teachers_alone(config: RunConfig, trained: Mapping[str, Path]) -> Iterator[TeacherPool]:
+    """The teachers of a run on its cluster, without a student; ended afterwards.
+
+    Raises:
+        ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
+    """
     with interruptible():
         connect(config.ray)
         listen()
         check_teachers(config, trained)
         pool, _ = start_pool(config, trained)
         try:
-            with shown(console, "training texts") as report:
-                total = label_rows(pool, data.train, config.objective.weighting, report)
-            if everything:
-                held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
-                with shown(console, "held-out texts") as report:
-                    total += label_rows(pool, held_out, None, report)
+            yield pool
         finally:
             pool.stop()
-    return total
 
 
 def trained_teachers(config: RunConfig) -> dict[str, Path]:

@@ -19,10 +19,7 @@ from raykd.config import RunConfig
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
-from raykd.runs.cluster import connect
-from raykd.runs.label import shown, trained_teachers
-from raykd.runs.pool import check_teachers, start_pool
-from raykd.runs.session import interruptible, listen
+from raykd.runs.label import shown, teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import WRITTEN, TeacherPool
 
@@ -49,29 +46,23 @@ def write_sequences(
     trained = trained_teachers(config)
     data = load_data(config.data, Path.cwd(), config.form, targets_needed=False)
     written = _there(path)
-    with interruptible():
-        connect(config.ray)
-        listen()
-        check_teachers(config, trained)
-        pool, _ = start_pool(config, trained)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file, shown(console, "sequences") as report:
-                work = _work(config, pool, data.train, written)
-                done, total = 0, sum(len(picked) for _, picked in work)
-                report(done, total)
-                for m, picked in _batches(work):
-                    texts = [data.train.texts[i] for i in picked]
-                    made = pool.generate(
-                        m, texts, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens
-                    )
-                    for i, text in zip(picked, made, strict=True):
-                        file.write(_line(data.train, i, text, pool.handle.teachers[m]))
-                    file.flush()
-                    done += len(picked)
-                    report(done, total)
-        finally:
-            pool.stop()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        teachers_alone(config, trained) as pool,
+        path.open("a", encoding="utf-8") as file,
+        shown(console, "sequences") as report,
+    ):
+        work = _work(config, pool, data.train, written)
+        done, total = 0, sum(len(picked) for _, picked in work)
+        report(done, total)
+        for m, picked in _batches(work):
+            texts = [data.train.texts[i] for i in picked]
+            made = pool.generate(m, texts, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens)
+            for i, text in zip(picked, made, strict=True):
+                file.write(_line(data.train, i, text, pool.handle.teachers[m]))
+            file.flush()
+            done += len(picked)
+            report(done, total)
     return done
 
 
