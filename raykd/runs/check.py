@@ -98,12 +98,14 @@ def check_combinations(config: RunConfig) -> str:
     made |= {f"teacher {t.name}": t.training.model for t in config.active_teachers if t.training is not None}
     for name, model in made.items():
         positions = getattr(model, "max_positions", None)
-        if positions is not None and config.task.max_length > positions:
-            raise ConfigError(
-                f"task.max_length is larger than max_positions of the {name}",
-                got=config.task.max_length,
-                wanted=f"at most {positions}",
-            )
+        for key in ("max_length", "max_target_length"):
+            limit = getattr(config.task, key, 0)
+            if positions is not None and limit > positions:
+                raise ConfigError(
+                    f"task.{key} is larger than max_positions of the {name}",
+                    got=limit,
+                    wanted=f"at most {positions}",
+                )
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))

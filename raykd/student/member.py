@@ -111,12 +111,16 @@ class Member:
         self.objective = config.objective
         return config
 
+    def go_on(self) -> None:
+        """The loop goes on from a checkpoint, whose part of the run has said what is said once."""
+        self._facts = {}
+
     def logged(self, progress: float) -> dict[str, float]:
         """The window's values of this task, empty where it had no step; all ranks must call."""
         if not self.meter.steps:
             return {}
         values = self.meter.flush() | self._facts
-        self._facts = {}  # said once; a resumed loop says it again
+        self._facts = {}  # said once
         knobs = self.objective.knobs(progress)
         values["train/alpha"] = knobs.alpha
         if self.source is not None:

@@ -276,6 +276,8 @@ class TrainingLoop:
     def load(self, directory: Path) -> None:
         """Restores what `save` wrote."""
         self.engine.load(directory, tag="engine")
+        for member in self.members.values():
+            member.go_on()
         self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
         self._works = None
         # What the checkpoint says of rates is what they were when it was written, perhaps by another run.

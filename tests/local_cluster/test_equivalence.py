@@ -158,10 +158,10 @@ def test_one_teacher_of_weight_1_is_single_teacher_distillation() -> None:
     alone = alone.model_copy(update={"teachers": alone.teachers[2:]})
     one = build_loop(alone)
     # The fake answers by position; give the single teacher the position it has among three.
-    inner = three._source
-    assert inner is not None and one._source is not None
+    inner = three.member.source
+    assert inner is not None and one.member.source is not None
     submit = inner.submit
-    one._source.submit = lambda batch: type(submit(batch))([submit(batch).result()[2]])  # type: ignore[method-assign]
+    one.member.source.submit = lambda batch: type(submit(batch))([submit(batch).result()[2]])  # type: ignore[method-assign]
     for loop in (three, one):
         loop.run()
     assert furthest(three.engine.weights() or {}, one.engine.weights() or {}) < 1e-6

@@ -149,7 +149,7 @@ CASES: dict[str, tuple[Change, int, list[str]]] = {
     "text longer than positions": (
         setting(task={"max_length": 65}),
         2,
-        ["task.max_length is larger than student.max_positions", "65", "at most 64"],
+        ["task.max_length is larger than max_positions of the student", "65", "at most 64"],
     ),
     "nothing to distil": (setting(teachers=[]), 2, ["no teachers", "objective.alpha: 1"]),
 }  # fmt: skip
@@ -273,6 +273,6 @@ def test_a_fault_is_told_without_secrets(tmp_path: Path, call: Any, monkeypatch:
     def fault(*arguments: Any) -> None:
         raise RuntimeError("http://bob:CANARY@host is gone")
 
-    monkeypatch.setattr("raykd.load.load_run", fault)
+    monkeypatch.setattr("raykd.load.load_any", fault)
     code, shown = call("check", "any.yaml")
     assert code == 1 and "fault of raykd" in shown and "RuntimeError" in shown and "CANARY" not in shown
