@@ -69,18 +69,12 @@ def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tu
     assert set(row) == {"text", "written"}
 
 
-def test_answers_are_stored_and_cover_what_the_vocabularies_share(translation: tuple[Path, Outcome]) -> None:
-    folder, outcome = translation
+def test_answers_cover_what_the_vocabularies_share(translation: tuple[Path, Outcome]) -> None:
+    _, outcome = translation
     lines = (outcome.student.parent / "curves.jsonl").read_text(encoding="utf-8").splitlines()
     values = [point["values"] for point in map(json.loads, lines) if point["job"] == "student"]
     last = {name: value for point in values for name, value in point.items()}
     assert 0.2 < last["teacher/fr/coverage"] < 1.0 and 0.2 < last["teacher/multi/coverage"] < 1.0
-    again = train(config_of(folder, "again", train={"steps": 4, "batch_size": 16, "evaluations": 1}))
-    facts = json.loads((again.student.parent / "report.json").read_text(encoding="utf-8"))["facts"]
-    forwarded = [
-        text.split(" / ")[1] for name, text in facts.items() if name.endswith("answered / forwarded")
-    ]
-    assert forwarded == ["0", "0"]
 
 
 def test_what_teachers_write_is_data_for_the_next_run(translation: tuple[Path, Outcome]) -> None:
