@@ -45,13 +45,17 @@ MLFLOW_STATUS: dict[str, Any] = {
 
 @dataclass
 class Children:
-    """A child run of the sweep's MLflow run for each trial; used by one thread."""
+    """A child run of the sweep's MLflow run for each trial; used by one thread.
+
+    resumed: the sweep goes on, so a child may be there that the killed driver did not note.
+    """
 
     parent: Tracker
     folder: RunFolder
     journal: Journal
     curves: Curves
     higher_is_better: bool
+    resumed: bool = False
     open: dict[str, Tracker] = field(default_factory=dict)
 
     def of(self, name: str) -> Tracker:
@@ -68,7 +72,7 @@ class Children:
                 params=trial.sample,
                 tags={"raykd.role": "trial", "raykd.trial": "running"},
                 parent_run_id=self.parent.run_id,
-                run_id=known.get(name),
+                run_id=known.get(name) or (self.parent.child(name) if self.resumed else None),
                 directory=spool,
             )
             self.folder.write_state(children={**known, name: self.open[name].run_id})
@@ -117,7 +121,8 @@ class Watch(Callback):  # type: ignore[misc]
         self._journal, self._curves, self._tracker = journal, curves, tracker
         self._mailbox, self._progress = mailbox, progress
         self._higher = higher_is_better
-        self._children = Children(tracker, folder, journal, curves, higher_is_better)
+        resumed = bool(journal.trials)
+        self._children = Children(tracker, folder, journal, curves, higher_is_better, resumed)
         self._names: dict[str, str] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._open_from = 0.0

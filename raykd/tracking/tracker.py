@@ -178,6 +178,16 @@ class Tracker:
             ),
         )
 
+    def child(self, name: str) -> str | None:
+        """The id of a run of this name below this one: a killed driver may have made it and not noted it.
+
+        Raises:
+            MlflowException: MLflow does not answer.
+        """
+        below = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`mlflow.runName` = '{name}'"
+        found = self._client.search_runs([self.experiment_id], below, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
     def finish(self, status: Status = "FINISHED", timeout_s: float = FINISH_S) -> None:
         """Sends what waits, ends the run, and says where the rest is if MLflow is gone. Does not raise."""
         if self._finished:
