@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raykd import models
 from raykd.data.load import load_data
 from raykd.load import resolve, validate
 from raykd.runs.outcome import Outcome
@@ -39,8 +40,8 @@ def config_of(folder: Path, name: str, **changes: Any) -> Any:
         "student": {**model, "vocab_size": 600},
         "teacher_defaults": {"actor": {"num_cpus": 0.3, "group": "teachers"}},
         "teachers": [
-            {"name": "fr", "languages": ["fr"], "training": {"model": {**model, "vocab_size": 600}, "train": training}},
-            {"name": "multi", "languages": "all", "training": {"model": {**model, "vocab_size": 760}, "train": training}},
+            {"name": "fr", "languages": ["fr"], "path": str(folder / "fr")},
+            {"name": "multi", "languages": "all", "path": str(folder / "multi")},
         ],
         "objective": {"alpha": 0.5, "temperature": 2.0},
         "train": {**training, "steps": 20},
@@ -52,8 +53,20 @@ def config_of(folder: Path, name: str, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def translation(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Path, Outcome]:
+    """A run whose teachers are as they were drawn: what they say is of no use, and all of its way is real."""
     folder = tmp_path_factory.mktemp("language")
-    return folder, train(config_of(folder, "translation"))
+    config = config_of(folder, "translation")
+    rows = load_data(config.data, Path.cwd(), config.form).train
+    for name, size, parts in (
+        ("fr", 600, rows.pairs or ()),
+        ("multi", 760, (*rows.texts, *(rows.pairs or ()))),
+    ):
+        spec = models.EncoderDecoder(layers=1, hidden=48, heads=2, vocab_size=size, dropout=0.0)
+        tokenizer = spec.fit_tokenizer(parts)
+        model = spec.build(tokenizer, (), 0)
+        made = models.TextModel(model, tokenizer, (), kind=spec.kind, task="seq2seq", max_length=48)
+        models.save(made, folder / name)
+    return folder, train(config)
 
 
 def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tuple[Path, Outcome]) -> None:
@@ -63,7 +76,7 @@ def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tu
     assert set(scores["fr"].by_language) == {"fr"} and set(scores["student"].by_language) == {"en", "fr"}
     for found in scores.values():
         for values in found.by_language.values():
-            assert 0.0 < values["nll"] < 6.5 and 0.0 <= values["chrf"] <= 100.0
+            assert 0.0 < values["nll"] < 12.0 and 0.0 <= values["chrf"] <= 100.0
     assert "NLL" in outcome.table.markdown()
     (row,) = predict_texts(outcome.student, ["The cat sees the house."])
     assert set(row) == {"text", "written"}
