@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the main job on the embedded corpus
 # make test   sets everything up and runs lint, types, import contracts and all tests
+# make nightly runs the tests of faults that take minutes each
 # Needs Linux, Python 3.11 or newer and make; no compiler.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint unit setup clean
+.PHONY: demo test nightly lint unit setup clean
 
 setup: $(STAMP)
 
@@ -33,6 +34,9 @@ test: lint
 	@log=$$(mktemp); nice -n 19 $(BIN)/python -m pytest tests/unit >$$log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/e2e tests/local_cluster; cluster=$$?; \
 	wait $$unit; unit=$$?; cat $$log; rm -f $$log; test $$cluster -eq 0 -a $$unit -eq 0
+
+nightly: setup
+	$(BIN)/python -m pytest tests -m nightly
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
