@@ -124,6 +124,7 @@ class Journal:
             row["diverged"] = True
         if "segments" in result:
             row["segments"] = json.loads(result["segments"])
+        if "history" in result:
             row["history"] = [[_finite(value) for value in part] for part in json.loads(result["history"])]
         self._append("result", {"name": name, **row})
 
@@ -172,11 +173,13 @@ class Journal:
             score, nll = float(row["score"]), float("nan" if row["nll"] is None else row["nll"])
             trial.evaluations[number] = Evaluation(number, int(row["trained_steps"]), score, nll)
             trial.objective = float(row["objective"])
+        history = {
+            int(k): Evaluation(int(k), int(step), float(score), float("nan" if nll is None else nll))
+            for k, step, score, nll in row.get("history", ())
+        }
+        trial.evaluations = {**history, **trial.evaluations}
         if "segments" in row:
-            trial.evaluations = {
-                int(k): Evaluation(int(k), int(step), float(score), float("nan" if nll is None else nll))
-                for k, step, score, nll in row["history"]
-            }
+            trial.evaluations = history
             trial.segments = [(int(step), dict(sample)) for step, sample in row["segments"]]
             trial.sample = trial.segments[-1][1]
 

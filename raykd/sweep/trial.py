@@ -224,6 +224,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         self.last_save = time.monotonic()
         self.saved: list[Path] = []
         self.told: list[Point] = []
+        self.went_on = False
         self.segments: list[tuple[int, dict[str, Any]]] = [(0, self.sample)]
         try:
             self._begin(new_config.get(RESUMED) or None)
@@ -236,6 +237,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         self._all("begin", self.sample, None if found is None else str(found))
         if found is not None:
             self._take_over(found)
+            self.went_on = True
             self.rank.points += load_points(found / POINTS)
         self._send(Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps))
 
@@ -289,6 +291,9 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         if len(self.segments) > 1:
             # What it reported before it took over another trial's state is no longer its history.
             result["segments"] = json.dumps(self.segments)
+        if len(self.segments) > 1 or self.went_on:
+            # A driver that was killed may not have heard of the evaluation that the checkpoint was written at.
+            self.went_on = False
             result["history"] = json.dumps(
                 [
                     (k, int(h["step"]), h[f"eval/mean/{metric}"], h["eval/mean/nll"])

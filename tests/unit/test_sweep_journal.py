@@ -249,3 +249,17 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
     journal.end("t0", "failed", text)
     read = Journal(path).trials["t0"]
     assert (read.sample, read.error, read.status) == ({"objective.temperature": text}, text, "failed")
+
+
+def test_a_trial_that_went_on_tells_what_a_killed_driver_had_not_heard(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    journal = Journal(path)
+    journal.begin("t0", 0, SAMPLE, "a")
+    journal.result("t0", result(1, 0.5))
+    journal.begin("t0", 0, SAMPLE, "b")  # after the kill: its checkpoint was of the second evaluation
+    told = [[1, 5, 0.4, 0.6], [2, 10, 0.6, 0.4], [3, 15, 0.7, 0.3]]
+    journal.result("t0", result(3, 0.7, history=json.dumps(told)))
+    for read in (journal, Journal(path)):
+        found = {k: e.score for k, e in sorted(read.trials["t0"].evaluations.items())}
+        assert found == {1: 0.5, 2: 0.6, 3: 0.7}, "what was journalled stays as it was"
+        assert read.trials["t0"].segments == []
