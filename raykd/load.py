@@ -1,14 +1,14 @@
 """YAML in, RunConfig out: read, overlay, resolve paths.
 
-Decision record: errors name the key's path, what was got and what is allowed, all wrong keys at once. YAML is read
-by a safe loader without aliases and without double keys, and numbers such as 1e-3 are numbers (YAML 1.1 reads
-them as text).
+Decision record: errors name the key's path, what was got and what is allowed, all wrong keys at once. How YAML is
+read safely stands in `raykd.parse`. Paths that can be none are refused here by their key, before anything tries them.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,69 +19,16 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.errors import ConfigError
+from raykd.parse import MAX_DEPTH, check_path, parse_json, parse_yaml, read_text
+from raykd.redaction import credentials_in, names_a_secret, redact
 
-MAX_YAML_BYTES = 1_000_000
+_INDEX = re.compile(r"^[0-9]{1,9}\Z")
 R = TypeVar("R", RunConfig, MultiRun)
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, without aliases (a few lines of them can fill the memory) and without double keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(
-                f"aliases (*name) are not allowed, line {self.peek_event().start_mark.line + 1}"
-            )
-        return super().compose_node(parent, index)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.YAMLError(f"key {key!r} stands twice, line {key_node.start_mark.line + 1}")
-        seen.add(key)
-    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """Reads YAML safely.
-
-    Raises:
-        ConfigError: broken syntax, a key given twice, an alias, or more than a megabyte.
-    """
-    if len(text.encode()) > MAX_YAML_BYTES:
-        raise ConfigError(
-            f"{origin} is too large for a run file", got=f"{len(text)} characters", wanted="under 1 MB"
-        )
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{origin} is not valid YAML", got=" ".join(str(error).split()), next_step="correct the line"
-        ) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no run file {path}", got=str(path), wanted="a YAML file", next_step="check the path"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the run file {path}", got=str(error), wanted="a UTF-8 file") from None
-    tree = parse_yaml(text, str(path))
+    tree = parse_yaml(read_text(path, "run file"), str(path))
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} is not a run file",
@@ -95,7 +42,11 @@ def set_path(tree: Any, assignment: str) -> Any:
     """Applies ``key.path=value`` (the value is YAML; a number in the path is an index) and returns the new tree."""
     path, equals, value = assignment.partition("=")
     if not equals or not path:
-        raise ConfigError(f"cannot read the override {assignment!r}", got=assignment, wanted="key.path=value")
+        raise ConfigError(
+            f"cannot read the override {assignment[:80]!r}", got=assignment[:80], wanted="key.path=value"
+        )
+    if path.count(".") > MAX_DEPTH:
+        raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
     return _set(tree, path.split("."), parse_yaml(value, f"the override {path}"), path)
 
 
@@ -105,7 +56,7 @@ def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
     head, *rest = keys
     if isinstance(tree, list):
         names = [str(item.get("name")) if isinstance(item, Mapping) else "" for item in tree]
-        index = names.index(head) if head in names else int(head) if head.isdigit() else -1
+        index = names.index(head) if head in names else int(head) if _INDEX.match(head) else -1
         if not 0 <= index < len(tree):
             raise ConfigError(
                 f"the override {path} names no item of the list",
@@ -140,7 +91,33 @@ def several_tasks(tree: Mapping[str, Any]) -> bool:
     return isinstance(task, Mapping) and task.get("kind") == "multi"
 
 
+def refuse_credentials(tree: Any, origin: str) -> None:
+    """A run file is copied to its folder and its keys to MLflow, so no secret may stand in it.
+
+    Raises:
+        ConfigError: a URI with ``user:password@``, or a DeepSpeed key that names a secret; the value is not repeated.
+    """
+    waiting = [("", tree)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
+        elif isinstance(node, (list, tuple)):
+            waiting += [(f"{path}.{at}", value) for at, value in enumerate(node)]
+        elif isinstance(node, str) and (
+            credentials_in(node) or (node and ".deepspeed." in path and names_a_secret(path))
+        ):
+            raise ConfigError(
+                f"{origin}: {path or 'the text'} holds a secret, which would show in run.yaml and in MLflow",
+                got=redact(node) if credentials_in(node) else "***",
+                wanted="no secret in a run file",
+                next_step="give it by the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+                "_TOKEN), HF_TOKEN",
+            )
+
+
 def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
+    refuse_credentials(tree, origin)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -199,39 +176,51 @@ def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
 
 
 def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
+    check_path(tree["output"], "output")
+    if tree["serving"]["store"] is not None:
+        check_path(tree["serving"]["store"], "serving.store")
     trained = [t["training"] for t in tree["teachers"] if t["training"] is not None]
     members = tree["task"]["tasks"].values() if several_tasks(tree) else [tree]
     for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
         for source in part.values():
-            if isinstance(source, dict) and "paths" in source:
-                source["paths"] = [str((base_dir / p).resolve()) for p in source["paths"]]
+            if isinstance(source, dict) and isinstance(source.get("paths"), list):
+                source["paths"] = [_absolute(path, base_dir, "data.*.paths") for path in source["paths"]]
     for teacher in tree["teachers"]:
         if teacher["path"] is not None:
-            teacher["path"] = _local(teacher["path"], base_dir)
+            teacher["path"] = _local(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")
     for model in [tree["student"], *(training["model"] for training in trained)]:
         if model["kind"] == "pretrained":
-            model["path"] = _local(model["path"], base_dir)
+            model["path"] = _local(model["path"], base_dir, "student.path")
     for train in [tree["train"], *(training["train"] for training in trained)]:
         train["deepspeed"] = _read_deepspeed(train["deepspeed"], base_dir)
     return tree
 
 
-def _local(path: str, base_dir: Path) -> str:
+def _local(path: str, base_dir: Path, key: str) -> str:
     """An absolute path if it is one here or can be nothing else; otherwise it may be a name of the hub."""
-    local = base_dir / Path(path).expanduser()
-    return str(local.resolve()) if local.exists() or path.startswith((".", "~")) else path
+    absolute = _absolute(path, base_dir, key)
+    return absolute if os.path.exists(absolute) or path.startswith((".", "~")) else path
+
+
+def _absolute(path: Any, base_dir: Path, key: str) -> str:
+    """Raises ConfigError for what can be no path: a loop of links, a home of nobody, no text."""
+    check_path(str(path), key)
+    try:
+        return str((base_dir / Path(path).expanduser()).resolve())
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"{key} leads nowhere", got=f"{path} ({error})", wanted="a path", next_step="correct it"
+        ) from None
 
 
 def _read_deepspeed(value: Any, base_dir: Path) -> Any:
     if not isinstance(value, str):
         return value
+    check_path(value, "train.deepspeed")
     path = base_dir / value
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"train.deepspeed: cannot read {path}", got=str(error), wanted="a JSON file or a mapping"
-        ) from None
+    content = parse_json(
+        read_text(path, "DeepSpeed configuration (train.deepspeed)"), f"train.deepspeed: {path}"
+    )
     if not isinstance(content, dict):
         raise ConfigError(
             f"train.deepspeed: {path} is no mapping", got=type(content).__name__, wanted="a JSON object"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
 def checked_name(value: str) -> str:

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from raykd.config import RunConfig, checked_name, overlay
 from raykd.errors import ConfigError
-from raykd.load import read_yaml, resolve, set_path, validate
+from raykd.load import read_yaml, refuse_credentials, resolve, set_path, validate
 from raykd.presets import preset
 from raykd.spec import Spec
 from raykd.sweep.domains import Grid
@@ -271,6 +271,7 @@ def _mentions(keys: Iterable[str], key: str) -> bool:
 
 
 def _validated(tree: Mapping[str, Any], origin: str) -> SweepConfig:
+    refuse_credentials(tree, origin)
     try:
         return SweepConfig.model_validate(tree)
     except ValidationError as error:

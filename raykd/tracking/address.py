@@ -1,4 +1,4 @@
-"""Where MLflow records, and what must never be printed: the tracking URI, redaction, safe names.
+"""Where MLflow records: the tracking URI, safe names.
 
 Decision record: the URI is always explicit. MLflow's own default looks at the current folder and picks a file
 store where an old one lies there, which then raises. A password inside a URI is refused rather than stripped,
@@ -9,7 +9,6 @@ No mlflow here: this part can be used by a preflight check that must be quick.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -17,58 +16,14 @@ from urllib.parse import urlsplit
 
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
+from raykd.redaction import RedactingFilter, redact, redact_value
+
+__all__ = ["RedactingFilter", "checked_uri", "is_server", "redact", "redact_value", "slug", "tracking_uri"]
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 LONGEST_KEY = 250
 """Characters MLflow takes in the name of a parameter, metric or tag."""
-
-_HIDDEN = "***"
-_SECRET = r"(?:token|password|passwd|pwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
-_SECRET_KEY = re.compile(rf"(?:^|[._/\s-]){_SECRET}$", re.IGNORECASE)
-_USER_INFO = re.compile(r"(://)[^\s\"'<>]*@")
-_ASSIGNMENT = re.compile(
-    rf"(?<![A-Za-z])((?:[A-Za-z0-9]+[_-])*{_SECRET}[\"']?\s*[=:]\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&,;}}\]]+)",
-    re.IGNORECASE,
-)
-_AUTHORIZATION = re.compile(
-    r"(authorization[\"']?\s*[=:]\s*[\"']?(?:(?:bearer|basic)\s+)?|bearer\s+)[^\s\"',;]+", re.IGNORECASE
-)
-_ENVIRONMENT = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "RAY_AUTH_TOKEN")
-_SHORTEST_SECRET = 6
-"""Characters below which a secret of the environment is not searched for: it would hide ordinary words."""
-
-
-def redact(text: object) -> str:
-    """The text without ``user:password@`` of URIs, values of keys like token or api_key, and secrets that
-    MLflow, Hugging Face and Ray read from the environment. Hides rather too much than too little."""
-    clean = str(text)
-    for name in _ENVIRONMENT:
-        value = os.environ.get(name, "")
-        if len(value) >= _SHORTEST_SECRET:
-            clean = clean.replace(value, _HIDDEN)
-    clean = _USER_INFO.sub(rf"\1{_HIDDEN}@", clean)
-    clean = _AUTHORIZATION.sub(rf"\1{_HIDDEN}", clean)
-    return _ASSIGNMENT.sub(rf"\1{_HIDDEN}", clean)
-
-
-def redact_value(key: str, value: object) -> str:
-    """A parameter's value: hidden whole where the key names a secret (``hub.token``; not ``max_tokens``)."""
-    last = key.rsplit(".", 1)[-1].replace("-", "_")
-    return (
-        _HIDDEN if _SECRET_KEY.search(last.replace("_", " ")) or _SECRET_KEY.search(last) else redact(value)
-    )
-
-
-class RedactingFilter(logging.Filter):
-    """Redacts every record that passes, arguments and traceback included; put it on a handler."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrites the record in place and lets it pass."""
-        record.msg, record.args = redact(record.getMessage()), None
-        if record.exc_info:
-            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
-        return True
 
 
 def slug(key: str) -> str:

@@ -1,0 +1,193 @@
+"""YAML and JSON that a person wrote, read safely and within bounds: the one door for both.
+
+Decision record: a file of a few lines can fill the memory (aliases of aliases), exhaust the stack (a thousand
+brackets) or take minutes (PyYAML reads about 30,000 nodes a second), so size, depth and number of nodes are bounded
+and aliases are refused. A key given twice is an error, since YAML would silently keep the last. No tag makes anything
+but plain values. Strings that no file name and no UTF-8 file can hold (NUL, halves of surrogate pairs) are refused
+here, because each of the many places that use a string later would fail in its own way. Numbers such as 1e-3 are
+numbers (YAML 1.1 reads them as text).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raykd.errors import ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
+MAX_NODES = 50_000
+LONGEST_PART, LONGEST_PATH = 255, 4095
+"""Bytes of one part of a path, and of a whole one, on Linux."""
+_PYTHON = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
+"""What PyYAML lets through of its own mistakes: a date in month 13, an empty number."""
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without aliases and double keys, of bounded depth and size."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        line = self.peek_event().start_mark.line + 1
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*name) are not allowed, line {line}")
+        self.depth += 1
+        self.nodes += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels, line {line}")
+        if self.nodes > MAX_NODES:
+            raise yaml.YAMLError(f"more than {MAX_NODES:,} values, line {line}")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.YAMLError(f"a key that is a list or a mapping, line {line}")
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.YAMLError(f"key {key!r} stands twice, line {line}")
+        seen.add(key)
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """Reads YAML safely.
+
+    Raises:
+        ConfigError: broken syntax, a key given twice, an alias, a value of no plain kind, too large or too deep.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise ConfigError(
+            f"{origin} is too large for a run file", got=f"{len(text)} characters", wanted="under 1 MB"
+        )
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, *_PYTHON) as error:
+        # A value that looks like a date, a number or a tag of its own and is none ends in errors of Python itself.
+        raise ConfigError(
+            f"{origin} is not valid YAML",
+            got=" ".join(str(error).split())[:500],
+            wanted="mappings, lists, texts and numbers",
+            next_step="correct the line; a text that looks like a number or a date goes into quotes",
+        ) from None
+    _check_values(tree, origin)
+    return tree
+
+
+def parse_json(text: str, origin: str) -> Any:
+    """Reads JSON within the same bounds.
+
+    Raises:
+        ConfigError: it is none, or too large or too deep.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{origin} is too large", got=f"{len(text)} characters", wanted="under 1 MB")
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin} is not valid JSON", got=str(error)[:500], wanted="a JSON file") from None
+    _check_values(tree, origin)
+    return tree
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a small UTF-8 file.
+
+    Args:
+        what: what the file is, for people: "run file".
+    Raises:
+        ConfigError: it is missing, too large, no regular file or not UTF-8.
+    """
+    check_path(str(path), f"the path of the {what}")
+    try:
+        if path.exists() and not path.is_file():
+            got = "a folder" if path.is_dir() else "a device, socket or pipe"
+            raise ConfigError(f"{path} is no {what}", got=got, wanted="a file", next_step="check the path")
+        if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+            raise ConfigError(f"{path} is too large for a {what}", got=f"{size:,} bytes", wanted="under 1 MB")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no {what} {path}",
+            got=str(path),
+            wanted="a file that exists",
+            next_step="check the path",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read the {what} {path}", got=str(error)[:500], wanted="a UTF-8 file that you may read"
+        ) from None
+
+
+def check_path(path: str, key: str) -> None:
+    """Refuses what can be no path at all, before something tries it.
+
+    Args:
+        key: where it stands, for people.
+    Raises:
+        ConfigError: it is empty, or holds a NUL, or is longer than the file system takes.
+    """
+    wrong = None
+    data = os.fsencode(path) if not _UNUSABLE.search(path) else b""
+    if not path.strip():
+        wrong = "an empty text"
+    elif not data:
+        wrong = repr(path[:80])
+    elif len(data) > LONGEST_PATH or any(len(part) > LONGEST_PART for part in data.split(b"/")):
+        wrong = f"{len(data)} bytes: {path[:40]}..."
+    if wrong is not None:
+        raise ConfigError(
+            f"{key} is no path",
+            got=wrong,
+            wanted=f"a path of at most {LONGEST_PART} bytes a part, without NUL",
+            next_step="correct it",
+        )
+
+
+def _check_values(tree: Any, origin: str) -> None:
+    """Iterative, since JSON may be as deep as Python's parser takes."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += [*node.keys(), *node.values()]
+        elif isinstance(node, list):
+            waiting += node
+        elif isinstance(node, str):
+            if found := _UNUSABLE.search(node):
+                raise ConfigError(
+                    f"{origin} holds a sign that no file and no name can hold",
+                    got=f"U+{ord(found.group()):04X} in {node[:60]!r}",
+                    wanted="texts without NUL and without halves of surrogate pairs",
+                    next_step="take it out",
+                )
+        elif node is not None and not isinstance(node, (bool, int, float)):
+            raise ConfigError(
+                f"{origin} holds a value of a kind that has no place here",
+                got=f"{type(node).__name__} {node!s:.80}",
+                wanted="mappings, lists, texts and numbers",
+                next_step="put a text that looks like a date into quotes",
+            )
