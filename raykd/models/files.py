@@ -10,6 +10,7 @@ torch nor transformers.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
+from raykd.models.allowed import code_in, unknown_types
 from raykd.models.heads import LABELLED, Head, head_of, known_head
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.union import FILE as UNION
 
+log = logging.getLogger("raykd.models")
 CONFIG = "config.json"
 CARD = "raykd.json"
 WEIGHTS = "model.safetensors"
@@ -28,6 +31,7 @@ INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZERS = (NGRAMS, UNION, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+_TRUSTED: set[Path] = set()
 _LARGEST_JSON = 64 * 2**20
 
 
@@ -69,7 +73,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     labels = () if task is not None and task not in LABELLED else label_names(found[CONFIG])
     needs_code: tuple[str, ...] = ()
     try:
-        needs_code = tuple(_naming_code(folder))
+        needs_code = tuple(name for name, _ in _naming_code(folder))
         check_directory(folder, trust_remote_code=trust_remote_code)
     except ModelError as error:
         problems.append(str(error))
@@ -77,14 +81,14 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     if not has_tokenizer and folder.is_dir():
         problems.append(f"{folder} holds no tokenizer")
     card = found[CARD]
-    length = card.get("max_length")
+    length, languages = card.get("max_length"), card.get("languages")
     return ModelInfo(
         path=folder,
         labels=labels,
         kind=str(card.get("kind") or found[CONFIG].get("model_type") or "unknown"),
         task=task,
         max_length=length if isinstance(length, int) else None,
-        languages=tuple(str(name) for name in card.get("languages") or ()),
+        languages=tuple(str(name) for name in languages) if isinstance(languages, list) else (),
         has_tokenizer=has_tokenizer,
         needs_code=needs_code,
         problems=tuple(dict.fromkeys(problems)),
@@ -168,15 +172,33 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
 
 
 def check_code(folder: Path, *, trust_remote_code: bool) -> None:
-    """Refuses a directory that wants to run code of its own, unless it is trusted."""
-    naming = list(_naming_code(folder))
-    if naming and not trust_remote_code:
+    """Refuses a directory that wants to run code of its own, or is of a type that is not known, unless it is trusted.
+
+    What is trusted is said as a warning, once a process.
+    """
+    naming = [f"{keys} in {name}" for name, keys in _naming_code(folder)]
+    unknown = unknown_types(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else []
+    if not naming and not unknown:
+        return
+    if trust_remote_code:
+        if folder not in _TRUSTED:
+            _TRUSTED.add(folder)
+            what = f"{', '.join(naming)} of" if naming else f"a model of type {', '.join(unknown)} in"
+            log.warning("trust_remote_code: code that raykd did not look at is run for %s %s", what, folder)
+        return
+    if naming:
         raise ModelError(
             f"{folder} wants to run code of its own",
-            got=f"auto_map in {', '.join(naming)}",
+            got="; ".join(naming),
             wanted="a model of transformers' own, or code that you trust",
             next_step="read that code; if you trust it set trust_remote_code: true for this model",
         )
+    raise ModelError(
+        f"{folder} is a model of a type that raykd does not load unasked",
+        got=", ".join(unknown),
+        wanted="a model for text, such as bert, xlm-roberta, modernbert, gpt2, llama, qwen3, t5, marian",
+        next_step="if it is one for text and you trust it, set trust_remote_code: true for this model",
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -192,7 +214,7 @@ def read_json(path: Path) -> dict[str, Any]:
             )
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read", got=error, wanted="a JSON object") from None
+        raise ModelError(f"{path} cannot be read", got=str(error)[:300], wanted="a JSON object") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} cannot be read", got=type(value).__name__, wanted="a JSON object")
     return value
@@ -253,14 +275,8 @@ def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     )
 
 
-def _naming_code(folder: Path) -> Iterator[str]:
-    """JSON files of the directory that say `auto_map`, at any level."""
+def _naming_code(folder: Path) -> Iterator[tuple[str, str]]:
+    """JSON files of the directory that bring in code at any level, and the keys that do."""
     for path in sorted(folder.glob("*config.json")):
-        if _holds(read_json(path), "auto_map"):
-            yield path.name
-
-
-def _holds(value: Any, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_holds(inner, key) for inner in value.values())
-    return isinstance(value, list) and any(_holds(inner, key) for inner in value)
+        if keys := code_in(read_json(path)):
+            yield path.name, ", ".join(keys)

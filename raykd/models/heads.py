@@ -67,7 +67,7 @@ def head_of(config: Mapping[str, Any]) -> Head | None:
 
 def known_head(name: object) -> Head | None:
     """The head of this name, None where there is none: for what a file says."""
-    return cast("Head", name) if name in HEADS else None
+    return cast("Head", name) if isinstance(name, str) and name in HEADS else None
 
 
 def check_offered(kind: str, head: Head, offered: frozenset[Head]) -> None:
