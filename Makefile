@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLUSTER_TESTS := $(filter-out tests/unit tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 .PHONY: demo test nightly lint unit setup clean
 
@@ -29,10 +30,11 @@ lint: setup
 unit: setup
 	$(BIN)/python -m pytest tests/unit
 
-# Unit tests run beside those that start processes and wait for them, and come second when both want a core.
+# Tests that start processes mostly wait for them: two at a time, and unit tests beside them, which come second when all
+# want a core.
 test: lint
 	@log=$$(mktemp); nice -n 19 $(BIN)/python -m pytest tests/unit >$$log 2>&1 & unit=$$!; \
-	$(BIN)/python -m pytest tests/e2e tests/local_cluster; cluster=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(CLUSTER_TESTS); cluster=$$?; \
 	wait $$unit; unit=$$?; cat $$log; rm -f $$log; test $$cluster -eq 0 -a $$unit -eq 0
 
 nightly: setup

@@ -1,4 +1,8 @@
-"""Settings of all tests: one thread, no hub, explicit Ray authentication."""
+"""Settings of all tests: one thread, no hub, explicit Ray authentication; which of them share a process.
+
+Tests on a cluster mostly wait for processes to start, so `make test` runs them in two processes (pytest-xdist), each
+with a cluster of its own. Files that share a costly fixture stay together; the longest begin first.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+TOGETHER = {
+    "test_run": "runs",
+    "test_resume": "runs",
+    "test_sweep": "sweeps",
+    "test_sweep_broken": "sweeps",
+    "test_sweep_kinds": "sweeps",
+}
+FIRST = ("runs", "sweeps")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names the process that a file's tests run in, and puts the longest files first."""
+    groups = {item: TOGETHER.get(item.path.stem, item.path.stem) for item in items}
+    for item, group in groups.items():
+        if "unit" not in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")
