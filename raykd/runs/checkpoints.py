@@ -15,6 +15,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from raykd.runs.owned import foreign
+
 log = logging.getLogger("raykd.runs")
 
 
@@ -28,6 +30,8 @@ def write_manifest(folder: Path, rank: int, world: int) -> None:
 
 def problem(folder: Path) -> str | None:
     """Why a checkpoint cannot be used; None if it is whole."""
+    if (wrong := foreign(folder)) is not None:
+        return wrong
     manifests = sorted(folder.glob("manifest-*.json"))
     if not manifests:
         return "it has no manifest"
