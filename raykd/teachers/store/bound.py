@@ -170,7 +170,8 @@ def folders(root: Path) -> list[Path]:
     """The stores under a root."""
     if not root.is_dir():
         return []
-    return sorted(p for p in root.iterdir() if (p / DATA).exists() or (p / IN_USE).exists())
+    inside = (p for p in root.iterdir() if not p.is_symlink())
+    return sorted(p for p in inside if (p / DATA).exists() or (p / IN_USE).exists())
 
 
 def last_used(path: Path) -> float:

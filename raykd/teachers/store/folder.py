@@ -65,7 +65,7 @@ class Opened:
 def root_lock(root: Path) -> Iterator[None]:
     """Nobody else opens, moves or removes a folder of this root meanwhile."""
     root.mkdir(parents=True, exist_ok=True)
-    with _OPENING, (root / ROOT_LOCK).open("w") as file:
+    with _OPENING, _own_file(root / ROOT_LOCK) as file:
         depth = _HELD.get(str(root), 0)
         if depth == 0:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -113,7 +113,8 @@ def open_folder(path: Path, classes: int | None, map_bytes: int, *, create: bool
 
 def _open(path: Path, classes: int | None, map_bytes: int, create: bool) -> Opened | None:
     path.mkdir(parents=True, exist_ok=True)
-    in_use = (path / IN_USE).open("a")
+    check_no_links(path)
+    in_use = _own_file(path / IN_USE)
     fcntl.flock(in_use, fcntl.LOCK_SH)
     opened, damage = None, None
     for pause in (*_PAUSES_S, None):
@@ -134,6 +135,22 @@ def _open(path: Path, classes: int | None, map_bytes: int, create: bool) -> Open
     if create:
         os.utime(path / IN_USE)
     return opened
+
+
+def check_no_links(path: Path) -> None:
+    """A link in a store would make raykd write where somebody else pointed; the root itself may be one.
+
+    Raises:
+        OSError: the folder or something in it is a link.
+    """
+    for one in (path, *path.iterdir()):
+        if one.is_symlink():
+            raise OSError(f"{one.name} is a link, and a store follows none")
+
+
+def _own_file(path: Path) -> TextIO:
+    """A file for locks, made if need be, never through a link."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
 
 
 def _look_and_open(path: Path, classes: int | None, map_bytes: int, in_use: TextIO) -> Opened:
@@ -212,7 +229,7 @@ def forget(path: Path) -> None:
 def unused(path: Path) -> bool:
     """Whether no process, this one included, has the store open; the caller holds the root's lock."""
     try:
-        with (path / IN_USE).open("a") as file:
+        with _own_file(path / IN_USE) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
