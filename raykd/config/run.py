@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from raykd.spec import Spec
 from raykd.tasks import METRICS, Classification, Task
 from raykd.tasks.forms import RowForm, form_of
 from raykd.tasks.metrics import MetricName
+
+UPLOADED = re.compile(r'"[^"]*/working_dir_files/_ray_pkg_[0-9a-f]+/')
+"""Where Ray unpacks what was submitted: another folder each time, so that a run is the same whichever it lies in."""
 
 
 class RayConfig(Spec):
@@ -276,7 +280,7 @@ class RunConfig(Spec):
             teacher.pop("actor")
             (teacher["training"] or {}).pop("workers", None)
         tree["serving"] = {"dtype": self.serving.dtype}
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(UPLOADED.sub('"', json.dumps(tree, sort_keys=True)).encode()).hexdigest()
 
 
 def plain_objective(label_smoothing: float = 0.0) -> Objective:
