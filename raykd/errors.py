@@ -96,6 +96,12 @@ class TrackingError(RaykdError):
     exit_code = 5
 
 
+class ClusterError(RaykdError):
+    """A cluster that cannot be reached, or that takes no job from us."""
+
+    exit_code = 5
+
+
 class TrainingError(RaykdError):
     """Ray Train gave up on the run for a reason of the infrastructure."""
 
