@@ -90,6 +90,10 @@ class TeacherError(RaykdError):
     exit_code = 5
 
 
+class TeacherLostError(TeacherError):
+    """A teacher has no process left that answers."""
+
+
 class TrackingError(RaykdError):
     """The MLflow tracking server or database cannot be used."""
 

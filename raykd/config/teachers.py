@@ -82,9 +82,13 @@ class ServingConfig(Spec):
     prefetch: int = Field(2, ge=1)
     """Optimizer steps whose answers are asked for ahead of the student."""
     timeout_s: float = Field(300.0, gt=0.0)
-    """Longest wait for one answer before the run fails."""
+    """Longest wait for one answer (loading weights included): a teacher process of the run's own that takes longer
+    hangs; it is killed, started again and asked again."""
     max_restarts: int = Field(2, ge=0)
-    """How often a dead teacher process is started again."""
+    """How often a dead or hung teacher process is started again; then its replica is lost."""
+    on_teacher_loss: Literal["fail", "drop_and_renormalise"] = "fail"
+    """What a student does where a teacher has no replica left: fail, or go on without it. Then the weights of the
+    others sum to 1 without it, as for a text that it does not speak, and curves, notes and tags say since when."""
     store: str | None = "store"
     """Folder (under `output`, or absolute) where answers are kept by content; null keeps none."""
     store_limit_gb: float = Field(20.0, gt=0.0)

@@ -105,6 +105,7 @@ class TeacherSignal:
     forwarded: rows that needed a forward pass; the others came from the store.
     bodies: where a row has several units (or choices of its own): the answer to each row as `raykd.distill.payloads`
         writes it, None where the teacher was not asked; logits and covered are then empty.
+    lost: the teacher has no process left, and is not asked any more.
     """
 
     teacher: str
@@ -113,6 +114,7 @@ class TeacherSignal:
     latency_s: float = 0.0
     forwarded: int = 0
     bodies: tuple[bytes | None, ...] | None = None
+    lost: bool = False
 
 
 Support = Literal["whole", "tail", "draws", "own"]

@@ -149,12 +149,14 @@ def _counts(pool: TeacherPool) -> NDArray[np.int64]:
 
 
 def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
-    """Blocks until one request is answered; one that is late raises when its answer is taken."""
+    """Blocks until one request is answered; where none is in time, the processes that owe answers hang: see `Call`."""
     sent = [ticket for stream in streams for ticket, _ in stream.sent]
     if sent and not any(ticket.ready() for ticket in sent):
         references = [reference for ticket in sent for reference in ticket.references]
         if not ray.wait(references, num_returns=1, timeout=timeout_s)[0]:
-            sent[0].result(timeout=0.0)
+            for ticket in sent:
+                for call in ticket.calls:
+                    call.late(timeout_s)
 
 
 def _once(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool_]:

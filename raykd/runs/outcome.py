@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from raykd.report.plots import history
 from raykd.report.table import ResultTable
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import Job
+from raykd.runs.losses import loss_notes, lost_since, surviving
 from raykd.runs.notes import notes_of
 from raykd.runs.score import (
     System,
@@ -42,12 +43,16 @@ from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, environment, redact
 
+LOST_TAG = "raykd.lost_teachers"
+"""Names of the teachers that a run lost."""
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What a run made. tables and lines are for the terminal, notes are what a reader must know.
 
-    table: of a run of several tasks that of the first. parts: of such a run what each task made.
+    table: of a run of several tasks that of the first. parts: of such a run what each task made. losses: of the notes
+        those about teachers that were lost.
     """
 
     table: ResultTable
@@ -58,11 +63,12 @@ class Outcome:
     mlflow_run_id: str
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Outcome] = field(default_factory=dict)
+    losses: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """The table as it is kept beside the run, one a task."""
         if not self.parts:
-            return self.table.markdown()
+            return "".join([self.table.markdown(), *(f"\n{note}\n" for note in self.losses)])
         return "\n".join(f"## {task}\n\n{part.markdown()}" for task, part in self.parts.items())
 
     def macro(self, role: str) -> Mapping[str, float]:
@@ -91,17 +97,30 @@ def conclude(
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
     curve = curves.get("student", ())
-    scored = (
-        TeacherScores([], ()) if pool is None else _score_teachers(config, pool, infos, data, held_out, curve)
-    )
+    since, scored = lost_since(curve), TeacherScores([], ())
+    lost: tuple[str, ...] = ()
+    processes = [] if pool is None else [[s.name for s in g.specs] for g in pool.groups]
+    if pool is not None:
+        left, pool, infos, lost = surviving(config, pool, infos, since)
+        scored = _score_teachers(left, pool, infos, data, held_out, curve)
+    losses = loss_notes(since, lost)
     systems = list(scored.systems)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
         systems.append(student_system(title, job.role, job.output, config, held_out))
     counters = {} if pool is None else pool.counters()
+    restarts = {} if pool is None else pool.restarts()
     report = _report(config, jobs[-1].output, data, tuple(systems), scored.facts, curve, tracker, counters)
+    report = replace(
+        report,
+        notes=(*losses, *report.notes),
+        facts={**report.facts, **{f"teacher {n} restarts": f"{c}" for n, c in restarts.items() if c}},
+    )
     pictures = figures(report)
     page = write_page(report, folder.path / "report.html", pictures)
+    if lost:
+        tracker.set_tags({LOST_TAG: ", ".join(lost)})
+    tracker.log_points([Point(_last_step(curve), _restarted(restarts, processes))])
     logged = _log(config, tracker, report, (page, pictures), jobs, infos, counters, curves)
     return Outcome(
         table=report.table,
@@ -111,7 +130,18 @@ def conclude(
         report=page,
         mlflow_run_id=tracker.run_id,
         notes=report.notes,
+        losses=losses,
     )
+
+
+def _last_step(curve: Sequence[Point]) -> int:
+    return max((p.step for p in curve), default=0)
+
+
+def _restarted(restarts: Mapping[str, int], processes: Sequence[Sequence[str]]) -> dict[str, float]:
+    """How often the process of each teacher was started again, and processes in all; teachers may share one."""
+    each = {f"teacher/{name}/restarts": float(count) for name, count in restarts.items()}
+    return {**each, "teacher_restarts": float(sum(restarts[names[0]] for names in processes))} if each else {}
 
 
 def _score_teachers(
@@ -255,8 +285,7 @@ def _log(
     counters: Mapping[str, Mapping[str, int]],
     curves: Mapping[str, Sequence[Point]],
 ) -> str | None:
-    step = max((p.step for p in curves.get("student", ())), default=0)
-    tracker.log_points([Point(step, _final_values(report, counters))])
+    tracker.log_points([Point(_last_step(curves.get("student", ())), _final_values(report, counters))])
     tracker.set_tags({f"raykd.teacher.{i.name}.fingerprint": i.fingerprint for i in infos})
     tracker.set_tags({f"raykd.teacher.{i.name}.dtype": f"{i.dtype} on {i.device}" for i in infos})
     tracker.set_tags({"raykd.data.fingerprint": jobs[-1].data.fingerprint()})

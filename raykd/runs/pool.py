@@ -128,7 +128,8 @@ def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> Attache
         f"change the run; or raykd teachers down {name}, then raykd teachers up with these teachers (or another "
         "--name); or serving.pool=null for teachers of the run's own",
     )
-    pool = AttachedPool(served, [spec.name for spec, _ in wanted], config.serving.timeout_s)
+    serving = config.serving
+    pool = AttachedPool(served, [spec.name for spec, _ in wanted], serving.timeout_s, serving.on_teacher_loss)
     stores = sorted({str(spec.store) for g in pool.groups for spec in g.specs})
     log.info(
         "attached to teacher pool %s (%s); it keeps its answers in %s", name, pool.groups, ", ".join(stores)

@@ -44,6 +44,7 @@ class Meter:
         self._forwarded = [0] * len(self._teachers)
         self._asked_units = [0] * len(self._teachers)
         self._covered_units = [0] * len(self._teachers)
+        self._lost = [0] * len(self._teachers)
         self._batches = 0
         self._steps = 0
         self._waited = 0.0
@@ -78,6 +79,7 @@ class Meter:
             self._latency[m] += signal.latency_s
             self._answered[m] += int(signal.covered_N.sum())
             self._forwarded[m] += signal.forwarded
+            self._lost[m] += int(signal.lost)
 
     def end_step(self, waited_s: float) -> None:
         """Closes an optimizer step."""
@@ -93,7 +95,7 @@ class Meter:
         local = [float(self._sums[n]) if n in self._sums else 0.0 for n in names]
         local += [self._counts.hard, self._counts.soft, self._counts.uncovered, self._waited, *self._tokens]
         local += [*weights, *self._latency, *self._answered, *self._forwarded]
-        local += [*self._asked_units, *self._covered_units, self._batches]
+        local += [*self._asked_units, *self._covered_units, *self._lost, self._batches]
         total = reduce_sum(local)
         steps, m = max(1, self._steps), len(self._teachers)
         ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
@@ -114,7 +116,7 @@ class Meter:
 
     def _teacher_values(self, rest: Sequence[float], covered: float) -> dict[str, float]:
         m = len(self._teachers)
-        batches = max(1.0, rest[6 * m])
+        batches = max(1.0, rest[7 * m])
         values = {}
         for at, name in enumerate(self._teachers):
             answered, forwarded = rest[2 * m + at], rest[3 * m + at]
@@ -124,4 +126,6 @@ class Meter:
                 values[f"teacher/{name}/store_hit_rate"] = 1.0 - forwarded / answered
             if asked := rest[4 * m + at]:
                 values[f"teacher/{name}/coverage"] = rest[5 * m + at] / asked
+            if lost := rest[6 * m + at]:  # share of the window's batches, over all ranks
+                values[f"teacher/{name}/lost"] = lost / batches
         return values

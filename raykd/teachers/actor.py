@@ -97,7 +97,8 @@ class Coalescer:
 
 def _alike(a: GroupRequest, b: GroupRequest) -> bool:
     one, two = a.batch, b.batch
-    return (one.pairs is None) == (two.pairs is None) and (one.words is None) == (two.words is None)
+    same = (one.pairs is None) == (two.pairs is None) and (one.words is None) == (two.words is None)
+    return same and a.halved == b.halved
 
 
 def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
@@ -106,6 +107,7 @@ def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
     return GroupRequest(
         batch=TextBatch.concat([r.batch for r in requests]),
         asked_MB=np.concatenate([r.asked_MB for r in requests], axis=1),
+        halved=requests[0].halved,
     )
 
 
@@ -165,6 +167,9 @@ class TeacherActor:
         torch.set_num_threads(self._threads)
 
     def _answer_group(self, request: GroupRequest) -> GroupAnswer:
+        if request.halved:
+            for teacher in self._teachers:
+                teacher.halve()
         stored = any(t.spec.store is not None for t in self._teachers)
         keys = text_keys(request.batch) if stored else None
         return pack(

@@ -8,12 +8,13 @@ do nothing, and what was done before it attached is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raykd.errors import TeacherError
 from raykd.teachers.actor import Standing
+from raykd.teachers.fates import fates, restarts_of
 from raykd.teachers.pool import STANDING, TeacherPool, add_counters
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.warm import Served
@@ -99,17 +100,23 @@ class AttachedPool(TeacherPool):
     """A named pool as a run sees it: the run's teachers in its order; asked, but never stopped and never parked.
 
     Args:
-        served: what the pool serves. teachers: the run's. timeout_s: longest wait for one answer.
+        served: what the pool serves. teachers: the run's. timeout_s: longest wait for one answer. on_loss: as
+            `ServingConfig.on_teacher_loss`.
     Raises:
         TeacherError: one of the teachers has no replica left.
     """
 
-    def __init__(self, served: Served, teachers: Sequence[str], timeout_s: float) -> None:
+    def __init__(
+        self, served: Served, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail"
+    ) -> None:
         # The actors are there and somebody else's, so nothing of what the base does is done here.
         self.served = served
-        self.handle = served.handle.view(teachers, timeout_s)
+        self.handle = served.handle.view(teachers, timeout_s, on_loss)
         self.groups = list(self.handle.groups)
         self.parked = False
+        self._restarts = {
+            name: -count for name, count in restarts_of(self.handle, fates(self.handle)).items()
+        }
         self._before: dict[tuple[int, int], Standing] = self.each("standing", STANDING)
 
     def open(self) -> list[TeacherInfo]:
@@ -130,6 +137,31 @@ class AttachedPool(TeacherPool):
 
     def stop(self) -> None:
         """Nothing: it serves others."""
+
+
+class Survivors(TeacherPool):
+    """A pool as its owner sees it after some teachers were lost: asked like any other, ended by its owner.
+
+    Args:
+        whole: the pool. lost: teachers that have no replica left.
+    """
+
+    def __init__(self, whole: TeacherPool, lost: Collection[str]) -> None:
+        self._whole = whole
+        names = [name for name in whole.handle.teachers if name not in lost]
+        self.handle = whole.handle.view(names, whole.handle.timeout_s)
+        self.groups, self.parked = list(self.handle.groups), whole.parked
+        self._ended = {name: count for name, count in whole._ended.items() if name in names}
+
+    def restarts(self) -> dict[str, int]:
+        """As the whole pool, lost teachers too."""
+        return self._whole.restarts()
+
+    def park(self) -> None:
+        """Nothing: it is its owner's."""
+
+    def stop(self) -> None:
+        """Nothing: it is its owner's."""
 
 
 def _since(before: Standing, now: Standing) -> dict[str, dict[str, int]]:

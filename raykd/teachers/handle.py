@@ -11,6 +11,7 @@ and text, so a call that died with its process is simply asked again of another 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +25,14 @@ from numpy.typing import NDArray
 from raykd.distill.lens import Speech
 from raykd.distill.signals import TextBatch, Ticket
 from raykd.distill.weighting import Weighting
-from raykd.errors import ConfigError, RaykdError, TeacherError
+from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PoolTicket
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupRequest, Sheet
+
+log = logging.getLogger("raykd.teachers")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class PoolHandle:
     answers: of each of them the stores' names, one a member of the group; None where it keeps none.
     classes: width of an answer, None where an answer is a body (`TeacherSpec.classes`).
     pool: name of a pool that outlives runs (`raykd.teachers.warm`); None where the run owns it.
+    max_restarts, on_loss: as `ServingConfig`.
     """
 
     groups: tuple[Group, ...]
@@ -51,8 +55,10 @@ class PoolHandle:
     nodes: tuple[tuple[str, ...], ...] = ()
     answers: tuple[tuple[tuple[str | None, ...], ...], ...] = ()
     pool: str | None = None
+    max_restarts: int = 2
+    on_loss: str = "fail"
 
-    def view(self, teachers: Sequence[str], timeout_s: float) -> PoolHandle:
+    def view(self, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail") -> PoolHandle:
         """The opened pool as a run sees it that takes these of its teachers, in this order.
 
         Raises:
@@ -68,6 +74,7 @@ class PoolHandle:
             teachers=tuple(teachers),
             teacher_languages=tuple(self.teacher_languages[m] for m in place),
             timeout_s=timeout_s,
+            on_loss=on_loss,
             nodes=tuple(self.nodes[i] for i in kept),
             answers=tuple(
                 tuple(tuple(names[at] for at in self.groups[i].within(place)) for names in self.answers[i])
@@ -130,6 +137,8 @@ class PoolSource(RosterSource):
         self.direct_rows = [0] * len(self.members)
         self._stores = _stores_here(handle, self.members) if direct and handle.nodes else {}
         self._dead: set[tuple[int, int]] = set()
+        self.hangs = 0
+        self.slowest_s = 0.0
         self._turn = rank
         self._homes = [sorted(set(nodes)) for nodes in handle.nodes] or [[] for _ in handle.groups]
 
@@ -139,10 +148,12 @@ class PoolSource(RosterSource):
         Args:
             asked_MB: which teacher is asked for which row; None leaves it to the weighting.
         """
+        again = batch if asked_MB is None else None
         asked_MB = self.roster.asked(batch) if asked_MB is None else asked_MB.copy()
         routed = any(len(nodes) > 1 for nodes in self._homes)
         keys = text_keys(batch) if self._stores or routed else []
-        sheets = [Sheet(name, len(batch), self.handle.classes) for name in self.teachers]
+        lost = self.roster.lost
+        sheets = [Sheet(name, len(batch), self.handle.classes, lost=name in lost) for name in self.teachers]
         for at, sheet in enumerate(sheets):
             self._read(at, sheet, asked_MB[at], keys)
         if not asked_MB.any():
@@ -152,7 +163,7 @@ class PoolSource(RosterSource):
         calls: list[Call] = []
         for index in range(len(self.handle.groups)):
             calls += self._send(index, batch, everyone_MB, keys)
-        return PoolTicket(self, calls, sheets)
+        return PoolTicket(self, calls, sheets, again)
 
     def _read(self, at: int, sheet: Sheet, asked_B: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
         """Answers from this node's store; what was found is taken out of what is asked."""
@@ -259,10 +270,38 @@ class PoolSource(RosterSource):
         allowed = [r for r in here if r != avoid] or here
         return min(allowed, key=lambda r: loads[r])
 
+    def fetch(self, reference: Any, timeout_s: float) -> Any:
+        """Waits for a value, as `ray.get`."""
+        return ray.get(reference, timeout=timeout_s)
+
+    def kill(self, index: int, replica: int) -> None:
+        """Ends a replica's process; Ray starts it anew as often as `serving.max_restarts` says."""
+        ray.kill(self.handle.replicas[index][replica], no_restart=False)
+
     def bury(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one of its group is left."""
         self._dead.add((index, replica))
         return any((index, r) not in self._dead for r in range(len(self.in_flight[index])))
+
+    def drop(self, index: int, error: TeacherLostError) -> None:
+        """Goes on without the teachers of a group: from here they are neither asked nor read.
+
+        Each worker learns of a loss by itself, perhaps at another step than the others, and that is enough: weights
+        are renormalised for each unit over the teachers that cover it, and a step's counts of units are sums over all
+        workers, so no worker needs to know who answered another one.
+
+        Raises:
+            TeacherLostError: `serving.on_teacher_loss` says fail, or no teacher would be left.
+        """
+        names = [spec.name for spec in self.handle.groups[index].specs if spec.name in self.teachers]
+        if self.handle.on_loss == "fail" or not set(self.teachers) - self.roster.lost - set(names):
+            raise error
+        if new := [name for name in names if name not in self.roster.lost]:
+            log.warning(
+                "teacher %s is lost; the student goes on without it (serving.on_teacher_loss): %s",
+                ", ".join(new), " ".join(str(error).split()),
+            )  # fmt: skip
+        self.roster.drop(names)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each teacher: rows asked of it through this source, and those of them read from the store here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.call import up_again
+from raykd.teachers.fates import fates, lost_of, restarts_of
 from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle, PoolSource
 from raykd.teachers.parked import ParkedActor
@@ -36,6 +38,7 @@ STANDING = "standing"
 """Ray's concurrency group in which a replica says how it is, however many requests wait."""
 WRITTEN = 64
 """Texts that a replica writes in one call."""
+_PAUSE_S = 0.5
 CLOSE_S = 30.0
 """Longest wait for stores to be flushed."""
 
@@ -93,6 +96,7 @@ class TeacherPool:
         self._serving, self._named = serving, named
         self._infos: list[list[list[TeacherInfo]]] = []
         self._ended: dict[str, dict[str, int]] = {}
+        self._restarts: dict[str, int] = {}
         self.parked = False
         self.handle = PoolHandle(
             groups=tuple(self.groups),
@@ -101,6 +105,8 @@ class TeacherPool:
             teacher_languages=tuple(p.spec.languages for p in placements),
             classes=placements[0].spec.classes,
             timeout_s=serving.timeout_s,
+            max_restarts=serving.max_restarts,
+            on_loss=serving.on_teacher_loss,
         )
 
     def _start(self, g: Group, replica: int) -> Any:
@@ -205,7 +211,7 @@ class TeacherPool:
             )
         if not self.handle.nodes:
             self.open()
-        self._ended = self.counters()
+        self._ended, self._restarts = self.counters(), self.restarts()
         before = self.handle
         self._end()
         replicas, nodes, names = [], [], []
@@ -236,6 +242,15 @@ class TeacherPool:
         for counters in self.each("counters").values():
             add_counters(total, counters)
         return total
+
+    def restarts(self) -> dict[str, int]:
+        """How often a process of each teacher was started again, also of those that ended when it was parked."""
+        now = restarts_of(self.handle, fates(self.handle))
+        return {name: count + self._restarts.get(name, 0) for name, count in now.items()}
+
+    def lost(self) -> tuple[str, ...]:
+        """Teachers that have no replica left."""
+        return lost_of(self.handle, fates(self.handle))
 
     def measure(self, batches: Sequence[TextBatch]) -> list[float]:
         """Milliseconds for 1,000 texts of each teacher (NaN for an empty batch), one after the other, store unused.
@@ -283,8 +298,9 @@ class TeacherPool:
         answers: dict[tuple[int, int], Any] = {}
         lost: dict[int, TeacherError] = {}
         for (i, r), reference in waiting.items():
+            again = getattr(self.handle.replicas[i][r], method).options(**options)
             try:
-                answers[i, r] = self._answer(self.groups[i], reference)
+                answers[i, r] = self._answer(self.groups[i], reference, again.remote)
             except TeacherError as error:
                 lost[i] = error
         for i in range(len(self.groups)):
@@ -292,9 +308,17 @@ class TeacherPool:
                 raise lost[i]
         return answers
 
-    def _answer(self, g: Group, reference: Any) -> Any:
+    def _answer(self, g: Group, reference: Any, again: Callable[[], Any] | None = None) -> Any:
+        """The answer to a call; ``again`` sends it to a process that is being started anew."""
+        until = time.monotonic() + self.handle.timeout_s
         try:
-            return ray.get(reference, timeout=self.handle.timeout_s)
+            while again is not None and time.monotonic() + _PAUSE_S < until:
+                try:
+                    return ray.get(reference, timeout=until - time.monotonic())
+                except (ray.exceptions.ActorUnavailableError, ray.exceptions.OutOfMemoryError):
+                    time.sleep(_PAUSE_S)
+                    reference = again()
+            return ray.get(reference, timeout=max(0.0, until - time.monotonic()))
         except ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", None)
             raise (cause if isinstance(cause, RaykdError) else error) from None

@@ -29,18 +29,29 @@ class Roster:
     teachers: tuple[str, ...]
     teacher_languages: tuple[frozenset[str] | None, ...]
     weighting: Weighting | None = None
+    lost: set[str] = field(default_factory=set)
     _by_language: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def asked(self, batch: TextBatch) -> NDArray[np.bool_]:
         """``[M, B]``: which teacher is asked for which row."""
         return np.asarray([self._ask(language) for language in batch.languages], dtype=bool).T
 
+    def drop(self, names: Sequence[str]) -> None:
+        """Asks these no more: they speak no language from here, so a routing weighting turns to the next ones."""
+        self.lost.update(names)
+        self._by_language.clear()
+
     def _ask(self, language: str) -> tuple[bool, ...]:
         if language not in self._by_language:
+            none: frozenset[str] = frozenset()
+            spoken = [
+                none if name in self.lost else declared
+                for name, declared in zip(self.teachers, self.teacher_languages, strict=True)
+            ]
             if self.weighting is None:
-                asked = tuple(ls is None or language in ls for ls in self.teacher_languages)
+                asked = tuple(declared is None or language in declared for declared in spoken)
             else:
-                asked = tuple(self.weighting.asks(language, self.teachers, self.teacher_languages))
+                asked = tuple(self.weighting.asks(language, self.teachers, spoken))
             self._by_language[language] = asked
         return self._by_language[language]
 

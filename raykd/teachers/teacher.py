@@ -50,6 +50,7 @@ class Teacher:
         self._model: models.TextModel | None = None
         self._store: SignalStore | None = None
         self._headless: Any = None
+        self._max_tokens = spec.max_tokens
         self.forwarded_rows = 0
         self.answered_rows = 0
         self.computed_while_parked = 0
@@ -106,6 +107,10 @@ class Teacher:
             "unkept": 0 if self._store is None else self._store.unkept,
             "computed_while_parked": self.computed_while_parked,
         }
+
+    def halve(self) -> None:
+        """From here forward passes of half of `max_tokens`: a whole one did not fit into memory."""
+        self._max_tokens = max(1, self.spec.max_tokens // 2)
 
     def _load(self) -> models.TextModel:
         """The weights, loaded if they are not there yet; frozen, in `eval` mode, on their device."""
@@ -227,7 +232,7 @@ class Teacher:
         answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
         with torch.inference_mode():
-            for picked in by_length(encoded.lengths_B, self.spec.max_tokens):
+            for picked in by_length(encoded.lengths_B, self._max_tokens):
                 padded = task.collate(encoded, picked).to(device)
                 said = task.answer(speaker, padded, info.columns)
                 for row, answer in zip(picked, said, strict=True):

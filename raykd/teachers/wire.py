@@ -19,23 +19,25 @@ from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """Rows for the teachers of a group. ``asked_MB`` says which teacher is asked for which row."""
+    """Rows for the teachers of a group. ``asked_MB`` says which teacher is asked for which row; ``halved``: in forward
+    passes of half the size, because the whole did not fit into memory."""
 
     batch: TextBatch
     asked_MB: NDArray[np.bool_]
+    halved: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Plain tuples and bytes: small arrays cost Ray more than their content (0.3 ms of a call)."""
         batch = self.batch
         columns = (batch.ids, batch.texts, batch.languages, batch.pairs, batch.words)
-        return _request, (columns, self.asked_MB.tobytes(), len(self.asked_MB))
+        return _request, (columns, self.asked_MB.tobytes(), len(self.asked_MB), self.halved)
 
 
-def _request(columns: tuple[Any, ...], asked: bytes, teachers: int) -> GroupRequest:
+def _request(columns: tuple[Any, ...], asked: bytes, teachers: int, halved: bool) -> GroupRequest:
     ids, texts, languages, pairs, words = columns
     labels_B = np.full(len(texts), UNLABELLED, dtype=np.int64)
     asked_MB = np.frombuffer(asked, dtype=bool).reshape(teachers, len(texts))
-    return GroupRequest(TextBatch(ids, texts, languages, labels_B, pairs, words), asked_MB)
+    return GroupRequest(TextBatch(ids, texts, languages, labels_B, pairs, words), asked_MB, halved)
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ class Sheet:
     """One teacher's answers to a batch of ``size`` rows while they come in, from the store and from its replicas.
 
     Args:
-        classes: width of a row's logits; None where rows have several units.
+        classes: width of a row's logits; None where rows have several units. lost: nothing will come in.
     """
 
-    def __init__(self, teacher: str, size: int, classes: int | None) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: str, size: int, classes: int | None, *, lost: bool = False) -> None:
+        self.teacher, self.lost = teacher, lost
         self.logits_NC: NDArray[np.float32] = np.zeros((size, classes or 0), dtype=np.float32)
         self.covered_N: NDArray[np.bool_] = np.zeros(size, dtype=bool)
         self.bodies: list[bytes | None] | None = [None] * size if classes is None else None
@@ -104,5 +106,5 @@ class Sheet:
         """What has come in."""
         bodies = None if self.bodies is None else tuple(self.bodies)
         return TeacherSignal(
-            self.teacher, self.logits_NC, self.covered_N, self.latency_s, self.forwarded, bodies
+            self.teacher, self.logits_NC, self.covered_N, self.latency_s, self.forwarded, bodies, self.lost
         )

@@ -1,0 +1,54 @@
+"""What became of replicas: how often each was started again, and which teachers have none left.
+
+Decision record: Ray's own table of actors is asked, because it counts every restart, whoever saw the death first, and
+remembers actors that are dead. There is no public call for it that works without a dashboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from raykd.teachers.handle import PoolHandle
+
+
+@dataclass(frozen=True)
+class Fate:
+    """Of one replica: how often it was started again, and whether it is dead for good."""
+
+    restarts: int
+    dead: bool
+
+
+def fates(handle: PoolHandle) -> list[list[Fate]]:
+    """The fate of each replica of each group."""
+    return [[_fate(actor) for actor in replicas] for replicas in handle.replicas]
+
+
+def _fate(actor: Any) -> Fate:
+    row = ray._private.state.actors(actor._actor_id.hex())
+    return Fate(int(row.get("NumRestarts", 0)), row.get("State") == "DEAD")
+
+
+def restarts_of(handle: PoolHandle, found: Sequence[Sequence[Fate]]) -> dict[str, int]:
+    """How often processes were started again, by teacher; teachers that share a process share its restarts."""
+    by_member = {
+        m: sum(fate.restarts for fate in replicas)
+        for g, replicas in zip(handle.groups, found, strict=True)
+        for m in g.members
+    }
+    return {name: by_member[m] for m, name in enumerate(handle.teachers)}
+
+
+def lost_of(handle: PoolHandle, found: Sequence[Sequence[Fate]]) -> tuple[str, ...]:
+    """Teachers that have no replica left, in the pool's order."""
+    gone = {
+        m
+        for g, replicas in zip(handle.groups, found, strict=True)
+        for m in g.members
+        if all(fate.dead for fate in replicas)
+    }
+    return tuple(name for m, name in enumerate(handle.teachers) if m in gone)
