@@ -86,6 +86,10 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
 
 
 def _mark(detail: str) -> str:
+    from raykd.runs.disk import MAY_NOT_FIT
+
+    if MAY_NOT_FIT in detail:
+        return "[yellow]warn[/yellow]   "
     return "[yellow]unknown[/yellow]" if NOT_CHECKED in detail else "[green]ok[/green]     "
 
 

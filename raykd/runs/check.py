@@ -17,6 +17,7 @@ from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
 from raykd.models.loading import served
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
+from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Group, Placement, group
@@ -86,6 +87,7 @@ def preflight(config: Run, *, together: bool = True) -> None:
     check_pool(config)
     check_resources(config, together=together)
     tracking_uri(config.tracking, Path(config.output).resolve())
+    check_disk(disk_of(config))
 
 
 def check_combinations(config: RunConfig) -> str:
@@ -148,17 +150,24 @@ def check(config: Run) -> list[Finding]:
         look(f"combinations {name}".rstrip(), partial(check_combinations, member))
         for teacher in member.active_teachers:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
-    look("data", lambda: _check_data(config))
+    read: list[AnyJob] = []
+    look("data", lambda: _check_data(config, read))
     look("student", lambda: check_student(config))
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
     look("resources", lambda: check_resources(config))
     look("tracking", lambda: redact(tracking_uri(config.tracking, Path(config.output).resolve())))
+    look(
+        "disk",
+        lambda: check_disk(disk_of(config, {t: p.data for t, p in read[-1].parts.items()} if read else None)),
+    )
     return findings
 
 
-def _check_data(config: Run) -> str:
+def _check_data(config: Run, read: list[AnyJob]) -> str:
+    """Args: read: takes the jobs, for what is checked after."""
     teachers, students = jobs_of(config, Path(config.output) / config.name)
+    read += students
     return "; ".join(_describe(job) for job in [*teachers, *students])
 
 
@@ -197,21 +206,26 @@ def check_pool(config: Run) -> str:
     return f"{config.serving.pool} at {address or 'this Ray'}: not checked before the run connects to it"
 
 
-def check_resources(config: Run, *, together: bool = True) -> str:
-    """What the run holds at once, compared with this machine unless it goes to a cluster.
-
-    Raises:
-        ResourceError: with the arithmetic.
-    """
+def groups_of(config: Run) -> list[Group]:
+    """The teachers' processes that a run starts; none where a named pool is there already."""
     groups: list[Group] = []
-    started = config.members.values() if config.serving.pool is None else ()  # a named pool is there already
-    for member in started:
+    for member in config.members.values() if config.serving.pool is None else ():
         groups += group(
             [
                 Placement(TeacherSpec(t.name, "", member.data.labels, member.task), t.actor)
                 for t in member.active_teachers
             ]
         )
+    return groups
+
+
+def check_resources(config: Run, *, together: bool = True) -> str:
+    """What the run holds at once, compared with this machine unless it goes to a cluster.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    groups = groups_of(config)
     stages = demands_of(config, groups, together=together)
     here = available_here(config)
     for demands in stages:
