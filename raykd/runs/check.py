@@ -236,4 +236,19 @@ def check_resources(config: Run, *, together: bool = True) -> str:
     text = f"at most {cpus:g} CPUs at once"
     if thin:
         text += f"; {', '.join(thin)} has less than one CPU but runs one thread: put teachers into one actor.group"
-    return text
+    return text + _idle_replicas(config, groups)
+
+
+def _idle_replicas(config: Run, groups: list[Group]) -> str:
+    """A worker's batch goes to one replica of a group, so no more replicas work than batches are asked for at once."""
+    ahead = config.serving.prefetch + 1
+    batches = ahead * config.train.gradient_accumulation * config.workers.num_workers
+    idle = [
+        f"{g.name.removeprefix('teacher:')} has {g.replicas} replicas" for g in groups if g.replicas > batches
+    ]
+    if not idle:
+        return ""
+    return (
+        f"; {', '.join(idle)}, but no more than {batches} batches are asked for at once while students train: raise "
+        "serving.prefetch"
+    )
