@@ -17,19 +17,18 @@ app.add_typer(mlflow_app, name="mlflow")
 def sync(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, for example runs/NAME.")],
 ) -> None:
-    """Send the points that a run could not send while MLflow was away; sending twice does no harm."""
+    """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
     from raykd.load import load_any
-    from raykd.tracking import replay, tracking_uri
-    from raykd.tracking.tracker import SPOOL
+    from raykd.tracking import Sent, folders_to_send, replay, tracking_uri
 
     config = load_any(run / "run.yaml")
-    spools = sorted(run.rglob(SPOOL))
-    if not spools:
+    folders = folders_to_send(run)
+    if not folders:
         console.print("nothing waits to be sent")
         return
     uri = tracking_uri(config.tracking, Path(config.output).resolve())
-    sent = sum(replay(uri, spool) for spool in spools)
-    console.print(f"sent {sent:,} points")
+    sent = sum((replay(uri, folder) for folder in folders), Sent())
+    console.print(f"sent {sent.points:,} points and {sent.acts:,} other records")
 
 
 @app.command()

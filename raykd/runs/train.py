@@ -58,7 +58,8 @@ class Trackers:
                 tags={"raykd.role": jobs[job].role},
                 parent_run_id=self.run.run_id,
                 run_id=known.get(job),
-                directory=None,
+                directory=self.folder.path / "mlflow" / job,
+                required=False,
             )
             self.folder.write_state(children={**known, job: self.children[job].run_id})
         self.children[job].log_points(points)
@@ -172,6 +173,7 @@ def _start_tracker(config: Run, folder: RunFolder) -> Tracker:
         tags={"raykd.role": "run", "raykd.fingerprint": config.fingerprint(), **environment()},
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
+        required=config.tracking.required,
     )
 
 

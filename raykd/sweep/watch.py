@@ -74,6 +74,7 @@ class Children:
                 parent_run_id=self.parent.run_id,
                 run_id=known.get(name) or (self.parent.child(name) if self.resumed else None),
                 directory=spool,
+                required=False,
             )
             self.folder.write_state(children={**known, name: self.open[name].run_id})
             self.open[name].log_points(self.curves.by_job.get(name, ()))

@@ -31,6 +31,8 @@ from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
 log = logging.getLogger("raykd.teachers")
 _PAUSES_S = (0.5, 5.0)
 """Seconds before a process that starts anew is asked again: at first, and at most."""
+_START_S = 60.0
+"""What a process may take to start and to import, beside its time for an answer."""
 _COLD = 3.0
 """How many times the longest answer a process may take that has to load its weights again."""
 
@@ -67,6 +69,10 @@ class Asker(Protocol):
 
     def kill(self, index: int, replica: int) -> None:
         """Ends a replica's process; Ray starts it anew as often as `serving.max_restarts` says."""
+        ...
+
+    def starting(self, index: int, replica: int) -> bool:
+        """Whether a replica's process is being started."""
         ...
 
     def bury(self, index: int, replica: int) -> bool:
@@ -126,7 +132,7 @@ class Call:
             except ray.exceptions.GetTimeoutError:
                 if deadline is not None:
                     raise self._error(TeacherError, "did not answer in time") from None
-                self._hung(wait_s)
+                self._overdue(wait_s)
             except ray.exceptions.RayTaskError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, RaykdError):
@@ -144,12 +150,19 @@ class Call:
             TeacherLostError: no replica is left.
         """
         if not ray.wait([self.reference], timeout=0.0)[0]:
-            self._hung(waited_s)
+            self._overdue(waited_s)
 
     def _patience_s(self) -> float:
         timeout_s = float(self.source.handle.timeout_s)
         again = self._hangs or self._failures
         return max(timeout_s, _COLD * self.source.slowest_s) if again else timeout_s
+
+    def _overdue(self, waited_s: float) -> None:
+        """No answer in time: of a process that is only just being started, or of one that hangs."""
+        if self.source.starting(self.index, self.replica or 0):
+            self._gone(ray.exceptions.ActorUnavailableError("it is being started", None), None)
+        else:
+            self._hung(waited_s)
 
     def _hung(self, waited_s: float) -> None:
         """The process is late: a fresh one is asked, or another replica."""
@@ -188,7 +201,7 @@ class Call:
         now = time.monotonic()
         self._failures += 1
         self._failed_at = now if self._failed_at is None else self._failed_at
-        until = self._failed_at + self._patience_s() if deadline is None else deadline
+        until = self._failed_at + _START_S + self._patience_s() if deadline is None else deadline
         pause_s = min(_PAUSES_S[1], _PAUSES_S[0] * 1.5 ** max(0, self._failures - 4))
         left = not _finally_dead(error) or self.source.bury(self.index, self.replica or 0)
         if not left or now + pause_s >= until:

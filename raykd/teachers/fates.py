@@ -8,32 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
-from raykd.teachers.handle import PoolHandle
+from raykd.teachers.groups import Group
+
+
+class Replicas(Protocol):
+    """What of a `PoolHandle` is read here."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]: ...
+    @property
+    def replicas(self) -> tuple[tuple[Any, ...], ...]: ...
+    @property
+    def teachers(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Fate:
-    """Of one replica: how often it was started again, and whether it is dead for good."""
+    """Of one replica: how often it was started again, whether it is dead for good, and whether it is being started."""
 
     restarts: int
     dead: bool
+    starting: bool
 
 
-def fates(handle: PoolHandle) -> list[list[Fate]]:
+def fates(handle: Replicas) -> list[list[Fate]]:
     """The fate of each replica of each group."""
-    return [[_fate(actor) for actor in replicas] for replicas in handle.replicas]
+    return [[fate(actor) for actor in replicas] for replicas in handle.replicas]
 
 
-def _fate(actor: Any) -> Fate:
+def fate(actor: Any) -> Fate:
+    """What Ray knows of one replica."""
     row = ray._private.state.actors(actor._actor_id.hex())
-    return Fate(int(row.get("NumRestarts", 0)), row.get("State") == "DEAD")
+    state = row.get("State")
+    return Fate(int(row.get("NumRestarts", 0)), state == "DEAD", state not in ("ALIVE", "DEAD", None))
 
 
-def restarts_of(handle: PoolHandle, found: Sequence[Sequence[Fate]]) -> dict[str, int]:
+def restarts_of(handle: Replicas, found: Sequence[Sequence[Fate]]) -> dict[str, int]:
     """How often processes were started again, by teacher; teachers that share a process share its restarts."""
     by_member = {
         m: sum(fate.restarts for fate in replicas)
@@ -43,7 +57,7 @@ def restarts_of(handle: PoolHandle, found: Sequence[Sequence[Fate]]) -> dict[str
     return {name: by_member[m] for m, name in enumerate(handle.teachers)}
 
 
-def lost_of(handle: PoolHandle, found: Sequence[Sequence[Fate]]) -> tuple[str, ...]:
+def lost_of(handle: Replicas, found: Sequence[Sequence[Fate]]) -> tuple[str, ...]:
     """Teachers that have no replica left, in the pool's order."""
     gone = {
         m

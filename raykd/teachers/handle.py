@@ -27,6 +27,7 @@ from raykd.distill.signals import TextBatch, Ticket
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PoolTicket
+from raykd.teachers.fates import fate
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
@@ -277,6 +278,10 @@ class PoolSource(RosterSource):
     def kill(self, index: int, replica: int) -> None:
         """Ends a replica's process; Ray starts it anew as often as `serving.max_restarts` says."""
         ray.kill(self.handle.replicas[index][replica], no_restart=False)
+
+    def starting(self, index: int, replica: int) -> bool:
+        """Whether a replica's process is being started."""
+        return fate(self.handle.replicas[index][replica]).starting
 
     def bury(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one of its group is left."""

@@ -8,14 +8,17 @@ from raykd.point import Point
 from raykd.tracking.address import RedactingFilter, redact, slug, tracking_uri
 from raykd.tracking.environment import environment
 from raykd.tracking.part import PartTracker
-from raykd.tracking.tracker import Tracker, replay, serve_ui
+from raykd.tracking.replay import Sent, folders_to_send, replay
+from raykd.tracking.tracker import Tracker, serve_ui
 
 __all__ = [
     "PartTracker",
     "Point",
     "RedactingFilter",
+    "Sent",
     "Tracker",
     "environment",
+    "folders_to_send",
     "redact",
     "replay",
     "serve_ui",

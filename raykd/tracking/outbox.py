@@ -23,6 +23,8 @@ from raykd.point import Point
 from raykd.tracking.address import redact
 
 logger = logging.getLogger("raykd.tracking")
+SPOOL = "mlflow_spool.jsonl"
+"""The file in a run's folder."""
 CAPACITY = 20_000
 """Points kept in memory before they go to the spool unsent."""
 CHUNK = 200
@@ -63,11 +65,23 @@ class Outbox:
         run_id: the MLflow run, for the spool.
         send: sends points or raises; called by the writer thread alone.
         spool: where points go that cannot be sent; None keeps the newest `CAPACITY` points in memory.
+        beat: a sign of life to the server every `beat_s` seconds, and the first thing that is tried in an outage.
+        offline: nothing is sent at all; everything goes to the spool.
     """
 
     def __init__(
-        self, run_id: str, send: Send, spool: Path | None, backoff_s: tuple[float, float] = BACKOFF_S
+        self,
+        run_id: str,
+        send: Send,
+        spool: Path | None,
+        backoff_s: tuple[float, float] = BACKOFF_S,
+        *,
+        beat: Callable[[], None] | None = None,
+        beat_s: float = 60.0,
+        offline: bool = False,
     ) -> None:
+        self.offline, self._beat, self._beat_s = offline, beat, beat_s
+        self._beat_at = time.monotonic() + beat_s
         self._run_id, self._send, self._spool, self._backoff_s = run_id, send, spool, backoff_s
         self._queue: list[Point] = []
         self._in_flight: list[Point] = []
@@ -79,12 +93,19 @@ class Outbox:
         self._spooled = sum(1 for i, _ in from_lines(spool) if i == run_id) if spool else 0
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name=f"raykd-tracking-{run_id[:8]}", daemon=True)
-        self._thread.start()
+        if not offline:
+            self._thread.start()
 
     @property
     def down(self) -> bool:
         """Whether the last attempt to send failed."""
-        return self._wait_s > 0
+        return self.offline or self._wait_s > 0
+
+    def suspect(self) -> None:
+        """Something else was not taken: an outage, until the next attempt says otherwise."""
+        with self._changed:
+            self._wait_s = self._wait_s or self._backoff_s[0]
+            self._changed.notify_all()
 
     @property
     def waiting(self) -> int:
@@ -92,16 +113,19 @@ class Outbox:
         return len(self._queue) + len(self._in_flight) + self._spooled
 
     def put(self, points: Sequence[Point]) -> None:
-        """Takes points and returns at once; a full queue goes to the spool, never to the network."""
+        """Takes points and returns at once; in an outage or if the queue is full they go to the spool, so that a
+        killed process loses none; never to the network."""
         with self._changed:
             self._queue.extend(points)
-            if len(self._queue) > CAPACITY:
+            if len(self._queue) > CAPACITY or (self.down and self._spool is not None):
                 self._set_aside()
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything is sent, without a pause; False if that fails or takes too long."""
         deadline = time.monotonic() + timeout_s
+        if self.offline:
+            return not self.waiting
         with self._changed:
             attempts, self._hurry = self._attempts, True
             self._changed.notify_all()
@@ -120,13 +144,16 @@ class Outbox:
             self._changed.notify_all()
             if not done:
                 self._set_aside(also=self._in_flight)
-        if done:
+        if done and not self.offline:
             self._thread.join(timeout=1.0)
         return done
 
     def _run(self) -> None:
         while self._wait_for_work():
             try:
+                if self._beat is not None and (self.down or time.monotonic() >= self._beat_at):
+                    self._beat_at = time.monotonic() + self._beat_s
+                    self._beat()
                 if self._spooled and self._spool is not None:
                     self._send_spool(self._spool)
                 while self._take():
@@ -139,8 +166,13 @@ class Outbox:
     def _wait_for_work(self) -> bool:
         """Sleeps until there is something to send and the pause is over; False once closed."""
         with self._changed:
-            while not self._closing and not self._queue and not self._spooled:
-                self._changed.wait()
+            while not (self._closing or self._queue or self._spooled or self.down):
+                if self._beat is None:
+                    self._changed.wait()
+                elif (left := self._beat_at - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                else:
+                    break
             until = time.monotonic() + (self._wait_s or LINGER_S)
             while not self._closing and not self._hurry and (left := until - time.monotonic()) > 0:
                 if not self.down and len(self._queue) >= CHUNK:

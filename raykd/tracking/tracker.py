@@ -10,18 +10,34 @@ now; one that fails later warns and keeps what it could not send (`outbox`).
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
+from raykd.tracking.acts import (
+    LATER,
+    LOCAL,
+    LONGEST_TAG,
+    Act,
+    Kind,
+    Later,
+    found_by,
+    local_id,
+    log_tags,
+    perform,
+    redacted,
+    stored_path,
+)
 from raykd.tracking.address import (
     checked_uri,
     is_server,
@@ -29,25 +45,23 @@ from raykd.tracking.address import (
     redact_value,
     slug,
 )
+from raykd.tracking.alive import BEAT_S, end_stale, sign
 from raykd.tracking.client import (
-    PARAMS_PER_CALL,
     cannot_start,
     connect,
     cut,
     experiment_id_of,
-    log_model,
     send,
 )
-from raykd.tracking.outbox import CHUNK, Outbox, first_line, from_lines, logger, write_spool
-from raykd.tracking.patience import PROBE, borrowed, quiet, return_patience, take_patience
+from raykd.tracking.outbox import SPOOL, Outbox, first_line, logger
+from raykd.tracking.patience import PROBE, PROBE_S, borrowed, quiet, return_patience, take_patience
+from raykd.tracking.replay import replay
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-T = TypeVar("T")
-LONGEST_PARAM, LONGEST_TAG = 6000, 8000
-"""Characters MLflow takes in a value."""
-SPOOL = "mlflow_spool.jsonl"
 FINISH_S = 20.0
 """Seconds for the last flush of a run."""
+KILLED_S = 1.5
+"""The same for an interrupted one, whose process may be killed in a few seconds."""
 
 
 class Tracker:
@@ -61,10 +75,17 @@ class Tracker:
     ) -> None:
         self.uri, self.run_id = uri, run_id
         self.experiment_id, self.experiment_name = experiment
-        self._client = client
-        self._spool = None if directory is None else directory / SPOOL
-        self._outbox = Outbox(run_id, lambda points: send(client, run_id, points), self._spool)
-        self._later: list[tuple[str, Callable[[], Any]]] = []
+        self._client, self._folder = client, directory
+        self._outbox = Outbox(
+            run_id,
+            lambda points: send(client, run_id, points),
+            None if directory is None else directory / SPOOL,
+            beat=lambda: log_tags(client, run_id, sign()),
+            beat_s=BEAT_S,
+            offline=client is None,
+        )
+        self._later = Later(None if directory is None else directory / LATER)
+        self._later.keep([act for act in self._later.acts if act.kind != "status"])  # it goes on
         self._finished = False
 
     @classmethod
@@ -79,41 +100,73 @@ class Tracker:
         parent_run_id: str | None = None,
         run_id: str | None = None,
         directory: Path | None = None,
+        required: bool = True,
     ) -> Tracker:
         """Opens a run, a child of ``parent_run_id``, or goes on with ``run_id``.
 
         Args:
             uri: from `tracking_uri`. An SQLite database that does not exist is made, which takes about 7 s.
             params: logged once; on resume, values that differ become tags ``resume.N.<key>``.
-            directory: the run's folder, where metrics wait in ``mlflow_spool.jsonl`` while MLflow does not
-                take them; None keeps them in memory.
+            directory: the run's folder, where what MLflow does not take waits in ``mlflow_spool.jsonl`` and
+                ``mlflow_later.jsonl``; None keeps it in memory.
+            required: else a server that does not answer is a warning, and everything waits in the directory.
 
         Raises:
             TrackingError: MLflow does not answer within 5 s, or refuses.
         """
         uri = checked_uri(uri)
+        resumed = run_id is not None
         take_patience()
         try:
-            with borrowed(PROBE if is_server(uri) else {}), quiet("alembic", "mlflow.store.db.utils"):
-                client = connect(uri)  # which prints a page of migrations where the database is new
-                experiment_id = experiment_id_of(client, uri, experiment)
-            resumed = run_id is not None
-            if run_id is None:
-                family = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
-                run_id = client.create_run(experiment_id, run_name=run_name, tags=family).info.run_id
-            else:
-                client.update_run(run_id, status="RUNNING")
-                experiment_id = client.get_run(run_id).info.experiment_id
-                experiment = client.get_experiment(experiment_id).name
-            tracker = cls(client, uri, (experiment_id, experiment), run_id, directory)
+            tracker = cls._open(uri, experiment, run_name, parent_run_id, run_id, directory)
         except Exception as error:
             return_patience()
-            if isinstance(error, RaykdError):
-                raise
-            raise cannot_start(uri, error) from None  # the cause may hold what must not be printed
-        tracker.set_tags(tags)
-        tracker._attempt("parameters", lambda: tracker._log_params(params, resumed))
+            failure = error if isinstance(error, RaykdError) else cannot_start(uri, error)
+            if required or isinstance(error, RaykdError) or directory is None:
+                raise failure from None  # the cause may hold what must not be printed
+            logger.warning(
+                "%s; the run goes on without it: what is to be recorded waits in %s", failure, directory
+            )
+            tracker = cls(None, uri, ("", experiment), run_id or local_id(), directory)
+            if not any(act.kind == "create" for act in tracker._later.acts) and tracker.run_id.startswith(
+                LOCAL
+            ):
+                born = {"experiment": experiment, "name": run_name, "parent": parent_run_id}
+                tracker._attempt("create", "the run", {**born, "time_ms": int(time.time() * 1000)})
+        tracker.set_tags({**tags, **sign()})
+        tracker._attempt("params", "parameters", {"params": redacted(params), "resumed": resumed})
         return tracker
+
+    @classmethod
+    def _open(
+        cls,
+        uri: str,
+        experiment: str,
+        run_name: str,
+        parent: str | None,
+        run_id: str | None,
+        directory: Path | None,
+    ) -> Tracker:
+        """Raises what MLflow raises."""
+        if parent is not None and parent.startswith(LOCAL):
+            raise ConnectionError("the run above was not recorded either")
+        with borrowed(PROBE if is_server(uri) else {}), quiet("alembic", "mlflow.store.db.utils"):
+            client = connect(uri)  # which prints a page of migrations where the database is new
+            experiment_id = experiment_id_of(client, uri, experiment)
+        if run_id is not None and run_id.startswith(LOCAL) and directory is not None:
+            replay(uri, directory)
+            run_id = found_by(client, experiment_id, run_id)
+        if run_id is None:
+            family = {"mlflow.parentRunId": parent} if parent else {}
+            run_id = str(client.create_run(experiment_id, run_name=run_name, tags=family).info.run_id)
+        else:
+            client.update_run(run_id, status="RUNNING")
+            experiment_id = client.get_run(run_id).info.experiment_id
+            experiment = client.get_experiment(experiment_id).name
+        if parent is None:
+            with contextlib.suppress(Exception):  # no reason not to run
+                end_stale(client, experiment_id, but=run_id)
+        return cls(client, uri, (experiment_id, experiment), run_id, directory)
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Takes points and returns at once; a writer thread sends them. NaN and infinities become tags."""
@@ -126,23 +179,23 @@ class Tracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags; secrets are hidden, long values are cut."""
         clean = {slug(key): cut(redact_value(key, value), LONGEST_TAG) for key, value in tags.items()}
-        self._attempt("tags", lambda: self._log_tags(clean))
+        self._attempt("tags", "tags", {"tags": clean})
 
     def log_text(self, text: str, artifact_path: str) -> None:
         """Keeps a text as the artifact ``artifact_path``."""
-        self._attempt(artifact_path, lambda: self._client.log_text(self.run_id, text, artifact_path))
+        self._attempt("text", artifact_path, {"text": text, "path": artifact_path})
 
     def log_file(self, path: Path, artifact_dir: str | None = None) -> None:
         """Keeps a file, or a folder with all its files, in the artifact folder ``artifact_dir``."""
         if not path.exists():
             raise TrackingError("there is nothing to log", got=path, wanted="a file or folder that exists")
-        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        self._attempt(str(path), lambda: log(self.run_id, str(path), artifact_dir))
+        self._attempt("file", str(path), {"file": stored_path(path, self._folder), "dir": artifact_dir})
 
     def log_figure(self, figure: bytes | str, artifact_path: str) -> None:
         """Keeps an SVG text or PNG bytes as the artifact ``artifact_path``."""
         data = figure.encode() if isinstance(figure, str) else figure
-        self._attempt(artifact_path, lambda: self._log_bytes(data, artifact_path))
+        encoded = base64.b64encode(data).decode("ascii")
+        self._attempt("bytes", artifact_path, {"data": encoded, "path": artifact_path})
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], artifact_path: str) -> None:
         """Keeps rows as JSON in the form that MLflow's page shows as a table; columns are all keys."""
@@ -171,12 +224,15 @@ class Tracker:
         Raises:
             TrackingError: the folder is not there or cannot be packed.
         """
-        return self._attempt(
-            f"the model in {directory}",
-            lambda: log_model(
-                self._client, (self.run_id, self.experiment_id), directory, labels, languages, sample_texts
-            ),
+        if not directory.is_dir():
+            raise TrackingError(
+                "there is no student to log", got=directory, wanted="a folder that raykd saved"
+            )
+        values = {"labels": list(labels), "languages": list(languages), "texts": list(sample_texts)}
+        uri: str | None = self._attempt(
+            "model", f"the model in {directory}", {"file": stored_path(directory, self._folder), **values}
         )
+        return uri
 
     def child(self, name: str) -> str | None:
         """The id of a run of this name below this one: a killed driver may have made it and not noted it.
@@ -184,6 +240,8 @@ class Tracker:
         Raises:
             MlflowException: MLflow does not answer.
         """
+        if self._client is None:
+            return None
         below = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`mlflow.runName` = '{name}'"
         found = self._client.search_runs([self.experiment_id], below, max_results=1)
         return str(found[0].info.run_id) if found else None
@@ -193,28 +251,36 @@ class Tracker:
         if self._finished:
             return
         self._finished = True
-        sent = self._outbox.close(timeout_s)
+        if status == "KILLED":
+            timeout_s = min(timeout_s, KILLED_S)
+        end = Act(
+            self.run_id,
+            "status",
+            "the end of the run",
+            {"status": status, "time_ms": int(time.time() * 1000)},
+        )
         try:
-            if sent and not self._outbox.down:
-                for what, action in self._later:
-                    self._warned(what, action)
-                self._warned("the end of the run", lambda: self._client.set_terminated(self.run_id, status))
-            else:
-                rest = (
-                    f"{self._outbox.waiting} points are in {self._spool}; send them with "
-                    f"raykd mlflow sync {self._spool.parent}"
-                    if self._spool
-                    else "some points are lost"
-                )
-                names = ", ".join(what for what, _ in self._later)
-                logger.warning(
-                    "MLflow run %s stays RUNNING: %s%s",
-                    self.run_id,
-                    rest,
-                    f"; not logged: {names}" if names else "",
-                )
+            sent = self._outbox.flush(timeout_s)
+            left = self._perform_later(end) if sent and not self._outbox.down else [*self._later.acts, end]
+            self._outbox.close(0.0 if self._outbox.down else timeout_s)
+            self._later.keep(left)
+            if left or self._outbox.waiting:
+                self._say_rest(left)
+        except OSError as error:
+            logger.warning("what MLflow did not take is lost: %s", redact(error))
         finally:
-            return_patience()
+            if not self._outbox.offline:
+                return_patience()
+
+    def _say_rest(self, left: Sequence[Act]) -> None:
+        names = ", ".join(act.what for act in left)
+        rest = (
+            f"{self._outbox.waiting} points are in {self._folder / SPOOL}; raykd mlflow sync {self._folder} sends all "
+            "of it"
+            if self._folder
+            else "some points are lost"
+        )
+        logger.warning("MLflow run %s: not recorded: %s; %s", self.run_id, names or "points", rest)
 
     def __enter__(self) -> Self:
         return self
@@ -229,90 +295,37 @@ class Tracker:
         else:
             self.finish("FINISHED" if error is None else "FAILED")
 
-    def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
+    def _attempt(self, kind: Kind, what: str, values: dict[str, Any]) -> Any:
         """Does it now, or at `finish` if MLflow does not take it now; a known outage is not waited for."""
+        act = Act(self.run_id, kind, what, values)
         if not self._outbox.down:
             try:
-                return action()
+                return perform(self._client, self.run_id, act, self._folder)
             except TrackingError:
                 raise
             except Exception as error:
                 logger.warning(
                     "MLflow does not take %s (%s); tried again at the end", what, redact(first_line(error))
                 )
-        self._later.append((what, action))
+                self._outbox.suspect()
+        self._later.add(act)
         return None
 
-    def _warned(self, what: str, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except Exception as error:
-            logger.warning("MLflow did not take %s: %s", what, redact(first_line(error)))
-
-    def _log_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        rows = [RunTag(key, value) for key, value in tags.items()]
-        for start in range(0, len(rows), PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, tags=rows[start : start + PARAMS_PER_CALL], synchronous=True)
-
-    def _log_params(self, params: Mapping[str, Any], resumed: bool) -> None:
-        from mlflow.entities import Param
-
-        texts = {slug(key): redact_value(key, value) for key, value in params.items()}
-        renamed = {f"param_name.{slug(key)}": key for key in params if slug(key) != key}
-        long = {key: text for key, text in texts.items() if len(text) > LONGEST_PARAM}
-        values = {key: cut(text, LONGEST_PARAM) for key, text in texts.items()}
-        if resumed:
-            values = self._only_new(values)
-        rows = [Param(key, value) for key, value in values.items()]
-        for start in range(0, len(rows), PARAMS_PER_CALL):
-            self._client.log_batch(
-                self.run_id, params=rows[start : start + PARAMS_PER_CALL], synchronous=True
-            )
-        for key, text in long.items():
-            self._client.log_text(self.run_id, text, f"params/{key}.txt")
-        self._log_tags({slug(key): value for key, value in renamed.items()})
-
-    def _only_new(self, values: Mapping[str, str]) -> dict[str, str]:
-        """On resume: parameters that are new; changed ones become tags, as it refuses new values."""
-        data = self._client.get_run(self.run_id).data
-        count = int(data.tags.get("resumes", "0")) + 1
-        changed = {k: v for k, v in values.items() if k in data.params and data.params[k] != v}
-        tags = {slug(f"resume.{count}.{key}"): cut(value, LONGEST_TAG) for key, value in changed.items()}
-        self._log_tags({"resumes": str(count), **tags})
-        return {k: v for k, v in values.items() if k not in data.params}
-
-    def _log_bytes(self, data: bytes, artifact_path: str) -> None:
-        folder, _, name = artifact_path.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / name
-            path.write_bytes(data)
-            self._client.log_artifact(self.run_id, str(path), folder or None)
-
-
-def replay(uri: str, spool: Path) -> int:
-    """Sends what a dead run left in its spool, each point to its own run; returns how many.
-
-    Raises:
-        TrackingError: MLflow does not take them; the file stays as it was, and is removed otherwise.
-    """
-    rows = list(from_lines(spool))
-    by_run: dict[str, list[Point]] = {}
-    for run_id, point in rows:
-        by_run.setdefault(run_id, []).append(point)
-    try:
-        with borrowed(PROBE if is_server(uri) else {}):
-            client = connect(checked_uri(uri))
-            for run_id, points in by_run.items():
-                for start in range(0, len(points), CHUNK):
-                    send(client, run_id, points[start : start + CHUNK])
-    except RaykdError:
-        raise
-    except Exception as error:
-        raise cannot_start(uri, error) from None
-    write_spool(spool, [])
-    return len(rows)
+    def _perform_later(self, end: Act) -> list[Act]:
+        """Does what waits, and ends the run; returns what MLflow still did not take."""
+        left: list[Act] = []
+        for act in [*self._later.acts, end]:
+            if left and self._outbox.down:
+                left.append(act)
+                continue
+            try:
+                perform(self._client, self.run_id, act, self._folder)
+            except Exception as error:
+                logger.warning("MLflow did not take %s: %s", act.what, redact(first_line(error)))
+                left.append(act)
+                self._outbox.suspect()
+                self._outbox.flush(PROBE_S)
+        return left
 
 
 def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:

@@ -42,6 +42,7 @@ class Scripted:
     retries: int = 0
     hangs: int = 0
     slowest_s: float = 0.0
+    begins: int = 0
 
     def __post_init__(self) -> None:
         spec: Any = SimpleNamespace(name="zh")
@@ -71,6 +72,9 @@ class Scripted:
 
     def kill(self, index: int, replica: int) -> None:
         self.killed.append(replica)
+
+    def starting(self, index: int, replica: int) -> bool:
+        return len(self.asked) <= self.begins
 
     def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
         alive = [r for r in range(len(self.scripts)) if r not in self.dead] or [0]
@@ -130,6 +134,12 @@ def test_a_late_answer_ends_its_process_and_a_fresh_one_has_time_to_load() -> No
     ask(source).result()
     assert source.killed == [0] and source.hangs == 1
     assert source.waits == [20.0, 45.0]
+
+
+def test_a_process_that_is_only_just_being_started_does_not_hang() -> None:
+    source = Scripted([[LATE, LATE]], max_restarts=0, begins=2)
+    ask(source).result()
+    assert not source.killed and source.hangs == 0 and source.retries == 2
 
 
 @pytest.mark.parametrize(("restarts", "replicas", "kills"), [(0, 1, 1), (2, 1, 3), (0, 2, 2), (1, 2, 3)])

@@ -11,7 +11,7 @@ import pytest
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Tracker, replay
+from raykd.tracking import Sent, Tracker, replay
 from raykd.tracking import outbox as tracking_outbox
 from raykd.tracking import patience as tracking_patience
 from raykd.tracking.outbox import Outbox, from_lines, to_line
@@ -149,11 +149,12 @@ def test_a_run_that_ends_during_an_outage_leaves_a_spool_that_can_be_sent_later(
     assert str(spool) in caplog.text
     assert CANARY not in caplog.text
     with pytest.raises(TrackingError):
-        replay(server.uri, spool)
+        replay(server.uri, tmp_path)
     with spool.open("a") as file:
         file.write('{"run_id": "torn by a cra')
     server.mode = "answer"
-    assert replay(server.uri, spool) == 6
+    assert replay(server.uri, tmp_path) == Sent(6, 1)
+    assert server.ends == ["FAILED"]
     assert steps(server.metrics) == [1, 2, 3, 4, 5, 6]
     assert not spool.exists()
 

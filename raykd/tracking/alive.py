@@ -1,0 +1,44 @@
+"""Signs of life: a running run says now and then that it runs, and the next start ends those that do not.
+
+Decision record: MLflow never ends the run of a process that was killed, so it stays RUNNING for ever. Each tracker sets
+a tag with the time once a minute, on its writer thread; whoever opens a run in the same experiment marks those KILLED
+whose tag is ten minutes old. Runs without the tag are somebody else's and are left alone. A run that was cut off from
+the server for so long and lives is marked as well; it says itself how it ended when it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+HEARTBEAT = "raykd.heartbeat"
+"""Tag of the last sign of life, in seconds since 1970."""
+BEAT_S, STALE_S = 60.0, 600.0
+"""Seconds between two signs of life, and without one until a run counts as killed."""
+ENDED = "raykd.ended"
+
+
+def sign() -> dict[str, str]:
+    """The tag, now."""
+    return {HEARTBEAT: str(int(time.time()))}
+
+
+def end_stale(
+    client: Any, experiment_id: str, *, but: str | None = None, now: float | None = None
+) -> list[str]:
+    """Marks running runs of this experiment KILLED that gave no sign of life for long; returns their ids.
+
+    Args:
+        but: a run that is left alone. now: seconds since 1970.
+    Raises:
+        MlflowException: MLflow does not answer.
+    """
+    now = time.time() if now is None else now
+    ended = []
+    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
+        last = run.data.tags.get(HEARTBEAT, "")
+        if run.info.run_id != but and last.isdigit() and now - int(last) > STALE_S:
+            client.set_tag(run.info.run_id, ENDED, "no sign of life; marked by a later start")
+            client.set_terminated(run.info.run_id, "KILLED", end_time=1000 * int(last))
+            ended.append(str(run.info.run_id))
+    return ended
