@@ -73,6 +73,7 @@ def build_loop(
     world: int = 1,
     publish: Callable[[Any], None] = lambda point: None,
     train: Rows | None = None,
+    noticed: Callable[[], bool] | None = None,
 ) -> TrainingLoop:
     """The loop over the world's rows from the student's seeded start."""
     train = rows(160, 1) if train is None else train
@@ -88,4 +89,5 @@ def build_loop(
         rank=rank,
         world=world,
         publish=publish,
+        noticed=noticed,
     )

@@ -280,9 +280,11 @@ class RunConfig(Spec):
             mode="json",
             exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults"},
         )
+        tree["train"].pop("max_skipped_steps")  # only how long a run that goes wrong is borne with
         for teacher in tree["teachers"]:
             teacher.pop("actor")
             (teacher["training"] or {}).pop("workers", None)
+            (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
         tree["serving"] = {"dtype": self.serving.dtype}
         return hashlib.sha256(UPLOADED.sub('"', json.dumps(tree, sort_keys=True)).encode()).hexdigest()
 

@@ -38,6 +38,9 @@ class TrainConfig(Spec):
     first of the task's."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better metric; None trains to the end."""
+    max_skipped_steps: int = Field(3, ge=0)
+    """Steps in a row whose loss or gradient is not finite that are left out; one more goes back to the last checkpoint,
+    once, and after that ends the run."""
     max_failures: int = Field(1, ge=0)
     """How often Ray Train restarts lost workers from the last checkpoint."""
 

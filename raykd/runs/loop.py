@@ -25,13 +25,14 @@ def make_loop(
     world: int,
     device: str,
     publish: Callable[[Point], None],
+    noticed: Callable[[], bool] | None = None,
 ) -> TrainingLoop:
     """A loop at its seeded start; where it goes on from is the host's affair.
 
     Args:
         prepared, pool: the rows, and the teachers, which are not asked where the run is plain; by task where there
             are several.
-        publish: takes points of the curves, on rank 0 only.
+        publish: takes points of the curves, on rank 0 only. noticed: whether a checkpoint is wanted at once.
     """
     pools = pool if isinstance(pool, Mapping) else {"": pool} if pool is not None else {}
     sources = {
@@ -48,6 +49,7 @@ def make_loop(
         world=world,
         device=device,
         publish=publish,
+        noticed=noticed,
     )
 
 

@@ -5,13 +5,17 @@ global counts). DeepSpeed divides by the accumulation steps and averages over ra
 both once, here, and nowhere else; then the gradient is the global one however the batch is split. The optimizer
 is torch's fused AdamW (no op is compiled), the shared-memory all-reduce op is switched off before initialisation
 (it would be compiled for a minute; gloo does the work), and ZeRO stage 0 is the default because it is the
-cheapest step for a model that fits one worker.
+cheapest step for a model that fits one worker. A step whose gradient is not finite changes no weight: DeepSpeed's own
+optimizers (ZeRO 1 to 3, bfloat16) see to that, and where the optimizer is torch's (ZeRO 0, float32) the norm that
+clipping computes anyway is looked at first. Gradients are reduced before they are looked at, so all ranks agree
+without a word more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -154,6 +158,8 @@ class Engine:
             # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
             self.engine.enable_backward_allreduce = False
         self.zero_stage = int(self.engine.zero_optimization_stage())
+        if self.zero_stage == 0 and train.precision == "float32":
+            _guard(self.engine)
         # In bfloat16 DeepSpeed's optimizer keeps gradients of its own, zero where there is none.
         alone = world == 1 and self.zero_stage == 0 and train.precision == "float32"
         self._fills = [p for p in self.module.parameters() if p.requires_grad] if alone else []
@@ -180,9 +186,10 @@ class Engine:
         """Backward of this micro-batch's share of the global loss."""
         self.engine.backward(loss * (self.world * self.accumulation))
 
-    def step(self) -> None:
+    def step(self) -> bool:
         """Ends a micro-batch; at the last one of an optimizer step reduces, clips and updates.
 
+        Returns whether all is well: False where an optimizer step was left out because its gradient is not finite.
         A parameter that took no part in the step (the head of another task) has a gradient of zero, as DeepSpeed gives
         it one where there are several ranks: how it moves does not depend on their number.
         """
@@ -190,7 +197,13 @@ class Engine:
             for parameter in self._fills:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
+        skipped = self.engine.skipped_steps
         self.engine.step()
+        if self.engine.skipped_steps == skipped:
+            return True
+        if self.engine.lr_scheduler is not None:  # rates follow progress, whatever became of a step
+            self.engine.lr_scheduler.step()
+        return False
 
     def set_rates(self, train: TrainConfig) -> None:
         """Takes learning rate and weight decay from ``train``, the schedule staying where it is.
@@ -255,6 +268,30 @@ class Engine:
     @staticmethod
     def _rank() -> int:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _guard(engine: Any) -> None:
+    """Makes an engine whose optimizer is torch's leave out a step with a gradient that is not finite.
+
+    DeepSpeed then counts it as it counts those of its own optimizers.
+    """
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    optimizer, update = engine.optimizer, engine.optimizer.step
+    norm: list[Any] = []
+
+    def clip() -> None:
+        norm[:] = [clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)]
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        if not norm:  # nothing is clipped
+            gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+            norm[:] = [torch.nn.utils.get_total_norm(gradients)]
+        optimizer.overflow = not math.isfinite(float(norm.pop()))
+        return None if optimizer.overflow else update(*arguments, **named)
+
+    vars(step)["_wrapped_by_lr_sched"] = True  # torch's schedules look for it, to see that steps are counted
+    engine.clip_fp32_gradients, optimizer.step = clip, step
 
 
 def _detached(tensor: torch.Tensor) -> torch.Tensor:

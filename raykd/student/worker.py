@@ -6,12 +6,21 @@ callables. Everything that differs between two steps is a function of (seed, ste
 dropout, schedules; so a resumed run goes on exactly as an unbroken one. Counts of units are made global
 before the first backward of a step: that is the only division of the loss. What belongs to one task is in
 `Member`; a step is of one task, and a run of one task is a run of several with one.
+
+A step whose loss or gradient is not finite changes no weight on any rank: a bad loss is made a bad gradient, which
+every rank sees after the reduction, so nothing is said between ranks. `train.max_skipped_steps` of them in a row are
+left out and counted; one more takes the run back to its last checkpoint, once. Steps are repeated as they were: what
+was a passing fault (a flaky accelerator, a corrupted buffer) is gone then, and the curve is that of an unbroken run;
+what lies in the data or the rates comes again, and ends the run with step, rows and parts. Nothing of the user's is
+adjusted to get past it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,19 +33,23 @@ from raykd.config import MultiRun, Run
 from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
 from raykd.distill.signals import SignalSource, TeacherSignal
-from raykd.errors import NonFiniteError
 from raykd.models.multi import MultiModel, rebuilt
 from raykd.point import Point
+from raykd.student.blame import blame, not_finite, well
 from raykd.student.engine import Engine
-from raykd.student.evaluate import judged, named
+from raykd.student.evaluate import gather_ranks, judged, named
 from raykd.student.member import Member, Micro, members_of
 from raykd.student.meter import reduce_sum
 from raykd.student.prefetch import Asked, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
 from raykd.student.reading import trained_module
 
+log = logging.getLogger("raykd.student")
 LOGGED_WINDOWS = 200
 """A run logs its training curves in so many windows (or every step, if it has fewer)."""
+
+NOTICE_S = 5.0
+"""Seconds between two looks for a notice that a node will be taken away; one costs milliseconds."""
 
 
 @dataclass
@@ -45,6 +58,8 @@ class LoopState:
 
     step: optimizer steps done. best: the best validation metric so far, at step best_step; best_nll breaks ties.
     stale: evaluations since then. stopped: whether patience ended the run. history: the evaluations.
+    skipped: steps that were left out because they were not finite, in_a_row of them just now. rolled_back: whether
+    the run went back to a checkpoint because of them.
     """
 
     step: int = 0
@@ -54,6 +69,9 @@ class LoopState:
     stale: int = 0
     stopped: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
+    in_a_row: int = 0
+    rolled_back: bool = False
 
 
 class TrainingLoop:
@@ -64,6 +82,7 @@ class TrainingLoop:
         student: model and tokenizer; the model is trained in place.
         source: the teachers, or None for plain training.
         publish: takes a point of the curves; called on rank 0 only.
+        noticed: whether a checkpoint is wanted at once; called on all ranks together, which it tells the same.
         A run of several tasks has ``prepared`` and ``source`` by the name of the task.
     Raises:
         DataError: the batch is larger than the data, or too large for a task ever to be trained.
@@ -80,8 +99,9 @@ class TrainingLoop:
         world: int = 1,
         device: str = "cpu",
         publish: Callable[[Point], None] = lambda point: None,
+        noticed: Callable[[], bool] | None = None,
     ) -> None:
-        self.config, self.student = config, student
+        self.config, self.student, self._noticed = config, student, noticed
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
         self.members = members_of(config, prepared, student, source, self.device)
         self.mixture = Mixture(
@@ -106,7 +126,9 @@ class TrainingLoop:
             at = {round(p.at * self.total_steps): member.config.at(p.at) for p in member.config.phases}
             member.phases = at
         self._works: Iterator[StepWork] | None = None
+        self.kept: Path | None = None
         self._bad: str | None = None
+        self._hurry, self._looked = False, time.monotonic()
         self._rate = 0.0
         self._enter_phase(0)
 
@@ -129,72 +151,104 @@ class TrainingLoop:
         micros = [member.micro(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
         totals = self._global_counts(member, micros)
         self._rate = self.engine.learning_rate()
+        results = []
         for micro in micros:
             outputs = self.engine.forward(micro.encoded.inputs, route=member.name)
             result = member.reading.evaluate(
                 member.objective, self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
             )
-            self._check_finite(result.loss, member, micro, work.step)
-            self.engine.backward(result.loss)
-            self.engine.step()
-            member.meter.add(result, micro.encoded.real_tokens, micro.encoded.computed_tokens)
-        member.meter.end_step(work.waited_s)
+            results.append((result, micro.encoded.real_tokens, micro.encoded.computed_tokens))
+            loss = result.loss
+            if not well(result):
+                where = self._where(work.step, member, micro)
+                self._bad = self._bad or f"{blame(result, micro.signals)} {where}"
+                loss = loss * math.nan
+            self.engine.backward(loss)
+            applied = self.engine.step()
         self.state.step = work.step + 1
+        if applied:
+            for counted in results:
+                member.meter.add(*counted)
+            member.meter.end_step(work.waited_s)
+            self.state.in_a_row, self._bad = 0, None
+        else:
+            self._skip(self._where(work.step, member, micros[0]))
 
     def _global_counts(self, member: Member, micros: Sequence[Micro]) -> Counts:
-        """Units of this optimizer step over all ranks and micro-batches; also where ranks agree on a bad loss."""
+        """Units of this optimizer step over all ranks and micro-batches; here ranks look for a notice together."""
         local = Counts(0, 0, 0)
         for micro in micros:
             local = local + member.objective.counts(micro.encoded.labels_N, micro.signals)
-        hard, soft, uncovered, bad = reduce_sum(
-            [local.hard, local.soft, local.uncovered, float(self._bad is not None)]
-        )
-        if bad:
-            self._fail_non_finite()
+        now = time.monotonic()
+        due = self._noticed is not None and self.rank == 0 and now - self._looked >= NOTICE_S
+        hard, soft, uncovered, look = reduce_sum([local.hard, local.soft, local.uncovered, float(due)])
+        if look and self._noticed is not None:
+            self._looked, self._hurry = now, self._noticed()
         return Counts(int(hard), int(soft), int(uncovered))
 
-    def _check_finite(self, loss: torch.Tensor, member: Member, micro: Micro, step: int) -> None:
-        if self._bad is None and not bool(torch.isfinite(loss.detach())):
-            ids = [member.rows.ids[i] for i in micro.rows[:8]]
-            where = f"step {step} of {self.total_steps}, rows {ids} and others of their batch"
-            self._bad = f"loss {float(loss.detach())} at {where}"
-            if self.world == 1:
-                self._fail_non_finite()
+    def _where(self, step: int, member: Member, micro: Micro) -> str:
+        ids = [member.rows.ids[i] for i in micro.rows[:8]]
+        return f"at step {step} of {self.total_steps}, rows {ids} and others of their batch"
 
-    def _fail_non_finite(self) -> None:
-        raise NonFiniteError(
-            "the training loss is not finite",
-            got=self._bad or "a non-finite loss on another worker",
-            wanted="a finite loss",
-            next_step="lower train.learning_rate, set train.gradient_clipping, or look at these rows; "
-            "the checkpoints written before are intact",
-        )
+    def _skip(self, where: str) -> None:
+        """A step was left out, on all ranks: counts it, and if they are too many goes back or fails."""
+        state, allowed = self.state, self.config.train.max_skipped_steps
+        state.skipped, state.in_a_row = state.skipped + 1, state.in_a_row + 1
+        if state.in_a_row <= allowed:
+            why = self._bad or f"its gradient is not finite {where}"
+            log.warning(
+                "step %d is left out%s", state.step - 1, f": {why}" if state.in_a_row == 1 else " too"
+            )
+            return
+        self._turn_back(f"finite loss, gradient that is not finite, {where}")
+
+    def _turn_back(self, otherwise: str) -> None:
+        """Goes back to the last checkpoint, once; all ranks must call.
+
+        Args:
+            otherwise: what to say where no rank met a loss that is not finite.
+        Raises:
+            NonFiniteError: the run went back before, or there is nothing to go back to.
+        """
+        state, bad = self.state, [said for said in gather_ranks(self._bad) if said is not None]
+        error = not_finite(bad[0] if bad else otherwise, state.in_a_row, state.rolled_back)
+        if self.kept is None or state.rolled_back:
+            raise error
+        log.warning("%s; going back to %s", error.got, self.kept)
+        self.load(self.kept)
+        self.state.skipped, self.state.rolled_back = state.skipped, True
 
     # the run ---------------------------------------------------------------------------------------------------
 
-    def run(self, checkpoint: Callable[[TrainingLoop], None] = lambda loop: None) -> LoopState:
-        """Trains from the current state to the end (or until patience is out), with a checkpoint at each evaluation."""
+    def run(self, checkpoint: Callable[[TrainingLoop], Path | None] = lambda loop: None) -> LoopState:
+        """Trains from the current state to the end (or until patience is out), with a checkpoint at each evaluation.
+
+        Args:
+            checkpoint: writes one and says where it is, for a run that has to go back to it.
+        """
         while self.advance():
-            checkpoint(self)
+            self.kept = checkpoint(self) or self.kept
         return self.state
 
     def advance(self) -> bool:
-        """Trains to the next evaluation, included; False if the run had already ended."""
-        if self.state.stopped or self.state.step >= self.total_steps:
-            return False
-        if self._works is None:
-            self.engine.train()
-            ahead = Prefetcher(self.ask, self.config.serving.prefetch)
-            self._works = ahead.steps(self.state.step, self.total_steps)
-        for work in self._works:
-            self.step(work)
+        """Trains to the next evaluation, included, or to a notice; False if the run had already ended."""
+        while not self.state.stopped and self.state.step < self.total_steps:
+            if self._works is None:
+                self.engine.train()
+                ahead = Prefetcher(self.ask, self.config.serving.prefetch)
+                self._works = ahead.steps(self.state.step, self.total_steps)
+            self.step(next(self._works))
+            if self._works is None:
+                continue  # it went back
             done = self.state.step
             if done % self._log_every == 0 or done in self._evaluate_at:
                 self._log(done)
-            if done in self._evaluate_at:
-                self.evaluate()
+            if done in self._evaluate_at and not self.evaluate():
+                continue
+            if done in self._evaluate_at or self._hurry:
+                self._hurry = False
                 return True
-        return False  # pragma: no cover - the last step is always an evaluation
+        return False
 
     @property
     def evaluation(self) -> int:
@@ -220,13 +274,17 @@ class TrainingLoop:
             values |= named(name, member.logged(progress))
         values["train/learning_rate"] = self._rate
         values["train/epoch"] = done / self.mixture.steps_per_epoch
+        if self.state.skipped:
+            values["train/skipped_steps"] = float(self.state.skipped)
+            values["train/rollbacks"] = float(self.state.rolled_back)
         if self.rank == 0:
             self.publish(Point(done, values))
 
     def evaluate(self) -> dict[str, float]:
-        """Scores the validation rows, keeps the best weights, counts patience; all ranks must call."""
-        if reduce_sum([float(self._bad is not None)])[0]:
-            self._fail_non_finite()
+        """Scores the validation rows, keeps the best weights, counts patience; all ranks must call.
+
+        Empty where the scores are not finite and the run went back to its last checkpoint.
+        """
         # Under ZeRO-3 each forward gathers parameters from all ranks, so all ranks must run the same ones.
         shared = self.engine.zero_stage == 3
         begin, every = (0, 1) if shared else (self.rank, self.world)
@@ -237,13 +295,8 @@ class TrainingLoop:
             }
         values = judged(found, {name: member.config.metric for name, member in self.members.items()})
         if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
-            raise NonFiniteError(
-                "the validation scores are not finite",
-                got=f"NLL {nll} after step {self.state.step} of {self.total_steps}",
-                wanted="finite logits",
-                next_step="lower train.learning_rate or set train.gradient_clipping; the checkpoints written before "
-                "are intact",
-            )
+            self._turn_back(f"validation NLL {nll} after step {self.state.step} of {self.total_steps}")
+            return {}
         self._judge(values)
         if self.rank == 0:
             self.publish(Point(self.state.step, values))
@@ -279,7 +332,7 @@ class TrainingLoop:
         for member in self.members.values():
             member.go_on()
         self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
-        self._works = None
+        self._works, self._bad, self.kept = None, None, directory
         # What the checkpoint says of rates is what they were when it was written, perhaps by another run.
         self.engine.set_rates(self.config.train)
         self._enter_phase(self.state.step)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +17,7 @@ from torch import nn
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError, NonFiniteError
 from raykd.student.engine import decay_groups, deepspeed_config
+from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.worker import TrainingLoop, evaluation_steps
 from tests.worlds import build_loop, run_config
 
@@ -143,7 +149,7 @@ def test_non_finite_validation_scores_are_never_the_best() -> None:
     best = loop.state.best
     with torch.no_grad():
         next(loop.engine.module.parameters()).fill_(math.nan)
-    with pytest.raises(NonFiniteError, match="validation scores"):
+    with pytest.raises(NonFiniteError, match="validation NLL nan after step 4 of 12"):
         loop.evaluate()
     assert loop.state.best == best and len(loop.state.history) == 1
 
@@ -170,3 +176,126 @@ def test_teachers_get_no_gold_labels_and_student_trains() -> None:
         if "train/loss" in p.values
     ]
     assert all(sum(w) == pytest.approx(1.0) for w in weights)
+
+
+def spoil(loop: TrainingLoop, steps: set[int], once: bool = True) -> list[int]:
+    """Makes the loss of these steps no number, the first time or every time; returns the steps that were so."""
+    met: list[int] = []
+    backward = loop.engine.backward
+
+    def spoiled(loss: torch.Tensor) -> None:
+        step = loop.state.step
+        bad = step in steps and not (once and step in met)
+        met.extend([step] if bad else [])
+        backward(loss * math.nan if bad else loss)
+
+    loop.engine.backward = spoiled  # type: ignore[method-assign]
+    return met
+
+
+@pytest.mark.parametrize(("precision", "stage"), [("float32", 0), ("float32", 2), ("bfloat16", 0)])
+@pytest.mark.parametrize("clipping", [0.0, 1.0])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
+    precision: str, stage: int, clipping: float
+) -> None:
+    points: list[Any] = []
+    config = run_config(precision=precision, zero_stage=stage, gradient_clipping=clipping)
+    loop = build_loop(config, publish=points.append)
+    spoil(loop, {2, 3})
+    weights: list[dict[str, torch.Tensor]] = []
+    for work in Prefetcher(loop.ask, 1).steps(0, 6):
+        loop.step(work)
+        weights.append(loop.engine.weights() or {})
+        loop._log(work.step + 1)
+    same = [all(torch.equal(a[n], b[n]) for n in a) for a, b in itertools.pairwise(weights)]
+    assert same == [False, True, True, False, False]
+    assert all(bool(torch.isfinite(w).all()) for w in weights[-1].values())
+    counts = [p.values.get("train/skipped_steps", 0.0) for p in points]
+    assert counts == [0, 0, 1, 2, 2, 2] and loop.state.in_a_row == 0
+    losses = [p.step for p in points if "train/loss" in p.values]
+    assert losses == [1, 2, 5, 6] and all(math.isfinite(v) for p in points for v in p.values.values())
+    assert loop.engine._schedule is not None and loop.engine._schedule.last_epoch == 6
+
+
+def test_a_passing_fault_is_gone_after_one_step_back(tmp_path: Path) -> None:
+    """More bad steps in a row than are borne with, once: the run ends with the weights of one without any."""
+
+    def run(bad: set[int]) -> TrainingLoop:
+        loop = build_loop(run_config(evaluations=3, max_skipped_steps=1, learning_rate=0.01))
+        spoil(loop, bad)
+        loop.run(
+            lambda at: (folder := tmp_path / f"{len(bad)}-{at.state.step}", folder.mkdir(), at.save(folder))[
+                0
+            ]
+        )
+        return loop
+
+    whole, back = run(set()), run({5, 6})
+    assert (back.state.skipped, back.state.rolled_back, whole.state.skipped) == (2, True, 0)
+    assert [h["eval/mean/nll"] for h in back.state.history] == [
+        h["eval/mean/nll"] for h in whole.state.history
+    ]
+    a, b = whole.engine.weights() or {}, back.engine.weights() or {}
+    assert a and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_fault_that_stays_ends_the_run_after_one_step_back(tmp_path: Path) -> None:
+    loop = build_loop(run_config(evaluations=3, max_skipped_steps=1))
+    met = spoil(loop, {5, 6, 7}, once=False)
+    with pytest.raises(
+        NonFiniteError, match=r"gradient that is not finite, at step 6 of 12, rows \['r.*went back"
+    ):
+        loop.run(lambda at: (folder := tmp_path / str(at.state.step), folder.mkdir(), at.save(folder))[0])
+    assert met == [5, 6, 5, 6]
+
+
+def test_no_checkpoint_to_go_back_to_ends_the_run_at_once() -> None:
+    loop = build_loop(run_config(max_skipped_steps=0))
+    met = spoil(loop, {1}, once=False)
+    with pytest.raises(NonFiniteError, match="at step 1 of 12"):
+        loop.run()
+    assert met == [1]
+
+
+def test_the_part_and_the_teacher_that_are_not_finite_are_named() -> None:
+    loop = build_loop(run_config(max_skipped_steps=0))
+    source = loop.member.source
+    assert source is not None
+    submit = source.submit
+
+    def broken(batch: Any) -> Any:
+        ticket = submit(batch)
+        answers = ticket.result()
+        bad = answers[2].logits_NC.copy()
+        bad[:, 0] = math.nan
+        answers[2] = replace(answers[2], logits_NC=bad)
+        return SimpleNamespace(result=lambda: answers)
+
+    source.submit = broken  # type: ignore[method-assign]
+    with pytest.raises(
+        NonFiniteError,
+        match=r"weights of teachers nan\), answers of teacher multi not finite, at step 0 of 12, rows \['r",
+    ):
+        loop.run()
+
+
+def test_a_batch_that_nobody_labels_or_covers_gives_no_nan() -> None:
+    """Every unit is ignored: the sums are empty and the loss is 0."""
+    points: list[Any] = []
+    loop = build_loop(run_config({"alpha": 0.5}), publish=points.append)
+    train = loop.member.rows
+    empty = np.flatnonzero((train.labels_B < 0) & (np.asarray(train.languages) == "fr"))
+    assert len(empty) > 4 and loop.member.source is not None
+    said = loop.member.source.submit(train.take(empty.tolist())).result()
+    loop.step(StepWork(0, [empty], [said], 0.0))
+    loop._log(1)
+    assert points[0].values["train/loss"] == 0.0 and loop.state.skipped == 0
+    assert all(bool(torch.isfinite(w).all()) for w in (loop.engine.weights() or {}).values())
+
+
+def test_a_notice_ends_the_window_between_two_evaluations_without_an_evaluation() -> None:
+    asked: list[int] = []
+    loop = build_loop(run_config(evaluations=2), noticed=lambda: (asked.append(1), len(asked) == 1)[1])
+    loop._looked = -1e9  # long ago
+    assert loop.advance() and loop.state.step == 1 and loop.state.history == []
+    assert loop.advance() and loop.state.step == 6 and len(loop.state.history) == 1 and asked == [1]
