@@ -63,6 +63,11 @@ class RunFolder:
             temporary.write_text(json.dumps(self.state, indent=2), encoding="utf-8")
             os.replace(temporary, self.path / STATE)
 
+    def interrupted(self) -> None:
+        """Writes that the run was interrupted, before anything else is put in order; a run that is on record alone."""
+        if not self.fresh or "mlflow_run_id" in self.state:
+            self.write_state(status="interrupted")
+
     def give_up(self, status: str) -> None:
         """Writes how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
         if self.fresh and "mlflow_run_id" not in self.state:

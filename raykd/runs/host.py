@@ -2,16 +2,16 @@
 
 Decision record: everything a worker needs travels with the call (rows and tokenizers through the object store,
 once), so workers read no file but the run folder. Points of the curves go to a mailbox actor that the driver
-drains; checkpoints go through `ray.train.report`, one an evaluation, and are what a lost worker group goes on
-from. A loss that is not finite is not tried again: all ranks agree on it, and the error travels in the mailbox.
+drains; checkpoints are written into the run's folder, one an evaluation (`saving`), and are what a lost worker group
+goes on from. Training that is not finite is not tried again: the loop has gone back by itself, all ranks agree, and
+the error travels in the mailbox.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ import ray
 from raykd.config import Run, WorkersConfig
 from raykd.errors import RaykdError, TeacherError, TrainingError
 from raykd.point import Point
-from raykd.runs.checkpoints import newest, next_start, write_manifest
-from raykd.runs.curves import load_points, save_points
+from raykd.runs.checkpoints import Mark, next_start
 from raykd.runs.jobs import AnyJob
 from raykd.runs.mailbox import Event
+from raykd.runs.saving import Where, attempt_at, keeper, preemption, restore
 from raykd.teachers.pool import PoolHandle
 
 ENVIRONMENT = {
@@ -35,8 +35,6 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
-POINTS = "points.json"
-"""Where a checkpoint keeps the points of the curves up to it."""
 ABORT_S = 3.0
 """Longest wait for Ray Train to let its workers go after an interrupt."""
 
@@ -86,7 +84,7 @@ def run_jobs(call: dict[str, Any]) -> None:
         if _done(payload):
             continue
         try:
-            _run_job(payload, mailbox, call["resumed"])
+            _run_job(payload, mailbox, call["where"])
         except RaykdError as error:
             # Waits: this process may end before a call that nobody waits for is sent.
             ray.get(mailbox.put.remote(Event("error", payload.name, error=error)))
@@ -95,7 +93,7 @@ def run_jobs(call: dict[str, Any]) -> None:
             raise
 
 
-def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
+def _run_job(payload: Payload, mailbox: Any, where: Where) -> None:
     import ray.train
     import torch
 
@@ -120,18 +118,20 @@ def _run_job(payload: Payload, mailbox: Any, resumed: Any) -> None:
         for task, (train, validation) in payload.rows.items()
     }
     loop = make_loop(
-        config, prepared, tokenizer, payload.pools, rank=rank, world=world, device=device, publish=publish
-    )
-    restored = ray.train.get_checkpoint() or resumed
-    if restored is not None:
-        with restored.as_directory() as folder:
-            if (Path(folder) / payload.name).is_dir():
-                loop.load(Path(folder) / payload.name)
-                for point in load_points(Path(folder) / payload.name / POINTS) if rank == 0 else ():
-                    publish(point)
+        config, prepared, tokenizer, payload.pools, rank=rank, world=world, device=device, publish=publish,
+        noticed=preemption(),
+    )  # fmt: skip
+    wanted = Mark(payload.name, config.fingerprint(), world)
+    attempt = attempt_at(where, wanted, rank)
+    for line in attempt.passed_over if rank == 0 else ():
+        mailbox.put.remote(Event("note", payload.name, text=line))
+    if attempt.found is not None:
+        earlier = restore(loop, attempt.found)
+        for point in earlier if rank == 0 else ():
+            publish(point)
     if rank == 0:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
-    loop.run(_checkpoint_to_train(payload.name, points))
+    loop.run(keeper(where, wanted, attempt, points))
     if rank == 0:
         save_student(loop, Path(payload.output))
         # Waits: with this event all points before it have arrived.
@@ -147,25 +147,6 @@ def _done(payload: Payload) -> bool:
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.broadcast_object_list(there, src=0)
     return there[0]
-
-
-def _checkpoint_to_train(name: str, points: Sequence[Point]) -> Callable[[Any], None]:
-    def checkpoint(loop: Any) -> None:
-        import ray.train
-
-        with tempfile.TemporaryDirectory(prefix="raykd-") as folder:
-            part = Path(folder) / name
-            part.mkdir()
-            loop.save(part)
-            if loop.rank == 0:
-                save_points(part / POINTS, points)
-            write_manifest(Path(folder), loop.rank, loop.world)
-            ray.train.report(
-                {"job": name, "step": loop.state.step, "best": loop.state.best},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-            )
-
-    return checkpoint
 
 
 def fit(
@@ -187,7 +168,7 @@ def fit(
     from ray.train import RunConfig as TrainRun
     from ray.train.torch import TorchTrainer
 
-    found = newest(storage, name)
+    start = next_start(storage, name)
 
     class Trainer(TorchTrainer):
         """Leaves Ctrl-C to the run: Ray Train's own handler ends the process with exit code 0."""
@@ -202,7 +183,7 @@ def fit(
         train_loop_config={
             "jobs": list(payloads),
             "mailbox": mailbox,
-            "resumed": None if found is None else ray.train.Checkpoint.from_directory(str(found)),
+            "where": Where(storage, name, start),
             "threads": max(1, int(workers.num_cpus + 1e-6)),
         },
         scaling_config=ScalingConfig(
@@ -215,7 +196,7 @@ def fit(
             },
         ),
         run_config=TrainRun(
-            name=next_start(storage, name, keep=found),
+            name=start,
             storage_path=str(storage),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(

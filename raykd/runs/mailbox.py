@@ -18,13 +18,14 @@ from raykd.point import Point
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells the driver. kind: started, point, done or error."""
+    """What a worker tells the driver. kind: started, point, done, note or error. text: of a note."""
 
     kind: str
     job: str
     point: Point | None = None
     total_steps: int = 0
     error: RaykdError | None = None
+    text: str = ""
 
 
 class Mailbox:

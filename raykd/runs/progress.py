@@ -69,6 +69,10 @@ class JobProgress:
         if not self._console.is_terminal:
             self._console.print(f"  {job}: {note}", highlight=False)
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bars where there are any."""
+        self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
     @contextlib.contextmanager
     def watching(self, mailbox: Any) -> Iterator[None]:
         """Drains the mailbox while the body runs, and once more after it."""
@@ -114,6 +118,10 @@ class JobProgress:
         if event.kind == "error":
             self.error = self.error or event.error
             self.note(event.job, "[red]failed[/red]")
+            return
+        if event.kind == "note":
+            log.warning("%s: %s", event.job, event.text)
+            self.say(f"{event.job}: {event.text}")
             return
         assert event.point is not None
         self.expect(event.job, event.total_steps)

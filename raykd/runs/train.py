@@ -22,12 +22,13 @@ from raykd.runs.check import preflight
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
+from raykd.runs.lock import locked
 from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.mixed import conclude_all
 from raykd.runs.outcome import Outcome
 from raykd.runs.pool import check_cluster, opened_pools
 from raykd.runs.progress import JobProgress
-from raykd.runs.session import Session, interruptible
+from raykd.runs.session import Session, at_interrupt, interruptible
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Tracker, environment, tracking_uri
@@ -82,21 +83,23 @@ def train(
         RaykdError: with what, got, wanted and the next step; what was written before stays.
     """
     preflight(config)
-    # All that can be refused is refused before an old run is overwritten.
-    look_at_folder(config, resume=resume, overwrite=overwrite)
-    jobs = jobs_of(config, Path(config.output).resolve() / config.name)
-    data = data_fingerprint(jobs[1][-1])
-    folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
-    with log_to_file(folder.log), interruptible():
-        try:
-            return _train(config, folder, console or Console(), *jobs)
-        except KeyboardInterrupt:
-            folder.give_up("interrupted")
-            raise
-        except BaseException:
-            log.exception("the run failed")
-            folder.give_up("failed")
-            raise
+    path = Path(config.output).resolve() / config.name
+    with locked(path):
+        # All that can be refused is refused before an old run is overwritten.
+        look_at_folder(config, resume=resume, overwrite=overwrite)
+        jobs = jobs_of(config, path)
+        data = data_fingerprint(jobs[1][-1])
+        folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
+        with log_to_file(folder.log), interruptible(folder.interrupted):
+            try:
+                return _train(config, folder, console or Console(), *jobs)
+            except KeyboardInterrupt:
+                folder.give_up("interrupted")
+                raise
+            except BaseException:
+                log.exception("the run failed")
+                folder.give_up("failed")
+                raise
 
 
 def _train(
@@ -112,6 +115,7 @@ def _train(
         _say_data(console, part)
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
+    at_interrupt(lambda: trackers.finish("KILLED"))
     try:
         check_cluster(config, teacher_jobs)
         outcome = _stages(config, folder, console, trackers, teacher_jobs, student_jobs)

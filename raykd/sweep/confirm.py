@@ -26,6 +26,7 @@ from raykd.report.confirmation import MACRO, ConfirmationReport
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.lock import locked
 from raykd.runs.score import student_system
 from raykd.runs.session import Session, interruptible
 from raykd.sweep.capacity import concurrent_trials
@@ -112,7 +113,14 @@ def confirm(
     """
     plan, arms = _arms(sweep_folder.resolve(), seeds)
     preflight(plan.base, together=plan.config.label == "on_demand")
-    look_at_folder(arms, resume=resume, overwrite=overwrite)
+    with locked(Path(arms.output).resolve() / arms.name):
+        look_at_folder(arms, resume=resume, overwrite=overwrite)
+        return _confirm_in_folder(plan, arms, console or Console(), resume, overwrite)
+
+
+def _confirm_in_folder(
+    plan: Sweep, arms: Arms, console: Console, resume: bool, overwrite: bool
+) -> Confirmation:
     data, teachers = read_rows(plan.base)
     files = {
         "winner.yaml": dump(arms.winner),
@@ -123,10 +131,10 @@ def confirm(
     weightings = [arms.winner.objective.weighting, arms.default.objective.weighting]
     weighting = weightings[:1] if weightings[0] == weightings[1] else weightings
     chosen = {arms.winner.select_teachers, arms.default.select_teachers}
-    with log_to_file(folder.log), interruptible():
+    with log_to_file(folder.log), interruptible(folder.interrupted):
         try:
             asking = weighting if len(chosen) == 1 else [None]
-            frame = Frame(plan.base, data, teachers, folder, console or Console(), plan.config.label, asking)
+            frame = Frame(plan.base, data, teachers, folder, console, plan.config.label, asking)
             return _confirm(plan, arms, frame)
         except BaseException as error:
             folder.give_up("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from pathlib import Path
 
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from raykd.errors import ConfigError
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.lock import locked
 from raykd.runs.session import Session, interruptible
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
@@ -42,21 +44,23 @@ def sweep(
     base, config = plan.base, plan.config
     preflight(base, together=config.label == "on_demand")
     _check_keys(plan)
-    look_at_folder(plan, resume=resume, overwrite=overwrite)
-    data, teachers = read_rows(base)
-    files = {"run.yaml": dump(base), "space.yaml": dump_sweep(plan)}
-    folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
-    with log_to_file(folder.log), interruptible():
-        try:
-            frame = Frame(base, data, teachers, folder, console or Console(), config.label, [_asking(plan)])
-            return _sweep(plan, frame)
-        except KeyboardInterrupt:
-            folder.give_up("interrupted")
-            raise
-        except BaseException:
-            log.exception("the sweep failed")
-            folder.give_up("failed")
-            raise
+    with locked(Path(plan.output).resolve() / plan.name):
+        look_at_folder(plan, resume=resume, overwrite=overwrite)
+        data, teachers = read_rows(base)
+        files = {"run.yaml": dump(base), "space.yaml": dump_sweep(plan)}
+        folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
+        with log_to_file(folder.log), interruptible(folder.interrupted):
+            try:
+                shown = console or Console()
+                frame = Frame(base, data, teachers, folder, shown, config.label, [_asking(plan)])
+                return _sweep(plan, frame)
+            except KeyboardInterrupt:
+                folder.give_up("interrupted")
+                raise
+            except BaseException:
+                log.exception("the sweep failed")
+                folder.give_up("failed")
+                raise
 
 
 def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:

@@ -16,6 +16,7 @@ says so at its first step, since Tune tries again what fails in a step, and give
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -32,15 +33,16 @@ from raykd.config import RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.errors import NonFiniteError
 from raykd.point import Point
-from raykd.runs.checkpoints import problem, write_manifest
+from raykd.runs.checkpoints import Mark, problem, write_manifest
 from raykd.runs.curves import load_points, save_points
-from raykd.runs.host import POINTS
 from raykd.runs.loop import make_loop, save_student
 from raykd.runs.mailbox import Event
+from raykd.runs.saving import POINTS, cannot_save
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.pool import PoolHandle
 
+log = logging.getLogger("raykd.sweep")
 RESUMED = "resumed_from"
 """Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
 GROUP_TIMEOUT = timedelta(minutes=10)
@@ -233,7 +235,8 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, earlier: str | None) -> None:
-        found = newest_checkpoint(self._folder()) or (newest_checkpoint(Path(earlier)) if earlier else None)
+        folders = [self._folder(), *([Path(earlier)] if earlier else [])]
+        found = next((at for f in folders if (at := newest_checkpoint(f, self.rank.world))), None)
         self._all("begin", self.sample, None if found is None else str(found))
         if found is not None:
             self._take_over(found)
@@ -311,7 +314,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Goes on from a checkpoint, perhaps another trial's, with this trial's own sample."""
         where = Path(json.loads((Path(checkpoint) / "where.json").read_text(encoding="utf-8")))
-        wrong = problem(where)
+        wrong = problem(where, world=self.rank.world)
         if wrong is not None:
             raise FileNotFoundError(f"the checkpoint {where} cannot be used: {wrong}")
         self._all("begin", self.sample, str(where))
@@ -332,12 +335,17 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         """A new checkpoint; it counts once its manifest is there and it has its name."""
         target = self._folder() / f"{self.loop.state.step:08d}-{time.time_ns()}"
         fresh = target.with_name(f"{target.name}.part")
-        fresh.mkdir(parents=True)
-        self._all("save", str(fresh))
-        (fresh / "segments.json").write_text(json.dumps(self.segments), encoding="utf-8")
-        save_points(fresh / POINTS, [*self.told, *self.rank.points])
-        write_manifest(fresh, 0, 1)
-        os.replace(fresh, target)
+        config = self.loop.config.fingerprint()
+        try:
+            fresh.mkdir(parents=True)
+            self._all("save", str(fresh))
+            (fresh / "segments.json").write_text(json.dumps(self.segments), encoding="utf-8")
+            save_points(fresh / POINTS, [*self.told, *self.rank.points])
+            write_manifest(fresh, Mark(self.trial_id, config, self.rank.world, self.loop.state.step))
+            os.replace(fresh, target)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise cannot_save(fresh, error) from error
         self.last_save = time.monotonic()
         return target
 
@@ -361,10 +369,16 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
             ray.kill(other)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of a trial that was written last; after a copy that may be one of an earlier step."""
+def newest_checkpoint(folder: Path, world: int | None = None) -> Path | None:
+    """The whole checkpoint of a trial that was written last; after a copy that may be one of an earlier step.
+
+    Args:
+        world: of so many ranks.
+    """
     found = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".part"]
     for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
-        if problem(path) is None:
+        wrong = problem(path, world=world)
+        if wrong is None:
             return path
+        log.warning("passed over checkpoint %s: %s", path, wrong)
     return None

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raykd.errors import ConfigError
 from raykd.point import Point
-from raykd.runs.checkpoints import newest, next_start, problem, write_manifest
+from raykd.runs.checkpoints import Mark, folder_name, newest, next_start, problem, prune, write_manifest
 from raykd.runs.curves import Curves
 from raykd.runs.folder import finished_before, log_to_file, look_at_folder, open_folder
+from raykd.runs.lock import locked
+from raykd.runs.saving import STOP_AT
 from tests.worlds import run_config
 
 
@@ -109,33 +118,51 @@ def test_a_point_that_comes_again_counts_once_also_after_a_restart(tmp_path: Pat
     assert fresh is not None and fresh.values == {"accuracy": 0.9}
 
 
-def checkpoint(storage: Path, start: str, name: str, ranks: int = 2) -> Path:
-    folder = storage / start / f"checkpoint_{name}"
-    for rank in range(ranks):
-        part = folder / f"rank-{rank}"
-        part.mkdir(parents=True)
-        (part / "weights").write_bytes(bytes([rank]) * 100)
-        alone = folder / f"of-{rank}"
-        alone.mkdir()
-        (alone / "engine").write_bytes(b"x" * 50)
-        write_manifest(alone, rank, ranks)
-        (alone / f"manifest-{rank}.json").rename(folder / f"manifest-{rank}.json")
-        (alone / "engine").rename(folder / "engine")
+CONFIG = Mark("student", "abc", 2)
+
+
+def checkpoint(storage: Path, start: str, step: int, mark: Mark = CONFIG, attempt: int = 1) -> Path:
+    """As two ranks write it: shards named by a rank, the rest by rank 0."""
+    mark = replace(mark, step=step)
+    folder = storage / start / folder_name(mark, attempt)
+    (folder / "loop").mkdir(parents=True)
+    (folder / "loop" / "engine").write_bytes(b"x" * 50)
+    for rank in range(mark.world):
+        (folder / "loop" / f"zero_pp_rank_{rank}_optim.pt").write_bytes(bytes([rank]) * 100)
+    for rank in range(mark.world):
+        write_manifest(folder, mark, rank, mark.world)
     return folder
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "missing", "part", "manifest", "torn manifest"])
-def test_a_checkpoint_that_is_not_whole_is_passed_over(harm: str, tmp_path: Path) -> None:
-    good = checkpoint(tmp_path, "student-1", "2026-01-01")
-    newer = checkpoint(tmp_path, "student-2", "2026-01-02")
-    assert newest(tmp_path, "student") == newer and problem(newer) is None
-    engine = newer / "engine"
-    if harm == "cut":
-        engine.write_bytes(b"x" * 20)
-    if harm == "flip":
-        engine.write_bytes(b"x" * 49 + b"y")
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        ("cut", "engine has 20 bytes of 50"),
+        ("flip", "engine is not as it was written"),
+        ("zeroed", "engine is not as it was written"),
+        ("missing", "zero_pp_rank_1_optim.pt is missing"),
+        ("part", "1 parts of 2"),
+        ("manifest", "no manifest"),
+        ("torn manifest", "manifest-0.json cannot be read"),
+        ("config", "another configuration"),
+        ("world", "of 3 workers, wanted 2"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_used(
+    harm: str, why: str, tmp_path: Path
+) -> None:
+    good = checkpoint(tmp_path, "student-2", 10)
+    made = {"config": replace(CONFIG, config="other"), "world": replace(CONFIG, world=3)}.get(harm, CONFIG)
+    newer = checkpoint(tmp_path, "student-1", 20, made)
+    checkpoint(tmp_path, "student-2", 30, replace(CONFIG, job="baseline"))
+    assert problem(newer) is None and (newest(tmp_path, "student", CONFIG) == newer) == (made == CONFIG)
+    engine = newer / "loop" / "engine"
+    if harm in ("cut", "flip", "zeroed"):
+        engine.write_bytes(
+            {"cut": b"x" * 20, "flip": b"x" * 49 + b"y", "zeroed": b"x" * 25 + bytes(25)}[harm]
+        )
     if harm == "missing":
-        engine.unlink()
+        (newer / "loop" / "zero_pp_rank_1_optim.pt").unlink()
     if harm == "part":
         (newer / "manifest-1.json").unlink()
     if harm == "manifest":
@@ -143,14 +170,118 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(harm: str, tmp_path: Path
             path.unlink()
     if harm == "torn manifest":
         (newer / "manifest-0.json").write_text("", encoding="utf-8")
-    assert problem(newer) is not None
-    assert newest(tmp_path, "student") == good
+    said: list[str] = []
+    assert newest(tmp_path, "student", CONFIG, said.append) == good
+    assert len(said) == 1 and str(newer) in said[0] and why in said[0]
+    assert newest(tmp_path, "student", replace(CONFIG, job="dent")) is None
 
 
-def test_each_start_has_a_folder_of_its_own_and_old_ones_go(tmp_path: Path) -> None:
-    assert newest(tmp_path, "student") is None and next_start(tmp_path, "student", None) == "student-1"
-    checkpoint(tmp_path, "student-1", "2026-01-01")
-    kept = checkpoint(tmp_path, "student-2", "2026-01-02")
+def test_each_start_is_a_run_of_its_own_whatever_ray_left_in_those_before(tmp_path: Path) -> None:
+    """Ray Train reads its list of checkpoints from the folder of its run: a folder that was never there has none."""
+    assert newest(tmp_path, "student", CONFIG) is None and next_start(tmp_path, "student") == "student-1"
+    kept = checkpoint(tmp_path, "student-1", 10)
+    lists = ["", '{"checkpoint_results": [{"che', '{"checkpoint_results": [{"checkpoint_dir_name": "gone"}]}',
+             '{"ray_version": "1.0"}']  # fmt: skip
+    for text in lists:
+        (kept.parent / "checkpoint_manager_snapshot.json").write_text(text, encoding="utf-8")
+        start = next_start(tmp_path, "student")
+        assert newest(tmp_path, "student", CONFIG) == kept
+        assert start == "student-2" and not (tmp_path / start).exists()
+
+
+def test_what_no_attempt_needs_goes(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "student-1", 5)
+    kept = checkpoint(tmp_path, "student-2", 10)
+    half = checkpoint(tmp_path, "student-2", 15)
+    (half / "manifest-1.json").unlink()
+    running, torn = checkpoint(tmp_path, "student-3", 20), checkpoint(tmp_path, "student-3", 25)
+    (torn / "manifest-0.json").unlink()
+    (running / "loop" / "engine").write_bytes(b"y")  # Ray Train counts it, so it stays until the next start
     (tmp_path / "student-copy").mkdir()
-    assert next_start(tmp_path, "student", newest(tmp_path, "student")) == "student-3"
-    assert kept.exists() and not (tmp_path / "student-1").exists() and (tmp_path / "student-copy").exists()
+    prune(tmp_path, "student", "student-3", kept)
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/checkpoint_*"))
+    assert left == [str(kept.relative_to(tmp_path)), str(running.relative_to(tmp_path))]
+    assert not (tmp_path / "student-1").exists() and (tmp_path / "student-copy").exists()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from raykd.runs.checkpoints import Mark
+from raykd.runs.saving import write_checkpoint
+
+class Loop:
+    rank, world = 0, 1
+    def save(self, folder):
+        (folder / "engine").write_bytes(b"x" * int(sys.argv[3]))
+
+write_checkpoint(Loop(), Path(sys.argv[1]), Mark("student", "abc", 1, int(sys.argv[2])), [])
+"""
+
+
+def written_by_a_process(
+    folder: Path, step: int, size: int, limit: int | None = None, **environment: str
+) -> Any:
+    def fewer() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(step), str(size)],
+        env={**os.environ, **environment}, preexec_fn=fewer, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_path: Path) -> None:
+    mark = Mark("student", "abc", 1)
+    folders = [tmp_path / "student-1" / folder_name(replace(mark, step=step), 1) for step in (10, 20, 30)]
+    assert written_by_a_process(folders[0], 10, 5000).returncode == 0
+    killed = written_by_a_process(folders[1], 20, 5000, **{STOP_AT: "20"})
+    assert killed.returncode == -signal.SIGKILL
+    assert (folders[1] / "loop" / "engine").stat().st_size == 5000, "it was in the midst of it"
+    full = written_by_a_process(folders[2], 30, 5000, limit=4096)
+    assert full.returncode == 1 and not folders[2].exists()
+    said = full.stderr
+    assert f"TrainingError: the checkpoint {folders[2]} cannot be written" in said
+    assert re.search(r"File too large \([\d,]+ bytes are free in ", said) and "--resume" in said
+    told: list[str] = []
+    assert newest(tmp_path, "student", mark, told.append) == folders[0] and len(told) == 1
+    prune(tmp_path, "student", "student-2", folders[0])
+    assert list((tmp_path / "student-1").iterdir()) == [folders[0]]
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from raykd.runs.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_driver_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ConfigError, match=f"another raykd works in .*[\\s\\S]*process {holder.pid} on "),
+        locked(folder),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with locked(folder), locked(tmp_path / "other"):
+        assert (tmp_path / ".run.lock").exists()
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} on "), locked(folder):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("text", encoding="utf-8")
+    (tmp_path / ".run.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "victim").read_text(encoding="utf-8") == "text"
