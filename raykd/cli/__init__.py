@@ -10,6 +10,7 @@ from raykd.cli.app import app, errors
 
 # Each registers its commands, in the order in which --help shows them.
 from raykd.cli import runs  # noqa: F401  # isort: skip
+from raykd.cli import planning  # noqa: F401  # isort: skip
 from raykd.cli import sweeps  # noqa: F401  # isort: skip
 from raykd.cli import answers  # noqa: F401  # isort: skip
 from raykd.cli import teachers  # noqa: F401  # isort: skip

@@ -1,0 +1,91 @@
+"""`raykd plan`, `doctor`: what can be known before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from raykd.cli.app import app, console
+
+
+@app.command()
+def plan(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as for train and sweep.")
+    ] = None,
+) -> None:
+    """What a run or a sweep will hold, do and leave: resources, steps, answers, checkpoints, disk, time.
+
+    Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
+    """
+    from raykd.load import read_yaml
+
+    items: list[Any]
+    if {"space", "base"} & set(read_yaml(run)):
+        from raykd.sweep.config import load_sweep
+        from raykd.sweep.plan import plan_sweep
+
+        items = plan_sweep(load_sweep(run, overrides or ()))
+    else:
+        from raykd.load import load_any
+        from raykd.runs.plan import plan_run
+
+        items = plan_run(load_any(run, overrides or ()))
+    show(items)
+    wrong = [item.error for item in items if item.error is not None]
+    if wrong:
+        raise typer.Exit(wrong[0].exit_code)
+
+
+def show(items: list[Any]) -> None:
+    """A line an item, with a mark where it needs a look or is wrong."""
+    from raykd.tracking import redact
+
+    wide = max(len(item.what) for item in items)
+    for item in items:
+        mark = (
+            "[red]wrong[/red]"
+            if item.error
+            else "[yellow]warn [/yellow]"
+            if item.doubt
+            else "[green]ok[/green]   "
+        )
+        console.print(
+            f"{mark}  [bold]{escape(item.what.ljust(wide))}[/bold]  {escape(redact(item.detail))}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if item.error is not None:
+            console.print(
+                indent(redact(str(item.error)), " " * 7), markup=False, highlight=False, soft_wrap=True
+            )
+
+
+@app.command()
+def doctor(
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster to look at too: auto, or host:port. None looks at this machine alone."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+) -> None:
+    """Look at this machine, and at a cluster: versions, processor, disk, MLflow, what is open to strangers.
+
+    Nothing is changed. Exit codes: 0 nothing is wrong, 5 something is.
+    """
+    from raykd.runs.doctor import doctor as look
+
+    items = look(output, address)
+    show(items)
+    wrong = sum(item.error is not None for item in items)
+    doubts = sum(item.doubt and item.error is None for item in items)
+    console.print(f"{wrong} wrong, {doubts} to look at, {len(items) - wrong - doubts} well", highlight=False)
+    if wrong:
+        raise typer.Exit(5)
