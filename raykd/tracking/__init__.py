@@ -8,6 +8,7 @@ from raykd.point import Point
 from raykd.tracking.address import RedactingFilter, redact, slug, tracking_uri
 from raykd.tracking.environment import environment
 from raykd.tracking.part import PartTracker
+from raykd.tracking.probe import probe
 from raykd.tracking.replay import Sent, folders_to_send, replay
 from raykd.tracking.tracker import Tracker, serve_ui
 
@@ -19,6 +20,7 @@ __all__ = [
     "Tracker",
     "environment",
     "folders_to_send",
+    "probe",
     "redact",
     "replay",
     "serve_ui",
