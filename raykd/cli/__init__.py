@@ -15,6 +15,7 @@ from raykd.cli import sweeps  # noqa: F401  # isort: skip
 from raykd.cli import answers  # noqa: F401  # isort: skip
 from raykd.cli import teachers  # noqa: F401  # isort: skip
 from raykd.cli import records  # noqa: F401  # isort: skip
+from raykd.cli import cluster  # noqa: F401  # isort: skip
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as of a shell."""

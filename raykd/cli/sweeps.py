@@ -31,6 +31,9 @@ def sweep(
             help="Go on with the sweep of this name (or folder); finished trials stay.",
         ),
     ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with SPACE.yaml's sweep if it is there, else start it.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty the sweep's folder and start anew.")
     ] = False,
@@ -52,7 +55,7 @@ def sweep(
 
     path, changes = _space_file(space, overrides or [], resume, output)
     outcome = run_sweep(
-        load_sweep(path, changes), resume=resume is not None, overwrite=overwrite, console=console
+        load_sweep(path, changes), resume=resume is not None or go_on, overwrite=overwrite, console=console
     )
     finish(outcome)
     if outcome.failed and not allow_failed_trials:

@@ -27,8 +27,8 @@ from raykd.cluster.kubernetes import (
     Resources,
     SecurityContext,
 )
+from raykd.redaction import redact_value
 from raykd.spec import Spec
-from raykd.tracking import redact_value
 
 RAY_VERSION = "2.60.0"
 """Of the image: `ray --version` in it must say the same."""
@@ -83,7 +83,9 @@ class HeadGroup(_RayGroup):
     @model_validator(mode="after")
     def _no_work(self) -> HeadGroup:
         if self.rayStartParams.get("num-cpus") != "0":
-            raise ValueError('rayStartParams.num-cpus must be "0": what runs on the head takes the cluster down with it')
+            raise ValueError(
+                'rayStartParams.num-cpus must be "0": what runs on the head takes the cluster down with it'
+            )
         return self
 
 
@@ -170,7 +172,7 @@ class RayJobSpec(Spec):
         wanted = {"train": "--resume", "sweep": "--continue"}.get(words[1] if len(words) > 1 else "")
         if words[:1] != ["raykd"] or wanted is None or wanted not in words:
             raise ValueError(
-                "wanted raykd train RUN.yaml --resume or raykd sweep SPACE.yaml --continue, so that a second attempt goes on"
+                "wanted raykd train RUN.yaml --resume or raykd sweep SPACE.yaml --continue: a second attempt goes on"
             )
         return value
 
@@ -180,7 +182,9 @@ class RayJobSpec(Spec):
         environment = (yaml.safe_load(value or "") or {}).get("env_vars", {})
         for name, one in environment.items():
             if redact_value(name, one) != str(one):
-                raise ValueError(f"env_vars.{name} is a secret, and the Jobs API shows it to all: use a Secret")
+                raise ValueError(
+                    f"env_vars.{name} is a secret, and the Jobs API shows it to all: use a Secret"
+                )
         return value
 
 
@@ -196,7 +200,9 @@ class RayJob(Object):
     @classmethod
     def _short(cls, value: Metadata) -> Metadata:
         if len(value.name or "") > 47:
-            raise ValueError("KubeRay takes at most 47 characters for a RayJob's name: pods are named after it")
+            raise ValueError(
+                "KubeRay takes at most 47 characters for a RayJob's name: pods are named after it"
+            )
         return value
 
 

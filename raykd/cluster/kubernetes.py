@@ -17,7 +17,9 @@ from raykd.spec import Spec
 
 def _dns(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
-        raise ValueError("a name has small letters, digits and '-', at most 63, and begins and ends with no '-'")
+        raise ValueError(
+            "a name has small letters, digits and '-', at most 63, and begins and ends with no '-'"
+        )
     return name
 
 
@@ -246,7 +248,9 @@ class PodSpec(Spec):
         for container in [*self.initContainers, *self.containers]:
             missing = {mount.name for mount in container.volumeMounts} - there
             if missing:
-                raise ValueError(f"container {container.name} mounts {sorted(missing)}, which is no volume of the pod")
+                raise ValueError(
+                    f"container {container.name} mounts {sorted(missing)}, which is no volume of the pod"
+                )
         return self
 
 
@@ -314,7 +318,9 @@ class DeploymentSpec(Spec):
     @model_validator(mode="after")
     def _selects_itself(self) -> DeploymentSpec:
         if not self.selector.matchLabels.items() <= self.template.metadata.labels.items():
-            raise ValueError("selector.matchLabels are no labels of the template: its pods would not be found")
+            raise ValueError(
+                "selector.matchLabels are no labels of the template: its pods would not be found"
+            )
         return self
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from raykd.cluster.kuberay import RayCluster, RayJob
 from raykd.cluster.kubernetes import (
     ConfigMap,
     Deployment,
@@ -21,7 +22,6 @@ from raykd.cluster.kubernetes import (
     PersistentVolumeClaim,
     Service,
 )
-from raykd.cluster.kuberay import RayCluster, RayJob
 from raykd.errors import ConfigError
 
 KINDS = (RayCluster, RayJob, Service, Deployment, PersistentVolumeClaim, ConfigMap, NetworkPolicy)
@@ -59,7 +59,9 @@ def check_manifests(trees: Iterable[Any], origin: str) -> list[Object]:
     if wrong:
         raise ConfigError("\n".join([f"{origin} is no file that raykd would send to a cluster", *wrong]))
     if not objects:
-        raise ConfigError(f"{origin} holds no object", got="nothing", wanted=", ".join(k.__name__ for k in KINDS))
+        raise ConfigError(
+            f"{origin} holds no object", got="nothing", wanted=", ".join(k.__name__ for k in KINDS)
+        )
     return objects
 
 
@@ -71,7 +73,11 @@ def write_manifests(trees: Iterable[Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes several lines as a block."""
+    """Writes several lines as a block, and no anchors, which not all who read such files take."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Of everything."""
+        return True
 
 
 def _block(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:

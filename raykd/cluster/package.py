@@ -1,0 +1,122 @@
+"""What a submission uploads: a folder, what is left out of it, how large it is.
+
+Decision record: Ray packs the job's folder without compression, keeps it in the head's memory and refuses it, after
+the packing, above the largest message of gRPC (512 MiB unless RAY_max_grpc_message_size says else), naming no file. So
+the files are listed and added up first, and the largest are named. What is left out is told to Ray as `excludes`, so
+both see the same files; .gitignore and .rayignore files count as Ray counts them. Files that usually hold secrets are
+left out: whoever may use the cluster can read what was uploaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raykd.errors import ConfigError
+
+_SILENT = logging.Logger("silent")
+"""Ray says which ignore files it has found; the list of files says more."""
+SHOWN = 10
+"""Largest files that are named."""
+CACHES = (".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".import_linter_cache", ".ipynb_checkpoints",
+          ".cache", "node_modules", "*.egg-info")  # fmt: skip
+SECRETS = (
+    ".env",
+    ".netrc",
+    "*.pem",
+    "*.key",
+    "id_rsa*",
+    "id_ed25519*",
+    "auth_token",
+    ".ssh",
+    ".aws",
+    ".kube",
+)
+RAYS_OWN = (".git", ".venv", "venv", "__pycache__")
+"""What Ray leaves out by itself, unless RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES says else; said again to be sure."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is uploaded. files: relative path to bytes, the largest first. excludes: patterns as of .gitignore."""
+
+    folder: Path
+    files: dict[str, int]
+    excludes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    def lines(self) -> list[str]:
+        """What is uploaded, for people."""
+        told = [f"uploads {len(self.files):,} files, {shown(self.size)}, from {self.folder}"]
+        largest = list(self.files.items())[:SHOWN]
+        if len(self.files) > len(largest):
+            told[0] += f"; the {SHOWN} largest:"
+        return told + [f"  {shown(size):>9}  {name}" for name, size in largest]
+
+
+def package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
+    """Lists what of a folder would be uploaded.
+
+    Args:
+        leave_out: folders that are left out too, such as those of finished runs.
+    Raises:
+        ConfigError: there is no such folder, or it is too large.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder {folder} to upload", got=str(folder), wanted="--working-dir FOLDER"
+        )
+    folder = folder.resolve()
+    inside = [
+        f"/{path.relative_to(folder)}" for path in leave_out if path != folder and path.is_relative_to(folder)
+    ]
+    excludes = (*RAYS_OWN, *CACHES, *SECRETS, "/runs", "/mlruns", "*.db", *inside)
+    sizes = sorted(_files(folder, excludes), key=lambda found: (-found[1], found[0]))
+    found = Package(folder, dict(sizes), tuple(dict.fromkeys(excludes)))
+    limit = _limit()
+    if found.size >= limit:
+        raise ConfigError(
+            f"{folder} is too large to upload: the head would refuse it",
+            got="\n".join(found.lines()),
+            wanted=f"less than {shown(limit)}",
+            next_step="name a smaller folder with --working-dir, list what is not needed in a .rayignore file "
+            "there, or put the data on storage that the cluster sees and write its path in the run from the root",
+        )
+    return found
+
+
+def _limit() -> int:
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    return int(GCS_STORAGE_MAX_SIZE)
+
+
+def _files(folder: Path, excludes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Every file with its size, as Ray's own packing finds them."""
+    from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
+
+    def walk(at: Path, ignoring: list[Callable[[Path], bool]]) -> Iterator[tuple[str, int]]:
+        ignoring = [*ignoring, *get_excludes_from_ignore_files(at, include_gitignore=True, logger=_SILENT)]
+        for path in sorted(at.iterdir()):
+            if any(ignored(path) for ignored in ignoring):
+                continue
+            if path.is_dir():
+                yield from walk(path, ignoring)
+            elif path.is_file():
+                yield str(path.relative_to(folder)), path.stat().st_size
+
+    yield from walk(folder, [_get_excludes(folder, list(excludes))])
+
+
+def shown(size: int) -> str:
+    """Bytes for people."""
+    for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= of:
+            return f"{size / of:.1f} {unit}"
+    return f"{size} B"
