@@ -16,9 +16,9 @@ from raykd.tracking import Tracker, environment, serve_ui
 CANARY = "s3cr3tCANARY"
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/new/mlflow.db"
+@pytest.fixture
+def uri(mlflow_uri):
+    return mlflow_uri
 
 
 @pytest.fixture
