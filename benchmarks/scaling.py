@@ -1,11 +1,13 @@
-"""How cost grows with replicas, students and trials.
+"""How cost grows with replicas, students, teachers and trials.
 
-Usage: python -m benchmarks.scaling [--only replicas,students,trials] [--trials 1,16,64,256] [--seconds 4] [--json FILE]
+Usage: python -m benchmarks.scaling [--only replicas,students,teachers,trials] [--trials 1,16,64,256] [--seconds 4] [--json FILE]
 
 replicas  One student, and a teacher of 100 ms a batch in 1 to 8 replicas. The teacher sleeps, the path to it is a run's
           (queue, wire, choice of a replica, prefetch). A replica answers one batch at a time, so at most prefetch + 1
           of them work for one worker: prefetch is set to the number of replicas, and shown once at its default of 2.
 students  1 to 8 students of 50 ms a step, each in its own process, and 8 replicas of the same teacher (80 batches/s).
+teachers  What a batch costs the student's worker: asking teachers that are each in a process of its own (CPU time), and
+          reading the stored answers of 1 to 100 teachers.
 trials    Sweeps of 1 to 256 small real trials without teachers, two at once: what one more costs (least squares).
 
 Goal: within 10 % of linear until the student (or, for students, the teachers) is the bound.
@@ -65,6 +67,32 @@ def students(seconds: float) -> list[dict[str, Any]]:
     return lines
 
 
+def teachers() -> list[dict[str, Any]]:
+    """Milliseconds of the worker a batch."""
+    from benchmarks.scaling_parts.teachers import SlowPool, asking, reading
+
+    lines = []
+    for count in COUNTS:
+        pool = SlowPool(1, 0.0, teachers=count)
+        lines.append(
+            {"way": "asked, a process each", "teachers": count, "ms": 1e3 * asking(pool.ready(), 300)}
+        )
+        pool.stop()
+    for count in (1, 10, 100):
+        with tempfile.TemporaryDirectory(prefix="raykd-") as folder:
+            ms = 1e3 * reading(Path(folder), count, 50)
+        lines.append({"way": "stored answers read", "teachers": count, "ms": ms})
+    return lines
+
+
+def _show_teachers(lines: Sequence[dict[str, Any]]) -> None:
+    show(
+        "Teachers: what a batch of 32 costs the student's worker",
+        ("way", "teachers", "ms", "ms a teacher"),
+        [(x["way"], str(x["teachers"]), f"{x['ms']:.2f}", f"{x['ms'] / x['teachers']:.3f}") for x in lines],
+    )
+
+
 def _show_rates(title: str, what: str, lines: Sequence[dict[str, Any]]) -> None:
     show(
         title,
@@ -103,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="replicas,students,trials")
+    parser.add_argument("--only", default="replicas,students,teachers,trials")
     parser.add_argument("--trials", default="1,16,64,256")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--json", type=Path)
@@ -112,7 +140,8 @@ def main() -> None:
     from raykd.config import RayConfig
     from raykd.runs.cluster import connect
 
-    asked, found = set(options.only.split(",")), {}
+    asked = set(options.only.split(","))
+    found: dict[str, Any] = {}
     # The slow teachers sleep: their CPUs are places, not cores.
     connect(RayConfig(num_cpus=2 if asked == {"trials"} else 16))
     if "replicas" in asked:
@@ -124,6 +153,9 @@ def main() -> None:
             f"Students of {STUDENT_S * 1e3:.0f} ms a step, {COUNTS[-1]} replicas of {LATENCY_S * 1e3:.0f} ms"
         )
         _show_rates(title, "students", found["students"])
+    if "teachers" in asked:
+        found["teachers"] = teachers()
+        _show_teachers(found["teachers"])
     if "trials" in asked:
         from benchmarks.scaling_parts.trials import run
 

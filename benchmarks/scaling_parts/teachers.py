@@ -6,8 +6,10 @@ prefetching are those of a run.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pool import Placement, TeacherPool
 from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupAnswer, GroupRequest
 
 LABELS = ("negative", "positive")
@@ -47,20 +50,22 @@ class SlowTeacher(TeacherActor):
 
 
 class SlowPool(TeacherPool):
-    """One slow teacher with so many replicas."""
+    """Slow teachers, each in processes of its own, with so many replicas."""
 
-    def __init__(self, replicas: int, latency_s: float) -> None:
+    def __init__(self, replicas: int, latency_s: float, teachers: int = 1) -> None:
         self.latency_s = latency_s
-        spec = TeacherSpec("slow", "", LABELS, Classification())
-        super().__init__([Placement(spec, ActorConfig(num_cpus=1, replicas=replicas))], ServingConfig())
+        actor = ActorConfig(num_cpus=1, replicas=replicas)
+        specs = [TeacherSpec(f"slow{m}", "", LABELS, Classification()) for m in range(teachers)]
+        super().__init__([Placement(spec, actor) for spec in specs], ServingConfig())
 
     def _start(self, g: Any, replica: int) -> Any:
         return self._options(SlowTeacher, num_cpus=1, num_gpus=0, resources={}).remote(self.latency_s)
 
     def ready(self) -> PoolHandle:
         """The handle, once every replica is there."""
-        nodes = ray.get([actor.open.remote() for actor in self.handle.replicas[0]])
-        self.handle = replace(self.handle, nodes=(tuple(node for node, _ in nodes),), answers=())
+        opened = [ray.get([actor.open.remote() for actor in actors]) for actors in self.handle.replicas]
+        nodes = tuple(tuple(node for node, _ in replicas) for replicas in opened)
+        self.handle = replace(self.handle, nodes=nodes, answers=())
         return self.handle
 
 
@@ -99,3 +104,33 @@ class Student:
     def run(self, handle: PoolHandle, rank: int, prefetch: int, step_s: float, seconds: float) -> float:
         """`steps_per_second`."""
         return steps_per_second(handle, rank=rank, prefetch=prefetch, step_s=step_s, seconds=seconds)
+
+
+def asking(handle: PoolHandle, steps: int) -> float:
+    """Seconds a batch that the worker spends on asking all teachers, which answer at once, and laying answers out."""
+    source, texts = handle.source(direct=False), batch()
+    source.submit(texts).result()
+    begun = time.process_time()
+    for _ in range(steps):
+        source.submit(texts).result()
+    return (time.process_time() - begun) / steps
+
+
+def reading(folder: Path, teachers: int, steps: int, rows: int = 4096) -> float:
+    """Seconds a random batch that reading the stored answers of so many teachers takes."""
+    generator = np.random.default_rng(teachers)
+    logits_NC = generator.normal(size=(rows, len(LABELS))).astype(np.float32)
+    texts = [
+        replace(batch(), texts=tuple(f"row {at + i}" for i in range(ROWS))) for at in range(0, rows, ROWS)
+    ]
+    keys = [key for part in texts for key in text_keys(part)]
+    stores = []
+    for m in range(teachers):
+        fingerprint = hashlib.sha256(f"teacher {m}".encode()).hexdigest()
+        SignalStore(folder, fingerprint, len(LABELS)).put(keys, logits_NC)
+        stores.append(SignalStore(folder, fingerprint, len(LABELS), read_only=True))
+    begun = time.perf_counter()
+    for _ in range(steps):
+        wanted = [keys[i] for i in generator.integers(rows, size=ROWS).tolist()]
+        assert all(store.get(wanted)[1].all() for store in stores)
+    return (time.perf_counter() - begun) / steps
