@@ -1,7 +1,8 @@
 """`raykd predict`: what a saved model says of texts, in the terms of its task.
 
 Decision record: JSON lines are read by the keys that they have, because a file of questions, of words and of texts
-tell themselves apart; keys that are named win.
+tell themselves apart; keys that are named win. Other keys of a line (an id, a date) come out again with its answer,
+since who has a file wants to know which line was answered; where the answer has a key of that name the answer's stays.
 """
 
 from __future__ import annotations
@@ -48,9 +49,14 @@ def read_texts(
     if column is None and rows:
         column, pair, tokens = _keys_of(rows[0], pair)
         if tokens:
-            return Asked([], tokens=[row.words(column) for row in rows])
+            words = [row.words(column) for row in rows]
+            return Asked([], tokens=words, others=[row.others(column, None) for row in rows])
     column = column or "text"
-    return Asked([row.text(column) for row in rows], [row.text(pair) for row in rows] if pair else None)
+    return Asked(
+        [row.text(column) for row in rows],
+        [row.text(pair) for row in rows] if pair else None,
+        others=[row.others(column, pair) for row in rows],
+    )
 
 
 def _keys_of(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
@@ -82,6 +88,10 @@ class _Row:
         if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
             raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
         return value
+
+    def others(self, *read: str | None) -> dict[str, Any]:
+        """What stands under other keys."""
+        return {key: value for key, value in self.values.items() if key not in read}
 
     def _lacks(self, what: str, wanted: str) -> DataError:
         return DataError(
@@ -118,19 +128,24 @@ def predict_rows(directory: Path, asked: Asked) -> Iterator[dict[str, Any]]:
     from raykd.models.predictor import Predictor
 
     predictor = Predictor.of(models.load(directory))
-    return predictor.predict(asked.batch(predictor.task))
+    answers = predictor.predict(asked.batch(predictor.task))
+    if asked.others is None:
+        return answers
+    return ({**kept, **answer} for kept, answer in zip(asked.others, answers, strict=True))
 
 
 @dataclass(frozen=True)
 class Asked:
     """What is asked about, before the model's task is known.
 
-    texts: or questions. pairs: second texts, or contexts. tokens: words of each row, in place of texts.
+    texts: or questions. pairs: second texts, or contexts. tokens: words of each row, in place of texts. others: what
+        else stood in each row, to be given back.
     """
 
     texts: list[str]
     pairs: list[str] | None = None
     tokens: list[list[str]] | None = None
+    others: list[dict[str, Any]] | None = None
 
     def batch(self, task: TaskBase) -> TextBatch:
         """Rows of the task's form.

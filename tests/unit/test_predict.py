@@ -56,6 +56,17 @@ def test_every_way_in_gives_the_same_answers(predict: Any, tmp_path: Path) -> No
         assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
 
 
+def test_other_keys_of_a_line_come_out_with_its_answer(predict: Any) -> None:
+    lines = "".join(json.dumps({"id": i, "when": {"day": 3}, "text": text, "label": "?"}) + "\n"
+                    for i, text in enumerate(TEXTS))  # fmt: skip
+    code, out, _ = predict("--jsonl", "-", stdin=lines)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [row["id"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["when"] == {"day": 3}
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)  # the answer's
+
+
 def test_for_people_a_line_a_text(predict: Any) -> None:
     code, out, err = predict(*TEXTS)
     assert code == 0 and err == ""
