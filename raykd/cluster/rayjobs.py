@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,10 +44,11 @@ class JobLine:
 
 @dataclass
 class Jobs:
-    """The Jobs API of one cluster. client: Ray's own."""
+    """The Jobs API of one cluster. client: Ray's own. pause_s: seconds before a log is taken up again."""
 
     client: Any
     address: str
+    pause_s: float = PAUSE_S
 
     @classmethod
     def at(cls, address: str | None) -> Jobs:
@@ -73,7 +75,7 @@ class Jobs:
         """Uploads the folder and starts the job."""
         with _clear_errors(self.address):
             self.client.submit_job(
-                entrypoint=_line(sent.entrypoint),
+                entrypoint=shlex.join(sent.entrypoint),
                 submission_id=sent.id,
                 runtime_env={"working_dir": str(sent.package.folder), **sent.runtime_env},
             )
@@ -100,7 +102,7 @@ class Jobs:
                 info = None
             if info is not None and info.status.is_terminal():
                 return self._ended(job, info, shown, write)
-            time.sleep(PAUSE_S if attempts else 0.2)
+            time.sleep(self.pause_s if attempts else min(0.2, self.pause_s))
 
     def _ended(self, job: str, info: Any, shown: int, write: Callable[[str], None]) -> int:
         with _clear_errors(self.address):
@@ -158,12 +160,6 @@ def exit_code(status: str, driver: int | None) -> int:
     if status == "STOPPED":
         return STOPPED
     return driver if driver is not None and 0 < driver < 256 else LOST
-
-
-def _line(words: tuple[str, ...]) -> str:
-    import shlex
-
-    return shlex.join(words)
 
 
 def _time(milliseconds: int | None) -> str:
