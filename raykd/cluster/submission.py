@@ -76,6 +76,12 @@ def submission(
             "or write output in the run",
         )
     notes = _files_that_stay(asked, folder)
+    store = asked.run.serving.store
+    if asked.run.active_teachers and store is not None and not store.startswith("/"):
+        notes.append(
+            f"answers would be kept under {where}, which all nodes share; serving.store=/raykd/store keeps them on "
+            "each node's own disk, which is faster"
+        )
     key = "output" if asked.kind == "train" else "set.output"
     ray = "ray.address" if asked.kind == "train" else "set.ray.address"
     words = ["raykd", asked.kind, str(asked.file.resolve().relative_to(folder)), *asked.overrides]
@@ -107,7 +113,7 @@ def _files_that_stay(asked: Asked, folder: Path) -> list[str]:
     if lost:
         above = Path(*_common([folder, *lost]))
         raise ConfigError(
-            f"the {asked.kind} reads files that are not in the folder that is uploaded",
+            f"the {'run' if asked.kind == 'train' else 'sweep'} reads files outside the folder that is uploaded",
             got=", ".join(str(path) for path in lost[:5])
             + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
             wanted=f"all in {folder}",
