@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 TOGETHER = {
     "test_run": "runs",
     "test_resume": "runs",
+    "test_lost_teachers": "runs",
     "test_sweep": "sweeps",
     "test_sweep_broken": "sweeps",
     "test_sweep_kinds": "sweeps",
