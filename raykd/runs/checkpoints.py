@@ -70,7 +70,7 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
     """Why a checkpoint cannot be used; None if it is whole.
 
     Args:
-        wanted: configuration and number of workers that it must be of. world: the latter alone.
+        wanted: whose configuration it must be of. world: how many ranks, where that may not differ.
     """
     manifests = sorted(folder.glob("manifest-*.json"))
     if not manifests:
@@ -102,22 +102,26 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
 def _other(mark: Mark, wanted: Mark | None, world: int | None) -> str | None:
     if wanted is not None and mark.config != wanted.config:
         return f"it is of another configuration ({mark.config[:12]}, wanted {wanted.config[:12]})"
-    workers = wanted.world if wanted is not None else world
-    if workers is not None and mark.world != workers:
-        return f"it is of {mark.world} workers, wanted {workers}"
+    if world is not None and mark.world != world:
+        return f"it is of {mark.world} workers, wanted {world}"
     return None
 
 
 def newest(
-    storage: Path, name: str, wanted: Mark, passed_over: Callable[[str], None] = log.warning
+    storage: Path,
+    name: str,
+    wanted: Mark,
+    passed_over: Callable[[str], None] = log.warning,
+    *,
+    world: int | None = None,
 ) -> Path | None:
     """The newest whole checkpoint of a job over all starts of a Ray Train run.
 
     Args:
-        passed_over: told of each newer one that cannot be used, and why.
+        passed_over: told of each newer one that cannot be used, and why. world: as for `problem`.
     """
     for folder in _checkpoints(storage, name, wanted.job):
-        wrong = problem(folder, wanted)
+        wrong = problem(folder, wanted, world=world)
         if wrong is None:
             return folder
         passed_over(f"passed over checkpoint {folder}: {wrong}")

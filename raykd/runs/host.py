@@ -19,12 +19,12 @@ from typing import Any
 import ray
 
 from raykd.config import Run, WorkersConfig
-from raykd.errors import RaykdError, TeacherError, TrainingError
+from raykd.errors import RaykdError, ResourceError, TeacherError, TrainingError
 from raykd.point import Point
 from raykd.runs.checkpoints import Mark, next_start
 from raykd.runs.jobs import AnyJob
 from raykd.runs.mailbox import Event
-from raykd.runs.saving import Where, attempt_at, keeper, preemption, restore
+from raykd.runs.saving import Where, attempt_at, bound_to, keeper, preemption, restore
 from raykd.teachers.pool import PoolHandle
 
 ENVIRONMENT = {
@@ -122,7 +122,7 @@ def _run_job(payload: Payload, mailbox: Any, where: Where) -> None:
         noticed=preemption(),
     )  # fmt: skip
     wanted = Mark(payload.name, config.fingerprint(), world)
-    attempt = attempt_at(where, wanted, rank)
+    attempt = attempt_at(where, wanted, rank, world=bound_to(loop))
     for line in attempt.passed_over if rank == 0 else ():
         mailbox.put.remote(Event("note", payload.name, text=line))
     if attempt.found is not None:
@@ -161,7 +161,7 @@ def fit(
     """Runs the jobs on a Ray Train worker group and blocks until they are done.
 
     Raises:
-        TrainingError: Ray Train gave up; the message holds the first cause.
+        TrainingError: Ray Train gave up; the message holds the first cause. ResourceError: others took what was free.
     """
     import ray.train
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
@@ -189,11 +189,7 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.num_gpus > 0,
-            resources_per_worker={
-                "CPU": workers.num_cpus,
-                **({"GPU": workers.num_gpus} if workers.num_gpus else {}),
-                **workers.resources,
-            },
+            resources_per_worker=worker_needs(workers),
         ),
         run_config=TrainRun(
             name=start,
@@ -211,11 +207,28 @@ def fit(
         _abort(trainer.controller)
         raise
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        raise TrainingError(
-            "training failed on its workers",
+        raise _gave_up(error) from error
+
+
+def worker_needs(workers: WorkersConfig) -> dict[str, float]:
+    """What one worker holds, of a run or of a trial."""
+    needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
+    return {name: amount for name, amount in needs.items() if amount > 0}
+
+
+def _gave_up(error: BaseException) -> RaykdError:
+    late = getattr(error, "controller_failure", None)
+    if type(late).__name__ == "WorkerGroupStartupTimeoutError":
+        return ResourceError(
+            "the workers could not start: others were quicker to take what was free",
             got=_cause(error),
-            next_step="the log file has the whole trace; raykd train --resume goes on from the last checkpoint",
-        ) from error
+            next_step="raykd train --resume, when the cluster is less busy",
+        )
+    return TrainingError(
+        "training failed on its workers",
+        got=_cause(error),
+        next_step="the log file has the whole trace; raykd train --resume goes on from the last checkpoint",
+    )
 
 
 def _abort(controller: Any) -> None:

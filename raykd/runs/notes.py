@@ -40,6 +40,12 @@ def notes_of(
 
 def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
     notes = [f"{count:,} rows: {why}" for why, count in data.left_out.items() if count]
+    said = {name: value for point in curve for name, value in point.values.items()}
+    if skipped := said.get("train/skipped_steps", 0.0):
+        back = ", and the run went back to a checkpoint once" if said.get("train/rollbacks") else ""
+        notes.append(
+            f"{skipped:,.0f} training steps were left out because they were not finite{back}; see the log"
+        )
     uncovered = max((p.values.get("train/uncovered", 0.0) for p in curve), default=0.0)
     if uncovered:
         notes.append(f"up to {uncovered:.1%} of units had no teacher and fell back to their gold label")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import TeacherError
 from raykd.runs.cluster import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
 from raykd.runs.jobs import Job, check_trained, teacher_path
+from raykd.runs.wait import wait_for
 from raykd.teachers.attached import AttachedPool, differences, refuse
 from raykd.teachers.pool import Placement, TeacherPool, group
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
@@ -65,11 +66,15 @@ def _placement(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, 
     return Placement(spec, teacher.actor)
 
 
-def start_pool(config: RunConfig, trained: Mapping[str, Path]) -> tuple[TeacherPool, list[TeacherInfo]]:
+def start_pool(
+    config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
+) -> tuple[TeacherPool, list[TeacherInfo]]:
     """The pool of a run, opened (no weights are loaded), and what its teachers say of themselves.
 
     With `serving.pool` nothing is started: the named pool is asked, if it serves the run's teachers.
 
+    Args:
+        say: takes lines that say what is waited for.
     Raises:
         ModelError, LabelMismatchError, TeacherError, ResourceError: as `TeacherPool.open`; no actor is left then.
         TeacherError: there is no such named pool, or it serves other teachers.
@@ -78,7 +83,7 @@ def start_pool(config: RunConfig, trained: Mapping[str, Path]) -> tuple[TeacherP
         pool: TeacherPool = attach(config, trained, config.serving.pool)
         infos = pool.open()
     else:
-        pool, infos = _start(config, trained)
+        pool, infos = _start(config, trained, say)
     for info in infos:
         log.info("teacher %s answers in %s (%s) on %s", info.name, info.dtype, info.dtype_reason, info.device)
     return pool, infos
@@ -86,7 +91,7 @@ def start_pool(config: RunConfig, trained: Mapping[str, Path]) -> tuple[TeacherP
 
 @contextlib.contextmanager
 def opened_pools(
-    config: Run, trained: Mapping[str, Path]
+    config: Run, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
 ) -> Iterator[dict[str, tuple[TeacherPool, list[TeacherInfo]]]]:
     """The pool of each task that has teachers, opened; they end with the body.
 
@@ -99,7 +104,7 @@ def opened_pools(
     try:
         for task, member in config.members.items():
             if member.active_teachers:
-                pools[task] = start_pool(member, trained)
+                pools[task] = start_pool(member, trained, say)
         yield pools
     finally:
         for pool, _ in pools.values():
@@ -185,7 +190,14 @@ def held_by_pools() -> list[Demand]:
     return [replace(pool_demand(list(s.handle.groups)), name=f"{POOL}{s.name}") for s in whole_pools()]
 
 
-def _start(config: RunConfig, trained: Mapping[str, Path]) -> tuple[TeacherPool, list[TeacherInfo]]:
+def _start(
+    config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None]
+) -> tuple[TeacherPool, list[TeacherInfo]]:
+    groups = group(placements_of(config, trained))
+    processes = [
+        {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources} for g in groups for _ in range(g.replicas)
+    ]
+    wait_for(processes, "teachers", say, config.ray.wait_s)
     pool = TeacherPool(placements_of(config, trained), config.serving)
     try:
         infos = pool.open()

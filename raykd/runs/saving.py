@@ -46,20 +46,29 @@ class Attempt:
     passed_over: tuple[str, ...]
 
 
-def attempt_at(where: Where, wanted: Mark, rank: int) -> Attempt:
-    """Rank 0 looks for the newest whole checkpoint and removes what nobody needs; all ranks must call."""
+def attempt_at(where: Where, wanted: Mark, rank: int, *, world: int | None = None) -> Attempt:
+    """Rank 0 looks for the newest whole checkpoint and removes what nobody needs; all ranks must call.
+
+    Args:
+        world: of so many ranks, where that may not differ (`bound_to`).
+    """
     import torch
 
     said: list[Attempt | None] = [None]
     if rank == 0:
         passed_over: list[str] = []
-        found = newest(where.storage, where.name, wanted, passed_over.append)
+        found = newest(where.storage, where.name, wanted, passed_over.append, world=world)
         prune(where.storage, where.name, where.start, found)
         said[0] = Attempt(found, time.time_ns(), tuple(passed_over))
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.broadcast_object_list(said, src=0)
     assert said[0] is not None
     return said[0]
+
+
+def bound_to(loop: Any) -> int | None:
+    """The number of ranks that a loop's checkpoints must be of; None where they are converted (see `Engine.load`)."""
+    return loop.world if loop.engine.zero_stage == 3 else None
 
 
 def restore(loop: Any, folder: Path) -> list[Point]:

@@ -12,9 +12,10 @@ import ray
 
 from raykd.errors import RaykdError
 from raykd.runs.folder import RunFolder
-from raykd.runs.host import fit, pack_job
+from raykd.runs.host import fit, pack_job, worker_needs
 from raykd.runs.jobs import AnyJob, Job
 from raykd.runs.progress import JobProgress
+from raykd.runs.wait import wait_for
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool import TeacherPool
 
@@ -61,10 +62,12 @@ def fit_group(
         tokenizer = fit_tokenizer(job.config.student, parts, teachers)
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
         payloads.append(pack_job(job, tokenizer, handles))
+    workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s
+    wait_for([worker_needs(workers)] * workers.num_workers, f"workers for {name}", progress.say, wait_s)
     try:
         fit(
             payloads,
-            jobs[0].config.workers,
+            workers,
             name=name,
             storage=folder.path / "ray",
             mailbox=mailbox,

@@ -144,7 +144,7 @@ def _stages(
     trained = {job.name: job.output for job in teacher_jobs}
     with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
         train_teachers(teacher_jobs, folder, progress, mailbox)
-        with opened_pools(config, trained) as pools:
+        with opened_pools(config, trained, progress.say) as pools:
             handed = {task: pool for task, (pool, _) in pools.items()}
             _fit(student_jobs, folder, progress, mailbox, handed)
             progress.note("scoring", "held-out rows, report, MLflow")

@@ -13,10 +13,13 @@ without a word more.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import io
 import logging
 import math
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -256,8 +259,16 @@ class Engine:
         self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
 
     def load(self, directory: Path, tag: str) -> None:
-        """Restores what `save` wrote, with the same number of ranks."""
-        path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
+        """Restores what `save` wrote; shards of another number of ranks are converted first. All ranks must call."""
+        shards = len(list((directory / tag).glob("*_optim_states.pt")))
+        converted = self.zero_stage > 0 and shards not in (0, self.world)
+        if converted:
+            tag = universal(directory, tag, self._rank())
+        self.engine._config.load_universal_checkpoint = converted
+        try:
+            path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
+        finally:
+            self.engine._config.load_universal_checkpoint = False
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint {tag} in {directory}")
 
@@ -268,6 +279,34 @@ class Engine:
     @staticmethod
     def _rank() -> int:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def universal(directory: Path, tag: str, rank: int) -> str:
+    """Makes DeepSpeed's universal checkpoint of one that was cut for its ranks, beside it, and returns its tag.
+
+    Rank 0 converts, under another name until it is whole; the others wait.
+    """
+    target = directory / f"{tag}-universal"
+    if rank == 0 and not target.is_dir():
+        from deepspeed.checkpoint import ds_to_universal
+
+        fresh = directory / f"{tag}-universal.part"
+        shutil.rmtree(fresh, ignore_errors=True)
+        wanted = argparse.Namespace(
+            input_folder=str(directory / tag),
+            output_folder=str(fresh),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            ds_to_universal.main(wanted)
+        fresh.rename(target)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return target.name
 
 
 def _guard(engine: Any) -> None:

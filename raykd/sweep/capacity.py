@@ -12,13 +12,8 @@ from collections.abc import Mapping, Sequence
 from raykd.config import WorkersConfig
 from raykd.errors import ResourceError
 from raykd.runs.cluster import pool_demand
+from raykd.runs.host import worker_needs
 from raykd.teachers.pool import Group
-
-
-def worker_needs(workers: WorkersConfig) -> dict[str, float]:
-    """What one worker of a trial holds."""
-    needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
-    return {name: amount for name, amount in needs.items() if amount > 0}
 
 
 def concurrent_trials(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +19,14 @@ from raykd.distill.weighting import Weighting
 from raykd.errors import SweepError
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
+from raykd.runs.host import worker_needs
 from raykd.runs.jobs import Job, teacher_job
 from raykd.runs.label import LabelReport, label_rows, shown
 from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.pool import check_cluster, placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
+from raykd.runs.wait import wait_for
 from raykd.student.prepare import fit_tokenizer
 from raykd.sweep.journal import FILE as JOURNAL
 from raykd.sweep.journal import Journal
@@ -168,6 +171,8 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
     for trial in journal.trials.values():
         if trial.status not in (None, "failed"):
             progress.restore(trial.row(higher))
+    workers, say = frame.base.workers, partial(frame.console.print, highlight=False, markup=False)
+    wait_for([worker_needs(workers)] * workers.num_workers, "the first trial", say, frame.base.ray.wait_s)
     with mailbox_on_cluster() as mailbox:
         watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress, higher)
         suggestions = Suggestions(

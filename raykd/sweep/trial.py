@@ -38,6 +38,7 @@ from raykd.runs.curves import load_points, save_points
 from raykd.runs.loop import make_loop, save_student
 from raykd.runs.mailbox import Event
 from raykd.runs.saving import POINTS, cannot_save
+from raykd.student.engine import deepspeed_config
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.pool import PoolHandle
@@ -236,7 +237,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, earlier: str | None) -> None:
         folders = [self._folder(), *([Path(earlier)] if earlier else [])]
-        found = next((at for f in folders if (at := newest_checkpoint(f, self.rank.world))), None)
+        found = next((at for f in folders if (at := newest_checkpoint(f, self._bound()))), None)
         self._all("begin", self.sample, None if found is None else str(found))
         if found is not None:
             self._take_over(found)
@@ -314,7 +315,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Goes on from a checkpoint, perhaps another trial's, with this trial's own sample."""
         where = Path(json.loads((Path(checkpoint) / "where.json").read_text(encoding="utf-8")))
-        wrong = problem(where, world=self.rank.world)
+        wrong = problem(where, world=self._bound())
         if wrong is not None:
             raise FileNotFoundError(f"the checkpoint {where} cannot be used: {wrong}")
         self._all("begin", self.sample, str(where))
@@ -327,6 +328,11 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         self.segments = [(int(step), dict(sample)) for step, sample in rows]
         if self.segments[-1][1] != self.sample:
             self.segments.append((self.loop.state.step, self.sample))
+
+    def _bound(self) -> int | None:
+        """How many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
+        stage = deepspeed_config(self.shared.base.train, self.rank.world)["zero_optimization"].get("stage", 0)
+        return self.rank.world if stage == 3 else None
 
     def _folder(self) -> Path:
         return Path(self.shared.folder) / self.trial_id

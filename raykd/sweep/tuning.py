@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raykd.config import WorkersConfig
 from raykd.environ import environment_with
-from raykd.sweep.capacity import worker_needs
+from raykd.runs.host import worker_needs
 from raykd.sweep.suggest import Suggestions
 from raykd.sweep.trial import Shared, TrialHost
 from raykd.sweep.watch import Watch

@@ -22,7 +22,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ranks")
     module = "tests.local_cluster.train_ranks"
     run_ranks(module, 1, str(out), "0:4", "0:1", "0:1:bfloat16", "1:4")
-    run_ranks(module, 2, str(out), "0:2", "1:2", "2:2", "3:2", "1:2:resumed", "3:2:resumed")
+    run_ranks(module, 2, str(out), "0:2", "1:2", "2:2", "3:2", "1:2:resumed", "3:2:resumed", "2:2:resumed")
+    run_ranks(module, 1, str(out), "2:4:converted")
     return out
 
 
@@ -82,7 +83,9 @@ def test_split_of_a_step_equals_a_plain_torch_step(trained: Path, case: str) -> 
     assert furthest(torch.load(trained / f"{case}.pt"), plain_torch()) < 1e-5
 
 
-@pytest.mark.parametrize("case", ["1x1_4", "2x1_2", "2x2_2", "2x3_2", "2x1_2_resumed", "2x3_2_resumed"])
+@pytest.mark.parametrize(
+    "case", ["1x1_4", "2x1_2", "2x2_2", "2x3_2", "2x1_2_resumed", "2x3_2_resumed", "1x2_4_converted"]
+)
 def test_zero_stages_equal_stage_0_also_when_resumed(trained: Path, case: str) -> None:
     assert furthest(torch.load(trained / f"{case}.pt"), torch.load(trained / "2x0_2.pt")) < 1e-5
 

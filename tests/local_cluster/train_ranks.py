@@ -1,6 +1,6 @@
 """One rank of a small distillation, for several splits and ZeRO stages; writes the trained weights of each.
 
-Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:precision|:resumed]
+Usage: python -m tests.local_cluster.train_ranks OUT case ...   with case = stage:micro_batches[:bfloat16][:resumed|:converted]
 
 A resumed case is saved at its first evaluation and continued by a fresh loop.
 """
@@ -32,13 +32,17 @@ def main(out: Path, cases: list[str]) -> None:
     for case in cases:
         stage, micro, *how = case.split(":")
         points = []
-        precision = "bfloat16" if how == ["bfloat16"] else "float32"
+        precision = "bfloat16" if "bfloat16" in how else "float32"
+        kept = out / f"checkpoint-{stage}-{precision}"
         config = run_config(
             zero_stage=int(stage), gradient_accumulation=int(micro), precision=precision, deepspeed=SHARD_ALL
         )
         loop = build_loop(config, rank=rank, world=world, publish=points.append)
-        if how == ["resumed"]:
-            loop = resumed(loop, out / f"checkpoint-{stage}", rank, world)
+        if "resumed" in how:
+            loop = resumed(loop, kept, rank, world)
+        if "converted" in how:  # what the resumed case of another number of ranks has saved
+            loop.load(kept)
+            assert loop.state.step == 4
         loop.run()
         weights = loop.engine.weights()
         if rank == 0:

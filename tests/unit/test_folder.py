@@ -79,12 +79,13 @@ def test_zero_checkpoints_belong_to_their_number_of_workers(tmp_path: Path) -> N
         config = config.model_copy(update={"output": str(tmp_path), "name": f"z{stage}", "workers": sized})
         open_folder(config, "rows", {}, resume=resume, overwrite=False)
 
-    run(2, 1, False)
-    with pytest.raises(ConfigError, match=r"ZeRO 1[\s\S]*num_workers 1"):
-        run(1, 1, True)
-    run(2, 1, True)
-    run(2, 0, False)
-    run(1, 0, True)
+    run(2, 3, False)
+    with pytest.raises(ConfigError, match=r"ZeRO 3[\s\S]*num_workers 1"):
+        run(1, 3, True)
+    run(2, 3, True)
+    for stage in (0, 1, 2):  # those are converted
+        run(2, stage, False)
+        run(1, stage, True)
 
 
 def test_the_log_takes_warnings_hides_secrets_and_leaves_the_process_as_it_was(tmp_path: Path) -> None:
@@ -155,7 +156,9 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_use
     made = {"config": replace(CONFIG, config="other"), "world": replace(CONFIG, world=3)}.get(harm, CONFIG)
     newer = checkpoint(tmp_path, "student-1", 20, made)
     checkpoint(tmp_path, "student-2", 30, replace(CONFIG, job="baseline"))
-    assert problem(newer) is None and (newest(tmp_path, "student", CONFIG) == newer) == (made == CONFIG)
+    assert problem(newer) is None and (newest(tmp_path, "student", CONFIG, world=2) == newer) == (
+        made == CONFIG
+    )
     engine = newer / "loop" / "engine"
     if harm in ("cut", "flip", "zeroed"):
         engine.write_bytes(
@@ -171,7 +174,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_use
     if harm == "torn manifest":
         (newer / "manifest-0.json").write_text("", encoding="utf-8")
     said: list[str] = []
-    assert newest(tmp_path, "student", CONFIG, said.append) == good
+    assert newest(tmp_path, "student", CONFIG, said.append, world=2) == good
     assert len(said) == 1 and str(newer) in said[0] and why in said[0]
     assert newest(tmp_path, "student", replace(CONFIG, job="dent")) is None
 
