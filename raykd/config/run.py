@@ -33,6 +33,8 @@ class RayConfig(Spec):
     """Address of a cluster ("auto" finds a running one); None uses RAY_ADDRESS, else starts a local one."""
     num_cpus: int | None = Field(None, ge=1)
     """CPUs of the local one; None takes the machine's."""
+    wait_s: float = Field(600.0, gt=0.0)
+    """Longest wait for resources that others hold; every 30 s a line says what is waited for."""
 
 
 class TrackingConfig(Spec):
