@@ -222,12 +222,12 @@ def _gave_up(error: BaseException) -> RaykdError:
         return ResourceError(
             "the workers could not start: others were quicker to take what was free",
             got=_cause(error),
-            next_step="raykd train --resume, when the cluster is less busy",
+            next_step="the same command with --resume, when the cluster is less busy",
         )
     return TrainingError(
         "training failed on its workers",
         got=_cause(error),
-        next_step="the log file has the whole trace; raykd train --resume goes on from the last checkpoint",
+        next_step="the log file has the whole trace; the same command with --resume goes on from the last checkpoint",
     )
 
 
