@@ -5,7 +5,8 @@ crash, and an outage of the server must not reach a training worker; workers rep
 driver, which writes them. Everything goes through `MlflowClient` with explicit run ids: the fluent
 interface keeps its state in the process and its URI in the environment, so that a sweep's parent and trials
 would mix. A tracker that cannot start fails the run, because somebody who asked for tracking wants to know
-now; one that fails later warns and keeps what it could not send (`outbox`).
+now, unless the run need not be recorded (`tracking.required: false`); one that fails later warns and keeps what
+it could not send: points in the `outbox`, all else as `acts`. Both lie in the run's folder until they are sent.
 """
 
 from __future__ import annotations
