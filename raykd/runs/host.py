@@ -35,8 +35,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
-ABORT_S = 3.0
-"""Longest wait for Ray Train to let its workers go after an interrupt."""
+ABORT_S = 1.0
+"""Longest wait for Ray Train to let its workers go after an interrupt; then its controller is ended, and they with it."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from raykd.runs.outcome import Outcome
 from tests.e2e.conftest import Server, World, still_held, wait_until
 
 Start = Callable[..., subprocess.Popen[str]]
-STARTED_S, ENDED_S = 120.0, 15.0
-"""Longest waits for a worker group to write a checkpoint and for a stopped process to end."""
+STARTED_S, ENDED_S, KILLED_AFTER_S = 120.0, 15.0, 3.0
+"""Longest waits for a worker group to write a checkpoint, for a stopped process to end, and of `ray job stop`."""
 
 
 def _client(uri: str):  # type: ignore[no-untyped-def]
@@ -37,7 +37,11 @@ def _stop_after_checkpoints(process: subprocess.Popen[str], world: World, count:
     assert process.poll() is None, process.communicate()
     begun = time.monotonic()
     process.send_signal(number)
+    if number == signal.SIGTERM:  # who sends it may send SIGKILL three seconds later
+        assert wait_until(lambda: world.state("stopped")["status"] == "interrupted", KILLED_AFTER_S)
+        print(f"the state was written {time.monotonic() - begun:.2f} s after the signal")
     process.wait(timeout=ENDED_S)
+    print(f"the process ended {time.monotonic() - begun:.2f} s after the signal")
     return time.monotonic() - begun
 
 
