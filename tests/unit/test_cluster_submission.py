@@ -274,3 +274,22 @@ def test_print_only_sends_nothing_and_says_what_it_would_upload(
     code, out, err = command("submit", str(folder / "space.yaml"), "--print-only", "--output", "/far")
     assert code == 0 and out.startswith("ray job submit --submission-id small-search-")
     assert "uploads 5 files" in err and "data/train.jsonl" in err and CANARY not in out + err
+
+
+def test_a_run_is_the_same_wherever_ray_unpacks_it(tmp_path: Path) -> None:
+    """Its folder's name changes with the session and with every uploaded file; other folders still tell runs apart."""
+    text = RUN.read_text().replace(
+        "train: {kind: embedded, split: train, rows_per_language: 400}",
+        "train: {kind: files, paths: [data/a.jsonl]}",
+    )
+    prints = []
+    for place in (
+        "s1/working_dir_files/_ray_pkg_0a1b",
+        "s2/working_dir_files/_ray_pkg_ff00",
+        "own/one",
+        "own/two",
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "run.yaml").write_text(text)
+        prints.append(read_asked(tmp_path / place / "run.yaml").run.fingerprint())
+    assert prints[0] == prints[1] and len({*prints}) == 3
