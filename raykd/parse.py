@@ -22,7 +22,7 @@ from raykd.errors import ConfigError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 LONGEST_PART, LONGEST_PATH = 255, 4095
 """Bytes of one part of a path, and of a whole one, on Linux."""
 _PYTHON = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)

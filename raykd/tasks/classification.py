@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from raykd.distill.signals import TextBatch
 from raykd.tasks import metrics
@@ -25,7 +25,7 @@ class Classification(TaskBase):
     labelled: ClassVar[bool] = True
     row_units: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
-    max_length: int = 128
+    max_length: int = Field(128, ge=1)
     """Longest text in tokens, special tokens included; what is longer is truncated."""
     markers: tuple[str, ...] = ()
     """Signs in the texts that stay one token each, such as those around the entities of a relation ("[E1]", "[/E1]",

@@ -46,7 +46,7 @@ class QuestionAnswering(TaskBase):
     form: ClassVar[RowForm] = "answers"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "exact_match", "nll")
     kind: Literal["question_answering"] = "question_answering"
-    max_length: int = 256
+    max_length: int = Field(256, ge=1)
     """Longest window in tokens: question, a part of the context, special tokens."""
     stride: int = Field(64, ge=1)
     """Tokens by which windows of a long context overlap."""

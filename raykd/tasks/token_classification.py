@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from raykd.distill.codec import encode as encode_body
 from raykd.distill.objective import Objective
@@ -34,7 +35,7 @@ class TokenClassification(TaskBase):
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy", "nll")
     labelled: ClassVar[bool] = True
     kind: Literal["token_classification"] = "token_classification"
-    max_length: int = 128
+    max_length: int = Field(128, ge=1)
     """Longest text in tokens, special tokens included; words beyond it are not covered."""
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
