@@ -1,0 +1,1 @@
+"""Kinds of bad input, each a generator of cases."""
