@@ -36,7 +36,7 @@ ENVIRONMENT = {
 }
 """Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
 ABORT_S = 1.0
-"""Longest wait for Ray Train to let its workers go after an interrupt; then its controller is ended, and they with it."""
+"""Longest wait for Ray Train to end its workers after an interrupt; then its controller is ended, and they with it."""
 
 
 @dataclass(frozen=True)

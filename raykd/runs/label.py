@@ -29,9 +29,9 @@ from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError
 from raykd.runs.cluster import connect
+from raykd.runs.interrupt import interruptible, listen
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.pool import check_teachers, start_pool
-from raykd.runs.session import interruptible, listen
 from raykd.teachers.call import PoolTicket
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import TeacherPool

@@ -21,6 +21,7 @@ from raykd.point import Point
 from raykd.runs.check import preflight
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.interrupt import at_interrupt, interruptible
 from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
 from raykd.runs.lock import locked
 from raykd.runs.mailbox import mailbox_on_cluster
@@ -28,7 +29,7 @@ from raykd.runs.mixed import conclude_all
 from raykd.runs.outcome import Outcome
 from raykd.runs.pool import check_cluster, opened_pools
 from raykd.runs.progress import JobProgress
-from raykd.runs.session import Session, at_interrupt, interruptible
+from raykd.runs.session import Session
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Tracker, environment, tracking_uri

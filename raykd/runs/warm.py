@@ -19,9 +19,9 @@ from rich.table import Table
 from raykd.config import RayConfig, RunConfig
 from raykd.errors import ConfigError, TeacherError
 from raykd.runs.cluster import cluster_address, connect
+from raykd.runs.interrupt import interruptible, listen
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.pool import check_teachers, described, placements_of
-from raykd.runs.session import interruptible, listen
 from raykd.teachers.actor import Standing
 from raykd.teachers.attached import differences, refuse
 from raykd.teachers.groups import Group

@@ -26,9 +26,10 @@ from raykd.report.confirmation import MACRO, ConfirmationReport
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.interrupt import interruptible
 from raykd.runs.lock import locked
 from raykd.runs.score import student_system
-from raykd.runs.session import Session, interruptible
+from raykd.runs.session import Session
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, load_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search

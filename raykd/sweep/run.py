@@ -19,8 +19,9 @@ from raykd.errors import ConfigError
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.interrupt import interruptible
 from raykd.runs.lock import locked
-from raykd.runs.session import Session, interruptible
+from raykd.runs.session import Session
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
