@@ -244,14 +244,21 @@ def up_again(pool: str) -> str:
     )
 
 
-_MEMORY = re.compile(r"([0-9.]+ ?[GM]i?B) */ *([0-9.]+ ?[GM]i?B)")
+_MEMORY = re.compile(r"([0-9.]+ ?GB)[a-z ]*/ *([0-9.]+ ?GB)")
+_KILLED = re.compile(r"pid=(\d+), actual memory used=([0-9.]+) ?GB")
 
 
 def out_of_memory(error: BaseException) -> str:
     """How full the node was and which processes were largest, from the pages that Ray says."""
     text = str(error)
     used = _MEMORY.search(text)
-    node = f"{used.group(1)} of {used.group(2)} in use on its node" if used else "the node's memory was full"
+    killed = _KILLED.search(text)
+    own = f"its process {killed.group(1)} had {killed.group(2)} GB; " if killed else ""
+    node = (
+        own + f"{used.group(1)} of {used.group(2)} in use on its node"
+        if used
+        else own + "the node's memory was full"
+    )
     largest = re.findall(r"^\s*(\d+)\t+([0-9.]+)\t+(.+)$", text, re.MULTILINE)[:3]
     listed = ", ".join(f"{command.strip()[:40]} (pid {pid}) {gb} GB" for pid, gb, command in largest)
     return node + (f"; largest: {listed}" if listed else "")

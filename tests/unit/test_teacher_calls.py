@@ -18,9 +18,9 @@ from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
 from tests.fakes import text_batch
 
 OOM = ray.exceptions.OutOfMemoryError(
-    "Task was killed due to the node running low on memory.\nMemory on the node (IP: 10.0.0.1) where the task "
-    "(actor ID: abc, name=TeacherActor.__init__, pid=4711, memory used=3.20GB) was running was 7.61GB / 8.00GB "
-    "(0.951250), which exceeds the memory usage threshold of 0.95.\nTop 10 memory users:\nPID\tMEM(GB)\tCOMMAND\n"
+    "1 worker was killed due to the node running low on memory.\n(actor ID: abc, name=TeacherActor.__init__, pid=4711, "
+    "actual memory used=3.20GB, worker ID=ff)\nMemory on the node (IP: 10.0.0.1, ID: ab) was 7.61GB used / 8.00GB "
+    "limit (0.951250)\nTop 10 memory users:\nPID\tMEM(GB)\tCOMMAND\n"
     "4711\t3.20\tray::TeacherActor.answer\n12\t0.40\tpython -m raykd"
 )
 DEAD, AWAY = ray.exceptions.ActorDiedError(), ray.exceptions.ActorUnavailableError("it restarts", b"0" * 16)
@@ -105,7 +105,12 @@ def test_a_process_killed_for_memory_is_asked_again_with_half_as_much_and_the_no
     source = Scripted([[OOM]])
     assert ask(source).result().logits_MNC[0, 0, 0] == 0.0
     assert source.asked == [(0, False), (0, True)] and not source.killed
-    for part in ("teacher zh", "7.61GB of 8.00GB", "ray::TeacherActor.answer (pid 4711) 3.20 GB"):
+    for part in (
+        "teacher zh",
+        "its process 4711 had 3.20 GB",
+        "7.61GB of 8.00GB",
+        "ray::TeacherActor.answer (pid 4711) 3.20 GB",
+    ):
         assert part in caplog.text
     twice = Scripted([[OOM, OOM]])
     with pytest.raises(TeacherLostError, match=r"killed for memory again.*7.61GB of 8.00GB"):

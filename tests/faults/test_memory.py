@@ -1,0 +1,149 @@
+"""A node that runs full: its object store, and its memory. Each has a cluster of its own and takes a minute."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.nightly
+
+FULL_STORE = """
+import numpy as np, ray, sys
+from pathlib import Path
+from raykd.config import ActorConfig, ServingConfig
+from raykd.tasks import Classification
+from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.teacher import Teacher, TeacherSpec
+from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+import json
+
+def main():
+    folder = Path(sys.argv[1])
+    ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, _temp_dir=sys.argv[2])
+    spec = TeacherSpec("one", str(save_transformer(folder / "m")), LABELS, Classification(max_length=64), dtype="float32")
+    pool = TeacherPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
+    pool.open()
+    source, alone = pool.handle.source(None), Teacher(spec)
+    held = [ray.put(np.full(10 * 2**20, i, dtype=np.uint8)) for i in range(30)]  # 300 MB in a store of 80 MB
+    wrong = 0
+    for seed in range(20):
+        batch = text_batch(texts_and_labels(64, seed=seed)[0])
+        waiting = [source.submit(batch) for _ in range(3)]
+        want = alone.answer(batch).logits_NC
+        wrong += sum(not np.allclose(t.result()[0].logits_NC, want, atol=1e-5) for t in waiting)
+    whole = all(int(ray.get(ref)[-1]) == i for i, ref in enumerate(held))
+    print(json.dumps({"wrong": wrong, "whole": whole, "in_flight": source.in_flight, "restarts": pool.restarts()}))
+    pool.stop()
+    ray.shutdown()
+
+main()
+"""
+
+HOG = """
+import time
+from pathlib import Path
+from typing import Literal
+from raykd.tasks import Classification
+
+class Hungry(Classification):
+    kind: Literal["classification"] = "classification"
+    def encode(self, tokenizer, batch):
+        flag = Path(FLAG)
+        if not flag.exists():
+            flag.write_text("once")
+            hog = bytearray(SIZE)
+            for at in range(0, SIZE, 4096):
+                hog[at] = 1
+            time.sleep(60)
+        return super().encode(tokenizer, batch)
+"""
+
+OUT_OF_MEMORY = """
+import json, logging, sys
+import numpy as np, ray
+from pathlib import Path
+from raykd.config import ActorConfig, ServingConfig
+from raykd.tasks import Classification
+from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.teacher import Teacher, TeacherSpec
+from tests.fakes import LABELS, save_transformer, text_batch
+from hungry import Hungry
+
+def main():
+    folder = Path(sys.argv[1])
+    said = []
+    class Keep(logging.Handler):
+        def emit(self, record):
+            said.append(record.getMessage())
+    logging.getLogger("raykd.teachers").addHandler(Keep())
+    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[2])
+    path = str(save_transformer(folder / "m"))
+    spec = TeacherSpec("hungry", path, LABELS, Hungry(max_length=64), dtype="float32")
+    pool = TeacherPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
+    pool.open()
+    batch = text_batch(["a good day", "a bad day"])
+    got = pool.handle.source(None).submit(batch).result()[0].logits_NC
+    want = Teacher(TeacherSpec("same", path, LABELS, Classification(max_length=64), dtype="float32")).answer(batch)
+    same = bool(np.allclose(got, want.logits_NC, atol=1e-5))
+    print(json.dumps({"same": same, "said": said, "restarts": pool.restarts()}))
+    pool.stop()
+    ray.shutdown()
+
+main()
+"""
+
+
+def ran(script: str, folder: Path, ray_folder: Path, **environment: str) -> dict[str, Any]:
+    """Runs a script with a cluster of its own; what its last line says."""
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(folder), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(folder / "script.py"), str(folder), str(ray_folder)],
+        capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+@pytest.fixture
+def short_folder() -> Any:
+    """A folder whose name leaves room for Ray's sockets."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="rk"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_full_object_store_spills_and_no_answer_is_lost(tmp_path: Path, short_folder: Path) -> None:
+    said = ran(FULL_STORE, tmp_path, short_folder)
+    assert said == {"wrong": 0, "whole": True, "in_flight": [[0]], "restarts": {"one": 0}}
+
+
+def test_a_teacher_killed_for_memory_is_asked_again_in_smaller_passes(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    size = int(0.25 * memory.total)
+    threshold = (memory.total - memory.available) / memory.total + 0.18
+    if threshold > 0.7:
+        pytest.skip(f"only {memory.available / 1e9:.1f} GB of memory are free here")
+    fill = HOG.replace("SIZE", str(size)).replace("FLAG", repr(str(tmp_path / "flag")))
+    (tmp_path / "hungry.py").write_text(fill, encoding="utf-8")
+    said = ran(OUT_OF_MEMORY, tmp_path, short_folder, RAY_memory_usage_threshold=f"{threshold:.3f}",
+               RAY_memory_monitor_refresh_ms="100")  # fmt: skip
+    assert said["same"] and said["restarts"] == {"hungry": 1}
+    (line,) = [text for text in said["said"] if "killed for memory" in text]
+    assert "the process of teacher hungry was killed for memory (its process " in line
+    assert "in use on its node" in line
