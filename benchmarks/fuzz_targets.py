@@ -1,0 +1,153 @@
+"""What is fuzzed: each reader of bytes, inputs that it knows, and what it may raise."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raykd.distill import codec
+from raykd.distill.bodies import unit_logits
+from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
+from raykd.distill.signals import TeacherSignal
+from raykd.errors import RaykdError
+from raykd.parse import parse_json, parse_yaml
+from raykd.runs.checkpoints import problem
+from raykd.runs.curves import Curves
+from raykd.sweep.journal import Journal
+from raykd.teachers.store import values
+from raykd.teachers.wire import _request
+from raykd.tracking.outbox import from_lines
+
+KEY = bytes(range(32))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader. files: ends of the names of the files whose lines count. may_raise: what it says that it raises."""
+
+    name: str
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+    files: tuple[str, ...]
+    may_raise: tuple[type[Exception], ...] = ()
+
+
+def payloads() -> list[Payload]:
+    """An answer of each form, small, with and without what is optional."""
+    rng = np.random.default_rng(0)
+    covered = np.asarray([True, False, True])
+    common = {"covered_N": covered, "offsets_N": np.asarray([0, 3, 900]), "entropy_N": np.ones(3, np.float32)}
+    ids = rng.permuted(np.tile(np.arange(90_000, dtype=np.int32)[:4], (3, 1)), axis=1)
+    lse = np.ones((3, 2), np.float32)
+    half = rng.normal(size=(3, 4)).astype(np.float16)
+    counts = np.asarray([[3, 1, 1, 0], [0, 0, 0, 0], [5, 0, 0, 0]], np.uint8)
+    return [
+        Dense(logits_NC=rng.normal(size=(3, 2)).astype(np.float32), covered_N=covered),
+        Dense(logits_NC=rng.normal(size=(1, 3)).astype(np.float32), covered_N=covered[:1]),
+        TopK(ids_NK=ids, logits_NK=half, lse_NG=lse, temperatures=(1.0, 2.0), vocab=90_000, **common),
+        Sampled(ids_NJ=ids, counts_NJ=counts, draws=5, temperature=1.0, vocab=200_000, covered_N=covered),
+        Hidden(states_NH=half, **common),
+    ]
+
+
+def _bodies(data: bytes) -> object:
+    """Two bodies, cut where the first byte says, together and one beside a row without an answer."""
+    cut = int.from_bytes(data[:2], "little")
+    rows = [data[2 : 2 + cut], data[2 + cut :]]
+    payload, units_B = codec.decode([row or None for row in rows])
+    assert payload is None or len(payload) == int(units_B.sum())
+    return payload
+
+
+def _laid_out(data: bytes) -> object:
+    count = data[0] if data else 0
+    signal = TeacherSignal("t", np.zeros((0, 0), np.float32), np.ones(1, bool), bodies=(data[1:],))
+    logits_NC, covered_N = unit_logits(signal, np.asarray([count]), 4)
+    assert logits_NC.shape == (count, 4) and covered_N.shape == (count,)
+    return logits_NC
+
+
+def _value(data: bytes) -> object:
+    body = values.decode(KEY, data, None)
+    assert body is None or values.encode(KEY, body) == data
+    return body
+
+
+def _asked(data: bytes) -> object:
+    rows = data[0] if data else 0
+    texts = ("a",) * rows
+    columns = (texts, texts, ("en",) * rows, None, None)
+    return _request(columns, data[2:], data[1] if len(data) > 1 else 0)
+
+
+def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    folder = Path(tempfile.mkdtemp(prefix="raykd-fuzz-"))
+
+    def act(data: bytes) -> object:
+        path = folder / name
+        path.write_bytes(data)
+        return read(path)
+
+    return act
+
+
+def _text(read: Callable[[str, str], object]) -> Callable[[bytes], object]:
+    return lambda data: read(data.decode("utf-8", "surrogateescape"), "fuzz")
+
+
+def targets() -> list[Target]:
+    """All of them."""
+    bodies = [codec.encode(payload) for payload in payloads()]
+    pairs = tuple(len(b).to_bytes(2, "little") + b + b for b in bodies)
+    mixed = len(bodies[0]).to_bytes(2, "little") + bodies[0] + bodies[1]
+    lines = [
+        {"event": "begin", "name": "t1", "index": 0, "sample": {"a": 1}, "tune_id": "x"},
+        {"event": "result", "name": "t1", "evaluation": 1, "trained_steps": 3, "total_steps": 9, "score": 0.5,
+         "nll": None, "objective": 0.5, "trained_s": 1.0, "segments": [[0, {}]], "history": [[1, 3, 0.5, 0.4]]},
+        {"event": "end", "name": "t1", "status": "finished", "error": None}, {"event": "labelling", "asked": 3, "stored": 1},
+        {"event": "labelled", "forwarded": 2}, {"event": "counters", "teachers": {"en": {"rows": 3}}},
+    ]  # fmt: skip
+    journal = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    point = {"job": "student", "run_id": "r", "step": 1, "time_ms": 5, "values": {"loss": 0.5, "x": "nan"}}
+    points = (json.dumps(point) + "\n").encode() * 2
+    manifest = json.dumps({"world": 1, "files": {"a": "0" * 64}}).encode()
+    text = b"name: a\nlist: [1, 2.5e-3, null, true]\nmap: {a: {b: 'c'}}\ntext: |\n  x\n"
+    spool = ("tracking/outbox.py",)
+    return [
+        Target(
+            "bodies of answers",
+            _bodies,
+            (*pairs, mixed),
+            ("codec.py", "sections.py", "payloads.py"),
+            (ValueError,),
+        ),
+        Target(
+            "answers laid out",
+            _laid_out,
+            tuple(b"\3" + b for b in bodies),
+            ("bodies.py", "codec.py"),
+            (ValueError,),
+        ),
+        Target(
+            "values of the store", _value, tuple(values.encode(KEY, b) for b in bodies), ("store/values.py",)
+        ),
+        Target("request of a group", _asked, (b"\2\2\1\0\0\1",), ("wire.py", "signals.py"), (ValueError,)),
+        Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("sweep/journal.py",)),
+        Target("curves", _file("curves.jsonl", Curves), (points,), ("runs/curves.py",)),
+        Target("spool", _file("spool.jsonl", lambda p: list(from_lines(p))), (points,), spool),
+        Target(
+            "manifest",
+            _file("manifest-0.json", lambda p: problem(p.parent)),
+            (manifest,),
+            ("runs/checkpoints.py",),
+        ),
+        Target(
+            "YAML", _text(parse_yaml), (text,), ("raykd/parse.py", "scanner.py", "parser.py"), (RaykdError,)
+        ),
+        Target("JSON", _text(parse_json), (manifest, points), ("raykd/parse.py",), (RaykdError,)),
+    ]
