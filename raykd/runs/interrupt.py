@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM: what lasts is written at once, the rest is put in order, a second signal ends the process.
 
 Decision record: `ray job stop` sends SIGKILL three seconds after SIGTERM, and the main thread is often deep in a
-library that looks for signals once a second. So a thread of its own hears of them (`signal.set_wakeup_fd`) and writes the state
-and MLflow's status at once: measured 0.02 to 0.7 s after the signal on a machine with five times the work it has cores
-for. What is left (actors, placement groups) ends with this process in any case.
+library that looks for signals once a second. So a thread of its own hears of them (`signal.set_wakeup_fd`) and writes
+the state and MLflow's status at once: measured 0.02 to 0.7 s after the signal on a machine with five times the work it
+has cores for. What is left (actors, placement groups) ends with this process in any case.
 """
 
 from __future__ import annotations
