@@ -53,7 +53,9 @@ class Package:
 
     def lines(self) -> list[str]:
         """What is uploaded, for people."""
-        told = [f"uploads {len(self.files):,} files, {shown(self.size)}, from {self.folder}"]
+        told = [
+            f"uploads {len(self.files):,} file{'s' * (len(self.files) != 1)}, {shown(self.size)}, from {self.folder}"
+        ]
         largest = list(self.files.items())[:SHOWN]
         if len(self.files) > len(largest):
             told[0] += f"; the {SHOWN} largest:"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import time
@@ -27,7 +28,9 @@ STOPPED = 130
 LOST = 5
 """Exit code for a job that failed and has none: its driver never ran, or its node is gone."""
 ATTEMPTS = 30
-"""How often a log is taken up again in a row, a pause apart, before the job is left alone."""
+"""How often a job is sent, or a log taken up again in a row, a pause apart, before it is left alone."""
+_NOT_YET = "No available agent"
+"""What a head answers whose agent, which starts jobs, is not up yet: nothing was started."""
 PAUSE_S = 2.0
 _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
@@ -68,17 +71,30 @@ class Jobs:
             )
         from ray.job_submission import JobSubmissionClient
 
+        for chatter in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray"):
+            logging.getLogger(chatter).setLevel(logging.WARNING)
         with _without(*_ADDRESSES), _clear_errors(named):
             return cls(JobSubmissionClient(named), named)
 
     def send(self, sent: Submission) -> None:
-        """Uploads the folder and starts the job."""
-        with _clear_errors(self.address):
-            self.client.submit_job(
-                entrypoint=shlex.join(sent.entrypoint),
-                submission_id=sent.id,
-                runtime_env={"working_dir": str(sent.package.folder), **sent.runtime_env},
-            )
+        """Uploads the folder and starts the job; a head that is only just up is given time.
+
+        Raises:
+            ClusterError: the cluster takes no job.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with _clear_errors(self.address):
+                    self.client.submit_job(
+                        entrypoint=shlex.join(sent.entrypoint),
+                        submission_id=sent.id,
+                        runtime_env={"working_dir": str(sent.package.folder), **sent.runtime_env},
+                    )
+                return
+            except ClusterError as error:
+                if left == 0 or _NOT_YET not in str(error):
+                    raise
+            time.sleep(self.pause_s)
 
     def follow(self, job: str, write: Callable[[str], None]) -> int:
         """Writes the job's log until it ends and returns its exit code.

@@ -204,6 +204,26 @@ class FakeJobs:
         return "".join(self.pieces)
 
 
+def test_a_head_that_is_only_just_up_is_given_time(folder: Path) -> None:
+    answers = ["500: No available agent to submit job, please try again later..", "", "500: another matter"]
+    sent: list[dict[str, Any]] = []
+
+    def submit_job(**job: Any) -> None:
+        sent.append(job)
+        told = answers.pop(0)
+        if told:
+            raise RuntimeError(told)
+
+    jobs = Jobs(SimpleNamespace(submit_job=submit_job), "http://h", pause_s=0.0)
+    one = submission(read_asked(folder / "run.yaml"))
+    jobs.send(one)
+    assert [job["submission_id"] for job in sent] == [one.id, one.id]
+    assert shlex.split(sent[1]["entrypoint"]) == list(one.entrypoint)
+    assert sent[1]["runtime_env"]["working_dir"] == str(folder)
+    with pytest.raises(ClusterError, match=r"(?s)refused.*another matter"):
+        jobs.send(one)
+
+
 def follow(client: FakeJobs) -> tuple[int, str]:
     told: list[str] = []
     return Jobs(client, "http://h", pause_s=0.0).follow("job", told.append), "".join(told)
