@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,9 +14,11 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raykd.errors import ConfigError
 from raykd.point import Point
@@ -23,6 +26,9 @@ from raykd.runs.checkpoints import Mark, folder_name, newest, next_start, proble
 from raykd.runs.curves import Curves
 from raykd.runs.folder import finished_before, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
+from raykd.runs.mailbox import Event
+from raykd.runs.notes import notes_of
+from raykd.runs.progress import JobProgress
 from raykd.runs.saving import STOP_AT
 from tests.worlds import run_config
 
@@ -288,3 +294,27 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "run"):
         pass
     assert (tmp_path / "victim").read_text(encoding="utf-8") == "text"
+
+
+def test_what_a_worker_notes_is_shown_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = io.StringIO()
+    progress = JobProgress(Console(file=text, width=60), "accuracy", Curves(tmp_path / "c"), lambda *_: None)
+    progress._take(
+        Event("note", "student", text=f"passed over checkpoint {tmp_path}/[20]: it has no manifest")
+    )
+    line = f"student: passed over checkpoint {tmp_path}/[20]: it has no manifest"
+    assert text.getvalue() == f"  {line}\n" and line in caplog.text
+
+
+def test_left_out_steps_are_noted() -> None:
+    config = run_config()
+    none, some, back = (
+        [Point(12, {"train/loss": 0.1, **more})]
+        for more in ({}, {"train/skipped_steps": 2.0}, {"train/skipped_steps": 4.0, "train/rollbacks": 1.0})
+    )
+    empty: Any = SimpleNamespace(left_out={}, test=())
+    said = [
+        [n for n in notes_of(config, empty, curve, []) if "left out" in n] for curve in (none, some, back)
+    ]
+    assert said[0] == [] and said[1][0].startswith("2 training steps were left out")
+    assert "4 training steps" in said[2][0] and "went back to a checkpoint once" in said[2][0]
