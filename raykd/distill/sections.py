@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+MOST_SPREAD = 2**28
+"""Numbers that units without an answer may be filled up to: they cost a body nothing, and memory here."""
+
 
 class Reader:
     """The bodies of B rows of one form; hands out one section of all rows after the other.
@@ -56,6 +59,10 @@ class Reader:
         """What is held for the covered units, for all units."""
         if self.covered_N.all():
             return values
+        if len(self.covered_N) * int(np.prod(values.shape[1:])) > MOST_SPREAD:
+            raise ValueError(
+                f"bodies of {len(self.covered_N)} units, {values.shape[1]} numbers each, most of them not there"
+            )
         out = np.full((len(self.covered_N), *values.shape[1:]), fill, dtype=values.dtype)
         out[self.covered_N] = values
         return out

@@ -243,7 +243,12 @@ def _check_weights(folder: Path) -> None:
             str(n) for n in names if not (isinstance(n, str) and _NAME.match(n) and (folder / n).is_file())
         )
         if bad or not names:
-            raise ModelError(f"{folder / INDEX} names files that are not there", got=bad or "no file at all")
+            raise ModelError(
+                f"{folder / INDEX} names files that are not there",
+                got=bad or "no file at all",
+                wanted="safetensors files beside it",
+                next_step="copy or download the directory again",
+            )
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:

@@ -171,10 +171,18 @@ def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code:
     Raises:
         ModelError: the path does not exist, or the hub does not give it.
     """
-    folder = Path(path).expanduser()
     name = str(path)
-    if folder.is_dir():
-        return folder
+    try:
+        folder = Path(path).expanduser()
+        if folder.is_dir():
+            return folder
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home of nobody
+        raise ModelError(
+            "the path of a model is none",
+            got=str(error)[:200],
+            wanted="a directory",
+            next_step="check the path",
+        ) from None
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name) or isinstance(path, Path):
         raise ModelError(
             f"there is no model directory {folder}",
@@ -298,4 +306,9 @@ def _told(what: str, next_step: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:  # a dozen types of four libraries, and broken files of any kind
         reason = _SECRET.sub("***", f"{type(error).__name__}: {error}")
-        raise ModelError(what, got=reason.strip()[:1000], next_step=next_step) from None
+        raise ModelError(
+            what,
+            got=reason.strip()[:1000],
+            wanted="whole files of one model, as save_pretrained writes them",
+            next_step=next_step or "copy or download it again; was it cut off, or put together from several?",
+        ) from None
