@@ -133,6 +133,7 @@ class Rank:
         )
         if checkpoint is not None:
             self.loop.load(Path(checkpoint) / "loop")
+            self.loop.kept = None  # a trial that diverges is over: its checkpoints come and go
 
     def advance(self) -> bool:
         """Trains to the next evaluation."""
