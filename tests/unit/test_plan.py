@@ -1,0 +1,155 @@
+"""`raykd plan` and the disk: numbers computed by hand, and models that are really built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raykd import models
+from raykd.config import RunConfig
+from raykd.data.load import load_data
+from raykd.distill.codec import encode
+from raykd.distill.payloads import Dense
+from raykd.errors import ResourceError
+from raykd.load import load_run
+from raykd.runs.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, shown
+from raykd.runs.plan import measured_pace, plan_run
+from raykd.runs.sizes import StoreSize, body_bytes, parameters, store_sizes
+from raykd.sweep.config import load_sweep
+from raykd.sweep.plan import plan_sweep
+from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
+from raykd.teachers.store.bound import stored_bytes
+from tests.fakes import texts_and_labels
+from tests.unit.test_cli_bad_input import tree
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(tree(tmp_path)), encoding="utf-8")
+    return load_run(path)
+
+
+def detail(items: list[Any], what: str) -> str:
+    return next(item.detail for item in items if item.what == what)
+
+
+def test_weights_are_those_of_the_model_that_is_built() -> None:
+    # BERT by hand: vocabulary 200, positions 64, 2 token types, width 16, feed-forward 64, one layer, pooler, 2 labels.
+    h, f = 16, 64
+    embeddings = (200 + 64 + 2) * h + 2 * h
+    layer = 4 * (h * h + h) + 2 * h + (h * f + f) + (f * h + h) + 2 * h
+    spec = models.Transformer(layers=1, hidden=h, heads=2, vocab_size=200, max_positions=64)
+    by_hand = embeddings + layer + (h * h + h) + (h * 2 + 2)
+    assert parameters(spec, Classification(), ("a", "b")) == by_hand
+    assert parameters(spec, Classification(), ("a", "b"), least=True) == by_hand - (200 - 5) * h
+    lstm = models.LSTM(embedding=8, hidden=6, vocab_size=100)
+    tokenizer = lstm.fit_tokenizer(texts_and_labels(300)[0])
+    built = lstm.build(tokenizer, ("a", "b"), 0)
+    least = 8 * (100 - len(tokenizer))  # type: ignore[arg-type]
+    assert (
+        parameters(lstm, Classification(), ("a", "b")) == sum(p.numel() for p in built.parameters()) + least
+    )
+    linear = models.Linear(buckets=1000)
+    assert parameters(linear, Classification(), ("a", "b", "c")) == 3 * 1000 + 3
+    assert parameters(models.Pretrained(path="who/knows"), Classification(), ("a", "b")) is None
+
+
+def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig) -> None:
+    rows = load_data(run.data, Path.cwd(), run.form).train.select(range(3))
+    assert body_bytes(Classification(), 7, rows, None) == (28.0, False)
+    words = ((0, 1), (2, 3), (4, 6))
+    tagged = type(rows)(rows.ids, rows.texts, None, rows.languages, rows.labels_B, (words,) * 3, None)
+    body = encode(Dense(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
+    assert body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
+    asked = type(rows)(rows.ids, rows.texts, ("one two three four",) * 3, rows.languages, rows.labels_B)
+    body = encode(Dense(logits_NC=np.zeros((2, 4), np.float32), covered_N=np.ones(2, bool)))
+    assert body_bytes(QuestionAnswering(), 0, asked, None) == (float(len(body)), False)
+    hidden = MaskedLM(answers={"kind": "hidden"})  # type: ignore[arg-type]
+    assert body_bytes(hidden, 0, rows, None)[0] is None
+    size, bound = body_bytes(hidden, 0, rows, 10)
+    assert bound and size is not None and size >= 14 + 20
+
+
+def test_the_store_counts_each_text_once_and_held_out_texts_by_every_teacher(run: RunConfig) -> None:
+    data = load_data(run.data, Path.cwd(), run.form)
+    texts = {*data.train.texts, *data.validation.texts}
+    (size,) = store_sizes(run, data)
+    assert size == StoreSize("en", len(texts), len(texts) * stored_bytes(8), False)
+    assert (
+        store_sizes(run.model_copy(update={"serving": run.serving.model_copy(update={"store": None})}), data)
+        == []
+    )
+
+
+def test_disk_arithmetic() -> None:
+    def disk(free: int | None, **more: Any) -> Disk:
+        store = (StoreSize("a", 10, 5_000, False), StoreSize("b", 10, 95_000, True))
+        return Disk(Path("out"), 1000, 16_000, 8_000, store, more.pop("limit", 10**9), free, **more)
+
+    assert disk(10**9).needed == 3 * 16_000 + 100_000 and disk(0, limit=70_000).needed == 48_000 + 70_000
+    assert disk(0, copies=9).needed == 144_000 + 100_000
+    assert "3 x 16 kB checkpoints + 100 kB answers = 148 kB of 1 GB free" in check_disk(disk(10**9))
+    assert check_disk(disk(147_999)).startswith(MAY_NOT_FIT) and check_disk(disk(148_000)).startswith("3 x")
+    assert "not checked" in check_disk(disk(None))
+    with pytest.raises(ResourceError, match="not one checkpoint") as caught:
+        check_disk(disk(7_999))
+    assert caught.value.exit_code == 2 and "free space" in str(caught.value)
+    assert [shown(n) for n in (999, 1500, 2_000_000, 3 * 10**9, 5 * 10**12)] == [
+        "999 bytes", "1.5 kB", "2 MB", "3 GB", "5,000 GB",
+    ]  # fmt: skip
+
+
+def test_the_plan_of_a_run(run: RunConfig, tmp_path: Path) -> None:
+    items = plan_run(run)
+    assert detail(items, "stage 1") == "training teacher en CPU 1 of CPU 2 on this machine"
+    assert (
+        detail(items, "stage 2") == "teachers CPU 1; student workers CPU 1 = CPU 2 of CPU 2 on this machine"
+    )
+    assert detail(items, "student") == "2 steps (train.steps); 48 rows / batch 16 = 3 steps an epoch"
+    assert detail(items, "teacher-en") == "48 rows / batch 16 = 3 steps an epoch x 3 epochs = 9 steps"
+    count = parameters(run.student, run.task, run.data.labels)
+    assert f"16 bytes x {count:,} = {shown(16 * (count or 0))}" in detail(items, "weights")
+    assert "unknown" in detail(items, "time") and not [i for i in items if i.error]
+    assert disk_of(run).copies == 3 and not (tmp_path / "runs").exists()
+    crowded = run.model_copy(update={"workers": run.workers.model_copy(update={"num_workers": 2})})
+    (wrong,) = [i.error for i in plan_run(crowded) if i.error]
+    assert "teachers 1 + student workers 2 = 3 CPU" in str(wrong)
+
+
+def test_time_is_told_only_where_it_was_measured(run: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "bad"
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text(json.dumps(tree(tmp_path) | {"seed": 5}), encoding="utf-8")
+    points = [
+        {"job": "student", "step": s, "time_ms": 1000 + 250 * s, "values": {"x": 1.0}} for s in (10, 30)
+    ]
+    (folder / "curves.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points), encoding="utf-8")
+    assert measured_pace(run, folder) == 0.25
+    assert "2 steps x 250.0 ms" in detail(plan_run(run), "time")
+    wider = run.model_copy(update={"train": run.train.model_copy(update={"batch_size": 8})})
+    assert measured_pace(wider, folder) is None and measured_pace(run, tmp_path / "none") is None
+
+
+def test_the_plan_of_a_sweep(tmp_path: Path) -> None:
+    space = {
+        "name": "s",
+        "base": tree(tmp_path),
+        "num_samples": 6,
+        "space": {"objective": {"alpha": {"uniform": [0, 1]}}},
+    }
+    path = tmp_path / "space.yaml"
+    space["base"]["ray"] = {"num_cpus": 5}  # type: ignore[index]
+    for key, label, fits in (("ahead", {}, 5), ("on_demand", {"label": "on_demand"}, 4)):
+        path.write_text(json.dumps(space | label), encoding="utf-8")
+        items = plan_sweep(load_sweep(path))
+        assert detail(items, "trials at once").startswith(f"{fits} fit on this machine with CPU 5"), key
+        assert f"6 trials x {2} steps = 12 steps at most" in detail(items, "trials")
+        assert f"{6 + fits} x " in detail(items, "disk")
+    path.write_text(json.dumps(space | {"max_concurrent_trials": 9}), encoding="utf-8")
+    (wrong,) = [i.error for i in plan_sweep(load_sweep(path)) if i.error]
+    assert "max_concurrent_trials of 5 at most" in str(wrong)
