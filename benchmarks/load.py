@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -163,7 +164,8 @@ def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]
     labels = ("negative", "positive")
     tokenizer = spec.fit_tokenizer(list(rows.texts))
     built = models.TextModel(spec.build(tokenizer, labels, 0), tokenizer, labels, max_length=64)
-    built.model.classifier.weight.data.mul_(HEAD)
+    network: Any = built.model
+    network.classifier.weight.data.mul_(HEAD)
     models.save(built, folder / "teacher")
     teacher = TeacherSpec(
         "load", str(folder / "teacher"), labels, Classification(max_length=64), dtype="float32"
