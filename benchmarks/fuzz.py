@@ -2,7 +2,7 @@
 
 A mutator changes inputs that the decoders know (bodies of every form, values of the store, requests of a group,
 journals, spools, curves, manifests) and keeps each that reaches a line, or a step from one line to another, that none
-reached before. Every target may raise only what it says it raises, and has to answer within a second. The same seed
+reached before. Every target may raise only what it says it raises, and has to answer within a CPU second. The same seed
 makes the same inputs, as far as the time budget lets it.
 
     python -m benchmarks.fuzz [--seconds 120] [--seed 0] [--json FILE] [--keep FOLDER]
@@ -107,7 +107,7 @@ def fuzz(target: Target, seconds: float, seed: int) -> Found:
     while time.perf_counter() < end:
         data = seeds.pop() if seeds else mutated(rng.choice(found.corpus), rng, found.corpus)
         found.executions += 1
-        begun, what = time.perf_counter(), ""
+        begun, what = time.process_time(), ""
         try:
             traced.run(lambda data=data: target.read(data))  # type: ignore[misc]
         except target.may_raise:
@@ -118,7 +118,7 @@ def fuzz(target: Target, seconds: float, seed: int) -> Found:
                 trace, last = trace.tb_next, trace
             where = f"{Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}" if last else ""
             what = f"{type(error).__name__} at {where}: {str(error)[:80]}"
-        took = time.perf_counter() - begun
+        took = time.process_time() - begun
         found.slowest = max(found.slowest, took)
         if what or took > SLOWEST_S:
             found.faults.setdefault(what.partition(": ")[0] or "slower than a second", data)

@@ -16,7 +16,7 @@ from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
-from raykd.runs.checkpoints import problem
+from raykd.runs.checkpoints import Mark, problem, write_manifest
 from raykd.runs.curves import Curves
 from raykd.sweep.journal import Journal
 from raykd.teachers.store import values
@@ -103,6 +103,12 @@ def _text(read: Callable[[str, str], object]) -> Callable[[bytes], object]:
     return lambda data: read(data.decode("utf-8", "surrogateescape"), "fuzz")
 
 
+def _manifest() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder), Mark("student", "f" * 64, 1, 7))
+        return (Path(folder) / "manifest-0.json").read_bytes()
+
+
 def targets() -> list[Target]:
     """All of them."""
     bodies = [codec.encode(payload) for payload in payloads()]
@@ -118,7 +124,7 @@ def targets() -> list[Target]:
     journal = "".join(json.dumps(line) + "\n" for line in lines).encode()
     point = {"job": "student", "run_id": "r", "step": 1, "time_ms": 5, "values": {"loss": 0.5, "x": "nan"}}
     points = (json.dumps(point) + "\n").encode() * 2
-    manifest = json.dumps({"world": 1, "files": {"a": "0" * 64}}).encode()
+    manifest = _manifest()
     text = b"name: a\nlist: [1, 2.5e-3, null, true]\nmap: {a: {b: 'c'}}\ntext: |\n  x\n"
     spool = ("tracking/outbox.py",)
     return [

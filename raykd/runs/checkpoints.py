@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from raykd.runs.owned import foreign
+
 log = logging.getLogger("raykd.runs")
 _OF_A_RANK = re.compile(r"_pp_rank_(\d+)_")
 _NAME = re.compile(r"checkpoint_\d{8}-\d+-(?P<job>.+)")
@@ -72,6 +74,8 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
     Args:
         wanted: whose configuration it must be of. world: how many ranks, where that may not differ.
     """
+    if (wrong := foreign(folder)) is not None:
+        return wrong
     manifests = sorted(folder.glob("manifest-*.json"))
     if not manifests:
         return "it has no manifest"
@@ -79,9 +83,10 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
         try:
             manifest = json.loads(path.read_text("utf-8"))
             parts, files = int(manifest["parts"]), dict(manifest["files"])
-            mark = Mark(**{name: manifest[name] for name in asdict(Mark())})
+            job, config, ranks, step = (manifest[name] for name in asdict(Mark()))
+            mark = Mark(str(job), str(config), int(ranks), int(step))
             sizes = {name: (int(f["size"]), str(f["sha256"])) for name, f in files.items()}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
             return f"{path.name} cannot be read"
         if parts != len(manifests):
             return f"it has {len(manifests)} parts of {parts}"
@@ -90,8 +95,8 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
             return other
         for name, (size, digest) in sizes.items():
             file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
+            if not os.path.isfile(file):  # which says no to what can be no name, too
+                return f"{name[:80]} is missing"
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes of {size}"
             if _digest(file) != digest:

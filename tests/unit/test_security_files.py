@@ -15,6 +15,7 @@ from raykd.errors import ConfigError, ModelError, TeacherError
 from raykd.load import load_run, validate
 from raykd.models.allowed import MODEL_TYPES, code_in, unknown_types
 from raykd.parse import MAX_DEPTH, MAX_NODES, parse_json, parse_yaml
+from raykd.runs.checkpoints import Mark, problem, write_manifest
 from raykd.runs.owned import foreign
 from raykd.teachers.store import SignalStore
 from tests.fakes import save_transformer
@@ -109,6 +110,16 @@ def test_checkpoints_are_ours_alone(tmp_path: Path) -> None:
     if os.geteuid() == 0:  # only root can give a file away
         os.chown(part, 12345, -1)
         assert "belongs to user 12345" in str(foreign(folder))
+
+
+def test_a_whole_checkpoint_is_passed_over_where_others_may_write(tmp_path: Path) -> None:
+    folder = tmp_path / "start-1" / "checkpoint_1"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text("{}")
+    write_manifest(folder, Mark("student", "f" * 64, 1, 7))
+    assert problem(folder) is None
+    (folder / "state.json").chmod(0o666)
+    assert "written by everybody" in str(problem(folder))
 
 
 def test_a_store_follows_no_link(tmp_path: Path) -> None:
