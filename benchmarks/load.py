@@ -1,6 +1,6 @@
 """Many clients on one pool of teachers: latency, throughput, and whether any answer is lost or wrong.
 
-Usage: python -m benchmarks.load [--seconds 300] [--clients 64] [--replicas 2] [--rows 16] [--kill] [--json]
+Usage: python -m benchmarks.load [--seconds 300] [--clients 64] [--replicas 2] [--rows 16] [--kill] [--json FILE]
 
 Each client asks for random batches of known texts, one after the other, and compares every answer with the teacher's
 own in this process; nothing is stored, so every row is computed. With --kill a process of the pool is killed (SIGKILL)
@@ -193,7 +193,7 @@ def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]
 
 
 def main() -> None:
-    """Prints one table, or JSON."""
+    """Prints one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -202,30 +202,29 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--rows", type=int, default=16, help="most rows of a request")
     parser.add_argument("--kill", action="store_true", help="kill a process of the pool every 30 s")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     connect(RayConfig(num_cpus=max(2, args.replicas)))
     with tempfile.TemporaryDirectory() as folder:
         report, errors = measured(Path(folder), args)
     if args.json:
-        print(json.dumps({**vars(report), "errors": errors}))
-    else:
-        lines = [
-            ["requests, rows", f"{report.requests:,}, {report.rows:,}"],
-            [
-                "latency, p50 / p99 / most",
-                f"{report.p50_ms:,.0f} / {report.p99_ms:,.0f} / {report.most_ms:,.0f} ms",
-            ],
-            ["throughput", f"{report.rows_a_second:,.0f} rows/s"],
-            ["rows lost, rows wrong", f"{report.lost}, {report.wrong}"],
-            ["largest difference of a logit", f"{report.largest_difference:.1e}"],
-            ["processes killed, started again", f"{report.kills}, {report.restarts}"],
-            ["longest request over a kill", ", ".join(f"{s:.1f} s" for s in report.over_a_kill_s) or "-"],
-        ]
-        title = f"{report.clients} clients, {args.replicas} replicas, {report.seconds:.0f} s"
-        show(title, ["figure", "value"], lines)
-        for error in errors:
-            print(error)
+        args.json.write_text(json.dumps({**vars(report), "errors": errors}, indent=2), encoding="utf-8")
+    lines = [
+        ["requests, rows", f"{report.requests:,}, {report.rows:,}"],
+        [
+            "latency, p50 / p99 / most",
+            f"{report.p50_ms:,.0f} / {report.p99_ms:,.0f} / {report.most_ms:,.0f} ms",
+        ],
+        ["throughput", f"{report.rows_a_second:,.0f} rows/s"],
+        ["rows lost, rows wrong", f"{report.lost}, {report.wrong}"],
+        ["largest difference of a logit", f"{report.largest_difference:.1e}"],
+        ["processes killed, started again", f"{report.kills}, {report.restarts}"],
+        ["longest request over a kill", ", ".join(f"{s:.1f} s" for s in report.over_a_kill_s) or "-"],
+    ]
+    title = f"{report.clients} clients, {args.replicas} replicas, {report.seconds:.0f} s"
+    show(title, ["figure", "value"], lines)
+    for error in errors:
+        print(error)
     ray.shutdown()
     sys.exit(1 if report.lost or report.wrong else 0)
 
