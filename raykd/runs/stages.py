@@ -64,6 +64,7 @@ def fit_group(
         payloads.append(pack_job(job, tokenizer, handles))
     workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s
     wait_for([worker_needs(workers)] * workers.num_workers, f"workers for {name}", progress.say, wait_s)
+    given_up: RaykdError | None = None
     try:
         fit(
             payloads,
@@ -74,12 +75,15 @@ def fit_group(
             max_failures=jobs[0].config.train.max_failures,
         )
     except RaykdError as error:
-        settle(mailbox, progress)
-        raise progress.error or error from None
-    log.info("trained %s", ", ".join(job.name for job in jobs))
+        given_up = error
     settle(mailbox, progress)
     if progress.error is not None:
+        # Not while the other is handled, and without it: its frames hold Ray Train's actors, which then stay alive.
+        given_up = None
         raise progress.error
+    if given_up is not None:
+        raise given_up
+    log.info("trained %s", ", ".join(job.name for job in jobs))
 
 
 def settle(mailbox: Any, progress: JobProgress) -> None:

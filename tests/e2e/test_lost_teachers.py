@@ -133,9 +133,7 @@ def test_without_a_lost_teacher_the_others_teach_alone_and_all_records_say_so(
     assert still_held() == []
 
 
-def test_a_lost_teacher_ends_the_run_unless_it_may_go_on(
-    clean: dict[int, dict[str, float]], world: World
-) -> None:
+def test_a_lost_teacher_ends_the_run_unless_it_may_go_on(first: Outcome, world: World) -> None:
     with pytest.raises(TeacherError, match="teacher en is gone") as caught:
         ran(
             world, "lost", serving={"max_restarts": 0}, teacher_defaults=ALONE,
