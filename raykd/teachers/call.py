@@ -7,7 +7,8 @@ A process of the run's own that is late hangs (nothing else tells a hung process
 counts among `max_restarts`. So every fault of a process ends in an answer or in a replica that is gone for good, after
 `max_restarts` faults a replica; a text on which a model hangs can cost no more. The processes of a named pool belong to
 others too and are never killed. A process that the node killed for memory is asked once more, in passes of half size.
-Measured on two cores with a small model: 2 s from kill -9 to the next answer, and the time-out and 3 s from SIGSTOP.
+Measured on two cores with other work on them and a small model: 9 to 20 s from kill -9 to the next answer, nearly all
+of it the start of the new process; a hung one costs the time-out more.
 """
 
 from __future__ import annotations
