@@ -36,9 +36,7 @@ from raykd.runs.curves import Curves  # noqa: E402
 from raykd.runs.train import train  # noqa: E402
 from raykd.student import worker as loops  # noqa: E402
 from tests.e2e.conftest import World, wait_until  # noqa: E402
-from tests.faults.test_workers import PLAIN, STEPS, checkpoints, last_step  # noqa: E402
-
-LONG = {**PLAIN, "train": {**PLAIN["train"], "steps": STEPS, "evaluations": 4, "max_failures": 3}}
+from tests.faults.test_workers import LONG, checkpoints, last_step  # noqa: E402
 
 
 def cluster_of_two() -> Cluster:
@@ -128,7 +126,7 @@ def main(fault: str, folder: Path) -> None:
 
 def tell(world: World, fault: str, told: dict[str, Any]) -> None:
     points = Curves(world.run(fault) / "curves.jsonl").by_job["student"]
-    told["losses"] = {p.step: p.values["train/loss"] for p in points if "train/loss" in p.values}
+    told["scores"] = {p.step: p.values["eval/mean/nll"] for p in points if "eval/mean/nll" in p.values}
     told["status"] = world.state(fault)["status"]
     print("TOLD " + json.dumps(told), flush=True)
 
