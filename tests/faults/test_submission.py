@@ -67,7 +67,9 @@ class Nodes:
 
     def start(self, *arguments: str) -> None:
         with (self.folder / "ray.log").open("ab") as log:
-            command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *arguments]
+            # Jobs are run by a node's agent, whose default port is that of every other Ray of this machine.
+            agent = f"--dashboard-agent-listen-port={free_port()}"
+            command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", agent, *arguments]
             self.processes.append(
                 subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=self.folder)
             )
