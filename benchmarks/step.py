@@ -201,8 +201,7 @@ def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     state = {"step": 0}
     encoded = [
-        loop.member.task.collate(loop.member.tokens, loop.member.stream.batch(i).tolist())
-        for i in range(64)
+        loop.member.task.collate(loop.member.tokens, loop.member.stream.batch(i).tolist()) for i in range(64)
     ]
 
     def engine_step() -> None:

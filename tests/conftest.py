@@ -18,19 +18,21 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 TOGETHER = {
-    "test_run": "runs",
-    "test_resume": "runs",
-    "test_lost_teachers": "runs",
-    "test_sweep": "sweeps",
-    "test_sweep_broken": "sweeps",
-    "test_sweep_kinds": "sweeps",
+    "e2e/test_run": "runs",
+    "e2e/test_resume": "runs",
+    "e2e/test_lost_teachers": "runs",
+    "e2e/test_workers": "runs",
+    "e2e/test_sweep": "sweeps",
+    "e2e/test_sweep_broken": "sweeps",
+    "e2e/test_sweep_kinds": "sweeps",
 }
 FIRST = ("runs", "sweeps")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Names the process that a file's tests run in, and puts the longest files first."""
-    groups = {item: TOGETHER.get(item.path.stem, item.path.stem) for item in items}
+    files = {item: f"{item.path.parent.name}/{item.path.stem}" for item in items}
+    groups = {item: TOGETHER.get(file, file) for item, file in files.items()}
     for item, group in groups.items():
         if "unit" not in item.path.parts:
             item.add_marker(pytest.mark.xdist_group(group))

@@ -44,9 +44,9 @@ class TrackingConfig(Spec):
     """None takes MLFLOW_TRACKING_URI, else an SQLite database under `output`."""
     experiment: str = "raykd"
     required: bool = True
-    """Whether a run may not begin while MLflow does not answer (for 5 s). It is so unless you say otherwise: at the start
-    nothing is lost yet, and who wants records wants to know now. False: one warning, and everything waits in the run's
-    folder for `raykd mlflow sync`. A server that goes away later never ends a run and never holds it up."""
+    """Whether a run may not begin while MLflow does not answer (for 5 s). It is so unless you say otherwise: at the
+    start nothing is lost yet, and who wants records wants to know now. False: one warning, and everything waits in the
+    run's folder for `raykd mlflow sync`. A server that goes away later never ends a run and never holds it up."""
     log_model: bool = True
     """Log the student as an MLflow model."""
 

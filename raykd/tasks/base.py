@@ -286,7 +286,9 @@ def pad(rows: EncodedRows | Tokens, picked: Sequence[int]) -> dict[str, torch.Te
     inputs: dict[str, torch.Tensor] = {}
     for name, values in rows.fields.items():
         chosen = [values[i] for i in picked]
-        lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)  # a target is not as long as its source
+        lengths = np.asarray(
+            [len(row) for row in chosen], dtype=np.int64
+        )  # a target is not as long as its source
         filled = np.arange(max(1, int(lengths.max(initial=1)))) < lengths[:, None]
         block = np.full(filled.shape, rows.pad_values[name], dtype=np.int64)
         if chosen:

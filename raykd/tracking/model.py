@@ -49,7 +49,9 @@ class StudentModel(PythonModel):
             columns: dict[str, Any] = {"label": [row["label"] for row in found]}
             return columns | {f"p_{name}": [row["probabilities"][name] for row in found] for name in labels}
         names: tuple[str, ...] = ("answer", "start", "end", "probability")
-        names = {"words": ("entities",), "target": ("written",), "source_target": ("written",)}.get(form, names)
+        names = {"words": ("entities",), "target": ("written",), "source_target": ("written",)}.get(
+            form, names
+        )
         return {name: [row[name] for row in found] for name in names}
 
 

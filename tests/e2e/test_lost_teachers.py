@@ -133,6 +133,7 @@ def test_without_a_lost_teacher_the_others_teach_alone_and_all_records_say_so(
     assert still_held() == []
 
 
+@pytest.mark.nightly
 def test_a_lost_teacher_ends_the_run_unless_it_may_go_on(first: Outcome, world: World) -> None:
     with pytest.raises(TeacherError, match="teacher en is gone") as caught:
         ran(

@@ -66,6 +66,10 @@ class Nodes:
         }
 
     def start(self, *arguments: str) -> None:
+        # Each has a folder of its own, as on a machine of its own: where nodes share one, a node removes what another
+        # has unpacked of a job.
+        temporary = self.folder / f"n{len(self.processes)}"
+        arguments = (*arguments, f"--temp-dir={temporary}")
         with (self.folder / "ray.log").open("ab") as log:
             # Jobs are run by a node's agent, whose default port is that of every other Ray of this machine.
             agent = f"--dashboard-agent-listen-port={free_port()}"
@@ -77,9 +81,8 @@ class Nodes:
     def up(self) -> None:
         (self.folder / "token").write_text(TOKEN)
         (self.folder / "token").chmod(0o600)
-        temporary = f"--temp-dir={self.folder / 't'}"
         self.start(
-            "--head", "--node-ip-address=127.0.0.1", f"--port={self.gcs}", "--num-cpus=0", temporary,
+            "--head", "--node-ip-address=127.0.0.1", f"--port={self.gcs}", "--num-cpus=0",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}", "--include-dashboard=true",
             "--object-store-memory=100000000", f"--ray-client-server-port={free_port()}",
         )  # fmt: skip

@@ -30,7 +30,9 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_place_of_the_map_and_every_link_exists() -> None:
-    places = re.findall(r"^    (raykd/\S+|examples/|tune_spaces/|benchmarks/|tests/)", README, flags=re.MULTILINE)
+    places = re.findall(
+        r"^    (raykd/\S+|examples/|tune_spaces/|benchmarks/|tests/)", README, flags=re.MULTILINE
+    )
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert places and links
     assert [p for p in [*places, *links] if not (ROOT / p).exists()] == []
