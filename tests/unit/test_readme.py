@@ -47,3 +47,26 @@ def test_every_benchmark_of_the_readme_exists() -> None:
     assert modules
     for module in modules:
         assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_the_table_of_faults_has_every_row_and_its_tests_exist() -> None:
+    rows = re.findall(r"^\| ((?:[FS]\d+[-, ]*)+) \| (.*)$", README, flags=re.MULTILINE)
+    ids: list[str] = []
+    for named, rest in rows:
+        first, _, last = named.partition("-")
+        known = range(int(first[1:]), int((last or first)[1:]) + 1) if last else None
+        ids += [f"{first[0]}{n}" for n in known] if known else named.split(", ")
+        tests = re.findall(r"tests/\S+\.py", rest)
+        assert tests and all((ROOT / test).exists() for test in tests), named
+    wanted = [f"F{n}" for n in range(1, 45)] + [f"S{n}" for n in range(1, 12)]
+    assert sorted(ids) == sorted(wanted)
+
+
+def test_what_is_said_to_take_minutes_is_marked_so() -> None:
+    named = set(re.findall(r"(tests/\S+\.py) \u23f2", README))
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if "mark.nightly" in path.read_text()
+    }
+    assert named <= marked
