@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_worker_niceness", "0")  # before the unit tests that run beside
 
 
 TOGETHER = {
@@ -29,14 +30,20 @@ TOGETHER = {
 FIRST = ("runs", "sweeps")
 
 
+def _group(item: pytest.Item) -> str:
+    file = f"{item.path.parent.name}/{item.path.stem}"
+    return TOGETHER.get(file, file)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Names the process that a file's tests run in."""
+    if "unit" not in item.path.parts:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Names the process that a file's tests run in, and puts the longest files first."""
-    files = {item: f"{item.path.parent.name}/{item.path.stem}" for item in items}
-    groups = {item: TOGETHER.get(file, file) for item, file in files.items()}
-    for item, group in groups.items():
-        if "unit" not in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+    """Puts the longest files first."""
+    items.sort(key=lambda item: FIRST.index(_group(item)) if _group(item) in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")

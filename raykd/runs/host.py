@@ -171,12 +171,19 @@ def fit(
     start = next_start(storage, name)
 
     class Trainer(TorchTrainer):
-        """Leaves Ctrl-C to the run: Ray Train's own handler ends the process with exit code 0."""
+        """Leaves Ctrl-C to the run: Ray Train's own handler ends the process with exit code 0.
+
+        And starts no actor for data sets: rows come with the call.
+        """
 
         controller: Any = None
 
         def _register_sigint_handler(self, controller: Any) -> None:
             self.controller = controller
+
+        def _create_default_callbacks(self) -> list[Any]:
+            made: list[Any] = super()._create_default_callbacks()
+            return [callback for callback in made if type(callback).__name__ != "DatasetsCallback"]
 
     trainer = Trainer(
         run_jobs,

@@ -31,6 +31,9 @@ from tests.fakes import LABELS, texts_and_labels
 STILL = {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120, "dropout": 0.0}
 """A student without dropout: the number of ranks changes nothing."""
 MEDIAN = {"kind": "median", "grace": 5, "min_trials": 1}
+CANARY = "c4naryB1rd77inACage"
+"""A secret in the environment of all processes of the end-to-end tests, the cluster's included."""
+os.environ.update({"AWS_SECRET_ACCESS_KEY": CANARY, "MY_SERVICE_API_KEY": CANARY})
 ROWS = {"train": 160, "validation": 60, "test": 80}
 LANGUAGES = ("en", "fr")
 

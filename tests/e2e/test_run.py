@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from raykd.errors import ConfigError, NonFiniteError
 from raykd.load import flatten
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
-from tests.e2e.conftest import World, still_held
+from tests.e2e.conftest import CANARY, World, still_held
 from tests.fakes import BAD, GOOD, LABELS
 
 
@@ -106,7 +107,8 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
     from raykd.runs.predict import predict_texts
 
     client, run = recorded
-    (model,) = client.search_logged_models([run.info.experiment_id])
+    every = client.search_logged_models([run.info.experiment_id])
+    (model,) = [model for model in every if model.source_run_id == run.info.run_id]
     assert model.source_run_id == run.info.run_id
     texts = ["the room was very good", "the food was awful today"]
     answered = mlflow.pyfunc.load_model(model.artifact_location).predict(pandas.DataFrame({"text": texts}))
@@ -120,6 +122,16 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
 
 def test_nothing_of_the_run_is_left_in_the_cluster(first: Outcome) -> None:
     assert still_held() == []
+
+
+def test_no_secret_of_the_environment_is_in_anything_written(first: Outcome, world: World) -> None:
+    """Run folder, report, log, model, MLflow's database and artifacts, and the logs of Ray's session."""
+    import ray
+
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    files = [p for folder in (world.folder, session / "logs") for p in folder.rglob("*") if p.is_file()]
+    assert world.folder / "runs" / "mlflow.db" in files and sum("logs" in p.parts for p in files) > 5
+    assert [p for p in files if CANARY.encode() in p.read_bytes()] == []
 
 
 def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World) -> None:
