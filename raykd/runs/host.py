@@ -35,6 +35,10 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
+IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+"""What Ray Train would start a process each for: data sets, of which a run has none (rows come with the call), and the
+placement groups of controllers that Tune kills (a run's own end with its job). Without a dashboard the latter is asked
+for 12 s whether it has ended."""
 ABORT_S = 1.0
 """Longest wait for Ray Train to end its workers after an interrupt; then its controller is ended, and they with it."""
 
@@ -171,10 +175,8 @@ def fit(
     start = next_start(storage, name)
 
     class Trainer(TorchTrainer):
-        """Leaves Ctrl-C to the run: Ray Train's own handler ends the process with exit code 0.
-
-        And starts no actor for data sets: rows come with the call.
-        """
+        """Leaves Ctrl-C to the run (Ray Train's own handler ends the process with exit code 0), and starts no actors
+        that have nothing to do: see `IDLE_CALLBACKS`."""
 
         controller: Any = None
 
@@ -183,7 +185,7 @@ def fit(
 
         def _create_default_callbacks(self) -> list[Any]:
             made: list[Any] = super()._create_default_callbacks()
-            return [callback for callback in made if type(callback).__name__ != "DatasetsCallback"]
+            return [callback for callback in made if type(callback).__name__ not in IDLE_CALLBACKS]
 
     trainer = Trainer(
         run_jobs,

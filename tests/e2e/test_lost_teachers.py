@@ -132,7 +132,7 @@ def test_without_a_lost_teacher_the_others_teach_alone_and_all_records_say_so(
 
 @pytest.mark.nightly
 def test_a_lost_teacher_ends_the_run_unless_it_may_go_on(first: Outcome, world: World) -> None:
-    with pytest.raises(TeacherError, match="teacher (en|multi) is gone") as caught:
+    with pytest.raises(TeacherError, match=r"teacher (en|multi) is gone") as caught:
         ran(
             world, "lost", serving={"max_restarts": 0}, teacher_defaults=ALONE,
             train={"steps": 60, "batch_size": 16, "learning_rate": 0.01, "evaluations": 12, "max_failures": 0},
