@@ -53,13 +53,17 @@ def _leave_ray() -> None:
     """Ends this process at once if it is connected to Ray: all that was to be put in order is, by now.
 
     Ray's own way out takes 3 s (measured), and who sent SIGTERM may send SIGKILL by then. What belonged to this process
-    ends with it: the cluster sees it go, and the processes of a local Ray share its fate.
+    ends with it: a cluster sees it go; a Ray of its own is ended here, since two of its processes would outlive it.
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
+        node = ray._private.worker._global_node
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray's last lines are of what it misses now
+        if node is not None:  # of a cluster that it joined this process has started nothing
+            node.kill_all_processes(check_alive=False, allow_graceful=True)
         os._exit(INTERRUPTED)
 
 
