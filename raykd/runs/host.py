@@ -184,7 +184,7 @@ def fit(
             self.controller = controller
 
         def _create_default_callbacks(self) -> list[Any]:
-            made: list[Any] = super()._create_default_callbacks()
+            made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
             return [callback for callback in made if type(callback).__name__ not in IDLE_CALLBACKS]
 
     trainer = Trainer(
