@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CLUSTER_TESTS := $(filter-out tests/unit tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
+# Whole runs, which share one that nothing happens to.
+RUNS := tests/e2e/test_run.py tests/e2e/test_resume.py tests/e2e/test_lost_teachers.py tests/e2e/test_workers.py tests/faults
 
 .PHONY: demo test nightly lint unit setup clean
 
@@ -30,12 +31,16 @@ lint: setup
 unit: setup
 	$(BIN)/python -m pytest tests/unit
 
-# Tests that start processes mostly wait for them: two at a time, and unit tests beside them, which come second when all
-# want a core.
+# Tests that start processes mostly wait for them, so they run in three processes side by side, each with a cluster and
+# fixtures of its own; unit tests come last in the third, behind the others when all want a core.
 test: lint
-	@log=$$(mktemp); nice -n 19 $(BIN)/python -m pytest tests/unit >$$log 2>&1 & unit=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(CLUSTER_TESTS); cluster=$$?; \
-	wait $$unit; unit=$$?; cat $$log; rm -f $$log; test $$cluster -eq 0 -a $$unit -eq 0
+	@logs=$$(mktemp -d); \
+	$(BIN)/python -m pytest $(RUNS) >$$logs/1 2>&1 & runs=$$!; \
+	(nice -n 5 $(BIN)/python -m pytest tests/local_cluster; near=$$?; \
+	 nice -n 19 $(BIN)/python -m pytest tests/unit && exit $$near) >$$logs/2 2>&1 & near=$$!; \
+	$(BIN)/python -m pytest tests/e2e $(RUNS:%=--ignore=%); others=$$?; \
+	wait $$runs; runs=$$?; wait $$near; near=$$?; cat $$logs/1 $$logs/2; rm -rf $$logs; \
+	test $$runs -eq 0 -a $$others -eq 0 -a $$near -eq 0
 
 nightly: setup
 	$(BIN)/python -m pytest tests -m nightly

@@ -108,6 +108,7 @@ def test_hyperband_runs_the_best_of_a_bracket_to_the_end(asha: SweepOutcome, swe
     assert still_held() == []
 
 
+@pytest.mark.nightly
 def test_trials_of_two_ranks_learn_what_trials_of_one_learn(unbroken: SweepOutcome, sweeps: Sweeps) -> None:
     before = {kind: set(actors(kind)) for kind in (TRIAL, RANK)}
     sweeps.run(

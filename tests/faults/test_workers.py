@@ -112,6 +112,7 @@ def same(outcome: Outcome, whole: Outcome, world: World, name: str) -> None:
     )
 
 
+@pytest.mark.nightly
 def test_a_worker_killed_and_the_newest_checkpoint_broken(
     whole: Outcome,
     world: World,
