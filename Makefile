@@ -32,15 +32,16 @@ unit: setup
 	$(BIN)/python -m pytest tests/unit
 
 # Tests that start processes mostly wait for them, so they run in three processes side by side, each with a cluster and
-# fixtures of its own; unit tests come last in the third, behind the others when all want a core.
+# fixtures of its own; unit tests come second wherever all want a core.
 test: lint
 	@logs=$$(mktemp -d); \
+	nice -n 19 $(BIN)/python -m pytest tests/unit >$$logs/3 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest $(RUNS) >$$logs/1 2>&1 & runs=$$!; \
-	(nice -n 5 $(BIN)/python -m pytest tests/local_cluster; near=$$?; \
-	 nice -n 19 $(BIN)/python -m pytest tests/unit && exit $$near) >$$logs/2 2>&1 & near=$$!; \
+	$(BIN)/python -m pytest tests/local_cluster >$$logs/2 2>&1 & near=$$!; \
 	$(BIN)/python -m pytest tests/e2e $(RUNS:%=--ignore=%); others=$$?; \
-	wait $$runs; runs=$$?; wait $$near; near=$$?; cat $$logs/1 $$logs/2; rm -rf $$logs; \
-	test $$runs -eq 0 -a $$others -eq 0 -a $$near -eq 0
+	wait $$runs; runs=$$?; wait $$near; near=$$?; wait $$unit; unit=$$?; \
+	cat $$logs/1 $$logs/2 $$logs/3; rm -rf $$logs; \
+	test $$runs -eq 0 -a $$others -eq 0 -a $$near -eq 0 -a $$unit -eq 0
 
 nightly: setup
 	$(BIN)/python -m pytest tests -m nightly

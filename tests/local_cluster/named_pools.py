@@ -306,9 +306,12 @@ def unloadable(path: Path) -> None:
     large = load_run(path, ["teachers.multi.actor.num_cpus=3"])
     assert "teachers 7 = 7 CPU" in raised(ResourceError, lambda: teachers_up(large, "bad"))
     nothing_is_left()
-    ray.remote(warm.PoolKeeper).options(
-        num_cpus=0, name="raykd.teachers/half/keeper", namespace=warm.NAMESPACE, lifetime="detached"
-    ).remote()
+    keeper = (
+        ray.remote(warm.PoolKeeper)
+        .options(num_cpus=0, name="raykd.teachers/half/keeper", namespace=warm.NAMESPACE, lifetime="detached")
+        .remote()
+    )
+    assert ray.get(keeper.served.remote()) is None  # its process is there
     assert "killed" in raised(TeacherError, lambda: teachers_up(load_run(path), "half"))
     assert "not whole" in table()[0]["teacher"]
     assert "1 actors ended" in teachers_down(["half"])[0]
