@@ -24,6 +24,8 @@ from raykd.runs.train import train
 from tests.e2e.conftest import World
 from tests.fakes import LABELS
 
+pytestmark = pytest.mark.nightly
+
 
 def tree(folder: Path, sources: Path) -> dict[str, Any]:
     """Opinions in two languages and names in a third, each with its own rows and teachers."""

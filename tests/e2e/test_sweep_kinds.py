@@ -83,6 +83,7 @@ def test_nothing_of_a_population_is_left(population: dict[str, Any], sweeps: Swe
     assert still_held() == []
 
 
+@pytest.mark.nightly
 def test_hyperband_runs_the_best_of_a_bracket_to_the_end(asha: SweepOutcome, sweeps: Sweeps) -> None:
     """Brackets of 3 and 2 trials: the first is cut to one of three after one evaluation, the second has no cut."""
     outcome = sweeps.run(

@@ -206,6 +206,7 @@ def test_a_parked_pool_holds_no_cpu_answers_equally_and_counts_what_it_computes(
         pool.stop()
 
 
+@pytest.mark.nightly
 def test_rows_have_a_home_among_nodes(tmp_path: Path, specs: list[TeacherSpec]) -> None:
     """Two nodes in a cluster of their own, which needs a process of its own."""
     command = [sys.executable, "-m", "tests.local_cluster.two_nodes", specs[2].path, str(tmp_path)]

@@ -10,6 +10,7 @@ import pytest
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.nightly
 def test_named_pools(tmp_path: Path) -> None:
     """Its cluster needs a process of its own, which all parts share."""
     command = [sys.executable, "-m", "tests.local_cluster.named_pools", str(tmp_path)]
