@@ -18,7 +18,7 @@ from raykd.config import Embedded
 from raykd.data.lexicon import pick
 from raykd.data.rows import Rows
 from raykd.data.world import KINDS, World, distinct, load_world, noise_of
-from raykd.tasks.words import join_tokens
+from raykd.text.words import join_tokens
 
 LABELS = ("O", *(f"{prefix}-{kind}" for kind in KINDS for prefix in "BI"))
 """The tags of `generate`, in IOB2."""

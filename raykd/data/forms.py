@@ -18,7 +18,7 @@ from raykd.data.tags import tag_indices
 from raykd.data.textfiles import Record, shortened
 from raykd.distill.signals import UNLABELLED, Spans
 from raykd.tasks.forms import RowForm
-from raykd.tasks.words import join_tokens, word_spans
+from raykd.text.words import join_tokens, word_spans
 
 
 @dataclass(frozen=True)

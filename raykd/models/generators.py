@@ -22,7 +22,7 @@ from raykd.spec import Spec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raykd.tasks.tokens import Tokenizer
+    from raykd.text.tokens import Tokenizer
 
 
 class Decoder(Spec):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from raykd.tasks.tokens import Tokenizer
+    from raykd.text.tokens import Tokenizer
 
 _VOLATILE = frozenset(
     {"_name_or_path", "architectures", "attn_implementation", "_attn_implementation", "dtype", "torch_dtype"}

@@ -26,7 +26,7 @@ from raykd.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raykd.tasks.tokens import Tokenizer
+    from raykd.text.tokens import Tokenizer
 
 _AFTER = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings of families that change logits after the head."""

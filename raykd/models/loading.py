@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from raykd.tasks.tokens import Tokenizer
+    from raykd.text.tokens import Tokenizer
 
 _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _SECRET = re.compile(r"(?<=://)[^/@\s]+@|hf_[A-Za-z0-9]{8,}")

@@ -29,7 +29,7 @@ from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save, written_w
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raykd.tasks.tokens import Tokenizer
+    from raykd.text.tokens import Tokenizer
 
 KIND = "raykd_multi"
 """The model type in the config.json of a directory that holds a folder a task."""

@@ -21,7 +21,7 @@ from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.tasks import Task, TaskBase
 from raykd.tasks.language import LanguageTask
-from raykd.tasks.words import join_tokens, word_spans
+from raykd.text.words import join_tokens, word_spans
 
 ROWS = 256
 """Rows that are encoded at once."""

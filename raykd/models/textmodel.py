@@ -24,7 +24,7 @@ from raykd.models.heads import LABELLED, Head, fits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from raykd.tasks.tokens import Tokenizer
+    from raykd.text.tokens import Tokenizer
 
 FORMAT = 1
 _PIPELINES: dict[Head, str] = {

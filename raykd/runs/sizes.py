@@ -24,11 +24,11 @@ from raykd.errors import RaykdError
 from raykd.models import Student, files
 from raykd.models.heads import known_head
 from raykd.tasks import Task
-from raykd.tasks.words import word_spans
 from raykd.teachers.source import Roster
 from raykd.teachers.spec import stored_parameters
 from raykd.teachers.store.bound import stored_bytes
 from raykd.teachers.store.values import text_keys
+from raykd.text.words import word_spans
 
 HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
 """Bytes of a body's header, of each temperature in it, and of a unit's offset, entropy and gold (`distill.codec`)."""

@@ -25,7 +25,7 @@ from raykd.models import Student
 from raykd.models.union import UnionTokenizer
 from raykd.models.vocabulary import same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
-from raykd.tasks.tokens import Tokenizer, add_markers
+from raykd.text.tokens import Tokenizer, add_markers
 
 log = logging.getLogger("raykd.student")
 

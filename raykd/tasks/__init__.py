@@ -11,7 +11,7 @@ from raykd.tasks.masked_lm import MaskedLM
 from raykd.tasks.question_answering import QuestionAnswering
 from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
-from raykd.tasks.tokens import Tokenizer
+from raykd.text.tokens import Tokenizer
 
 Task = Annotated[
     Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM,

@@ -1,6 +1,6 @@
 """Extractive answers: characters to words and back, the best span, exact match and F1.
 
-Decision record: an answer is two places among the words of the context (`raykd.tasks.words`), which every tokenizer
+Decision record: an answer is two places among the words of the context (`raykd.text.words`), which every tokenizer
 shares; one that begins or ends inside a word is widened to whole words, because no model can point between two
 tokens of its own choosing. Scores are those of the official scripts: English is SQuAD v1.1's; other languages are
 MLQA's (all of Unicode's punctuation removed, articles of the language, and for scripts without blanks the overlap of
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.tasks.metrics import log_softmax
-from raykd.tasks.words import UNSPACED_LANGUAGES, is_unspaced, words
+from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, words
 
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -156,7 +156,7 @@ def metrics(
 def overlap_sentence(question: str, context: str) -> str:
     """The sentence of the context that shares most different words with the question: a floor without training.
 
-    The first of several; words are those of `raykd.tasks.words`, so it works for Chinese too.
+    The first of several; words are those of `raykd.text.words`, so it works for Chinese too.
     """
     asked = set(words(question.lower(), signs=False))
     sentences = [found.group().strip() for found in _SENTENCE.finditer(context)]

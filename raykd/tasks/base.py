@@ -24,7 +24,7 @@ from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
-from raykd.tasks.tokens import Tokenizer, Tokens
+from raykd.text.tokens import Tokenizer, Tokens
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from raykd.distill.signals import TextBatch
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, target_tokens, vocabulary_size
-from raykd.tasks.tokens import Tokenizer
+from raykd.text.tokens import Tokenizer
 
 
 class CausalLM(LanguageTask):

@@ -14,7 +14,7 @@ from raykd.distill.signals import TextBatch
 from raykd.tasks import metrics
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
 from raykd.tasks.forms import RowForm
-from raykd.tasks.tokens import Tokenizer, Tokens, marker_ids, tokenize
+from raykd.text.tokens import Tokenizer, Tokens, marker_ids, tokenize
 
 
 class Classification(TaskBase):

@@ -3,7 +3,7 @@
 Decision record: corpus scores, with the tokenization of the reference's language, because a score without it cannot
 be compared: BLEU uses sacrebleu's ``zh`` for Chinese, ``char`` for the other scripts without blanks (``ja-mecab``
 needs a dictionary that is not installed), ``13a`` for all else. The tokenizer that rouge_score brings keeps only a-z
-and 0-9 and gives 0 for any other script without a word, so it is replaced by words of `raykd.tasks.words`, lower
+and 0-9 and gives 0 for any other script without a word, so it is replaced by words of `raykd.text.words`, lower
 case, signs dropped; for English without accents the two are the same. chrF and BLEU run from 0 to 100 as sacrebleu
 prints them, all else from 0 to 1.
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raykd.tasks.words import UNSPACED_LANGUAGES, words
+from raykd.text.words import UNSPACED_LANGUAGES, words
 
 NAMES = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 """What `metrics` can measure."""

@@ -33,7 +33,7 @@ from raykd.distill.signals import TextBatch
 from raykd.spec import Spec
 from raykd.tasks import generation
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
-from raykd.tasks.tokens import Tokenizer
+from raykd.text.tokens import Tokenizer
 
 
 class TopKAnswers(Spec):

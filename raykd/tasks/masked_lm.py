@@ -24,7 +24,7 @@ from raykd.errors import ConfigError
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
-from raykd.tasks.tokens import Tokenizer, by_language
+from raykd.text.tokens import Tokenizer, by_language
 
 
 class MaskedLM(LanguageTask):

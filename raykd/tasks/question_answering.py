@@ -36,8 +36,8 @@ from raykd.tasks.base import (
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.metrics import log_softmax
-from raykd.tasks.tokens import Tokenizer, shortened, tokenize_words
-from raykd.tasks.words import first_tokens, word_spans
+from raykd.text.tokens import Tokenizer, shortened, tokenize_words
+from raykd.text.words import first_tokens, word_spans
 
 
 class QuestionAnswering(TaskBase):

@@ -24,7 +24,7 @@ from raykd.tasks.language import (
     target_tokens,
     vocabulary_size,
 )
-from raykd.tasks.tokens import Tokenizer, tokenize
+from raykd.text.tokens import Tokenizer, tokenize
 
 
 class Seq2Seq(LanguageTask):

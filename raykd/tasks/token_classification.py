@@ -24,8 +24,8 @@ from raykd.tasks import entities
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
-from raykd.tasks.tokens import Tokenizer, tokenize_words
-from raykd.tasks.words import first_tokens
+from raykd.text.tokens import Tokenizer, tokenize_words
+from raykd.text.words import first_tokens
 
 
 class TokenClassification(TaskBase):

@@ -19,7 +19,7 @@ from raykd import models
 from raykd.errors import ModelError
 from raykd.models import LSTM, Linear, Pretrained, Student, TextModel, Transformer
 from raykd.tasks.base import pad
-from raykd.tasks.tokens import tokenize
+from raykd.text.tokens import tokenize
 
 LABELS = ("sad", "glad", "neither")
 TEXTS = [

@@ -26,9 +26,9 @@ from raykd.runs.notes import notes_of
 from raykd.runs.score import completed
 from raykd.student.prepare import fit_tokenizer, prepare
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification, entities
-from raykd.tasks.tokens import marker_ids, tokenize
-from raykd.tasks.words import word_spans
 from raykd.teachers.spec import TeacherSpec, open_teacher
+from raykd.text.tokens import marker_ids, tokenize
+from raykd.text.words import word_spans
 from tests.fakes import save_transformer, texts_and_labels
 
 TAGS = ["O", "B-PER", "I-PER"]

@@ -13,7 +13,7 @@ from raykd.distill.signals import MASKED, UNLABELLED, TeacherSignal, TextBatch
 from raykd.errors import ConfigError
 from raykd.models import HashedNgrams, Transformer
 from raykd.tasks import QuestionAnswering, Said, TokenClassification
-from raykd.tasks.words import join_tokens, word_spans
+from raykd.text.words import join_tokens, word_spans
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SENTENCES = [["Anna", "Smith", "lives", "in", "Paris", "."], ["我", "住", "在", "北京"], ["Marie", "rit"]]

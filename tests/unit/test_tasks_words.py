@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from raykd.errors import DataError
-from raykd.tasks import words
+from raykd.text import words
 
 TEXTS = [
     "The quick brown fox doesn't jump; it costs 3.50 dollars.",

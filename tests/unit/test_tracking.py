@@ -258,7 +258,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
 
     from raykd.models import Linear, TextModel, load, save
     from raykd.tasks.base import pad
-    from raykd.tasks.tokens import tokenize
+    from raykd.text.tokens import tokenize
 
     texts = ["bon film", "mauvais film", "这部电影很好", ""]
     labels, linear = ("negative", "positive"), Linear()
