@@ -19,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.errors import ConfigError
-from raykd.parse import MAX_DEPTH, check_path, parse_json, parse_yaml, read_text
+from raykd.parse import MAX_DEPTH, check_path, parse_json, parse_override, parse_yaml, read_text
 from raykd.redaction import credentials_in, names_a_secret, redact
+from raykd.spec import NotANumber
 
 _INDEX = re.compile(r"^[0-9]{1,9}\Z")
 R = TypeVar("R", RunConfig, MultiRun)
@@ -47,7 +48,7 @@ def set_path(tree: Any, assignment: str) -> Any:
         )
     if path.count(".") > MAX_DEPTH:
         raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
-    return _set(tree, path.split("."), parse_yaml(value, f"the override {path}"), path)
+    return _set(tree, path.split("."), parse_override(value, f"the override {path}"), path)
 
 
 def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
@@ -125,24 +126,55 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
 
 
 def _explain(error: ValidationError, origin: str, model: type[BaseModel] = RunConfig) -> Iterable[str]:
+    """What is wrong, key by key: the sentence first, what stands there last and shortened."""
     problems = error.errors(include_url=False)
     yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
     for problem in problems:
-        where = ".".join(str(part) for part in problem["loc"]) or "(the whole file)"
-        got = json.dumps(problem["input"], default=str, ensure_ascii=False)
-        shown = got if len(got) <= 120 else got[:117] + "..."
-        yield f"  {where}"
+        where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_keys(model, problem["loc"][:-1])
             wrong = str(problem["loc"][-1])
             near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
+            yield f"  {where}"
             yield f"    got:     an unknown key {wrong!r}"
             yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
             if near:
                 yield f"    next:    did you mean {near[0]!r}?"
-        else:
-            yield f"    got:     {shown}"
-            yield f"    wanted:  {problem['msg'].removeprefix('Value error, ')}"
+            continue
+        value = problem["input"]
+        if problem["type"] != "value_error" or not isinstance(value, Mapping | BaseModel):
+            yield f"  {where}"
+            yield f"    wanted:  {_wanted(problem['type'], problem['msg'], value)}"
+            yield f"    got:     {_shown(value)}"
+            continue
+        # A combination of keys: what stands there would be all of them.
+        first, *rest = problem["msg"].removeprefix("Value error, ").splitlines()
+        yield f"  {where}: {first}" if where and not first.startswith(where) else f"  {first}"
+        yield from (f"  {line}" for line in rest)
+
+
+_PLAINLY = {
+    "string_type": "a text",
+    "tuple_type": "a list, such as [a, b]",
+    "dict_type": "keys with values, such as {a: b}",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+"""pydantic's names of what is wanted, for people."""
+
+
+def _wanted(kind: str, message: str, value: Any) -> str:
+    wanted = _PLAINLY.get(kind, message.removeprefix("Value error, "))
+    return (
+        f'{wanted}; the word null is one in quotes: "null"'
+        if kind == "string_type" and value is None
+        else wanted
+    )
+
+
+def _shown(value: Any) -> str:
+    got = json.dumps(value.value if isinstance(value, NotANumber) else value, default=str, ensure_ascii=False)
+    return got if len(got) <= 120 else got[:117] + "..."
 
 
 def _allowed_keys(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
@@ -193,6 +225,7 @@ def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
             model["path"] = _local(model["path"], base_dir, "student.path")
     for train in [tree["train"], *(training["train"] for training in trained)]:
         train["deepspeed"] = _read_deepspeed(train["deepspeed"], base_dir)
+        _check_switches(train["deepspeed"], "train.deepspeed")
     return tree
 
 
@@ -226,6 +259,15 @@ def _read_deepspeed(value: Any, base_dir: Path) -> Any:
             f"train.deepspeed: {path} is no mapping", got=type(content).__name__, wanted="a JSON object"
         )
     return content
+
+
+def _check_switches(node: Any, path: str) -> None:
+    """Refuses yes, no, on and off in a tree of DeepSpeed's: they are texts, and each of them would be true."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _check_switches(value, f"{path}.{key}")
+    elif isinstance(node, str) and node.lower() in ("yes", "no", "on", "off"):
+        raise ConfigError(f"{path} is a text, not true or false", got=node, wanted="true or false")
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

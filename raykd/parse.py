@@ -4,8 +4,11 @@ Decision record: a file of a few lines can fill the memory (aliases of aliases),
 brackets) or take minutes (PyYAML reads about 30,000 nodes a second), so size, depth and number of nodes are bounded
 and aliases are refused. A key given twice is an error, since YAML would silently keep the last. No tag makes anything
 but plain values. Strings that no file name and no UTF-8 file can hold (NUL, halves of surrogate pairs) are refused
-here, because each of the many places that use a string later would fail in its own way. Numbers such as 1e-3 are
-numbers (YAML 1.1 reads them as text).
+here, because each of the many places that use a string later would fail in its own way.
+
+Plain values are read by YAML 1.2 (its core schema), not 1.1: no, yes, on, off, y and n are texts, 010 is ten, 1:30 and
+2020-01-02 are texts, 1e-3 is a number. A number keeps how it was written (`raykd.spec.written`) where that is
+not how Python writes it, so that a field of texts can take 010 or 1.10 as the text that stands there.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import yaml
 
 from raykd.errors import ConfigError
+from raykd.spec import WrittenFloat, WrittenInt
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -26,7 +30,7 @@ MAX_NODES = 20_000
 LONGEST_PART, LONGEST_PATH = 255, 4095
 """Bytes of one part of a path, and of a whole one, on Linux."""
 _PYTHON = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
-"""What PyYAML lets through of its own mistakes: a date in month 13, an empty number."""
+"""What PyYAML lets through of its own mistakes: an empty number, a date in month 13."""
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -52,25 +56,81 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    base = 10 if text[:2] not in ("0x", "0o") else 0
+    value = int(text, base)
+    if str(value) == text:
+        return value
+    kept = WrittenInt(value)
+    kept.written = text
+    return kept
 
 
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node)
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if str(value) == text:
+        return value
+    kept = WrittenFloat(value)
+    kept.written = text
+    return kept
+
+
+# The core schema of YAML 1.2: https://yaml.org/spec/1.2.2/#103-core-schema
+_CORE = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _name, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})\Z"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+yaml.SafeDumper.add_representer(WrittenInt, yaml.SafeDumper.represent_int)
+yaml.SafeDumper.add_representer(WrittenFloat, yaml.SafeDumper.represent_float)
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    """A mapping whose keys are the texts that stand there, also where they look like numbers or truth values."""
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
             raise yaml.YAMLError(f"a key that is a list or a mapping, line {line}")
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.YAMLError(f"key {key!r} stands twice, line {line}")
-        seen.add(key)
-    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+        if key_node.value in found:
+            raise yaml.YAMLError(f"key {key_node.value!r} stands twice, line {line}")
+        found[key_node.value] = loader.construct_object(value_node, deep=True)
+    return found
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def parse_override(text: str, origin: str) -> Any:
+    """Reads the value of ``key.path=value``: YAML of one value, in which # begins no comment.
+
+    A shell takes the quotes from ``data.columns.text="a #b"``, so that what was quoted arrives without them.
+
+    Raises:
+        ConfigError: as `parse_yaml`.
+    """
+    mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+    return _without(parse_yaml(text.replace("#", f"{mark}#"), origin), mark)
+
+
+def _without(tree: Any, mark: str) -> Any:
+    """The tree with the mark taken out of all its texts."""
+    if isinstance(tree, dict):
+        return {_without(key, mark): _without(value, mark) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without(value, mark) for value in tree]
+    return tree.replace(mark, "") if isinstance(tree, str) else tree
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -86,12 +146,12 @@ def parse_yaml(text: str, origin: str) -> Any:
     try:
         tree = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, *_PYTHON) as error:
-        # A value that looks like a date, a number or a tag of its own and is none ends in errors of Python itself.
+        # A value that looks like a number or has a tag of its own and is none ends in errors of Python itself.
         raise ConfigError(
             f"{origin} is not valid YAML",
             got=" ".join(str(error).split())[:500],
             wanted="mappings, lists, texts and numbers",
-            next_step="correct the line; a text that looks like a number or a date goes into quotes",
+            next_step="correct the line; a text that holds : # [ ] { } , & * ! | > @ or a quote goes into quotes",
         ) from None
     _check_values(tree, origin)
     return tree
@@ -189,5 +249,5 @@ def _check_values(tree: Any, origin: str) -> None:
                 f"{origin} holds a value of a kind that has no place here",
                 got=f"{type(node).__name__} {node!s:.80}",
                 wanted="mappings, lists, texts and numbers",
-                next_step="put a text that looks like a date into quotes",
+                next_step="leave the tag (!!...) out",
             )

@@ -1,16 +1,36 @@
 """`Spec`: the base of everything that can stand in a YAML.
 
 Frozen, no unknown keys, no silent conversion of what a user wrote: a number stays the number, and neither a
-string nor a truth value is read as one.
+string nor a truth value is read as one. A field of texts takes a number or a truth value as the text that was
+written: ``labels: [0, 1]`` are the labels "0" and "1".
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class WrittenInt(int):
+    """A whole number that was written in another way than Python's: 010, +5, 0x1f."""
+
+    written: str
+
+
+class WrittenFloat(float):
+    """A fraction that was written in another way than Python's: 1.10, 1e-3."""
+
+    written: str
+
+
+def written(value: bool | int | float) -> str:
+    """A truth value or number as the text that stood in the file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.written if isinstance(value, WrittenInt | WrittenFloat) else str(value)
 
 
 class Spec(BaseModel):
@@ -27,20 +47,29 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _numbers_are_numbers(cls, data: Any) -> Any:
-        """pydantic's own strictness would also refuse a YAML list where a tuple stands, so only this is strict."""
+    def _as_written(cls, data: Any) -> Any:
+        """Keeps texts from becoming numbers, and makes texts of numbers where texts are wanted.
+
+        pydantic's own strictness would also refuse a YAML list where a tuple stands, so only this is strict.
+        """
         if not isinstance(data, Mapping):
             return data
-        fields = cls.model_fields
-        wrong = {
-            name: _NotANumber(value)
-            for name, value in data.items()
-            if isinstance(value, (str, bool)) and name in fields and _numeric(fields[name].annotation)
-        }
-        return {**data, **wrong} if wrong else data
+        changed: dict[Any, Any] = {}
+        for name, value in data.items():
+            field = cls.model_fields.get(name) if isinstance(name, str) else None
+            if field is None:
+                continue
+            if isinstance(value, (str, bool)):
+                if _numeric(field.annotation):
+                    changed[name] = NotANumber(value)
+                elif isinstance(value, bool) and _takes_text(field.annotation):
+                    changed[name] = written(value)
+            elif isinstance(value, (int, float, list, tuple, Mapping)):
+                changed[name] = _with_texts(value, field.annotation)
+        return {**data, **changed} if changed else data
 
 
-class _NotANumber:
+class NotANumber:
     """Takes the place of a text or truth value where a number stands, so that the field itself refuses it."""
 
     def __init__(self, value: Any) -> None:
@@ -56,3 +85,33 @@ def _numeric(annotation: Any) -> bool:
         parts = [part for part in get_args(annotation) if part is not type(None)]
         return bool(parts) and all(_numeric(part) for part in parts)
     return annotation in (int, float)
+
+
+def _with_texts(value: Any, annotation: Any) -> Any:
+    """The value with its numbers and truth values as texts, wherever the annotation takes texts alone."""
+    if isinstance(value, bool | int | float):
+        return written(value) if _takes_text(annotation) else value
+    for part in _members(annotation):
+        inner = get_args(part)
+        if isinstance(value, list | tuple) and get_origin(part) in (tuple, list) and inner:
+            return [_with_texts(item, inner[0]) for item in value]
+        if isinstance(value, Mapping) and get_origin(part) is dict:
+            return {key: _with_texts(item, inner[1]) for key, item in value.items()}
+    return value
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The annotations that a union is made of; of another one itself."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(member for part in get_args(annotation) for member in _members(part))
+    return (annotation,)
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Whether an annotation takes any text, and of plain values texts alone."""
+    members = [part for part in _members(annotation) if part is not type(None)]
+    return str in members and all(
+        part is str or get_origin(part) in (Literal, tuple, list, dict) for part in members
+    )

@@ -89,7 +89,7 @@ COMBINATIONS: dict[str, Any] = {
     "home of nobody": ("teachers.0", {"name": "en", "languages": ["en"], "path": "~nobody-here/x"}),
     "paths no list": ("data.train.paths", "train.jsonl"),
     "paths empty": ("data.train.paths", []),
-    "paths of numbers": ("data.train.paths", [1, 2]),
+    "paths of lists": ("data.train.paths", [[1], [2]]),
     "unknown source": ("data.train.kind", "telepathy"),
     "task that is a text": ("task", "classification"),
     "teachers no list": ("teachers", {"name": "en"}),

@@ -10,7 +10,7 @@ import yaml
 
 from raykd.config import RunConfig, overlay
 from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
-from raykd.load import dump, flatten, load_any, load_run, parse_yaml, set_path, validate
+from raykd.load import _check_switches, dump, flatten, load_any, load_run, parse_yaml, set_path, validate
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -114,6 +114,57 @@ def test_scientific_numbers_are_numbers() -> None:
         "1e",
         "e3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"), ("On", "On"), ("y", "y"), ("010", 10), ("1:30", "1:30"), ("1_000", "1_000"), ("0x1f", 31),
+        ("0o17", 15), ("0b1", "0b1"), ("2020-01-02", "2020-01-02"), ("True", True), ("FALSE", False), ("~", None),
+        ("null", None), ("", None), ("5.", 5.0), ("+3", 3), ("-.inf", float("-inf")), ("=", "="), ("<<", "<<"),
+        ("12e03", 12000.0),
+    ],
+)  # fmt: skip
+def test_plain_values_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    found = parse_yaml(f"a: {text}", "x")["a"]
+    assert found == value and isinstance(found, type(value))
+
+
+def test_a_field_of_texts_takes_what_is_written() -> None:
+    run = parse_yaml(
+        "languages: [no, on, 010]\nlabels: [0, 1.10, true, 1e3]\nlabel_map: {1: a, true: b, 010: c}", "x"
+    )
+    data = {**tree()["data"], "languages": run["languages"], "labels": run["labels"]}
+    config = validate(tree(data=data, teachers=[], objective={"alpha": 1}, name=7), "x")
+    assert config.data.languages == ("no", "on", "010") and config.data.labels == ("0", "1.10", "true", "1e3")
+    assert config.name == "7" and run["label_map"] == {"1": "a", "true": "b", "010": "c"}
+    assert validate(parse_yaml(dump(config), "x"), "again") == config
+    assert (
+        validate(tree(baseline="no"), "x").baseline is False and validate(tree(baseline=True), "x").baseline
+    )
+    assert 'in quotes: "null"' in message(name=None)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("a=x #y", "x #y"), ('a="x #y"', "x #y"), ("a=#1", "#1"), ("a=[x #1, 'y # 2']", ["x #1", "y # 2"]),
+        ("a={b #c: d}", {"b #c": "d"}), ("a=7", 7), ("a=no", "no"), ("a=x=y", "x=y"), ("a=\ue000#", "\ue000#"),
+    ],
+)  # fmt: skip
+def test_no_comment_begins_in_an_override(assignment: str, value: Any) -> None:
+    assert set_path({}, assignment) == {"a": value}
+
+
+def test_a_combination_is_a_sentence_without_the_whole_file() -> None:
+    data = {**tree()["data"], "labels": ["O", "M-PER"]}
+    text = message(data=data, task={"kind": "token_classification"})
+    assert "\n  data.labels are no tags of entities: 'M-PER' is no tag" in text
+    assert "student" not in text and max(map(len, text.splitlines())) < 160
+    with pytest.raises(
+        ConfigError, match=r"train\.deepspeed\.a\.b is a text, not true or false\n  got: +off"
+    ):
+        _check_switches({"a": {"b": "off"}}, "train.deepspeed")
 
 
 def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_yaml_is_bounded() -> None:
         ("a: " + "x" * 1_000_001, "too large"),
         ("!!python/object/apply:os.system [id]", "tag"),
         ("a: 1\na: 2", "stands twice"),
-        ("a: 2020-01-02", "date"),
+        ("a: !!timestamp 2020-01-02", "date"),
         ('a: "\\0"', "U+0000"),
     ):
         with pytest.raises(ConfigError, match=r"next|wanted") as caught:
