@@ -92,8 +92,8 @@ class Predictor:
     def _part(self, batch: TextBatch) -> list[dict[str, Any]]:
         rows = self.task.encode(self.model.tokenizer, batch)
         found: list[dict[str, Any]] = [{} for _ in range(len(batch))]
-        for picked in _passes(rows.lengths_B):
-            encoded = self.task.collate(rows, picked)
+        for picked in split_passes(rows.lengths_B, PASS_TOKENS):
+            encoded = self.task.collate(rows, picked, self.padding)
             with torch.inference_mode():
                 said = self.task.say(self.model.model, encoded)
             answers = self.task.predictions(said, batch.take(picked), self.model.labels)
@@ -127,15 +127,3 @@ def rows_to_ask(
         pairs=None if pairs is None else tuple(pairs),
         words=words,
     )
-
-
-def _passes(lengths_B: NDArray[np.int64]) -> list[list[int]]:
-    """Rows of like length, cut to forward passes."""
-    passes: list[list[int]] = []
-    longest = 1
-    for i in np.argsort(-lengths_B, kind="stable").tolist():
-        if not passes or (len(passes[-1]) + 1) * longest > PASS_TOKENS:
-            passes.append([])
-            longest = max(1, int(lengths_B[i]))
-        passes[-1].append(i)
-    return passes

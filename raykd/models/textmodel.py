@@ -24,6 +24,7 @@ from raykd.models.heads import LABELLED, Head, fits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from raykd.text.padding import Padding
     from raykd.text.tokens import Tokenizer
 
 FORMAT = 1
@@ -55,6 +56,13 @@ class TextModel:
     task: Head = "classification"
     max_length: int | None = None
     languages: tuple[str, ...] = ()
+
+    @property
+    def padding(self) -> Padding:
+        """How batches for this model are padded, as its configuration says; the self-test may know better."""
+        from raykd.text.padding import padding_of
+
+        return padding_of(self.model, self.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
 from raykd.tasks import EncodedRows, Said, Task
+from raykd.text.padding import Padding, split_passes
 
 EVALUATION_TOKENS = 16384
 """Largest padded size of one forward pass of an evaluation."""
@@ -26,18 +27,18 @@ def gather_ranks(part: Any) -> list[Any]:
 
 
 def say(
-    model: Callable[..., Any], task: Task, rows: EncodedRows, picked: Sequence[int], device: torch.device
+    model: Callable[..., Any],
+    task: Task,
+    rows: EncodedRows,
+    picked: Sequence[int],
+    device: torch.device,
+    padding: Padding,
 ) -> Said:
     """What the model says to the picked rows, in their order, run in passes of rows of similar length."""
-    order = sorted(range(len(picked)), key=lambda at: -int(rows.lengths_B[picked[at]]))
     parts: list[tuple[list[int], Said]] = []
-    begin = 0
-    while begin < len(order):
-        width = max(1, int(rows.lengths_B[picked[order[begin]]]))
-        part = order[begin : begin + max(1, EVALUATION_TOKENS // width)]
-        encoded = task.collate(rows, [picked[at] for at in part]).to(device)
+    for part in split_passes(rows.lengths_B[np.asarray(picked, dtype=np.int64)], EVALUATION_TOKENS):
+        encoded = task.collate(rows, [picked[at] for at in part], padding).to(device)
         parts.append((part, task.say(model, encoded)))
-        begin += len(part)
     if not parts:
         return Said(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
     back = np.argsort(np.concatenate([np.asarray(part) for part, _ in parts]))

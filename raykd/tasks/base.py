@@ -1,8 +1,7 @@
 """What all tasks share: rows are encoded once, batches are padded to their own longest sequence, units are read.
 
 Decision record: encoding is done once a row, not once a batch, because a student sees a row in every epoch;
-padding is done per batch and to the batch's longest sequence only, because a forward pass costs in proportion to
-the padded length. What a unit is, and where a model says something about it, is known when a row is encoded: each
+padding is done per batch, by `raykd.text.padding`, because a forward pass costs in proportion to the padded length. What a unit is, and where a model says something about it, is known when a row is encoded: each
 unit has a *place*, the sequence and the token whose output is read, so that `gather` is one indexing operation and
 nothing after it knows the task. A text that is longer than the model's limit has units without a place: they are
 neither trained nor taught, and counted.
@@ -11,7 +10,7 @@ neither trained nor taught, and counted.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -24,7 +23,8 @@ from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
-from raykd.text.tokens import Tokenizer, Tokens
+from raykd.text.padding import Padding, Part, pad, parts_of, run_parts
+from raykd.text.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class EncodedBatch:
     choices: C where units have choices of their own (the words of a context): those of the longest; None where the
         choices are the run's labels.
     extra: what else a task needs for `gather`.
+    parts: what runs apart (`raykd.text.padding`); None where one forward pass takes the whole batch.
+    shift_S: by how many places padding on the left moved each sequence's tokens; None where none was moved.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -100,6 +102,12 @@ class EncodedBatch:
     seen_N: torch.Tensor | None = None
     choices: int | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    parts: tuple[Part, ...] | None = None
+    shift_S: NDArray[np.int64] | None = None
+
+    def run(self, model: Callable[..., Any]) -> Any:
+        """Return the outputs of a model, called with keyword arguments, for this batch."""
+        return model(**self.inputs) if self.parts is None else run_parts(model, self.inputs, self.parts)
 
     def to(self, device: torch.device) -> EncodedBatch:
         """The batch on another device."""
@@ -174,9 +182,9 @@ class TaskBase(Spec):
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids, units and gold labels of B rows."""
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
-        """The picked rows as a padded batch."""
-        return collate(rows, picked)
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+        """The picked rows as a batch, padded for one model."""
+        return collate(rows, picked, padding)
 
     @abstractmethod
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
@@ -193,7 +201,7 @@ class TaskBase(Spec):
     @torch.no_grad()
     def say(self, model: Any, encoded: EncodedBatch) -> Said:
         """What a model says to a batch."""
-        logits_NC = self.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
+        logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         seen = np.ones(len(logits_NC), dtype=bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
         return Said(logits_NC, encoded.counts_B, seen)
 
@@ -214,7 +222,7 @@ class TaskBase(Spec):
     def answer(self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]) -> list[Any]:
         """What a teacher answers to each row of a batch: logits ``[C]`` of the run's labels where rows are the units,
         else a body; None for a row with a logit that is not finite."""
-        raw_NC = self.gather(model(**encoded.inputs), encoded).float()
+        raw_NC = self.gather(encoded.run(model), encoded).float()
         logits_NC = raw_NC[:, [own[0] for own in columns]].cpu().numpy()
         good_N = np.isfinite(logits_NC).all(axis=1)
         return [row if good else None for row, good in zip(logits_NC, good_N.tolist(), strict=True)]
@@ -251,11 +259,17 @@ def label_columns(
     return [renamed.index(label) for label in wanted]
 
 
-def collate(rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
     """The picked rows, padded: sequences one after the other, units with their places in the batch."""
     chosen = np.asarray(picked, dtype=np.int64)
     sequences = chosen if rows.sequences_B1 is None else ranges(rows.sequences_B1, chosen)
-    inputs = pad(rows, sequences.tolist())
+    chosen_S = sequences.tolist()
+    parts = parts_of(rows.fields, chosen_S, padding.shapes)
+    if parts is not None:
+        padding = replace(padding, side="right", buckets=())  # nothing is padded where parts run
+    inputs = pad(rows, chosen_S, padding)
+    lengths_S = np.asarray([len(rows.fields["input_ids"][s]) for s in chosen_S], dtype=np.int64)
+    shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
     units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.units(picked)
     labels_N = rows.labels_N[units]
     counts_B = rows.counts_B[chosen]
@@ -267,34 +281,22 @@ def collate(rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
             first_B = starts_of(np.diff(rows.sequences_B1)[chosen])[:-1]
         shift_N = np.repeat(first_B, counts_B)
         places = np.where(seen[:, None], np.stack([places[:, 0] + shift_N, places[:, 1]], axis=1), 0)
+        if shift_S is not None and "labels" not in inputs:  # targets are padded on the right
+            places[:, 1] += np.where(seen, shift_S[places[:, 0]], 0)
         places_N2 = torch.from_numpy(places)
         if not seen.all():
             seen_N, labels_N = torch.from_numpy(seen), np.where(seen, labels_N, UNLABELLED)
     return EncodedBatch(
         inputs=inputs,
         labels_N=torch.from_numpy(np.ascontiguousarray(labels_N)),
-        real_tokens=int(sum(len(rows.fields["input_ids"][s]) for s in sequences.tolist())),
-        computed_tokens=int(inputs["input_ids"].numel()),
+        real_tokens=int(lengths_S.sum()),
+        computed_tokens=int(inputs["input_ids"].numel()) if parts is None else int(lengths_S.sum()),
         counts_B=counts_B,
         places_N2=places_N2,
         seen_N=seen_N,
+        parts=parts,
+        shift_S=shift_S,
     )
-
-
-def pad(rows: EncodedRows | Tokens, picked: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The picked sequences as ``[S, L]`` tensors, L the longest of them, field by field."""
-    inputs: dict[str, torch.Tensor] = {}
-    for name, values in rows.fields.items():
-        chosen = [values[i] for i in picked]
-        lengths = np.asarray(
-            [len(row) for row in chosen], dtype=np.int64
-        )  # a target is not as long as its source
-        filled = np.arange(max(1, int(lengths.max(initial=1)))) < lengths[:, None]
-        block = np.full(filled.shape, rows.pad_values[name], dtype=np.int64)
-        if chosen:
-            block[filled] = np.concatenate(chosen)
-        inputs[name] = torch.from_numpy(block)
-    return inputs
 
 
 def starts_of(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:

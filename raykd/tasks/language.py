@@ -143,7 +143,7 @@ class LanguageTask(TaskBase):
         self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> list[bytes | None]:
         """A body a row, in the form of `answers`. ``model`` gives hidden states and has a ``head``."""
-        hidden_ND, head = self.gather(model(**encoded.inputs), encoded), model.head
+        hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
         size = int(encoded.extra["vocabulary"])
         counts = encoded.counts_B
         offsets_N = _never_falling(encoded.extra["offsets_N"].cpu().numpy(), counts)
@@ -170,7 +170,7 @@ class LanguageTask(TaskBase):
     @torch.no_grad()
     def say(self, model: Any, encoded: EncodedBatch) -> Said:
         """Summed negative log-likelihood of each row's target (nats), its tokens, and how many are the likeliest."""
-        hidden_ND, head = self.gather(model(**encoded.inputs), encoded), model.head
+        hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
         size = int(encoded.extra["vocabulary"])
         step, nll, hits = chunk_of(size), [], []
         for begin in range(0, len(hidden_ND), step):

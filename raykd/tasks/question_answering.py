@@ -36,6 +36,7 @@ from raykd.tasks.base import (
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.metrics import log_softmax
+from raykd.text.padding import Padding
 from raykd.text.tokens import Tokenizer, shortened, tokenize_words
 from raykd.text.words import first_tokens, word_spans
 
@@ -97,9 +98,9 @@ class QuestionAnswering(TaskBase):
             long_B=long_B,
         )
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
         """The picked rows' windows; ``extra`` says where each word is read."""
-        encoded = collate(rows, picked)
+        encoded = collate(rows, picked, padding)
         chosen = np.asarray(picked, dtype=np.int64)
         assert rows.sequences_B1 is not None
         words_B = np.diff(rows.extra["words_B1"])[chosen]
@@ -109,7 +110,10 @@ class QuestionAnswering(TaskBase):
         window_W = np.where(seen_W, places_W2[:, 0] + np.repeat(first_B, words_B), 0)
         row_W = np.repeat(np.arange(len(chosen)), words_B)
         word_W = np.arange(len(row_W)) - np.repeat(starts_of(words_B)[:-1], words_B)
-        index = np.stack([window_W, np.where(seen_W, places_W2[:, 1], 0), row_W, word_W], axis=1)[seen_W]
+        moved_W = 0 if encoded.shift_S is None else encoded.shift_S[window_W]
+        index = np.stack(
+            [window_W, np.where(seen_W, places_W2[:, 1] + moved_W, 0), row_W, word_W], axis=1
+        )[seen_W]
         labels = encoded.labels_N.numpy().copy()
         visible = np.zeros((len(chosen), int(words_B.max(initial=0)) + 1), dtype=bool)
         visible[row_W[seen_W], word_W[seen_W]] = True
@@ -155,7 +159,7 @@ class QuestionAnswering(TaskBase):
         self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> list[bytes | None]:
         """A body a row: begin and end over the words of its context."""
-        logits_NC = self.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
+        logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         said: list[bytes | None] = []
         for pair_2C in logits_NC.reshape(-1, 2, logits_NC.shape[1]):
             last = np.flatnonzero(pair_2C[0] > MASKED)

@@ -24,6 +24,7 @@ from raykd.tasks.language import (
     target_tokens,
     vocabulary_size,
 )
+from raykd.text.padding import Padding
 from raykd.text.tokens import Tokenizer, tokenize
 
 
@@ -59,9 +60,9 @@ class Seq2Seq(LanguageTask):
             },
         )
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
-        encoded = language_batch(collate(rows, picked), rows, picked)
+        encoded = language_batch(collate(rows, picked, padding), rows, picked)
         tokens = int(encoded.inputs["labels"].numel())
         real, computed = encoded.real_tokens + int(encoded.counts_B.sum()), encoded.computed_tokens + tokens
         return replace(encoded, real_tokens=real, computed_tokens=computed)

@@ -84,7 +84,7 @@ class TokenClassification(TaskBase):
         self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> list[bytes | None]:
         """A body a row: the run's tags, -inf for one that the teacher does not know."""
-        raw_NC = self.gather(model(**encoded.inputs), encoded).float().cpu().numpy()
+        raw_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
         logits_NC[:, [not own for own in columns]] = -np.inf
         seen_N = np.ones(len(raw_NC), bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()

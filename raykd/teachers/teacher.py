@@ -26,14 +26,9 @@ from raykd.errors import NonFiniteError, TeacherError
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
+from raykd.text.padding import Padding, split_passes
 
 log = logging.getLogger("raykd.teachers")
-
-
-ENOUGH_ROWS = 8
-"""Rows of a pass from which more rows make it hardly cheaper a row."""
-MUCH_SHORTER = 0.85
-"""Share of the longest row's length below which a row begins a pass of its own."""
 
 
 class Teacher:
@@ -232,8 +227,8 @@ class Teacher:
         answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
         with torch.inference_mode():
-            for picked in by_length(encoded.lengths_B, self._max_tokens):
-                padded = task.collate(encoded, picked).to(device)
+            for picked in split_passes(encoded.lengths_B, self._max_tokens):
+                padded = task.collate(encoded, picked, padding).to(device)
                 said = task.answer(speaker, padded, info.columns)
                 for row, answer in zip(picked, said, strict=True):
                     answers[row] = answer
@@ -316,21 +311,3 @@ class Teacher:
         """Flushes the store."""
         if self._store is not None:
             self._store.close()
-
-
-def by_length(lengths_B: NDArray[np.int64], max_tokens: int) -> list[list[int]]:
-    """Rows sorted by length and cut into forward passes that are padded little.
-
-    A pass holds at most ``max_tokens`` padded tokens (one row always fits), and of `ENOUGH_ROWS` or more rows none
-    that is shorter than `MUCH_SHORTER` times the longest: a pass costs in proportion to its padded tokens, and
-    hardly less a row where it has more rows than that.
-    """
-    passes: list[list[int]] = []
-    for i in np.argsort(-lengths_B, kind="stable").tolist():
-        longest = int(lengths_B[passes[-1][0]]) if passes else 0
-        full = not passes or (len(passes[-1]) + 1) * longest > max_tokens
-        if full or (len(passes[-1]) >= ENOUGH_ROWS and int(lengths_B[i]) < MUCH_SHORTER * longest):
-            passes.append([i])
-        else:
-            passes[-1].append(i)
-    return passes

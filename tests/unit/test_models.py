@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from raykd import models
 from raykd.errors import ModelError
 from raykd.models import LSTM, Linear, Pretrained, Student, TextModel, Transformer
-from raykd.tasks.base import pad
+from raykd.text.padding import pad
 from raykd.text.tokens import tokenize
 
 LABELS = ("sad", "glad", "neither")

@@ -24,7 +24,8 @@ from raykd.teachers.pool import Placement, group
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
-from raykd.teachers.teacher import Teacher, by_length
+from raykd.teachers.teacher import Teacher
+from raykd.text.padding import split_passes
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
 
@@ -100,17 +101,17 @@ def test_non_finite_logits_name_teacher_and_rows(directory: Path) -> None:
         teacher.answer(text_batch(["good"]))
 
 
-def test_by_length_covers_every_row_once_within_the_cap() -> None:
+def test_passes_cover_every_row_once_within_the_cap() -> None:
     lengths = np.random.default_rng(0).integers(1, 60, size=200)
-    passes = by_length(lengths, 300)
+    passes = split_passes(lengths, 300)
     assert sorted(i for part in passes for i in part) == list(range(200))
     assert all(len(part) * max(lengths[part]) <= 300 for part in passes)
-    assert by_length(np.asarray([500]), 300) == [[0]]
+    assert split_passes(np.asarray([500]), 300) == [[0]]
 
 
-def test_passes_of_by_length_are_padded_little_and_not_tiny() -> None:
+def test_passes_are_padded_little_and_not_tiny() -> None:
     lengths = np.random.default_rng(1).integers(4, 128, size=96)
-    passes = by_length(lengths, 1 << 20)
+    passes = split_passes(lengths, 1 << 20)
     computed = sum(len(part) * int(max(lengths[part])) for part in passes)
     assert lengths.sum() / computed > 0.9 > lengths.sum() / (96 * lengths.max())
     assert all(len(part) >= 8 for part in passes[:-1])

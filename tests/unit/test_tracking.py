@@ -257,7 +257,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     import torch
 
     from raykd.models import Linear, TextModel, load, save
-    from raykd.tasks.base import pad
+    from raykd.text.padding import pad
     from raykd.text.tokens import tokenize
 
     texts = ["bon film", "mauvais film", "这部电影很好", ""]

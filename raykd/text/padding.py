@@ -1,0 +1,232 @@
+"""From sequences of several lengths to the tensors of a forward pass: how one model's batches are padded.
+
+Decision record: padding is decided here alone, from the model and its tokenizer together, because neither knows
+enough. A head that looks for a text's last token compares with the *model's* pad id; some heads read the last place
+and want padding before the text; some tokenizers forget the mask; some models take none. What cannot be read from a
+configuration is found by `raykd.models.selftest`, which compares a row alone with the same row beside others.
+
+Some models mix padding into their answers whatever is done (MobileBERT, FNet, ConvBERT). For those `shapes` is
+"equal": a batch is still one object for the rest of raykd, but its forward pass is run in parts of equal length
+(`run_parts`), so that serving, validation and training are right alike. "single" runs each sequence alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Side = Literal["right", "left"]
+Shapes = Literal["longest", "equal", "single"]
+"""Which sequences share a forward pass: any, padded to the longest; those of one length; each runs alone."""
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What is padded on the model's side; targets of an encoder-decoder always end with their padding."""
+ENOUGH_ROWS = 8
+"""Rows of a pass from which more rows make it hardly cheaper a row."""
+MUCH_SHORTER = 0.85
+"""Share of the longest row's length below which a row begins a pass of its own."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the sequences of one model are padded. Made by `padding_of`, refined by the self-test.
+
+    Attributes:
+        pad_id: The id that fills `input_ids`; None takes what the tokenizer pads with.
+        side: Where padding stands.
+        inputs: The inputs that the model's forward takes; None is all.
+        token_types: Rows of the model's table of token types; None where it has none or does not say.
+        shapes: Which sequences may share a forward pass.
+        buckets: Lengths to which a batch is padded, ascending; what is longer than all of them keeps its own.
+            () is the longest sequence's length. A GPU that compiles for each shape wants few of them.
+    """
+
+    pad_id: int | None = None
+    side: Side = "right"
+    inputs: frozenset[str] | None = None
+    token_types: int | None = None
+    shapes: Shapes = "longest"
+    buckets: tuple[int, ...] = ()
+
+    def width(self, longest: int) -> int:
+        """Return the length to which a batch is padded whose longest sequence has ``longest`` tokens."""
+        return next((bucket for bucket in self.buckets if bucket >= longest), max(1, longest))
+
+    def takes(self, name: str) -> bool:
+        """Return whether the model is given this input.
+
+        A table of one token type holds nothing to tell apart, and a tokenizer of another family would index beyond it.
+        """
+        if name == "token_type_ids" and self.token_types is not None and self.token_types < 2:
+            return False
+        return self.inputs is None or name in self.inputs
+
+
+def padding_of(model: Any, tokenizer: Any) -> Padding:
+    """Return how a model's sequences are padded, as its configuration and its forward's signature say.
+
+    Args:
+        model: A model of transformers, or one that looks like it.
+        tokenizer: Its tokenizer.
+    """
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    own = getattr(text, "pad_token_id", None)
+    table = _embedding_rows(model)
+    if not isinstance(own, int) or own < 0 or (table is not None and own >= table):
+        own = getattr(tokenizer, "pad_token_id", None)
+    # XLNet's head reads the last place; with padding there it would read padding.
+    reads_last = getattr(text, "summary_type", None) == "last" and hasattr(model, "sequence_summary")
+    sparse = getattr(text, "attention_type", None) == "block_sparse"  # BigBird: other attention for short inputs
+    return Padding(
+        pad_id=own,
+        side="left" if reads_last else "right",
+        inputs=_accepted(model),
+        token_types=getattr(text, "type_vocab_size", None),
+        shapes="equal" if sparse else "longest",
+    )
+
+
+def _embedding_rows(model: Any) -> int | None:
+    """Rows of the model's embedding table; None where it cannot be told."""
+    try:
+        return int(model.get_input_embeddings().num_embeddings)
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+
+
+def _accepted(model: Any) -> frozenset[str] | None:
+    """The names of the inputs of a model's forward; None where its signature does not name them."""
+    try:
+        names = set(inspect.signature(type(model).forward).parameters)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return frozenset(names) if "input_ids" in names else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sequences of a batch that share a forward pass without any padding.
+
+    Attributes:
+        sequences: Their places in the batch.
+        widths: The length of each input, by name.
+    """
+
+    sequences: torch.Tensor
+    widths: Mapping[str, int]
+
+
+class Sequences(Protocol):
+    """Tokens that are not padded yet, such as `Tokens` and `EncodedRows`."""
+
+    @property
+    def fields(self) -> Mapping[str, Sequence[NDArray[np.int64]]]:
+        """For each input of a model one array a sequence."""
+        ...
+
+    @property
+    def pad_values(self) -> Mapping[str, int]:
+        """What the tokenizer pads each input with."""
+        ...
+
+
+def pad(
+    rows: Sequences, picked: Sequence[int] | NDArray[np.int64], padding: Padding = Padding()
+) -> dict[str, torch.Tensor]:
+    """Return the picked sequences as int64 tensors ``[S, L]``, input by input, L the padded length of that input."""
+    inputs: dict[str, torch.Tensor] = {}
+    for name, values in rows.fields.items():
+        if not padding.takes(name):
+            continue
+        chosen = [values[i] for i in picked]
+        lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)
+        width = padding.width(int(lengths.max(initial=1)))
+        place = np.arange(width)
+        left = padding.side == "left" and name in MODEL_INPUTS
+        filled = place >= width - lengths[:, None] if left else place < lengths[:, None]
+        value = padding.pad_id if name == "input_ids" and padding.pad_id is not None else rows.pad_values[name]
+        block = np.full(filled.shape, value, dtype=np.int64)
+        if chosen:
+            block[filled] = np.concatenate(chosen)
+        inputs[name] = torch.from_numpy(block)
+        if name == "input_ids" and "attention_mask" not in rows.fields and padding.takes("attention_mask"):
+            # Some tokenizers forget the mask; a model that takes one would read padding without it.
+            inputs["attention_mask"] = torch.from_numpy(filled.astype(np.int64))
+    return inputs
+
+
+def parts_of(
+    fields: Mapping[str, Sequence[NDArray[np.int64]]], picked: Sequence[int], shapes: Shapes
+) -> tuple[Part, ...] | None:
+    """Return the parts of a batch that run apart; None where all sequences share one pass."""
+    if shapes == "longest":
+        return None
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for at, i in enumerate(picked):
+        key = tuple(len(values[i]) for values in fields.values())
+        groups.setdefault((*key, at) if shapes == "single" else key, []).append(at)
+    return tuple(
+        Part(torch.as_tensor(members), dict(zip(fields, key, strict=False))) for key, members in groups.items()
+    )
+
+
+_OUTPUTS = ("logits", "start_logits", "end_logits", "hidden")
+"""Outputs that tasks read; those with more than one value a sequence are padded to the longest part."""
+
+
+def run_parts(run: Callable[..., Any], inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]) -> Any:
+    """Run a batch part by part and return the outputs as one forward pass would give them; gradients flow.
+
+    Args:
+        run: The model, called with keyword arguments.
+        inputs: Padded on the right, ``[S, L]``.
+    """
+    outputs = []
+    for part in parts:
+        own = {}
+        for name, value in inputs.items():
+            width = part.widths.get(name, part.widths["input_ids"])
+            own[name] = value[part.sequences.to(value.device), :width]
+        outputs.append(run(**own))
+    order = torch.cat([part.sequences for part in parts]).argsort()
+    found = {name: [getattr(out, name, None) for out in outputs] for name in _OUTPUTS}
+    return SimpleNamespace(
+        **{name: _stitch(values, order) for name, values in found.items() if values[0] is not None}
+    )
+
+
+def _stitch(values: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor:
+    """The parts of one output in the batch's order, places beyond a part's length filled with 0."""
+    widest = max(value.shape[1] for value in values)
+    wide = []
+    for value in values:
+        missing = widest - value.shape[1]
+        tail = value.new_zeros((value.shape[0], missing, *value.shape[2:]))
+        wide.append(torch.cat([value, tail], dim=1) if missing else value)
+    return torch.cat(wide)[order.to(wide[0].device)]
+
+
+def split_passes(lengths_B: NDArray[np.int64], max_tokens: int) -> list[list[int]]:
+    """Return rows sorted by length and cut into forward passes that are padded little.
+
+    A pass holds at most ``max_tokens`` padded tokens (one row always fits), and of `ENOUGH_ROWS` or more rows none
+    that is shorter than `MUCH_SHORTER` times the longest: a pass costs in proportion to its padded tokens, and
+    hardly less a row where it has more rows than that.
+    """
+    passes: list[list[int]] = []
+    for i in np.argsort(-lengths_B, kind="stable").tolist():
+        longest = int(lengths_B[passes[-1][0]]) if passes else 0
+        full = not passes or (len(passes[-1]) + 1) * longest > max_tokens
+        if full or (len(passes[-1]) >= ENOUGH_ROWS and int(lengths_B[i]) < MUCH_SHORTER * longest):
+            passes.append([i])
+        else:
+            passes[-1].append(i)
+    return passes
