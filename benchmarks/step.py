@@ -207,7 +207,7 @@ def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
     def engine_step() -> None:
         batch = encoded[state["step"] % 64]
         state["step"] += 1
-        loss = torch.nn.functional.cross_entropy(loop.engine.forward(batch.inputs), batch.labels_N)
+        loss = torch.nn.functional.cross_entropy(loop.engine.forward(**batch.inputs), batch.labels_N)
         loop.engine.backward(loss)
         loop.engine.step()
 

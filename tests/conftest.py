@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ["RAYKD_CACHE"] = tempfile.mkdtemp(prefix="raykd-tests-")  # no finding of an earlier version of the code
 os.environ.setdefault("RAY_worker_niceness", "0")  # before the unit tests that run beside
 
 

@@ -82,6 +82,7 @@ def load(
             got=labels,
             wanted=f"{model.config.num_labels} labels",
         )
+    name_padding(model, tokenizer)
     return TextModel(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -91,6 +92,19 @@ def load(
         max_length=info.max_length,
         languages=info.languages,
     )
+
+
+def name_padding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """Tell a model which id is padding where only its tokenizer says so, in memory.
+
+    Heads that look for a text's last token then take several rows at once. A pad token that has another meaning (an
+    end token, say) is left out: the head would overlook it at the end of a text.
+    """
+    config: Any = model.config.get_text_config()
+    pad = getattr(tokenizer, "pad_token_id", None)
+    others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "sep", "cls", "mask")}
+    if getattr(config, "pad_token_id", None) is None and pad is not None and pad not in others:
+        config.pad_token_id = pad
 
 
 def load_tokenizer(

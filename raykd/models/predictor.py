@@ -7,22 +7,25 @@ short windows, because it is a property of how a model is asked and not of the m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import ModelError
+from raykd.models.selftest import find_padding
 from raykd.models.textmodel import TextModel
 from raykd.tasks import Task, TaskBase
 from raykd.tasks.language import LanguageTask
+from raykd.text.padding import Padding, split_passes
 from raykd.text.words import join_tokens, word_spans
 
+log = logging.getLogger("raykd.models")
 ROWS = 256
 """Rows that are encoded at once."""
 PASS_TOKENS = 8192
@@ -48,6 +51,7 @@ class Predictor:
 
     model: TextModel
     task: TaskBase
+    _tested: list[Padding] = field(default_factory=list, repr=False, compare=False)
 
     @staticmethod
     def of(model: TextModel) -> Predictor:
@@ -89,11 +93,26 @@ class Predictor:
             )
             yield from ({"text": text, "written": answer} for text, answer in zip(texts, made, strict=True))
 
+    def _padding(self, batch: TextBatch) -> Padding:
+        """How rows share a forward pass: by the model's self-test, made once where there is more than one row."""
+        if self._tested:
+            return self._tested[0]
+        if len(batch) < 2:
+            return self.model.padding
+        found = find_padding(self.model, self.task, batch)
+        padding = found.of(self.model.padding)
+        if found.is_conclusive:
+            self._tested.append(padding)
+            if found.shapes != "longest":
+                log.warning("%s", found.describe())
+        return padding
+
     def _part(self, batch: TextBatch) -> list[dict[str, Any]]:
+        padding = self._padding(batch)
         rows = self.task.encode(self.model.tokenizer, batch)
         found: list[dict[str, Any]] = [{} for _ in range(len(batch))]
         for picked in split_passes(rows.lengths_B, PASS_TOKENS):
-            encoded = self.task.collate(rows, picked, self.padding)
+            encoded = self.task.collate(rows, picked, padding)
             with torch.inference_mode():
                 said = self.task.say(self.model.model, encoded)
             answers = self.task.predictions(said, batch.take(picked), self.model.labels)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from raykd.distill.signals import TextBatch
 from raykd.errors import ModelError
 from raykd.tasks import EncodedRows, TaskBase
-from raykd.text.padding import Padding, Shapes, Side
+from raykd.text.padding import RIGHT, Padding, Shapes, Side
 
 if TYPE_CHECKING:
     from raykd.models.textmodel import TextModel
@@ -75,11 +75,11 @@ class Finding:
         if self.shapes == "longest":
             side = "" if self.side == "right" else ", padded on the left"
             return f"answers do not depend on the texts beside them (differences up to {self.difference:.0e}{side})"
-        how = "texts of equal length" if self.shapes == "equal" else "each text alone"
-        return (
-            f"padding changes this model's answers (by up to {self.padded:.2g}), so it is asked {how} in a forward "
-            f"pass (differences up to {self.difference:.0e})"
-        )
+        how = "texts of equal length" if self.shapes == "equal" else "one text"
+        why = f"padding changes this model's answers (by up to {self.padded:.2g})"
+        if not np.isfinite(self.padded):
+            why = "this model takes no texts of several lengths (its configuration names no pad_token_id)"
+        return f"{why}, so a forward pass holds {how}; differences up to {self.difference:.0e}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -113,10 +113,12 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
     asked = network if module is None else module
     with _evaluating(network), torch.inference_mode():
         rows = _Rows.of(model, task, batch)
-        alone = [rows.answer(asked, [i], Padding()) for i in range(len(rows))]
-        alone = [answers[0] for answers in alone]
+        alone = [rows.answer(asked, [i], RIGHT)[0] for i in range(len(rows))]
+        declared = model.padding
+        if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
+            return Finding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
         again = max(
-            (_apart(rows.answer(asked, [i], Padding())[0], alone[i]) for i in rows.shortest), default=0.0
+            (_apart(rows.answer(asked, [i], RIGHT)[0], alone[i]) for i in rows.shortest), default=0.0
         )
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
         if not again <= limit:
@@ -127,11 +129,10 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
                 next_step="choose another model: this one draws at random (hashing, dropout that stays on), so what "
                 "it says cannot be stored or taught",
             )
-        declared = model.padding
-        padded = float("nan")
+        padded: float | None = None
         for padding in _candidates(declared):
             gap = rows.gap(asked, alone, padding)
-            padded = gap if padded != padded else padded
+            padded = gap if padded is None else padded
             if gap <= limit or padding.shapes == "single":
                 return Finding(padding.side, padding.shapes, gap, padded, rows.extremes)
     raise AssertionError("each sequence alone is the last way")
@@ -195,10 +196,9 @@ class _Rows:
         counts = [int(n) for n in batch.counts_B]
         found = []
         for part_ND in units.split(counts):
-            part_ND = part_ND[:: max(1, len(part_ND) // PROBED_UNITS)]
-            if self.task.language:
-                part_ND = asked.head.logits(part_ND)
-            found.append(part_ND.double().softmax(dim=-1).cpu().numpy())
+            some_ND = part_ND[:: max(1, len(part_ND) // PROBED_UNITS)]
+            logits_NC = asked.head.logits(some_ND) if self.task.language else some_ND
+            found.append(logits_NC.double().softmax(dim=-1).cpu().numpy())
         return found
 
     def gap(self, asked: Any, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:
@@ -255,10 +255,8 @@ def _beginning(batch: TextBatch, share: int) -> TextBatch:
 def _body_parameters(network: Any) -> int:
     """Return the weights that every token is multiplied with: all but the table of embeddings."""
     total = sum(parameter.numel() for parameter in network.parameters())
-    try:
+    with suppress(AttributeError, NotImplementedError):
         total -= network.get_input_embeddings().weight.numel()
-    except (AttributeError, NotImplementedError):
-        pass
     return max(1, total)
 
 

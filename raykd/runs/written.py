@@ -21,6 +21,7 @@ from raykd.data.rows import Rows
 from raykd.distill.codec import decode
 from raykd.distill.signals import TeacherSignal
 from raykd.errors import TeacherError
+from raykd.models.selftest import find_padding
 from raykd.student.evaluate import say
 from raykd.tasks import Said
 from raykd.tasks.language import LanguageTask
@@ -38,8 +39,9 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
     batch = rows.take(range(len(rows)))
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
+    padding = find_padding(student, task, batch, module=speaker).of(student.padding)
     begun = time.perf_counter()
-    said = say(speaker, task, encoded, range(len(rows)), torch.device("cpu"))
+    said = say(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
     texts = None
     if task.written:
         begun = time.perf_counter()

@@ -177,11 +177,11 @@ class Engine:
         """Dropout on."""
         self.engine.train()
 
-    def forward(self, inputs: dict[str, torch.Tensor], route: str = "") -> Any:
+    def forward(self, route: str = "", /, **inputs: torch.Tensor) -> Any:
         """The model's outputs, in the engine's precision; a task's `gather` reads them.
 
         Args:
-            route: which task of a model of several.
+            route: which task of a model of several. inputs: the model's.
         """
         return self.engine(route, **inputs) if route else self.engine(**inputs)
 

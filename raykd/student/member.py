@@ -7,6 +7,7 @@ loop's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,15 +19,22 @@ from numpy.typing import NDArray
 
 from raykd import models
 from raykd.config import Run, RunConfig
+from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.distill.signals import Signals, SignalSource, TeacherSignal
+from raykd.errors import ModelError
+from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
+from raykd.models.selftest import PROBED_ROWS, Finding, find_padding
 from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
 from raykd.student.prefetch import Asked
 from raykd.student.prepare import Prepared
 from raykd.student.reading import Reading
 from raykd.tasks import EncodedBatch
+from raykd.text.padding import Padding
+
+log = logging.getLogger("raykd.student")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Member:
         self.prepared, self.device = prepared, device
         self.rows, self.tokens = prepared.train, prepared.train_tokens
         self.source = None if config.plain else source
+        self.padding = student_padding(config, prepared.train, student)
         self.stream = BatchStream(
             prepared.train,
             prepared.train_tokens.lengths_B,
@@ -95,7 +104,7 @@ class Member:
 
     def micro(self, rows: NDArray[np.int64], answers: list[TeacherSignal] | None) -> Micro:
         """One micro-batch on the device, with what the teachers said of its units."""
-        encoded = self.task.collate(self.tokens, rows.tolist()).to(self.device)
+        encoded = self.task.collate(self.tokens, rows.tolist(), self.padding).to(self.device)
         if answers is None:
             return Micro(encoded, None, rows)
         signals = self.reading.signals(answers, encoded, rows.tolist())
@@ -136,11 +145,57 @@ class Member:
         """
         rows = self.prepared.validation
         mine = list(range(begin, len(rows), every))
-        said = say(self.route(module), self.task, self.prepared.validation_tokens, mine, self.device)
+        said = say(
+            self.route(module), self.task, self.prepared.validation_tokens, mine, self.device, self.padding
+        )
         parts = [(mine, said)] if shared else gather_ranks((mine, said))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
         told = join([part for _, part in parts])
         return scores_by_language(self.task, told, rows.select(order), self.config.data.labels)
+
+
+_TESTED: dict[str, Finding] = {}
+"""Findings of this process by what the student starts from: the trials of a sweep mostly start alike."""
+
+
+def student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Padding:
+    """Return how a student's batches are padded.
+
+    Raykd's own architectures are known; a checkpoint of another family is tested as teachers are, because with some of
+    them the loss of a row would depend on the rows beside it.
+
+    Raises:
+        ModelError: The model answers the same text differently when it is asked twice.
+    """
+    if config.student.kind != "pretrained" or not len(rows):
+        return student.padding
+    key = f"{config.student.model_dump_json()} {config.task.model_dump_json()}"
+    if key not in _TESTED:
+        sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS)))
+        module = Headless(student.model) if config.task.language else None
+        _TESTED[key] = find_padding(student, config.task, sample, module=module)
+        if _TESTED[key].shapes != "longest":
+            log.warning("student %s: %s", config.name, _TESTED[key].describe())
+    return _TESTED[key].of(student.padding)
+
+
+def check_one_pass(members: Mapping[str, Member]) -> None:
+    """Refuse students whose batches run in several forward passes where parameters are shared out (ZeRO 3).
+
+    Ranks have different numbers of them, and each gathers weights from all ranks: they would wait for each other.
+
+    Raises:
+        ModelError: Names the student.
+    """
+    apart = [member for member in members.values() if member.padding.shapes != "longest"]
+    if apart:
+        raise ModelError(
+            f"padding changes the answers of the student {apart[0].config.name}, so its batches run in parts of equal "
+            "length, which ZeRO 3 cannot do on several workers",
+            got=f"{apart[0].config.student.kind} student, ZeRO 3",
+            wanted="ZeRO 0, 1 or 2, or a model of another family",
+            next_step="lower train.zero_stage, or choose another checkpoint",
+        )
 
 
 def members_of(

@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from raykd.point import Point
 from raykd.student.blame import blame, not_finite, well
 from raykd.student.engine import Engine
 from raykd.student.evaluate import gather_ranks, judged, named
-from raykd.student.member import Member, Micro, members_of
+from raykd.student.member import Member, Micro, check_one_pass, members_of
 from raykd.student.meter import reduce_sum
 from raykd.student.prefetch import Asked, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
@@ -118,6 +119,8 @@ class TrainingLoop:
             world=world,
             device=self.device,
         )
+        if self.engine.zero_stage == 3 and world > 1:
+            check_one_pass(self.members)
         self.state = LoopState()
         self.best_weights: dict[str, torch.Tensor] | None = None
         self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
@@ -153,7 +156,7 @@ class TrainingLoop:
         self._rate = self.engine.learning_rate()
         results = []
         for micro in micros:
-            outputs = self.engine.forward(micro.encoded.inputs, route=member.name)
+            outputs = micro.encoded.run(partial(self.engine.forward, member.name))
             result = member.reading.evaluate(
                 member.objective, self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
             )

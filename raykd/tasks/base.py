@@ -1,7 +1,8 @@
 """What all tasks share: rows are encoded once, batches are padded to their own longest sequence, units are read.
 
 Decision record: encoding is done once a row, not once a batch, because a student sees a row in every epoch;
-padding is done per batch, by `raykd.text.padding`, because a forward pass costs in proportion to the padded length. What a unit is, and where a model says something about it, is known when a row is encoded: each
+padding is done per batch, by `raykd.text.padding`, because a forward pass costs in proportion to the padded
+length. What a unit is, and where a model says something about it, is known when a row is encoded: each
 unit has a *place*, the sequence and the token whose output is read, so that `gather` is one indexing operation and
 nothing after it knows the task. A text that is longer than the model's limit has units without a place: they are
 neither trained nor taught, and counted.
@@ -23,7 +24,7 @@ from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
-from raykd.text.padding import Padding, Part, pad, parts_of, run_parts
+from raykd.text.padding import RIGHT, Padding, Part, pad, parts_of, run_parts
 from raykd.text.tokens import Tokenizer
 
 
@@ -182,7 +183,7 @@ class TaskBase(Spec):
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids, units and gold labels of B rows."""
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows as a batch, padded for one model."""
         return collate(rows, picked, padding)
 
@@ -259,7 +260,7 @@ def label_columns(
     return [renamed.index(label) for label in wanted]
 
 
-def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
     """The picked rows, padded: sequences one after the other, units with their places in the batch."""
     chosen = np.asarray(picked, dtype=np.int64)
     sequences = chosen if rows.sequences_B1 is None else ranges(rows.sequences_B1, chosen)

@@ -18,7 +18,7 @@ from raykd.distill.signals import TextBatch
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, target_tokens, vocabulary_size
-from raykd.text.padding import Padding
+from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer
 
 
@@ -78,7 +78,7 @@ class CausalLM(LanguageTask):
             rows.append(np.asarray(kept if len(kept) else [first or 0], dtype=np.int64))
         return rows
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
         return language_batch(collate(rows, picked, padding), rows, picked)
 

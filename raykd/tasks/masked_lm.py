@@ -24,7 +24,7 @@ from raykd.errors import ConfigError
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
-from raykd.text.padding import Padding
+from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, by_language
 
 
@@ -96,7 +96,7 @@ class MaskedLM(LanguageTask):
             long_B=np.asarray(long_B, dtype=bool),
         )
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
         return language_batch(collate(rows, picked, padding), rows, picked)
 

@@ -36,7 +36,7 @@ from raykd.tasks.base import (
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.metrics import log_softmax
-from raykd.text.padding import Padding
+from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shortened, tokenize_words
 from raykd.text.words import first_tokens, word_spans
 
@@ -98,7 +98,7 @@ class QuestionAnswering(TaskBase):
             long_B=long_B,
         )
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows' windows; ``extra`` says where each word is read."""
         encoded = collate(rows, picked, padding)
         chosen = np.asarray(picked, dtype=np.int64)

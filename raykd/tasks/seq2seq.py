@@ -24,7 +24,7 @@ from raykd.tasks.language import (
     target_tokens,
     vocabulary_size,
 )
-from raykd.text.padding import Padding
+from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, tokenize
 
 
@@ -60,7 +60,7 @@ class Seq2Seq(LanguageTask):
             },
         )
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = Padding()) -> EncodedBatch:
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
         encoded = language_batch(collate(rows, picked, padding), rows, picked)
         tokens = int(encoded.inputs["labels"].numel())

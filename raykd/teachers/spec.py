@@ -20,7 +20,7 @@ from raykd.models.loading import served
 from raykd.tasks import Task
 from raykd.teachers.precision import choose
 
-_FORMAT = "dense-float32, crc over key and body"
+_FORMAT = "dense-float32, crc over key and body, rows that do not depend on their neighbours"
 
 
 @dataclass(frozen=True)

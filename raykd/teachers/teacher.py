@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from raykd import models
 from raykd.distill.lens import Speech
 from raykd.distill.signals import TeacherSignal, TextBatch
-from raykd.errors import NonFiniteError, TeacherError
+from raykd.errors import ModelError, NonFiniteError, TeacherError
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
@@ -45,6 +45,7 @@ class Teacher:
         self._model: models.TextModel | None = None
         self._store: SignalStore | None = None
         self._headless: Any = None
+        self._padding: Padding | None = None
         self._max_tokens = spec.max_tokens
         self.forwarded_rows = 0
         self.answered_rows = 0
@@ -222,8 +223,9 @@ class Teacher:
         """The answer to every row (logits ``[C]``, or a body), in forward passes of similar length."""
         model, info = self._load(), self.open()
         task = self.spec.task.model_copy(update={"max_length": info.max_length})
-        encoded = task.encode(model.tokenizer, batch)
         speaker = self._speaker(model)
+        padding = self._padding or self._tested(model, task, batch, speaker)
+        encoded = task.encode(model.tokenizer, batch)
         answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
         with torch.inference_mode():
@@ -244,6 +246,35 @@ class Teacher:
                 next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
             )
         return answers
+
+    def _tested(self, model: models.TextModel, task: Any, batch: TextBatch, speaker: Any) -> Padding:
+        """How this model's rows are batched, by its self-test (`raykd.models.selftest`), made once by content.
+
+        Raises:
+            ModelError: the model answers the same text differently when it is asked twice.
+        """
+        from raykd.models.findings import content_key, found_or_tested
+        from raykd.models.selftest import find_padding
+
+        info = self.open()
+        key = content_key(
+            info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
+        )
+        try:
+            found = found_or_tested(key, lambda: find_padding(model, task, batch, module=speaker))
+        except ModelError as error:
+            raise ModelError(
+                f"teacher {self.name}: {error.what}",
+                got=error.got,
+                wanted=error.wanted,
+                next_step=error.next_step,
+            ) from None
+        padding = found.of(model.padding)
+        if found.is_conclusive:
+            self._padding = padding
+            say = log.info if found.shapes == "longest" else log.warning
+            say("%s: %s", self.name, found.describe())
+        return padding
 
     def _speaker(self, model: models.TextModel) -> Any:
         """What a task asks: the model, or over a vocabulary the model up to its output head."""

@@ -69,6 +69,10 @@ class Padding:
         return self.inputs is None or name in self.inputs
 
 
+RIGHT = Padding()
+"""Padding behind each sequence with the tokenizer's own pad id, and every input that there is."""
+
+
 def padding_of(model: Any, tokenizer: Any) -> Padding:
     """Return how a model's sequences are padded, as its configuration and its forward's signature say.
 
@@ -76,7 +80,7 @@ def padding_of(model: Any, tokenizer: Any) -> Padding:
         model: A model of transformers, or one that looks like it.
         tokenizer: Its tokenizer.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     own = getattr(text, "pad_token_id", None)
     table = _embedding_rows(model)
@@ -84,7 +88,9 @@ def padding_of(model: Any, tokenizer: Any) -> Padding:
         own = getattr(tokenizer, "pad_token_id", None)
     # XLNet's head reads the last place; with padding there it would read padding.
     reads_last = getattr(text, "summary_type", None) == "last" and hasattr(model, "sequence_summary")
-    sparse = getattr(text, "attention_type", None) == "block_sparse"  # BigBird: other attention for short inputs
+    sparse = (
+        getattr(text, "attention_type", None) == "block_sparse"
+    )  # BigBird: other attention for short inputs
     return Padding(
         pad_id=own,
         side="left" if reads_last else "right",
@@ -139,7 +145,7 @@ class Sequences(Protocol):
 
 
 def pad(
-    rows: Sequences, picked: Sequence[int] | NDArray[np.int64], padding: Padding = Padding()
+    rows: Sequences, picked: Sequence[int] | NDArray[np.int64], padding: Padding = RIGHT
 ) -> dict[str, torch.Tensor]:
     """Return the picked sequences as int64 tensors ``[S, L]``, input by input, L the padded length of that input."""
     inputs: dict[str, torch.Tensor] = {}
@@ -152,7 +158,9 @@ def pad(
         place = np.arange(width)
         left = padding.side == "left" and name in MODEL_INPUTS
         filled = place >= width - lengths[:, None] if left else place < lengths[:, None]
-        value = padding.pad_id if name == "input_ids" and padding.pad_id is not None else rows.pad_values[name]
+        value = (
+            padding.pad_id if name == "input_ids" and padding.pad_id is not None else rows.pad_values[name]
+        )
         block = np.full(filled.shape, value, dtype=np.int64)
         if chosen:
             block[filled] = np.concatenate(chosen)
@@ -174,7 +182,8 @@ def parts_of(
         key = tuple(len(values[i]) for values in fields.values())
         groups.setdefault((*key, at) if shapes == "single" else key, []).append(at)
     return tuple(
-        Part(torch.as_tensor(members), dict(zip(fields, key, strict=False))) for key, members in groups.items()
+        Part(torch.as_tensor(members), dict(zip(fields, key, strict=False)))
+        for key, members in groups.items()
     )
 
 
@@ -197,7 +206,7 @@ def run_parts(run: Callable[..., Any], inputs: Mapping[str, torch.Tensor], parts
             own[name] = value[part.sequences.to(value.device), :width]
         outputs.append(run(**own))
     order = torch.cat([part.sequences for part in parts]).argsort()
-    found = {name: [getattr(out, name, None) for out in outputs] for name in _OUTPUTS}
+    found: dict[str, list[Any]] = {n: [getattr(out, n, None) for out in outputs] for n in _OUTPUTS}
     return SimpleNamespace(
         **{name: _stitch(values, order) for name, values in found.items() if values[0] is not None}
     )

@@ -25,8 +25,8 @@ from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher
-from raykd.text.padding import split_passes
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
+from raykd.text.padding import split_passes
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
 
 TASK = Classification(max_length=64)
