@@ -1,0 +1,269 @@
+"""A row's answer does not depend on the rows beside it: padding by model and tokenizer, and the self-test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.errors import ModelError
+from raykd.models import TextModel
+from raykd.models.findings import content_key, found_or_tested, keep_finding, kept_finding
+from raykd.models.predictor import Predictor, rows_to_ask
+from raykd.models.selftest import Finding, find_padding
+from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
+from raykd.text.padding import RIGHT, Padding, pad, padding_of, split_passes
+
+WORDS = "the room was bad and food awful today again good we said it here very quite not so".split()
+SPECIALS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+SIZE = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+TEXTS = [
+    "good room",
+    "the food was awful today and the room was bad again",
+    "we said it here very quite good",
+]
+TASK = Classification(max_length=32)
+
+
+def tokenizer(**settings: Any) -> Any:
+    """A tokenizer of whole words with [CLS] and [SEP]."""
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {word: i for i, word in enumerate([*SPECIALS, *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.decoder = decoders.WordPiece()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **({"pad_token": "[PAD]"} | named | settings))
+
+
+def classifier(
+    kind: str, tokenizing: Any = None, auto: str = "SequenceClassification", **settings: Any
+) -> TextModel:
+    """A random model of a family, in float32, whose weights are wide enough that every input counts."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=len(SPECIALS) + len(WORDS), **({"num_labels": 2} | SIZE | settings)
+    )
+    torch.manual_seed(3)
+    model = getattr(transformers, f"AutoModelFor{auto}").from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.4)
+    return TextModel(model, tokenizing or tokenizer(), tuple(str(v) for v in model.config.id2label.values()))
+
+
+def rows(texts: list[str]) -> TextBatch:
+    return rows_to_ask("text", texts)
+
+
+def alone(model: TextModel, text: str) -> np.ndarray:
+    """What plain transformers gives for one text."""
+    inputs = model.tokenizer(text, truncation=True, max_length=32, return_tensors="pt")
+    taken = padding_of(model.model, model.tokenizer)
+    with torch.no_grad():
+        logits = model.model(**{name: value for name, value in inputs.items() if taken.takes(name)}).logits
+    return logits.double().softmax(-1)[0].numpy()
+
+
+FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
+    "bert": ({}, "longest"),
+    "distilbert": ({"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}, "longest"),
+    "xlnet": ({"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}, "longest"),
+    "fnet": ({}, "equal"),
+    "convbert": ({"embedding_size": 16, "conv_kernel_size": 3, "head_ratio": 1}, "equal"),
+    "gpt2": ({"n_embd": 16, "n_layer": 2, "n_head": 2, "pad_token_id": 0}, "longest"),
+    "llama": ({"pad_token_id": None, "num_key_value_heads": 2}, "single"),
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_rows_beside_others_are_answered_as_plain_transformers_answers_them_alone(kind: str) -> None:
+    settings, shapes = FAMILIES[kind]
+    model = classifier(kind, **settings)
+    found = find_padding(model, TASK, rows(TEXTS))
+    assert (found.shapes, found.is_conclusive) == (shapes, True)
+    assert found.side == ("left" if kind == "xlnet" else "right")
+    answers = list(Predictor.of(model).predict(rows(TEXTS)))
+    for text, answer in zip(TEXTS, answers, strict=True):
+        assert list(answer["probabilities"].values()) == pytest.approx(alone(model, text), abs=1e-5)
+
+
+def test_a_tokenizer_that_forgets_the_mask_and_one_with_too_many_token_types_do_no_harm() -> None:
+    forgetful = classifier("bert", tokenizer(model_input_names=["input_ids"]))
+    assert find_padding(forgetful, TASK, rows(TEXTS)).shapes == "longest"
+    one_type = classifier(
+        "bert", tokenizer(model_input_names=["input_ids", "token_type_ids"]), type_vocab_size=1
+    )
+    pairs = rows_to_ask("text", TEXTS, TEXTS[::-1])
+    assert find_padding(one_type, TASK, pairs).shapes == "longest"
+    assert (
+        "token_type_ids"
+        not in TASK.collate(TASK.encode(one_type.tokenizer, pairs), [0, 1], one_type.padding).inputs
+    )
+
+
+def test_the_model_says_what_padding_is_where_the_tokenizer_does_not_know() -> None:
+    unaware = tokenizer(pad_token=None)
+    model = classifier("gpt2", unaware, n_embd=16, n_layer=2, n_head=2, pad_token_id=4)
+    assert model.padding.pad_id == 4
+    assert find_padding(model, TASK, rows(TEXTS)).shapes == "longest"
+    beyond = SimpleNamespace(
+        config=SimpleNamespace(pad_token_id=99),
+        get_input_embeddings=lambda: SimpleNamespace(num_embeddings=10),
+    )
+    assert padding_of(beyond, tokenizer()).pad_id == 0
+
+
+def test_padding_on_the_left_moves_the_places_that_are_read() -> None:
+    spec = TokenClassification(max_length=32)
+    batch = rows_to_ask("words", TEXTS)
+    encoded = spec.encode(tokenizer(), batch)
+    right, left = (spec.collate(encoded, [0, 1], Padding(side=side)) for side in ("right", "left"))
+    for one in (right, left):
+        ids_N = one.inputs["input_ids"][one.places_N2[:, 0], one.places_N2[:, 1]]  # type: ignore[index]
+        assert tokenizer().convert_ids_to_tokens(ids_N.tolist()) == [*TEXTS[0].split(), *TEXTS[1].split()]
+    assert left.inputs["input_ids"][0, 0] == 0 and right.inputs["input_ids"][0, -1] == 0
+
+
+def test_question_windows_are_read_alike_on_either_side_and_in_parts_of_equal_length() -> None:
+    task = QuestionAnswering(max_length=12, stride=4)
+    model = classifier("bert", auto="QuestionAnswering", num_labels=2)
+    batch = rows_to_ask("answers", ["good", "room said"], [" ".join(WORDS), "the food was bad"])
+    encoded = task.encode(model.tokenizer, batch)
+    with torch.no_grad():
+        one, two = (
+            task.gather(padded.run(model.model), padded).softmax(-1)
+            for padded in (
+                task.collate(encoded, [0, 1], Padding(shapes=shapes)) for shapes in ("longest", "equal")
+            )
+        )
+    assert torch.allclose(one, two, atol=1e-6)
+    relative = classifier("bert", auto="QuestionAnswering", num_labels=2, position_embedding_type="absolute")
+    assert find_padding(relative, task, batch).shapes == "longest"
+
+
+def test_parts_give_the_gradients_of_rows_that_run_alone() -> None:
+    model = classifier("fnet", hidden_dropout_prob=0.0)
+    encoded = TASK.encode(model.tokenizer, rows(TEXTS))
+    padding = Padding(inputs=model.padding.inputs, shapes="equal")
+    weight = model.model.get_input_embeddings().weight
+
+    def gradient(picked: list[list[int]]) -> torch.Tensor:
+        model.model.zero_grad()
+        for part in picked:
+            batch = TASK.collate(encoded, part, padding)
+            TASK.gather(batch.run(model.model), batch)[:, 0].sum().backward()
+        assert weight.grad is not None
+        return weight.grad.clone()
+
+    assert torch.allclose(gradient([[0, 1, 2]]), gradient([[0], [1], [2]]), atol=1e-6)
+
+
+def test_buckets_decide_the_width_and_what_is_longer_keeps_its_own() -> None:
+    padding = Padding(buckets=(8, 16))
+    assert [padding.width(n) for n in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 17]
+    encoded = TASK.encode(tokenizer(), rows(TEXTS))
+    assert pad(encoded, [0], padding)["input_ids"].shape == (1, 8)
+    assert pad(encoded, [0, 1], padding)["attention_mask"].sum() == encoded.lengths_B[:2].sum()
+    assert pad(encoded, [0, 1], RIGHT)["input_ids"].shape[1] == encoded.lengths_B[:2].max()
+
+
+def test_a_model_that_draws_at_random_is_refused() -> None:
+    model = classifier("bert")
+    forward = type(model.model.bert).forward
+
+    class Noisy(type(model.model.bert)):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            out = forward(self, *args, **kwargs)
+            out.pooler_output = out.pooler_output + torch.randn_like(out.pooler_output)
+            return out
+
+    model.model.bert.__class__ = Noisy
+    with pytest.raises(ModelError, match="twice"):
+        find_padding(model, TASK, rows(TEXTS))
+
+
+def test_rows_of_one_length_are_cut_so_that_lengths_differ() -> None:
+    model = classifier("fnet")
+    same = ["good room and food", "awful food was bad"]
+    found = find_padding(model, TASK, rows(same))
+    assert found.is_conclusive and found.shapes == "equal"
+    for form, task in (
+        ("words", TokenClassification(max_length=32)),
+        ("target", CausalLM(max_length=32, max_target_length=8)),
+    ):
+        if form == "words":
+            tagger = classifier("bert", auto="TokenClassification")
+            assert find_padding(tagger, task, rows_to_ask("words", same)).is_conclusive
+    assert not find_padding(model, TASK, rows(["good"])).is_conclusive
+
+
+def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    finding = Finding("right", "equal", 1e-8, 0.3, (4, 9))
+    key = content_key("abc", "classification", 32, "float32", "cuda:1")
+    assert key == content_key("abc", "classification", 32, "float32", "cuda")
+    assert key != content_key("abc", "classification", 32, "bfloat16", "cuda")
+    made = []
+    for _ in range(2):
+        assert found_or_tested(key, lambda: made.append(1) or finding) == finding  # type: ignore[func-returns-value]
+    assert made == [1] and kept_finding(key) == finding
+    kept = next((tmp_path / "cache" / "selftests").glob("*.json"))
+    for bad in ("", "[]", "{}", json.dumps({**finding.to_json(), "shapes": "any"})):
+        kept.write_text(bad, encoding="utf-8")
+        assert kept_finding(key) is None
+    keep_finding("inconclusive", Finding("right", "longest", 0.0, 0.0, (4, 4)))
+    assert kept_finding("inconclusive") is None
+    monkeypatch.setenv("RAYKD_CACHE", "/proc/none")
+    keep_finding(key, finding)
+    assert kept_finding(key) is None
+
+
+def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
+    model = classifier("fnet")
+    model.model.save_pretrained(tmp_path / "fnet")
+    model.tokenizer.save_pretrained(str(tmp_path / "fnet"))
+    teacher = Teacher(TeacherSpec("f", str(tmp_path / "fnet"), model.labels, TASK, dtype="float32"))
+    labels = np.full(len(TEXTS), UNLABELLED)
+    batch = TextBatch(tuple("abc"), tuple(TEXTS), ("en",) * 3, labels)
+    said = teacher.answer(batch).logits_NC
+    for i, text in enumerate(TEXTS):
+        p = np.exp(said[i].astype(float)) / np.exp(said[i].astype(float)).sum()
+        assert p == pytest.approx(alone(model, text), abs=1e-5)
+    assert len(list((tmp_path / "cache" / "selftests").glob("*.json"))) == 1
+    monkeypatch.setattr(
+        "raykd.models.selftest.find_padding",
+        lambda *a, **k: (_ for _ in ()).throw(ModelError("twice differs")),
+    )
+    again = Teacher(teacher.spec)
+    assert np.array_equal(again.answer(batch).logits_NC, said)  # the finding is kept
+    monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "other"))
+    with pytest.raises(ModelError, match="teacher f: twice differs"):
+        Teacher(teacher.spec).answer(batch)
+
+
+def test_split_passes_keeps_every_row_once() -> None:
+    lengths = np.asarray([3, 50, 7, 7, 120, 1])
+    assert sorted(i for part in split_passes(lengths, 100) for i in part) == list(range(6))
