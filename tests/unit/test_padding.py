@@ -23,7 +23,8 @@ from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.padding import RIGHT, Padding, pad, padding_of, split_passes
 
-WORDS = "the room was bad and food awful today again good we said it here very quite not so".split()
+SENTENCE = "the room was bad and food awful today again good we said it here very quite not so"
+WORDS = SENTENCE.split()
 SPECIALS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 SIZE = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 TEXTS = [
