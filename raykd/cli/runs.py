@@ -128,6 +128,9 @@ def predict(
     task: Annotated[
         str | None, typer.Option(help="Which task of a student of several; the folders in it are named so.")
     ] = None,
+    no_answer: Annotated[
+        bool, typer.Option(help="A question may have no answer (models trained on SQuAD v2).")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a text instead of a table.")
     ] = False,
@@ -142,7 +145,7 @@ def predict(
     from raykd.runs.predict import predict_rows, read_texts
 
     asked = read_texts(texts, jsonl, column, pair, sys.stdin)
-    for row in predict_rows(folder_of(model, task), asked):
+    for row in predict_rows(folder_of(model, task), asked, no_answer=no_answer):
         if as_json or jsonl is not None:
             print(json.dumps(row, ensure_ascii=False))
         else:

@@ -88,7 +88,8 @@ class Columns(Spec):
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
-    """`{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`; offsets count characters."""
+    """`{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`; offsets count characters. Empty lists
+    (or `is_impossible: true`) where the context does not answer the question."""
     source: str | None = "src"
     """The source or prompt; where it keeps its default and is not there, `prompt` is read, and where a prompt may be
     empty and that is not there either, none."""
@@ -149,6 +150,9 @@ class DataConfig(Spec):
     on_loose_inside: Literal["fail", "begin"] = "fail"
     """What a tag I-X does that no B-X or I-X precedes: makes the row a bad one, or begins an entity (is read as B-X,
     as IOB1 writes it; counted and logged)."""
+    no_answer: Literal["auto", "always", "never"] = "auto"
+    """Whether a question may have no answer (SQuAD v2), which is then one more choice for student and teachers. auto:
+    where a labelled row has none; never: such a row is a bad one."""
     on_long_row: Literal["truncate", "drop", "fail"] = "truncate"
     """What a row with more tokens than the task's limits does, counted and logged: loses its end, is left out of
     training (never of evaluation), or stops the run before it begins."""

@@ -68,10 +68,11 @@ def listed(value: Any, column: str, flat: bool) -> list[Any]:
 
 
 def answers(value: Any, column: str, flat: bool) -> list[tuple[str, int]]:
-    """Accepted answers as (text, offset), from a table of two lists or a list of pairs; at least one."""
+    """Accepted answers as (text, offset), from a table of two lists or a list of pairs; none of a question that has
+    none, which is also how one empty text is read."""
     if flat and isinstance(value, str):
         value = _of_json(value, column, (dict, list))
-    wanted = "wanted {text: [...], answer_start: [...]}"
+    wanted = "wanted {text: [...], answer_start: [...]}, with empty lists where there is no answer"
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list):
@@ -83,10 +84,8 @@ def answers(value: Any, column: str, flat: bool) -> list[tuple[str, int]]:
         pairs = [(part.get("text"), part.get("answer_start")) for part in value]
     else:
         raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, {wanted}")
-    if not pairs:
-        raise BadRowError(
-            f"column {column!r}: got no answer, wanted one at least (questions that have none cannot be asked)"
-        )
+    if [text for text, _ in pairs] == [""]:
+        return []
     for answer, start in pairs:
         if not isinstance(answer, str) or not answer.strip():
             raise BadRowError(f"column {column!r}: got the answer {answer!r}, wanted a text")

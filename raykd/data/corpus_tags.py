@@ -46,7 +46,8 @@ def generate(source: Embedded, languages: Sequence[str], labels: Sequence[str] =
             golds.append(_tags(len(tokens), names, labels, noise, source.label_noise))
         codes += [language] * len(sentences)
     zeros_B = np.zeros(len(ids), dtype=np.int64)
-    return Rows(tuple(ids), tuple(texts), None, tuple(codes), zeros_B, tuple(words), tuple(golds))
+    rows = Rows(tuple(ids), tuple(texts), None, tuple(codes), zeros_B, tuple(words), tuple(golds))
+    return rows.in_mode("split")
 
 
 def _written(world: World, random: Random) -> tuple[str, _Sentence]:

@@ -16,7 +16,7 @@ from raykd.data import cells
 from raykd.data.cells import BadRowError
 from raykd.data.tags import tag_indices
 from raykd.data.textfiles import Record, shortened
-from raykd.distill.signals import UNLABELLED, Spans
+from raykd.distill.signals import UNLABELLED, Mode, Spans
 from raykd.tasks.forms import RowForm
 from raykd.text.words import join_tokens, word_spans
 
@@ -37,7 +37,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Parts:
-    """A row without its id and language. mended: tags that were read as another one."""
+    """A row without its id and language. mended: tags that were read as another one. mode: as in `TextBatch`."""
 
     text: str
     pair: str | None = None
@@ -45,6 +45,7 @@ class Parts:
     words: Spans | None = None
     gold: tuple[int, ...] | None = None
     mended: int = 0
+    mode: Mode = ""
 
 
 def parts_of(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
@@ -80,13 +81,13 @@ def _words(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     tokens = cells.tokens(values.get(names["tokens"]), names["tokens"], record.flat)
     text, spans = join_tokens(tokens)
     if not wanted.labelled:
-        return Parts(text, words=spans, gold=())
+        return Parts(text, words=spans, gold=(), mode="split")
     column = names["tags"]
     tags = cells.listed(values.get(column), column, record.flat)
     gold, mended = tag_indices(
         tags, len(tokens), config.labels, column, begin=config.on_loose_inside == "begin"
     )
-    return Parts(text, label=0, words=spans, gold=gold, mended=mended)
+    return Parts(text, label=0, words=spans, gold=gold, mended=mended, mode="split")
 
 
 def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
@@ -96,8 +97,16 @@ def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     if not wanted.labelled:
         return Parts(question, context, gold=())
     column = names["answers"]
+    value, impossible = values.get(column), values.get("is_impossible")
+    found = [] if value is None and impossible is True else cells.answers(value, column, record.flat)
+    if found and impossible is True:
+        raise BadRowError(
+            f"column {column!r}: got {len(found)} answers, but column 'is_impossible' says that there is none"
+        )
+    if not found and config.no_answer == "never":
+        raise BadRowError(f"column {column!r}: got no answer, wanted one at least (data.no_answer: never)")
     spans: dict[tuple[int, int], None] = {}
-    for answer, start in cells.answers(values.get(column), column, record.flat):
+    for answer, start in found:
         _check_place(answer, start, context, column)
         spans[start, start + len(answer)] = None
     return Parts(question, context, label=0, gold=tuple(edge for span in spans for edge in span))

@@ -16,7 +16,7 @@ import hashlib
 import logging
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,23 @@ def load_data(
             )
         return _selected(rows, name, config, left_out)
 
-    labelled = _draw_labelled(part("train", config.train, True), config, left_out)
-    validation = part("validation", config.validation, True)
-    test = None if config.test is None else part("test", config.test, True)
+    read = {
+        "train": part("train", config.train, True),
+        "validation": part("validation", config.validation, True),
+    }
+    if config.test is not None:
+        read["test"] = part("test", config.test, True)
+    optional = form == "answers" and may_lack_answers(read, config.no_answer)
+    if optional:
+        read = {name: rows.in_mode("optional") for name, rows in read.items()}
+    labelled = _draw_labelled(read["train"], config, left_out)
+    validation, test = read["validation"], read.get("test")
     held_out = _keys(validation, form) | (set() if test is None else _keys(test, form))
     _warn_of_overlap(labelled, form, held_out, left_out)
     parts = [labelled]
     if config.unlabeled is not None:
         unlabelled = part("unlabeled", config.unlabeled, False)
+        unlabelled = unlabelled.in_mode("optional") if optional else unlabelled
         if targets_needed and form in _WITH_TARGETS:
             _check_targets(unlabelled)
         parts.append(_clean(unlabelled, form, held_out, left_out))
@@ -117,6 +126,30 @@ def load_data(
             next_step="check columns.text_pair of both sources",
         )
     return Dataset(Rows.concat(parts), validation, test, left_out, form)
+
+
+def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
+    """Whether "no answer" is a choice: where it is left to the rows, as soon as a question has none.
+
+    Args:
+        parts: the labelled ones by name. no_answer: as in the config.
+
+    Raises:
+        DataError: no question of a part has an answer, which mostly means that its answers were taken out.
+    """
+    if no_answer != "auto":
+        return no_answer == "always"
+    bare = {name: sum(not gold for gold in rows.golds or ()) for name, rows in parts.items()}
+    for name, rows in parts.items():
+        if bare[name] == len(rows):
+            raise DataError(
+                f"no question of data.{name} has an answer",
+                got=f"{len(rows)} rows without an answer",
+                wanted="rows with answers, some without perhaps",
+                next_step="if the answers were taken out, read them as data.unlabeled; if none of the questions has "
+                "one, set data.no_answer: always",
+            )
+    return any(bare.values())
 
 
 def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:

@@ -124,6 +124,7 @@ def _as_rows(kept: list[tuple[str, str, Parts]], wanted: Wanted) -> Rows:
         labels_B=np.asarray([parts.label for _, _, parts in kept], dtype=np.int64),
         words=tuple(parts.words or () for _, _, parts in kept) if wanted.form == "words" else None,
         golds=tuple(parts.gold or () for _, _, parts in kept) if with_golds else None,
+        modes=tuple(parts.mode for _, _, parts in kept) if wanted.form == "words" else None,
     )
 
 

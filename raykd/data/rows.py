@@ -12,14 +12,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED, Spans, TextBatch
+from raykd.distill.signals import UNLABELLED, Mode, Spans, TextBatch
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rows:
     """B rows. Written by `read`, `corpus` and `load`; read by the stream, the loop and the evaluation.
 
     ids: names for messages; need not be unique.
-    texts, pairs, languages, labels_B, words, golds: as in `TextBatch`.
+    texts, pairs, languages, labels_B, words, golds, modes: as in `TextBatch`.
 
     Raises:
         ValueError: fields of unequal length.
@@ -40,10 +40,13 @@ class Rows:
     labels_B: NDArray[np.int64]
     words: tuple[Spans, ...] | None = None
     golds: tuple[tuple[int, ...], ...] | None = None
+    modes: tuple[Mode, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.texts), len(self.languages), len(self.labels_B)}
-        sizes |= {len(column) for column in (self.pairs, self.words, self.golds) if column is not None}
+        sizes |= {
+            len(column) for column in (self.pairs, self.words, self.golds, self.modes) if column is not None
+        }
         if len(sizes) != 1:
             raise ValueError(f"fields of unequal length: {sorted(sizes)}")
 
@@ -57,7 +60,14 @@ class Rows:
     @cached_property
     def _all(self) -> TextBatch:
         return TextBatch(
-            self.ids, self.texts, self.languages, self.labels_B, self.pairs, self.words, self.golds
+            self.ids,
+            self.texts,
+            self.languages,
+            self.labels_B,
+            self.pairs,
+            self.words,
+            self.golds,
+            self.modes,
         )
 
     def select(self, chosen: Sequence[int] | NDArray[Any]) -> Rows:
@@ -72,7 +82,14 @@ class Rows:
     @staticmethod
     def _of(batch: TextBatch) -> Rows:
         return Rows(
-            batch.ids, batch.texts, batch.pairs, batch.languages, batch.labels_B, batch.words, batch.golds
+            batch.ids,
+            batch.texts,
+            batch.pairs,
+            batch.languages,
+            batch.labels_B,
+            batch.words,
+            batch.golds,
+            batch.modes,
         )
 
     @staticmethod
@@ -95,6 +112,10 @@ class Rows:
         mask: NDArray[np.bool_] = self.labels_B != UNLABELLED
         return mask
 
+    def in_mode(self, mode: Mode) -> Rows:
+        """The same rows, all given to models in this way."""
+        return replace(self, modes=(mode,) * len(self))
+
     def without_labels(self) -> Rows:
         """The same rows, all unlabelled."""
         return Rows._of(self._all.without_labels())
@@ -114,7 +135,7 @@ class Rows:
                 digest.update(b"%d:" % len(encoded))
                 digest.update(encoded)
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
-        for numbers in (self.words, self.golds):
+        for numbers in (self.words, self.golds, self.modes):
             if numbers is not None:  # what has none keeps the fingerprint that it had
                 digest.update(json.dumps(numbers).encode())
         return digest.hexdigest()

@@ -14,7 +14,8 @@ def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[st
     """Counts: rows, labelled, unlabelled, and for each language those of its form.
 
     By form: rows by label; words and entities (spans that begin with B- or U- or S-; entities of labelled rows);
-    questions, accepted answers and different contexts; pairs, those without a prompt, and characters of the targets;
+    questions, accepted answers, questions that have none and different contexts; pairs, those without a prompt, and
+    characters of the targets;
     texts that are their own gold and their characters.
 
     Args:
@@ -38,6 +39,8 @@ def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[st
         elif form == "answers":
             counts["questions"] += 1
             counts["answers"] += len(gold) // 2
+            if rows.labels_B[at] >= 0 and not gold:
+                counts["without answer"] += 1
             contexts.setdefault(language, set()).add(pair)
         else:
             counts["pairs"] += 1

@@ -27,6 +27,7 @@ def lay_out(
     *,
     choices: int,
     seen_N: torch.Tensor | None = None,
+    visible_NC: torch.Tensor | None = None,
 ) -> Signals:
     """M answers to B rows as `Signals` of N units, on the device of ``labels_N``.
 
@@ -34,6 +35,7 @@ def lay_out(
         languages: of the B rows. counts_B: units of each row.
         choices: C, the student's; a teacher's answer of fewer choices is padded with `MASKED`.
         seen_N: False where the student does not see the unit; None where it sees all.
+        visible_NC: False where the student has no logit for a choice; None where it has one for each.
 
     Raises:
         ValueError: a teacher answered for another number of units, or more choices than there are.
@@ -51,10 +53,14 @@ def lay_out(
         if unknown_C.any():
             logits_MNC[m][:, unknown_C] = 0.0
     covered = torch.from_numpy(covered_MN).to(device)
+    logits = torch.from_numpy(logits_MNC).to(device)
+    if visible_NC is not None:
+        # What the student cannot say a teacher does not teach it: no probability could come near the teacher's.
+        logits = logits.masked_fill(~visible_NC, MASKED)
     return Signals(
         teachers=tuple(s.teacher for s in signals),
         teacher_languages=tuple(teacher_languages),
-        logits_MNC=torch.from_numpy(logits_MNC).to(device),
+        logits_MNC=logits,
         covered_MN=covered if seen_N is None else covered & seen_N,
         labels_N=labels_N,
         languages=tuple(np.repeat(np.asarray(languages, dtype=object), counts_B).tolist()),

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 
-from raykd.distill.losses import Divergence, ForwardKL
+from raykd.distill.losses import Divergence, ForwardKL, gold_loss
 from raykd.distill.parts import Part, over_parts, parts_of
 from raykd.distill.payloads import PayloadKind
 from raykd.distill.schedules import Constant, Schedule
@@ -236,13 +236,7 @@ class Objective(Spec):
         return ObjectiveResult(loss=_total(shares), sums=sums, weights_M=weights_M, counts=counts)
 
     def _hard(self, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(
-            logits_NC,
-            labels_N,
-            ignore_index=UNLABELLED,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
+        return gold_loss(logits_NC, labels_N, self.label_smoothing)
 
     def _soft(
         self,

@@ -27,6 +27,9 @@ MASKED = -1e4
 
 Spans = tuple[tuple[int, int], ...]
 """Begin and end of each word of a text, in characters (code points)."""
+Mode = Literal["", "split", "optional"]
+"""How a row is given to a model where there are two ways. split: its words came as tokens, and a tokenizer is given
+each of them apart. optional: that the context does not answer the question is a choice. "": neither."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class TextBatch:
     labels_B: int64, index into the run's labels, or `UNLABELLED`; where gold is not one label, 0 says there is some.
     words: of tagging, where the words of each text are.
     golds: of tagging a label a word; of question answering begin and end of each accepted answer in the context, in
-        characters; empty where the row is unlabelled. None for the other tasks.
+        characters; empty where the row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
+    modes: how each row is given to a model; None is "" for all.
     """
 
     ids: tuple[str, ...]
@@ -50,9 +54,14 @@ class TextBatch:
     pairs: tuple[str, ...] | None = None
     words: tuple[Spans, ...] | None = None
     golds: tuple[tuple[int, ...], ...] | None = None
+    modes: tuple[Mode, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def in_mode(self, mode: Mode) -> NDArray[np.bool_]:
+        """``[B]``: which rows are given in this way."""
+        return np.asarray([own == mode for own in _modes(self)], dtype=bool)
 
     def take(self, rows: Sequence[int]) -> TextBatch:
         """The batch of these rows, in this order."""
@@ -64,6 +73,7 @@ class TextBatch:
             pairs=_picked(self.pairs, rows),
             words=_picked(self.words, rows),
             golds=_picked(self.golds, rows),
+            modes=_picked(self.modes, rows),
         )
 
     @staticmethod
@@ -77,12 +87,20 @@ class TextBatch:
             pairs=_joined([part.pairs for part in parts]),
             words=_joined([part.words for part in parts]),
             golds=_joined([part.golds for part in parts]),
+            modes=None
+            if all(part.modes is None for part in parts)
+            else tuple(mode for part in parts for mode in _modes(part)),
         )
 
     def without_labels(self) -> TextBatch:
         """The same rows as a teacher may see them: no gold label leaves the student's side."""
         labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
         return replace(self, labels_B=labels_B, golds=None if self.golds is None else ((),) * len(self))
+
+
+def _modes(batch: TextBatch) -> tuple[Mode, ...]:
+    none: Mode = ""
+    return (none,) * len(batch) if batch.modes is None else batch.modes
 
 
 def _picked(column: tuple[Any, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:

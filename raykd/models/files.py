@@ -44,6 +44,7 @@ class ModelInfo:
     task: what its head serves, as raykd.json or else the architecture tells; None where neither does.
     max_length: tokens it was trained with, or None.
     languages: what it was trained on, empty where unknown.
+    no_answer: whether it learnt to say that a context does not answer a question.
     needs_code: files that name code of the directory's own.
     problems: why it cannot be loaded, empty if it can.
     """
@@ -57,6 +58,7 @@ class ModelInfo:
     has_tokenizer: bool
     needs_code: tuple[str, ...]
     problems: tuple[str, ...]
+    no_answer: bool = False
 
 
 def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> ModelInfo:
@@ -92,6 +94,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         has_tokenizer=has_tokenizer,
         needs_code=needs_code,
         problems=tuple(dict.fromkeys(problems)),
+        no_answer=card.get("no_answer") is True,
     )
 
 

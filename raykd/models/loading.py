@@ -91,6 +91,7 @@ def load(
         task=own,
         max_length=info.max_length,
         languages=info.languages,
+        no_answer=info.no_answer,
     )
 
 
@@ -102,7 +103,9 @@ def name_padding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """
     config: Any = model.config.get_text_config()
     pad = getattr(tokenizer, "pad_token_id", None)
-    others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "sep", "cls", "mask")}
+    others = {
+        getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "sep", "cls", "mask")
+    }
     if getattr(config, "pad_token_id", None) is None and pad is not None and pad not in others:
         config.pad_token_id = pad
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import UNLABELLED, Mode, TextBatch
 from raykd.errors import ModelError
 from raykd.models.selftest import find_padding
 from raykd.models.textmodel import TextModel
@@ -75,6 +75,9 @@ class Predictor:
         if isinstance(self.task, LanguageTask):
             yield from self._written(self.task, batch)
             return
+        if self.model.no_answer and batch.modes is None:
+            mode: Mode = "optional"
+            batch = replace(batch, modes=(mode,) * len(batch))
         for begin in range(0, len(batch), ROWS):
             part = batch.take(range(begin, min(begin + ROWS, len(batch))))
             yield from self._part(part)
@@ -126,13 +129,17 @@ def rows_to_ask(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
+    *,
+    no_answer: bool = False,
 ) -> TextBatch:
     """Rows without gold and without a language, as the tasks read them.
 
     Args:
         form: of the task's rows. tokens: the words of each row, where they are known; its text then follows.
+        no_answer: whether "no answer" is a choice for questions about a context.
     """
     words = None
+    mode: Mode = "split" if tokens is not None else "optional" if no_answer and form == "answers" else ""
     if tokens is not None:
         joined = [join_tokens(row) for row in tokens]
         texts, words = [text for text, _ in joined], tuple(spans for _, spans in joined)
@@ -145,4 +152,5 @@ def rows_to_ask(
         labels_B=np.full(len(texts), UNLABELLED, dtype=np.int64),
         pairs=None if pairs is None else tuple(pairs),
         words=words,
+        modes=(mode,) * len(texts) if mode else None,
     )

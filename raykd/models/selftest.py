@@ -117,9 +117,7 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
         declared = model.padding
         if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
             return Finding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
-        again = max(
-            (_apart(rows.answer(asked, [i], RIGHT)[0], alone[i]) for i in rows.shortest), default=0.0
-        )
+        again = max((_apart(rows.answer(asked, [i], RIGHT)[0], alone[i]) for i in rows.shortest), default=0.0)
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
         if not again <= limit:
             raise ModelError(

@@ -47,6 +47,7 @@ class TextModel:
     kind: the student's kind, or the model type of transformers.
     max_length: tokens it was trained with; None is unknown.
     languages: what it was trained on, empty where unknown.
+    no_answer: whether it learnt to say that a context does not answer a question.
     """
 
     model: PreTrainedModel
@@ -56,6 +57,7 @@ class TextModel:
     task: Head = "classification"
     max_length: int | None = None
     languages: tuple[str, ...] = ()
+    no_answer: bool = False
 
     @property
     def padding(self) -> Padding:
@@ -109,7 +111,7 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
             "labels": list(text_model.labels),
             "max_length": text_model.max_length,
             "languages": list(text_model.languages),
-        }
+        } | ({"no_answer": True} if text_model.no_answer else {})
         (fresh / CARD).write_text(
             json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )

@@ -28,6 +28,7 @@ ROLE_TITLES: Mapping[Role, str] = {
 METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
     "f1": "F1 %", "precision": "precision %", "recall": "recall %", "exact_match": "exact match %",
+    "best_f1": "best F1 %", "best_exact_match": "best exact %",
     "perplexity": "perplexity", "chrf": "chrF", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
 }  # fmt: skip
@@ -38,7 +39,9 @@ _NARROW = {
     "macro-F1 %": "macro\nF1 %",
 }
 """Headings that a terminal has no room for."""
-RATES = ("accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match")
+RATES = (
+    "accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match", "best_f1", "best_exact_match",
+)  # fmt: skip
 """Metrics in [0, 1], shown in per cent."""
 
 

@@ -93,6 +93,9 @@ def _unseen(curve: Sequence[Point]) -> tuple[str, ...]:
                 f"{who} sees {share:.1%} of the words (wanted {ENOUGH_COVERAGE:.0%}): raise its max_length, or split "
                 "long rows"
             )
+    shared = max((point.values.get("train/shared_words", 0.0) for point in curve), default=0.0)
+    if shared:
+        notes.append(f"the student reads {shared:.1%} of the words at the same token as the word beside them")
     return tuple(notes)
 
 

@@ -123,12 +123,17 @@ def predict_texts(
     return predict_rows(directory, Asked(texts=list(texts), pairs=None if pairs is None else list(pairs)))
 
 
-def predict_rows(directory: Path, asked: Asked) -> Iterator[dict[str, Any]]:
-    """The same for rows of any form."""
+def predict_rows(directory: Path, asked: Asked, *, no_answer: bool = False) -> Iterator[dict[str, Any]]:
+    """The same for rows of any form.
+
+    Args:
+        no_answer: "no answer" is a choice for questions; it also is where a row's `answers` are empty, and for a
+            student that learnt it.
+    """
     from raykd.models.predictor import Predictor
 
     predictor = Predictor.of(models.load(directory))
-    answers = predictor.predict(asked.batch(predictor.task))
+    answers = predictor.predict(asked.batch(predictor.task, no_answer=no_answer))
     if asked.others is None:
         return answers
     return ({**kept, **answer} for kept, answer in zip(asked.others, answers, strict=True))
@@ -147,7 +152,7 @@ class Asked:
     tokens: list[list[str]] | None = None
     others: list[dict[str, Any]] | None = None
 
-    def batch(self, task: TaskBase) -> TextBatch:
+    def batch(self, task: TaskBase, *, no_answer: bool = False) -> TextBatch:
         """Rows of the task's form.
 
         Raises:
@@ -168,4 +173,12 @@ class Asked:
                 wanted='JSON lines {"question": ..., "context": ...}',
                 next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
             )
-        return rows_to_ask(form, self.texts, self.pairs, self.tokens)
+        no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
+        return rows_to_ask(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
+
+
+def _lacks_answers(row: dict[str, Any]) -> bool:
+    """Whether a row says that its question has no answer, in one of SQuAD's ways."""
+    answers = row.get("answers")
+    texts = answers.get("text") if isinstance(answers, dict) else answers
+    return row.get("is_impossible") is True or texts == []

@@ -87,6 +87,11 @@ class Member:
         self.phases: dict[int, RunConfig] = {}
         self._facts = prepared.facts
 
+    @property
+    def learns_no_answer(self) -> bool:
+        """Whether "no answer" is a choice for its rows."""
+        return bool(self.rows.take(range(len(self.rows))).in_mode("optional").any())
+
     def route(self, module: Any) -> Any:
         """The module as this task calls it: with the task's name, where it has one."""
         return partial(module, self.name) if self.name else module

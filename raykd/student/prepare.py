@@ -25,7 +25,7 @@ from raykd.models import Student
 from raykd.models.union import UnionTokenizer
 from raykd.models.vocabulary import same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
-from raykd.text.tokens import Tokenizer, add_markers
+from raykd.text.tokens import Tokenizer, add_markers, with_blanks
 
 log = logging.getLogger("raykd.student")
 
@@ -36,7 +36,8 @@ class Prepared:
 
     facts: what a loop logs once: ``train/coverage``, the share of words (or other units that have a place) that the
         student sees; ``train/long_rows``, rows over the task's limits; ``train/dropped_rows``, those of them that
-        are left out; ``train/rows_without_markers``, where a marker was cut off.
+        are left out; ``train/rows_without_markers``, where a marker was cut off; ``train/shared_words``, the share of
+        words that the student reads at the same token as the word beside them.
     """
 
     train: Rows
@@ -63,7 +64,10 @@ def fit_tokenizer(
     if markers:  # signs are no words: they would only take places of the vocabulary
         sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         texts = [sign.sub(" ", text) for text in texts]
-    return add_markers(student.fit_tokenizer(texts), markers)
+    tokenizer = student.fit_tokenizer(texts)
+    if any(rows.take(range(len(rows))).in_mode("split").any() for _, rows in parts):
+        tokenizer = with_blanks(tokenizer)
+    return add_markers(tokenizer, markers)
 
 
 def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> UnionTokenizer:
@@ -121,6 +125,14 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
         facts["train/rows_without_markers"] = float(unmarked_B.sum())
     if encoded.coverage is not None:
         facts["train/coverage"] = encoded.coverage
+    shared = encoded.extra.get("shared")
+    if shared is not None and shared.any():
+        facts["train/shared_words"] = float(shared.mean())
+        log.warning(
+            "%s words of %s are read at the same token as the word beside them",
+            f"{shared.sum():,}",
+            config.name,
+        )
     return Prepared(
         train=train,
         validation=validation,

@@ -96,6 +96,7 @@ class Reading:
             encoded.counts_B,
             choices=len(self.config.data.labels) if encoded.choices is None else encoded.choices,
             seen_N=encoded.seen_N,
+            visible_NC=encoded.extra.get("visible_NC"),
         )
 
     def evaluate(

@@ -347,10 +347,16 @@ class TrainingLoop:
         assert self.best_weights is not None, "no evaluation yet"
         # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
         if isinstance(self.student, MultiModel):
-            return rebuilt(self.student, self.best_weights)
+            whole = rebuilt(self.student, self.best_weights)
+            parts = {
+                name: replace(part, no_answer=self.members[name].learns_no_answer)
+                for name, part in whole.parts.items()
+            }
+            return replace(whole, parts=parts)
         model = type(self.student.model)(self.student.model.config)
         model.load_state_dict(self.best_weights)
-        return replace(self.student, model=model)
+        (member,) = self.members.values()
+        return replace(self.student, model=model, no_answer=member.learns_no_answer)
 
 
 def evaluation_steps(total: int, evaluations: int) -> set[int]:

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.distill.signals import TextBatch
 from raykd.tasks.metrics import log_softmax
-from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, words
+from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, word_spans, words
 
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -73,14 +74,41 @@ def best_spans(
     """
     if len(logits_NC) % 2 or logits_NC.shape[1] == 0 or max_answer_words < 1:
         raise ValueError(f"{logits_NC.shape} logits, answers of at most {max_answer_words} words")
+    return _best(log_softmax(logits_NC), max_answer_words)
+
+
+def best_answers(
+    logits_NC: NDArray[np.floating], null_B: NDArray[np.int64], max_answer_words: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """What `best_spans` gives, and the log-probability ``[B]`` that there is no answer.
+
+    Args:
+        null_B: the choice that says so, or -1 where a row has none: its log-probability is then -inf.
+
+    Raises:
+        ValueError: as `best_spans`.
+    """
+    if len(logits_NC) % 2 or logits_NC.shape[1] == 0 or max_answer_words < 1:
+        raise ValueError(f"{logits_NC.shape} logits, answers of at most {max_answer_words} words")
     logp_NC = log_softmax(logits_NC)
+    null_logp_B = np.full(len(null_B), -np.inf)
+    (rows,) = np.nonzero(null_B >= 0)
+    null_logp_B[rows] = logp_NC[2 * rows, null_B[rows]] + logp_NC[2 * rows + 1, null_B[rows]]
+    logp_NC[2 * rows, null_B[rows]] = logp_NC[2 * rows + 1, null_B[rows]] = -np.inf
+    return *_best(logp_NC, max_answer_words), null_logp_B
+
+
+def _best(
+    logp_NC: NDArray[np.float64], max_answer_words: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     start_BC, end_BC = logp_NC[0::2], logp_NC[1::2]
     wide = end_BC.shape[1]
     best_BC = end_BC.copy()
     far_BC = np.zeros(end_BC.shape, dtype=np.int64)
     for step in range(1, min(max_answer_words, wide)):
         later = end_BC[:, step:]
-        better = later > best_BC[:, : wide - step]
+        # Words that share a token have equal logits: the answer ends with the last of them, as the token does.
+        better = later >= best_BC[:, : wide - step]
         best_BC[:, : wide - step][better] = later[better]
         far_BC[:, : wide - step][better] = step
     total_BC = start_BC + best_BC
@@ -139,18 +167,63 @@ def metrics(
 ) -> dict[str, float]:
     """Mean exact match and F1 (0 to 1) of B rows; each row is normalised by the rules of its language.
 
+    A row without accepted answers has none: only "" (or what normalisation leaves nothing of) is right there.
+
     Raises:
-        ValueError: no rows, not as many of one as of the other, or a row without an accepted answer.
+        ValueError: no rows, or not as many of one as of the other.
     """
-    if not predicted or not len(predicted) == len(accepted) == len(languages) or not all(accepted):
-        raise ValueError(
-            f"{len(predicted)} answers, {len(accepted)} rows, at least one accepted answer a row"
+    exact_B, f1_B = _scores(predicted, accepted, languages)
+    return {"exact_match": float(exact_B.mean()), "f1": float(f1_B.mean())}
+
+
+def best_thresholds(
+    predicted: Sequence[str],
+    doubt_B: NDArray[np.float64],
+    accepted: Sequence[Sequence[str]],
+    languages: Sequence[str],
+) -> dict[str, float]:
+    """Exact match and F1 of B rows where an answer is given up to the best threshold of doubt, as SQuAD v2 has them.
+
+    Args:
+        predicted: the best answer that is not empty. doubt_B: score of "no answer" above that of this answer.
+    """
+    found = {}
+    none_B = np.asarray([not row for row in accepted])
+    order = np.argsort(doubt_B, kind="stable")
+    for name, scores_B in zip(("exact_match", "f1"), _scores(predicted, accepted, languages), strict=True):
+        # With every row given up those without an answer are right; each answer given changes that by its own score.
+        gain_B = np.where(none_B, [-float(bool(text)) for text in predicted], scores_B)
+        found[f"best_{name}"] = (none_B.sum() + max(0.0, float(np.cumsum(gain_B[order]).max()))) / len(
+            predicted
         )
+    return {name: float(value) for name, value in found.items()}
+
+
+def _scores(
+    predicted: Sequence[str], accepted: Sequence[Sequence[str]], languages: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Exact match and F1 of each row."""
+    if not predicted or not len(predicted) == len(accepted) == len(languages):
+        raise ValueError(f"{len(predicted)} answers, {len(accepted)} rows, {len(languages)} languages")
     rows = list(zip(predicted, accepted, languages, strict=True))
-    return {
-        "exact_match": float(np.mean([exact_match(*row) for row in rows])),
-        "f1": float(np.mean([f1(*row) for row in rows])),
-    }
+    exact_B = np.asarray([exact_match(own, wanted or ("",), code) for own, wanted, code in rows])
+    f1_B = np.asarray(
+        [f1(own, wanted, code) if wanted else exact_match(own, ("",), code) for own, wanted, code in rows]
+    )
+    return exact_B, f1_B
+
+
+def word_counts(batch: TextBatch) -> NDArray[np.int64]:
+    """``[B]``: words of each context."""
+    return np.asarray([len(word_spans(context)) for context in batch.pairs or ()], dtype=np.int64)
+
+
+def null_choices(batch: TextBatch) -> NDArray[np.int64]:
+    """``[B]``: the choice that says of a row that there is no answer, behind its last word; -1 where that is none."""
+    optional_B = batch.in_mode("optional")
+    if not optional_B.any():
+        return np.full(len(batch), -1, dtype=np.int64)
+    return np.where(optional_B, word_counts(batch), -1)
 
 
 def overlap_sentence(question: str, context: str) -> str:

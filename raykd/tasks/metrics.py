@@ -22,6 +22,8 @@ MetricName = Literal[
     "precision",
     "recall",
     "exact_match",
+    "best_f1",
+    "best_exact_match",
     "perplexity",
     "chrf",
     "bleu",

@@ -1,11 +1,17 @@
 """Extractive question answering: two units a row, the answer's first and last word among those of the context.
 
 Decision record: the choices are the words of the context, which every tokenizer shares, so a row has as many as its
-context has words and a batch is padded with `MASKED`. A word's logit is that of the token which holds its first
-character. A context that is longer than the model is cut to windows that overlap (`stride`), and each word is read in
-the window that shows most of what stands around it (as BERT's SQuAD code did); all words of a row compete in one
-softmax, whichever window they were read in. A question that leaves its context no room loses its end, and is
-counted. Gold is the first accepted answer; metrics accept any.
+context has words and a batch is padded with `MASKED`. A word's start logit is that of the token which holds its first
+character and its end logit that of the token which holds its last one, as `run_qa.py` trains a model and reads it. A
+context that is longer than the model is cut to windows that overlap (`stride`), and each word is read in the window
+that shows most of what stands around it (as BERT's SQuAD code did); all words of a row compete in one softmax,
+whichever window they were read in. Several words may share a token (sentencepiece takes "北京" as one): their logits
+are equal, and an answer begins with the first and ends with the last of them, as the token does. A question that leaves
+its context no room loses its end, and is counted. Gold is the first accepted answer; metrics accept any.
+
+In rows whose mode is "optional" (SQuAD v2) one more choice, behind the row's last word, says that there is no answer.
+It is read at the classification token; of several windows the one counts that is least sure of it, as in the official
+script.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from raykd.distill.payloads import Dense
 from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
 from raykd.errors import ConfigError
 from raykd.tasks import answers
+from raykd.tasks.answers import null_choices, word_counts
 from raykd.tasks.base import (
     EncodedBatch,
     EncodedRows,
@@ -36,13 +43,14 @@ from raykd.tasks.base import (
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.metrics import log_softmax
+from raykd.tasks.windows import null_tokens, places_of
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shortened, tokenize_words
-from raykd.text.words import first_tokens, word_spans
+from raykd.text.words import word_spans
 
 
 class QuestionAnswering(TaskBase):
-    """Begin and end of an answer in a context; N = 2 B, C = words of the longest context."""
+    """Begin and end of an answer in a context; N = 2 B, C = words of the longest context, and "no answer"."""
 
     form: ClassVar[RowForm] = "answers"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "exact_match", "nll")
@@ -77,11 +85,12 @@ class QuestionAnswering(TaskBase):
             ConfigError: a tokenizer that does not tell where its tokens stand.
         """
         contexts = batch.pairs or ()
-        questions, long_B = shortened(tokenizer, batch.texts, self.max_length, self.stride)
+        asked = [question.lstrip() for question in batch.texts]  # as run_qa.py does
+        questions, long_B = shortened(tokenizer, asked, self.max_length, self.stride)
         tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
         spans = [word_spans(context) for context in contexts]
         sequences_B1 = starts_of(np.bincount(tokens.row_of, minlength=len(batch)))
-        places = _places(tokens.offsets, tokens.parts, tokens.row_of, spans, sequences_B1)
+        starts_W2, ends_W2, shared_W = places_of(tokens, spans, sequences_B1)
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
@@ -93,37 +102,53 @@ class QuestionAnswering(TaskBase):
             sequences_B1=sequences_B1,
             extra={
                 "words_B1": starts_of(np.asarray([len(s) for s in spans], dtype=np.int64)),
-                "places_W2": places,
+                "places_W2": starts_W2,
+                "ends_W2": ends_W2,
+                "shared": shared_W,
+                "null_S": null_tokens(tokenizer, tokens),
+                "null_B": null_choices(batch),
             },
             long_B=long_B,
         )
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
-        """The picked rows' windows; ``extra`` says where each word is read."""
+        """The picked rows' windows; ``extra`` says where each choice is read."""
         encoded = collate(rows, picked, padding)
         chosen = np.asarray(picked, dtype=np.int64)
         assert rows.sequences_B1 is not None
         words_B = np.diff(rows.extra["words_B1"])[chosen]
-        places_W2 = rows.extra["places_W2"][ranges(rows.extra["words_B1"], chosen)]
+        words = ranges(rows.extra["words_B1"], chosen)
         first_B = starts_of(np.diff(rows.sequences_B1)[chosen])[:-1]
-        seen_W = places_W2[:, 0] >= 0
-        window_W = np.where(seen_W, places_W2[:, 0] + np.repeat(first_B, words_B), 0)
         row_W = np.repeat(np.arange(len(chosen)), words_B)
         word_W = np.arange(len(row_W)) - np.repeat(starts_of(words_B)[:-1], words_B)
-        moved_W = 0 if encoded.shift_S is None else encoded.shift_S[window_W]
-        index = np.stack(
-            [window_W, np.where(seen_W, places_W2[:, 1] + moved_W, 0), row_W, word_W], axis=1
-        )[seen_W]
+        null_B = rows.extra["null_B"][chosen]
+        choices = int(np.maximum(words_B, null_B + 1).max(initial=1))
+        visible_NC = np.zeros((2 * len(chosen), choices), dtype=bool)
+        optional_B = np.flatnonzero(null_B >= 0)
+        reads = []
+        for side, name in enumerate(("places_W2", "ends_W2")):
+            visible_NC[2 * optional_B + side, null_B[optional_B]] = True
+            places_W2 = rows.extra[name][words]
+            seen_W = places_W2[:, 0] >= 0
+            window_W = places_W2[:, 0] + np.repeat(first_B, words_B)
+            token_W = places_W2[:, 1]
+            if encoded.shift_S is not None:
+                token_W = token_W + encoded.shift_S[np.where(seen_W, window_W, 0)]
+            read_W4 = np.stack([window_W, token_W, 2 * row_W + side, word_W], axis=1)[seen_W]
+            visible_NC[read_W4[:, 2], read_W4[:, 3]] = True
+            reads.append(read_W4)
         labels = encoded.labels_N.numpy().copy()
-        visible = np.zeros((len(chosen), int(words_B.max(initial=0)) + 1), dtype=bool)
-        visible[row_W[seen_W], word_W[seen_W]] = True
         # Gold that the model cannot see teaches nothing.
-        labels[~visible[np.repeat(np.arange(len(chosen)), 2), np.maximum(labels, 0)]] = UNLABELLED
+        labels[~visible_NC[np.arange(len(labels)), np.clip(labels, 0, choices - 1)]] = UNLABELLED
         return replace(
             encoded,
             labels_N=torch.from_numpy(labels),
-            choices=int(words_B.max(initial=1)),
-            extra={"read_W4": torch.from_numpy(np.ascontiguousarray(index))},
+            choices=choices,
+            extra={
+                "read_X4": torch.from_numpy(np.ascontiguousarray(np.concatenate(reads))),
+                "null_S4": torch.from_numpy(_null_reads(rows, chosen, null_B, encoded.shift_S)),
+                "visible_NC": torch.from_numpy(visible_NC),
+            },
         )
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
@@ -131,29 +156,42 @@ class QuestionAnswering(TaskBase):
         return np.full(len(batch), 2, dtype=np.int64)
 
     def choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
-        """Words of the longest context."""
-        return max((len(word_spans(context)) for context in batch.pairs or ()), default=1)
+        """Words of the longest context, and "no answer" where that is a choice."""
+        return int(np.maximum(word_counts(batch), null_choices(batch) + 1).max(initial=1))
 
     def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
-        """First and last word of the first accepted answer; `UNLABELLED` where there is none."""
+        """First and last word of the first accepted answer, or the choice "no answer"; else `UNLABELLED`."""
         found = np.full((len(batch), 2), UNLABELLED, dtype=np.int64)
+        null_B = null_choices(batch)
         for i, gold in enumerate(batch.golds or ()):
             if gold:
                 spans = word_spans((batch.pairs or ())[i])
                 place = answers.answer_words(spans, np.asarray([gold[:2]]))[0]
                 if place[0] >= 0:
                     found[i] = place
+            elif batch.labels_B[i] != UNLABELLED and null_B[i] >= 0:
+                found[i] = null_B[i]
         return found.reshape(-1)
 
     def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
-        """``[W, L]`` start and end logits at each word's token, ``[2 B, C]``."""
-        read_W4 = encoded.extra["read_W4"]
-        start_WL, end_WL = outputs.start_logits, outputs.end_logits
-        both_X2 = torch.stack([start_WL, end_WL], dim=-1)[read_W4[:, 0], read_W4[:, 1]]
-        units_NC = both_X2.new_full((len(encoded.counts_B), 2, encoded.choices or 1), MASKED)
-        rows, words = read_W4[:, 2].repeat_interleave(2), read_W4[:, 3].repeat_interleave(2)
-        sides = torch.arange(2, device=rows.device).repeat(len(read_W4))
-        return units_NC.index_put((rows, sides, words), both_X2.reshape(-1)).flatten(0, 1)
+        """``[S, L]`` start and end logits at each choice's token, float32 ``[2 B, C]``."""
+        read_X4, null_S4 = encoded.extra["read_X4"], encoded.extra["null_S4"]
+        both_SL2 = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
+        units_NC = both_SL2.new_full((2 * len(encoded.counts_B), encoded.choices or 1), MASKED)
+        values_X = both_SL2[read_X4[:, 0], read_X4[:, 1], read_X4[:, 2] % 2]
+        units_NC = units_NC.index_put((read_X4[:, 2], read_X4[:, 3]), values_X)
+        if not len(null_S4):
+            return units_NC
+        both_S2 = both_SL2[null_S4[:, 0], null_S4[:, 1]]
+        # Of a row's windows the one that is least sure of it; windows of one row stand together.
+        sums_S = both_S2.detach().sum(dim=-1)
+        least_B = torch.full_like(units_NC[::2, 0], torch.inf)
+        least_B = least_B.scatter_reduce(0, null_S4[:, 2], sums_S, "amin")
+        is_least = (sums_S == least_B[null_S4[:, 2]]).nonzero().squeeze(1)
+        rows, choices = null_S4[is_least, 2], null_S4[is_least, 3]
+        for side in (0, 1):
+            units_NC = units_NC.index_put((2 * rows + side, choices), both_S2[is_least, side])
+        return units_NC
 
     def answer(
         self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
@@ -162,7 +200,7 @@ class QuestionAnswering(TaskBase):
         logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         said: list[bytes | None] = []
         for pair_2C in logits_NC.reshape(-1, 2, logits_NC.shape[1]):
-            last = np.flatnonzero(pair_2C[0] > MASKED)
+            last = np.flatnonzero((pair_2C > MASKED).any(axis=0))
             kept_2C = pair_2C[:, : int(last[-1]) + 1 if len(last) else 0]
             seen = np.full(2, len(last) > 0)
             good = np.isfinite(pair_2C).all()
@@ -177,19 +215,24 @@ class QuestionAnswering(TaskBase):
 
     def answer_key(self) -> Any:
         """Windows change what a model sees."""
-        return [self.kind, self.stride]
+        return [self.kind, self.stride, "ends at the last token"]
 
     def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Question, answer, its begin and end in the characters of the context, and its probability."""
-        places_B2, logp_B = answers.best_spans(np.maximum(said.logits_NC, MASKED), self.max_answer_words)
+        """Question, answer, its begin and end in the characters of the context, and its probability.
+
+        Where there may be none: the answer "" with the probability that there is none.
+        """
+        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), null_choices(rows)
+        places_B2, logp_B, null_logp_B = answers.best_answers(logits_NC, null_B, self.max_answer_words)
         found: list[dict[str, Any]] = []
         contexts = rows.pairs or ()
-        for question, context, (first, last), logp in zip(
-            rows.texts, contexts, places_B2.tolist(), logp_B.tolist(), strict=True
-        ):
-            spans = word_spans(context)
-            inside = last < len(spans)
-            begin, end = (int(spans[first, 0]), int(spans[last, 1])) if inside else (0, 0)
+        for i, (question, context) in enumerate(zip(rows.texts, contexts, strict=True)):
+            spans, (first, last) = word_spans(context), places_B2[i].tolist()
+            begin, end, logp = 0, 0, logp_B[i] if len(spans) else -np.inf
+            if null_logp_B[i] > logp:
+                logp = null_logp_B[i]
+            elif last < len(spans):
+                begin, end = int(spans[first, 0]), int(spans[last, 1])
             found.append(
                 {
                     "question": question,
@@ -202,10 +245,14 @@ class QuestionAnswering(TaskBase):
         return found
 
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """F1 and exact match of the most probable span, and the NLL (nats a unit) of the first accepted answer."""
-        places_B2, _ = answers.best_spans(np.maximum(said.logits_NC, MASKED), self.max_answer_words)
+        """F1 and exact match of the most probable answer, and the NLL (nats a unit) of the first accepted one.
+
+        Where there may be none also what the best threshold on its score gives, as in SQuAD v2.
+        """
+        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), null_choices(rows)
+        places_B2, logp_B, null_logp_B = answers.best_answers(logits_NC, null_B, self.max_answer_words)
         contexts, golds = rows.pairs or (), rows.golds or ()
-        predicted = [
+        spans_of_words = [
             answers.span_text(context, word_spans(context), int(first), int(last))
             for context, (first, last) in zip(contexts, places_B2, strict=True)
         ]
@@ -213,37 +260,26 @@ class QuestionAnswering(TaskBase):
             [context[begin:end] for begin, end in zip(gold[::2], gold[1::2], strict=True)]
             for context, gold in zip(contexts, golds, strict=True)
         ]
+        doubt_B = null_logp_B - logp_B
+        predicted = ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, spans_of_words, strict=True)]
         found = answers.metrics(predicted, accepted, rows.languages)
+        if (null_B >= 0).any():
+            found |= answers.best_thresholds(spans_of_words, doubt_B, accepted, rows.languages)
         gold_N = self.unit_labels(rows)
         labelled = gold_N != UNLABELLED
         logp_NC = log_softmax(said.logits_NC)
         nll = -logp_NC[labelled, gold_N[labelled]].mean() if labelled.any() else float("nan")
-        return {"f1": found["f1"], "exact_match": found["exact_match"], "nll": float(nll)}
+        return {"f1": found.pop("f1"), "exact_match": found.pop("exact_match"), "nll": float(nll), **found}
 
 
-def _places(
-    offsets: Sequence[NDArray[np.int64]],
-    parts: Sequence[NDArray[np.int64]],
-    row_of: NDArray[np.int64],
-    spans: Sequence[NDArray[np.int32]],
-    sequences_B1: NDArray[np.int64],
+def _null_reads(
+    rows: EncodedRows, chosen: NDArray[np.int64], null_B: NDArray[np.int64], shift_S: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """``[W, 2]``: window (of its row) and token of every word of every context; (-1, -1) where no window shows it."""
-    window_spans = [spans[row] for row in row_of.tolist()]
-    token_X = first_tokens(offsets, [part != 1 for part in parts], window_spans)
-    counts_S = np.asarray([len(s) for s in window_spans], dtype=np.int64)
-    window_X = np.repeat(np.arange(len(row_of)), counts_S)
-    # How far the nearer end of the window's context is from the token: the word is read where that is most.
-    first_S = np.asarray([int(np.argmax(part == 1)) for part in parts], dtype=np.int64)
-    last_S = np.asarray([len(part) - 1 - int(np.argmax(part[::-1] == 1)) for part in parts], dtype=np.int64)
-    around_X = np.minimum(token_X - first_S[window_X], last_S[window_X] - token_X)
-    around_X = np.where(token_X < 0, -1, around_X)
-    starts_B1 = starts_of(np.asarray([len(s) for s in spans], dtype=np.int64))
-    word_X = np.arange(len(token_X)) - np.repeat(starts_of(counts_S)[:-1], counts_S)
-    word_X += np.repeat(starts_B1[row_of], counts_S)
-    places = np.full((int(starts_B1[-1]), 2), -1, dtype=np.int64)
-    order = np.argsort(around_X, kind="stable")
-    order = order[around_X[order] >= 0]  # the largest comes last and stays
-    places[word_X[order], 0] = (window_X - np.repeat(sequences_B1[row_of], counts_S))[order]
-    places[word_X[order], 1] = token_X[order]
-    return places
+    """``[S, 4]``: window, token, row and choice of every "no answer" of the chosen rows that may have none."""
+    assert rows.sequences_B1 is not None
+    token_S = rows.extra["null_S"][ranges(rows.sequences_B1, chosen)]
+    token_S = token_S if shift_S is None else token_S + shift_S
+    row_S = np.repeat(np.arange(len(chosen)), np.diff(rows.sequences_B1)[chosen])
+    read_S4 = np.stack([np.arange(len(row_S)), token_S, row_S, null_B[row_S]], axis=1)
+    kept: NDArray[np.int64] = np.ascontiguousarray(read_S4[read_S4[:, 3] >= 0])
+    return kept

@@ -1,9 +1,11 @@
-"""Token classification (named entities): the unit is the word, a label is a tag of IO, BIO, BILOU or BIOES.
+"""Token classification (named entities): the unit is the word, a label is a tag of IO, BIO, BILOU, BIOES or BMES.
 
-Decision record: words are places in the text that every model sees, whatever its tokenizer; a model is read at the
-token that holds a word's first character, which is the first sub-word where words are spaced and the right token
-where they are not. A word that a model's limit cuts off is not covered by it, neither trained nor taught, and counted
-as tagged O when the model is measured.
+Decision record: words are places in the text that every model sees, whatever its tokenizer. Where a row came as tokens
+(its mode is "split") a tokenizer is given each of them apart, and a model is read at the first token of each, as
+`run_ner.py` trains it; joined to a text, Chinese characters would run together to pieces that no tagger was trained on.
+In a text that came whole a model is read at the token that holds a word's first character; words that share one are
+counted. A word that a model's limit cuts off is not covered by it, neither trained nor taught, and counted as tagged O
+when the model is measured.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from raykd.distill.objective import Objective
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
 from raykd.tasks import entities
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, ranges, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
-from raykd.text.tokens import Tokenizer, tokenize_words
-from raykd.text.words import first_tokens
+from raykd.text.tokens import Tokenizer, Tokens, take_tokens, tokenize_apart, tokenize_words
+from raykd.text.words import first_tokens, shared
 
 
 class TokenClassification(TaskBase):
@@ -48,9 +50,8 @@ class TokenClassification(TaskBase):
         Raises:
             ConfigError: a tokenizer that does not tell where its tokens stand.
         """
-        tokens = tokenize_words(tokenizer, batch.texts, None, self.max_length)
-        spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
-        token_N = first_tokens(tokens.offsets, tokens.special, spans)
+        tokens, token_N = _read(tokenizer, batch, self.max_length)
+        row_N = np.repeat(np.arange(len(batch)), self.counts(batch))
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
@@ -58,6 +59,7 @@ class TokenClassification(TaskBase):
             labels_N=self.unit_labels(batch),
             starts_B1=starts_of(self.counts(batch)),
             places_N2=np.stack([np.where(token_N < 0, -1, 0), token_N], axis=1),
+            extra={"shared": shared(row_N, token_N)},
             long_B=tokens.long_B,
         )
 
@@ -100,6 +102,10 @@ class TokenClassification(TaskBase):
         """As in `TaskBase`; tags of another scheme are added up, and types that the teacher lacks are unknown."""
         return map_columns(own, wanted, label_map, name).columns
 
+    def answer_key(self) -> Any:
+        """How words are given and read changes what a model says of them."""
+        return [self.kind, "tokens apart"]
+
     def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Text and its entities: what stands there, type, begin and end in characters, in order."""
         scheme = parse(labels)
@@ -123,3 +129,22 @@ class TokenClassification(TaskBase):
         """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.entities`."""
         gold_N = self.unit_labels(rows)
         return entities.metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)
+
+
+def _read(tokenizer: Tokenizer, batch: TextBatch, max_length: int) -> tuple[Tokens, NDArray[np.int64]]:
+    """The rows' tokens, and the one at which each word of all rows is read, -1 where there is none."""
+    spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
+    split_B = batch.in_mode("split")
+    apart, whole = np.flatnonzero(split_B).tolist(), np.flatnonzero(~split_B).tolist()
+    parts: list[tuple[list[int], Tokens, NDArray[np.int64]]] = []
+    if apart:
+        words = [[batch.texts[i][begin:end] for begin, end in spans[i]] for i in apart]
+        parts.append((apart, *tokenize_apart(tokenizer, words, max_length)))
+    if whole or not apart:
+        tokens = tokenize_words(tokenizer, [batch.texts[i] for i in whole], None, max_length)
+        parts.append((whole, tokens, first_tokens(tokens.offsets, tokens.special, [spans[i] for i in whole])))
+    starts_B1 = starts_of(np.asarray([len(row) for row in spans], dtype=np.int64))
+    token_N = np.full(int(starts_B1[-1]), -1, dtype=np.int64)
+    for rows, _, found_N in parts:
+        token_N[ranges(starts_B1, rows)] = found_N
+    return take_tokens([(rows, tokens) for rows, tokens, _ in parts], len(batch)), token_N

@@ -29,15 +29,16 @@ class GroupRequest:
     def __reduce__(self) -> tuple[Any, ...]:
         """Plain tuples and bytes: small arrays cost Ray more than their content (0.3 ms of a call)."""
         batch = self.batch
-        columns = (batch.ids, batch.texts, batch.languages, batch.pairs, batch.words)
+        columns = (batch.ids, batch.texts, batch.languages, batch.pairs, batch.words, batch.modes)
         return _request, (columns, self.asked_MB.tobytes(), len(self.asked_MB), self.halved)
 
 
 def _request(columns: tuple[Any, ...], asked: bytes, teachers: int, halved: bool) -> GroupRequest:
-    ids, texts, languages, pairs, words = columns
+    ids, texts, languages, pairs, words, modes = columns
     labels_B = np.full(len(texts), UNLABELLED, dtype=np.int64)
     asked_MB = np.frombuffer(asked, dtype=bool).reshape(teachers, len(texts))
-    return GroupRequest(TextBatch(ids, texts, languages, labels_B, pairs, words), asked_MB, halved)
+    batch = TextBatch(ids, texts, languages, labels_B, pairs, words, modes=modes)
+    return GroupRequest(batch, asked_MB, halved)
 
 
 @dataclass(frozen=True)

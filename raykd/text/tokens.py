@@ -139,12 +139,14 @@ class WordTokens(Tokens):
     special: ``[L]`` a sequence, true for tokens that stand for no character.
     parts: ``[L]`` a sequence, 0 for tokens of the first text, 1 of the second, -1 for special ones.
     row_of: the row that each sequence is of (several, where long rows were cut to windows).
+    second: the number by which `parts` calls the second text: 0 where the tokenizer is given it first.
     """
 
     offsets: list[NDArray[np.int64]]
     special: list[NDArray[np.bool_]]
     parts: list[NDArray[np.int64]]
     row_of: NDArray[np.int64]
+    second: int = 1
 
 
 def tokenize_words(
@@ -157,16 +159,22 @@ def tokenize_words(
     """Tokens of B texts (or pairs) and where they stand.
 
     Args:
-        stride: cut the second text to windows that overlap by so many tokens; None truncates.
+        stride: cut the second text to windows that overlap by so many tokens; None truncates. A tokenizer that pads on
+            the left is then given the second text first, as `run_qa.py` gives it.
     Raises:
         ConfigError: a tokenizer that does not tell where its tokens stand.
     """
     check_fast(tokenizer)
     call: Any = tokenizer
     windows: dict[str, Any] = {} if stride is None else {"stride": stride, "return_overflowing_tokens": True}
+    turned = stride is not None and getattr(tokenizer, "padding_side", "right") == "left"
+    firsts, seconds = list(texts), None if pairs is None else list(pairs)
+    if turned:
+        assert seconds is not None
+        firsts, seconds = seconds, firsts
     encoded = call(
-        list(texts), None if pairs is None else list(pairs), max_length=max_length,
-        truncation="only_second" if stride is not None else True,
+        firsts, seconds, max_length=max_length,
+        truncation=True if stride is None else "only_first" if turned else "only_second",
         return_offsets_mapping=True, return_special_tokens_mask=True, **windows,
     )  # fmt: skip
     count = len(encoded["input_ids"])
@@ -186,7 +194,71 @@ def tokenize_words(
         special=[np.asarray(row, dtype=bool) for row in encoded["special_tokens_mask"]],
         parts=parts,
         row_of=np.asarray(encoded.get("overflow_to_sample_mapping", range(count)), dtype=np.int64),
+        second=0 if turned else 1,
     )
+
+
+def tokenize_apart(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[str]], max_length: int
+) -> tuple[Tokens, NDArray[np.int64]]:
+    """Tokens of B rows of words, each word cut to tokens for itself (``is_split_into_words``, as `run_ner.py` does).
+
+    Returns:
+        The tokens, and for all words of all rows, in order, the index in its row of the word's first token, which may
+        be a lone blank ("▁" before a Chinese character); -1 where it has none (truncated, or of invisible signs).
+    Raises:
+        ConfigError: a tokenizer that does not tell where its tokens stand.
+    """
+    check_fast(tokenizer)
+    call: Any = tokenizer
+    encoded = call(
+        [list(row) for row in rows], is_split_into_words=True, truncation=True, max_length=max_length
+    )
+    first_N = np.full(sum(map(len, rows)), -1, dtype=np.int64)
+    begin = 0
+    for i, row in enumerate(rows):
+        owners_L = np.asarray([-1 if word is None else word for word in encoded.word_ids(i)], dtype=np.int64)
+        owners, places = np.unique(owners_L, return_index=True)
+        first_N[begin + owners[owners >= 0]] = places[owners >= 0]
+        begin += len(row)
+    return as_tokens(encoded, tokenizer, _cut(encoded)), first_N
+
+
+def take_tokens(parts: Sequence[tuple[Sequence[int], Tokens]], count: int) -> Tokens:
+    """The sequences of several calls as those of one of ``count`` rows.
+
+    Args:
+        parts: of each call the rows that its sequences are of.
+    """
+    if len(parts) == 1 and list(parts[0][0]) == list(range(count)):
+        return parts[0][1]
+    fields: dict[str, list[NDArray[np.int64]]] = {
+        name: [np.zeros(0, dtype=np.int64)] * count for name in parts[0][1].fields
+    }
+    lengths_B, long_B = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
+    for rows, tokens in parts:
+        for name, values in tokens.fields.items():
+            for row, value in zip(rows, values, strict=True):
+                fields[name][row] = value
+        lengths_B[list(rows)], long_B[list(rows)] = tokens.lengths_B, tokens.long_B
+    return Tokens(fields, parts[0][1].pad_values, lengths_B, long_B)
+
+
+def with_blanks(tokenizer: Tokenizer) -> Tokenizer:
+    """A byte-level tokenizer of GPT-2, RoBERTa or DeBERTa that sets a blank before a text, and so before every word
+    that is given to it apart (``add_prefix_space``, as `run_ner.py` loads them); any other tokenizer as it is."""
+    own: Any = tokenizer
+    if type(own).__name__.removesuffix("Fast") not in _WANT_BLANKS or getattr(own, "add_prefix_space", True):
+        return tokenizer
+    splitter = own.backend_tokenizer.pre_tokenizer
+    splitter.add_prefix_space = True
+    own.backend_tokenizer.pre_tokenizer = splitter
+    own.add_prefix_space = own.init_kwargs["add_prefix_space"] = True
+    return tokenizer
+
+
+_WANT_BLANKS = frozenset({"GPT2Tokenizer", "RobertaTokenizer", "DebertaTokenizer"})
+"""Classes that say of themselves that words given apart need ``add_prefix_space``."""
 
 
 def check_fast(tokenizer: Tokenizer) -> None:

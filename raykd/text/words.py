@@ -3,8 +3,8 @@
 Decision record: a word is a pair of character (code point) offsets into the raw text, never an index of one tokenizer,
 so models whose tokenizers differ answer for the same words. The first sub-word of a word is the token that holds the
 word's first character: one rule for spaced and unspaced scripts, for byte-level tokens that take the blank before a
-word with them, and for characters cut into several tokens. Rows are ragged; all rows are looked up at once by giving
-each row its own stretch of the number line.
+word with them, and for characters cut into several tokens. A word whose first character no token holds (a soft hyphen,
+a mark of direction) is read at the first token inside it. Rows are ragged; all rows are looked up at once.
 
 Words are what BERT's pre-tokenizer calls words, with marks kept where they belong: one character of a script that
 sets no blanks (Han, Kana, Thai, Lao, Khmer, Burmese), one run of letters and digits of any other script, one other
@@ -14,6 +14,7 @@ sign. Sequences of marks and invisible signs (joiners, soft hyphens) belong to w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import regex
@@ -76,21 +77,45 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]
     return "".join(parts), tuple(spans)
 
 
+@dataclass(frozen=True)
+class WordTokens:
+    """Where each word of all rows stands among its row's tokens. Written by `word_tokens`.
+
+    first_N: the first token that holds a part of the word; -1 where there is none (truncated, or dropped by the
+        tokenizer).
+    start_N, end_N: the tokens that hold the word's first and its last character as `run_qa.py` finds them: of several
+        that hold the first character the last, of several that hold the last character the first. Where no token holds
+        that character the next one inside the word; -1 where first_N is.
+    starts_N, ends_N: whether the character itself is held.
+    """
+
+    first_N: NDArray[np.int64]
+    start_N: NDArray[np.int64]
+    end_N: NDArray[np.int64]
+    starts_N: NDArray[np.bool_]
+    ends_N: NDArray[np.bool_]
+
+
 def first_tokens(
     offsets: Sequence[NDArray[np.integer]],
     ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
     spans: Sequence[NDArray[np.integer]],
 ) -> NDArray[np.int64]:
-    """For each word of all rows, in order, the index in its row of the token that holds its first character.
+    """``[N]``: the first token of each word, as `word_tokens` says."""
+    return word_tokens(offsets, ignored, spans).first_N
+
+
+def word_tokens(
+    offsets: Sequence[NDArray[np.integer]],
+    ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
+    spans: Sequence[NDArray[np.integer]],
+) -> WordTokens:
+    """For each word of all rows, in order, where in its row its tokens are.
 
     Args:
         offsets: ``[L, 2]`` a row, begin and end of each token in characters of the text that the words are of.
         ignored: ``[L]`` a row, true for tokens that are not of that text: special ones, those of another text, padding.
         spans: ``[W, 2]`` a row.
-
-    Returns:
-        ``[N]`` with N all words of all rows; -1 where no token holds the character: truncated, or dropped by the
-        tokenizer.
 
     Raises:
         ValueError: not as many rows of one as of the other.
@@ -102,19 +127,55 @@ def first_tokens(
     usable_T = (tokens_T2[:, 1] > tokens_T2[:, 0]) & ~_masks(ignored)
     (kept_T,) = np.nonzero(usable_T)
     if len(words_N2) == 0 or len(kept_T) == 0:
-        return np.full(len(words_N2), -1, dtype=np.int64)
+        none_N, never_N = np.full(len(words_N2), -1, dtype=np.int64), np.zeros(len(words_N2), dtype=bool)
+        return WordTokens(none_N, none_N, none_N, never_N, never_N)
+    # Each row has its own stretch of the number line, so that all rows are searched at once.
     stride = int(max(tokens_T2.max(), words_N2.max())) + 2
     row_T = np.repeat(np.arange(len(offsets)), tokens_B)[kept_T]
     row_N = np.repeat(np.arange(len(spans)), words_B)
-    # The first token whose end lies behind the character; the running maximum keeps the keys in order even where
-    # a normaliser swapped two characters.
+    # The running maximum keeps the keys in order even where a normaliser swapped two characters.
+    begins_T = np.maximum.accumulate(tokens_T2[kept_T, 0] + row_T * stride)
     ends_T = np.maximum.accumulate(tokens_T2[kept_T, 1] + row_T * stride)
-    found_N = np.searchsorted(ends_T, words_N2[:, 0] + row_N * stride, side="right")
-    safe_N = np.minimum(found_N, len(kept_T) - 1)
-    holds_N = (found_N < len(kept_T)) & (row_T[safe_N] == row_N)
-    holds_N &= tokens_T2[kept_T[safe_N], 0] <= words_N2[:, 0]
+    begin_N, end_N = words_N2[:, 0] + row_N * stride, words_N2[:, 1] + row_N * stride
+    most = len(kept_T) - 1
+    first_N = np.searchsorted(ends_T, begin_N, side="right")  # the first that ends behind the first character
+    seen_N = (first_N <= most) & (row_T[np.minimum(first_N, most)] == row_N)
+    seen_N &= begins_T[np.minimum(first_N, most)] < end_N
+    start_N = np.searchsorted(begins_T, begin_N, side="right") - 1  # the last that begins before or with it
+    starts_N = seen_N & (start_N >= first_N)
+    last_N = np.searchsorted(
+        ends_T, end_N, side="left"
+    )  # the first that ends with the last character or behind it
+    ends_N = seen_N & (last_N <= most) & (begins_T[np.minimum(last_N, most)] < end_N)
+    ends_N &= row_T[np.minimum(last_N, most)] == row_N
+    inside_N = np.searchsorted(begins_T, end_N, side="left") - 1  # the last that begins inside the word
     first_T = np.cumsum(tokens_B) - tokens_B
-    return np.where(holds_N, kept_T[safe_N] - first_T[row_N], -1)
+
+    def places(found_N: NDArray[np.integer]) -> NDArray[np.int64]:
+        inside = kept_T[np.clip(found_N, 0, most)] - first_T[row_N]
+        result: NDArray[np.int64] = np.where(seen_N, inside, -1).astype(np.int64)
+        return result
+
+    return WordTokens(
+        places(first_N),
+        places(np.where(starts_N, start_N, first_N)),
+        places(np.where(ends_N, last_N, inside_N)),
+        starts_N,
+        ends_N,
+    )
+
+
+def shared(row_N: NDArray[np.integer], token_N: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """``[N]``: which words are read at the same token as the word before or behind them.
+
+    Args:
+        row_N: of each word its row. token_N: where in the row it is read, -1 for nowhere.
+    """
+    same_N = (row_N[1:] == row_N[:-1]) & (token_N[1:] == token_N[:-1]) & (token_N[1:] >= 0)
+    found_N = np.zeros(len(row_N), dtype=bool)
+    found_N[1:] |= same_N
+    found_N[:-1] |= same_N
+    return found_N
 
 
 def _flat(rows: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,8 +2,8 @@
 
 Decision record: the checksum is over key + body, because a damaged B-tree can lead to another text's value, which
 is whole in itself. A value that does not fit its key, its checksum or the number of labels is a miss. Where the
-units of a row are words, their places are part of what was asked, so they are part of the key; a row without words
-has the key of its text alone, whatever the task.
+units of a row are words, their places are part of what was asked, so they are part of the key, as is the mode in which
+a row is given; a row without words and mode has the key of its text alone, whatever the task.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ _LENGTH = struct.Struct("<q")
 
 _WORDS = _LENGTH.pack(-1)
 """Tells words from a second text: no length is negative."""
+_MODE = _LENGTH.pack(-2)
 
 
-def text_key(text: str, pair: str | None, words: Sequence[tuple[int, int]] = ()) -> bytes:
+def text_key(text: str, pair: str | None, words: Sequence[tuple[int, int]] = (), mode: str = "") -> bytes:
     """32 bytes that stand for a text, or for a pair in its order.
 
     Args:
         words: (begin, end) of each word in characters of the text, where words are the units of the answer.
+        mode: how the row is given to a model.
     """
     data = text.encode("utf-8", "surrogatepass")
     content = _LENGTH.pack(len(data)) + data
@@ -39,16 +41,17 @@ def text_key(text: str, pair: str | None, words: Sequence[tuple[int, int]] = ())
         content += _LENGTH.pack(len(data)) + data
     if words:
         content += _WORDS + struct.pack(f"<{2 * len(words)}q", *[place for word in words for place in word])
+    if mode:
+        content += _MODE + mode.encode()
     return hashlib.sha256(content).digest()
 
 
 def text_keys(batch: TextBatch) -> list[bytes]:
     """The key of each row: of all that its answer depends on."""
     pairs = [None] * len(batch) if batch.pairs is None else batch.pairs
-    words = getattr(batch, "words", None)
-    if words is None:
-        return [text_key(text, pair) for text, pair in zip(batch.texts, pairs, strict=True)]
-    return [text_key(*row) for row in zip(batch.texts, pairs, words, strict=True)]
+    words: Any = getattr(batch, "words", None) or ((),) * len(batch)
+    modes = getattr(batch, "modes", None) or ("",) * len(batch)
+    return [text_key(*row) for row in zip(batch.texts, pairs, words, modes, strict=True)]
 
 
 def value_bytes(classes: int | None) -> int | None:
