@@ -136,7 +136,7 @@ def test_no_two_words_of_a_list_are_the_same_in_a_source_language(at: int) -> No
 
 
 PINNED = {
-    "words": "21334f44d2d35eef",
+    "words": "b0550c0f753a452b",
     "answers": "c21cae7c7d515148",
     "target": "7254e3c41f0920a5",
     "source_target": "804f40568a4f9470",
