@@ -7,6 +7,9 @@ with the row alone, which is what plain transformers gives. Ways to batch are tr
 padding as the configuration says, on the other side, sequences of equal length together, each sequence alone. A model
 whose answer to one row differs between two calls is refused by name: it draws at random in evaluation mode.
 
+Models of half precision are tested in float32 where they fit (`WIDENED`): what mixes padding in is the architecture,
+and rounding would hide it.
+
 The finding is kept by content (weights, tokenizer, task, precision, device, versions of torch and transformers), so it
 is paid once: `raykd.models.findings`.
 """
@@ -35,10 +38,14 @@ log = logging.getLogger("raykd.models")
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
 """Largest difference of two probabilities that counts as none, by the precision of the weights."""
-WORK = 1e11
+WORK = 6e10
 """Multiplications that a self-test costs at most, about: 2 s of a base-sized model on two cores."""
+WIDENED = 4 * 10**9
+"""Bytes of float32 weights up to which a model of half precision is tested in float32."""
 PROBED_ROWS = 64
 """Rows among which those of the test are chosen."""
+_FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError)
+"""What models raise for inputs that they were not made for."""
 PROBED_UNITS = 64
 """Units of a row that are compared at most; a language model's distributions are as wide as its vocabulary."""
 
@@ -107,17 +114,17 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
         module: What the task asks where that is not the model itself (`raykd.models.lm.Headless`).
 
     Raises:
-        ModelError: The model answers the same row differently when it is asked twice.
+        ModelError: The model answers the same row differently when it is asked twice, or fails at a row.
     """
     network: Any = model.model
     asked = network if module is None else module
-    with _evaluating(network), torch.inference_mode():
+    with _evaluating(network), _in_float32(network), torch.no_grad():
         rows = _Rows.of(model, task, batch)
-        alone = [rows.answer(asked, [i], RIGHT)[0] for i in range(len(rows))]
+        alone = rows.alone(asked)
         declared = model.padding
         if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
             return Finding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
-        again = max((_apart(rows.answer(asked, [i], RIGHT)[0], alone[i]) for i in rows.shortest), default=0.0)
+        again = _apart(rows.answer(asked, [0], RIGHT)[0], alone[0])
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
         if not again <= limit:
             raise ModelError(
@@ -176,15 +183,27 @@ class _Rows:
         return len(self.encoded)
 
     @property
-    def shortest(self) -> list[int]:
-        """The row that is asked twice."""
-        return [0] if len(self) else []
-
-    @property
     def extremes(self) -> tuple[int, int]:
         """Tokens of the shortest and the longest row."""
         lengths_B = self.encoded.lengths_B
-        return (int(lengths_B.min()), int(lengths_B.max())) if len(lengths_B) else (0, 0)
+        return int(lengths_B.min()), int(lengths_B.max())
+
+    def alone(self, asked: Any) -> list[NDArray[np.float64]]:
+        """Return each row's probabilities without any other row.
+
+        Raises:
+            ModelError: The model fails at a row.
+        """
+        try:
+            return [self.answer(asked, [i], RIGHT)[0] for i in range(len(self))]
+        except _FAILURES as error:
+            raise ModelError(
+                "the model fails at a row of the run",
+                got=f"{type(error).__name__}: {str(error).strip()[:300]}; a row of {self.extremes[1]} tokens at most",
+                wanted="an answer to each row alone",
+                next_step="compare its config.json (max_position_embeddings, vocab_size, type_vocab_size) with its "
+                "tokenizer and with max_length",
+            ) from None
 
     def answer(self, asked: Any, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
         """Return the probabilities ``[n, C]`` of some units of each picked row."""
@@ -210,7 +229,7 @@ class _Rows:
                     [worst, *(_apart(one, alone[i]) for one, i in zip(together, picked, strict=True))]
                 )
             return worst
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except _FAILURES as error:
             # Heads that look for the last token refuse several rows where nothing says what padding is.
             log.debug("rows cannot be batched with %s: %s", padding, error)
             return float("inf")
@@ -256,6 +275,22 @@ def _body_parameters(network: Any) -> int:
     with suppress(AttributeError, NotImplementedError):
         total -= network.get_input_embeddings().weight.numel()
     return max(1, total)
+
+
+@contextmanager
+def _in_float32(network: Any) -> Iterator[None]:
+    """The weights as float32 and back, which loses nothing; left alone where they would not fit."""
+    held = [*network.parameters(), *network.buffers()]
+    half = [(tensor, tensor.dtype) for tensor in held if tensor.dtype in (torch.bfloat16, torch.float16)]
+    if 4 * sum(tensor.numel() for tensor, _ in half) > WIDENED:
+        half = []
+    for tensor, _ in half:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in half:
+            tensor.data = tensor.data.to(dtype)
 
 
 @contextmanager

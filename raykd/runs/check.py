@@ -19,6 +19,7 @@ from raykd.models.loading import served
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
+from raykd.runs.selftests import check_answers
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
@@ -152,6 +153,8 @@ def check(config: Run) -> list[Finding]:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
     read: list[AnyJob] = []
     look("data", lambda: _check_data(config, read))
+    if read and not any(finding.error for finding in findings):
+        _look_at_selftests(config, read[-1], look)
     look("student", lambda: check_student(config))
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
@@ -162,6 +165,15 @@ def check(config: Run) -> list[Finding]:
         lambda: check_disk(disk_of(config, {t: p.data for t, p in read[-1].parts.items()} if read else None)),
     )
     return findings
+
+
+def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
+    """Self-tests of the teachers that a check can load."""
+    for name, member in config.members.items():
+        rows = job.parts[name].data.train
+        for teacher in member.active_teachers if config.serving.pool is None else ():
+            if teacher.path is not None and Path(teacher.path).is_dir():
+                look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
 
 
 def _check_data(config: Run, read: list[AnyJob]) -> str:

@@ -23,6 +23,8 @@ from raykd import models
 from raykd.distill.lens import Speech
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import ModelError, NonFiniteError, TeacherError
+from raykd.models.findings import content_key, found_or_tested
+from raykd.models.selftest import Finding, find_padding
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
@@ -224,7 +226,12 @@ class Teacher:
         model, info = self._load(), self.open()
         task = self.spec.task.model_copy(update={"max_length": info.max_length})
         speaker = self._speaker(model)
-        padding = self._padding or self._tested(model, task, batch, speaker)
+        padding = self._padding
+        if padding is None:
+            found = self.test(batch)
+            padding = found.of(model.padding)
+            say = log.info if found.shapes == "longest" else log.warning
+            say("%s: %s", self.name, found.describe())
         encoded = task.encode(model.tokenizer, batch)
         answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
@@ -247,21 +254,24 @@ class Teacher:
             )
         return answers
 
-    def _tested(self, model: models.TextModel, task: Any, batch: TextBatch, speaker: Any) -> Padding:
-        """How this model's rows are batched, by its self-test (`raykd.models.selftest`), made once by content.
+    def test(self, batch: TextBatch) -> Finding:
+        """Test how this model's rows are batched (`raykd.models.selftest`), once by content, and batch them so.
+
+        Args:
+            batch: Rows of the run in the teacher's languages.
 
         Raises:
-            ModelError: the model answers the same text differently when it is asked twice.
+            ModelError: The model answers the same text differently when it is asked twice, or fails at a row.
         """
-        from raykd.models.findings import content_key, found_or_tested
-        from raykd.models.selftest import find_padding
-
-        info = self.open()
+        model, info = self._load(), self.open()
+        task = self.spec.task.model_copy(update={"max_length": info.max_length})
         key = content_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
         )
         try:
-            found = found_or_tested(key, lambda: find_padding(model, task, batch, module=speaker))
+            found = found_or_tested(
+                key, lambda: find_padding(model, task, batch, module=self._speaker(model))
+            )
         except ModelError as error:
             raise ModelError(
                 f"teacher {self.name}: {error.what}",
@@ -269,12 +279,9 @@ class Teacher:
                 wanted=error.wanted,
                 next_step=error.next_step,
             ) from None
-        padding = found.of(model.padding)
         if found.is_conclusive:
-            self._padding = padding
-            say = log.info if found.shapes == "longest" else log.warning
-            say("%s: %s", self.name, found.describe())
-        return padding
+            self._padding = found.of(model.padding)
+        return found
 
     def _speaker(self, model: models.TextModel) -> Any:
         """What a task asks: the model, or over a vocabulary the model up to its output head."""

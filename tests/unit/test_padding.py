@@ -186,6 +186,16 @@ def test_buckets_decide_the_width_and_what_is_longer_keeps_its_own() -> None:
     assert pad(encoded, [0, 1], RIGHT)["input_ids"].shape[1] == encoded.lengths_B[:2].max()
 
 
+def test_half_precision_hides_nothing() -> None:
+    model = classifier("convbert", embedding_size=16, conv_kernel_size=3, head_ratio=1)
+    model.model.to(torch.bfloat16)
+    before = [weight.clone() for weight in model.model.parameters()]
+    found = find_padding(model, TASK, rows(TEXTS))
+    assert found.shapes == "equal" and found.padded > 1e-5
+    after = list(model.model.parameters())
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(before, after, strict=True))
+
+
 def test_a_model_that_draws_at_random_is_refused() -> None:
     model = classifier("bert")
     forward = type(model.model.bert).forward
@@ -255,7 +265,7 @@ def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
         assert p == pytest.approx(alone(model, text), abs=1e-5)
     assert len(list((tmp_path / "cache" / "selftests").glob("*.json"))) == 1
     monkeypatch.setattr(
-        "raykd.models.selftest.find_padding",
+        "raykd.teachers.teacher.find_padding",
         lambda *a, **k: (_ for _ in ()).throw(ModelError("twice differs")),
     )
     again = Teacher(teacher.spec)
