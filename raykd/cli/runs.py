@@ -131,6 +131,12 @@ def predict(
     no_answer: Annotated[
         bool, typer.Option(help="A question may have no answer (models trained on SQuAD v2).")
     ] = False,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest prompt or source in tokens, of a model that writes.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest text in tokens that a model writes.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a text instead of a table.")
     ] = False,
@@ -145,7 +151,10 @@ def predict(
     from raykd.runs.predict import predict_rows, read_texts
 
     asked = read_texts(texts, jsonl, column, pair, sys.stdin)
-    for row in predict_rows(folder_of(model, task), asked, no_answer=no_answer):
+    answers = predict_rows(
+        folder_of(model, task), asked, no_answer=no_answer, longest=max_length, new=max_new_tokens
+    )
+    for row in answers:
         if as_json or jsonl is not None:
             print(json.dumps(row, ensure_ascii=False))
         else:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
 from raykd.distill.signals import Answer, Support
 from raykd.distill.targets import LOG_FLOOR
@@ -82,6 +83,7 @@ class WholeAnswer(Answer):
 
     rows_ND: logits ``[N, V]``, or hidden states where `weight_VD` (and `bias_V`), the teacher's output head, is given;
         a padded head must be cut to the true vocabulary.
+    after: what the teacher does to the product of both.
     ids: for a teacher of another vocabulary what it shares with the student: compared over these and a tail.
     own_vocabulary: another vocabulary, and nothing is matched: for losses by rank.
     """
@@ -91,6 +93,7 @@ class WholeAnswer(Answer):
     rows_ND: torch.Tensor
     weight_VD: torch.Tensor | None = None
     bias_V: torch.Tensor | None = None
+    after: LogitMap = PLAIN
     ids: IdMap | None = None
     own_vocabulary: bool = False
 
@@ -105,7 +108,7 @@ class WholeAnswer(Answer):
             if self.weight_VD is None:
                 return self.rows_ND.float()
             rows_ND = self.rows_ND.to(self.weight_VD.dtype)
-            return torch.nn.functional.linear(rows_ND, self.weight_VD, self.bias_V).float()
+            return self.after(torch.nn.functional.linear(rows_ND, self.weight_VD, self.bias_V)).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +174,14 @@ def answer_of(
     *,
     weight_VD: torch.Tensor | None = None,
     bias_V: torch.Tensor | None = None,
+    after: LogitMap = PLAIN,
     ids: IdMap | None = None,
     own_vocabulary: bool = False,
 ) -> Answer:
     """A payload, its units already the student's (`Payload.take`), as the objective reads it.
 
     Args:
-        weight_VD, bias_V: the teacher's output head, for hidden states, on the same device.
+        weight_VD, bias_V, after: the teacher's output head, for hidden states, on the same device.
         ids: what a teacher of another vocabulary shares with the student; None for the same vocabulary.
         own_vocabulary: see `WholeAnswer`.
 
@@ -198,6 +202,7 @@ def answer_of(
             rows_ND=rows_ND,
             weight_VD=head[0],
             bias_V=head[1],
+            after=after if isinstance(payload, Hidden) else PLAIN,
             ids=ids,
             own_vocabulary=own_vocabulary,
             **numbers,

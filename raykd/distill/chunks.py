@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import Signals
 
@@ -41,13 +42,14 @@ def evaluate_hidden(
     progress: float,
     totals: Counts,
     *,
+    after: LogitMap = PLAIN,
     chunk: int | None = None,
 ) -> ObjectiveResult:
-    """`Objective.evaluate` of ``hidden @ weight.T + bias``, whose loss reaches hidden states, weight and bias.
+    """`Objective.evaluate` of ``after(hidden @ weight.T + bias)``, whose loss reaches hidden states, weight and bias.
 
     Args:
         hidden_ND: the student's last hidden states, only the units.
-        weight_VD, bias_V: its output head.
+        weight_VD, bias_V, after: its output head, and what it does to the product.
         labels_N, signals, progress, totals: as for `Objective.evaluate`, of all units.
         chunk: units computed at once; None for `chunk_of` the vocabulary.
 
@@ -63,12 +65,15 @@ def evaluate_hidden(
     wanted = [torch.is_grad_enabled() and each.requires_grad for each in inputs]
     grads = [_buffer(each) if want else None for each, want in zip(inputs, wanted, strict=True)]
 
+    seen: list[torch.Tensor] = []  # the logits of the chunk at hand
+
     def logits_of(begin: int, end: int) -> torch.Tensor:
-        return F.linear(hidden_ND[begin:end].to(weight_VD.dtype), weight_VD, bias_V)
+        seen[:] = [after(F.linear(hidden_ND[begin:end].to(weight_VD.dtype), weight_VD, bias_V))]
+        return seen[0]
 
     def add(begin: int, end: int, grad_NV: torch.Tensor) -> None:
         hidden, weight, *bias = grads
-        grad_NV = grad_NV.to(weight_VD.dtype)
+        grad_NV = after.backward(grad_NV, seen[0]).to(weight_VD.dtype)
         if hidden is not None:
             hidden[begin:end] = grad_NV @ weight_VD
         if weight is not None:

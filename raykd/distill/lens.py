@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from raykd.distill.alignment import NOWHERE, align_flat
 from raykd.distill.answers import IdMap, answer_of
 from raykd.distill.codec import decode
+from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.payloads import Payload
 from raykd.distill.servable import Vocabulary
 from raykd.distill.signals import Answer, Signals, TeacherSignal
@@ -34,7 +35,8 @@ class Lens:
     ids: of another vocabulary that is matched, which tokens are the same.
     comparable_N: of the student's units of all training rows, those at which both tokenisers mean the same by a token's
         beginning; None where all are.
-    weight_VD, bias_V: the teacher's output head, cut to its true vocabulary, where it answers with hidden states.
+    weight_VD, bias_V, after: the teacher's output head, cut to its true vocabulary, where it answers with hidden
+        states.
     numbered: whether units correspond by their number because both cut texts alike, in whatever vocabulary.
     """
 
@@ -43,6 +45,7 @@ class Lens:
     comparable_N: NDArray[np.bool_] | None = None
     weight_VD: torch.Tensor | None = None
     bias_V: torch.Tensor | None = None
+    after: LogitMap = PLAIN
     numbered: bool = False
 
 
@@ -50,12 +53,13 @@ class Lens:
 class Speech:
     """What a language teacher brings once, beside its answers. Written by teachers, read by `raykd.student.lenses`.
 
-    tokenizer: its own. weight_VD, bias_V: its output head, float32, where it answers with hidden states.
+    tokenizer: its own. weight_VD, bias_V, after: its output head, float32, where it answers with hidden states.
     """
 
     tokenizer: Any
     weight_VD: NDArray[np.float32] | None = None
     bias_V: NDArray[np.float32] | None = None
+    after: LogitMap = PLAIN
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def lay_out_tokens(
                 device,
                 weight_VD=lens.weight_VD,
                 bias_V=lens.bias_V,
+                after=lens.after,
                 ids=lens.ids,
                 own_vocabulary=lens.vocabulary == "own",
             )

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class ModelInfo:
     max_length: tokens it was trained with, or None.
     languages: what it was trained on, empty where unknown.
     no_answer: whether it learnt to say that a context does not answer a question.
+    settings: of a language model that raykd wrote, as in `TextModel`.
     needs_code: files that name code of the directory's own.
     problems: why it cannot be loaded, empty if it can.
     """
@@ -59,6 +60,7 @@ class ModelInfo:
     needs_code: tuple[str, ...]
     problems: tuple[str, ...]
     no_answer: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> ModelInfo:
@@ -83,7 +85,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     if not has_tokenizer and folder.is_dir():
         problems.append(f"{folder} holds no tokenizer")
     card = found[CARD]
-    length, languages = card.get("max_length"), card.get("languages")
+    length, languages, settings = (card.get(key) for key in ("max_length", "languages", "settings"))
     return ModelInfo(
         path=folder,
         labels=labels,
@@ -95,6 +97,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         needs_code=needs_code,
         problems=tuple(dict.fromkeys(problems)),
         no_answer=card.get("no_answer") is True,
+        settings=settings if isinstance(settings, dict) else {},
     )
 
 

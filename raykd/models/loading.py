@@ -92,6 +92,7 @@ def load(
         max_length=info.max_length,
         languages=info.languages,
         no_answer=info.no_answer,
+        settings=info.settings,
     )
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from raykd.distill.signals import UNLABELLED, Mode, TextBatch
 from raykd.errors import ModelError
 from raykd.models.selftest import find_padding
 from raykd.models.textmodel import TextModel
+from raykd.models.writing import input_limit, places_of
 from raykd.tasks import Task, TaskBase
 from raykd.tasks.language import LanguageTask
 from raykd.text.padding import Padding, split_passes
@@ -32,17 +33,73 @@ PASS_TOKENS = 8192
 """Largest padded size of one forward pass."""
 LONGEST = 512
 """Tokens, for a model that does not say with how many it was trained."""
+NEW = 64
+"""Tokens that are written at most, for a model that does not say how many."""
 
 
-def task_of(model: TextModel) -> TaskBase:
-    """The task that a model serves."""
+@dataclass(frozen=True)
+class Lengths:
+    """What who asks wants of a language model, in tokens: the longest prompt or source, and the longest text that is
+    written. None is what the model was judged with, else what it has places for."""
+
+    longest: int | None = None
+    new: int | None = None
+
+
+def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
+    """The task that a model serves.
+
+    Raises:
+        ModelError: the model has no place for so many tokens, or raykd.json holds settings that are none.
+    """
     settings: dict[str, Any] = {"kind": model.task, "max_length": model.max_length or LONGEST}
+    if model.task in ("causal_lm", "seq2seq"):
+        return _language_task(model, lengths)
+    if lengths != Lengths():
+        raise ModelError(
+            "only models that write text have these lengths",
+            got=f"a model of task {model.task}",
+            wanted="a model of task causal_lm or seq2seq",
+            next_step="leave --max-length and --max-new-tokens out",
+        )
     if model.task == "question_answering":
         settings["stride"] = min(64, settings["max_length"] // 4)
-    if model.task == "causal_lm":
-        settings["max_target_length"] = max(1, settings["max_length"] // 2)
     task: TaskBase = TypeAdapter[Any](Task).validate_python(settings)
     return task
+
+
+def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
+    """Lengths as they were asked for, else as the model was judged with, else as its positions allow."""
+    config, own = model.model.config, dict(model.settings)
+    read, written = places_of(config)
+    closed = bool(config.is_encoder_decoder)
+    some = NEW if written is None else min(NEW, written if closed else written // 2)
+    new = lengths.new or int(own.get("max_new_tokens") or some)
+    if not closed and written is not None and new >= written:
+        input_limit(config, new, lengths.longest)  # says so
+    room = read if closed or read is None else read - new
+    trained = model.max_length
+    if trained is not None and not closed:
+        trained = max(1, trained - int(own.get("max_target_length") or trained // 2))
+    longest = lengths.longest or min(n for n in (trained, room, _longest(model)) if n is not None)
+    settings = {"kind": model.task, **own, "max_new_tokens": new, "max_length": longest}
+    if not closed:
+        settings |= {"max_target_length": new, "max_length": longest + new}
+    try:
+        task: TaskBase = TypeAdapter[Any](Task).validate_python(settings)
+    except ValidationError as error:
+        raise ModelError(
+            "raykd.json of the model holds settings that are none", got=str(error)[:300]
+        ) from None
+    return task
+
+
+def _longest(model: TextModel) -> int | None:
+    """The longest text of a model that does not tell in positions: what its tokenizer says, else `LONGEST`."""
+    if model.max_length is not None or places_of(model.model.config)[0] is not None:
+        return None
+    said = getattr(model.tokenizer, "model_max_length", None)
+    return said if isinstance(said, int) and 0 < said < 10**6 else LONGEST
 
 
 @dataclass(frozen=True)
@@ -54,10 +111,10 @@ class Predictor:
     _tested: list[Padding] = field(default_factory=list, repr=False, compare=False)
 
     @staticmethod
-    def of(model: TextModel) -> Predictor:
+    def of(model: TextModel, lengths: Lengths = Lengths()) -> Predictor:
         """The predictor of a loaded model."""
         model.model.eval()
-        return Predictor(model, task_of(model))
+        return Predictor(model, task_of(model, lengths))
 
     def predict(self, batch: TextBatch) -> Iterator[dict[str, Any]]:
         """The task's prediction for each row, in order; of a language model what it writes.
@@ -83,7 +140,7 @@ class Predictor:
             yield from self._part(part)
 
     def _written(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, Any]]:
-        from raykd.models.lm import generate
+        from raykd.models.writing import generate
 
         for begin in range(0, len(batch), ROWS):
             texts = batch.texts[begin : begin + ROWS]
@@ -93,6 +150,8 @@ class Predictor:
                 texts,
                 max_new_tokens=task.max_new_tokens,
                 max_input_tokens=task.prompt_tokens,
+                beams=task.beams,
+                generation=task.generation,
             )
             yield from ({"text": text, "written": answer} for text, answer in zip(texts, made, strict=True))
 

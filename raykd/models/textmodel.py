@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
 from raykd.models.files import CARD
@@ -48,6 +48,7 @@ class TextModel:
     max_length: tokens it was trained with; None is unknown.
     languages: what it was trained on, empty where unknown.
     no_answer: whether it learnt to say that a context does not answer a question.
+    settings: of a language model: lengths and ways of writing that it was trained and judged with, by the task's names.
     """
 
     model: PreTrainedModel
@@ -58,6 +59,7 @@ class TextModel:
     max_length: int | None = None
     languages: tuple[str, ...] = ()
     no_answer: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def padding(self) -> Padding:
@@ -112,6 +114,8 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
             "max_length": text_model.max_length,
             "languages": list(text_model.languages),
         } | ({"no_answer": True} if text_model.no_answer else {})
+        if text_model.settings:
+            described["settings"] = dict(text_model.settings)
         (fresh / CARD).write_text(
             json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )

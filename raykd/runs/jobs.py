@@ -19,6 +19,7 @@ from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, overlay, plain
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.load import validate
+from raykd.student.prepare import check_long_rows
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,8 @@ def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[AnyJob]]:
         students.insert(0, job_of("baseline", "baseline", plain, data, run_dir / "baseline"))
     for job in [*teachers, *students]:
         job.check_batch()
+        if not job.done:
+            check_long_rows([(part.config, part.data.train) for part in job.parts.values()])
     return teachers, students
 
 

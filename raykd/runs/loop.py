@@ -12,6 +12,7 @@ from raykd.models.multi import MultiModel, save_tasks, share
 from raykd.point import Point
 from raykd.student.prepare import Prepared
 from raykd.student.worker import TrainingLoop
+from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import PoolHandle
 
 
@@ -71,6 +72,7 @@ def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
         task=config.task.kind,
         max_length=config.task.max_length,
         languages=config.data.select_languages or config.data.languages,
+        settings=config.task.settings if isinstance(config.task, LanguageTask) else {},
     )
 
 

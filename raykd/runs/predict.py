@@ -123,16 +123,20 @@ def predict_texts(
     return predict_rows(directory, Asked(texts=list(texts), pairs=None if pairs is None else list(pairs)))
 
 
-def predict_rows(directory: Path, asked: Asked, *, no_answer: bool = False) -> Iterator[dict[str, Any]]:
+def predict_rows(
+    directory: Path, asked: Asked, *, no_answer: bool = False, longest: int | None = None, new: int | None = None
+) -> Iterator[dict[str, Any]]:
     """The same for rows of any form.
 
     Args:
         no_answer: "no answer" is a choice for questions; it also is where a row's `answers` are empty, and for a
             student that learnt it.
+        longest, new: of a language model the longest prompt or source, and the longest text that it writes, in tokens;
+            None is what the model was judged with, else what it has places for.
     """
-    from raykd.models.predictor import Predictor
+    from raykd.models.predictor import Lengths, Predictor
 
-    predictor = Predictor.of(models.load(directory))
+    predictor = Predictor.of(models.load(directory), Lengths(longest, new))
     answers = predictor.predict(asked.batch(predictor.task, no_answer=no_answer))
     if asked.others is None:
         return answers

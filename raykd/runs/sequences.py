@@ -56,8 +56,8 @@ def write_sequences(
         done, total = 0, sum(len(picked) for _, picked in work)
         report(done, total)
         for m, picked in _batches(work):
-            texts = [data.train.texts[i] for i in picked]
-            made = pool.generate(m, texts, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens)
+            rows = data.train.take(picked)
+            made = pool.generate(m, rows, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens)
             for i, text in zip(picked, made, strict=True):
                 file.write(_line(data.train, i, text, pool.handle.teachers[m]))
             file.flush()

@@ -33,7 +33,8 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
     writing, where the task measures that, else reading)."""
     task = config.task
     assert isinstance(task, LanguageTask)
-    from raykd.models.lm import Headless, generate
+    from raykd.models.lm import Headless
+    from raykd.models.writing import generate
 
     student = models.load(directory, head=task.kind)
     batch = rows.take(range(len(rows)))
@@ -53,6 +54,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
                 beams=task.beams,
                 max_new_tokens=task.max_new_tokens,
                 max_input_tokens=task.prompt_tokens,
+                generation=task.generation,
             )
         )
     spent = time.perf_counter() - begun
@@ -80,9 +82,7 @@ def teacher_said(pool: TeacherPool, m: int, signal: TeacherSignal, config: RunCo
     texts: list[str] | None = None
     if task.written:
         asked = np.flatnonzero(signal.covered_N).tolist()
-        made = pool.generate(
-            m, [rows.texts[i] for i in asked], beams=task.beams, max_new_tokens=task.max_new_tokens
-        )
+        made = pool.generate(m, rows.take(asked), beams=task.beams, max_new_tokens=task.max_new_tokens)
         at = dict(zip(asked, made, strict=True))
         texts = [at.get(i, "") for i in range(len(rows))]
     return Said(

@@ -86,10 +86,10 @@ def _lens(
         bias_V = None if speech.bias_V is None else torch.from_numpy(speech.bias_V[:size].copy()).to(device)
     numbered = isinstance(task, MaskedLM)
     if kind in ("same", "own"):
-        return Lens(kind, weight_VD=weight_VD, bias_V=bias_V, numbered=numbered)
+        return Lens(kind, weight_VD=weight_VD, bias_V=bias_V, after=speech.after, numbered=numbered)
     if member is not None:
         ids = IdMap.of(member, vocabulary.true_size(tokenizer), device)
-        return Lens(kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, numbered=numbered)
+        return Lens(kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, after=speech.after, numbered=numbered)
     found = vocabulary.overlap(speech.tokenizer, tokenizer)
     if found.teacher_share < LITTLE:
         log.warning(
@@ -104,6 +104,7 @@ def _lens(
         comparable_N=_comparable(speech, tokenizer, rows, tokens),
         weight_VD=weight_VD,
         bias_V=bias_V,
+        after=speech.after,
     )
 
 

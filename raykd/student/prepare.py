@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ class Prepared:
 
     facts: what a loop logs once: ``train/coverage``, the share of words (or other units that have a place) that the
         student sees; ``train/long_rows``, rows over the task's limits; ``train/dropped_rows``, those of them that
-        are left out; ``train/rows_without_markers``, where a marker was cut off; ``train/shared_words``, the share of
-        words that the student reads at the same token as the word beside them.
+        are left out; ``train/rows_without_markers``, where a marker was cut off; ``train/held_marks``, where a prompt
+        or a target already held a mark of its beginning or end; ``train/shared_words``, the share of words that the
+        student reads at the same token as the word beside them.
     """
 
     train: Rows
@@ -109,10 +111,7 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
     Raises:
         DataError: a training row is too long and `data.on_long_row` is fail, or too few are left by drop.
     """
-    if config.plain:
-        train = train.select(train.labelled)
-    encoded = config.task.encode(tokenizer, train.take(range(len(train))))
-    long_B = np.zeros(len(train), dtype=bool) if encoded.long_B is None else encoded.long_B
+    train, encoded, long_B = _encoded(config, train, tokenizer)
     facts: dict[str, float] = {"train/long_rows": float(long_B.sum())}
     if long_B.any():
         kept = _judged(config, train, long_B)
@@ -123,6 +122,13 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
     unmarked_B = encoded.extra.get("unmarked_B")
     if unmarked_B is not None:
         facts["train/rows_without_markers"] = float(unmarked_B.sum())
+    held_B = encoded.extra.get("held_B")
+    if held_B is not None and held_B.any():
+        facts["train/held_marks"] = float(held_B.sum())
+        log.warning(
+            "%d of %d training rows already hold what the student's tokenizer puts around a text: nothing is put twice",
+            held_B.sum(), len(train),
+        )  # fmt: skip
     if encoded.coverage is not None:
         facts["train/coverage"] = encoded.coverage
     shared = encoded.extra.get("shared")
@@ -142,13 +148,45 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
     )
 
 
+def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
+    """Says now what `prepare` would say on a worker of rows that are too long, where a run is to fail because of them.
+
+    Args:
+        parts: the tasks of a student with their training rows.
+    Raises:
+        DataError: as `prepare`.
+    """
+    student = parts[0][0].student
+    known = student.kind != "pretrained" or Path(student.path).is_dir()
+    if not known or getattr(student, "vocabulary", "own") == "union":
+        return  # the tokenizer is not here yet
+    strict = [(config, rows) for config, rows in parts if config.data.on_long_row == "fail"]
+    tokenizer = fit_tokenizer(student, [(config.task, rows) for config, rows in parts]) if strict else None
+    for config, rows in strict:
+        assert tokenizer is not None
+        seen, _, long_B = _encoded(config, rows, tokenizer)
+        if long_B.any():
+            _judged(config, seen, long_B)
+
+
+def _encoded(
+    config: RunConfig, rows: Rows, tokenizer: Tokenizer
+) -> tuple[Rows, EncodedRows, NDArray[np.bool_]]:
+    """The rows that the run sees, their tokens, and which of them are too long."""
+    if config.plain:
+        rows = rows.select(rows.labelled)
+    encoded = config.task.encode(tokenizer, rows.take(range(len(rows))))
+    return rows, encoded, np.zeros(len(rows), dtype=bool) if encoded.long_B is None else encoded.long_B
+
+
 def _judged(config: RunConfig, rows: Rows, long_B: NDArray[np.bool_]) -> Rows:
     """The rows to train on, after `data.on_long_row`."""
     what, count = config.data.on_long_row, int(long_B.sum())
     names = [rows.ids[i] for i in np.flatnonzero(long_B)[:5].tolist()]
-    limit = (
-        f"task.max_length {config.task.max_length} in the tokens of the {config.student.kind} {config.name}"
-    )
+    written = getattr(config.task, "max_target_length", None)
+    limit = f"task.max_length {config.task.max_length}"
+    limit += "" if written is None else f" (targets: task.max_target_length {written})"
+    limit += f" in the tokens of the {config.student.kind} {config.name}"
     if what == "fail":
         raise DataError(
             f"{count} of {len(rows)} training rows are longer than the task's limits",
@@ -156,7 +194,7 @@ def _judged(config: RunConfig, rows: Rows, long_B: NDArray[np.bool_]) -> Rows:
             wanted=limit,
             next_step="raise task.max_length, shorten them, or set data.on_long_row: truncate or drop",
         )
-    log.info("%d of %d training rows are over %s: %s; %s", count, len(rows), limit, what, names)
+    log.warning("%d of %d training rows are over %s: %s; %s", count, len(rows), limit, what, names)
     if what == "truncate":
         return rows
     kept = rows.select(~long_B)

@@ -118,5 +118,5 @@ class Reading:
         if len(weight_VD) > size:  # rows that stand for no token take no probability
             weight_VD, bias_V = weight_VD[:size], None if bias_V is None else bias_V[:size]
         return evaluate_hidden(
-            objective, units, weight_VD, bias_V, encoded.labels_N, signals, progress, totals
+            objective, units, weight_VD, bias_V, encoded.labels_N, signals, progress, totals, after=head.after
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from raykd.distill import shorten
-from raykd.distill.alignment import start_offsets
 from raykd.distill.chunks import chunk_of
 from raykd.distill.codec import encode as encode_body
 from raykd.distill.objective import Objective
@@ -32,7 +31,8 @@ from raykd.distill.payloads import Payload, join
 from raykd.distill.signals import TextBatch
 from raykd.spec import Spec
 from raykd.tasks import generation
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
+from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
+from raykd.text.prompts import Prompts, Targets
 from raykd.text.tokens import Tokenizer
 
 
@@ -95,8 +95,11 @@ class HiddenAnswers(Spec):
         return shorten.hidden(hidden_ND, logits_NV=logits_NV, **common)
 
 
+_IDS = "prompts and targets with one begin and one end each"
+"""How ids are made; another way is another answer."""
 Answers = Annotated[TopKAnswers | SampledAnswers | HiddenAnswers, Field(discriminator="kind")]
 """How a teacher answers over a vocabulary."""
+Generation = Literal["plain", "checkpoint"]
 Written = Literal["chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match"]
 
 
@@ -111,8 +114,12 @@ class LanguageTask(TaskBase):
     """Metrics of what is generated for the held-out rows; none generates nothing."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest generated text in tokens."""
-    beams: int = Field(1, ge=1)
-    """Beams of generation where it is measured; 1 is greedy."""
+    beams: int | None = Field(None, ge=1)
+    """Beams of generation where it is measured; 1 is greedy. None is 1, or the checkpoint's (see `generation`)."""
+    generation: Generation = "plain"
+    """`plain`: the most likely text by the model's own probabilities; of a checkpoint's generation config only where
+    texts begin and end and what must not be written. `checkpoint`: all that it says, also penalties, lengths and beams,
+    of teachers and of pretrained students. Nothing is ever drawn at random."""
 
     @model_validator(mode="after")
     def _written_once(self) -> LanguageTask:
@@ -198,7 +205,14 @@ class LanguageTask(TaskBase):
 
     def answer_key(self) -> Any:
         """The form of the answers, and how long source and target may be."""
-        return [self.kind, self.answers.model_dump(mode="json"), self.lengths_key()]
+        return [self.kind, _IDS, self.answers.model_dump(mode="json"), self.lengths_key()]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved model needs to be asked as it was trained and judged, beside `max_length`."""
+        names = ("max_target_length", "max_new_tokens", "beams", "generation")
+        found = {name: getattr(self, name, None) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     @abstractmethod
@@ -220,33 +234,36 @@ class LanguageTask(TaskBase):
         return found
 
 
-def target_tokens(
-    tokenizer: Tokenizer, targets: Sequence[str], limit: int, *, as_target: bool
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Ids ``[L]`` and begin offsets ``[L]`` of each target, the end token last; cut after ``limit`` tokens.
+@dataclass(frozen=True)
+class _Units:
+    """The units of encoded rows as `EncodedRows` holds them. Made by `target_units`."""
 
-    Args:
-        as_target: let the tokenizer encode it as a target and end it itself (encoder-decoders); else the end token is
-            set here.
-    """
-    call: Any = tokenizer
-    how: dict[str, Any] = (
-        {"text_target": list(targets)} if as_target else {"text": list(targets), "add_special_tokens": False}
+    labels_N: NDArray[np.int64]
+    starts_B1: NDArray[np.int64]
+    extra: dict[str, NDArray[Any]]
+    long_B: NDArray[np.bool_]
+
+
+def target_units(tokenizer: Tokenizer, batch: TextBatch, prompts: Prompts, targets: Targets) -> _Units:
+    """What rows of prompts (or sources) and targets have in common, whatever model reads them."""
+    counts_B = np.asarray([len(row) for row in targets.ids], dtype=np.int64)
+    seen_W = np.concatenate(
+        [np.empty(0, bool), *(np.arange(n) < kept for n, kept in zip(targets.whole_B, counts_B, strict=True))]
     )
-    encoded = call(**how, return_offsets_mapping=True, return_special_tokens_mask=True)
-    end = getattr(tokenizer, "eos_token_id", None)
-    end = getattr(tokenizer, "sep_token_id", None) if end is None else end
-    rows = []
-    for at, text in enumerate(targets):
-        ids = np.asarray(encoded["input_ids"][at], dtype=np.int64)
-        offsets = np.asarray(encoded["offset_mapping"][at], dtype=np.int64).reshape(-1, 2)
-        special = np.asarray(encoded["special_tokens_mask"][at], dtype=bool)
-        if not as_target and end is not None:
-            ids, special = np.append(ids, end), np.append(special, True)
-            offsets = np.concatenate([offsets, [[0, 0]]])
-        starts = start_offsets(offsets, text, special)
-        rows.append((ids[:limit], starts[:limit]))
-    return rows
+    extra = {
+        "offsets_N": np.concatenate([np.empty(0, np.int64), *targets.starts]),
+        "seeds_B": row_seeds(batch),
+        "vocabulary": np.asarray(vocabulary_size(tokenizer)),
+        # All tokens of the targets, so that coverage counts what a limit cut off.
+        "places_W2": np.where(seen_W[:, None], 0, -1).repeat(2, axis=1),
+        "held_B": prompts.held_B | targets.held_B,
+    }
+    return _Units(
+        labels_N=np.concatenate([np.empty(0, np.int64), *targets.ids]),
+        starts_B1=starts_of(counts_B),
+        extra=extra,
+        long_B=prompts.long_B | targets.long_B,
+    )
 
 
 def _never_falling(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -43,7 +43,7 @@ class MaskedLM(LanguageTask):
 
     @model_validator(mode="after")
     def _writes_nothing(self) -> MaskedLM:
-        idle = ("written", "max_new_tokens", "beams")
+        idle = ("written", "max_new_tokens", "beams", "generation")
         fields = type(self).model_fields
         given = [name for name in idle if getattr(self, name) != fields[name].default]
         if given:
@@ -103,6 +103,11 @@ class MaskedLM(LanguageTask):
     def lengths_key(self) -> Any:
         """What decides which places are hidden."""
         return [self.share, self.views]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
     @property
     def prompt_tokens(self) -> int:

@@ -14,18 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from raykd.distill.signals import UNLABELLED, TextBatch
-from raykd.tasks.base import EncodedBatch, EncodedRows, collate, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, collate
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import (
-    LanguageTask,
-    Written,
-    language_batch,
-    row_seeds,
-    target_tokens,
-    vocabulary_size,
-)
+from raykd.tasks.language import LanguageTask, Written, language_batch, target_units
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.tokens import Tokenizer, tokenize
+from raykd.text.prompts import source_ids, target_ids
+from raykd.text.tokens import Tokenizer
 
 
 class Seq2Seq(LanguageTask):
@@ -41,23 +35,28 @@ class Seq2Seq(LanguageTask):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Source tokens of B rows, and their targets as labels; a unit is read at its own label."""
-        source = tokenize(tokenizer, batch.texts, None, self.max_length)
-        targets = target_tokens(tokenizer, batch.pairs or (), self.max_target_length, as_target=True)
-        counts_B = np.asarray([len(row) for row, _ in targets], dtype=np.int64)
+        sources = source_ids(tokenizer, batch.texts, self.max_length)
+        targets = target_ids(tokenizer, batch.pairs or (), self.max_target_length, as_target=True)
+        units = target_units(tokenizer, batch, sources, targets)
+        counts_B = np.diff(units.starts_B1)
         place_N = np.concatenate([np.empty(0, np.int64), *(np.arange(n) for n in counts_B.tolist())])
         return EncodedRows(
-            fields={name: rows for name, rows in source.fields.items() if name != "token_type_ids"}
-            | {"labels": [row for row, _ in targets]},
-            pad_values={**source.pad_values, "labels": UNLABELLED},
-            lengths_B=source.lengths_B + counts_B,
-            labels_N=np.concatenate([np.empty(0, np.int64), *(row for row, _ in targets)]),
-            starts_B1=starts_of(counts_B),
-            places_N2=np.stack([np.zeros_like(place_N), place_N], axis=1),
-            extra={
-                "offsets_N": np.concatenate([np.empty(0, np.int64), *(row for _, row in targets)]),
-                "seeds_B": row_seeds(batch),
-                "vocabulary": np.asarray(vocabulary_size(tokenizer)),
+            fields={
+                "input_ids": sources.ids,
+                "attention_mask": [np.ones_like(row) for row in sources.ids],
+                "labels": targets.ids,
             },
+            pad_values={
+                "input_ids": tokenizer.pad_token_id or 0,
+                "attention_mask": 0,
+                "labels": UNLABELLED,
+            },
+            lengths_B=np.asarray([len(row) for row in sources.ids], dtype=np.int64) + counts_B,
+            labels_N=units.labels_N,
+            starts_B1=units.starts_B1,
+            places_N2=np.stack([np.zeros_like(place_N), place_N], axis=1),
+            extra=units.extra,
+            long_B=units.long_B,
         )
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:

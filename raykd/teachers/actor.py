@@ -190,11 +190,11 @@ class TeacherActor:
         """`Teacher.speech` of this teacher."""
         return self._named(name).speech()
 
-    def generate(self, name: str, texts: Sequence[str], beams: int, max_new_tokens: int) -> list[str]:
+    def generate(self, name: str, rows: TextBatch, beams: int | None, max_new_tokens: int) -> list[str]:
         """`Teacher.generate` of this teacher; not while it answers."""
         with self._writing:
             self._set_threads()
-            return self._named(name).generate(texts, beams=beams, max_new_tokens=max_new_tokens)
+            return self._named(name).generate(rows, beams=beams, max_new_tokens=max_new_tokens)
 
     def _named(self, name: str) -> Teacher:
         return next(t for t in self._teachers if t.name == name)

@@ -41,9 +41,9 @@ class ParkedActor:
         """As `TeacherActor.speech`."""
         return self._actor().speech(name)
 
-    def generate(self, name: str, texts: Any, beams: int, max_new_tokens: int) -> Any:
+    def generate(self, name: str, rows: Any, beams: int | None, max_new_tokens: int) -> Any:
         """As `TeacherActor.generate`."""
-        return self._actor().generate(name, texts, beams, max_new_tokens)
+        return self._actor().generate(name, rows, beams, max_new_tokens)
 
     def measure(self, name: str, batch: Any) -> Any:
         """As `TeacherActor.measure`."""

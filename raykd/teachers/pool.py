@@ -267,8 +267,8 @@ class TeacherPool:
                 times[m] = self._answer(g, call) if len(batches[m]) else float("nan")
         return [times[m] for m in range(len(self.handle.teachers))]
 
-    def generate(self, m: int, texts: Sequence[str], *, beams: int, max_new_tokens: int) -> list[str]:
-        """What teacher m writes for each prompt or source; its replicas share the texts.
+    def generate(self, m: int, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
+        """What teacher m writes for each prompt or source; its replicas share the rows.
 
         Raises:
             ModelError: no language model. TeacherError: a replica died, or took too long for its part.
@@ -276,7 +276,7 @@ class TeacherPool:
         index = next(i for i, g in enumerate(self.groups) if m in g.members)
         actors = self.handle.replicas[index]
         name = self.handle.teachers[m]
-        parts = [list(texts[at : at + WRITTEN]) for at in range(0, len(texts), WRITTEN)]
+        parts = [rows.take(range(at, min(at + WRITTEN, len(rows)))) for at in range(0, len(rows), WRITTEN)]
         waiting = [
             actors[at % len(actors)].generate.remote(name, part, beams, max_new_tokens)
             for at, part in enumerate(parts)

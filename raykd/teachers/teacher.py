@@ -25,6 +25,7 @@ from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import ModelError, NonFiniteError, TeacherError
 from raykd.models.findings import content_key, found_or_tested
 from raykd.models.selftest import Finding, find_padding
+from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
@@ -224,7 +225,7 @@ class Teacher:
     def _forward(self, batch: TextBatch) -> list[Any]:
         """The answer to every row (logits ``[C]``, or a body), in forward passes of similar length."""
         model, info = self._load(), self.open()
-        task = self.spec.task.model_copy(update={"max_length": info.max_length})
+        task = self._task()
         speaker = self._speaker(model)
         padding = self._padding
         if padding is None:
@@ -283,6 +284,10 @@ class Teacher:
             self._padding = found.of(model.padding)
         return found
 
+    def _task(self) -> Task:
+        """The run's task with this teacher's length."""
+        return self.spec.task.model_copy(update={"max_length": self.open().max_length})
+
     def _speaker(self, model: models.TextModel) -> Any:
         """What a task asks: the model, or over a vocabulary the model up to its output head."""
         if not self.spec.task.language:
@@ -308,17 +313,18 @@ class Teacher:
         model = self._load()
         head = self._speaker(model).head
         bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
-        return Speech(model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V)
+        return Speech(model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V, head.after)
 
-    def generate(self, texts: Sequence[str], *, beams: int, max_new_tokens: int) -> list[str]:
-        """What the teacher writes for each prompt or source, by beam search (1 is greedy).
+    def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
+        """What the teacher writes for each prompt or source, by beam search (1 is greedy; None is the task's
+        way).
 
         Raises:
             ModelError: no language model, or no place for so many tokens.
         """
-        from raykd.models.lm import generate
+        from raykd.models.writing import generate
 
-        task, model = self.spec.task, self._load()
+        model, task = self._load(), self._task()
         if not isinstance(task, LanguageTask):
             raise TeacherError(
                 f"teacher {self.name} writes no text", got=f"task {task.kind}", wanted="causal_lm or seq2seq"
@@ -326,10 +332,11 @@ class Teacher:
         return generate(
             model.model,
             model.tokenizer,
-            list(texts),
+            rows.texts,
             beams=beams,
             max_new_tokens=max_new_tokens,
             max_input_tokens=task.prompt_tokens,
+            generation=task.generation,
         )
 
     def measure(self, batch: TextBatch, passes: int = 3) -> float:

@@ -10,7 +10,8 @@ import transformers
 
 from raykd.errors import ModelError
 from raykd.models import LSTM, Decoder, EncoderDecoder
-from raykd.models.lm import Headless, generate, hidden_states, output_head
+from raykd.models.lm import Headless, hidden_states, output_head
+from raykd.models.writing import generate
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -138,19 +139,48 @@ def test_the_wrappers_state_is_the_models() -> None:
     assert {id(p) for p in wrapped.parameters()} == {id(p) for p in model.parameters()}
 
 
-def test_logits_that_are_changed_after_the_head_are_refused() -> None:
-    capped = transformers.Gemma2ForCausalLM(
-        transformers.Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=30.0)
-    )
-    with pytest.raises(ModelError, match="softcapping"):
-        output_head(capped)
-    free = transformers.Gemma2ForCausalLM(
-        transformers.Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=None)
-    )
-    assert Headless(free).head.weight_VD.shape == (50, 16)
-    with pytest.raises(ModelError, match="scal"):
-        Headless(transformers.GraniteForCausalLM(transformers.GraniteConfig(**SMALL, logits_scaling=4.0)))
+AFTER: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", SMALL | {"head_dim": 8, "final_logit_softcapping": 3.0}),
+    "gemma2_free": ("Gemma2ForCausalLM", "Gemma2Config", SMALL | {"head_dim": 8, "final_logit_softcapping": None}),
+    "cohere": ("CohereForCausalLM", "CohereConfig", SMALL | {"logit_scale": 0.25}),
+    "granite": ("GraniteForCausalLM", "GraniteConfig", SMALL | {"logits_scaling": 4.0}),
+}
 
+
+@pytest.mark.parametrize("family", AFTER)
+def test_what_follows_the_head_is_applied_after_it(family: str) -> None:
+    """Logits, the loss and its gradients are those of the model's own forward pass."""
+    from raykd.distill.chunks import evaluate_hidden
+    from raykd.distill.objective import Counts, Objective
+
+    name, config, settings = AFTER[family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, name)(getattr(transformers, config)(**settings)).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(8.0)
+    wrapped, inputs = Headless(model), inputs_of(model)
+    labels = torch.tensor([3, 9, 11, 40])
+    wanted = model(**inputs).logits
+    assert wanted.abs().max() > 1.0
+    torch.testing.assert_close(wrapped.head.logits(wrapped(**inputs).hidden), wanted, rtol=1e-4, atol=1e-5)
+    torch.nn.functional.cross_entropy(wanted[0], labels).backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    head = wrapped.head
+    loss = evaluate_hidden(
+        Objective.model_validate({"alpha": 1.0}), wrapped(**inputs).hidden[0], head.weight_VD, head.bias_V,
+        labels, None, 0.0, Counts(4, 0, 4), after=head.after, chunk=3,
+    ).loss  # fmt: skip
+    assert float(loss) == pytest.approx(float(torch.nn.functional.cross_entropy(wanted[0], labels)), rel=1e-4)
+    loss.backward()
+    for n, weight in model.named_parameters():
+        if n in gradients:
+            torch.testing.assert_close(weight.grad, gradients[n], rtol=1e-3, atol=1e-5, msg=n)
+
+
+def test_logits_that_do_not_follow_from_the_head_are_refused() -> None:
     class Doubled(transformers.GPT2LMHeadModel):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             out = super().forward(*args, **kwargs)

@@ -67,7 +67,10 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_target_its_end() -> None:
     short = CausalLM(max_length=9, max_target_length=4)
     rows = short.encode(tokenizer, batch())
     assert rows.counts_B.max() == 4 and rows.lengths_B.max() <= 9
-    assert TEXTS[0].endswith(tokenizer.decode(rows.fields["input_ids"][0][:-4]).strip())
+    kept = rows.fields["input_ids"][0][:-4]
+    assert kept[0] == tokenizer.bos_token_id and len(kept) == 5  # the token that begins a text stays
+    assert TEXTS[0].endswith(tokenizer.decode(kept[1:]).strip())
+    assert rows.long_B is not None and rows.long_B.all() and rows.coverage is not None and rows.coverage < 1.0
     assert task.encode(tokenizer, batch(("", "", ""))).lengths_B.min() > 1
 
 
