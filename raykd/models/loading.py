@@ -20,6 +20,7 @@ from raykd.models import files
 from raykd.models.heads import LABELLED, LANGUAGE, Head, auto_class, head_of, label_settings
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.ngrams import HashedNgrams
+from raykd.models.starts import fill_start
 from raykd.models.textmodel import TextModel, no_progress_bars
 from raykd.models.union import FILE as UNION
 from raykd.models.union import UnionTokenizer
@@ -251,6 +252,8 @@ def _model(
             dtype=dtype,
             **settings,
         )
+        if head == "seq2seq":
+            fill_start(model, folder)
         mismatched = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
         return model, sorted({*found["missing_keys"], *mismatched})
 

@@ -16,6 +16,7 @@ from raykd import models
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
 from raykd.models.loading import served
+from raykd.runs.check_language import check_language_model
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
@@ -65,7 +66,9 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
             wanted=f"{list(config.data.labels)} in any order",
         )
     config.task.columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
-    return f"{info.kind}, labels {', '.join(info.labels)}" if info.labels else info.kind
+    said = check_language_model(f"teacher {teacher.name}", path, config, teacher.max_length or info.max_length)
+    what = f"{info.kind}, labels {', '.join(info.labels)}" if info.labels else info.kind
+    return f"{what}; {said}" if said else what
 
 
 def preflight(config: Run, *, together: bool = True) -> None:
@@ -109,6 +112,15 @@ def check_combinations(config: RunConfig) -> str:
                     got=limit,
                     wanted=f"at most {positions}",
                 )
+        written = getattr(config.task, "max_new_tokens", 0) if getattr(config.task, "written", ()) else 0
+        read = getattr(config.task, "prompt_tokens", 0) if config.task.kind == "causal_lm" else 0
+        if positions is not None and written and read + written > positions:
+            raise ConfigError(
+                f"task.max_new_tokens is larger than max_positions of the {name} leave",
+                got=f"{written} tokens to write" + (f" after a prompt of up to {read}" if read else ""),
+                wanted=f"at most {positions} together",
+                next_step="lower task.max_new_tokens or task.max_length, or raise max_positions",
+            )
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
@@ -206,6 +218,9 @@ def check_student(config: Run) -> str:
         )
         if info.problems:
             raise ModelError(f"the student cannot be loaded: {info.problems[0]}")
+        members = config.members.values()
+        said = [check_language_model("the student", Path(config.student.path), m, None) for m in members]
+        return "; ".join([config.student.kind, *filter(None, said)])
     return config.student.kind
 
 
