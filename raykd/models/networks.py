@@ -170,12 +170,13 @@ class RecurrentModel(PreTrainedModel):
         attention_mask: torch.Tensor | None,
         embedded_BLE: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``[B, L]`` ids, padded on the right, to states ``[B, L, H]``, mask ``[B, L]`` and lengths ``[B, 1]``.
+        """Return states ``[B, L, H]``, mask ``[B, L]`` and lengths ``[B, 1]`` of texts that begin at the first place.
 
         Args:
-            embedded_BLE: what the LSTM reads, if not the embedding of the ids.
+            input_ids: ``[B, L]``, as `begin_texts` puts them.
+            embedded_BLE: What the LSTM reads, if not the embedding of the ids.
         """
-        mask_BL = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
+        mask_BL = self._mask(input_ids, attention_mask)
         length_B1 = mask_BL.sum(dim=1, keepdim=True)
         place_BL = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         reversed_BL = torch.where(place_BL < length_B1, length_B1 - 1 - place_BL, place_BL)
@@ -187,6 +188,32 @@ class RecurrentModel(PreTrainedModel):
                 out_BLH = torch.cat([out_BLH, _take(back_BLH, reversed_BL)], dim=2)
             states_BLH = self.dropout(out_BLH) if i + 1 < len(self.forward_layers) else out_BLH
         return states_BLH, mask_BL, length_B1
+
+    def begin_texts(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Move each text to the first place of its row, because an LSTM would read padding that stands before it.
+
+        Returns:
+            Ids and mask ``[B, L]``, and ``[B, 1]``, by how many places each text was moved: 0 where padding follows it.
+        """
+        mask_BL = self._mask(input_ids, attention_mask)
+        before_B1 = (mask_BL.cumsum(dim=1) == 0).sum(dim=1, keepdim=True) % max(1, mask_BL.shape[1])
+        place_BL = self._rolled(mask_BL, before_B1)
+        return input_ids.gather(1, place_BL), mask_BL.gather(1, place_BL), before_B1
+
+    def put_back(self, logits_BLC: torch.Tensor, before_B1: torch.Tensor) -> torch.Tensor:
+        """Return each token's outputs at the place where the token stood before `begin_texts`."""
+        return _take(logits_BLC, self._rolled(logits_BLC[..., 0], -before_B1))
+
+    @staticmethod
+    def _rolled(like_BL: torch.Tensor, by_B1: torch.Tensor) -> torch.Tensor:
+        """``[B, L]``: the places from ``by`` on, and then those before."""
+        length = like_BL.shape[1]
+        return (torch.arange(length, device=like_BL.device)[None] + by_B1) % max(1, length)
+
+    def _mask(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        return input_ids != self.config.pad_token_id if attention_mask is None else attention_mask != 0
 
 
 class LSTMForSequenceClassification(RecurrentModel):
@@ -204,8 +231,9 @@ class LSTMForSequenceClassification(RecurrentModel):
         labels: torch.Tensor | None = None,
         **ignored: Any,
     ) -> SequenceClassifierOutput:
-        """``[B, L]`` ids, padded on the right, to ``[B, C]`` logits; the loss is the mean cross-entropy."""
-        pooled_BH = self._pool(*self.states(input_ids, attention_mask))
+        """``[B, L]`` ids, padded on either side, to ``[B, C]`` logits; the loss is the mean cross-entropy."""
+        ids_BL, mask_BL, _ = self.begin_texts(input_ids, attention_mask)
+        pooled_BH = self._pool(*self.states(ids_BL, mask_BL))
         return _output(self.classifier(self.dropout(pooled_BH)), labels)
 
     def _pool(self, states_BLH: torch.Tensor, mask_BL: torch.Tensor, length_B1: torch.Tensor) -> torch.Tensor:
@@ -239,7 +267,9 @@ class LSTMForTokenClassification(RecurrentModel):
         **ignored: Any,
     ) -> TokenClassifierOutput:
         """``[B, L]`` ids to ``[B, L, C]`` logits; the loss is the mean over tokens whose label is not -100."""
-        logits_BLC = self.classifier(self.dropout(self.states(input_ids, attention_mask)[0]))
+        ids_BL, mask_BL, before_B1 = self.begin_texts(input_ids, attention_mask)
+        logits_BLC = self.classifier(self.dropout(self.states(ids_BL, mask_BL)[0]))
+        logits_BLC = self.put_back(logits_BLC, before_B1)
         loss = None if labels is None else F.cross_entropy(logits_BLC.float().flatten(0, 1), labels.view(-1))
         return TokenClassifierOutput(loss=loss, logits=logits_BLC)
 
@@ -271,14 +301,18 @@ class LSTMForQuestionAnswering(RecurrentModel):
         **ignored: Any,
     ) -> QuestionAnsweringModelOutput:
         """``[B, L]`` ids of question and context to two ``[B, L]``; the loss is the mean of both cross-entropies."""
-        asked_BL, behind_BL = self._parts(input_ids)
-        embedded_BLE = self._matched(input_ids, asked_BL, behind_BL)
-        states_BLH = self.dropout(self.states(input_ids, attention_mask, embedded_BLE)[0])
+        ids_BL, mask_BL, before_B1 = self.begin_texts(input_ids, attention_mask)
+        asked_BL, behind_BL = self._parts(ids_BL)
+        embedded_BLE = self._matched(ids_BL, asked_BL, behind_BL)
+        states_BLH = self.dropout(self.states(ids_BL, mask_BL, embedded_BLE)[0])
         weight_BL = self.summary(states_BLH).squeeze(2).masked_fill(~asked_BL, -1e4).softmax(dim=1)
+        weight_BL = (
+            weight_BL * asked_BL
+        )  # a question without tokens has no summary, whatever the batch's width
         question_BH = (weight_BL[:, None] @ states_BLH).squeeze(1)
         wanted_BH2 = self.asking(question_BH).view(len(input_ids), -1, 2)
         logits_BL2 = self.qa_outputs(states_BLH) + states_BLH @ wanted_BH2 / self.width**0.5
-        start_BL, end_BL = logits_BL2.unbind(dim=2)
+        start_BL, end_BL = self.put_back(logits_BL2, before_B1).unbind(dim=2)
         loss = None
         if start_positions is not None and end_positions is not None:
             start = F.cross_entropy(start_BL.float(), start_positions.view(-1))
@@ -305,7 +339,7 @@ class LSTMForQuestionAnswering(RecurrentModel):
         match_BL = same_BLQ.any(dim=2) & behind_BL
         keys_BLE = torch.relu(self.alignment(embedded_BLE))
         score_BLQ = keys_BLE @ keys_BLE[:, :longest].transpose(1, 2)
-        near_BLQ = score_BLQ.masked_fill(~asked_BQ[:, None, :], -1e4).softmax(dim=2)
+        near_BLQ = score_BLQ.masked_fill(~asked_BQ[:, None, :], -1e4).softmax(dim=2) * asked_BQ[:, None, :]
         aligned_BLE = near_BLQ @ embedded_BLE[:, :longest] * behind_BL[:, :, None]
         told = torch.cat([aligned_BLE, match_BL[:, :, None], behind_BL[:, :, None]], dim=2)
         return embedded_BLE + self.matching(told.to(embedded_BLE.dtype))

@@ -160,6 +160,36 @@ def test_question_windows_are_read_alike_on_either_side_and_in_parts_of_equal_le
     assert find_padding(relative, task, batch).shapes == "longest"
 
 
+@pytest.mark.parametrize("task", ["classification", "token_classification", "question_answering"])
+def test_lstms_answer_alike_on_either_side_and_at_any_width(task: Any) -> None:
+    import raykd.models as made
+
+    student = made.LSTM(embedding=8, hidden=8, vocab_size=120)
+    labels = {"classification": ("a", "b"), "token_classification": ("O", "B-X", "I-X")}.get(task, ())
+    spec = {"classification": TASK, "token_classification": TokenClassification(max_length=32)}.get(
+        task, QuestionAnswering(max_length=32, stride=4)
+    )
+    learnt = student.fit_tokenizer([*TEXTS, "?"])
+    model = TextModel(student.build(learnt, labels, 3, task), learnt, labels, kind="lstm", task=task)
+    form = spec.form
+    batch = rows_to_ask(
+        form, TEXTS if form != "answers" else ["good", "room said", "."], TEXTS if form == "answers" else None
+    )
+    encoded = spec.encode(learnt, batch)
+    model.model.eval()
+
+    def said(picked: list[int], padding: Padding) -> list[torch.Tensor]:
+        padded = spec.collate(encoded, picked, padding)
+        with torch.no_grad():
+            units = spec.gather(padded.run(model.model), padded)
+        return list(units.softmax(-1).split(padded.counts_B.tolist()))
+
+    for padding in (RIGHT, Padding(side="left"), Padding(buckets=(64,)), Padding(side="left", buckets=(64,))):
+        for row, one in enumerate(said([0, 1, 2], padding)):
+            alone_NC = said([row], RIGHT)[0]
+            assert torch.allclose(one[:, : alone_NC.shape[1]], alone_NC, atol=1e-6)
+
+
 def test_parts_give_the_gradients_of_rows_that_run_alone() -> None:
     model = classifier("fnet", hidden_dropout_prob=0.0)
     encoded = TASK.encode(model.tokenizer, rows(TEXTS))
@@ -278,3 +308,65 @@ def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
 def test_split_passes_keeps_every_row_once() -> None:
     lengths = np.asarray([3, 50, 7, 7, 120, 1])
     assert sorted(i for part in split_passes(lengths, 100) for i in part) == list(range(6))
+
+
+STUDENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, tuple[str, ...]]] = {
+    "linear": ({"kind": "linear"}, {"kind": "classification"}, "SequenceClassification", ("a", "b")),
+    "lstm": (
+        {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120},
+        {"kind": "classification"}, "SequenceClassification", ("a", "b"),
+    ),
+    "transformer": (
+        {"kind": "transformer", "layers": 1, "hidden": 16, "heads": 2, "vocab_size": 120},
+        {"kind": "token_classification"}, "TokenClassification", ("O", "B-X", "I-X"),
+    ),
+    "transformer-qa": (
+        {"kind": "transformer", "layers": 1, "hidden": 16, "heads": 2, "vocab_size": 120},
+        {"kind": "question_answering", "stride": 4, "max_length": 32}, "QuestionAnswering", (),
+    ),
+    "decoder": (
+        {"kind": "decoder", "layers": 1, "hidden": 16, "heads": 2, "vocab_size": 520},
+        {"kind": "causal_lm", "max_length": 64, "max_target_length": 32}, "CausalLM", (),
+    ),
+    "encoder_decoder": (
+        {"kind": "encoder_decoder", "layers": 1, "hidden": 16, "heads": 2, "vocab_size": 520},
+        {"kind": "seq2seq"}, "Seq2SeqLM", (),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_a_saved_student_loaded_by_plain_transformers_passes_the_self_test(kind: str, tmp_path: Path) -> None:
+    import transformers
+    from pydantic import TypeAdapter
+
+    from raykd.models import Student, register, save
+    from raykd.models.lm import Headless
+    from raykd.tasks import Task
+
+    settings, asked, auto, labels = STUDENTS[kind]
+    student: Any = TypeAdapter(Student).validate_python(settings)
+    task: Any = TypeAdapter(Task).validate_python(asked)
+    learnt = student.fit_tokenizer(TEXTS * 3)
+    model = student.build(learnt, labels, 1, task.kind)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=0.3)
+    save(
+        TextModel(model, learnt, labels, kind=student.kind, task=task.kind, max_length=64),
+        tmp_path / "student",
+    )
+    register()
+    loaded = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(tmp_path / "student")
+    form = task.form
+    pairs = None if form in ("text", "words") else TEXTS[::-1]
+    batch = rows_to_ask(form, TEXTS, pairs)
+    found = find_padding(
+        TextModel(loaded, learnt, labels, task=task.kind),
+        task,
+        batch,
+        module=Headless(loaded) if task.language else None,
+    )
+    assert (found.shapes, found.side, found.is_conclusive) == ("longest", "right", True)
+    assert found.padded <= 1e-5
