@@ -87,8 +87,9 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
 
 def _mark(detail: str) -> str:
     from raykd.runs.disk import MAY_NOT_FIT
+    from raykd.runs.looks import NOTE
 
-    if MAY_NOT_FIT in detail:
+    if MAY_NOT_FIT in detail or NOTE in detail:
         return "[yellow]warn[/yellow]   "
     return "[yellow]unknown[/yellow]" if NOT_CHECKED in detail else "[green]ok[/green]     "
 

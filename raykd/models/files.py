@@ -20,6 +20,7 @@ from typing import Any
 from raykd.errors import ModelError
 from raykd.models.allowed import code_in, unknown_types
 from raykd.models.heads import LABELLED, Head, head_of, known_head
+from raykd.models.labels import label_names
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.union import FILE as UNION
 
@@ -29,7 +30,15 @@ CARD = "raykd.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+READ_BY_NAME = frozenset(
+    {CONFIG, "tokenizer_config.json", "generation_config.json", "adapter_config.json"}
+    | {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+)
+"""JSON files that must be objects. Others are their writers' own business (sentence-transformers' data_config.json is a
+list): they are searched for code too, and are no fault of the model's."""
 TOKENIZERS = (NGRAMS, UNION, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
+PIECES = ("*.model", "*.spm", "*.bpe")
+"""Names of sentencepiece models."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 _TRUSTED: set[Path] = set()
 _LARGEST_JSON = 64 * 2**20
@@ -81,8 +90,8 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         check_directory(folder, trust_remote_code=trust_remote_code)
     except ModelError as error:
         problems.append(str(error))
-    has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
-    if not has_tokenizer and folder.is_dir():
+    tokenized = has_tokenizer(folder)
+    if not tokenized and folder.is_dir():
         problems.append(f"{folder} holds no tokenizer")
     card = found[CARD]
     length, languages, settings = (card.get(key) for key in ("max_length", "languages", "settings"))
@@ -93,11 +102,18 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         task=task,
         max_length=length if isinstance(length, int) else None,
         languages=tuple(str(name) for name in languages) if isinstance(languages, list) else (),
-        has_tokenizer=has_tokenizer,
+        has_tokenizer=tokenized,
         needs_code=needs_code,
         problems=tuple(dict.fromkeys(problems)),
         no_answer=card.get("no_answer") is True,
         settings=settings if isinstance(settings, dict) else {},
+    )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a directory holds files of a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZERS) or any(
+        True for pattern in PIECES for _ in folder.glob(pattern)
     )
 
 
@@ -166,7 +182,13 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
     _check_exists(folder)
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} holds no {CONFIG}", wanted="a directory that save_pretrained wrote")
-    read_json(folder / CONFIG)
+    if "configuration_files" in read_json(folder / CONFIG):
+        raise ModelError(
+            f"{folder / CONFIG} hands over to another file for each version of transformers",
+            got="configuration_files",
+            wanted="one config.json",
+            next_step="load it once with plain transformers and save it again (save_pretrained)",
+        )
     folder_of(folder, None)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
@@ -174,7 +196,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
             next_step="merge the adapter into its base model (peft: merge_and_unload) and save that",
         )
     check_code(folder, trust_remote_code=trust_remote_code)
-    _check_weights(folder)
+    weight_files(folder)
 
 
 def check_code(folder: Path, *, trust_remote_code: bool) -> None:
@@ -213,17 +235,21 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing, very large, or holds anything else.
     """
+    value = _parse_json(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} cannot be read", got=type(value).__name__, wanted="a JSON object")
+    return value
+
+
+def _parse_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ModelError(
                 f"{path} is larger than a configuration can be", got=f"{path.stat().st_size} bytes"
             )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read", got=str(error)[:300], wanted="a JSON object") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} cannot be read", got=type(value).__name__, wanted="a JSON object")
-    return value
 
 
 def _task(config: Mapping[str, Any], card: Mapping[str, Any]) -> Head | None:
@@ -239,9 +265,14 @@ def _check_exists(folder: Path) -> None:
         )
 
 
-def _check_weights(folder: Path) -> None:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a directory's weights: one, or the shards that its index names.
+
+    Raises:
+        ModelError: There are none, only pickles, or not all that the index names.
+    """
     if (folder / WEIGHTS).is_file():
-        return
+        return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         shards = read_json(folder / INDEX).get("weight_map")
         names = set(shards.values()) if isinstance(shards, dict) else set()
@@ -255,7 +286,7 @@ def _check_weights(folder: Path) -> None:
                 wanted="safetensors files beside it",
                 next_step="copy or download the directory again",
             )
-        return
+        return [folder / name for name in sorted(names)]
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:
         raise ModelError(
@@ -268,26 +299,14 @@ def _check_weights(folder: Path) -> None:
     raise ModelError(f"{folder} holds no weights", wanted=WEIGHTS)
 
 
-def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The labels of a config.json in the order of its logits; None where it does not number them from 0."""
-    if "id2label" not in config and head_of(config) in LABELLED:
-        return ("LABEL_0", "LABEL_1")  # transformers' default, which it does not write down
-    named = config.get("id2label")
-    if not isinstance(named, dict) or not named:
-        return None
-    try:
-        numbered = {int(number): str(label) for number, label in named.items()}
-    except ValueError:
-        return None
-    return (
-        tuple(numbered[i] for i in range(len(numbered)))
-        if set(numbered) == set(range(len(numbered)))
-        else None
-    )
-
-
 def _naming_code(folder: Path) -> Iterator[tuple[str, str]]:
     """JSON files of the directory that bring in code at any level, and the keys that do."""
-    for path in sorted(folder.glob("*config.json")):
-        if keys := code_in(read_json(path)):
+    for path in sorted(folder.glob("*config*.json")):
+        try:
+            keys = code_in(_parse_json(path))
+        except ModelError:
+            if path.name in READ_BY_NAME:
+                raise
+            continue
+        if keys:
             yield path.name, ", ".join(keys)

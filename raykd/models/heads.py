@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from raykd.errors import ModelError
@@ -63,6 +64,28 @@ def head_of(config: Mapping[str, Any]) -> Head | None:
     if head == "seq2seq" and not config.get("is_encoder_decoder"):  # models of images and text end so too
         return None
     return head
+
+
+def register() -> None:
+    """Makes `raykd_linear` and `raykd_lstm` known to transformers' auto classes; takes seconds."""
+    from raykd.models import networks  # noqa: F401  (registers when imported)
+
+
+def served(folder: Path, own: Head | None, wanted: Head | None) -> Head:
+    """The head to load: what is wanted, if the checkpoint has it or does not tell.
+
+    Raises:
+        ModelError: the checkpoint has a head of another kind than is wanted.
+    """
+    if own is not None and wanted is not None and own != wanted:
+        raise ModelError(
+            f"{folder} was made for another task: its head does not answer this one",
+            got=own,
+            wanted=wanted,
+            next_step="name a checkpoint that was fine-tuned for this task, or train one "
+            "(a student of kind pretrained keeps the encoder)",
+        )
+    return wanted or own or "classification"
 
 
 def known_head(name: object) -> Head | None:

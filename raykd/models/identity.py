@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
 from raykd.models import files
-from raykd.models.loading import load_tokenizer
 from raykd.models.ngrams import HashedNgrams
+from raykd.models.pieces import PieceTokenizer, slow_content
 from raykd.models.textmodel import TextModel
+from raykd.models.tokenizers import load_tokenizer
 from raykd.models.union import UnionTokenizer
+from raykd.models.weights import count_numbers, read_headers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +34,6 @@ _VOLATILE = frozenset(
     {"_name_or_path", "architectures", "attn_implementation", "_attn_implementation", "dtype", "torch_dtype"}
     | {"transformers_version", "problem_type", "label2id", "num_labels", "use_cache"}
 )
-_CHUNK = 16 * 2**20
-_LARGEST_HEADER = 100 * 2**20
 _DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
@@ -70,16 +69,30 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
     return digest.hexdigest()
 
 
+def stored_parameters(folder: Path) -> int:
+    """Count the numbers in the weights of a directory, whole numbers (buffers) left out; reads headers only.
+
+    Raises:
+        ModelError: A file is cut short or is no safetensors file.
+    """
+    return count_numbers(read_headers(files.weight_files(folder)))
+
+
 def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
     """All that decides which ids a text gets, as JSON; padding and truncation belong to the call."""
     if isinstance(tokenizer, HashedNgrams):
         return {"hashed_ngrams": repr(tokenizer)}
-    if isinstance(tokenizer, UnionTokenizer):
+    if isinstance(tokenizer, UnionTokenizer | PieceTokenizer):
         return tokenizer.content()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
+        if type(tokenizer).__module__.startswith("transformers."):
+            return slow_content(tokenizer)
         raise ModelError(
-            "this tokenizer has no serialised form", got=type(tokenizer).__name__, wanted="a fast tokenizer"
+            "this tokenizer has no serialised form",
+            got=type(tokenizer).__name__,
+            wanted="a fast tokenizer, or one of transformers' own",
+            next_step="save it as tokenizer.json, or name a model with a fast tokenizer",
         )
     content = json.loads(backend.to_str())
     return {
@@ -115,41 +128,12 @@ def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The same from safetensors files: eight bytes of header length, a JSON header, the tensors' bytes."""
-    shards = {files.WEIGHTS}
-    if not (folder / files.WEIGHTS).is_file():
-        shards = set(files.read_json(folder / files.INDEX)["weight_map"].values())
-    places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
-    for shard in sorted(shards):
-        start, header = _header(folder / shard)
-        places |= {
-            name: (folder / shard, start, entry) for name, entry in header.items() if name != "__metadata__"
-        }
-    for name, (path, start, entry) in sorted(places.items()):
-        digest = _described(entry["dtype"], list(entry["shape"]))
-        first, last = entry["data_offsets"]
-        with path.open("rb") as file:
-            file.seek(start + first)
-            left = last - first
-            while left > 0 and (chunk := file.read(min(left, _CHUNK))):
-                digest.update(chunk)
-                left -= len(chunk)
-        if left:
-            raise ModelError(f"{path} is cut short", got=f"{left} bytes of {name} are not there")
+    """The same from safetensors files."""
+    for name, tensor in sorted(read_headers(files.weight_files(folder)).items()):
+        digest = _described(tensor.dtype, list(tensor.shape))
+        for chunk in tensor.chunks():
+            digest.update(chunk)
         yield name, digest.digest()
-
-
-def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors begin, and the header."""
-    with path.open("rb") as file:
-        try:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _LARGEST_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            header: dict[str, Any] = json.loads(file.read(length))
-        except (struct.error, ValueError) as error:
-            raise ModelError(f"{path} is not a safetensors file", got=error) from None
-    return 8 + length, header
 
 
 def _described(dtype: str, shape: list[int]) -> Any:

@@ -153,7 +153,7 @@ class Pretrained(Spec):
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """The checkpoint's own tokenizer; the texts are not read."""
-        from raykd.models.loading import load_tokenizer
+        from raykd.models.tokenizers import load_tokenizer
 
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
@@ -166,7 +166,7 @@ class Pretrained(Spec):
     ) -> PreTrainedModel:
         """The checkpoint; its head is kept where it serves this task with the run's labels in this order, else
         drawn anew. The head of a language model is always the checkpoint's."""
-        from raykd.models.loading import load_for_training
+        from raykd.models.bases import load_for_training
 
         with seeded(seed):
             model = load_for_training(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from raykd.errors import ModelError
 from raykd.models.files import CARD
 from raykd.models.heads import LABELLED, Head, fits
+from raykd.models.positions import Positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +50,7 @@ class TextModel:
     languages: what it was trained on, empty where unknown.
     no_answer: whether it learnt to say that a context does not answer a question.
     settings: of a language model: lengths and ways of writing that it was trained and judged with, by the task's names.
+    positions: where its positions end; None where nobody looked.
     """
 
     model: PreTrainedModel
@@ -60,6 +62,7 @@ class TextModel:
     languages: tuple[str, ...] = ()
     no_answer: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    positions: Positions | None = None
 
     @property
     def padding(self) -> Padding:

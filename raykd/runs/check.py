@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from raykd import models
 from raykd.config import Run, RunConfig, TeacherConfig
-from raykd.errors import ConfigError, LabelMismatchError, ModelError, RaykdError
-from raykd.models.loading import served
-from raykd.runs.check_language import check_language_model
+from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
+from raykd.runs.looks import check_made, described, look_at_teacher, look_at_teachers
 from raykd.runs.selftests import check_answers
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Group, Placement, group
@@ -40,9 +38,10 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     """What is known of one teacher.
 
     Raises:
-        ModelError, LabelMismatchError: as loading it would.
+        ModelError, LabelMismatchError, ConfigError: as loading it would.
     """
     if teacher.training is not None:
+        check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
         languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
     path = Path(str(teacher.path))
@@ -55,20 +54,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
                 next_step=f"correct teachers.{teacher.name}.path",
             )
         return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
-    info = models.inspect_directory(path, trust_remote_code=teacher.trust_remote_code)
-    if info.problems:
-        raise ModelError(f"teacher {teacher.name} cannot be loaded: {info.problems[0]}")
-    served(path, info.task, config.task.kind)
-    if info.labels is None:
-        raise LabelMismatchError(
-            f"teacher {teacher.name} does not name its labels",
-            got="no id2label in its config.json",
-            wanted=f"{list(config.data.labels)} in any order",
-        )
-    config.task.columns(info.labels, config.data.labels, teacher.label_map, teacher.name)
-    said = check_language_model(f"teacher {teacher.name}", path, config, teacher.max_length or info.max_length)
-    what = f"{info.kind}, labels {', '.join(info.labels)}" if info.labels else info.kind
-    return f"{what}; {said}" if said else what
+    return described(*look_at_teacher(teacher, config, path))
 
 
 def preflight(config: Run, *, together: bool = True) -> None:
@@ -83,10 +69,7 @@ def preflight(config: Run, *, together: bool = True) -> None:
         check_combinations(member)
         for teacher in member.active_teachers:
             check_teacher(teacher, member)
-            if teacher.path is not None:
-                models.resolve(
-                    teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
-                )
+    look_at_teachers(config)
     check_student(config)
     check_pool(config)
     check_resources(config, together=together)
@@ -210,18 +193,12 @@ def check_student(config: Run) -> str:
     """What the student is.
 
     Raises:
-        ModelError: a checkpoint that it starts from cannot be loaded.
+        ModelError, ConfigError: a checkpoint that it starts from cannot be loaded, or does not fit the task.
     """
-    if config.student.kind == "pretrained" and Path(config.student.path).is_dir():
-        info = models.inspect_directory(
-            config.student.path, trust_remote_code=config.student.trust_remote_code
-        )
-        if info.problems:
-            raise ModelError(f"the student cannot be loaded: {info.problems[0]}")
-        members = config.members.values()
-        said = [check_language_model("the student", Path(config.student.path), m, None) for m in members]
-        return "; ".join([config.student.kind, *filter(None, said)])
-    return config.student.kind
+    found = [check_made(member.student, member, "student") for member in config.members.values()]
+    said = dict.fromkeys(what for what, _ in found if what)
+    notes = dict.fromkeys(note for _, notes in found for note in notes)
+    return described("; ".join([config.student.kind, *said]), list(notes))
 
 
 def check_pool(config: Run) -> str:

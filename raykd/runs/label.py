@@ -31,6 +31,7 @@ from raykd.errors import ConfigError
 from raykd.runs.cluster import connect
 from raykd.runs.interrupt import interruptible, listen
 from raykd.runs.jobs import existing_teachers
+from raykd.runs.looks import look_at_teachers
 from raykd.runs.pool import check_teachers, start_pool
 from raykd.teachers.call import PoolTicket
 from raykd.teachers.handle import PoolSource
@@ -281,6 +282,7 @@ def teachers_alone(config: RunConfig, trained: Mapping[str, Path]) -> Iterator[T
     Raises:
         ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
     """
+    look_at_teachers(config)
     with interruptible():
         connect(config.ray)
         listen()

@@ -21,11 +21,10 @@ from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.errors import RaykdError
-from raykd.models import Student, files
+from raykd.models import Student, files, stored_parameters
 from raykd.models.heads import known_head
 from raykd.tasks import Task
 from raykd.teachers.source import Roster
-from raykd.teachers.spec import stored_parameters
 from raykd.teachers.store.bound import stored_bytes
 from raykd.teachers.store.values import text_keys
 from raykd.text.words import word_spans

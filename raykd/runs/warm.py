@@ -21,6 +21,7 @@ from raykd.errors import ConfigError, TeacherError
 from raykd.runs.cluster import cluster_address, connect
 from raykd.runs.interrupt import interruptible, listen
 from raykd.runs.jobs import existing_teachers
+from raykd.runs.looks import look_at_teachers
 from raykd.runs.pool import check_teachers, described, placements_of
 from raykd.teachers.actor import Standing
 from raykd.teachers.attached import differences, refuse
@@ -45,6 +46,7 @@ def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = Fals
     if not config.active_teachers:
         raise ConfigError("there are no teachers to start", got="teachers: []", wanted="at least one teacher")
     cluster_address(config.ray, "a teacher pool")
+    look_at_teachers(config)
     trained = existing_teachers(
         config, "raykd train POOL.yaml trains them (a pool does not); raykd teachers up goes after that"
     )

@@ -250,14 +250,32 @@ def label_columns(
         LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
     """
     renamed = [label_map.get(label, label) for label in own]
-    if sorted(renamed) != sorted(wanted):
+    if strange := sorted(set(label_map) - set(own)):
         raise LabelMismatchError(
-            f"teacher {name} has other labels than the run",
+            f"teachers.{name}.label_map names labels that the teacher does not have",
+            got=", ".join(strange),
+            wanted=f"names among {list(own)}",
+            next_step=f"correct it ({{its label: the run's label}}); the run's labels are {list(wanted)}",
+        )
+    if sorted(renamed) != sorted(wanted):
+        what, next_step = f"teacher {name} has other labels than the run", _label_advice(own, wanted, name)
+        if len(own) != len(wanted):
+            what += f": {len(own)} labels cannot be paired with {len(wanted)}"
+        raise LabelMismatchError(
+            what,
             got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
             wanted=f"{list(wanted)} in any order",
-            next_step=f"map the names: teachers.{name}.label_map: {{its label: the run's label}}",
+            next_step=next_step,
         )
     return [renamed.index(label) for label in wanted]
+
+
+def _label_advice(own: Sequence[str], wanted: Sequence[str], name: str) -> str:
+    """What to do about labels that differ: names can be mapped one to one, and only so."""
+    if len(own) == len(wanted):
+        return f"map the names: teachers.{name}.label_map: {{its label: the run's label}}"
+    rule = "a label_map pairs one label with one label; several cannot be merged into one, and none left out, yet"
+    return f"{rule}. Name a teacher with {len(wanted)} labels, or give the run (data.labels) those of this teacher"
 
 
 def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:

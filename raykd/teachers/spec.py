@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from raykd import models
-from raykd.errors import ModelError
-from raykd.models.loading import served
+from raykd.models.lengths import teacher_length
 from raykd.tasks import Task
 from raykd.teachers.precision import choose
 
@@ -83,13 +81,11 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
     if spec.parked is not None:
         return spec.parked
     folder = models.resolve(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    served(folder, models.inspect_directory(folder).task, spec.task.kind)
-    columns = spec.task.columns(models.read_labels(folder), spec.labels, spec.label_map, spec.name)
+    looked = models.inspect_model(folder, spec.task.kind, trust_remote_code=spec.trust_remote_code)
+    columns = spec.task.columns(looked.labels, spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    precision = choose(spec.dtype, str(config.get("model_type")), spec.device)
-    trained = models.inspect_directory(folder, trust_remote_code=spec.trust_remote_code).max_length
-    length = spec.max_length or trained or spec.task.max_length
+    precision = choose(spec.dtype, looked.model_type, spec.device)
+    length, _ = teacher_length(spec.name, spec.max_length, looked.trained_length, looked, spec.task)
     parts: list[Any] = [
         fingerprint,
         spec.labels,
@@ -103,7 +99,7 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
     return TeacherInfo(
         name=spec.name,
         fingerprint=fingerprint,
-        parameters=stored_parameters(folder),
+        parameters=models.stored_parameters(folder),
         dtype=precision.name,
         dtype_reason=precision.reason,
         device=spec.device,
@@ -111,27 +107,3 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
         answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
         columns=columns,
     )
-
-
-def stored_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files of a directory, whole numbers (buffers) left out; reads headers only.
-
-    Raises:
-        ModelError: a file is cut short or is no safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118  (not a mapping)
-                    part = file.get_slice(name)
-                    if str(part.get_dtype()).startswith(("F", "BF")):
-                        size = 1
-                        for width in part.get_shape():
-                            size *= width
-                        total += size
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} is not a whole safetensors file", got=error) from None
-    return total

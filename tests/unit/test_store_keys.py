@@ -41,11 +41,12 @@ def flip_weight(folder: Path) -> None:
 
 
 def other_tokenizer(folder: Path) -> None:
-    """One token more in the vocabulary."""
+    """Another token in place of the vocabulary's last."""
     file = folder / "tokenizer.json"
     tree = json.loads(file.read_text(encoding="utf-8"))
     vocabulary = tree["model"]["vocab"]
-    vocabulary["zzz"] = len(vocabulary)
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    vocabulary["zzz"] = vocabulary.pop(last)
     file.write_text(json.dumps(tree), encoding="utf-8")
 
 

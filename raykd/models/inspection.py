@@ -1,0 +1,194 @@
+"""Everything that can be known of a model before its weights are read, compared with what it is used for.
+
+Decision record: a model is looked at through three things that cost milliseconds: its JSON files, its tokenizer, and
+the names and shapes in its safetensors headers laid on its class (`raykd.models.structure`). `raykd check`, the start
+of a run, a teacher that is opened and `load` all come through here, so that they cannot disagree: what the check
+calls well loads. What is refused is an error; what is only worth knowing is a note, which the check prints and the
+run logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from raykd.errors import ModelError
+from raykd.models import files
+from raykd.models.heads import LABELLED, Head, register, served
+from raykd.models.hub import told
+from raykd.models.labels import check_outputs, contradiction, one_output
+from raykd.models.positions import Positions
+from raykd.models.structure import Structure, compare
+from raykd.models.tokenizers import TokenizerFacts, check_placed, load_tokenizer, look_at
+from raykd.models.weights import read_headers
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found of a model that can be used. Made by `inspect_model`.
+
+    Attributes:
+        kind: The student's kind if raykd wrote it, else the model type of transformers.
+        model_type: The model type of transformers.
+        head: What its head serves.
+        labels: In the order of the logits; () where the head has none.
+        languages: What it was trained on; () where unknown.
+        trained_length: Tokens that it was trained with, as raykd wrote; None where it does not say.
+        positions: Where its positions end.
+        token_types: Rows of its table of token types; None where it has none.
+        tokenizer: What its tokenizer says.
+        no_answer: Whether it learnt to say that a context does not answer a question.
+        settings: Of a language model that raykd wrote, as in `TextModel`.
+        notes: What is worth knowing and no fault.
+    """
+
+    kind: str
+    model_type: str
+    head: Head
+    labels: tuple[str, ...]
+    languages: tuple[str, ...]
+    trained_length: int | None
+    positions: Positions
+    token_types: int | None
+    tokenizer: TokenizerFacts
+    no_answer: bool
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool = False) -> Inspection:
+    """Look at a model that is to answer with the head that it has.
+
+    Args:
+        folder: Its directory.
+        wanted: What it has to serve; None is what its own files say.
+        trust_remote_code: Whether code that comes with it may run.
+
+    Raises:
+        ModelError: It cannot be loaded, or does not do what it is wanted for; as `load` would raise.
+    """
+    files.check_directory(folder, trust_remote_code=trust_remote_code)
+    info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
+    if info.problems:
+        raise ModelError(info.problems[0])
+    head = served(folder, info.task, wanted)
+    return _inspect(folder, head, trust_remote_code, _stamp(folder))
+
+
+@lru_cache(maxsize=64)
+def _inspect(
+    folder: Path, head: Head, trust_remote_code: bool, stamp: tuple[tuple[str, int, int], ...]
+) -> Inspection:
+    """The same, once for each state of the files."""
+    config = files.read_json(folder / files.CONFIG)
+    info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
+    check_outputs(config, head, str(folder))
+    labels = files.read_labels(folder) if head in LABELLED else ()
+    structure = check_weights(folder, head, labels, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    check_placed(tokenizer, head, str(folder))
+    facts = look_at(tokenizer)
+    check_vocabulary(folder, facts, structure.vocabulary)
+    return Inspection(
+        kind=info.kind,
+        model_type=str(config.get("model_type")),
+        head=head,
+        labels=labels,
+        languages=info.languages,
+        trained_length=info.max_length,
+        positions=structure.positions,
+        token_types=structure.token_types,
+        tokenizer=facts,
+        no_answer=info.no_answer,
+        settings=info.settings,
+        notes=tuple(note for note in (contradiction(config) if head in LABELLED else "",) if note),
+    )
+
+
+def check_weights(
+    folder: Path, head: Head, labels: tuple[str, ...], *, trust_remote_code: bool = False
+) -> Structure:
+    """Refuse a checkpoint that does not hold all of a model with this head.
+
+    Raises:
+        ModelError: Weights are missing, or have another shape than config.json says.
+    """
+    register()
+    stored = read_headers(files.weight_files(folder))
+    with told(f"the model {folder} cannot be loaded"):
+        structure = compare(folder, head, stored, trust_remote_code=trust_remote_code)
+    if head in LABELLED:
+        _check_rows(folder, structure, labels)
+    if structure.reshaped:
+        name, has, wants = structure.reshaped[0]
+        raise ModelError(
+            f"{folder}: config.json does not fit the weights",
+            got=f"{name} has the shape {list(has)}",
+            wanted=f"{list(wants)}, as config.json says",
+            next_step="take config.json and weights from one checkpoint",
+        )
+    if structure.missing:
+        raise incomplete(folder, head, structure)
+    return structure
+
+
+def _check_rows(folder: Path, structure: Structure, labels: tuple[str, ...]) -> None:
+    """Compare the labels with the outputs of the head."""
+    outputs = {
+        (has[0], wants[0])
+        for name, has, wants in structure.reshaped
+        if name not in structure.encoder and has[1:] == wants[1:] and wants[0] == structure.labels
+    }
+    if outputs:
+        rows = next(iter(outputs))[0]
+        if rows == 1:
+            raise one_output(str(folder))
+        raise ModelError(
+            f"{folder}: id2label does not fit the head",
+            got=f"{structure.labels} labels ({', '.join(labels[:8])}), and a head of {rows} outputs",
+            wanted="a label for each output",
+            next_step="correct id2label in its config.json; transformers' default are two labels",
+        )
+    if structure.labels != len(labels):
+        raise ModelError(
+            f"{folder}: id2label does not fit the head",
+            got=list(labels),
+            wanted=f"{structure.labels} labels",
+        )
+
+
+def incomplete(folder: Path, head: Head, structure: Structure) -> ModelError:
+    """Return the error of a checkpoint that lacks weights."""
+    return ModelError(
+        f"{folder} is not a complete {head} model; these weights are not in it",
+        got=", ".join(structure.missing[:8]),
+        next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
+    )
+
+
+def check_vocabulary(folder: Path, tokenizer: TokenizerFacts, rows: int | None) -> None:
+    """Refuse a tokenizer that gives ids for which the model has no row.
+
+    Raises:
+        ModelError: With the tokens.
+    """
+    if rows is None or tokenizer.size is None or tokenizer.size <= rows:
+        return
+    beyond = [f"{token!r} is {i}" for i, token in tokenizer.beyond.items() if i >= rows]
+    raise ModelError(
+        f"{folder}: the tokenizer gives ids that the model has no row for",
+        got=f"{rows} rows; {', '.join(beyond[:5])}"
+        + (f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""),
+        wanted=f"{tokenizer.size} rows, one for each id",
+        next_step="take the tokenizer that the model was trained with; where tokens were added to it, resize the model "
+        "(resize_token_embeddings) and save it again",
+    )
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of the files of a directory; equal as long as nothing changed."""
+    found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in found)

@@ -1,0 +1,155 @@
+"""`PieceTokenizer`: a translation tokenizer on sentencepiece (Marian, M2M-100) with the places of its tokens.
+
+Decision record: transformers has no Rust form of these tokenizers, and a Rust model cannot have one: Marian numbers
+the pieces of two sentencepiece models by a third file. So the ids are transformers' own, one call per text, and the
+places come from sentencepiece, which says where each piece begins. Where a text is cut around a special token that
+stands in it the two differ; then none of its tokens has a place (`raykd.distill.alignment.NOWHERE`), and nothing is
+aligned wrongly. The object travels to other processes with its files, because the teacher's folder need not be on the
+student's node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+KINDS = ("MarianTokenizer", "M2M100Tokenizer")
+"""Tokenizers of transformers that are served this way."""
+
+
+class PieceTokenizer:
+    """A tokenizer of `KINDS` that also says where the tokens of a target stand.
+
+    Args:
+        inner: The tokenizer of transformers, which gives ids, special tokens and decoded texts.
+    """
+
+    is_fast = True
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __reduce__(self) -> Any:
+        return rebuild, (_files_of(self.inner),)
+
+    def __call__(
+        self,
+        text: Any = None,
+        text_pair: Any = None,
+        *,
+        text_target: Any = None,
+        return_offsets_mapping: bool = False,
+        **settings: Any,
+    ) -> Mapping[str, Any]:
+        """Encode sources (`text`) or targets (`text_target`), as transformers does.
+
+        Args:
+            text: Sources, a list or one.
+            text_pair: Not used by translation; handed on.
+            text_target: Targets.
+            return_offsets_mapping: Add begin and end of each token in its text, (0, 0) of special ones.
+            **settings: Handed on to transformers.
+        """
+        encoded = self.inner(text, text_pair, text_target=text_target, **settings)
+        if return_offsets_mapping:
+            texts, is_target = (text, False) if text_target is None else (text_target, True)
+            if isinstance(texts, str):
+                encoded["offset_mapping"] = self._offsets(texts, encoded["input_ids"], is_target)
+            else:
+                rows = zip(texts, encoded["input_ids"], strict=True)
+                encoded["offset_mapping"] = [self._offsets(one, ids, is_target) for one, ids in rows]
+        found: Mapping[str, Any] = encoded
+        return found
+
+    @cached_property
+    def backend_tokenizer(self) -> Any:
+        """Vocabulary and marks of words as a Rust tokenizer, for comparing vocabularies; not for encoding."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        vocabulary = self.get_vocab()
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token=str(self.inner.unk_token)))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.add_special_tokens([token for token in self.inner.all_special_tokens if token in vocabulary])
+        return backend
+
+    def get_vocab(self) -> dict[str, int]:
+        """Numbers of the target's pieces."""
+        own = getattr(self.inner, "target_encoder", None)
+        vocabulary: dict[str, int] = self.inner.get_vocab() if own is None else dict(own)
+        return vocabulary
+
+    def content(self) -> dict[str, Any]:
+        """All that decides which ids a text gets, as JSON."""
+        return slow_content(self.inner)
+
+    def _offsets(self, text: str, ids: Sequence[int], is_target: bool) -> list[tuple[int, int]]:
+        """Places of the tokens of one text; all of them past its end where they cannot be told."""
+        special = set(self.inner.all_special_ids)
+        own = [at for at, one in enumerate(ids) if one not in special or one == self.inner.unk_token_id]
+        spans = _spans(self._model(is_target), text)
+        places = [(0, 0)] * len(ids)
+        for at, span in zip(own, spans if len(spans) >= len(own) else [(0, 0)] * len(own), strict=False):
+            places[at] = span
+        return places
+
+    def _model(self, is_target: bool) -> Any:
+        """The sentencepiece model of one side."""
+        if hasattr(self.inner, "spm_target"):
+            return self.inner.spm_target if is_target else self.inner.spm_source
+        return self.inner.sp_model
+
+
+def slow_content(tokenizer: Any) -> dict[str, Any]:
+    """Identify a tokenizer without a Rust form by its class, its settings and the bytes of its files."""
+    settings = {key: str(value) for key, value in sorted(tokenizer.init_kwargs.items()) if "file" not in key}
+    for place in ("name_or_path", "source_spm", "target_spm", "vocab", "tokenizer_file", "vocab_file"):
+        settings.pop(place, None)
+    digests = {name: hashlib.sha256(body).hexdigest() for name, body in _files_of(tokenizer, True).items()}
+    return {
+        "class": type(tokenizer).__name__,
+        "settings": settings,
+        "files": digests,
+        "added": {str(token): i for i, token in sorted(tokenizer.added_tokens_decoder.items())},
+        "specials": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "inputs": list(tokenizer.model_input_names),
+        "pad": tokenizer.pad_token_id,
+    }
+
+
+def rebuild(files: Mapping[str, bytes]) -> PieceTokenizer:
+    """Make a tokenizer from its files' bytes, in another process perhaps."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, body in files.items():
+            (Path(folder) / name).write_bytes(body)
+        return PieceTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+def _files_of(tokenizer: Any, vocabulary_only: bool = False) -> dict[str, bytes]:
+    """The files that a tokenizer saves, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        (tokenizer.save_vocabulary if vocabulary_only else tokenizer.save_pretrained)(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+
+
+def _spans(model: Any, text: str) -> list[tuple[int, int]]:
+    """Begin and end of each piece in characters; sentencepiece counts in bytes."""
+    pieces = model.encode(text, return_type="proto").pieces
+    places, at = {0: 0}, 0
+    for number, character in enumerate(text, 1):
+        at += len(character.encode("utf-8", "surrogatepass"))
+        places[at] = number
+    return [(places.get(piece.begin, 0), places.get(piece.end, 0)) for piece in pieces]
