@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from raykd.cli.app import Overrides, RunFile, app, console, run_file
@@ -55,7 +56,9 @@ def label(
         from raykd.runs.sequences import write_sequences
 
         rows = write_sequences(run_file(run, overrides), sequences, console, beams=beams)
-        console.print(f"{rows:,} texts were written to {sequences}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{rows:,} texts were written to {sequences}", markup=False, highlight=False, soft_wrap=True
+        )
         return
     from raykd.runs.label import label as label_run
 
@@ -76,7 +79,7 @@ def stats_command(output: Output = Path("runs"), store: Store = "store") -> None
 
     found = stats(output / store)
     if not found:
-        console.print(f"no answers are kept under {output / store}", highlight=False)
+        console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
         return
     table = Table("store", "teachers", box=None)
     for title in ("answers", "MB", "bytes an answer", "last used"):
@@ -105,7 +108,7 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
     verdicts = verify(output / store)
     for v in verdicts:
         mark = "[green]whole[/green]  " if v.whole else "[red]damaged[/red]"
-        problem = f"; the file: {v.problem}" if v.problem else ""
+        problem = escape(f"; the file: {v.problem}") if v.problem else ""
         damaged = f", {v.damaged_values:,} damaged" if v.damaged_values else ""
         console.print(
             f"{mark} {v.fingerprint[:12]} {', '.join(v.teachers)}: {v.entries:,} answers{damaged}{problem}",
@@ -113,7 +116,7 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
             soft_wrap=True,
         )
     if not verdicts:
-        console.print(f"no answers are kept under {output / store}", highlight=False)
+        console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
     if not all(v.whole for v in verdicts):
         console.print("raykd store clear STORE removes one; its answers are computed again", highlight=False)
         raise typer.Exit(DAMAGED)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 
 from raykd.config import RunConfig
 from raykd.data.load import Dataset
@@ -331,7 +332,7 @@ def _lines(
     folder: RunFolder,
     logged: str | None,
 ) -> tuple[str, ...]:
-    lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
+    lines = [f"[yellow]note[/yellow]     {escape(note)}" for note in report.notes]
     lines += [
         f"report   {page}",
         f"student  {student}",

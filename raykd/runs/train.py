@@ -93,7 +93,7 @@ def train(
         folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
         with log_to_file(folder.log), interruptible(folder.interrupted):
             try:
-                return _train(config, folder, console or Console(), *jobs)
+                return _train(config, folder, console or Console(emoji=False), *jobs)
             except KeyboardInterrupt:
                 folder.give_up("interrupted")
                 raise

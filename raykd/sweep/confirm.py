@@ -116,7 +116,7 @@ def confirm(
     preflight(plan.base, together=plan.config.label == "on_demand")
     with locked(Path(arms.output).resolve() / arms.name):
         look_at_folder(arms, resume=resume, overwrite=overwrite)
-        return _confirm_in_folder(plan, arms, console or Console(), resume, overwrite)
+        return _confirm_in_folder(plan, arms, console or Console(emoji=False), resume, overwrite)
 
 
 def _confirm_in_folder(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from raykd.config import Phase, RunConfig
 from raykd.load import dump
 from raykd.point import Point
@@ -210,9 +212,9 @@ def _log(
 def _lines(
     report: SweepReport, page: Path, best: Path, tracker: Tracker, folder: RunFolder
 ) -> tuple[str, ...]:
-    lines = [f"[yellow]note[/yellow]     {note}" for note in report.notes]
+    lines = [f"[yellow]note[/yellow]     {escape(note)}" for note in report.notes]
     broken = [t for t in report.trials if t.error]
-    lines += [f"[red]{t.status}[/red]   {t.name}: {t.error}" for t in broken[:5]]
+    lines += [f"[red]{t.status}[/red]   {t.name}: {escape(str(t.error))}" for t in broken[:5]]
     if len(broken) > 5:
         lines.append(f"         and {len(broken) - 5} more, see the page")
     if report.best is not None:

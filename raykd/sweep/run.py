@@ -52,7 +52,7 @@ def sweep(
         folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
         with log_to_file(folder.log), interruptible(folder.interrupted):
             try:
-                shown = console or Console()
+                shown = console or Console(emoji=False)
                 frame = Frame(base, data, teachers, folder, shown, config.label, [_asking(plan)])
                 return _sweep(plan, frame)
             except KeyboardInterrupt:
