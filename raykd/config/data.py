@@ -29,15 +29,31 @@ ColumnKey = Literal[
 
 
 class Files(Spec):
-    """Local JSON lines, CSV or Parquet files; the ending says which."""
+    """Local JSON lines, CSV, TSV or Parquet files; the ending says which. All but Parquet may be packed (.gz, .zst,
+    .bz2, .xz)."""
 
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1)
-    """Files, read in this order. Relative paths are relative to the YAML that holds them."""
+    """Files, read in this order; a pattern (`train-*.jsonl`) stands for those that match, sorted by name. Relative
+    paths are relative to the YAML that holds them."""
+    delimiter: str | None = None
+    """What separates the fields of CSV and TSV: one sign, or `tab`. None finds out by the header (`,` tab `;` or `|`)
+    or by Excel's first line `sep=;`, and says so."""
+    quoting: Literal["minimal", "none"] | None = None
+    """Whether fields of CSV and TSV may stand in double quotes (minimal), or quotes are part of the text and every line
+    is a row (none). None is minimal for CSV and none for TSV, unless a TSV's header stands in quotes."""
     columns: dict[ColumnKey, str] = {}
     """Overrides of `data.columns` for these files alone."""
     language: str | None = None
     """The language of all rows, for files that have no language column."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_sign(cls, value: str | None) -> str | None:
+        value = {"tab": "\t", "\\t": "\t"}.get(value or "", value)
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError("one sign that separates fields (not a quote), or tab")
+        return value
 
 
 class Hub(Spec):
@@ -47,6 +63,7 @@ class Hub(Spec):
     name: str
     config_name: str | None = None
     split: str = "train"
+    """A split, or a part of one: `train[:50%]`, `train[100:200]`, `train+validation`."""
     revision: str | None = None
     columns: dict[ColumnKey, str] = {}
     language: str | None = None
@@ -128,6 +145,12 @@ class DataConfig(Spec):
     labels: tuple[str, ...] = ()
     """The run's label list (of token classification: the tags); its order is the order of all logits. Only tasks that
     choose among labels have one."""
+    label_map: dict[str, str | None] = {}
+    """Labels of the files to labels of the run, many to one (`{1 star: negative, 2 stars: negative}`); null leaves such
+    rows out, counted. Of token classification tags or types (`{PERSON: PER, B-MISC: O}`)."""
+    empty_label: Literal["fail", "unlabeled", "drop"] = "fail"
+    """What a row does whose label (tags, answers) is empty, null or -1: is a bad row; joins the texts without labels
+    (of validation and test it is left out); or is left out, counted."""
     languages: tuple[str, ...] = Field(min_length=1)
     """Every language that may occur; a row of another one is an error."""
     select_languages: tuple[str, ...] | None = None
@@ -136,6 +159,8 @@ class DataConfig(Spec):
     """Use only so many labelled training rows a language, balanced over labels as the data are."""
     labelled_seed: int = Field(0, ge=0)
     """Which rows those are."""
+    undrawn: Literal["drop", "unlabeled"] = "drop"
+    """What becomes of labelled training rows beyond `labelled_per_language`: nothing, or texts without labels."""
     labelled_share: float | None = Field(None, gt=0.0, lt=1.0)
     """Expected share of labelled rows in a batch where unlabelled rows are mixed in; None leaves the data's own."""
     language_temperature: float = Field(1.0, ge=1.0)
@@ -194,6 +219,9 @@ class DataConfig(Spec):
                 parse(self.labels)
             except ConfigError as error:
                 raise ValueError(f"data.labels are no tags of entities: {error}") from None
+        self._check_label_map(form)
+        if self.empty_label != "fail" and form in ("target", "source_target", "plain"):
+            raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:
             raise ValueError(f"data.labels {list(self.labels)}: the task has no labels; leave them out")
         read = Columns.keys_of(form)
@@ -209,3 +237,16 @@ class DataConfig(Spec):
                 raise ValueError(
                     f"{place}.{idle[0]} plays no part in this task, whose columns are {list(read)}"
                 )
+
+    def _check_label_map(self, form: RowForm) -> None:
+        if self.label_map and form not in LABELLED_FORMS:
+            raise ValueError("data.label_map plays no part in this task, whose rows have no label")
+        known = {*self.labels, *(label.partition("-")[2] for label in self.labels if form == "words")}
+        targets = {key: target for key, target in self.label_map.items() if target not in known}
+        wrong = {key: target for key, target in targets.items() if target is not None or form == "words"}
+        if wrong:
+            key, target = next(iter(wrong.items()))
+            raise ValueError(
+                f"data.label_map leads from {key!r} to {target!r}, not in data.labels {list(self.labels)}"
+                + ("" if target is not None else "; map tags to O to leave them out")
+            )

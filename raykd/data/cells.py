@@ -1,13 +1,15 @@
 """Values of single cells, judged: texts, lists, languages and names out of a closed list.
 
-Decision record: nothing is converted but what has one reading: a label 1 in a file is the label "1" of the config,
-and a list in CSV is JSON or words between blanks. Everything else is a bad row that says what stands there.
+Decision record: nothing is converted but what has one reading: a list in CSV is JSON or words between blanks.
+Everything else is a bad row that says what stands there. A text that holds no sign that can be seen (blanks, marks of
+zero width, controls) is as empty as "" is: no tokenizer leaves anything of it.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 from typing import Any
 
 from raykd.data.textfiles import shortened
@@ -20,9 +22,26 @@ class BadRowError(Exception):
 def text(value: Any, column: str) -> str:
     """A text that is not empty."""
     found = any_text(value, column)
-    if not found.strip():
-        raise BadRowError(f"column {column!r}: got an empty text {found!r}, wanted words")
+    if is_blank(found):
+        raise BadRowError(f"column {column!r}: got an empty text {shortened(ascii(found))}, wanted words")
     return found
+
+
+_INVISIBLE = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf", "Cs"))
+"""Unicode's categories of separators, controls and signs of format."""
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Signs that are drawn as nothing though Unicode calls them letters, marks or symbols (fillers, the empty braille)."""
+
+
+def is_blank(found: str) -> bool:
+    """Whether a text holds nothing that can be seen."""
+    return all(
+        unicodedata.category(sign) in _INVISIBLE
+        or sign in _UNSEEN
+        or "\ufe00" <= sign <= "\ufe0f"
+        or "\U000e0100" <= sign <= "\U000e01ef"
+        for sign in found
+    )
 
 
 def any_text(value: Any, column: str) -> str:
@@ -34,6 +53,10 @@ def any_text(value: Any, column: str) -> str:
 
 
 def _check_unicode(value: str, column: str) -> None:
+    if "\0" in value:
+        raise BadRowError(
+            f"column {column!r}: got a NUL (U+0000) at character {value.index(chr(0))}, wanted a text without"
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -104,20 +127,12 @@ def _of_json(value: str, column: str, kind: Any) -> Any:
     return found
 
 
-def index_of(value: Any, names: tuple[str, ...], what: str) -> int:
-    """Place of a name among the names; a number is its digits."""
-    name = str(value) if isinstance(value, int) else value
-    if not isinstance(name, str) or name not in names:
-        raise BadRowError(f"{what}: got {value!r}, wanted one of {list(names)}{near(value, names)}")
-    return names.index(name)
-
-
 def near(value: Any, allowed: tuple[str, ...]) -> str:
     """A suggestion where only case, blanks or a letter differ."""
     if not isinstance(value, str):
         return ""
     folded = {name.casefold(): name for name in allowed}
-    plain = value.strip().casefold()
+    plain = "".join(sign for sign in value if unicodedata.category(sign) != "Cf").strip().casefold()
     exact = folded.get(plain) or folded.get(plain.replace("_", "-").split("-")[0])
     close = (
         [exact] if exact else [folded[n] for n in difflib.get_close_matches(plain, folded, n=1, cutoff=0.8)]

@@ -7,6 +7,8 @@ user wrote is never replaced.
 
 from __future__ import annotations
 
+import json
+
 from raykd.config import Columns, DataConfig, Files, Hub
 from raykd.data.forms import Wanted
 from raykd.data.textfiles import Record
@@ -46,12 +48,13 @@ def columns_of(
     if "language" not in names and of_all is None:
         missing["language"] = "(none is named)"
     if missing:
+        _refuse_chats(there, names, name)
         raise DataError(
             f"{name}: no column "
             + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
-            got=f"columns {', '.join(map(str, there))}",
+            got=f"columns {', '.join(map(_shown, there))}",
             wanted=", ".join(names.values()),
-            next_step=_how_to_name(missing, form),
+            next_step=_how_to_name(missing, form, there),
         )
     return Wanted(form, names, of_all, labelled)
 
@@ -81,7 +84,38 @@ def _named(
     return names
 
 
-def _how_to_name(missing: dict[str, str], form: RowForm) -> str:
+def _shown(column: str) -> str:
+    """A column's name; with its blanks and unseen signs where it has such at an end."""
+    return column if column.isprintable() and column == column.strip() else ascii(column)
+
+
+def _refuse_chats(there: dict[str, None], names: dict[str, str], name: str) -> None:
+    """Says what to do with chats, which are lists of messages and no texts."""
+    chats = [column for column in there if column in ("messages", "conversations", "conversation")]
+    if not chats:
+        return
+    source, target = names.get("source", "src"), names.get("target", names.get("text", "tgt"))
+    raise DataError(
+        f"{name}: {chats[0]!r} holds chats, which have to be rendered to texts first",
+        got=f"columns {', '.join(map(_shown, there))}",
+        wanted=f"texts: {', '.join(dict.fromkeys((source, target)))}",
+        next_step=f"write each row with the template of the teacher's tokenizer: {source} = apply_chat_template("
+        f"messages[:-1], tokenize=False, add_generation_prompt=True), {target} = messages[-1]['content']; the rendered "
+        "text holds its special tokens, the bos among them, and no second one is put before it; the eos belongs to "
+        f"neither, it is learnt after {target}",
+    )
+
+
+def _plain_name(name: str) -> str:
+    """A column's name without case, blanks and signs that cannot be seen."""
+    return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()
+
+
+def _how_to_name(missing: dict[str, str], form: RowForm, there: dict[str, None]) -> str:
+    for key, column in missing.items():
+        same = [name for name in there if _plain_name(name) == _plain_name(column)]
+        if same:
+            return f"name it as it is written: columns: {{{key}: {json.dumps(same[0])}}} on the source"
     advice = f"name it: data.columns.{next(iter(missing))}, or columns of the source"
     if "language" in missing:
         advice += "; a source of one language can say so with `language`"

@@ -14,6 +14,7 @@ from typing import Any
 from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
+from raykd.data.labels import NoLabelError, is_missing, label_index
 from raykd.data.tags import tag_indices
 from raykd.data.textfiles import Record, shortened
 from raykd.distill.signals import UNLABELLED, Mode, Spans
@@ -52,7 +53,7 @@ def parts_of(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     """What the row holds.
 
     Raises:
-        BadRowError: something in it is wrong.
+        BadRowError: something in it is wrong. NoLabelError: it has no gold. LeftOutError: the label map leaves it out.
     """
     return _READ[wanted.form](record, wanted, config)
 
@@ -64,9 +65,7 @@ def _text(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     return Parts(
         text=text,
         pair=None if pair is None else cells.text(values.get(pair), pair),
-        label=cells.index_of(values.get(names["label"]), config.labels, "label")
-        if wanted.labelled
-        else UNLABELLED,
+        label=label_index(values.get(names["label"]), config) if wanted.labelled else UNLABELLED,
     )
 
 
@@ -83,10 +82,10 @@ def _words(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     if not wanted.labelled:
         return Parts(text, words=spans, gold=(), mode="split")
     column = names["tags"]
+    if is_missing(values.get(column)):
+        raise NoLabelError(f"column {column!r}: got {values.get(column)!r}, wanted a list of tags")
     tags = cells.listed(values.get(column), column, record.flat)
-    gold, mended = tag_indices(
-        tags, len(tokens), config.labels, column, begin=config.on_loose_inside == "begin"
-    )
+    gold, mended = tag_indices(tags, len(tokens), config, column)
     return Parts(text, label=0, words=spans, gold=gold, mended=mended, mode="split")
 
 
@@ -98,7 +97,9 @@ def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
         return Parts(question, context, gold=())
     column = names["answers"]
     value, impossible = values.get(column), values.get("is_impossible")
-    found = [] if value is None and impossible is True else cells.answers(value, column, record.flat)
+    if is_missing(value) and impossible is not True:
+        raise NoLabelError(f"column {column!r}: got {value!r}, wanted {{text: [...], answer_start: [...]}}")
+    found = [] if is_missing(value) else cells.answers(value, column, record.flat)
     if found and impossible is True:
         raise BadRowError(
             f"column {column!r}: got {len(found)} answers, but column 'is_impossible' says that there is none"

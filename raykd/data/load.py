@@ -2,8 +2,8 @@
 
 Decision record: which labelled rows a run uses is a draw of its own seed, nested (the rows of a smaller number are
 among those of a larger one) and proportional to labels at every size, so that a curve over the number of labels
-compares like with like. Labelled rows that are not drawn are dropped, never passed on without their labels: the
-amount of unlabelled text is the user's `unlabeled` and nothing else. Texts of the held-out sets are taken out of
+compares like with like. Labelled rows that are not drawn are dropped unless ``undrawn`` makes texts without labels of
+them: the amount of unlabelled text is what the user says and nothing else. Texts of the held-out sets are taken out of
 the unlabelled rows, because a student that has been told the teachers' opinion of a test row has seen it; labelled
 rows that overlap are the user's own split, so they are counted and warned about. Whatever is left out is counted.
 Two rows are the same where a reader would say so: by text, by question and context, or by source (the same source in
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import DataConfig, Source
-from raykd.data.read import read_source
+from raykd.data.read import Tally, read_source
 from raykd.data.rows import Rows
 from raykd.data.summary import summary_of
 from raykd.errors import DataError
@@ -42,7 +42,7 @@ class Dataset:
 
     train: the labelled rows that are used, then the unlabelled ones. test: None where the config names none.
     left_out: for each reason (a phrase for people) how many rows are not used, or used in spite of something.
-    form: what a row consists of.
+    form: what a row consists of. notes: how files were read, where that was found out.
     """
 
     train: Rows
@@ -50,6 +50,11 @@ class Dataset:
     test: Rows | None
     left_out: dict[str, int] = field(default_factory=dict)
     form: RowForm = "text"
+    notes: tuple[str, ...] = ()
+
+    def remarks(self) -> tuple[str, ...]:
+        """How files were read and what is not used, for people."""
+        return (*self.notes, *(f"{count:,} rows: {why}" for why, count in self.left_out.items() if count))
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """Counts of each part by language; see `raykd.data.summary`."""
@@ -78,17 +83,13 @@ def load_data(
             language than ``labelled_per_language``; unlabelled rows without a target that need one.
     """
     left_out: dict[str, int] = {}
+    notes: list[str] = []
 
     def part(name: str, source: Source, labelled: bool) -> Rows:
-        skipped: dict[str, int] = {}
-        mended: dict[str, int] = {}
-        rows = read_source(
-            source, config, base_dir=base_dir, labelled=labelled, form=form, skipped=skipped, mended=mended
-        )
-        left_out.update({f"{name}: bad rows of {where}": count for where, count in skipped.items()})
-        left_out.update(
-            {f"{name}: tags I- of {where} read as B- (rows kept)": n for where, n in mended.items()}
-        )
+        tally = Tally()
+        rows = read_source(source, config, base_dir=base_dir, labelled=labelled, form=form, tally=tally)
+        left_out.update(_counted(tally, name))
+        notes.extend(note for note in tally.notes if note not in notes)
         if not len(rows):
             raise DataError(
                 f"data.{name} holds no good row",
@@ -98,26 +99,37 @@ def load_data(
             )
         return _selected(rows, name, config, left_out)
 
+    train = part("train", config.train, True)
     read = {
-        "train": part("train", config.train, True),
-        "validation": part("validation", config.validation, True),
+        "train": _labelled(train, "train", left_out),
+        "validation": _labelled(part("validation", config.validation, True), "validation", left_out),
     }
     if config.test is not None:
-        read["test"] = part("test", config.test, True)
+        read["test"] = _labelled(part("test", config.test, True), "test", left_out)
     optional = form == "answers" and may_lack_answers(read, config.no_answer)
     if optional:
+        train = train.in_mode("optional")
         read = {name: rows.in_mode("optional") for name, rows in read.items()}
-    labelled = _draw_labelled(read["train"], config, left_out)
+    labelled, undrawn = _draw_labelled(read["train"], config, left_out)
     validation, test = read["validation"], read.get("test")
     held_out = _keys(validation, form) | (set() if test is None else _keys(test, form))
     _warn_of_overlap(labelled, form, held_out, left_out)
-    parts = [labelled]
+    bare = [train.select(~train.labelled), undrawn.without_labels()]
+    parts = [labelled, *(_clean(rows, form, held_out, left_out) for rows in bare if len(rows))]
     if config.unlabeled is not None:
         unlabelled = part("unlabeled", config.unlabeled, False)
         unlabelled = unlabelled.in_mode("optional") if optional else unlabelled
         if targets_needed and form in _WITH_TARGETS:
             _check_targets(unlabelled)
-        parts.append(_clean(unlabelled, form, held_out, left_out))
+        cleaned = _clean(unlabelled, form, held_out, left_out)
+        if not len(cleaned):
+            raise DataError(
+                "every text of data.unlabeled is also in validation or test",
+                got=f"{len(unlabelled)} of {len(unlabelled)} rows",
+                wanted="texts that are not evaluated on",
+                next_step="name another source in data.unlabeled",
+            )
+        parts.append(cleaned)
     if len({rows.pairs is None for rows in parts}) > 1:
         raise DataError(
             "train and unlabeled do not fit together",
@@ -125,7 +137,37 @@ def load_data(
             wanted="second texts in both or in none",
             next_step="check columns.text_pair of both sources",
         )
-    return Dataset(Rows.concat(parts), validation, test, left_out, form)
+    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes))
+
+
+def _counted(tally: Tally, name: str) -> dict[str, int]:
+    """What reading a part left out or changed, by a phrase for people."""
+    return {
+        **{f"{name}: bad rows of {where}": count for where, count in tally.skipped.items()},
+        **{f"{name}: rows without a label of {where}": n for where, n in tally.without_label.items()},
+        **{f"{name}: label {label!r}, left out by data.label_map": n for label, n in tally.left_out.items()},
+        **{f"{name}: tags I- of {where} read as B- (rows kept)": n for where, n in tally.mended.items()},
+    }
+
+
+def _labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
+    """The rows with a gold label; only training rows may do without.
+
+    Raises:
+        DataError: no row has one.
+    """
+    found = rows.select(rows.labelled)
+    if not len(found):
+        raise DataError(
+            f"no row of data.{name} has a gold label",
+            got=f"{len(rows)} rows, all without",
+            wanted="rows with labels",
+            next_step="use it as data.unlabeled" + (", and leave data.test out" if name == "test" else ""),
+        )
+    if len(found) < len(rows):
+        used = "used as text without labels" if name == "train" else "left out"
+        left_out[f"{name}: without a label, {used}"] = len(rows) - len(found)
+    return found
 
 
 def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
@@ -170,11 +212,11 @@ def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int
     return kept
 
 
-def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> Rows:
-    """``labelled_per_language`` rows of each language, in the order of the source."""
+def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> tuple[Rows, Rows]:
+    """``labelled_per_language`` rows of each language, in the order of the source; and what to use without labels."""
     wanted = config.labelled_per_language
     if wanted is None:
-        return rows
+        return rows, rows.select([])
     languages_B = np.asarray(rows.languages)
     picked = []
     for language in sorted(set(rows.languages)):
@@ -192,9 +234,12 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
         order = _stratified_order(rows.labels_B[members], np.random.default_rng(seed))
         picked.append(members[order[:wanted]])
     chosen = np.sort(np.concatenate(picked))
-    if len(chosen) < len(rows):
-        left_out["train: labelled, beyond labelled_per_language"] = len(rows) - len(chosen)
-    return rows.select(chosen)
+    rest = np.setdiff1d(np.arange(len(rows)), chosen)
+    kept = config.undrawn == "unlabeled"
+    if len(rest):
+        used = ", used as text without labels" if kept else ""
+        left_out[f"train: labelled, beyond labelled_per_language{used}"] = len(rest)
+    return rows.select(chosen), rows.select(rest if kept else [])
 
 
 def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -259,14 +304,8 @@ def _clean(rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: 
     """The unlabelled rows whose text is in no held-out set."""
     keep = np.asarray([key not in held_out for key in _row_keys(rows, form)], dtype=np.bool_)
     removed = int((~keep).sum())
-    if removed == len(rows):
-        raise DataError(
-            "every text of data.unlabeled is also in validation or test",
-            got=f"{removed} of {len(rows)} rows",
-            wanted="texts that are not evaluated on",
-            next_step="name another source in data.unlabeled",
-        )
     if removed:
-        left_out["unlabeled: also in validation or test"] = removed
+        why = "unlabeled: also in validation or test"
+        left_out[why] = left_out.get(why, 0) + removed
         log.info("%d unlabelled rows are also in validation or test: left out", removed)
     return rows.select(keep)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from raykd.data.cells import BadRowError, near
 from raykd.data.columns import columns_of
 from raykd.data.embedded import embedded_rows
 from raykd.data.forms import Parts, Wanted, parts_of
+from raykd.data.labels import LeftOutError, NoLabelError
+from raykd.data.opening import PACKED
 from raykd.data.records import file_records, hub_records
 from raykd.data.rows import Rows
-from raykd.data.textfiles import Record, require_file
+from raykd.data.slices import matching_files
+from raykd.data.textfiles import Record, Unread, require_file
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 
@@ -30,8 +34,26 @@ log = logging.getLogger("raykd.data")
 
 SHOWN_BAD_ROWS = 5
 
-_Tallies = tuple[dict[str, int], dict[str, int]]
-"""Skipped rows and mended tags, by file."""
+
+@dataclass
+class Tally:
+    """What was done on the way from records to rows. Written by `read_source`, read by `raykd.data.load`.
+
+    skipped: bad rows that were left out, by file or data set. mended: tags that were read as others
+        (``on_loose_inside: begin``), likewise. without_label: rows that ``empty_label: drop`` left out, likewise.
+    left_out: rows that the label map leaves out, by label. notes: how files were read, for people.
+    """
+
+    skipped: dict[str, int] = field(default_factory=dict)
+    mended: dict[str, int] = field(default_factory=dict)
+    without_label: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def tell(self, line: str) -> None:
+        """Takes a note, and logs it."""
+        log.warning("%s", line)
+        self.notes.append(line)
 
 
 def read_source(
@@ -41,17 +63,15 @@ def read_source(
     base_dir: Path,
     labelled: bool,
     form: RowForm = "text",
-    skipped: dict[str, int] | None = None,
-    mended: dict[str, int] | None = None,
+    tally: Tally | None = None,
 ) -> Rows:
-    """All rows of a source, in its order.
+    """All rows of a source, in its order. Labelled ones without a label are `UNLABELLED` if ``empty_label`` says so.
 
     Args:
         base_dir: what relative paths are relative to.
         labelled: whether rows need a gold label; False leaves every row `UNLABELLED` and looks at no label.
         form: what a row of the task consists of.
-        skipped: takes the number of bad rows that were skipped, by file or data set.
-        mended: takes the number of tags that were read as others (``on_loose_inside: begin``), likewise.
+        tally: takes what was left out, mended and found out.
 
     Raises:
         DataError: a file that cannot be read, a column that is not there, or bad rows (any, or with
@@ -59,15 +79,15 @@ def read_source(
     """
     if isinstance(source, Embedded):
         return embedded_rows(source, config, form, labelled)
-    tallies: _Tallies = ({} if skipped is None else skipped, {} if mended is None else mended)
+    tally = Tally() if tally is None else tally
     if isinstance(source, Hub):
         records: Iterable[Record] = hub_records(source, base_dir)
-        return _judged(records, source.name, source, config, form, labelled, tallies)
+        return _judged(records, source.name, source, config, form, labelled, tally)
     parts = []
-    for name in source.paths:
-        path = base_dir / name
+    for path in matching_files(source.paths, base_dir):
         require_file(path)
-        parts.append(_judged(file_records(path), str(path), source, config, form, labelled, tallies))
+        records = file_records(path, source, tally.tell)
+        parts.append(_judged(records, str(path), source, config, form, labelled, tally))
     return Rows.concat(parts)
 
 
@@ -78,38 +98,54 @@ def _judged(
     config: DataConfig,
     form: RowForm,
     labelled: bool,
-    tallies: _Tallies,
+    tally: Tally,
 ) -> Rows:
     """The good rows of one file or data set."""
     found = list(records)
     if not found:
         raise DataError(f"{name}: holds no rows", got="no rows", wanted="at least one row")
     wanted = columns_of(found, name, source, config, form, labelled)
-    stem = Path(name).stem if isinstance(source, Files) else name
+    file = Path(Path(name).stem) if Path(name).suffix in PACKED else Path(name)
+    stem = file.stem if isinstance(source, Files) else name
     kept: list[tuple[str, str, Parts]] = []
     bad: list[str] = []
+    bare = 0
     for record in found:
         try:
             kept.append(_row(record, wanted, config, stem))
+        except LeftOutError as label:
+            tally.left_out[str(label)] = tally.left_out.get(str(label), 0) + 1
+        except NoLabelError as error:
+            bare += 1
+            if config.empty_label == "fail":
+                bad.append(f"{record.place}: {error}")
         except BadRowError as error:
             bad.append(f"{record.place}: {error}")
-    skipped, mended = tallies
     if bad:
-        _report(bad, len(found), name, config)
-        skipped[name] = len(bad)
+        _report(bad, len(found), name, config, bare if config.empty_label == "fail" else 0)
+        tally.skipped[name] = len(bad)
+    if bare and config.empty_label == "drop":
+        tally.without_label[name] = bare
     tags = sum(parts.mended for _, _, parts in kept)
     if tags:
-        mended[name] = tags
+        tally.mended[name] = tags
         log.warning("%s: read %d tags I- that no B- precedes as B-", name, tags)
     return _as_rows(kept, wanted)
 
 
 def _row(record: Record, wanted: Wanted, config: DataConfig, stem: str) -> tuple[str, str, Parts]:
     """id, language and parts of a good row."""
-    parts = parts_of(record, wanted, config)
+    try:
+        parts = parts_of(record, wanted, config)
+    except NoLabelError:
+        if config.empty_label != "unlabeled":
+            raise
+        parts = parts_of(record, replace(wanted, labelled=False), config)
     column = wanted.names.get("language")
     language = _language(record.values.get(column) if column else None, wanted, config)
     given = record.values.get(wanted.names["id"]) if "id" in wanted.names else None
+    if isinstance(given, Unread):
+        raise BadRowError(f"column {wanted.names['id']!r}: got {given!r}, wanted a text or a number")
     return (f"{stem}:{record.line}" if given is None else str(given)), language, parts
 
 
@@ -140,8 +176,14 @@ def _language(value: Any, wanted: Wanted, config: DataConfig) -> str:
     return value
 
 
-def _report(bad: list[str], rows: int, name: str, config: DataConfig) -> None:
-    """Raises, or logs where bad rows may be skipped."""
+_WITHOUT_LABEL = (
+    "rows without a label are texts for data.unlabeled, or set data.empty_label: unlabeled to read them so here (drop "
+    "leaves them out)"
+)
+
+
+def _report(bad: list[str], rows: int, name: str, config: DataConfig, bare: int) -> None:
+    """Raises, or logs where bad rows may be skipped. bare: how many of the bad rows have no label."""
     shown = bad[:SHOWN_BAD_ROWS]
     if len(bad) > len(shown):
         shown.append(f"and {len(bad) - len(shown)} more")
@@ -154,6 +196,8 @@ def _report(bad: list[str], rows: int, name: str, config: DataConfig) -> None:
         f"{name}: {len(bad)} of {rows} rows {'is' if len(bad) == 1 else 'are'} bad:{listed}",
         got=f"{len(bad)} bad rows ({len(bad) / rows:.1%})",
         wanted=f"at most data.max_bad_rows {config.max_bad_rows:.1%}" if skipping else "none",
-        next_step="correct the rows"
+        next_step=_WITHOUT_LABEL
+        if bare
+        else "correct the rows"
         + ("" if skipping else ", or set data.on_bad_row: skip to leave them out, counted and logged"),
     )

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from raykd.data.cells import BadRowError, index_of
+from raykd.config import DataConfig
+from raykd.data.cells import BadRowError
+from raykd.data.labels import NoLabelError, label_index
 from raykd.tasks.entities import transitions
-from raykd.tasks.schemes import parse
+from raykd.tasks.schemes import parse, rename
 
 
 @cache
@@ -30,26 +32,28 @@ def _rules(labels: tuple[str, ...]) -> tuple[frozenset[tuple[int, int]], frozens
 
 
 def tag_indices(
-    tags: Sequence[object], words: int, labels: tuple[str, ...], column: str, *, begin: bool
+    tags: Sequence[object], words: int, config: DataConfig, column: str
 ) -> tuple[tuple[int, ...], int]:
-    """Label index of each word, and how many loose I- were read as B-.
+    """Label index of each word, and how many loose I- were read as B- (`on_loose_inside: begin`).
 
-    Args:
-        begin: read a loose I-X as B-X.
+    Tags go through the data's label map, which names tags or types.
 
     Raises:
         BadRowError: not one tag a word, an unknown tag, or one that cannot stand where it stands.
     """
     if len(tags) != words:
         raise BadRowError(f"column {column!r}: got {len(tags)} tags for {words} tokens, wanted one each")
+    labels, begin = config.labels, config.on_loose_inside == "begin"
     places = {label: index for index, label in enumerate(labels)}
+    renames = {key: target for key, target in config.label_map.items() if target is not None}
     barred, never_first, never_last = _rules(labels)
     found: list[int] = []
     mended = 0
     for at, tag in enumerate(tags, 1):
-        place = places.get(tag) if isinstance(tag, str) else None
+        name = rename(tag, renames) if renames and isinstance(tag, str) else tag
+        place = places.get(name) if isinstance(name, str) else None
         if place is None:
-            place = index_of(tag, labels, f"column {column!r}, tag {at} of {words}")
+            place = _place(tag, config, f"column {column!r}, tag {at} of {words}")
         if (found[-1], place) in barred if found else place in never_first:
             fresh = _begun(labels[place], labels) if begin else None
             if fresh is None:
@@ -61,6 +65,14 @@ def tag_indices(
             f"column {column!r}: the last tag is {labels[found[-1]]!r}: its entity does not end"
         )
     return tuple(found), mended
+
+
+def _place(tag: object, config: DataConfig, what: str) -> int:
+    """Label index of a tag that stands there as a number or as another text; an empty one is a bad one."""
+    try:
+        return label_index(tag, config, what)
+    except NoLabelError as error:
+        raise BadRowError(str(error)) from None
 
 
 def _begun(tag: str, labels: tuple[str, ...]) -> int | None:

@@ -1,26 +1,24 @@
-"""JSON lines, CSV and TSV to records that know their line.
+"""JSON lines to records that know their line.
 
-Decision record: text files are read here, with the standard library, and not through `datasets`: every error has
-to name file and line, so each line is looked at anyway; and the Arrow readers guess types (a column of texts that
-look like dates comes back as timestamps, "007" as 7, "NA" as nothing; a column of numbers and strings fails), which
-changes what the user wrote. Lines are decoded one by one, so a file may be larger than a decoded copy of it.
+Decision record: text files are read here and in `delimited`, with the standard library, and not through `datasets`:
+every error has to name file and line, so each line is looked at anyway; and the Arrow readers guess types (a column of
+texts that look like dates comes back as timestamps, "007" as 7, "NA" as nothing; a column of numbers and strings
+fails), which changes what the user wrote. How bytes become lines stands in `opening`.
 
 A file that cannot be parsed always fails; what a *row* holds is judged by `read`.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from raykd.data.opening import read_lines
 from raykd.errors import DataError
-
-_LARGEST_FIELD = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Record:
     """A row as it stands in its source.
 
     place: ``file:line`` (or what the source has instead), for messages. flat: every value is a string, lists too.
+    values: by column; `Unread` for one that holds no text.
     """
 
     place: str
@@ -36,17 +35,30 @@ class Record:
     flat: bool = False
 
 
+@dataclass(frozen=True, repr=False)
+class Unread:
+    """Takes the place of a value that is no text, list or number; whoever asked for it shows what it is."""
+
+    what: str
+
+    def __repr__(self) -> str:
+        return self.what
+
+
 def require_file(path: Path) -> None:
     """Raises a DataError unless the path is a regular file that can be read."""
     problem = None
+    advice = "correct the path (relative paths are relative to the run file)"
     if not path.exists():
         near = path.parent
         while not near.exists():
             near = near.parent
         problem, got = "there is no such file", f"nothing at {path} (the folder {near} is there)"
     elif path.is_dir():
-        inside = sorted(p.name for p in path.iterdir())[:5]
-        problem, got = "is a directory, not a file", f"a directory that holds {inside}"
+        inside = sorted(p.name for p in path.iterdir())
+        problem, got = "is a directory, not a file", f"a directory that holds {inside[:5]}"
+        if {"dataset_dict.json", "state.json"} & set(inside):
+            advice = f"it was written by save_to_disk: name it as {{kind: hub, name: {path}, split: ...}}"
     elif not path.is_file():
         problem, got = "is no regular file", "a device, socket or pipe"
     elif not os.access(path, os.R_OK):
@@ -55,8 +67,8 @@ def require_file(path: Path) -> None:
         raise DataError(
             f"{path}: {problem}",
             got=got,
-            wanted="a file that ends in .jsonl, .csv, .tsv or .parquet",
-            next_step="correct the path (relative paths are relative to the run file)",
+            wanted="a file that ends in .jsonl, .csv, .tsv or .parquet, packed (.gz) or not",
+            next_step=advice,
         )
 
 
@@ -64,17 +76,18 @@ def read_json_lines(path: Path) -> Iterator[Record]:
     """One record a line; blank lines are passed over.
 
     Raises:
-        DataError: bytes that are no UTF-8, a line that is no JSON or no object; with file and line.
+        DataError: a line that is no JSON or no object, with file and line; what `read_lines` raises.
     """
-    for number, line in _lines(path):
+    for number, whole in read_lines(path):
+        line = whole.lstrip("\ufeff")  # files that were put together keep the mark of each
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_table)
         except (ValueError, RecursionError) as error:
-            cut = not line.endswith("\n")
+            cut = not line.endswith(("\n", "\r"))
             raise DataError(
-                f"{path}:{number}: the line is not JSON ({_reason(error)})",
+                f"{path}:{number}: the line is not JSON ({_reason(error, line)})",
                 got=shortened(line.strip()),
                 wanted="one JSON object a line",
                 next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
@@ -90,77 +103,20 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         yield Record(f"{path}:{number}", number, value)
 
 
-def read_delimited(path: Path, delimiter: str) -> Iterator[Record]:
-    """One record a CSV row under the header; every value is the string that stands there.
-
-    Raises:
-        DataError: bytes that are no UTF-8, no header, a name twice in it, a quote that is never closed, or a row of
-            another width than the header; with file and line.
-    """
-    csv.field_size_limit(_LARGEST_FIELD)
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for row in reader:
-            if header is None:
-                header = _header(path, row)
-            elif row and len(row) != len(header):
-                raise DataError(
-                    f"{path}:{line}: the row has another number of fields than the header",
-                    got=f"{len(row)} fields: {shortened(str(row))}",
-                    wanted=f"{len(header)} fields: {', '.join(header)}",
-                    next_step='put fields that hold the delimiter or a quote in quotes, with "" for a quote',
-                )
-            elif row:
-                yield Record(f"{path}:{line}", line, dict(zip(header, row, strict=True)), flat=True)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{line}: the row that begins here is not valid CSV",
-            got=str(error),
-            wanted="UTF-8 text with a header, fields in double quotes where needed",
-            next_step="look for a quote that is never closed",
-        ) from None
-    if header is None:
-        raise _empty(path)
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that stands twice with different values holds no value, since JSON does not say which counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key in found:
+            values = [value for name, value in pairs if name == key]
+            if any(value != values[0] for value in values):
+                found[key] = Unread(f"{len(values)} values, as the key stands {len(values)} times: {values}")
+    return found
 
 
-def _header(path: Path, row: list[str]) -> list[str]:
-    if len(set(row)) != len(row):
-        raise DataError(
-            f"{path}:1: a column stands twice in the header", got=", ".join(row), wanted="each name once"
-        )
-    return row
-
-
-def _empty(path: Path) -> DataError:
-    return DataError(f"{path}: the file holds no rows", got="no rows", wanted="at least one row")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, line ends kept, a byte order mark dropped."""
-    with path.open("rb") as handle:
-        yield from _decoded(path, handle)
-
-
-def _decoded(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
-    offset = 0
-    for number, raw in enumerate(handle, start=1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: not UTF-8, at byte {offset + error.start} of the file",
-                got=f"byte 0x{raw[error.start]:02x} in {shortened(raw.decode('latin-1').strip())}",
-                wanted="a UTF-8 file",
-                next_step=f"re-encode it, for example: iconv -f latin1 -t utf-8 {path.name} > new{path.suffix}",
-            ) from None
-        offset += len(raw)
-        yield number, line.removeprefix("\ufeff") if number == 1 else line
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, line: str) -> str:
+    if "\0" in line:
+        return f"a NUL byte, column {line.index(chr(0)) + 1}"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
     return str(error).split(";")[0]

@@ -175,7 +175,8 @@ def _check_data(config: Run, read: list[AnyJob]) -> str:
     """Args: read: takes the jobs, for what is checked after."""
     teachers, students = jobs_of(config, Path(config.output) / config.name)
     read += students
-    return "; ".join(_describe(job) for job in [*teachers, *students])
+    remarks = dict.fromkeys(line for part in students[-1].parts.values() for line in part.data.remarks())
+    return "; ".join([*(_describe(job) for job in [*teachers, *students]), *remarks])
 
 
 def _describe(job: AnyJob) -> str:

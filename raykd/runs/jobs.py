@@ -120,6 +120,7 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
         "labelled_per_language": None,
         "labelled_seed": 0,
         "labelled_share": None,
+        "empty_label": "drop" if config.data.empty_label == "unlabeled" else config.data.empty_label,
         "unlabeled": None,
         "test": None,
     }

@@ -39,7 +39,7 @@ def notes_of(
 
 
 def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
-    notes = [f"{count:,} rows: {why}" for why, count in data.left_out.items() if count]
+    notes = list(data.remarks())
     said = {name: value for point in curve for name, value in point.values.items()}
     if skipped := said.get("train/skipped_steps", 0.0):
         back = ", and the run went back to a checkpoint once" if said.get("train/rollbacks") else ""

@@ -194,7 +194,7 @@ def map_columns(
             or have a type that the run has not; names both lists. ConfigError: the run's tags are of no scheme.
     """
     target = parse(wanted)
-    renamed = [_rename(tag, label_map) for tag in own]
+    renamed = [rename(tag, label_map) for tag in own]
     try:
         source = parse(list(dict.fromkeys(renamed)))
     except ConfigError as error:
@@ -215,7 +215,8 @@ def map_columns(
     return ColumnMap(tuple(tuple(column) for column in columns))
 
 
-def _rename(tag: str, label_map: Mapping[str, str]) -> str:
+def rename(tag: str, label_map: Mapping[str, str]) -> str:
+    """The tag that a map leads to, which holds tags or types."""
     if tag in label_map:
         return label_map[tag]
     letter, dash, kind = tag.partition("-")

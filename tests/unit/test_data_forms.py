@@ -11,7 +11,7 @@ import pytest
 
 from raykd.config import DataConfig
 from raykd.data.load import load_data
-from raykd.data.read import read_source
+from raykd.data.read import Tally, read_source
 from raykd.data.rows import Rows
 from raykd.data.summary import summary_of
 from raykd.distill.signals import UNLABELLED
@@ -207,10 +207,10 @@ def test_bad_targets(tmp_path: Path) -> None:
 def test_loose_inside_tags_may_begin_an_entity_and_are_counted(tmp_path: Path) -> None:
     iob1 = {**NAMED, "tags": ["I-PER", "I-PER", "O", "I-LOC"]}
     path = write(tmp_path / "a.jsonl", [iob1, NAMED])
-    mended: dict[str, int] = {}
+    tally = Tally()
     config = config_of(path, "words", on_loose_inside="begin")
-    rows = read_source(config.train, config, base_dir=tmp_path, labelled=True, form="words", mended=mended)
-    assert rows.golds == ((1, 2, 0, 3), (1, 2, 0, 3)) and mended == {str(path): 2}
+    rows = read_source(config.train, config, base_dir=tmp_path, labelled=True, form="words", tally=tally)
+    assert rows.golds == ((1, 2, 0, 3), (1, 2, 0, 3)) and tally.mended == {str(path): 2}
     assert (
         load_data(config, tmp_path, "words").left_out[f"train: tags I- of {path} read as B- (rows kept)"] == 2
     )

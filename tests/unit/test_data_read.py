@@ -243,7 +243,7 @@ def test_csv_width_and_quotes(tmp_path: Path) -> None:
     message = error_of(path)
     assert f"{path}:3: " in message and "got:    4 fields" in message and "wanted: 3 fields" in message
     path.write_text('text,label,lang\nfine,positive,en\n"open,positive,en\nb,positive,en\n', encoding="utf-8")
-    assert f"{path}:3: the row that begins here is not valid CSV" in error_of(path)
+    assert f"{path}:3: a quote is opened in this row and never closed" in error_of(path)
     path.write_text("text,text,lang\nfine,positive,en\n", encoding="utf-8")
     assert f"{path}:1: a column stands twice" in error_of(path)
 

@@ -1,0 +1,86 @@
+"""A gold label as files have it, as a place in the run's list.
+
+Decision record: a label is a text. A number or truth value in a file is the text that a person means by it, if only one
+of the run's labels can be meant: pandas makes 1 to 1.0 where a row has no label, JSON has true where CSV has True. The
+data's map is asked first, since the user wrote it for this file. -1 is no label, unless the run has one of that name:
+`datasets` and GLUE write it where gold is held back.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from raykd.config import DataConfig
+from raykd.data.cells import BadRowError, near
+from raykd.data.textfiles import shortened
+
+_INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
+_BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}
+MOST_SHOWN = 12
+"""Labels that a message lists; a run may have hundreds."""
+
+
+class NoLabelError(BadRowError):
+    """The row has no gold label."""
+
+
+class LeftOutError(Exception):
+    """`data.label_map` leads from the row's label to nothing."""
+
+
+def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
+    """Place of a label in ``data.labels``.
+
+    Raises:
+        NoLabelError: it is empty. LeftOutError: the map leaves its rows out. BadRowError: it is none of the run's.
+    """
+    known = (*config.labels, *config.label_map)
+    texts = spellings(value)
+    meant = [text for text in texts if text in known]
+    if is_missing(value) and not meant:
+        raise NoLabelError(
+            f"{what}: got {value!r}, wanted one of {listed(config.labels)}; it is no gold label"
+        )
+    if not meant or (meant[0] != texts[0] and len(meant) > 1):
+        doubt = f" (it could be {' or '.join(map(repr, meant))})" if meant else near(value, known)
+        raise BadRowError(
+            f"{what}: got {shortened(repr(value))}, wanted one of {listed(config.labels)}"
+            + (f" or of data.label_map {listed(tuple(config.label_map))}" if config.label_map else "")
+            + doubt
+        )
+    name = config.label_map.get(meant[0], meant[0])
+    if name is None:
+        raise LeftOutError(meant[0])
+    return config.labels.index(name)
+
+
+def spellings(value: Any) -> tuple[str, ...]:
+    """The texts that a value can mean, the one that stands there first; none of what is no text, number or truth."""
+    if isinstance(value, bool):
+        return _BOOLEANS[value]
+    if isinstance(value, int):
+        return str(value), f"{value}.0"
+    if isinstance(value, float):
+        return (str(value), str(int(value))) if value.is_integer() else (str(value),)
+    if not isinstance(value, str):
+        return ()
+    if found := _INTEGRAL.match(value):
+        return value, str(int(found.group(1)))
+    if value.casefold() in ("true", "false"):
+        return tuple(dict.fromkeys((value, *_BOOLEANS[value.casefold() == "true"])))
+    return (value,)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is no label: null, NaN, an empty text, -1."""
+    if isinstance(value, str):
+        return not value.strip() or value in ("-1", "-1.0")
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == -1
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """The names for a message, the first of many."""
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return f"{list(names[:MOST_SHOWN])}{more}"

@@ -1,0 +1,179 @@
+"""Any data file as numbered lines of text: its bytes say how it is packed, encoded and cut into lines.
+
+Decision record: what a file is called and what it holds often differ (a browser unpacks a .gz and keeps the name, Excel
+saves UTF-16), so packing and encoding are read from the first bytes and never guessed beyond them: UTF-8, or UTF-16 and
+UTF-32 by their byte order mark. Anything else is refused with the command that converts it. A line ends with LF, CR LF
+or CR alone. Only one block and one line are held at a time, whatever the file unpacks to.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from raykd.errors import DataError
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""Endings that stand behind the one that says what a file holds."""
+LONGEST_LINE = 1 << 26
+"""Bytes; a file without line ends is held whole, so this bounds the memory that it can take."""
+_BLOCK = 1 << 20
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_OTHERS = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive or an Excel workbook", b"%PDF": "a PDF"}
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""The mark of UTF-32 begins as that of UTF-16 does."""
+_UNPACKING = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+_CHINESE = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines with their ends, without byte order marks at the beginning of the file.
+
+    Raises:
+        DataError: bytes that are no text in UTF-8, or in UTF-16 or UTF-32 with a mark; a packed file that is cut off; a
+            line that is too long; with file and line.
+    """
+    offset = 0
+    for number, raw in enumerate(_split(path, _as_utf8(path)), start=1):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, number, offset, raw, error.start) from None
+        offset += len(raw)
+        yield number, line.lstrip("\ufeff") if number == 1 else line
+
+
+def open_packed(path: Path) -> AbstractContextManager[IO[bytes]]:
+    """The file's bytes, unpacked if they begin as gzip, bzip2, xz or zstd does."""
+    with path.open("rb") as handle:
+        begin = handle.read(6)
+    for mark, what in _OTHERS.items():
+        if begin.startswith(mark):
+            raise DataError(
+                f"{path}: holds {what}, which its ending does not say",
+                got=f"bytes {mark!r} at the beginning",
+                wanted="lines of text",
+                next_step="give it the right ending if it is Parquet; export anything else as CSV or JSON lines",
+            )
+    if begin.startswith(_ZSTD):
+        import pyarrow as pa
+
+        found: AbstractContextManager[IO[bytes]] = pa.input_stream(str(path), compression="zstd")
+        return found
+    opener = next((open_ for mark, open_ in _OPENERS.items() if begin.startswith(mark)), open)
+    found = opener(path, "rb")
+    return found
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    try:
+        with open_packed(path) as handle:
+            while block := handle.read(_BLOCK):
+                yield block
+    except DataError:
+        raise
+    except _UNPACKING as error:
+        raise DataError(
+            f"{path}: cannot be unpacked",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            wanted="a complete file",
+            next_step="was it cut off while it was written or copied?",
+        ) from None
+
+
+def _as_utf8(path: Path) -> Iterator[bytes]:
+    """The blocks, re-encoded where a byte order mark says UTF-16 or UTF-32."""
+    blocks = _blocks(path)
+    first = next(blocks, b"")
+    name = next((name for mark, name in _MARKS if first.startswith(mark)), None)
+    if name is None:
+        _refuse_unmarked(path, first[:4096])
+        yield first
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(name)()
+    try:
+        yield decoder.decode(first).encode("utf-8")
+        for block in blocks:
+            yield decoder.decode(block).encode("utf-8")
+        decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise DataError(
+            f"{path}: its byte order mark says {name.upper()}, but not all of it is",
+            got=str(error)[:200],
+            wanted=f"{name.upper()} throughout, or UTF-8",
+            next_step="was it cut off, or put together from files of different encodings?",
+        ) from None
+
+
+def _refuse_unmarked(path: Path, begin: bytes) -> None:
+    """Refuses what can only be UTF-16 without a mark: every other byte of it is zero."""
+    zeros = [begin[at::2].count(0) for at in (0, 1)]
+    if max(zeros) * 4 < len(begin) or min(zeros) * 8 > max(zeros) or len(begin) < 8:
+        return
+    name = "utf-16le" if zeros[1] > zeros[0] else "utf-16be"
+    raise DataError(
+        f"{path}: it is UTF-16 without a byte order mark",
+        got=f"{sum(zeros)} zero bytes among the first {len(begin)}",
+        wanted="a UTF-8 file",
+        next_step=_iconv(path, name),
+    )
+
+
+def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends; LF, CR LF and CR end a line."""
+    rest: list[bytes] = []
+    number = 1
+    for block in blocks:
+        rest.append(block)
+        if b"\n" in block or b"\r" in block:
+            lines = b"".join(rest).splitlines(keepends=True)
+            # What has no LF may go on in the next block, as a line or as the LF of a CR LF.
+            rest = [] if lines[-1].endswith(b"\n") else [lines.pop()]
+            yield from lines
+            number += len(lines)
+        if sum(map(len, rest)) > LONGEST_LINE:
+            raise DataError(
+                f"{path}:{number}: the line is too long",
+                got=f"more than {LONGEST_LINE:,} bytes without a line end",
+                wanted="one row a line",
+                next_step="is it a file of rows? One JSON list has to be written one object a line",
+            )
+    yield from b"".join(rest).splitlines(keepends=True)
+
+
+def _not_utf8(path: Path, number: int, offset: int, raw: bytes, at: int) -> DataError:
+    return DataError(
+        f"{path}:{number}: not UTF-8, at byte {offset + at} of the file",
+        got=f"byte 0x{raw[at]:02x} in {raw.decode('latin-1').strip()[:80]}",
+        wanted="a UTF-8 file",
+        next_step=f"re-encode it, for example: {_iconv(path, _likely(raw))}",
+    )
+
+
+def _likely(raw: bytes) -> str:
+    """The encoding that bytes which are not UTF-8 most likely have."""
+    if b"\0" in raw:
+        return "utf-16le" if raw[1::2].count(0) >= raw[::2].count(0) else "utf-16be"
+    high = sum(byte > 0x7F for byte in raw)
+    if high >= 4 and sum(map(len, _CHINESE.findall(raw))) == high:
+        return "gb18030"
+    return "cp1252" if any(0x80 <= byte < 0xA0 for byte in raw) else "latin1"
+
+
+def _iconv(path: Path, name: str) -> str:
+    return f"iconv -f {name} -t utf-8 {path.name} > new{path.suffix}"

@@ -1,0 +1,95 @@
+"""Parts of a source: splits of a saved folder with slices as ``train[:50%]``, and files by pattern.
+
+Decision record: slices are read by `datasets` itself, so that a saved folder and a hub set mean the same by them.
+Patterns are expanded when data are read, sorted by name, and one that nothing matches is an error: an empty training
+set is never what was meant.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raykd.errors import DataError
+
+
+def rows_of_split(loaded: Any, split: str, folder: Path) -> Any:
+    """The rows that ``split`` names in a folder that `save_to_disk` wrote.
+
+    Args:
+        loaded: a `datasets.Dataset`, which has no splits to choose from, or a mapping of them by name.
+        split: ``train``, ``train[:50%]``, ``train[100:200]``, ``train+validation``.
+
+    Raises:
+        DataError: no such split, or it cannot be read; says which there are.
+    """
+    import datasets
+
+    instruction = datasets.ReadInstruction.from_spec(split)
+    asked = {part.partition("[")[0].strip() for part in split.split("+")}
+    if not isinstance(loaded, dict):
+        own = str(loaded.split) if loaded.split is not None else None
+        if own is not None and asked not in ({own}, {"train"}):
+            raise DataError(
+                f"{folder}: there is no split {split!r}", got=split, wanted=f"{own!r}, the one that was saved"
+            )
+        loaded = dict.fromkeys(asked, loaded)
+    if asked - set(loaded):
+        raise DataError(
+            f"{folder}: there is no split {split!r}",
+            got=split,
+            wanted=f"one of {sorted(loaded)}",
+            next_step="name one as split of the source",
+        )
+    sizes = {name: len(rows) for name, rows in loaded.items()}
+    parts = []
+    for part in instruction.to_absolute(sizes):
+        begin = part.from_ or 0
+        end = sizes[part.splitname] if part.to is None else part.to
+        parts.append(loaded[part.splitname].select(range(begin, end)))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
+    """The files of a source, in its order; those of a pattern (* ? [] **) sorted by name.
+
+    Raises:
+        DataError: a pattern that no file matches, or a file that a pattern names a second time.
+    """
+    found: list[Path] = []
+    origin: dict[Path, str] = {}
+    for name in names:
+        path = base_dir / name
+        pattern = glob.has_magic(name) and not path.exists()
+        for match in _matches(path) if pattern else [path]:
+            if match in origin and (pattern or glob.has_magic(origin[match])):
+                raise DataError(
+                    f"{match}: the file is named twice",
+                    got=f"{origin[match]} and {name}",
+                    wanted="each file once",
+                    next_step="make the patterns of paths narrower",
+                )
+            origin[match] = name
+            found.append(match)
+    return found
+
+
+def _matches(path: Path) -> list[Path]:
+    """Files that match; only what does not exist as it is written is taken for a pattern."""
+    folder, parts = path.parent, [path.name]
+    while not folder.exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    names = sorted(glob.glob("/".join(parts), root_dir=folder, recursive=True))
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if not files:
+        inside = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else []
+        raise DataError(
+            f"{path}: no file matches the pattern",
+            got=f"no match; {folder} holds {inside}",
+            wanted="one file at least",
+            next_step="correct the pattern in paths (relative paths are relative to the run file)",
+        )
+    return files
