@@ -37,6 +37,14 @@ FILLER = (
     "said",
     "饭店",
 )
+OTHER_NAMES = {
+    "xlnet": ("max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size"),
+    "funnel": ("max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size"),
+    "ctrl": ("max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size"),
+    "bloom": ("max_position_embeddings", "num_hidden_layers", "num_attention_heads"),
+    "bart": ("num_hidden_layers", "num_attention_heads", "hidden_size"),
+}
+"""Settings that an architecture has by other names, and that are given by these."""
 POSITIONS = 128
 """Longest text of a made model, in tokens."""
 
@@ -162,8 +170,10 @@ def make_config(architecture: str, tokenizer: Any, **settings: Any) -> Any:
         }  # fmt: skip
         if begin:
             small.setdefault("type_vocab_size", 1)
-        if architecture == "electra":
+        if architecture in ("electra", "squeezebert"):
             small["embedding_size"] = 32
+        for name in OTHER_NAMES.get(architecture, ()):
+            del small[name]
     return AutoConfig.for_model(architecture, **small)
 
 

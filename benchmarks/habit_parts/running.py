@@ -176,6 +176,10 @@ def _spawn(body: Callable[[Mapping[str, str]], int], folder: Path, environment: 
         out, err = (os.open(folder.parent / n, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for n in ("out", "err"))
         for target, source in enumerate((nothing, out, err)):
             os.dup2(source, target)
+        # Whoever runs this may have put something else in their place.
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(at, mode, encoding="utf-8") for at, mode in enumerate("rww")
+        )
         code = body(environment)
         sys.stdout.flush()
         sys.stderr.flush()
