@@ -178,7 +178,7 @@ def _spawn(body: Callable[[Mapping[str, str]], int], folder: Path, environment: 
             os.dup2(source, target)
         # Whoever runs this may have put something else in their place.
         sys.stdin, sys.stdout, sys.stderr = (
-            open(at, mode, encoding="utf-8") for at, mode in enumerate("rww")
+            os.fdopen(at, mode, encoding="utf-8") for at, mode in enumerate("rww")
         )
         code = body(environment)
         sys.stdout.flush()
