@@ -124,7 +124,7 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
         declared = model.padding
         if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
             return Finding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
-        again = _apart(rows.answer(asked, [0], RIGHT)[0], alone[0])
+        again = _apart(rows.answer(asked, [len(rows) - 1], RIGHT)[0], alone[-1])  # hashing begins with long rows
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
         if not again <= limit:
             raise ModelError(

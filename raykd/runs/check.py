@@ -18,7 +18,7 @@ from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
 from raykd.runs.looks import check_made, described, look_at_teacher, look_at_teachers
-from raykd.runs.selftests import check_answers
+from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
@@ -169,6 +169,8 @@ def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[
         for teacher in member.active_teachers if config.serving.pool is None else ():
             if teacher.path is not None and Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
+        if member.student.kind == "pretrained" and Path(member.student.path).is_dir():
+            look("self-test student", partial(check_student_answers, member, rows))
 
 
 def _check_data(config: Run, read: list[AnyJob]) -> str:

@@ -1,4 +1,4 @@
-"""The self-tests that `raykd check` makes: of teachers that lie on this machine and are small enough to load.
+"""The self-tests that `raykd check` makes: of models that lie on this machine and are small enough to load.
 
 Decision record: the serving process tests its teacher in any case before it stores an answer, so a check only moves bad
 news to where it costs nothing. What it finds is kept twice: by content, where the serving process looks it up, and by
@@ -65,6 +65,41 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
             dtype=config.serving.dtype,
         )
         found = Teacher(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
+        keep_finding(key, found)
+    return found.describe()
+
+
+def check_student_answers(config: RunConfig, rows: Rows) -> str:
+    """Test the same of the checkpoint that a student starts from; return what was found.
+
+    Args:
+        config: A run whose student has a folder on this machine.
+        rows: Training rows of the run.
+
+    Raises:
+        ModelError: The model draws at random, or fails at a row.
+    """
+    assert config.student.kind == "pretrained"
+    folder = Path(config.student.path)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > LARGEST or not len(rows):
+        return f"left to its workers: {size / 1e9:.1f} GB of weights"
+    key = content_key(
+        _stamp(folder),
+        f"student {config.student.layers} {config.task.kind}",
+        config.task.max_length,
+        "float32",
+        "cpu",
+    )
+    found = kept_finding(key)
+    if found is None:
+        from raykd.runs.loop import fresh_student
+        from raykd.student.member import find_student_padding
+        from raykd.text.tokens import add_markers
+
+        tokenizer = config.student.fit_tokenizer([])
+        student = fresh_student(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
+        found = find_student_padding(config, rows, student)
         keep_finding(key, found)
     return found.describe()
 

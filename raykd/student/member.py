@@ -176,12 +176,17 @@ def student_padding(config: RunConfig, rows: Rows, student: models.TextModel) ->
         return student.padding
     key = f"{config.student.model_dump_json()} {config.task.model_dump_json()}"
     if key not in _TESTED:
-        sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS)))
-        module = Headless(student.model) if config.task.language else None
-        _TESTED[key] = find_padding(student, config.task, sample, module=module)
+        _TESTED[key] = find_student_padding(config, rows, student)
         if _TESTED[key].shapes != "longest":
             log.warning("student %s: %s", config.name, _TESTED[key].describe())
     return _TESTED[key].of(student.padding)
+
+
+def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Finding:
+    """Return how a student's rows may share a forward pass, by some of the run's rows."""
+    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS)))
+    module = Headless(student.model) if config.task.language else None
+    return find_padding(student, config.task, sample, module=module)
 
 
 def check_one_pass(members: Mapping[str, Member]) -> None:
