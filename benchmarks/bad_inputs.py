@@ -31,7 +31,7 @@ from benchmarks.bad_parts.setting import Case
 from raykd.errors import RaykdError
 
 SLOWEST_S = 2.0
-TOLD = ("wanted:", "next:", "allowed:", "key is wrong", "Usage:", "Try ")
+TOLD = ("wanted:", "next:", "allowed:", "key is wrong", "keys are wrong", "Usage:", "Try ")
 """What an answer holds at least one of: raykd's parts of an error (of keys that are wrong together a sentence), and those
 of its command line."""
 

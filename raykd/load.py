@@ -134,7 +134,8 @@ def _explain(error: ValidationError, origin: str, model: type[BaseModel] = RunCo
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_keys(model, problem["loc"][:-1])
             wrong = str(problem["loc"][-1])
-            near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
+            other = _ALSO_CALLED.get(wrong)
+            near = [other] if other in allowed else difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
             yield f"  {where}"
             yield f"    got:     an unknown key {wrong!r}"
             yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
@@ -142,17 +143,20 @@ def _explain(error: ValidationError, origin: str, model: type[BaseModel] = RunCo
                 yield f"    next:    did you mean {near[0]!r}?"
             continue
         value = problem["input"]
-        if problem["type"] != "value_error" or not isinstance(value, Mapping | BaseModel):
+        if problem["type"] != "value_error":
             yield f"  {where}"
             yield f"    wanted:  {_wanted(problem['type'], problem['msg'], value)}"
             yield f"    got:     {_shown(value)}"
             continue
-        # A combination of keys: what stands there would be all of them.
         first, *rest = problem["msg"].removeprefix("Value error, ").splitlines()
         yield f"  {where}: {first}" if where and not first.startswith(where) else f"  {first}"
         yield from (f"  {line}" for line in rest)
+        if not isinstance(value, Mapping | BaseModel):  # of a combination of keys it would be all of them
+            yield f"    got:     {_shown(value)}"
 
 
+_ALSO_CALLED = {"sep": "delimiter", "separator": "delimiter", "data_files": "paths", "files": "paths"}
+"""Keys as other libraries name them."""
 _PLAINLY = {
     "string_type": "a text",
     "tuple_type": "a list, such as [a, b]",
@@ -164,7 +168,7 @@ _PLAINLY = {
 
 
 def _wanted(kind: str, message: str, value: Any) -> str:
-    wanted = _PLAINLY.get(kind, message.removeprefix("Value error, "))
+    wanted = _PLAINLY.get(kind, message)
     return (
         f'{wanted}; the word null is one in quotes: "null"'
         if kind == "string_type" and value is None

@@ -29,7 +29,9 @@ Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train wor
 def _console(*, stderr: bool = False) -> Console:
     """A pipe or a file has no width of its own; the result table needs more than rich's 80 columns."""
     console = Console(stderr=stderr, emoji=False)
-    return console if console.is_terminal else Console(stderr=stderr, emoji=False, width=max(console.width, 120))
+    return (
+        console if console.is_terminal else Console(stderr=stderr, emoji=False, width=max(console.width, 120))
+    )
 
 
 console = _console()

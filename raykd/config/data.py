@@ -52,7 +52,7 @@ class Files(Spec):
     def _one_sign(cls, value: str | None) -> str | None:
         value = {"tab": "\t", "\\t": "\t"}.get(value or "", value)
         if value is not None and (len(value) != 1 or value in '"\r\n'):
-            raise ValueError("one sign that separates fields (not a quote), or tab")
+            raise ValueError('one sign that separates fields and is no quote ("|" stands in quotes), or tab')
         return value
 
 

@@ -54,7 +54,7 @@ def columns_of(
             + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
             got=f"columns {', '.join(map(_shown, there))}",
             wanted=", ".join(names.values()),
-            next_step=_how_to_name(missing, form, there),
+            next_step=_how_to_name(missing, form, there, found[0].flat),
         )
     return Wanted(form, names, of_all, labelled)
 
@@ -111,7 +111,7 @@ def _plain_name(name: str) -> str:
     return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()
 
 
-def _how_to_name(missing: dict[str, str], form: RowForm, there: dict[str, None]) -> str:
+def _how_to_name(missing: dict[str, str], form: RowForm, there: dict[str, None], flat: bool) -> str:
     for key, column in missing.items():
         same = [name for name in there if _plain_name(name) == _plain_name(column)]
         if same:
@@ -119,6 +119,8 @@ def _how_to_name(missing: dict[str, str], form: RowForm, there: dict[str, None])
     advice = f"name it: data.columns.{next(iter(missing))}, or columns of the source"
     if "language" in missing:
         advice += "; a source of one language can say so with `language`"
+    if flat:
+        advice += "; the first line of the file is read as its header"
     if _GOLD.get(form) in missing:
         advice += "; texts without labels belong in data.unlabeled"
     return advice

@@ -26,6 +26,14 @@ class NoLabelError(BadRowError):
     """The row has no gold label."""
 
 
+class UnknownLabelError(BadRowError):
+    """The label is none of the run's. label: as it stands there."""
+
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label
+
+
 class LeftOutError(Exception):
     """`data.label_map` leads from the row's label to nothing."""
 
@@ -34,7 +42,7 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
     """Place of a label in ``data.labels``.
 
     Raises:
-        NoLabelError: it is empty. LeftOutError: the map leaves its rows out. BadRowError: it is none of the run's.
+        NoLabelError: it is empty. LeftOutError: the map leaves its rows out. UnknownLabelError: the run has it not.
     """
     known = (*config.labels, *config.label_map)
     texts = spellings(value)
@@ -45,10 +53,11 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
         )
     if not meant or (meant[0] != texts[0] and len(meant) > 1):
         doubt = f" (it could be {' or '.join(map(repr, meant))})" if meant else near(value, known)
-        raise BadRowError(
+        raise UnknownLabelError(
             f"{what}: got {shortened(repr(value))}, wanted one of {listed(config.labels)}"
             + (f" or of data.label_map {listed(tuple(config.label_map))}" if config.label_map else "")
-            + doubt
+            + doubt,
+            shortened(str(value), 40),
         )
     name = config.label_map.get(meant[0], meant[0])
     if name is None:

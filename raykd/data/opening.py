@@ -14,8 +14,8 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,9 +26,13 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 LONGEST_LINE = 1 << 26
 """Bytes; a file without line ends is held whole, so this bounds the memory that it can take."""
 _BLOCK = 1 << 20
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_OTHERS = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive or an Excel workbook", b"%PDF": "a PDF"}
+_OTHERS = {
+    b"PAR1": ("a Parquet file", "give it the ending .parquet"),
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "unzip it, or export the sheet as CSV"),
+    b"%PDF": ("a PDF", "name a file of rows"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "git lfs pull gets the file that it stands for"),
+}
+"""How files begin that hold no lines of rows: what they are, and what to do."""
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -57,26 +61,39 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.lstrip("\ufeff") if number == 1 else line
 
 
-def open_packed(path: Path) -> AbstractContextManager[IO[bytes]]:
-    """The file's bytes, unpacked if they begin as gzip, bzip2, xz or zstd does."""
+@contextmanager
+def open_packed(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked if they begin as gzip, bzip2, xz or zstd does. Opened once, so it may be a pipe."""
     with path.open("rb") as handle:
-        begin = handle.read(6)
-    for mark, what in _OTHERS.items():
-        if begin.startswith(mark):
-            raise DataError(
-                f"{path}: holds {what}, which its ending does not say",
-                got=f"bytes {mark!r} at the beginning",
-                wanted="lines of text",
-                next_step="give it the right ending if it is Parquet; export anything else as CSV or JSON lines",
-            )
-    if begin.startswith(_ZSTD):
-        import pyarrow as pa
+        begin = handle.peek(32)
+        for mark, (what, advice) in _OTHERS.items():
+            if begin.startswith(mark):
+                raise DataError(
+                    f"{path}: holds {what}, which its ending does not say",
+                    got=f"{mark!r} at its beginning",
+                    wanted="lines of text",
+                    next_step=advice,
+                )
+        opener = next((unpack for mark, unpack in _UNPACK.items() if begin.startswith(mark)), None)
+        if opener is None:
+            yield handle
+            return
+        with opener(handle) as unpacked:
+            yield unpacked
 
-        found: AbstractContextManager[IO[bytes]] = pa.input_stream(str(path), compression="zstd")
-        return found
-    opener = next((open_ for mark, open_ in _OPENERS.items() if begin.startswith(mark)), open)
-    found = opener(path, "rb")
-    return found
+
+def _open_zstd(handle: IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(handle, "r"), "zstd")
+
+
+_UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+}
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
@@ -87,11 +104,12 @@ def _blocks(path: Path) -> Iterator[bytes]:
     except DataError:
         raise
     except _UNPACKING as error:
+        lost = isinstance(error, OSError) and error.errno is not None
         raise DataError(
-            f"{path}: cannot be unpacked",
+            f"{path}: cannot be {'read' if lost else 'unpacked'}",
             got=f"{type(error).__name__}: {str(error)[:200]}",
-            wanted="a complete file",
-            next_step="was it cut off while it was written or copied?",
+            wanted="a file that is there and may be read" if lost else "a complete file",
+            next_step="check the path" if lost else "was it cut off while it was written or copied?",
         ) from None
 
 

@@ -8,6 +8,7 @@ consists of is the task's form: `columns` says what is read, `forms` and `cells`
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from raykd.data.cells import BadRowError, near
 from raykd.data.columns import columns_of
 from raykd.data.embedded import embedded_rows
 from raykd.data.forms import Parts, Wanted, parts_of
-from raykd.data.labels import LeftOutError, NoLabelError
+from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, listed
 from raykd.data.opening import PACKED
 from raykd.data.records import file_records, hub_records
 from raykd.data.rows import Rows
@@ -109,6 +110,7 @@ def _judged(
     stem = file.stem if isinstance(source, Files) else name
     kept: list[tuple[str, str, Parts]] = []
     bad: list[str] = []
+    unknown: dict[str, None] = {}
     bare = 0
     for record in found:
         try:
@@ -121,8 +123,11 @@ def _judged(
                 bad.append(f"{record.place}: {error}")
         except BadRowError as error:
             bad.append(f"{record.place}: {error}")
+            if isinstance(error, UnknownLabelError):
+                unknown[error.label] = None
     if bad:
-        _report(bad, len(found), name, config, bare if config.empty_label == "fail" else 0)
+        bare = bare if config.empty_label == "fail" else 0
+        _report(bad, len(found), name, config, _advice(bare, tuple(unknown), config))
         tally.skipped[name] = len(bad)
     if bare and config.empty_label == "drop":
         tally.without_label[name] = bare
@@ -176,14 +181,30 @@ def _language(value: Any, wanted: Wanted, config: DataConfig) -> str:
     return value
 
 
-_WITHOUT_LABEL = (
-    "rows without a label are texts for data.unlabeled, or set data.empty_label: unlabeled to read them so here (drop "
-    "leaves them out)"
-)
+def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig) -> str:
+    """What to do about bad rows.
+
+    Args:
+        bare: how many have no label. unknown: labels of the others that are none of the run's.
+    """
+    if bare:
+        return (
+            "rows without a label are texts for data.unlabeled; data.empty_label: unlabeled reads them so here, and "
+            "drop leaves them out"
+        )
+    advice = "correct the rows"
+    if unknown:
+        advice += (
+            f", or lead labels of the file to those of the run: data.label_map: {{{json.dumps(unknown[0])}: "
+            f"{config.labels[0]}, ...}} (null leaves rows out); the file has {listed(unknown)}"
+        )
+    if config.on_bad_row == "fail":
+        advice += ", or set data.on_bad_row: skip to leave them out, counted and logged"
+    return advice
 
 
-def _report(bad: list[str], rows: int, name: str, config: DataConfig, bare: int) -> None:
-    """Raises, or logs where bad rows may be skipped. bare: how many of the bad rows have no label."""
+def _report(bad: list[str], rows: int, name: str, config: DataConfig, advice: str) -> None:
+    """Raises, or logs where bad rows may be skipped."""
     shown = bad[:SHOWN_BAD_ROWS]
     if len(bad) > len(shown):
         shown.append(f"and {len(bad) - len(shown)} more")
@@ -196,8 +217,5 @@ def _report(bad: list[str], rows: int, name: str, config: DataConfig, bare: int)
         f"{name}: {len(bad)} of {rows} rows {'is' if len(bad) == 1 else 'are'} bad:{listed}",
         got=f"{len(bad)} bad rows ({len(bad) / rows:.1%})",
         wanted=f"at most data.max_bad_rows {config.max_bad_rows:.1%}" if skipping else "none",
-        next_step=_WITHOUT_LABEL
-        if bare
-        else "correct the rows"
-        + ("" if skipping else ", or set data.on_bad_row: skip to leave them out, counted and logged"),
+        next_step=advice,
     )

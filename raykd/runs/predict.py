@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raykd import models
+from raykd.data.opening import read_lines
 from raykd.distill.signals import TextBatch
 from raykd.errors import DataError
 from raykd.models.predictor import rows_to_ask
@@ -42,10 +43,12 @@ def read_texts(
         return Asked([line.rstrip("\n") for line in stdin if line.strip()])
     name = "standard input" if str(jsonl) == "-" else str(jsonl)
     try:
-        lines = stdin.readlines() if str(jsonl) == "-" else jsonl.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = enumerate(stdin.readlines(), 1) if str(jsonl) == "-" else read_lines(jsonl)
+    except UnicodeDecodeError as error:
         raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
-    rows = [_json_row(line, f"{name}:{at}") for at, line in enumerate(lines, 1) if line.strip()]
+    rows = [
+        _json_row(line.lstrip("\ufeff"), f"{name}:{at}") for at, line in lines if line.strip("\ufeff \r\n")
+    ]
     if column is None and rows:
         column, pair, tokens = _keys_of(rows[0], pair)
         if tokens:
@@ -124,7 +127,12 @@ def predict_texts(
 
 
 def predict_rows(
-    directory: Path, asked: Asked, *, no_answer: bool = False, longest: int | None = None, new: int | None = None
+    directory: Path,
+    asked: Asked,
+    *,
+    no_answer: bool = False,
+    longest: int | None = None,
+    new: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The same for rows of any form.
 

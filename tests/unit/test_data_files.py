@@ -114,6 +114,20 @@ def test_packed_files(ending: str, pack: Callable[[bytes], bytes], tmp_path: Pat
         assert "cannot be unpacked" in refused(tmp_path, f"d.csv{ending}")
 
 
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    import os
+    import threading
+
+    os.mkfifo(tmp_path / "pipe")
+    packed = gzip.compress(JSONL.encode())
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(packed,))
+    writer.start()
+    assert [line for _, line in read_lines(tmp_path / "pipe")] == JSONL.splitlines(keepends=True)
+    writer.join()
+    with pytest.raises(DataError, match=r"nowhere: cannot be read[\s\S]*next: +check the path"):
+        list(read_lines(tmp_path / "nowhere"))
+
+
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     for begin, said in ((b"PAR1", "a Parquet file"), (b"PK\x03\x04", "an Excel workbook")):
         (tmp_path / "a.csv").write_bytes(begin + bytes(40))
