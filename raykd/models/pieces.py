@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,11 @@ from typing import Any
 
 KINDS = ("MarianTokenizer", "M2M100Tokenizer")
 """Tokenizers of transformers that are served this way."""
+_PLACES = frozenset(
+    {"name_or_path", "source_spm", "target_spm", "vocab", "is_local", "backend", "model_max_length"}
+    | {"added_tokens_decoder", "tokenizer_class", "processor_class"}
+)
+"""Settings of a tokenizer that say where it came from, not what it does."""
 
 
 class PieceTokenizer:
@@ -95,14 +101,36 @@ class PieceTokenizer:
         return slow_content(self.inner)
 
     def _offsets(self, text: str, ids: Sequence[int], is_target: bool) -> list[tuple[int, int]]:
-        """Places of the tokens of one text; all of them past its end where they cannot be told."""
-        special = set(self.inner.all_special_ids)
-        own = [at for at, one in enumerate(ids) if one not in special or one == self.inner.unk_token_id]
-        spans = _spans(self._model(is_target), text)
+        """Places of the tokens of one text; all of them behind its end where they cannot be told."""
+        special = set(self.inner.all_special_ids) - {self.inner.unk_token_id}
+        own = [at for at, one in enumerate(ids) if one not in special]
+        pieces = self._pieces(text, is_target)[: len(own)]
+        numbers = self._numbers([piece for piece, _ in pieces], is_target)
+        if numbers != [ids[at] for at in own]:
+            return [(len(text), len(text)) if at in set(own) else (0, 0) for at in range(len(ids))]
         places = [(0, 0)] * len(ids)
-        for at, span in zip(own, spans if len(spans) >= len(own) else [(0, 0)] * len(own), strict=False):
+        for at, (_, span) in zip(own, pieces, strict=True):
             places[at] = span
         return places
+
+    def _pieces(self, text: str, is_target: bool) -> list[tuple[str, tuple[int, int]]]:
+        """Each piece of a text with its begin and end; a language code that Marian's texts begin with is one."""
+        codes, rest = [], text
+        if hasattr(self.inner, "remove_language_code"):
+            codes, rest = self.inner.remove_language_code(text)
+        begin = len(text) - len(rest)
+        found = [(code, (0, begin)) for code in codes]
+        return found + [
+            (piece, (b + begin, e + begin)) for piece, b, e in _spans(self._model(is_target), rest)
+        ]
+
+    def _numbers(self, pieces: list[str], is_target: bool) -> list[int]:
+        """Ids of pieces in the vocabulary of one side."""
+        own = getattr(self.inner, "target_encoder", None) if is_target else None
+        if own is None:
+            numbers: list[int] = self.inner.convert_tokens_to_ids(pieces) if pieces else []
+            return numbers
+        return [own.get(piece, own[str(self.inner.unk_token)]) for piece in pieces]
 
     def _model(self, is_target: bool) -> Any:
         """The sentencepiece model of one side."""
@@ -113,9 +141,11 @@ class PieceTokenizer:
 
 def slow_content(tokenizer: Any) -> dict[str, Any]:
     """Identify a tokenizer without a Rust form by its class, its settings and the bytes of its files."""
-    settings = {key: str(value) for key, value in sorted(tokenizer.init_kwargs.items()) if "file" not in key}
-    for place in ("name_or_path", "source_spm", "target_spm", "vocab", "tokenizer_file", "vocab_file"):
-        settings.pop(place, None)
+    settings = {
+        key: str(value)
+        for key, value in sorted(tokenizer.init_kwargs.items())
+        if "file" not in key and key not in _PLACES
+    }
     digests = {name: hashlib.sha256(body).hexdigest() for name, body in _files_of(tokenizer, True).items()}
     return {
         "class": type(tokenizer).__name__,
@@ -135,7 +165,9 @@ def rebuild(files: Mapping[str, bytes]) -> PieceTokenizer:
     with tempfile.TemporaryDirectory() as folder:
         for name, body in files.items():
             (Path(folder) / name).write_bytes(body)
-        return PieceTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+            return PieceTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
 def _files_of(tokenizer: Any, vocabulary_only: bool = False) -> dict[str, bytes]:
@@ -145,11 +177,11 @@ def _files_of(tokenizer: Any, vocabulary_only: bool = False) -> dict[str, bytes]
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
 
-def _spans(model: Any, text: str) -> list[tuple[int, int]]:
-    """Begin and end of each piece in characters; sentencepiece counts in bytes."""
-    pieces = model.encode(text, return_type="proto").pieces
+def _spans(model: Any, text: str) -> list[tuple[str, int, int]]:
+    """Each piece with its begin and end in characters; sentencepiece counts in bytes."""
     places, at = {0: 0}, 0
     for number, character in enumerate(text, 1):
         at += len(character.encode("utf-8", "surrogatepass"))
         places[at] = number
-    return [(places.get(piece.begin, 0), places.get(piece.end, 0)) for piece in pieces]
+    pieces = model.encode(text, return_type="proto").pieces
+    return [(piece.piece, places.get(piece.begin, 0), places.get(piece.end, 0)) for piece in pieces]

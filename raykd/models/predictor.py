@@ -52,7 +52,9 @@ def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
     Raises:
         ModelError: the model has no place for so many tokens, or raykd.json holds settings that are none.
     """
+    places = None if model.positions is None else model.positions.source
     settings: dict[str, Any] = {"kind": model.task, "max_length": model.max_length or LONGEST}
+    settings["max_length"] = min(settings["max_length"], places or settings["max_length"])
     if model.task in ("causal_lm", "seq2seq"):
         return _language_task(model, lengths)
     if lengths != Lengths():

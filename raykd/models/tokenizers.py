@@ -9,6 +9,7 @@ Python give ids and no places of tokens, which is enough where the unit is a who
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -75,8 +76,10 @@ def load_tokenizer(
     if config.is_file() and str(files.read_json(config).get("model_type")).startswith("raykd_"):
         register()
     check_packages(folder)
-    with told(f"the tokenizer of {folder} cannot be loaded"):
+    with told(f"the tokenizer of {folder} cannot be loaded"), warnings.catch_warnings():
         from transformers import AutoTokenizer
+
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
 
         tokenizer: Any = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=trust_remote_code, local_files_only=True
