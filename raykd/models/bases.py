@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.models import files
+from raykd.models.adapters import is_adapter
 from raykd.models.heads import LABELLED, LANGUAGE, Head, head_of, label_settings, register, served
 from raykd.models.hub import resolve, told
 from raykd.models.labels import label_names
@@ -20,7 +21,6 @@ from raykd.models.loading import read_model
 from raykd.models.positions import Positions, positions_of
 from raykd.models.structure import build_empty, missing_weights
 from raykd.models.tokenizers import TokenizerFacts, check_placed, load_tokenizer, look_at
-from raykd.models.weights import read_headers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +63,7 @@ def inspect_base(
     """
     check_base(folder, head, trust_remote_code)
     register()
-    stored = read_headers(files.weight_files(folder))
+    stored = files.stored_weights(folder)
     with told(f"the model {folder} cannot be loaded"):
         model = build_empty(folder, head, trust_remote_code=trust_remote_code, **label_settings(labels, head))
         missing, _ = missing_weights(model, stored)
@@ -80,6 +80,11 @@ def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
     Raises:
         ModelError: With what to name instead.
     """
+    if is_adapter(folder):
+        raise ModelError(
+            f"{folder} holds an adapter, and a student starts from a whole model",
+            next_step="merge the adapter into its base (peft: merge_and_unload), save that, and name the folder",
+        )
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     if head in LANGUAGE:
         served(folder, head_of(files.read_json(folder / files.CONFIG)), head)

@@ -9,7 +9,6 @@ torch nor transformers.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
+from raykd.models.adapters import FILE as ADAPTER
+from raykd.models.adapters import adapted_config, adapter_of, is_adapter
 from raykd.models.allowed import code_in, unknown_types
 from raykd.models.heads import LABELLED, Head, head_of, known_head
+from raykd.models.jsonfile import parse_file, read_json
 from raykd.models.labels import label_names
 from raykd.models.ngrams import FILE as NGRAMS
 from raykd.models.union import FILE as UNION
+from raykd.models.weights import StoredTensor, read_headers
 
 log = logging.getLogger("raykd.models")
 CONFIG = "config.json"
@@ -41,7 +44,6 @@ PIECES = ("*.model", "*.spm", "*.bpe")
 """Names of sentencepiece models."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 _TRUSTED: set[Path] = set()
-_LARGEST_JSON = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     found: dict[str, dict[str, Any]] = {CONFIG: {}, CARD: {}}
     for name in (CONFIG, CARD):
         try:
-            found[name] = read_json(folder / name) if (folder / name).exists() else {}
+            if name == CONFIG and is_adapter(folder):
+                found[name] = read_config(folder)
+            elif (folder / name).exists():
+                found[name] = read_json(folder / name)
         except ModelError as error:
             problems.append(str(error))
     task = _task(found[CONFIG], found[CARD])
@@ -112,9 +117,20 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a directory holds files of a tokenizer."""
-    return any((folder / name).is_file() for name in TOKENIZERS) or any(
-        True for pattern in PIECES for _ in folder.glob(pattern)
+    return bool(
+        any((folder / name).is_file() for name in TOKENIZERS)
+        or any(True for pattern in PIECES for _ in folder.glob(pattern))
+        or (tokenizer_folder(folder) != folder and has_tokenizer(tokenizer_folder(folder)))
     )
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer of a model lies: an adapter without one has its base's."""
+    own = any((folder / name).is_file() for name in TOKENIZERS)
+    try:
+        return folder if own or not is_adapter(folder) else adapter_of(folder).base
+    except ModelError:
+        return folder
 
 
 def tasks_of(path: str | Path) -> tuple[str, ...]:
@@ -160,7 +176,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     folder = Path(path)
     _check_exists(folder)
     folder_of(folder, None)
-    config = read_json(folder / CONFIG)
+    config = read_config(folder)
     head = _task(config, read_json(folder / CARD) if (folder / CARD).is_file() else {})
     if head is not None and head not in LABELLED:
         return ()
@@ -180,6 +196,10 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
         ModelError: it is missing, has no config.json, no safetensors weights, or code of its own.
     """
     _check_exists(folder)
+    if is_adapter(folder):
+        check_code(folder, trust_remote_code=trust_remote_code)
+        check_directory(adapter_of(folder).base, trust_remote_code=trust_remote_code)
+        return
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} holds no {CONFIG}", wanted="a directory that save_pretrained wrote")
     if "configuration_files" in read_json(folder / CONFIG):
@@ -190,10 +210,19 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
             next_step="load it once with plain transformers and save it again (save_pretrained)",
         )
     folder_of(folder, None)
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER).exists():
         raise ModelError(
-            f"{folder} holds an adapter, not a model",
-            next_step="merge the adapter into its base model (peft: merge_and_unload) and save that",
+            f"{folder} holds an adapter beside a whole model, and transformers would load both",
+            got=ADAPTER,
+            next_step=f"take {ADAPTER} away if the adapter is merged into the model; else merge it (peft: "
+            "merge_and_unload) and save that",
+        )
+    if read_json(folder / CONFIG).get("quantization_config"):
+        raise ModelError(
+            f"{folder} holds quantised weights, which raykd does not load",
+            got="quantization_config in its config.json",
+            wanted="weights in float32, bfloat16 or float16",
+            next_step="name the checkpoint that it was made from, or save it dequantised (model.dequantize())",
         )
     check_code(folder, trust_remote_code=trust_remote_code)
     weight_files(folder)
@@ -229,27 +258,22 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> None:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a directory; of an adapter that of the merged model.
 
     Raises:
-        ModelError: the file is missing, very large, or holds anything else.
+        ModelError: there is none, or the adapter cannot be merged.
     """
-    value = _parse_json(path)
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} cannot be read", got=type(value).__name__, wanted="a JSON object")
-    return value
+    return adapted_config(adapter_of(folder)) if is_adapter(folder) else read_json(folder / CONFIG)
 
 
-def _parse_json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ModelError(
-                f"{path} is larger than a configuration can be", got=f"{path.stat().st_size} bytes"
-            )
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read", got=str(error)[:300], wanted="a JSON object") from None
+def config_folder(folder: Path) -> Path:
+    """Where the config.json lies that transformers reads: an adapter's own, or its base's.
+
+    Raises:
+        ModelError: the adapter cannot be merged.
+    """
+    return folder if (folder / CONFIG).is_file() or not is_adapter(folder) else adapter_of(folder).base
 
 
 def _task(config: Mapping[str, Any], card: Mapping[str, Any]) -> Head | None:
@@ -265,12 +289,24 @@ def _check_exists(folder: Path) -> None:
         )
 
 
+def stored_weights(folder: Path) -> dict[str, StoredTensor]:
+    """Names and shapes of a directory's weights; of an adapter those of the merged model.
+
+    Raises:
+        ModelError: As `weight_files`; or one of the files is cut short.
+    """
+    found = read_headers(weight_files(folder))
+    return found | adapter_of(folder).whole_weights() if is_adapter(folder) else found
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a directory's weights: one, or the shards that its index names.
 
     Raises:
         ModelError: There are none, only pickles, or not all that the index names.
     """
+    if is_adapter(folder):
+        return weight_files(adapter_of(folder).base)
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -303,7 +339,7 @@ def _naming_code(folder: Path) -> Iterator[tuple[str, str]]:
     """JSON files of the directory that bring in code at any level, and the keys that do."""
     for path in sorted(folder.glob("*config*.json")):
         try:
-            keys = code_in(_parse_json(path))
+            keys = code_in(parse_file(path))
         except ModelError:
             if path.name in READ_BY_NAME:
                 raise

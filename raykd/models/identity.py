@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
 from raykd.models import files
+from raykd.models.adapters import adapter_of, is_adapter
 from raykd.models.ngrams import HashedNgrams
 from raykd.models.pieces import PieceTokenizer, slow_content
 from raykd.models.textmodel import TextModel
@@ -56,7 +57,7 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
     else:
         folder = Path(model)
         files.check_directory(folder, trust_remote_code=trust_remote_code)
-        config = files.read_json(folder / files.CONFIG)
+        config = files.read_config(folder)
         weights, tokenizer = (
             _stored_weights(folder),
             load_tokenizer(folder, trust_remote_code=trust_remote_code),
@@ -75,7 +76,7 @@ def stored_parameters(folder: Path) -> int:
     Raises:
         ModelError: A file is cut short or is no safetensors file.
     """
-    return count_numbers(read_headers(files.weight_files(folder)))
+    return count_numbers(files.stored_weights(folder))
 
 
 def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -129,7 +130,13 @@ def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The same from safetensors files."""
-    for name, tensor in sorted(read_headers(files.weight_files(folder)).items()):
+    found = read_headers(files.weight_files(folder))
+    if is_adapter(folder):
+        adapter = adapter_of(folder)
+        settings = json.dumps(adapter.settings, sort_keys=True).encode()
+        yield "adapter", hashlib.sha256(settings).digest()
+        found |= {f"adapter {name}": tensor for name, tensor in adapter.weights().items()}
+    for name, tensor in sorted(found.items()):
         digest = _described(tensor.dtype, list(tensor.shape))
         for chunk in tensor.chunks():
             digest.update(chunk)

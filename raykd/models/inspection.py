@@ -17,13 +17,13 @@ from typing import Any
 
 from raykd.errors import ModelError
 from raykd.models import files
+from raykd.models.adapters import is_adapter, label_changes
 from raykd.models.heads import LABELLED, Head, register, served
 from raykd.models.hub import told
 from raykd.models.labels import check_outputs, contradiction, one_output
 from raykd.models.positions import Positions
 from raykd.models.structure import Structure, compare
 from raykd.models.tokenizers import TokenizerFacts, check_placed, load_tokenizer, look_at
-from raykd.models.weights import read_headers
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
     if info.problems:
         raise ModelError(info.problems[0])
     head = served(folder, info.task, wanted)
-    return _inspect(folder, head, trust_remote_code, _stamp(folder))
+    stamp = _stamp(folder) + _stamp(files.config_folder(folder))
+    return _inspect(folder, head, trust_remote_code, stamp)
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +84,7 @@ def _inspect(
     folder: Path, head: Head, trust_remote_code: bool, stamp: tuple[tuple[str, int, int], ...]
 ) -> Inspection:
     """The same, once for each state of the files."""
-    config = files.read_json(folder / files.CONFIG)
+    config = files.read_config(folder)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     check_outputs(config, head, str(folder))
     labels = files.read_labels(folder) if head in LABELLED else ()
@@ -117,9 +118,12 @@ def check_weights(
         ModelError: Weights are missing, or have another shape than config.json says.
     """
     register()
-    stored = read_headers(files.weight_files(folder))
+    stored = files.stored_weights(folder)
+    changes = label_changes(files.read_config(folder), head) if is_adapter(folder) else {}
     with told(f"the model {folder} cannot be loaded"):
-        structure = compare(folder, head, stored, trust_remote_code=trust_remote_code)
+        structure = compare(
+            files.config_folder(folder), head, stored, trust_remote_code=trust_remote_code, **changes
+        )
     if head in LABELLED:
         _check_rows(folder, structure, labels)
     if structure.reshaped:

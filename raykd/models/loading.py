@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
 from raykd.models import files
+from raykd.models.adapters import adapter_of, is_adapter, label_changes, merge
 from raykd.models.heads import Head, auto_class, register
 from raykd.models.hub import resolve, told
 from raykd.models.inspection import inspect_model
@@ -54,9 +55,7 @@ def load(
     folder = files.folder_of(folder, task)
     looked = inspect_model(folder, head, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    model, missing = read_model(
-        folder, looked.head, trust_remote_code, dtype="auto" if dtype is None else dtype
-    )
+    model, missing = _read(folder, looked.head, trust_remote_code, "auto" if dtype is None else dtype)
     if missing:
         raise ModelError(
             f"{folder} is not a complete {looked.head} model; these weights are not in it",
@@ -76,6 +75,28 @@ def load(
         positions=looked.positions,
         settings=looked.settings,
     )
+
+
+def _read(folder: Path, head: Head, trust_remote_code: bool, dtype: Any) -> tuple[PreTrainedModel, list[str]]:
+    """As `read_model`; of an adapter the model that it is merged into, and what both lack."""
+    if not is_adapter(folder):
+        return read_model(folder, head, trust_remote_code, dtype=dtype)
+    adapter, changes = adapter_of(folder), label_changes(files.read_config(folder), head)
+    base = files.config_folder(folder)
+    if base == folder:  # its own config.json, the base's weights
+        changes |= {"config": _config(folder, trust_remote_code)}
+    model, missing = read_model(
+        adapter.base, head, trust_remote_code, dtype=dtype, ignore_mismatched_sizes=True, **changes
+    )
+    brought = adapter.whole_weights()
+    with told(f"the adapter {folder} cannot be merged into {adapter.base}"):
+        return merge(model, adapter), [name for name in missing if name not in brought]
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
 
 
 def name_padding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:

@@ -2,19 +2,20 @@
 
 Decision record: transformers has no Rust form of these tokenizers, and a Rust model cannot have one: Marian numbers
 the pieces of two sentencepiece models by a third file. So the ids are transformers' own, one call per text, and the
-places come from sentencepiece, which says where each piece begins. Where a text is cut around a special token that
-stands in it the two differ; then none of its tokens has a place (`raykd.distill.alignment.NOWHERE`), and nothing is
-aligned wrongly. The object travels to other processes with its files, because the teacher's folder need not be on the
-student's node.
+places come from sentencepiece, which says where each piece begins; where the two do not agree a token has no place of
+its own, and nothing is aligned wrongly. The object travels to other processes with its files, because the teacher's
+folder need not be on the student's node.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -101,28 +102,45 @@ class PieceTokenizer:
         return slow_content(self.inner)
 
     def _offsets(self, text: str, ids: Sequence[int], is_target: bool) -> list[tuple[int, int]]:
-        """Places of the tokens of one text; all of them behind its end where they cannot be told."""
-        special = set(self.inner.all_special_ids) - {self.inner.unk_token_id}
-        own = [at for at, one in enumerate(ids) if one not in special]
-        pieces = self._pieces(text, is_target)[: len(own)]
+        """Places of the tokens of one text; (0, 0) of those that were put around it.
+
+        Tokens that sentencepiece does not give in this order all begin where the last known one ends, and so match
+        nothing.
+        """
+        pieces = self._pieces(text, is_target)
         numbers = self._numbers([piece for piece, _ in pieces], is_target)
-        if numbers != [ids[at] for at in own]:
-            return [(len(text), len(text)) if at in set(own) else (0, 0) for at in range(len(ids))]
-        places = [(0, 0)] * len(ids)
-        for at, (_, span) in zip(own, pieces, strict=True):
-            places[at] = span
-        return places
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(numbers, ids, strict=False)))
+        spans = [span for _, span in pieces[:known]]
+        end = spans[-1][1] if spans else 0
+        special = set(self.inner.all_special_ids)
+        return spans + [(0, 0) if one in special else (end, end) for one in ids[known:]]
 
     def _pieces(self, text: str, is_target: bool) -> list[tuple[str, tuple[int, int]]]:
-        """Each piece of a text with its begin and end; a language code that Marian's texts begin with is one."""
-        codes, rest = [], text
+        """Each piece of a text with its begin and end: special tokens that stand in it, and what is between them."""
+        found: list[tuple[str, tuple[int, int]]] = []
+        at = 0
+        for match in self._signs.finditer(text):
+            found += self._between(text, at, match.start(), is_target)
+            found.append((match.group(), match.span()))
+            at = match.end()
+        return found + self._between(text, at, len(text), is_target)
+
+    def _between(self, text: str, begin: int, end: int, is_target: bool) -> list[tuple[str, tuple[int, int]]]:
+        """Pieces of a part of a text; a language code that Marian's texts begin with is one."""
+        codes, rest = [], text[begin:end]
         if hasattr(self.inner, "remove_language_code"):
-            codes, rest = self.inner.remove_language_code(text)
-        begin = len(text) - len(rest)
-        found = [(code, (0, begin)) for code in codes]
+            codes, rest = self.inner.remove_language_code(rest)
+        first = end - len(rest)
+        found = [(code, (begin, first)) for code in codes]
         return found + [
-            (piece, (b + begin, e + begin)) for piece, b, e in _spans(self._model(is_target), rest)
+            (piece, (b + first, e + first)) for piece, b, e in _spans(self._model(is_target), rest)
         ]
+
+    @cached_property
+    def _signs(self) -> re.Pattern[str]:
+        """Special tokens as they may stand in a text, the longest first."""
+        signs = sorted(map(str, self.inner.added_tokens_encoder), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, signs)) or r"(?!)")
 
     def _numbers(self, pieces: list[str], is_target: bool) -> list[int]:
         """Ids of pieces in the vocabulary of one side."""
@@ -183,5 +201,10 @@ def _spans(model: Any, text: str) -> list[tuple[str, int, int]]:
     for number, character in enumerate(text, 1):
         at += len(character.encode("utf-8", "surrogatepass"))
         places[at] = number
-    pieces = model.encode(text, return_type="proto").pieces
+    try:
+        pieces = model.encode(text, return_type="proto").pieces
+    except TypeError:  # sentencepiece below 0.2.2
+        from sentencepiece import sentencepiece_pb2
+
+        pieces = sentencepiece_pb2.SentencePieceText.FromString(model.encode_as_serialized_proto(text)).pieces
     return [(piece.piece, places.get(piece.begin, 0), places.get(piece.end, 0)) for piece in pieces]

@@ -8,7 +8,6 @@ Python give ids and no places of tokens, which is enough where the unit is a who
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from raykd.errors import ModelError
 from raykd.models import files
+from raykd.models.adapters import is_installed
 from raykd.models.heads import Head, register
 from raykd.models.hub import resolve, told
 from raykd.models.ngrams import FILE as NGRAMS
@@ -70,6 +70,7 @@ def load_tokenizer(
         return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
     if (folder / UNION).is_file():
         return UnionTokenizer.from_pretrained(folder)
+    folder = files.tokenizer_folder(folder)
     if not files.has_tokenizer(folder):
         raise ModelError(f"{folder} holds no tokenizer", wanted=f"one of {', '.join(files.TOKENIZERS)}")
     config = folder / files.CONFIG
@@ -96,7 +97,7 @@ def check_packages(folder: Path) -> None:
     pieces = sorted(path.name for pattern in files.PIECES for path in folder.glob(pattern))
     if not pieces or (folder / "tokenizer.json").is_file():
         return
-    missing = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+    missing = [name for name in ("sentencepiece", "google.protobuf") if not is_installed(name)]
     if missing:
         install = 'pip install "raykd[sentencepiece]" (or: pip install sentencepiece protobuf)'
         save = "AutoTokenizer.from_pretrained(path).save_pretrained(path)"
@@ -108,13 +109,6 @@ def check_packages(folder: Path) -> None:
             wanted="the package, or tokenizer.json beside it" if rust else "the package",
             next_step=f"{install}; or save tokenizer.json where it is installed: {save}" if rust else install,
         )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def look_at(tokenizer: Any) -> TokenizerFacts:
@@ -141,7 +135,7 @@ def _added(tokenizer: Any, pair: bool) -> int:
 
 
 def check_placed(tokenizer: Any, head: Head, where: str) -> None:
-    """Refuse a tokenizer that does not say where its tokens stand, for a task that asks for it.
+    """Refuse a tokenizer that does not say where its tokens stand, or has no mask, for a task that asks for it.
 
     Raises:
         ModelError: With what it can be used for.
@@ -154,4 +148,11 @@ def check_placed(tokenizer: Any, head: Head, where: str) -> None:
             got=f"{type(tokenizer).__name__} for {head}",
             wanted="a fast tokenizer (tokenizer.json)",
             next_step="name a model with a fast tokenizer; this one can serve a classification of whole texts",
+        )
+    if head == "masked_lm" and getattr(tokenizer, "mask_token_id", None) is None:
+        raise ModelError(
+            f"the tokenizer of {where} has no mask token, and a masked language model is asked at one",
+            got=type(tokenizer).__name__,
+            wanted="a tokenizer with a mask token",
+            next_step="name the checkpoint that was trained as a masked language model",
         )

@@ -166,10 +166,10 @@ def _unseen(rows: Rows, seen: set[bytes]) -> Rows:
 
 def _width(path: str | None) -> int | None:
     """The hidden size that a teacher's config.json names; None where there is none."""
-    if path is None or not (Path(path) / files.CONFIG).is_file():
+    if path is None or not Path(path).is_dir():
         return None
     try:
-        config = files.read_json(Path(path) / files.CONFIG)
+        config = files.read_config(Path(path))
     except RaykdError:
         return None
     widths = (config.get(key) for key in ("hidden_size", "d_model", "n_embd", "dim"))

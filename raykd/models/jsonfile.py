@@ -1,0 +1,39 @@
+"""JSON files of models, read with a limit and with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from raykd.errors import ModelError
+
+_LARGEST_JSON = 64 * 2**20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ModelError: the file is missing, very large, or holds anything else.
+    """
+    value = parse_file(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} cannot be read", got=type(value).__name__, wanted="a JSON object")
+    return value
+
+
+def parse_file(path: Path) -> Any:
+    """Any JSON value.
+
+    Raises:
+        ModelError: the file is missing, very large, or holds no JSON.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelError(
+                f"{path} is larger than a configuration can be", got=f"{path.stat().st_size} bytes"
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read", got=str(error)[:300], wanted="a JSON object") from None

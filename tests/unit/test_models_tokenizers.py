@@ -1,0 +1,157 @@
+"""Tokenizers without a Rust form: served where it can be, else refused by name before anything starts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raykd import models
+from raykd.errors import ModelError
+from raykd.models import tokenizers
+from raykd.models.canonical import marking
+from raykd.models.heads import auto_class
+from raykd.models.identity import tokenizer_content
+from raykd.models.tokenizers import check_placed, load_tokenizer
+from raykd.text.prompts import target_ids
+from tests.families import save, tiny
+
+SOURCES = ["hello red world", "the good film", "a very bad meal", "hello good film", "the red meal"]
+TARGETS = ["bonjour monde rouge", "le bon film", "un très mauvais repas", "bonjour bon film", "le repas rouge"]
+
+
+def spm_file(path: Path, texts: list[str]) -> Path:
+    sentencepiece = pytest.importorskip("sentencepiece")
+
+    rows = path.with_suffix(".txt")
+    rows.write_text("\n".join(texts * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(rows), model_prefix=str(path.with_suffix("")), vocab_size=40, hard_vocab_limit=False, minloglevel=2
+    )
+    rows.unlink()
+    made = path.with_suffix(".model")
+    if made != path:
+        made.rename(path)
+    path.with_suffix(".vocab").unlink()
+    return path
+
+
+@pytest.fixture
+def marian(tmp_path: Path) -> Path:
+    """An OPUS-MT folder: two sentencepiece models, one vocabulary for both."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+
+    folder = tmp_path / "marian"
+    folder.mkdir()
+    pieces: dict[str, int] = {"</s>": 0, "<unk>": 1, ">>fra<<": 2}
+    for name, texts in (("source.spm", SOURCES), ("target.spm", TARGETS)):
+        spm_file(folder / name, texts)
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
+        for i in range(3, model.get_piece_size()):
+            pieces.setdefault(model.id_to_piece(i), len(pieces))
+    pieces["<pad>"] = len(pieces)
+    (folder / "vocab.json").write_text(json.dumps(pieces))
+    told = {"tokenizer_class": "MarianTokenizer", "source_lang": "eng", "target_lang": "fra", "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    size = len(pieces)
+    ids = {"vocab_size": size, "decoder_vocab_size": size, "pad_token_id": size - 1, "eos_token_id": 0, "bos_token_id": None}
+    return save(tiny("marian", auto_class("seq2seq"), **ids, decoder_start_token_id=size - 1), folder)
+
+
+def test_marian_gives_the_ids_of_plain_transformers(marian: Path) -> None:
+    from transformers import AutoTokenizer
+
+    own, plain = load_tokenizer(marian), AutoTokenizer.from_pretrained(str(marian))
+    texts = [*SOURCES, "", ">>fra<< hello", "hello</s>red", "ﬁlm  très"]
+    for side in ("text", "text_target"):
+        call: Any = own
+        assert dict(call(**{side: texts})) == dict(plain(**{side: texts}))
+    assert dict(own(texts, truncation=True, max_length=5)) == dict(plain(texts, truncation=True, max_length=5))
+    ids = plain(text_target=TARGETS[0])["input_ids"]
+    assert own.decode(ids, skip_special_tokens=True) == plain.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
+
+
+def test_places_of_marians_tokens_spell_the_text(marian: Path) -> None:
+    own: Any = load_tokenizer(marian)
+    texts = [*TARGETS, "  le  repas très", "ﬁlm 中"]
+    encoded = own(text_target=texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+    for text, places, special in zip(texts, encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True):
+        spelt = [text[b:e] for (b, e), end in zip(places, special, strict=True) if not end]
+        assert "".join(spelt).strip() == text.strip(), spelt
+    texts = [TARGETS[2], ">>fra<< le film", "le</s>film", "le film</s>"]
+    starts = [row.tolist() for row in target_ids(own, texts, 64, as_target=True).starts]
+    assert starts[0][0] == 0 and starts[0][-1] == len(TARGETS[2])
+    assert starts[1][0] == 0 and starts[1][1] == len(">>fra<< ")
+    assert len("le") in starts[2] and len("le</s>") in starts[2]
+    assert starts[3][-1] == len("le film") and 3 in starts[3]
+
+
+def test_marian_travels_and_keeps_its_name(marian: Path, tmp_path: Path) -> None:
+    own: Any = load_tokenizer(marian)
+    content = tokenizer_content(own)
+    body = pickle.dumps(own)
+    own.save_pretrained(str(tmp_path / "saved"))
+    shutil.rmtree(marian)
+    again = pickle.loads(body)
+    assert tokenizer_content(again) == content == tokenizer_content(load_tokenizer(tmp_path / "saved"))
+    assert again(SOURCES)["input_ids"] == own(SOURCES)["input_ids"]
+    mark = marking(again)
+    assert (mark.style, mark.marker, mark.first) == ("blank", "▁", True)
+
+
+def test_a_marian_model_is_inspected_loaded_and_named(marian: Path) -> None:
+    looked = models.inspect_model(marian, "seq2seq")
+    assert looked.positions.source == looked.positions.target == 24 and looked.tokenizer.special == (1, 1)
+    assert models.load(marian, head="seq2seq").task == "seq2seq"
+    assert models.fingerprint(marian) == models.fingerprint(marian)
+
+
+def test_a_sentencepiece_file_alone_is_a_tokenizer(tmp_path: Path) -> None:
+    folder = tmp_path / "t5"
+    folder.mkdir()
+    spm_file(folder / "spiece.model", SOURCES + TARGETS)
+    save(tiny("t5", auto_class("seq2seq"), vocab_size=200, decoder_start_token_id=0), folder)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.is_fast and len(tokenizer(SOURCES)["input_ids"]) == len(SOURCES)  # type: ignore[attr-defined]
+    assert models.inspect_model(folder, "seq2seq").kind == "t5"
+
+
+@pytest.mark.parametrize(("name", "advice"), [("spiece.model", "save tokenizer.json"), ("source.spm", "pip install")])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, advice: str) -> None:
+    monkeypatch.setattr(tokenizers, "is_installed", lambda package: False)
+    (tmp_path / name).write_bytes(b"pieces")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}))
+    with pytest.raises(ModelError, match="the package sentencepiece that reads it is not installed") as caught:
+        load_tokenizer(tmp_path)
+    assert 'pip install "raykd[sentencepiece]"' in str(caught.value) and advice in str(caught.value)
+    assert models.inspect_directory(tmp_path).has_tokenizer
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(tmp_path)
+    assert "sentencepiece" not in caught.value.what
+
+
+def test_characters_serve_whole_texts_and_nothing_that_needs_places(tmp_path: Path) -> None:
+    from transformers import CanineTokenizer
+
+    folder = save(tiny("canine", auto_class("classification")), tmp_path / "canine")
+    CanineTokenizer().save_pretrained(str(folder))
+    looked = models.inspect_model(folder, "classification")
+    assert looked.labels == ("LABEL_0", "LABEL_1") and looked.positions.source == 24
+    content = tokenizer_content(load_tokenizer(folder))
+    assert content["class"] == "CanineTokenizer" and models.fingerprint(folder)
+    with pytest.raises(ModelError, match="does not say where its tokens stand"):
+        check_placed(load_tokenizer(folder), "token_classification", "canine")
+
+
+def test_a_masked_language_model_needs_a_mask(tmp_path: Path) -> None:
+    student = models.Transformer(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=32)
+    tokenizer: Any = student.fit_tokenizer(SOURCES)
+    check_placed(tokenizer, "masked_lm", "here")
+    tokenizer.mask_token = None
+    with pytest.raises(ModelError, match="mask token"):
+        check_placed(tokenizer, "masked_lm", "here")
