@@ -285,6 +285,7 @@ class RunConfig(Spec):
         tree["train"].pop("max_skipped_steps")  # only how long a run that goes wrong is borne with
         for teacher in tree["teachers"]:
             teacher.pop("actor")
+            teacher.pop("on_poor")  # whether a run goes on, not what it learns
             (teacher["training"] or {}).pop("workers", None)
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
         tree["serving"] = {"dtype": self.serving.dtype}

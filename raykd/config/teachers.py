@@ -52,6 +52,9 @@ class TeacherConfig(Spec):
     """The teacher's own label names to the run's, where they differ."""
     max_length: int | None = Field(None, ge=1)
     """Longest text in tokens for this teacher; None takes what it was trained with, else the task's."""
+    on_poor: Literal["stop", "warn"] = "stop"
+    """What a run does where the teacher is worse on the validation rows than the most frequent label alone, or right
+    only with other labels: stop before the student starts, or warn and go on."""
     actor: ActorConfig = ActorConfig()
 
     _name = field_validator("name")(checked_name)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import ConfigError, ModelError, RaykdError
+from raykd.runs.asked import describe_never_asked, never_asked
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
-from raykd.runs.looks import check_made, described, look_at_teacher, look_at_teachers
+from raykd.runs.looks import NOTE, check_made, described, look_at_teacher, look_at_teachers
 from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Group, Placement, group
@@ -150,6 +151,10 @@ def check(config: Run) -> list[Finding]:
     look("data", lambda: _check_data(config, read))
     if read and not any(finding.error for finding in findings):
         _look_at_selftests(config, read[-1], look)
+    for job in read[-1:]:
+        for task, part in job.parts.items():
+            idle = describe_never_asked(never_asked(config.members[task], part.data.train.languages))
+            findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
     look("student", lambda: check_student(config))
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ from raykd.runs.interrupt import interruptible, listen
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.looks import look_at_teachers
 from raykd.runs.pool import check_teachers, start_pool
+from raykd.runs.teacher_scores import judge_teachers, stop_if_poor
 from raykd.teachers.call import PoolTicket
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import TeacherPool
+from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.store import text_keys
 
 FEWEST, MOST = 64, 128
@@ -261,11 +264,17 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
         everything: also the validation and test texts, by every teacher that speaks their language (so are they
             asked when a run is scored).
     Raises:
-        ConfigError: no store, no teachers. ModelError: a teacher is not trained yet. ResourceError, TeacherError.
+        ConfigError: no store, no teachers. ModelError: a teacher is not trained yet, or not good enough (`on_poor`).
+        ResourceError, TeacherError.
     """
     trained = trained_teachers(config)
     data = load_data(config.data, Path.cwd(), config.form)
-    with teachers_alone(config, trained) as pool:
+    with teachers_alone(config, trained) as (pool, infos):
+        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        rows, languages = data.validation, data.train.languages
+        judged = judge_teachers(config, pool, infos, rows, languages, say)
+        say("\n".join((*judged.lines, *judged.idle)))
+        stop_if_poor([judged])
         with shown(console, "training texts") as report:
             total = label_rows(pool, data.train, config.objective.weighting, report)
         if everything:
@@ -276,8 +285,10 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
 
 
 @contextlib.contextmanager
-def teachers_alone(config: RunConfig, trained: Mapping[str, Path]) -> Iterator[TeacherPool]:
-    """The teachers of a run on its cluster, without a student; ended afterwards.
+def teachers_alone(
+    config: RunConfig, trained: Mapping[str, Path]
+) -> Iterator[tuple[TeacherPool, list[TeacherInfo]]]:
+    """The teachers of a run on its cluster, without a student, and what they say of themselves; ended afterwards.
 
     Raises:
         ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
@@ -287,9 +298,9 @@ def teachers_alone(config: RunConfig, trained: Mapping[str, Path]) -> Iterator[T
         connect(config.ray)
         listen()
         check_teachers(config, trained)
-        pool, _ = start_pool(config, trained)
+        pool, infos = start_pool(config, trained)
         try:
-            yield pool
+            yield pool, infos
         finally:
             pool.stop()
 

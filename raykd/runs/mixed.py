@@ -8,7 +8,7 @@ tables.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from raykd.report.mix_page import TaskResult, write_mix_page
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import AnyJob
 from raykd.runs.outcome import Outcome, conclude
+from raykd.runs.teacher_scores import Judged, judge_teachers
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, redact
@@ -30,22 +31,40 @@ Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
 """Of each task that has teachers their pool and what they say of themselves."""
 
 
+def judge_all(config: Run, student: AnyJob, pools: Pools, say: Callable[[str], None]) -> dict[str, Judged]:
+    """Scores the teachers of every task on the validation rows, by task.
+
+    Args:
+        student: its data. say: takes lines for people.
+    """
+    judged = {}
+    for task, (pool, infos) in pools.items():
+        data = student.parts[task].data
+        judged[task] = judge_teachers(
+            config.members[task], pool, infos, data.validation, data.train.languages, say
+        )
+        judged[task].announce(say)
+    return judged
+
+
 def conclude_all(
     config: Run,
     folder: RunFolder,
     jobs: Sequence[AnyJob],
     pools: Pools,
+    judged: Mapping[str, Judged],
     curves: Mapping[str, Sequence[Point]],
     tracker: Tracker,
 ) -> Outcome:
     """Scores every system of every task on the held-out rows, writes reports and logs everything.
 
     Args:
-        jobs: baseline and student. curves: points by job.
+        jobs: baseline and student. judged: teachers on the validation rows, by task. curves: points by job.
     """
     if not isinstance(config, MultiRun):
         pool, infos = pools.get("", (None, []))
-        return conclude(config, folder, [job.parts[""] for job in jobs], pool, infos, curves, tracker)
+        own_jobs = [job.parts[""] for job in jobs]
+        return conclude(config, folder, own_jobs, pool, infos, judged.get("", Judged()), curves, tracker)
     parts: dict[str, Outcome] = {}
     for task, member in config.members.items():
         pool, infos = pools.get(task, (None, []))
@@ -54,7 +73,8 @@ def conclude_all(
         place.path.mkdir(parents=True, exist_ok=True)
         recorder = PartTracker(tracker, task)
         part_jobs = [job.parts[task] for job in jobs]
-        parts[task] = conclude(member, place, part_jobs, pool, infos, own, recorder)
+        found = judged.get(task, Judged())
+        parts[task] = conclude(member, place, part_jobs, pool, infos, found, own, recorder)
     return _together(config, folder, jobs[-1].output, parts, tracker)
 
 

@@ -7,7 +7,6 @@ test set the validation rows are used and the table says so.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,11 +34,12 @@ from raykd.runs.score import (
     System,
     ask_all,
     ensemble_system,
-    sample,
     stacked,
     student_system,
     teacher_systems,
+    times_of,
 )
+from raykd.runs.teacher_scores import Judged
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, environment, redact
@@ -52,8 +52,8 @@ LOST_TAG = "raykd.lost_teachers"
 class Outcome:
     """What a run made. tables and lines are for the terminal, notes are what a reader must know.
 
-    table: of a run of several tasks that of the first. parts: of such a run what each task made. losses: of the notes
-        those about teachers that were lost.
+    table: of a run of several tasks that of the first. parts: of such a run what each task made. of_teachers: of the
+        notes those about single teachers.
     """
 
     table: ResultTable
@@ -64,12 +64,12 @@ class Outcome:
     mlflow_run_id: str
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Outcome] = field(default_factory=dict)
-    losses: tuple[str, ...] = ()
+    of_teachers: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """The table as it is kept beside the run, one a task."""
         if not self.parts:
-            return "".join([self.table.markdown(), *(f"\n{note}\n" for note in self.losses)])
+            return "".join([self.table.markdown(), *(f"\n{note}\n" for note in self.of_teachers)])
         return "\n".join(f"## {task}\n\n{part.markdown()}" for task, part in self.parts.items())
 
     def macro(self, role: str) -> Mapping[str, float]:
@@ -79,10 +79,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """What the teachers and their ensemble answered to the held-out rows, and what is known of each teacher."""
+    """What the teachers and their ensemble answered to the held-out rows, and what is known of each teacher.
+
+    untimed: teachers of which nobody knows what a text takes.
+    """
 
     systems: list[System]
     facts: tuple[TeacherFacts, ...]
+    untimed: tuple[str, ...] = ()
 
 
 def conclude(
@@ -91,10 +95,15 @@ def conclude(
     jobs: Sequence[Job],
     pool: TeacherPool | None,
     infos: Sequence[TeacherInfo],
+    judged: Judged,
     curves: Mapping[str, Sequence[Point]],
     tracker: Tracker | PartTracker,
 ) -> Outcome:
-    """Scores every system on the held-out rows, writes the report and logs everything."""
+    """Scores every system on the held-out rows, writes the report and logs everything.
+
+    Args:
+        judged: what the teachers scored on the validation rows before they taught.
+    """
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
     curve = curves.get("student", ())
@@ -103,8 +112,8 @@ def conclude(
     processes = [] if pool is None else [[s.name for s in g.specs] for g in pool.groups]
     if pool is not None:
         left, pool, infos, lost = surviving(config, pool, infos, since)
-        scored = _score_teachers(left, pool, infos, data, held_out, curve)
-    losses = loss_notes(since, lost)
+        scored = _score_teachers(left, pool, infos, judged, held_out, curve, again=data.test is None)
+    of_teachers = (*loss_notes(since, lost), *judged.notes, *_untimed(scored.untimed))
     systems = list(scored.systems)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
@@ -114,7 +123,7 @@ def conclude(
     report = _report(config, jobs[-1].output, data, tuple(systems), scored.facts, curve, tracker, counters)
     report = replace(
         report,
-        notes=(*losses, *report.notes),
+        notes=(*of_teachers, *report.notes),
         facts={**report.facts, **{f"teacher {n} restarts": f"{c}" for n, c in restarts.items() if c}},
     )
     pictures = figures(report)
@@ -131,7 +140,7 @@ def conclude(
         report=page,
         mlflow_run_id=tracker.run_id,
         notes=report.notes,
-        losses=losses,
+        of_teachers=of_teachers,
     )
 
 
@@ -145,18 +154,29 @@ def _restarted(restarts: Mapping[str, int], processes: Sequence[Sequence[str]]) 
     return {**each, "teacher_restarts": float(sum(restarts[names[0]] for names in processes))} if each else {}
 
 
+def _untimed(names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    who = f"teacher {names[0]}" if len(names) == 1 else f"teachers {', '.join(names)}"
+    return (f"the time of {who} was not measured: all answers were stored",)
+
+
 def _score_teachers(
     config: RunConfig,
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
-    data: Dataset,
+    judged: Judged,
     held_out: Rows,
     curve: Sequence[Point],
+    *,
+    again: bool,
 ) -> TeacherScores:
-    languages = pool.handle.teacher_languages
-    times = pool.measure([sample(held_out, spoken) for spoken in languages])
-    signals = ask_all(pool.handle, held_out)
-    systems = teacher_systems(config, pool, signals, infos, times, held_out)
+    """Args: again: whether the held-out rows are the validation rows, which the teachers answered already."""
+    languages, names = pool.handle.teacher_languages, pool.handle.teachers
+    held = again and all(name in judged.held for name in names)
+    signals = [judged.held[name] for name in names] if held else ask_all(pool.handle, held_out)
+    times = times_of(pool, infos)
+    systems = teacher_systems(config, pool, signals, infos, held_out, times)
     weights: list[dict[str, float]] = [{} for _ in infos]
     if not config.task.language:
         together = stacked(config, signals, languages, held_out)
@@ -164,16 +184,6 @@ def _score_teachers(
         systems.append(ensemble_system(config, together, asked_B, [p for p, _ in systems], held_out))
         weights_MN = config.objective.weighting.weights(together).numpy()
         weights = [_mean_weights(weights_N, together.languages) for weights_N in weights_MN]
-    checked = teacher_systems(
-        config.model_copy(update={"task": config.task.model_copy(update={"written": ()})})
-        if config.task.language
-        else config,
-        pool,
-        ask_all(pool.handle, data.validation),
-        infos,
-        [math.nan] * len(infos),
-        data.validation,
-    )
     counters = pool.counters()
     facts = []
     for m, info in enumerate(infos):
@@ -185,14 +195,14 @@ def _score_teachers(
                 path=spec.path,
                 fingerprint=info.fingerprint,
                 parameters=info.parameters,
-                validation=dict(checked[m][1].macro or {}),
+                validation=dict(judged.scores[info.name].macro or {}),
                 latency_ms=_mean_latency_ms(curve, info.name),
                 store_hit_rate=1.0
                 - counters[info.name]["forwarded"] / max(1, counters[info.name]["answered"]),
                 weights=weights[m],
             )
         )
-    return TeacherScores(systems, tuple(facts))
+    return TeacherScores(systems, tuple(facts), tuple(name for name, t in times.items() if t is None))
 
 
 def _mean_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:
@@ -315,10 +325,6 @@ def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) 
         values |= {f"{prefix}/mean/{metric}": value for metric, value in (s.macro or {}).items()}
         if p.ms_per_1000 is not None:
             values[f"{prefix}/ms_per_1000"] = p.ms_per_1000
-    for facts in report.teachers:
-        values |= {
-            f"teacher/{facts.name}/validation/{metric}": value for metric, value in facts.validation.items()
-        }
     for name, count in counters.items():
         values |= {f"teacher/{name}/rows_{what}": float(count[what]) for what in ("answered", "forwarded")}
     return values

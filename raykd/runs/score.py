@@ -1,14 +1,15 @@
 """The final table's numbers: every system's answers on the same held-out rows.
 
 Decision record: teachers answer through the pool, students in the driver through the same `Teacher` class, in
-float32, so that all are measured alike. Milliseconds for 1,000 texts are measured apart, without the store, over
-the same sample and on the cores that the system was granted. The ensemble is what the student is taught: the
-run's weighting and mixture at temperature 1, without gold labels.
+float32, so that all are measured alike. Milliseconds for 1,000 texts are those of the forward passes that were needed
+anyway, tokenisation included: a teacher's while it served this run (else an earlier one, see `times_of`), a student's
+while it is scored. The ensemble is what the student is taught: the run's weighting and mixture at temperature 1,
+without gold labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +19,41 @@ from numpy.typing import NDArray
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.bodies import lay_out, unit_logits
-from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
+from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, stack
 from raykd.distill.targets import Mixture, combine_logits
 from raykd.report.results import Predictions, Role, Score, score
 from raykd.runs.written import student_said, teacher_said
 from raykd.tasks import Said
 from raykd.teachers.pool import PoolHandle, TeacherPool
-from raykd.teachers.teacher import Teacher, TeacherInfo, TeacherSpec
+from raykd.teachers.teacher import TIMED_ROWS, Teacher, TeacherInfo, TeacherSpec
 
 ASKED_ROWS = 128
 """Rows of one request of an evaluation."""
-TIMED_ROWS = 256
-"""Texts that the time for 1,000 texts is measured on."""
+_FIRST_ROWS = 8
+"""Texts that a student answers before its time is taken: the first pass of a process is slow."""
 
 
 System = tuple[Predictions, Score]
 """What a system answered, and how good that was."""
 
 
-def ask_all(handle: PoolHandle, rows: Rows) -> list[TeacherSignal]:
-    """Every teacher's answers to all rows of its languages, in row order."""
+def ask_all(
+    handle: PoolHandle, rows: Rows, report: Callable[[int, int], None] = lambda done, total: None
+) -> list[TeacherSignal]:
+    """Every teacher's answers to all rows of its languages, in row order.
+
+    Args:
+        report: takes (rows answered, rows in all) as it goes on.
+    """
     source = handle.source(None)
     waiting = [
         source.submit(rows.take(range(begin, min(begin + ASKED_ROWS, len(rows)))))
         for begin in range(0, len(rows), ASKED_ROWS)
     ]
-    parts = [ticket.result() for ticket in waiting]
+    parts = []
+    for ticket in waiting:
+        parts.append(ticket.result())
+        report(min(len(parts) * ASKED_ROWS, len(rows)), len(rows))
     return [joined([part[m] for part in parts]) for m in range(len(handle.teachers))]
 
 
@@ -106,11 +116,16 @@ def stacked(
     return lay_out(signals, languages, hidden_N, rows.languages, counts_B, choices=choices)
 
 
-def sample(rows: Rows, languages: frozenset[str] | None) -> TextBatch:
-    """The first rows of these languages, for timing."""
-    picked = [i for i, lang in enumerate(rows.languages) if languages is None or lang in languages]
-    step = max(1, len(picked) // TIMED_ROWS)
-    return rows.take(picked[::step][:TIMED_ROWS])
+def times_of(pool: TeacherPool, infos: Sequence[TeacherInfo]) -> dict[str, float | None]:
+    """Milliseconds for 1,000 texts of each teacher: of its forward passes in this run, where there were enough; else
+    what was kept beside its answers; None where neither is known."""
+    times = {}
+    counters = pool.forward_counters()
+    for info in infos:
+        rows, spent_ms = (counters.get(info.name, {}).get(what, 0) for what in ("forwarded", "forward_ms"))
+        now = 1e3 * spent_ms / rows if rows else None
+        times[info.name] = info.ms_per_1000 if rows < TIMED_ROWS and info.ms_per_1000 is not None else now
+    return times
 
 
 def teacher_systems(
@@ -118,19 +133,23 @@ def teacher_systems(
     pool: TeacherPool,
     signals: Sequence[TeacherSignal],
     infos: Sequence[TeacherInfo],
-    times: Sequence[float],
     rows: Rows,
+    times: Mapping[str, float | None] | None = None,
 ) -> list[System]:
-    """The teachers' rows of the table."""
+    """The teachers' rows of the table.
+
+    Args:
+        times: milliseconds for 1,000 texts by teacher, where they are shown.
+    """
     said = [
         teacher_said(pool, m, s, config, rows) if config.task.language else said_by(config, s, rows)
         for m, s in enumerate(signals)
     ]
     return [
         judged(
-            s.teacher, "teacher", config, what, s.covered_N, rows, i.parameters, None if np.isnan(t) else t
+            s.teacher, "teacher", config, what, s.covered_N, rows, i.parameters, (times or {}).get(s.teacher)
         )
-        for what, s, i, t in zip(said, signals, infos, times, strict=True)
+        for what, s, i in zip(said, signals, infos, strict=True)
     ]
 
 
@@ -158,7 +177,9 @@ def ensemble_system(
         target.covered_N.numpy(),
     )
     parameters = sum(t.parameters for t in teachers)
-    spent = sum((t or 0.0) * share for t, share in zip(times, shares.tolist(), strict=True))
+    needed = [(t, share) for t, share in zip(times, shares.tolist(), strict=True) if share]
+    known = [t * share for t, share in needed if t is not None]
+    spent = sum(known) if len(known) == len(needed) else None
     return judged("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
 
 
@@ -205,8 +226,10 @@ def student_system(name: str, role: Role, directory: Path, config: RunConfig, ro
         spec = TeacherSpec(name, str(directory), config.data.labels, config.task, dtype="float32")
         student = Teacher(spec)
         info = student.open()
+        student.answer(rows.take(range(min(_FIRST_ROWS, len(rows)))))
+        before_s = student.forward_s
         signal = student.answer(rows.take(range(len(rows))))
-        elapsed = student.measure(sample(rows, None))
+        elapsed = 1e6 * (student.forward_s - before_s) / max(1, len(rows))
     finally:
         torch.set_num_threads(before)
     said = said_by(config, signal, rows)

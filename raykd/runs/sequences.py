@@ -48,7 +48,7 @@ def write_sequences(
     written = _there(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        teachers_alone(config, trained) as pool,
+        teachers_alone(config, trained) as (pool, _),
         path.open("a", encoding="utf-8") as file,
         shown(console, "sequences") as report,
     ):

@@ -2,7 +2,8 @@
 
 Decision record: the order is chosen so that what can fail fails before a worker is taken (folder, data, labels,
 resources, MLflow), and so that start-up is paid at most twice: one worker group trains all teachers, one the
-baseline and the student. The pool is opened before the second, so that a broken teacher stops the run first.
+baseline and the student. The pool is opened before the second, so that a broken teacher stops the run first, and its
+teachers are scored on the validation rows, so that one that answers worse than none stops it too.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from raykd.runs.interrupt import at_interrupt, interruptible
 from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
 from raykd.runs.lock import locked
 from raykd.runs.mailbox import mailbox_on_cluster
-from raykd.runs.mixed import conclude_all
+from raykd.runs.mixed import conclude_all, judge_all
 from raykd.runs.outcome import Outcome
 from raykd.runs.pool import check_cluster, opened_pools
 from raykd.runs.progress import JobProgress
 from raykd.runs.session import Session
 from raykd.runs.stages import fit_group, train_teachers
+from raykd.runs.teacher_scores import record_once, stop_if_poor
 from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Tracker, environment, tracking_uri
 
@@ -146,10 +148,15 @@ def _stages(
     with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
         train_teachers(teacher_jobs, folder, progress, mailbox)
         with opened_pools(config, trained, progress.say) as pools:
+            judged = judge_all(config, student_jobs[-1], pools, progress.say)
+            record_once(judged, trackers.run, folder)
+            stop_if_poor(judged.values())
             handed = {task: pool for task, (pool, _) in pools.items()}
             _fit(student_jobs, folder, progress, mailbox, handed)
             progress.note("scoring", "held-out rows, report, MLflow")
-            result = conclude_all(config, folder, student_jobs, pools, curves.by_job, trackers.run)
+            result = conclude_all(
+                config, folder, student_jobs, pools, judged, curves.by_job, trackers.run
+            )
             progress.note("scoring", "done", steps=1)
     return result
 

@@ -18,7 +18,6 @@ from typing import Any
 from rich.console import Console
 
 from raykd.config import RunConfig
-from raykd.data.load import Dataset
 from raykd.errors import ConfigError
 from raykd.load import dump, flatten, load_run
 from raykd.point import Point
@@ -179,9 +178,10 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
         )
         with frame.teachers(session.tracker):
             tracker = session.tracker()
+            frame.judge_teachers(tracker)
             frame.answer_ahead()
             journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
-        result = _conclude(plan, arms, frame.data, folder, journal, tracker, students)
+        result = _conclude(plan, arms, frame, journal, tracker, students)
     except BaseException as error:
         session.end(error)
         raise
@@ -232,13 +232,12 @@ def _start_tracker(plan: Sweep, arms: Arms, folder: RunFolder) -> Tracker:
 def _conclude(
     plan: Sweep,
     arms: Arms,
-    data: Dataset,
-    folder: RunFolder,
+    frame: Frame,
     journal: Journal,
     tracker: Tracker,
     students: Path,
 ) -> Confirmation:
-    report = _report(plan, arms, data, journal, students)
+    folder, report = frame.folder, _report(plan, arms, frame, journal, students)
     pictures = confirmation_figures(report)
     page = write_confirmation_page(report, folder.path / "report.html", pictures)
     (folder.path / "results.md").write_text(report.markdown(), encoding="utf-8")
@@ -264,8 +263,9 @@ def _conclude(
     return Confirmation(report, (report.rich(),), tuple(lines), failed)
 
 
-def _report(plan: Sweep, arms: Arms, data: Dataset, journal: Journal, students: Path) -> ConfirmationReport:
+def _report(plan: Sweep, arms: Arms, frame: Frame, journal: Journal, students: Path) -> ConfirmationReport:
     """Every student reads the held-out rows here, for the first time and once."""
+    data = frame.data
     splits = {"validation": data.validation, **({"test": data.test} if data.test is not None else {})}
     scores: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
     for trial in journal.trials.values():
@@ -290,7 +290,7 @@ def _report(plan: Sweep, arms: Arms, data: Dataset, journal: Journal, students: 
         metric=plan.metric,
         title=f"{plan.name}: winner against default",
         summary=f"The sweep's best run and its base, each trained with {len(arms.seeds)} seeds that no trial had.",
-        notes=tuple(notes),
+        notes=(*frame.notes, *notes),
         environment=environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )

@@ -26,6 +26,7 @@ from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.pool import check_cluster, placements_of, start_pool
 from raykd.runs.progress import JobProgress
 from raykd.runs.stages import train_teachers
+from raykd.runs.teacher_scores import judge_teachers, record_once, stop_if_poor
 from raykd.runs.wait import wait_for
 from raykd.student.prepare import fit_tokenizer
 from raykd.sweep.journal import FILE as JOURNAL
@@ -37,6 +38,7 @@ from raykd.sweep.tuning import TuneSettings, run_trials
 from raykd.sweep.watch import Watch
 from raykd.teachers.groups import Group
 from raykd.teachers.pool import TeacherPool, group
+from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.warm import held, whole_pools
 from raykd.tracking import Tracker
 
@@ -46,7 +48,8 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass
 class Frame:
-    """Base run, its rows and teachers, and where everything is written. pool: filled on the way.
+    """Base run, its rows and teachers, and where everything is written. pool, infos, notes: filled on the way; notes
+    are what a reader must know of the teachers.
 
     weightings: which teachers trials may ask; None in it is every teacher that speaks a row's language.
     """
@@ -59,6 +62,8 @@ class Frame:
     label: Literal["ahead", "on_demand"]
     weightings: Sequence[Weighting | None]
     pool: TeacherPool | None = None
+    infos: Sequence[TeacherInfo] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.folder.path / JOURNAL)
@@ -78,11 +83,29 @@ class Frame:
         if not all(job.done for job in self.teacher_jobs):
             record()
         self._train_teachers()
-        self.pool, _ = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
+        self.pool, self.infos = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
         try:
             yield
         finally:
             self.pool.stop()
+
+    def judge_teachers(self, tracker: Tracker) -> None:
+        """Scores the teachers on the validation rows, once for all trials.
+
+        Raises:
+            ModelError: a teacher is not good enough (`teachers[].on_poor`).
+        """
+        if self.pool is None:
+            return
+        say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
+        rows, languages = self.data.validation, self.data.train.languages
+        judged = judge_teachers(
+            self.base, self.pool, self.infos, rows, languages, say, asked_alike=None not in self.weightings
+        )
+        judged.announce(say)
+        record_once({"": judged}, tracker, self.folder)
+        self.notes = judged.notes
+        stop_if_poor([judged])
 
     @property
     def kept(self) -> list[Group]:

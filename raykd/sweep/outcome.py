@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,19 @@ def conclude(
     folder: RunFolder,
     journal: Journal,
     tracker: Tracker,
+    notes: Sequence[str] = (),
 ) -> SweepOutcome:
-    """Writes and logs everything that a sweep leaves."""
+    """Writes and logs everything that a sweep leaves.
+
+    Args:
+        notes: what a reader must know of its teachers.
+    """
     best_path = folder.path / BEST
-    report = _report(plan, folder, journal, tracker, "")
+    report = _report(plan, folder, journal, tracker, "", notes)
     if report.best is not None:
         run = best_run(plan, journal.trials[report.best.name])
         best_path.write_text(dump(run), encoding="utf-8")
-        report = _report(plan, folder, journal, tracker, dump(run))
+        report = _report(plan, folder, journal, tracker, dump(run), notes)
     pictures = sweep_figures(report)
     page = write_sweep_page(report, folder.path / "report.html", pictures)
     table = TrialTable(report)
@@ -107,6 +112,7 @@ def _report(
     journal: Journal,
     tracker: Tracker,
     best_yaml: str,
+    notes: Sequence[str],
 ) -> SweepReport:
     names = ", ".join(plan.space.names().values())
     teachers = ", ".join(t.name for t in plan.base.active_teachers)
@@ -130,7 +136,7 @@ def _report(
             "starts that came to their end": str(len(journal.teachers)),
             **_passes(journal),
         },
-        notes=_notes(plan, journal),
+        notes=(*notes, *_notes(plan, journal)),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         best_path=str(folder.path / BEST),
         log_keys=tuple(one.path for one in plan.space.domains if isinstance(one.domain, LogUniform)),

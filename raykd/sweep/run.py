@@ -1,8 +1,8 @@
 """`raykd sweep`: a space in, the best run's YAML, a page and an MLflow run with a child a trial out.
 
-Decision record: what can fail fails first (the space, files, labels, resources, MLflow). Teachers are made once and
-answer every text once, before the first trial; then their resources go to the trials, which read the answers from
-the disk. A sweep that was cut off goes on from its journal: see `suggest`.
+Decision record: what can fail fails first (the space, files, labels, resources, MLflow). Teachers are made once, are
+scored on the validation rows and answer every text once, before the first trial; then their resources go to the
+trials, which read the answers from the disk. A sweep that was cut off goes on from its journal: see `suggest`.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
         trials = _search(plan, frame)  # refuses what cannot start, before teachers work for it
         with frame.teachers(session.tracker):
             tracker = session.tracker()
+            frame.judge_teachers(tracker)
             frame.answer_ahead()
             journal = search(frame, trials, tracker)
             journal.counters({} if frame.pool is None else frame.pool.counters())
-        outcome = conclude(plan, folder, journal, tracker)
+        outcome = conclude(plan, folder, journal, tracker, frame.notes)
     except BaseException as error:
         session.end(error)
         raise

@@ -203,10 +203,6 @@ class TeacherActor:
         """`Teacher.counters` of each teacher."""
         return {t.name: t.counters() for t in self._teachers}
 
-    def measure(self, name: str, batch: TextBatch) -> float:
-        """Milliseconds that this teacher needs for 1,000 such texts."""
-        return self._named(name).measure(batch)
-
     def usage(self) -> tuple[float, int]:
         """CPU seconds of this process so far, and its intra-op threads."""
         import torch

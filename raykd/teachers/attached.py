@@ -132,6 +132,13 @@ class AttachedPool(TeacherPool):
             add_counters(total, {name: done[name] for name in done if name in self.handle.teachers})
         return total
 
+    def forward_counters(self) -> dict[str, dict[str, int]]:
+        """All that the replicas did since they started: a pool may have computed for others what the run reads."""
+        total: dict[str, dict[str, int]] = {}
+        for now in self.each("standing", STANDING).values():
+            add_counters(total, {n: c for n, c in now.counters.items() if n in self.handle.teachers})
+        return total
+
     def park(self) -> None:
         """Nothing: its CPUs are not the run's to give."""
 

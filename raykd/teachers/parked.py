@@ -45,10 +45,6 @@ class ParkedActor:
         """As `TeacherActor.generate`."""
         return self._actor().generate(name, rows, beams, max_new_tokens)
 
-    def measure(self, name: str, batch: Any) -> Any:
-        """As `TeacherActor.measure`."""
-        return self._actor().measure(name, batch)
-
     def counters(self) -> dict[str, dict[str, int]]:
         """As `TeacherActor.counters`; empty while nobody has asked."""
         return {} if self._awake is None else self._actor().counters()

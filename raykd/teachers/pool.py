@@ -19,7 +19,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.call import up_again
@@ -252,20 +251,9 @@ class TeacherPool:
         """Teachers that have no replica left."""
         return lost_of(self.handle, fates(self.handle))
 
-    def measure(self, batches: Sequence[TextBatch]) -> list[float]:
-        """Milliseconds for 1,000 texts of each teacher (NaN for an empty batch), one after the other, store unused.
-
-        Raises:
-            TeacherError: a teacher has no replica left.
-        """
-        times: dict[int, float] = {}
-        alive = sorted(self.each("pid"))
-        for index, g in enumerate(self.groups):
-            first = next(r for i, r in alive if i == index)
-            for m, spec in zip(g.members, g.specs, strict=True):
-                call = self.handle.replicas[index][first].measure.remote(spec.name, batches[m])
-                times[m] = self._answer(g, call) if len(batches[m]) else float("nan")
-        return [times[m] for m in range(len(self.handle.teachers))]
+    def forward_counters(self) -> dict[str, dict[str, int]]:
+        """Counters from which a teacher's time follows; as `counters`, unless others asked it before."""
+        return self.counters()
 
     def generate(self, m: int, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
         """What teacher m writes for each prompt or source; its replicas share the rows.

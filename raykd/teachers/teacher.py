@@ -34,6 +34,10 @@ from raykd.text.padding import Padding, split_passes
 log = logging.getLogger("raykd.teachers")
 
 
+TIMED_ROWS = 64
+"""Rows from which what they took counts before what is kept: a process's first pass is slow."""
+
+
 class Teacher:
     """A frozen model that answers batches of text.
 
@@ -51,6 +55,7 @@ class Teacher:
         self._padding: Padding | None = None
         self._max_tokens = spec.max_tokens
         self.forwarded_rows = 0
+        self.forward_s = 0.0
         self.answered_rows = 0
         self.computed_while_parked = 0
         self.real_tokens = 0
@@ -73,6 +78,7 @@ class Teacher:
                     limit_gb=self.spec.store_limit_gb,
                     teacher=self.name,
                 )
+                info = replace(info, ms_per_1000=self._store.read_time())
             self._info = info
         return self._info
 
@@ -95,11 +101,13 @@ class Teacher:
         return None if self._store is None else len(self._store)
 
     def counters(self) -> dict[str, int]:
-        """Rows answered and rows that needed a forward pass, tokens before and after padding, replicas with weights
-        in memory, answers that the store did not take, rows computed after the teacher was parked."""
+        """Rows answered, rows that needed a forward pass and what these took (tokenisation included), tokens before
+        and after padding, replicas with weights in memory, answers that the store did not take, rows computed after
+        the teacher was parked."""
         return {
             "answered": self.answered_rows,
             "forwarded": self.forwarded_rows,
+            "forward_ms": round(1e3 * self.forward_s),
             "real_tokens": self.real_tokens,
             "computed_tokens": self.computed_tokens,
             "loaded": int(self.loaded),
@@ -233,6 +241,7 @@ class Teacher:
             padding = found.of(model.padding)
             say = log.info if found.shapes == "longest" else log.warning
             say("%s: %s", self.name, found.describe())
+        begun = time.perf_counter()  # a padding test comes once and is not the time of these rows
         encoded = task.encode(model.tokenizer, batch)
         answers: list[Any] = [None] * len(batch)
         device = torch.device(self.spec.device)
@@ -245,6 +254,7 @@ class Teacher:
                 self.real_tokens += padded.real_tokens
                 self.computed_tokens += padded.computed_tokens
         self.forwarded_rows += len(batch)
+        self.forward_s += time.perf_counter() - begun
         bad = [i for i, answer in enumerate(answers) if answer is None]
         if bad:
             raise NonFiniteError(
@@ -339,20 +349,9 @@ class Teacher:
             generation=task.generation,
         )
 
-    def measure(self, batch: TextBatch, passes: int = 3) -> float:
-        """Milliseconds for 1,000 such texts, tokenisation included, store not used; the median of some passes."""
-        counted = self.forwarded_rows, self.real_tokens, self.computed_tokens
-        self._forward(batch)
-        times = []
-        for _ in range(passes):
-            begun = time.perf_counter()
-            self._forward(batch)
-            times.append(time.perf_counter() - begun)
-        # Counters say what the run needed, not what was measured beside it.
-        self.forwarded_rows, self.real_tokens, self.computed_tokens = counted
-        return float(np.median(times)) * 1e6 / len(batch)
-
     def close(self) -> None:
-        """Flushes the store."""
+        """Flushes the store, and keeps beside it what a row took."""
         if self._store is not None:
+            if self.forwarded_rows >= TIMED_ROWS:
+                self._store.write_time(1e6 * self.forward_s / self.forwarded_rows)
             self._store.close()

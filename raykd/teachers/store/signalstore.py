@@ -7,6 +7,7 @@ is counted, and one warning says what to do. Only a store that cannot be opened 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -24,10 +25,12 @@ from raykd.teachers.store.folder import (
     Opened,
     forget,
     open_folder,
+    read_time,
     root_lock,
     set_aside,
     settle,
     write_note,
+    write_time,
 )  # fmt: skip
 from raykd.teachers.store.values import decode, encode, value_bytes
 
@@ -214,6 +217,16 @@ class SignalStore:
                 set_aside(self.path, error)
             forget(self.path)
         self._opened = None
+
+    def write_time(self, ms_per_1000: float) -> None:
+        """Keeps what 1,000 texts took the teacher, if it can."""
+        if not self._read_only and not self._full:
+            with contextlib.suppress(OSError):
+                write_time(self.path, ms_per_1000)
+
+    def read_time(self) -> float | None:
+        """What `write_time` kept last; None where there is nothing."""
+        return read_time(self.path)
 
     def __len__(self) -> int:
         opened = self._open()
