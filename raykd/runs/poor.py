@@ -59,7 +59,9 @@ def complaint_of(
         f"{found.units:,} labelled {units}"
         + (f" ({each})" if len(by_language) > 1 else f" in {', '.join(by_language)}")
         + f"; {always} would be right in {_percent(found.share)}",
-        wanted=f"an accuracy whose interval reaches {_percent(found.share)}" if found.is_poor else "labels that fit its answers",
+        wanted=f"an accuracy whose interval reaches {_percent(found.share)}"
+        if found.is_poor
+        else "labels that fit its answers",
         cause=_cause(config, spec, info, found.swap),
         stops=stops and (found.is_poor or not tagging),
     )

@@ -112,7 +112,7 @@ def _report(
     journal: Journal,
     tracker: Tracker,
     best_yaml: str,
-    notes: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> SweepReport:
     names = ", ".join(plan.space.names().values())
     teachers = ", ".join(t.name for t in plan.base.active_teachers)

@@ -78,7 +78,8 @@ class Teacher:
                     limit_gb=self.spec.store_limit_gb,
                     teacher=self.name,
                 )
-                info = replace(info, ms_per_1000=self._store.read_time())
+                if self.spec.parked is None:
+                    info = replace(info, ms_per_1000=self._store.read_time())
             self._info = info
         return self._info
 

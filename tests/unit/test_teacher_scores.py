@@ -1,0 +1,317 @@
+"""What a run does with teachers that are scored before they teach: stop, warn, or say that they cannot be judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raykd.config import RunConfig
+from raykd.data.rows import Rows
+from raykd.distill.codec import encode
+from raykd.distill.payloads import Dense
+from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.errors import ModelError
+from raykd.report.results import Predictions
+from raykd.runs.asked import describe_never_asked, never_asked
+from raykd.runs.score import ensemble_system, stacked, times_of
+from raykd.runs.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
+from raykd.teachers.source import Answered
+from tests.worlds import run_config
+
+Answer = Callable[[TextBatch, int], int]
+"""The label that a teacher gives to a row of a batch."""
+
+
+def right(batch: TextBatch, i: int) -> int:
+    return int(batch.texts[i][-1])
+
+
+def swapped(batch: TextBatch, i: int) -> int:
+    return 1 - right(batch, i)
+
+
+def constant(label: int) -> Answer:
+    return lambda batch, i: label
+
+
+@dataclass
+class FakePool:
+    """Teachers by their answers; counts what it was asked."""
+
+    answers: dict[str, Answer]
+    languages: dict[str, frozenset[str] | None]
+    paths: dict[str, str] = field(default_factory=dict)
+    counted: dict[str, dict[str, int]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        names = tuple(self.answers)
+        specs = [
+            SimpleNamespace(name=n, path=self.paths.get(n, "nowhere"), revision=None, trust_remote_code=False)
+            for n in names
+        ]
+        self.groups = [SimpleNamespace(specs=specs)]
+        source = SimpleNamespace(submit=self.submit)
+        self.handle = SimpleNamespace(teachers=names, source=lambda weighting: source)
+
+    def submit(self, batch: TextBatch) -> Answered:
+        assert isinstance(batch, TextBatch)
+        self.asked += batch.ids
+        signals = []
+        for name, answer in self.answers.items():
+            own = self.languages[name]
+            covered_N = np.asarray([own is None or lang in own for lang in batch.languages])
+            logits_NC = np.zeros((len(batch), 2), np.float32)
+            for i in np.flatnonzero(covered_N):
+                logits_NC[i, answer(batch, int(i))] = 5.0
+            signals.append(TeacherSignal(name, logits_NC, covered_N))
+        return Answered(signals)
+
+    def forward_counters(self) -> dict[str, dict[str, int]]:
+        return self.counted
+
+
+def made_rows(count: int = 200, languages: tuple[str, ...] = ("en", "zh"), ones: float = 0.4) -> Rows:
+    """Texts that end with their label; the last language may be made unlabelled by the caller."""
+    rng = np.random.default_rng(0)
+    labels_B = (rng.random(count) < ones).astype(np.int64)
+    return Rows(
+        ids=tuple(f"v{i}" for i in range(count)),
+        texts=tuple(f"text {i} is {y}" for i, y in enumerate(labels_B.tolist())),
+        pairs=None,
+        languages=tuple(languages[i % len(languages)] for i in range(count)),
+        labels_B=labels_B,
+    )
+
+
+def config_of(teachers: list[dict[str, Any]], **changes: Any) -> RunConfig:
+    tree = run_config().model_dump(mode="json")
+    objective = {**tree["objective"], "weighting": changes.pop("weighting", {"kind": "uniform"})}
+    return RunConfig.model_validate({**tree, "teachers": teachers, "objective": objective, **changes})
+
+
+def judged(
+    answers: dict[str, Answer], rows: Rows | None = None, *, languages: tuple[str, ...] = ("en", "zh"),
+    spoken: dict[str, Any] | None = None, on_poor: dict[str, str] | None = None, paths: dict[str, str] | None = None,
+    **changes: Any,
+) -> Judged:  # fmt: skip
+    own = {name: (spoken or {}).get(name, "all") for name in answers}
+    teachers = [
+        {"name": n, "languages": own[n], "path": "x", "on_poor": (on_poor or {}).get(n, "stop")} for n in answers
+    ]
+    sets = {n: None if who == "all" else frozenset(who) for n, who in own.items()}
+    pool: Any = FakePool(answers, sets, paths or {})
+    infos: Any = [
+        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)), ms_per_1000=None) for n in answers
+    ]
+    rows = made_rows() if rows is None else rows
+    return judge_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
+
+
+def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_label(tmp_path: Path) -> None:
+    for name, labels in (("same", ["negative", "positive"]), ("other", ["LABEL_0", "LABEL_1"])):
+        (tmp_path / name).mkdir()
+        config = {
+            "architectures": ["BertForSequenceClassification"], "model_type": "bert",
+            "id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)},
+        }  # fmt: skip
+        (tmp_path / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name, shown in (
+        ("same", "{negative: positive, positive: negative}"),
+        ("other", "{LABEL_0: positive, LABEL_1: negative}"),
+    ):
+        found = judged({"good": right, "bad": swapped}, paths={"bad": str(tmp_path / name)})
+        with pytest.raises(ModelError) as caught:
+            stop_if_poor([found])
+        said = str(caught.value)
+        assert caught.value.exit_code == 3
+        assert "teacher bad is worse on the validation rows" in said
+        assert "accuracy 0.0 % (95 % interval 0.0 to 1.9) of 200 labelled texts (en 0.0 %, zh 0.0 %)" in said
+        assert "always negative, the most frequent label, would be right in 65.0 %" in said
+        assert f"its labels look swapped: with label_map {shown} it would reach 100.0 %" in said
+        assert "teachers.bad.label_map" in said and "id2label" in said and "on_poor: warn" in said
+        assert found.warnings == ()
+
+
+def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
+    found = judged({"good": right, "bad": swapped}, on_poor={"bad": "warn"})
+    stop_if_poor([found])
+    (line,) = found.warnings
+    assert "teacher bad is worse" in line and line in found.notes and f"warning: {line}" in found.lines
+    assert "good 100.0 (en, zh), bad 0.0 (en, zh)" in found.summary
+    points, tags = [], {}
+    tracker: Any = SimpleNamespace(run_id="r", log_points=points.extend, set_tags=tags.update)
+    state: dict[str, Any] = {}
+    folder: Any = SimpleNamespace(state=state, write_state=state.update)
+    record_once({"": found}, tracker, folder)
+    record_once({"": found}, tracker, folder)
+    (point,) = points
+    assert point.step == 0 and point.values["teacher/bad/validation/accuracy"] == 0.0
+    assert tags == {"raykd.teacher.bad.poor": line}
+
+
+def test_several_bad_teachers_are_told_at_once() -> None:
+    found = judged({"one": swapped, "two": constant(1), "good": right})
+    with pytest.raises(ModelError, match=r"teachers one, two are not good enough[\s\S]*one: accuracy[\s\S]*two: acc"):
+        stop_if_poor([found])
+    two = next(c for c in found.complaints if c.teacher == "two")
+    assert "no other order of its labels fits" in two.cause and "max_length (64 tokens)" in two.cause
+
+
+def test_a_teacher_that_nobody_asks_stops_nothing() -> None:
+    found = judged(
+        {"good": right, "bad": swapped}, weighting={"kind": "fixed", "by_teacher": {"good": 1.0, "bad": 0.0}}
+    )
+    stop_if_poor([found])
+    assert "teacher bad is worse" in found.notes[0]
+    assert found.notes[1] == (
+        "teacher bad is asked for no row of this run: objective.weighting.by_teacher.bad is 0"
+    )
+
+
+def test_no_teacher_is_blamed_for_a_hard_language() -> None:
+    """zh is hard: both are wrong in 40 % there. Over all its rows the monolingual one is far below the other."""
+
+    def hard(batch: TextBatch, i: int) -> int:
+        wrong = batch.languages[i] == "zh" and int(batch.ids[i][1:]) % 5 < 2
+        return 1 - right(batch, i) if wrong else right(batch, i)
+
+    assert judged({"zh": hard, "multi": hard}, spoken={"zh": ["zh"]}).warnings == ()
+
+    def weak(batch: TextBatch, i: int) -> int:
+        return swapped(batch, i) if int(batch.ids[i][1:]) % 4 == 0 else right(batch, i)
+
+    (line,) = judged({"weak": weak, "good": right}).warnings
+    assert "teacher weak is 25.0 points below teacher good on the validation rows in en, zh" in line
+    assert "accuracy 75.0 against 100.0 %" in line
+
+
+def test_a_language_without_validation_labels_is_said() -> None:
+    rows = made_rows()
+    hidden = np.where(np.asarray(rows.languages) == "zh", UNLABELLED, rows.labels_B)
+    rows = Rows(rows.ids, rows.texts, None, rows.languages, hidden)
+    found = judged({"zh": right, "multi": right}, rows, spoken={"zh": ["zh"]}, languages=("en", "zh", "fr"))
+    assert found.warnings == (
+        "teacher zh could not be judged in zh: no validation row there has a label",
+        "teacher multi could not be judged in fr, zh: no validation row there has a label",
+    )
+    assert "zh – (none)" in found.summary
+
+
+def test_answers_are_held_where_no_store_keeps_them() -> None:
+    assert judged({"good": right}).held == {}
+    assert set(judged({"good": right}, serving={"store": None}).held) == {"good"}
+
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
+    """Twenty sentences of ten words: two persons, a place of two words, six words outside."""
+    gold = (0, 1, 0, 0, 3, 4, 0, 0, 1, 0)
+    rows = Rows(
+        ids=tuple(f"v{i}" for i in range(20)),
+        texts=("a b c d e f g h i j",) * 20,
+        pairs=None,
+        languages=("en",) * 20,
+        labels_B=np.zeros(20, np.int64),
+        words=(tuple((2 * i, 2 * i + 1) for i in range(10)),) * 20,
+        golds=(gold,) * 20,
+    )
+    logits_NC = np.full((200, 5), -5.0, np.float32)
+    logits_NC[np.arange(200), [answer(tag) for tag in gold * 20]] = 5.0
+    seen_N = np.tile(np.arange(10) < cut, 20)
+    bodies = tuple(encode(row) for row in Dense(logits_NC=logits_NC, covered_N=seen_N).rows([10] * 20))
+    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(20, bool), bodies=bodies)
+    pool: Any = FakePool({"t": right}, {"t": None})
+    pool.handle.source = lambda weighting: SimpleNamespace(submit=lambda batch: Answered([signal]))
+    tree = config_of([{"name": "t", "languages": "all", "path": "x"}]).model_dump(mode="json")
+    data = {**tree["data"], "labels": TAGS}
+    config = RunConfig.model_validate(
+        {**tree, "data": data, "task": {"kind": "token_classification"}, "train": {**tree["train"], "metric": "f1"}}
+    )
+    infos: Any = [
+        SimpleNamespace(name="t", parameters=1, max_length=64, columns=tuple((c,) for c in range(5)), ms_per_1000=None)
+    ]
+    return judge_teachers(config, pool, infos, rows, ("en",), lambda line: None)
+
+
+def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
+    assert tagged(lambda tag: tag).complaints == ()
+    assert tagged(lambda tag: 0).complaints == (), "as good as O everywhere is not below it"
+    (poor,) = tagged(lambda tag: [1, 0, 0, 0, 0][tag]).complaints
+    assert poor.stops and "of 200 labelled words in en; O everywhere would be right in 60.0 %" in poor.got
+    (turned,) = tagged(lambda tag: [0, 3, 4, 1, 2][tag]).complaints
+    assert not turned.stops, "O alone is right in 60 %: it is warned of, schemes of tags overlap"
+    assert "with label_map {B-PER: B-LOC, I-PER: I-LOC, B-LOC: B-PER, I-LOC: I-PER}" in turned.cause
+    (cut,) = tagged(lambda tag: tag, cut=0).complaints or (None,)
+    assert cut is None, "words that are cut off count as O, which is as good as O everywhere"
+
+
+@pytest.mark.parametrize(
+    ("weighting", "alpha", "why"),
+    [
+        ({"kind": "by_language"}, 0.2, "by_language asks others first (en: en; zh: zh)"),
+        ({"kind": "fixed", "by_teacher": {"en": 1, "zh": 1, "multi": 0}}, 0.2, "by_teacher.multi is 0"),
+        ({"kind": "uniform"}, 1.0, "objective.alpha is 1"),
+    ],
+)
+def test_teachers_that_are_never_asked_are_named(weighting: Any, alpha: float, why: str) -> None:
+    config = run_config({"alpha": alpha, "weighting": weighting})
+    found = never_asked(config, ["en", "zh", "en"])
+    assert "multi" in found and why in found["multi"]
+    assert set(found) == ({"multi"} if alpha < 1 else {"en", "zh", "multi"})
+    assert describe_never_asked(found)[-1].startswith("teacher multi is asked for no row of this run: ")
+
+
+def test_teachers_are_asked_where_their_language_has_a_row() -> None:
+    config = run_config({"alpha": 0.2, "weighting": {"kind": "by_language"}})
+    assert never_asked(config, ["en", "fr", "zh"]) == {
+        "multi": "objective.weighting by_language asks others first (en: en; zh: zh)"
+    }
+    assert never_asked(config, ["en"]) == {
+        "zh": "no training row is in its languages",
+        "multi": "objective.weighting by_language asks others first (en: en)",
+    }
+    assert never_asked(run_config(), ["en", "zh"]) == {}
+
+
+def test_times_are_those_of_serving_or_kept_ones() -> None:
+    counted = {
+        "run": {"forwarded": 200, "forward_ms": 100}, "few": {"forwarded": 3, "forward_ms": 300},
+        "new": {"forwarded": 3, "forward_ms": 300}, "stored": {"forwarded": 0, "forward_ms": 0},
+    }  # fmt: skip
+    pool: Any = FakePool({}, {}, counted=counted)
+    kept = {"run": 900.0, "few": 700.0, "new": None, "stored": 800.0, "gone": None}
+    infos: Any = [SimpleNamespace(name=name, ms_per_1000=value) for name, value in kept.items()]
+    assert times_of(pool, infos) == {"run": 500.0, "few": 700.0, "new": 1e5, "stored": 800.0, "gone": None}
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [({"a": 1.0, "b": 0.0}, 40.0), ({"a": 1.0, "b": 1.0}, None)]
+)
+def test_an_ensemble_has_a_time_where_all_that_it_asks_have_one(weights: Any, expected: float | None) -> None:
+    rows, config = made_rows(20), None
+    teachers = [{"name": n, "languages": "all", "path": "x"} for n in weights]
+    config = config_of(teachers, weighting={"kind": "fixed", "by_teacher": weights})
+    pool = FakePool({"a": right, "b": right}, {"a": None, "b": None})
+    signals = pool.submit(rows.take(range(20))).signals
+    together = stacked(config, signals, [None, None], rows)
+    empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
+    own = [Predictions(n, "teacher", *empty, 1, t) for n, t in (("a", 40.0), ("b", None))]
+    predictions, _ = ensemble_system(config, together, np.ones(20, bool), own, rows)
+    assert predictions.ms_per_1000 == expected
+
+
+def test_whether_a_poor_teacher_may_teach_changes_no_result() -> None:
+    teachers = [{"name": "a", "languages": "all", "path": "x"}]
+    warned = config_of(teachers, teacher_defaults={"on_poor": "warn"})
+    assert warned.teachers[0].on_poor == "warn" and config_of(teachers).teachers[0].on_poor == "stop"
+    assert warned.fingerprint() == config_of(teachers).fingerprint()
