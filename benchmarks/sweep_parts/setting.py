@@ -154,6 +154,7 @@ def run_tree(setting: Setting, output: Path) -> dict[str, Any]:
                 "name": name,
                 "languages": "all",
                 "path": str(path.resolve()),
+                "on_poor": "warn",
                 "actor": {"num_cpus": share, "group": "teachers", "replicas": replicas},
             }
             for name, path in zip(TEACHERS, setting.teachers, strict=True)

@@ -30,7 +30,7 @@ from raykd.teachers.teacher import TIMED_ROWS, Teacher, TeacherInfo, TeacherSpec
 ASKED_ROWS = 128
 """Rows of one request of an evaluation."""
 _FIRST_ROWS = 8
-"""Texts that a student answers before its time is taken: the first pass of a process is slow."""
+"""About so many texts a student answers before its time is taken: the first pass of a process is slow."""
 
 
 System = tuple[Predictions, Score]
@@ -226,7 +226,7 @@ def student_system(name: str, role: Role, directory: Path, config: RunConfig, ro
         spec = TeacherSpec(name, str(directory), config.data.labels, config.task, dtype="float32")
         student = Teacher(spec)
         info = student.open()
-        student.answer(rows.take(range(min(_FIRST_ROWS, len(rows)))))
+        student.answer(rows.take(range(0, len(rows), max(1, len(rows) // _FIRST_ROWS))))
         before_s = student.forward_s
         signal = student.answer(rows.take(range(len(rows))))
         elapsed = 1e6 * (student.forward_s - before_s) / max(1, len(rows))
