@@ -36,7 +36,7 @@ def run_tree(output: Path, **changes: Any) -> dict[str, Any]:
         "task": {"kind": "classification", "max_length": 32},
         "data": data,
         "student": {**_SMALL, "dropout": 0.1},
-        "teacher_defaults": {"actor": {"num_cpus": 0.5}},
+        "teacher_defaults": {"actor": {"num_cpus": 0.5}, "on_poor": "warn"},
         "teachers": [_teacher("one", {"kind": "linear"}), _teacher("two", _SMALL)],
         "serving": {"store": None, "timeout_s": 30.0, "max_restarts": 8},
         "objective": {"alpha": 0.3, "temperature": 2.0, "weighting": {"kind": "uniform"}},

@@ -97,7 +97,7 @@ def recorded(outcome: Outcome) -> Any:
     return MlflowClient(uri).get_run(outcome.mlflow_run_id)
 
 
-ALONE = {"actor": {"num_cpus": 0.5}}
+ALONE = {"actor": {"num_cpus": 0.5}, "on_poor": "warn"}
 """Each teacher in a process of its own."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raykd import models
-from raykd.errors import ConfigError, NonFiniteError
+from raykd.errors import ConfigError, ModelError, NonFiniteError
 from raykd.load import flatten
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
@@ -38,6 +38,44 @@ def test_the_table_has_every_system(first: Outcome) -> None:
     for role in ("ensemble", "baseline", "student"):
         assert 0.5 < first.macro(role)["accuracy"] <= 1.0
     assert all(p.ms_per_1000 and p.ms_per_1000 > 0 for p, _ in first.table.systems)
+
+
+def test_teachers_are_scored_before_they_teach_and_a_poor_one_is_told_of(first: Outcome, recorded, world: World) -> None:  # type: ignore[no-untyped-def]
+    client, run = recorded
+    log = (world.run("first") / "log.txt").read_text(encoding="utf-8")
+    scored, fitted = log.index("teachers on the validation rows"), log.index("workers for baseline, student")
+    assert scored < fitted
+    (history,) = client.get_metric_history(run.info.run_id, "teacher/multi/validation/accuracy")
+    assert history.step == 0
+    (note,) = [n for n in first.notes if "teacher multi is worse on the validation rows" in n]
+    assert f"accuracy {100 * history.value:.1f} %" in note and "WARNING raykd.runs: " + note in log
+    assert run.data.tags["raykd.teacher.multi.poor"] == note
+    assert note in (world.run("first") / "results.md").read_text(encoding="utf-8")
+
+
+def test_swapped_labels_stop_the_run_before_the_student(first: Outcome, world: World) -> None:
+    (path,) = (world.folder / "runs" / "teachers").glob("en-*")
+    turned = {"negative": "positive", "positive": "negative"}
+    teachers = [
+        {"name": "en", "languages": ["en"], "path": str(path)},
+        {"name": "turned", "languages": ["en", "fr"], "path": str(path), "label_map": turned},
+    ]
+    defaults = {"actor": {"num_cpus": 0.5, "group": "teachers"}}
+    config = world.config("turned", teachers=teachers, teacher_defaults=defaults, baseline=False)
+    with pytest.raises(ModelError) as raised:
+        train(config)
+    said = str(raised.value)
+    assert raised.value.exit_code == 3
+    for part in (
+        r"teacher turned is worse on the validation rows than one label for everything",
+        r"accuracy [0-9.]+ % \(95 % interval [0-9.]+ to [0-9.]+\) of 120 labelled texts \(en .* %, fr .* %\)",
+        r"always (negative|positive), the most frequent label, would be right in 5\d\.\d %",
+        r"its labels look swapped: without a label_map it would reach 9\d\.\d %: check teachers.turned.label_map",
+    ):
+        assert re.search(part, said), said
+    log = (world.run("turned") / "log.txt").read_text(encoding="utf-8")
+    assert "workers for" not in log and world.state("turned")["status"] == "failed"
+    assert still_held() == []
 
 
 def test_the_report_needs_no_network(first: Outcome) -> None:

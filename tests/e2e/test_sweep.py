@@ -43,9 +43,11 @@ def test_trials_are_those_of_the_file(memory_before: set[str], asha: SweepOutcom
 def test_each_teacher_answers_each_text_once_for_all_trials(asha: SweepOutcome, sweeps: Sweeps) -> None:
     metrics = sweeps.client().get_run(asha.mlflow_run_id).data.metrics
     assert metrics["sweep/teacher_passes"] == 1.0
-    # 40 texts a language; by language the monolingual teacher is asked where there is one.
-    for name in ("en", "multi"):
-        assert metrics[f"teacher/{name}/rows_forwarded"] == 40.0
+    # 40 texts a language; by language the monolingual teacher is asked where there is one. Before that both are scored
+    # on the validation texts of their languages, 60 a language.
+    for name, validation in (("en", 60), ("multi", 120)):
+        assert metrics[f"teacher/{name}/rows_forwarded"] == 40.0 + validation
+        assert 0.0 <= metrics[f"teacher/{name}/validation/accuracy"] <= 1.0
         (counters,) = [start[name] for start in sweeps.journal("asha").teachers]
         assert (counters["loaded"], counters["computed_while_parked"]) == (1, 0)
 

@@ -58,7 +58,7 @@ def write(folder: Path) -> Path:
             "languages": ["zh", "en"],
         },
         "student": {"kind": "linear", "buckets": 256},
-        "teacher_defaults": {"actor": {"num_cpus": 0.5}},
+        "teacher_defaults": {"actor": {"num_cpus": 0.5}, "on_poor": "warn"},
         "teachers": [
             {"name": n, "languages": spoken, "path": str(folder / n), "actor": actors[n]}
             for n, spoken in LANGUAGES.items()
