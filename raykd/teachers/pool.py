@@ -19,6 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.config import ActorConfig, ServingConfig
+from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.call import up_again
