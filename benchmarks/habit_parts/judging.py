@@ -136,7 +136,8 @@ def judge_case(
             continue
         more = overrides if step.command in {"check", "train"} else ()
         ran = run_step(step, folder, more, fresh=fresh)
-        verdict = judge_step(step, ran, folder, was_well=was_well, earlier=rows)
+        # Another check of the case has another configuration: nothing has been said of it yet.
+        verdict = judge_step(step, ran, folder, was_well=was_well and step.command != "check", earlier=rows)
         verdicts.append(Verdict(verdict.word, verdict.detail, ran.seconds))
         rows += read_json_lines(ran.stdout)
         if step.command == "check":

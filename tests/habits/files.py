@@ -132,7 +132,7 @@ FILES: dict[str, Neighbour] = {
     "gzipped JSON lines": _read("train.jsonl.gz", _gzipped, 12),
     "JSON lines packed by zstd": _read("train.jsonl.zst", _packed, 12),
     "files by a pattern": neighbour(_two_parts, "both files", _check(r"\b12 labelled")),
-    "a key twice in a row": _refused("train.jsonl", _text(TWICE), "twice|two|duplicate|repeat", "text"),
+    "a key twice in a row": _refused("train.jsonl", _text(TWICE), "twice|duplicate|repeat|2 times", "text"),
     "a NUL in a text": _read("train.jsonl", _text(NUL), 12, "NUL|null character|zero byte|control|U\\+0000"),
     "labels that became floats": _read(
         "train.parquet", _float_labels, 8, "label", "null|unlabel|empty",
@@ -140,7 +140,7 @@ FILES: dict[str, Neighbour] = {
     ),
     "labels that are numbers in the run": _read(
         "train.jsonl", _text(_lines([{"text": r["text"], "label": LABELS.index(r["label"])} for r in ROWS])), 12,
-        "label", "quote|text|string", labels=[0, 1], validation=None,
+        "label", "quote|text|string", labels=[0, 1], validation={"kind": "files", "paths": ["train.jsonl"], "language": "en"},
     ),
     "labels that are missing in some rows": _read("train.csv", _text(MISSING), 8, "label", "null|unlabel|empty"),
     "a saved DatasetDict": neighbour(

@@ -160,11 +160,12 @@ def _unanswerable(folder: Path) -> None:
     write_run(folder, rows=(), task=task, data={"labels": None, **files})
 
 
-def _schemes(tags: Sequence[str], labels: Sequence[str], folder: Path) -> None:
+def _schemes(tags: Sequence[str], labels: Sequence[str], scheme: str | None, folder: Path) -> None:
     rows = [{"tokens": list("张三丰在北京"), "tags": list(tags), "lang": "zh"}] * 8
     task = {"kind": "token_classification"}
-    write_run(folder, rows=rows, task=task, data={"labels": list(labels), "languages": ["zh"], **{
-        part: {"kind": "files", "paths": [f"{part}.jsonl"]} for part in ("train", "validation")}})  # fmt: skip
+    files = {part: {"kind": "files", "paths": [f"{part}.jsonl"]} for part in ("train", "validation")}
+    data = {"labels": list(labels), "languages": ["zh"], "scheme": scheme, **files}
+    write_run(folder, rows=rows, task=task, data=data)
 
 
 def save_writer(directory: Path, architecture: str, template: str, **settings: Any) -> None:
@@ -243,13 +244,15 @@ def _writer(
     )
 
 
-def _scheme(tags: str, labels: str) -> Neighbour:
-    served = {
-        **CHECK,
-        "served": {"prints": [r"\b8 labelled"]},
-        "refused": {"prints": [r"data\.(scheme|label_map)|task\.scheme"]},
-    }
-    return neighbour(partial(_schemes, tags.split(), labels.split()), "read", served)
+def _scheme(tags: str, labels: str, scheme: str | None = None, refused: str | None = None) -> Neighbour:
+    """Rows of a scheme are read, or refused by a pattern's words.
+
+    Args:
+        scheme: The run's data.scheme.
+    """
+    outcome = {"refused": {"prints": [refused]}} if refused else {"served": {"prints": [r"\b8 labelled"]}}
+    step = {"run": CHECK["run"], **outcome}
+    return neighbour(partial(_schemes, tags.split(), labels.split(), scheme), "read", step)
 
 
 UNITS: dict[str, Neighbour] = {
@@ -263,8 +266,12 @@ UNITS: dict[str, Neighbour] = {
     "questions without an answer": neighbour(_unanswerable, "read", {**CHECK, "served": {"prints": [r"\b24 labelled"]}}),
     "BMES": _scheme("B-PER M-PER E-PER O B-LOC E-LOC", "O B-PER M-PER E-PER S-PER B-LOC M-LOC E-LOC S-LOC"),
     "BIOES": _scheme("B-PER I-PER E-PER O B-LOC E-LOC", "O B-PER I-PER E-PER S-PER B-LOC I-LOC E-LOC S-LOC"),
-    "IOB1": _scheme("I-PER I-PER I-PER O I-LOC I-LOC", "O I-PER B-PER I-LOC B-LOC"),
-    "IO": _scheme("PER PER PER O LOC LOC", "O PER LOC"),
+    "BMES in files, BIO in the run": _scheme(
+        "B-PER M-PER E-PER O B-LOC E-LOC", "O B-PER I-PER B-LOC I-LOC", "BMES"
+    ),
+    "IOB1 that is said": _scheme("I-PER I-PER I-PER O I-LOC I-LOC", "O B-PER I-PER B-LOC I-LOC", "IOB1"),
+    "IO": _scheme("I-PER I-PER I-PER O I-LOC I-LOC", "O I-PER I-LOC"),
+    "types without a letter": _scheme("PER PER PER O LOC LOC", "O PER LOC", refused="'PER' is no tag"),
     "a tokenizer that ends every text": _writer("$A </s>", "say one :"),
     "a tokenizer that begins every text": _writer("<s> $A", "say one :", special=True),
     "a prompt that holds its beginning already": _writer("<s> $A", "<s>[INST] say [/INST]"),
