@@ -50,7 +50,7 @@ def _nll(setting: Setting, model: models.TextModel) -> float:
     module = Headless(model.model).eval()  # type: ignore[no-untyped-call]
     tokens = task.encode(model.tokenizer, rows.take(range(len(rows))))
     with torch.inference_mode():
-        said = say(module, task, tokens, range(len(rows)), torch.device("cpu"))
+        said = say(module, task, tokens, range(len(rows)), torch.device("cpu"), model.padding)
     assert said.nll_B is not None and said.tokens_B is not None
     return float(said.nll_B.sum() / said.tokens_B.sum())
 

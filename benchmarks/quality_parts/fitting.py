@@ -81,7 +81,7 @@ def measure(model: models.TextModel, config: RunConfig, rows: Rows, metric: str)
     module = model.model.eval()  # type: ignore[no-untyped-call]
     tokens = config.task.encode(model.tokenizer, rows.take(range(len(rows))))
     with torch.inference_mode():
-        said = say(module, config.task, tokens, range(len(rows)), torch.device("cpu"))
+        said = say(module, config.task, tokens, range(len(rows)), torch.device("cpu"), model.padding)
     values = scores_by_language(config.task, said, rows, config.data.labels)
     found = {lang: 100 * values[f"eval/{lang}/{metric}"] for lang in sorted(set(rows.languages))}
     return {
