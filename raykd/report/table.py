@@ -9,11 +9,14 @@ Rates are shown in per cent, differences of rates in percentage points; NLL is i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -65,6 +68,18 @@ class Gap:
         return (
             text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
         )
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """Two forms of a table, of which a terminal shows the first one that it has room for."""
+
+    wide: Table
+    tall: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = Measurement.get(console, options.update_width(sys.maxsize), self.wide)
+        yield self.wide if room.maximum <= options.max_width else self.tall
 
 
 @dataclass(frozen=True)
@@ -161,21 +176,44 @@ class ResultTable:
         ]
         return heads, lines
 
-    def rich(self) -> Table:
-        """The main table for a terminal of 100 to 140 columns."""
+    def rich(self) -> FittedTable:
+        """The main table: a column for each language where the terminal is wide enough, else a row for each."""
+        return FittedTable(self._wide(), self._tall())
+
+    def _frame(self, title: str) -> Table:
+        caption = str(self.gap) if self.gap else None
+        return Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+    def _wide(self) -> Table:
+        """A row for each system."""
         heads, lines = self.cells()
         of = METRIC_TITLES.get(self.metrics[0], self.metrics[0]) if self.metrics else "accuracy"
-        table = Table(
-            title=f"Results on the held-out rows; the columns of languages hold {of}",
-            caption=str(self.gap) if self.gap else None,
-            box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
-        )  # fmt: skip
+        table = self._frame(f"Results on the held-out rows; the columns of languages hold {of}")
         for at, head in enumerate(heads):
             language = 2 <= at < 2 + len(self.languages)
             short = self.languages[at - 2] if language else _NARROW.get(head) or head.replace(" ", "\n", 1)
             table.add_column(Text(short), justify="left" if at < 2 else "right", no_wrap=True)
         for (p, _), line in zip(self.systems, lines, strict=True):
             table.add_row(*(Text(cell) for cell in line), style="bold" if p.role == "student" else "")
+        return table
+
+    def _tall(self) -> Table:
+        """A row for each system and language, then its mean over them."""
+        table = self._frame("Results on the held-out rows, by language")
+        metrics = self.metrics or ("accuracy",)
+        titles = [METRIC_TITLES.get(m, m).replace(" ", "\n", 1) for m in metrics]
+        for at, head in enumerate(["system", "language", *titles, "params", "ms per\n1,000"]):
+            table.add_column(Text(head), justify="left" if at < 2 else "right", no_wrap=True)
+        for p, s in self.systems:
+            style, name = "bold" if p.role == "student" else "", system_title(p)
+            for language, values in s.by_language.items():
+                cells = [name, language, *(shown(m, values.get(m)) for m in metrics), "", ""]
+                table.add_row(*(Text(cell) for cell in cells), style=style)
+                name = ""
+            means = [shown(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
+            speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
+            cells = [name, "mean", *means, count(p.parameters), speed]
+            table.add_row(*(Text(cell) for cell in cells), style=style, end_section=True)
         return table
 
     def markdown(self) -> str:

@@ -142,6 +142,26 @@ def test_the_terminal_shows_every_number(table, width):
         assert all(cell in shown_line for cell in line)
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_languages_that_do_not_fit_side_by_side_have_a_row_each(width):
+    spoken = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "zh-Hans")
+    labels_N = np.arange(18) % 2
+    logits_NC = np.stack([-3.0 * labels_N, 3.0 * labels_N], 1).astype(np.float32)
+    one = Predictions(
+        "all", "student", logits_NC, np.ones(18, bool), labels_N, spoken * 2, 1_230_000, 12.0
+    )  # fmt: skip
+    many = ResultTable(((one, scored(one)),))
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(many.rich())
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert not any("…" in cell for line in lines for cell in line)
+    by_language = {cells[1]: cells[2:] for cells in many.language_cells()[1]}
+    for language in spoken:
+        shown_line = next(line for line in lines if language in line)
+        assert shown_line[shown_line.index(language) + 1 :] == by_language[language][1:]
+    assert any("mean" in line and "1.23" in line and "12" in line for line in lines)
+
+
 def test_markdown_escapes_what_would_break_it():
     name = "a|b\nc"
     text = ResultTable(((system(name, "teacher", [0] * 8), scored(SYSTEMS[0])),)).markdown()
