@@ -138,6 +138,12 @@ def predict(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest text in tokens that a model writes.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language to write, of a model of many (or tgt_lang in the lines).")
+    ] = None,
+    source_language: Annotated[
+        str | None, typer.Option(help="Language of the sources (or src_lang in the lines).")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a text instead of a table.")
     ] = False,
@@ -153,7 +159,12 @@ def predict(
 
     asked = read_texts(texts, jsonl, column, pair, sys.stdin)
     answers = predict_rows(
-        folder_of(model, task), asked, no_answer=no_answer, longest=max_length, new=max_new_tokens
+        folder_of(model, task),
+        asked,
+        no_answer=no_answer,
+        longest=max_length,
+        new=max_new_tokens,
+        languages=(source_language, language),
     )
     for row in answers:
         if as_json or jsonl is not None:

@@ -23,6 +23,7 @@ ColumnKey = Literal[
     "source",
     "target",
     "language",
+    "source_language",
     "id",
 ]
 """The keys of `Columns`."""
@@ -46,6 +47,8 @@ class Files(Spec):
     """Overrides of `data.columns` for these files alone."""
     language: str | None = None
     """The language of all rows, for files that have no language column."""
+    source_language: str | None = None
+    """The language of all sources, for files without such a column (see `Columns.source_language`)."""
 
     @field_validator("delimiter")
     @classmethod
@@ -67,6 +70,7 @@ class Hub(Spec):
     revision: str | None = None
     columns: dict[ColumnKey, str] = {}
     language: str | None = None
+    source_language: str | None = None
 
 
 class Embedded(Spec):
@@ -115,6 +119,9 @@ class Columns(Spec):
     language: str | None = "lang"
     """Where it keeps its default and is not there, rows with targets read `tgt_lang`: scores are compared by the
     language that is written."""
+    source_language: str | None = "src_lang"
+    """Language of the source, by any name, for models that read it (mBART, NLLB, M2M-100); not read where it keeps its
+    default and is not there."""
     id: str | None = None
 
     @staticmethod
@@ -128,7 +135,7 @@ _OF_FORM: dict[RowForm, tuple[ColumnKey, ...]] = {
     "words": ("tokens", "tags", "text"),
     "answers": ("question", "context", "answers"),
     "target": ("source", "target"),
-    "source_target": ("source", "target"),
+    "source_target": ("source", "target", "source_language"),
     "plain": ("text",),
 }
 

@@ -50,6 +50,9 @@ class TeacherConfig(Spec):
     training: TeacherTraining | None = None
     label_map: dict[str, str] = {}
     """The teacher's own label names to the run's, where they differ."""
+    language_codes: dict[str, str] = {}
+    """The run's names of languages to the codes of a multilingual tokenizer (mBART, NLLB, M2M-100), where they do not
+    follow from the name: {zh: zho_Hant}."""
     max_length: int | None = Field(None, ge=1)
     """Longest text in tokens for this teacher; None takes what it was trained with, else the task's."""
     on_poor: Literal["stop", "warn"] = "stop"

@@ -56,7 +56,7 @@ def columns_of(
             wanted=", ".join(names.values()),
             next_step=_how_to_name(missing, form, there, found[0].flat),
         )
-    return Wanted(form, names, of_all, labelled)
+    return Wanted(form, names, of_all, source.source_language or "", labelled=labelled)
 
 
 def _named(
@@ -77,6 +77,9 @@ def _named(
         for key, other in _NEXT.items():
             if names.get(key) == default[key] and default[key] not in there and other in there:
                 names[key] = other
+        spoken = names.get("source_language")
+        if spoken == default.get("source_language") and spoken not in there:
+            names.pop("source_language", None)
         if form == "target" and names.get("source") == default["source"] and default["source"] not in there:
             names.pop("source")
         if not labelled and "source" in names and names["target"] not in there:

@@ -27,12 +27,14 @@ class Wanted:
     """What to read. Written by `columns`, read here and by `read`.
 
     names: the column of each key that is there. of_all: the language of all rows, if the source tells one.
+    source_language: of all sources where no column tells it; "" is not known.
     labelled: whether gold is read.
     """
 
     form: RowForm
     names: dict[str, str] = field(default_factory=dict)
     of_all: str | None = None
+    source_language: str = ""
     labelled: bool = True
 
 
@@ -47,6 +49,7 @@ class Parts:
     gold: tuple[int, ...] | None = None
     mended: int = 0
     mode: Mode = ""
+    source_language: str = ""
 
 
 def parts_of(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
@@ -137,10 +140,18 @@ def _target(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
         value: Any = values.get(column)
         needs_source = wanted.form == "source_target" or "target" not in names
         source = (cells.text if needs_source else cells.any_text)("" if value is None else value, column)
+    spoken = wanted.source_language
+    if "source_language" in names:
+        spoken = cells.text(values.get(names["source_language"]), names["source_language"])
     if "target" not in names:
-        return Parts(source, pair="")
+        return Parts(source, pair="", source_language=spoken)
     target = cells.text(values.get(names["target"]), names["target"])
-    return Parts(source if source.strip() else "", target, label=0 if wanted.labelled else UNLABELLED)
+    return Parts(
+        source if source.strip() else "",
+        target,
+        label=0 if wanted.labelled else UNLABELLED,
+        source_language=spoken,
+    )
 
 
 def _plain(record: Record, wanted: Wanted, config: DataConfig) -> Parts:

@@ -166,6 +166,9 @@ def _as_rows(kept: list[tuple[str, str, Parts]], wanted: Wanted) -> Rows:
         words=tuple(parts.words or () for _, _, parts in kept) if wanted.form == "words" else None,
         golds=tuple(parts.gold or () for _, _, parts in kept) if with_golds else None,
         modes=tuple(parts.mode for _, _, parts in kept) if wanted.form == "words" else None,
+        source_languages=tuple(parts.source_language for _, _, parts in kept)
+        if wanted.form == "source_target"
+        else None,
     )
 
 

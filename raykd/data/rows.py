@@ -27,7 +27,7 @@ class Rows:
     """B rows. Written by `read`, `corpus` and `load`; read by the stream, the loop and the evaluation.
 
     ids: names for messages; need not be unique.
-    texts, pairs, languages, labels_B, words, golds, modes: as in `TextBatch`.
+    texts, pairs, languages, labels_B, words, golds, modes, source_languages: as in `TextBatch`.
 
     Raises:
         ValueError: fields of unequal length.
@@ -41,12 +41,12 @@ class Rows:
     words: tuple[Spans, ...] | None = None
     golds: tuple[tuple[int, ...], ...] | None = None
     modes: tuple[Mode, ...] | None = None
+    source_languages: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.texts), len(self.languages), len(self.labels_B)}
-        sizes |= {
-            len(column) for column in (self.pairs, self.words, self.golds, self.modes) if column is not None
-        }
+        others = (self.pairs, self.words, self.golds, self.modes, self.source_languages)
+        sizes |= {len(column) for column in others if column is not None}
         if len(sizes) != 1:
             raise ValueError(f"fields of unequal length: {sorted(sizes)}")
 
@@ -68,6 +68,7 @@ class Rows:
             self.words,
             self.golds,
             self.modes,
+            self.source_languages,
         )
 
     def select(self, chosen: Sequence[int] | NDArray[Any]) -> Rows:
@@ -90,6 +91,7 @@ class Rows:
             batch.words,
             batch.golds,
             batch.modes,
+            batch.source_languages,
         )
 
     @staticmethod
@@ -135,7 +137,8 @@ class Rows:
                 digest.update(b"%d:" % len(encoded))
                 digest.update(encoded)
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
-        for numbers in (self.words, self.golds, self.modes):
+        spoken = self.source_languages if any(self.source_languages or ()) else None
+        for numbers in (self.words, self.golds, self.modes, spoken):
             if numbers is not None:  # what has none keeps the fingerprint that it had
                 digest.update(json.dumps(numbers).encode())
         return digest.hexdigest()

@@ -11,7 +11,7 @@ student and nothing that is searched crosses the wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -45,6 +45,7 @@ class TextBatch:
     golds: of tagging a label a word; of question answering begin and end of each accepted answer in the context, in
         characters; empty where the row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
     modes: how each row is given to a model; None is "" for all.
+    source_languages: of sources and targets the language of each source, "" where it is not known; None of other rows.
     """
 
     ids: tuple[str, ...]
@@ -55,6 +56,7 @@ class TextBatch:
     words: tuple[Spans, ...] | None = None
     golds: tuple[tuple[int, ...], ...] | None = None
     modes: tuple[Mode, ...] | None = None
+    source_languages: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -74,6 +76,7 @@ class TextBatch:
             words=_picked(self.words, rows),
             golds=_picked(self.golds, rows),
             modes=_picked(self.modes, rows),
+            source_languages=_picked(self.source_languages, rows),
         )
 
     @staticmethod
@@ -90,7 +93,20 @@ class TextBatch:
             modes=None
             if all(part.modes is None for part in parts)
             else tuple(mode for part in parts for mode in _modes(part)),
+            source_languages=None
+            if all(part.source_languages is None for part in parts)
+            else tuple(name for part in parts for name in part.source_languages or ("",) * len(part)),
         )
+
+    def in_codes(self, codes: Mapping[str, str]) -> TextBatch:
+        """The same rows with their languages by other names, where the map has any."""
+        if not codes:
+            return self
+        languages = tuple(codes.get(name, name) for name in self.languages)
+        sources = self.source_languages
+        if sources is not None:
+            sources = tuple(codes.get(name, name) for name in sources)
+        return replace(self, languages=languages, source_languages=sources)
 
     def without_labels(self) -> TextBatch:
         """The same rows as a teacher may see them: no gold label leaves the student's side."""

@@ -150,6 +150,8 @@ class Predictor:
                 self.model.model,
                 self.model.tokenizer,
                 texts,
+                languages=batch.languages[begin : begin + ROWS],
+                source_languages=(batch.source_languages or ())[begin : begin + ROWS],
                 max_new_tokens=task.max_new_tokens,
                 max_input_tokens=task.prompt_tokens,
                 beams=task.beams,

@@ -142,6 +142,8 @@ class Pretrained(Spec):
     """A local directory or a hub name; weights must be safetensors."""
     revision: str | None = None
     trust_remote_code: bool = False
+    language_codes: dict[str, str] = {}
+    """The run's names of languages to the codes of a multilingual tokenizer, as of a teacher."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     """Keep these encoder layers, counted from 0, in this order; None keeps all."""
 

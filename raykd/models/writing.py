@@ -23,8 +23,10 @@ import torch
 from torch import nn
 
 from raykd.errors import ModelError
+from raykd.models.starts import WRAPPING
 from raykd.tasks.language import Generation
-from raykd.text.prompts import end_id, prompt_ids, source_ids
+from raykd.text.codes import codes_of, groups_of, speaking
+from raykd.text.prompts import end_id, marks_of, prompt_ids, source_ids
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -69,6 +71,8 @@ def generate(
     texts: Sequence[str],
     *,
     max_new_tokens: int,
+    languages: Sequence[str] = (),
+    source_languages: Sequence[str] = (),
     beams: int | None = 1,
     length_penalty: float | None = None,
     max_input_tokens: int | None = None,
@@ -81,6 +85,8 @@ def generate(
     the answers. The model is in evaluation mode while it generates and afterwards in the mode that it was in.
 
     Args:
+        languages, source_languages: of what is written for each text and of the texts, for tokenizers that mark them;
+            "" is what the tokenizer is set to.
         beams: 1 is greedy. None takes the checkpoint's where ``generation`` is checkpoint, else 1.
         length_penalty: exponent of the length by which a beam's log-likelihood is divided; only with beams. None as
             for ``beams``.
@@ -90,10 +96,12 @@ def generate(
 
     Raises:
         ModelError: the model has no place for so many new tokens, or no token to begin with.
+        ConfigError: a language that the tokenizer has no code for.
     """
     closed = bool(model.config.is_encoder_decoder)
     limit = input_limit(model.config, max_new_tokens, max_input_tokens)
-    read = (source_ids if closed else prompt_ids)(tokenizer, texts, limit)
+    rest = (source_languages,) if closed else ()
+    read = (source_ids if closed else prompt_ids)(tokenizer, texts, limit, *rest)  # type: ignore[operator]
     if read.long_B.any():
         lost = "their end" if closed else "their beginning"
         log.warning(
@@ -109,12 +117,54 @@ def generate(
         length_penalty=length_penalty,
     )
     answers = [""] * len(rows)
-    with _writing(model, settings), torch.no_grad():
-        for picked in _batches(rows, batch_size, rows_together(model) if len(rows) > 1 else "any"):
-            new = _written(model, [rows[i] for i in picked], settings)
-            for i, ids in zip(picked, new, strict=True):
-                answers[i] = tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
+    together = rows_together(model) if len(rows) > 1 else "any"
+    for code, members in groups_of(tokenizer, languages if closed else (), len(rows)).items():
+        begun = settings_in(settings, model, tokenizer, code)
+        with _writing(model, begun), torch.no_grad():
+            for batch in _batches([rows[i] for i in members], batch_size, together):
+                picked = [members[at] for at in batch]
+                new = _written(model, [rows[i] for i in picked], begun)
+                for i, ids in zip(picked, new, strict=True):
+                    answers[i] = tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
     return answers
+
+
+def settings_in(
+    settings: GenerationConfig, model: PreTrainedModel, tokenizer: Any, code: str | None
+) -> GenerationConfig:
+    """The settings for texts in one language: where targets begin with its code, that is forced; a decoder of mBART's
+    kind, whose targets end with it, starts with it.
+
+    Raises:
+        ModelError: the tokenizer marks languages, and neither it nor the checkpoint says which one to write.
+    """
+    codes = codes_of(tokenizer)
+    code = code or (getattr(tokenizer, "tgt_lang", None) if codes else None)
+    if not codes:
+        return settings
+    with speaking(tokenizer, target=code or codes[0]):
+        marks = marks_of(tokenizer, as_target=True)
+    starts = not marks.before and model.config.model_type in WRAPPING
+    if code is None:
+        said = settings.decoder_start_token_id if starts else settings.forced_bos_token_id
+        if said is None:
+            raise _no_language(codes)
+        return settings
+    begun = deepcopy(settings)
+    if starts:
+        begun.decoder_start_token_id = marks.after[-1]
+    else:
+        begun.forced_bos_token_id = marks.before[0] if marks.before else marks.after[-1]
+    return begun
+
+
+def _no_language(codes: Sequence[str]) -> ModelError:
+    return ModelError(
+        "this model writes many languages, and nothing says which one",
+        got="rows without a language, and no tgt_lang in tokenizer_config.json",
+        wanted=f"a language, such as {', '.join(codes[:5])}",
+        next_step="name it: raykd predict --language, or a key lang in the JSON lines",
+    )
 
 
 def settings_of(

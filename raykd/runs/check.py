@@ -15,6 +15,7 @@ from pathlib import Path
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.runs.asked import describe_never_asked, never_asked
+from raykd.runs.check_language import check_source_languages, describe_marks
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
@@ -194,6 +195,8 @@ def _describe(job: AnyJob) -> str:
         if part.data.train.take(range(1)).in_mode("optional").all():
             bare = sum(not gold for gold in part.data.train.golds or ()) - (rows - labelled)
             told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
+        looks = (check_source_languages, describe_marks)
+        told += filter(None, (look(part.config, part.data.train) for look in looks))
     return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"
 
 

@@ -2,39 +2,162 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from raykd.config import RunConfig
-from raykd.errors import ConfigError, ModelError
+from raykd.data.rows import Rows
+from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models import files
+from raykd.models.loading import load_tokenizer
 from raykd.models.starts import GENERATION, check_start
 from raykd.models.writing import input_limit, set_aside
 from raykd.tasks.language import LanguageTask
+from raykd.text.codes import code_for, coded_name, codes_of
 
 
-def check_language_model(who: str, folder: Path, config: RunConfig, max_length: int | None) -> str:
+def check_language_model(
+    who: str,
+    folder: Path,
+    config: RunConfig,
+    max_length: int | None,
+    spoken: frozenset[str] | None = None,
+    codes: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """What is to be said of a model directory that serves a language task ("" is nothing).
 
     Args:
-        who: for messages, such as "teacher fr". max_length: of this model; None is the task's.
+        who: for messages, such as "teacher fr". max_length: of this model; None is the task's. spoken: its languages;
+            None is any. codes: of the run's languages, as its `language_codes` say.
     Raises:
         ModelError: its decoder has no token to start with, or it has no place for what it is to write.
-        ConfigError: its length leaves no room for a prompt.
+        ConfigError: its length leaves no room for a prompt, or its tokenizer has no code for a language.
     """
     task = config.task
     if not isinstance(task, LanguageTask) or task.kind == "masked_lm":
         return ""
     try:
+        said = []
         if task.kind == "seq2seq":
             check_start(folder)
+            languages = config.data.select_languages or config.data.languages
+            said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
         task = _with_length(who, task, max_length)
         _check_room(folder, task)
-    except ModelError as error:
-        raise ModelError(
+    except (ModelError, ConfigError) as error:
+        raise type(error)(
             f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
         ) from None
-    return _said(folder, task)
+    return "; ".join(filter(None, [*said, _said(folder, task)]))
+
+
+def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> str:
+    """How the languages that are written are named, where the tokenizer marks texts with their language.
+
+    Raises:
+        ConfigError: one has no code.
+    """
+    if not is_coded(folder):
+        return ""
+    codes = codes_of(load_tokenizer(folder))
+    found = {language: code_for(codes, given.get(language, language)) for language in languages}
+    return "writes " + ", ".join(f"{language} as {code}" for language, code in found.items())
+
+
+def is_coded(folder: Path) -> bool:
+    """Whether the tokenizer of a directory marks texts with their language."""
+    place = folder / "tokenizer_config.json"
+    return place.is_file() and coded_name(files.read_json(place).get("tokenizer_class"))
+
+
+def check_source_languages(config: RunConfig, rows: Rows) -> str:
+    """How sources are read by models that mark their language ("" where no model does, or every row says it).
+
+    Raises:
+        ConfigError: a model has no code for a language, or would read sources without one as what is to be written.
+    """
+    if config.task.kind != "seq2seq":
+        return ""
+    named = sorted({name for name in rows.source_languages or () if name})
+    silent = {
+        to
+        for to, name in zip(rows.languages, rows.source_languages or ("",) * len(rows), strict=True)
+        if not name
+    }
+    said = []
+    for who, folder, given in _coded_models(config):
+        tokenizer: Any = load_tokenizer(folder)
+        codes = codes_of(tokenizer)
+        for name in named:
+            code_for(codes, given.get(name, name))
+        if silent:
+            own = str(getattr(tokenizer, "src_lang", ""))
+            same = [to for to in sorted(silent) if code_for(codes, given.get(to, to)) == own]
+            if same:
+                raise ConfigError(
+                    f"{who} reads the language of each source, and rows do not say it",
+                    got=f"sources without a language, targets in {', '.join(same)}, which the tokenizer's own "
+                    f"src_lang ({own}) is too",
+                    wanted="a column src_lang (data.columns.source_language), or source_language of each source",
+                    next_step="name it, for example data.train.source_language=en",
+                )
+            said.append(f"{who} reads sources without a language as {own}")
+    return "; ".join(said)
+
+
+def describe_marks(config: RunConfig, rows: Rows) -> str:
+    """How many rows already hold what a tokenizer would put around them ("" is none); they do not get it twice."""
+    task, said = config.task, []
+    if not isinstance(task, LanguageTask) or task.kind == "masked_lm":
+        return ""
+    for who, folder, _ in _local_models(config):
+        try:
+            tokenizer: Any = load_tokenizer(folder)
+            roles = ("bos_token", "cls_token", "eos_token", "sep_token")
+            marks = tuple(str(mark) for role in roles if (mark := getattr(tokenizer, role, None)))
+            pairs = list(zip(rows.texts, rows.pairs or rows.texts, strict=True))
+            near = [
+                i
+                for i, (text, target) in enumerate(pairs)
+                if marks
+                and (text.startswith(marks) or text.endswith(marks) or target.rstrip().endswith(marks))
+            ]
+            if not near:
+                continue
+            held_B = task.encode(tokenizer, replace(rows, source_languages=None).take(near)).extra["held_B"]
+        except RaykdError:  # said elsewhere
+            continue
+        if held_B.any():
+            said.append(
+                f"{who}: {held_B.sum():,} of {len(rows):,} training rows already hold "
+                f"{' or '.join(dict.fromkeys(marks))} where its tokenizer would put it, and do not get it twice"
+            )
+    if said and config.student.kind != "pretrained":
+        said.append(
+            "the student, whose tokenizer is learnt from the texts, learns such marks as text: take them off the files "
+            "if that is not wanted"
+        )
+    return "; ".join(said)
+
+
+def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str]]]:
+    """Directories of the models that a run starts from: who they are, and the language codes that they are given."""
+    found = [
+        (f"teacher {t.name}", Path(t.path), t.language_codes)
+        for t in config.active_teachers
+        if t.path is not None
+    ]
+    if config.student.kind == "pretrained":
+        found.append(("the student", Path(config.student.path), config.student.language_codes))
+    return [each for each in found if each[1].is_dir()]
+
+
+def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str]]]:
+    """Those whose tokenizers mark texts with their language."""
+    return [each for each in _local_models(config) if is_coded(each[1])]
 
 
 def _with_length(who: str, task: Any, max_length: int | None) -> Any:

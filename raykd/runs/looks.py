@@ -53,7 +53,9 @@ def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> 
     check_target(f"teacher {name}", looked, task)
     _check_markers(config, folder, f"teacher {name}", trust_remote_code=teacher.trust_remote_code)
     what = f"{looked.kind}, labels {', '.join(looked.labels)}" if looked.labels else looked.kind
-    set_aside = check_language_model(f"teacher {name}", folder, config, length)
+    set_aside = check_language_model(
+        f"teacher {name}", folder, config, length, teacher.language_set, teacher.language_codes
+    )
     return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
 
 
@@ -121,7 +123,7 @@ def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str,
     note = check_student_length(looked, task)
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target("the student", looked, task)
-    set_aside = check_language_model(f"the {key}", folder, config, None)
+    set_aside = check_language_model(f"the {key}", folder, config, None, None, model.language_codes)
     return set_aside, (note,) if note else ()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,7 +29,8 @@ def read_texts(
     """Texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
 
     Args:
-        column, pair: keys in the JSON lines; None takes those that the lines have: question and context, tokens, text.
+        column, pair: keys in the JSON lines; None takes those that the lines have: question and context, tokens, text,
+            src, prompt.
     Raises:
         DataError: nothing to read, or a JSON line without the key; names file and line.
     """
@@ -68,7 +69,7 @@ def _keys_of(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
         return "question", pair or "context", False
     if "tokens" in first.values and "text" not in first.values:
         return "tokens", None, True
-    return "text", pair, False
+    return next((key for key in ("text", "src", "prompt") if key in first.values), "text"), pair, False
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def predict_rows(
     no_answer: bool = False,
     longest: int | None = None,
     new: int | None = None,
+    languages: tuple[str | None, str | None] = (None, None),
 ) -> Iterator[dict[str, Any]]:
     """The same for rows of any form.
 
@@ -141,11 +143,16 @@ def predict_rows(
             student that learnt it.
         longest, new: of a language model the longest prompt or source, and the longest text that it writes, in tokens;
             None is what the model was judged with, else what it has places for.
+        languages: of the sources, and of what is written, for models that mark it; None takes what rows say under
+            src_lang, and under tgt_lang or lang.
     """
     from raykd.models.predictor import Lengths, Predictor
 
     predictor = Predictor.of(models.load(directory), Lengths(longest, new))
-    answers = predictor.predict(asked.batch(predictor.task, no_answer=no_answer))
+    batch = asked.batch(predictor.task, no_answer=no_answer)
+    if predictor.task.kind == "seq2seq":
+        batch = asked.in_languages(batch, *languages)
+    answers = predictor.predict(batch)
     if asked.others is None:
         return answers
     return ({**kept, **answer} for kept, answer in zip(asked.others, answers, strict=True))
@@ -187,6 +194,19 @@ class Asked:
             )
         no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
         return rows_to_ask(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
+
+    def in_languages(self, batch: TextBatch, source: str | None, target: str | None) -> TextBatch:
+        """The rows with their languages: these, else what each row says, else unknown ones."""
+
+        def said(row: dict[str, Any], *keys: str) -> str:
+            return next((value for key in keys if isinstance(value := row.get(key), str)), "")
+
+        others: list[dict[str, Any]] = self.others or [{}] * len(batch)
+        return replace(
+            batch,
+            languages=tuple(target or said(row, "tgt_lang", "lang") for row in others),
+            source_languages=tuple(source or said(row, "src_lang") for row in others),
+        )
 
 
 def _lacks_answers(row: dict[str, Any]) -> bool:

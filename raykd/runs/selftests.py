@@ -61,6 +61,7 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
             config.task,
             trust_remote_code=teacher.trust_remote_code,
             label_map=teacher.label_map,
+            language_codes=teacher.language_codes,
             max_length=teacher.max_length,
             dtype=config.serving.dtype,
         )

@@ -74,18 +74,21 @@ def _line(rows: Rows, i: int, text: str, teacher: str) -> str:
         "lang": rows.languages[i],
         "teacher": teacher,
     }
+    if rows.source_languages is not None and rows.source_languages[i]:
+        row["src_lang"] = rows.source_languages[i]
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _work(
-    config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str]]
+    config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str, str]]
 ) -> list[tuple[int, list[int]]]:
-    """For each teacher the rows that it would teach and has not written; equal sources once."""
+    """For each teacher the rows that it would teach and has not written; equal sources in one language once."""
     asked_MN = pool.handle.source(config.objective.weighting).roster.asked(rows.take(range(len(rows))))
     work = []
     for m, name in enumerate(pool.handle.teachers):
-        first = {rows.texts[i]: i for i in reversed(np.flatnonzero(asked_MN[m]).tolist())}
-        work.append((m, sorted(i for text, i in first.items() if (name, text) not in written)))
+        asked = np.flatnonzero(asked_MN[m]).tolist()
+        first = {(rows.texts[i], rows.languages[i]): i for i in reversed(asked)}
+        work.append((m, sorted(i for key, i in first.items() if (name, *key) not in written)))
     return work
 
 
@@ -96,8 +99,8 @@ def _batches(work: list[tuple[int, list[int]]]) -> Iterator[tuple[int, list[int]
             yield m, picked[at : at + size]
 
 
-def _there(path: Path) -> set[tuple[str, str]]:
-    """Teacher and source of each line; a last line that was cut short is taken away.
+def _there(path: Path) -> set[tuple[str, str, str]]:
+    """Teacher, source and language of each line; a last line that was cut short is taken away.
 
     Raises:
         DataError: a line that is not one of ours.
@@ -111,7 +114,7 @@ def _there(path: Path) -> set[tuple[str, str]]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             row = json.loads(line)
-            found.add((str(row["teacher"]), str(row["src"])))
+            found.add((str(row["teacher"]), str(row["src"]), str(row["lang"])))
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{path}:{number} is not a line of this command",

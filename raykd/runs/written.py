@@ -23,6 +23,7 @@ from raykd.distill.signals import TeacherSignal
 from raykd.errors import TeacherError
 from raykd.models.selftest import find_padding
 from raykd.student.evaluate import say
+from raykd.student.prepare import student_codes
 from raykd.tasks import Said
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import TeacherPool
@@ -37,7 +38,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
     from raykd.models.writing import generate
 
     student = models.load(directory, head=task.kind)
-    batch = rows.take(range(len(rows)))
+    batch = rows.take(range(len(rows))).in_codes(student_codes(config))
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
     padding = find_padding(student, task, batch, module=speaker).of(student.padding)
@@ -51,6 +52,8 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
                 student.model,
                 student.tokenizer,
                 batch.texts,
+                languages=batch.languages,
+                source_languages=batch.source_languages or (),
                 beams=task.beams,
                 max_new_tokens=task.max_new_tokens,
                 max_input_tokens=task.prompt_tokens,

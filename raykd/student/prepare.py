@@ -118,7 +118,7 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
         if len(kept) < len(train):
             facts["train/dropped_rows"] = float(len(train) - len(kept))
             train = kept
-            encoded = config.task.encode(tokenizer, train.take(range(len(train))))
+            encoded = _encode(config, train, tokenizer)
     unmarked_B = encoded.extra.get("unmarked_B")
     if unmarked_B is not None:
         facts["train/rows_without_markers"] = float(unmarked_B.sum())
@@ -143,7 +143,7 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
         train=train,
         validation=validation,
         train_tokens=encoded,
-        validation_tokens=config.task.encode(tokenizer, validation.take(range(len(validation)))),
+        validation_tokens=_encode(config, validation, tokenizer),
         facts=facts,
     )
 
@@ -169,13 +169,23 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
             _judged(config, seen, long_B)
 
 
+def student_codes(config: RunConfig) -> dict[str, str]:
+    """The run's languages to the codes of the student's tokenizer, where they are given."""
+    codes: dict[str, str] = getattr(config.student, "language_codes", {})
+    return codes
+
+
+def _encode(config: RunConfig, rows: Rows, tokenizer: Tokenizer) -> EncodedRows:
+    return config.task.encode(tokenizer, rows.take(range(len(rows))).in_codes(student_codes(config)))
+
+
 def _encoded(
     config: RunConfig, rows: Rows, tokenizer: Tokenizer
 ) -> tuple[Rows, EncodedRows, NDArray[np.bool_]]:
     """The rows that the run sees, their tokens, and which of them are too long."""
     if config.plain:
         rows = rows.select(rows.labelled)
-    encoded = config.task.encode(tokenizer, rows.take(range(len(rows))))
+    encoded = _encode(config, rows, tokenizer)
     return rows, encoded, np.zeros(len(rows), dtype=bool) if encoded.long_B is None else encoded.long_B
 
 

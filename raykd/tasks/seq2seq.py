@@ -17,6 +17,7 @@ from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, Written, language_batch, target_units
+from raykd.text.codes import wraps
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import source_ids, target_ids
 from raykd.text.tokens import Tokenizer
@@ -35,21 +36,31 @@ class Seq2Seq(LanguageTask):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Source tokens of B rows, and their targets as labels; a unit is read at its own label."""
-        sources = source_ids(tokenizer, batch.texts, self.max_length)
-        targets = target_ids(tokenizer, batch.pairs or (), self.max_target_length, as_target=True)
+        sources = source_ids(tokenizer, batch.texts, self.max_length, batch.source_languages or ())
+        targets = target_ids(
+            tokenizer, batch.pairs or (), self.max_target_length, as_target=True, languages=batch.languages
+        )
         units = target_units(tokenizer, batch, sources, targets)
         counts_B = np.diff(units.starts_B1)
         place_N = np.concatenate([np.empty(0, np.int64), *(np.arange(n) for n in counts_B.tolist())])
+        pad_id = tokenizer.pad_token_id or 0
+        fields = {
+            "input_ids": sources.ids,
+            "attention_mask": [np.ones_like(row) for row in sources.ids],
+            "labels": targets.ids,
+        }
+        if wraps(tokenizer):  # the model would take the last token that is left of a cut target
+            fields["decoder_input_ids"] = [
+                np.concatenate([[last], row[:-1]])
+                for last, row in zip(targets.last_B, targets.ids, strict=True)
+            ]
         return EncodedRows(
-            fields={
-                "input_ids": sources.ids,
-                "attention_mask": [np.ones_like(row) for row in sources.ids],
-                "labels": targets.ids,
-            },
+            fields=fields,
             pad_values={
-                "input_ids": tokenizer.pad_token_id or 0,
+                "input_ids": pad_id,
                 "attention_mask": 0,
                 "labels": UNLABELLED,
+                "decoder_input_ids": pad_id,
             },
             lengths_B=np.asarray([len(row) for row in sources.ids], dtype=np.int64) + counts_B,
             labels_N=units.labels_N,

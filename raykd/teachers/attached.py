@@ -66,6 +66,7 @@ def _compare(spec: TeacherSpec, info: TeacherInfo, has: TeacherSpec, is_: Teache
         "fingerprint": (is_.fingerprint[:16], info.fingerprint[:16]),
         "labels": (list(has.labels), list(spec.labels)),
         "label_map": (dict(has.label_map), dict(spec.label_map)),
+        "language_codes": (dict(has.language_codes), dict(spec.language_codes)),
         "languages": (_spoken(has.languages), _spoken(spec.languages)),
         "max_length": (is_.max_length, info.max_length),
         "task": (has.task.model_dump(exclude={"max_length"}), spec.task.model_dump(exclude={"max_length"})),

@@ -48,7 +48,8 @@ class TeacherSpec:
     """What a process needs to become a teacher. Written by `runs`, read by `Teacher`.
 
     path: local directory or hub name. labels: the run's. label_map: the teacher's label names to the run's.
-    languages: None is any. dtype: auto, float32 or bfloat16. store: folder of stores, None keeps nothing.
+    language_codes: the run's languages to the tokenizer's codes. languages: None is any.
+    dtype: auto, float32 or bfloat16. store: folder of stores, None keeps nothing.
     parked: what the teacher said of itself before it was parked; None of a teacher that is not.
     """
 
@@ -60,6 +61,7 @@ class TeacherSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     label_map: dict[str, str] = field(default_factory=dict)
+    language_codes: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
     dtype: str = "auto"
     max_tokens: int = 8192
@@ -98,6 +100,8 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
         spec.device.partition(":")[0],
         _FORMAT,
     ]
+    if spec.language_codes:
+        parts.append(sorted(spec.language_codes.items()))
     return TeacherInfo(
         name=spec.name,
         fingerprint=fingerprint,

@@ -233,7 +233,7 @@ class Teacher:
 
     def _forward(self, batch: TextBatch) -> list[Any]:
         """The answer to every row (logits ``[C]``, or a body), in forward passes of similar length."""
-        model, info = self._load(), self.open()
+        model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
         task = self._task()
         speaker = self._speaker(model)
         padding = self._padding
@@ -335,7 +335,7 @@ class Teacher:
         """
         from raykd.models.writing import generate
 
-        model, task = self._load(), self._task()
+        model, task, rows = self._load(), self._task(), rows.in_codes(self.spec.language_codes)
         if not isinstance(task, LanguageTask):
             raise TeacherError(
                 f"teacher {self.name} writes no text", got=f"task {task.kind}", wanted="causal_lm or seq2seq"
@@ -344,6 +344,8 @@ class Teacher:
             model.model,
             model.tokenizer,
             rows.texts,
+            languages=rows.languages,
+            source_languages=rows.source_languages or (),
             beams=beams,
             max_new_tokens=max_new_tokens,
             max_input_tokens=task.prompt_tokens,

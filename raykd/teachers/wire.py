@@ -29,15 +29,19 @@ class GroupRequest:
     def __reduce__(self) -> tuple[Any, ...]:
         """Plain tuples and bytes: small arrays cost Ray more than their content (0.3 ms of a call)."""
         batch = self.batch
-        columns = (batch.ids, batch.texts, batch.languages, batch.pairs, batch.words, batch.modes)
+        columns = (
+            batch.ids, batch.texts, batch.languages, batch.pairs, batch.words, batch.modes, batch.source_languages
+        )  # fmt: skip
         return _request, (columns, self.asked_MB.tobytes(), len(self.asked_MB), self.halved)
 
 
 def _request(columns: tuple[Any, ...], asked: bytes, teachers: int, halved: bool) -> GroupRequest:
-    ids, texts, languages, pairs, words, modes = columns
+    ids, texts, languages, pairs, words, modes, source_languages = columns
     labels_B = np.full(len(texts), UNLABELLED, dtype=np.int64)
     asked_MB = np.frombuffer(asked, dtype=bool).reshape(teachers, len(texts))
-    batch = TextBatch(ids, texts, languages, labels_B, pairs, words, modes=modes)
+    batch = TextBatch(
+        ids, texts, languages, labels_B, pairs, words, modes=modes, source_languages=source_languages
+    )
     return GroupRequest(batch, asked_MB, halved)
 
 

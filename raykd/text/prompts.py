@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from raykd.distill.alignment import start_offsets
 from raykd.errors import ConfigError
+from raykd.text.codes import groups_of, speaking
 from raykd.text.tokens import Tokenizer
 
 _PROBE = "a"
@@ -95,9 +96,27 @@ def prompt_ids(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -
     return Prompts(ids, np.asarray(long, dtype=bool), np.asarray(held, dtype=bool))
 
 
-def source_ids(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -> Prompts:
+def source_ids(
+    tokenizer: Any, texts: Sequence[str], limit: int | None = None, languages: Sequence[str] = ()
+) -> Prompts:
     """Ids of sources that an encoder reads, marks included; a long one loses its end (its beginning, where the
-    tokenizer truncates on the left)."""
+    tokenizer truncates on the left).
+
+    Args:
+        languages: of the texts, for tokenizers that mark it; "" is the tokenizer's own.
+    Raises:
+        ConfigError: a language that the tokenizer has no code for.
+    """
+    parts = []
+    groups = groups_of(tokenizer, languages, len(texts))
+    for code, rows in groups.items():
+        with speaking(tokenizer, source=code):
+            parts.append(_sources(tokenizer, [texts[i] for i in rows], limit))
+    ids, long_B, held_B = _in_order(groups, [(p.ids, p.long_B, p.held_B) for p in parts])
+    return Prompts(ids, np.asarray(long_B, dtype=bool), np.asarray(held_B, dtype=bool))
+
+
+def _sources(tokenizer: Any, texts: Sequence[str], limit: int | None) -> Prompts:
     marks = marks_of(tokenizer)
     left = getattr(tokenizer, "truncation_side", "right") == "left"
     ids, long, held = [], [], []
@@ -112,20 +131,49 @@ def source_ids(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -
     return Prompts(ids, np.asarray(long, dtype=bool), np.asarray(held, dtype=bool))
 
 
-def target_ids(tokenizer: Any, texts: Sequence[str], limit: int, *, as_target: bool) -> Targets:
+def target_ids(
+    tokenizer: Any, texts: Sequence[str], limit: int, *, as_target: bool, languages: Sequence[str] = ()
+) -> Targets:
     """Ids of targets and where each token begins; cut after ``limit`` tokens.
 
     Args:
         as_target: the tokenizer encodes a target and ends it itself (encoder-decoders); else only the end token is
             added.
+        languages: as for `source_ids`, of the targets.
     Raises:
-        ConfigError: a tokenizer that does not tell where its tokens stand.
+        ConfigError: a tokenizer that does not tell where its tokens stand, or has no code for a language.
     """
     _check_placed(tokenizer)
+    parts = []
+    groups = groups_of(tokenizer, languages if as_target else (), len(texts))
+    for code, rows in groups.items():
+        with speaking(tokenizer, target=code):
+            parts.append(_targets(tokenizer, [texts[i] for i in rows], limit, as_target))
+    columns = [(p.ids, p.long_B, p.held_B, p.starts, p.whole_B, p.last_B) for p in parts]
+    ids, long_B, held_B, starts, whole_B, last_B = _in_order(groups, columns)
+    return Targets(
+        ids=ids,
+        long_B=np.asarray(long_B, dtype=bool),
+        held_B=np.asarray(held_B, dtype=bool),
+        starts=starts,
+        whole_B=np.asarray(whole_B, dtype=np.int64),
+        last_B=np.asarray(last_B, dtype=np.int64),
+    )
+
+
+def _in_order(groups: Mapping[str | None, list[int]], parts: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """The columns of groups of rows, each in the rows' order."""
+    order = np.argsort([i for rows in groups.values() for i in rows])
+    columns = [[value for part in column for value in part] for column in zip(*parts, strict=True)]
+    return [[column[i] for i in order] for column in columns]
+
+
+def _targets(tokenizer: Any, texts: Sequence[str], limit: int, as_target: bool) -> Targets:
     end = end_id(tokenizer)
     marks = marks_of(tokenizer, as_target=True) if as_target else Marks((), () if end is None else (end,))
     name = "text_target" if as_target else "text"
-    found = tokenizer(**{name: list(texts)}, add_special_tokens=False, return_offsets_mapping=True)
+    how: dict[str, Any] = {name: list(texts), "add_special_tokens": False, "return_offsets_mapping": True}
+    found = tokenizer(**how, verbose=False) if texts else {}
     ids, starts, held = [], [], []
     for at, text in enumerate(texts):
         content = list(found["input_ids"][at])

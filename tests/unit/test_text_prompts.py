@@ -119,5 +119,6 @@ def test_cut_rows_are_counted_and_lower_the_coverage(task: Any) -> None:
     whole = target_ids(tokenizer, batch.pairs or (), 99, as_target=task.kind == "seq2seq").whole_B
     assert encoded.coverage == pytest.approx(np.minimum(whole, 4).sum() / whole.sum())
     assert encoded.extra["held_B"].tolist() == [False, False, False, True]
+    assert len(task.encode(tokenizer, rows([], []))) == 0
     uncut = task.encode(tokenizer, rows(["uno"], ["due"]))
     assert uncut.coverage == 1.0

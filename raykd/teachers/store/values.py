@@ -25,14 +25,21 @@ _LENGTH = struct.Struct("<q")
 _WORDS = _LENGTH.pack(-1)
 """Tells words from a second text: no length is negative."""
 _MODE = _LENGTH.pack(-2)
+_SPOKEN = _LENGTH.pack(-3)
 
 
-def text_key(text: str, pair: str | None, words: Sequence[tuple[int, int]] = (), mode: str = "") -> bytes:
+def text_key(
+    text: str,
+    pair: str | None,
+    words: Sequence[tuple[int, int]] = (),
+    mode: str = "",
+    spoken: str = "",
+) -> bytes:
     """32 bytes that stand for a text, or for a pair in its order.
 
     Args:
         words: (begin, end) of each word in characters of the text, where words are the units of the answer.
-        mode: how the row is given to a model.
+        mode: how the row is given to a model. spoken: its languages, where a model may read them.
     """
     data = text.encode("utf-8", "surrogatepass")
     content = _LENGTH.pack(len(data)) + data
@@ -43,6 +50,8 @@ def text_key(text: str, pair: str | None, words: Sequence[tuple[int, int]] = (),
         content += _WORDS + struct.pack(f"<{2 * len(words)}q", *[place for word in words for place in word])
     if mode:
         content += _MODE + mode.encode()
+    if spoken:
+        content += _SPOKEN + spoken.encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).digest()
 
 
@@ -51,7 +60,16 @@ def text_keys(batch: TextBatch) -> list[bytes]:
     pairs = [None] * len(batch) if batch.pairs is None else batch.pairs
     words: Any = getattr(batch, "words", None) or ((),) * len(batch)
     modes = getattr(batch, "modes", None) or ("",) * len(batch)
-    return [text_key(*row) for row in zip(batch.texts, pairs, words, modes, strict=True)]
+    spoken = _spoken(batch)
+    return [text_key(*row) for row in zip(batch.texts, pairs, words, modes, spoken, strict=True)]
+
+
+def _spoken(batch: TextBatch) -> Sequence[str]:
+    """Of sources and targets both languages, which some models read; "" of other rows."""
+    sources = getattr(batch, "source_languages", None)
+    if sources is None:
+        return ("",) * len(batch.texts)
+    return [f"{source}\0{target}" for source, target in zip(sources, batch.languages, strict=True)]
 
 
 def value_bytes(classes: int | None) -> int | None:

@@ -1,0 +1,139 @@
+"""Language codes of multilingual tokenizers (mBART, mBART-50, NLLB, M2M-100): which one stands for a run's language.
+
+Decision record: these tokenizers mark every text with its language and are set to one source and one target language,
+so a text under the wrong one is read as another language and no loss shows it. Rows carry their languages by the run's
+names; a name is the code itself, or the only code of that language, or the usual one of a small table, and else is
+refused with the key that says which it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from raykd.errors import ConfigError
+
+CODED = ("MBartTokenizer", "MBart50Tokenizer", "NllbTokenizer", "M2M100Tokenizer")
+"""Tokenizers of transformers that mark texts with their language (older files add "Fast" to the name)."""
+_CODE = re.compile(r"[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})\Z")
+_PAIRS = """
+af:afr am:amh ar:arb as:asm az:azj ba:bak be:bel bg:bul bm:bam bn:ben bo:bod bs:bos ca:cat cs:ces cy:cym da:dan de:deu
+dz:dzo ee:ewe el:ell en:eng eo:epo es:spa et:est eu:eus fa:pes fi:fin fj:fij fo:fao fr:fra ga:gle gd:gla gl:glg gn:grn
+gu:guj ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita ja:jpn jv:jav ka:kat kg:kon ki:kik
+kk:kaz km:khm kn:kan ko:kor ku:kmr ky:kir lb:ltz lg:lug li:lim ln:lin lo:lao lt:lit lv:lvs mg:plt mi:mri mk:mkd ml:mal
+mn:khk mr:mar ms:zsm mt:mlt my:mya nb:nob ne:npi nl:nld nn:nno no:nob ny:nya oc:oci om:gaz or:ory pa:pan pl:pol ps:pbt
+pt:por qu:quy rn:run ro:ron ru:rus rw:kin sa:san sd:snd sg:sag si:sin sk:slk sl:slv sm:smo sn:sna so:som sq:als sr:srp
+ss:ssw st:sot su:sun sv:swe sw:swh ta:tam te:tel tg:tgk th:tha ti:tir tk:tuk tl:tgl tn:tsn tr:tur ts:tso tt:tat tw:twi
+ug:uig uk:ukr ur:urd uz:uzn vi:vie wo:wol xh:xho yi:ydd yo:yor zh:zho zu:zul
+"""
+_THREE = dict(pair.split(":") for pair in _PAIRS.split())
+"""ISO 639-1 to the codes that NLLB uses."""
+_USUAL = {"zho": "zho_Hans", "kas": "kas_Arab", "taq": "taq_Latn", "knc": "knc_Latn"}
+_REGIONS = {
+    "zh_tw": "zho_Hant",
+    "zh_hk": "zho_Hant",
+    "zh_hant": "zho_Hant",
+    "zh_hans": "zho_Hans",
+    "zh_cn": "zho_Hans",
+}
+
+
+def codes_of(tokenizer: Any) -> tuple[str, ...]:
+    """The codes of a tokenizer that marks texts with their language; () of any other."""
+    own = _own(tokenizer)
+    if not hasattr(own, "set_tgt_lang_special_tokens"):
+        return ()
+    if hasattr(own, "lang_code_to_token"):  # M2M-100: "fr" stands for the token __fr__
+        return tuple(own.lang_code_to_token)
+    vocabulary = own.get_vocab()
+    named = [str(token) for token in getattr(own, "all_special_tokens", ())]
+    named += [token for token in vocabulary if token not in named and _CODE.match(token)]
+    return tuple(token for token in named if _CODE.match(token) and token in vocabulary)
+
+
+def code_for(codes: Sequence[str], language: str) -> str:
+    """The code of a language.
+
+    Raises:
+        ConfigError: none, or several; names them.
+    """
+    found = _found(codes, language)
+    if len(found) == 1:
+        return found[0]
+    near = found or sorted(codes)[:8]
+    raise ConfigError(
+        f"no language code stands for {language!r}"
+        if not found
+        else f"several language codes are {language!r}",
+        got=repr(language),
+        wanted=f"one of {', '.join(near)}" + ("" if found else f", ... ({len(codes)} codes)"),
+        next_step=f"say which: language_codes: {{{language}: {near[0]}}} (of the teacher, or of the student)",
+    )
+
+
+def _found(codes: Sequence[str], language: str) -> list[str]:
+    name = language.replace("-", "_")
+    exact = [code for code in codes if code.lower() == name.lower()]
+    usual = _REGIONS.get(name.lower())
+    if exact or usual in codes:
+        return exact or [str(usual)]
+    main = name.partition("_")[0].lower()
+    mains = {
+        main,
+        _THREE.get(main, main),
+        next((two for two, three in _THREE.items() if three == main), main),
+    }
+    found = [code for code in codes if code.partition("_")[0].lower() in mains]
+    preferred = [code for code in found if _USUAL.get(code.partition("_")[0]) == code]
+    return preferred if len(found) > 1 and preferred else found
+
+
+def coded_name(name: Any) -> bool:
+    """Whether a tokenizer_config.json's tokenizer_class is one of `CODED`."""
+    return isinstance(name, str) and name.removesuffix("Fast") in CODED
+
+
+def wraps(tokenizer: Any) -> bool:
+    """Whether models of this tokenizer start a target with the target's last token (mBART)."""
+    return type(_own(tokenizer)).__name__.removesuffix("Fast") in ("MBartTokenizer", "MBart50Tokenizer")
+
+
+@contextmanager
+def speaking(tokenizer: Any, source: str | None = None, target: str | None = None) -> Iterator[None]:
+    """The tokenizer set to these codes, and afterwards to those that it was set to."""
+    own = _own(tokenizer)
+    before = getattr(own, "src_lang", None), getattr(own, "tgt_lang", None)
+    try:
+        if source is not None:
+            own.src_lang = source
+        if target is not None:
+            own.tgt_lang = target
+        yield
+    finally:
+        if source is not None:
+            own.src_lang = before[0]
+        if target is not None:
+            own.tgt_lang = before[1]
+
+
+def groups_of(tokenizer: Any, languages: Sequence[str], count: int) -> Mapping[str | None, list[int]]:
+    """Rows by the code of their language; None where the tokenizer has no codes, or the language is not known ("").
+
+    Raises:
+        ConfigError: as `code_for`.
+    """
+    codes = codes_of(tokenizer) if any(languages) else ()
+    if not codes:
+        return {None: list(range(count))}
+    known = {language: code_for(codes, language) if language else None for language in set(languages)}
+    groups: dict[str | None, list[int]] = {}
+    for at, language in enumerate(languages):
+        groups.setdefault(known[language], []).append(at)
+    return groups
+
+
+def _own(tokenizer: Any) -> Any:
+    """The tokenizer of transformers."""
+    return getattr(tokenizer, "inner", tokenizer)
