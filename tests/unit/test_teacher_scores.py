@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from raykd.config import RunConfig
+from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.codec import encode
 from raykd.distill.payloads import Dense
@@ -20,8 +23,10 @@ from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 from raykd.errors import ModelError
 from raykd.report.results import Predictions
 from raykd.runs.asked import describe_never_asked, never_asked
+from raykd.runs.check import check
 from raykd.runs.score import ensemble_system, stacked, times_of
 from raykd.runs.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
+from raykd.sweep.frame import Frame
 from raykd.teachers.source import Answered
 from tests.worlds import run_config
 
@@ -315,3 +320,55 @@ def test_whether_a_poor_teacher_may_teach_changes_no_result() -> None:
     warned = config_of(teachers, teacher_defaults={"on_poor": "warn"})
     assert warned.teachers[0].on_poor == "warn" and config_of(teachers).teachers[0].on_poor == "stop"
     assert warned.fingerprint() == config_of(teachers).fingerprint()
+
+
+def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
+    rows, teachers = made_rows(), [{"name": n, "languages": "all", "path": "x"} for n in ("good", "bad")]
+    infos: Any = [
+        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)), ms_per_1000=None)
+        for n in ("good", "bad")
+    ]
+    points: list[Any] = []
+    tracker: Any = SimpleNamespace(run_id="r", log_points=points.extend, set_tags=lambda tags: None)
+    for on_poor in ("stop", "warn"):
+        state: dict[str, Any] = {}
+        folder: Any = SimpleNamespace(path=tmp_path / on_poor, state=state, write_state=state.update)
+        folder.path.mkdir()
+        base = config_of([{**t, "on_poor": on_poor} for t in teachers])
+        pool: Any = FakePool({"good": right, "bad": swapped}, {"good": None, "bad": None})
+        said = StringIO()
+        frame = Frame(
+            base, Dataset(rows, rows, None, {}, "text"), [], folder, Console(file=said, width=200), "ahead", [None],
+            pool=pool, infos=infos,
+        )  # fmt: skip
+        if on_poor == "stop":
+            with pytest.raises(ModelError, match="teacher bad is worse"):
+                frame.judge_teachers(tracker)
+        else:
+            frame.judge_teachers(tracker)
+            assert len(frame.notes) == 1 and "warning: teacher bad is worse" in said.getvalue()
+        assert pool.asked == list(rows.ids), "each validation row is asked for once"
+        assert "good 100.0 (en, zh), bad 0.0 (en, zh)" in said.getvalue()
+    assert [p.step for p in points] == [0, 0]
+
+
+def test_check_says_which_teachers_are_never_asked(tmp_path: Path) -> None:
+    tree = {
+        "output": str(tmp_path),
+        "data": {
+            "train": {"kind": "embedded", "split": "train", "rows_per_language": 40},
+            "validation": {"kind": "embedded", "split": "validation", "rows_per_language": 10},
+            "labels": ["negative", "positive"],
+            "languages": ["zh", "en"],
+        },
+        "student": {"kind": "linear"},
+        "teachers": [
+            {"name": n, "languages": who, "training": {}} for n, who in (("zh", ["zh"]), ("en", ["en"]), ("multi", "all"))
+        ],
+        "objective": {"weighting": {"kind": "by_language"}},
+    }  # fmt: skip
+    found = {f.what: f for f in check(RunConfig.model_validate(tree))}
+    assert found["teachers"].error is None and found["teachers"].detail == (
+        "note: teacher multi is asked for no row of this run: objective.weighting by_language asks others first "
+        "(en: en; zh: zh)"
+    )

@@ -24,7 +24,7 @@ from raykd.teachers.pool import Placement, group
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
-from raykd.teachers.teacher import Teacher
+from raykd.teachers.teacher import TIMED_ROWS, Teacher
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
 from raykd.text.padding import split_passes
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
@@ -361,3 +361,27 @@ def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: p
     assert precision.choose("auto", "bert", "cpu").name == "float32"
     assert precision.choose("bfloat16", "bert", "cpu").name == "bfloat16"
     assert precision.choose("auto", "raykd_linear", "cuda:0").name == "float32"
+
+
+def test_what_a_row_took_is_counted_and_kept_beside_the_answers(directory: Path, tmp_path: Path) -> None:
+    texts = [f"{text} {i}" for i, text in enumerate(texts_and_labels(TIMED_ROWS)[0])]
+    first = Teacher(spec(directory, store=str(tmp_path)))
+    assert first.open().ms_per_1000 is None
+    first.answer(text_batch(texts[:-1]))
+    first.close()
+    assert Teacher(spec(directory, store=str(tmp_path))).open().ms_per_1000 is None, "too few rows to tell"
+    first.answer(text_batch(texts))
+    first.close()
+    counted = first.counters()
+    assert (counted["forwarded"], counted["forward_ms"]) == (TIMED_ROWS, round(1e3 * first.forward_s))
+    again = Teacher(spec(directory, store=str(tmp_path)))
+    assert again.open().ms_per_1000 == pytest.approx(1e6 * first.forward_s / TIMED_ROWS, rel=1e-5)
+    again.answer(text_batch(texts))
+    again.close()
+    assert not again.loaded and again.counters()["forward_ms"] == 0
+    other = Teacher(spec(directory, store=str(tmp_path), max_length=9))
+    assert other.open().ms_per_1000 is None, "another content has another time"
+    (kept,) = tmp_path.glob("*/ms-per-1000")
+    for damage in ("", "nan", "-1", "inf", "x"):
+        kept.write_text(damage, encoding="utf-8")
+        assert Teacher(spec(directory, store=str(tmp_path))).open().ms_per_1000 is None
