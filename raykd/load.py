@@ -122,10 +122,10 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, origin, model))) from None
+        raise ConfigError("\n".join(explain(error, origin, model))) from None
 
 
-def _explain(error: ValidationError, origin: str, model: type[BaseModel] = RunConfig) -> Iterable[str]:
+def explain(error: ValidationError, origin: str, model: type[BaseModel] = RunConfig) -> Iterable[str]:
     """What is wrong, key by key: the sentence first, what stands there last and shortened."""
     problems = error.errors(include_url=False)
     yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"

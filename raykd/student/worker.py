@@ -355,9 +355,8 @@ class TrainingLoop:
             return replace(whole, parts=parts)
         model = type(self.student.model)(self.student.model.config)
         model.load_state_dict(self.best_weights)
-        if hasattr(
-            self.student.model, "generation_config"
-        ):  # where texts begin and end may stand there alone
+        # Where texts begin and end may stand there alone.
+        if hasattr(self.student.model, "generation_config"):
             model.generation_config = self.student.model.generation_config
         (member,) = self.members.values()
         return replace(self.student, model=model, no_answer=member.learns_no_answer)

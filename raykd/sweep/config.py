@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from raykd.config import RunConfig, checked_name, overlay
 from raykd.errors import ConfigError
-from raykd.load import read_yaml, refuse_credentials, resolve, set_path, validate
+from raykd.load import explain, read_yaml, refuse_credentials, resolve, set_path, validate
 from raykd.presets import preset
 from raykd.spec import Spec
 from raykd.sweep.domains import Grid
@@ -275,21 +275,4 @@ def _validated(tree: Mapping[str, Any], origin: str) -> SweepConfig:
     try:
         return SweepConfig.model_validate(tree)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        lines = [f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"]
-        for problem in problems:
-            unknown = problem["type"] == "extra_forbidden"
-            got = (
-                f"an unknown key {problem['loc'][-1]!r}"
-                if unknown
-                else json.dumps(problem["input"], default=str)
-            )
-            wanted = problem["msg"].removeprefix("Value error, ")
-            if unknown and len(problem["loc"]) == 1:
-                wanted = ", ".join(SweepConfig.model_fields)
-            lines += [
-                f"  {'.'.join(map(str, problem['loc'])) or '(the whole file)'}",
-                f"    got:     {got if len(got) <= 120 else got[:117] + '...'}",
-                f"    wanted:  {wanted}",
-            ]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(explain(error, origin, SweepConfig))) from None
