@@ -248,6 +248,12 @@ class DataConfig(Spec):
     def _check_label_map(self, form: RowForm) -> None:
         if self.label_map and form not in LABELLED_FORMS:
             raise ValueError("data.label_map plays no part in this task, whose rows have no label")
+        if self.label_map and all(
+            isinstance(s, Embedded) for s in (self.train, self.validation, self.test) if s
+        ):
+            raise ValueError(
+                "data.label_map plays no part in the embedded corpus, whose labels are data.labels"
+            )
         known = {*self.labels, *(label.partition("-")[2] for label in self.labels if form == "words")}
         targets = {key: target for key, target in self.label_map.items() if target not in known}
         wrong = {key: target for key, target in targets.items() if target is not None or form == "words"}

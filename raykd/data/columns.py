@@ -8,6 +8,7 @@ user wrote is never replaced.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from raykd.config import Columns, DataConfig, Files, Hub
 from raykd.data.forms import Wanted
@@ -47,8 +48,9 @@ def columns_of(
     missing = {key: column for key, column in names.items() if column not in there}
     if "language" not in names and of_all is None:
         missing["language"] = "(none is named)"
-    if missing:
-        _refuse_chats(there, names, name)
+    named = {column for column in names.values() if _is_chat(found[0].values.get(column))}
+    if missing or named:
+        _refuse_chats(there, names, name, named)
         raise DataError(
             f"{name}: no column "
             + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
@@ -92,12 +94,22 @@ def _shown(column: str) -> str:
     return column if column.isprintable() and column == column.strip() else ascii(column)
 
 
-def _refuse_chats(there: dict[str, None], names: dict[str, str], name: str) -> None:
-    """Says what to do with chats, which are lists of messages and no texts."""
-    chats = [column for column in there if column in ("messages", "conversations", "conversation")]
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages, as chats are written."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(part, dict) and {"role", "from"} & set(part) for part in value)
+    )
+
+
+def _refuse_chats(there: dict[str, None], names: dict[str, str], name: str, named: set[str]) -> None:
+    """Says what to do with chats, which are lists of messages and no texts. named: those that are asked for."""
+    chats = [c for c in there if c in named or c in ("messages", "conversations", "conversation")]
     if not chats:
         return
-    source, target = names.get("source", "src"), names.get("target", names.get("text", "tgt"))
+    kept = {key: column for key, column in names.items() if column not in named}
+    source, target = kept.get("source", "src"), kept.get("target", kept.get("text", "tgt"))
     raise DataError(
         f"{name}: {chats[0]!r} holds chats, which have to be rendered to texts first",
         got=f"columns {', '.join(map(_shown, there))}",

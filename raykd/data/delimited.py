@@ -200,6 +200,7 @@ class _LongRecords:
             return
         self.count += 1
         alone = [line.rstrip("\r\n").split(self._delimiter) for _, line in taken]
+        alone = alone[1:-1] or alone  # the first and the last hold the quotes, and may hold more
         if len(row) > 1 and {len(parts) for parts in alone} == {len(row)}:
             self._doubtful.append((taken[0][0], taken[-1][0], alone))
 
@@ -210,7 +211,7 @@ class _LongRecords:
                 raise DataError(
                     f"{path}:{first}: a quote opens here and closes in line {last}, and every line between looks like "
                     "a row of its own",
-                    got=f"{last - first + 1} lines as one row: {shortened(self._delimiter.join(alone[0]))}",
+                    got=f"{last - first + 1} lines as one row: {shortened(self._delimiter.join(alone[0]))} ...",
                     wanted='each quote inside a field doubled, and the field in quotes: """so"" they said"',
                     next_step="correct the lines; set quoting: none on the source if no field is quoted, or quoting: "
                     "minimal if this is one text of several lines",

@@ -127,7 +127,7 @@ def _judged(
                 unknown[error.label] = None
     if bad:
         bare = bare if config.empty_label == "fail" else 0
-        _report(bad, len(found), name, config, _advice(bare, tuple(unknown), config))
+        _report(bad, len(found), name, config, _advice(bare, tuple(unknown), config, wanted.form))
         tally.skipped[name] = len(bad)
     if bare and config.empty_label == "drop":
         tally.without_label[name] = bare
@@ -184,7 +184,7 @@ def _language(value: Any, wanted: Wanted, config: DataConfig) -> str:
     return value
 
 
-def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig) -> str:
+def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
     """What to do about bad rows.
 
     Args:
@@ -198,8 +198,9 @@ def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig) -> str:
     advice = "correct the rows"
     if unknown:
         advice += (
-            f", or lead labels of the file to those of the run: data.label_map: {{{json.dumps(unknown[0])}: "
-            f"{config.labels[0]}, ...}} (null leaves rows out); the file has {listed(unknown)}"
+            f", or lead labels of the file to labels of the run: data.label_map: {{{json.dumps(unknown[0])}: ...}} "
+            f"({'O for what the run does not tag' if form == 'words' else 'null leaves rows out'}); "
+            f"the file has {listed(unknown)}"
         )
     if config.on_bad_row == "fail":
         advice += ", or set data.on_bad_row: skip to leave them out, counted and logged"

@@ -106,9 +106,18 @@ class _Row:
         )
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object each of whose keys stands once."""
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} stands twice")
+    return dict(pairs)
+
+
 def _json_row(line: str, where: str) -> _Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_without_doubles)
     except ValueError as error:
         raise DataError(f"{where} is not JSON", got=str(error), wanted="one JSON object a line") from None
     if not isinstance(row, dict):

@@ -239,6 +239,10 @@ def test_a_quote_does_not_swallow_rows(tmp_path: Path) -> None:
         and "got:    4 lines as one row" in message
     )
     assert len(read(tmp_path, "a.csv", quoting="none")) == 6
+    (tmp_path / "b.csv").write_text(SWALLOWED.replace('"well', '"well, then'))
+    assert "b.csv:3: a quote opens here and closes in line 6" in refused(tmp_path, "b.csv")
+    (tmp_path / "c.csv").write_text('label,text\na,fine\nb,"well\na,bad\nb,end"\nb,good\n')
+    assert "c.csv:3: a quote opens here" in refused(tmp_path, "c.csv")
     assert read(tmp_path, "a.csv", quoting="minimal").texts[1] == "well,b\nbad,a\nso so,b\nthe end"
     assert "several lines: 1" in notes_of(tmp_path, "a.csv", quoting="minimal")
 
