@@ -185,6 +185,8 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
         raise ModelError(
             f"{folder / CONFIG} does not say what its logits mean",
             wanted='"id2label": {"0": "<first label>", ...}, as many as the model has logits',
+            next_step="write it there if the model has a head; fine-tune an encoder that has none "
+            "(a student of kind pretrained)",
         )
     return labels
 

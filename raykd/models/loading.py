@@ -17,7 +17,8 @@ from raykd.models.heads import Head, auto_class, register
 from raykd.models.hub import resolve, told
 from raykd.models.inspection import inspect_model
 from raykd.models.starts import fill_start
-from raykd.models.textmodel import TextModel, no_progress_bars
+from raykd.models.structure import quiet
+from raykd.models.textmodel import TextModel
 from raykd.models.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def read_model(
     """The model, and the names of the weights that the checkpoint lacked or had in another shape."""
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     register()
-    with told(f"the model {folder} cannot be loaded"), no_progress_bars():
+    with told(f"the model {folder} cannot be loaded"), quiet():
         model, found = auto_class(head).from_pretrained(
             str(folder),
             trust_remote_code=trust_remote_code,

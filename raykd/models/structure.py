@@ -105,12 +105,12 @@ def build_empty(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' warnings about a model that is only looked at off the terminal."""
+    """Keep transformers' progress bars and its report of missing weights off the terminal; raykd makes its own."""
     from transformers.utils import logging as theirs
 
     shown, level = theirs.is_progress_bar_enabled(), theirs.get_verbosity()
     theirs.disable_progress_bar()
-    theirs.set_verbosity(logging.CRITICAL)
+    theirs.set_verbosity(logging.ERROR)
     try:
         yield
     finally:

@@ -108,6 +108,7 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
         with no_progress_bars():
             text_model.model.save_pretrained(str(fresh))
         text_model.tokenizer.save_pretrained(str(fresh))
+        _write_length(fresh / "tokenizer_config.json", text_model.max_length)
         (fresh / "README.md").write_text(readme(text_model, card or ModelCard()), encoding="utf-8")
         described = {
             "format": FORMAT,
@@ -125,6 +126,13 @@ def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None
         for path in fresh.iterdir():  # safetensors makes files that only their owner may read
             path.chmod((fresh / CARD).stat().st_mode)
     return target
+
+
+def _write_length(path: Path, length: int | None) -> None:
+    """Write the length of a run into the tokenizer's settings, so that plain transformers truncates as the run did."""
+    if length is not None and path.is_file():
+        settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": length}
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class TokenizerFacts:
         beyond: Tokens by id, for naming those that a model has no row for.
         special: Tokens that are added to a text, and to a pair of texts.
         limit: Most tokens that it says the model takes; None where it does not say.
-        signs: Special tokens as they would stand in a text.
+        signs: Special tokens that it would find in a text, as they stand there.
         token_types: Whether it gives token types.
     """
 
@@ -124,7 +124,9 @@ def look_at(tokenizer: Any) -> TokenizerFacts:
         beyond=beyond,
         special=(_added(tokenizer, False), _added(tokenizer, True)),
         limit=limit if isinstance(limit, int) and 0 < limit < _NO_LIMIT else None,
-        signs=tuple(str(sign) for sign in getattr(tokenizer, "all_special_tokens", ()) if len(sign) > 2),
+        signs=()
+        if getattr(tokenizer, "split_special_tokens", False)
+        else tuple(str(sign) for sign in getattr(tokenizer, "all_special_tokens", ()) if len(sign) > 2),
         token_types="token_type_ids" in getattr(tokenizer, "model_input_names", ()),
     )
 

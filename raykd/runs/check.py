@@ -19,7 +19,14 @@ from raykd.runs.check_language import check_source_languages, describe_marks
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
 from raykd.runs.jobs import AnyJob, jobs_of
-from raykd.runs.looks import NOTE, check_made, described, look_at_teacher, look_at_teachers
+from raykd.runs.looks import (
+    NOTE,
+    check_made,
+    described,
+    look_at_teacher,
+    look_at_teachers,
+    sign_notes,
+)
 from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.engine import deepspeed_config
 from raykd.teachers.pool import Group, Placement, group
@@ -150,13 +157,14 @@ def check(config: Run) -> list[Finding]:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
     read: list[AnyJob] = []
     look("data", lambda: _check_data(config, read))
-    if read and not any(finding.error for finding in findings):
-        _look_at_selftests(config, read[-1], look)
     for job in read[-1:]:
         for task, part in job.parts.items():
             idle = describe_never_asked(never_asked(config.members[task], part.data.train.languages))
             findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
     look("student", lambda: check_student(config))
+    if read and not any(finding.error for finding in findings):
+        _look_at_rows(config, read[-1], look)
+        _look_at_selftests(config, read[-1], look)
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
     look("resources", lambda: check_resources(config))
@@ -166,6 +174,13 @@ def check(config: Run) -> list[Finding]:
         lambda: check_disk(disk_of(config, {t: p.data for t, p in read[-1].parts.items()} if read else None)),
     )
     return findings
+
+
+def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
+    """What rows hold that a model would read otherwise than as text."""
+    for name, member in config.members.items():
+        if notes := sign_notes(member, job.parts[name].data.train):
+            look(f"rows {name}".rstrip(), partial(described, "special tokens in texts", notes))
 
 
 def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:

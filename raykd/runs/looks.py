@@ -8,6 +8,7 @@ the check prints on the model's line and the run logs.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any
 
 from raykd import models
 from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.data.rows import Rows
 from raykd.errors import ConfigError, RaykdError
 from raykd.models.bases import inspect_base
 from raykd.models.heads import known_head
 from raykd.models.lengths import check_room, check_student_length, check_target, teacher_length
+from raykd.models.tokenizers import look_at
 from raykd.runs.check_language import check_language_model
+from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import marker_ids
 
 log = logging.getLogger("raykd.runs")
@@ -52,6 +56,9 @@ def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> 
     check_room(set_by, length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target(f"teacher {name}", looked, task)
     _check_markers(config, folder, f"teacher {name}", trust_remote_code=teacher.trust_remote_code)
+    types = looked.token_types is not None and looked.token_types < 2 and looked.tokenizer.token_types
+    if types and _has_pairs(config):
+        said = "; ".join(filter(None, [said, "token types are left out, as its table has one row"]))
     what = f"{looked.kind}, labels {', '.join(looked.labels)}" if looked.labels else looked.kind
     set_aside = check_language_model(
         f"teacher {name}", folder, config, length, teacher.language_set, teacher.language_codes
@@ -154,3 +161,48 @@ def _named(who: str) -> Iterator[None]:
         raise type(error)(
             f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
         ) from None
+
+
+MOST_ROWS = 100_000
+"""Rows that are searched for special tokens."""
+
+
+def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
+    """Count rows in which a special token of a teacher, or of the student's checkpoint, stands as text.
+
+    A tokenizer reads "[SEP]" in a text as the token itself. Language tasks count such rows by themselves.
+
+    Args:
+        config: The run's.
+        rows: Its training rows.
+    """
+    if isinstance(config.task, LanguageTask):
+        return []
+    found = []
+    markers = set(getattr(config.task, "markers", ()))
+    models_of = [(f"teacher {t.name}", t.path, t.trust_remote_code) for t in config.active_teachers if t.path]
+    if config.student.kind == "pretrained":
+        models_of.append(("the student", config.student.path, config.student.trust_remote_code))
+    for who, path, trusted in models_of:
+        if not Path(path).is_dir():
+            continue
+        tokenizer = models.load_tokenizer(path, trust_remote_code=trusted)
+        signs = [sign for sign in look_at(tokenizer).signs if sign not in markers]
+        count, shown = _count(signs, rows)
+        if count:
+            found.append(
+                f"{count:,} training rows hold {', '.join(shown)} as text, which {who} reads as special tokens"
+            )
+    return found
+
+
+def _count(signs: Sequence[str], rows: Rows) -> tuple[int, list[str]]:
+    """Rows that hold a sign, of the first `MOST_ROWS`, and which signs."""
+    if not signs:
+        return 0, []
+    pattern = re.compile("|".join(map(re.escape, sorted(signs, key=len, reverse=True))))
+    seconds = rows.pairs or ()
+    held: list[set[str]] = [set(pattern.findall(text)) for text in rows.texts[:MOST_ROWS]]
+    for at, text in enumerate(seconds[:MOST_ROWS]):
+        held[at] |= set(pattern.findall(text))
+    return sum(map(bool, held)), sorted(set().union(*held))

@@ -25,6 +25,7 @@ from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, o
 from raykd.runs.interrupt import at_interrupt, interruptible
 from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
 from raykd.runs.lock import locked
+from raykd.runs.looks import sign_notes
 from raykd.runs.mailbox import mailbox_on_cluster
 from raykd.runs.mixed import conclude_all, judge_all
 from raykd.runs.outcome import Outcome
@@ -116,6 +117,8 @@ def _train(
         log.info("data read: %s: %s", part.name, part.data.train.summary())
     for part in student_jobs[-1].parts.values():
         _say_data(console, part)
+        for note in sign_notes(part.config, part.data.train):
+            log.warning("%s", note)
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
     at_interrupt(lambda: trackers.finish("KILLED"))

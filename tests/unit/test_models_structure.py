@@ -141,3 +141,20 @@ def test_raykds_own_networks_have_no_positions() -> None:
     for student in (LSTM(embedding=8, hidden=8, vocab_size=120), Linear(buckets=64)):
         model = student.build(student.fit_tokenizer(["a text", "another one"]), ("no", "yes"), 0)
         assert positions_of(model).source is None
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) -> None:
+    """The verdict of the files against loading and asking: a short text and one beyond the positions."""
+    from raykd import models
+    from raykd.runs.predict import predict_texts
+
+    tokenizer: Any = models.Transformer(max_positions=512, vocab_size=100).fit_tokenizer(["a good film", "the worst meal"])
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    folder = save(tiny(model_type, auto_class("classification"), **ids), tmp_path / "model")
+    tokenizer.save_pretrained(str(folder))
+    looked = models.inspect_model(folder, "classification")
+    assert models.load(folder, head="classification").labels == looked.labels == ("LABEL_0", "LABEL_1")
+    answers = list(predict_texts(folder, ["a good film", "the worst meal " * 60]))
+    assert all(abs(sum(a["probabilities"].values()) - 1) < 1e-4 for a in answers)
+    models.fingerprint(folder)
