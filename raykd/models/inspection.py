@@ -18,7 +18,7 @@ from typing import Any
 from raykd.errors import ModelError
 from raykd.models import files
 from raykd.models.adapters import is_adapter, label_changes
-from raykd.models.heads import LABELLED, Head, register, served
+from raykd.models.heads import LABELLED, LANGUAGE, Head, register, served
 from raykd.models.hub import told
 from raykd.models.labels import check_outputs, contradiction, one_output
 from raykd.models.positions import Positions
@@ -42,6 +42,7 @@ class Inspection:
         tokenizer: What its tokenizer says.
         no_answer: Whether it learnt to say that a context does not answer a question.
         settings: Of a language model that raykd wrote, as in `TextModel`.
+        rowless: Special tokens that the model has no row for, so that no text may hold them.
         notes: What is worth knowing and no fault.
     """
 
@@ -56,6 +57,7 @@ class Inspection:
     tokenizer: TokenizerFacts
     no_answer: bool
     settings: Mapping[str, Any]
+    rowless: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -92,7 +94,7 @@ def _inspect(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_placed(tokenizer, head, str(folder))
     facts = look_at(tokenizer)
-    check_vocabulary(folder, facts, structure.vocabulary)
+    rowless = check_vocabulary(folder, head, facts, structure.vocabulary)
     return Inspection(
         kind=info.kind,
         model_type=str(config.get("model_type")),
@@ -105,6 +107,7 @@ def _inspect(
         tokenizer=facts,
         no_answer=info.no_answer,
         settings=info.settings,
+        rowless=rowless,
         notes=tuple(note for note in (contradiction(config) if head in LABELLED else "",) if note),
     )
 
@@ -173,19 +176,29 @@ def incomplete(folder: Path, head: Head, structure: Structure) -> ModelError:
     )
 
 
-def check_vocabulary(folder: Path, tokenizer: TokenizerFacts, rows: int | None) -> None:
+def check_vocabulary(
+    folder: Path, head: Head, tokenizer: TokenizerFacts, rows: int | None
+) -> tuple[str, ...]:
     """Refuse a tokenizer that gives ids for which the model has no row.
+
+    Special tokens that stand in no input unless a text holds them are left to the texts.
+
+    Returns:
+        Special tokens that no text may hold.
 
     Raises:
         ModelError: With the tokens.
     """
     if rows is None or tokenizer.size is None or tokenizer.size <= rows:
-        return
-    beyond = [f"{token!r} is {i}" for i, token in tokenizer.beyond.items() if i >= rows]
+        return ()
+    beyond = {i: token for i, token in tokenizer.last.items() if i >= rows}
+    if head not in LANGUAGE and set(beyond) <= tokenizer.idle:
+        return tuple(beyond.values())
+    named = [f"{token!r} is {i}" for i, token in beyond.items()]
     raise ModelError(
         f"{folder}: the tokenizer gives ids that the model has no row for",
-        got=f"{rows} rows; {', '.join(beyond[:5])}"
-        + (f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""),
+        got=f"{rows} rows; {', '.join(named[:5])}"
+        + (f" and {len(named) - 5} more" if len(named) > 5 else ""),
         wanted=f"{tokenizer.size} rows, one for each id",
         next_step="take the tokenizer that the model was trained with; where tokens were added to it, resize the model "
         "(resize_token_embeddings) and save it again",

@@ -41,7 +41,8 @@ class TokenizerFacts:
 
     Attributes:
         size: The highest id that it gives, plus 1; None where ids are not numbers of a vocabulary.
-        beyond: Tokens by id, for naming those that a model has no row for.
+        last: The tokens of the highest ids, by id.
+        idle: Ids of special tokens that it puts around no text and does not pad with.
         special: Tokens that are added to a text, and to a pair of texts.
         limit: Most tokens that it says the model takes; None where it does not say.
         signs: Special tokens that it would find in a text, as they stand there.
@@ -49,7 +50,8 @@ class TokenizerFacts:
     """
 
     size: int | None
-    beyond: dict[int, str]
+    last: dict[int, str]
+    idle: frozenset[int]
     special: tuple[int, int]
     limit: int | None
     signs: tuple[str, ...]
@@ -113,15 +115,17 @@ def check_packages(folder: Path) -> None:
 
 def look_at(tokenizer: Any) -> TokenizerFacts:
     """What a tokenizer says of itself."""
-    size, beyond = None, {}
+    size, last, idle = None, {}, frozenset[int]()
     if hasattr(tokenizer, "get_vocab") and type(tokenizer).__name__ != "CanineTokenizer":
         by_id = {int(i): token for token, i in tokenizer.get_vocab().items()}
         size = max(by_id, default=-1) + 1
-        beyond = dict(sorted(by_id.items())[-1000:])
+        last = dict(sorted(by_id.items())[-1000:])
+        idle = frozenset(getattr(tokenizer, "all_special_ids", ())) - _used(tokenizer)
     limit = getattr(tokenizer, "model_max_length", None)
     return TokenizerFacts(
         size=size,
-        beyond=beyond,
+        last=last,
+        idle=idle,
         special=(_added(tokenizer, False), _added(tokenizer, True)),
         limit=limit if isinstance(limit, int) and 0 < limit < _NO_LIMIT else None,
         signs=()
@@ -129,6 +133,15 @@ def look_at(tokenizer: Any) -> TokenizerFacts:
         else tuple(str(sign) for sign in getattr(tokenizer, "all_special_tokens", ()) if len(sign) > 2),
         token_types="token_type_ids" in getattr(tokenizer, "model_input_names", ()),
     )
+
+
+def _used(tokenizer: Any) -> frozenset[int]:
+    """Ids that stand in inputs whatever the text says: marks around it, padding, what is unknown or hidden."""
+    names = ("pad", "unk", "mask", "bos", "eos", "sep", "cls")
+    named = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    around = set(tokenizer(["a"], ["a"])["input_ids"][0]) | set(tokenizer(["a"])["input_ids"][0])
+    used = {named[name] for name in ("pad", "unk", "mask")} | (around & set(named.values()))
+    return frozenset(i for i in used if i is not None)
 
 
 def _added(tokenizer: Any, pair: bool) -> int:

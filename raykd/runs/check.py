@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.runs.asked import describe_never_asked, never_asked
 from raykd.runs.check_language import check_source_languages, describe_marks
@@ -179,8 +180,13 @@ def check(config: Run) -> list[Finding]:
 def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
     """What rows hold that a model would read otherwise than as text."""
     for name, member in config.members.items():
-        if notes := sign_notes(member, job.parts[name].data.train):
-            look(f"rows {name}".rstrip(), partial(described, "special tokens in texts", notes))
+        rows = job.parts[name].data.train
+        look(f"rows {name}".rstrip(), partial(_say_signs, member, rows))
+
+
+def _say_signs(member: RunConfig, rows: Rows) -> str:
+    notes = sign_notes(member, rows)
+    return described("special tokens in texts", notes) if notes else "no special tokens in texts"
 
 
 def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from raykd import models
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.rows import Rows
-from raykd.errors import ConfigError, RaykdError
+from raykd.errors import ConfigError, DataError, RaykdError
 from raykd.models.bases import inspect_base
 from raykd.models.heads import known_head
 from raykd.models.lengths import check_room, check_student_length, check_target, teacher_length
@@ -175,25 +175,43 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     Args:
         config: The run's.
         rows: Its training rows.
+
+    Raises:
+        DataError: A row holds a special token that the model has no row for.
     """
-    if isinstance(config.task, LanguageTask):
+    task, found = config.task, []
+    if isinstance(task, LanguageTask):
         return []
-    found = []
-    markers = set(getattr(config.task, "markers", ()))
-    models_of = [(f"teacher {t.name}", t.path, t.trust_remote_code) for t in config.active_teachers if t.path]
-    if config.student.kind == "pretrained":
-        models_of.append(("the student", config.student.path, config.student.trust_remote_code))
-    for who, path, trusted in models_of:
-        if not Path(path).is_dir():
-            continue
-        tokenizer = models.load_tokenizer(path, trust_remote_code=trusted)
-        signs = [sign for sign in look_at(tokenizer).signs if sign not in markers]
-        count, shown = _count(signs, rows)
-        if count:
-            found.append(
-                f"{count:,} training rows hold {', '.join(shown)} as text, which {who} reads as special tokens"
+    for teacher in config.active_teachers:
+        if teacher.path is not None and Path(teacher.path).is_dir():
+            looked = models.inspect_model(
+                Path(teacher.path), task.kind, trust_remote_code=teacher.trust_remote_code
             )
-    return found
+            found.append(
+                _signs_in(rows, task, f"teacher {teacher.name}", looked.tokenizer.signs, looked.rowless)
+            )
+    student = config.student
+    if student.kind == "pretrained" and Path(student.path).is_dir():
+        tokenizer = models.load_tokenizer(student.path, trust_remote_code=student.trust_remote_code)
+        found.append(_signs_in(rows, task, "the student", look_at(tokenizer).signs, ()))
+    return [note for note in found if note]
+
+
+def _signs_in(rows: Rows, task: Any, who: str, signs: Sequence[str], rowless: Sequence[str]) -> str:
+    """What is to be said of the signs of one model in the rows; "" where there are none."""
+    count, shown = _count([sign for sign in signs if sign not in getattr(task, "markers", ())], rows)
+    if broken := sorted(set(shown) & set(rowless)):
+        raise DataError(
+            f"texts hold special tokens of {who} that its model has no row for",
+            got=f"{', '.join(broken)} in {count:,} training rows",
+            wanted="texts without them",
+            next_step="take them out of the texts, or resize the model (resize_token_embeddings) and save it again",
+        )
+    return (
+        f"{count:,} training rows hold {', '.join(shown)} as text, which {who} reads as special tokens"
+        if count
+        else ""
+    )
 
 
 def _count(signs: Sequence[str], rows: Rows) -> tuple[int, list[str]]:

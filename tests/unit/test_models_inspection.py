@@ -199,8 +199,21 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(teacher: Path, tmp_path:
     assert "gives ids that the model has no row for" in said and "'newword'" in said
 
 
+def test_a_special_token_without_a_row_is_left_to_the_texts(teacher: Path, tmp_path: Path) -> None:
+    tokenizer: Any = models.load_tokenizer(teacher)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+    tokenizer.save_pretrained(str(teacher))
+    assert models.inspect_model(teacher, "classification").rowless == ("<extra>",)
+    assert findings(tmp_path, teacher)["teacher t"].error is None
+    said = refused(findings(tmp_path, teacher, text="an <extra> film")["rows"])
+    assert "<extra> in 8 training rows" in said
+    tokenizer.pad_token = "<extra>"
+    tokenizer.save_pretrained(str(teacher))
+    assert "has no row for" in refused(findings(tmp_path, teacher)["teacher t"])
+
+
 def test_rows_that_hold_special_tokens_are_counted(teacher: Path, tmp_path: Path) -> None:
-    assert "rows" not in findings(tmp_path, teacher)
+    assert findings(tmp_path, teacher)["rows"].detail == "no special tokens in texts"
     detail = findings(tmp_path, teacher, text="a [SEP] good [MASK] film")["rows"].detail
     assert "8 training rows hold [MASK], [SEP] as text, which teacher t reads as special tokens" in detail
 
