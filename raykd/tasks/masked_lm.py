@@ -63,12 +63,13 @@ class MaskedLM(LanguageTask):
             [np.empty((0, 2), np.int64)],
             [np.empty(0, np.int64)],
         )
-        units, lengths, long_B = [], [], []
+        units, lengths, long_B, seen = [], [], [], [np.empty(0, bool)]
         for text, cut in zip(batch.texts, _cut_texts(tokenizer, batch, self.max_length), strict=True):
             units.append(0)
             for view in range(self.views):
                 hidden = mask_positions(cut.whole, text, view, self.share, special_ids=roles.values())
-                hidden = hidden[hidden < cut.kept]
+                seen.append(hidden < cut.kept)
+                hidden = hidden[seen[-1]]
                 shown = cut.inputs["input_ids"].copy()
                 shown[hidden] = roles["mask"]
                 for name, values in cut.inputs.items():
@@ -92,6 +93,8 @@ class MaskedLM(LanguageTask):
                 "offsets_N": np.concatenate(offsets),
                 "seeds_B": row_seeds(batch),
                 "vocabulary": np.asarray(vocabulary_size(tokenizer)),
+                # All places that would be hidden, so that coverage counts what the limit cut off.
+                "places_W2": np.where(np.concatenate(seen)[:, None], 0, -1).repeat(2, axis=1),
             },
             long_B=np.asarray(long_B, dtype=bool),
         )
@@ -172,26 +175,33 @@ def _called(
     # Without a limit a text may be longer than the model: it is cut afterwards, so that is nothing to warn of.
     how: dict[str, Any] = {"verbose": False} if limit is None else {"truncation": True, "max_length": limit}
     how |= by_language(tokenizer, languages)
-    encoded: Mapping[str, Any] = call(
-        texts, return_offsets_mapping=True, return_special_tokens_mask=True, **how
-    )
+    side = getattr(tokenizer, "truncation_side", "right")
+    if side == "left":
+        call.truncation_side = "right"  # places count from a text's beginning
+    try:
+        encoded: Mapping[str, Any] = call(
+            texts, return_offsets_mapping=True, return_special_tokens_mask=True, **how
+        )
+    finally:
+        if side == "left":
+            call.truncation_side = side
     return encoded
 
 
 def _roles(tokenizer: Tokenizer) -> dict[str, int]:
-    """The ids of the roles of a masked language model's tokens.
+    """The ids of the roles of a masked language model's tokens, as far as there are any; a mask and padding at least.
 
     Raises:
-        ConfigError: one is missing, or the tokenizer is none that tells where its tokens stand.
+        ConfigError: there is no mask, or the tokenizer is none that tells where its tokens stand.
     """
-    found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
+    found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in (*ROLES, "bos", "eos")}
     roles = {role: int(i) for role, i in found.items() if i is not None}
     placed = getattr(tokenizer, "by_language", False) or getattr(tokenizer, "is_fast", False)
-    if len(roles) < len(ROLES) or not placed:
+    if "mask" not in roles or not placed:
         raise ConfigError(
             "this tokenizer is not one of a masked language model",
             got=f"{type(tokenizer).__name__}, tokens for {', '.join(roles) or 'nothing'}",
-            wanted=f"a fast tokenizer with tokens for {', '.join(ROLES)}",
+            wanted="a fast tokenizer with a mask token",
             next_step="choose a model of BERT's kind",
         )
-    return roles
+    return {"pad": 0} | roles

@@ -9,7 +9,7 @@ import pytest
 
 from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError
-from raykd.tasks import CausalLM, Seq2Seq
+from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.prompts import prompt_ids, source_ids, target_ids
 from tests.tokenizers import byte_level
 
@@ -122,3 +122,19 @@ def test_cut_rows_are_counted_and_lower_the_coverage(task: Any) -> None:
     assert len(task.encode(tokenizer, rows([], []))) == 0
     uncut = task.encode(tokenizer, rows(["uno"], ["due"]))
     assert uncut.coverage == 1.0
+
+
+def test_hidden_tokens_that_are_cut_off_are_counted() -> None:
+    tokenizer = byte_level([TEXT], "<s> $A </s>")
+    task = MaskedLM(max_length=6, share=1.0)
+    batch = TextBatch(("a", "b"), (TEXT, "uno"), ("en",) * 2, np.zeros(2, np.int64))
+    encoded = task.encode(tokenizer, batch)
+    whole = [len(ids) for ids in tokenizer(list(batch.texts), add_special_tokens=False)["input_ids"]]
+    assert encoded.long_B is not None and encoded.long_B.tolist() == [True, False]
+    assert encoded.coverage == pytest.approx((4 + whole[1]) / sum(whole))
+    tokenizer.truncation_side = "left"  # a text is read from its beginning whatever the tokenizer would keep
+    other = task.encode(tokenizer, batch)
+    assert [row.tolist() for row in other.fields["input_ids"]] == [
+        r.tolist() for r in encoded.fields["input_ids"]
+    ]
+    assert tokenizer.truncation_side == "left"
