@@ -31,13 +31,17 @@ def fill_start(model: PreTrainedModel, folder: Path) -> None:
     if not model.config.is_encoder_decoder:
         return
     config, generation = model.config, model.generation_config
-    start = _start(config, generation)
+    start = start_of(model) if config.model_type in WRAPPING else _start(config, generation)
     if start is None and config.model_type not in WRAPPING:
         raise _missing(folder)
     if config.decoder_start_token_id is None:
         config.decoder_start_token_id = start
     if generation.decoder_start_token_id is None:
         generation.decoder_start_token_id = start
+        try:
+            generation.validate(strict=True)
+        except ValueError:  # transformers saves a config with other faults only if nothing in it was changed
+            generation.decoder_start_token_id = None
     if config.pad_token_id is None:  # fills labels behind their end, where nothing is read
         ends = (
             generation.eos_token_id
@@ -73,6 +77,18 @@ def check_start(folder: Path) -> None:
             wanted=f"an id below {size}",
             next_step="set decoder_start_token_id in its config.json to the one that it was trained with",
         )
+
+
+def start_of(model: PreTrainedModel) -> int | None:
+    """The token that writing starts with; None of a decoder, and where each target has its own."""
+    if not model.config.is_encoder_decoder:
+        return None
+    own: int | None = model.generation_config.decoder_start_token_id
+    if own is None and model.config.model_type in WRAPPING:
+        own = model.config.decoder_start_token_id
+    elif own is None:
+        own = _start(model.config, model.generation_config)
+    return own
 
 
 def _start(config: Any, generation: Any) -> int | None:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from raykd.errors import ModelError
-from raykd.models.starts import WRAPPING
+from raykd.models.starts import WRAPPING, start_of
 from raykd.tasks.language import Generation
 from raykd.text.codes import codes_of, groups_of, speaking
 from raykd.text.prompts import end_id, marks_of, prompt_ids, source_ids
@@ -62,6 +62,7 @@ _NEUTRAL: dict[str, Any] = {
 """Settings that change what is written, and their values that change nothing."""
 log = logging.getLogger("raykd.models")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_told: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _tried: WeakKeyDictionary[nn.Module, Together] = WeakKeyDictionary()
 
 
@@ -116,6 +117,7 @@ def generate(
         num_beams=beams,
         length_penalty=length_penalty,
     )
+    _say_aside(model, generation)
     answers = [""] * len(rows)
     together = rows_together(model) if len(rows) > 1 else "any"
     for code, members in groups_of(tokenizer, languages if closed else (), len(rows)).items():
@@ -190,6 +192,7 @@ def settings_of(
         if value is not None:
             setattr(settings, name, value)
     settings.max_new_tokens = max_new_tokens
+    settings.decoder_start_token_id = start_of(model)
     ends = [own.eos_token_id] if isinstance(own.eos_token_id, int) else list(own.eos_token_id or ())
     ends += [model.config.eos_token_id] if not ends and isinstance(model.config.eos_token_id, int) else []
     last = end_id(tokenizer)  # what targets end with is an end for whoever was trained on them
@@ -209,6 +212,14 @@ def set_aside(settings: Mapping[str, Any], generation: Generation) -> dict[str, 
     if generation == "checkpoint":
         return {name: value for name, value in aside.items() if name in ("do_sample", "max_length")}
     return aside
+
+
+def _say_aside(model: PreTrainedModel, generation: Generation) -> None:
+    """Logs once a model what of its generation config is not followed."""
+    aside = set_aside(model.generation_config.to_dict(), generation)
+    if aside and model not in _told:
+        _told[model] = True
+        log.warning("%s: not followed of its generation config: %s", type(model).__name__, aside)
 
 
 def input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | None:
@@ -266,7 +277,7 @@ def _try_together(model: PreTrainedModel) -> Together:
         do_sample=False,
         num_beams=1,
         pad_token_id=0,
-        decoder_start_token_id=model.generation_config.decoder_start_token_id,
+        decoder_start_token_id=start_of(model),
         bos_token_id=model.generation_config.bos_token_id,
         output_logits=True,
         return_dict_in_generate=True,

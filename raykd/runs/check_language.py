@@ -8,8 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
+from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models import files
 from raykd.models.loading import load_tokenizer
@@ -17,6 +20,7 @@ from raykd.models.starts import GENERATION, check_start
 from raykd.models.writing import input_limit, set_aside
 from raykd.tasks.language import LanguageTask
 from raykd.text.codes import code_for, coded_name, codes_of
+from raykd.text.prompts import prompt_ids
 
 
 def check_language_model(
@@ -37,9 +41,12 @@ def check_language_model(
         ConfigError: its length leaves no room for a prompt, or its tokenizer has no code for a language.
     """
     task = config.task
-    if not isinstance(task, LanguageTask) or task.kind == "masked_lm":
+    if not isinstance(task, LanguageTask):
         return ""
     try:
+        _encode_one(folder, task)
+        if task.kind == "masked_lm":
+            return ""
         said = []
         if task.kind == "seq2seq":
             check_start(folder)
@@ -52,6 +59,18 @@ def check_language_model(
             f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
         ) from None
     return "; ".join(filter(None, [*said, _said(folder, task)]))
+
+
+def _encode_one(folder: Path, task: Any) -> None:
+    """Whether the tokenizer can do what the task asks: hide tokens, say where a target's stand.
+
+    Raises:
+        ConfigError: what it lacks.
+    """
+    one = TextBatch(("",), ("a",), ("",), np.zeros(1, np.int64), None if task.kind == "masked_lm" else ("a",))
+    tokenizer = load_tokenizer(folder)
+    if not getattr(tokenizer, "by_language", False):
+        task.encode(tokenizer, one)
 
 
 def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> str:
@@ -106,6 +125,27 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
                 )
             said.append(f"{who} reads sources without a language as {own}")
     return "; ".join(said)
+
+
+def check_prompts(config: RunConfig, rows: Rows) -> None:
+    """Whether each model can begin where a prompt is empty.
+
+    Raises:
+        ConfigError: a model's tokenizer has no token to begin with; names the model.
+    """
+    empty = [i for i, text in enumerate(rows.texts) if not text]
+    if config.task.kind != "causal_lm" or not empty:
+        return
+    for who, folder, _ in _local_models(config):
+        try:
+            prompt_ids(load_tokenizer(folder), [""])
+        except ConfigError as error:
+            raise ConfigError(
+                f"{who}: {error.what}",
+                got=f"{error.got}; row {rows.ids[empty[0]]} and {len(empty) - 1} more",
+                wanted=error.wanted,
+                next_step=error.next_step,
+            ) from None
 
 
 def describe_marks(config: RunConfig, rows: Rows) -> str:

@@ -19,7 +19,7 @@ from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, overlay, plain
 from raykd.data.load import Dataset, load_data
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.load import validate
-from raykd.runs.check_language import check_source_languages
+from raykd.runs.check_language import check_prompts, check_source_languages
 from raykd.student.prepare import check_long_rows
 
 
@@ -230,6 +230,7 @@ def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[AnyJob]]:
             for rows in (part.data.train, part.data.validation, part.data.test):
                 if rows is not None:
                     check_source_languages(part.config, rows)
+                    check_prompts(part.config, rows)
         if not job.done:
             check_long_rows([(part.config, part.data.train) for part in job.parts.values()])
     return teachers, students
