@@ -179,6 +179,9 @@ class DataConfig(Spec):
     that is not in its context or no target; skipped rows are counted and logged."""
     max_bad_rows: float = Field(0.01, ge=0.0, le=1.0)
     """Share of rows that `skip` may skip before the run fails after all."""
+    scheme: Literal["auto", "IO", "IOB1", "BIO", "BILOU", "BIOES", "BMES", "BMEWO"] = "auto"
+    """Of token classification, the scheme of the tags in the files: auto is that of `labels`, another one is written in
+    theirs. IOB1 files (I-X begins an entity) need it, because their tags look like BIO."""
     on_loose_inside: Literal["fail", "begin"] = "fail"
     """What a tag I-X does that no B-X or I-X precedes: makes the row a bad one, or begins an entity (is read as B-X,
     as IOB1 writes it; counted and logged)."""
@@ -231,6 +234,9 @@ class DataConfig(Spec):
             raise ValueError("data.empty_label plays no part in this task, whose rows have no label")
         if form not in LABELLED_FORMS and self.labels:
             raise ValueError(f"data.labels {list(self.labels)}: the task has no labels; leave them out")
+        for key, of in (("scheme", "words"), ("no_answer", "answers")):
+            if getattr(self, key) != "auto" and form != of:
+                raise ValueError(f"data.{key} {getattr(self, key)} plays no part in this task; leave it out")
         read = Columns.keys_of(form)
         renamed = [k for k, f in Columns.model_fields.items() if getattr(self.columns, k) != f.default]
         sources = {"train": self.train, "validation": self.validation, "test": self.test}

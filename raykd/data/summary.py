@@ -13,7 +13,7 @@ from raykd.tasks.forms import RowForm
 def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, Any]:
     """Counts: rows, labelled, unlabelled, and for each language those of its form.
 
-    By form: rows by label; words and entities (spans that begin with B- or U- or S-; entities of labelled rows);
+    By form: rows by label; words and entities (spans that begin with B-, U-, S- or W-; entities of labelled rows);
     questions, accepted answers, questions that have none and different contexts; pairs, those without a prompt, and
     characters of the targets;
     texts that are their own gold and their characters.
@@ -25,7 +25,7 @@ def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[st
         return rows.summary(labels)
     languages: dict[str, Counter[str]] = {}
     contexts: dict[str, set[str]] = {}
-    begins = {i for i, label in enumerate(labels) if label[:2] in ("B-", "U-", "S-")}
+    begins = {i for i, label in enumerate(labels) if label[:2] in ("B-", "U-", "S-", "W-")}
     for at, language in enumerate(rows.languages):
         counts = languages.setdefault(language, Counter())
         counts["labelled" if rows.labels_B[at] >= 0 else "unlabelled"] += 1

@@ -3,19 +3,22 @@
 Decision record: an I-X that no B-X or I-X precedes is a bad row unless the config says what it means, because there
 are two readings (IOB1 begins entities with I-; a wrong tag elsewhere) and they give different entities. Tags of
 another scheme than IOB2 are never mended, only judged. What may follow what is `raykd.tasks.entities`'s, the same
-that decoding obeys.
+that decoding obeys. Tags of a scheme that the config names (`data.scheme`) are read as entities and written again in
+the scheme of the run's labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError
 from raykd.data.labels import NoLabelError, label_index
+from raykd.data.textfiles import shortened
+from raykd.errors import DataError
 from raykd.tasks.entities import transitions
-from raykd.tasks.schemes import parse, rename
+from raykd.tasks.schemes import SchemeName, convert, parse, rename
 
 
 @cache
@@ -36,7 +39,8 @@ def tag_indices(
 ) -> tuple[tuple[int, ...], int]:
     """Label index of each word, and how many loose I- were read as B- (`on_loose_inside: begin`).
 
-    Tags go through the data's label map, which names tags or types.
+    Tags go through the data's label map, which names tags or types, and from the scheme of the files to that of the
+    labels.
 
     Raises:
         BadRowError: not one tag a word, an unknown tag, or one that cannot stand where it stands.
@@ -46,6 +50,9 @@ def tag_indices(
     labels, begin = config.labels, config.on_loose_inside == "begin"
     places = {label: index for index, label in enumerate(labels)}
     renames = {key: target for key, target in config.label_map.items() if target is not None}
+    scheme = "IOB1" if begin and config.scheme == "BIO" else config.scheme
+    if scheme not in ("auto", _scheme(labels)):
+        tags, renames = _in_scheme(tags, renames, column, scheme, _scheme(labels)), {}
     barred, never_first, never_last = _rules(labels)
     found: list[int] = []
     mended = 0
@@ -75,6 +82,24 @@ def _place(tag: object, config: DataConfig, what: str) -> int:
         raise BadRowError(str(error)) from None
 
 
+@cache
+def _scheme(labels: tuple[str, ...]) -> SchemeName:
+    return parse(labels).name
+
+
+def _in_scheme(
+    tags: Sequence[object], renames: Mapping[str, str], column: str, source: SchemeName, target: SchemeName
+) -> list[str]:
+    """The tags, renamed, in another scheme."""
+    names = [rename(tag, renames) for tag in tags if isinstance(tag, str)]
+    if len(names) < len(tags):
+        raise BadRowError(f"column {column!r}: got {shortened(repr(tags))}, wanted tags of {source}")
+    try:
+        return convert(names, source, target)
+    except DataError as error:
+        raise BadRowError(f"column {column!r}: {error.what} (data.scheme: {source})") from None
+
+
 def _begun(tag: str, labels: tuple[str, ...]) -> int | None:
     """The index of B-X for the I-X of IOB2."""
     letter, _, kind = tag.partition("-")
@@ -87,7 +112,7 @@ def _loose(
     column: str, at: int, words: int, found: list[int], place: int, labels: tuple[str, ...], begin: bool
 ) -> str:
     before = f"after {labels[found[-1]]!r}" if found else "first"
-    advice = "" if begin else " (data.on_loose_inside: begin reads a loose I- as B-)"
+    advice = "" if begin else " (data.on_loose_inside: begin reads a loose I- as B-, as IOB1 does)"
     return (
         f"column {column!r}: tag {at} of {words} is {labels[place]!r} {before}: it cannot stand there{advice}"
     )

@@ -1,4 +1,4 @@
-"""Tags of entities: the schemes IO, BIO (IOB2), BILOU and BIOES, and a teacher's tags as the run's.
+"""Tags of entities: the schemes IO, IOB1, BIO (IOB2), BILOU, BIOES, BMES and BMEWO, and a teacher's tags as the run's.
 
 Decision record: a teacher's answer is carried over to the run's tags by adding probabilities (logsumexp of raw logits,
 exact at temperature 1), never by taking a maximum, and only where the teacher's tags tell more than the run's: B-X of
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from raykd.distill.signals import MASKED
 from raykd.errors import ConfigError, DataError, LabelMismatchError
 
-SchemeName = Literal["IO", "BIO", "BILOU", "BIOES"]
+SchemeName = Literal["IO", "IOB1", "BIO", "BILOU", "BIOES", "BMES", "BMEWO"]
+"""IOB1 differs from BIO in what its letters mean, so a list of tags never tells it: B-X begins an entity only where the
+word before belongs to another one of the type. BMES and BMEWO are BIOES with other letters (M for I, W for S)."""
 OUTSIDE = "O"
 Entity = tuple[int, int, str]
 """First word, the word behind the last, type."""
@@ -29,6 +31,9 @@ _PARTS: dict[SchemeName, frozenset[str]] = {
     "BIO": frozenset("BI"),
     "BILOU": frozenset("BILU"),
     "BIOES": frozenset("BIES"),
+    "BMES": frozenset("BMES"),
+    "BMEWO": frozenset("BMEW"),
+    "IOB1": frozenset("BI"),
 }
 # What a letter says of a word's place: (begins an entity, ends it); None where the scheme does not tell.
 _PLACE: dict[SchemeName, dict[str, tuple[bool | None, bool | None]]] = {
@@ -36,6 +41,9 @@ _PLACE: dict[SchemeName, dict[str, tuple[bool | None, bool | None]]] = {
     "BIO": {"B": (True, None), "I": (False, None)},
     "BILOU": {"B": (True, False), "I": (False, False), "L": (False, True), "U": (True, True)},
     "BIOES": {"B": (True, False), "I": (False, False), "E": (False, True), "S": (True, True)},
+    "BMES": {"B": (True, False), "M": (False, False), "E": (False, True), "S": (True, True)},
+    "BMEWO": {"B": (True, False), "M": (False, False), "E": (False, True), "W": (True, True)},
+    "IOB1": {"B": (True, None), "I": (None, None)},
 }
 # The letters of an entity: its first word, those between, its last, and its only one.
 _LETTERS: dict[SchemeName, tuple[str, str, str, str]] = {
@@ -43,7 +51,12 @@ _LETTERS: dict[SchemeName, tuple[str, str, str, str]] = {
     "BIO": ("B", "I", "I", "B"),
     "BILOU": ("B", "I", "L", "U"),
     "BIOES": ("B", "I", "E", "S"),
+    "BMES": ("B", "M", "E", "S"),
+    "BMEWO": ("B", "M", "E", "W"),
 }
+
+
+_ANY = "IO, BIO, BILOU, BIOES, BMES or BMEWO"
 
 
 @dataclass(frozen=True)
@@ -68,9 +81,11 @@ class Scheme:
         return _PLACE[self.name][self.letters[tag]]
 
 
-def parse(tags: Sequence[str]) -> Scheme:
-    """The scheme of a list of tags such as O, B-PER, I-PER.
+def parse(tags: Sequence[str], *, whole: bool = True) -> Scheme:
+    """The scheme of a list of tags such as O, B-PER, I-PER; never IOB1, which looks like BIO.
 
+    Args:
+        whole: whether each type needs all tags of BILOU, BIOES or their like; a teacher may lack some.
     Raises:
         ConfigError: no or more than one O, a tag of no scheme, a tag twice, or a type that lacks a tag of the scheme.
     """
@@ -83,24 +98,25 @@ def parse(tags: Sequence[str]) -> Scheme:
     letters, types = [], []
     for tag in tags:
         letter, dash, kind = tag.partition("-")
-        if tag != OUTSIDE and not (letter in set("BILUES") and dash and kind):
+        if tag != OUTSIDE and not (letter in set("BILUESMW") and dash and kind):
             raise ConfigError(
-                f"{tag!r} is no tag", got=list(tags), wanted="O, or one of B I L U E S, a dash and a type"
+                f"{tag!r} is no tag", got=list(tags), wanted="O, or one of B I L U E S M W, a dash and a type"
             )
         letters.append(letter)
         types.append(kind)
     used = frozenset(letters) - {OUTSIDE}
     name = next((name for name, parts in _PARTS.items() if used <= parts), None)
     if name is None or not used:
-        raise ConfigError("the tags are of no one scheme", got=list(tags), wanted="IO, BIO, BILOU or BIOES")
+        raise ConfigError("the tags are of no one scheme", got=list(tags), wanted=_ANY)
     # In BIO a type whose entities are always one word needs no I; everywhere else each letter is needed.
-    needed = frozenset("B") if name == "BIO" else _PARTS[name]
+    needed = frozenset("B") if name == "BIO" else _PARTS[name] if whole else frozenset()
     for kind in dict.fromkeys(t for t in types if t):
         missing = sorted(needed - {letter for letter, t in zip(letters, types, strict=True) if t == kind})
         if missing:
             raise ConfigError(
                 f"type {kind} lacks {[f'{letter}-{kind}' for letter in missing]}, which {name} needs",
                 got=list(tags),
+                wanted="every tag of its scheme for each type, used or not",
             )
     return Scheme(name, tuple(tags), tuple(letters), tuple(types))
 
@@ -120,7 +136,7 @@ def entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
         begins, ends = (None, True) if tag == OUTSIDE else _PLACE[scheme][letter]
         goes_on = begun is not None and tag != OUTSIDE and kind == begun[1] and begins is not True
         if begun is not None and not goes_on:
-            if scheme in ("BILOU", "BIOES"):
+            if "E" in _PARTS[scheme] or "L" in _PARTS[scheme]:
                 raise DataError(f"the entity of word {begun[0]} does not end before word {i}", got=list(tags))
             found.append((begun[0], i, begun[1]))
             begun = None
@@ -150,7 +166,7 @@ def tags_of(found: Sequence[Entity], length: int, scheme: SchemeName) -> list[st
 
 
 def convert(tags: Sequence[str], source: SchemeName, target: SchemeName) -> list[str]:
-    """One row of gold tags of one scheme in another. Raises `DataError` as `entities` does."""
+    """One row of gold tags of one scheme in another (not in IOB1). Raises `DataError` as `entities` does."""
     return tags_of(entities(tags, source), len(tags), target)
 
 
@@ -195,10 +211,16 @@ def map_columns(
     """
     target = parse(wanted)
     renamed = [rename(tag, label_map) for tag in own]
+    if target.name == "IO":  # which says the same of every word of an entity, whatever the teacher's scheme
+        renamed = [tag if tag == OUTSIDE else f"I-{tag.partition('-')[2]}" for tag in renamed]
     try:
-        source = parse(list(dict.fromkeys(renamed)))
+        source = parse(list(dict.fromkeys(renamed)), whole=False)
     except ConfigError as error:
-        raise _mismatch(name, own, renamed, wanted, error.what) from None
+        # Lists of IOB1 often lack a B-X, since only the second of two neighbours of a type has it.
+        iob1 = (
+            "; if they are IOB1, give the run IO labels (O, I-PER, ...)" if "BIO needs" in error.what else ""
+        )
+        raise _mismatch(name, own, renamed, wanted, error.what + iob1) from None
     extra = sorted(set(source.types) - set(target.types))
     if extra:
         raise _mismatch(
