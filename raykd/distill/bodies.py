@@ -17,6 +17,9 @@ from raykd.distill.codec import decode
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import MASKED, Signals, TeacherSignal
 
+FAINT = -20.0
+"""Log-probability of a choice that a teacher lacks and the student has."""
+
 
 def lay_out(
     signals: Sequence[TeacherSignal],
@@ -55,8 +58,10 @@ def lay_out(
     covered = torch.from_numpy(covered_MN).to(device)
     logits = torch.from_numpy(logits_MNC).to(device)
     if visible_NC is not None:
-        # What the student cannot say a teacher does not teach it: no probability could come near the teacher's.
-        logits = logits.masked_fill(~visible_NC, MASKED)
+        # What the student cannot say a teacher does not teach it, since no probability could come near the teacher's;
+        # what the teacher cannot say is all but impossible to it and not impossible, for divergences of q over p.
+        faint_MN1 = logits.logsumexp(dim=-1, keepdim=True) + FAINT
+        logits = torch.where(logits > MASKED / 2, logits, faint_MN1).masked_fill(~visible_NC, MASKED)
     return Signals(
         teachers=tuple(s.teacher for s in signals),
         teacher_languages=tuple(teacher_languages),

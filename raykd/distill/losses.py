@@ -205,20 +205,24 @@ class UniversalLogit(DivergenceBase):
         return gap_NK.abs().sum(dim=-1)
 
 
-def gold_loss(logits_NC: torch.Tensor, labels_N: torch.Tensor, smoothing: float) -> torch.Tensor:
+def gold_loss(
+    logits_NC: torch.Tensor, labels_N: torch.Tensor, smoothing: float, open_NC: torch.Tensor | None = None
+) -> torch.Tensor:
     """Cross-entropy with the gold labels, summed over labelled units; `UNLABELLED` units count 0.
 
     Args:
         smoothing: share of the target that is spread evenly over the choices that a unit has. Choices that only other
             units of the batch have (`MASKED`) get none of it: their log-probability is -1e4.
+        open_NC: the choices that may be gold; None for all that are not masked.
     """
     if smoothing == 0.0:
         return F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="sum")
     logp_NC = F.log_softmax(logits_NC, dim=-1)
     labelled_N = labels_N != UNLABELLED
     gold_N = logp_NC.gather(1, torch.where(labelled_N, labels_N, 0).unsqueeze(1)).squeeze(1)
-    has_NC = logits_NC > MASKED / 2  # half: bfloat16 rounds MASKED up
-    even_N = torch.where(has_NC, logp_NC, 0.0).sum(dim=1) / has_NC.sum(dim=1).clamp_min(1)
+    if open_NC is None:
+        open_NC = logits_NC > MASKED / 2  # half: bfloat16 rounds MASKED up
+    even_N = torch.where(open_NC, logp_NC, 0.0).sum(dim=1) / open_NC.sum(dim=1).clamp_min(1)
     loss_N = -(1.0 - smoothing) * gold_N - smoothing * even_N
     return torch.where(labelled_N, loss_N, 0.0).sum()
 

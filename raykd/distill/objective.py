@@ -194,6 +194,7 @@ class Objective(Spec):
         signals: Signals | None,
         progress: float,
         totals: Counts,
+        open_NC: torch.Tensor | None = None,
     ) -> ObjectiveResult:
         """This micro-batch's share of the loss.
 
@@ -203,6 +204,7 @@ class Objective(Spec):
             signals: the teachers' answers for the same units; None only if `plain`.
             progress: u in [0, 1].
             totals: `counts` added up over all ranks and micro-batches of the step, this one included.
+            open_NC: the choices that may be gold, over which labels are smoothed; None for all that are not masked.
 
         Raises:
             ValueError: shapes disagree, totals are smaller than this micro-batch's own counts, or signals is
@@ -223,7 +225,7 @@ class Objective(Spec):
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
         if knobs.alpha > 0.0:
-            hard = self._hard(logits_NC, labels_N)
+            hard = gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
             shares.append(knobs.alpha * hard / max(totals.hard, 1))
@@ -234,9 +236,6 @@ class Objective(Spec):
             soft = self._soft(logits_NC, labels_N, parts, knobs, sums, fall_back=counts.uncovered > 0)
             shares.append((1.0 - knobs.alpha) * soft / max(totals.soft, 1))
         return ObjectiveResult(loss=_total(shares), sums=sums, weights_M=weights_M, counts=counts)
-
-    def _hard(self, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-        return gold_loss(logits_NC, labels_N, self.label_smoothing)
 
     def _soft(
         self,

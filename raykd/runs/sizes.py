@@ -24,6 +24,7 @@ from raykd.errors import RaykdError
 from raykd.models import Student, files, stored_parameters
 from raykd.models.heads import known_head
 from raykd.tasks import Task
+from raykd.tasks.question_answering import BESIDE
 from raykd.teachers.source import Roster
 from raykd.teachers.store.bound import stored_bytes
 from raykd.teachers.store.values import text_keys
@@ -105,7 +106,7 @@ def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tupl
         return HEADER + 4.0 * classes * float(np.mean(task.counts(batch))), False
     if task.kind == "question_answering":
         words = [len(word_spans(context)) for context in batch.pairs or ()]
-        return HEADER + 2 * 4.0 * float(np.mean(words)), False
+        return HEADER + 2 * 4.0 * (float(np.mean(words)) + BESIDE), False
     answers: Any = getattr(task, "answers")  # noqa: B009  (of language tasks alone)
     a_unit: float = OFFSET + 2 * HALF
     if answers.kind == "hidden":

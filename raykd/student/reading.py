@@ -112,7 +112,8 @@ class Reading:
         """This micro-batch's share of the loss; ``module`` is what the engine trains."""
         units = self.task.gather(outputs, encoded)
         if not self.task.language:
-            return objective.evaluate(units.float(), encoded.labels_N, signals, progress, totals)
+            open_NC = encoded.extra.get("open_NC")
+            return objective.evaluate(units.float(), encoded.labels_N, signals, progress, totals, open_NC)
         head, size = module.head, int(encoded.extra["vocabulary"])
         weight_VD, bias_V = head.weight_VD, head.bias_V
         if len(weight_VD) > size:  # rows that stand for no token take no probability

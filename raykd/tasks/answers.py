@@ -78,11 +78,15 @@ def best_spans(
 
 
 def best_answers(
-    logits_NC: NDArray[np.floating], null_B: NDArray[np.int64], max_answer_words: int
+    logits_NC: NDArray[np.floating],
+    words_B: NDArray[np.int64],
+    null_B: NDArray[np.int64],
+    max_answer_words: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """What `best_spans` gives, and the log-probability ``[B]`` that there is no answer.
 
     Args:
+        words_B: words of each context: the choices that answers are made of come first.
         null_B: the choice that says so, or -1 where a row has none: its log-probability is then -inf.
 
     Raises:
@@ -94,7 +98,7 @@ def best_answers(
     null_logp_B = np.full(len(null_B), -np.inf)
     (rows,) = np.nonzero(null_B >= 0)
     null_logp_B[rows] = logp_NC[2 * rows, null_B[rows]] + logp_NC[2 * rows + 1, null_B[rows]]
-    logp_NC[2 * rows, null_B[rows]] = logp_NC[2 * rows + 1, null_B[rows]] = -np.inf
+    logp_NC[np.arange(logp_NC.shape[1]) >= np.repeat(words_B, 2)[:, None]] = -np.inf
     return *_best(logp_NC, max_answer_words), null_logp_B
 
 

@@ -3,11 +3,13 @@
 Decision record: the choices are the words of the context, which every tokenizer shares, so a row has as many as its
 context has words and a batch is padded with `MASKED`. A word's start logit is that of the token which holds its first
 character and its end logit that of the token which holds its last one, as `run_qa.py` trains a model and reads it. A
-context that is longer than the model is cut to windows that overlap (`stride`), and each word is read in the window
-that shows most of what stands around it (as BERT's SQuAD code did); all words of a row compete in one softmax,
-whichever window they were read in. Several words may share a token (sentencepiece takes "北京" as one): their logits
+context that is longer than the model is cut to windows that overlap (`stride`), and a word counts by the window where
+its logit is highest, since `run_qa.py` takes the best span of any window; all words of a row compete in one softmax.
+Several words may share a token (sentencepiece takes "北京" as one): their logits
 are equal, and an answer begins with the first and ends with the last of them, as the token does. A question that leaves
-its context no room loses its end, and is counted. Gold is the first accepted answer; metrics accept any.
+its context no room loses its end, and is counted. Gold is the first accepted answer; metrics accept any. Tokens of the
+context at which no word begins (or ends) are a choice together, which is never gold and never answered: a plain recipe
+reads them too, so a student has to learn that no answer begins there.
 
 In rows whose mode is "optional" (SQuAD v2) one more choice, behind the row's last word, says that there is no answer.
 It is read at the classification token; of several windows the one counts that is least sure of it, as in the official
@@ -43,10 +45,14 @@ from raykd.tasks.base import (
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.metrics import log_softmax
-from raykd.tasks.windows import null_tokens, places_of
+from raykd.tasks.windows import null_tokens, reads_of
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shortened, tokenize_words
 from raykd.text.words import word_spans
+
+REST, BESIDE = 1, 2
+"""Behind a row's words stand "no answer" and, `REST` places on, the tokens at which no answer may begin or end; both
+together are `BESIDE`."""
 
 
 class QuestionAnswering(TaskBase):
@@ -90,7 +96,7 @@ class QuestionAnswering(TaskBase):
         tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
         spans = [word_spans(context) for context in contexts]
         sequences_B1 = starts_of(np.bincount(tokens.row_of, minlength=len(batch)))
-        starts_W2, ends_W2, shared_W = places_of(tokens, spans, sequences_B1)
+        reads = reads_of(tokens, spans, sequences_B1)
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
@@ -102,9 +108,12 @@ class QuestionAnswering(TaskBase):
             sequences_B1=sequences_B1,
             extra={
                 "words_B1": starts_of(np.asarray([len(s) for s in spans], dtype=np.int64)),
-                "places_W2": starts_W2,
-                "ends_W2": ends_W2,
-                "shared": shared_W,
+                "reads_R4": reads.reads_R4,
+                "reads_B1": reads.starts_B1,
+                "rests_R3": reads.rests_R3,
+                "rests_B1": reads.rest_starts_B1,
+                "seen": reads.seen_W,
+                "shared": reads.shared_W,
                 "null_S": null_tokens(tokenizer, tokens),
                 "null_B": null_choices(batch),
             },
@@ -117,37 +126,31 @@ class QuestionAnswering(TaskBase):
         chosen = np.asarray(picked, dtype=np.int64)
         assert rows.sequences_B1 is not None
         words_B = np.diff(rows.extra["words_B1"])[chosen]
-        words = ranges(rows.extra["words_B1"], chosen)
-        first_B = starts_of(np.diff(rows.sequences_B1)[chosen])[:-1]
-        row_W = np.repeat(np.arange(len(chosen)), words_B)
-        word_W = np.arange(len(row_W)) - np.repeat(starts_of(words_B)[:-1], words_B)
         null_B = rows.extra["null_B"][chosen]
-        choices = int(np.maximum(words_B, null_B + 1).max(initial=1))
+        choices = int(words_B.max(initial=0)) + BESIDE
+        read_X4 = _reads(rows, "reads", chosen, encoded.shift_S)
+        rest_X3 = _reads(rows, "rests", chosen, encoded.shift_S)
+        rest_X4 = np.concatenate([rest_X3, words_B[rest_X3[:, 2] // 2, None] + REST], axis=1)
         visible_NC = np.zeros((2 * len(chosen), choices), dtype=bool)
+        visible_NC[read_X4[:, 2], read_X4[:, 3]] = True
         optional_B = np.flatnonzero(null_B >= 0)
-        reads = []
-        for side, name in enumerate(("places_W2", "ends_W2")):
+        for side in (0, 1):
             visible_NC[2 * optional_B + side, null_B[optional_B]] = True
-            places_W2 = rows.extra[name][words]
-            seen_W = places_W2[:, 0] >= 0
-            window_W = places_W2[:, 0] + np.repeat(first_B, words_B)
-            token_W = places_W2[:, 1]
-            if encoded.shift_S is not None:
-                token_W = token_W + encoded.shift_S[np.where(seen_W, window_W, 0)]
-            read_W4 = np.stack([window_W, token_W, 2 * row_W + side, word_W], axis=1)[seen_W]
-            visible_NC[read_W4[:, 2], read_W4[:, 3]] = True
-            reads.append(read_W4)
+        open_NC = visible_NC.copy()
+        visible_NC[rest_X4[:, 2], rest_X4[:, 3]] = True
         labels = encoded.labels_N.numpy().copy()
         # Gold that the model cannot see teaches nothing.
-        labels[~visible_NC[np.arange(len(labels)), np.clip(labels, 0, choices - 1)]] = UNLABELLED
+        labels[~open_NC[np.arange(len(labels)), np.clip(labels, 0, choices - 1)]] = UNLABELLED
         return replace(
             encoded,
             labels_N=torch.from_numpy(labels),
             choices=choices,
             extra={
-                "read_X4": torch.from_numpy(np.ascontiguousarray(np.concatenate(reads))),
+                "read_X4": torch.from_numpy(read_X4),
+                "rest_X4": torch.from_numpy(np.ascontiguousarray(rest_X4)),
                 "null_S4": torch.from_numpy(_null_reads(rows, chosen, null_B, encoded.shift_S)),
                 "visible_NC": torch.from_numpy(visible_NC),
+                "open_NC": torch.from_numpy(open_NC),
             },
         )
 
@@ -156,8 +159,8 @@ class QuestionAnswering(TaskBase):
         return np.full(len(batch), 2, dtype=np.int64)
 
     def choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
-        """Words of the longest context, and "no answer" where that is a choice."""
-        return int(np.maximum(word_counts(batch), null_choices(batch) + 1).max(initial=1))
+        """Words of the longest context, and what stands beside them."""
+        return int(word_counts(batch).max(initial=0)) + BESIDE
 
     def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
         """First and last word of the first accepted answer, or the choice "no answer"; else `UNLABELLED`."""
@@ -174,12 +177,17 @@ class QuestionAnswering(TaskBase):
         return found.reshape(-1)
 
     def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
-        """``[S, L]`` start and end logits at each choice's token, float32 ``[2 B, C]``."""
+        """``[S, L]`` start and end logits at each choice's token, the highest of all windows, float32 ``[2 B, C]``."""
         read_X4, null_S4 = encoded.extra["read_X4"], encoded.extra["null_S4"]
         both_SL2 = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
-        units_NC = both_SL2.new_full((2 * len(encoded.counts_B), encoded.choices or 1), MASKED)
+        units, choices = 2 * len(encoded.counts_B), encoded.choices or 1
         values_X = both_SL2[read_X4[:, 0], read_X4[:, 1], read_X4[:, 2] % 2]
-        units_NC = units_NC.index_put((read_X4[:, 2], read_X4[:, 3]), values_X)
+        flat_M = both_SL2.new_full((units * choices,), MASKED)
+        flat_M = flat_M.scatter_reduce(0, read_X4[:, 2] * choices + read_X4[:, 3], values_X, "amax")
+        rest_X4 = encoded.extra["rest_X4"]
+        rest_X = both_SL2[rest_X4[:, 0], rest_X4[:, 1], rest_X4[:, 2] % 2]
+        flat_M = _add_exponentials(flat_M, rest_X4[:, 2] * choices + rest_X4[:, 3], rest_X)
+        units_NC = flat_M.view(units, choices)
         if not len(null_S4):
             return units_NC
         both_S2 = both_SL2[null_S4[:, 0], null_S4[:, 1]]
@@ -188,9 +196,9 @@ class QuestionAnswering(TaskBase):
         least_B = torch.full_like(units_NC[::2, 0], torch.inf)
         least_B = least_B.scatter_reduce(0, null_S4[:, 2], sums_S, "amin")
         is_least = (sums_S == least_B[null_S4[:, 2]]).nonzero().squeeze(1)
-        rows, choices = null_S4[is_least, 2], null_S4[is_least, 3]
+        rows, nulls = null_S4[is_least, 2], null_S4[is_least, 3]
         for side in (0, 1):
-            units_NC = units_NC.index_put((2 * rows + side, choices), both_S2[is_least, side])
+            units_NC = units_NC.index_put((2 * rows + side, nulls), both_S2[is_least, side])
         return units_NC
 
     def answer(
@@ -223,7 +231,9 @@ class QuestionAnswering(TaskBase):
         Where there may be none: the answer "" with the probability that there is none.
         """
         logits_NC, null_B = np.maximum(said.logits_NC, MASKED), null_choices(rows)
-        places_B2, logp_B, null_logp_B = answers.best_answers(logits_NC, null_B, self.max_answer_words)
+        places_B2, logp_B, null_logp_B = answers.best_answers(
+            logits_NC, word_counts(rows), null_B, self.max_answer_words
+        )
         found: list[dict[str, Any]] = []
         contexts = rows.pairs or ()
         for i, (question, context) in enumerate(zip(rows.texts, contexts, strict=True)):
@@ -250,7 +260,9 @@ class QuestionAnswering(TaskBase):
         Where there may be none also what the best threshold on its score gives, as in SQuAD v2.
         """
         logits_NC, null_B = np.maximum(said.logits_NC, MASKED), null_choices(rows)
-        places_B2, logp_B, null_logp_B = answers.best_answers(logits_NC, null_B, self.max_answer_words)
+        places_B2, logp_B, null_logp_B = answers.best_answers(
+            logits_NC, word_counts(rows), null_B, self.max_answer_words
+        )
         contexts, golds = rows.pairs or (), rows.golds or ()
         spans_of_words = [
             answers.span_text(context, word_spans(context), int(first), int(last))
@@ -283,3 +295,28 @@ def _null_reads(
     read_S4 = np.stack([np.arange(len(row_S)), token_S, row_S, null_B[row_S]], axis=1)
     kept: NDArray[np.int64] = np.ascontiguousarray(read_S4[read_S4[:, 3] >= 0])
     return kept
+
+
+def _reads(
+    rows: EncodedRows, name: str, chosen: NDArray[np.int64], shift_S: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Window, token and unit (and choice) of the reads of the chosen rows, counted in their batch."""
+    assert rows.sequences_B1 is not None
+    starts_B1 = rows.extra[f"{name}_B1"]
+    found_RK: NDArray[np.int64] = rows.extra["reads_R4" if name == "reads" else "rests_R3"][
+        ranges(starts_B1, chosen)
+    ]
+    row_R = np.repeat(np.arange(len(chosen)), np.diff(starts_B1)[chosen])
+    found_RK[:, 0] += starts_of(np.diff(rows.sequences_B1)[chosen])[row_R]
+    if shift_S is not None:
+        found_RK[:, 1] += shift_S[found_RK[:, 0]]
+    found_RK[:, 2] += 2 * row_R
+    return np.ascontiguousarray(found_RK)
+
+
+def _add_exponentials(flat_M: torch.Tensor, places_X: torch.Tensor, values_X: torch.Tensor) -> torch.Tensor:
+    """Writes the logarithm of the summed exponentials of the values that have the same place."""
+    top_M = flat_M.detach().scatter_reduce(0, places_X, values_X.detach(), "amax")
+    sums_M = torch.zeros_like(flat_M).scatter_add(0, places_X, (values_X - top_M[places_X]).exp())
+    there_M = sums_M > 0.0
+    return torch.where(there_M, top_M + torch.where(there_M, sums_M, 1.0).log(), flat_M)

@@ -1,12 +1,16 @@
-"""Windows of a context: in which of them, and at which token, a word is read.
+"""Windows of a context: in which of them, and at which tokens, a word is read.
 
-Decision record: a word is read where most of the context stands around it, and in one window for its begin and its end
-where a window shows both. Only a word that is longer than the overlap of two windows is read in two of them.
+Decision record: a word is read in every window that shows it, because `run_qa.py` takes the best span of any window,
+whatever stands around it. Only where no window holds the first (or last) character of a word in a token is it read at
+the token next to that, in the window that shows most of the context around it. The other tokens of the context
+(inside a word, blanks) are no choices, but a plain recipe takes them for some, so their mass is kept: a student that
+never learnt that no answer begins inside a word would score less there than here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,68 +21,94 @@ from raykd.text.tokens import Tokenizer, WordTokens
 from raykd.text.words import shared, word_tokens
 
 
-def places_of(
+@dataclass(frozen=True)
+class Reads:
+    """Where the words of all rows' contexts are read. Written by `reads_of`.
+
+    reads_R4: window (of its row), token, side (0 begin, 1 end) and word (of its row), row after row.
+    starts_B1: where each row's reads begin, and where the last one's end.
+    rests_R3, rest_starts_B1: the same (window, token, side) of the context's tokens at which no word is read.
+    seen_W: which words are read anywhere.
+    shared_W: which share a token with the word beside them.
+    """
+
+    reads_R4: NDArray[np.int64]
+    starts_B1: NDArray[np.int64]
+    rests_R3: NDArray[np.int64]
+    rest_starts_B1: NDArray[np.int64]
+    seen_W: NDArray[np.bool_]
+    shared_W: NDArray[np.bool_]
+
+
+def reads_of(
     tokens: WordTokens, spans: Sequence[NDArray[np.int32]], sequences_B1: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+) -> Reads:
     """Where each word of each context is read.
 
     Args:
         spans: ``[W, 2]`` a row, words in characters of the context.
         sequences_B1: where each row's windows begin.
-
-    Returns:
-        Window (of its row) and token of each word's begin, ``[W, 2]``, and of its end; (-1, -1) where no window shows
-        the word. And which words share one of the two tokens with another word, ``[W]``.
     """
-    row_of, parts = tokens.row_of, tokens.parts
+    row_of, inside_S = tokens.row_of, [part == tokens.second for part in tokens.parts]
     window_spans = [spans[row] for row in row_of.tolist()]
-    found = word_tokens(tokens.offsets, [part != tokens.second for part in parts], window_spans)
+    found = word_tokens(tokens.offsets, [~inside for inside in inside_S], window_spans)
     counts_S = np.asarray([len(s) for s in window_spans], dtype=np.int64)
     window_X = np.repeat(np.arange(len(row_of)), counts_S)
     # How far the nearer end of the window's context is from a token.
-    first_S = np.asarray([int(np.argmax(part == tokens.second)) for part in parts], dtype=np.int64)
+    first_S = np.asarray([int(np.argmax(inside)) for inside in inside_S], dtype=np.int64)
     last_S = np.asarray(
-        [len(part) - 1 - int(np.argmax(part[::-1] == tokens.second)) for part in parts], dtype=np.int64
+        [len(inside) - 1 - int(np.argmax(inside[::-1])) for inside in inside_S], dtype=np.int64
+    )
+    starts_B1 = starts_of(np.asarray([len(s) for s in spans], dtype=np.int64))
+    inside_X = np.arange(len(window_X)) - np.repeat(starts_of(counts_S)[:-1], counts_S)
+    word_X = inside_X + starts_B1[row_of[window_X]]
+    seen_W, shared_W = np.zeros(int(starts_B1[-1]), dtype=bool), np.zeros(int(starts_B1[-1]), dtype=bool)
+    reads, rests = [], []
+    context_T2 = np.asarray([(s, t) for s, inside in enumerate(inside_S) for t in np.flatnonzero(inside)])
+    context_T2 = context_T2.reshape(-1, 2).astype(np.int64)
+    width = max((len(inside) for inside in inside_S), default=0) + 1
+    for side, (token_X, held_X) in enumerate(((found.start_N, found.starts_N), (found.end_N, found.ends_N))):
+        around_X = np.minimum(token_X - first_S[window_X], last_S[window_X] - token_X)
+        read_X = held_X | _only(word_X, held_X, np.where(token_X < 0, -1, around_X))
+        seen_W[word_X[read_X]] = True
+        shared_W[word_X[shared(window_X, np.where(read_X, token_X, -1))]] = True
+        side_X = np.full_like(token_X, side)
+        reads.append(np.stack([window_X, token_X, side_X, inside_X], axis=1)[read_X])
+        is_read_T = np.isin(context_T2 @ [width, 1], window_X[read_X] * width + token_X[read_X])
+        rest_T2 = context_T2[~is_read_T]
+        rests.append(np.concatenate([rest_T2, np.full_like(rest_T2[:, :1], side)], axis=1))
+    return Reads(
+        *_by_row(np.concatenate(reads), row_of, sequences_B1),
+        *_by_row(np.concatenate(rests), row_of, sequences_B1),
+        seen_W,
+        shared_W,
     )
 
-    def around(token_X: NDArray[np.int64]) -> NDArray[np.int64]:
-        result: NDArray[np.int64] = np.minimum(token_X - first_S[window_X], last_S[window_X] - token_X)
-        return result
 
-    starts_B1 = starts_of(np.asarray([len(s) for s in spans], dtype=np.int64))
-    word_X = np.arange(len(window_X)) - np.repeat(starts_of(counts_S)[:-1], counts_S)
-    word_X += np.repeat(starts_B1[row_of], counts_S)
-    own_X = window_X - np.repeat(sequences_B1[row_of], counts_S)
-    most = max((len(part) for part in parts), default=0) + 1
-    nearer_X = np.minimum(around(found.start_N), around(found.end_N))
-    places = []
-    for token_X, held_X in ((found.start_N, found.starts_N), (found.end_N, found.ends_N)):
-        # Best a window that shows begin and end, then one that shows this side, then any that shows some of the word.
-        rank_X = np.where(held_X, most, 0) + around(token_X)
-        rank_X = np.where(found.starts_N & found.ends_N, 2 * most + nearer_X, rank_X)
-        rank_X = np.where(token_X < 0, -1, rank_X)
-        places.append(_best(rank_X, word_X, own_X, token_X, int(starts_B1[-1])))
-    row_W = np.repeat(np.arange(len(spans)), np.diff(starts_B1))
-    shared_W = np.zeros(len(row_W), dtype=bool)
-    for places_W2 in places:
-        shared_W |= shared(row_W, np.where(places_W2[:, 0] < 0, -1, places_W2[:, 0] * most + places_W2[:, 1]))
-    return places[0], places[1], shared_W
+def _by_row(
+    reads_RK: NDArray[np.int64], row_of: NDArray[np.int64], sequences_B1: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Reads row after row, windows counted from the row's first, and where each row's begin."""
+    row_R = row_of[reads_RK[:, 0]]
+    order = np.argsort(row_R, kind="stable")
+    reads_RK, row_R = reads_RK[order], row_R[order]
+    reads_RK[:, 0] -= sequences_B1[row_R]
+    return reads_RK, starts_of(np.bincount(row_R, minlength=len(sequences_B1) - 1))
 
 
-def _best(
-    rank_X: NDArray[np.int64],
-    word_X: NDArray[np.int64],
-    window_X: NDArray[np.int64],
-    token_X: NDArray[np.int64],
-    words: int,
-) -> NDArray[np.int64]:
-    """``[W, 2]``: window and token of the highest rank of each word."""
-    places_W2 = np.full((words, 2), -1, dtype=np.int64)
-    order = np.argsort(rank_X, kind="stable")
-    order = order[rank_X[order] >= 0]  # the highest comes last and stays
-    places_W2[word_X[order], 0] = window_X[order]
-    places_W2[word_X[order], 1] = token_X[order]
-    return places_W2
+def _only(
+    word_X: NDArray[np.int64], held_X: NDArray[np.bool_], around_X: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Of words that no window holds exactly, the window with most around them."""
+    held_W = np.zeros(int(word_X.max(initial=-1)) + 1, dtype=bool)
+    held_W[word_X[held_X]] = True
+    order = np.argsort(around_X, kind="stable")
+    order = order[(around_X[order] >= 0) & ~held_W[word_X[order]]]
+    best_W = np.full(len(held_W), -1, dtype=np.int64)
+    best_W[word_X[order]] = order  # the highest comes last and stays
+    chosen_X = np.zeros(len(word_X), dtype=bool)
+    chosen_X[best_W[best_W >= 0]] = True
+    return chosen_X
 
 
 def null_tokens(tokenizer: Tokenizer, tokens: WordTokens) -> NDArray[np.int64]:

@@ -99,19 +99,27 @@ def asked(questions: tuple[str, str] = ("Where does Anna live?", "安娜住在�
 
 
 @pytest.mark.parametrize("length", [16, 128])
-def test_answers_are_words_of_the_context_read_in_the_window_that_shows_most_around_them(length: int) -> None:
+def test_answers_are_words_of_the_context_begun_at_their_first_token_and_ended_at_their_last(
+    length: int,
+) -> None:
     task, batch = QuestionAnswering(max_length=length, stride=3), asked()
     own = Transformer(vocab_size=300, lowercase=False).fit_tokenizer([*CONTEXTS, *batch.texts] * 3)
     rows = task.encode(own, batch)
     assert rows.sequences_B1 is not None and (int(rows.sequences_B1[-1]) > 2) == (length == 16)
     encoded = task.collate(rows, [1, 0])
     words = [[c[a:b] for a, b in word_spans(c)] for c in CONTEXTS]
-    assert encoded.labels_N.tolist() == [4, 5, 8, 8] and encoded.choices == len(words[0])
+    assert encoded.labels_N.tolist() == [4, 5, 8, 8] and encoded.choices == len(words[0]) + 2
     ids_SL = encoded.inputs["input_ids"]
     units = task.gather(SimpleNamespace(start_logits=ids_SL.float(), end_logits=-ids_SL.float()), encoded)
-    first = [[own(w, add_special_tokens=False)["input_ids"][0] for w in row] for row in words]
-    assert units[2].tolist() == first[0] and units[3].tolist() == [-i for i in first[0]]
-    assert units[0].tolist() == [*first[1], *[MASKED] * (len(words[0]) - len(words[1]))]
+    pieces = [[own(w, add_special_tokens=False)["input_ids"] for w in row] for row in words]
+    assert units[2, :-2].tolist() == [ids[0] for ids in pieces[0]]
+    assert units[3, :-2].tolist() == [-ids[-1] for ids in pieces[0]]
+    begins = [float(ids[0]) for ids in pieces[1]]
+    assert units[0, : len(begins)].tolist() == begins and (units[:, -2] == MASKED).all()
+    rest = [float(i) for ids in pieces[1] for i in ids[1:]]
+    found = units[0, len(begins) :].tolist()
+    assert found[0] == MASKED and found[2:] == [MASKED] * (len(found) - 2)
+    assert found[1] == (pytest.approx(float(np.logaddexp.reduce(rest))) if rest else MASKED)
 
 
 def test_a_span_is_scored_by_its_text() -> None:
