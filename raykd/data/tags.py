@@ -51,7 +51,7 @@ def tag_indices(
     places = {label: index for index, label in enumerate(labels)}
     renames = {key: target for key, target in config.label_map.items() if target is not None}
     scheme = "IOB1" if begin and config.scheme == "BIO" else config.scheme
-    if scheme not in ("auto", _scheme(labels)):
+    if scheme != "auto" and scheme != _scheme(labels):
         tags, renames = _in_scheme(tags, renames, column, scheme, _scheme(labels)), {}
     barred, never_first, never_last = _rules(labels)
     found: list[int] = []

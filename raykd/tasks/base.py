@@ -70,9 +70,10 @@ class EncodedRows:
     @property
     def coverage(self) -> float | None:
         """Share of what the task reads (words) that has a place; None where a model says one thing about a row."""
+        places_N2 = self.extra.get("places_W2", self.places_N2)
         seen_N = self.extra.get("seen")
-        if seen_N is None and self.places_N2 is not None:
-            seen_N = self.places_N2[:, 0] >= 0
+        if seen_N is None and places_N2 is not None:
+            seen_N = places_N2[:, 0] >= 0
         return None if seen_N is None or not len(seen_N) else float(seen_N.mean())
 
     def units(self, picked: Sequence[int]) -> NDArray[np.int64]:
