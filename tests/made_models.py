@@ -43,6 +43,14 @@ OTHER_NAMES = {
     "ctrl": ("max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size"),
     "bloom": ("max_position_embeddings", "num_hidden_layers", "num_attention_heads"),
     "bart": ("num_hidden_layers", "num_attention_heads", "hidden_size"),
+    "pegasus": ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"),
+    "t5": (
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+    ),
 }
 """Settings that an architecture has by other names, and that are given by these."""
 POSITIONS = 128

@@ -147,17 +147,21 @@ class Generated(_Value):
         model: The model's folder, below the case.
         special_tokens: Whether the tokenizer adds its special tokens to the prompt.
         max_new_tokens: Tokens that are compared.
+        encoder: Whether the model is an encoder-decoder.
     """
 
     kind: Literal["generated"]
     model: str = "teacher"
     special_tokens: bool = True
     max_new_tokens: int = 8
+    encoder: bool = False
 
     def find_fault(self, folder: Path, rows: Sequence[Row], earlier: Sequence[Row]) -> str | None:
         for row in rows:
             text, got = str(row["text"]), str(row["written"]).strip()
-            wanted = plain_generation(folder / self.model, text, self.special_tokens, self.max_new_tokens)
+            wanted = plain_generation(
+                folder / self.model, text, self.special_tokens, self.max_new_tokens, self.encoder
+            )
             wanted = wanted.strip().rstrip("\ufffd")  # its last character may not be whole
             if not (got.startswith(wanted) or (got and wanted.startswith(got))):
                 return f"{text!r}: written {got!r}, plain transformers writes {wanted!r}"
@@ -270,17 +274,25 @@ def plain_classifier(path: Path, max_length: int | None, leave_out: Sequence[str
     return answer
 
 
-def plain_generation(path: Path, prompt: str, special_tokens: bool, max_new_tokens: int) -> str:
-    """What transformers writes after a prompt, greedily."""
+def plain_generation(
+    path: Path, prompt: str, special_tokens: bool, max_new_tokens: int, encoder: bool = False
+) -> str:
+    """What transformers writes after a prompt, or for a source, greedily."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     _quiet()
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    kind = AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM
+    model = kind.from_pretrained(path, dtype=torch.float32).eval()
     ids = tokenizer(prompt, add_special_tokens=special_tokens, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
         )
-    return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+    begin = 0 if encoder else ids.shape[1]
+    return str(tokenizer.decode(made[0, begin:], skip_special_tokens=True))

@@ -86,6 +86,12 @@ def _gpt2_with_eos_as_pad(directory: Path) -> None:
     edit_json(directory / "config.json", pad_token_id=0)
 
 
+def _gpt2_with_pad_beyond(directory: Path) -> None:
+    save_random_classifier(directory, "gpt2", "bytes")
+    edit_json(directory / "config.json", pad_token_id=50257)
+    edit_json(directory / "tokenizer_config.json", pad_token=None)
+
+
 def _llama_with_pad_minus_one(directory: Path) -> None:
     save_random_classifier(directory, "llama", "bytes", {"num_key_value_heads": 2})
     edit_json(directory / "config.json", pad_token_id=-1)
@@ -120,6 +126,7 @@ PADDING: dict[str, Neighbour] = {
     "gpt2 whose pad is its end, which stands inside a text": _steady(
         _gpt2_with_eos_as_pad, SHORT, "good <|end|> room", "bad food <|end|>", LONG
     ),
+    "gpt2 whose pad lies beyond its table": _steady(_gpt2_with_pad_beyond),
     "llama with pad_token_id -1": _steady(_llama_with_pad_minus_one, refused="pad_token_id"),
     "qwen2 padded left": _steady(_padded_left("qwen2", "bytes", num_key_value_heads=2)),
     "gpt_neox padded left": _steady(_padded_left("gpt_neox", "bytes")),

@@ -204,6 +204,25 @@ def _writing(template: str, prompt: str, architecture: str, folder: Path, **sett
     write_run(folder, rows=rows, task=task, data={"labels": None}, teacher={}, student=student)
 
 
+def _translating(architecture: str, folder: Path, **settings: Any) -> None:
+    """An encoder-decoder with random weights."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    texts = ["hello red world", "bonjour monde rouge", "hello blue sea"] * 4
+    tokenizer = make_tokenizer("bytes_with_blank", texts, 60)
+    config = make_config(architecture, tokenizer, decoder_start_token_id=tokenizer.eos_token_id,
+                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **settings)  # fmt: skip
+    torch.manual_seed(4)
+    AutoModelForSeq2SeqLM.from_config(config).eval().save_pretrained(folder / "teacher")
+    tokenizer.save_pretrained(folder / "teacher")
+    rows = [{"src": f"hello red world {i}", "tgt": f"bonjour monde {i}", "lang": "fr"} for i in range(8)]
+    task = {"kind": "seq2seq", "max_length": 32, "max_target_length": 16, "max_new_tokens": 8,
+            "answers": {"kind": "top_k", "k": 8, "temperatures": [1.0]}}  # fmt: skip
+    student = {"kind": "encoder_decoder", "layers": 1, "hidden": 16, "heads": 2, "vocab_size": 520}
+    write_run(folder, rows=rows, task=task, data={"labels": None, "languages": ["fr"], "columns": {"language": "lang"}, **{
+        part: {"kind": "files", "paths": [f"{part}.jsonl"]} for part in ("train", "validation")}}, teacher={}, student=student)  # fmt: skip
+
+
 def _chat(folder: Path) -> None:
     _writing("<s> $A", "say one :", "llama", folder)
     chat = [{"role": "user", "content": "say one :"}, {"role": "assistant", "content": "uno"}]
@@ -244,6 +263,13 @@ def _writer(
     )
 
 
+def _translator(architecture: str, **settings: Any) -> Neighbour:
+    """What is written for a source is what plain transformers writes for it alone."""
+    written = {"run": "raykd predict teacher 'hello red world' 'hello' 'hello blue sea hello red sea' --json",
+               "served": {"values": [{"kind": "generated", "encoder": True, "max_new_tokens": 6}]}}  # fmt: skip
+    return neighbour(partial(_translating, architecture, **settings), "the same texts", CHECK, written)
+
+
 def _scheme(tags: str, labels: str, scheme: str | None = None, refused: str | None = None) -> Neighbour:
     """Rows of a scheme are read, or refused by a pattern's words.
 
@@ -255,10 +281,15 @@ def _scheme(tags: str, labels: str, scheme: str | None = None, refused: str | No
     return neighbour(partial(_schemes, tags.split(), labels.split(), scheme), "read", step)
 
 
+_BART = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "init_std": 0.5,
+}  # fmt: skip
 UNITS: dict[str, Neighbour] = {
     "Chinese characters, sentencepiece": _tagger("unigram"),
     "Chinese characters, WordPiece": _tagger("wordpiece"),
     "Chinese characters, byte pairs with a blank": _tagger("bytes_with_blank"),
+    "Chinese characters, byte pairs without a blank": _tagger("bytes"),
     "words that begin with a sign that is not seen": _tagger("wordpiece", zero_width=True),
     "a reader of byte pairs": _reader("bytes_with_blank"),
     "a reader of sentencepiece": _reader("unigram"),
@@ -276,5 +307,9 @@ UNITS: dict[str, Neighbour] = {
     "a tokenizer that begins every text": _writer("<s> $A", "say one :", special=True),
     "a prompt that holds its beginning already": _writer("<s> $A", "<s>[INST] say [/INST]"),
     "gpt_neox, whose tokenizer adds nothing": _writer("$A", "say two :", "gpt_neox", special=True),
+    "bart": _translator("bart", **_BART),
+    "bart that begins with its first token": _translator("bart", forced_bos_token_id=0, **_BART),
+    "t5": _translator("t5", d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, initializer_factor=3.0),
+    "pegasus": _translator("pegasus", **_BART),
     "chat messages": neighbour(_chat, "said", {**CHECK, "refused": {"prints": ["messages", "render|template"]}}),
 }  # fmt: skip
