@@ -149,7 +149,7 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
 
 
 def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
-    """Says now what `prepare` would say on a worker of rows that are too long, where a run is to fail because of them.
+    """Says now what `prepare` would say on a worker of rows that are too long, unless the run is to cut them.
 
     Args:
         parts: the tasks of a student with their training rows.
@@ -160,7 +160,7 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
     known = student.kind != "pretrained" or Path(student.path).is_dir()
     if not known or getattr(student, "vocabulary", "own") == "union":
         return  # the tokenizer is not here yet
-    strict = [(config, rows) for config, rows in parts if config.data.on_long_row == "fail"]
+    strict = [(config, rows) for config, rows in parts if config.data.on_long_row != "truncate"]
     tokenizer = fit_tokenizer(student, [(config.task, rows) for config, rows in parts]) if strict else None
     for config, rows in strict:
         assert tokenizer is not None

@@ -24,7 +24,7 @@ from raykd.point import Point
 from raykd.runs.check import check_teacher
 from raykd.runs.notes import notes_of
 from raykd.runs.score import completed
-from raykd.student.prepare import fit_tokenizer, prepare
+from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification, entities
 from raykd.teachers.spec import TeacherSpec, open_teacher
 from raykd.text.tokens import marker_ids, tokenize
@@ -147,6 +147,8 @@ def test_long_rows_stop_a_run_that_wants_none() -> None:
     )
     with pytest.raises(DataError, match="fewer training rows than a batch"):
         prepare(config, long_rows(), long_rows(), tokenizer)
+    with pytest.raises(DataError, match="fewer training rows than a batch"):
+        check_long_rows([(config, long_rows())])
 
 
 def test_coverage_is_the_share_of_words_that_are_seen() -> None:
@@ -167,7 +169,7 @@ def test_a_run_says_so_where_words_are_not_seen(
         Point(1, {"train/coverage": 1.0, "train/long_rows": 3.0, "teacher/a/coverage": share + 0.01}),
         Point(2, {"teacher/a/coverage": share - 0.01, "teacher/b/coverage": 1.0}),
     ]
-    data: Any = SimpleNamespace(left_out={}, test="there")
+    data: Any = SimpleNamespace(left_out={}, test="there", remarks=tuple)
     notes = notes_of(config, data, curve, [])
     wanted = [
         f"teacher a sees {share:.1%} of the words (wanted 98%): raise its max_length, or split long rows"
