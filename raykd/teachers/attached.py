@@ -115,6 +115,7 @@ class AttachedPool(TeacherPool):
         self.handle = served.handle.view(teachers, timeout_s, on_loss)
         self.groups = list(self.handle.groups)
         self.parked = False
+        self._ended = {}
         self._restarts = {
             name: -count for name, count in restarts_of(self.handle, fates(self.handle)).items()
         }
