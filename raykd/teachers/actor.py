@@ -203,6 +203,10 @@ class TeacherActor:
         """`Teacher.counters` of each teacher."""
         return {t.name: t.counters() for t in self._teachers}
 
+    def findings(self) -> dict[str, str]:
+        """What the self-tests found, in words, of the teachers that have computed an answer here."""
+        return {t.name: t.finding.describe() for t in self._teachers if t.finding is not None}
+
     def usage(self) -> tuple[float, int]:
         """CPU seconds of this process so far, and its intra-op threads."""
         import torch

@@ -49,6 +49,10 @@ class ParkedActor:
         """As `TeacherActor.counters`; empty while nobody has asked."""
         return {} if self._awake is None else self._actor().counters()
 
+    def findings(self) -> dict[str, str]:
+        """As `TeacherActor.findings`; empty while nobody has asked."""
+        return {} if self._awake is None else self._actor().findings()
+
     def usage(self) -> Any:
         """As `TeacherActor.usage`."""
         return self._actor().usage()

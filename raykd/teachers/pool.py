@@ -243,6 +243,17 @@ class TeacherPool:
             add_counters(total, counters)
         return total
 
+    def findings(self) -> dict[str, str]:
+        """What the self-tests of the teachers found that have computed an answer: how their rows share a forward pass.
+
+        Raises:
+            TeacherError: a teacher has no replica left.
+        """
+        found: dict[str, str] = {}
+        for part in self.each("findings").values():
+            found |= {name: line for name, line in part.items() if name in self.handle.teachers}
+        return found
+
     def restarts(self) -> dict[str, int]:
         """How often a process of each teacher was started again, also of those that ended when it was parked."""
         now = restarts_of(self.handle, fates(self.handle))

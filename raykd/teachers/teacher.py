@@ -53,6 +53,8 @@ class Teacher:
         self._store: SignalStore | None = None
         self._headless: Any = None
         self._padding: Padding | None = None
+        self.finding: Finding | None = None
+        """How its rows share a forward pass; None while no answer was computed."""
         self._max_tokens = spec.max_tokens
         self.forwarded_rows = 0
         self.forward_s = 0.0
@@ -240,8 +242,6 @@ class Teacher:
         if padding is None:
             found = self.test(batch)
             padding = found.of(model.padding)
-            say = log.info if found.shapes == "longest" else log.warning
-            say("%s: %s", self.name, found.describe())
         begun = time.perf_counter()  # a padding test comes once and is not the time of these rows
         encoded = task.encode(model.tokenizer, batch)
         answers: list[Any] = [None] * len(batch)
@@ -291,6 +291,7 @@ class Teacher:
                 wanted=error.wanted,
                 next_step=error.next_step,
             ) from None
+        self.finding = found
         if found.is_conclusive:
             self._padding = found.of(model.padding)
         return found

@@ -79,6 +79,9 @@ class FakePool:
             signals.append(TeacherSignal(name, logits_NC, covered_N))
         return Answered(signals)
 
+    def findings(self) -> dict[str, str]:
+        return {}
+
     def forward_counters(self) -> dict[str, dict[str, int]]:
         return self.counted
 
