@@ -45,10 +45,19 @@ def placements_of(config: RunConfig, trained: Mapping[str, Path]) -> list[Placem
 
 
 def _placement(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> Placement:
+    return Placement(spec_of(config, teacher, trained), teacher.actor)
+
+
+def spec_of(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> TeacherSpec:
+    """What a process needs to become this teacher of the run.
+
+    Args:
+        trained: as in `placements_of`.
+    """
     serving, root = config.serving, store_root(config)
     paths = {t.name: trained[f"teacher-{t.name}"] for t in config.teachers if f"teacher-{t.name}" in trained}
     made = teacher.training is None or teacher.name in paths
-    spec = TeacherSpec(
+    return TeacherSpec(
         name=teacher.name,
         path=teacher_path(teacher, paths) if made else "",
         labels=config.data.labels,
@@ -64,7 +73,6 @@ def _placement(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, 
         store=None if root is None else str(root),
         store_limit_gb=serving.store_limit_gb,
     )
-    return Placement(spec, teacher.actor)
 
 
 def start_pool(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from raykd.config import RunConfig, TeacherConfig
@@ -51,20 +52,10 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
     )
     found = kept_finding(key)
     if found is None:
-        from raykd.teachers.spec import TeacherSpec
+        from raykd.runs.pool import spec_of
         from raykd.teachers.teacher import Teacher
 
-        spec = TeacherSpec(
-            teacher.name,
-            str(folder),
-            config.data.labels,
-            config.task,
-            trust_remote_code=teacher.trust_remote_code,
-            label_map=teacher.label_map,
-            language_codes=teacher.language_codes,
-            max_length=teacher.max_length,
-            dtype=config.serving.dtype,
-        )
+        spec = replace(spec_of(config, teacher, {}), store=None)
         found = Teacher(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         keep_finding(key, found)
     return found.describe()
