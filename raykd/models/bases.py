@@ -20,7 +20,7 @@ from raykd.models.labels import label_names
 from raykd.models.loading import read_model
 from raykd.models.positions import Positions, positions_of
 from raykd.models.structure import build_empty, missing_weights
-from raykd.models.tokenizers import TokenizerFacts, check_placed, load_tokenizer, look_at
+from raykd.models.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,6 +69,7 @@ def inspect_base(
         missing, _ = missing_weights(model, stored)
     fit_to_task(model, missing, folder, labels, head, layers)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
     kind = str(files.read_json(folder / files.CONFIG).get("model_type") or "unknown")
     return Base(kind, positions_of(model), look_at(tokenizer))

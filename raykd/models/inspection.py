@@ -23,7 +23,7 @@ from raykd.models.hub import told
 from raykd.models.labels import check_outputs, contradiction, one_output
 from raykd.models.positions import Positions
 from raykd.models.structure import Structure, compare
-from raykd.models.tokenizers import TokenizerFacts, check_placed, load_tokenizer, look_at
+from raykd.models.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def _inspect(
     labels = files.read_labels(folder) if head in LABELLED else ()
     structure = check_weights(folder, head, labels, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
     facts = look_at(tokenizer)
     rowless = check_vocabulary(folder, head, facts, structure.vocabulary)

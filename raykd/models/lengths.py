@@ -105,12 +105,14 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
         stride = getattr(task, "stride", 0)
         least += stride + min(ADVANCE, max(1, (length - stride) // 8))
     if added and length < least:
+        rows = "a question and windows of its context" if answers else "a text"
         raise ConfigError(
-            f"{key} leaves nothing of a text: special tokens fill it",
+            f"{key} leaves no room for {rows} beside the special tokens",
             got=length,
-            wanted=f"at least {least}: {added} special tokens"
-            + (", windows that overlap and advance, and a question" if answers else " and a text"),
-            next_step=f"raise {key}",
+            wanted=f"at least {least}" + (", or a smaller task.stride" if answers else ""),
+            next_step=f"raise {key}"
+            if "max_length" in key
+            else "name a model with more positions" + (", or lower task.stride" if answers else ""),
         )
 
 

@@ -45,6 +45,13 @@ class PieceTokenizer:
             raise AttributeError(name)
         return getattr(self.inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Languages, for example, are set on the tokenizer that encodes.
+        if name == "inner":
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.inner, name, value)
+
     def __len__(self) -> int:
         return len(self.inner)
 
@@ -88,14 +95,19 @@ class PieceTokenizer:
         vocabulary = self.get_vocab()
         backend = Tokenizer(models.WordLevel(vocabulary, unk_token=str(self.inner.unk_token)))
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
-        backend.add_special_tokens([token for token in self.inner.all_special_tokens if token in vocabulary])
+        signs = [*self.inner.all_special_tokens, *self._languages()]
+        backend.add_special_tokens([token for token in signs if token in vocabulary])
         return backend
 
     def get_vocab(self) -> dict[str, int]:
         """Numbers of the target's pieces."""
         own = getattr(self.inner, "target_encoder", None)
         vocabulary: dict[str, int] = self.inner.get_vocab() if own is None else dict(own)
-        return vocabulary
+        return vocabulary | self._languages()
+
+    def _languages(self) -> dict[str, int]:
+        """Tokens of languages, which M2M-100 keeps beside its vocabulary."""
+        return dict(getattr(self.inner, "lang_token_to_id", {}))
 
     def content(self) -> dict[str, Any]:
         """All that decides which ids a text gets, as JSON."""
@@ -109,11 +121,15 @@ class PieceTokenizer:
         """
         pieces = self._pieces(text, is_target)
         numbers = self._numbers([piece for piece, _ in pieces], is_target)
-        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(numbers, ids, strict=False)))
-        spans = [span for _, span in pieces[:known]]
+        special = set(self.inner.all_special_ids) | set(self._languages().values())
+        lead = 0
+        while lead < len(ids) and ids[lead] in special and ids[lead] not in numbers[:1]:
+            lead += 1
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(numbers, ids[lead:], strict=False))
+        spans = [span for _, span in pieces[: sum(1 for _ in alike)]]
         end = spans[-1][1] if spans else 0
-        special = set(self.inner.all_special_ids)
-        return spans + [(0, 0) if one in special else (end, end) for one in ids[known:]]
+        rest = [(0, 0) if one in special else (end, end) for one in ids[lead + len(spans) :]]
+        return [(0, 0)] * lead + spans + rest
 
     def _pieces(self, text: str, is_target: bool) -> list[tuple[str, tuple[int, int]]]:
         """Each piece of a text with its begin and end: special tokens that stand in it, and what is between them."""

@@ -149,6 +149,24 @@ def _added(tokenizer: Any, pair: bool) -> int:
     return int(count(pair=pair)) if count is not None else 0
 
 
+def check_words(tokenizer: Any, where: str) -> None:
+    """Refuse a tokenizer that knows its special tokens and no words, because the files of its vocabulary are missing.
+
+    Raises:
+        ModelError: With the files that it would need.
+    """
+    if not hasattr(tokenizer, "get_vocab") or type(tokenizer).__name__ == "CanineTokenizer":
+        return
+    words = set(tokenizer.get_vocab().values()) - set(getattr(tokenizer, "all_special_ids", ()))
+    if not words:
+        raise ModelError(
+            f"the tokenizer of {where} has special tokens and no words: the files of its vocabulary are missing",
+            got=f"{len(tokenizer)} tokens",
+            wanted="tokenizer.json, vocab.txt, or vocab.json and merges.txt",
+            next_step="copy or download the directory again, with the tokenizer's files",
+        )
+
+
 def check_placed(tokenizer: Any, head: Head, where: str) -> None:
     """Refuse a tokenizer that does not say where its tokens stand, or has no mask, for a task that asks for it.
 

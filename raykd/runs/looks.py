@@ -17,7 +17,7 @@ from typing import Any
 from raykd import models
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.rows import Rows
-from raykd.errors import ConfigError, DataError, RaykdError
+from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
 from raykd.models.bases import inspect_base
 from raykd.models.heads import known_head
 from raykd.models.lengths import check_room, check_student_length, check_target, teacher_length
@@ -50,9 +50,17 @@ def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> 
     task, name = config.task, teacher.name
     with _named(f"teacher {name}"):
         looked = models.inspect_model(folder, task.kind, trust_remote_code=teacher.trust_remote_code)
-    task.columns(looked.labels, config.data.labels, teacher.label_map, name)
+    try:
+        task.columns(looked.labels, config.data.labels, teacher.label_map, name)
+    except LabelMismatchError as error:
+        next_step = "; ".join(filter(None, [error.next_step, *looked.notes]))
+        raise LabelMismatchError(
+            error.what, got=error.got, wanted=error.wanted, next_step=next_step
+        ) from None
     length, said = teacher_length(name, teacher.max_length, looked.trained_length, looked, task)
     set_by = f"teachers.{name}.max_length" if teacher.max_length is not None else "task.max_length"
+    if teacher.max_length is None and length < task.max_length:
+        set_by = f"the length of teacher {name}"
     check_room(set_by, length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target(f"teacher {name}", looked, task)
     _check_markers(config, folder, f"teacher {name}", trust_remote_code=teacher.trust_remote_code)

@@ -187,7 +187,7 @@ def test_a_length_that_special_tokens_fill_is_refused(teacher: Path, tmp_path: P
     found = findings(tmp_path, teacher, task={"max_length": length})
     for what in ("teacher t", "student"):
         said = refused(found[what])
-        assert "task.max_length leaves nothing of a text" in said and "at least 3" in said
+        assert "task.max_length leaves no room for a text" in said and "at least 3" in said
     assert findings(tmp_path, teacher, task={"max_length": 3})["teacher t"].error is None
 
 
@@ -228,6 +228,12 @@ def test_markers_and_a_linear_model_are_refused_together(teacher: Path, tmp_path
     assert found["student"].error is None
 
 
+def test_a_tokenizer_without_its_vocabulary_is_refused(teacher: Path, tmp_path: Path) -> None:
+    (teacher / "tokenizer.json").unlink()
+    rewrite(teacher / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert "has special tokens and no words" in refused(findings(tmp_path, teacher)["teacher t"])
+
+
 def test_other_json_files_are_not_the_models(teacher: Path, tmp_path: Path) -> None:
     (teacher / "data_config.json").write_text('[{"name": "stackexchange", "weight": 1}]')
     (teacher / "config_sentence_transformers.json").write_text("not JSON")
@@ -261,6 +267,6 @@ def test_windows_of_questions_need_room(teacher: Path, tmp_path: Path) -> None:
     from raykd.models.lengths import check_room
     from raykd.tasks import QuestionAnswering
 
-    with pytest.raises(ConfigError, match="leaves nothing of a text"):
+    with pytest.raises(ConfigError, match="leaves no room for a question and windows"):
         check_room("task.max_length", 68, (2, 3), QuestionAnswering(max_length=68, stride=64), pairs=True)
     check_room("task.max_length", 128, (2, 3), QuestionAnswering(max_length=128, stride=64), pairs=True)

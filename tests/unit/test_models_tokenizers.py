@@ -103,6 +103,30 @@ def test_marian_travels_and_keeps_its_name(marian: Path, tmp_path: Path) -> None
     assert (mark.style, mark.marker, mark.first) == ("blank", "▁", True)
 
 
+def test_m2m_100_has_places_behind_its_language_and_takes_another_one(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from transformers import AutoTokenizer, M2M100Tokenizer
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(spm_file(tmp_path / "spm.model", SOURCES + TARGETS)))
+    pieces = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    for i in range(3, model.get_piece_size()):
+        pieces.setdefault(model.id_to_piece(i), len(pieces))
+    (tmp_path / "vocab.json").write_text(json.dumps(pieces))
+    made = M2M100Tokenizer(
+        vocab_file=str(tmp_path / "vocab.json"), spm_file=str(tmp_path / "spm.model"), src_lang="en", tgt_lang="fr"
+    )
+    made.save_pretrained(str(tmp_path / "m2m"))
+    own: Any = load_tokenizer(tmp_path / "m2m")
+    plain = AutoTokenizer.from_pretrained(str(tmp_path / "m2m"))
+    for language in ("fr", "de"):
+        own.tgt_lang = plain.tgt_lang = language
+        encoded = own(text_target=TARGETS, return_offsets_mapping=True)
+        assert encoded["input_ids"] == plain(text_target=TARGETS)["input_ids"]
+        for text, places in zip(TARGETS, encoded["offset_mapping"], strict=True):
+            assert places[0] == places[-1] == (0, 0) and "".join(text[b:e] for b, e in places) == text
+    assert own.get_vocab()["__fr__"] == plain.lang_token_to_id["__fr__"] and marking(own).style == "blank"
+
+
 def test_a_marian_model_is_inspected_loaded_and_named(marian: Path) -> None:
     looked = models.inspect_model(marian, "seq2seq")
     assert looked.positions.source == looked.positions.target == 24 and looked.tokenizer.special == (1, 1)
