@@ -87,7 +87,7 @@ def adapter_of(folder: Path) -> Adapter:
     """
     settings = read_json(folder / FILE)
     name, kind = settings.get("base_model_name_or_path"), str(settings.get("peft_type"))
-    what = f"{folder} holds an adapter, not a whole model; its base model is {name}"
+    what = f"{folder} holds an adapter, not a whole model; its base model is {name or 'not named'}"
     if kind.upper() not in MERGEABLE:
         raise ModelError(
             what,

@@ -85,7 +85,7 @@ def _read(folder: Path, head: Head, trust_remote_code: bool, dtype: Any) -> tupl
     adapter, changes = adapter_of(folder), label_changes(files.read_config(folder), head)
     base = files.config_folder(folder)
     if base == folder:  # its own config.json, the base's weights
-        changes |= {"config": _config(folder, trust_remote_code)}
+        changes = {"config": _config(folder, trust_remote_code, changes)}
     model, missing = read_model(
         adapter.base, head, trust_remote_code, dtype=dtype, ignore_mismatched_sizes=True, **changes
     )
@@ -94,10 +94,12 @@ def _read(folder: Path, head: Head, trust_remote_code: bool, dtype: Any) -> tupl
         return merge(model, adapter), [name for name in missing if name not in brought]
 
 
-def _config(folder: Path, trust_remote_code: bool) -> Any:
+def _config(folder: Path, trust_remote_code: bool, changes: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
+    return AutoConfig.from_pretrained(
+        str(folder), trust_remote_code=trust_remote_code, local_files_only=True, **changes
+    )
 
 
 def name_padding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:

@@ -91,6 +91,12 @@ def test_an_adapter_answers_as_plain_peft(tmp_path: Path, base: Path, count: int
     with torch.no_grad():
         assert torch.allclose(loaded.model(**inputs).logits, joined(**inputs).logits, atol=1e-5)
 
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    with torch.no_grad():
+        again = models.load(folder, head="classification").model(**inputs).logits
+    assert torch.allclose(again, joined(**inputs).logits, atol=1e-5)
+    (folder / "config.json").unlink()
+
     one = models.fingerprint(folder)
     assert one not in (models.fingerprint(base), models.fingerprint(loaded))
     settings = json.loads((folder / "adapter_config.json").read_text())
