@@ -112,7 +112,7 @@ def padded(tokenizer: Any, features: Sequence[dict[str, list[int]]]) -> Any:
     return tokenizer.pad(list(features), return_tensors="pt")
 
 
-def save_tagger(directory: Path, family: str, steps: int = 60) -> Path:
+def save_tagger(directory: Path, family: str, steps: int = 100) -> Path:
     """A tagger of a family, trained as `run_ner.py` trains it."""
     from transformers import AutoModelForTokenClassification
 
