@@ -37,18 +37,20 @@ def complaint_of(
 ) -> Complaint | None:
     """What to say of a teacher; None where nothing is wrong with it.
 
-    A tagger whose tags only fit better in another order is warned of, not stopped: schemes of tags overlap.
+    One that is no better than one label, but not surely worse, is warned of. So is a tagger whose tags only fit better
+    in another order: schemes of tags overlap.
 
     Args:
         scored: of the validation rows, by language. stops: whether it may stop the run.
     """
-    if not found.is_poor and found.swap is None:
+    if not found.is_no_better and found.swap is None:
         return None
     labels, tagging = config.data.labels, not config.task.row_units
     most, units = labels[found.label], "words" if tagging else "texts"
     always = f"{most} everywhere" if tagging else f"always {most}, the most frequent label,"
-    what = f"teacher {spec.name} is worse on the validation rows than one label for everything"
-    if not found.is_poor:
+    what = f"teacher {spec.name} is {'worse' if found.is_poor else 'no better'} on the validation rows than one label"
+    what += " for everything"
+    if found.swap is not None and not found.is_poor:
         what = f"teacher {spec.name} answers the validation rows as if its labels were others"
     by_language = {lang: m["accuracy"] for lang, m in scored.by_language.items()}
     each = ", ".join(f"{lang} {100 * share:.1f} %" for lang, share in by_language.items())
@@ -59,11 +61,11 @@ def complaint_of(
         f"{found.units:,} labelled {units}"
         + (f" ({each})" if len(by_language) > 1 else f" in {', '.join(by_language)}")
         + f"; {always} would be right in {_percent(found.share)}",
-        wanted=f"an accuracy whose interval reaches {_percent(found.share)}"
-        if found.is_poor
-        else "labels that fit its answers",
+        wanted="labels that fit its answers"
+        if found.swap is not None and not found.is_poor
+        else f"an accuracy whose interval reaches {_percent(found.share)}",
         cause=_cause(config, spec, info, found.swap),
-        stops=stops and (found.is_poor or not tagging),
+        stops=stops and (found.is_poor or (found.swap is not None and not tagging)),
     )
 
 

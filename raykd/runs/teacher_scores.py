@@ -44,7 +44,7 @@ class Judged:
     """What is known of a run's teachers before they teach.
 
     scores: on the validation rows, by teacher. held: their answers to these, where no store keeps them.
-    complaints: of teachers that are worse than one label for everything, or right only with other labels.
+    complaints: of teachers that are no better than one label for everything, or right only with other labels.
     summary: all scores in a line. warnings: complaints, teachers far below others or not judged. idle: teachers that
     are never asked.
     """

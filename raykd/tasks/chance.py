@@ -47,6 +47,11 @@ class Comparison:
         """Whether the whole interval lies below the share of the most frequent label."""
         return self.high < self.share
 
+    @property
+    def is_no_better(self) -> bool:
+        """Whether the most frequent label is right as often, on these units."""
+        return self.accuracy <= self.share
+
 
 def wilson(hits: int, units: int, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a share.

@@ -79,6 +79,7 @@ def test_a_good_teacher_an_even_one_and_few_rows_are_left_alone() -> None:
     assert not good.is_poor and good.swap is None
     even = compare(np.random.default_rng(4).integers(2, size=300), gold_N, 2)
     assert not even.is_poor and even.swap is None
+    assert compare(np.zeros(300, np.int64), gold_N, 2, label=0).is_no_better and not good.is_no_better
     few = compare(np.asarray([1, 0, 0]), np.asarray([0, 0, 1]), 2)
     assert not few.is_poor and few.swap is None
 

@@ -86,10 +86,10 @@ class FakePool:
         return self.counted
 
 
-def made_rows(count: int = 200, languages: tuple[str, ...] = ("en", "zh"), ones: float = 0.4) -> Rows:
-    """Texts that end with their label; the last language may be made unlabelled by the caller."""
+def made_rows(count: int = 200, languages: tuple[str, ...] = ("en", "zh"), even: bool = False) -> Rows:
+    """Texts that end with their label, as many of each in each language where that is asked for."""
     rng = np.random.default_rng(0)
-    labels_B = (rng.random(count) < ones).astype(np.int64)
+    labels_B = (np.arange(count) // 2) % 2 if even else (rng.random(count) < 0.4).astype(np.int64)
     return Rows(
         ids=tuple(f"v{i}" for i in range(count)),
         texts=tuple(f"text {i} is {y}" for i, y in enumerate(labels_B.tolist())),
@@ -185,13 +185,15 @@ def test_a_teacher_that_nobody_asks_stops_nothing() -> None:
 
 
 def test_no_teacher_is_blamed_for_a_hard_language() -> None:
-    """zh is hard: both are wrong in 40 % there. Over all its rows the monolingual one is far below the other."""
+    """zh is hard: both are wrong in 44 % there. Over all its rows the monolingual one is far below the other."""
 
     def hard(batch: TextBatch, i: int) -> int:
-        wrong = batch.languages[i] == "zh" and int(batch.ids[i][1:]) % 5 < 2
+        wrong = batch.languages[i] == "zh" and int(batch.ids[i][1:]) % 25 < 11
         return 1 - right(batch, i) if wrong else right(batch, i)
 
-    assert judged({"zh": hard, "multi": hard}, spoken={"zh": ["zh"]}).warnings == ()
+    found = judged({"zh": hard, "multi": hard}, made_rows(even=True), spoken={"zh": ["zh"]})
+    own, theirs = (found.scores[name].macro["accuracy"] for name in ("zh", "multi"))  # type: ignore[index]
+    assert theirs - own > 0.2 and found.warnings == ()
 
     def weak(batch: TextBatch, i: int) -> int:
         return swapped(batch, i) if int(batch.ids[i][1:]) % 4 == 0 else right(batch, i)
@@ -253,14 +255,15 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
 
 def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
     assert tagged(lambda tag: tag).complaints == ()
-    assert tagged(lambda tag: 0).complaints == (), "as good as O everywhere is not below it"
+    (silent,) = tagged(lambda tag: 0).complaints
+    assert not silent.stops and "is no better on the validation rows than one label for everything" in silent.what
     (poor,) = tagged(lambda tag: [1, 0, 0, 0, 0][tag]).complaints
     assert poor.stops and "of 200 labelled words in en; O everywhere would be right in 60.0 %" in poor.got
     (turned,) = tagged(lambda tag: [0, 3, 4, 1, 2][tag]).complaints
     assert not turned.stops, "O alone is right in 60 %: it is warned of, schemes of tags overlap"
     assert "with label_map {B-PER: B-LOC, I-PER: I-LOC, B-LOC: B-PER, I-LOC: I-PER}" in turned.cause
-    (cut,) = tagged(lambda tag: tag, cut=0).complaints or (None,)
-    assert cut is None, "words that are cut off count as O, which is as good as O everywhere"
+    (cut,) = tagged(lambda tag: tag, cut=0).complaints
+    assert "accuracy 60.0 %" in cut.got, "words that are cut off count as O"
 
 
 @pytest.mark.parametrize(
