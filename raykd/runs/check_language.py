@@ -52,7 +52,7 @@ def check_language_model(
             check_start(folder)
             languages = config.data.select_languages or config.data.languages
             said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
-        task = _with_length(who, task, max_length)
+        task = _with_length(task, max_length)
         _check_room(folder, task)
     except (ModelError, ConfigError) as error:
         raise type(error)(
@@ -200,7 +200,7 @@ def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str]]
     return [each for each in _local_models(config) if is_coded(each[1])]
 
 
-def _with_length(who: str, task: Any, max_length: int | None) -> Any:
+def _with_length(task: Any, max_length: int | None) -> Any:
     """The task with this model's length.
 
     Raises:
@@ -208,7 +208,7 @@ def _with_length(who: str, task: Any, max_length: int | None) -> Any:
     """
     if max_length is not None and task.kind == "causal_lm" and task.max_target_length >= max_length:
         raise ConfigError(
-            f"{who}: its length leaves no room for a prompt before the longest target",
+            "its length leaves no room for a prompt before the longest target",
             got=f"max_length {max_length}, task.max_target_length {task.max_target_length}",
             wanted=f"max_length above {task.max_target_length}",
             next_step="set teachers.NAME.max_length (it was trained with less), or lower task.max_target_length",

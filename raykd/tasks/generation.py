@@ -11,6 +11,7 @@ prints them, all else from 0 to 1.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,10 @@ from raykd.text.words import UNSPACED_LANGUAGES, words
 NAMES = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 """What `metrics` can measure."""
 _ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+_END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[A-Za-z_]+\|>|\[(?:SEP|EOS)\]))+\s*\Z")
+"""Ends of a text as tokenizers spell them. What is written is decoded without; references of rendered chats have one."""
 
 
 class _Words:
@@ -69,6 +74,7 @@ def metrics(
     Raises:
         ValueError: no texts, not as many of one as of the other, or a name that is not of `NAMES`.
     """
+    hypotheses, references = [_END.sub("", t) for t in hypotheses], [_END.sub("", t) for t in references]
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} texts and {len(references)} references")
     unknown = [name for name in names if name not in NAMES]

@@ -76,3 +76,11 @@ def test_what_cannot_be_measured_is_refused() -> None:
 def test_every_score_has_a_direction() -> None:
     known = {"f1", "precision", "recall", "perplexity", *generation.NAMES}
     assert {name for name in known if HIGHER_IS_BETTER[name]} == known - {"perplexity"}
+
+
+def test_an_end_that_a_reference_spells_out_is_no_part_of_it() -> None:
+    references = ["uno</s>", "due<|im_end|>\n", "tre [SEP]", "</s> and more"]
+    found = generation.metrics(
+        ["uno", "due", "tre", "</s> and more"], references, "it", ["exact_match", "chrf"]
+    )
+    assert found == {"exact_match": 1.0, "chrf": 100.0}
