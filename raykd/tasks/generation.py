@@ -24,7 +24,7 @@ _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 _END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[A-Za-z_]+\|>|\[(?:SEP|EOS)\]))+\s*\Z")
-"""Ends of a text as tokenizers spell them. What is written is decoded without; references of rendered chats have one."""
+"""Ends of texts as tokenizers spell them. What is written is decoded without; references of rendered chats have one."""
 
 
 class _Words:
