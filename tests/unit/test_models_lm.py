@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -141,7 +142,11 @@ def test_the_wrappers_state_is_the_models() -> None:
 
 AFTER: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", SMALL | {"head_dim": 8, "final_logit_softcapping": 3.0}),
-    "gemma2_free": ("Gemma2ForCausalLM", "Gemma2Config", SMALL | {"head_dim": 8, "final_logit_softcapping": None}),
+    "gemma2_free": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        SMALL | {"head_dim": 8, "final_logit_softcapping": None},
+    ),
     "cohere": ("CohereForCausalLM", "CohereConfig", SMALL | {"logit_scale": 0.25}),
     "granite": ("GraniteForCausalLM", "GraniteConfig", SMALL | {"logits_scaling": 4.0}),
 }
@@ -178,6 +183,46 @@ def test_what_follows_the_head_is_applied_after_it(family: str) -> None:
     for n, weight in model.named_parameters():
         if n in gradients:
             torch.testing.assert_close(weight.grad, gradients[n], rtol=1e-3, atol=1e-5, msg=n)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "cohere"])
+@pytest.mark.parametrize("form", ["top_k", "hidden"])
+def test_a_teachers_answers_are_the_logits_of_its_own_forward_pass(family: str, form: str) -> None:
+    """Of a model that caps or scales them, whichever way they travel."""
+    from raykd.distill.answers import answer_of
+    from raykd.distill.codec import decode
+    from raykd.distill.signals import TextBatch
+    from raykd.tasks import CausalLM
+    from tests.tokenizers import characters
+
+    name, config, settings = AFTER[family]
+    tokenizer = characters(["abcdefgh "], "<s> $A")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, name)(getattr(transformers, config)(**settings)).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(8.0)
+    chosen = {"kind": "top_k", "k": 14, "temperatures": [1.0]} if form == "top_k" else {"kind": "hidden"}
+    task = CausalLM.model_validate({"answers": chosen, "max_length": 20, "max_target_length": 8})
+    batch = TextBatch(("a", "b"), ("ab", "c"), ("en",) * 2, np.zeros(2, np.int64), ("fed", "ha"))
+    encoded = task.collate(task.encode(tokenizer, batch), range(2))
+    wrapped, size = Headless(model), len(tokenizer)
+    bodies = task.answer(wrapped, encoded, ())
+    payload, _ = decode([body for body in bodies if body is not None])
+    head = wrapped.head
+    assert payload is not None and encoded.places_N2 is not None
+    answer: Any = answer_of(payload, weight_VD=head.weight_VD[:size].detach().float(), after=head.after)
+    with torch.no_grad():
+        logits = model(**encoded.inputs).logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1], :size]
+    wanted = logits.log_softmax(-1)
+    if form == "hidden":
+        found = answer.logits().log_softmax(-1)
+    else:
+        p_NK, logp_NK = answer.target(1.0)
+        assert p_NK[:, -1].max() < 1e-3  # all 14 of the 14 pieces are held
+        found = torch.empty_like(wanted).scatter(1, answer.ids_NK, logp_NK[:, :-1])
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
 
 
 def test_logits_that_do_not_follow_from_the_head_are_refused() -> None:
