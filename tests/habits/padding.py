@@ -163,4 +163,11 @@ PADDING: dict[str, Neighbour] = {
     "modernbert": _steady(_random("modernbert", local_attention=8, global_attn_every_n_layers=2)),
     "squeezebert": _steady(_random("squeezebert", q_groups=1, k_groups=1, v_groups=1, post_attention_groups=1,
                                    intermediate_groups=1, output_groups=1)),
+    **{
+        f"{architecture} and a text longer than its places": _steady(
+            _random(architecture, family), SHORT, f"{LONG} " * 8, refused="position", cut=128
+        )
+        for architecture, family in (("bert", "wordpiece"), ("gpt2", "bytes"), ("roberta", "bytes_with_blank"),
+                                     ("xlm-roberta", "unigram"), ("electra", "characters"))
+    },
 }  # fmt: skip
