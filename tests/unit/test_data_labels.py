@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, is_blank
@@ -276,6 +278,45 @@ def test_rows_that_are_not_drawn_may_become_texts(tmp_path: Path) -> None:
     everything = {f"t{i}" for i in range(40) if i % 4 < 2}
     assert rest | set(dropped.train.texts[:6]) | {"t1"} == everything and "t1" not in rest
     assert kept.train.labels_B.tolist()[6:] == [UNLABELLED] * (len(kept.train) - 6)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats(width=16)
+    | st.text("ab1.0 \u200b", max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "role", "x"]), inner)
+    ),
+    max_leaves=6,
+)
+KEYS = ["text", "label", "tokens", "tags", "question", "context", "answers", "src", "tgt", "messages"]
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    st.lists(st.fixed_dictionaries(dict.fromkeys(KEYS, JSON)), min_size=1, max_size=3),
+    st.sampled_from(["text", "words", "answers", "target", "source_target", "plain"]),
+    st.sampled_from(["fail", "unlabeled", "drop"]),
+)
+def test_any_row_is_read_or_refused(rows: list[dict[str, Any]], form: Any, empty: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name), rows)
+        labels = {"text": ["a", "1"], "words": ["O", "B-a"]}.get(form, [])
+        keys = {"label_map": {"b": "a"}, "empty_label": empty} if form == "text" else {}
+        config = config_of(labels, on_bad_row="skip", max_bad_rows=1.0, **keys)
+        try:
+            found = read(Path(name), config, form)
+        except DataError as error:
+            assert "chats" in str(error)
+            return
+        assert len(found) <= len(rows)
+        assert all(not is_blank(text) for text in found.texts) or form == "target"
+        gold = set(found.labels_B.tolist()) - ({UNLABELLED} if empty == "unlabeled" else set())
+        assert gold <= ({0, 1} if form == "text" else {0})
 
 
 # texts that hold nothing ---------------------------------------------------------------------------------------
