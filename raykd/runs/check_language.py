@@ -153,7 +153,7 @@ def describe_marks(config: RunConfig, rows: Rows) -> str:
     task, said = config.task, []
     if not isinstance(task, LanguageTask) or task.kind == "masked_lm":
         return ""
-    for who, folder, _ in _local_models(config):
+    for who, folder, given in _local_models(config):
         try:
             tokenizer: Any = load_tokenizer(folder)
             roles = ("bos_token", "cls_token", "eos_token", "sep_token")
@@ -167,7 +167,9 @@ def describe_marks(config: RunConfig, rows: Rows) -> str:
             ]
             if not near:
                 continue
-            held_B = task.encode(tokenizer, replace(rows, source_languages=None).take(near)).extra["held_B"]
+            held_B = task.encode(
+                tokenizer, replace(rows, source_languages=None).take(near).in_codes(given)
+            ).extra["held_B"]
         except RaykdError:  # said elsewhere
             continue
         if held_B.any():

@@ -29,7 +29,7 @@ from raykd.models.selftest import PROBED_ROWS, Finding, find_padding
 from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
 from raykd.student.prefetch import Asked
-from raykd.student.prepare import Prepared
+from raykd.student.prepare import Prepared, student_codes
 from raykd.student.reading import Reading
 from raykd.tasks import EncodedBatch
 from raykd.text.padding import Padding
@@ -184,7 +184,7 @@ def student_padding(config: RunConfig, rows: Rows, student: models.TextModel) ->
 
 def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Finding:
     """Return how a student's rows may share a forward pass, by some of the run's rows."""
-    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS)))
+    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).in_codes(student_codes(config))
     module = Headless(student.model) if config.task.language else None
     return find_padding(student, config.task, sample, module=module)
 

@@ -275,8 +275,8 @@ class Teacher:
         Raises:
             ModelError: The model answers the same text differently when it is asked twice, or fails at a row.
         """
-        model, info = self._load(), self.open()
-        task = self.spec.task.model_copy(update={"max_length": info.max_length})
+        model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
+        task = self._task()
         key = content_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
         )

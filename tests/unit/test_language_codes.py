@@ -27,7 +27,8 @@ SMALL: dict[str, Any] = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
     "encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 40,
     "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": None,
-    "tie_word_embeddings": False,
+    "tie_word_embeddings": False, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0,
+    "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
 }  # fmt: skip
 FAMILIES = ("mbart", "mbart50", "nllb", "nllb_legacy")
 CODES = {
@@ -198,3 +199,76 @@ def test_names_of_languages_find_their_codes(codes: Any, name: str, code: str | 
             code_for(codes, name)
     else:
         assert code_for(codes, name) == code
+
+
+def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
+    made: Any, tmp_path: Path
+) -> None:
+    """A student that is its teacher has nothing to learn; the run's own names of languages lead to the codes."""
+    from raykd.config import RunConfig
+    from raykd.data.rows import Rows
+    from raykd.runs.loop import fresh_student
+    from raykd.runs.written import student_said
+    from raykd.student.prepare import fit_tokenizer, prepare
+    from raykd.student.worker import TrainingLoop
+    from raykd.teachers.source import LocalSource
+    from raykd.teachers.spec import TeacherSpec
+    from raykd.teachers.teacher import Teacher
+
+    family, tokenizer, model = made
+    models.save(models.TextModel(model, tokenizer, (), task="seq2seq", max_length=20), tmp_path / "t")
+    names = {"französisch": CODES[family]["fr"], "deutsch": CODES[family]["de"]}
+    files = {"kind": "files", "paths": ["unused.jsonl"]}
+    config = RunConfig.model_validate(
+        {
+            "task": {
+                "kind": "seq2seq", "max_length": 20, "max_target_length": 20, "max_new_tokens": 6,
+                "written": ["exact_match"], "answers": {"kind": "top_k", "k": 300, "temperatures": [1.0]},
+            },
+            "data": {"train": files, "validation": files, "languages": list(names)},
+            "student": {"kind": "pretrained", "path": str(tmp_path / "t"), "language_codes": names},
+            "teachers": [{"name": "t", "languages": "all", "path": str(tmp_path / "t"), "language_codes": names}],
+            "objective": {"alpha": 0.0, "temperature": 1.0},
+            "train": {"steps": 2, "batch_size": 4, "learning_rate": 1e-9, "weight_decay": 0.0, "evaluations": 1},
+        }
+    )  # fmt: skip
+    spoken = tuple({"fr": "französisch", "de": "deutsch"}[name] for name in LANGUAGES)
+    rows = Rows(
+        tuple("abcd"),
+        SOURCES,
+        TARGETS,
+        spoken,
+        np.zeros(4, np.int64),
+        source_languages=("en", "en", "deutsch", "en"),
+    )
+    teacher = Teacher(
+        TeacherSpec("t", str(tmp_path / "t"), (), config.task, language_codes=names, dtype="float32",
+                    store=str(tmp_path / "store"))
+    )  # fmt: skip
+    points: list[Any] = []
+    own = fit_tokenizer(config.student, [(config.task, rows)])
+    loop = TrainingLoop(
+        config, prepare(config, rows, rows, own), fresh_student(config, own),
+        LocalSource([teacher], config.objective.weighting), publish=points.append,
+    )  # fmt: skip
+    loop.run()
+    losses = [p.values["train/loss"] for p in points if "train/loss" in p.values]
+    covered = [v for p in points for k, v in p.values.items() if k == "teacher/t/coverage"]
+    assert losses and max(losses) < 2e-3 and covered == [1.0] * len(covered)
+    student = loop.best_student()
+    assert isinstance(student, models.TextModel)
+    models.save(student, tmp_path / "s")
+    said, _, _ = student_said(tmp_path / "s", config, rows)
+    batch_of_rows = rows.take(range(4))
+    assert said.texts == tuple(teacher.generate(batch_of_rows, beams=1, max_new_tokens=6))
+    assert said.texts == tuple(
+        generate(
+            model,
+            tokenizer,
+            SOURCES,
+            languages=LANGUAGES,
+            source_languages=("en", "en", "de", "en"),
+            max_new_tokens=6,
+        )
+    )
+    teacher.close()
