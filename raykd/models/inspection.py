@@ -20,6 +20,7 @@ from raykd.models import files
 from raykd.models.adapters import is_adapter, label_changes
 from raykd.models.heads import LABELLED, LANGUAGE, Head, register, served
 from raykd.models.hub import told
+from raykd.models.identity import tokenizer_content
 from raykd.models.labels import check_outputs, contradiction, one_output
 from raykd.models.positions import Positions
 from raykd.models.structure import Structure, compare
@@ -94,6 +95,8 @@ def _inspect(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        tokenizer_content(tokenizer)  # answers are stored under it
     facts = look_at(tokenizer)
     rowless = check_vocabulary(folder, head, facts, structure.vocabulary)
     return Inspection(

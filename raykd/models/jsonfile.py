@@ -9,6 +9,8 @@ from typing import Any
 from raykd.errors import ModelError
 
 _LARGEST_JSON = 64 * 2**20
+POINTER = "version https://git-lfs"
+"""How a file begins that git-lfs puts in the place of a large one."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -34,6 +36,19 @@ def parse_file(path: Path) -> Any:
             raise ModelError(
                 f"{path} is larger than a configuration can be", got=f"{path.stat().st_size} bytes"
             )
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(POINTER):
+            raise pointer(path)
+        return json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read", got=str(error)[:300], wanted="a JSON object") from None
+
+
+def pointer(path: Path) -> ModelError:
+    """Return the error of a file that only points to the one that is meant."""
+    return ModelError(
+        f"{path} is a pointer of git-lfs, not the file itself",
+        got="a text of a few lines",
+        wanted="the file that it points to",
+        next_step="git lfs pull, or download the directory again",
+    )

@@ -44,7 +44,7 @@ def teacher_length(
         ConfigError: The number that was set does not fit the model, or the task's does not where all models have to
             read the same tokens.
     """
-    limit = looked.positions.source
+    limit = _most(looked, task)
     length = asked or trained or task.max_length
     if limit is not None and length > limit:
         if asked is not None:
@@ -61,7 +61,7 @@ def check_student_length(looked: Looked, task: Task) -> str:
     Raises:
         ConfigError: The task asks for more tokens than the student has positions for.
     """
-    limit = looked.positions.source
+    limit = _most(looked, task)
     if limit is not None and task.max_length > limit:
         raise _too_long("task.max_length", task.max_length, limit, "the student")
     return _said(task.max_length, looked)
@@ -114,6 +114,12 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
             if "max_length" in key
             else "name a model with more positions" + (", or lower task.stride" if answers else ""),
         )
+
+
+def _most(looked: Looked, task: Task) -> int | None:
+    """Most tokens of a text; an encoder-decoder that does not translate reads it on both sides."""
+    sides = (looked.positions.source, None if task.kind == "seq2seq" else looked.positions.target)
+    return min((side for side in sides if side is not None), default=None)
 
 
 def _too_long(key: str, length: int, limit: int, who: str) -> ConfigError:

@@ -5,8 +5,8 @@ known to transformers alone (prefixes, gamma and beta, tied heads, merged expert
 meta device, which has shapes and no memory, and transformers' own loading code is given tensors of the shapes in the
 safetensors headers. What it then reports as missing is what loading would report. This uses names of transformers
 that are not promised to stay (`convert_and_load_state_dict_in_model`, `get_model_conversion_mapping`,
-`LoadStateDictConfig`, `_adjust_missing_and_unexpected_keys`: transformers 5.23); a test compares the verdict with
-`from_pretrained`.
+`LoadStateDictConfig`, `meta_device_safe_creation_ops`, `_adjust_missing_and_unexpected_keys`: transformers 5.23); a
+test compares the verdict with `from_pretrained`.
 """
 
 from __future__ import annotations
@@ -94,11 +94,12 @@ def build_empty(
     """Build the class of a directory's config.json on torch's meta device: shapes, and no memory."""
     import torch
     from transformers import AutoConfig
+    from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
 
     config = AutoConfig.from_pretrained(
         str(folder), trust_remote_code=trust_remote_code, local_files_only=True, **settings
     )
-    with quiet(), torch.device("meta"):
+    with quiet(), no_init_weights(), torch.device("meta"), meta_device_safe_creation_ops():
         model: PreTrainedModel = auto_class(head).from_config(config, trust_remote_code=trust_remote_code)
     return model
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
+from raykd.models.jsonfile import POINTER, pointer
 
 _LARGEST_HEADER = 100 * 2**20
 _CHUNK = 16 * 2**20
@@ -57,6 +58,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     try:
         length = path.stat().st_size
         with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER.encode():
+                raise pointer(path)
+            file.seek(0)
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _LARGEST_HEADER:
                 raise ValueError(f"a header of {size} bytes")
@@ -65,7 +69,11 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             name: _tensor(path, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"
         }
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise ModelError(f"{path} is not a safetensors file", got=str(error)[:200]) from None
+        raise ModelError(
+            f"{path} is not a safetensors file",
+            got=str(error)[:200],
+            next_step="copy or download it again",
+        ) from None
     for name, tensor in found.items():
         if tensor.begin + tensor.size > length:
             missing = tensor.begin + tensor.size - length

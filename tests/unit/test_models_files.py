@@ -353,3 +353,11 @@ def test_a_header_that_claims_the_moon_is_refused(directory: Path) -> None:
     (directory / "model.safetensors").write_bytes(struct.pack("<Q", 2**60))
     with pytest.raises(ModelError, match="not a safetensors file"):
         models.fingerprint(directory)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pointer_of_git_lfs_is_called_one(directory: Path, name: str) -> None:
+    (directory / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ModelError, match="pointer of git-lfs") as caught:
+        models.load(directory)
+    assert "git lfs pull" in str(caught.value)

@@ -131,7 +131,10 @@ def test_a_marian_model_is_inspected_loaded_and_named(marian: Path) -> None:
     looked = models.inspect_model(marian, "seq2seq")
     assert looked.positions.source == looked.positions.target == 24 and looked.tokenizer.special == (1, 1)
     assert models.load(marian, head="seq2seq").task == "seq2seq"
-    assert models.fingerprint(marian) == models.fingerprint(marian)
+    saved = models.save(models.load(marian, head="seq2seq"), marian.parent / "saved")
+    assert models.load(saved).task == "seq2seq"
+    assert tokenizer_content(load_tokenizer(saved)) == tokenizer_content(load_tokenizer(marian))
+    assert models.fingerprint(saved) == models.fingerprint(marian)
 
 
 def test_a_sentencepiece_file_alone_is_a_tokenizer(tmp_path: Path) -> None:
