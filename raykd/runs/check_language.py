@@ -127,6 +127,15 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
     return "; ".join(said)
 
 
+def describe_set_aside(config: RunConfig) -> list[str]:
+    """For each model that a run starts from, what of its generation config is not followed."""
+    task = config.task
+    if not isinstance(task, LanguageTask) or not task.written:
+        return []
+    said = [(who, _said(folder, task)) for who, folder, _ in _local_models(config)]
+    return [f"{who}: {what}" for who, what in said if what]
+
+
 def check_prompts(config: RunConfig, rows: Rows) -> None:
     """Whether each model can begin where a prompt is empty.
 

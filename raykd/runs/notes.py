@@ -15,6 +15,7 @@ import numpy as np
 from raykd.config import Embedded, RunConfig
 from raykd.data.load import Dataset
 from raykd.point import Point
+from raykd.runs.check_language import describe_set_aside
 from raykd.runs.score import System
 from raykd.tasks.metrics import HIGHER_IS_BETTER
 
@@ -32,9 +33,11 @@ def notes_of(
     Args:
         curve: of the student. systems: scores of the final table.
     """
-    unseen = _unseen(curve) if not config.task.language else _unshared(curve)
-    for line in unseen if not config.task.language else ():
+    unseen = _unseen(curve) if not config.task.language else _unread(curve)
+    for line in unseen:
         log.warning("%s", line)
+    if config.task.language:
+        unseen = (*unseen, *_unshared(curve), *describe_set_aside(config))
     return (*_notes(config, data, curve), *_long_rows(config, curve), *unseen, *_weak_teachers(systems))
 
 
@@ -77,6 +80,18 @@ def _unshared(curve: Sequence[Point]) -> tuple[str, ...]:
     )
 
 
+def _unread(curve: Sequence[Point]) -> tuple[str, ...]:
+    """Says so where the student reads less of the targets than it should."""
+    shares = [p.values["train/coverage"] for p in curve if "train/coverage" in p.values]
+    share = float(np.mean(shares)) if shares else 1.0
+    if share >= ENOUGH_COVERAGE:
+        return ()
+    return (
+        f"the student sees {share:.1%} of the tokens that it is to write or to guess (wanted {ENOUGH_COVERAGE:.0%}): "
+        "raise task.max_target_length (of a masked model task.max_length), or split long rows",
+    )
+
+
 def _unseen(curve: Sequence[Point]) -> tuple[str, ...]:
     """Says so where the student or a teacher does not see what it should: by the lowest share of any window."""
     shares: dict[str, list[float]] = {}
@@ -104,13 +119,18 @@ def _long_rows(config: RunConfig, curve: Sequence[Point]) -> tuple[str, ...]:
     said = {name: value for point in curve for name, value in point.values.items()}
     long, dropped = said.get("train/long_rows", 0.0), said.get("train/dropped_rows", 0.0)
     unmarked = said.get("train/rows_without_markers", 0.0)
+    limits = f"task.max_length {config.task.max_length}"
+    if (written := getattr(config.task, "max_target_length", None)) is not None:
+        limits += f" or task.max_target_length {written}"
     notes = []
     if dropped:
-        notes.append(
-            f"{dropped:,.0f} training rows are over task.max_length {config.task.max_length}: dropped"
-        )
+        notes.append(f"{dropped:,.0f} training rows are over {limits}: dropped")
     elif long:
-        notes.append(f"{long:,.0f} training rows are over task.max_length {config.task.max_length}: cut")
+        notes.append(f"{long:,.0f} training rows are over {limits}: cut")
+    if held := said.get("train/held_marks", 0.0):
+        notes.append(
+            f"{held:,.0f} training rows already held marks of the student's tokenizer, which are not put twice"
+        )
     if unmarked:
         notes.append(f"{unmarked:,.0f} training rows lost a marker to task.max_length or never had one")
     return tuple(notes)
