@@ -9,7 +9,7 @@ run logs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,7 +142,7 @@ def check_weights(
             next_step="take config.json and weights from one checkpoint",
         )
     if structure.missing:
-        raise incomplete(folder, head, structure)
+        raise incomplete(folder, head, structure.missing)
     return structure
 
 
@@ -171,11 +171,11 @@ def _check_rows(folder: Path, structure: Structure, labels: tuple[str, ...]) -> 
         )
 
 
-def incomplete(folder: Path, head: Head, structure: Structure) -> ModelError:
+def incomplete(folder: Path, head: Head, missing: Sequence[str]) -> ModelError:
     """Return the error of a checkpoint that lacks weights."""
     return ModelError(
         f"{folder} is not a complete {head} model; these weights are not in it",
-        got=", ".join(structure.missing[:8]),
+        got=", ".join(missing[:8]),
         next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
     )
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raykd.errors import ModelError
 from raykd.models import files
 from raykd.models.adapters import adapter_of, is_adapter, label_changes, merge
 from raykd.models.heads import Head, auto_class, register
 from raykd.models.hub import resolve, told
-from raykd.models.inspection import inspect_model
+from raykd.models.inspection import incomplete, inspect_model
 from raykd.models.starts import fill_start
 from raykd.models.structure import quiet
 from raykd.models.textmodel import TextModel
@@ -58,11 +57,7 @@ def load(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     model, missing = _read(folder, looked.head, trust_remote_code, "auto" if dtype is None else dtype)
     if missing:
-        raise ModelError(
-            f"{folder} is not a complete {looked.head} model; these weights are not in it",
-            got=", ".join(missing[:8]),
-            next_step="fine-tune it (a student of kind pretrained), or name a checkpoint that was fine-tuned",
-        )
+        raise incomplete(folder, looked.head, missing)
     name_padding(model, tokenizer)
     return TextModel(
         model=model.eval(),
