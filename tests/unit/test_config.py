@@ -157,9 +157,9 @@ def test_no_comment_begins_in_an_override(assignment: str, value: Any) -> None:
 
 
 def test_a_combination_is_a_sentence_without_the_whole_file() -> None:
-    data = {**tree()["data"], "labels": ["O", "M-PER"]}
+    data = {**tree()["data"], "labels": ["O", "X-PER"]}
     text = message(data=data, task={"kind": "token_classification"})
-    assert "\n  data.labels are no tags of entities: 'M-PER' is no tag" in text
+    assert "\n  data.labels are no tags of entities: 'X-PER' is no tag" in text
     assert "student" not in text and max(map(len, text.splitlines())) < 160
     with pytest.raises(
         ConfigError, match=r"train\.deepspeed\.a\.b is a text, not true or false\n  got: +off"
