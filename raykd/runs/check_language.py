@@ -30,6 +30,8 @@ def check_language_model(
     max_length: int | None,
     spoken: frozenset[str] | None = None,
     codes: Mapping[str, str] = MappingProxyType({}),
+    *,
+    trust_remote_code: bool = False,
 ) -> str:
     """What is to be said of a model directory that serves a language task ("" is nothing).
 
@@ -44,7 +46,7 @@ def check_language_model(
     if not isinstance(task, LanguageTask):
         return ""
     try:
-        _encode_one(folder, task)
+        _encode_one(load_tokenizer(folder, trust_remote_code=trust_remote_code), task)
         if task.kind == "masked_lm":
             return ""
         said = []
@@ -61,14 +63,13 @@ def check_language_model(
     return "; ".join(filter(None, [*said, _said(folder, task)]))
 
 
-def _encode_one(folder: Path, task: Any) -> None:
+def _encode_one(tokenizer: Any, task: Any) -> None:
     """Whether the tokenizer can do what the task asks: hide tokens, say where a target's stand.
 
     Raises:
         ConfigError: what it lacks.
     """
     one = TextBatch(("",), ("a",), ("",), np.zeros(1, np.int64), None if task.kind == "masked_lm" else ("a",))
-    tokenizer = load_tokenizer(folder)
     if not getattr(tokenizer, "by_language", False):
         task.encode(tokenizer, one)
 
@@ -107,8 +108,8 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
         if not name
     }
     said = []
-    for who, folder, given in _coded_models(config):
-        tokenizer: Any = load_tokenizer(folder)
+    for who, folder, given, trusted in _coded_models(config):
+        tokenizer: Any = load_tokenizer(folder, trust_remote_code=trusted)
         codes = codes_of(tokenizer)
         for name in named:
             code_for(codes, given.get(name, name))
@@ -132,7 +133,7 @@ def describe_set_aside(config: RunConfig) -> list[str]:
     task = config.task
     if not isinstance(task, LanguageTask) or not task.written:
         return []
-    said = [(who, _said(folder, task)) for who, folder, _ in _local_models(config)]
+    said = [(who, _said(folder, task)) for who, folder, _, _ in _local_models(config)]
     return [f"{who}: {what}" for who, what in said if what]
 
 
@@ -145,9 +146,9 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
     empty = [i for i, text in enumerate(rows.texts) if not text]
     if config.task.kind != "causal_lm" or not empty:
         return
-    for who, folder, _ in _local_models(config):
+    for who, folder, _, trusted in _local_models(config):
         try:
-            prompt_ids(load_tokenizer(folder), [""])
+            prompt_ids(load_tokenizer(folder, trust_remote_code=trusted), [""])
         except ConfigError as error:
             raise ConfigError(
                 f"{who}: {error.what}",
@@ -162,9 +163,9 @@ def describe_marks(config: RunConfig, rows: Rows) -> str:
     task, said = config.task, []
     if not isinstance(task, LanguageTask) or task.kind == "masked_lm":
         return ""
-    for who, folder, given in _local_models(config):
+    for who, folder, given, trusted in _local_models(config):
         try:
-            tokenizer: Any = load_tokenizer(folder)
+            tokenizer: Any = load_tokenizer(folder, trust_remote_code=trusted)
             roles = ("bos_token", "cls_token", "eos_token", "sep_token")
             marks = tuple(str(mark) for role in roles if (mark := getattr(tokenizer, role, None)))
             pairs = list(zip(rows.texts, rows.pairs or rows.texts, strict=True))
@@ -194,19 +195,21 @@ def describe_marks(config: RunConfig, rows: Rows) -> str:
     return "; ".join(said)
 
 
-def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str]]]:
-    """Directories of the models that a run starts from: who they are, and the language codes that they are given."""
+def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
+    """Directories of the models that a run starts from: who they are, the language codes that they are given, and
+    whether their code is trusted."""
     found = [
-        (f"teacher {t.name}", Path(t.path), t.language_codes)
+        (f"teacher {t.name}", Path(t.path), t.language_codes, t.trust_remote_code)
         for t in config.active_teachers
         if t.path is not None
     ]
     if config.student.kind == "pretrained":
-        found.append(("the student", Path(config.student.path), config.student.language_codes))
+        own = config.student
+        found.append(("the student", Path(own.path), own.language_codes, own.trust_remote_code))
     return [each for each in found if each[1].is_dir()]
 
 
-def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str]]]:
+def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
     """Those whose tokenizers mark texts with their language."""
     return [each for each in _local_models(config) if is_coded(each[1])]
 

@@ -69,7 +69,13 @@ def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> 
         said = "; ".join(filter(None, [said, "token types are left out, as its table has one row"]))
     what = f"{looked.kind}, labels {', '.join(looked.labels)}" if looked.labels else looked.kind
     set_aside = check_language_model(
-        f"teacher {name}", folder, config, length, teacher.language_set, teacher.language_codes
+        f"teacher {name}",
+        folder,
+        config,
+        length,
+        teacher.language_set,
+        teacher.language_codes,
+        trust_remote_code=teacher.trust_remote_code,
     )
     return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
 
@@ -138,7 +144,15 @@ def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str,
     note = check_student_length(looked, task)
     check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
     check_target("the student", looked, task)
-    set_aside = check_language_model(f"the {key}", folder, config, None, None, model.language_codes)
+    set_aside = check_language_model(
+        f"the {key}",
+        folder,
+        config,
+        None,
+        None,
+        model.language_codes,
+        trust_remote_code=model.trust_remote_code,
+    )
     return set_aside, (note,) if note else ()
 
 
