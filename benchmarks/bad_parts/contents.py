@@ -44,7 +44,7 @@ TASK_ROWS: dict[str, tuple[Tree, list[str], Tree]] = {
     "loose inside": ({"kind": "token_classification"}, ["O", "B-X", "I-X"], {"tokens": ["a"], "tags": ["I-X"]}),
     "answer elsewhere": ({"kind": "question_answering"}, [], {"question": "q?", "context": "abc", "answers": {"text": ["z"], "answer_start": [0]}}),
     "offset a text": ({"kind": "question_answering"}, [], {"question": "q?", "context": "abc", "answers": {"text": ["a"], "answer_start": ["0"]}}),
-    "no answer": ({"kind": "question_answering"}, [], {"question": "q?", "context": "abc", "answers": {"text": [], "answer_start": []}}),
+    "no answer": ({"kind": "question_answering"}, [], {"question": "q?", "context": "abc", "answers": {"text": ["a"], "answer_start": []}}),
     "no context": ({"kind": "question_answering"}, [], {"question": "q?", "context": "", "answers": {"text": ["a"], "answer_start": [0]}}),
     "no target": ({"kind": "seq2seq"}, [], {"src": "a", "tgt": ""}),
     "target a list": ({"kind": "seq2seq"}, [], {"src": "a", "tgt": ["b"]}),

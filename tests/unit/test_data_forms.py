@@ -330,3 +330,67 @@ def test_real_files_hold_no_bad_row(
     found = read(path, form, **({"labels": tags} if form == "words" else {}))
     assert len(found) == rows and set(found.languages) == {code}
     assert summary_of(found, form, tags)["languages"][code][counted[0]] == counted[1]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "labels", "tags", "wanted"),
+    [
+        ("IOB1", TAGS, ["I-PER", "B-PER", "O", "I-LOC"], ["B-PER", "B-PER", "O", "B-LOC"]),
+        ("BIO", ["O", "I-PER", "I-LOC"], ["B-PER", "I-PER", "O", "B-LOC"], ["I-PER", "I-PER", "O", "I-LOC"]),
+        ("BMES", TAGS, ["B-PER", "E-PER", "O", "S-LOC"], ["B-PER", "I-PER", "O", "B-LOC"]),
+        ("BMEWO", TAGS, ["B-PER", "E-PER", "O", "W-LOC"], ["B-PER", "I-PER", "O", "B-LOC"]),
+        ("IO", TAGS, ["I-PER", "I-PER", "O", "I-LOC"], ["B-PER", "I-PER", "O", "B-LOC"]),
+        (
+            "auto",
+            ["O", "B-PER", "M-PER", "E-PER", "S-PER"],
+            ["B-PER", "M-PER", "E-PER", "S-PER"],
+            ["B-PER", "M-PER", "E-PER", "S-PER"],
+        ),
+    ],
+)
+def test_files_may_have_another_scheme_than_the_labels(
+    tmp_path: Path, scheme: str, labels: list[str], tags: list[str], wanted: list[str]
+) -> None:
+    path = write(tmp_path / "a.jsonl", [{**NAMED, "tags": tags}])
+    rows = read(path, "words", labels=labels, scheme=scheme)
+    assert rows.golds is not None and [labels[i] for i in rows.golds[0]] == wanted
+    assert rows.modes == ("split",)
+
+
+def test_a_tag_that_is_not_of_the_files_scheme_is_bad(tmp_path: Path) -> None:
+    message = bad(tmp_path, "words", {**NAMED, "tags": ["B-PER", "O", "O", "O"]}, scheme="BMES")
+    assert "does not end" in message and "(data.scheme: BMES)" in message
+    with pytest.raises(ValueError, match="plays no part"):
+        read(write(tmp_path / "b.jsonl", [ASKED]), "answers", scheme="BIO")
+
+
+NONE = {**ASKED, "answers": {"text": [], "answer_start": []}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        NONE,
+        {**ASKED, "answers": []},
+        {**ASKED, "answers": {"text": [""], "answer_start": [-1]}},
+        {**ASKED, "answers": None, "is_impossible": True},
+        {**ASKED, "answers": [], "is_impossible": True},
+    ],
+)
+def test_a_question_without_an_answer_makes_none_a_choice(tmp_path: Path, row: dict[str, Any]) -> None:
+    config = config_of(write(tmp_path / "a.jsonl", [ASKED, row]), "answers")
+    data = load_data(config, tmp_path, "answers")
+    assert data.train.golds == ((0, 3), ()) and data.train.labels_B.tolist() == [0, 0]
+    assert data.train.modes == data.validation.modes == ("optional",) * 2
+    assert summary_of(data.train, "answers")["languages"]["en"]["without answer"] == 1
+
+
+def test_whether_none_is_a_choice_can_be_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [ASKED])
+    assert load_data(config_of(path, "answers"), tmp_path, "answers").train.modes != ("optional",)
+    always = load_data(config_of(path, "answers", no_answer="always"), tmp_path, "answers")
+    assert always.train.modes == ("optional",)
+    assert "data.no_answer: never" in bad(tmp_path, "answers", NONE, no_answer="never")
+    bare = write(tmp_path / "b.jsonl", [NONE])
+    with pytest.raises(DataError, match=r"no question of data\.train has an answer"):
+        load_data(config_of(bare, "answers"), tmp_path, "answers")

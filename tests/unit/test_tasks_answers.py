@@ -122,3 +122,27 @@ def test_the_floor_is_the_sentence_that_shares_most_words() -> None:
     assert answers.overlap_sentence("When was Tesla born?", context) == "Tesla was born in 1856."
     assert answers.overlap_sentence("谁生于瑞士？", context) == "他生于瑞士。"
     assert answers.overlap_sentence("x", "no end") == "no end" and answers.overlap_sentence("x", " ") == ""
+
+
+def official_best(predicted: list[str], scores: list[float], doubts: list[float], has: list[bool]) -> float:
+    """`find_best_thresh` of SQuAD v2's evaluation script."""
+    current = best = float(sum(not h for h in has))
+    for i in sorted(range(len(doubts)), key=lambda i: doubts[i]):
+        current += scores[i] if has[i] else -1.0 if predicted[i] else 0.0
+        best = max(best, current)
+    return best / len(scores)
+
+
+def test_the_best_threshold_is_that_of_squad_2() -> None:
+    rng = np.random.default_rng(0)
+    names = ["Ann Lee", "Bo", "Rome", "the old Rome"]
+    for _ in range(20):
+        predicted = [str(name) for name in rng.choice(names, size=12)]
+        accepted = [[str(name)] if rng.random() < 0.6 else [] for name in rng.choice(names, size=12)]
+        doubts = rng.normal(size=12)
+        found = answers.best_thresholds(predicted, doubts, accepted, ["en"] * 12)
+        for name, measure in (("exact_match", answers.exact_match), ("f1", answers.f1)):
+            scores = [measure(p, a, "en") if a else 0.0 for p, a in zip(predicted, accepted, strict=True)]
+            wanted = official_best(predicted, scores, doubts.tolist(), [bool(a) for a in accepted])
+            assert found[f"best_{name}"] == pytest.approx(wanted)
+    assert answers.metrics(["", "Bo"], [[], []], ["en"] * 2) == {"exact_match": 0.5, "f1": 0.5}

@@ -253,3 +253,19 @@ def test_nothing_to_measure_on_is_an_error() -> None:
         entities.metrics(np.zeros((2, 5)), np.full(2, UNLABELLED), np.asarray([2]), BIO)
     with pytest.raises(ValueError, match="some of its words"):
         entities.metrics(np.zeros((2, 5)), np.asarray([0, UNLABELLED]), np.asarray([2]), BIO)
+
+
+def test_schemes_with_other_letters_and_teachers_that_lack_some() -> None:
+    bmes = ["O", "B-PER", "M-PER", "E-PER", "S-PER"]
+    assert schemes.parse(bmes).name == "BMES" and schemes.parse([*bmes[:4], "W-PER"]).name == "BMEWO"
+    bioes = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]
+    assert schemes.map_columns(bioes, bmes, {}, "t").columns == tuple((i,) for i in range(5))
+    assert schemes.map_columns(bmes, ["O", "B-PER", "I-PER"], {}, "t").columns == ((0,), (1, 4), (2, 3))
+    assert schemes.map_columns(bmes[:4], bmes, {}, "t").unknown == (4,)
+    iob1 = ["O", "I-PER", "B-LOC", "I-LOC"]
+    with pytest.raises(LabelMismatchError, match="if they are IOB1, give the run IO labels"):
+        schemes.map_columns(iob1, BIO, {}, "t")
+    assert schemes.map_columns(iob1, ["O", "I-PER", "I-LOC"], {}, "t").columns == ((0,), (1,), (2, 3))
+    assert schemes.convert(["I-PER", "B-PER", "I-LOC", "O", "I-LOC"], "IOB1", "BIOES") == [
+        "S-PER", "S-PER", "S-LOC", "O", "S-LOC",
+    ]  # fmt: skip

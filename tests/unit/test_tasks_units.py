@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from raykd.distill.bodies import lay_out, unit_logits
-from raykd.distill.signals import MASKED, UNLABELLED, TeacherSignal, TextBatch
+from raykd.distill.signals import MASKED, UNLABELLED, Mode, TeacherSignal, TextBatch
 from raykd.errors import ConfigError
 from raykd.models import HashedNgrams, Transformer
 from raykd.tasks import QuestionAnswering, Said, TokenClassification
+from raykd.teachers.store import text_keys
 from raykd.text.words import join_tokens, word_spans
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -128,3 +133,87 @@ def test_a_span_is_scored_by_its_text() -> None:
     logits[[0, 1], 8], logits[2, 4], logits[3, 4] = 0.0, 0.0, 0.0  # Paris; 北 alone
     found = task.metrics(Said(logits, np.full(2, 2), np.ones(4, bool)), batch, ())
     assert found["exact_match"] == 0.5 and found["f1"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+SQUAD2 = ["Who built it?", "Who left?"], ["It was built by Jan Kowalski in 1900.", "Nobody knows."]
+
+
+def unanswerable(mode: Mode) -> TextBatch:
+    begin = SQUAD2[1][0].index("Jan")
+    return TextBatch(
+        ("a", "b"), tuple(SQUAD2[0]), ("en",) * 2, np.zeros(2, np.int64), tuple(SQUAD2[1]),
+        golds=((begin, begin + 12), ()), modes=(mode,) * 2,
+    )  # fmt: skip
+
+
+def test_no_answer_is_a_choice_of_rows_that_may_have_none() -> None:
+    task, own = QuestionAnswering(), Transformer(vocab_size=300).fit_tokenizer([*SQUAD2[0], *SQUAD2[1]] * 3)
+    batch = unanswerable("optional")
+    rows = task.encode(own, batch)
+    encoded = task.collate(rows, [0, 1])
+    assert encoded.labels_N.tolist() == [4, 5, 3, 3]  # behind "Nobody knows ."
+    start = torch.arange(encoded.inputs["input_ids"].numel()).view(2, -1).float()
+    units = task.gather(SimpleNamespace(start_logits=start, end_logits=-start), encoded)
+    assert [units[0, 9], units[1, 9], units[2, 3], units[3, 3]] == [0.0, 0.0, start[1, 0], -start[1, 0]]
+    plain = task.collate(task.encode(own, unanswerable("")), [0, 1])
+    assert plain.labels_N.tolist() == [4, 5, UNLABELLED, UNLABELLED]
+    logits = np.full((4, 11), MASKED, np.float32)
+    logits[0, 4], logits[1, 5], logits[2:, 3], logits[2:, 0] = 1.0, 1.0, 2.0, 1.0
+    said = Said(logits, np.full(2, 2), np.ones(4, bool))
+    first, second = task.predictions(said, batch, ())
+    assert (first["answer"], second["answer"]) == ("Jan Kowalski", "")
+    assert second["probability"] == pytest.approx((1 / (1 + np.exp(-1))) ** 2, abs=1e-6)
+    scores = task.metrics(said, batch, ())
+    assert all(scores[name] == 1.0 for name in ("f1", "exact_match", "best_f1", "best_exact_match"))
+    assert "best_f1" not in task.metrics(said.take([0]), unanswerable("").take([0]), ())
+
+
+def test_the_window_that_is_least_sure_of_no_answer_counts() -> None:
+    task = QuestionAnswering(max_length=16, stride=3)
+    own = Transformer(vocab_size=300).fit_tokenizer([*SQUAD2[0], *SQUAD2[1]] * 3)
+    batch = replace(unanswerable("optional"), pairs=("It was built. " * 8, "Nobody knows."), golds=((), ()))
+    encoded = task.collate(task.encode(own, batch), [0])
+    windows = len(encoded.inputs["input_ids"])
+    scores = torch.full(encoded.inputs["input_ids"].shape, 5.0)
+    scores[:, 0] = torch.arange(windows).roll(1).float()
+    units = task.gather(SimpleNamespace(start_logits=scores, end_logits=scores + 1), encoded)
+    null = int(encoded.labels_N[0])
+    assert windows > 2 and units[:, null].tolist() == [0.0, 1.0]
+
+
+def test_tokens_of_a_row_are_given_apart_and_a_whole_text_is_not() -> None:
+    """Joined, the Chinese characters of a row are one piece of a sentencepiece tokenizer."""
+    rows, mode = [["北", "京", "大", "学"], ["\u200b", "大"]], ("split", "split", "")
+    joined = [*map(join_tokens, rows), ("北京大学", tuple((i, i + 1) for i in range(4)))]
+    batch = TextBatch(
+        ("a", "b", "c"), tuple(text for text, _ in joined), ("zh",) * 3, np.full(3, UNLABELLED),
+        words=tuple(spans for _, spans in joined), modes=mode,
+    )  # fmt: skip
+    pieces = [("<unk>", 0.0), ("▁", -3.0), *((c, -5.0) for c in "北京大学"), ("北京大学", -1.0)]
+    core = Tokenizer(tokenizers.models.Unigram(pieces, 0))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    own = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<unk>", unk_token="<unk>")
+    found = TokenClassification().encode(own, batch)
+    tokens = own.convert_ids_to_tokens(found.fields["input_ids"][0].tolist())
+    places = [part.tolist() for part in np.split(found.places_N2[:, 1], [4, 6])]
+    assert tokens == ["▁", "北", "▁", "京", "▁", "大", "▁", "学"] and places[0] == [0, 2, 4, 6]
+    assert own(rows[:1], is_split_into_words=True)["input_ids"][0] == found.fields["input_ids"][0].tolist()
+    assert places[2] == [0, 1, 1, 1] and found.extra["shared"].tolist() == [False] * 7 + [True] * 3
+
+
+@pytest.mark.parametrize("sign", ["\ufeff", "\u200b", "\u00ad", "\u202b", "\u200e"])
+def test_a_word_that_begins_with_an_invisible_sign_is_read_at_the_first_token_inside_it(sign: str) -> None:
+    own = Transformer(vocab_size=300).fit_tokenizer(["Jan Kowalski left"] * 3)
+    for mode in ("split", ""):
+        text, spans = join_tokens(["Jan", f"{sign}Kowalski", "left"])
+        batch = TextBatch(("a",), (text,), ("en",), np.full(1, UNLABELLED), words=(spans,), modes=(mode,))
+        rows = TokenClassification().encode(own, batch)
+        plain = own.convert_ids_to_tokens(rows.fields["input_ids"][0].tolist())
+        assert [plain[i] for i in rows.places_N2[:, 1]] == ["jan", plain[int(rows.places_N2[1, 1])], "left"]
+        assert plain[int(rows.places_N2[1, 1])].startswith("k")
+
+
+def test_the_way_a_row_is_given_is_part_of_its_key() -> None:
+    plain, split = tagged(), replace(tagged(), modes=("split",) * 3)
+    assert not set(text_keys(plain)) & set(text_keys(split))
+    assert text_keys(plain) == text_keys(replace(plain, modes=("",) * 3))

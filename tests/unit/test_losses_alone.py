@@ -1,0 +1,126 @@
+"""The loss of a row is the same alone, beside longer rows, and padded to any number of choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raykd.distill.bodies import lay_out
+from raykd.distill.codec import encode
+from raykd.distill.losses import gold_loss
+from raykd.distill.objective import Counts, Objective
+from raykd.distill.payloads import Dense
+from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal
+
+CHOICES = (3, 9, 1, 6)
+"""Choices of each row; a row has two units, as a question has a begin and an end."""
+DIVERGENCES = (
+    "forward_kl", "reverse_kl", "jensen_shannon", "total_variation", "teacher_hard", "cross_entropy", "universal_logit",
+)  # fmt: skip
+WEIGHTINGS: tuple[dict[str, Any], ...] = (
+    {"kind": "uniform"},
+    {"kind": "fixed", "by_teacher": {"a": 1.0, "b": 3.0}},
+    {"kind": "by_language"},
+    {"kind": "entropy"},
+    {"kind": "confidence"},
+    {"kind": "loss_softmax"},
+)
+
+
+def rows(seed: int) -> tuple[list[torch.Tensor], list[list[np.ndarray]], list[list[int]]]:
+    """A student's logits, two teachers' and the gold labels of rows with different numbers of choices."""
+    rng = np.random.default_rng(seed)
+    student = [torch.tensor(rng.normal(size=(2, c)) * 3, dtype=torch.float32) for c in CHOICES]
+    teachers = [[(rng.normal(size=(2, c)) * 3).astype(np.float32) for c in CHOICES] for _ in range(2)]
+    gold = [[int(rng.integers(c)), int(rng.integers(c)) if c != 9 else UNLABELLED] for c in CHOICES]
+    return student, teachers, gold
+
+
+def signals_of(
+    teachers: list[list[np.ndarray]], picked: list[int], wide: int, labels_N: torch.Tensor
+) -> Signals:
+    found = []
+    for name, own in zip("ab", teachers, strict=True):
+        # Teacher b was not asked for the last row.
+        said = [
+            None if name == "b" and i == 3 else encode(Dense(logits_NC=own[i], covered_N=np.ones(2, bool)))
+            for i in picked
+        ]
+        covered = np.asarray([body is not None for body in said])
+        found.append(TeacherSignal(name, np.empty((0, 0), np.float32), covered, bodies=tuple(said)))
+    visible = torch.tensor([[c < CHOICES[i] for c in range(wide)] for i in picked for _ in range(2)])
+    counts = np.full(len(picked), 2)
+    return lay_out(
+        found, [None, None], labels_N, ("en",) * len(picked), counts, choices=wide, visible_NC=visible
+    )
+
+
+def loss(objective: Objective, data: Any, picked: list[int], wide: int) -> tuple[float, torch.Tensor]:
+    """The summed loss of the picked rows, and its gradient for the first of them."""
+    student, teachers, gold = data
+    leaves = [student[i].clone().requires_grad_() for i in picked]
+    padded = [torch.nn.functional.pad(leaf, (0, wide - leaf.shape[1]), value=MASKED) for leaf in leaves]
+    labels_N = torch.tensor([label for i in picked for label in gold[i]])
+    signals = signals_of(teachers, picked, wide, labels_N)
+    result = objective.evaluate(torch.cat(padded), labels_N, signals, 0.5, Counts(hard=100, soft=100))
+    result.loss.backward()
+    return float(result.loss.detach()), leaves[0].grad
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=lambda value: value["kind"])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("mixture", ["arithmetic", "geometric"])
+def test_a_rows_loss_does_not_depend_on_the_rows_beside_it(
+    kind: str, weighting: dict[str, Any], mixture: str
+) -> None:
+    objective = Objective.model_validate(
+        {
+            "alpha": 0.3,
+            "temperature": 3.0,
+            "label_smoothing": 0.2,
+            "mixture": mixture,
+            "terms": [{"divergence": {"kind": kind}}],
+            "weighting": weighting,
+        }
+    )
+    data = rows(1)
+    alone = [loss(objective, data, [i], CHOICES[i]) for i in range(len(CHOICES))]
+    for i, (own, gradient) in enumerate(alone):
+        for wide in (max(CHOICES), 40):
+            padded, moved = loss(objective, data, [i], wide)
+            assert padded == pytest.approx(own, abs=1e-6)
+            torch.testing.assert_close(moved, gradient, atol=1e-6, rtol=1e-4)
+    together, _ = loss(objective, data, [3, 1, 0, 2], max(CHOICES))
+    assert together == pytest.approx(sum(own for own, _ in alone), abs=4e-6)
+
+
+def test_labels_are_smoothed_over_the_choices_that_a_unit_has() -> None:
+    logits = torch.tensor([[1.0, 2.0, MASKED, MASKED], [0.5, -1.0, 2.0, 0.0]])
+    labels, smoothing = torch.tensor([1, 2]), 0.1
+    wanted = sum(
+        torch.nn.functional.cross_entropy(row[:n], label, label_smoothing=smoothing)
+        for row, n, label in zip(logits, (2, 4), labels, strict=True)
+    )
+    assert float(gold_loss(logits, labels, smoothing)) == pytest.approx(float(wanted), abs=1e-6)
+    low = gold_loss(logits.bfloat16().float(), labels, smoothing)  # which rounds MASKED to -9984
+    assert float(low) == pytest.approx(float(wanted), abs=0.02)
+    chosen = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    one = -torch.log_softmax(logits[1], -1)
+    by_hand = 0.9 * one[2] + 0.1 * one[:3].mean() + gold_loss(logits[:1], labels[:1], smoothing)
+    assert float(gold_loss(logits, labels, smoothing, chosen)) == pytest.approx(float(by_hand), abs=1e-6)
+
+
+def test_what_a_student_cannot_say_is_not_taught_and_what_a_teacher_cannot_say_is_faint() -> None:
+    logits = np.asarray([[2.0, 1.0], [0.0, 1.0]], np.float32)
+    body = encode(Dense(logits_NC=logits, covered_N=np.ones(2, bool)))
+    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(1, bool), bodies=(body,))
+    visible = torch.tensor([[False, True, True], [True, True, False]])
+    found = lay_out(
+        [signal], [None], torch.zeros(2).long(), ("en",), np.asarray([2]), choices=3, visible_NC=visible
+    )
+    p = found.logits_MNC[0].softmax(-1)
+    assert p[0, 0] == 0.0 and p[0, 1] == pytest.approx(1.0, abs=1e-6) and 0.0 < p[0, 2] < 1e-7
+    assert p[1, 2] == 0.0
