@@ -78,7 +78,7 @@ def write_run(
         "task": {"kind": "classification", "max_length": 32, **(task or {})},
         "data": {"labels": list(LABELS), "languages": ["en"], **files, **(data or {})},
         "student": {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120},
-        "objective": {"alpha": 0.5 if teacher else 1.0},
+        "objective": {"alpha": 0.5 if teacher is not None else 1.0},
         "train": {"epochs": 1, "batch_size": 2, "evaluations": 1},
         "ray": {"num_cpus": 2},
         **more,

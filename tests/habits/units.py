@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tests.habits.neighbour import Neighbour, neighbour, write_rows, write_run
+from tests.habits.neighbour import Neighbour, edit_json, neighbour, write_rows, write_run
 from tests.made_models import ARCHITECTURES, make_config, make_tokenizer
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -192,7 +192,7 @@ def _writing(template: str, prompt: str, architecture: str, folder: Path, **sett
     save_writer(folder / "teacher", architecture, template, **settings)
     rows = [{"prompt": prompt, "tgt": f"uno {i}</s>", "lang": "en"} for i in range(8)]
     task = {"kind": "causal_lm", "max_length": 64, "max_target_length": 16, "max_new_tokens": 8,
-            "answers": {"kind": "top_k", "k": 8, "temperatures": [1.0]}}  # fmt: skip
+            "answers": {"kind": "top_k", "k": 8, "temperatures": [1.0, 2.0]}}  # fmt: skip
     student = {
         "kind": "decoder",
         "layers": 1,
@@ -217,10 +217,18 @@ def _translating(architecture: str, folder: Path, **settings: Any) -> None:
     tokenizer.save_pretrained(folder / "teacher")
     rows = [{"src": f"hello red world {i}", "tgt": f"bonjour monde {i}", "lang": "fr"} for i in range(8)]
     task = {"kind": "seq2seq", "max_length": 32, "max_target_length": 16, "max_new_tokens": 8,
-            "answers": {"kind": "top_k", "k": 8, "temperatures": [1.0]}}  # fmt: skip
+            "answers": {"kind": "top_k", "k": 8, "temperatures": [1.0, 2.0]}}  # fmt: skip
     student = {"kind": "encoder_decoder", "layers": 1, "hidden": 16, "heads": 2, "vocab_size": 520}
     write_run(folder, rows=rows, task=task, data={"labels": None, "languages": ["fr"], "columns": {"language": "lang"}, **{
         part: {"kind": "files", "paths": [f"{part}.jsonl"]} for part in ("train", "validation")}}, teacher={}, student=student)  # fmt: skip
+
+
+def _searching(folder: Path) -> None:
+    """A checkpoint whose generation config asks for more than the most likely token."""
+    _translating("bart", folder, **_BART)
+    edit_json(
+        folder / "teacher" / "generation_config.json", num_beams=4, min_length=6, no_repeat_ngram_size=2
+    )
 
 
 def _chat(folder: Path) -> None:
@@ -311,5 +319,8 @@ UNITS: dict[str, Neighbour] = {
     "bart that begins with its first token": _translator("bart", forced_bos_token_id=0, **_BART),
     "t5": _translator("t5", d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, initializer_factor=3.0),
     "pegasus": _translator("pegasus", **_BART),
+    "a generation config that is not greedy": neighbour(
+        _searching, "said", {**CHECK, "served": {"prints": ["num_beams 4", "min_length 6", r"task\.generation"]}}
+    ),
     "chat messages": neighbour(_chat, "said", {**CHECK, "refused": {"prints": ["messages", "render|template"]}}),
 }  # fmt: skip

@@ -132,7 +132,7 @@ def test_a_failure_after_all_was_well_is_late() -> None:
 
 def test_a_command_without_end_and_a_preparation_that_fails_are_wrong() -> None:
     assert word(step(served=Outcome()), ran(None)) == "wrong"
-    assert word(step("python make.py"), ran(1)) == "wrong"
+    assert word(step("python make.py"), ran(1, stderr=TRACE)) == "wrong"
     assert word(step("python make.py"), ran(0)) == "right"
 
 
