@@ -16,7 +16,7 @@ only warn (`teacher_defaults.on_poor=warn`). Verdicts:
 
 Cases that need whole runs, interrupts or long waits are marked `slow` and run with --slow alone. --quick leaves out
 commands that start processes, so that it says nothing of what is late. Exit status 1 if a case is late, wrong or a traceback.
-About 4 minutes for the cases that are not slow on two cores, 1 minute with --quick.
+On two cores about 8 minutes for the cases that are not slow, half a minute with --quick.
 """
 
 from __future__ import annotations
