@@ -274,7 +274,7 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
         rows, languages = data.validation, data.train.languages
         judged = judge_teachers(config, pool, infos, rows, languages, say)
         say("\n".join((*judged.lines, *judged.idle)))
-        stop_if_poor([judged])
+        stop_if_poor([judged], config)
         with shown(console, "training texts") as report:
             total = label_rows(pool, data.train, config.objective.weighting, report)
         if everything:

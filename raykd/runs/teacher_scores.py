@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raykd.config import RunConfig
+from raykd.config import Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED, TeacherSignal
 from raykd.errors import ModelError
@@ -123,13 +123,19 @@ def judge_teachers(
     )
 
 
-def stop_if_poor(judged: Iterable[Judged]) -> None:
-    """Raises ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`)."""
+def stop_if_poor(judged: Iterable[Judged], config: Run, key: str = "teachers") -> None:
+    """Raises ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
+
+    Args:
+        key: where an override finds the run's teachers.
+    """
     stopping = [c for part in judged for c in part.complaints if c.stops]
     if not stopping:
         return
     names = ", ".join(c.teacher for c in stopping)
     several = len(stopping) > 1
+    places = [t.name for t in config.teachers]
+    may = [f"{key}.{places.index(c.teacher)}.on_poor=warn" for c in stopping]
 
     def told(lines: list[str]) -> str:
         return "; ".join(f"{c.teacher}: {line}" if several else line
@@ -139,8 +145,8 @@ def stop_if_poor(judged: Iterable[Judged]) -> None:
         f"teachers {names} are not good enough to teach" if several else stopping[0].what,
         got=told([c.got for c in stopping]),
         wanted=told([c.wanted for c in stopping]),
-        next_step=told([c.cause for c in stopping]) + "; on_poor: warn (of the teacher, or in teacher_defaults) "
-        "goes on all the same",
+        next_step=f"{told([c.cause for c in stopping])}; {' '.join(may)} goes on all the same (train and sweep: with "
+        "--resume)",
     )
 
 

@@ -153,7 +153,7 @@ def _stages(
         with opened_pools(config, trained, progress.say) as pools:
             judged = judge_all(config, student_jobs[-1], pools, progress.say)
             record_once(judged, trackers.run, folder)
-            stop_if_poor(judged.values())
+            stop_if_poor(judged.values(), config)
             handed = {task: pool for task, (pool, _) in pools.items()}
             _fit(student_jobs, folder, progress, mailbox, handed)
             progress.note("scoring", "held-out rows, report, MLflow")

@@ -105,7 +105,7 @@ class Frame:
         judged.announce(say)
         record_once({"": judged}, tracker, self.folder)
         self.notes = judged.notes
-        stop_if_poor([judged])
+        stop_if_poor([judged], self.base, "base.teachers")
 
     @property
     def kept(self) -> list[Group]:

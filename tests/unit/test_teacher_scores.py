@@ -105,6 +105,10 @@ def config_of(teachers: list[dict[str, Any]], **changes: Any) -> RunConfig:
     return RunConfig.model_validate({**tree, "teachers": teachers, "objective": objective, **changes})
 
 
+def named(*names: str) -> RunConfig:
+    return config_of([{"name": name, "languages": "all", "path": "x"} for name in names])
+
+
 def judged(
     answers: dict[str, Answer], rows: Rows | None = None, *, languages: tuple[str, ...] = ("en", "zh"),
     spoken: dict[str, Any] | None = None, on_poor: dict[str, str] | None = None, paths: dict[str, str] | None = None,
@@ -137,20 +141,20 @@ def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_lab
     ):
         found = judged({"good": right, "bad": swapped}, paths={"bad": str(tmp_path / name)})
         with pytest.raises(ModelError) as caught:
-            stop_if_poor([found])
+            stop_if_poor([found], named("good", "bad"))
         said = str(caught.value)
         assert caught.value.exit_code == 3
         assert "teacher bad is worse on the validation rows" in said
         assert "accuracy 0.0 % (95 % interval 0.0 to 1.9) of 200 labelled texts (en 0.0 %, zh 0.0 %)" in said
         assert "always negative, the most frequent label, would be right in 65.0 %" in said
         assert f"its labels look swapped: with label_map {shown} it would reach 100.0 %" in said
-        assert "teachers.bad.label_map" in said and "id2label" in said and "on_poor: warn" in said
+        assert "teachers.bad.label_map" in said and "id2label" in said and "; teachers.1.on_poor=warn goes on" in said
         assert found.warnings == ()
 
 
 def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
     found = judged({"good": right, "bad": swapped}, on_poor={"bad": "warn"})
-    stop_if_poor([found])
+    stop_if_poor([found], named("good", "bad"))
     (line,) = found.warnings
     assert "teacher bad is worse" in line and line in found.notes and f"warning: {line}" in found.lines
     assert "good 100.0 (en, zh), bad 0.0 (en, zh)" in found.summary
@@ -168,7 +172,7 @@ def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
 def test_several_bad_teachers_are_told_at_once() -> None:
     found = judged({"one": swapped, "two": constant(1), "good": right})
     with pytest.raises(ModelError, match=r"teachers one, two are not good enough[\s\S]*one: accuracy[\s\S]*two: acc"):
-        stop_if_poor([found])
+        stop_if_poor([found], named("one", "two", "good"))
     two = next(c for c in found.complaints if c.teacher == "two")
     assert "no other order of its labels fits" in two.cause and "max_length (64 tokens)" in two.cause
 
@@ -177,7 +181,7 @@ def test_a_teacher_that_nobody_asks_stops_nothing() -> None:
     found = judged(
         {"good": right, "bad": swapped}, weighting={"kind": "fixed", "by_teacher": {"good": 1.0, "bad": 0.0}}
     )
-    stop_if_poor([found])
+    stop_if_poor([found], named("good", "bad"))
     assert "teacher bad is worse" in found.notes[0]
     assert found.notes[1] == (
         "teacher bad is asked for no row of this run: objective.weighting.by_teacher.bad is 0"
@@ -348,7 +352,7 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
             pool=pool, infos=infos,
         )  # fmt: skip
         if on_poor == "stop":
-            with pytest.raises(ModelError, match="teacher bad is worse"):
+            with pytest.raises(ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.1.on_poor=warn goes on"):
                 frame.judge_teachers(tracker)
         else:
             frame.judge_teachers(tracker)
