@@ -22,6 +22,7 @@ from raykd.runs.sizes import StoreSize, body_bytes, parameters, store_sizes
 from raykd.sweep.config import load_sweep
 from raykd.sweep.plan import plan_sweep
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
+from raykd.tasks.question_answering import BESIDE
 from raykd.teachers.store.bound import stored_bytes
 from tests.fakes import texts_and_labels
 from tests.unit.test_cli_bad_input import tree
@@ -67,7 +68,7 @@ def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig
     body = encode(Dense(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
     assert body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
     asked = type(rows)(rows.ids, rows.texts, ("one two three four",) * 3, rows.languages, rows.labels_B)
-    body = encode(Dense(logits_NC=np.zeros((2, 4), np.float32), covered_N=np.ones(2, bool)))
+    body = encode(Dense(logits_NC=np.zeros((2, 4 + BESIDE), np.float32), covered_N=np.ones(2, bool)))
     assert body_bytes(QuestionAnswering(), 0, asked, None) == (float(len(body)), False)
     hidden = MaskedLM(answers={"kind": "hidden"})  # type: ignore[arg-type]
     assert body_bytes(hidden, 0, rows, None)[0] is None
