@@ -38,8 +38,10 @@ log = logging.getLogger("raykd.models")
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
 """Largest difference of two probabilities that counts as none, by the precision of the weights."""
-WORK = 6e10
-"""Multiplications that a self-test costs at most, about: 2 s of a base-sized model on two cores."""
+WORK = 5e10
+"""Multiplications that a self-test costs at most, about: a second or two of a base-sized model on two cores."""
+LEAST = 32
+"""Tokens of the longest row of a test at least, where the rows have them, however large the model is."""
 WIDENED = 4 * 10**9
 """Bytes of float32 weights up to which a model of half precision is tested in float32."""
 PROBED_ROWS = 64
@@ -165,7 +167,7 @@ class _Rows:
         """Choose a short, a middle and a long row that cost no more than `WORK` together."""
         step = max(1, len(batch) // PROBED_ROWS)
         some = batch.take(range(0, len(batch), step)[:PROBED_ROWS])
-        room = WORK / max(1, _body_parameters(model.model)) / 5  # alone, together and in another order
+        room = max(LEAST, WORK / _body_parameters(model.model) / 5)  # alone, together and in another order
         lengths_B = task.encode(model.tokenizer, some).lengths_B
         order = np.argsort(lengths_B, kind="stable")
         fitting = order[lengths_B[order] <= room]
