@@ -127,10 +127,10 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
 
 def explain(error: ValidationError, origin: str, model: type[BaseModel] = RunConfig) -> Iterable[str]:
     """What is wrong, key by key: the sentence first, what stands there last and shortened."""
-    problems = error.errors(include_url=False)
+    problems = _without_echoes(error.errors(include_url=False))
     yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
     for problem in problems:
-        where = ".".join(str(part) for part in problem["loc"])
+        where = _key(model, problem["loc"])
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_keys(model, problem["loc"][:-1])
             wrong = str(problem["loc"][-1])
@@ -142,10 +142,13 @@ def explain(error: ValidationError, origin: str, model: type[BaseModel] = RunCon
             if near:
                 yield f"    next:    did you mean {near[0]!r}?"
             continue
+        if problem["type"] == "missing":
+            yield f"  {where}: this key is missing"
+            continue
         value = problem["input"]
         if problem["type"] != "value_error":
             yield f"  {where}"
-            yield f"    wanted:  {_wanted(problem['type'], problem['msg'], value)}"
+            yield f"    wanted:  {_wanted(problem, _kinds(model, problem['loc']))}"
             yield f"    got:     {_shown(value)}"
             continue
         first, *rest = problem["msg"].removeprefix("Value error, ").splitlines()
@@ -161,19 +164,40 @@ _PLAINLY = {
     "string_type": "a text",
     "tuple_type": "a list, such as [a, b]",
     "dict_type": "keys with values, such as {a: b}",
+    "model_type": "keys with values, such as {a: b}",
+    "model_attributes_type": "keys with values, such as {a: b}",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
 }
 """pydantic's names of what is wanted, for people."""
 
 
-def _wanted(kind: str, message: str, value: Any) -> str:
-    wanted = _PLAINLY.get(kind, message)
-    return (
-        f'{wanted}; the word null is one in quotes: "null"'
-        if kind == "string_type" and value is None
-        else wanted
-    )
+def _wanted(problem: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    kind = problem["type"]
+    wanted = _PLAINLY.get(kind, problem["msg"])
+    if kind == "string_type" and problem["input"] is None:
+        return f'{wanted}; the word null is one in quotes: "null"'
+    if kinds and kind in ("model_attributes_type", "union_tag_not_found"):
+        return f"keys with values, among them kind: {' | '.join(kinds)}"
+    return f"kind: {' | '.join(kinds)}" if kinds and kind == "union_tag_invalid" else wanted
+
+
+def _without_echoes(problems: Sequence[Any]) -> list[Any]:
+    """The problems but a list that is too short only because its items are wrong."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(
+            len(at) > len(problem["loc"]) and at[: len(problem["loc"])] == problem["loc"] for at in places
+        )
+    ]
 
 
 def _shown(value: Any) -> str:
@@ -183,16 +207,39 @@ def _shown(value: Any) -> str:
 
 def _allowed_keys(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
     """Keys of the model at a location of a validation error (which passes through lists and union kinds)."""
-    found: list[type[BaseModel]] = [model]
+    found = [model]
     for part in loc:
-        following: list[type[BaseModel]] = []
-        for candidate in found:
-            if isinstance(part, str) and part in candidate.model_fields:
-                following += _models_in(candidate.model_fields[part].annotation)
-            elif isinstance(part, int) or _kind(candidate) == part:
-                following.append(candidate)
-        found = following or [c for c in found if _kind(c) is None]
+        found = _below(found, part) or [c for c in found if _kind(c) is None]
     return sorted({key for candidate in found for key in candidate.model_fields})
+
+
+def _below(found: Sequence[type[BaseModel]], part: Any) -> list[type[BaseModel]]:
+    """The models that a part of a location leads to; none where it leads to a plain value."""
+    following: list[type[BaseModel]] = []
+    for candidate in found:
+        if isinstance(part, str) and part in candidate.model_fields:
+            following += _models_in(candidate.model_fields[part].annotation)
+        elif isinstance(part, int) or _kind(candidate) == part:
+            following.append(candidate)
+    return following
+
+
+def _key(model: type[BaseModel], loc: Sequence[Any]) -> str:
+    """A location as it is written in a run file and in overrides: without the kinds of unions."""
+    found, kept = [model], []
+    for part in loc:
+        if any(part in c.model_fields for c in found) or not any(_kind(c) == part for c in found):
+            kept.append(str(part))
+        found = _below(found, part)
+    return ".".join(kept)
+
+
+def _kinds(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    """The kinds of the union at a location; none where there is none."""
+    found = [model]
+    for part in loc:
+        found = _below(found, part)
+    return sorted({str(kind) for candidate in found if (kind := _kind(candidate)) is not None})
 
 
 def _kind(model: type[BaseModel]) -> Any:

@@ -123,7 +123,9 @@ def _of_json(value: str, column: str, kind: Any) -> Any:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, kind):
-        raise BadRowError(f"column {column!r}: got {shortened(value)}, wanted it as JSON")
+        raise BadRowError(
+            f"column {column!r}: got {shortened(value)}, wanted it as JSON, as json.dumps writes it"
+        )
     return found
 
 

@@ -56,7 +56,7 @@ def columns_of(
             + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
             got=f"columns {', '.join(map(_shown, there))}",
             wanted=", ".join(names.values()),
-            next_step=_how_to_name(missing, form, there, found[0].flat),
+            next_step=_further_in(missing, found) or _how_to_name(missing, form, there, found[0].flat),
         )
     return Wanted(form, names, of_all, source.source_language or "", labelled=labelled)
 
@@ -109,6 +109,15 @@ def _refuse_chats(there: dict[str, None], names: dict[str, str], name: str, name
     if not chats:
         return
     kept = {key: column for key, column in names.items() if column not in named}
+    if "target" not in names:
+        text = kept.get("text", "text")
+        raise DataError(
+            f"{name}: {chats[0]!r} holds chats, which have to be rendered to texts first",
+            got=f"columns {', '.join(map(_shown, there))}",
+            wanted=", ".join(names.values()),
+            next_step=f"write each chat as one text: {text} = apply_chat_template(messages, tokenize=False) of the "
+            "teacher's tokenizer, or the message that counts",
+        )
     source, target = kept.get("source", "src"), kept.get("target", kept.get("text", "tgt"))
     raise DataError(
         f"{name}: {chats[0]!r} holds chats, which have to be rendered to texts first",
@@ -124,6 +133,19 @@ def _refuse_chats(there: dict[str, None], names: dict[str, str], name: str, name
 def _plain_name(name: str) -> str:
     """A column's name without case, blanks and signs that cannot be seen."""
     return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()
+
+
+def _further_in(missing: dict[str, str], found: list[Record]) -> str:
+    """What to do where the rows, or the columns that are missing, stand inside a value; empty where they do not."""
+    for column, value in found[0].values.items():
+        if len(found) == 1 and isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            return (
+                f"the rows seem to stand inside {json.dumps(column)}: write each of them as a line of its own"
+            )
+        inside = [name for name in missing.values() if isinstance(value, dict) and name in value]
+        if inside:
+            return f"{inside[0]!r} stands inside {json.dumps(column)}: write it as a key of the row itself"
+    return ""
 
 
 def _how_to_name(missing: dict[str, str], form: RowForm, there: dict[str, None], flat: bool) -> str:

@@ -43,6 +43,7 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
 
     Raises:
         NoLabelError: it is empty. LeftOutError: the map leaves its rows out. UnknownLabelError: the run has it not.
+        BadRowError: it is no text, number or truth value, so that no map could lead from it.
     """
     known = (*config.labels, *config.label_map)
     texts = spellings(value)
@@ -50,6 +51,16 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
     if is_missing(value) and not meant:
         raise NoLabelError(
             f"{what}: got {value!r}, wanted one of {listed(config.labels)}; it is no gold label"
+        )
+    if not texts:
+        alone = (
+            "; write the label itself, without the list"
+            if isinstance(value, list) and len(value) == 1
+            else ""
+        )
+        raise BadRowError(
+            f"{what}: got {shortened(repr(value))}, which is no text or number; wanted one of "
+            f"{listed(config.labels)}{alone}"
         )
     if not meant or (meant[0] != texts[0] and len(meant) > 1):
         doubt = f" (it could be {' or '.join(map(repr, meant))})" if meant else near(value, known)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Any
 
 from raykd.data.opening import read_lines
 from raykd.errors import DataError
+
+_ADDRESS = re.compile(r"(^|/)(https?|ftp|s3|gs|hf|file):/")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Unread:
 def require_file(path: Path) -> None:
     """Raises a DataError unless the path is a regular file that can be read."""
     problem = None
-    advice = "correct the path (relative paths are relative to the run file)"
+    advice = "correct the path (relative paths are relative to the run file)" + _unfilled(path)
     if not path.exists():
         near = path.parent
         while not near.exists():
@@ -72,6 +76,13 @@ def require_file(path: Path) -> None:
         )
 
 
+def _unfilled(path: Path) -> str:
+    """What a path holds that other programs fill in or fetch."""
+    if _ADDRESS.search(str(path)):
+        return "; addresses are not fetched: download the file and name its path"
+    return "; variables of the shell are not filled in here, ~ is" if _VARIABLE.search(str(path)) else ""
+
+
 def read_json_lines(path: Path) -> Iterator[Record]:
     """One record a line; blank lines are passed over.
 
@@ -92,13 +103,16 @@ def read_json_lines(path: Path) -> Iterator[Record]:
                 wanted="one JSON object a line",
                 next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
                 if cut
-                else "correct the line; a file that is one JSON list has to be written one object a line",
+                else "correct the line; a file that is one JSON list or object has to be written one object a line",
             ) from None
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}:{number}: the line is not a JSON object",
                 got=shortened(line.strip()),
                 wanted='one object a line, for example {"text": "...", "label": "..."}',
+                next_step="write each part of the list as a line of its own"
+                if isinstance(value, list)
+                else "correct the line",
             )
         yield Record(f"{path}:{number}", number, value)
 

@@ -61,14 +61,34 @@ def test_all_wrong_keys_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": {"kind": "files"}}, "data.train.paths: this key is missing"),
+        ({"train": {"kind": "files", "paths": "a"}}, "  data.train.paths\n    wanted:  a list"),
+        ({"train": {"kind": "files", "paths": ["a"], "path": "a"}}, "  data.train.path\n"),
+        ({"train": {"paths": ["a"]}}, "keys with values, among them kind: embedded | files | hub"),
+        ({"train": "a.jsonl"}, "keys with values, among them kind: embedded | files | hub"),
+        ({"train": {"kind": "file"}}, "wanted:  kind: embedded | files | hub"),
+    ],
+)
+def test_keys_are_named_as_they_are_written(change: dict[str, Any], said: str) -> None:
+    assert said in message(data=change)
+
+
+def test_a_list_of_wrong_items_is_not_told_to_be_short() -> None:
+    text = message(objective={"terms": [{"divergence": {"kind": "forwardkl"}}]})
+    assert "1 key is wrong" in text and "objective.terms.0.divergence" in text and "forward_kl |" in text
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"name": "../evil"}, "letters, digits"),
         ({"name": "/abs"}, "letters, digits"),
         ({"student": {"kind": "forest"}}, "linear"),
         ({"train": {"epochs": 1, "steps": 2}}, "not both"),
-        ({"train": {"learning_rate": "0.1"}}, "valid"),
-        ({"train": {"steps": True}}, "valid"),
+        ({"train": {"learning_rate": "0.1"}}, "wanted:  a number"),
+        ({"train": {"steps": True}}, "wanted:  a whole number"),
         ({"train": {"learning_rate": float("nan")}}, "finite"),
         ({"teachers": []}, "objective.alpha: 1"),
         ({"teachers": [{"name": "a", "languages": ["de"], "path": "x"}]}, "['de'], not in data.languages"),

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, is_blank
-from raykd.data.labels import LeftOutError, NoLabelError, label_index
+from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, label_index
 from raykd.data.load import Dataset, load_data
 from raykd.data.read import Tally, read_source
 from raykd.data.rows import Rows
+from raykd.data.textfiles import Unread, require_file
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 
@@ -341,3 +342,41 @@ def test_chats_are_told_what_to_do_with(tmp_path: Path) -> None:
         "'messages' holds chats, which have to be rendered to texts first"
     )
     assert "apply_chat_template" in message and "bos" in message and "eos" in message
+
+
+def test_chats_of_a_task_without_targets_are_to_be_one_text(tmp_path: Path) -> None:
+    write(tmp_path, [{"messages": [{"role": "user", "content": "x"}], "label": "a"}])
+    with pytest.raises(DataError, match="text = apply_chat_template") as caught:
+        read(tmp_path, config_of(["a", "b"]))
+    assert "src" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, ["a", "b"], Unread("a value of type timestamp[us]")])
+def test_what_no_map_can_lead_from_is_not_told_to_be_mapped(value: Any) -> None:
+    with pytest.raises(BadRowError, match="no text or number") as caught:
+        label_index(value, config_of(["a", "b"]))
+    assert not isinstance(caught.value, UnknownLabelError | NoLabelError)
+    assert ("without the list" in str(caught.value)) == (value == ["a"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"version": 1, "data": [{"text": "x", "label": "a"}]}], 'the rows seem to stand inside "data"'),
+        ([{"data": {"text": "x"}, "label": "a"}] * 2, "'text' stands inside \"data\""),
+        ([[{"text": "x", "label": "a"}]], "each part of the list as a line of its own"),
+    ],
+)
+def test_rows_that_stand_inside_something_are_found(rows: list[Any], said: str, tmp_path: Path) -> None:
+    write(tmp_path, rows)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, config_of(["a", "b"]))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("https://host/a.jsonl", "not fetched"), ("$DATA/a.jsonl", "variables of the shell")]
+)
+def test_paths_that_others_would_fill_in_or_fetch(path: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        require_file(tmp_path / path)
