@@ -20,7 +20,7 @@ import torch
 from raykd.models import TextModel
 from raykd.models.findings import content_key, found_or_tested
 from raykd.models.predictor import rows_to_ask
-from raykd.models.selftest import Finding, find_padding
+from raykd.models.selftest import PaddingFinding, find_padding
 from raykd.tasks import Classification
 
 SMALL = {
@@ -105,7 +105,7 @@ def cost(family: str, settings: dict[str, Any]) -> str:
     spent = []
     for _ in range(2):
         begun = time.perf_counter()
-        found: Finding = found_or_tested(
+        found: PaddingFinding = found_or_tested(
             key, lambda: find_padding(model, Classification(max_length=128), batch)
         )
         spent.append(time.perf_counter() - begun)

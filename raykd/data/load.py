@@ -121,15 +121,30 @@ def load_data(
         unlabelled = unlabelled.in_mode("optional") if optional else unlabelled
         if targets_needed and form in _WITH_TARGETS:
             _check_targets(unlabelled)
-        cleaned = _clean(unlabelled, form, held_out, left_out)
-        if not len(cleaned):
-            raise DataError(
-                "every text of data.unlabeled is also in validation or test",
-                got=f"{len(unlabelled)} of {len(unlabelled)} rows",
-                wanted="texts that are not evaluated on",
-                next_step="name another source in data.unlabeled",
-            )
-        parts.append(cleaned)
+        parts.append(_not_held_out(unlabelled, form, held_out, left_out))
+    _check_pairs(parts)
+    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes))
+
+
+def _not_held_out(rows: Rows, form: RowForm, held_out: set[bytes], left_out: dict[str, int]) -> Rows:
+    """The unlabelled rows that are not evaluated on.
+
+    Raises:
+        DataError: there are none.
+    """
+    cleaned = _clean(rows, form, held_out, left_out)
+    if not len(cleaned):
+        raise DataError(
+            "every text of data.unlabeled is also in validation or test",
+            got=f"{len(rows)} of {len(rows)} rows",
+            wanted="texts that are not evaluated on",
+            next_step="name another source in data.unlabeled",
+        )
+    return cleaned
+
+
+def _check_pairs(parts: Sequence[Rows]) -> None:
+    """Raises DataError where some parts have second texts and others have none."""
     if len({rows.pairs is None for rows in parts}) > 1:
         raise DataError(
             "train and unlabeled do not fit together",
@@ -137,7 +152,6 @@ def load_data(
             wanted="second texts in both or in none",
             next_step="check columns.text_pair of both sources",
         )
-    return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes))
 
 
 def _counted(tally: Tally, name: str) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.models.selftest import Finding
+    from raykd.models.selftest import PaddingFinding
 
 FORMAT = 1
 
@@ -50,22 +50,22 @@ def content_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def kept_finding(key: str) -> Finding | None:
+def kept_finding(key: str) -> PaddingFinding | None:
     """Return the finding of this name; None where there is none that can be read."""
-    from raykd.models.selftest import Finding
+    from raykd.models.selftest import PaddingFinding
 
     folder = cache_folder()
     try:
         if folder is None:
             return None
-        return Finding.from_json(
+        return PaddingFinding.from_json(
             json.loads((folder / "selftests" / f"{key}.json").read_text(encoding="utf-8"))
         )
     except (OSError, ValueError):
         return None
 
 
-def keep_finding(key: str, finding: Finding) -> None:
+def keep_finding(key: str, finding: PaddingFinding) -> None:
     """Write a finding; nothing happens where the folder cannot be written."""
     folder = cache_folder()
     if folder is None or not finding.is_conclusive:
@@ -79,7 +79,7 @@ def keep_finding(key: str, finding: Finding) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def found_or_tested(key: str, test: Callable[[], Finding]) -> Finding:
+def found_or_tested(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:
     """Return the kept finding of this name, or make the test and keep what it finds."""
     known = kept_finding(key)
     if known is None:

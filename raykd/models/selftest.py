@@ -53,7 +53,7 @@ PROBED_UNITS = 64
 
 
 @dataclass(frozen=True)
-class Finding:
+class PaddingFinding:
     """How a model's rows may share a forward pass. Written by `find_padding`; kept as JSON.
 
     Attributes:
@@ -95,17 +95,17 @@ class Finding:
         return asdict(self)
 
     @staticmethod
-    def from_json(values: Any) -> Finding | None:
+    def from_json(values: Any) -> PaddingFinding | None:
         """Return the finding that `to_json` wrote; None for anything else."""
         try:
-            found = Finding(**{**values, "tokens": tuple(int(n) for n in values["tokens"])})
+            found = PaddingFinding(**{**values, "tokens": tuple(int(n) for n in values["tokens"])})
             known = found.side in ("right", "left") and found.shapes in ("longest", "equal", "single")
             return found if known and found.difference >= 0.0 and len(found.tokens) == 2 else None
         except (TypeError, KeyError, ValueError):
             return None
 
 
-def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: Any = None) -> Finding:
+def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: Any = None) -> PaddingFinding:
     """Find the fastest way to batch rows with which a row's answer is that of the row alone.
 
     Args:
@@ -125,8 +125,10 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
         alone = rows.alone(asked)
         declared = model.padding
         if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
-            return Finding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
-        again = _apart(rows.answer(asked, [len(rows) - 1], RIGHT)[0], alone[-1])  # hashing begins with long rows
+            return PaddingFinding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
+        again = _apart(
+            rows.answer(asked, [len(rows) - 1], RIGHT)[0], alone[-1]
+        )  # hashing begins with long rows
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
         if not again <= limit:
             raise ModelError(
@@ -141,7 +143,7 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
             gap = rows.gap(asked, alone, padding)
             padded = gap if padded is None else padded
             if gap <= limit or padding.shapes == "single":
-                return Finding(padding.side, padding.shapes, gap, padded, rows.extremes)
+                return PaddingFinding(padding.side, padding.shapes, gap, padded, rows.extremes)
     raise AssertionError("each sequence alone is the last way")
 
 

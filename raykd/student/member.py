@@ -25,7 +25,7 @@ from raykd.distill.signals import Signals, SignalSource, TeacherSignal
 from raykd.errors import ModelError
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
-from raykd.models.selftest import PROBED_ROWS, Finding, find_padding
+from raykd.models.selftest import PROBED_ROWS, PaddingFinding, find_padding
 from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
 from raykd.student.prefetch import Asked
@@ -159,7 +159,7 @@ class Member:
         return scores_by_language(self.task, told, rows.select(order), self.config.data.labels)
 
 
-_TESTED: dict[str, Finding] = {}
+_TESTED: dict[str, PaddingFinding] = {}
 """Findings of this process by what the student starts from: the trials of a sweep mostly start alike."""
 
 
@@ -182,7 +182,7 @@ def student_padding(config: RunConfig, rows: Rows, student: models.TextModel) ->
     return _TESTED[key].of(student.padding)
 
 
-def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Finding:
+def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> PaddingFinding:
     """Return how a student's rows may share a forward pass, by some of the run's rows."""
     sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).in_codes(student_codes(config))
     module = Headless(student.model) if config.task.language else None

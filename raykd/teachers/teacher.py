@@ -24,7 +24,7 @@ from raykd.distill.lens import Speech
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import ModelError, NonFiniteError, TeacherError
 from raykd.models.findings import content_key, found_or_tested
-from raykd.models.selftest import Finding, find_padding
+from raykd.models.selftest import PaddingFinding, find_padding
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
@@ -53,7 +53,7 @@ class Teacher:
         self._store: SignalStore | None = None
         self._headless: Any = None
         self._padding: Padding | None = None
-        self.finding: Finding | None = None
+        self.finding: PaddingFinding | None = None
         """How its rows share a forward pass; None while no answer was computed."""
         self._max_tokens = spec.max_tokens
         self.forwarded_rows = 0
@@ -266,7 +266,7 @@ class Teacher:
             )
         return answers
 
-    def test(self, batch: TextBatch) -> Finding:
+    def test(self, batch: TextBatch) -> PaddingFinding:
         """Test how this model's rows are batched (`raykd.models.selftest`), once by content, and batch them so.
 
         Args:

@@ -17,7 +17,7 @@ from raykd.errors import ModelError
 from raykd.models import TextModel
 from raykd.models.findings import content_key, found_or_tested, keep_finding, kept_finding
 from raykd.models.predictor import Predictor, rows_to_ask
-from raykd.models.selftest import Finding, find_padding
+from raykd.models.selftest import PaddingFinding, find_padding
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
@@ -260,7 +260,7 @@ def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
-    finding = Finding("right", "equal", 1e-8, 0.3, (4, 9))
+    finding = PaddingFinding("right", "equal", 1e-8, 0.3, (4, 9))
     key = content_key("abc", "classification", 32, "float32", "cuda:1")
     assert key == content_key("abc", "classification", 32, "float32", "cuda")
     assert key != content_key("abc", "classification", 32, "bfloat16", "cuda")
@@ -272,7 +272,7 @@ def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
     for bad in ("", "[]", "{}", json.dumps({**finding.to_json(), "shapes": "any"})):
         kept.write_text(bad, encoding="utf-8")
         assert kept_finding(key) is None
-    keep_finding("inconclusive", Finding("right", "longest", 0.0, 0.0, (4, 4)))
+    keep_finding("inconclusive", PaddingFinding("right", "longest", 0.0, 0.0, (4, 4)))
     assert kept_finding("inconclusive") is None
     monkeypatch.setenv("RAYKD_CACHE", "/proc/none")
     keep_finding(key, finding)
