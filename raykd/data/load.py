@@ -126,7 +126,9 @@ def load_data(
     return Dataset(Rows.concat(parts), validation, test, left_out, form, tuple(notes))
 
 
-def _not_held_out(rows: Rows, form: RowForm, held_out: set[bytes], left_out: dict[str, int]) -> Rows:
+def _not_held_out(
+    rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
+) -> Rows:
     """The unlabelled rows that are not evaluated on.
 
     Raises:
