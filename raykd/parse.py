@@ -31,6 +31,14 @@ LONGEST_PART, LONGEST_PATH = 255, 4095
 """Bytes of one part of a path, and of a whole one, on Linux."""
 _PYTHON = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
 """What PyYAML lets through of its own mistakes: an empty number, a date in month 13."""
+_ADVICE = {
+    "stands twice": "leave one of the two out",
+    "aliases (": "write the value out where it is used",
+    "character '\\t' that cannot start": "begin the line with blanks, not with tabs",
+    "unknown escape character": "a backslash in double quotes is written twice; single quotes take it as it is",
+    "found another document": "leave the line --- and all behind it out: a file is one run",
+}
+"""What to do about an error of YAML, by what its message says."""
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -151,7 +159,10 @@ def parse_yaml(text: str, origin: str) -> Any:
             f"{origin} is not valid YAML",
             got=" ".join(str(error).split())[:500],
             wanted="mappings, lists, texts and numbers",
-            next_step="correct the line; a text that holds : # [ ] { } , & * ! | > @ or a quote goes into quotes",
+            next_step=next(
+                (advice for sign, advice in _ADVICE.items() if sign in str(error)),
+                "correct the line; a text that holds : # [ ] { } , & * ! | > @ or a quote goes into quotes",
+            ),
         ) from None
     _check_values(tree, origin)
     return tree

@@ -93,9 +93,11 @@ def load_data(
         if not len(rows):
             raise DataError(
                 f"data.{name} holds no good row",
-                got="bad rows only",
+                got=", ".join(
+                    f"{count} rows: {why}" for why, count in _counted(tally, name).items() if count
+                ),
                 wanted="at least one",
-                next_step="see the log",
+                next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
         return _selected(rows, name, config, left_out)
 

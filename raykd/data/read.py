@@ -104,7 +104,8 @@ def _judged(
     """The good rows of one file or data set."""
     found = list(records)
     if not found:
-        raise DataError(f"{name}: holds no rows", got="no rows", wanted="at least one row")
+        split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
+        raise DataError(f"{name}: holds no rows{split}", got="no rows", wanted="at least one row")
     wanted = columns_of(found, name, source, config, form, labelled)
     file = Path(Path(name).stem) if Path(name).suffix in PACKED else Path(name)
     stem = file.stem if isinstance(source, Files) else name

@@ -287,3 +287,19 @@ def test_config_import_is_light() -> None:
 def test_run_config_round_trips_through_yaml() -> None:
     config = validate(tree(objective={"alpha": {"kind": "cosine", "start": 0.9, "end": 0.1}}), "x")
     assert RunConfig.model_validate(yaml.safe_load(dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\na: 2\n", "leave one of the two out"),
+        ("a: &x 1\nb: *x\n", "write the value out"),
+        ("a:\n\tb: 1\n", "blanks, not with tabs"),
+        ('a: "C:\\data"\n', "a backslash in double quotes"),
+        ("a: 1\n---\nb: 1\n", "a file is one run"),
+        ("a: [1\n", "goes into quotes"),
+    ],
+)
+def test_advice_on_yaml_fits_its_error(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_yaml(text, "RUN.yaml")

@@ -380,3 +380,10 @@ def test_rows_that_stand_inside_something_are_found(rows: list[Any], said: str, 
 def test_paths_that_others_would_fill_in_or_fetch(path: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         require_file(tmp_path / path)
+
+
+def test_rows_that_are_all_left_out_are_told_why(tmp_path: Path) -> None:
+    write(tmp_path, [{"text": "x", "label": "a"}, {"text": "y", "label": "a"}])
+    config = config_of(["b", "c"], label_map={"a": None})
+    with pytest.raises(DataError, match=r"2 rows: train: label 'a', left out by data\.label_map"):
+        load_data(config, tmp_path)
