@@ -34,7 +34,7 @@ def fill_start(model: PreTrainedModel, folder: Path) -> None:
     start = start_of(model) if config.model_type in WRAPPING else _start(config, generation)
     if start is None and config.model_type not in WRAPPING:
         raise _missing(folder)
-    if config.decoder_start_token_id is None:
+    if getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = start
     if generation.decoder_start_token_id is None:
         generation.decoder_start_token_id = start
@@ -85,7 +85,7 @@ def start_of(model: PreTrainedModel) -> int | None:
         return None
     own: int | None = model.generation_config.decoder_start_token_id
     if own is None and model.config.model_type in WRAPPING:
-        own = model.config.decoder_start_token_id
+        own = getattr(model.config, "decoder_start_token_id", None)
     elif own is None:
         own = _start(model.config, model.generation_config)
     return own

@@ -95,7 +95,7 @@ class HiddenAnswers(Spec):
         return shorten.hidden(hidden_ND, logits_NV=logits_NV, **common)
 
 
-_IDS = "prompts and targets with one begin and one end each"
+_IDS = "prompts and targets with one begin and one end each, whatever letters a tokenizer knows"
 """How ids are made; another way is another answer."""
 Answers = Annotated[TopKAnswers | SampledAnswers | HiddenAnswers, Field(discriminator="kind")]
 """How a teacher answers over a vocabulary."""

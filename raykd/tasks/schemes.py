@@ -230,9 +230,8 @@ def map_columns(
     for i, tag in enumerate(renamed):
         at = target.outside if tag == OUTSIDE else _counterpart(source, source.tags.index(tag), target)
         if at is None:
-            raise _mismatch(
-                name, own, renamed, wanted, f"{source.name} tags do not tell which of {target.name} {tag} is"
-            )
+            why = f"{source.name} tags do not tell which of {target.name} {tag} is"
+            raise _mismatch(name, own, renamed, wanted, why, _in_scheme_of(source, target))
         columns[at].append(i)
     return ColumnMap(tuple(tuple(column) for column in columns))
 
@@ -258,11 +257,28 @@ def _counterpart(source: Scheme, tag: int, target: Scheme) -> int | None:
 
 
 def _mismatch(
-    name: str, own: Sequence[str], renamed: Sequence[str], wanted: Sequence[str], why: str
+    name: str,
+    own: Sequence[str],
+    renamed: Sequence[str],
+    wanted: Sequence[str],
+    why: str,
+    next_step: str = "",
 ) -> LabelMismatchError:
     return LabelMismatchError(
         f"teacher {name} has tags that cannot be read as the run's: {why}",
         got=f"{list(own)}" + (f", mapped to {list(renamed)}" if list(renamed) != list(own) else ""),
         wanted=f"{list(wanted)} in any order, or the same types in a scheme that tells as much",
-        next_step=f"map tags or types: teachers.{name}.label_map: {{its tag or type: the run's, or O}}",
+        next_step=next_step
+        or f"map tags or types: teachers.{name}.label_map: {{its tag or type: the run's, or O}}",
+    )
+
+
+def _in_scheme_of(source: Scheme, target: Scheme) -> str:
+    """What to do where a teacher's scheme tells less than the run's."""
+    kinds = dict.fromkeys(kind for kind in target.types if kind)
+    letters = [letter for letter in dict.fromkeys(source.letters) if letter != OUTSIDE]
+    tags = [OUTSIDE, *(f"{letter}-{kind}" for kind in kinds for letter in letters)]
+    return (
+        f"give the run labels that the teacher can tell: data.labels: [{', '.join(tags)}], and where the files are in "
+        f"{target.name} data.scheme: {target.name}; or leave the teacher out"
     )

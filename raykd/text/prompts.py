@@ -21,7 +21,8 @@ from raykd.errors import ConfigError
 from raykd.text.codes import groups_of, speaking
 from raykd.text.tokens import Tokenizer
 
-_PROBE = "a"
+_PROBES = ("a", "1", ".", "的", "の", "는", "и", "ا", "ก")
+"""Texts of which a tokenizer knows one: some leave out without a word what they do not know."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ def end_id(tokenizer: Any) -> int | None:
 def marks_of(tokenizer: Any, *, as_target: bool = False) -> Marks:
     """What the tokenizer's own call puts around a text (as it is set now, for tokenizers that know languages)."""
     name = "text_target" if as_target else "text"
-    bare = list(tokenizer(**{name: [_PROBE]}, add_special_tokens=False)["input_ids"][0])
-    whole = list(tokenizer(**{name: [_PROBE]})["input_ids"][0])
+    for probe in _PROBES:
+        bare = list(tokenizer(**{name: [probe]}, add_special_tokens=False)["input_ids"][0])
+        if bare:
+            break
+    whole = list(tokenizer(**{name: [probe]})["input_ids"][0])
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
             return Marks(tuple(whole[:at]), tuple(whole[at + len(bare) :]))

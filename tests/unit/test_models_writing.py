@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PLBartConfig, PLBartForConditionalGeneration
 
 from raykd import models
 from raykd.errors import ModelError
@@ -145,6 +146,24 @@ def test_a_decoder_starts_where_transformers_would_or_is_refused(
         wanted = loaded.model(input_ids=ids, decoder_input_ids=torch.tensor([[3, 9, 10]])).logits
     assert torch.equal(shifted, wanted)
     assert isinstance(generate(loaded.model, loaded.tokenizer, TEXTS, max_new_tokens=3)[0], str)
+
+
+def test_a_decoder_whose_targets_end_with_its_start_needs_no_key(tmp_path: Path) -> None:
+    """PLBart's configuration has no decoder_start_token_id: each target's last token is moved to the front."""
+    tokenizer = byte_level([*TEXTS, *TARGETS] * 2, "$A </s>")
+    config = PLBartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=40,
+    )  # fmt: skip
+    PLBartForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    check_start(tmp_path)
+    model = models.load(tmp_path).model
+    ids, labels = torch.tensor([[7, 8, 2]]), torch.tensor([[9, 10, 2]])
+    with torch.no_grad():
+        shifted = model(input_ids=ids, labels=labels).logits
+        wanted = model(input_ids=ids, decoder_input_ids=torch.tensor([[2, 9, 10]])).logits
+    assert torch.equal(shifted, wanted)
 
 
 def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:

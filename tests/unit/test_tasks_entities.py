@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -146,6 +147,15 @@ def test_a_teacher_whose_tags_do_not_fit_is_refused(own: list[str], wanted: list
         and str(wanted) in str(caught.value)
         and "teacher zh" in str(caught.value)
     )
+
+
+def test_a_teacher_that_tells_less_is_refused_with_labels_that_it_can_tell() -> None:
+    with pytest.raises(LabelMismatchError, match=r"data\.labels") as caught:
+        schemes.map_columns(IO, BIO, {}, "zh")
+    advice = str(caught.value)
+    assert "data.scheme: BIO" in advice
+    labels = re.search(r"data\.labels: \[([^]]+)\]", advice)
+    assert labels and schemes.map_columns(IO, labels[1].split(", "), {}, "zh").unknown == ()
 
 
 def brute_force(logits: np.ndarray, tags: list[str], name: str) -> tuple[int, ...]:

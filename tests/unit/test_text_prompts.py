@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.prompts import prompt_ids, source_ids, target_ids
-from tests.tokenizers import byte_level
+from tests.tokenizers import SPECIALS, byte_level, fast
 
 TEXT = "say one : uno due tre"
 
@@ -53,6 +55,14 @@ def test_a_long_prompt_keeps_the_token_that_begins_a_text() -> None:
         assert spelt(tokenizer, cut.ids[0]).startswith("<s>")
     plain = byte_level([TEXT], "$A")
     assert prompt_ids(plain, [TEXT], 3).ids[0].tolist() == prompt_ids(plain, [TEXT]).ids[0].tolist()[-3:]
+
+
+def test_a_tokenizer_that_leaves_out_what_it_does_not_know_begins_once_too() -> None:
+    backend = Tokenizer(BPE({name: i for i, name in enumerate([*SPECIALS, *"你好吗的"])}, []))
+    tokenizer = fast(backend, "<s> $A </s>")
+    assert tokenizer("a")["input_ids"] == [0, 2]
+    assert prompt_ids(tokenizer, ["你好"]).ids[0].tolist() == [0, 5, 6]
+    assert target_ids(tokenizer, ["吗"], 9, as_target=True).ids[0].tolist() == [0, 7, 2]
 
 
 def test_an_empty_prompt_takes_what_there_is_to_begin_with() -> None:
