@@ -50,7 +50,7 @@ def columns_of(
         missing["language"] = "(none is named)"
     named = {column for column in names.values() if _is_chat(found[0].values.get(column))}
     if missing or named:
-        _refuse_chats(there, names, name, named)
+        _refuse_chats(found[0].values, names, name, named)
         raise DataError(
             f"{name}: no column "
             + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
@@ -103,9 +103,14 @@ def _is_chat(value: Any) -> bool:
     )
 
 
-def _refuse_chats(there: dict[str, None], names: dict[str, str], name: str, named: set[str]) -> None:
+def _refuse_chats(first: dict[str, Any], names: dict[str, str], name: str, named: set[str]) -> None:
     """Says what to do with chats, which are lists of messages and no texts. named: those that are asked for."""
-    chats = [c for c in there if c in named or c in ("messages", "conversations", "conversation")]
+    there = dict.fromkeys(first)
+    usual = [c for c in ("messages", "conversations", "conversation") if c in there]
+    chats = [
+        *sorted(named),
+        *(c for c in usual if _is_chat(first[c]) or str(first[c]).lstrip().startswith("[")),
+    ]
     if not chats:
         return
     kept = {key: column for key, column in names.items() if column not in named}
@@ -142,6 +147,10 @@ def _further_in(missing: dict[str, str], found: list[Record]) -> str:
             return (
                 f"the rows seem to stand inside {json.dumps(column)}: write each of them as a line of its own"
             )
+        written = [json.dumps(missing[key]) for key in ("source", "target") if key in missing]
+        if column == "translation" and isinstance(value, dict) and written:
+            keys = " and ".join(written)
+            return f'the texts stand inside "translation" by language: write them as {keys} of the row itself'
         inside = [name for name in missing.values() if isinstance(value, dict) and name in value]
         if inside:
             return f"{inside[0]!r} stands inside {json.dumps(column)}: write it as a key of the row itself"

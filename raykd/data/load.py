@@ -54,7 +54,7 @@ class Dataset:
 
     def remarks(self) -> tuple[str, ...]:
         """How files were read and what is not used, for people."""
-        return (*self.notes, *(f"{count:,} rows: {why}" for why, count in self.left_out.items() if count))
+        return (*self.notes, *_lines(self.left_out))
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         """Counts of each part by language; see `raykd.data.summary`."""
@@ -93,9 +93,7 @@ def load_data(
         if not len(rows):
             raise DataError(
                 f"data.{name} holds no good row",
-                got=", ".join(
-                    f"{count} rows: {why}" for why, count in _counted(tally, name).items() if count
-                ),
+                got=", ".join(_lines(_counted(tally, name))),
                 wanted="at least one",
                 next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
@@ -156,6 +154,11 @@ def _check_pairs(parts: Sequence[Rows]) -> None:
             wanted="second texts in both or in none",
             next_step="check columns.text_pair of both sources",
         )
+
+
+def _lines(counts: Mapping[str, int]) -> list[str]:
+    """A line for each reason that holds of a row at least."""
+    return [f"{count:,} row{'' if count == 1 else 's'}: {why}" for why, count in counts.items() if count]
 
 
 def _counted(tally: Tally, name: str) -> dict[str, int]:

@@ -203,7 +203,12 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
         check_directory(adapter_of(folder).base, trust_remote_code=trust_remote_code)
         return
     if not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder} holds no {CONFIG}", wanted="a directory that save_pretrained wrote")
+        inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
+        raise ModelError(
+            f"{folder} holds no {CONFIG}",
+            wanted="a directory that save_pretrained wrote",
+            next_step=f"name the model in it: {' or '.join(inside[:3])}" if inside else "check the path",
+        )
     if "configuration_files" in read_json(folder / CONFIG):
         raise ModelError(
             f"{folder / CONFIG} hands over to another file for each version of transformers",

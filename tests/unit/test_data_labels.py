@@ -387,3 +387,15 @@ def test_rows_that_are_all_left_out_are_told_why(tmp_path: Path) -> None:
     config = config_of(["b", "c"], label_map={"a": None})
     with pytest.raises(DataError, match=r"2 rows: train: label 'a', left out by data\.label_map"):
         load_data(config, tmp_path)
+
+
+def test_translations_by_language_are_to_be_columns(tmp_path: Path) -> None:
+    write(tmp_path, [{"translation": {"en": "x", "fr": "y"}}])
+    with pytest.raises(DataError, match='inside "translation" by language: write them as "src" and "tgt"'):
+        read(tmp_path, config_of([]), "source_target")
+
+
+def test_a_column_of_texts_that_is_named_as_chats_are_is_none(tmp_path: Path) -> None:
+    write(tmp_path, [{"conversation": "plain", "label": "a"}])
+    with pytest.raises(DataError, match=r"name it: data\.columns\.text"):
+        read(tmp_path, config_of(["a", "b"]))

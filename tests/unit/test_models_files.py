@@ -361,3 +361,8 @@ def test_a_pointer_of_git_lfs_is_called_one(directory: Path, name: str) -> None:
     with pytest.raises(ModelError, match="pointer of git-lfs") as caught:
         models.load(directory)
     assert "git lfs pull" in str(caught.value)
+
+
+def test_a_folder_that_holds_models_names_them(directory: Path) -> None:
+    with pytest.raises(ModelError, match=rf"next: +name the model in it: {directory}"):
+        models.load(directory.parent)
