@@ -247,9 +247,11 @@ def _said(folder: Path, task: LanguageTask) -> str:
     """What of its generation config is set aside."""
     if not (folder / GENERATION).is_file():
         return ""
-    aside = set_aside(files.read_json(folder / GENERATION), task.generation)
+    settings = files.read_json(folder / GENERATION)
+    aside, never = set_aside(settings, task.generation), set_aside(settings, "checkpoint")
     if not aside:
         return ""
     named = ", ".join(f"{name} {value}" for name, value in aside.items())
-    how = "" if task.generation == "checkpoint" else "; task.generation: checkpoint follows it"
+    wished = [name for name in aside if name not in never]
+    how = f"; task.generation: checkpoint follows {', '.join(wished)}" if wished else ""
     return f"its generation config is not followed where it says {named}{how}"

@@ -11,10 +11,12 @@ import torch
 from transformers import PLBartConfig, PLBartForConditionalGeneration
 
 from raykd import models
+from raykd.config import RunConfig
 from raykd.errors import ModelError
 from raykd.models.predictor import Lengths, task_of
 from raykd.models.starts import check_start
 from raykd.models.writing import generate, set_aside
+from raykd.runs.check_language import describe_set_aside
 from tests.tokenizers import byte_level
 from tests.unit.test_equivalence_language import TARGETS, TEXTS, built
 
@@ -192,3 +194,29 @@ def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:
     assert again.max_new_tokens == 7 and again.prompt_tokens == (40 if kind == "seq2seq" else 30)
     with pytest.raises(ModelError, match="settings that are none"):
         task_of(models.TextModel(model, tokenizer, (), task=kind, settings={"beams": "many"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"do_sample": True, "temperature": 0.7}, "it says do_sample True"),
+        ({"max_length": 512, "num_beams": 4}, "num_beams 4; task.generation: checkpoint follows num_beams"),
+        ({"eos_token_id": [2, 3]}, ""),
+    ],
+)
+def test_only_what_a_key_would_follow_is_promised(
+    settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "generation_config.json").write_text(json.dumps(settings))
+    files = {"kind": "files", "paths": ["rows.jsonl"]}
+    config = RunConfig.model_validate(
+        {
+            "task": {"kind": "seq2seq", "written": ["chrf"]},
+            "data": {"languages": ["fr"], "train": files, "validation": files},
+            "student": {"kind": "pretrained", "path": str(tmp_path / "teacher")},
+            "objective": {"alpha": 1.0},
+        }
+    )
+    found = describe_set_aside(config)
+    assert len(found) == bool(said) and all(text.endswith(said) for text in found)
