@@ -97,7 +97,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         problems.append(str(error))
     tokenized = has_tokenizer(folder)
     if not tokenized and folder.is_dir():
-        problems.append(f"{folder} holds no tokenizer")
+        problems.append(str(no_tokenizer(folder)))
     card = found[CARD]
     length, languages, settings = (card.get(key) for key in ("max_length", "languages", "settings"))
     return ModelInfo(
@@ -112,6 +112,15 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         problems=tuple(dict.fromkeys(problems)),
         no_answer=card.get("no_answer") is True,
         settings=settings if isinstance(settings, dict) else {},
+    )
+
+
+def no_tokenizer(folder: Path) -> ModelError:
+    """Return the error of a directory without files of a tokenizer."""
+    return ModelError(
+        f"{folder} holds no tokenizer",
+        wanted=f"one of {', '.join(TOKENIZERS)}",
+        next_step="save the model's tokenizer beside it (AutoTokenizer: from_pretrained, then save_pretrained)",
     )
 
 
@@ -184,6 +193,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     if labels is None:
         raise ModelError(
             f"{folder / CONFIG} does not say what its logits mean",
+            got=f"id2label {str(config.get('id2label'))[:200]}",
             wanted='"id2label": {"0": "<first label>", ...}, as many as the model has logits',
             next_step="write it there if the model has a head; fine-tune an encoder that has none "
             "(a student of kind pretrained)",
@@ -206,6 +216,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
         inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
         raise ModelError(
             f"{folder} holds no {CONFIG}",
+            got=_held(folder),
             wanted="a directory that save_pretrained wrote",
             next_step=f"name the model in it: {' or '.join(inside[:3])}" if inside else "check the path",
         )
@@ -339,7 +350,18 @@ def weight_files(folder: Path) -> list[Path]:
             next_step="if you trust them, convert them once, in a place apart: "
             "the auto class of its task: .from_pretrained(path).save_pretrained(new_path)",
         )
-    raise ModelError(f"{folder} holds no weights", wanted=WEIGHTS)
+    raise ModelError(
+        f"{folder} holds no weights",
+        got=_held(folder),
+        wanted=f"{WEIGHTS}, or shards that {INDEX} names",
+        next_step="copy or download the directory again, with its weights",
+    )
+
+
+def _held(folder: Path) -> str:
+    """The first names of a directory, for a message."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    return (", ".join(names[:8]) + f" and {len(names) - 8} more" * (len(names) > 8)) or "an empty directory"
 
 
 def _naming_code(folder: Path) -> Iterator[tuple[str, str]]:

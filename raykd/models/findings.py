@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raykd.models.selftest import PaddingFinding
 
-FORMAT = 1
+FORMAT = 2
 
 
 def cache_folder() -> Path | None:

@@ -18,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from raykd.distill.signals import UNLABELLED, Mode, TextBatch
 from raykd.errors import ModelError
-from raykd.models.selftest import find_padding
+from raykd.models.selftest import FAILURES, failed_at_row, find_padding, not_finite
 from raykd.models.textmodel import TextModel
 from raykd.models.writing import input_limit, places_of
-from raykd.tasks import Task, TaskBase
+from raykd.tasks import EncodedBatch, Said, Task, TaskBase
 from raykd.tasks.language import LanguageTask
 from raykd.text.padding import Padding, split_passes
 from raykd.text.words import join_tokens, word_spans
@@ -53,8 +53,8 @@ def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
         ModelError: the model has no place for so many tokens, or raykd.json holds settings that are none.
     """
     places = None if model.positions is None else model.positions.source
-    settings: dict[str, Any] = {"kind": model.task, "max_length": model.max_length or LONGEST}
-    settings["max_length"] = min(settings["max_length"], places or settings["max_length"])
+    longest = model.max_length or (LONGEST if model.task == "question_answering" else _own_longest(model))
+    settings: dict[str, Any] = {"kind": model.task, "max_length": min(longest, places or longest)}
     if model.task in ("causal_lm", "seq2seq"):
         return _language_task(model, lengths)
     if lengths != Lengths():
@@ -94,6 +94,12 @@ def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
             "raykd.json of the model holds settings that are none", got=str(error)[:300]
         ) from None
     return task
+
+
+def _own_longest(model: TextModel) -> int:
+    """The longest text that a model of others was made for: what its tokenizer says, and `LONGEST` at least."""
+    said = getattr(model.tokenizer, "model_max_length", None)
+    return max(LONGEST, said) if isinstance(said, int) and said < 10**6 else LONGEST
 
 
 def _longest(model: TextModel) -> int | None:
@@ -179,12 +185,29 @@ class Predictor:
         found: list[dict[str, Any]] = [{} for _ in range(len(batch))]
         for picked in split_passes(rows.lengths_B, PASS_TOKENS):
             encoded = self.task.collate(rows, picked, padding)
-            with torch.inference_mode():
-                said = self.task.say(self.model.model, encoded)
+            said = self._said(encoded, int(rows.lengths_B[picked].max(initial=0)))
             answers = self.task.predictions(said, batch.take(picked), self.model.labels)
             for at, answer in zip(picked, answers, strict=True):
                 found[at] = answer
         return found
+
+    def _said(self, encoded: EncodedBatch, longest: int) -> Said:
+        """What the model says to a batch.
+
+        Args:
+            longest: Tokens of its longest row, for the message.
+
+        Raises:
+            ModelError: The model fails, or answers with NaN.
+        """
+        try:
+            with torch.inference_mode():
+                said = self.task.say(self.model.model, encoded)
+        except FAILURES as error:
+            raise failed_at_row(error, longest) from None
+        if np.isnan(said.logits_NC).any():
+            raise not_finite("the model")
+        return said
 
 
 def rows_to_ask(

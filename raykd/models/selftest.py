@@ -46,7 +46,7 @@ WIDENED = 4 * 10**9
 """Bytes of float32 weights up to which a model of half precision is tested in float32."""
 PROBED_ROWS = 64
 """Rows among which those of the test are chosen."""
-_FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError)
+FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError)
 """What models raise for inputs that they were not made for."""
 PROBED_UNITS = 64
 """Units of a row that are compared at most; a language model's distributions are as wide as its vocabulary."""
@@ -87,7 +87,9 @@ class PaddingFinding:
         how = "texts of equal length" if self.shapes == "equal" else "one text"
         why = f"padding changes this model's answers (by up to {self.padded:.2g})"
         if not np.isfinite(self.padded):
-            why = "this model takes no texts of several lengths (its configuration names no pad_token_id)"
+            why = "this model takes no texts of several lengths (does its configuration name a pad_token_id?)"
+        elif self.padded == self.difference:
+            why = "this model reads short and long inputs differently (its attention_type is block_sparse)"
         return f"{why}, so a forward pass holds {how}; differences up to {self.difference:.0e}"
 
     def to_json(self) -> dict[str, Any]:
@@ -121,8 +123,12 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
     network: Any = model.model
     asked = network if module is None else module
     with _evaluating(network), _in_float32(network), torch.no_grad():
-        rows = _Rows.of(model, task, batch)
-        alone = rows.alone(asked)
+        try:
+            rows = _Rows.of(model, task, batch, shorter=True)
+            alone = rows.alone(asked)
+        except ModelError:  # a single letter may be too short for a model (Canine): the run's own rows decide
+            rows = _Rows.of(model, task, batch)
+            alone = rows.alone(asked)
         declared = model.padding
         if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
             return PaddingFinding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
@@ -165,8 +171,13 @@ class _Rows:
     given: Padding
 
     @staticmethod
-    def of(model: TextModel, task: TaskBase, batch: TextBatch) -> _Rows:
-        """Choose a short, a middle and a long row that cost no more than `WORK` together."""
+    def of(model: TextModel, task: TaskBase, batch: TextBatch, *, shorter: bool = False) -> _Rows:
+        """Choose a short, a middle and a long row that cost no more than `WORK` together.
+
+        Args:
+            shorter: Begin with a row that is cut from the shortest: what is found holds for rows that are not among
+                the chosen, and padding may reach the first token of short rows only.
+        """
         step = max(1, len(batch) // PROBED_ROWS)
         some = batch.take(range(0, len(batch), step)[:PROBED_ROWS])
         room = max(LEAST, WORK / _body_parameters(model.model) / 5)  # alone, together and in another order
@@ -176,6 +187,9 @@ class _Rows:
         if len(fitting) and lengths_B[fitting[0]] < lengths_B[fitting[-1]]:
             chosen = fitting[sorted({0, len(fitting) // 2, len(fitting) - 1})]
             probe = some.take(chosen.tolist())
+            least = _beginning(probe.take([0]), max(1, len(probe.texts[0])))
+            if shorter and 0 < task.encode(model.tokenizer, least).lengths_B[0] < lengths_B[chosen[0]]:
+                probe = TextBatch.concat([least, probe])
         else:
             whole = some.take([int(order[0])])
             probe = TextBatch.concat([_beginning(whole, 4), _beginning(whole, 2), whole])
@@ -200,14 +214,8 @@ class _Rows:
         """
         try:
             return [self.answer(asked, [i], RIGHT)[0] for i in range(len(self))]
-        except _FAILURES as error:
-            raise ModelError(
-                "the model fails at a row of the run",
-                got=f"{type(error).__name__}: {str(error).strip()[:300]}; a row of {self.extremes[1]} tokens at most",
-                wanted="an answer to each row alone",
-                next_step="compare its config.json (max_position_embeddings, vocab_size, type_vocab_size) with its "
-                "tokenizer and with max_length",
-            ) from None
+        except FAILURES as error:
+            raise failed_at_row(error, self.extremes[1], "a row of the run") from None
 
     def answer(self, asked: Any, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
         """Return the probabilities ``[n, C]`` of some units of each picked row."""
@@ -233,10 +241,41 @@ class _Rows:
                     [worst, *(_apart(one, alone[i]) for one, i in zip(together, picked, strict=True))]
                 )
             return worst
-        except _FAILURES as error:
+        except FAILURES as error:
             # Heads that look for the last token refuse several rows where nothing says what padding is.
             log.debug("rows cannot be batched with %s: %s", padding, error)
             return float("inf")
+
+
+def failed_at_row(error: Exception, tokens: int, where: str = "a row") -> ModelError:
+    """Return the error of a model that raises at a row.
+
+    Args:
+        error: One of `FAILURES`.
+        tokens: Of the longest row that it was given.
+        where: The row, for the message.
+    """
+    return ModelError(
+        f"the model fails at {where}",
+        got=f"{type(error).__name__}: {str(error).strip()[:300]}; a row of {tokens} tokens at most",
+        wanted="an answer to each row alone",
+        next_step="compare its config.json (max_position_embeddings, vocab_size, type_vocab_size) with its tokenizer "
+        "and with max_length; where plain transformers fails at the row as well, name another model",
+    )
+
+
+def not_finite(where: str) -> ModelError:
+    """Return the error of a model whose answers are no numbers.
+
+    Args:
+        where: The model, for the message.
+    """
+    return ModelError(
+        f"{where} answers with NaN or infinite logits",
+        got="no probability in its answer to a row",
+        wanted="finite logits",
+        next_step="its weights are broken, or overflowed where they were saved: copy or download the model again",
+    )
 
 
 def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

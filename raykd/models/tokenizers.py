@@ -74,7 +74,7 @@ def load_tokenizer(
         return UnionTokenizer.from_pretrained(folder)
     folder = files.tokenizer_folder(folder)
     if not files.has_tokenizer(folder):
-        raise ModelError(f"{folder} holds no tokenizer", wanted=f"one of {', '.join(files.TOKENIZERS)}")
+        raise files.no_tokenizer(folder)
     config = folder / files.CONFIG
     if config.is_file() and str(files.read_json(config).get("model_type")).startswith("raykd_"):
         register()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
         rows: Training rows of the run.
 
     Raises:
-        ModelError: The model draws at random, or fails at a row.
+        ModelError: The model draws at random, fails at a row, or answers with NaN.
     """
     folder = Path(str(teacher.path))
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -52,11 +53,14 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
     )
     found = kept_finding(key)
     if found is None:
+        from raykd.models.selftest import not_finite
         from raykd.runs.pool import spec_of
         from raykd.teachers.teacher import Teacher
 
         spec = replace(spec_of(config, teacher, {}), store=None)
         found = Teacher(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
+        if not math.isfinite(found.difference):
+            raise not_finite(f"teacher {teacher.name}")
         keep_finding(key, found)
     return found.describe()
 

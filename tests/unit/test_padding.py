@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import ModelError
 from raykd.models import TextModel
 from raykd.models.findings import content_key, found_or_tested, keep_finding, kept_finding
+from raykd.models.positions import positions_of
 from raykd.models.predictor import Predictor, rows_to_ask
 from raykd.models.selftest import PaddingFinding, find_padding
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
@@ -254,6 +256,43 @@ def test_rows_of_one_length_are_cut_so_that_lengths_differ() -> None:
             tagger = classifier("bert", auto="TokenClassification")
             assert find_padding(tagger, task, rows_to_ask("words", same)).is_conclusive
     assert not find_padding(model, TASK, rows(["good"])).is_conclusive
+
+
+def test_what_is_found_holds_for_rows_that_are_shorter_than_all_of_the_test() -> None:
+    """Padding that reaches the first token of a short text only: one layer of convolutions, read at the first token."""
+    settings = {"embedding_size": 16, "conv_kernel_size": 9, "head_ratio": 1, "num_hidden_layers": 1}
+    model = classifier("convbert", **settings)
+    found = find_padding(
+        model, TASK, rows(["good room and food was bad", "the food was awful and the room was bad"])
+    )
+    assert found.shapes == "equal" and found.padded > 1e-5
+    beside = found.of(model.padding)
+    encoded = TASK.encode(model.tokenizer, rows(["good", " ".join(WORDS)]))
+    with torch.no_grad():
+        batch = TASK.collate(encoded, [0, 1], beside)
+        probabilities_NC = TASK.gather(batch.run(model.model), batch).double().softmax(-1).numpy()
+    assert probabilities_NC[0] == pytest.approx(alone(model, "good"), abs=1e-5)
+
+
+def test_a_model_that_fails_or_answers_with_nan_is_named_and_no_traceback() -> None:
+    model = classifier("yoso", use_expectation=False)  # wants a kernel that only a GPU has
+    with pytest.raises(ModelError, match=r"fails at a row[\s\S]*fast_hash"):
+        list(Predictor.of(model).predict(rows(TEXTS[:1])))
+    broken = classifier("bert")
+    with torch.no_grad():
+        broken.model.classifier.weight.fill_(float("nan"))
+    for texts in (TEXTS[:1], TEXTS):
+        with pytest.raises(ModelError, match="NaN"):
+            list(Predictor.of(broken).predict(rows(texts)))
+
+
+def test_a_text_is_read_as_far_as_the_tokenizer_says_and_the_model_has_places() -> None:
+    sizes = {(None, 2048): 512, (1024, 2048): 1024, (1024, 700): 700, (16, 2048): 512, (10**30, 2048): 512}
+    for (said, places), wanted in sizes.items():
+        learnt = tokenizer() if said is None else tokenizer(model_max_length=said)
+        model = classifier("bert", learnt, max_position_embeddings=places)
+        model = replace(model, positions=positions_of(model.model))
+        assert Predictor.of(model).task.max_length == wanted
 
 
 def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
