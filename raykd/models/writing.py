@@ -176,10 +176,13 @@ def settings_of(
 
     Args:
         given: other settings of the run; None takes the checkpoint's, or what changes nothing.
+    Raises:
+        ModelError: the checkpoint forces or forbids a token that its vocabulary has not.
     """
     from transformers import GenerationConfig
 
     own = model.generation_config
+    check_ids(own.to_dict(), getattr(model.config.get_text_config(decoder=True), "vocab_size", None))
     if generation == "checkpoint":
         settings = deepcopy(own)
         for name in (*RANDOM, "max_length", "num_return_sequences", "custom_generate"):
@@ -200,6 +203,31 @@ def settings_of(
     pads = (getattr(tokenizer, "pad_token_id", None), own.pad_token_id, *(settings.eos_token_id or ()))
     settings.pad_token_id = next((pad for pad in pads if pad is not None), None)
     return settings
+
+
+def check_ids(settings: Mapping[str, Any], size: int | None) -> None:
+    """Refuse ids that a generation config forces or forbids and that the vocabulary has not.
+
+    Args:
+        settings: A generation config as JSON.
+        size: Rows of the output head; None where that is not known.
+
+    Raises:
+        ModelError: Names the key.
+    """
+    for name in ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "begin_suppress_tokens"):
+        ids = [i for i in _flat(settings.get(name)) if isinstance(i, int) and size is not None and i >= size]
+        if ids:
+            raise ModelError(
+                f"{name} of the generation config names a token that the vocabulary has not",
+                got=f"{ids[:5]}, {size} tokens",
+                wanted=f"ids below {size}",
+                next_step=f"correct {name} in generation_config.json (or config.json), or take it out",
+            )
+
+
+def _flat(value: Any) -> list[Any]:
+    return [each for part in value for each in _flat(part)] if isinstance(value, list | tuple) else [value]
 
 
 def set_aside(settings: Mapping[str, Any], generation: Generation) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models import files
 from raykd.models.loading import load_tokenizer
 from raykd.models.starts import GENERATION, check_start
-from raykd.models.writing import input_limit, set_aside
+from raykd.models.writing import check_ids, input_limit, set_aside
 from raykd.tasks.language import LanguageTask
 from raykd.text.codes import code_for, coded_name, codes_of
 from raykd.text.prompts import prompt_ids
@@ -54,6 +54,9 @@ def check_language_model(
             check_start(folder)
             languages = config.data.select_languages or config.data.languages
             said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
+        described = files.read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
+        size = described.get("vocab_size")
+        check_ids(_generation_settings(folder) or described, size if isinstance(size, int) else None)
         task = _with_length(task, max_length)
         _check_room(folder, task)
     except (ModelError, ConfigError) as error:
@@ -243,11 +246,14 @@ def _check_room(folder: Path, task: LanguageTask) -> None:
     input_limit(config, task.max_new_tokens, task.prompt_tokens)
 
 
+def _generation_settings(folder: Path) -> dict[str, Any]:
+    """The checkpoint's generation_config.json; empty where there is none."""
+    return files.read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+
+
 def _said(folder: Path, task: LanguageTask) -> str:
     """What of its generation config is set aside."""
-    if not (folder / GENERATION).is_file():
-        return ""
-    settings = files.read_json(folder / GENERATION)
+    settings = _generation_settings(folder)
     aside, never = set_aside(settings, task.generation), set_aside(settings, "checkpoint")
     if not aside:
         return ""

@@ -15,7 +15,7 @@ from raykd.config import RunConfig
 from raykd.errors import ModelError
 from raykd.models.predictor import Lengths, task_of
 from raykd.models.starts import check_start
-from raykd.models.writing import generate, set_aside
+from raykd.models.writing import check_ids, generate, set_aside
 from raykd.runs.check_language import describe_set_aside
 from tests.tokenizers import byte_level
 from tests.unit.test_equivalence_language import TARGETS, TEXTS, built
@@ -220,3 +220,11 @@ def test_only_what_a_key_would_follow_is_promised(
     )
     found = describe_set_aside(config)
     assert len(found) == bool(said) and all(text.endswith(said) for text in found)
+
+
+def test_a_generation_config_that_forces_a_token_without_a_row_is_refused_by_key() -> None:
+    check_ids({"forced_bos_token_id": 4, "bad_words_ids": [[1, 2]], "forced_eos_token_id": None}, 5)
+    check_ids({"forced_bos_token_id": 99}, None)
+    for settings in ({"forced_bos_token_id": 5}, {"bad_words_ids": [[1], [2, 9]]}, {"forced_eos_token_id": [7]}):
+        with pytest.raises(ModelError, match=next(iter(settings))):
+            check_ids(settings, 5)
