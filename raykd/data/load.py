@@ -259,7 +259,7 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
     kept = config.undrawn == "unlabeled"
     if len(rest):
         used = ", used as text without labels" if kept else ""
-        left_out[f"train: labelled, beyond labelled_per_language{used}"] = len(rest)
+        left_out[f"train: labelled, but more than data.labelled_per_language{used}"] = len(rest)
     return rows.select(chosen), rows.select(rest if kept else [])
 
 

@@ -18,9 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from raykd.distill.signals import UNLABELLED, Mode, TextBatch
 from raykd.errors import ModelError
-from raykd.models.selftest import FAILURES, failed_at_row, find_padding, not_finite
+from raykd.models.generation_settings import input_limit, places_of
+from raykd.models.probes import FAILURES, failed_at_row
+from raykd.models.selftest import find_padding, not_finite
 from raykd.models.textmodel import TextModel
-from raykd.models.writing import input_limit, places_of
 from raykd.tasks import EncodedBatch, Said, Task, TaskBase
 from raykd.tasks.language import LanguageTask
 from raykd.text.padding import Padding, split_passes

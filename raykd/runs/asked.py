@@ -37,8 +37,10 @@ def _why(config: RunConfig, name: str, own: list[str], others: dict[str, list[st
     if isinstance(weighting, Fixed):
         return f"objective.weighting.by_teacher.{name} is 0"
     if isinstance(weighting, ByLanguage):
-        who = "; ".join(f"{lang}: {', '.join(asked) or 'nobody'}" for lang, asked in others.items())
-        return f"objective.weighting by_language asks others first ({who})"
+        who = "; ".join(
+            f"rows in {lang} go to {', '.join(asked) or 'nobody'}" for lang, asked in others.items()
+        )
+        return f"objective.weighting by_language routes them to others ({who})"
     return f"objective.weighting {weighting.kind} gives it no weight"
 
 

@@ -15,9 +15,9 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models import files
+from raykd.models.generation_settings import check_ids, input_limit, set_aside
 from raykd.models.loading import load_tokenizer
 from raykd.models.starts import GENERATION, check_start
-from raykd.models.writing import check_ids, input_limit, set_aside
 from raykd.tasks.language import LanguageTask
 from raykd.text.codes import code_for, coded_name, codes_of
 from raykd.text.prompts import prompt_ids

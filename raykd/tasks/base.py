@@ -24,7 +24,7 @@ from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
-from raykd.text.padding import RIGHT, Padding, Part, pad, parts_of, run_parts
+from raykd.text.padding import RIGHT, Padding, SubBatch, pad, run_sub_batches, sub_batches_of
 from raykd.text.tokens import Tokenizer
 
 
@@ -106,12 +106,12 @@ class EncodedBatch:
     seen_N: torch.Tensor | None = None
     choices: int | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
-    parts: tuple[Part, ...] | None = None
+    parts: tuple[SubBatch, ...] | None = None
     shift_S: NDArray[np.int64] | None = None
 
     def run(self, model: Callable[..., Any]) -> Any:
         """Return the outputs of a model, called with keyword arguments, for this batch."""
-        return model(**self.inputs) if self.parts is None else run_parts(model, self.inputs, self.parts)
+        return model(**self.inputs) if self.parts is None else run_sub_batches(model, self.inputs, self.parts)
 
     def to(self, device: torch.device) -> EncodedBatch:
         """The batch on another device."""
@@ -286,7 +286,7 @@ def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) 
     chosen = np.asarray(picked, dtype=np.int64)
     sequences = chosen if rows.sequences_B1 is None else ranges(rows.sequences_B1, chosen)
     chosen_S = sequences.tolist()
-    parts = parts_of(rows.fields, chosen_S, padding.shapes)
+    parts = sub_batches_of(rows.fields, chosen_S, padding.shapes)
     if parts is not None:
         padding = replace(padding, side="right", buckets=())  # nothing is padded where parts run
     inputs = pad(rows, chosen_S, padding)

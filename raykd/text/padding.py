@@ -7,7 +7,7 @@ configuration is found by `raykd.models.selftest`, which compares a row alone wi
 
 Some models mix padding into their answers whatever is done (MobileBERT, FNet, ConvBERT). For those `shapes` is
 "equal": a batch is still one object for the rest of raykd, but its forward pass is run in parts of equal length
-(`run_parts`), so that serving, validation and training are right alike. "single" runs each sequence alone.
+(`run_sub_batches`), so that serving, validation and training are right alike. "single" runs each sequence alone.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _accepted(model: Any) -> frozenset[str] | None:
 
 
 @dataclass(frozen=True)
-class Part:
+class SubBatch:
     """Sequences of a batch that share a forward pass without any padding.
 
     Attributes:
@@ -171,9 +171,9 @@ def pad(
     return inputs
 
 
-def parts_of(
+def sub_batches_of(
     fields: Mapping[str, Sequence[NDArray[np.int64]]], picked: Sequence[int], shapes: Shapes
-) -> tuple[Part, ...] | None:
+) -> tuple[SubBatch, ...] | None:
     """Return the parts of a batch that run apart; None where all sequences share one pass."""
     if shapes == "longest":
         return None
@@ -182,7 +182,7 @@ def parts_of(
         key = tuple(len(values[i]) for values in fields.values())
         groups.setdefault((*key, at) if shapes == "single" else key, []).append(at)
     return tuple(
-        Part(torch.as_tensor(members), dict(zip(fields, key, strict=False)))
+        SubBatch(torch.as_tensor(members), dict(zip(fields, key, strict=False)))
         for key, members in groups.items()
     )
 
@@ -191,7 +191,9 @@ _OUTPUTS = ("logits", "start_logits", "end_logits", "hidden")
 """Outputs that tasks read; those with more than one value a sequence are padded to the longest part."""
 
 
-def run_parts(run: Callable[..., Any], inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]) -> Any:
+def run_sub_batches(
+    run: Callable[..., Any], inputs: Mapping[str, torch.Tensor], parts: Sequence[SubBatch]
+) -> Any:
     """Run a batch part by part and return the outputs as one forward pass would give them; gradients flow.
 
     Args:

@@ -13,9 +13,10 @@ from transformers import PLBartConfig, PLBartForConditionalGeneration
 from raykd import models
 from raykd.config import RunConfig
 from raykd.errors import ModelError
+from raykd.models.generation_settings import check_ids, set_aside
 from raykd.models.predictor import Lengths, task_of
 from raykd.models.starts import check_start
-from raykd.models.writing import check_ids, generate, set_aside
+from raykd.models.writing import generate
 from raykd.runs.check_language import describe_set_aside
 from tests.tokenizers import byte_level
 from tests.unit.test_equivalence_language import TARGETS, TEXTS, built

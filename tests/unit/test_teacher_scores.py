@@ -273,7 +273,7 @@ def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
 @pytest.mark.parametrize(
     ("weighting", "alpha", "why"),
     [
-        ({"kind": "by_language"}, 0.2, "by_language asks others first (en: en; zh: zh)"),
+        ({"kind": "by_language"}, 0.2, "by_language routes them to others (rows in en go to en; rows in zh go to zh)"),
         ({"kind": "fixed", "by_teacher": {"en": 1, "zh": 1, "multi": 0}}, 0.2, "by_teacher.multi is 0"),
         ({"kind": "uniform"}, 1.0, "objective.alpha is 1"),
     ],
@@ -289,11 +289,11 @@ def test_teachers_that_are_never_asked_are_named(weighting: Any, alpha: float, w
 def test_teachers_are_asked_where_their_language_has_a_row() -> None:
     config = run_config({"alpha": 0.2, "weighting": {"kind": "by_language"}})
     assert never_asked(config, ["en", "fr", "zh"]) == {
-        "multi": "objective.weighting by_language asks others first (en: en; zh: zh)"
+        "multi": "objective.weighting by_language routes them to others (rows in en go to en; rows in zh go to zh)"
     }
     assert never_asked(config, ["en"]) == {
         "zh": "no training row is in its languages",
-        "multi": "objective.weighting by_language asks others first (en: en)",
+        "multi": "objective.weighting by_language routes them to others (rows in en go to en)",
     }
     assert never_asked(run_config(), ["en", "zh"]) == {}
 
@@ -379,6 +379,6 @@ def test_check_says_which_teachers_are_never_asked(tmp_path: Path) -> None:
     }  # fmt: skip
     found = {f.what: f for f in check(RunConfig.model_validate(tree))}
     assert found["teachers"].error is None and found["teachers"].detail == (
-        "note: teacher multi is asked for no row of this run: objective.weighting by_language asks others first "
-        "(en: en; zh: zh)"
+        "note: teacher multi is asked for no row of this run: objective.weighting by_language routes them to others "
+        "(rows in en go to en; rows in zh go to zh)"
     )
