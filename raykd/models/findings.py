@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raykd.models.selftest import PaddingFinding
 
-FORMAT = 2
+FORMAT = 3
 
 
 def cache_folder() -> Path | None:

@@ -8,7 +8,8 @@ padding as the configuration says, on the other side, sequences of equal length 
 whose answer to one row differs between two calls is refused by name: it draws at random in evaluation mode.
 
 Models of half precision are tested in float32 where they fit (`WIDENED`): what mixes padding in is the architecture,
-and rounding would hide it.
+and rounding would hide it. One row is then answered in the precision that serves, because some families cannot compute
+in it, and some lose more there than a teacher should.
 
 The finding is kept by content (weights, tokenizer, task, precision, device, versions of torch and transformers), so it
 is paid once: `raykd.models.findings`.
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raykd.distill.signals import TextBatch
 from raykd.errors import ModelError
-from raykd.models.probes import ProbeRows, largest_difference
+from raykd.models.probes import FAILURES, ProbeRows, largest_difference
 from raykd.tasks import TaskBase
 from raykd.text.padding import RIGHT, Padding, Shapes, Side
 
@@ -52,6 +54,8 @@ class PaddingFinding:
         difference: Largest difference between a row's probabilities alone and beside others, that way.
         padded: The same with padding as the configuration says; larger than the tolerance where that was given up.
         tokens: Lengths of the shortest and the longest sequence of the test.
+        rounding: Difference of a row's probabilities in half precision and in float32; 0 where the weights are
+            float32, or too many for both.
     """
 
     side: Side
@@ -59,6 +63,7 @@ class PaddingFinding:
     difference: float
     padded: float
     tokens: tuple[int, int]
+    rounding: float = 0.0
 
     def of(self, padding: Padding) -> Padding:
         """Return the padding of a model with what was found."""
@@ -71,6 +76,11 @@ class PaddingFinding:
 
     def describe(self) -> str:
         """Return one line for people: how rows are batched and how far answers differ."""
+        coarse = self.rounding > TOLERANCE["bfloat16"]
+        rounded = f"; half precision moves probabilities by up to {self.rounding:.2g} (serving.dtype: float32 does not)"
+        return self._describe_batching() + (rounded if coarse else "")
+
+    def _describe_batching(self) -> str:
         if self.shapes == "longest":
             side = "" if self.side == "right" else ", padded on the left"
             return f"answers do not depend on the texts beside them (differences up to {self.difference:.0e}{side})"
@@ -92,7 +102,8 @@ class PaddingFinding:
         try:
             found = PaddingFinding(**{**values, "tokens": tuple(int(n) for n in values["tokens"])})
             known = found.side in ("right", "left") and found.shapes in ("longest", "equal", "single")
-            return found if known and found.difference >= 0.0 and len(found.tokens) == 2 else None
+            sane = found.difference >= 0.0 and found.rounding >= 0.0 and len(found.tokens) == 2
+            return found if known and sane else None
         except (TypeError, KeyError, ValueError):
             return None
 
@@ -139,8 +150,31 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
             gap = rows.gap(asked, alone, padding)
             padded = gap if padded is None else padded
             if gap <= limit or padding.shapes == "single":
-                return PaddingFinding(padding.side, padding.shapes, gap, padded, rows.extremes)
-    raise AssertionError("each sequence alone is the last way")
+                found = PaddingFinding(padding.side, padding.shapes, gap, padded, rows.extremes)
+                break
+    return replace(found, rounding=_rounding(network, asked, rows, alone[-1]))
+
+
+def _rounding(network: Any, asked: Any, rows: ProbeRows, exact: NDArray[np.float64]) -> float:
+    """Return how far the longest row's answer in the model's own precision is from ``exact``, 0 in float32.
+
+    Raises:
+        ModelError: The model cannot compute in its precision.
+    """
+    if network.dtype == torch.float32:
+        return 0.0
+    precision = str(network.dtype).removeprefix("torch.")
+    with _evaluating(network), torch.no_grad():
+        try:
+            own = rows.answer(asked, [len(rows) - 1], RIGHT)[0]
+        except FAILURES as error:
+            raise ModelError(
+                f"the model cannot compute in {precision}",
+                got=f"{type(error).__name__}: {str(error).strip()[:300]}",
+                wanted="an answer to a row",
+                next_step="set serving.dtype: float32",
+            ) from None
+    return largest_difference(own, exact)
 
 
 def _candidates(declared: Padding) -> Iterator[Padding]:

@@ -18,6 +18,8 @@ import torch
 NEEDED_GAIN = 1.3
 """How much faster bfloat16 has to be."""
 _PROBE = (512, 384, 1536)
+_NO_BFLOAT16 = ("fnet", "mra")
+"""Model types whose forward pass fails in bfloat16: a Fourier transform, and products of two precisions."""
 _NO_MATRIX_PRODUCTS = ("raykd_linear", "raykd_lstm")
 
 
@@ -44,6 +46,8 @@ def choose(wanted: str, model_type: str, device: str) -> Precision:
         return Precision(getattr(torch, wanted), "as configured")
     if model_type in _NO_MATRIX_PRODUCTS:
         return Precision(torch.float32, "auto: matrix products do not rule in this kind of model")
+    if model_type in _NO_BFLOAT16:
+        return Precision(torch.float32, f"auto: {model_type} does not compute in bfloat16")
     if device.startswith("cuda"):
         native = torch.cuda.is_bf16_supported()
         dtype = torch.bfloat16 if native else torch.float32

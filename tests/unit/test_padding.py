@@ -228,6 +228,27 @@ def test_half_precision_hides_nothing() -> None:
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(before, after, strict=True))
 
 
+def test_a_precision_in_which_a_model_cannot_compute_is_refused_and_never_chosen() -> None:
+    from raykd.teachers.precision import choose
+
+    model = classifier("fnet")
+    model.model.to(torch.bfloat16)
+    with pytest.raises(ModelError, match="cannot compute in bfloat16"):
+        find_padding(model, TASK, rows(TEXTS))
+    assert choose("auto", "fnet", "cpu").name == "float32"
+    exact = finding_of("bert", torch.float32)
+    rounded = finding_of("bert", torch.bfloat16)
+    assert exact.rounding == 0.0 < rounded.rounding
+    assert "half precision moves" in PaddingFinding("right", "longest", 0.0, 0.0, (3, 9), 0.1).describe()
+    assert "half precision" not in exact.describe()
+
+
+def finding_of(kind: str, dtype: torch.dtype) -> PaddingFinding:
+    model = classifier(kind)
+    model.model.to(dtype)
+    return find_padding(model, TASK, rows(TEXTS))
+
+
 def test_a_model_that_draws_at_random_is_refused() -> None:
     model = classifier("bert")
     forward = type(model.model.bert).forward
