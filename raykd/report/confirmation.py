@@ -21,6 +21,7 @@ from rich.text import Text
 
 from raykd.report.table import ABSENT, METRIC_TITLES, RATES, markdown_table
 from raykd.tasks.metrics import HIGHER_IS_BETTER
+from raykd.tasks.ranking import comparable
 
 SPLITS = ("test", "validation")
 MACRO = "macro"
@@ -33,7 +34,8 @@ class Difference:
     """First arm minus second arm, over the seeds that both have; raw units (a rate is in [0, 1]).
 
     seeds: number of pairs. means: of each arm, over these. low, high: Student-t 95 % interval of the mean
-    difference; None with fewer than two pairs. wins: pairs in which the first arm is better; ties: equal.
+    difference; None with fewer than two pairs. wins: pairs in which the first arm is better; ties: equal, as
+    `raykd.tasks.ranking` compares.
     """
 
     split: str
@@ -189,10 +191,11 @@ def difference(
     if n > 1:
         half = float(t.ppf(0.975, n - 1) * apart_n.std(ddof=1) / math.sqrt(n))
         low, high = mean - half, mean + half
-    better_n = apart_n > 0 if HIGHER_IS_BETTER.get(metric, True) else apart_n < 0
+    seen_n = np.asarray([comparable(p[1]) - comparable(p[2]) for p in pairs])
+    better_n = seen_n > 0 if HIGHER_IS_BETTER.get(metric, True) else seen_n < 0
     return Difference(
         split, language, metric, n, (float(first_n.mean()), float(second_n.mean())), mean, low, high,
-        wins=int(better_n.sum()), ties=int((apart_n == 0).sum()),
+        wins=int(better_n.sum()), ties=int((seen_n == 0).sum()),
     )  # fmt: skip
 
 

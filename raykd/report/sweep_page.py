@@ -100,7 +100,7 @@ def headline(report: SweepReport) -> list[tuple[str, str, str]]:
         unit = " %" if name in RATES else ""
         nll = "" if best.nll is None or name == "nll" else f", NLL {best.nll:.3f}"
         remark = f"validation {metric_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
-        found = [(f"best trial: {best.name}", shown(name, best.score) + unit, remark)]
+        found = [(f"best trial: {best.name}", shown(name, best.score, compared=True) + unit, remark)]
     found.append(("trials", str(len(report.trials)), statuses))
     planned = sum(t.total_steps for t in report.trials)
     run = sum(t.last.step for t in report.trials if t.last is not None)

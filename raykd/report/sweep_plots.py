@@ -215,11 +215,11 @@ def _curve(report: SweepReport, t: TrialRow) -> list[tuple[int, float]]:
 
 def _running_best(report: SweepReport) -> list[tuple[int, float]]:
     """(number of the trial, best score so far) wherever it changes; broken trials do not count."""
-    sign = 1.0 if report.higher_is_better else -1.0
-    best, found = -np.inf, []
+    best: TrialRow | None = None
+    found = []
     for at, t in enumerate(report.trials, 1):
-        if t.counts and t.score is not None and sign * t.score > best:
-            best = sign * t.score
+        if t.counts and t.score is not None and (best is None or t.order[:2] < best.order[:2]):
+            best = t
             found.append((at, scale_of(report) * t.score))
     return found
 

@@ -241,11 +241,15 @@ def system_title(p: Predictions) -> str:
     return p.name if p.role == "teacher" else ROLE_TITLES[p.role]
 
 
-def shown(metric: str, value: float | None) -> str:
-    """A metric as text: rates in per cent with one decimal, others with three; a dash if not measured."""
+def shown(metric: str, value: float | None, *, compared: bool = False) -> str:
+    """A metric as text: rates in per cent with one decimal, others with three; a dash if not measured.
+
+    Args:
+        compared: With one decimal more, in which scores are compared (see `raykd.tasks.ranking`).
+    """
     if value is None:
         return ABSENT
-    return f"{100 * value:.1f}" if metric in RATES else f"{value:.3f}"
+    return f"{100 * value:.{1 + compared}f}" if metric in RATES else f"{value:.{3 + compared}f}"
 
 
 def count(number: int) -> str:

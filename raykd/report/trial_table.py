@@ -71,7 +71,8 @@ class TrialTable:
         done = 0 if t.last is None else t.last.step
         values = [value_text(t.sample[key]) if key in t.sample else ABSENT for key in self.report.keys]
         return [
-            t.name, t.status, shown(metric_name(self.report.metric), t.score), *([shown("nll", t.nll)] * nll),
+            t.name, t.status, shown(metric_name(self.report.metric), t.score, compared=True),
+            *([shown("nll", t.nll, compared=True)] * nll),
             ABSENT if t.best_step is None else f"{t.best_step:,}", f"{done:,} / {t.total_steps:,}",
             f"{t.seconds:,.0f}", *values,
         ]  # fmt: skip

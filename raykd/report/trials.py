@@ -1,7 +1,8 @@
 """What a sweep tried and how good each trial was: plain data, filled by `runs`, read by everything here.
 
 Decision record: a trial's score is the best of its evaluations, because its best checkpoint is what a sweep
-keeps; of two equal scores the one with the lower NLL, then the earlier one. A trial that failed or diverged
+keeps; which of two is better says `raykd.tasks.ranking`: of two equal scores the one with the lower NLL, then the
+earlier one. A trial that failed or diverged
 is never the best, whatever it scored before: its setting cannot be run again with confidence. A trial that the
 scheduler stopped can be the best. The key paths of the samples are data, so the report knows no
 configuration.
@@ -16,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from raykd.tasks.ranking import rank
 
 if TYPE_CHECKING:
     from raykd.report.importance import Importance
@@ -68,8 +71,10 @@ class TrialRow:
     def best(self) -> Evaluation | None:
         """The best evaluation: by score, then lower NLL, then earlier; None without a finite score."""
         scored = [e for e in self.evaluations if math.isfinite(e.score)]
-        sign = -1.0 if self.higher_is_better else 1.0
-        return min(scored, key=lambda e: (sign * e.score, _last(e.nll), e.step), default=None)
+        higher = self.higher_is_better
+        return min(
+            scored, key=lambda e: (rank(e.score, e.nll, higher_is_better=higher), e.step), default=None
+        )
 
     @property
     def score(self) -> float | None:
@@ -95,6 +100,13 @@ class TrialRow:
     def reached(self) -> int:
         """Number of the last evaluation; 0 before the first."""
         return 0 if self.last is None else self.last.evaluation
+
+    @property
+    def order(self) -> tuple[bool, tuple[float, float], str]:
+        """A key to sort trials by, the best first; those that cannot be the best come last, by name."""
+        if not self.counts or self.score is None:
+            return (True, (0.0, 0.0), self.name)
+        return (False, rank(self.score, self.nll, higher_is_better=self.higher_is_better), self.name)
 
     @property
     def counts(self) -> bool:
@@ -171,16 +183,4 @@ class SweepReport:
 
     def ranked(self) -> list[TrialRow]:
         """All trials, the best first; those that cannot be the best come last, by name."""
-        sign = -1.0 if self.higher_is_better else 1.0
-
-        def order(t: TrialRow) -> tuple[bool, float, float, str]:
-            if not t.counts or t.score is None:
-                return (True, 0.0, 0.0, t.name)
-            return (False, sign * t.score, _last(t.nll), t.name)
-
-        return sorted(self.trials, key=order)
-
-
-def _last(nll: float | None) -> float:
-    """An unknown NLL loses a tie."""
-    return nll if nll is not None and math.isfinite(nll) else math.inf
+        return sorted(self.trials, key=lambda trial: trial.order)

@@ -18,6 +18,7 @@ from raykd.point import Point
 from raykd.runs.check_language import describe_set_aside
 from raykd.runs.score import System
 from raykd.tasks.metrics import HIGHER_IS_BETTER
+from raykd.tasks.ranking import comparable
 
 log = logging.getLogger("raykd.runs")
 
@@ -143,7 +144,7 @@ def _weak_teachers(systems: Sequence[System]) -> tuple[str, ...]:
     if ensemble is None or baseline is None:
         return ()
     sign = 1.0 if HIGHER_IS_BETTER.get(ensemble[0], True) else -1.0
-    if sign * ensemble[1] <= sign * baseline[1]:
+    if sign * comparable(ensemble[1]) <= sign * comparable(baseline[1]):
         return (
             "the teachers together are no better than the undistilled student: train them longer, with another "
             "learning rate (training.train), or on more rows",

@@ -40,6 +40,7 @@ from raykd.runs.score import (
     times_of,
 )
 from raykd.runs.teacher_scores import Judged
+from raykd.tasks.ranking import rank
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, environment, redact
@@ -264,8 +265,8 @@ def _best_step(config: RunConfig, curve: Sequence[Point]) -> str:
     scored = [p for p in curve if name in p.values]
     if not scored:
         return "kept from an earlier run"
-    sign = 1 if config.train.higher_is_better else -1
-    best = max(scored, key=lambda p: sign * p.values[name])
+    higher, nll = config.train.higher_is_better, "eval/mean/nll"
+    best = min(scored, key=lambda p: (rank(p.values[name], p.values.get(nll), higher_is_better=higher), p.step))
     return f"{best.step}, validation {config.metric} {best.values[name]:.4f}"
 
 

@@ -44,6 +44,7 @@ from raykd.student.meter import reduce_sum
 from raykd.student.prefetch import Asked, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
 from raykd.student.reading import trained_module
+from raykd.tasks.ranking import rank
 
 log = logging.getLogger("raykd.student")
 LOGGED_WINDOWS = 200
@@ -308,10 +309,10 @@ class TrainingLoop:
     def _judge(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state
         score = values[f"eval/mean/{self.config.metric}"]
-        sign = 1.0 if train.higher_is_better else -1.0
+        higher = train.higher_is_better
         # Of two evaluations that score alike, the one with the lower NLL: accuracy ties are common early on.
-        rank = (sign * score, -values["eval/mean/nll"])
-        if state.best is None or rank > (sign * state.best, -(state.best_nll or 0.0)):
+        found = rank(score, values["eval/mean/nll"], higher_is_better=higher)
+        if state.best is None or found < rank(state.best, state.best_nll, higher_is_better=higher):
             state.best, state.best_step, state.stale = score, state.step, 0
             state.best_nll = values["eval/mean/nll"]
             self.best_weights = self.engine.weights()

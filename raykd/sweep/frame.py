@@ -190,7 +190,7 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
     """
     path, journal = frame.folder.path, frame.journal
     higher = search.mode == "max"
-    progress = SweepProgress(frame.console, frame.base.metric, higher, search.trials, search.names)
+    progress = SweepProgress(frame.console, frame.base.metric, search.trials, search.names)
     for trial in journal.trials.values():
         if trial.status not in (None, "failed"):
             progress.restore(trial.row(higher))

@@ -30,11 +30,8 @@ class SweepProgress:
         total: trials of the sweep, None where only a time budget ends it. before: trials that are over already.
     """
 
-    def __init__(
-        self, console: Console, metric: str, higher_is_better: bool, total: int | None, names: dict[str, str]
-    ) -> None:
+    def __init__(self, console: Console, metric: str, total: int | None, names: dict[str, str]) -> None:
         self._console, self._metric, self._names = console, metric, names
-        self._sign = 1.0 if higher_is_better else -1.0
         self._bars = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -90,7 +87,7 @@ class SweepProgress:
             self._judge(row)
             task = self._tasks.get(row.name)
             if task is not None and row.last is not None:
-                note = f"{self._metric} {row.last.score:.3f}  {self._values(row)}"
+                note = f"{self._metric} {row.last.score:.4f}  {self._values(row)}"
                 self._bars.update(task, total=row.total_steps, completed=row.last.step, note=note)
             self._show()
 
@@ -115,7 +112,7 @@ class SweepProgress:
     def _judge(self, row: TrialRow) -> None:
         if not row.counts or row.score is None:
             return
-        if self.best is None or self._sign * row.score > self._sign * (self.best.score or 0.0):
+        if self.best is None or row.order < self.best.order:
             self.best = row
 
     def _show(self) -> None:

@@ -26,6 +26,7 @@ from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
 from raykd.sweep.outcome import SweepOutcome, conclude
+from raykd.sweep.search import NOW, SCORE
 from raykd.sweep.tuning import TuneSettings
 from raykd.tracking import Tracker, environment, tracking_uri
 
@@ -92,7 +93,7 @@ def _search(plan: Sweep, frame: Frame) -> Search:
     concurrent = concurrent_trials(node_resources(), base.workers, frame.kept, config.max_concurrent_trials)
     log.info("%d trials at once", concurrent)
     # A population is judged by what its members are now, not by the best that they ever were.
-    metric = "score" if config.scheduler.needs_population else "objective"
+    metric = NOW if config.scheduler.needs_population else SCORE
     return Search(
         configs=plan.space,
         sampler=config.search.sampler(plan.space, plan.mode, plan.trials),

@@ -26,7 +26,9 @@ Mode = Literal["max", "min"]
 """Direction of a score."""
 
 SCORE = "objective"
-"""What searchers and schedulers of Tune call a trial's score."""
+"""What searchers and schedulers of Tune call a trial's score: the best of its evaluations, as scores are compared."""
+NOW = "now"
+"""What a population is judged by: the score of the last evaluation."""
 
 
 class Sampler(Protocol):

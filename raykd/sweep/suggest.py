@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from raykd.sweep.journal import Journal, Trial
 from raykd.sweep.trial import RESUMED
+from raykd.tasks.ranking import comparable
 
 
 class Sampler(Protocol):
@@ -113,10 +114,9 @@ class Suggestions(Searcher):  # type: ignore[misc]
             score = trial.evaluations[number].score
             if not math.isfinite(score):
                 continue
+            score = comparable(score)
             best = score if best is None else (max if self.mode == "max" else min)(best, score)
-            self._scheduler.on_trial_result(
-                None, stand_in, {"evaluation": number, "objective": best, "score": score}
-            )
+            self._scheduler.on_trial_result(None, stand_in, {"evaluation": number, "objective": best})
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Hands a score on to the sampler."""

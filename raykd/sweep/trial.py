@@ -41,6 +41,8 @@ from raykd.runs.saving import POINTS, cannot_save
 from raykd.student.engine import deepspeed_config
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
+from raykd.sweep.search import NOW
+from raykd.tasks.ranking import comparable
 from raykd.teachers.pool import PoolHandle
 
 log = logging.getLogger("raykd.sweep")
@@ -281,7 +283,8 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         last = loop.state.history[-1] if loop.state.history else {}
         worst = 0.0 if loop.config.train.higher_is_better else 1e9
         result = {
-            "objective": worst if loop.state.best is None else loop.state.best,
+            "objective": worst if loop.state.best is None else comparable(loop.state.best),
+            NOW: comparable(last.get(f"eval/mean/{metric}", worst)),
             "score": last.get(f"eval/mean/{metric}", worst),
             "nll": last.get("eval/mean/nll", float("nan")),
             "best_step": loop.state.best_step,

@@ -77,7 +77,7 @@ def test_the_headline_says_the_score_the_statuses_the_steps_and_the_passes(repor
     found = headline(report)
     best = report.best
     assert (
-        found[0][:2] == (f"best trial: {best.name}", f"{100 * best.score:.1f} %")
+        found[0][:2] == (f"best trial: {best.name}", f"{100 * best.score:.2f} %")
         and f"step {best.best_step}" in found[0][2]
     )
     assert found[1][1] == "30" and "2 failed, 1 diverged" in found[1][2]

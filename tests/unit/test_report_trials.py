@@ -102,7 +102,7 @@ def test_cells_hold_the_numbers_and_a_dash_for_what_is_not_there():
         "t.kind",
         "t.end",
     ]
-    assert lines[0] == ["t0", "finished", "75.0", "1.000", "20", "20 / 40", "10", "0.1235", "linear", "2"]
+    assert lines[0] == ["t0", "finished", "75.00", "1.0000", "20", "20 / 40", "10", "0.1235", "linear", "2"]
     assert lines[1] == ["t1", "failed", "–", "–", "–", "0 / 10", "1,234", "1e-05", "null", "–"]
 
 

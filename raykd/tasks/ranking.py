@@ -1,0 +1,46 @@
+"""Which of two scores is better: the one rule for the best step, patience, trials, rungs and tables.
+
+Decision record: a score is compared as it is shown, to a hundredth of a per cent of a rate. What lies below that is the
+order in which a mean was summed (0.65 and 0.6499999999999999 are one score), or less than any validation set can
+tell. Of two equal scores the one with the lower NLL is better, which is compared to the last digit that sums agree in;
+if that is equal too, the earlier step and the trial that was begun first.
+"""
+
+from __future__ import annotations
+
+import math
+
+DECIMALS = 4
+"""Decimals of a score that are compared: of a rate, a hundredth of a per cent."""
+FINE = 0.01
+"""Scores nearer to 0 than this are compared in as many digits as those at it have."""
+AGREED = 12
+"""Digits that two ways of summing the same numbers agree in."""
+
+
+def comparable(score: float) -> float:
+    """The score as it is compared; equal numbers are one score.
+
+    Args:
+        score: As the metric gives it: a rate in [0, 1], NLL in nats.
+    """
+    if not math.isfinite(score) or score == 0.0:
+        return score
+    agreed = float(f"{score:.{AGREED - 1}e}")
+    if abs(agreed) >= FINE:
+        return round(agreed, DECIMALS)
+    return float(f"{agreed:.1e}")
+
+
+def rank(score: float, nll: float | None, *, higher_is_better: bool) -> tuple[float, float]:
+    """A key to sort by, the better one first; equal keys are equally good, and then the earlier one counts.
+
+    Args:
+        nll: In nats; None or NaN where it is not known, which loses a tie.
+    """
+    known = nll is not None and math.isfinite(nll)
+    return (-1.0 if higher_is_better else 1.0) * comparable(score), _agreed(nll) if known else math.inf  # type: ignore[arg-type]
+
+
+def _agreed(value: float) -> float:
+    return float(f"{value:.{AGREED - 3}e}")
