@@ -302,14 +302,40 @@ def _read_deepspeed(value: Any, base_dir: Path) -> Any:
         return value
     check_path(value, "train.deepspeed")
     path = base_dir / value
-    content = parse_json(
-        read_text(path, "DeepSpeed configuration (train.deepspeed)"), f"train.deepspeed: {path}"
-    )
+    origin = f"train.deepspeed: {path}"
+    text = read_text(path, "DeepSpeed configuration (train.deepspeed)")
+    if not text.lstrip("\ufeff \t\r\n").startswith(("{", "[", "/", "#")):
+        _refuse_other_format(text, origin)
+    content = parse_json(text, origin, comments=True)
     if not isinstance(content, dict):
-        raise ConfigError(
-            f"train.deepspeed: {path} is no mapping", got=type(content).__name__, wanted="a JSON object"
-        )
+        raise ConfigError(f"{origin} is no mapping", got=type(content).__name__, wanted="a JSON object")
     return content
+
+
+def _refuse_other_format(text: str, origin: str) -> None:
+    """Says what stands in place of a DeepSpeed configuration, where it is YAML or empty.
+
+    Raises:
+        ConfigError: always, but for a text that is no YAML either.
+    """
+    try:
+        tree = parse_yaml(text, origin)
+    except ConfigError:
+        return
+    accelerate = isinstance(tree, dict) and {"distributed_type", "deepspeed_config"} & set(tree)
+    raise ConfigError(
+        f"{origin} is no DeepSpeed configuration",
+        got="a configuration of accelerate"
+        if accelerate
+        else "YAML"
+        if isinstance(tree, dict)
+        else "no JSON object",
+        wanted="a JSON object",
+        next_step="name the file of its deepspeed_config_file, or write DeepSpeed's own keys: zero_optimization: "
+        "{stage: 2}"
+        if accelerate
+        else "write its keys below train.deepspeed in the run file, which is YAML, or as JSON in a file",
+    )
 
 
 def _check_switches(node: Any, path: str) -> None:

@@ -39,6 +39,7 @@ _ADVICE = {
     "found another document": "leave the line --- and all behind it out: a file is one run",
 }
 """What to do about an error of YAML, by what its message says."""
+_JSON_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|#[^\n]*|/\*.*?\*/', re.DOTALL)
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -168,20 +169,38 @@ def parse_yaml(text: str, origin: str) -> Any:
     return tree
 
 
-def parse_json(text: str, origin: str) -> Any:
+def parse_json(text: str, origin: str, *, comments: bool = False) -> Any:
     """Reads JSON within the same bounds.
 
+    Args:
+        comments: whether // and # to the end of a line, and /* */, are passed over, as DeepSpeed does.
     Raises:
-        ConfigError: it is none, or too large or too deep.
+        ConfigError: it is none, a key stands twice, or it is too large or too deep.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{origin} is too large", got=f"{len(text)} characters", wanted="under 1 MB")
+    text = text.removeprefix("\ufeff")
+    if comments:
+        text = _JSON_COMMENT.sub(_blanked, text)
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=_object_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{origin} is not valid JSON", got=str(error)[:500], wanted="a JSON file") from None
     _check_values(tree, origin)
     return tree
+
+
+def _blanked(found: re.Match[str]) -> str:
+    """A string as it is, a comment as blanks, so that lines and columns stay."""
+    return found.group() if found.group().startswith('"') else re.sub(r"[^\n]", " ", found.group())
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"the key {key!r} stands twice")
+    return dict(pairs)
 
 
 def read_text(path: Path, what: str) -> str:

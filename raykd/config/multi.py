@@ -127,7 +127,8 @@ class MultiRun(Spec):
                 "train.metric: a run of several tasks is judged by the mean of task.tasks.*.metric"
             )
         own = self.train.deepspeed if isinstance(self.train.deepspeed, dict) else {}
-        stage = (own.get("zero_optimization") or {}).get("stage")
+        zero = own.get("zero_optimization")
+        stage = zero.get("stage") if isinstance(zero, dict) else None
         if 3 in (self.train.zero_stage, stage):
             raise ValueError(
                 "train.zero_stage 3: an encoder that tasks share did not train there as it does on one worker; "

@@ -29,7 +29,7 @@ from raykd.runs.looks import (
     sign_notes,
 )
 from raykd.runs.selftests import check_answers, check_student_answers
-from raykd.student.engine import deepspeed_config
+from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import redact, tracking_uri
@@ -117,10 +117,30 @@ def check_combinations(config: RunConfig) -> str:
     languages = set(config.data.select_languages or config.data.languages)
     spoken = [t.language_set for t in config.active_teachers]
     silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
-    deepspeed_config(config.train, config.workers.num_workers)
+    notes = _check_deepspeed(config)
     if silent:
-        return f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
-    return "objective, weighting, batch and DeepSpeed configuration fit together"
+        told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
+        return described(told, notes)
+    return described("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+
+
+def _check_deepspeed(config: RunConfig) -> list[str]:
+    """Checks the DeepSpeed configurations of student and teachers, for the workers that each asks for."""
+    notes = check_deepspeed(config.train, config.workers.num_workers, gpus=config.workers.num_gpus > 0)
+    for teacher in config.active_teachers:
+        if teacher.training is not None:
+            train, workers = teacher.training.train, teacher.training.workers
+            try:
+                found = check_deepspeed(train, workers.num_workers, gpus=workers.num_gpus > 0)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"teachers.{teacher.name}.training: {error.what}",
+                    got=error.got,
+                    wanted=error.wanted,
+                    next_step=error.next_step,
+                ) from None
+            notes += [f"teachers.{teacher.name}.training: {note}" for note in found]
+    return notes
 
 
 def available_here(config: Run) -> tuple[dict[str, float], str] | None:

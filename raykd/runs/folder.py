@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from raykd.config import MultiRun, Run, RunConfig
 from raykd.errors import ConfigError
-from raykd.student.engine import deepspeed_config
+from raykd.student.settings import deepspeed_config
 from raykd.tracking import RedactingFilter
 
 STATE = "run.json"

@@ -17,6 +17,7 @@ from raykd.data.load import Dataset
 from raykd.point import Point
 from raykd.runs.check_language import describe_set_aside
 from raykd.runs.score import System
+from raykd.student.settings import describe_overruled
 from raykd.tasks.metrics import HIGHER_IS_BETTER
 from raykd.tasks.ranking import comparable
 
@@ -39,7 +40,14 @@ def notes_of(
         log.warning("%s", line)
     if config.task.language:
         unseen = (*unseen, *_unshared(curve), *describe_set_aside(config))
-    return (*_notes(config, data, curve), *_long_rows(config, curve), *unseen, *_weak_teachers(systems))
+    overruled = describe_overruled(config.train)
+    return (
+        *overruled,
+        *_notes(config, data, curve),
+        *_long_rows(config, curve),
+        *unseen,
+        *_weak_teachers(systems),
+    )
 
 
 def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:

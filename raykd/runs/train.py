@@ -34,6 +34,7 @@ from raykd.runs.progress import JobProgress
 from raykd.runs.session import Session
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.runs.teacher_scores import record_once, stop_if_poor
+from raykd.student.settings import describe_overruled
 from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Tracker, environment, tracking_uri
 
@@ -119,6 +120,9 @@ def _train(
         _say_data(console, part)
         for note in sign_notes(part.config, part.data.train):
             log.warning("%s", note)
+    for note in describe_overruled(config.train):
+        log.warning("%s", note)
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
     trackers = Trackers(tracker, folder, {})
     at_interrupt(lambda: trackers.finish("KILLED"))
@@ -157,9 +161,7 @@ def _stages(
             handed = {task: pool for task, (pool, _) in pools.items()}
             _fit(student_jobs, folder, progress, mailbox, handed)
             progress.note("scoring", "held-out rows, report, MLflow")
-            result = conclude_all(
-                config, folder, student_jobs, pools, judged, curves.by_job, trackers.run
-            )
+            result = conclude_all(config, folder, student_jobs, pools, judged, curves.by_job, trackers.run)
             progress.note("scoring", "done", steps=1)
     return result
 

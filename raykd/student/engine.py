@@ -1,14 +1,14 @@
-"""The DeepSpeed engine of one worker: the only file that imports deepspeed.
+"""The DeepSpeed engine of one worker.
 
 Decision record: losses arrive as this micro-batch's share of the *global* loss (sums over units, divided by
 global counts). DeepSpeed divides by the accumulation steps and averages over ranks, so `backward` multiplies by
 both once, here, and nowhere else; then the gradient is the global one however the batch is split. The optimizer
-is torch's fused AdamW (no op is compiled), the shared-memory all-reduce op is switched off before initialisation
-(it would be compiled for a minute; gloo does the work), and ZeRO stage 0 is the default because it is the
-cheapest step for a model that fits one worker. A step whose gradient is not finite changes no weight: DeepSpeed's own
-optimizers (ZeRO 1 to 3, bfloat16) see to that, and where the optimizer is torch's (ZeRO 0, float32) the norm that
-clipping computes anyway is looked at first. Gradients are reduced before they are looked at, so all ranks agree
-without a word more.
+is torch's, fused AdamW unless the DeepSpeed configuration asks for another (no op is compiled), the shared-memory
+all-reduce op is switched off before initialisation (it would be compiled for a minute; gloo does the work), and ZeRO
+stage 0 is the default because it is the cheapest step for a model that fits one worker. A step whose gradient is not
+finite changes no weight: DeepSpeed's own optimizers (ZeRO 1 to 3, bfloat16) see to that, and where the optimizer is
+torch's (ZeRO 0, float32) the norm that clipping computes anyway is looked at first. Gradients are reduced before they
+are looked at, so all ranks agree without a word more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,79 +29,8 @@ import torch
 from torch import nn
 
 from raykd.config import TrainConfig
-from raykd.errors import ConfigError
-
-OWNED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "bf16",
-)
-"""DeepSpeed keys that have a key of their own in raykd, where the two could disagree."""
-_OWN_NAMES = {
-    "train_batch_size": "train.batch_size",
-    "train_micro_batch_size_per_gpu": "train.batch_size",
-    "gradient_accumulation_steps": "train.gradient_accumulation",
-    "gradient_clipping": "train.gradient_clipping",
-    "bf16": "train.precision",
-}
-
-
-def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run: the user's own, completed by what raykd owns.
-
-    Raises:
-        ConfigError: the user's configuration sets a key that raykd owns to another value, or fp16.
-    """
-    own = dict(train.deepspeed) if isinstance(train.deepspeed, dict) else {}
-    if _mapping(own.get("fp16")).get("enabled") == "auto":
-        own.pop("fp16")
-    micro = max(1, train.batch_size // (world * train.gradient_accumulation))
-    made: dict[str, Any] = {
-        "train_batch_size": micro * world * train.gradient_accumulation,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": train.gradient_accumulation,
-        "gradient_clipping": train.gradient_clipping,
-        "bf16": {**_mapping(own.get("bf16")), "enabled": train.precision == "bfloat16"},
-    }
-    for key in OWNED:
-        same = (made[key], train.batch_size) if key == "train_batch_size" else (made[key],)
-        if key in own and own[key] != "auto" and not _agree(key, own[key], same):
-            raise ConfigError(
-                f"train.deepspeed.{key} disagrees with {_OWN_NAMES[key]}",
-                got=own[key],
-                wanted=made[key],
-                next_step=f"leave {key} out of the DeepSpeed configuration and set {_OWN_NAMES[key]}",
-            )
-    if own.get("fp16", {}).get("enabled") is True:
-        raise ConfigError(
-            "train.deepspeed.fp16 is not supported", got="fp16", wanted="train.precision float32 or bfloat16"
-        )
-    stage = own.get("zero_optimization", {}).get("stage")
-    if stage is not None and train.zero_stage and stage != train.zero_stage:
-        raise ConfigError(
-            "train.deepspeed.zero_optimization.stage disagrees with train.zero_stage",
-            got=stage,
-            wanted=str(train.zero_stage),
-        )
-    zero = {"zero_optimization": {"stage": train.zero_stage, **own.get("zero_optimization", {})}}
-    defaults = {
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 1 << 30,
-    }
-    return {**defaults, **own, **made, **zero}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def _agree(key: str, own: Any, made: Sequence[Any]) -> bool:
-    """Whether a user's value says what raykd's own keys say; only the switch of bf16 is compared."""
-    if key == "bf16" and isinstance(own, dict):
-        return own.get("enabled", False) in ("auto", made[0]["enabled"])
-    return own in made
+from raykd.student.settings import deepspeed_config, plan_optimizer, plan_schedule
+from raykd.student.validation import schedule_class
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -112,6 +41,14 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return [g for g in groups if g["params"]]
+
+
+def width_of(model: nn.Module) -> int:
+    """Numbers that stand for a token inside a model: what its configuration says, else its widest matrix's rows."""
+    config = getattr(model, "config", None)
+    said = (getattr(config, key, None) for key in ("hidden_size", "d_model", "n_embd", "dim", "hidden"))
+    matrices = [p.shape[1] for p in model.parameters() if p.ndim == 2]
+    return next((width for width in said if isinstance(width, int) and width > 0), max(matrices, default=1))
 
 
 class Engine:
@@ -128,31 +65,26 @@ class Engine:
         self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device
     ) -> None:
         deepspeed = _deepspeed(device)
-        config = deepspeed_config(train, world)
+        config = deepspeed_config(train, world, width_of(model))
         self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
-        optimizer: Any = None
-        self._decays: list[bool] = []
-        if "optimizer" not in config:
-            groups = decay_groups(model, train.weight_decay)
-            self._decays = [group["params"][0].ndim >= 2 for group in groups]
-            optimizer = torch.optim.AdamW(groups, lr=train.learning_rate, fused=True)
-        schedule: Any = None
-        if "scheduler" not in config:
+        plan, schedule = plan_optimizer(train), plan_schedule(train, total_steps)
+        groups = decay_groups(model, plan.weight_decay)
+        self._decays = [group["params"][0].ndim >= 2 for group in groups]
 
-            def schedule(inner: Any) -> Any:
-                self._schedule = torch.optim.lr_scheduler.LambdaLR(
-                    inner, lambda step: train.lr_schedule.value_at(min(1.0, step / total_steps))
-                )
-                return self._schedule
+        def rates(inner: Any) -> Any:
+            if schedule is not None:
+                name, arguments = schedule
+                return schedule_class(name)(inner, **arguments)
+            self._schedule = torch.optim.lr_scheduler.LambdaLR(
+                inner, lambda step: train.lr_schedule.value_at(min(1.0, step / total_steps))
+            )
+            return self._schedule
 
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
-            optimizer=optimizer,
-            model_parameters=None
-            if optimizer is not None
-            else [p for p in model.parameters() if p.requires_grad],
-            lr_scheduler=schedule,
+            optimizer=plan.build(groups),
+            lr_scheduler=rates,
             config=config,
             dist_init_required=False,
         )
@@ -211,21 +143,21 @@ class Engine:
     def set_rates(self, train: TrainConfig) -> None:
         """Takes learning rate and weight decay from ``train``, the schedule staying where it is.
 
-        An optimizer or a schedule of the user's own DeepSpeed configuration keeps its own.
+        Those that the user's own DeepSpeed configuration sets, and a schedule of its own, stay as they are.
         """
-        groups = self.optimizer.param_groups
+        groups, plan = self.optimizer.param_groups, plan_optimizer(train)
         if len(self._decays) == len(groups):
             for group, decays in zip(groups, self._decays, strict=True):
-                group["weight_decay"] = train.weight_decay if decays else 0.0
+                group["weight_decay"] = plan.weight_decay if decays else 0.0
         schedule = self._schedule
-        if schedule is None or not self._decays:
+        if schedule is None:
             return
-        schedule.base_lrs = [train.learning_rate] * len(groups)
+        schedule.base_lrs = [plan.learning_rate] * len(groups)
         rates: list[Any] = [
-            train.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas
+            plan.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas
         ]
         for group, rate in zip(groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = train.learning_rate, rate
+            group["initial_lr"], group["lr"] = plan.learning_rate, rate
         schedule._last_lr = rates
 
     def learning_rate(self) -> float:

@@ -38,8 +38,8 @@ from raykd.runs.curves import load_points, save_points
 from raykd.runs.loop import make_loop, save_student
 from raykd.runs.mailbox import Event
 from raykd.runs.saving import POINTS, cannot_save
-from raykd.student.engine import deepspeed_config
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
+from raykd.student.settings import deepspeed_config
 from raykd.student.worker import TrainingLoop
 from raykd.sweep.search import NOW
 from raykd.tasks.ranking import comparable
