@@ -1,70 +1,84 @@
-"""The command line. Heavy imports come late, inside the commands: `--help` answers at once."""
+"""The command line. Heavy imports come late, inside the commands: `--help` answers at once.
+
+Signals are listened to before anything else is imported: they may come at any moment.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
-import typer
+from raykd.runs import interrupt
 
-from raykd.cli.app import app, errors
+
+def _is_the_program() -> bool:
+    """Whether this process is the command line, and not one that imports it."""
+    started = sys.orig_argv[1:]
+    return os.path.basename(sys.argv[0]) == "raykd" or ["-m", "raykd.cli"] in [
+        started[at : at + 2] for at in range(len(started))
+    ]
+
+
+def _say_interrupted() -> None:
+    again = sys.argv[1:2] in (["train"], ["sweep"], ["confirm"])
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # bars hide it
+    going_on = "; --resume goes on from the last checkpoint" if again else ""
+    print(f"{cursor}interrupted{going_on}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+
+
+if _is_the_program():
+    interrupt.own_process(_say_interrupted)
+
+import typer  # noqa: E402
+
+from raykd.cli.app import app, errors  # noqa: E402
 
 # Each registers its commands, in the order in which --help shows them.
-from raykd.cli import runs  # noqa: F401  # isort: skip
-from raykd.cli import planning  # noqa: F401  # isort: skip
-from raykd.cli import sweeps  # noqa: F401  # isort: skip
-from raykd.cli import answers  # noqa: F401  # isort: skip
-from raykd.cli import teachers  # noqa: F401  # isort: skip
-from raykd.cli import records  # noqa: F401  # isort: skip
-from raykd.cli import cluster  # noqa: F401  # isort: skip
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM, as of a shell."""
+from raykd.cli import runs  # noqa: E402, F401  # isort: skip
+from raykd.cli import planning  # noqa: E402, F401  # isort: skip
+from raykd.cli import sweeps  # noqa: E402, F401  # isort: skip
+from raykd.cli import answers  # noqa: E402, F401  # isort: skip
+from raykd.cli import teachers  # noqa: E402, F401  # isort: skip
+from raykd.cli import records  # noqa: E402, F401  # isort: skip
+from raykd.cli import cluster  # noqa: E402, F401  # isort: skip
 
 
 def main() -> None:
     """Runs the command line; an error of raykd is one message and an exit code, never a traceback."""
+    interrupt.may_unwind()
+    try:
+        _main()
+    except KeyboardInterrupt:  # it came once more while the first was put in order
+        interrupt.end_if_told()
+        raise SystemExit(interrupt.INTERRUPTED) from None
+    finally:
+        interrupt.may_unwind(False)
+
+
+def _main() -> None:
     from raykd.errors import RaykdError
 
     try:
         code = app(prog_name="raykd", standalone_mode=False)
     except RaykdError as error:
+        interrupt.end_if_told()  # what fails while all is being ended is no error
         _say(error)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        code = interrupt.INTERRUPTED
     except Exception as error:
+        interrupt.end_if_told()
         show = getattr(error, "show", None)
         if show is None:
             _say_fault(error)
             raise SystemExit(1) from None
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
-    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
-        again = sys.argv[1:2] in (["train"], ["sweep"], ["confirm"])
-        going_on = "; --resume goes on from the last checkpoint" if again else ""
-        errors.print(f"interrupted{going_on}", highlight=False)
-        _leave_ray()
+    interrupt.end_if_told()
+    if code == interrupt.INTERRUPTED:  # typer turns Ctrl-C into this code
+        _say_interrupted()
     raise SystemExit(code if isinstance(code, int) else 0)
-
-
-def _leave_ray() -> None:
-    """Ends this process at once if it is connected to Ray: all that was to be put in order is, by now.
-
-    Ray's own way out takes 3 s (measured), and who sent SIGTERM may send SIGKILL by then. What belonged to this process
-    ends with it: a cluster sees it go; a Ray of its own is ended here, since two of its processes would outlive it.
-    """
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        node = ray._private.worker._global_node
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray's last lines are of what it misses now
-        if node is not None:  # of a cluster that it joined this process has started nothing
-            node.kill_all_processes(check_alive=False, allow_graceful=True)
-        os._exit(INTERRUPTED)
 
 
 def _say(error: Exception) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ import ray
 from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.runs.host import ENVIRONMENT
+from raykd.runs.interrupt import listen
+from raykd.runs.ownray import claim
 from raykd.teachers.pool import Group
 
 POOL = "teacher pool "
@@ -51,8 +54,9 @@ def connect(config: RayConfig) -> None:
     else:
         # Without "local" Ray joins whatever cluster was last started on this machine.
         options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
+        claim()
     try:
-        ray.init(**options)
+        _init(options)
     except ConnectionError as error:
         raise ResourceError(
             f"cannot connect to the Ray cluster {address}",
@@ -61,6 +65,30 @@ def connect(config: RayConfig) -> None:
             next_step="`ray start --head` starts one here; else check ray.address and, if the cluster asks for a "
             "token, RAY_AUTH_MODE=token",
         ) from None
+
+
+def _init(options: dict[str, Any]) -> None:
+    """`ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
+
+    The thread stays: the kernel ends Ray's processes when the thread that started them ends.
+    """
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def start() -> None:
+        try:
+            ray.init(**options)
+        except BaseException as error:
+            failed.append(error)
+        done.set()
+        threading.Event().wait()
+
+    threading.Thread(target=start, name="raykd-ray", daemon=True).start()
+    while not done.wait(0.02):
+        listen()
+    listen()
+    if failed:
+        raise failed[0]
 
 
 def cluster_address(config: RayConfig, what: str) -> str | None:

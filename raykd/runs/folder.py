@@ -65,11 +65,13 @@ class RunFolder:
 
     def interrupted(self) -> None:
         """Writes that the run was interrupted, before anything else is put in order; a run that is on record alone."""
-        if not self.fresh or "mlflow_run_id" in self.state:
+        if self.state.get("status") != "finished" and (not self.fresh or "mlflow_run_id" in self.state):
             self.write_state(status="interrupted")
 
     def give_up(self, status: str) -> None:
         """Writes how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
+        if self.state.get("status") == "finished":
+            return  # what comes after that changes nothing
         if self.fresh and "mlflow_run_id" not in self.state:
             shutil.rmtree(self.path)
         else:

@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM: what lasts is written at once, the rest is put in order, a second signal ends the process.
+"""Ctrl-C, SIGTERM and a terminal that is gone: what lasts is written at once, and the process ends in time.
 
-Decision record: `ray job stop` sends SIGKILL three seconds after SIGTERM, and the main thread is often deep in a
-library that looks for signals once a second. So a thread of its own hears of them (`signal.set_wakeup_fd`) and writes
-the state and MLflow's status at once: measured 0.02 to 0.7 s after the signal on a machine with five times the work it
-has cores for. What is left (actors, placement groups) ends with this process in any case.
+Decision record: `ray job stop` sends SIGKILL three seconds after SIGTERM, and what a signal handler raises may be lost:
+in a weak reference's callback, in an `except BaseException` of a library, in a C call that never looks. So a thread of
+its own hears of signals (`signal.set_wakeup_fd`). It writes state and MLflow's status at once, looks whether the
+exception is still alive and sends it again if not, and where the process is the command line's it ends it in any case
+`UNWIND_S` after the signal. The main thread's own unwinding is welcome and not relied upon.
+
+Imports nothing heavy: the command line listens before it imports anything else.
 """
 
 from __future__ import annotations
@@ -13,103 +16,266 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 log = logging.getLogger("raykd.runs")
-LAST_WORDS_S = 2.0
-"""Longest wait for what an interrupted run writes last."""
+Action = Callable[[], object]
 INTERRUPTED = 130
+"""Exit code, as of a shell."""
+UNWIND_S = 1.8
+"""How long the main thread has to unwind after a signal; then the process is ended for it."""
+SECOND_S = 0.5
+"""How long a second signal leaves for what the first one has begun to write."""
+LAST_S, SAY_S = 0.5, 0.3
+"""Longest waits for what is done just before the process ends, all at once, and for what is said then."""
+AGAIN_S = 0.3
+"""How long an exception that nobody holds any more counts as on its way."""
 
 
-class _Interrupts:
-    """What this process does when it is told to end. at_once: done beside the unwinding.
+class Interrupted(KeyboardInterrupt):
+    """What a signal raises in the main thread. As long as it is on its way somebody holds it."""
 
-    A thread hears of signals where the main thread is deep in a library that looks for them once a second, or never.
+
+@dataclass
+class _Scope:
+    """What a command does when it is told to end: on threads of their own, and just before the process ends."""
+
+    at_once: list[Action]
+    at_last: list[Action] = field(default_factory=list)
+
+
+class _Listener:
+    """Hears of signals on a thread of its own.
+
+    Args:
+        say: what is written before this process is ended; None where it is not ours to end (a notebook's).
     """
 
-    def __init__(self, *at_once: Callable[[], None]) -> None:
-        self.at_once, self.told, self.raised = list(at_once), 0, 0
+    def __init__(self, say: Action | None) -> None:
+        self.say, self.can_unwind = say, say is None
+        self.scopes: list[_Scope] = []
+        self.told, self.told_at, self._own = 0, 0.0, 0
+        self.handled = False
         self._heard = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._begun: list[threading.Thread] = []
+        self._raised: weakref.ref[Interrupted] | None = None
+        self._ending = threading.Lock()
+        self._before: dict[int, Any] = {number: signal.getsignal(number) for number in _numbers()}
         self._mine, self._kernels = socket.socketpair()
         self._kernels.setblocking(False)
-        self._before = signal.set_wakeup_fd(self._kernels.fileno(), warn_on_full_buffer=False)
+        self._wakeup_before = signal.set_wakeup_fd(self._kernels.fileno(), warn_on_full_buffer=False)
+        self.take()
         threading.Thread(target=self._hear, name="raykd-signals", daemon=True).start()
 
-    def _hear(self) -> None:
-        while numbers := self._mine.recv(64):
-            for number in numbers:
-                if number not in (signal.SIGINT, signal.SIGTERM):
-                    continue
-                self.told += 1
-                if self.told > 1:
-                    os._exit(INTERRUPTED)
-                for action in self.at_once:
-                    self._threads.append(threading.Thread(target=_guarded, args=(action,), daemon=True))
-                    self._threads[-1].start()
-                self._heard.set()
+    def take(self) -> None:
+        """Takes the signals; again where a library has taken them for itself."""
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def close(self) -> None:
-        """Waits for what was begun, and hears no more."""
-        if self.raised:  # the main thread may be quicker than the one that hears
-            self._heard.wait(LAST_WORDS_S)
-        for thread in list(self._threads):
-            thread.join(timeout=LAST_WORDS_S)
-        signal.set_wakeup_fd(self._before)
+        """Gives the signals back."""
+        signal.set_wakeup_fd(self._wakeup_before)
         self._kernels.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def begin(self, action: Action) -> None:
+        """Does it on a thread of its own."""
+        self._begun.append(threading.Thread(target=_guarded, args=(action,), daemon=True))
+        self._begun[-1].start()
+
+    def wait(self) -> None:
+        """Waits for what was begun, within the time that there is."""
+        if self.handled:  # the main thread may be quicker than the one that hears
+            self._heard.wait(UNWIND_S)
+        _join(self._begun, self.told_at + UNWIND_S)
+
+    def end(self) -> NoReturn:
+        """Ends this process; whoever comes second waits for the first."""
+        if self._ending.acquire(blocking=False):
+            actions = [action for scope in self.scopes for action in scope.at_last]
+            _all_within(LAST_S, [*actions, *_at_last])
+            if self.say is not None:
+                _all_within(SAY_S, [self.say])
+            os._exit(INTERRUPTED)
+        time.sleep(LAST_S + SAY_S)
+        os._exit(INTERRUPTED)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.handled = True
+        if self._ending.locked():
+            return
+        if not self.can_unwind:
+            self.end()
+        if self._raised is not None and self._raised() is not None:
+            return  # one is on its way; what a second signal means is for the thread that hears it
+        raise self._exception()  # no local name: its own traceback would keep it alive
+
+    def _exception(self) -> Interrupted:
+        error = Interrupted()
+        self._raised = weakref.ref(error)
+        return error
+
+    def _hear(self) -> None:
+        lost_since: float | None = None
+        while True:
+            self._mine.settimeout(0.1 if self.told else None)
+            try:
+                numbers = self._mine.recv(64)
+            except TimeoutError:
+                numbers = None
+            if numbers == b"":
+                return
+            for number in numbers or b"":
+                if number in self._before:
+                    self._hear_of_one()
+            if not self.told:
+                continue
+            now = time.monotonic()
+            if self.say is not None and now >= self.told_at + UNWIND_S:
+                _all_within(0.1, [_log_where])
+                self.end()
+            lost = self._raised is not None and self._raised() is None and not self._ending.locked()
+            lost_since = (lost_since or now) if lost else None
+            if lost_since is not None and now - lost_since >= AGAIN_S:
+                lost_since, self._own = None, self._own + 1
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pthread_kill(_main(), signal.SIGINT)
+
+    def _hear_of_one(self) -> None:
+        if self._own:
+            self._own -= 1
+            return
+        self.told += 1
+        if self.told == 1:
+            self.told_at = time.monotonic()
+            for scope in self.scopes:
+                for action in scope.at_once:
+                    self.begin(action)
+            self._heard.set()
+        else:
+            _join(self._begun, time.monotonic() + SECOND_S)
+            self.end()
 
 
-_interrupts: _Interrupts | None = None
+_listener: _Listener | None = None
+_at_last: list[Action] = []
+
+
+def own_process(say: Action) -> None:
+    """The process is the command line's: it ends with 130 in time after a signal, whatever its main thread does.
+
+    Until `may_unwind` is called it ends at once, since nothing has begun that would have to be put in order.
+
+    Args:
+        say: writes what the user is told, once.
+    """
+    global _listener
+    _listener = _Listener(say)
+
+
+def may_unwind(allowed: bool = True) -> None:
+    """From here on a signal raises `Interrupted` in the main thread; or, not allowed, no longer."""
+    if _listener is not None:
+        _listener.can_unwind = allowed
+
+
+def is_ending() -> bool:
+    """Whether a signal has told this process to end, and it is ours to end."""
+    return _listener is not None and _listener.say is not None and _listener.handled
+
+
+def end_if_told() -> None:
+    """Ends the process with 130 if a signal said so and it is ours to end; else returns."""
+    if is_ending() and _listener is not None:
+        _listener.end()
+
+
+def at_the_end(action: Action) -> None:
+    """Adds to what is done just before an interrupted process is ended, whatever its main thread does then."""
+    _at_last.append(action)
 
 
 @contextlib.contextmanager
-def interruptible(*at_once: Callable[[], None]) -> Iterator[None]:
+def interruptible(*at_once: Action, at_last: Sequence[Action] = ()) -> Iterator[None]:
     """SIGTERM ends the run like Ctrl-C does, so that its state is written; a second signal ends the process at once.
 
     Args:
         at_once: done first, on a thread each: who sent the signal may send SIGKILL three seconds later, and by then
             what lasts (state, MLflow) must be written; actors and placement groups end with this process anyway.
+        at_last: done where the process is ended before this body was left.
     """
-    global _interrupts
+    global _listener
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    outer, _interrupts = _interrupts, _Interrupts(*at_once)
-    listen()
+    outer = _listener
+    if _listener is None:
+        _listener = _Listener(None)
+    scope = _Scope(list(at_once), list(at_last))
+    _listener.scopes.append(scope)
     try:
         yield
     finally:
-        _interrupts.close()
-        _interrupts = outer
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+        _listener.wait()
+        _listener.scopes.remove(scope)
+        if outer is None:
+            _listener.close()
+        _listener = outer
 
 
-def at_interrupt(action: Callable[[], None]) -> None:
-    """Adds to what is done first when this process is told to end."""
-    if _interrupts is not None:
-        _interrupts.at_once.append(action)
+def at_interrupt(action: Action) -> None:
+    """Adds to what is done first when this process is told to end; at once if it was."""
+    if _listener is None or not _listener.scopes:
+        return
+    _listener.scopes[-1].at_once.append(action)
+    if _listener.told:
+        _listener.begin(action)
 
 
 def listen() -> None:
-    """Takes SIGINT and SIGTERM; called again after connecting, since Ray takes SIGTERM for itself."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        if _interrupts is not None:
-            _interrupts.raised += 1
-            if _interrupts.raised > 1:
-                os._exit(INTERRUPTED)  # Ray ends what belonged to this process
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, interrupt)
+    """Takes the signals again: Ray takes SIGTERM for itself when it connects."""
+    if _listener is not None and threading.current_thread() is threading.main_thread():
+        _listener.take()
 
 
-def _guarded(action: Callable[[], None]) -> None:
+def _numbers() -> list[int]:
+    """SIGHUP that is ignored (nohup) stays ignored."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
+
+
+def _main() -> int:
+    return threading.main_thread().ident or 0
+
+
+def _log_where() -> None:
+    """For who wants to know why the main thread did not end by itself."""
+    frame = sys._current_frames().get(_main())
+    where = "".join(traceback.format_stack(frame)[-8:]) if frame is not None else "gone"
+    log.info("interrupted; the main thread was still busy after %.1f s:\n%s", UNWIND_S, where)
+
+
+def _all_within(seconds: float, actions: Sequence[Action]) -> None:
+    threads = [threading.Thread(target=_guarded, args=(action,), daemon=True) for action in actions]
+    for thread in threads:
+        thread.start()
+    _join(threads, time.monotonic() + seconds)
+
+
+def _join(threads: Sequence[threading.Thread], until: float) -> None:
+    for thread in list(threads):
+        thread.join(timeout=max(0.0, until - time.monotonic()))
+
+
+def _guarded(action: Action) -> None:
     try:
         action()
     except Exception:

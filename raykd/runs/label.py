@@ -30,9 +30,10 @@ from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError
 from raykd.runs.cluster import connect
-from raykd.runs.interrupt import interruptible, listen
+from raykd.runs.interrupt import interruptible
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.looks import look_at_teachers
+from raykd.runs.ownray import own_ray_ended
 from raykd.runs.pool import check_teachers, start_pool
 from raykd.runs.teacher_scores import judge_teachers, stop_if_poor
 from raykd.teachers.call import PoolTicket
@@ -294,9 +295,8 @@ def teachers_alone(
         ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
     """
     look_at_teachers(config)
-    with interruptible():
+    with interruptible(), own_ray_ended():
         connect(config.ray)
-        listen()
         check_teachers(config, trained)
         pool, infos = start_pool(config, trained)
         try:

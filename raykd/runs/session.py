@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
@@ -13,11 +13,22 @@ from raykd.config import RayConfig
 from raykd.errors import RaykdError
 from raykd.runs.cluster import connect
 from raykd.runs.folder import RunFolder, hush
-from raykd.runs.interrupt import at_interrupt, listen
+from raykd.runs.interrupt import at_interrupt, interruptible
+from raykd.runs.ownray import own_ray_ended
 from raykd.tracking import Tracker, redact
 from raykd.tracking.tracker import Status
 
 log = logging.getLogger("raykd.runs")
+
+
+@contextlib.contextmanager
+def ended_well(folder: RunFolder) -> Iterator[None]:
+    """However the body ends: the folder says so, and a Ray of its own is gone."""
+    with (
+        interruptible(folder.interrupted, at_last=[lambda: folder.give_up("interrupted")]),
+        own_ray_ended(),
+    ):
+        yield
 
 
 class Session:
@@ -34,9 +45,9 @@ class Session:
         self._background = ThreadPoolExecutor(max_workers=1)
         self._starting = self._background.submit(start_tracker)
         self._tracker: Tracker | None = None
+        at_interrupt(lambda: self.end(KeyboardInterrupt()))
         try:
             connect(config)
-            listen()
         except BaseException as error:
             self.end(error)
             raise
@@ -54,7 +65,6 @@ class Session:
             hush()
             log.info("MLflow run %s at %s", self._tracker.run_id, redact(self._tracker.uri))
             self._folder.write_state(mlflow_run_id=self._tracker.run_id)
-            at_interrupt(lambda: self.end(KeyboardInterrupt()))
         return self._tracker
 
     def end(self, error: BaseException | None = None) -> None:

@@ -22,7 +22,7 @@ from raykd.point import Point
 from raykd.runs.check import preflight
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.interrupt import at_interrupt, interruptible
+from raykd.runs.interrupt import at_interrupt
 from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
 from raykd.runs.lock import locked
 from raykd.runs.looks import sign_notes
@@ -31,7 +31,7 @@ from raykd.runs.mixed import conclude_all, judge_all
 from raykd.runs.outcome import Outcome
 from raykd.runs.pool import check_cluster, opened_pools
 from raykd.runs.progress import JobProgress
-from raykd.runs.session import Session
+from raykd.runs.session import Session, ended_well
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.runs.teacher_scores import record_once, stop_if_poor
 from raykd.student.settings import describe_overruled
@@ -95,7 +95,7 @@ def train(
         jobs = jobs_of(config, path)
         data = data_fingerprint(jobs[1][-1])
         folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
-        with log_to_file(folder.log), interruptible(folder.interrupted):
+        with log_to_file(folder.log), ended_well(folder):
             try:
                 return _train(config, folder, console or Console(emoji=False), *jobs)
             except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from rich.table import Table
 from raykd.config import RayConfig, RunConfig
 from raykd.errors import ConfigError, TeacherError
 from raykd.runs.cluster import cluster_address, connect
-from raykd.runs.interrupt import interruptible, listen
+from raykd.runs.interrupt import interruptible
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.looks import look_at_teachers
 from raykd.runs.pool import check_teachers, described, placements_of
@@ -53,7 +53,6 @@ def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = Fals
     placements = placements_of(config, trained)
     with interruptible():
         connect(config.ray)
-        listen()
         served = find(name)
         if served is not None:
             return _there_already(placements, served)

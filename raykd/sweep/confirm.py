@@ -25,10 +25,9 @@ from raykd.report.confirmation import MACRO, ConfirmationReport
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.interrupt import interruptible
 from raykd.runs.lock import locked
 from raykd.runs.score import student_system
-from raykd.runs.session import Session
+from raykd.runs.session import Session, ended_well
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, load_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
@@ -131,7 +130,7 @@ def _confirm_in_folder(
     weightings = [arms.winner.objective.weighting, arms.default.objective.weighting]
     weighting = weightings[:1] if weightings[0] == weightings[1] else weightings
     chosen = {arms.winner.select_teachers, arms.default.select_teachers}
-    with log_to_file(folder.log), interruptible(folder.interrupted):
+    with log_to_file(folder.log), ended_well(folder):
         try:
             asking = weighting if len(chosen) == 1 else [None]
             frame = Frame(plan.base, data, teachers, folder, console, plan.config.label, asking)

@@ -19,9 +19,8 @@ from raykd.errors import ConfigError
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.runs.interrupt import interruptible
 from raykd.runs.lock import locked
-from raykd.runs.session import Session
+from raykd.runs.session import Session, ended_well
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
@@ -51,7 +50,7 @@ def sweep(
         data, teachers = read_rows(base)
         files = {"run.yaml": dump(base), "space.yaml": dump_sweep(plan)}
         folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
-        with log_to_file(folder.log), interruptible(folder.interrupted):
+        with log_to_file(folder.log), ended_well(folder):
             try:
                 shown = console or Console(emoji=False)
                 frame = Frame(base, data, teachers, folder, shown, config.label, [_asking(plan)])

@@ -61,3 +61,154 @@ def test_last_words_are_first_and_a_second_signal_ends_at_once(
         process.kill()
         process.communicate()
     assert (tmp_path / "state").read_text() == "interrupted" and (tmp_path / "mlflow").read_text() == "KILLED"
+
+
+SWALLOWING = """
+import contextlib, sys, time, weakref
+from pathlib import Path
+from raykd.runs.interrupt import end_if_told, interruptible, may_unwind, own_process
+
+folder = Path(sys.argv[1])
+
+def in_a_callback():
+    class Thing: pass
+    def gone(reference):
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline: pass
+    while True:  # nearly all of its time is spent where an exception is printed and forgotten
+        thing = Thing()
+        reference = weakref.ref(thing, gone)
+        del thing
+
+def in_a_bare_except():
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+def suppressed():
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+def in_a_c_call():
+    import ctypes, threading
+    other = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+    other.start()
+    ctypes.CDLL(None).pthread_join(ctypes.c_ulong(other.ident), None)  # which no signal interrupts
+
+def kept():
+    held = []
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException as error:
+            held.append(error)
+
+def unwinding_for_long():
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+
+def in_a_blocked_queue():
+    import queue
+    while True:
+        with contextlib.suppress(BaseException):
+            queue.Queue().get()
+
+if sys.argv[3] == "owned":
+    own_process(lambda: print("interrupted", file=sys.stderr, flush=True))
+    may_unwind()
+try:
+    with interruptible(lambda: (folder / "state").write_text("interrupted"),
+                       at_last=[lambda: (folder / "last").write_text("ended")]):
+        print("ready", flush=True)
+        globals()[sys.argv[2]]()
+except KeyboardInterrupt:
+    print("unwound", flush=True)
+    end_if_told()
+    raise SystemExit(130)
+"""
+SWALLOWED = ("in_a_callback", "in_a_bare_except", "suppressed", "in_a_c_call", "kept", "unwinding_for_long",
+             "in_a_blocked_queue")  # fmt: skip
+
+
+def _started(program: str, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("how", SWALLOWED)
+def test_whoever_swallows_the_exception_the_process_ends_in_time(how: str, tmp_path: Path) -> None:
+    process = _started(SWALLOWING, str(tmp_path), how, "owned")
+    try:
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30.0)
+        took = time.monotonic() - begun
+    finally:
+        process.kill()
+    assert process.returncode == 130 and took < 8.0, (took, err)
+    assert err.count("interrupted") == 1 + err.count("raise Interrupted") + err.count("__main__.Interrupted")
+    assert (tmp_path / "state").read_text() == "interrupted"
+    assert out == "unwound\n" or (tmp_path / "last").read_text() == "ended"
+
+
+def test_an_exception_that_was_swallowed_once_is_sent_again_in_a_process_that_is_not_ours(
+    tmp_path: Path,
+) -> None:
+    program = SWALLOWING.replace(
+        "def in_a_bare_except():\n    while True:", "def in_a_bare_except():\n    if True:"
+    ).replace(
+        "        except BaseException:\n            pass\n",
+        "        except BaseException:\n            pass\n        time.sleep(60)\n",
+    )
+    process = _started(program, str(tmp_path), "in_a_bare_except", "foreign")
+    try:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30.0)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and out == "unwound\n"
+    assert (tmp_path / "state").read_text() == "interrupted"
+    assert not (tmp_path / "last").exists()  # it was left in order
+
+
+def test_a_hangup_that_is_ignored_stays_ignored_and_another_is_heard(tmp_path: Path) -> None:
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + SWALLOWING
+    process = _started(ignoring, str(tmp_path), "unwinding_for_long", "owned")
+    try:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None and not (tmp_path / "state").exists()
+    finally:
+        process.kill()
+        process.communicate()
+    process = _started(SWALLOWING, str(tmp_path), "suppressed", "owned")
+    try:
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=30.0) == 130
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_command_line_is_imported(number: signal.Signals) -> None:
+    late = "import sys; sys.argv[0] = 'raykd'; import raykd.runs.interrupt as i; own = i.own_process\n"
+    late += "def told(say):\n    own(say)\n    print('ready', flush=True)\n    import time; time.sleep(60)\n"
+    process = _started(late + "i.own_process = told\nimport raykd.cli")
+    try:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30.0)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
