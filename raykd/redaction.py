@@ -14,7 +14,7 @@ import re
 _HIDDEN = "***"
 _SECRET = r"(?:token|password|passwd|pwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|credentials?)"
 _SECRET_KEY = re.compile(rf"(?:^|[._/\s-]){_SECRET}$", re.IGNORECASE)
-_USER_INFO = re.compile(r"(://)[^\s\"'<>]*@")
+_USER_INFO = re.compile(r"(://)(?!/)[^\s\"'<>]*@")
 _ASSIGNMENT = re.compile(
     rf"(?<![A-Za-z])((?:[A-Za-z0-9]+[_-])*{_SECRET}[\"']?\s*[=:]\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&,;}}\]]+)",
     re.IGNORECASE,

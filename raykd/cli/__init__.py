@@ -29,6 +29,7 @@ def _say_interrupted() -> None:
 
 if _is_the_program():
     interrupt.own_process(_say_interrupted)
+    interrupt.at_the_end(lambda: _say_unrecorded())  # noqa: PLW0108 - it is made below
 
 import typer  # noqa: E402
 
@@ -64,6 +65,7 @@ def _main() -> None:
     except RaykdError as error:
         interrupt.end_if_told()  # what fails while all is being ended is no error
         _say(error)
+        _say_unrecorded()
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
         code = interrupt.INTERRUPTED
@@ -75,10 +77,21 @@ def _main() -> None:
             raise SystemExit(1) from None
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+    _say_unrecorded()
     interrupt.end_if_told()
     if code == interrupt.INTERRUPTED:  # typer turns Ctrl-C into this code
         _say_interrupted()
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _say_unrecorded() -> None:
+    """What MLflow did not take, and the command that sends it."""
+    if "raykd.tracking" not in sys.modules:
+        return
+    from raykd.tracking import lines_of_left, redact
+
+    for line in lines_of_left():
+        errors.print(redact(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(error: Exception) -> None:

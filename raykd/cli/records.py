@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from raykd.cli.app import app, console
+from raykd.cli.app import app, console, print_lines
+from raykd.errors import TrackingError
 
 mlflow_app = typer.Typer(help="What concerns MLflow alone.", no_args_is_help=True)
 app.add_typer(mlflow_app, name="mlflow")
@@ -15,20 +17,57 @@ app.add_typer(mlflow_app, name="mlflow")
 
 @mlflow_app.command()
 def sync(
-    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, for example runs/NAME.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run or a sweep, for example runs/NAME.")
+    ],
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Record in a new MLflow run what belongs to one that is gone.")
+    ] = False,
 ) -> None:
     """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
     from raykd.load import load_any
-    from raykd.tracking import Sent, folders_to_send, replay, tracking_uri
+    from raykd.runs.lock import locked
+    from raykd.tracking import Experiment, Sent, folders_to_send, replay, tracking_uri
 
-    config = load_any(run / "run.yaml")
-    folders = folders_to_send(run)
-    if not folders:
-        console.print("nothing waits to be sent")
-        return
-    uri = tracking_uri(config.tracking, Path(config.output).resolve())
-    sent = sum((replay(uri, folder) for folder in folders), Sent())
+    folder = run.expanduser().resolve()
+    _check_run_folder(folder, run)
+    with locked(folder):
+        folders = folders_to_send(folder)
+        if not folders:
+            console.print("nothing waits to be sent")
+            return
+        config = load_any(folder / "run.yaml")
+        uri = tracking_uri(config.tracking, _output_of(folder))
+        asked = Experiment.of(config.tracking) if new_run else None
+        sent = sum((replay(uri, part, new_run=asked) for part in folders), Sent())
     console.print(f"sent {sent.points:,} points and {sent.acts:,} other records")
+    if sent.kept:
+        print_lines([escape(f"not sent: {line}") for line in sent.kept])
+        raise typer.Exit(TrackingError.exit_code)
+
+
+def _output_of(folder: Path) -> Path:
+    """The folder of all runs: where the database lies, wherever the run was moved with it."""
+    return next((above for above in folder.parents if (above / "mlflow.db").exists()), folder.parent)
+
+
+def _check_run_folder(folder: Path, named: Path) -> None:
+    """Check that a folder is one of a run or a sweep.
+
+    Raises:
+        TrackingError: it is not, and which may be meant.
+    """
+    if (folder / "run.json").is_file() and (folder / "run.yaml").is_file():
+        return
+    inside = sorted(path.parent.name for path in folder.glob("*/run.json")) if folder.is_dir() else []
+    raise TrackingError(
+        f"{named} is no folder of a run",
+        got=f"runs in it: {', '.join(inside[:10])}" if inside else "no run.json and run.yaml in it",
+        wanted="output/NAME of a run or a sweep",
+        next_step=f"raykd mlflow sync {named / inside[0]}"
+        if inside
+        else "for example: raykd mlflow sync runs/NAME",
+    )
 
 
 @app.command()

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raykd.cluster.submission import Submission
+from raykd.environ import go_around_proxy, proxy_for
 from raykd.errors import ClusterError, ConfigError
 from raykd.redaction import redact
 
@@ -73,6 +74,7 @@ class Jobs:
 
         for chatter in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray"):
             logging.getLogger(chatter).setLevel(logging.WARNING)
+        go_around_proxy(named)
         with _without(*_ADDRESSES), _clear_errors(named):
             return cls(JobSubmissionClient(named), named)
 
@@ -221,9 +223,13 @@ def _clear_errors(address: str, job: str | None = None) -> Iterator[None]:
             "jsonpath='{.data.auth_token}' | base64 -d",
         ) from None
     except (ConnectionError, requests.RequestException, ValueError) as error:
+        proxy = proxy_for(address)
+        through = (
+            f" (asked through the proxy {redact(proxy)}; NO_PROXY names hosts that are not)" if proxy else ""
+        )
         raise ClusterError(
             f"no Ray dashboard answers at {where}",
-            got=redact(str(error)).strip().splitlines()[0][:300],
+            got=redact(str(error)).strip().splitlines()[0][:300] + through,
             wanted="the address of a running cluster's dashboard, http://HOST:8265",
             next_step="check that the cluster runs and, if it is reached by kubectl port-forward, that this still runs",
         ) from None

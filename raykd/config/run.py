@@ -42,7 +42,8 @@ class TrackingConfig(Spec):
 
     uri: str | None = None
     """None takes MLFLOW_TRACKING_URI, else an SQLite database under `output`."""
-    experiment: str = "raykd"
+    experiment: str | None = Field(None, min_length=1, max_length=500)
+    """Name of the MLflow experiment; None takes MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else `raykd`."""
     required: bool = True
     """Whether a run may not begin while MLflow does not answer (for 5 s). It is so unless you say otherwise: at the
     start nothing is lost yet, and who wants records wants to know now. False: one warning, and everything waits in the

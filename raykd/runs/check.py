@@ -7,10 +7,13 @@ so that one call shows all that is wrong, and `preflight` raises the first, so t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
 
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.rows import Rows
@@ -32,7 +35,8 @@ from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
-from raykd.tracking import redact, tracking_uri
+from raykd.tracking import look as look_at_records
+from raykd.tracking import redact
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,13 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     return described(*look_at_teacher(teacher, config, path))
 
 
-def preflight(config: Run, *, together: bool = True) -> None:
+def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     """What a run asks before it makes its folder; data are read after that, as what they hold is logged.
 
     Args:
         together: whether teachers keep their resources while students train.
+    Returns:
+        What a reader must know before the run begins.
     Raises:
         RaykdError: the first that `check` would show.
     """
@@ -83,8 +89,14 @@ def preflight(config: Run, *, together: bool = True) -> None:
     check_student(config)
     check_pool(config)
     check_resources(config, together=together)
-    tracking_uri(config.tracking, Path(config.output).resolve())
     check_disk(disk_of(config))
+    return look_at_records(config.tracking, Path(config.output).resolve()).notes
+
+
+def say_notes(console: Console, notes: Iterable[str]) -> None:
+    """Say what a reader must know, a line each."""
+    for note in notes:
+        console.print(f"[yellow]note[/yellow]     {escape(redact(note))}", highlight=False, soft_wrap=True)
 
 
 def check_combinations(config: RunConfig) -> str:
@@ -189,12 +201,18 @@ def check(config: Run) -> list[Finding]:
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
     look("resources", lambda: check_resources(config))
-    look("tracking", lambda: redact(tracking_uri(config.tracking, Path(config.output).resolve())))
+    look("tracking", lambda: _look_at_records(config))
     look(
         "disk",
         lambda: check_disk(disk_of(config, {t: p.data for t, p in read[-1].parts.items()} if read else None)),
     )
     return findings
+
+
+def _look_at_records(config: Run) -> str:
+    """Where the run will be recorded, which is asked whether it can be."""
+    found = look_at_records(config.tracking, Path(config.output).resolve())
+    return described(str(found), list(found.notes))
 
 
 def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:

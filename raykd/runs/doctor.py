@@ -26,7 +26,7 @@ from raykd.errors import RaykdError, ResourceError
 from raykd.runs.disk import shown
 from raykd.runs.plan import Item
 from raykd.runs.sizes import free_bytes
-from raykd.tracking import environment, probe, redact, tracking_uri
+from raykd.tracking import database_path, environment, probe, redact, tracking_uri
 
 LITTLE_DISK, LITTLE_SHM = 5_000_000_000, 1_000_000_000
 """Free bytes below which a doubt is said: checkpoints and Ray's spilling; Ray's object store."""
@@ -178,7 +178,8 @@ def writable(output: Path) -> Item:
 def records(output: Path) -> Item:
     """MLflow: a probe run is made and deleted; a database that is not there yet is not made."""
     uri = tracking_uri(TrackingConfig(), output.resolve())
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    database = database_path(uri)
+    if database is not None and not database.exists():
         return Item("MLflow", f"{uri} is made by the first run")
     probe(uri)
     return Item("MLflow", f"{redact(uri)} took a probe run, which was deleted again")

@@ -21,6 +21,7 @@ from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
+from raykd.keys import key_part
 from raykd.load import dump
 from raykd.point import Point
 from raykd.report.page import RunReport, TeacherFacts, figures, write_page
@@ -322,7 +323,7 @@ def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) 
             p.role, f"teacher/{p.name}/test"
         )
         for lang, metrics in s.by_language.items():
-            values |= {f"{prefix}/{lang}/{metric}": value for metric, value in metrics.items()}
+            values |= {f"{prefix}/{key_part(lang)}/{metric}": value for metric, value in metrics.items()}
         values |= {f"{prefix}/mean/{metric}": value for metric, value in (s.macro or {}).items()}
         if p.ms_per_1000 is not None:
             values[f"{prefix}/ms_per_1000"] = p.ms_per_1000

@@ -19,7 +19,7 @@ from rich.console import Console
 from raykd.config import Run
 from raykd.load import dump, flatten
 from raykd.point import Point
-from raykd.runs.check import preflight
+from raykd.runs.check import preflight, say_notes
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.interrupt import at_interrupt
@@ -36,7 +36,7 @@ from raykd.runs.stages import fit_group, train_teachers
 from raykd.runs.teacher_scores import record_once, stop_if_poor
 from raykd.student.settings import describe_overruled
 from raykd.teachers.pool import TeacherPool
-from raykd.tracking import Tracker, environment, tracking_uri
+from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
@@ -87,7 +87,8 @@ def train(
     Raises:
         RaykdError: with what, got, wanted and the next step; what was written before stays.
     """
-    preflight(config)
+    shown = console or Console(emoji=False)
+    say_notes(shown, preflight(config))
     path = Path(config.output).resolve() / config.name
     with locked(path):
         # All that can be refused is refused before an old run is overwritten.
@@ -97,7 +98,7 @@ def train(
         folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
         with log_to_file(folder.log), ended_well(folder):
             try:
-                return _train(config, folder, console or Console(emoji=False), *jobs)
+                return _train(config, folder, shown, *jobs)
             except KeyboardInterrupt:
                 folder.give_up("interrupted")
                 raise
@@ -124,6 +125,7 @@ def _train(
         log.warning("%s", note)
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
+    say_notes(console, tracker.notes)
     trackers = Trackers(tracker, folder, {})
     at_interrupt(lambda: trackers.finish("KILLED"))
     try:
@@ -184,7 +186,7 @@ def _fit(
 def _start_tracker(config: Run, folder: RunFolder) -> Tracker:
     return Tracker.start(
         tracking_uri(config.tracking, folder.path.parent),
-        config.tracking.experiment,
+        Experiment.of(config.tracking),
         config.name,
         params=flatten(config),
         tags={"raykd.role": "run", "raykd.fingerprint": config.fingerprint(), **environment()},

@@ -10,6 +10,7 @@ import torch
 
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
+from raykd.keys import key_part
 from raykd.tasks import EncodedRows, Said, Task
 from raykd.text.padding import Padding, split_passes
 
@@ -69,7 +70,10 @@ def join(parts: Sequence[Said]) -> Said:
 
 
 def scores_by_language(task: Task, said: Said, rows: Rows, labels: Sequence[str]) -> dict[str, float]:
-    """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them."""
+    """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them.
+
+    A language is written as `key_part` writes it: one that is called mean is not the mean.
+    """
     codes = np.asarray(rows.languages)
     values: dict[str, float] = {}
     collected: dict[str, list[float]] = {}
@@ -78,7 +82,7 @@ def scores_by_language(task: Task, said: Said, rows: Rows, labels: Sequence[str]
         if not len(inside):
             continue
         for metric, value in task.metrics(said.take(inside), rows.take(inside), labels).items():
-            values[f"eval/{language}/{metric}"] = value
+            values[f"eval/{key_part(language)}/{metric}"] = value
             collected.setdefault(metric, []).append(value)
     for metric, found in collected.items():
         values[f"eval/mean/{metric}"] = float(np.mean(found))

@@ -19,11 +19,12 @@ from rich.console import Console
 
 from raykd.config import RunConfig
 from raykd.errors import ConfigError
+from raykd.keys import key_part
 from raykd.load import dump, flatten, load_run
 from raykd.point import Point
 from raykd.report.confirmation import MACRO, ConfirmationReport
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
-from raykd.runs.check import preflight
+from raykd.runs.check import preflight, say_notes
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.score import student_system
@@ -36,7 +37,7 @@ from raykd.sweep.journal import Journal
 from raykd.sweep.outcome import BEST
 from raykd.sweep.schedulers import Fifo
 from raykd.sweep.tuning import TuneSettings
-from raykd.tracking import Tracker, environment, redact, tracking_uri
+from raykd.tracking import Experiment, Tracker, environment, redact, tracking_uri
 
 ARMS = ("winner", "default")
 FIRST_SEED = 1001
@@ -111,10 +112,11 @@ def confirm(
         RaykdError: with what, got, wanted and the next step.
     """
     plan, arms = _arms(sweep_folder.resolve(), seeds)
-    preflight(plan.base, together=plan.config.label == "on_demand")
+    shown = console or Console(emoji=False)
+    say_notes(shown, preflight(plan.base, together=plan.config.label == "on_demand"))
     with locked(Path(arms.output).resolve() / arms.name):
         look_at_folder(arms, resume=resume, overwrite=overwrite)
-        return _confirm_in_folder(plan, arms, console or Console(emoji=False), resume, overwrite)
+        return _confirm_in_folder(plan, arms, shown, resume, overwrite)
 
 
 def _confirm_in_folder(
@@ -177,6 +179,7 @@ def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
         )
         with frame.teachers(session.tracker):
             tracker = session.tracker()
+            say_notes(frame.console, tracker.notes)
             frame.judge_teachers(tracker)
             frame.answer_ahead()
             journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
@@ -219,7 +222,7 @@ def _start_tracker(plan: Sweep, arms: Arms, folder: RunFolder) -> Tracker:
     }
     return Tracker.start(
         tracking_uri(plan.base.tracking, Path(plan.base.output).resolve()),
-        plan.base.tracking.experiment,
+        Experiment.of(plan.base.tracking),
         f"{plan.name}-confirm",
         params={**same, **differing, "confirm.seeds": str(list(arms.seeds))},
         tags={"raykd.role": "confirmation", "raykd.sweep": plan.name, **environment()},
@@ -275,7 +278,8 @@ def _report(plan: Sweep, arms: Arms, frame: Frame, journal: Journal, students: P
         values: dict[str, float] = {}
         for split, rows in splits.items():
             _, found = student_system(arm, "student", _student(students, trial.tune_ids), config, rows)
-            by_language = {**found.by_language, **({MACRO: found.macro} if found.macro else {})}
+            by_language = {key_part(name): own for name, own in found.by_language.items()}
+            by_language |= {MACRO: found.macro} if found.macro else {}
             for language, metrics in by_language.items():
                 values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
         scores[arm][seed] = values

@@ -17,7 +17,7 @@ from rich.console import Console
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError
 from raykd.load import dump, flatten
-from raykd.runs.check import preflight
+from raykd.runs.check import preflight, say_notes
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.session import Session, ended_well
@@ -27,7 +27,7 @@ from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_r
 from raykd.sweep.outcome import SweepOutcome, conclude
 from raykd.sweep.search import NOW, SCORE
 from raykd.sweep.tuning import TuneSettings
-from raykd.tracking import Tracker, environment, tracking_uri
+from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.sweep")
 
@@ -43,7 +43,8 @@ def sweep(
         RaykdError: with what, got, wanted and the next step; what was written before stays.
     """
     base, config = plan.base, plan.config
-    preflight(base, together=config.label == "on_demand")
+    shown = console or Console(emoji=False)
+    say_notes(shown, preflight(base, together=config.label == "on_demand"))
     _check_keys(plan)
     with locked(Path(plan.output).resolve() / plan.name):
         look_at_folder(plan, resume=resume, overwrite=overwrite)
@@ -52,7 +53,6 @@ def sweep(
         folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
         with log_to_file(folder.log), ended_well(folder):
             try:
-                shown = console or Console(emoji=False)
                 frame = Frame(base, data, teachers, folder, shown, config.label, [_asking(plan)])
                 return _sweep(plan, frame)
             except KeyboardInterrupt:
@@ -72,6 +72,7 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
         trials = _search(plan, frame)  # refuses what cannot start, before teachers work for it
         with frame.teachers(session.tracker):
             tracker = session.tracker()
+            say_notes(frame.console, tracker.notes)
             frame.judge_teachers(tracker)
             frame.answer_ahead()
             journal = search(frame, trials, tracker)
@@ -147,7 +148,7 @@ def _start_tracker(plan: Sweep, folder: RunFolder) -> Tracker:
     tree = plan.config.model_dump(mode="json", exclude={"base", "set"})
     return Tracker.start(
         tracking_uri(plan.base.tracking, folder.path.parent),
-        plan.base.tracking.experiment,
+        Experiment.of(plan.base.tracking),
         plan.name,
         params={**flatten(plan.base), **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()}},
         tags={"raykd.role": "sweep", "raykd.fingerprint": plan.fingerprint(), **environment()},

@@ -5,25 +5,42 @@ settings by environment variables are each a piece of their own.
 """
 
 from raykd.point import Point
-from raykd.tracking.address import RedactingFilter, redact, slug, tracking_uri
+from raykd.tracking.address import (
+    Experiment,
+    RedactingFilter,
+    database_path,
+    redact,
+    slug,
+    sqlite_uri,
+    tracking_uri,
+)
 from raykd.tracking.environment import environment
+from raykd.tracking.look import Look, look
+from raykd.tracking.pages import serve_ui
 from raykd.tracking.part import PartTracker
 from raykd.tracking.probe import probe
 from raykd.tracking.replay import Sent, folders_to_send, replay
-from raykd.tracking.tracker import Tracker, serve_ui
+from raykd.tracking.tracker import Tracker
+from raykd.tracking.unrecorded import lines_of_left
 
 __all__ = [
+    "Experiment",
+    "Look",
     "PartTracker",
     "Point",
     "RedactingFilter",
     "Sent",
     "Tracker",
+    "database_path",
     "environment",
     "folders_to_send",
+    "lines_of_left",
+    "look",
     "probe",
     "redact",
     "replay",
     "serve_ui",
     "slug",
+    "sqlite_uri",
     "tracking_uri",
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from raykd.tracking.address import redact_value, slug
-from raykd.tracking.client import PARAMS_PER_CALL, cut, experiment_id_of, log_model
+from raykd.keys import LONGEST_KEY, marked, slug
+from raykd.tracking.address import Experiment, redact_value
+from raykd.tracking.client import Names, cut, experiment_id_of, log_rows, log_tags, storable
+from raykd.tracking.packing import log_model
+from raykd.tracking.place import settle
 
 Kind = Literal["create", "params", "tags", "text", "bytes", "file", "model", "status"]
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000
 """Characters MLflow takes in a value."""
+LONGEST_FILE = 200
+"""Bytes of a file's name, of which file systems take 255."""
+_NO_FILE = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*#%&\\]')
 LATER = "mlflow_later.jsonl"
 LOCAL = "local-"
 """How the id of a run begins that MLflow does not know yet."""
@@ -135,10 +142,12 @@ def _found(path: str, folder: Path | None) -> Path:
 
 def made(client: Any, uri: str, act: Act) -> str:
     """The run that an act of kind ``create`` asks for: made, or found if that was done before."""
-    experiment_id = experiment_id_of(client, uri, act.values["experiment"])
+    asked = Experiment(act.values["experiment"], act.values.get("experiment_id"))
+    experiment_id = experiment_id_of(client, uri, asked)
     found = found_by(client, experiment_id, act.run_id)
     if found is not None:
         return found
+    settle(client, uri, experiment_id)
     tags = {LOCAL_TAG: act.run_id}
     parent = act.values.get("parent")
     if parent is not None and str(parent).startswith(LOCAL):
@@ -157,36 +166,31 @@ def found_by(client: Any, experiment_id: str, local: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-    """Sets tags, whose names and values are fit for MLflow already."""
-    from mlflow.entities import RunTag
-
-    rows = [RunTag(key, value) for key, value in tags.items()]
-    for start in range(0, len(rows), PARAMS_PER_CALL):
-        client.log_batch(run_id, tags=rows[start : start + PARAMS_PER_CALL], synchronous=True)
-
-
 def redacted(params: Mapping[str, Any]) -> dict[str, str]:
     """Parameters as they may be written anywhere: texts, secrets hidden."""
-    return {key: redact_value(key, value) for key, value in params.items()}
+    return {key: storable(redact_value(key, value)) for key, value in params.items()}
 
 
 def _log_params(client: Any, run_id: str, params: Mapping[str, str], resumed: bool) -> None:
     """Logs `redacted` parameters; names and long values that MLflow does not take are kept beside."""
     from mlflow.entities import Param
 
-    texts = {slug(key): text for key, text in params.items()}
-    renamed = {f"param_name.{slug(key)}": key for key in params if slug(key) != key}
+    names = Names()
+    texts = {names(key): text for key, text in params.items()}
+    renamed = {_fitting(f"param_name.{names(key)}"): key for key in params if names(key) != key}
     long = {key: text for key, text in texts.items() if len(text) > LONGEST_PARAM}
     values = {key: cut(text, LONGEST_PARAM) for key, text in texts.items()}
     if resumed:
         values = _only_new(client, run_id, values)
-    rows = [Param(key, value) for key, value in values.items()]
-    for start in range(0, len(rows), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=rows[start : start + PARAMS_PER_CALL], synchronous=True)
+    log_rows(client, run_id, "params", [Param(key, value) for key, value in values.items()])
+    log_tags(client, run_id, {key: cut(storable(value), LONGEST_TAG) for key, value in renamed.items()})
     for key, text in long.items():
-        client.log_text(run_id, text, f"params/{key}.txt")
-    log_tags(client, run_id, {slug(key): value for key, value in renamed.items()})
+        client.log_text(run_id, text, artifact_path(f"params/{key}.txt"))
+
+
+def _fitting(key: str) -> str:
+    """A key behind a prefix: still one that MLflow takes, unless it became too long."""
+    return key if len(key) <= LONGEST_KEY else slug(key)
 
 
 def _only_new(client: Any, run_id: str, values: Mapping[str, str]) -> dict[str, str]:
@@ -194,9 +198,24 @@ def _only_new(client: Any, run_id: str, values: Mapping[str, str]) -> dict[str, 
     data = client.get_run(run_id).data
     count = int(data.tags.get("resumes", "0")) + 1
     changed = {k: v for k, v in values.items() if k in data.params and data.params[k] != v}
-    tags = {slug(f"resume.{count}.{key}"): cut(value, LONGEST_TAG) for key, value in changed.items()}
+    tags = {_fitting(f"resume.{count}.{key}"): cut(value, LONGEST_TAG) for key, value in changed.items()}
     log_tags(client, run_id, {"resumes": str(count), **tags})
     return {k: v for k, v in values.items() if k not in data.params}
+
+
+def artifact_path(path: str) -> str:
+    """A path of an artifact as file systems, servers and MLflow take it; two paths never become one."""
+    return "/".join(_file_name(part) for part in path.split("/") if part)
+
+
+def _file_name(part: str) -> str:
+    clean = _NO_FILE.sub("_", part)
+    if clean == part and len(part.encode()) <= LONGEST_FILE and part.strip(". ") == part:
+        return part
+    stem, dot, ending = clean.rpartition(".")
+    stem, ending = (stem, f".{ending}") if dot and stem and len(ending) <= 8 else (clean, "")
+    short = stem.encode()[: LONGEST_FILE - 20].decode("utf-8", "ignore").strip(". ")
+    return marked(short or "_", part) + ending
 
 
 def _log_bytes(client: Any, run_id: str, data: bytes, artifact_path: str) -> None:

@@ -1,37 +1,103 @@
-"""Where MLflow records: the tracking URI, safe names.
+"""Where MLflow records: the tracking URI and the experiment.
 
 Decision record: the URI is always explicit. MLflow's own default looks at the current folder and picks a file
 store where an old one lies there, which then raises. A password inside a URI is refused rather than stripped,
-because MLflow repeats the URI in its exceptions, and in the environment of every child process.
+because MLflow repeats the URI in its exceptions, and in the environment of every child process. What a key of the run
+says wins over the environment, for the URI and for the experiment alike.
 
 No mlflow here: this part can be used by a preflight check that must be quick.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
+from raykd.keys import slug
 from raykd.redaction import RedactingFilter, redact, redact_value
 
-__all__ = ["RedactingFilter", "checked_uri", "is_server", "redact", "redact_value", "slug", "tracking_uri"]
+__all__ = [
+    "Experiment",
+    "RedactingFilter",
+    "checked_uri",
+    "database_path",
+    "environment_notes",
+    "is_server",
+    "mlflow_command",
+    "redact",
+    "redact_value",
+    "slug",
+    "sqlite_uri",
+    "sync_command",
+    "tracking_uri",
+]
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-LONGEST_KEY = 250
-"""Characters MLflow takes in the name of a parameter, metric or tag."""
+DEFAULT_EXPERIMENT = "raykd"
+URI, NAME, ID, RUN, FILES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_ALLOW_FILE_STORE",
+)
+"""Variables of MLflow that raykd follows, or says that it does not."""
 
 
-def slug(key: str) -> str:
-    """A name that MLflow takes for a parameter, metric or tag: no other signs, no ``..``, at most 250."""
-    clean = re.sub(r"[^\w./ :-]", "_", key)
-    clean = re.sub(r"\.\.+", ".", clean)
-    clean = re.sub(r"/+", "/", clean).strip("/. ") or "_"
-    return clean[:LONGEST_KEY].rstrip("/. ")
+@dataclass(frozen=True)
+class Experiment:
+    """The experiment that is asked for. source: the key or variable that names it, for messages.
+
+    id: where MLFLOW_EXPERIMENT_ID names it; its name is then known to MLflow alone and `name` is empty.
+    """
+
+    name: str = DEFAULT_EXPERIMENT
+    id: str | None = None
+    source: str = "tracking.experiment"
+
+    def __str__(self) -> str:
+        return f"{self.name!r}" if self.id is None else f"with the id {self.id}"
+
+    @staticmethod
+    def of(config: TrackingConfig) -> Experiment:
+        """Return what the run's key says, else the environment, else `raykd`."""
+        if config.experiment is not None:
+            return Experiment(config.experiment)
+        if name := os.environ.get(NAME):
+            return Experiment(name, source=NAME)
+        if number := os.environ.get(ID):
+            return Experiment("", number, ID)
+        return Experiment()
+
+
+def environment_notes(config: TrackingConfig) -> list[str]:
+    """Return what a reader must know of MLflow's variables: which count for this run and which do not."""
+    asked, told = Experiment.of(config), []
+    if asked.source in (NAME, ID):
+        told.append(
+            f"records go to the MLflow experiment {asked} ({asked.source}; tracking.experiment is not set)"
+        )
+    elif config.experiment is not None and (named := os.environ.get(NAME) or os.environ.get(ID)):
+        variable = NAME if os.environ.get(NAME) else ID
+        told.append(f"{variable}={named} is ignored: the run says tracking.experiment: {config.experiment}")
+    if config.uri and os.environ.get(URI):
+        told.append(f"{URI} is ignored: the run says tracking.uri: {redact(config.uri)}")
+    if os.environ.get(RUN):
+        told.append(
+            f"{RUN} is ignored: a run of raykd opens an MLflow run of its own, and --resume goes on with it"
+        )
+    return told
 
 
 def tracking_uri(config: TrackingConfig, output: Path) -> str:
@@ -41,11 +107,10 @@ def tracking_uri(config: TrackingConfig, output: Path) -> str:
         TrackingError: the URI holds credentials, or names a store that raykd does not use (``file:``, a
         bare path).
     """
-    given = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    if given is None:
-        return f"sqlite:///{(output.expanduser().resolve() / 'mlflow.db').as_posix()}"
-    source = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
-    return checked_uri(given.strip(), source)
+    given = (config.uri or os.environ.get(URI) or "").strip()
+    if not given:
+        return sqlite_uri(output.expanduser().resolve() / "mlflow.db")
+    return checked_uri(given, "tracking.uri" if config.uri else URI)
 
 
 def checked_uri(uri: str, source: str = "the tracking URI") -> str:
@@ -54,27 +119,80 @@ def checked_uri(uri: str, source: str = "the tracking URI") -> str:
     Raises:
         TrackingError: see `tracking_uri`.
     """
-    scheme = uri.split("://", 1)[0].split("+", 1)[0].lower() if "://" in uri else ""
+    scheme = uri.split(":", 1)[0].split("+", 1)[0].lower() if "://" in uri or uri.startswith("file:") else ""
+    if scheme in ("", "file") and _files_allowed():
+        return _file_uri(uri)
     if scheme not in SERVERS + DATABASES:
         raise TrackingError(
             f"{source} is no address that raykd can record to: MLflow keeps no runs in plain folders",
             got=redact(uri),
             wanted="http(s)://host:port or sqlite:///path/mlflow.db (or postgresql://, mysql://, mssql://)",
-            next_step="remove it to use SQLite under `output`, or start a server: mlflow server --port 5000",
+            next_step="remove it to use SQLite under `output`, or start a server: mlflow server --port 5000"
+            + (f"; {FILES}=true if it must be a folder" if scheme in ("", "file") else ""),
         )
     if "@" in uri and (scheme in SERVERS or urlsplit(uri).password is not None):
         _refuse_credentials(source, scheme, uri)
-    if scheme == "sqlite":
-        path = uri.split(":///", 1)[1].split("?", 1)[0] if ":///" in uri else ""
-        if not path or path == ":memory:":
-            raise TrackingError(
-                f"{source} names no database file",
-                got=redact(uri),
-                wanted="sqlite:///path/mlflow.db",
-                next_step="give a path; a database in memory is gone before anyone reads it",
-            )
-        return f"sqlite:///{Path(path).expanduser().resolve().as_posix()}"
-    return uri
+    if scheme in SERVERS and not urlsplit(uri).hostname:
+        raise TrackingError(f"{source} names no host", got=redact(uri), wanted="http://host:port")
+    return _sqlite(uri, source) if scheme == "sqlite" else uri
+
+
+def _files_allowed() -> bool:
+    return os.environ.get(FILES, "").lower() in ("true", "1")
+
+
+def _file_uri(uri: str) -> str:
+    path = unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
+    return Path(path or "mlruns").expanduser().resolve().as_uri()
+
+
+def _sqlite(uri: str, source: str) -> str:
+    path, _, query = uri.split(":///", 1)[1].partition("?") if ":///" in uri else ("", "", "")
+    if not path or path == ":memory:":
+        raise TrackingError(
+            f"{source} names no database file",
+            got=redact(uri),
+            wanted="sqlite:///path/mlflow.db",
+            next_step="give a path; a database in memory is gone before anyone reads it",
+        )
+    if path.startswith("file:"):  # SQLite's own form, which only SQLite reads
+        return uri
+    read = Path(unquote(path) if _unquotes() else path).expanduser().resolve()
+    return sqlite_uri(read) + (f"?{query}" if query else "")
+
+
+@cache
+def _unquotes() -> bool:
+    """Return whether SQLAlchemy reads %20 in the path of a database as a blank: since 2.1 it does."""
+    version = [int(number) for number in re.findall(r"\d+", importlib.metadata.version("sqlalchemy"))[:2]]
+    return version >= [2, 1]
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database file, whatever signs its folders have.
+
+    Raises:
+        TrackingError: this SQLAlchemy cannot be told of such a path.
+    """
+    text = path.as_posix()
+    if _unquotes():
+        return "sqlite:///" + text.replace("%", "%25").replace("?", "%3F")
+    if "?" in text:
+        raise TrackingError(
+            "the MLflow database cannot lie in a folder with a question mark in its name",
+            got=text,
+            wanted="another output, or SQLAlchemy 2.1 or newer",
+            next_step="rename the folder, or: pip install -U sqlalchemy",
+        )
+    return f"sqlite:///{text}"
+
+
+def database_path(uri: str) -> Path | None:
+    """The file of a `checked_uri` of SQLite; None for any other store."""
+    if not uri.startswith("sqlite") or ":///" not in uri:
+        return None
+    path = uri.split(":///", 1)[1].partition("?")[0]
+    return None if path.startswith("file:") else Path(unquote(path) if _unquotes() else path)
 
 
 def _refuse_credentials(source: str, scheme: str, uri: str) -> None:
@@ -95,3 +213,16 @@ def _refuse_credentials(source: str, scheme: str, uri: str) -> None:
 def is_server(uri: str) -> bool:
     """Whether the URI is a server that answers over HTTP."""
     return urlsplit(uri).scheme in SERVERS
+
+
+def mlflow_command(uri: str, words: str) -> str:
+    """A command of MLflow that works as it is printed, in this folder or any other."""
+    program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
+    return f"{URI}={shlex.quote(redact(uri))} {program} {words}"
+
+
+def sync_command(uri: str, folder: Path) -> str:
+    """The command that sends what a run's folder keeps, with the URI before it where only the environment says it."""
+    given = os.environ.get(URI, "").strip()
+    before = f"{URI}={shlex.quote(redact(uri))} " if given and checked_uri(given) == uri else ""
+    return f"{before}raykd mlflow sync {shlex.quote(str(folder))}"

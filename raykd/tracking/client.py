@@ -1,191 +1,245 @@
-"""What is said to MLflow: connecting, experiments, metrics, the logged model.
+"""What is said to MLflow: connecting, experiments, points, parameters and tags.
 
-Decision record: plain functions on an `MlflowClient` with explicit ids. The student is packed here and
-uploaded as a logged model by the client's own calls, because ``mlflow.pyfunc.log_model`` reads the
-process-wide tracking URI and the active run, and writes the last model's id into the process.
+Decision record: plain functions on an `MlflowClient` with explicit ids. MLflow takes a batch whole or not at all, so
+what it refuses for good is looked for by halves: one bad value costs itself and nothing else. Whether a refusal is for
+good is asked of MLflow's error code; where the whole run is gone nothing is thrown away.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import math
 import os
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
-from raykd import models
+from raykd.environ import go_around_proxy
 from raykd.errors import TrackingError
+from raykd.keys import marked
 from raykd.point import Point
-from raykd.tracking.address import is_server, redact, slug
-from raykd.tracking.outbox import first_line
-from raykd.tracking.patience import PROBE_S, borrowed, quiet
+from raykd.tracking.address import Experiment, database_path, mlflow_command, redact, slug
+from raykd.tracking.database import check_database, is_new, make_database, only_our_folders
+from raykd.tracking.outbox import first_line, logger
+from raykd.tracking.patience import one_attempt, quiet
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 """Most that MLflow takes at once."""
+SHORTER = (500, 250)
+"""Characters that older servers take in the value of a parameter or tag, tried where one is refused."""
+FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+"""Error codes of what MLflow will refuse again; BAD_REQUEST is a value that its database cannot hold."""
+T = TypeVar("T")
 
 
 def connect(uri: str) -> Any:
-    """A client of this URI alone. Importing mlflow takes a second, so it is imported here."""
+    """A client of this URI alone, its database made where there is none. Importing mlflow takes a second.
+
+    Raises:
+        TrackingError: the database cannot be used. What MLflow raises.
+    """
     # a cluster's job does not phone anybody unasked
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    path = database_path(uri)
+    if path is None:
+        go_around_proxy(uri)
+    elif is_new(path):
+        make_database(path)
+    else:
+        check_database(path, uri)
+    # which would print a page of migrations, and try for 100 s where the first try says all
+    with one_attempt(), only_our_folders(uri), quiet("alembic", "mlflow.store.db.utils"):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def experiment_id_of(client: Any, uri: str, name: str) -> str:
-    """The id of the experiment, made if needed. With SQLite its artifacts lie beside the database."""
+def experiment_of(client: Any, uri: str, asked: Experiment) -> Any | None:
+    """The experiment that is there; None where it is to be made.
+
+    Raises:
+        TrackingError: it is deleted, or there is none with this id. What MLflow raises.
+    """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        beside = (
-            Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" if uri.startswith("sqlite") else None
-        )
+    if asked.id is None:
+        found = client.get_experiment_by_name(asked.name)
+    else:
         try:
-            return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
+            found = client.get_experiment(asked.id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise TrackingError(
+                f"there is no MLflow experiment {asked}", got=f"{asked.source} at {redact(uri)}",
+                wanted="the id of an experiment that is there",
+                next_step="tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME names one, made if needed",
+            ) from None  # fmt: skip
+    if found is not None and found.lifecycle_stage != "active":
+        restore = mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
+        raise TrackingError(
+            f"the MLflow experiment {found.name!r} is deleted", got=redact(uri), wanted="an active experiment",
+            next_step=f"restore it: {restore}; or record in another: tracking.experiment=NAME"
+            + (f" (now named by {asked.source})" if asked.source.startswith("MLFLOW") else ""),
+        )  # fmt: skip
+    return found
+
+
+def experiment_id_of(client: Any, uri: str, asked: Experiment) -> str:
+    """The id of the experiment, made if needed. With SQLite its artifacts lie beside the database.
+
+    Raises:
+        TrackingError: as `experiment_of`. What MLflow raises.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = experiment_of(client, uri, asked)
+    if found is None:
+        path = database_path(uri)
+        beside = None if path is None else (path.parent / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(asked.name, artifact_location=beside))
         except MlflowException:  # another driver was faster
-            found = client.get_experiment_by_name(name)
+            found = experiment_of(client, uri, asked)
             if found is None:
                 raise
-    if found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"the MLflow experiment {name!r} is deleted", got=redact(uri), wanted="an active experiment",
-            next_step=f"choose another name, or: mlflow experiments restore -x {found.experiment_id}",
-        )  # fmt: skip
     return str(found.experiment_id)
 
 
-def send(client: Any, run_id: str, points: Sequence[Point]) -> None:
+Stage = Literal["active", "deleted", "absent"]
+
+
+def stage_of(client: Any, run_id: str) -> Stage:
+    """Whether a run is there; what MLflow raises otherwise."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        stage = client.get_run(run_id).info.lifecycle_stage
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return "absent"
+        raise
+    return "deleted" if stage == "deleted" else "active"
+
+
+def check_run(client: Any, uri: str, run_id: str) -> None:
+    """Check that records can be added to a run.
+
+    Raises:
+        TrackingError: it is deleted or not there, with what helps. What MLflow raises.
+    """
+    stage = stage_of(client, run_id)
+    if stage == "deleted":
+        raise TrackingError(
+            f"the MLflow run {run_id} is deleted", got=redact(uri), wanted="an active run",
+            next_step=f"restore it: {mlflow_command(uri, f'runs restore --run-id {run_id}')}",
+        )  # fmt: skip
+    if stage == "absent":
+        raise TrackingError(
+            f"there is no MLflow run {run_id}", got=redact(uri), wanted="the database or server that has it",
+            next_step="name it: tracking.uri=... or MLFLOW_TRACKING_URI=...",
+        )  # fmt: skip
+
+
+class Names:
+    """Keys of one run, made so that none meets another, also where upper and lower case are one.
+
+    Args:
+        known: keys that the run has already.
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._owner = {key.casefold(): key for key in known}
+
+    def __call__(self, name: str) -> str:
+        """Return the key of a name; the same one each time."""
+        key = slug(name)
+        return key if self._owner.setdefault(key.casefold(), key) == key else marked(key, name)
+
+
+def send(client: Any, run_id: str, points: Sequence[Point], names: Callable[[str], str] = slug) -> None:
     """Sends points, 1000 metrics a call; NaN and infinities become tags ``non_finite.<metric>``."""
     from mlflow.entities import Metric, RunTag
 
     metrics, odd = [], {}
     for point in points:
         for name, value in point.values.items():
-            key = slug(name)
             if math.isfinite(value):
-                metrics.append(Metric(key, float(value), point.time_ms, point.step))
+                metrics.append(Metric(names(name), float(value), point.time_ms, point.step))
             else:
-                odd[slug(f"non_finite.{key}")] = f"{value} at step {point.step}"
+                odd[names(f"non_finite.{name}")] = f"{value} at step {point.step}"
     tags = [RunTag(key, value) for key, value in odd.items()]
-    for start in range(0, len(metrics), METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL], synchronous=True)
-    for start in range(0, len(tags), PARAMS_PER_CALL):
-        client.log_batch(run_id, tags=tags[start : start + PARAMS_PER_CALL], synchronous=True)
+    log_rows(client, run_id, "metrics", metrics)
+    log_rows(client, run_id, "tags", tags)
 
 
-def log_model(
-    client: Any,
-    run: tuple[str, str],
-    directory: Path,
-    labels: Sequence[str],
-    languages: Sequence[str],
-    texts: Sequence[str],
-) -> str:
-    """Packs the student in a temporary folder, then uploads it as a logged model of the run."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
+def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags, whose names and values are fit for MLflow already."""
+    from mlflow.entities import RunTag
 
-    run_id, experiment_id = run
-    if not directory.is_dir():
-        raise TrackingError("there is no student to log", got=directory, wanted="a folder that raykd saved")
-    entry = client.create_logged_model(experiment_id, name="student", source_run_id=run_id)
+    log_rows(client, run_id, "tags", [RunTag(key, value) for key, value in tags.items()])
+
+
+def log_rows(
+    client: Any, run_id: str, kind: Literal["metrics", "params", "tags"], rows: Sequence[Any]
+) -> None:
+    """Logs rows of one kind in batches; what MLflow refuses for good is said in the log and passed over.
+
+    Raises:
+        What MLflow raises where it does not answer, or the run is gone.
+    """
+    size = METRICS_PER_CALL if kind == "metrics" else PARAMS_PER_CALL
+
+    def log(part: Sequence[Any]) -> None:
+        client.log_batch(run_id, **{kind: part}, synchronous=True)
+
+    for start in range(0, len(rows), size):
+        refused = _by_halves(log, rows[start : start + size], lambda: stage_of(client, run_id) == "active")
+        for row, error in refused:
+            if not _shortened(log, row):
+                logger.warning(
+                    "MLflow refuses %s %s: %s",
+                    kind.removesuffix("s"),
+                    row.key,
+                    redact(first_line(error))[:300],
+                )
+
+
+def _by_halves(
+    log: Callable[[Sequence[T]], None], rows: Sequence[T], is_there: Callable[[], bool]
+) -> list[tuple[T, Exception]]:
+    """Logs rows; returns those that are refused for good. What is no such refusal is raised."""
+    from mlflow.exceptions import MlflowException
+
     try:
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "model"
-            model = Model(
-                artifact_path=entry.artifact_location, run_id=run_id, model_uuid=entry.model_id,
-                model_id=entry.model_id, metadata={"labels": list(labels), "languages": list(languages)},
-            )  # fmt: skip
-            _pack_model(path, directory, model, labels, texts)
-            client.log_model_artifacts(entry.model_id, str(path))
-        client.finalize_logged_model(entry.model_id, "READY")
-    except Exception:
-        with contextlib.suppress(Exception):
-            client.finalize_logged_model(entry.model_id, "FAILED")
-        raise
-    client.log_outputs(run_id, [LoggedModelOutput(entry.model_id, step=0)])
-    return f"models:/{entry.model_id}"
+        log(rows)
+        return []
+    except MlflowException as error:
+        if error.error_code not in FOR_GOOD or not is_there():
+            raise
+        if len(rows) == 1:
+            return [(rows[0], error)]
+    half = len(rows) // 2
+    return _by_halves(log, rows[:half], is_there) + _by_halves(log, rows[half:], is_there)
 
 
-def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """What the model reads and what it answers with; see `raykd.tracking.model`."""
-    from mlflow.types import ColSpec
-    from mlflow.types.schema import Array, Object, Property
+def _shortened(log: Callable[[Sequence[Any]], None], row: Any) -> bool:
+    """Whether a parameter or tag is taken with a shorter value."""
+    from mlflow.exceptions import MlflowException
 
-    if task == "question_answering":
-        names = {"answer": "string", "start": "long", "end": "long", "probability": "double"}
-        return (
-            [ColSpec("string", "question"), ColSpec("string", "context")],
-            [ColSpec(kind, name) for name, kind in names.items()],  # type: ignore[arg-type]
-        )
-    if task == "token_classification":
-        parts = {"text": "string", "type": "string", "start": "long", "end": "long"}
-        entity = Object([Property(name, kind) for name, kind in parts.items()])  # type: ignore[arg-type]
-        return [ColSpec("string", "text")], [ColSpec(Array(entity), "entities")]
-    if task in ("causal_lm", "seq2seq"):
-        return [ColSpec("string", "text")], [ColSpec("string", "written")]
-    return (
-        [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)],
-        [ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)],
-    )
+    for limit in SHORTER:
+        if isinstance(row.value, str) and len(row.value) > limit:
+            try:
+                log([type(row)(row.key, cut(row.value, limit))])
+                return True
+            except MlflowException:
+                continue
+    return False
 
 
-def _pack_model(path: Path, directory: Path, model: Any, labels: Sequence[str], texts: Sequence[str]) -> None:
-    """Writes a pyfunc model from code. Requirements are given: MLflow would run the model to find them."""
-    import mlflow.pyfunc
-    import pandas
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema
-
-    inputs, outputs = _columns(models.inspect_directory(directory).task, labels)
-    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
-    needed = ("raykd", "mlflow", "numpy", "pandas", "safetensors", "torch", "transformers")
-    versions = {name: version for name in needed if (version := _version(name))}
-    try:
-        with borrowed({"MLFLOW_UV_AUTO_DETECT": "false"}), quiet("mlflow.pyfunc", "mlflow.pyfunc.model"):
-            mlflow.pyfunc.save_model(
-                path=str(path),
-                python_model=str(Path(__file__).with_name("model.py")),
-                artifacts={"student": str(directory)},
-                mlflow_model=model,
-                signature=signature,  # else MLflow runs the model on the example to guess one
-                input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
-                pip_requirements=[f"{name}=={version.split('+')[0]}" for name, version in versions.items()],
-            )
-    except Exception as error:
-        raise TrackingError(
-            "the student cannot be packed as an MLflow model", got=redact(first_line(error))
-        ) from error
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def cannot_start(uri: str, error: BaseException) -> TrackingError:
-    step = (
-        "start the server (mlflow server --port 5000) or correct tracking.uri; remove tracking.uri and "
-        "MLFLOW_TRACKING_URI to record in an SQLite database under `output`"
-        if is_server(uri)
-        else "check that the folder can be written, or set tracking.uri to another database"
-    )
-    return TrackingError(
-        f"MLflow cannot be used at {redact(uri)}",
-        got=redact(first_line(error))[:500],
-        wanted=f"an answer within {PROBE_S + 1} s" if is_server(uri) else "a database that opens",
-        next_step=step,
-    )
+def storable(text: str) -> str:
+    """The text as every database and file takes it: no half of a surrogate pair, no NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def cut(text: str, limit: int) -> str:
+    """The text, with an ellipsis at its end where it is longer than the limit."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -61,6 +61,8 @@ def from_lines(path: Path) -> Iterator[tuple[str, Point]]:
 class Outbox:
     """One run's metrics on their way. Made by `Tracker`; `put` may be called from any thread.
 
+    dropped: points that are lost. why: what was said when something was not taken last.
+
     Args:
         run_id: the MLflow run, for the spool.
         send: sends points or raises; called by the writer thread alone.
@@ -92,6 +94,7 @@ class Outbox:
         self._wait_s = 0.0
         self._spooled = sum(1 for i, _ in from_lines(spool) if i == run_id) if spool else 0
         self.dropped = 0
+        self.why = ""
         self._thread = threading.Thread(target=self._run, name=f"raykd-tracking-{run_id[:8]}", daemon=True)
         if not offline:
             self._thread.start()
@@ -204,6 +207,7 @@ class Outbox:
             elif not self._closing:
                 first, longest = self._backoff_s
                 self._wait_s = min(longest, max(first, self._wait_s * 2))
+                self.why = redact(first_line(error))[:300]
                 self._set_aside(also=self._in_flight)
             if error is not None and not was_down and not self._closing:
                 place = f"go to {self._spool}" if self._spool else "are kept in memory"

@@ -56,6 +56,20 @@ def return_patience() -> None:
 
 
 @contextlib.contextmanager
+def one_attempt() -> Iterator[None]:
+    """MLflow opens a database once: it tries ten times, 100 s in all, and says what it did last."""
+    from mlflow.store.db import utils
+
+    before = getattr(utils, "MAX_RETRY_COUNT", None)
+    utils.MAX_RETRY_COUNT = 1
+    try:
+        yield
+    finally:
+        if before is not None:
+            utils.MAX_RETRY_COUNT = before
+
+
+@contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
     """Loggers that say nothing below a warning for a while."""
     levels = {name: logging.getLogger(name).level for name in names}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 
-from raykd.errors import RaykdError
 from raykd.point import Point
-from raykd.tracking.address import checked_uri, is_server
-from raykd.tracking.client import cannot_start, connect, experiment_id_of, send
-from raykd.tracking.patience import PROBE, borrowed, quiet
-
-EXPERIMENT = "raykd"
+from raykd.tracking.address import Experiment, checked_uri, is_server
+from raykd.tracking.client import connect, experiment_id_of, send
+from raykd.tracking.failure import as_failure
+from raykd.tracking.patience import PROBE, borrowed
 
 
 def probe(uri: str) -> None:
@@ -21,14 +19,12 @@ def probe(uri: str) -> None:
     """
     uri = checked_uri(uri)
     try:
-        with borrowed(PROBE if is_server(uri) else {}), quiet("alembic", "mlflow.store.db.utils"):
+        with borrowed(PROBE if is_server(uri) else {}):
             client = connect(uri)
-            run = client.create_run(experiment_id_of(client, uri, EXPERIMENT), run_name="raykd doctor")
+            run = client.create_run(experiment_id_of(client, uri, Experiment()), run_name="raykd doctor")
             try:
                 send(client, run.info.run_id, [Point(0, {"probe": 1.0}, int(time.time() * 1000))])
             finally:
                 client.delete_run(run.info.run_id)
-    except RaykdError:
-        raise
     except Exception as error:
-        raise cannot_start(uri, error) from None  # the cause may hold what must not be printed
+        raise as_failure(uri, error) from None  # the cause may hold what must not be printed

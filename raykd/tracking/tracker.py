@@ -12,18 +12,14 @@ it could not send: points in the `outbox`, all else as `acts`. Both lie in the r
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from raykd.errors import RaykdError, TrackingError
+from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking.acts import (
     LATER,
@@ -32,31 +28,21 @@ from raykd.tracking.acts import (
     Act,
     Kind,
     Later,
-    found_by,
+    artifact_path,
     local_id,
-    log_tags,
     perform,
     redacted,
     stored_path,
 )
-from raykd.tracking.address import (
-    checked_uri,
-    is_server,
-    redact,
-    redact_value,
-    slug,
-)
-from raykd.tracking.alive import BEAT_S, end_stale, sign
-from raykd.tracking.client import (
-    cannot_start,
-    connect,
-    cut,
-    experiment_id_of,
-    send,
-)
+from raykd.tracking.address import Experiment, checked_uri, redact, redact_value, sync_command
+from raykd.tracking.alive import BEAT_S, sign
+from raykd.tracking.client import Names, cut, log_tags, send, storable
+from raykd.tracking.database import AwayError
+from raykd.tracking.failure import as_failure
+from raykd.tracking.opening import Opened, open_run
 from raykd.tracking.outbox import SPOOL, Outbox, first_line, logger
-from raykd.tracking.patience import PROBE, PROBE_S, borrowed, quiet, return_patience, take_patience
-from raykd.tracking.replay import replay
+from raykd.tracking.patience import PROBE_S, return_patience, take_patience
+from raykd.tracking.unrecorded import Left, note_left, run_folder
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_S = 20.0
@@ -69,17 +55,20 @@ class Tracker:
     """One MLflow run. Made with `start`, ended with `finish` or as a context manager.
 
     uri, run_id, experiment_id, experiment_name: where it is, for messages and for children.
+    notes: what a reader must know of how it was opened, for example that the run of before is deleted.
     """
 
-    def __init__(
-        self, client: Any, uri: str, experiment: tuple[str, str], run_id: str, directory: Path | None
-    ) -> None:
-        self.uri, self.run_id = uri, run_id
-        self.experiment_id, self.experiment_name = experiment
+    def __init__(self, uri: str, opened: Opened, directory: Path | None) -> None:
+        client, run_id = opened.client, opened.run_id
+        self.uri, self.run_id, self.notes = uri, run_id, opened.notes
+        self.experiment_id, self.experiment_name = opened.experiment_id, opened.experiment_name
         self._client, self._folder = client, directory
+        self._tag_names, metric_names = Names(opened.tags), Names(opened.metrics)
+        self._tables: list[dict[str, str]] = _tables_in(opened.tags)
+        self._why = ""
         self._outbox = Outbox(
             run_id,
-            lambda points: send(client, run_id, points),
+            lambda points: send(client, run_id, points, metric_names),
             None if directory is None else directory / SPOOL,
             beat=lambda: log_tags(client, run_id, sign()),
             beat_s=BEAT_S,
@@ -93,7 +82,7 @@ class Tracker:
     def start(
         cls,
         uri: str,
-        experiment: str,
+        experiment: str | Experiment,
         run_name: str,
         *,
         params: Mapping[str, Any],
@@ -104,6 +93,8 @@ class Tracker:
         required: bool = True,
     ) -> Tracker:
         """Opens a run, a child of ``parent_run_id``, or goes on with ``run_id``.
+
+        A ``run_id`` that is deleted or not there is not an error: a new run takes its place, which `notes` says.
 
         Args:
             uri: from `tracking_uri`. An SQLite database that does not exist is made, which takes about 7 s.
@@ -116,58 +107,31 @@ class Tracker:
             TrackingError: MLflow does not answer within 5 s, or refuses.
         """
         uri = checked_uri(uri)
-        resumed = run_id is not None
+        asked = Experiment(experiment) if isinstance(experiment, str) else experiment
         take_patience()
         try:
-            tracker = cls._open(uri, experiment, run_name, parent_run_id, run_id, directory)
+            opened = open_run(uri, asked, run_name, parent_run_id, run_id, directory)
+            tracker = cls(uri, opened, directory)
         except Exception as error:
             return_patience()
-            failure = error if isinstance(error, RaykdError) else cannot_start(uri, error)
-            if required or isinstance(error, RaykdError) or directory is None:
+            failure = as_failure(uri, error)
+            if required or not isinstance(failure, AwayError) or directory is None:
                 raise failure from None  # the cause may hold what must not be printed
             logger.warning(
                 "%s; the run goes on without it: what is to be recorded waits in %s", failure, directory
             )
-            tracker = cls(None, uri, ("", experiment), run_id or local_id(), directory)
-            if not any(act.kind == "create" for act in tracker._later.acts) and tracker.run_id.startswith(
-                LOCAL
-            ):
-                born = {"experiment": experiment, "name": run_name, "parent": parent_run_id}
-                tracker._attempt("create", "the run", {**born, "time_ms": int(time.time() * 1000)})
+            opened = Opened(None, run_id or local_id(), "", asked.name, resumed=run_id is not None)
+            tracker = cls(uri, opened, directory)
+            tracker._why = f"{failure.what}: {failure.got}"
+            tracker._create_later(asked, run_name, parent_run_id)
         tracker.set_tags({**tags, **sign()})
-        tracker._attempt("params", "parameters", {"params": redacted(params), "resumed": resumed})
+        tracker._attempt("params", "parameters", {"params": redacted(params), "resumed": opened.resumed})
         return tracker
 
-    @classmethod
-    def _open(
-        cls,
-        uri: str,
-        experiment: str,
-        run_name: str,
-        parent: str | None,
-        run_id: str | None,
-        directory: Path | None,
-    ) -> Tracker:
-        """Raises what MLflow raises."""
-        if parent is not None and parent.startswith(LOCAL):
-            raise ConnectionError("the run above was not recorded either")
-        with borrowed(PROBE if is_server(uri) else {}), quiet("alembic", "mlflow.store.db.utils"):
-            client = connect(uri)  # which prints a page of migrations where the database is new
-            experiment_id = experiment_id_of(client, uri, experiment)
-        if run_id is not None and run_id.startswith(LOCAL) and directory is not None:
-            replay(uri, directory)
-            run_id = found_by(client, experiment_id, run_id)
-        if run_id is None:
-            family = {"mlflow.parentRunId": parent} if parent else {}
-            run_id = str(client.create_run(experiment_id, run_name=run_name, tags=family).info.run_id)
-        else:
-            client.update_run(run_id, status="RUNNING")
-            experiment_id = client.get_run(run_id).info.experiment_id
-            experiment = client.get_experiment(experiment_id).name
-        if parent is None:
-            with contextlib.suppress(Exception):  # no reason not to run
-                end_stale(client, experiment_id, but=run_id)
-        return cls(client, uri, (experiment_id, experiment), run_id, directory)
+    def _create_later(self, asked: Experiment, name: str, parent: str | None) -> None:
+        if self.run_id.startswith(LOCAL) and not any(act.kind == "create" for act in self._later.acts):
+            born = {"experiment": asked.name, "experiment_id": asked.id, "name": name, "parent": parent}
+            self._attempt("create", "the run", {**born, "time_ms": int(time.time() * 1000)})
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Takes points and returns at once; a writer thread sends them. NaN and infinities become tags."""
@@ -179,12 +143,15 @@ class Tracker:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags; secrets are hidden, long values are cut."""
-        clean = {slug(key): cut(redact_value(key, value), LONGEST_TAG) for key, value in tags.items()}
+        clean = {
+            self._tag_names(key): cut(storable(redact_value(key, value)), LONGEST_TAG)
+            for key, value in tags.items()
+        }
         self._attempt("tags", "tags", {"tags": clean})
 
-    def log_text(self, text: str, artifact_path: str) -> None:
-        """Keeps a text as the artifact ``artifact_path``."""
-        self._attempt("text", artifact_path, {"text": text, "path": artifact_path})
+    def log_text(self, text: str, path: str) -> None:
+        """Keeps a text as the artifact ``path``."""
+        self._attempt("text", path, {"text": storable(text), "path": artifact_path(path)})
 
     def log_file(self, path: Path, artifact_dir: str | None = None) -> None:
         """Keeps a file, or a folder with all its files, in the artifact folder ``artifact_dir``."""
@@ -192,19 +159,21 @@ class Tracker:
             raise TrackingError("there is nothing to log", got=path, wanted="a file or folder that exists")
         self._attempt("file", str(path), {"file": stored_path(path, self._folder), "dir": artifact_dir})
 
-    def log_figure(self, figure: bytes | str, artifact_path: str) -> None:
-        """Keeps an SVG text or PNG bytes as the artifact ``artifact_path``."""
+    def log_figure(self, figure: bytes | str, path: str) -> None:
+        """Keeps an SVG text or PNG bytes as the artifact ``path``."""
         data = figure.encode() if isinstance(figure, str) else figure
         encoded = base64.b64encode(data).decode("ascii")
-        self._attempt("bytes", artifact_path, {"data": encoded, "path": artifact_path})
+        self._attempt("bytes", path, {"data": encoded, "path": artifact_path(path)})
 
-    def log_table(self, rows: Sequence[Mapping[str, Any]], artifact_path: str) -> None:
+    def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         """Keeps rows as JSON in the form that MLflow's page shows as a table; columns are all keys."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(column) for column in columns] for row in rows]
-        self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), artifact_path)
-        shown = json.dumps([{"path": artifact_path, "type": "table"}])
-        self.set_tags({"mlflow.loggedArtifacts": shown})
+        self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), path)
+        entry = {"path": artifact_path(path), "type": "table"}
+        if entry not in self._tables:
+            self._tables.append(entry)
+        self.set_tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
 
     def log_student(
         self,
@@ -265,7 +234,7 @@ class Tracker:
             left = self._perform_later(end) if sent and not self._outbox.down else [*self._later.acts, end]
             self._outbox.close(0.0 if self._outbox.down else timeout_s)
             self._later.keep(left)
-            if left or self._outbox.waiting:
+            if left or self._outbox.waiting or self._outbox.dropped:
                 self._say_rest(left)
         except OSError as error:
             logger.warning("what MLflow did not take is lost: %s", redact(error))
@@ -275,13 +244,15 @@ class Tracker:
 
     def _say_rest(self, left: Sequence[Act]) -> None:
         names = ", ".join(act.what for act in left)
+        points = self._outbox.waiting + self._outbox.dropped
         rest = (
-            f"{self._outbox.waiting} points are in {self._folder / SPOOL}; raykd mlflow sync {self._folder} sends all "
-            "of it"
+            f"{points} points are in {self._folder / SPOOL}; {sync_command(self.uri, run_folder(self._folder))} sends "
+            "all of it"
             if self._folder
-            else "some points are lost"
+            else "it is lost"
         )
         logger.warning("MLflow run %s: not recorded: %s; %s", self.run_id, names or "points", rest)
+        note_left(Left(self.uri, self._folder, points, len(left), self._why or self._outbox.why))
 
     def __enter__(self) -> Self:
         return self
@@ -305,9 +276,8 @@ class Tracker:
             except TrackingError:
                 raise
             except Exception as error:
-                logger.warning(
-                    "MLflow does not take %s (%s); tried again at the end", what, redact(first_line(error))
-                )
+                self._why = redact(first_line(error))[:300]
+                logger.warning("MLflow does not take %s (%s); tried again at the end", what, self._why)
                 self._outbox.suspect()
         self._later.add(act)
         return None
@@ -322,34 +292,18 @@ class Tracker:
             try:
                 perform(self._client, self.run_id, act, self._folder)
             except Exception as error:
-                logger.warning("MLflow did not take %s: %s", act.what, redact(first_line(error)))
+                self._why = redact(first_line(error))[:300]
+                logger.warning("MLflow did not take %s: %s", act.what, self._why)
                 left.append(act)
                 self._outbox.suspect()
                 self._outbox.flush(PROBE_S)
         return left
 
 
-def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
-    """Serves MLflow's pages of the database in ``output`` to this machine alone, until Ctrl-C.
-
-    Raises:
-        TrackingError: there is no database, or the server ends by itself.
-    """
-    database = output.expanduser().resolve() / "mlflow.db"
-    if not database.is_file():
-        raise TrackingError(
-            "there is no MLflow database to show", got=database, wanted="the `output` folder of a run",
-            next_step="raykd ui --output FOLDER; runs on a tracking server are shown by that server",
-        )  # fmt: skip
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{database.as_posix()}", "--workers", "1"]
-    say(f"http://127.0.0.1:{port} shows {database}; starting takes about 20 s, Ctrl-C ends it")
-    process = subprocess.Popen(command, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ})
+def _tables_in(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """The tables that a run has already."""
     try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        return
-    finally:
-        process.terminate()
-        process.wait()
-    raise TrackingError("the MLflow server ended", got=f"exit status {code}", next_step="try another --port")
+        found = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+    except ValueError:
+        return []
+    return list(found) if isinstance(found, list) else []

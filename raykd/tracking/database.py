@@ -1,0 +1,246 @@
+"""The SQLite file that MLflow records in: made whole or not at all, and looked at before MLflow opens it.
+
+Decision record: MLflow makes a database in about 6 s, by some sixty migrations of the file that everybody sees. Two
+that begin at once break each other, and one that is killed leaves a torn file. So it is made beside, under another
+name, and gets its own name in one step of the file system: who comes second finds it there and uses it. No lock is
+needed, which network file systems may not have. What is wrong with a file that is there already (locked, torn, of
+another version of MLflow) is asked of SQLite, since MLflow tries a hundred seconds and then says what it did last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from raykd.errors import TrackingError
+from raykd.tracking.address import database_path, mlflow_command, sqlite_uri
+from raykd.tracking.patience import quiet
+
+LOCKED_S = 10.0
+"""Seconds that another process may hold the database before it is called locked."""
+MAKING_S = 60.0
+"""Seconds for which a file without all tables counts as being made by somebody else."""
+CHECKED_BYTES = 64 << 20
+"""Size up to which all pages of a database are looked at: a tenth of a second."""
+
+
+class AwayError(TrackingError):
+    """MLflow does not answer now; it may later. A run that need not be recorded goes on without it."""
+
+
+def is_new(path: Path) -> bool:
+    """Return whether there is nothing at this path that must be kept."""
+    try:
+        return path.stat().st_size == 0
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
+def check_folder(path: Path) -> None:
+    """Check that a database can be made at this path; makes nothing.
+
+    Raises:
+        TrackingError: the folder cannot be written.
+    """
+    near = path.parent
+    while not near.exists() and near != near.parent:
+        near = near.parent
+    if path.is_dir() or not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        got = f"{path} is a folder" if path.is_dir() else f"{near} is no folder that this user may write"
+        raise TrackingError(
+            f"the MLflow database {path} cannot be made",
+            got=got,
+            wanted="a file in a writable folder",
+            next_step="name another output, or another place: tracking.uri=sqlite:///FOLDER/mlflow.db",
+        )
+
+
+def check_database(path: Path, uri: str) -> None:
+    """Check that an existing database can be read and written and is of this MLflow.
+
+    Raises:
+        AwayError: somebody else holds it. TrackingError: what is wrong, and what to do.
+    """
+    found = _revision(path, uri)
+    until = time.monotonic() + MAKING_S
+    while found != head() and _is_young(path) and time.monotonic() < until:
+        time.sleep(0.5)
+        found = _revision(path, uri)
+    if found == head():
+        return
+    if found is None and not _tables(path):
+        return  # a database of somebody else, or an empty one: MLflow adds its tables
+    kept = mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
+    if found is not None and found not in _known():
+        raise TrackingError(
+            f"the MLflow database {path} was written by a newer MLflow",
+            got=f"schema {found}, which MLflow {_version()} does not know",
+            wanted=f"schema {head()}",
+            next_step="pip install -U mlflow; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+        )
+    raise TrackingError(
+        f"the MLflow database {path} was written by an older MLflow, or cut off while it was made",
+        got=f"schema {found or 'unfinished'}",
+        wanted=f"schema {head()} (MLflow {_version()})",
+        next_step=f"keep a copy of the file, then: {kept}; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+    )
+
+
+def _revision(path: Path, uri: str) -> str | None:
+    """The revision of the schema, None where there is none; also tries whether it can be written.
+
+    Raises:
+        AwayError, TrackingError: it cannot be used.
+    """
+    aside = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.broken')}"
+    try:
+        with contextlib.closing(_opened(path, LOCKED_S)) as database:
+            if path.stat().st_size <= CHECKED_BYTES:
+                (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+                if said != "ok":
+                    raise sqlite3.DatabaseError(said)
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+            names = {
+                name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
+            if "alembic_version" not in names:
+                return None
+            row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            return None if row is None else str(row[0])
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise AwayError(
+                f"the MLflow database {path} is locked",
+                got=f"another process has held it for {LOCKED_S:.0f} s ({error})",
+                wanted="a database that others hold for moments",
+                next_step=f"end what holds it (fuser {shlex.quote(str(path))} tells), or record elsewhere: "
+                "tracking.uri=sqlite:///FOLDER/mlflow.db",
+            ) from None
+        raise TrackingError(
+            f"the MLflow database {path} cannot be written",
+            got=str(error),
+            wanted="a file, and a folder around it, that this user may write",
+            next_step="chmod them, or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise TrackingError(
+            f"the MLflow database {path} is damaged, or no database",
+            got=str(error),
+            wanted="an SQLite database",
+            next_step=f"put it aside ({aside}) and a new one is made, or record elsewhere: "
+            "tracking.uri=sqlite:///FOLDER/mlflow.db",
+        ) from None
+    except OSError as error:
+        raise TrackingError(f"the MLflow database {path} cannot be read", got=str(error)) from None
+
+
+def _opened(path: Path, timeout_s: float) -> sqlite3.Connection:
+    """A connection that makes no file; transactions are begun by hand."""
+    uri = f"file:{quote(path.as_posix())}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None)
+
+
+def _tables(path: Path) -> bool:
+    """Return whether tables of MLflow are there."""
+    with contextlib.closing(_opened(path, LOCKED_S)) as database:
+        return (
+            database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone() is not None
+        )
+
+
+def _is_young(path: Path) -> bool:
+    """Return whether the file was written moments ago."""
+    newest = max(p.stat().st_mtime for p in (path, path.with_name(path.name + "-journal")) if p.exists())
+    return time.time() - newest < MAKING_S / 4
+
+
+@cache
+def _script() -> Any:
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+
+
+@cache
+def head() -> str:
+    """The revision of the schema that this MLflow reads and writes."""
+    return str(_script().get_current_head())
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(revision.revision for revision in _script().walk_revisions())
+
+
+def _version() -> str:
+    import mlflow
+
+    return str(mlflow.__version__)
+
+
+def make_database(path: Path) -> None:
+    """Make the database whole, or leave the one that somebody else made meanwhile.
+
+    Raises:
+        TrackingError: the folder cannot be written. What SQLite and MLflow raise.
+    """
+    from mlflow import MlflowClient
+
+    check_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made, whole = (path.with_name(f".mlflow-{uuid.uuid4().hex[:12]}.db") for _ in range(2))
+    try:
+        with only_our_folders(sqlite_uri(made)), quiet("alembic", "mlflow.store.db.utils"):
+            MlflowClient(tracking_uri=sqlite_uri(made), registry_uri=sqlite_uri(made))
+        # A copy, since MLflow keeps the first file open as long as this process lives.
+        with (
+            contextlib.closing(_opened(made, LOCKED_S)) as source,
+            contextlib.closing(sqlite3.connect(whole)) as target,
+        ):
+            source.backup(target)
+        _name(whole, path)
+    finally:
+        for file in (made, whole):
+            file.unlink(missing_ok=True)
+
+
+def _name(whole: Path, path: Path) -> None:
+    if path.exists() and path.stat().st_size == 0:  # what a process left that was killed at the first moment
+        path.unlink(missing_ok=True)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(whole, path)
+
+
+@contextlib.contextmanager
+def only_our_folders(uri: str) -> Iterator[None]:
+    """Remove what MLflow makes by reading a path as it is spelled: ``a%3Fb`` beside ``a?b``."""
+    path = database_path(uri)
+    spelled = Path(uri.split(":///", 1)[1].partition("?")[0]).parent if path is not None else None
+    if path is None or spelled is None or spelled == path.parent:
+        yield
+        return
+    absent = [folder for folder in (spelled, *spelled.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in absent:
+            with contextlib.suppress(OSError):  # not there, or not empty
+                folder.rmdir()

@@ -1,0 +1,129 @@
+"""Opening a run in MLflow: a new one, or the one that a run's folder went on with before.
+
+Decision record: training goes on whatever became of its record. A run that was deleted in MLflow's page, or whose
+database is gone, gets a new one, which all curves are told to again from the run's folder; both are said, with the
+command that brings the old one back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raykd.tracking.acts import LOCAL, found_by
+from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
+from raykd.tracking.alive import end_stale
+from raykd.tracking.client import connect, experiment_id_of, stage_of
+from raykd.tracking.database import AwayError
+from raykd.tracking.outbox import SPOOL, from_lines, logger, write_spool
+from raykd.tracking.patience import PROBE, borrowed
+from raykd.tracking.place import settle
+from raykd.tracking.replay import replay
+
+PARENT = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that is open. client: None where MLflow does not answer and all of it waits.
+
+    metrics, tags: what the run has already. resumed: whether it went on. notes: what a reader must know.
+    """
+
+    client: Any
+    run_id: str
+    experiment_id: str
+    experiment_name: str
+    resumed: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def open_run(
+    uri: str, asked: Experiment, name: str, parent: str | None, run_id: str | None, directory: Path | None
+) -> Opened:
+    """Open a run, or go on with ``run_id``.
+
+    Args:
+        parent: the run above. directory: where an earlier start left what MLflow did not take.
+    Raises:
+        TrackingError: it cannot be recorded. What MLflow raises.
+    """
+    if parent is not None and parent.startswith(LOCAL):
+        raise AwayError("the run above was not recorded either")
+    with borrowed(PROBE if is_server(uri) else {}):
+        client = connect(uri)
+        if run_id is not None and run_id.startswith(LOCAL) and directory is not None:
+            run_id = _made_since(client, uri, asked, run_id, directory)
+        stage = None if run_id is None else stage_of(client, run_id)
+    if run_id is None or stage != "active":
+        opened = _new(client, uri, asked, name, parent)
+        if run_id is None:
+            return opened
+        _hand_over(directory, run_id, opened.run_id)
+        note = _replaced(uri, run_id, str(stage), opened.run_id)
+        logger.warning("%s", note)
+        return Opened(opened.client, opened.run_id, opened.experiment_id, opened.experiment_name,
+                      notes=(*opened.notes, note))  # fmt: skip
+    return _again(client, uri, run_id, parent)
+
+
+def _made_since(client: Any, uri: str, asked: Experiment, run_id: str, directory: Path) -> str | None:
+    """The run that an earlier start could not make, made now."""
+    replay(uri, directory)
+    return found_by(client, experiment_id_of(client, uri, asked), run_id)
+
+
+def _new(client: Any, uri: str, asked: Experiment, name: str, parent: str | None) -> Opened:
+    with borrowed(PROBE if is_server(uri) else {}):
+        experiment_id = experiment_id_of(client, uri, asked)
+    moved = settle(client, uri, experiment_id)
+    family = {PARENT: parent} if parent else {}
+    run = client.create_run(experiment_id, run_name=name, tags=family)
+    if parent is None:
+        _end_stale(client, experiment_id, str(run.info.run_id))
+    name_of = asked.name or client.get_experiment(experiment_id).name
+    return Opened(client, str(run.info.run_id), experiment_id, name_of, notes=(moved,) if moved else ())
+
+
+def _again(client: Any, uri: str, run_id: str, parent: str | None) -> Opened:
+    experiment_id = client.get_run(run_id).info.experiment_id
+    moved = settle(client, uri, experiment_id)
+    client.update_run(run_id, status="RUNNING")
+    data = client.get_run(run_id).data
+    if parent is None:
+        _end_stale(client, experiment_id, run_id)
+    elif data.tags.get(PARENT) != parent:  # the run above was replaced
+        client.set_tag(run_id, PARENT, parent)
+    name = client.get_experiment(experiment_id).name
+    notes = (moved,) if moved else ()
+    return Opened(client, run_id, experiment_id, name, True, data.metrics, data.tags, notes)
+
+
+def _end_stale(client: Any, experiment_id: str, run_id: str) -> None:
+    with contextlib.suppress(Exception):  # no reason not to run
+        end_stale(client, experiment_id, but=run_id)
+
+
+def _hand_over(directory: Path | None, old: str, new: str) -> None:
+    """Points that wait for the old run wait for the new one."""
+    if directory is None or not (directory / SPOOL).exists():
+        return
+    rows = list(from_lines(directory / SPOOL))
+    write_spool(directory / SPOOL, [(new if run_id == old else run_id, point) for run_id, point in rows])
+
+
+def _replaced(uri: str, old: str, stage: str, new: str) -> str:
+    if stage == "deleted":
+        return (
+            f"the MLflow run {old} of this folder is deleted; records go to a new run {new} (to go on with the old one "
+            f"instead: {mlflow_command(uri, f'runs restore --run-id {old}')}, before --resume)"
+        )
+    return (
+        f"the MLflow run {old} of this folder is not at {redact(uri)} (another database or server, or it was removed); "
+        f"records go to a new run {new}"
+    )

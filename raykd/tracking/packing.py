@@ -1,0 +1,139 @@
+"""The logged model: packed here, with raykd's own code, and uploaded by the client's own calls.
+
+Decision record: ``mlflow.pyfunc.log_model`` reads the process-wide tracking URI and the active run, and writes the last
+model's id into the process, so it is not used. No package index has raykd, so the model carries it as MLflow carries
+code (`code_paths`), and names as requirements what raykd's models, and they alone, are loaded with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import raykd
+from raykd import models
+from raykd.errors import TrackingError
+from raykd.tracking.address import redact
+from raykd.tracking.outbox import first_line
+from raykd.tracking.patience import borrowed, quiet
+
+NEEDED = (
+    "mlflow", "numpy", "pandas", "pydantic", "PyYAML", "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""Packages that a saved student is loaded with; a test holds the list against what is imported."""
+
+
+def log_model(
+    client: Any,
+    run: tuple[str, str],
+    directory: Path,
+    labels: Sequence[str],
+    languages: Sequence[str],
+    texts: Sequence[str],
+) -> str:
+    """Packs the student in a temporary folder, then uploads it as a logged model of the run."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run_id, experiment_id = run
+    if not directory.is_dir():
+        raise TrackingError("there is no student to log", got=directory, wanted="a folder that raykd saved")
+    entry = client.create_logged_model(experiment_id, name="student", source_run_id=run_id)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "model"
+            model = Model(
+                artifact_path=entry.artifact_location, run_id=run_id, model_uuid=entry.model_id,
+                model_id=entry.model_id, metadata={"labels": list(labels), "languages": list(languages)},
+            )  # fmt: skip
+            code = copied_code(Path(temporary) / "carried")
+            _pack_model(path, directory, model, labels, texts, code)
+            client.log_model_artifacts(entry.model_id, str(path))
+        client.finalize_logged_model(entry.model_id, "READY")
+    except Exception:
+        with contextlib.suppress(Exception):
+            client.finalize_logged_model(entry.model_id, "FAILED")
+        raise
+    client.log_outputs(run_id, [LoggedModelOutput(entry.model_id, step=0)])
+    return f"models:/{entry.model_id}"
+
+
+def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """What the model reads and what it answers with; see `raykd.tracking.model`."""
+    from mlflow.types import ColSpec
+    from mlflow.types.schema import Array, Object, Property
+
+    if task == "question_answering":
+        names = {"answer": "string", "start": "long", "end": "long", "probability": "double"}
+        return (
+            [ColSpec("string", "question"), ColSpec("string", "context")],
+            [ColSpec(kind, name) for name, kind in names.items()],  # type: ignore[arg-type]
+        )
+    if task == "token_classification":
+        parts = {"text": "string", "type": "string", "start": "long", "end": "long"}
+        entity = Object([Property(name, kind) for name, kind in parts.items()])  # type: ignore[arg-type]
+        return [ColSpec("string", "text")], [ColSpec(Array(entity), "entities")]
+    if task in ("causal_lm", "seq2seq"):
+        return [ColSpec("string", "text")], [ColSpec("string", "written")]
+    return (
+        [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)],
+        [ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)],
+    )
+
+
+def copied_code(folder: Path) -> Path:
+    """A copy of the package raykd in a folder, as it is imported now."""
+    return Path(
+        shutil.copytree(
+            Path(raykd.__file__).parent,
+            folder / "raykd",
+            ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
+        )
+    )
+
+
+def requirements() -> list[str]:
+    """What a saved student is loaded with, in the versions of this machine, as an index has them."""
+    versions = {name: version for name in NEEDED if (version := _version(name))}
+    return [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+
+
+def _pack_model(
+    path: Path, directory: Path, model: Any, labels: Sequence[str], texts: Sequence[str], code: Path
+) -> None:
+    """Writes a pyfunc model from code. Requirements are given: MLflow would run the model to find them."""
+    import mlflow.pyfunc
+    import pandas
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema
+
+    inputs, outputs = _columns(models.inspect_directory(directory).task, labels)
+    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+    try:
+        with borrowed({"MLFLOW_UV_AUTO_DETECT": "false"}), quiet("mlflow.pyfunc", "mlflow.pyfunc.model"):
+            mlflow.pyfunc.save_model(
+                path=str(path),
+                python_model=str(Path(__file__).with_name("model.py")),
+                artifacts={"student": str(directory)},
+                mlflow_model=model,
+                signature=signature,  # else MLflow runs the model on the example to guess one
+                input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
+                pip_requirements=requirements(),
+                code_paths=[str(code)],
+            )
+    except Exception as error:
+        raise TrackingError(
+            "the student cannot be packed as an MLflow model", got=redact(first_line(error))
+        ) from error
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

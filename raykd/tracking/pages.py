@@ -1,0 +1,42 @@
+"""MLflow's own pages, of one database, for this machine alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from raykd.errors import TrackingError
+from raykd.tracking.address import sqlite_uri
+from raykd.tracking.database import check_database, only_our_folders
+
+
+def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
+    """Serves MLflow's pages of the database in ``output`` to this machine alone, until Ctrl-C.
+
+    Raises:
+        TrackingError: there is no database, it cannot be used, or the server ends by itself.
+    """
+    database = output.expanduser().resolve() / "mlflow.db"
+    if not database.is_file():
+        raise TrackingError(
+            "there is no MLflow database to show", got=database, wanted="the `output` folder of a run",
+            next_step="raykd ui --output FOLDER; runs on a tracking server are shown by that server",
+        )  # fmt: skip
+    uri = sqlite_uri(database)
+    check_database(database, uri)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", uri, "--workers", "1"]
+    say(f"http://127.0.0.1:{port} shows {database}; starting takes about 20 s, Ctrl-C ends it")
+    with only_our_folders(uri):
+        process = subprocess.Popen(command, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ})
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            return
+        finally:
+            process.terminate()
+            process.wait()
+    raise TrackingError("the MLflow server ended", got=f"exit status {code}", next_step="try another --port")

@@ -1,0 +1,68 @@
+"""What MLflow did not take, of all runs of this process: said once, at the end, on the terminal.
+
+Decision record: a sweep has a tracker a trial, and a run one a teacher that it trains. Each notes here what it leaves
+behind, and the command line asks once, however the command ended: one line for a folder, not one a trial.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from raykd.tracking.address import sync_command
+
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Left:
+    """What one MLflow run lacks. folder: None where it is lost. why: what MLflow said last."""
+
+    uri: str
+    folder: Path | None
+    points: int
+    records: int
+    why: str
+
+
+_left: list[Left] = []
+
+
+def note_left(left: Left) -> None:
+    """Keep it until somebody asks."""
+    with _lock:
+        _left.append(left)
+
+
+def lines_of_left() -> list[str]:
+    """What to say of it, a line for each run's folder; it is said once."""
+    with _lock:
+        found, _left[:] = list(_left), []
+    by_folder: dict[tuple[str, Path | None], list[Left]] = {}
+    for left in found:
+        folder = None if left.folder is None else run_folder(left.folder)
+        by_folder.setdefault((left.uri, folder), []).append(left)
+    return [_line(uri, folder, lefts) for (uri, folder), lefts in by_folder.items()]
+
+
+def run_folder(folder: Path) -> Path:
+    """The run's folder that a folder of a trial or of a teacher's training lies in."""
+    return next((near for near in (folder, *folder.parents) if (near / "run.json").exists()), folder)
+
+
+def _line(uri: str, folder: Path | None, lefts: list[Left]) -> str:
+    points, records = sum(left.points for left in lefts), sum(left.records for left in lefts)
+    what = " and ".join(
+        f"{count:,} {name}{'' if count == 1 else 's'}"
+        for count, name in ((points, "point"), (records, "other record"))
+        if count
+    )
+    runs = f" of {len(lefts)} MLflow runs" if len(lefts) > 1 else ""
+    why = next((f" ({left.why})" for left in lefts if left.why), "")
+    rest = (
+        "they are lost"
+        if folder is None
+        else f"they wait in {folder}; send them with: {sync_command(uri, folder)}"
+    )
+    return f"not recorded in MLflow: {what}{runs}{why}; {rest}"
