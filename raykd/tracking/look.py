@@ -24,7 +24,7 @@ from raykd.tracking.client import connect, experiment_of
 from raykd.tracking.database import AwayError, check_folder, is_new
 from raykd.tracking.failure import as_failure
 from raykd.tracking.patience import PROBE, PROBE_S, borrowed
-from raykd.tracking.place import check_place, left_behind
+from raykd.tracking.place import check_place, left_behind, local_path
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -63,13 +63,13 @@ def look(config: TrackingConfig, output: Path) -> Look:
 
 
 def _look_at_store(uri: str, asked: Experiment) -> list[str]:
-    path = database_path(uri)
+    path = database_path(uri) or (local_path(uri) if uri.startswith("file:") else None)
     if path is not None and is_new(path):
         check_folder(path)
         return []
     try:
         if path is None and not is_server(uri):
-            _check_driver(uri)
+            _check_database_server(uri)
         with borrowed(PROBE if is_server(uri) else {}):
             found = experiment_of(connect(uri), uri, asked)
     except Exception as error:
@@ -82,16 +82,15 @@ def _look_at_store(uri: str, asked: Experiment) -> list[str]:
     return [note for note in notes if note]
 
 
-def _check_driver(uri: str) -> None:
+def _check_database_server(uri: str) -> None:
     """Check that a database's driver is there and its host answers, neither of which MLflow says within a minute.
 
     Raises:
         ModuleNotFoundError, OSError: what is missing.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return
     import sqlalchemy
+
+    parts = urlsplit(uri)
 
     sqlalchemy.create_engine(uri)
     if parts.hostname:

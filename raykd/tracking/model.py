@@ -1,12 +1,15 @@
 """The student as MLflow serves it: MLflow copies this file beside the weights and runs it to load them.
 
-Decision record: a model from code, so that nothing is pickled; what is loaded is safetensors and the
-tokenizer's files, through `raykd.models`, which must be installed where the model is served. What it says of a row is
+Decision record: a model from code, so that nothing is pickled; what is loaded is safetensors and the tokenizer's files,
+through `raykd.models`: the installed one, else that which the model carries (see `packing`). What it says of a row is
 what `raykd predict` says.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from typing import Any
 
 import pandas
@@ -24,6 +27,7 @@ class StudentModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Loads the saved student."""
+        _make_importable(context.artifacts["code"])
         from raykd.models import load
         from raykd.models.predictor import Predictor
 
@@ -53,6 +57,23 @@ class StudentModel(PythonModel):
             form, names
         )
         return {name: [row[name] for row in found] for name in names}
+
+
+def _make_importable(folder: str) -> None:
+    """Import the raykd that the model carries, where none is installed; the process's path stays as it was."""
+    try:
+        found = importlib.util.find_spec("raykd")
+    except (ImportError, ValueError):
+        found = None
+    if found is not None and found.origin is not None:  # a folder that is only called raykd has none
+        return
+    sys.modules.pop("raykd", None)
+    sys.path.insert(0, folder)
+    try:
+        importlib.invalidate_caches()
+        importlib.import_module("raykd")
+    finally:
+        sys.path.remove(folder)
 
 
 set_model(StudentModel())

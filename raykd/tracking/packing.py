@@ -1,8 +1,9 @@
 """The logged model: packed here, with raykd's own code, and uploaded by the client's own calls.
 
 Decision record: ``mlflow.pyfunc.log_model`` reads the process-wide tracking URI and the active run, and writes the last
-model's id into the process, so it is not used. No package index has raykd, so the model carries it as MLflow carries
-code (`code_paths`), and names as requirements what raykd's models, and they alone, are loaded with.
+model's id into the process, so it is not used. No package index has raykd, so the model carries what of it a student is
+loaded with, and names as requirements what an index has. It carries it as an artifact and not as MLflow's `code_paths`:
+those stay first on the process's path, where Ray's next workers would find half a raykd.
 """
 
 from __future__ import annotations
@@ -22,10 +23,17 @@ from raykd.tracking.address import redact
 from raykd.tracking.outbox import first_line
 from raykd.tracking.patience import borrowed, quiet
 
-NEEDED = (
-    "mlflow", "numpy", "pandas", "pydantic", "PyYAML", "safetensors", "tokenizers", "torch", "transformers",
+CODE = "code"
+CARRIED = (
+    "__init__.py", "distill", "environ.py", "errors.py", "keys.py", "models", "parse.py", "point.py", "redaction.py",
+    "spec.py", "tasks", "text",
 )  # fmt: skip
-"""Packages that a saved student is loaded with; a test holds the list against what is imported."""
+"""The rooms of raykd that a saved student is loaded with: models, and what lies below them."""
+NEEDED = (
+    "huggingface_hub", "mlflow", "numpy", "pandas", "pydantic", "PyYAML", "regex", "rouge-score", "sacrebleu",
+    "safetensors", "scipy", "sentencepiece", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""Packages that these rooms import; a test holds both lists against the code."""
 
 
 def log_model(
@@ -51,7 +59,7 @@ def log_model(
                 artifact_path=entry.artifact_location, run_id=run_id, model_uuid=entry.model_id,
                 model_id=entry.model_id, metadata={"labels": list(labels), "languages": list(languages)},
             )  # fmt: skip
-            code = copied_code(Path(temporary) / "carried")
+            code = copied_code(Path(temporary) / CODE)
             _pack_model(path, directory, model, labels, texts, code)
             client.log_model_artifacts(entry.model_id, str(path))
         client.finalize_logged_model(entry.model_id, "READY")
@@ -87,14 +95,17 @@ def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[A
 
 
 def copied_code(folder: Path) -> Path:
-    """A copy of the package raykd in a folder, as it is imported now."""
-    return Path(
-        shutil.copytree(
-            Path(raykd.__file__).parent,
-            folder / "raykd",
-            ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
-        )
-    )
+    """A copy of the carried rooms in a folder, as they are imported now."""
+    source, target = Path(raykd.__file__).parent, folder / "raykd"
+    target.mkdir(parents=True)
+    for name in CARRIED:
+        if (source / name).is_dir():
+            shutil.copytree(
+                source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+            )
+        else:
+            shutil.copyfile(source / name, target / name)
+    return folder
 
 
 def requirements() -> list[str]:
@@ -119,12 +130,11 @@ def _pack_model(
             mlflow.pyfunc.save_model(
                 path=str(path),
                 python_model=str(Path(__file__).with_name("model.py")),
-                artifacts={"student": str(directory)},
+                artifacts={"student": str(directory), CODE: str(code)},
                 mlflow_model=model,
                 signature=signature,  # else MLflow runs the model on the example to guess one
                 input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
                 pip_requirements=requirements(),
-                code_paths=[str(code)],
             )
     except Exception as error:
         raise TrackingError(

@@ -128,8 +128,13 @@ def _can_import(module: str) -> bool:
 
 def settle(client: Any, uri: str, experiment_id: str) -> str | None:
     """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
+    from mlflow.tracking._tracking_service import utils
+
     try:
-        return follow_move(uri, client.get_experiment(experiment_id).artifact_location)
+        done = follow_move(uri, client.get_experiment(experiment_id).artifact_location)
+        if done is not None:  # MLflow remembers for each run of this process where its artifacts were
+            getattr(utils, "_artifact_repos_cache", {}).clear()
+        return done
     except (sqlite3.Error, OSError) as error:
         logger.warning("artifacts stay at the place that the database names: %s", error)
         return None
