@@ -82,11 +82,13 @@ class RunReport:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     created: str = ""
+    metric: str | None = None
+    """What the run is judged by."""
 
     @property
     def table(self) -> ResultTable:
         """The results as a table."""
-        return ResultTable(self.systems)
+        return ResultTable(self.systems, self.metric)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data: scores and agreement, not the answers of each row. NaN becomes null."""
@@ -139,6 +141,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
         report=report,
         headline=headline(table),
         gap=table.gap,
+        remarks=table.remarks,
         main=table.cells(),
         by_language=table.language_cells(),
         roles=[p.role for p, _ in table.systems],
@@ -165,14 +168,17 @@ def headline(table: ResultTable) -> list[tuple[str, str, str]]:
     first = table.metrics[0] if table.metrics else None
     for p, s in table.systems:
         if p.role != "teacher" and s.macro is not None and first is not None:
-            unit = " %" if first in RATES else ""
+            unit = " %" if first in RATES else " nats" if first == "nll" else ""
             remark = f"mean {METRIC_TITLES.get(first, first).split()[0]}, {count(p.parameters)} parameters"
             found.append((system_title(p), shown(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
             "" if table.gap.closed is None else f"; {table.gap.closed:.0%} of the gap to the ensemble closed"
         )
-        found.append(("distilled − undistilled", f"{table.gap.points:+.1f}", f"points{closed}"))
+        title = METRIC_TITLES.get(table.gap.metric, table.gap.metric).split()[0]
+        number, _, unit = table.gap.change.partition(" ")
+        remark = f"{unit} of mean {title}".strip() + (f" ({table.gap.verdict})" if table.gap.verdict else "")
+        found.append(("distilled − undistilled", number, remark + closed))
     return found
 
 

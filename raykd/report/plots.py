@@ -106,7 +106,7 @@ def language_bars(table: ResultTable, metric: str | None = None) -> str | None:
             value = None if values is None else scale * values[metric]
             if value is not None:
                 axes.barh(at, value, color=ROLE_COLOURS[p.role], height=0.72)
-            text = "–" if value is None else f"{value:.1f}" if scale == 100 else f"{value:.2f}"
+            text = "–" if value is None else f"{value:.1f}" if scale == 100 else f"{value:.3f}"
             axes.annotate(
                 text, (value or 0, at), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK
             )

@@ -32,6 +32,8 @@ class Predictions:
     or cannot answer. labels_N: gold labels, or `UNLABELLED`. languages: a code a unit.
     parameters: of the model (an ensemble: the sum). ms_per_1000: milliseconds for 1,000 texts; None was not
     measured.
+    plain: whether it is a student that no teacher taught. constant: what it answers to every row, in words, though the
+    gold differs ("label negative"); None where its answers differ too.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Predictions:
     languages: tuple[str, ...]
     parameters: int
     ms_per_1000: float | None = None
+    plain: bool = False
+    constant: str | None = None
 
     def __post_init__(self) -> None:
         units = {len(self.logits_NC), len(self.covered_N), len(self.labels_N), len(self.languages)}

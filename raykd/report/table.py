@@ -46,28 +46,71 @@ RATES = (
     "accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match", "best_f1", "best_exact_match",
 )  # fmt: skip
 """Metrics in [0, 1], shown in per cent."""
+WRITTEN = ("chrf", "bleu", "rouge1", "rouge2", "rougeL")
+"""Metrics of written texts, from 0 to 100."""
+ONE_ANSWER = "(!)"
+"""Mark of a system that answers alike to every row."""
 
 
 @dataclass(frozen=True)
 class Gap:
     """What distillation gained.
 
-    metric: what is compared, the first of the task. points: distilled minus undistilled macro metric, in percentage
-        points of a rate, else in its own unit.
+    metric: what is compared, the one that the run is judged by. points: how much better the distilled student's
+        mean is, below 0 where it is worse: in percentage points of a rate, else in the metric's own unit.
     closed: that as a share of the ensemble's lead over the undistilled student; None where there is no such
         lead, or the ensemble is measured on other languages.
+    before, after: the two means, as the metric comes. besides: of a metric of written texts that went the other way,
+        its name and how much better it became, below 0.
     """
 
     points: float
     closed: float | None
     metric: str = "accuracy"
+    before: float = 0.0
+    after: float = 0.0
+    besides: tuple[str, float] | None = None
+
+    @property
+    def change(self) -> str:
+        """The difference of the means, as the metric comes, with its sign and unit: ``−0.037 nats``."""
+        raw = self.points if HIGHER_IS_BETTER.get(self.metric, True) else -self.points
+        unit = unit_of(self.metric)
+        return f"{signed(raw, 1 if unit == 'points' else 3)} {unit}".rstrip()
+
+    @property
+    def verdict(self) -> str:
+        """What the sign means, where less is better; empty elsewhere."""
+        if HIGHER_IS_BETTER.get(self.metric, True) or not self.points:
+            return ""
+        return f"{'better' if self.points > 0 else 'worse'}: lower is better"
 
     def __str__(self) -> str:
-        title = METRIC_TITLES.get(self.metric, self.metric).removesuffix(" %")
-        text = f"distilled − undistilled: {self.points:+.1f} points of macro {title}"
+        title = METRIC_TITLES.get(self.metric, self.metric).split(" ")[0]
+        two = f"{shown(self.metric, self.before)} to {shown(self.metric, self.after)}"
+        text = f"distilled − undistilled: {self.change} of mean {title}, {two}"
+        if self.verdict:
+            text += f" ({self.verdict})"
+        if self.besides is not None:
+            name, points = self.besides
+            text += f"; {METRIC_TITLES.get(name, name)} {signed(points, 1)} points (worse)"
         return (
             text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
         )
+
+
+def unit_of(metric: str) -> str:
+    """What a difference of a metric is counted in."""
+    if metric in RATES or metric in WRITTEN:
+        return "points"
+    return "nats" if metric == "nll" else ""
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, with more digits where these would show a zero that is none."""
+    while digits < 5 and value and float(f"{value:.{digits}f}") == 0.0:
+        digits += 1
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -84,9 +127,13 @@ class FittedTable:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Systems and their scores; `systems` in the order of roles, as given inside a role."""
+    """Systems and their scores; `systems` in the order of roles, as given inside a role.
+
+    metric: what the run is judged by, shown first; None is the first that the task gives.
+    """
 
     systems: tuple[tuple[Predictions, Score], ...]
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         ordered = sorted(self.systems, key=lambda pair: ROLES.index(pair[0].role))
@@ -100,10 +147,18 @@ class ResultTable:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, in the order the task gives them."""
-        return tuple(
-            dict.fromkeys(m for _, s in self.systems for values in s.by_language.values() for m in values)
-        )
+        """Names of the metrics, that which the run is judged by first, then in the order the task gives them."""
+        there = dict.fromkeys(m for _, s in self.systems for values in s.by_language.values() for m in values)
+        return tuple(sorted(there, key=lambda m: m != self.metric))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know of marked systems, a line each."""
+        return [
+            f"{ONE_ANSWER} {system_title(p).removesuffix(f' {ONE_ANSWER}')} answers alike to every row: {p.constant}"
+            for p, _ in self.systems
+            if p.constant is not None
+        ]
 
     @property
     def gap(self) -> Gap | None:
@@ -118,7 +173,18 @@ class ResultTable:
             return None
         lead = None if ensemble is None else _lead(ensemble, baseline, metric)
         unit = 100 if metric in RATES else 1
-        return Gap(unit * gained, gained / lead if lead is not None and lead > 0 else None, metric)
+        ours, theirs = student.macro or {}, baseline.macro or {}
+        worse = [
+            (m, ours[m] - theirs[m]) for m in WRITTEN if m in ours and m in theirs and ours[m] < theirs[m]
+        ]
+        return Gap(
+            points=unit * gained,
+            closed=gained / lead if lead is not None and lead > 0 else None,
+            metric=metric,
+            before=theirs[metric],
+            after=ours[metric],
+            besides=worse[0] if worse and gained > 0 and worse[0][0] != metric else None,
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat, JSON-able row for each system and language, and one with language ``macro``."""
@@ -181,7 +247,7 @@ class ResultTable:
         return FittedTable(self._wide(), self._tall())
 
     def _frame(self, title: str) -> Table:
-        caption = str(self.gap) if self.gap else None
+        caption = "\n".join([*([str(self.gap)] if self.gap else []), *self.remarks]) or None
         return Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
     def _wide(self) -> Table:
@@ -220,7 +286,7 @@ class ResultTable:
         """Both tables and the gap as GitHub Markdown."""
         parts = [
             markdown_table(*self.cells()),
-            str(self.gap) if self.gap else "",
+            "\n\n".join([*([str(self.gap)] if self.gap else []), *self.remarks]),
             markdown_table(*self.language_cells()),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -238,7 +304,8 @@ def _lead(one: Score, other: Score, metric: str) -> float | None:
 
 def system_title(p: Predictions) -> str:
     """How a system is called in tables: a teacher by its name, the others by their role."""
-    return p.name if p.role == "teacher" else ROLE_TITLES[p.role]
+    title = p.name if p.role == "teacher" else "student" if p.plain else ROLE_TITLES[p.role]
+    return title if p.constant is None else f"{title} {ONE_ANSWER}"
 
 
 def shown(metric: str, value: float | None, *, compared: bool = False) -> str:

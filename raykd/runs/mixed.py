@@ -16,6 +16,7 @@ from raykd.config import MultiRun, Run
 from raykd.load import dump
 from raykd.point import Point
 from raykd.report.mix_page import TaskResult, write_mix_page
+from raykd.runs.ending import ending_of
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import AnyJob
 from raykd.runs.outcome import Outcome, conclude
@@ -61,10 +62,12 @@ def conclude_all(
     Args:
         jobs: baseline and student. judged: teachers on the validation rows, by task. curves: points by job.
     """
+    ending = ending_of(curves.get("student", ()), config.metric, jobs[-1].steps)
     if not isinstance(config, MultiRun):
         pool, infos = pools.get("", (None, []))
         own_jobs = [job.parts[""] for job in jobs]
-        return conclude(config, folder, own_jobs, pool, infos, judged.get("", Judged()), curves, tracker)
+        found = judged.get("", Judged())
+        return conclude(config, folder, own_jobs, pool, infos, found, curves, tracker, ending)
     parts: dict[str, Outcome] = {}
     for task, member in config.members.items():
         pool, infos = pools.get(task, (None, []))
@@ -74,7 +77,9 @@ def conclude_all(
         recorder = PartTracker(tracker, task)
         part_jobs = [job.parts[task] for job in jobs]
         found = judged.get(task, Judged())
-        parts[task] = conclude(member, place, part_jobs, pool, infos, found, own, recorder)
+        parts[task] = conclude(
+            member, place, part_jobs, pool, infos, found, own, recorder, ending
+        )
     return _together(config, folder, jobs[-1].output, parts, tracker)
 
 

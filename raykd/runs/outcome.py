@@ -27,6 +27,7 @@ from raykd.point import Point
 from raykd.report.page import RunReport, TeacherFacts, figures, write_page
 from raykd.report.plots import history
 from raykd.report.table import ResultTable
+from raykd.runs.ending import Ending
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import Job
 from raykd.runs.losses import loss_notes, lost_since, surviving
@@ -41,7 +42,6 @@ from raykd.runs.score import (
     times_of,
 )
 from raykd.runs.teacher_scores import Judged
-from raykd.tasks.ranking import rank
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, environment, redact
@@ -100,11 +100,13 @@ def conclude(
     judged: Judged,
     curves: Mapping[str, Sequence[Point]],
     tracker: Tracker | PartTracker,
+    ending: Ending | None,
 ) -> Outcome:
     """Scores every system on the held-out rows, writes the report and logs everything.
 
     Args:
         judged: what the teachers scored on the validation rows before they taught.
+        ending: of the student's training; of a run of several tasks that of all of them.
     """
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
@@ -122,7 +124,9 @@ def conclude(
         systems.append(student_system(title, job.role, job.output, config, held_out))
     counters = {} if pool is None else pool.counters()
     restarts = {} if pool is None else pool.restarts()
-    report = _report(config, jobs[-1].output, data, tuple(systems), scored.facts, curve, tracker, counters)
+    report = _report(
+        config, jobs[-1].output, data, tuple(systems), scored.facts, curve, ending, tracker, counters
+    )
     report = replace(
         report,
         notes=(*of_teachers, *report.notes),
@@ -226,11 +230,13 @@ def _report(
     systems: tuple[System, ...],
     facts: tuple[TeacherFacts, ...],
     curve: Sequence[Point],
+    ending: Ending | None,
     tracker: Tracker | PartTracker,
     counters: Mapping[str, Mapping[str, int]],
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
-    notes = notes_of(config, data, curve, systems)
+    early = None if ending is None else ending.stopped
+    notes = (*([early] if early else []), *notes_of(config, data, curve, systems))
     names = ", ".join(t.name for t in config.active_teachers)
     summary = (
         f"A {config.student.kind} student learns {config.task.kind} in {', '.join(sorted(set(data.train.languages)))} "
@@ -250,25 +256,17 @@ def _report(
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
             "student": str(student),
-            "best step": _best_step(config, curve),
+            "best step": "kept from an earlier run" if ending is None else ending.saved,
+            **({"stopped early": early} if early else {}),
             **{
                 f"teacher {n} rows answered / forwarded": f"{c['answered']:,} / {c['forwarded']:,}"
                 for n, c in counters.items()
             },
         },
         notes=notes,
+        metric=config.metric,
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
-
-
-def _best_step(config: RunConfig, curve: Sequence[Point]) -> str:
-    name = f"eval/mean/{config.metric}"
-    scored = [p for p in curve if name in p.values]
-    if not scored:
-        return "kept from an earlier run"
-    higher, nll = config.train.higher_is_better, "eval/mean/nll"
-    best = min(scored, key=lambda p: (rank(p.values[name], p.values.get(nll), higher_is_better=higher), p.step))
-    return f"{best.step}, validation {config.metric} {best.values[name]:.4f}"
 
 
 def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from raykd.errors import RaykdError
 from raykd.point import Point
 from raykd.runs.curves import Curves
+from raykd.runs.ending import ending_of
 from raykd.runs.mailbox import Event
 
 log = logging.getLogger("raykd.runs")
@@ -140,9 +141,22 @@ class JobProgress:
                 self._bars.update(task, note=f"validation {self._metric} {score:.3f}")
         step = event.total_steps if event.kind == "done" else event.point.step
         self._bars.update(task, completed=step, steps=f"{event.point.step}/{event.total_steps}")
-        if event.kind == "done" and not self._console.is_terminal:
-            took = time.monotonic() - self._begun.get(event.job, time.monotonic())
-            note = self._bars.tasks[self._bars.task_ids.index(task)].fields["note"]
+        if event.kind == "done":
+            self._end(event, task)
+
+    def _end(self, event: Event, task: TaskID) -> None:
+        """Says how a job ended, on the terminal and in the log."""
+        assert event.point is not None
+        points = self._curves.by_job.get(event.job, [])
+        ending = ending_of(points, self._metric, event.total_steps)
+        bar = self._bars.tasks[self._bars.task_ids.index(task)]
+        note = bar.fields["note"] if ending is None else str(ending)
+        self._bars.update(task, note=note)
+        took = time.monotonic() - self._begun.get(event.job, time.monotonic())
+        log.info("%s: %s steps in %.1f s, %s", event.job, event.point.step, took, note)
+        if not self._console.is_terminal:
             self._console.print(
-                f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}", highlight=False
+                f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}",
+                highlight=False,
+                soft_wrap=True,
             )

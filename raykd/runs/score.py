@@ -10,6 +10,7 @@ without gold labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +81,38 @@ def judged(
     )
     if config.task.language:
         nothing = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
-        return Predictions(name, role, *nothing, parameters, ms_per_1000), found
+        plain, same = role == "student" and config.plain, _same_text(said.texts, rows)
+        return Predictions(name, role, *nothing, parameters, ms_per_1000, plain, same), found
     batch = rows.take(range(len(rows)))
     languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
     gold_N = config.task.unit_labels(batch)
-    return (
-        Predictions(name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000),
-        found,
-    )
+    answers = Predictions(
+        name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000,
+        role == "student" and config.plain,
+    )  # fmt: skip
+    return replace(answers, constant=_same_label(config, answers)), found
+
+
+def _same_label(config: RunConfig, answers: Predictions) -> str | None:
+    """The one label that a system gives to all units, in words; None where it gives several, or gold is one too."""
+    if config.task.kind not in ("classification", "token_classification"):
+        return None
+    counted_N = answers.covered_N & (answers.labels_N != UNLABELLED)
+    if not counted_N.any() or len(set(answers.labels_N[counted_N].tolist())) == 1:
+        return None
+    given = set(answers.logits_NC[counted_N].argmax(axis=1).tolist())
+    if len(given) != 1:
+        return None
+    (at,) = given
+    label = config.data.labels[at] if at < len(config.data.labels) else str(at)
+    return "no entity" if label == "O" else f"label {label}"
+
+
+def _same_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
+    """The one text that a system writes for all rows, in words; None where it writes several, or targets are one."""
+    if texts is None or len(set(texts)) != 1 or len(set(rows.pairs or rows.texts)) < 2:
+        return None
+    return f"the text {texts[0][:40]!r}" if texts[0].strip() else "nothing is written"
 
 
 def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Said:

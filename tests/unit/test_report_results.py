@@ -1,13 +1,14 @@
 """Scores, agreement and tables against numbers worked out by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from raykd.distill.signals import UNLABELLED
-from raykd.report.results import Predictions, agreement
+from raykd.report.results import Predictions, Score, agreement
 from raykd.report.table import ResultTable, count, shown
 from tests.fakes import scored
 
@@ -113,8 +114,36 @@ def test_the_gap(table):
     assert table.gap.closed == pytest.approx(0.5)
     assert (
         str(table.gap)
-        == "distilled − undistilled: +8.3 points of macro accuracy; 50% of the gap to the ensemble is closed"
+        == "distilled − undistilled: +8.3 points of mean accuracy, 83.3 to 91.7; 50% of the gap to the ensemble is closed"
     )
+
+
+def test_a_gap_is_told_in_the_metric_of_the_run_with_its_unit_and_enough_digits():
+    def told(metric, before, after, *rest):
+        values = {"nll": 0.5, "chrf": 20.0, "accuracy": 0.5}
+        pairs = []
+        for role, value, other in (("baseline", before, 21.0), ("student", after, 20.0)):
+            p = system(role, role, [0] * 8)
+            own = {**values, "chrf": other, metric: value} if "chrf" in rest else {**values, metric: value}
+            pairs.append((p, Score({"zh": own}, own, {"zh": 8})))
+        return str(ResultTable(tuple(pairs), metric).gap)
+
+    assert told("nll", 4.693, 4.656) == (
+        "distilled − undistilled: −0.037 nats of mean NLL, 4.693 to 4.656 (better: lower is better)"
+    )
+    assert told("nll", 4.693, 4.656, "chrf").endswith("; chrF −1.0 points (worse)")
+    assert told("chrf", 20.0, 20.5) == "distilled − undistilled: +0.5 points of mean chrF, 20.000 to 20.500"
+    assert told("accuracy", 0.5, 0.5002).startswith("distilled − undistilled: +0.02 points of mean accuracy")
+    assert told("perplexity", 12.0, 13.0).endswith(
+        "+1.000 of mean perplexity, 12.000 to 13.000 (worse: lower is better)"
+    )
+
+
+def test_a_plain_student_is_no_distilled_one_and_one_answer_for_all_rows_is_marked():
+    plain = replace(system("student", "student", [0] * 8), plain=True, constant="label negative")
+    table = ResultTable(((plain, scored(plain)),))
+    assert table.cells()[1][0][0] == "student (!)"
+    assert "(!) student answers alike to every row: label negative" in table.markdown()
 
 
 def test_the_gap_is_left_out_where_it_means_nothing():
