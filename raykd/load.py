@@ -259,7 +259,7 @@ def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
 
 
 def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
-    check_path(tree["output"], "output")
+    tree["output"] = _output(tree["output"])
     if tree["serving"]["store"] is not None:
         check_path(tree["serving"]["store"], "serving.store")
     trained = [t["training"] for t in tree["teachers"] if t["training"] is not None]
@@ -278,6 +278,13 @@ def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
         train["deepspeed"] = _read_deepspeed(train["deepspeed"], base_dir)
         _check_switches(train["deepspeed"], "train.deepspeed")
     return tree
+
+
+def _output(path: str) -> str:
+    """The folder of runs as it was written, relative to the working directory; ~ is the user's home."""
+    check_path(path, "output")
+    _absolute(path, Path(), "output")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _local(path: str, base_dir: Path, key: str) -> str:

@@ -14,6 +14,8 @@ from rich.markup import escape
 
 from raykd.cli.app import Overrides, RunFile, any_run_file, app, console, finish, print_lines
 
+FOLDER_EXISTS = "exists already"
+"""What a finding says of a folder that is there."""
 NOT_CHECKED = "not checked"
 """What a finding says that only the run itself can know."""
 
@@ -50,25 +52,44 @@ def train(
         return
     from raykd.runs.train import train as run_train
 
+    if resume and not (Path(config.output) / config.name).exists():
+        console.print(
+            f"there is no run {Path(config.output) / config.name} to go on with: it is started",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     finish(run_train(config, resume=resume, overwrite=overwrite, console=console))
 
 
 @app.command()
-def check(run: RunFile, overrides: Overrides = None) -> None:
-    """Check a run without taking a worker: files, rows, labels, languages, models, resources, combinations."""
-    from raykd.runs.check import check as run_check
+def check(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space.")],
+    overrides: Overrides = None,
+) -> None:
+    """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations."""
+    from raykd.load import read_yaml
     from raykd.tracking import redact
 
-    findings = run_check(any_run_file(run, overrides))
+    command = "train"
+    if {"space", "base"} & set(read_yaml(run)):
+        from raykd.sweep.check import check_sweep
+        from raykd.sweep.config import load_sweep
+
+        command, findings = "sweep", check_sweep(load_sweep(run, overrides or ()))
+    else:
+        from raykd.runs.check import check as run_check
+
+        findings = run_check(any_run_file(run, overrides))
     for finding in findings:
         if finding.error is None:
             console.print(
-                f"{_mark(finding.detail)} [bold]{finding.what}[/bold]  {escape(finding.detail)}",
+                f"{_mark(finding.detail)} [bold]{escape(finding.what)}[/bold]  {escape(finding.detail)}",
                 highlight=False,
                 soft_wrap=True,
             )
         else:
-            console.print(f"[red]wrong[/red]  [bold]{finding.what}[/bold]", highlight=False)
+            console.print(f"[red]wrong[/red]  [bold]{escape(finding.what)}[/bold]", highlight=False)
             console.print(
                 indent(redact(str(finding.error)), " " * 7), markup=False, highlight=False, soft_wrap=True
             )
@@ -78,8 +99,11 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     changed = " ".join(shlex.quote(o) for o in overrides or ())
     unknown = any(NOT_CHECKED in f.detail for f in findings)
     verdict = "Nothing wrong was found, but not all could be checked" if unknown else "All is well"
+    starts = f"raykd {command} {shlex.quote(str(run))} {changed}".rstrip()
+    if any(FOLDER_EXISTS in f.detail for f in findings):
+        starts += " --resume (or --overwrite)" if command == "train" else " --continue (or --overwrite)"
     console.print(
-        escape(f"{verdict}; the run starts with: raykd train {run} {changed}".rstrip()),
+        escape(f"{verdict}; the {'run' if command == 'train' else 'sweep'} starts with: {starts}"),
         highlight=False,
         soft_wrap=True,
     )

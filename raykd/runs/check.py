@@ -31,6 +31,7 @@ from raykd.runs.looks import (
     look_at_teachers,
     sign_notes,
 )
+from raykd.runs.places import check_places, describe_folder
 from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
@@ -89,6 +90,7 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     check_student(config)
     check_pool(config)
     check_resources(config, together=together)
+    check_places(config)
     check_disk(disk_of(config))
     return look_at_records(config.tracking, Path(config.output).resolve()).notes
 
@@ -174,8 +176,12 @@ def _asks_for_gpus(config: Run) -> bool:
     )
 
 
-def check(config: Run) -> list[Finding]:
-    """All findings, good and bad, in the order of the run."""
+def check(config: Run, *, together: bool = True, folder: str | None = None) -> list[Finding]:
+    """All findings, good and bad, in the order of the run.
+
+    Args:
+        together: whether teachers keep their resources while students train. folder: its name; None is the run's.
+    """
     findings: list[Finding] = []
 
     def look(what: str, body: Callable[[], str]) -> None:
@@ -200,7 +206,8 @@ def check(config: Run) -> list[Finding]:
         _look_at_selftests(config, read[-1], look)
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
-    look("resources", lambda: check_resources(config))
+    look("resources", lambda: check_resources(config, together=together))
+    look("output", lambda: _check_output(config, folder))
     look("tracking", lambda: _look_at_records(config))
     look(
         "disk",
@@ -213,6 +220,11 @@ def _look_at_records(config: Run) -> str:
     """Where the run will be recorded, which is asked whether it can be."""
     found = look_at_records(config.tracking, Path(config.output).resolve())
     return described(str(found), list(found.notes))
+
+
+def _check_output(config: Run, name: str | None) -> str:
+    there = describe_folder(config, name)
+    return described(check_places(config), [there] if there else [])
 
 
 def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:

@@ -130,8 +130,14 @@ def sizes(disk: Disk) -> list[Item]:
     return items
 
 
-def duration(config: Run, student: AnyJob) -> Item:
-    """Seconds of the student's training, if an earlier run in its folder measured such steps."""
+def duration(
+    config: Run, student: AnyJob, trials: int = 1, at_once: int = 1, budget_s: float | None = None
+) -> Item:
+    """Seconds of the student's training, if an earlier run in its folder measured such steps.
+
+    Args:
+        trials: students of a sweep. at_once: of them at one time. budget_s: when no more of them begin.
+    """
     folder = Path(config.output).resolve() / config.name
     pace = measured_pace(config, folder)
     if pace is None:
@@ -140,10 +146,15 @@ def duration(config: Run, student: AnyJob) -> Item:
             "unknown: nothing of this kind was measured yet; a few steps tell: "
             f"raykd train RUN.yaml name={config.name}-probe train.epochs=null train.steps=50, then plan with that name",
         )
+    rounds = -(-trials // at_once)
+    counted = f"{student.steps:,} steps x {1000 * pace:,.1f} ms (measured in {folder})"
+    if trials > 1:
+        counted = f"{trials:,} trials, {at_once} at once = {rounds:,} rounds x {counted}"
     return Item(
         "time",
-        f"{student.steps:,} steps x {1000 * pace:,.1f} ms (measured in {folder}) = {student.steps * pace:,.0f} s of "
-        "training the student; start, teachers and scoring come on top",
+        f"{counted} = {rounds * student.steps * pace:,.0f} s of training {'the student' if trials == 1 else 'students'}"
+        f"{' at most' if trials > 1 else ''}; start, teachers and scoring come on top"
+        + ("" if budget_s is None else f"; time_budget_s ends it after {budget_s:,.0f} s"),
     )
 
 
@@ -169,7 +180,7 @@ def measured_pace(config: Run, folder: Path) -> float | None:
 
 def disk_of_trials(base: Run, data: Dataset, trials: int, at_once: int) -> Disk:
     """What a sweep needs: each trial keeps its newest checkpoint till the sweep ends, and writes one more."""
-    return disk_of(base, {"": data}, copies=trials + at_once)
+    return disk_of(base, {"": data}, copies=trials + at_once, trials=trials)
 
 
 def _held(demand: Demand) -> dict[str, float]:

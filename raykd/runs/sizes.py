@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from raykd.config import RunConfig
+from raykd.config import RunConfig, TrainConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.errors import RaykdError
 from raykd.models import Student, files, stored_parameters
 from raykd.models.heads import known_head
+from raykd.student.worker import LOGGED_WINDOWS
 from raykd.tasks import Task
 from raykd.tasks.question_answering import BESIDE
 from raykd.teachers.source import Roster
@@ -41,6 +42,12 @@ SMALLEST = 5
 """Tokens of a vocabulary at least: the special ones."""
 COPIES = 3
 """Checkpoints that are on the disk at once: the newest two that are kept and the one that is being written."""
+
+DATABASE, PAGES, WINDOW = 1_050_000, 1_100_000, 5_000
+"""Bytes of an empty database of MLflow; of a run's page, its plots and their copies in MLflow; of all that is kept of a
+step that is logged, in the database, the curves and the checkpoints. Measured with runs of three tasks."""
+TOKEN = 60
+"""Bytes of a word or part of one in the file of a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,21 @@ def _tokenizer(student: Student, least: bool) -> Any:
 def checkpoint_bytes(count: int, precision: str) -> int:
     """A checkpoint of so many parameters, all ranks together."""
     return STATE_BYTES[precision] * count
+
+
+def model_bytes(student: Student, count: int | None) -> int:
+    """A saved model: float32 weights and its tokenizer."""
+    return 4 * (count or 0) + TOKEN * int(getattr(student, "vocab_size", 0))
+
+
+def windows(train: TrainConfig, rows: int | None) -> int:
+    """Steps of a job that are logged, and its evaluations.
+
+    Args:
+        rows: training rows; None where they are not read yet.
+    """
+    steps = LOGGED_WINDOWS if rows is None else train.total_steps(max(1, rows // train.batch_size))
+    return min(steps, LOGGED_WINDOWS) + min(steps, train.evaluations)
 
 
 def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tuple[float | None, bool]:

@@ -26,7 +26,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     ahead = config.label == "ahead"
     teachers, students = jobs_of(base, Path(base.output).resolve() / sweep.name)
     trial = students[-1]
-    at_once = _at_once(sweep, ahead)
+    at_once = trials_at_once(sweep)
     fits = at_once[0] or 1
     data = next(iter(trial.parts.values())).data
     return [
@@ -40,13 +40,13 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
             + (" may stop some earlier" if config.scheduler.kind != "fifo" else " lets each end"),
         ),
         *sizes(disk_of_trials(base, data, sweep.trials, fits)),
-        duration(base, trial),
+        duration(base, trial, sweep.trials, fits, config.time_budget_s),
     ]
 
 
-def _at_once(sweep: Sweep, ahead: bool) -> tuple[int | None, Item]:
+def trials_at_once(sweep: Sweep) -> tuple[int | None, Item]:
     """How many trials fit on this machine; None where a cluster decides or none fits."""
-    base, asked = sweep.base, sweep.config.max_concurrent_trials
+    base, asked, ahead = sweep.base, sweep.config.max_concurrent_trials, sweep.config.label == "ahead"
     here = available_here(base)
     if here is None:
         return asked, Item("", "the cluster that ray.address names decides at the start")

@@ -45,7 +45,7 @@ def sweep(
     base, config = plan.base, plan.config
     shown = console or Console(emoji=False)
     say_notes(shown, preflight(base, together=config.label == "on_demand"))
-    _check_keys(plan)
+    check_keys(plan)
     with locked(Path(plan.output).resolve() / plan.name):
         look_at_folder(plan, resume=resume, overwrite=overwrite)
         data, teachers = read_rows(base)
@@ -114,7 +114,12 @@ def _search(plan: Sweep, frame: Frame) -> Search:
     )
 
 
-def _check_keys(plan: Sweep) -> None:
+def check_keys(plan: Sweep) -> None:
+    """Refuses a base and a space that do not go together.
+
+    Raises:
+        ConfigError: which keys.
+    """
     if plan.base.select_teachers is not None and "select_teachers" in plan.space.keys:
         raise ConfigError(
             "the base leaves out teachers, and the space chooses among all",

@@ -94,6 +94,9 @@ def test_disk_arithmetic() -> None:
 
     assert disk(10**9).needed == 3 * 16_000 + 100_000 and disk(0, limit=70_000).needed == 48_000 + 70_000
     assert disk(0, copies=9).needed == 144_000 + 100_000
+    more = disk(0, teachers=1_000, models=200, records=30)
+    assert more.needed == 48_000 + 100_000 + 1_230
+    assert "+ 1 kB trained teachers + 200 bytes models + 30 bytes records + 100 kB answers" in more.arithmetic()
     assert "3 x 16 kB checkpoints + 100 kB answers = 148 kB of 1 GB free" in check_disk(disk(10**9))
     assert check_disk(disk(147_999)).startswith(MAY_NOT_FIT) and check_disk(disk(148_000)).startswith("3 x")
     assert "not checked" in check_disk(disk(None))
@@ -116,7 +119,10 @@ def test_the_plan_of_a_run(run: RunConfig, tmp_path: Path) -> None:
     count = parameters(run.student, run.task, run.data.labels)
     assert f"16 bytes x {count:,} = {shown(16 * (count or 0))}" in detail(items, "weights")
     assert "unknown" in detail(items, "time") and not [i for i in items if i.error]
-    assert disk_of(run).copies == 3 and not (tmp_path / "runs").exists()
+    disk, count = disk_of(run), parameters(run.student, run.task, run.data.labels) or 0
+    assert disk.copies == 3 and not (tmp_path / "runs").exists()
+    assert disk.models == 2 * (4 * count + 60 * run.student.vocab_size)  # type: ignore[union-attr]
+    assert disk.records > 2_000_000 and disk.teachers > 0
     crowded = run.model_copy(update={"workers": run.workers.model_copy(update={"num_workers": 2})})
     (wrong,) = [i.error for i in plan_run(crowded) if i.error]
     assert "teachers 1 + student workers 2 = 3 CPU" in str(wrong)
