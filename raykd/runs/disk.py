@@ -85,13 +85,13 @@ class Disk:
 
 
 def disk_of(
-    config: Run, data: Mapping[str, Dataset] | None = None, *, copies: int | None = None, trials: int = 0
+    config: Run, data: Mapping[str, Dataset] | None = None, *, copies: int = COPIES, trials: int = 0
 ) -> Disk:
     """What a run needs on the disk.
 
     Args:
         data: by task; None leaves the answers out.
-        copies: checkpoints that are there at once; None is those of the student and of its baseline.
+        copies: checkpoints that are there at once.
         trials: of a sweep, students that are recorded and not kept as models.
     """
     members = config.members
@@ -116,7 +116,7 @@ def disk_of(
         store=tuple(store),
         store_limit=int(config.serving.store_limit_gb * 1e9),
         free=free_bytes(output),
-        copies=copies if copies is not None else COPIES + (COPIES - 1) * config.baseline,
+        copies=copies,
         teachers=teachers,
         models=saved * model_bytes(config.student, largest),
         records=records + told,

@@ -109,8 +109,8 @@ def sizes(disk: Disk) -> list[Item]:
             detail = f"{part.pairs:,} texts; bytes unknown: the teacher's width is in no local config.json"
         else:
             each = part.bytes / max(1, part.pairs)
-            most = "at most " if part.bound else ""
-            detail = f"{part.pairs:,} texts x {most}{each:,.0f} bytes = {most}{shown(part.bytes)}"
+            about = "about " if part.about else ""
+            detail = f"{part.pairs:,} texts x {about}{each:,.0f} bytes = {about}{shown(part.bytes)}"
         items.append(Item(f"answers of {part.teacher}", detail, doubt=part.bytes is None))
     total = sum(part.bytes or 0 for part in disk.store)
     if total > disk.store_limit:

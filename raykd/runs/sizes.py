@@ -3,7 +3,7 @@
 Decision record: sizes come from what makes the things, not from a table beside it. A student is built on torch's
 "meta" device, which has shapes and no memory, so the count of parameters is exact for its largest vocabulary. A
 stored answer's bytes follow from the layouts of `raykd.distill.codec` and the pages of the store; where the number of
-units is known only to a tokenizer (language models) it is bounded by the bytes of the text, and said to be a bound.
+units is known only to a tokenizer (language models) it is taken from the bytes of the text, and said to be about so.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ ID_BYTES = 2.375
 STATE_BYTES = {"float32": 16, "bfloat16": 18}
 """Bytes a parameter in a checkpoint: weights, two moments of AdamW and the best weights so far, all float32; in
 bfloat16 the weights twice (2 + 4), two moments (8) and the best (at most 4)."""
+BYTES_A_TOKEN = 3.0
+"""Of a text, as tokenizers of a few thousand parts cut it: words of Latin letters are cut into 3 to 4 bytes, Chinese
+into signs of 3."""
 SMALLEST = 5
 """Tokens of a vocabulary at least: the special ones."""
 COPIES = 3
@@ -53,12 +56,12 @@ TOKEN = 60
 @dataclass(frozen=True)
 class StoreSize:
     """What a teacher's answers take. pairs: texts that it is asked for, equal ones once. bytes: None where nothing can
-    be said. bound: whether they are an upper bound."""
+    be said. about: whether they are an estimate, since only a tokenizer would tell."""
 
     teacher: str
     pairs: int
     bytes: int | None
-    bound: bool
+    about: bool
 
 
 def parameters(student: Student, task: Task, labels: Sequence[str], *, least: bool = False) -> int | None:
@@ -114,7 +117,7 @@ def windows(train: TrainConfig, rows: int | None) -> int:
 
 
 def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tuple[float | None, bool]:
-    """Mean bytes of a stored answer to these rows, and whether that is an upper bound.
+    """Mean bytes of a stored answer to these rows, and whether that is an estimate.
 
     Args:
         hidden: width of the teacher, for answers that are hidden states; None where it is not known.
@@ -140,15 +143,16 @@ def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tupl
     else:
         a_unit += answers.k * (ID_BYTES + 2) + 4 * len(answers.temperatures)
     header = HEADER + TEMPERATURE * len(answers.temperatures)
-    return header + a_unit * float(np.mean(_most_units(task, rows))), True
+    return header + a_unit * float(np.mean(_units(task, rows))), True
 
 
-def _most_units(task: Task, rows: Rows) -> list[float]:
-    """No tokenizer makes more tokens than a text has bytes, and an end; none goes beyond the task's limit."""
+def _units(task: Task, rows: Rows) -> list[float]:
+    """About the tokens of each row, and an end; none goes beyond the task's limit."""
     written = rows.texts if task.kind == "masked_lm" or rows.pairs is None else rows.pairs
     limit = getattr(task, "max_target_length", task.max_length)
     share = getattr(task, "share", 1.0) * getattr(task, "views", 1)
-    return [1 + share * min(limit, len(text.encode("utf-8", "surrogatepass")) + 1) for text in written]
+    sizes = (len(text.encode("utf-8", "surrogatepass")) for text in written)
+    return [1 + share * min(limit, size / BYTES_A_TOKEN + 1) for size in sizes]
 
 
 def store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
@@ -165,15 +169,15 @@ def store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
     asked = [(rows, roster.asked(rows.take(range(len(rows))))) for rows, roster in parts]
     found = []
     for m, teacher in enumerate(config.active_teachers):
-        total, pairs, bound, known = 0, 0, False, True
+        total, pairs, about, known = 0, 0, False, True
         seen: set[bytes] = set()
         for rows, asked_MN in asked:
             chosen = _unseen(rows.select(asked_MN[m]), seen)
-            mean, bound = body_bytes(config.task, len(config.data.labels), chosen, _width(teacher.path))
+            mean, about = body_bytes(config.task, len(config.data.labels), chosen, _width(teacher.path))
             known = known and mean is not None
             pairs += len(chosen)
             total += len(chosen) * stored_bytes(int(np.ceil(mean or 0.0)))
-        found.append(StoreSize(teacher.name, pairs, total if known else None, bound))
+        found.append(StoreSize(teacher.name, pairs, total if known else None, about))
     return found
 
 

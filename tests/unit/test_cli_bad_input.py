@@ -273,6 +273,6 @@ def test_a_fault_is_told_without_secrets(tmp_path: Path, call: Any, monkeypatch:
     def fault(*arguments: Any) -> None:
         raise RuntimeError("http://bob:CANARY@host is gone")
 
-    monkeypatch.setattr("raykd.load.load_any", fault)
+    monkeypatch.setattr("raykd.load.read_yaml", fault)
     code, shown = call("check", "any.yaml")
     assert code == 1 and "fault of raykd" in shown and "RuntimeError" in shown and "CANARY" not in shown
