@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
@@ -58,3 +59,21 @@ def proxy_for(url: str) -> str | None:
     if scheme not in proxies or not parts.hostname or proxy_bypass_environment(parts.hostname, proxies):
         return None
     return f"{scheme.upper()}_PROXY={proxies[scheme]}"
+
+
+AGAIN = "RAYKD_UTF8"
+"""Set for a Python that was started again in UTF-8 mode, so that it is not done twice."""
+
+
+def use_utf8() -> None:
+    """Starts Python again in its UTF-8 mode where file names are not UTF-8; returns where they are.
+
+    Names of files are UTF-8 in run files, whatever the locale says. The terminal keeps its encoding.
+    """
+    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or AGAIN in os.environ:
+        return
+    said = getattr(sys.stdout, "encoding", None) or "ascii"
+    environment = {**os.environ, "PYTHONUTF8": "1", AGAIN: "1"}
+    environment.setdefault("PYTHONIOENCODING", said)
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, sys.orig_argv, environment)

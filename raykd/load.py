@@ -18,8 +18,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
+from raykd.config.dsfile import check_switches, read_deepspeed
 from raykd.errors import ConfigError
-from raykd.parse import MAX_DEPTH, check_path, parse_json, parse_override, parse_yaml, read_text
+from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, read_text
 from raykd.redaction import credentials_in, names_a_secret, redact
 from raykd.spec import NotANumber
 
@@ -275,8 +276,8 @@ def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
         if model["kind"] == "pretrained":
             model["path"] = _local(model["path"], base_dir, "student.path")
     for train in [tree["train"], *(training["train"] for training in trained)]:
-        train["deepspeed"] = _read_deepspeed(train["deepspeed"], base_dir)
-        _check_switches(train["deepspeed"], "train.deepspeed")
+        train["deepspeed"] = read_deepspeed(train["deepspeed"], base_dir)
+        check_switches(train["deepspeed"], "train.deepspeed")
     return tree
 
 
@@ -302,56 +303,6 @@ def _absolute(path: Any, base_dir: Path, key: str) -> str:
         raise ConfigError(
             f"{key} leads nowhere", got=f"{path} ({error})", wanted="a path", next_step="correct it"
         ) from None
-
-
-def _read_deepspeed(value: Any, base_dir: Path) -> Any:
-    if not isinstance(value, str):
-        return value
-    check_path(value, "train.deepspeed")
-    path = base_dir / value
-    origin = f"train.deepspeed: {path}"
-    text = read_text(path, "DeepSpeed configuration (train.deepspeed)")
-    if not text.lstrip("\ufeff \t\r\n").startswith(("{", "[", "/", "#")):
-        _refuse_other_format(text, origin)
-    content = parse_json(text, origin, comments=True)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{origin} is no mapping", got=type(content).__name__, wanted="a JSON object")
-    return content
-
-
-def _refuse_other_format(text: str, origin: str) -> None:
-    """Says what stands in place of a DeepSpeed configuration, where it is YAML or empty.
-
-    Raises:
-        ConfigError: always, but for a text that is no YAML either.
-    """
-    try:
-        tree = parse_yaml(text, origin)
-    except ConfigError:
-        return
-    accelerate = isinstance(tree, dict) and {"distributed_type", "deepspeed_config"} & set(tree)
-    raise ConfigError(
-        f"{origin} is no DeepSpeed configuration",
-        got="a configuration of accelerate"
-        if accelerate
-        else "YAML"
-        if isinstance(tree, dict)
-        else "no JSON object",
-        wanted="a JSON object",
-        next_step="name the file of its deepspeed_config_file, or write DeepSpeed's own keys: zero_optimization: "
-        "{stage: 2}"
-        if accelerate
-        else "write its keys below train.deepspeed in the run file, which is YAML, or as JSON in a file",
-    )
-
-
-def _check_switches(node: Any, path: str) -> None:
-    """Refuses yes, no, on and off in a tree of DeepSpeed's: they are texts, and each of them would be true."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            _check_switches(value, f"{path}.{key}")
-    elif isinstance(node, str) and node.lower() in ("yes", "no", "on", "off"):
-        raise ConfigError(f"{path} is a text, not true or false", got=node, wanted="true or false")
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

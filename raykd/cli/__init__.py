@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from raykd.environ import use_utf8
 from raykd.runs import interrupt
 
 
@@ -28,12 +29,14 @@ def _say_interrupted() -> None:
 
 
 if _is_the_program():
+    use_utf8()
     interrupt.own_process(_say_interrupted)
     interrupt.at_the_end(lambda: _say_unrecorded())  # noqa: PLW0108 - it is made below
 
 import typer  # noqa: E402
 
 from raykd.cli.app import app, errors  # noqa: E402
+from raykd.cli.terminal import leave_pipe, show_in_its_means  # noqa: E402
 
 # Each registers its commands, in the order in which --help shows them.
 from raykd.cli import runs  # noqa: E402, F401  # isort: skip
@@ -60,6 +63,7 @@ def main() -> None:
 def _main() -> None:
     from raykd.errors import RaykdError
 
+    show_in_its_means()
     try:
         code = app(prog_name="raykd", standalone_mode=False)
     except RaykdError as error:
@@ -69,6 +73,9 @@ def _main() -> None:
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):
         code = interrupt.INTERRUPTED
+    except BrokenPipeError:
+        leave_pipe()
+        code = 0
     except Exception as error:
         interrupt.end_if_told()
         show = getattr(error, "show", None)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from raykd.cli.terminal import Terminal
+
 app = typer.Typer(
     name="raykd",
     no_args_is_help=True,
@@ -28,9 +30,9 @@ Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train wor
 
 def _console(*, stderr: bool = False) -> Console:
     """A pipe or a file has no width of its own; the result table needs more than rich's 80 columns."""
-    console = Console(stderr=stderr, emoji=False)
+    console = Terminal(stderr=stderr, emoji=False)
     return (
-        console if console.is_terminal else Console(stderr=stderr, emoji=False, width=max(console.width, 120))
+        console if console.is_terminal else Terminal(stderr=stderr, emoji=False, width=max(console.width, 120))
     )
 
 

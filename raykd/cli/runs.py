@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from raykd.cli.app import Overrides, RunFile, any_run_file, app, console, finish, print_lines
+from raykd.cli.terminal import json_line, lines_of, recovered
 
 FOLDER_EXISTS = "exists already"
 """What a finding says of a folder that is there."""
@@ -181,7 +182,7 @@ def predict(
     from raykd.models import folder_of
     from raykd.runs.predict import predict_rows, read_texts
 
-    asked = read_texts(texts, jsonl, column, pair, sys.stdin)
+    asked = read_texts([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
     answers = predict_rows(
         folder_of(model, task),
         asked,
@@ -192,7 +193,7 @@ def predict(
     )
     for row in answers:
         if as_json or jsonl is not None:
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_line(row))
         else:
             first, rest = _shown(row)
             console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)

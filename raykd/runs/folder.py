@@ -223,7 +223,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
     Nothing is left behind in the process: the next run of it logs to its own file.
     """
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(RedactingFilter())
     root = logging.getLogger()

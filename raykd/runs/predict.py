@@ -8,8 +8,9 @@ since who has a file wants to know which line was answered; where the answer has
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,15 +23,23 @@ from raykd.models.predictor import rows_to_ask
 from raykd.tasks import TaskBase
 from raykd.tasks.forms import form_of
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
 
 def read_texts(
-    texts: Sequence[str] | None, jsonl: Path | None, column: str | None, pair: str | None, stdin: TextIO
+    texts: Sequence[str] | None,
+    jsonl: Path | None,
+    column: str | None,
+    pair: str | None,
+    stdin: TextIO,
+    lines_of: Callable[[TextIO], Iterable[str]] = iter,
 ) -> Asked:
     """Texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
 
     Args:
         column, pair: keys in the JSON lines; None takes those that the lines have: question and context, tokens, text,
             src, prompt.
+        lines_of: the lines of standard input as text.
     Raises:
         DataError: nothing to read, or a JSON line without the key; names file and line.
     """
@@ -41,10 +50,10 @@ def read_texts(
             raise DataError(
                 "no text to answer", wanted="texts as arguments, on standard input, or --jsonl FILE"
             )
-        return Asked([line.rstrip("\n") for line in stdin if line.strip()])
+        return Asked([line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()])
     name = "standard input" if str(jsonl) == "-" else str(jsonl)
     try:
-        lines = enumerate(stdin.readlines(), 1) if str(jsonl) == "-" else read_lines(jsonl)
+        lines = enumerate(list(lines_of(stdin)), 1) if str(jsonl) == "-" else read_lines(jsonl)
     except UnicodeDecodeError as error:
         raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
     rows = [
@@ -84,14 +93,14 @@ class _Row:
         value = self.values.get(key)
         if not isinstance(value, str):
             raise self._lacks(f"text {key!r}", f"a string under {key!r}")
-        return value
+        return _readable(value)
 
     def words(self, key: str) -> list[str]:
         """The list of words under a key."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
             raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
-        return value
+        return [_readable(word) for word in value]
 
     def others(self, *read: str | None) -> dict[str, Any]:
         """What stands under other keys."""
@@ -104,6 +113,11 @@ class _Row:
             wanted=wanted,
             next_step="name the key with --column or --pair",
         )
+
+
+def _readable(text: str) -> str:
+    """A text that a tokenizer takes: halves of surrogate pairs, which JSON can hold, become U+FFFD."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

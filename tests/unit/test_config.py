@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from raykd.config import RunConfig, overlay
+from raykd.config.dsfile import check_switches
 from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
-from raykd.load import _check_switches, dump, flatten, load_any, load_run, parse_yaml, set_path, validate
+from raykd.load import dump, flatten, load_any, load_run, parse_yaml, set_path, validate
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -184,7 +185,7 @@ def test_a_combination_is_a_sentence_without_the_whole_file() -> None:
     with pytest.raises(
         ConfigError, match=r"train\.deepspeed\.a\.b is a text, not true or false\n  got: +off"
     ):
-        _check_switches({"a": {"b": "off"}}, "train.deepspeed")
+        check_switches({"a": {"b": "off"}}, "train.deepspeed")
 
 
 def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:
