@@ -1,28 +1,27 @@
 """YAML in, RunConfig out: read, overlay, resolve paths.
 
-Decision record: errors name the key's path, what was got and what is allowed, all wrong keys at once. How YAML is
-read safely stands in `raykd.parse`. Paths that can be none are refused here by their key, before anything tries them.
+Decision record: errors name all wrong keys at once (`raykd.explain`). How YAML is read safely stands in
+`raykd.parse`. Paths that can be none are refused here by their key, before anything tries them.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.config.dsfile import check_switches, read_deepspeed
 from raykd.errors import ConfigError
+from raykd.explain import explain
 from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, read_text
 from raykd.redaction import credentials_in, names_a_secret, redact
-from raykd.spec import NotANumber
 
 _INDEX = re.compile(r"^[0-9]{1,9}\Z")
 R = TypeVar("R", RunConfig, MultiRun)
@@ -124,134 +123,6 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
         return model.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, origin, model))) from None
-
-
-def explain(error: ValidationError, origin: str, model: type[BaseModel] = RunConfig) -> Iterable[str]:
-    """What is wrong, key by key: the sentence first, what stands there last and shortened."""
-    problems = _without_echoes(error.errors(include_url=False))
-    yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
-    for problem in problems:
-        where = _key(model, problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            allowed = _allowed_keys(model, problem["loc"][:-1])
-            wrong = str(problem["loc"][-1])
-            other = _ALSO_CALLED.get(wrong)
-            near = [other] if other in allowed else difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
-            yield f"  {where}"
-            yield f"    got:     an unknown key {wrong!r}"
-            yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
-            if near:
-                yield f"    next:    did you mean {near[0]!r}?"
-            continue
-        if problem["type"] == "missing":
-            yield f"  {where}: this key is missing"
-            continue
-        value = problem["input"]
-        if problem["type"] != "value_error":
-            yield f"  {where}"
-            yield f"    wanted:  {_wanted(problem, _kinds(model, problem['loc']))}"
-            yield f"    got:     {_shown(value)}"
-            continue
-        first, *rest = problem["msg"].removeprefix("Value error, ").splitlines()
-        yield f"  {where}: {first}" if where and not first.startswith(where) else f"  {first}"
-        yield from (f"  {line}" for line in rest)
-        if not isinstance(value, Mapping | BaseModel):  # of a combination of keys it would be all of them
-            yield f"    got:     {_shown(value)}"
-
-
-_ALSO_CALLED = {"sep": "delimiter", "separator": "delimiter", "data_files": "paths", "files": "paths"}
-"""Keys as other libraries name them."""
-_PLAINLY = {
-    "string_type": "a text",
-    "tuple_type": "a list, such as [a, b]",
-    "dict_type": "keys with values, such as {a: b}",
-    "model_type": "keys with values, such as {a: b}",
-    "model_attributes_type": "keys with values, such as {a: b}",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-}
-"""pydantic's names of what is wanted, for people."""
-
-
-def _wanted(problem: Mapping[str, Any], kinds: Sequence[str]) -> str:
-    kind = problem["type"]
-    wanted = _PLAINLY.get(kind, problem["msg"])
-    if kind == "string_type" and problem["input"] is None:
-        return f'{wanted}; the word null is one in quotes: "null"'
-    if kinds and kind in ("model_attributes_type", "union_tag_not_found"):
-        return f"keys with values, among them kind: {' | '.join(kinds)}"
-    return f"kind: {' | '.join(kinds)}" if kinds and kind == "union_tag_invalid" else wanted
-
-
-def _without_echoes(problems: Sequence[Any]) -> list[Any]:
-    """The problems but a list that is too short only because its items are wrong."""
-    places = [problem["loc"] for problem in problems]
-    return [
-        problem
-        for problem in problems
-        if problem["type"] != "too_short"
-        or not any(
-            len(at) > len(problem["loc"]) and at[: len(problem["loc"])] == problem["loc"] for at in places
-        )
-    ]
-
-
-def _shown(value: Any) -> str:
-    got = json.dumps(value.value if isinstance(value, NotANumber) else value, default=str, ensure_ascii=False)
-    return got if len(got) <= 120 else got[:117] + "..."
-
-
-def _allowed_keys(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
-    """Keys of the model at a location of a validation error (which passes through lists and union kinds)."""
-    found = [model]
-    for part in loc:
-        found = _below(found, part) or [c for c in found if _kind(c) is None]
-    return sorted({key for candidate in found for key in candidate.model_fields})
-
-
-def _below(found: Sequence[type[BaseModel]], part: Any) -> list[type[BaseModel]]:
-    """The models that a part of a location leads to; none where it leads to a plain value."""
-    following: list[type[BaseModel]] = []
-    for candidate in found:
-        if isinstance(part, str) and part in candidate.model_fields:
-            following += _models_in(candidate.model_fields[part].annotation)
-        elif isinstance(part, int) or _kind(candidate) == part:
-            following.append(candidate)
-    return following
-
-
-def _key(model: type[BaseModel], loc: Sequence[Any]) -> str:
-    """A location as it is written in a run file and in overrides: without the kinds of unions."""
-    found, kept = [model], []
-    for part in loc:
-        if any(part in c.model_fields for c in found) or not any(_kind(c) == part for c in found):
-            kept.append(str(part))
-        found = _below(found, part)
-    return ".".join(kept)
-
-
-def _kinds(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
-    """The kinds of the union at a location; none where there is none."""
-    found = [model]
-    for part in loc:
-        found = _below(found, part)
-    return sorted({str(kind) for candidate in found if (kind := _kind(candidate)) is not None})
-
-
-def _kind(model: type[BaseModel]) -> Any:
-    field = model.model_fields.get("kind")
-    return field.default if field is not None else None
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def resolve(config: RunConfig, base_dir: Path) -> RunConfig:

@@ -50,7 +50,7 @@ class TrialRow:
 
     name: for example ``t0007``. sample: searched key path to JSON scalar; a conditional key that is inactive
     in this trial is absent. evaluations: in any order. total_steps: optimizer steps of a whole run. seconds: wall
-    clock. error: first line of what went wrong.
+    clock. error: what went wrong, the whole message.
     higher_is_better: direction of the score; `SweepReport` sets it, so that rows need not repeat it.
     """
 

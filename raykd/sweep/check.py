@@ -6,29 +6,42 @@ which every trial begins with, and whether a trial fits beside the teachers.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from raykd.data.load import load_data
 from raykd.errors import RaykdError
 from raykd.runs.check import Finding, check
 from raykd.sweep.config import Sweep
 from raykd.sweep.plan import trials_at_once
-from raykd.sweep.run import check_keys
+from raykd.sweep.preflight import preflight_trials
 
 
 def check_sweep(sweep: Sweep) -> list[Finding]:
-    """All findings of a sweep, good and bad: of the space, of the base, of the trials' resources."""
+    """All findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
     names = ", ".join(sweep.space.names().values())
     config, ahead = sweep.config, sweep.config.label == "ahead"
     told = (
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
-    error: RaykdError | None = None
-    try:
-        check_keys(sweep)
-    except RaykdError as found:
-        error = found
+    base = check(sweep.base, together=not ahead, folder=sweep.name)
     at_once = trials_at_once(sweep)[1]
     return [
-        Finding("space", told, error),
-        *check(sweep.base, together=not ahead, folder=sweep.name),
+        Finding("space", "; ".join([told, *sweep.notes])),
+        *base,
+        *([] if any(finding.error for finding in base) else [_check_trials(sweep)]),
         Finding("trials at once", at_once.detail, at_once.error),
     ]
+
+
+def _check_trials(sweep: Sweep) -> Finding:
+    """Every trial that is known before the start, as a run beside the base's rows."""
+    try:
+        preflight_trials(sweep, load_data(sweep.base.data, Path.cwd(), sweep.base.form))
+    except RaykdError as error:
+        return Finding("trials", "", error)
+    if sweep.config.search.learns:
+        return Finding(
+            "trials", "draws of the space can all be trained; trials are looked at when their turn comes"
+        )
+    return Finding("trials", f"all {sweep.trials:,} can be trained")

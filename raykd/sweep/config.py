@@ -1,9 +1,8 @@
 """SweepConfig: one YAML is one sweep, a base run and what is searched about it.
 
-Decision record: what cannot work is refused when the file is read, before a cluster is asked: keys that a trial must
-not have for itself, pairs of searcher and scheduler, and a space whose samples are no runs (some are drawn, and every
-option of every choice is tried once). Relative paths in `set` and `space` are relative to the base's folder, as an
-override of a run file is.
+Decision record: what cannot work is refused when the file is read, before a cluster is asked (see
+`raykd.sweep.refusals`). Relative paths in `set` and `space` are relative to the base's folder, as an override of a run
+file is; that of a warm start is relative to the sweep's own file.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,35 +20,20 @@ from pydantic import Field, ValidationError, field_validator
 
 from raykd.config import RunConfig, checked_name, overlay
 from raykd.errors import ConfigError
-from raykd.load import explain, read_yaml, refuse_credentials, resolve, set_path, validate
+from raykd.explain import explain
+from raykd.load import read_yaml, refuse_credentials, resolve, set_path, validate
 from raykd.presets import preset
 from raykd.spec import Spec
-from raykd.sweep.domains import Grid
+from raykd.sweep.earlier import known_before
+from raykd.sweep.foreign import SETTINGS, nearest_kind
+from raykd.sweep.refusals import refuse_sweep
 from raykd.sweep.schedulers import Asha, Scheduler
-from raykd.sweep.search import GridSearch, Mode, Random, Search
-from raykd.sweep.space import Space
+from raykd.sweep.search import NOTHING, GridSearch, Known, Mode, Random, Sampler, Search
+from raykd.sweep.space import Sample, Space
 from raykd.tasks.metrics import HIGHER_IS_BETTER, MetricName
 
-DRAWS = 8
-"""Samples that are validated when a sweep is read."""
-
-REFUSED = {
-    "name": "a trial is named by the sweep",
-    "output": "all trials stand in the sweep's folder",
-    "ray": "all trials share one cluster",
-    "tracking": "all trials are recorded in one place",
-    "serving": "all trials share the teachers",
-    "workers": "all trials have the same workers",
-    "teachers": "all trials share the teachers; search select_teachers to choose among them",
-    "teacher_defaults": "all trials share the teachers",
-    "baseline": "the baseline is no trial",
-    "train.metric": "trials are compared by one metric, the sweep's `metric`",
-    "train.evaluations": "trials are compared at the same evaluations; write it under `set`",
-}
-"""Keys of a run that no space may mention, and why."""
-
-NEEDS_ON_DEMAND = ("data", "task")
-"""Keys that change which texts the teachers read, so that they cannot be answered ahead."""
+TRIALS = 20
+"""Trials of a sweep that does not say how many."""
 
 
 class SweepConfig(Spec):
@@ -74,7 +58,8 @@ class SweepConfig(Spec):
     mode: Mode | None = None
     """Direction of `metric`; it is known, so this is only checked."""
     num_samples: int | None = Field(None, ge=1)
-    """Trials; with a grid, how often it is gone through. None is 1 with a grid, else 20."""
+    """Trials; with a grid, how often it is gone through. None is 1 with a grid, else 20, or as many as there are
+    different settings if these are fewer."""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """Trials at one time, at most; None takes what the cluster holds beside the teachers."""
     time_budget_s: float | None = Field(None, gt=0.0)
@@ -88,6 +73,15 @@ class SweepConfig(Spec):
 
     _name = field_validator("name")(checked_name)
 
+    @field_validator("num_samples", mode="before")
+    @classmethod
+    def _ends(cls, value: Any) -> Any:
+        if value == -1:
+            raise ValueError(
+                "trials without end are not offered: say how many; time_budget_s ends a sweep before that"
+            )
+        return value
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -96,11 +90,14 @@ class Sweep:
     config: the file's keys with `metric`, `mode` and `num_samples` filled in.
     base: the run without anything searched: the base, `set` over it, and the sweep's metric; paths absolute.
     space: makes a trial's run from a sample, `space.config(sample)`.
+    known: what is tried first, and what is known of an earlier sweep. notes: what a reader must know of that.
     """
 
     config: SweepConfig
     base: RunConfig
     space: Space
+    known: Known = NOTHING
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -135,11 +132,25 @@ class Sweep:
         """Number of trials, if no time budget ends the sweep earlier."""
         return (self.config.num_samples or 1) * self.space.grid_size
 
+    def sampler(self) -> Sampler:
+        """Who chooses the trials, from the first."""
+        return self.config.search.sampler(self.space, self.mode, self.trials, self.known)
 
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    def known_samples(self, most: int) -> list[Sample] | None:
+        """Settings of the first ``most`` trials; None where they depend on scores."""
+        if self.config.search.learns:
+            return None
+        sampler = self.sampler()
+        return [s for s in map(sampler.ask, range(min(self.trials, most))) if s is not None]
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = (), *, check: bool = True) -> Sweep:
     """The sweep of a YAML file with ``key.path=value`` overrides on top.
 
     An override below ``space`` replaces what stands there, so that one domain can take another's place.
+
+    Args:
+        check: Whether it is to be run, so that what cannot work is refused.
 
     Raises:
         ConfigError: with the path, what was got and what is allowed.
@@ -159,17 +170,22 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             wanted=f"{_direction(metric)} for {metric}",
         )
     space = Space(config.space, base.model_dump(mode="json"), folder, str(path))
-    default = 1 if isinstance(config.search, GridSearch) else 20
+    default = 1 if isinstance(config.search, GridSearch) else int(min(TRIALS, space.size))
+    if config.scheduler.needs_population:
+        default = TRIALS
+    search, known, notes = known_before(config.search, base, space, path, str(path))
     config = config.model_copy(
         update={
+            "search": search,
             "metric": metric,
             "mode": _direction(metric),
             "num_samples": config.num_samples or default,
             "base_dir": str(folder),
         }
     )
-    sweep = Sweep(config, base, space)
-    _check(sweep, str(path))
+    sweep = Sweep(config, base, space, known, notes)
+    if check:
+        refuse_sweep(sweep, str(path))
     return sweep
 
 
@@ -218,61 +234,11 @@ def _run_file(base: str, path: Path) -> Path:
     return path.resolve().parent / base
 
 
-def _check(sweep: Sweep, origin: str) -> None:
-    config, space = sweep.config, sweep.space
-    _check_keys(sweep, origin)
-    grids = [one.path for one in space.domains if isinstance(one.domain, Grid)]
-    if isinstance(config.search, GridSearch):
-        if not grids:
-            raise ConfigError(
-                f"{origin}: search grid needs a grid", got="none", wanted="a domain {grid: [...]}"
-            )
-        if len(grids) == len(space.domains) and sweep.trials > space.grid_size:
-            raise ConfigError(
-                f"{origin}: the grid would be trained {config.num_samples} times with equal results",
-                got=f"num_samples {config.num_samples}, and nothing is drawn",
-                wanted="num_samples: 1",
-                next_step="to see the spread over seeds, search seed: {grid: [0, 1, 2]}",
-            )
-    elif grids:
-        raise ConfigError(
-            f"{origin}: space.{grids[0]} is a grid, and the search is {config.search.kind}",
-            got=config.search.kind,
-            wanted="search: {kind: grid}, or a choice in place of the grid",
-        )
-    config.scheduler.check(sweep.base, space, config.search.kind, sweep.trials, origin)
-    for sample in space.covering(DRAWS):
-        space.config(sample)
-
-
-def _check_keys(sweep: Sweep, origin: str) -> None:
-    space = sweep.space
-    if not space.domains:
-        raise ConfigError(
-            f"{origin}: the space has no domain, so all trials would be the same run",
-            got=json.dumps(sweep.config.space, default=str),
-            wanted="at least one of uniform, log_uniform, randint, choice, grid",
-            next_step="to see the spread over seeds, search seed: {grid: [0, 1, 2]} with search: {kind: grid}",
-        )
-    for refused, why in REFUSED.items():
-        if _mentions(space.keys, refused):
-            raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)
-    for key in NEEDS_ON_DEMAND:
-        if sweep.config.label == "ahead" and _mentions(space.keys, key):
-            raise ConfigError(
-                f"{origin}: space.{key} changes the texts, so teachers cannot answer them ahead",
-                got="label: ahead",
-                wanted="label: on_demand",
-            )
-
-
-def _mentions(keys: Iterable[str], key: str) -> bool:
-    return any(one == key or one.startswith(f"{key}.") for one in keys)
-
-
 def _validated(tree: Mapping[str, Any], origin: str) -> SweepConfig:
     refuse_credentials(tree, origin)
     try:
         return SweepConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, origin, SweepConfig))) from None
+        raise ConfigError(
+            "\n".join(explain(error, origin, SweepConfig, hints=SETTINGS, nearest_kind=nearest_kind))
+        ) from None

@@ -151,7 +151,7 @@ def _arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
             wanted="the folder of a sweep, output/name",
             next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
         )
-    plan, winner = load_sweep(space), load_run(best)
+    plan, winner = load_sweep(space, check=False), load_run(best)
     used = {plan.base.seed, *(_seed(t.sample) for t in Journal(folder / JOURNAL).trials.values())}
     seeds: list[int] = []
     seed = FIRST_SEED

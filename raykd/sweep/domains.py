@@ -8,7 +8,6 @@ leaves the upper end out. A sample holds scalars only: an option of a choice tha
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, ClassVar
 import yaml
 
 from raykd.errors import ConfigError
+from raykd.sweep.foreign import KINDS, interval_here, written_here
 
 Scalar = str | int | float | bool | None
 """What a sample holds for a domain: the value itself, or the label of an option that is a tree."""
@@ -112,18 +112,6 @@ class Grid(Choice):
 
 
 Domain = Uniform | LogUniform | RandInt | Choice | Grid
-KINDS = ("uniform", "log_uniform", "randint", "choice", "grid")
-ELSEWHERE = {
-    "loguniform": "log_uniform",
-    "quniform": "uniform",
-    "qloguniform": "log_uniform",
-    "grid_search": "grid",
-    "lograndint": "randint",
-    "qrandint": "randint",
-    "integer": "randint",
-    "categorical": "choice",
-}
-"""Names that other libraries give to domains."""
 
 
 def domain_of(node: Mapping[str, Any], path: str) -> Domain | None:
@@ -134,13 +122,14 @@ def domain_of(node: Mapping[str, Any], path: str) -> Domain | None:
     """
     named = [key for key in node if key in KINDS]
     if not named:
-        _refuse_look_alike(node, path)
+        refuse_foreign(node, path)
         return None
     if len(node) > 1:
         raise ConfigError(
             f"space.{path}: a domain is a mapping with exactly one key",
             got=", ".join(map(str, node)),
             wanted=f"{named[0]} alone, or a mapping whose values are domains",
+            next_step="a step is a choice of its values, a default a point of search.points_to_evaluate",
         )
     kind, value = named[0], node[named[0]]
     if kind in ("choice", "grid"):
@@ -148,19 +137,18 @@ def domain_of(node: Mapping[str, Any], path: str) -> Domain | None:
     return _interval(kind, value, path)
 
 
-def _refuse_look_alike(node: Mapping[str, Any], path: str) -> None:
-    if len(node) != 1:
-        return
-    (key, value), *_ = node.items()
-    guess = ELSEWHERE.get(key) or next(
-        iter(difflib.get_close_matches(str(key), KINDS, n=1, cutoff=0.7)), None
-    )
-    if guess is not None and isinstance(value, Sequence):
+def refuse_foreign(node: Any, path: str) -> None:
+    """Refuses a domain as another library writes it.
+
+    Raises:
+        ConfigError: with what to write.
+    """
+    if (here := written_here(node)) is not None:
         raise ConfigError(
-            f"space.{path}: there is no domain {key!r}",
-            got=key,
+            f"space.{path}: no domain is written so",
+            got=node,
             wanted=f"one of {', '.join(KINDS)}",
-            next_step=f"did you mean {guess!r}?",
+            next_step=f"write {here}",
         )
 
 
@@ -170,7 +158,9 @@ def _interval(kind: str, value: Any, path: str) -> Uniform | LogUniform | RandIn
     wanted += ", both above 0" if kind == "log_uniform" else ""
     good = isinstance(value, list) and len(value) == 2 and all(_number(one, whole=whole) for one in value)
     if not good or not value[0] < value[1] or (kind == "log_uniform" and value[0] <= 0):
-        raise ConfigError(f"space.{path}: wrong bounds of {kind}", got=value, wanted=wanted)
+        meant = interval_here(kind, value)
+        step = None if meant is None else f"write {meant}"
+        raise ConfigError(f"space.{path}: wrong bounds of {kind}", got=value, wanted=wanted, next_step=step)
     low, high = value
     if whole:
         return RandInt(low, high)

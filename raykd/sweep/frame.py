@@ -16,7 +16,6 @@ from rich.console import Console
 from raykd.config import RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.distill.weighting import Weighting
-from raykd.errors import SweepError
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
 from raykd.runs.host import worker_needs
@@ -31,6 +30,8 @@ from raykd.runs.wait import wait_for
 from raykd.student.prepare import fit_tokenizer
 from raykd.sweep.journal import FILE as JOURNAL
 from raykd.sweep.journal import Journal
+from raykd.sweep.messages import no_score
+from raykd.sweep.preflight import TrialCheck
 from raykd.sweep.progress import SweepProgress
 from raykd.sweep.suggest import Sampler, Suggestions
 from raykd.sweep.trial import Configs, Shared
@@ -206,17 +207,13 @@ def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
             scheduler=search.scheduler if search.judged_as_they_come else None,
             mode=search.mode,
             begun=watch.begun,
+            check=TrialCheck(search.configs, frame.base, frame.data),
+            refused=watch.refused,
         )
         with progress.shown():
             run_trials(_shared(frame, search, mailbox), suggestions, search.scheduler, watch, search.settings)
     if not any(trial.row().counts for trial in journal.trials.values()):
-        errors = sorted({t.error for t in journal.trials.values() if t.error})
-        raise SweepError(
-            "no trial came to a score",
-            got="; ".join(errors[:3]) or "no trial ran",
-            wanted="at least one trial with a finite validation score",
-            next_step=f"see {frame.folder.log} and {path / JOURNAL}; --resume tries failed trials again",
-        )
+        raise no_score(journal, frame.folder, search.settings.time_budget_s)
     return journal
 
 

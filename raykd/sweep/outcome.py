@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from raykd.runs.folder import RunFolder
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.domains import LogUniform
 from raykd.sweep.journal import Journal, Trial
+from raykd.sweep.messages import error_lines, next_steps
+from raykd.sweep.progress import indented
 from raykd.tracking import Tracker, environment, redact
 
 BEST = "best.yaml"
@@ -74,7 +76,7 @@ def conclude(
     return SweepOutcome(
         report=report,
         tables=(table.rich(SHOWN),),
-        lines=_lines(report, page, best_path, tracker, folder),
+        lines=_lines(report, journal.trials.values(), page, best_path, tracker, folder),
         best=best_path if report.best is not None else None,
         page=page,
         failed=failed,
@@ -160,6 +162,8 @@ def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
             f"{cut} trials were cut off when the time budget was over; raykd sweep --resume {plan.name} goes on with "
             "them"
         )
+    broken = [t for t in journal.trials.values() if t.status in ("failed", "diverged")]
+    notes += next_steps(broken, plan.name, None)
     for name, counters in teacher_counters(journal).items():
         if counters.get("unkept"):
             notes.append(
@@ -216,13 +220,15 @@ def _log(
 
 
 def _lines(
-    report: SweepReport, page: Path, best: Path, tracker: Tracker, folder: RunFolder
+    report: SweepReport,
+    trials: Iterable[Trial],
+    page: Path,
+    best: Path,
+    tracker: Tracker,
+    folder: RunFolder,
 ) -> tuple[str, ...]:
     lines = [f"[yellow]note[/yellow]     {escape(note)}" for note in report.notes]
-    broken = [t for t in report.trials if t.error]
-    lines += [f"[red]{t.status}[/red]   {t.name}: {escape(str(t.error))}" for t in broken[:5]]
-    if len(broken) > 5:
-        lines.append(f"         and {len(broken) - 5} more, see the page")
+    lines += [f"[red]broken[/red]   {indented(escape(line))}" for line in error_lines(trials)]
     if report.best is not None:
         lines.append(f"best     {best}   (raykd train {best})")
         lines.append(f"         raykd confirm {folder.path} trains it and the default again with fresh seeds")

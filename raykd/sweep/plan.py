@@ -14,6 +14,7 @@ from raykd.runs.jobs import jobs_of
 from raykd.runs.plan import Item, disk_of_trials, duration, resources, sizes, steps
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep
+from raykd.sweep.preflight import preflight_trials
 
 
 def plan_sweep(sweep: Sweep) -> list[Item]:
@@ -29,6 +30,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     at_once = trials_at_once(sweep)
     fits = at_once[0] or 1
     data = next(iter(trial.parts.values())).data
+    preflight_trials(sweep, data)
     return [
         *resources(base, together=not ahead),
         Item("trials at once", at_once[1].detail, at_once[1].doubt, at_once[1].error),

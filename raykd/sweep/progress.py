@@ -23,6 +23,11 @@ SILENCE_S = 30.0
 """After so long without news a line says what is waited for."""
 
 
+def indented(text: str) -> str:
+    """A message whose later lines stand below the first one."""
+    return text.replace("\n", "\n      ")
+
+
 class SweepProgress:
     """Bars on a terminal, a line a trial elsewhere. Called from Tune's thread.
 
@@ -102,7 +107,7 @@ class SweepProgress:
             self._show()
             if not self._console.is_terminal:
                 score = "" if row.score is None else f"{self._metric} {row.score:.4f}, "
-                error = f", {row.error}" if row.error else ""
+                error = f", {indented(row.error)}" if row.error else ""
                 self._console.print(
                     f"  {row.name} {row.status}: {score}{row.seconds:.1f} s, {self._values(row)}{error}",
                     highlight=False,

@@ -15,7 +15,6 @@ from pathlib import Path
 from rich.console import Console
 
 from raykd.distill.weighting import Weighting
-from raykd.errors import ConfigError
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight, say_notes
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
@@ -25,6 +24,7 @@ from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
 from raykd.sweep.outcome import SweepOutcome, conclude
+from raykd.sweep.preflight import preflight_resources, preflight_trials
 from raykd.sweep.search import NOW, SCORE
 from raykd.sweep.tuning import TuneSettings
 from raykd.tracking import Experiment, Tracker, environment, tracking_uri
@@ -45,10 +45,11 @@ def sweep(
     base, config = plan.base, plan.config
     shown = console or Console(emoji=False)
     say_notes(shown, preflight(base, together=config.label == "on_demand"))
-    check_keys(plan)
+    preflight_resources(plan)
     with locked(Path(plan.output).resolve() / plan.name):
         look_at_folder(plan, resume=resume, overwrite=overwrite)
         data, teachers = read_rows(base)
+        preflight_trials(plan, data)
         files = {"run.yaml": dump(base), "space.yaml": dump_sweep(plan)}
         folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
         with log_to_file(folder.log), ended_well(folder):
@@ -77,7 +78,7 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
             frame.answer_ahead()
             journal = search(frame, trials, tracker)
             journal.counters({} if frame.pool is None else frame.pool.counters())
-        outcome = conclude(plan, folder, journal, tracker, frame.notes)
+        outcome = conclude(plan, folder, journal, tracker, (*plan.notes, *frame.notes))
     except BaseException as error:
         session.end(error)
         raise
@@ -96,7 +97,7 @@ def _search(plan: Sweep, frame: Frame) -> Search:
     metric = NOW if config.scheduler.needs_population else SCORE
     return Search(
         configs=plan.space,
-        sampler=config.search.sampler(plan.space, plan.mode, plan.trials),
+        sampler=plan.sampler(),
         scheduler=config.scheduler.build(plan.space, base.train.evaluations, plan.mode, metric),
         trials=plan.trials,
         mode=plan.mode,
@@ -112,34 +113,6 @@ def _search(plan: Sweep, frame: Frame) -> Search:
         checkpoint_s=config.checkpoint_s,
         judged_as_they_come=config.scheduler.kind in ("asha", "median"),
     )
-
-
-def check_keys(plan: Sweep) -> None:
-    """Refuses a base and a space that do not go together.
-
-    Raises:
-        ConfigError: which keys.
-    """
-    if plan.base.select_teachers is not None and "select_teachers" in plan.space.keys:
-        raise ConfigError(
-            "the base leaves out teachers, and the space chooses among all",
-            got=f"select_teachers {list(plan.base.select_teachers)}",
-            wanted="set: {select_teachers: null}",
-        )
-    if plan.base.teachers and plan.base.serving.store is None:
-        raise ConfigError(
-            "a sweep keeps the teachers' answers, so that each text is answered once for all trials",
-            got="serving.store: null",
-            wanted="a folder on a local disk",
-            next_step="set: {serving: {store: store}}",
-        )
-    kind, limit = plan.config.scheduler.kind, plan.config.max_concurrent_trials
-    if plan.config.scheduler.pauses and limit is not None:
-        raise ConfigError(
-            f"max_concurrent_trials does not go with scheduler {kind}, whose paused trials would count",
-            got=limit,
-            wanted="null: the cluster's resources limit the trials that run at once",
-        )
 
 
 def _asking(plan: Sweep) -> Weighting | None:

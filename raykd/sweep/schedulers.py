@@ -21,7 +21,8 @@ from raykd.config import RunConfig
 from raykd.errors import ConfigError
 from raykd.spec import Spec
 from raykd.sweep.domains import Choice, Uniform
-from raykd.sweep.search import SCORE, Mode, tune_domain
+from raykd.sweep.samplers import tune_domain
+from raykd.sweep.search import SCORE, Mode
 from raykd.sweep.space import Dimension, Space
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from raykd.config import RunConfig, overlay
 from raykd.errors import ConfigError, RaykdError
 from raykd.load import resolve, validate
 from raykd.report.names import short_names
-from raykd.sweep.domains import Choice, Domain, Grid, Scalar, domain_of
+from raykd.sweep.domains import Choice, Domain, Grid, RandInt, Scalar, domain_of, refuse_foreign
 
 Sample = dict[str, Scalar]
 """A value for every active domain, by path, in the order of `Space.domains`."""
@@ -50,7 +50,7 @@ class Dimension:
 
 
 @dataclass(frozen=True)
-class _Slot:
+class Slot:
     """A domain's place in the compiled tree; `options` are the compiled options of a choice."""
 
     path: str
@@ -90,10 +90,13 @@ class Space:
                 got=tree,
                 wanted="objective: {alpha: ...}",
             )
-        self._tree = self._compile(tree, "", "", ())
+        self.tree = self._compile(tree, "", "", ())
+        """The overlay with a `Slot` for each domain."""
         self.domains: tuple[Dimension, ...] = tuple(self._dimensions)
-        self.grid_size = _grid_size(self._tree)
+        self.grid_size = _grid_size(self.tree)
         """Number of points of all grids crossed; 1 where there is no grid."""
+        self.size = _size(self.tree)
+        """Number of different samples; infinite where a number is drawn from an interval."""
 
     def _compile(self, node: Any, path: str, key: str, condition: tuple[tuple[str, Scalar], ...]) -> Any:
         if key:
@@ -105,10 +108,12 @@ class Space:
                 self._compile(item, f"{path}.{at}", f"{key}.{at}", condition) for at, item in enumerate(node)
             ]
         if not isinstance(node, Mapping):
+            refuse_foreign(node, path)
             return node
         domain = domain_of(node, path)
         if domain is None:
             dot = "." if path else ""
+            _refuse_dots(node, f"{key}{dot}")
             return {
                 str(name): self._compile(value, f"{path}{dot}{name}", f"{key}{dot}{name}", condition)
                 for name, value in node.items()
@@ -119,12 +124,12 @@ class Space:
             self._refuse_grid_in_choice(dimension)
         self._dimensions.append(dimension)
         if not isinstance(domain, Choice):
-            return _Slot(path, domain, ())
+            return Slot(path, domain, ())
         options = tuple(
             self._compile(option, f"{path}[{label}]", key, (*condition, (path, label)))
             for option, label in zip(domain.options, domain.labels, strict=True)
         )
-        return _Slot(path, domain, options)
+        return Slot(path, domain, options)
 
     def _refuse_grid_in_choice(self, dimension: Dimension) -> None:
         above = {path for path, _ in dimension.condition}
@@ -150,15 +155,19 @@ class Space:
                 sample[dimension.path] = choose(dimension)
         return sample
 
-    def sample(self, seed: int, index: int, fixed: Mapping[str, Scalar] | None = None) -> Sample:
+    def sample(
+        self, seed: int, index: int, fixed: Mapping[str, Scalar] | None = None, attempt: int = 0
+    ) -> Sample:
         """Sample ``index`` of the stream of ``seed``: point ``index`` of the grid (again and again), the rest drawn.
 
         Args:
             fixed: values by path that are taken instead of drawn ones.
+            attempt: draws another sample for the same index, from 1.
         """
         import numpy as np
 
-        stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(index,))))
+        key = (index, attempt) if attempt else (index,)
+        stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
         quantiles = dict(
             zip([one.path for one in self.domains], stream.random(len(self.domains)).tolist(), strict=True)
         )
@@ -171,7 +180,23 @@ class Space:
         """Values of the active grids at point ``index`` of ``grid_size``; the last grid changes fastest."""
         if not 0 <= index < self.grid_size:
             raise IndexError(f"point {index} of a grid of {self.grid_size}")
-        return _grid_point(self._tree, index)
+        return _grid_point(self.tree, index)
+
+    def every(self) -> Iterator[Sample]:
+        """Every sample of a space of finite ``size``, the last domain changing fastest."""
+
+        def below(at: int, sample: Sample) -> Iterator[Sample]:
+            if at == len(self.domains):
+                yield dict(sample)
+                return
+            one = self.domains[at]
+            if not one.active(sample):
+                yield from below(at + 1, sample)
+                return
+            for value in _values(one.domain):
+                yield from below(at + 1, {**sample, one.path: value})
+
+        yield from below(0, {})
 
     def assemble(self, sample: Mapping[str, Scalar]) -> dict[str, Any]:
         """The overlay of the run that a sample stands for.
@@ -184,7 +209,7 @@ class Space:
             raise ConfigError(
                 f"{self.origin}: a sample of another space", got=shown(sample), wanted=", ".join(wanted)
             )
-        filled: dict[str, Any] = _fill(self._tree, sample)
+        filled: dict[str, Any] = _fill(self.tree, sample)
         return filled
 
     def config(self, sample: Mapping[str, Scalar]) -> RunConfig:
@@ -228,6 +253,15 @@ class Space:
             )
 
 
+def _refuse_dots(node: Mapping[str, Any], above: str) -> None:
+    """A key with dots is how an override is written, not a file."""
+    for name in node:
+        if "." in str(name):
+            *outer, last = str(name).split(".")
+            nested = "".join(f"{one}: {{" for one in outer) + f"{last}: ..." + "}" * len(outer)
+            raise ConfigError(f"space.{above}{name}: keys are nested, not dotted", got=name, wanted=nested)
+
+
 def same(a: Scalar, b: Scalar) -> bool:
     """Whether two values of a sample are one: 1, 1.0 and true are not."""
     return json.dumps(a) == json.dumps(b)
@@ -245,14 +279,34 @@ def _children(node: Any) -> list[Any]:
     return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
 
 
+def key_of(sample: Mapping[str, Scalar]) -> str:
+    """A text that is equal for equal samples alone."""
+    return json.dumps(sample, sort_keys=True)
+
+
+def _values(domain: Domain) -> Sequence[Scalar]:
+    if isinstance(domain, Choice):
+        return domain.labels
+    assert isinstance(domain, RandInt), "an interval has no last value"
+    return range(domain.low, domain.high + 1)
+
+
+def _size(node: Any) -> float:
+    if not isinstance(node, Slot):
+        return math.prod(map(_size, _children(node)))
+    if isinstance(node.domain, Choice):
+        return sum(map(_size, node.options))
+    return node.domain.high - node.domain.low + 1 if isinstance(node.domain, RandInt) else math.inf
+
+
 def _grid_size(node: Any) -> int:
-    if isinstance(node, _Slot):
+    if isinstance(node, Slot):
         return sum(map(_grid_size, node.options)) if isinstance(node.domain, Grid) else 1
     return math.prod(map(_grid_size, _children(node)))
 
 
 def _grid_point(node: Any, index: int) -> Sample:
-    if isinstance(node, _Slot):
+    if isinstance(node, Slot):
         if not isinstance(node.domain, Grid):
             return {}
         for label, option in zip(node.domain.labels, node.options, strict=True):
@@ -271,7 +325,7 @@ def _fill(node: Any, sample: Mapping[str, Scalar]) -> Any:
         return {key: _fill(value, sample) for key, value in node.items()}
     if isinstance(node, list):
         return [_fill(item, sample) for item in node]
-    if not isinstance(node, _Slot):
+    if not isinstance(node, Slot):
         return node
     value = sample[node.path]
     if not isinstance(node.domain, Choice):

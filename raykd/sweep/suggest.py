@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from raykd.errors import RaykdError
 from raykd.sweep.journal import Journal, Trial
 from raykd.sweep.trial import RESUMED
 from raykd.tasks.ranking import comparable
@@ -53,6 +54,8 @@ class Suggestions(Searcher):  # type: ignore[misc]
     Args:
         scheduler: takes earlier results again, if it judges trials as they come; None where it does not.
         begun: called with each trial's name and Tune's name for it.
+        check: raises RaykdError where a sample can be no run.
+        refused: called with the name of such a trial and the error; it fails before a process is asked.
     """
 
     def __init__(
@@ -65,10 +68,13 @@ class Suggestions(Searcher):  # type: ignore[misc]
         scheduler: Any,
         mode: str,
         begun: Callable[[str, str], None],
+        check: Callable[[Mapping[str, Any]], None],
+        refused: Callable[[str, RaykdError], None],
     ) -> None:
         super().__init__(metric="objective", mode=mode)
         self._sampler, self._journal, self._scheduler = sampler, journal, scheduler
         self._num_samples, self._folder, self._begun = num_samples, folder, begun
+        self._check, self._refused = check, refused
         self._going_on = list(journal.unfinished)
         self._index: dict[str, int] = {}
         self._objective: dict[str, float] = {}
@@ -83,25 +89,33 @@ class Suggestions(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration for Tune, or that there is none left."""
-        if self._going_on:
+        while self._going_on:
             trial = self._going_on.pop(0)
             earlier = trial.tune_ids[-1]
-            self._begin(trial.name, trial.index, trial.sample, trial_id)
-            self._replay(trial, trial_id)
-            return {**trial.sample, RESUMED: str(self._folder / earlier)}
-        if self._next >= self._num_samples:
-            return Searcher.FINISHED
-        sample = self._sampler.ask(self._next)
-        if sample is None:
-            return Searcher.FINISHED
-        self._begin(f"t{self._next:04d}", self._next, sample, trial_id)
-        self._next += 1
-        return {**sample, RESUMED: ""}
+            if self._begin(trial.name, trial.index, trial.sample, trial_id):
+                self._replay(trial, trial_id)
+                return {**trial.sample, RESUMED: str(self._folder / earlier)}
+        while self._next < self._num_samples:
+            sample = self._sampler.ask(self._next)
+            if sample is None:
+                return Searcher.FINISHED
+            self._next += 1
+            if self._begin(f"t{self._next - 1:04d}", self._next - 1, sample, trial_id):
+                return {**sample, RESUMED: ""}
+        return Searcher.FINISHED
 
-    def _begin(self, name: str, index: int, sample: Mapping[str, Any], trial_id: str) -> None:
-        self._index[trial_id] = index
+    def _begin(self, name: str, index: int, sample: Mapping[str, Any], trial_id: str) -> bool:
+        """Notes a trial; whether it can be run. One that cannot has failed, and Tune never hears of it."""
         self._journal.begin(name, index, sample, trial_id)
+        try:
+            self._check(sample)
+        except RaykdError as error:
+            self._refused(name, error)
+            self._sampler.tell(index, None)
+            return False
+        self._index[trial_id] = index
         self._begun(name, trial_id)
+        return True
 
     def _replay(self, trial: Trial, trial_id: str) -> None:
         """Shows the scheduler what a trial reported before; its decisions are past."""

@@ -294,7 +294,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
             "trained_s": seconds,
             "finished": done,
             "done": done,
-            "diverged": "" if self.failed is None else str(self.failed).splitlines()[0],
+            "diverged": "" if self.failed is None else str(self.failed),
         }
         if len(self.segments) > 1:
             # What it reported before it took over another trial's state is no longer its history.

@@ -21,7 +21,9 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
+from raykd.errors import RaykdError
 from raykd.point import Point
+from raykd.report.trial_table import sample_text
 from raykd.report.trials import TrialRow
 from raykd.runs.curves import Curves
 from raykd.runs.folder import RunFolder
@@ -31,6 +33,8 @@ from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.sweep")
 POLL_S = 0.2
+LONGEST_CAUSE = 8000
+"""Characters of a trial's error that are kept of a text without end; log.txt has it whole."""
 AWAY_S = 30.0
 """After a trial's run could not be opened none is tried for so long: each try takes seconds."""
 MLFLOW_STATUS: dict[str, Any] = {
@@ -144,6 +148,10 @@ class Watch(Callback):  # type: ignore[misc]
         self._names[trial_id] = name
         self._progress.began(name)
 
+    def refused(self, name: str, error: RaykdError) -> None:
+        """A trial's setting can be no run, so it was not handed to Tune."""
+        self._end(name, "failed", cause(error))
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -164,10 +172,15 @@ class Watch(Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
-        name = self._names[trial.trial_id]
-        self._end(name, "failed", cause(_error_of(trial)))
+        name, error = self._names[trial.trial_id], _error_of(trial)
+        if getattr(error, "cause", None) is not None:
+            log.error("trial %s failed in its process:\n%s", name, error)  # with the lines that led there
+        self._end(name, "failed", cause(error))
 
     def _end(self, name: str, status: Ended, error: str | None) -> None:
+        if error is not None:
+            sample = sample_text(self._journal.trials[name].sample, {})
+            log.error("trial %s %s, with %s: %s", name, status, sample, error)
         self._journal.end(name, status, error)
         self._progress.ended(self._row(name))
         self._ends.put((name, status))
@@ -259,9 +272,11 @@ def _error_of(trial: Any) -> BaseException | None:
 
 
 def cause(error: BaseException | None) -> str:
-    """The first line that says what went wrong in a trial."""
+    """What went wrong in a trial, the whole message: its later lines say which key, why, and what to do."""
     inner = getattr(error, "cause", None) or error
     if inner is None:
-        return "the trial's process ended"
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    return f"{type(inner).__name__}: {lines[0] if lines else ''}"[:500]
+        return "the trial's process ended, and nobody said why"
+    text = "\n".join(line.rstrip() for line in str(inner).strip().splitlines() if line.strip())
+    if len(text) > LONGEST_CAUSE:
+        text = f"{text[: LONGEST_CAUSE // 2]}\n[...]\n{text[-LONGEST_CAUSE // 2 :]}"
+    return f"{type(inner).__name__}: {text}"

@@ -153,6 +153,9 @@ def broken(sweeps: Sweeps) -> tuple[int, list[int], str]:
     killer = Killer(sweeps, "broken", "t0000")
     killer.start()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        # Nobody looks at the trials before, so the last one fails in its process.
+        patch.setattr("raykd.sweep.run.preflight_trials", lambda plan, data: None)
+        patch.setattr("raykd.sweep.frame.TrialCheck", lambda configs, base, data: lambda sample: None)
         patch.setattr("sys.argv", ["raykd", "sweep", str(path)])
         main()
     killer.join(timeout=5.0)
@@ -167,6 +170,10 @@ def test_a_failed_trial_fails_alone_and_the_command_says_so(
     trials = sweeps.journal("broken").trials
     assert [t.status for t in trials.values()] == ["finished", "diverged", "finished", "failed"]
     assert "batch" in str(trials["t0003"].error) and trials["t0003"].evaluations == {}
+    whole = "next:   lower train.batch_size"
+    assert whole in str(trials["t0003"].error)
+    for name in ("report.html", "log.txt", "trials.csv"):
+        assert whole in (sweeps.folder("broken") / name).read_text(encoding="utf-8"), name
     assert "not finite" in str(trials["t0001"].error)
     folder = sweeps.folder("broken")
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "finished"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from raykd import models
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
@@ -14,7 +12,6 @@ STUDENT = {"kind": "transformer", "layers": 1, "hidden": 16, "heads": 2, "dropou
 STEPS = {"steps": 12, "batch_size": 16, "learning_rate": 0.002, "evaluations": 1}
 
 
-@pytest.mark.nightly
 def test_two_workers_learn_what_one_learns(first: Outcome, world: World) -> None:
     """The one is the loop without Ray, over micro-batches of the same size."""
     one = world.config("one-worker", student=STUDENT, train={**STEPS, "gradient_accumulation": 4})

@@ -175,9 +175,9 @@ def test_grids_are_crossed_and_the_last_changes_fastest() -> None:
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        ({"unifrom": [0, 1]}, "did you mean 'uniform'"),
-        ({"loguniform": [1, 2]}, "did you mean 'log_uniform'"),
-        ({"grid_search": [1, 2]}, "did you mean 'grid'"),
+        ({"unifrom": [0, 1]}, r"write {uniform: \[0, 1\]}"),
+        ({"loguniform": [1, 2]}, r"write {log_uniform: \[1, 2\]}"),
+        ({"grid_search": [1, 2]}, r"write {grid: \[1, 2\]}"),
         ({"uniform": [0, 1], "q": 0.1}, "exactly one key"),
         ({"uniform": [1, 1]}, "low below high"),
         ({"uniform": [0, 1, 2]}, "two numbers"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ray.tune.search import Searcher
 
+from raykd.errors import ConfigError, RaykdError
 from raykd.sweep.journal import Journal
 from raykd.sweep.schedulers import Asha, MedianStopping, SchedulerBase
 from raykd.sweep.space import Space
@@ -51,7 +52,8 @@ def start(journal: Journal, count: int, **changes: Any) -> tuple[Suggestions, Fa
     begun: list[tuple[str, str]] = []
     told = {
         "num_samples": count, "folder": Path("/sweep/checkpoints"), "scheduler": None, "mode": "max",
-        "begun": lambda name, trial_id: begun.append((name, trial_id)), **changes,
+        "begun": lambda name, trial_id: begun.append((name, trial_id)),
+        "check": lambda sample: None, "refused": lambda name, error: None, **changes,
     }  # fmt: skip
     return Suggestions(sampler, journal, **told), sampler, begun
 
@@ -83,6 +85,31 @@ def test_a_fresh_sweep_hands_out_samples_in_order_then_ends(tmp_path: Path) -> N
         (f"t000{i}", i, {"x": i}, [f"n{i}"]) for i in range(3)
     ]
     assert suggestions.suggest("more") == Searcher.FINISHED
+
+
+def test_a_sample_that_is_no_run_fails_alone_and_costs_no_process(tmp_path: Path) -> None:
+    """Tune is given the next one; a resumed sweep looks at it again, and again at no cost."""
+    refused: list[tuple[str, str]] = []
+
+    def check(sample: Mapping[str, Any]) -> None:
+        if sample["x"] % 2 == 0:
+            raise ConfigError("x is even", got=sample["x"], wanted="odd")
+
+    def refuse(name: str, error: RaykdError) -> None:
+        journal.end(name, "failed", str(error))
+        refused.append((name, str(error)))
+
+    for start_of_the_sweep in range(2):
+        journal = Journal(tmp_path / "j")
+        suggestions, sampler, begun = start(journal, 4, check=check, refused=refuse)
+        given = all_of(suggestions)
+        assert [s["x"] for s in given] == ([1, 3] if start_of_the_sweep == 0 else [])
+        assert refused == [(f"t000{x}", f"x is even\n  got:    {x}\n  wanted: odd") for x in (0, 2)]
+        assert sampler.told == [(0, None), (2, None)]
+        assert [name for name, _ in begun] == (["t0001", "t0003"] if start_of_the_sweep == 0 else [])
+        refused.clear()
+        for name in ("t0001", "t0003") if start_of_the_sweep == 0 else ():
+            journal.end(name, "finished")
 
 
 def test_a_sampler_that_has_no_more_ends_the_sweep(tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""What is wrong with a file, key by key, from what pydantic says of it.
+
+Decision record: an error names the key's path as it is written in the file, what was got and what is allowed at that
+level, and the nearest allowed key or value; all wrong keys at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from raykd.config import RunConfig
+from raykd.spec import NotANumber
+
+
+def explain(
+    error: ValidationError,
+    origin: str,
+    model: type[BaseModel] = RunConfig,
+    hints: Mapping[str, str] = MappingProxyType({}),
+    nearest_kind: Callable[[Any, Sequence[str]], str | None] | None = None,
+) -> Iterable[str]:
+    """What is wrong, key by key: the sentence first, what stands there last and shortened.
+
+    Args:
+        hints: For keys that are not there, what stands for them.
+        nearest_kind: Of what stands where a kind is wanted and the kinds, what to write.
+    """
+    problems = _without_echoes(error.errors(include_url=False))
+    yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
+    for problem in problems:
+        where = _key(model, problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            allowed = _allowed_keys(model, problem["loc"][:-1])
+            wrong = str(problem["loc"][-1])
+            other = _ALSO_CALLED.get(wrong)
+            near = [other] if other in allowed else difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
+            first_level = len(problem["loc"]) == 1 and other not in allowed
+            place = _place_of(model, _ALSO_CALLED.get(wrong, wrong)) if first_level else None
+            hint = hints.get(wrong) or (f"did you mean {(place or near[0])!r}?" if place or near else None)
+            yield f"  {where}"
+            yield f"    got:     an unknown key {wrong!r}"
+            yield f"    allowed: {', '.join(allowed) if allowed else 'no such key'}"
+            if hint:
+                yield f"    next:    {hint}"
+            continue
+        if problem["type"] == "missing":
+            yield f"  {where}: this key is missing"
+            continue
+        value = problem["input"]
+        if problem["type"] != "value_error":
+            kinds = _kinds(model, problem["loc"])
+            yield f"  {where}"
+            yield f"    wanted:  {_wanted(problem, kinds)}"
+            yield f"    got:     {_shown(value)}"
+            meant = (nearest_kind or _nearest_kind)(value, kinds) if kinds else _near_choice(problem)
+            yield from [f"    next:    write {meant}"] if meant else []
+            continue
+        first, *rest = problem["msg"].removeprefix("Value error, ").splitlines()
+        yield f"  {where}: {first}" if where and not first.startswith(where) else f"  {first}"
+        yield from (f"  {line}" for line in rest)
+        if not isinstance(value, Mapping | BaseModel):  # of a combination of keys it would be all of them
+            yield f"    got:     {_shown(value)}"
+
+
+def _nearest_kind(got: Any, kinds: Sequence[str]) -> str | None:
+    """The kind that a text, or the wrong kind of a mapping, was meant as."""
+    name = got.get("kind") if isinstance(got, Mapping) else got
+    if not isinstance(name, str):
+        return None
+    near = difflib.get_close_matches(name.lower().strip(), kinds, n=1, cutoff=0.6)
+    return f"{{kind: {near[0]}}}" if near else None
+
+
+_ALSO_CALLED = {
+    "sep": "delimiter", "separator": "delimiter", "data_files": "paths", "files": "paths", "lr": "learning_rate",
+    "num_train_epochs": "epochs", "num_epochs": "epochs", "max_steps": "steps", "seeds": "seed",
+    "gradient_accumulation_steps": "gradient_accumulation", "per_device_train_batch_size": "batch_size",
+    "early_stopping_patience": "patience", "perturbation_interval": "interval", "quantile_fraction": "quantile",
+    "resample_probability": "resample", "n_ei_candidates": "candidates", "min_samples_required": "min_trials",
+    "folder": "sweep", "path": "sweep",
+}  # fmt: skip
+"""Keys as other libraries name them."""
+_PLAINLY = {
+    "string_type": "a text",
+    "tuple_type": "a list, such as [a, b]",
+    "dict_type": "keys with values, such as {a: b}",
+    "model_type": "keys with values, such as {a: b}",
+    "model_attributes_type": "keys with values, such as {a: b}",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+"""pydantic's names of what is wanted, for people."""
+
+
+def _wanted(problem: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    kind = problem["type"]
+    wanted = _PLAINLY.get(kind, problem["msg"])
+    if kind == "string_type" and problem["input"] is None:
+        return f'{wanted}; the word null is one in quotes: "null"'
+    if kinds and kind in ("model_attributes_type", "union_tag_not_found"):
+        return f"keys with values, among them kind: {' | '.join(kinds)}"
+    if kind in _BOUNDS:
+        word, name = _BOUNDS[kind]
+        return f"a number {word} {problem['ctx'][name]:g}"
+    if kind == "literal_error":
+        return f"one of {', '.join(_choices(problem))}"
+    return f"kind: {' | '.join(kinds)}" if kinds and kind == "union_tag_invalid" else wanted
+
+
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("of at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("of at most", "le"),
+}
+"""pydantic's names of bounds, in words, and where it has the number."""
+_MEANT = {
+    "loss": "nll", "cross_entropy": "nll", "ce": "nll", "acc": "accuracy", "f1_macro": "macro_f1", "ppl": "perplexity",
+    "maximize": "max", "maximise": "max", "maximum": "max", "minimize": "min", "minimise": "min", "minimum": "min",
+}  # fmt: skip
+"""Values as other libraries call them."""
+
+
+def _choices(problem: Mapping[str, Any]) -> list[str]:
+    return re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+
+
+def _near_choice(problem: Mapping[str, Any]) -> str | None:
+    """The one of some fixed texts that a text was meant as: without what trackers put before a metric's name."""
+    got, known = problem["input"], _choices(problem) if problem["type"] == "literal_error" else []
+    if not isinstance(got, str) or not known:
+        return None
+    name = re.sub(r"^(eval|val|valid|validation|test|dev)[_/-]", "", got.strip().lower().rpartition("/")[2])
+    name = _MEANT.get(name, name)
+    return (
+        name if name in known else next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
+    )
+
+
+def _place_of(model: type[BaseModel], key: str) -> str | None:
+    """Where a key of the first level stands, if it is one of a level below."""
+    for name, field in model.model_fields.items():
+        if any(key in below.model_fields for below in _models_in(field.annotation) if _kind(below) is None):
+            return f"{name}.{key}"
+    return None
+
+
+def _without_echoes(problems: Sequence[Any]) -> list[Any]:
+    """The problems but a list that is too short only because its items are wrong."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(
+            len(at) > len(problem["loc"]) and at[: len(problem["loc"])] == problem["loc"] for at in places
+        )
+    ]
+
+
+def _shown(value: Any) -> str:
+    got = json.dumps(value.value if isinstance(value, NotANumber) else value, default=str, ensure_ascii=False)
+    return got if len(got) <= 120 else got[:117] + "..."
+
+
+def _allowed_keys(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    """Keys of the model at a location of a validation error (which passes through lists and union kinds)."""
+    found = [model]
+    for part in loc:
+        found = _below(found, part) or [c for c in found if _kind(c) is None]
+    return sorted({key for candidate in found for key in candidate.model_fields})
+
+
+def _below(found: Sequence[type[BaseModel]], part: Any) -> list[type[BaseModel]]:
+    """The models that a part of a location leads to; none where it leads to a plain value."""
+    following: list[type[BaseModel]] = []
+    for candidate in found:
+        if isinstance(part, str) and part in candidate.model_fields:
+            following += _models_in(candidate.model_fields[part].annotation)
+        elif isinstance(part, int) or _kind(candidate) == part:
+            following.append(candidate)
+    return following
+
+
+def _key(model: type[BaseModel], loc: Sequence[Any]) -> str:
+    """A location as it is written in a run file and in overrides: without the kinds of unions."""
+    found, kept = [model], []
+    for part in loc:
+        if any(part in c.model_fields for c in found) or not any(_kind(c) == part for c in found):
+            kept.append(str(part))
+        found = _below(found, part)
+    return ".".join(kept)
+
+
+def _kinds(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    """The kinds of the union at a location; none where there is none."""
+    found = [model]
+    for part in loc:
+        found = _below(found, part)
+    return sorted({str(kind) for candidate in found if (kind := _kind(candidate)) is not None})
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("kind")
+    return field.default if field is not None else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
