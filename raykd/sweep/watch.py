@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.sweep")
 POLL_S = 0.2
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What Ray puts into its messages for a terminal."""
 LONGEST_CAUSE = 8000
 """Characters of a trial's error that are kept of a text without end; log.txt has it whole."""
 AWAY_S = 30.0
@@ -276,7 +279,8 @@ def cause(error: BaseException | None) -> str:
     inner = getattr(error, "cause", None) or error
     if inner is None:
         return "the trial's process ended, and nobody said why"
-    text = "\n".join(line.rstrip() for line in str(inner).strip().splitlines() if line.strip())
+    plain = COLOUR.sub("", str(inner))
+    text = "\n".join(line.rstrip() for line in plain.strip().splitlines() if line.strip())
     if len(text) > LONGEST_CAUSE:
         text = f"{text[: LONGEST_CAUSE // 2]}\n[...]\n{text[-LONGEST_CAUSE // 2 :]}"
     return f"{type(inner).__name__}: {text}"

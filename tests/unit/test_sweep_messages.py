@@ -44,6 +44,7 @@ def test_every_line_of_an_error_is_kept(tmp_path: Path) -> None:
 
 def test_an_error_of_the_infrastructure_is_kept_too() -> None:
     assert "The actor" in cause(RayActorError()) and cause(None).startswith("the trial's process ended")
+    assert cause(ValueError("\x1b[36mray::step\x1b[39m ended")) == "ValueError: ray::step ended"
     assert len(cause(ValueError("x" * 100_000))) < LONGEST_CAUSE + 100
 
 
