@@ -20,6 +20,7 @@ from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.config.dsfile import check_switches, read_deepspeed
 from raykd.errors import ConfigError
 from raykd.explain import explain
+from raykd.home import at_home, file_in
 from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, read_text
 from raykd.redaction import credentials_in, names_a_secret, redact
 
@@ -181,14 +182,17 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises:
         ConfigError: with the path, what was got and what is allowed, for all wrong keys at once; a run of several
-            tasks, which `load_any` reads.
+            tasks, which `load_any` reads. The file of a run's folder belongs to that folder (`raykd.home`), which may
+            also be named in its place.
     """
+    path = file_in(path)
     tree = _read(path, overrides)
     return resolve(validate(tree, str(path)), path.resolve().parent)
 
 
 def load_any(path: Path, overrides: Sequence[str] = ()) -> Run:
     """As `load_run`, and also runs of several tasks."""
+    path = file_in(path)
     tree = _read(path, overrides)
     if not several_tasks(tree):
         return resolve(validate(tree, str(path)), path.resolve().parent)
@@ -198,7 +202,7 @@ def load_any(path: Path, overrides: Sequence[str] = ()) -> Run:
 
 
 def _read(path: Path, overrides: Sequence[str]) -> Any:
-    tree: Any = read_yaml(path)
+    tree: Any = at_home(read_yaml(path), path)
     for assignment in overrides:
         tree = set_path(tree, assignment)
     return tree

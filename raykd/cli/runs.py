@@ -15,8 +15,6 @@ from rich.markup import escape
 from raykd.cli.app import Overrides, RunFile, any_run_file, app, console, finish, print_lines
 from raykd.cli.terminal import json_line, lines_of, recovered
 
-FOLDER_EXISTS = "exists already"
-"""What a finding says of a folder that is there."""
 NOT_CHECKED = "not checked"
 """What a finding says that only the run itself can know."""
 
@@ -48,7 +46,8 @@ def train(
     before = finished_before(config) if resume else None
     if before is not None:
         console.print(before.text, markup=False, highlight=False)
-        console.print("This run is finished already; --overwrite starts anew.", highlight=False)
+        said = "This run is finished already; more train.steps train it on, --overwrite starts anew."
+        console.print(said, highlight=False)
         print_lines(before.lines)
         return
     from raykd.runs.train import train as run_train
@@ -97,12 +96,11 @@ def check(
     wrong = [f.error for f in findings if f.error is not None]
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
-    changed = " ".join(shlex.quote(o) for o in overrides or ())
+    arguments = [*(overrides or ()), *(f.argument for f in findings if f.argument)]
+    changed = " ".join(map(shlex.quote, arguments))
     unknown = any(NOT_CHECKED in f.detail for f in findings)
     verdict = "Nothing wrong was found, but not all could be checked" if unknown else "All is well"
     starts = f"raykd {command} {shlex.quote(str(run))} {changed}".rstrip()
-    if any(FOLDER_EXISTS in f.detail for f in findings):
-        starts += " --resume (or --overwrite)" if command == "train" else " --continue (or --overwrite)"
     console.print(
         escape(f"{verdict}; the {'run' if command == 'train' else 'sweep'} starts with: {starts}"),
         highlight=False,
@@ -179,12 +177,13 @@ def predict(
 
     A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
     """
+    from raykd.home import student_in
     from raykd.models import folder_of
     from raykd.runs.predict import predict_rows, read_texts
 
     asked = read_texts([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
     answers = predict_rows(
-        folder_of(model, task),
+        folder_of(student_in(model), task),
         asked,
         no_answer=no_answer,
         longest=max_length,

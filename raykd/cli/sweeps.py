@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,36 +53,51 @@ def sweep(
     from raykd.sweep.config import load_sweep
     from raykd.sweep.run import sweep as run_sweep
 
-    path, changes = _space_file(space, overrides or [], resume, output)
-    outcome = run_sweep(
-        load_sweep(path, changes), resume=resume is not None or go_on, overwrite=overwrite, console=console
-    )
+    changes = overrides or []
+    plan = load_sweep(_named(space), changes) if resume is None else _resumed(space, changes, resume, output)
+    outcome = run_sweep(plan, resume=resume is not None or go_on, overwrite=overwrite, console=console)
     finish(outcome)
     if outcome.failed and not allow_failed_trials:
         raise typer.Exit(4)
 
 
-def _space_file(
-    space: Path | None, overrides: list[str], resume: str | None, output: Path
-) -> tuple[Path, list[str]]:
-    """The sweep's file and its overrides; a resumed sweep has its file in its folder."""
+def _named(space: Path | None) -> Path:
     from raykd.errors import ConfigError
 
-    if resume is None:
-        if space is None:
-            raise ConfigError(
-                "no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME"
-            )
-        return space, overrides
-    folder = Path(resume) if (Path(resume) / "space.yaml").is_file() else output / resume
-    path = folder / "space.yaml"
-    if not path.is_file():
+    if space is None:
+        raise ConfigError("no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME")
+    return space
+
+
+def _resumed(space: Path | None, changes: list[str], resume: str, output: Path) -> Any:
+    """The sweep of the folder that is named, from its own file or from another one; it never lies elsewhere.
+
+    Raises:
+        ConfigError: there is no such sweep, or the folder is to be another one.
+    """
+    from raykd.errors import ConfigError
+    from raykd.home import SPACE, named
+    from raykd.sweep.config import load_sweep
+
+    folder = named(Path(resume), output).resolve()
+    if not (folder / SPACE).is_file():
         raise ConfigError(
             f"there is no sweep {resume} to go on with",
-            got=f"no {path}",
+            got=f"no {SPACE} of a sweep in {folder}, nor in {(output / resume).resolve()}",
             wanted="its name under --output, or its folder",
+            next_step="raykd sweep SPACE.yaml starts one",
         )
-    return path, [*([] if space is None else [str(space)]), *overrides]
+    if space is not None and "=" in str(space):  # the first KEY=VALUE
+        space, changes = None, [str(space), *changes]
+    plan = load_sweep(folder / SPACE, changes) if space is None else load_sweep(space, changes, folder)
+    if Path(plan.output).resolve() / plan.name != folder:
+        raise ConfigError(
+            f"--resume goes on in {folder}, and name and output say another folder",
+            got=str(Path(plan.output).resolve() / plan.name),
+            wanted="neither name= nor output= beside --resume",
+            next_step="leave them out; a folder that was moved or renamed is named by --resume itself",
+        )
+    return plan
 
 
 @app.command()

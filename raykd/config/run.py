@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +21,6 @@ from raykd.spec import Spec
 from raykd.tasks import METRICS, Classification, Task
 from raykd.tasks.forms import RowForm, form_of
 from raykd.tasks.metrics import MetricName
-
-UPLOADED = re.compile(r'"[^"]*/working_dir_files/_ray_pkg_[0-9a-f]+/')
-"""Where Ray unpacks what was submitted: another folder each time, so that a run is the same whichever it lies in."""
 
 
 class RayConfig(Spec):
@@ -278,19 +275,30 @@ class RunConfig(Spec):
         return self.model_copy(update={"objective": objective, "train": train, "phases": ()})
 
     def fingerprint(self) -> str:
-        """sha256 over everything that changes the result; names, folders and resources do not."""
+        """sha256 over everything that changes the result; names, folders and resources do not.
+
+        Where files lie is left out: rows have a fingerprint of their own, model folders are compared by what they hold.
+        """
         tree = self.model_dump(
             mode="json",
             exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults"},
         )
         tree["train"].pop("max_skipped_steps")  # only how long a run that goes wrong is borne with
+        for source in tree["data"].values():
+            if isinstance(source, dict):
+                source.pop("paths", None)
+        models = [tree["student"]]
         for teacher in tree["teachers"]:
             teacher.pop("actor")
             teacher.pop("on_poor")  # whether a run goes on, not what it learns
             (teacher["training"] or {}).pop("workers", None)
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
+            models += [teacher, *([teacher["training"]["model"]] if teacher["training"] else [])]
+        for model in models:
+            if os.path.isabs(model.get("path") or ""):
+                model["path"] = os.path.basename(model["path"])
         tree["serving"] = {"dtype": self.serving.dtype}
-        return hashlib.sha256(UPLOADED.sub('"', json.dumps(tree, sort_keys=True)).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def plain_objective(label_smoothing: float = 0.0) -> Objective:

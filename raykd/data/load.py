@@ -34,6 +34,8 @@ from raykd.tasks.forms import RowForm
 log = logging.getLogger("raykd.data")
 
 _WITH_TARGETS = ("target", "source_target")
+ALL = "data"
+"""Key of the fingerprint over all parts."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,14 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the content and order of all parts."""
-        parts = (self.train, self.validation, self.test)
-        joined = " ".join("none" if part is None else part.fingerprint() for part in parts)
-        return hashlib.sha256(joined.encode()).hexdigest()
+        return self.fingerprints()[ALL]
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 (hex) over the content and order of each part, by its key (``data.train``), and of all as `ALL`."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        each = {f"{ALL}.{name}": rows.fingerprint() for name, rows in parts.items() if rows is not None}
+        joined = " ".join(each.get(f"{ALL}.{name}", "none") for name in parts)
+        return {ALL: hashlib.sha256(joined.encode()).hexdigest(), **each}
 
 
 def load_data(

@@ -7,7 +7,7 @@ so that one call shows all that is wrong, and `preflight` raises the first, so t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.runs.asked import describe_never_asked, never_asked
+from raykd.runs.check_folder import describe_folder
 from raykd.runs.check_language import check_source_languages, describe_marks
 from raykd.runs.cluster import check_fits, cluster_address, demands_of
 from raykd.runs.disk import check_disk, disk_of
@@ -31,7 +32,7 @@ from raykd.runs.looks import (
     look_at_teachers,
     sign_notes,
 )
-from raykd.runs.places import check_places, describe_folder
+from raykd.runs.places import check_places
 from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
@@ -42,11 +43,12 @@ from raykd.tracking import redact
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the check. error is None where all is well."""
+    """One line of the check. error is None where all is well. argument: with which the run starts."""
 
     what: str
     detail: str
     error: RaykdError | None = None
+    argument: str = ""
 
 
 def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
@@ -176,11 +178,17 @@ def _asks_for_gpus(config: Run) -> bool:
     )
 
 
-def check(config: Run, *, together: bool = True, folder: str | None = None) -> list[Finding]:
+def check(
+    config: Run,
+    *,
+    together: bool = True,
+    folder: Callable[[Sequence[AnyJob]], tuple[str, str]] | None = None,
+) -> list[Finding]:
     """All findings, good and bad, in the order of the run.
 
     Args:
-        together: whether teachers keep their resources while students train. folder: its name; None is the run's.
+        together: whether teachers keep their resources while students train.
+        folder: describes what is there already, as `describe_folder`; None describes the run's.
     """
     findings: list[Finding] = []
 
@@ -196,6 +204,7 @@ def check(config: Run, *, together: bool = True, folder: str | None = None) -> l
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
     read: list[AnyJob] = []
     look("data", lambda: _check_data(config, read))
+    findings.append(_look_at_folder(folder or partial(describe_folder, config), read))
     for job in read[-1:]:
         for task, part in job.parts.items():
             idle = describe_never_asked(never_asked(config.members[task], part.data.train.languages))
@@ -207,7 +216,7 @@ def check(config: Run, *, together: bool = True, folder: str | None = None) -> l
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
     look("resources", lambda: check_resources(config, together=together))
-    look("output", lambda: _check_output(config, folder))
+    look("output", lambda: check_places(config))
     look("tracking", lambda: _look_at_records(config))
     look(
         "disk",
@@ -220,11 +229,6 @@ def _look_at_records(config: Run) -> str:
     """Where the run will be recorded, which is asked whether it can be."""
     found = look_at_records(config.tracking, Path(config.output).resolve())
     return described(str(found), list(found.notes))
-
-
-def _check_output(config: Run, name: str | None) -> str:
-    there = describe_folder(config, name)
-    return described(check_places(config), [there] if there else [])
 
 
 def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
@@ -256,6 +260,16 @@ def _check_data(config: Run, read: list[AnyJob]) -> str:
     read += students
     remarks = dict.fromkeys(line for part in students[-1].parts.values() for line in part.data.remarks())
     return "; ".join([*(_describe(job) for job in [*teachers, *students]), *remarks])
+
+
+def _look_at_folder(
+    describe: Callable[[Sequence[AnyJob]], tuple[str, str]], jobs: Sequence[AnyJob]
+) -> Finding:
+    try:
+        text, argument = describe(jobs)
+    except RaykdError as error:
+        return Finding("folder", "", error)
+    return Finding("folder", f"{NOTE}{text}" if argument else text, argument=argument)
 
 
 def _describe(job: AnyJob) -> str:

@@ -4,10 +4,11 @@ Decision record: Ray Train keeps its list of checkpoints in a file that it write
 killed at the wrong moment leaves a list that nobody can read; a checkpoint that is cut off it would load again
 and again. So its list is used neither over a resume (each start of a run is a Ray Train run of its own) nor after
 workers were lost: rank 0 looks for the newest checkpoint that is whole, and tells the other ranks. What makes it
-whole are manifests, one a rank: sizes and sha256 of the rank's files, the job, its configuration's fingerprint, the
-number of workers, the step. A manifest is written last, to a file of another name that is then renamed: a checkpoint
-with all its manifests is one that was finished. Only manifests are forced onto the disk; files that a power cut took
-are found by their hashes, and the checkpoint before is used.
+whole are manifests, one a rank: sizes and sha256 of the rank's files, the job, its configuration's fingerprint (for
+people: whether a run may go on is judged by its settings, see `earlier`), the number of workers, the step. A manifest
+is written last, to a file of another name that is then renamed: a checkpoint with all its manifests is one that was
+finished. Only manifests are forced onto the disk; files that a power cut took are found by their hashes, and the
+checkpoint before is used.
 """
 
 from __future__ import annotations
@@ -68,11 +69,11 @@ def write_manifest(folder: Path, mark: Mark, rank: int = 0, parts: int = 1) -> N
     os.replace(fresh, target)
 
 
-def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = None) -> str | None:
+def problem(folder: Path, *, world: int | None = None) -> str | None:
     """Why a checkpoint cannot be used; None if it is whole.
 
     Args:
-        wanted: whose configuration it must be of. world: how many ranks, where that may not differ.
+        world: how many ranks, where that may not differ.
     """
     if (wrong := foreign(folder)) is not None:
         return wrong
@@ -90,9 +91,8 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
             return f"{path.name} cannot be read"
         if parts != len(manifests):
             return f"it has {len(manifests)} parts of {parts}"
-        other = _other(mark, wanted, world)
-        if other is not None:
-            return other
+        if world is not None and mark.world != world:
+            return f"it is of {mark.world} workers, wanted {world}"
         for name, (size, digest) in sizes.items():
             file = folder / name
             if not os.path.isfile(file):  # which says no to what can be no name, too
@@ -104,18 +104,10 @@ def problem(folder: Path, wanted: Mark | None = None, *, world: int | None = Non
     return None
 
 
-def _other(mark: Mark, wanted: Mark | None, world: int | None) -> str | None:
-    if wanted is not None and mark.config != wanted.config:
-        return f"it is of another configuration ({mark.config[:12]}, wanted {wanted.config[:12]})"
-    if world is not None and mark.world != world:
-        return f"it is of {mark.world} workers, wanted {world}"
-    return None
-
-
 def newest(
     storage: Path,
     name: str,
-    wanted: Mark,
+    job: str,
     passed_over: Callable[[str], None] = log.warning,
     *,
     world: int | None = None,
@@ -125,8 +117,8 @@ def newest(
     Args:
         passed_over: told of each newer one that cannot be used, and why. world: as for `problem`.
     """
-    for folder in _checkpoints(storage, name, wanted.job):
-        wrong = problem(folder, wanted, world=world)
+    for folder in _checkpoints(storage, name, job):
+        wrong = problem(folder, world=world)
         if wrong is None:
             return folder
         passed_over(f"passed over checkpoint {folder}: {wrong}")

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, overlay, plain_objective
-from raykd.data.load import Dataset, load_data
+from raykd.data.load import ALL, Dataset, load_data
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.load import validate
 from raykd.runs.check_language import check_prompts, check_source_languages
+from raykd.runs.contents import models_of
 from raykd.student.prepare import check_long_rows
 
 
@@ -105,10 +106,19 @@ class MixedJob:
 AnyJob = Job | MixedJob
 
 
-def data_fingerprint(job: AnyJob) -> str:
-    """sha256 (hex) over all rows of a job."""
-    parts = [(name, part.data.fingerprint()) for name, part in job.parts.items()]
-    return parts[0][1] if isinstance(job, Job) else hashlib.sha256(repr(parts).encode()).hexdigest()
+def data_fingerprints(job: AnyJob) -> dict[str, str]:
+    """sha256 (hex) over the rows of a job: of each part by its key, and of all as `ALL`."""
+    if isinstance(job, Job):
+        return job.data.fingerprints()
+    parts = {name: part.data.fingerprints() for name, part in job.parts.items()}
+    whole = repr([(name, each[ALL]) for name, each in parts.items()])
+    named = {
+        f"task.tasks.{name}.{key}": value
+        for name, each in parts.items()
+        for key, value in each.items()
+        if key != ALL
+    }
+    return {ALL: hashlib.sha256(whole.encode()).hexdigest(), **named}
 
 
 def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
@@ -164,7 +174,8 @@ def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     """The job of a teacher that is trained first; its folder is named by its content."""
     run = teacher_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form)
-    content = hashlib.sha256((run.fingerprint() + data.fingerprint()).encode()).hexdigest()[:12]
+    start = models_of(run).get("student.path", "")
+    content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
     output = Path(config.output).resolve() / "teachers" / f"{teacher.name}-{content}"
     return Job("teacher", f"teacher-{teacher.name}", run, data, output)
 

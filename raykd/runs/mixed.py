@@ -19,7 +19,7 @@ from raykd.report.mix_page import TaskResult, write_mix_page
 from raykd.runs.ending import ending_of
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import AnyJob
-from raykd.runs.outcome import Outcome, conclude
+from raykd.runs.outcome import Counters, Outcome, conclude
 from raykd.runs.teacher_scores import Judged, judge_teachers
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
@@ -56,18 +56,20 @@ def conclude_all(
     judged: Mapping[str, Judged],
     curves: Mapping[str, Sequence[Point]],
     tracker: Tracker,
+    counters: Callable[[], Counters],
 ) -> Outcome:
     """Scores every system of every task on the held-out rows, writes reports and logs everything.
 
     Args:
         jobs: baseline and student. judged: teachers on the validation rows, by task. curves: points by job.
+        counters: reads those of the teachers, over all starts.
     """
     ending = ending_of(curves.get("student", ()), config.metric, jobs[-1].steps)
     if not isinstance(config, MultiRun):
         pool, infos = pools.get("", (None, []))
         own_jobs = [job.parts[""] for job in jobs]
         found = judged.get("", Judged())
-        return conclude(config, folder, own_jobs, pool, infos, found, curves, tracker, ending)
+        return conclude(config, folder, own_jobs, pool, infos, found, curves, tracker, ending, counters)
     parts: dict[str, Outcome] = {}
     for task, member in config.members.items():
         pool, infos = pools.get(task, (None, []))
@@ -77,9 +79,7 @@ def conclude_all(
         recorder = PartTracker(tracker, task)
         part_jobs = [job.parts[task] for job in jobs]
         found = judged.get(task, Judged())
-        parts[task] = conclude(
-            member, place, part_jobs, pool, infos, found, own, recorder, ending
-        )
+        parts[task] = conclude(member, place, part_jobs, pool, infos, found, own, recorder, ending, counters)
     return _together(config, folder, jobs[-1].output, parts, tracker)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.tracking import PartTracker, Tracker, environment, redact
 
+Counters = Mapping[str, Mapping[str, float]]
+"""Counters of the teachers, by teacher."""
 LOST_TAG = "raykd.lost_teachers"
 """Names of the teachers that a run lost."""
 
@@ -101,12 +103,14 @@ def conclude(
     curves: Mapping[str, Sequence[Point]],
     tracker: Tracker | PartTracker,
     ending: Ending | None,
+    read_counters: Callable[[], Counters],
 ) -> Outcome:
     """Scores every system on the held-out rows, writes the report and logs everything.
 
     Args:
         judged: what the teachers scored on the validation rows before they taught.
         ending: of the student's training; of a run of several tasks that of all of them.
+        read_counters: of all teachers of the run, over all its starts.
     """
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
@@ -122,7 +126,8 @@ def conclude(
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
         systems.append(student_system(title, job.role, job.output, config, held_out))
-    counters = {} if pool is None else pool.counters()
+    names = () if pool is None else pool.handle.teachers
+    counters = {name: values for name, values in read_counters().items() if name in names} if names else {}
     restarts = {} if pool is None else pool.restarts()
     report = _report(
         config, jobs[-1].output, data, tuple(systems), scored.facts, curve, ending, tracker, counters
@@ -232,7 +237,7 @@ def _report(
     curve: Sequence[Point],
     ending: Ending | None,
     tracker: Tracker | PartTracker,
-    counters: Mapping[str, Mapping[str, int]],
+    counters: Counters,
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
     early = None if ending is None else ending.stopped
@@ -259,7 +264,7 @@ def _report(
             "best step": "kept from an earlier run" if ending is None else ending.saved,
             **({"stopped early": early} if early else {}),
             **{
-                f"teacher {n} rows answered / forwarded": f"{c['answered']:,} / {c['forwarded']:,}"
+                f"teacher {n} rows answered / forwarded": f"{c['answered']:,.0f} / {c['forwarded']:,.0f}"
                 for n, c in counters.items()
             },
         },
@@ -293,7 +298,7 @@ def _log(
     drawn: tuple[Path, Mapping[str, tuple[str, str]]],
     jobs: Sequence[Job],
     infos: Sequence[TeacherInfo],
-    counters: Mapping[str, Mapping[str, int]],
+    counters: Counters,
     curves: Mapping[str, Sequence[Point]],
 ) -> str | None:
     tracker.log_points([Point(_last_step(curves.get("student", ())), _final_values(report, counters))])
@@ -314,7 +319,7 @@ def _log(
     return None
 
 
-def _final_values(report: RunReport, counters: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+def _final_values(report: RunReport, counters: Counters) -> dict[str, float]:
     values: dict[str, float] = {}
     for p, s in report.table.systems:
         prefix = {"student": "test", "baseline": "baseline/test", "ensemble": "ensemble/test"}.get(

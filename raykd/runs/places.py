@@ -94,19 +94,3 @@ def try_folder(folder: Path, key: str) -> None:
             next_step=f"set {key} to such a folder"
             + ("" if kind is ConfigError else ", or free space"),
         ) from None
-
-
-def describe_folder(config: Run, name: str | None = None) -> str | None:
-    """What stands in the way of a run's folder, in words; None where it is free.
-
-    Args:
-        name: of the folder; None is the run's.
-    """
-    path = Path(config.output).resolve() / (name or config.name)
-    try:
-        there = path.exists() and any(path.iterdir())
-    except OSError:
-        there = path.exists()
-    if not there:
-        return None
-    return f"{path} exists already: --resume goes on, --overwrite starts anew, another name leaves it"

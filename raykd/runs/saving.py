@@ -57,7 +57,7 @@ def attempt_at(where: Where, wanted: Mark, rank: int, *, world: int | None = Non
     said: list[Attempt | None] = [None]
     if rank == 0:
         passed_over: list[str] = []
-        found = newest(where.storage, where.name, wanted, passed_over.append, world=world)
+        found = newest(where.storage, where.name, wanted.job, passed_over.append, world=world)
         prune(where.storage, where.name, where.start, found)
         said[0] = Attempt(found, time.time_ns(), tuple(passed_over))
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:

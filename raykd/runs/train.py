@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,12 @@ from raykd.config import Run
 from raykd.load import dump, flatten
 from raykd.point import Point
 from raykd.runs.check import preflight, say_notes
+from raykd.runs.counts import TeacherCounts
 from raykd.runs.curves import FILE, Curves
-from raykd.runs.folder import RESULTS, RunFolder, log_to_file, look_at_folder, open_folder
+from raykd.runs.folder import RESULTS, RunFolder, check_rows, log_to_file, look_at_folder, open_folder
+from raykd.runs.growth import plan_growth
 from raykd.runs.interrupt import at_interrupt
-from raykd.runs.jobs import AnyJob, Job, data_fingerprint, jobs_of
+from raykd.runs.jobs import AnyJob, Job, data_fingerprints, jobs_of
 from raykd.runs.lock import locked
 from raykd.runs.looks import sign_notes
 from raykd.runs.mailbox import mailbox_on_cluster
@@ -92,12 +95,16 @@ def train(
     path = Path(config.output).resolve() / config.name
     with locked(path):
         # All that can be refused is refused before an old run is overwritten.
-        look_at_folder(config, resume=resume, overwrite=overwrite)
+        earlier = look_at_folder(config, resume=resume, overwrite=overwrite)
         jobs = jobs_of(config, path)
-        data = data_fingerprint(jobs[1][-1])
-        folder = open_folder(config, data, {"run.yaml": dump(config)}, resume=resume, overwrite=overwrite)
+        growth = plan_growth(earlier, config, jobs[1], path)
+        rows, files = data_fingerprints(jobs[1][-1]), {"run.yaml": dump(config)}
+        check_rows(path, earlier.state, rows)
+        growth.set_aside()
+        folder = open_folder(config, rows, files, earlier=earlier, base=config, overwrite=overwrite)
         with log_to_file(folder.log), ended_well(folder):
             try:
+                folder.say(shown, growth.notes)
                 return _train(config, folder, shown, *jobs)
             except KeyboardInterrupt:
                 folder.give_up("interrupted")
@@ -156,14 +163,18 @@ def _stages(
     trained = {job.name: job.output for job in teacher_jobs}
     with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
         train_teachers(teacher_jobs, folder, progress, mailbox)
-        with opened_pools(config, trained, progress.say) as pools:
+        with opened_pools(config, trained, progress.say) as pools, ExitStack() as grown:
+            counts = TeacherCounts(folder, [pool for pool, _ in pools.values()])
+            grown.enter_context(counts.growing())
             judged = judge_all(config, student_jobs[-1], pools, progress.say)
             record_once(judged, trackers.run, folder)
             stop_if_poor(judged.values(), config)
             handed = {task: pool for task, (pool, _) in pools.items()}
             _fit(student_jobs, folder, progress, mailbox, handed)
             progress.note("scoring", "held-out rows, report, MLflow")
-            result = conclude_all(config, folder, student_jobs, pools, judged, curves.by_job, trackers.run)
+            result = conclude_all(
+                config, folder, student_jobs, pools, judged, curves.by_job, trackers.run, counts.totals
+            )
             progress.note("scoring", "done", steps=1)
     return result
 

@@ -336,6 +336,8 @@ class TrainingLoop:
         for member in self.members.values():
             member.go_on()
         self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
+        patience = self.config.train.patience  # of now, which may be more than it was
+        self.state.stopped = patience is not None and self.state.stale >= patience
         self._works, self._bad, self.kept = None, None, directory
         # What the checkpoint says of rates is what they were when it was written, perhaps by another run.
         self.engine.set_rates(self.config.train)

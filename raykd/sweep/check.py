@@ -6,14 +6,21 @@ which every trial begins with, and whether a trial fits beside the teachers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from raykd.data.load import load_data
 from raykd.errors import RaykdError
 from raykd.runs.check import Finding, check
+from raykd.runs.check_folder import describe
+from raykd.runs.earlier import Earlier
+from raykd.runs.folder import check_rows, look_at_folder
+from raykd.runs.jobs import AnyJob, data_fingerprints
 from raykd.sweep.config import Sweep
 from raykd.sweep.plan import trials_at_once
 from raykd.sweep.preflight import preflight_trials
+from raykd.sweep.resumed import compare_sweep, explain_sweep
 
 
 def check_sweep(sweep: Sweep) -> list[Finding]:
@@ -24,7 +31,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
-    base = check(sweep.base, together=not ahead, folder=sweep.name)
+    base = check(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
     at_once = trials_at_once(sweep)[1]
     return [
         Finding("space", "; ".join([told, *sweep.notes])),
@@ -45,3 +52,16 @@ def _check_trials(sweep: Sweep) -> Finding:
             "trials", "draws of the space can all be trained; trials are looked at when their turn comes"
         )
     return Finding("trials", f"all {sweep.trials:,} can be trained")
+
+
+def _describe_folder(sweep: Sweep, jobs: Sequence[AnyJob]) -> tuple[str, str]:
+    """As `raykd.runs.check_folder.describe_folder`, of a sweep."""
+
+    def go_on(path: Path) -> Earlier:
+        compare = partial(compare_sweep, sweep)
+        earlier = look_at_folder(sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep)
+        if jobs:
+            check_rows(path, earlier.state, data_fingerprints(jobs[-1]))
+        return earlier
+
+    return describe(sweep, go_on, "--continue")

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 from raykd.config import RunConfig, checked_name, overlay
 from raykd.errors import ConfigError
 from raykd.explain import explain
+from raykd.home import at_home, file_in, output_of
 from raykd.load import read_yaml, refuse_credentials, resolve, set_path, validate
 from raykd.presets import preset
 from raykd.spec import Spec
@@ -144,24 +145,32 @@ class Sweep:
         return [s for s in map(sampler.ask, range(min(self.trials, most))) if s is not None]
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = (), *, check: bool = True) -> Sweep:
+def load_sweep(
+    path: Path, overrides: Sequence[str] = (), folder: Path | None = None, *, check: bool = True
+) -> Sweep:
     """The sweep of a YAML file with ``key.path=value`` overrides on top.
 
     An override below ``space`` replaces what stands there, so that one domain can take another's place.
 
     Args:
+        path: of the file, or of a sweep's folder, whose file belongs to it (`raykd.home`).
+        folder: the sweep's folder, where a file that lies elsewhere is to go on there.
         check: Whether it is to be run, so that what cannot work is refused.
 
     Raises:
         ConfigError: with the path, what was got and what is allowed.
     """
-    tree: Any = read_yaml(path)
+    path = file_in(path)
+    tree: Any = at_home(read_yaml(path), path)
+    if folder is not None:
+        output = {"output": str(output_of(folder))}
+        tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
     for assignment in overrides:
         if assignment.startswith("space."):
             tree = set_path(tree, f"{assignment.partition('=')[0]}=null")
         tree = set_path(tree, assignment)
     config = _validated(tree, str(path))
-    base, folder = _base(config, path)
+    base, base_dir = _base(config, path)
     metric = base.metric
     if config.mode is not None and config.mode != _direction(metric):
         raise ConfigError(
@@ -169,7 +178,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, check: bool = True)
             got=config.mode,
             wanted=f"{_direction(metric)} for {metric}",
         )
-    space = Space(config.space, base.model_dump(mode="json"), folder, str(path))
+    space = Space(config.space, base.model_dump(mode="json"), base_dir, str(path))
     default = 1 if isinstance(config.search, GridSearch) else int(min(TRIALS, space.size))
     if config.scheduler.needs_population:
         default = TRIALS
@@ -180,7 +189,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = (), *, check: bool = True)
             "metric": metric,
             "mode": _direction(metric),
             "num_samples": config.num_samples or default,
-            "base_dir": str(folder),
+            "base_dir": str(base_dir),
         }
     )
     sweep = Sweep(config, base, space, known, notes)

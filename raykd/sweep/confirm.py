@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from rich.console import Console
 
 from raykd.config import RunConfig
 from raykd.errors import ConfigError
+from raykd.home import named
 from raykd.keys import key_part
 from raykd.load import dump, flatten, load_run
 from raykd.point import Point
 from raykd.report.confirmation import MACRO, ConfirmationReport
 from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.runs.check import preflight, say_notes
+from raykd.runs.earlier import Earlier
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.score import student_system
@@ -35,6 +38,7 @@ from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_r
 from raykd.sweep.journal import FILE as JOURNAL
 from raykd.sweep.journal import Journal
 from raykd.sweep.outcome import BEST
+from raykd.sweep.resumed import compare_arms, explain_arms
 from raykd.sweep.schedulers import Fifo
 from raykd.sweep.tuning import TuneSettings
 from raykd.tracking import Experiment, Tracker, environment, redact, tracking_uri
@@ -111,16 +115,19 @@ def confirm(
     Raises:
         RaykdError: with what, got, wanted and the next step.
     """
-    plan, arms = _arms(sweep_folder.resolve(), seeds)
+    plan, arms = _arms(named(sweep_folder).resolve(), seeds)
     shown = console or Console(emoji=False)
     say_notes(shown, preflight(plan.base, together=plan.config.label == "on_demand"))
     with locked(Path(arms.output).resolve() / arms.name):
-        look_at_folder(arms, resume=resume, overwrite=overwrite)
-        return _confirm_in_folder(plan, arms, shown, resume, overwrite)
+        compare = partial(compare_arms, arms)
+        earlier = look_at_folder(
+            arms, resume=resume, overwrite=overwrite, compare=compare, explain=explain_arms
+        )
+        return _confirm_in_folder(plan, arms, shown, earlier, overwrite)
 
 
 def _confirm_in_folder(
-    plan: Sweep, arms: Arms, console: Console, resume: bool, overwrite: bool
+    plan: Sweep, arms: Arms, console: Console, earlier: Earlier, overwrite: bool
 ) -> Confirmation:
     data, teachers = read_rows(plan.base)
     files = {
@@ -128,12 +135,15 @@ def _confirm_in_folder(
         "default.yaml": dump(arms.default),
         "run.yaml": dump(plan.base),
     }
-    folder = open_folder(arms, data.fingerprint(), files, resume=resume, overwrite=overwrite)
+    folder = open_folder(
+        arms, data.fingerprints(), files, earlier=earlier, base=plan.base, overwrite=overwrite
+    )
     weightings = [arms.winner.objective.weighting, arms.default.objective.weighting]
     weighting = weightings[:1] if weightings[0] == weightings[1] else weightings
     chosen = {arms.winner.select_teachers, arms.default.select_teachers}
     with log_to_file(folder.log), ended_well(folder):
         try:
+            folder.say(console)
             asking = weighting if len(chosen) == 1 else [None]
             frame = Frame(plan.base, data, teachers, folder, console, plan.config.label, asking)
             return _confirm(plan, arms, frame)

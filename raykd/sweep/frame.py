@@ -16,6 +16,7 @@ from rich.console import Console
 from raykd.config import RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.distill.weighting import Weighting
+from raykd.runs.counts import TeacherCounts
 from raykd.runs.curves import FILE, Curves
 from raykd.runs.folder import RunFolder
 from raykd.runs.host import worker_needs
@@ -85,8 +86,10 @@ class Frame:
             record()
         self._train_teachers()
         self.pool, self.infos = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
+        self.counts = TeacherCounts(self.folder, [self.pool])
         try:
-            yield
+            with self.counts.growing():
+                yield
         finally:
             self.pool.stop()
 
@@ -123,7 +126,8 @@ class Frame:
             with shown(self.console, "teachers answer") as show:
                 report += self._label(self.pool, weighting, show)
         log.info("teachers answered ahead: %s", report)
-        self.pool.park()
+        with self.counts.still():
+            self.pool.park()
 
     def _label(
         self, pool: TeacherPool, weighting: Weighting | None, show: Callable[[int, int], None]

@@ -22,6 +22,7 @@ from raykd.point import Point
 from raykd.report.sweep_page import sweep_figures, write_sweep_page
 from raykd.report.trial_table import TrialTable
 from raykd.report.trials import SweepReport
+from raykd.runs.counts import came_to_an_end
 from raykd.runs.folder import RunFolder
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.domains import LogUniform
@@ -135,7 +136,7 @@ def _report(
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
             "folder": str(folder.path),
-            "starts that came to their end": str(len(journal.teachers)),
+            "starts that came to their end": str(came_to_an_end(folder.state)),
             **_passes(journal),
         },
         notes=(*notes, *_notes(plan, journal)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.console import Console
 from raykd.distill.weighting import Weighting
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight, say_notes
+from raykd.runs.counts import totals
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.session import Session, ended_well
@@ -25,6 +27,7 @@ from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
 from raykd.sweep.outcome import SweepOutcome, conclude
 from raykd.sweep.preflight import preflight_resources, preflight_trials
+from raykd.sweep.resumed import compare_sweep, explain_sweep
 from raykd.sweep.search import NOW, SCORE
 from raykd.sweep.tuning import TuneSettings
 from raykd.tracking import Experiment, Tracker, environment, tracking_uri
@@ -47,13 +50,19 @@ def sweep(
     say_notes(shown, preflight(base, together=config.label == "on_demand"))
     preflight_resources(plan)
     with locked(Path(plan.output).resolve() / plan.name):
-        look_at_folder(plan, resume=resume, overwrite=overwrite)
+        compare = partial(compare_sweep, plan)
+        earlier = look_at_folder(
+            plan, resume=resume, overwrite=overwrite, compare=compare, explain=explain_sweep
+        )
         data, teachers = read_rows(base)
         preflight_trials(plan, data)
         files = {"run.yaml": dump(base), "space.yaml": dump_sweep(plan)}
-        folder = open_folder(plan, data.fingerprint(), files, resume=resume, overwrite=overwrite)
+        folder = open_folder(
+            plan, data.fingerprints(), files, earlier=earlier, base=base, overwrite=overwrite
+        )
         with log_to_file(folder.log), ended_well(folder):
             try:
+                folder.say(shown)
                 frame = Frame(base, data, teachers, folder, shown, config.label, [_asking(plan)])
                 return _sweep(plan, frame)
             except KeyboardInterrupt:
@@ -77,7 +86,7 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
             frame.judge_teachers(tracker)
             frame.answer_ahead()
             journal = search(frame, trials, tracker)
-            journal.counters({} if frame.pool is None else frame.pool.counters())
+        journal.counters(totals(folder.state))
         outcome = conclude(plan, folder, journal, tracker, (*plan.notes, *frame.notes))
     except BaseException as error:
         session.end(error)

@@ -141,6 +141,10 @@ class AttachedPool(TeacherPool):
             add_counters(total, {n: c for n, c in now.counters.items() if n in self.handle.teachers})
         return total
 
+    def stored(self) -> dict[str, int]:
+        """Nothing: others ask it too, so what its stores gain is not this run's."""
+        return {}
+
     def park(self) -> None:
         """Nothing: its CPUs are not the run's to give."""
 

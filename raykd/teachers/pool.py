@@ -243,6 +243,19 @@ class TeacherPool:
             add_counters(total, counters)
         return total
 
+    def stored(self) -> dict[str, int]:
+        """Answers in the store of each teacher, over all nodes; a teacher without a store is left out.
+
+        Raises:
+            TeacherError: a teacher has no replica left.
+        """
+        held: dict[tuple[str, str], int] = {}
+        for standing in self.each("standing", STANDING).values():
+            for name, count in standing.stored.items():
+                if count is not None:
+                    held[name, standing.node] = count
+        return {name: sum(n for (of, _), n in held.items() if of == name) for name, _ in held}
+
     def findings(self) -> dict[str, str]:
         """What the self-tests of the teachers found that have computed an answer: how their rows share a forward pass.
 

@@ -296,8 +296,8 @@ def test_print_only_sends_nothing_and_says_what_it_would_upload(
     assert "uploads 5 files" in err and "data/train.jsonl" in err and CANARY not in out + err
 
 
-def test_a_run_is_the_same_wherever_ray_unpacks_it(tmp_path: Path) -> None:
-    """Its folder's name changes with the session and with every uploaded file; other folders still tell runs apart."""
+def test_a_run_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
+    """Ray's folder changes with the session and with every uploaded file; rows have a fingerprint of their own."""
     text = RUN.read_text().replace(
         "train: {kind: embedded, split: train, rows_per_language: 400}",
         "train: {kind: files, paths: [data/a.jsonl]}",
@@ -312,4 +312,4 @@ def test_a_run_is_the_same_wherever_ray_unpacks_it(tmp_path: Path) -> None:
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "run.yaml").write_text(text)
         prints.append(read_asked(tmp_path / place / "run.yaml").run.fingerprint())
-    assert prints[0] == prints[1] and len({*prints}) == 3
+    assert len({*prints}) == 1

@@ -20,11 +20,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raykd.config import RunConfig
 from raykd.errors import ConfigError
+from raykd.load import dump
 from raykd.point import Point
 from raykd.runs.checkpoints import Mark, folder_name, newest, next_start, problem, prune, write_manifest
 from raykd.runs.curves import Curves
-from raykd.runs.folder import finished_before, log_to_file, look_at_folder, open_folder
+from raykd.runs.folder import RunFolder, finished_before, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.mailbox import Event
 from raykd.runs.notes import notes_of
@@ -33,11 +35,15 @@ from raykd.runs.saving import STOP_AT
 from tests.worlds import run_config
 
 
-def opened(tmp_path: Path, **flags: bool):  # type: ignore[no-untyped-def]
-    config = run_config().model_copy(update={"output": str(tmp_path), **flags.pop("changes", {})})  # type: ignore[dict-item]
-    return config, open_folder(
-        config, "rows", {}, resume=flags.get("resume", False), overwrite=flags.get("overwrite", False)
-    )
+def reopened(config: RunConfig, rows: str = "rows", *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    earlier = look_at_folder(config, resume=resume, overwrite=overwrite)
+    files = {"run.yaml": dump(config)}
+    return open_folder(config, {"data": rows}, files, earlier=earlier, base=config, overwrite=overwrite)
+
+
+def opened(tmp_path: Path, **flags: bool) -> tuple[RunConfig, RunFolder]:
+    config = run_config().model_copy(update={"output": str(tmp_path)})
+    return config, reopened(config, **flags)
 
 
 def test_a_run_that_never_started_leaves_no_folder_and_a_started_one_stays(tmp_path: Path) -> None:
@@ -57,8 +63,8 @@ def test_a_run_that_never_started_leaves_no_folder_and_a_started_one_stays(tmp_p
 def test_a_run_goes_on_over_the_rows_it_began_with(tmp_path: Path) -> None:
     config, _ = opened(tmp_path)
     with pytest.raises(ConfigError, match="the data have changed"):
-        open_folder(config, "other rows", {}, resume=True, overwrite=False)
-    assert open_folder(config, "other rows", {}, resume=False, overwrite=True).state["data"] == "other rows"
+        reopened(config, "other rows", resume=True)
+    assert reopened(config, "other rows", overwrite=True).state["rows"] == {"data": "other rows"}
 
 
 def test_looking_changes_nothing(tmp_path: Path) -> None:
@@ -72,6 +78,8 @@ def test_a_finished_run_is_known_by_its_configuration(tmp_path: Path) -> None:
     config, folder = opened(tmp_path)
     assert finished_before(config) is None
     (folder.path / "results.md").write_text("| a |", encoding="utf-8")
+    (folder.path / "student").mkdir()
+    (folder.path / "student" / "config.json").write_text("{}", encoding="utf-8")
     folder.write_state(status="finished", lines=["report x"])
     found = finished_before(config)
     assert found is not None and found.text == "| a |" and found.lines == ("report x",)
@@ -83,7 +91,7 @@ def test_zero_checkpoints_belong_to_their_number_of_workers(tmp_path: Path) -> N
         config = run_config(zero_stage=stage)
         sized = config.workers.model_copy(update={"num_workers": workers})
         config = config.model_copy(update={"output": str(tmp_path), "name": f"z{stage}", "workers": sized})
-        open_folder(config, "rows", {}, resume=resume, overwrite=False)
+        reopened(config, resume=resume)
 
     run(2, 3, False)
     with pytest.raises(ConfigError, match=r"ZeRO 3[\s\S]*num_workers 1"):
@@ -151,7 +159,6 @@ def checkpoint(storage: Path, start: str, step: int, mark: Mark = CONFIG, attemp
         ("part", "1 parts of 2"),
         ("manifest", "no manifest"),
         ("torn manifest", "manifest-0.json cannot be read"),
-        ("config", "another configuration"),
         ("world", "of 3 workers, wanted 2"),
     ],
 )
@@ -159,10 +166,10 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_use
     harm: str, why: str, tmp_path: Path
 ) -> None:
     good = checkpoint(tmp_path, "student-2", 10)
-    made = {"config": replace(CONFIG, config="other"), "world": replace(CONFIG, world=3)}.get(harm, CONFIG)
+    made = replace(CONFIG, world=3) if harm == "world" else CONFIG
     newer = checkpoint(tmp_path, "student-1", 20, made)
     checkpoint(tmp_path, "student-2", 30, replace(CONFIG, job="baseline"))
-    assert problem(newer) is None and (newest(tmp_path, "student", CONFIG, world=2) == newer) == (
+    assert problem(newer) is None and (newest(tmp_path, "student", CONFIG.job, world=2) == newer) == (
         made == CONFIG
     )
     engine = newer / "loop" / "engine"
@@ -180,21 +187,21 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_use
     if harm == "torn manifest":
         (newer / "manifest-0.json").write_text("", encoding="utf-8")
     said: list[str] = []
-    assert newest(tmp_path, "student", CONFIG, said.append, world=2) == good
+    assert newest(tmp_path, "student", CONFIG.job, said.append, world=2) == good
     assert len(said) == 1 and str(newer) in said[0] and why in said[0]
-    assert newest(tmp_path, "student", replace(CONFIG, job="dent")) is None
+    assert newest(tmp_path, "student", "dent") is None
 
 
 def test_each_start_is_a_run_of_its_own_whatever_ray_left_in_those_before(tmp_path: Path) -> None:
     """Ray Train reads its list of checkpoints from the folder of its run: a folder that was never there has none."""
-    assert newest(tmp_path, "student", CONFIG) is None and next_start(tmp_path, "student") == "student-1"
+    assert newest(tmp_path, "student", CONFIG.job) is None and next_start(tmp_path, "student") == "student-1"
     kept = checkpoint(tmp_path, "student-1", 10)
     lists = ["", '{"checkpoint_results": [{"che', '{"checkpoint_results": [{"checkpoint_dir_name": "gone"}]}',
              '{"ray_version": "1.0"}']  # fmt: skip
     for text in lists:
         (kept.parent / "checkpoint_manager_snapshot.json").write_text(text, encoding="utf-8")
         start = next_start(tmp_path, "student")
-        assert newest(tmp_path, "student", CONFIG) == kept
+        assert newest(tmp_path, "student", CONFIG.job) == kept
         assert start == "student-2" and not (tmp_path / start).exists()
 
 
@@ -255,7 +262,7 @@ def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_pa
     assert f"TrainingError: the checkpoint {folders[2]} cannot be written" in said
     assert re.search(r"File too large \([\d,]+ bytes are free in ", said) and "--resume" in said
     told: list[str] = []
-    assert newest(tmp_path, "student", mark, told.append) == folders[0] and len(told) == 1
+    assert newest(tmp_path, "student", mark.job, told.append) == folders[0] and len(told) == 1
     prune(tmp_path, "student", "student-2", folders[0])
     assert list((tmp_path / "student-1").iterdir()) == [folders[0]]
 

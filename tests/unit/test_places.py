@@ -16,6 +16,7 @@ from raykd.errors import ConfigError, ResourceError
 from raykd.load import load_run
 from raykd.runs import places
 from raykd.runs.places import check_places, try_folder
+from raykd.sweep.config import load_sweep
 from tests.unit.test_cli_bad_input import tree
 
 
@@ -81,6 +82,7 @@ def test_check_takes_a_space_and_names_a_folder_that_is_there(
     assert result.exit_code == 0, result.output
     assert "3 trials over alpha" in result.output and "the sweep starts with: raykd sweep" in result.output
     (tmp_path / "out" / "s").mkdir(parents=True)
-    (tmp_path / "out" / "s" / "x").write_text("")
+    state = {"status": "interrupted", "fingerprint": load_sweep(path).fingerprint()}
+    (tmp_path / "out" / "s" / "run.json").write_text(json.dumps(state))
     result = CliRunner().invoke(app, ["check", str(path)])
-    assert "s exists already" in result.output and "--continue" in result.output
+    assert "s exists already, interrupted" in result.output and "space.yaml --continue" in result.output

@@ -122,7 +122,7 @@ def test_a_domain_that_is_logarithmic_is_drawn_so(tmp_path: Path) -> None:
     journal = Journal(tmp_path / FILE)
     for index, rate in enumerate((0.001, 0.004, 0.016)):
         journal.begin(f"t{index}", index, {"objective.alpha": 0.1 * index, "train.learning_rate": rate}, "a")
-    folder: Any = SimpleNamespace(path=tmp_path)
+    folder: Any = SimpleNamespace(path=tmp_path, state={})
     tracker: Any = SimpleNamespace(run_id="r", uri="sqlite:///x")
     axes = {axis.key: axis for axis in search_axes(_report(plan, folder, journal, tracker, ""))}
     assert axes["train.learning_rate"].place({"train.learning_rate": 0.004}) == pytest.approx(0.5)

@@ -1,0 +1,125 @@
+"""The folder that a run, a sweep or a confirmation has made: is a folder one, where was it, what lies in it now.
+
+Decision record: a folder that is named is the folder that is used. A YAML that lies in such a folder belongs to it,
+from whatever working directory it is read, under whatever name the folder goes now. Paths in it stay absolute, so
+that a copy of the file alone works elsewhere too; `run.json` keeps where the folder lay when they were written, and
+where it lies elsewhere now, what lay beside it is looked for beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raykd.config.overlay import NAME
+from raykd.errors import ConfigError
+from raykd.parse import check_path
+
+STATE = "run.json"
+SPACE = "space.yaml"
+RUN = "run.yaml"
+
+
+def is_home(folder: Path) -> bool:
+    """Whether raykd made this folder, for a run, a sweep or a confirmation."""
+    return state_of(folder) is not None
+
+
+def state_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder's `run.json` holds; None where there is none of ours that can be read."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return state if isinstance(state, dict) and "status" in state else None
+
+
+def output_of(folder: Path) -> Path:
+    """The folder of all runs that a folder lies in; a confirmation lies in its sweep's."""
+    above = folder.parent
+    return above.parent if (above / SPACE).is_file() and is_home(above) else above
+
+
+def named(path: Path, output: Path = Path("runs")) -> Path:
+    """The folder that is meant by a path, or by the name of a folder below `output`; the path where there is none."""
+    check_path(str(path), "the name of the folder")
+    path = Path(os.path.expanduser(path))
+    return next((folder for folder in (path, output / path) if is_home(folder)), path)
+
+
+def student_in(path: Path) -> Path:
+    """The folder of the student where a run is named; a model's folder is itself."""
+    folder = named(path)
+    return folder / "student" if is_home(folder) and not (path / "config.json").is_file() else path
+
+
+def file_in(path: Path) -> Path:
+    """The file that is meant where a folder of ours is named: that of its sweep, else that of its run."""
+    check_path(str(path), "the path of the run file")
+    if not path.is_dir() or not is_home(path):
+        return path
+    return next((path / name for name in (SPACE, RUN) if (path / name).is_file()), path)
+
+
+def at_home(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The tree of a YAML as it stands for the folder that it lies in; unchanged where that is none of ours.
+
+    Args:
+        path: of the YAML.
+    Raises:
+        ConfigError: the folder was given a name that none can have.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    state = state_of(folder)
+    if state is None:
+        return tree
+    if (before := state.get("folder")) is not None:
+        tree = find_again(tree, Path(str(before)), folder)
+    output = str(output_of(folder))
+    if path.name == SPACE:
+        base = tree.get("base")
+        own = {"base": {**base, "output": output}} if isinstance(base, Mapping) else {}
+        return {**tree, "name": _checked(folder), **own}
+    if path.name != RUN or (folder / SPACE).is_file() or (folder / "winner.yaml").is_file():
+        return {**tree, "output": output}  # a run that the folder is not of, such as the best of a sweep
+    return {**tree, "output": output, "name": _checked(folder)}
+
+
+def find_again(tree: Any, before: Path, now: Path) -> Any:
+    """The tree with every path that lay beside a folder as it lies beside it now.
+
+    Args:
+        before: where the folder lay when the tree was written. now: where it lies.
+    """
+    if before == now:
+        return tree
+    if isinstance(tree, Mapping):
+        return {key: find_again(value, before, now) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [find_again(value, before, now) for value in tree]
+    return _moved(tree, before, now) if isinstance(tree, str) and tree.startswith(os.sep) else tree
+
+
+def _moved(path: str, before: Path, now: Path) -> str:
+    """What lay in the project goes with it; anything else is looked for beside the folder only where it is gone."""
+    project = before.parent.parent
+    inside = project != Path(os.sep) and Path(path).is_relative_to(project)
+    try:
+        there = os.path.normpath(now / os.path.relpath(path, before))
+        return there if (inside or not os.path.exists(path)) and os.path.exists(there) else path
+    except (OSError, ValueError):
+        return path
+
+
+def _checked(folder: Path) -> str:
+    if not NAME.match(folder.name):
+        raise ConfigError(
+            f"the folder {folder} has a name that no run can have",
+            got=folder.name,
+            wanted="a letter or digit first, then letters, digits, '.', '_', '-' (100 at most)",
+            next_step="rename the folder",
+        )
+    return folder.name
