@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from raykd.cli.app import Overrides, RunFile, app, console, run_file
 
@@ -76,23 +75,22 @@ def label(
 @store_app.command("stats")
 def stats_command(output: Output = Path("runs"), store: Store = "store") -> None:
     """List the stores: whose answers, how many, how large, used last when."""
+    from raykd.report.fitted import fitted
     from raykd.teachers.store.inventory import stats
 
     found = stats(output / store)
     if not found:
         console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
         return
-    table = Table("store", "teachers", box=None)
-    for title in ("answers", "MB", "bytes an answer", "last used"):
-        table.add_column(title, justify="right")
+    heads, lines = ("store", "teachers", "answers", "MB", "bytes an answer", "last used"), []
     for s in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.last_used))
         entries = "damaged" if s.entries is None else f"{s.entries:,}"
         row = "" if s.bytes_a_row is None else f"{s.bytes_a_row:,.0f}"
-        table.add_row(
-            s.fingerprint[:12], ", ".join(s.teachers) or "?", entries, f"{s.bytes / 1e6:,.1f}", row, used
+        lines.append(
+            [s.fingerprint[:12], ", ".join(s.teachers) or "?", entries, f"{s.bytes / 1e6:,.1f}", row, used]
         )
-    console.print(table)
+    console.print(fitted(heads, lines, left=2))
     aside = sum(s.set_aside for s in found)
     more = f"; {aside} damaged files were set aside (damaged-N)" if aside else ""
     console.print(f"{sum(s.bytes for s in found) / 1e6:,.1f} MB in all{more}", highlight=False)

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from raykd.report.names import is_constant, short_names
 from raykd.report.table import ABSENT
-from raykd.report.trial_table import short_names, value_text
+from raykd.report.trial_table import value_text
 from raykd.report.trials import SweepReport
 
 INACTIVE = -0.13
@@ -32,6 +33,7 @@ class SearchAxis:
     key: its path. label: its short name. log: numbers on a logarithmic scale.
     low, high: least and greatest value, as sampled; 0 for categories. categories: empty for numbers.
     inactive: whether some trial has no value. flipped: the least value lies at 1.
+    numbers: of the categories those that stand for a number with an axis of its own.
     """
 
     key: str
@@ -42,6 +44,7 @@ class SearchAxis:
     categories: tuple[Any, ...] = ()
     inactive: bool = False
     flipped: bool = False
+    numbers: tuple[Any, ...] = ()
 
     def place(self, sample: Mapping[str, Any]) -> float:
         """Where a sample lies on the axis: in [0, 1], or `INACTIVE`."""
@@ -60,7 +63,9 @@ class SearchAxis:
         if self.categories:
             every = math.ceil(len(self.categories) / MOST_LABELS)
             shown = list(enumerate(self.categories))[::every]
-            return found + [(self._share(at, len(self.categories) - 1), _short(value)) for at, value in shown]
+            last = len(self.categories) - 1
+            names = [(at, "constant" if value in self.numbers else _short(value)) for at, value in shown]
+            return found + [(self._share(at, last), name) for at, name in names]
         return found + [
             (self.place({self.key: value}), value_text(value)) for value in self._round_values(most)
         ]
@@ -90,8 +95,7 @@ class SearchAxis:
 
 def search_axes(report: SweepReport) -> list[SearchAxis]:
     """An axis for each searched key that any trial has a value for."""
-    names = short_names(report.keys)
-    found = []
+    names, found = _names(report.keys), []
     for key in report.keys:
         values = [t.sample[key] for t in report.trials if key in t.sample]
         inactive = len(values) < len(report.trials)
@@ -100,8 +104,23 @@ def search_axes(report: SweepReport) -> list[SearchAxis]:
             log = low > 0 and (key in report.log_keys or high / low > 100)
             found.append(SearchAxis(key, names[key], log, float(low), float(high), inactive=inactive))
         else:
-            found.append(SearchAxis(key, names[key], categories=_categories(values), inactive=inactive))
+            categories = _categories(values)
+            numbers = tuple(v for v in categories if f"{key}[{v}]" in report.keys)
+            found.append(
+                SearchAxis(key, names[key], categories=categories, numbers=numbers, inactive=inactive)
+            )
     return found
+
+
+def _names(keys: Sequence[str]) -> dict[str, str]:
+    """A name for each axis: a choice and the number that is one of its options are two axes."""
+    constants = [key for key in keys if is_constant(key, keys)]
+    choices = {key[: key.rindex("[")] for key in constants}
+    names = short_names([key for key in keys if key not in constants])
+    return {
+        key: names[key[: key.rindex("[")]] if key in constants else names[key] + " kind" * (key in choices)
+        for key in keys
+    }
 
 
 def _categories(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from raykd.report.fitted import FittedTable
 from raykd.report.table import ABSENT, METRIC_TITLES, RATES, markdown_table
 from raykd.tasks.metrics import HIGHER_IS_BETTER
 from raykd.tasks.ranking import comparable
@@ -163,7 +164,7 @@ class ConfirmationReport:
             for d in self.differences()
         ]  # fmt: skip
 
-    def rich(self) -> Table:
+    def rich(self) -> FittedTable:
         """The table for a terminal; the sentence stands below it."""
         heads, lines = self.cells()
         table = Table(caption=self.sentence(), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -171,7 +172,9 @@ class ConfirmationReport:
             table.add_column(Text(head), justify="left" if at < 3 else "right", no_wrap=True)
         for d, cells in zip(self.differences(), lines, strict=True):
             table.add_row(*(Text(cell) for cell in cells), style="bold" if d == self.main else "")
-        return table
+        named = [[f"{line[0]} {line[1]}, {line[2]}", *line[3:]] for line in lines]
+        main = frozenset(at for at, d in enumerate(self.differences()) if d == self.main)
+        return FittedTable((table,), ["", *heads[3:]], named, bold=main, remarks=(self.sentence(),))
 
     def markdown(self) -> str:
         """The sentence and the table as GitHub Markdown."""

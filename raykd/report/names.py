@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _BARE = ("kind", "start", "end", "value", "name", "steps")
 """Last parts of a path that say nothing without their parent."""
@@ -20,3 +21,20 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
                 break
         names[key] = ".".join(end)
     return names
+
+
+def is_constant(key: str, keys: Sequence[str]) -> bool:
+    """Whether a key is the number of a choice that is a plain number in one of its options: ``alpha[uniform]``."""
+    return key.endswith("]") and key[: key.rindex("[")] in keys
+
+
+def folded(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample as people read it: where an option of a choice is a number that is searched, the choice is that number.
+
+    ``alpha: uniform`` with ``alpha[uniform]: 0.42`` is ``alpha: 0.42``; other options keep their names.
+    """
+    return {
+        key: sample.get(f"{key}[{value}]", value)
+        for key, value in sample.items()
+        if not (is_constant(key, list(sample)) and f"[{sample[key[: key.rindex('[')]]}]" == key[key.rindex("[") :])
+    }

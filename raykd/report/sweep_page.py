@@ -15,6 +15,7 @@ from typing import Any
 
 from raykd.report import search_plots, sweep_plots
 from raykd.report.importance import too_few
+from raykd.report.names import folded
 from raykd.report.page import template
 from raykd.report.rungs import RungAgreement, rank_correlations, rung_sentence
 from raykd.report.table import ABSENT, RATES, shown
@@ -63,13 +64,14 @@ def write_sweep_page(
 
     found = report.importance
     script = template("sort.js.j2").render()
-    names, ranked = short_names(report.keys), report.ranked()
+    names, ranked = short_names(report.shown_keys), report.ranked()
     correlations = rank_correlations(report)
     html = template("sweep.html.j2").render(
         report=report,
         headline=headline(report),
         notes=report.notes,
         text=value_text,
+        folded=folded,
         figures={
             k: (Markup(svg), caption) for k, (svg, caption) in (pictures or sweep_figures(report)).items()
         },

@@ -9,17 +9,15 @@ Rates are shown in per cent, differences of rates in percentage points; NLL is i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from raykd.report.fitted import FittedTable
 from raykd.report.results import ROLES, Predictions, Role, Score
 from raykd.tasks.metrics import HIGHER_IS_BETTER
 
@@ -111,18 +109,6 @@ def signed(value: float, digits: int) -> str:
     while digits < 5 and value and float(f"{value:.{digits}f}") == 0.0:
         digits += 1
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-@dataclass(frozen=True)
-class FittedTable:
-    """Two forms of a table, of which a terminal shows the first one that it has room for."""
-
-    wide: Table
-    tall: Table
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room = Measurement.get(console, options.update_width(sys.maxsize), self.wide)
-        yield self.wide if room.maximum <= options.max_width else self.tall
 
 
 @dataclass(frozen=True)
@@ -243,11 +229,23 @@ class ResultTable:
         return heads, lines
 
     def rich(self) -> FittedTable:
-        """The main table: a column for each language where the terminal is wide enough, else a row for each."""
-        return FittedTable(self._wide(), self._tall())
+        """The main table: a column for each language where the terminal is wide enough, else a row for each,
+        else a record for each system."""
+        heads, lines = self.cells()
+        return FittedTable(
+            (self._wide(), self._tall()),
+            heads,
+            lines,
+            bold=frozenset(at for at, (p, _) in enumerate(self.systems) if p.role == "student"),
+            title="Results on the held-out rows",
+            remarks=self._below(),
+        )
+
+    def _below(self) -> tuple[str, ...]:
+        return (*([str(self.gap)] if self.gap else []), *self.remarks)
 
     def _frame(self, title: str) -> Table:
-        caption = "\n".join([*([str(self.gap)] if self.gap else []), *self.remarks]) or None
+        caption = "\n".join(self._below()) or None
         return Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
     def _wide(self) -> Table:
@@ -286,7 +284,7 @@ class ResultTable:
         """Both tables and the gap as GitHub Markdown."""
         parts = [
             markdown_table(*self.cells()),
-            "\n\n".join([*([str(self.gap)] if self.gap else []), *self.remarks]),
+            "\n\n".join(self._below()),
             markdown_table(*self.language_cells()),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"

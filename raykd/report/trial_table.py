@@ -19,12 +19,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from raykd.report.names import short_names
+from raykd.report.fitted import FittedTable
+from raykd.report.names import folded, short_names
 from raykd.report.table import ABSENT, METRIC_TITLES, markdown_table, shown
 from raykd.report.trials import SweepReport, TrialRow
 
-MOST_COLUMNS = 112
-"""Characters of a terminal that the table may take before the searched keys share a column."""
+LEAST_VALUES = 24
+"""Characters of a column that holds the values of all searched keys."""
 
 
 def metric_name(metric: str) -> str:
@@ -50,7 +51,7 @@ def value_text(value: Any) -> str:
 
 def sample_text(sample: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """A sample on one line: ``alpha 0.1, temperature.start 4``."""
-    return ", ".join(f"{names.get(key, key)} {value_text(value)}" for key, value in sample.items())
+    return ", ".join(f"{names.get(key, key)} {value_text(value)}" for key, value in folded(sample).items())
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class TrialTable:
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows as texts, the same for Markdown, HTML and the terminal."""
-        names = short_names(self.report.keys)
+        names = short_names(self.report.shown_keys)
         nll = [] if metric_name(self.report.metric) == "nll" else ["NLL nats"]
         heads = ["trial", "status", metric_title(self.report.metric), *nll]
         heads += ["best step", "steps", "seconds", *names.values()]
@@ -69,7 +70,8 @@ class TrialTable:
 
     def _line(self, t: TrialRow, nll: bool) -> list[str]:
         done = 0 if t.last is None else t.last.step
-        values = [value_text(t.sample[key]) if key in t.sample else ABSENT for key in self.report.keys]
+        sample = folded(t.sample)
+        values = [value_text(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys]
         return [
             t.name, t.status, shown(metric_name(self.report.metric), t.score, compared=True),
             *([shown("nll", t.nll, compared=True)] * nll),
@@ -105,31 +107,25 @@ class TrialTable:
             writer.writerows(rows)
         return buffer.getvalue()
 
-    def rich(self, top: int = 20) -> Table:
-        """The best ``top`` trials for a terminal of 100 to 120 columns; the caption says how many more there are.
+    def rich(self, top: int = 20) -> FittedTable:
+        """The best ``top`` trials; the caption says how many more there are.
 
-        Searched keys have a column each if there is room, else one for all of them.
+        Searched keys have a column each where there is room, else one for all of them, else a trial is a record.
         """
         heads, lines = self.cells()
         lines, rest = lines[:top], len(lines) - top
-        first = len(heads) - len(self.report.keys)
-        broken = [_broken(head) for head in heads]
-        columns = [[*head.split("\n"), *(line[at] for line in lines)] for at, head in enumerate(broken)]
-        apart = sum(max(map(len, column)) + 2 for column in columns) <= MOST_COLUMNS
-        if not apart:
-            broken = [*broken[:first], "values"]
-            names, ranked = short_names(self.report.keys), self.report.ranked()[:top]
-            lines = [[*x[:first], sample_text(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
-        more = f"and {rest} more trials, in the report and in the CSV" if rest > 0 else None
-        table = Table(caption=more, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for at, head in enumerate(broken):
-            left = at < 2 or (at == first and not apart)
-            table.add_column(Text(head), justify="left" if left else "right", no_wrap=at < first or apart)
+        first = len(heads) - len(self.report.shown_keys)
+        names, ranked = short_names(self.report.shown_keys), self.report.ranked()[:top]
+        joined = [[*x[:first], sample_text(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
+        more = f"and {rest} more trials, in the report and in the CSV" if rest > 0 else ""
         best = self.report.best
-        for line in lines:
-            bold = best is not None and line[0] == best.name
-            table.add_row(*(Text(cell) for cell in line), style="bold" if bold else "")
-        return table
+        bold = frozenset(at for at, line in enumerate(lines) if best is not None and line[0] == best.name)
+        broken = [_broken(head) for head in heads]
+        forms = (
+            _table(broken, lines, bold, more, None),
+            _table([*broken[:first], "values"], joined, bold, more, first),
+        )
+        return FittedTable(forms, heads, lines, bold=bold, remarks=(more,) if more else ())
 
     def markdown(self, top: int | None = None) -> str:
         """All trials, or the best ``top`` and a line that says how many more, as GitHub Markdown."""
@@ -138,6 +134,25 @@ class TrialTable:
         rest = len(lines) - len(shown_lines)
         more = f"\nand {rest} more trials\n" if rest else ""
         return markdown_table(heads, shown_lines) + "\n" + more
+
+
+def _table(
+    heads: list[str], lines: list[list[str]], bold: frozenset[int], caption: str, folds: int | None
+) -> Table:
+    """A form of the table. folds: the column that may take several lines; None for none."""
+    table = Table(caption=caption or None, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for at, head in enumerate(heads):
+        left, wraps = at < 2 or at == folds, at == folds
+        table.add_column(
+            Text(head),
+            justify="left" if left else "right",
+            no_wrap=not wraps,
+            overflow="fold",
+            min_width=LEAST_VALUES if wraps else None,
+        )
+    for at, line in enumerate(lines):
+        table.add_row(*(Text(cell) for cell in line), style="bold" if at in bold else "")
+    return table
 
 
 def _broken(head: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from raykd.report.names import folded
 from raykd.tasks.ranking import rank
 
 if TYPE_CHECKING:
@@ -162,6 +163,11 @@ class SweepReport:
     def keys(self) -> tuple[str, ...]:
         """Searched key paths, in the order in which trials name them first."""
         return tuple(dict.fromkeys(key for t in self.trials for key in t.sample))
+
+    @property
+    def shown_keys(self) -> tuple[str, ...]:
+        """Key paths as tables have columns for them: a number that is an option of a choice is in the choice's."""
+        return tuple(dict.fromkeys(key for t in self.trials for key in folded(t.sample)))
 
     @property
     def best(self) -> TrialRow | None:

@@ -113,11 +113,7 @@ def _together(
     ]
     lines += [f"report   {page}", f"student  {student} (a folder a task: {names})"]
     lines += [f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}", f"log      {folder.log}"]
-    tables = []
-    for task, part in parts.items():
-        for table in part.tables:
-            table.title = f"{task}. {table.title}"
-            tables.append(table)
+    tables = [table.titled(task) for task, part in parts.items() for table in part.tables]
     first = next(iter(parts.values()))
     return replace(
         first,

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 
 import ray
-from rich.table import Table
 
 from raykd.config import RayConfig, RunConfig
 from raykd.errors import ConfigError, TeacherError
+from raykd.report.fitted import FittedTable, fitted
 from raykd.runs.cluster import cluster_address, connect
 from raykd.runs.interrupt import interruptible
 from raykd.runs.jobs import existing_teachers
@@ -109,7 +109,7 @@ def _shape(g: Group) -> str:
     return f"{names}: {g.replicas} x CPU {g.num_cpus:g}{gpus}{own}, max_tokens {spec.max_tokens}, store {spec.store}"
 
 
-def teachers_status(name: str | None = None, address: str | None = None) -> Table | None:
+def teachers_status(name: str | None = None, address: str | None = None) -> FittedTable | None:
     """All named pools, or one: a row a teacher. None where there is no pool at all.
 
     Raises:
@@ -123,21 +123,19 @@ def teachers_status(name: str | None = None, address: str | None = None) -> Tabl
         )
     if not names:
         return None
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("pool", "teacher", "languages", "alive", "node", "answered", "forwarded", "loaded", "stored",
-                   "memory", "age"):  # fmt: skip
-        right = column in ("answered", "forwarded", "stored", "memory", "age")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    heads = ("pool", "teacher", "languages", "alive", "node", "answered", "forwarded", "loaded", "stored", "memory",
+             "age")  # fmt: skip
+    lines: list[list[str]] = []
     hosts = {node["NodeID"]: str(node["NodeManagerHostname"]) for node in ray.nodes()}
     for pool in names if name is None else [name]:
         try:
             served = find(pool)
         except TeacherError as error:
-            table.add_row(pool, f"not whole: {error.got}; raykd teachers down {pool} removes it")
+            broken = f"not whole: {error.got}; raykd teachers down {pool} removes it"
+            lines.append([pool, broken, *[""] * (len(heads) - 2)])
             continue
-        for row in [] if served is None else _rows(served, hosts):
-            table.add_row(*row)
-    return table
+        lines += [] if served is None else _rows(served, hosts)
+    return fitted(heads, lines, left=5)
 
 
 def _rows(served: Served, hosts: dict[str, str]) -> list[list[str]]:

@@ -25,7 +25,7 @@ from raykd.sweep.resumed import compare_sweep, explain_sweep
 
 def check_sweep(sweep: Sweep) -> list[Finding]:
     """All findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
-    names = ", ".join(sweep.space.names().values())
+    names = ", ".join(dict.fromkeys(sweep.space.names().values()))
     config, ahead = sweep.config, sweep.config.label == "ahead"
     told = (
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "

@@ -117,7 +117,7 @@ def _report(
     best_yaml: str,
     notes: Sequence[str] = (),
 ) -> SweepReport:
-    names = ", ".join(plan.space.names().values())
+    names = ", ".join(dict.fromkeys(plan.space.names().values()))
     teachers = ", ".join(t.name for t in plan.base.active_teachers)
     trials = sorted(journal.trials.values(), key=lambda t: t.index)
     return SweepReport(

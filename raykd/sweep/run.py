@@ -148,7 +148,7 @@ def _say(plan: Sweep, frame: Frame) -> None:
     before = "" if frame.folder.fresh else ", going on"
     frame.console.print(
         f"[bold]{plan.name}[/bold]{before}  {plan.trials} trials, {plan.config.search.kind} search with "
-        f"{plan.config.scheduler.kind}, over {', '.join(plan.space.names().values())}; "
+        f"{plan.config.scheduler.kind}, over {', '.join(dict.fromkeys(plan.space.names().values()))}; "
         f"{len(frame.data.train):,} training texts, {len(plan.base.active_teachers)} teachers; "
         f"best validation {plan.metric}",
         highlight=False,

@@ -20,7 +20,7 @@ from typing import Any
 from raykd.config import RunConfig, overlay
 from raykd.errors import ConfigError, RaykdError
 from raykd.load import resolve, validate
-from raykd.report.names import short_names
+from raykd.report.names import is_constant, short_names
 from raykd.sweep.domains import Choice, Domain, Grid, RandInt, Scalar, domain_of, refuse_foreign
 
 Sample = dict[str, Scalar]
@@ -144,8 +144,10 @@ class Space:
             )
 
     def names(self) -> dict[str, str]:
-        """A short name for each path, as tables call it."""
-        return short_names([one.path for one in self.domains])
+        """A short name for each path, as tables call it; a number that is an option of a choice has the choice's."""
+        paths = [one.path for one in self.domains]
+        names = short_names([path for path in paths if not is_constant(path, paths)])
+        return {path: names.get(path) or names[path[: path.rindex("[")]] for path in paths}
 
     def walk(self, choose: Callable[[Dimension], Scalar]) -> Sample:
         """A sample whose active domains, and only those, got their value from ``choose``, outer ones first."""

@@ -49,7 +49,8 @@ def test_paths_are_those_of_the_tree_and_options_stand_in_brackets() -> None:
         "train.batch_size",
     ]
     assert space().names()["objective.temperature[linear#2].end"] == "temperature[linear#2].end"
-    assert space().names()["objective.alpha"] == "alpha" and len(set(space().names().values())) == 8
+    assert space().names()["objective.alpha"] == "alpha" and len(set(space().names().values())) == 7
+    assert space().names()["objective.temperature[uniform]"] == "temperature"
 
 
 def test_a_sample_is_a_function_of_seed_and_index() -> None:

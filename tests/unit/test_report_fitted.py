@@ -1,0 +1,78 @@
+"""Tables on terminals of any width, and samples as people read them."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from raykd.report.confirmation import ConfirmationReport
+from raykd.report.names import folded
+from raykd.report.results import Predictions
+from raykd.report.table import ResultTable
+from raykd.report.trial_table import TrialTable, sample_text
+from tests.fakes import scored
+from tests.made_trials import report_of, row
+
+WIDTHS = (24, 40, 60, 80, 120, 200)
+
+
+def shown(table: object, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+def wide_results() -> ResultTable:
+    codes = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "zh-Hans") * 4
+    gold = np.arange(36) % 2
+    systems = []
+    for name, role in (("a-teacher", "teacher"), ("b", "baseline"), ("s", "student")):
+        logits = np.random.default_rng(len(name)).normal(size=(36, 2)).astype(np.float32)
+        covered = np.ones(36, bool)
+        p = Predictions(name, role, logits, covered, gold, codes, 12_300_000, 1234.5)  # type: ignore[arg-type]
+        systems.append((p, scored(p)))
+    return ResultTable(tuple(systems))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_results_show_every_number_at_every_width(width: int) -> None:
+    table = wide_results()
+    text = shown(table.rich(), width)
+    assert "…" not in text
+    _, lines = table.cells()
+    numbers = [cell for line in lines for cell in line[2:] if re.fullmatch(r"[\d.]+", cell)]
+    assert [n for n in numbers if n not in text] == []
+    assert "distilled − undistilled" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_trials_and_confirmations_show_every_number_at_every_width(width: int) -> None:
+    sample = {f"objective.terms.{at}.lambda_schedule": 0.125 + at for at in range(9)}
+    rows = [row(f"t{at:04}", (0.5 + 0.0123 * at,), sample=sample) for at in range(3)]
+    text = shown(TrialTable(report_of(rows)).rich(), width)
+    assert "…" not in text and all(f"{0.125 + at:.4g}" in text for at in range(9))
+    scores = {
+        arm: {seed: {"test/macro/accuracy": 0.5 + 0.01 * seed, "test/zh/nll": 0.123} for seed in (1, 2, 3)}
+        for arm in ("winner-of-the-sweep", "default")
+    }
+    confirmation = ConfirmationReport(("winner-of-the-sweep", "default"), (1, 2, 3), scores)
+    text = shown(confirmation.rich(), width)
+    assert "…" not in text and "52.00" in text and "0.123" in text
+
+
+def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
+    sample = {"objective.alpha": "uniform", "objective.alpha[uniform]": 0.42, "train.batch_size": 8}
+    assert folded(sample) == {"objective.alpha": 0.42, "train.batch_size": 8}
+    names = {"objective.alpha": "alpha", "objective.alpha[uniform]": "alpha", "train.batch_size": "batch_size"}
+    assert sample_text(sample, names) == "alpha 0.42, batch_size 8"
+    other = {"objective.alpha": "annealing", "objective.alpha[annealing].end": 0.7}
+    assert folded(other) == other
+    heads, lines = TrialTable(report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])).cells()
+    assert heads[-3:] == ["alpha", "batch_size", "alpha[annealing].end"]
+    assert [line[-3:] for line in lines] == [["0.42", "8", "–"], ["annealing", "–", "0.7"]]
