@@ -31,7 +31,7 @@ MARKS: Mapping[Status, dict[str, Any]] = {
     "stopped": {"marker": "v", "c": "#E69F00"},
     "failed": {"marker": "x", "c": "#D55E00"},
     "diverged": {"marker": "+", "c": "#CC79A7"},
-    "running": {"marker": ">", "c": "#009E73"},
+    "cut off": {"marker": ">", "c": "#009E73"},
     "waiting": {"marker": "_", "c": GREY},
 }
 

@@ -24,8 +24,9 @@ from raykd.tasks.ranking import rank
 if TYPE_CHECKING:
     from raykd.report.importance import Importance
 
-Status = Literal["finished", "stopped", "failed", "diverged", "running", "waiting"]
-"""finished: ran to its end. stopped: by the scheduler. diverged: its loss stopped being a number."""
+Status = Literal["finished", "stopped", "failed", "diverged", "cut off", "waiting"]
+"""finished: ran to its end. stopped: by the scheduler. diverged: its loss stopped being a number. cut off: with the
+sweep. waiting: it was cut off before its first evaluation."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 BROKEN: tuple[Status, ...] = ("failed", "diverged")
 """Trials that are never the best."""

@@ -34,6 +34,7 @@ from raykd.runs.looks import (
 )
 from raykd.runs.places import check_places
 from raykd.runs.selftests import check_answers, check_student_answers
+from raykd.student.overruled import fixed_keys
 from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
@@ -143,6 +144,14 @@ def check_combinations(config: RunConfig) -> str:
 def _check_deepspeed(config: RunConfig) -> list[str]:
     """Checks the DeepSpeed configurations of student and teachers, for the workers that each asks for."""
     notes = check_deepspeed(config.train, config.workers.num_workers, gpus=config.workers.num_gpus > 0)
+    for key, by in fixed_keys(config.train).items():
+        if any(key.removeprefix("train.") in phase.set.get("train", {}) for phase in config.phases):
+            raise ConfigError(
+                f"phases set {key}, which has no effect, since {by} sets it",
+                got=f"both phases and {by}",
+                wanted="one of them",
+                next_step=f"set {by.rpartition('.')[2]} to auto",
+            )
     for teacher in config.active_teachers:
         if teacher.training is not None:
             train, workers = teacher.training.train, teacher.training.workers

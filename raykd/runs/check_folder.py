@@ -8,7 +8,7 @@ from pathlib import Path
 from raykd.config import Run
 from raykd.errors import ConfigError
 from raykd.runs.earlier import Earlier
-from raykd.runs.folder import Owner, check_rows, look_at_folder, path_of
+from raykd.runs.folder import Owner, check_rows, look_at_folder, path_of, status_of
 from raykd.runs.growth import plan_growth
 from raykd.runs.jobs import AnyJob, data_fingerprints
 
@@ -50,7 +50,7 @@ def describe(owner: Owner, go_on: Callable[[Path], Earlier], option: str) -> tup
             f"{path} is there; {option} is refused: {error.what}: {error.got}; {anew}",
             f"name={path.name}-2",
         )
-    changes, status = earlier.changes.allowed, earlier.state.get("status", "unknown")
+    changes, status = earlier.changes.allowed, status_of(path, earlier.state)
     goes_on = (
         "goes on" if status != "finished" else "trains on" if earlier.changes.growing else "shows its results"
     )

@@ -29,6 +29,7 @@ from raykd.home import STATE
 from raykd.runs.changes import Change, Changes
 from raykd.runs.contents import models_of
 from raykd.runs.earlier import Earlier, compare_run, copied_from, move_in, part_from, read_state, refuse
+from raykd.runs.lock import is_held
 from raykd.student.settings import deepspeed_config
 from raykd.tracking import RedactingFilter
 
@@ -138,6 +139,12 @@ def path_of(config: Owner) -> Path:
     return Path(config.output).resolve() / config.name
 
 
+def status_of(path: Path, state: Mapping[str, Any]) -> str:
+    """What became of a run: what its file says, but that none runs whose process is gone."""
+    said = str(state.get("status", "unknown"))
+    return "killed" if said == "running" and not is_held(path) else said
+
+
 def look_at_folder(
     config: Owner,
     *,
@@ -170,7 +177,7 @@ def look_at_folder(
     if not resume:
         raise ConfigError(
             f"the run folder {path} exists already",
-            got=f"a run that is {state.get('status', 'unknown')}",
+            got=f"a run that is {status_of(path, state)}",
             wanted="a new name, --resume or --overwrite",
             next_step="--resume goes on from its last checkpoint, --overwrite starts anew, name=... makes another",
         )

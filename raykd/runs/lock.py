@@ -48,6 +48,24 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether another process holds a run's folder; a lock that cannot be looked at counts as held."""
+    path = folder.with_name(f".{folder.name}.lock")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return f'"pid": {os.getpid()},' not in path.read_text(encoding="utf-8", errors="replace")
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _take(path: Path, folder: Path) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -17,7 +17,7 @@ from raykd.data.load import Dataset
 from raykd.point import Point
 from raykd.runs.check_language import describe_set_aside
 from raykd.runs.score import System
-from raykd.student.settings import describe_overruled
+from raykd.student.overruled import describe_overruled
 from raykd.tasks.metrics import HIGHER_IS_BETTER
 from raykd.tasks.ranking import comparable
 

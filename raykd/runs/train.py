@@ -37,7 +37,7 @@ from raykd.runs.progress import JobProgress
 from raykd.runs.session import Session, ended_well
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.runs.teacher_scores import record_once, stop_if_poor
-from raykd.student.settings import describe_overruled
+from raykd.student.overruled import describe_overruled
 from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 

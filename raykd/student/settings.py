@@ -362,28 +362,3 @@ def plan_schedule(train: TrainConfig, total_steps: int) -> tuple[str, dict[str, 
         params.setdefault("warmup_max_lr", said["warmup_max_lr"])
     _refuse_auto(params, f"{path}.params")
     return name, params
-
-
-def describe_overruled(train: TrainConfig) -> list[str]:
-    """Keys of `train` that its DeepSpeed configuration sets otherwise, in words: the DeepSpeed ones count."""
-    plan = plan_optimizer(train)
-    notes = []
-    for key, value, ours in (
-        ("lr", plan.learning_rate, "learning_rate"),
-        ("weight_decay", plan.weight_decay, "weight_decay"),
-    ):
-        if value != (there := getattr(train, ours)):
-            notes.append(
-                f"{KEY}.optimizer.params.{key} {value:g} counts, train.{ours} {there:g} has no effect: set {key} to "
-                "auto to use it"
-            )
-    schedule = plan_schedule(train, 1)
-    if schedule is not None:
-        notes.append(
-            f"{KEY}.scheduler ({schedule[0]}) sets the learning rate, train.lr_schedule has no effect: leave "
-            "scheduler out to use it"
-        )
-        peak = schedule[1].get("warmup_max_lr", plan.learning_rate)
-        if peak != plan.learning_rate:
-            notes.append(f"{KEY}.scheduler.params.warmup_max_lr {peak} counts, not {plan.learning_rate:g}")
-    return notes

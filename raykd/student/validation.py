@@ -20,10 +20,10 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError
+from raykd.student.overruled import describe_overruled
 from raykd.student.settings import (
     KEY,
     deepspeed_config,
-    describe_overruled,
     own_keys,
     plan_optimizer,
     plan_schedule,

@@ -62,7 +62,7 @@ class Trial:
         """As the report shows it."""
         return TrialRow(
             name=self.name,
-            status=self.status or ("running" if self.evaluations else "waiting"),
+            status=self.status or ("cut off" if self.evaluations else "waiting"),
             sample=self.sample,
             evaluations=tuple(self.evaluations[k] for k in sorted(self.evaluations)),
             total_steps=self.total_steps,

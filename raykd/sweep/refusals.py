@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from raykd.errors import ConfigError, RaykdError
+from raykd.student.overruled import fixed_keys
 from raykd.sweep.domains import Choice, Grid, Scalar
 from raykd.sweep.foreign import KINDS
 from raykd.sweep.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
@@ -260,6 +261,14 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
     for refused, why in REFUSED.items():
         if _mentions(space.keys, refused):
             raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)
+    for key, by in fixed_keys(sweep.base.train).items():
+        if _mentions(space.searched, key):
+            raise ConfigError(
+                f"{origin}: space.{key} would have no effect, since {by} sets it",
+                got=f"both {key} in the space and {by}",
+                wanted="one of them",
+                next_step=f"set {by.rpartition('.')[2]} to auto, or leave it out of the DeepSpeed configuration",
+            )
     for key in NEEDS_ON_DEMAND:
         if sweep.config.label == "ahead" and _mentions(space.keys, key):
             raise ConfigError(

@@ -13,8 +13,14 @@ import yaml
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError
 from raykd.load import load_run
-from raykd.student.settings import deepspeed_config, describe_overruled, plan_optimizer, plan_schedule
+from raykd.student.overruled import describe_overruled, fixed_keys
+from raykd.student.settings import (
+    deepspeed_config,
+    plan_optimizer,
+    plan_schedule,
+)
 from raykd.student.validation import check_deepspeed
+from raykd.sweep.config import load_sweep
 from tests.unit.test_config import tree
 from tests.worlds import build_loop, run_config
 
@@ -164,3 +170,21 @@ def test_files_with_comments_are_read_and_other_formats_are_named(tmp_path: Path
         file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             load_run(path)
+
+
+def test_a_key_that_the_file_sets_cannot_be_searched() -> None:
+    own = {"optimizer": {"type": "AdamW", "params": {"lr": 0.005, "weight_decay": "auto"}}, "scheduler": AUTO_WARMUP}
+    assert fixed_keys(TrainConfig(deepspeed=own)) == {
+        "train.learning_rate": "train.deepspeed.optimizer.params.lr",
+        "train.lr_schedule": "train.deepspeed.scheduler",
+    }
+    assert fixed_keys(TrainConfig()) == {}
+
+
+def test_a_search_over_a_key_that_the_file_sets_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    base = tree(train={"deepspeed": {"optimizer": {"type": "AdamW", "params": {"lr": 0.005}}}})
+    space = {"train": {"learning_rate": {"uniform": [0.001, 0.1]}}}
+    path.write_text(yaml.safe_dump({"name": "s", "base": base, "space": space, "num_samples": 4}))
+    with pytest.raises(ConfigError, match=r"space.train.learning_rate would have no effect, since train.deepspeed"):
+        load_sweep(path)

@@ -26,7 +26,14 @@ from raykd.load import dump
 from raykd.point import Point
 from raykd.runs.checkpoints import Mark, folder_name, newest, next_start, problem, prune, write_manifest
 from raykd.runs.curves import Curves
-from raykd.runs.folder import RunFolder, finished_before, log_to_file, look_at_folder, open_folder
+from raykd.runs.folder import (
+    RunFolder,
+    finished_before,
+    log_to_file,
+    look_at_folder,
+    open_folder,
+    status_of,
+)
 from raykd.runs.lock import locked
 from raykd.runs.mailbox import Event
 from raykd.runs.notes import notes_of
@@ -325,3 +332,15 @@ def test_left_out_steps_are_noted() -> None:
     ]
     assert said[0] == [] and said[1][0].startswith("2 training steps were left out")
     assert "4 training steps" in said[2][0] and "went back to a checkpoint once" in said[2][0]
+
+
+def test_a_run_whose_process_is_gone_is_not_running(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    state = {"status": "running"}
+    assert status_of(folder, state) == "killed"
+    with locked(folder):
+        assert status_of(folder, state) == "killed"  # this process asks, which is no run of it
+        (tmp_path / ".run.lock").write_text(json.dumps({"pid": os.getpid() + 1, "host": "h", "since": "s"}))
+        assert status_of(folder, state) == "running"
+    assert status_of(folder, {"status": "interrupted"}) == "interrupted"

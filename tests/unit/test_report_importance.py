@@ -100,7 +100,7 @@ def test_without_early_stopping_the_best_scores_are_compared():
     trials = [
         row("a", (0.5, 0.7, 0.6)),
         row("b", (0.4, 0.3, 0.2)),
-        row("c", (0.9,), "running"),
+        row("c", (0.9,), "cut off"),
         row("d", (0.9,), "failed"),
     ]
     found = comparable(report_of(trials))
@@ -111,8 +111,8 @@ def test_with_early_stopping_all_are_compared_where_all_came():
     trials = [
         row("a", (0.5, 0.6, 0.9)),
         row("b", (0.4, 0.45), "stopped"),
-        row("c", (0.3, 0.35), "running"),
-        row("d", (0.2,), "running"),
+        row("c", (0.3, 0.35), "cut off"),
+        row("d", (0.2,), "cut off"),
         row("e", (0.1, 0.1), "diverged"),
     ]
     found = comparable(report_of(trials, rungs=(2,)))
@@ -157,7 +157,7 @@ def test_survival_puts_every_trial_that_came_in_one_place():
             row("a", (0.5, 0.6, 0.7)),
             row("b", (0.4, 0.5), "stopped"),
             row("c", (0.3,), "stopped"),
-            row("d", (0.3,), "running"),
+            row("d", (0.3,), "cut off"),
             row("e", (0.3,), "failed"),
             row("f", (), "waiting"),
         ],

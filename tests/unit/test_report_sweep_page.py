@@ -167,12 +167,12 @@ def test_one_trial_and_three_hundred_give_a_page(count, tmp_path):
 def test_a_sweep_without_a_finished_trial_is_a_page(tmp_path):
     made = made_sweep(4)
     early = [
-        dataclasses.replace(t, status="running" if at else "waiting", evaluations=())
+        dataclasses.replace(t, status="cut off" if at else "waiting", evaluations=())
         for at, t in enumerate(made.trials)
     ]
     html, read = page_of(dataclasses.replace(made, trials=tuple(early)), tmp_path)
     assert "no trial has a score that counts" in html and "The best trial" not in html
-    assert read.cells.count("running") == 3 and "Too few trials ran to their end" in html
+    assert read.cells.count("cut off") == 3 and "Too few trials ran to their end" in html
     html, _ = page_of(report_of([], rungs=(1, 3)), tmp_path)
     assert "No trial was started." in html
 

@@ -120,7 +120,7 @@ def test_unfinished_are_those_that_are_not_over_and_those_that_failed(tmp_path: 
         assert [t.name for t in journal.cut_off] == ["t4", "t5"]
         assert journal.next_index == 6
         assert [t.row().status for t in journal.trials.values()] == [
-            "finished", "stopped", "failed", "diverged", "running", "waiting",
+            "finished", "stopped", "failed", "diverged", "cut off", "waiting",
         ]  # fmt: skip
     assert (Journal(tmp_path / "none.jsonl").unfinished, Journal(tmp_path / "none.jsonl").next_index) == (
         [],
