@@ -98,6 +98,8 @@ class TrackingError(RaykdError):
     """The MLflow tracking server or database cannot be used."""
 
     exit_code = 5
+    is_away = False
+    """Whether MLflow does not answer now and may later: a run that need not be recorded goes on without it."""
 
 
 class ClusterError(RaykdError):

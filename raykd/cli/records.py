@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from raykd.cli.app import app, console, print_lines
-from raykd.errors import TrackingError
+from raykd.errors import ConfigError, TrackingError
 
 mlflow_app = typer.Typer(help="What concerns MLflow alone.", no_args_is_help=True)
 app.add_typer(mlflow_app, name="mlflow")
@@ -55,14 +55,15 @@ def _check_run_folder(folder: Path, named: Path) -> None:
     """Check that a folder is one of a run or a sweep.
 
     Raises:
-        TrackingError: it is not, and which may be meant.
+        ConfigError: it is not, and which may be meant.
     """
     if (folder / "run.json").is_file() and (folder / "run.yaml").is_file():
         return
     inside = sorted(path.parent.name for path in folder.glob("*/run.json")) if folder.is_dir() else []
-    raise TrackingError(
+    got = "no run.json and run.yaml in it" if folder.is_dir() else "no such folder"
+    raise ConfigError(
         f"{named} is no folder of a run",
-        got=f"runs in it: {', '.join(inside[:10])}" if inside else "no run.json and run.yaml in it",
+        got=f"runs in it: {', '.join(inside[:10])}" if inside else got,
         wanted="output/NAME of a run or a sweep",
         next_step=f"raykd mlflow sync {named / inside[0]}"
         if inside

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment
 
 from raykd.config import TrackingConfig
+from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
 from raykd.keys import slug
 from raykd.redaction import RedactingFilter, redact, redact_value
@@ -218,7 +220,9 @@ def is_server(uri: str) -> bool:
 def mlflow_command(uri: str, words: str) -> str:
     """A command of MLflow that works as it is printed, in this folder or any other."""
     program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
-    return f"{URI}={shlex.quote(redact(uri))} {program} {words}"
+    host = urlsplit(uri).hostname or "" if is_server(uri) else ""
+    around = f"NO_PROXY={host} " if getproxies_environment() and host and is_this_machine(host) else ""
+    return f"{around}{URI}={shlex.quote(redact(uri))} {program} {words}"
 
 
 def sync_command(uri: str, folder: Path) -> str:

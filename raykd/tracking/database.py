@@ -33,8 +33,11 @@ CHECKED_BYTES = 64 << 20
 """Size up to which all pages of a database are looked at: a tenth of a second."""
 
 
-class AwayError(TrackingError):
-    """MLflow does not answer now; it may later. A run that need not be recorded goes on without it."""
+def away(what: str, **more: str) -> TrackingError:
+    """An error that says that MLflow does not answer now; a run that need not be recorded goes on without it."""
+    error = TrackingError(what, **more)
+    error.is_away = True
+    return error
 
 
 def is_new(path: Path) -> bool:
@@ -70,7 +73,7 @@ def check_database(path: Path, uri: str) -> None:
     """Check that an existing database can be read and written and is of this MLflow.
 
     Raises:
-        AwayError: somebody else holds it. TrackingError: what is wrong, and what to do.
+        TrackingError: what is wrong, and what to do.
     """
     found = _revision(path, uri)
     until = time.monotonic() + MAKING_S
@@ -101,7 +104,7 @@ def _revision(path: Path, uri: str) -> str | None:
     """The revision of the schema, None where there is none; also tries whether it can be written.
 
     Raises:
-        AwayError, TrackingError: it cannot be used.
+        TrackingError: it cannot be used.
     """
     aside = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.broken')}"
     try:
@@ -121,7 +124,7 @@ def _revision(path: Path, uri: str) -> str | None:
             return None if row is None else str(row[0])
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise AwayError(
+            raise away(
                 f"the MLflow database {path} is locked",
                 got=f"another process has held it for {LOCKED_S:.0f} s ({error})",
                 wanted="a database that others hold for moments",

@@ -11,7 +11,7 @@ import re
 from raykd.environ import proxy_for
 from raykd.errors import RaykdError, TrackingError
 from raykd.tracking.address import is_server, redact
-from raykd.tracking.database import AwayError
+from raykd.tracking.database import away
 from raykd.tracking.outbox import first_line
 from raykd.tracking.patience import PROBE_S
 
@@ -34,7 +34,7 @@ def cannot_start(uri: str, error: BaseException) -> TrackingError:
             next_step=f"pip install {DRIVERS.get(str(error.name), error.name)}",
         )  # fmt: skip
     if not is_server(uri):
-        return AwayError(
+        return away(
             what, got=got, wanted="a database that opens",
             next_step="see that it is there and may be written, or set tracking.uri to another database",
         )  # fmt: skip
@@ -55,11 +55,11 @@ def cannot_start(uri: str, error: BaseException) -> TrackingError:
         )  # fmt: skip
     wanted = f"an answer within {PROBE_S + 1} s"
     if (proxy := proxy_for(uri)) is not None:
-        return AwayError(
+        return away(
             f"{what}: it was asked through a proxy", got=f"{got} ({redact(proxy)})", wanted=wanted,
             next_step=f"NO_PROXY={_host(uri)} asks it directly; or start the server, or correct the proxy",
         )  # fmt: skip
-    return AwayError(
+    return away(
         what, got=got, wanted=wanted,
         next_step=f"start the server (mlflow server --port 5000) or correct tracking.uri; {ELSEWHERE}",
     )  # fmt: skip

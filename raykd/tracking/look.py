@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from raykd.config import TrackingConfig
+from raykd.errors import TrackingError
 from raykd.tracking.address import (
     Experiment,
     database_path,
@@ -21,7 +22,7 @@ from raykd.tracking.address import (
     tracking_uri,
 )
 from raykd.tracking.client import connect, experiment_of
-from raykd.tracking.database import AwayError, check_folder, is_new
+from raykd.tracking.database import check_folder, is_new
 from raykd.tracking.failure import as_failure
 from raykd.tracking.patience import PROBE, PROBE_S, borrowed
 from raykd.tracking.place import check_place, left_behind, local_path
@@ -53,8 +54,8 @@ def look(config: TrackingConfig, output: Path) -> Look:
     notes = environment_notes(config)
     try:
         notes += _look_at_store(uri, asked)
-    except AwayError as error:
-        if config.required:
+    except TrackingError as error:
+        if config.required or not error.is_away:
             raise
         notes.append(
             f"MLflow does not answer now; records would wait in the run's folder ({error.what}: {error.got})"

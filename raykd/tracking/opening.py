@@ -17,7 +17,7 @@ from raykd.tracking.acts import LOCAL, found_by
 from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
 from raykd.tracking.alive import end_stale
 from raykd.tracking.client import connect, experiment_id_of, stage_of
-from raykd.tracking.database import AwayError
+from raykd.tracking.database import away
 from raykd.tracking.outbox import SPOOL, from_lines, logger, write_spool
 from raykd.tracking.patience import PROBE, borrowed
 from raykd.tracking.place import settle
@@ -54,7 +54,7 @@ def open_run(
         TrackingError: it cannot be recorded. What MLflow raises.
     """
     if parent is not None and parent.startswith(LOCAL):
-        raise AwayError("the run above was not recorded either")
+        raise away("the run above was not recorded either")
     with borrowed(PROBE if is_server(uri) else {}):
         client = connect(uri)
         if run_id is not None and run_id.startswith(LOCAL) and directory is not None:

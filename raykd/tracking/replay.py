@@ -106,9 +106,11 @@ def _runs(
         if run_id in runs:
             continue
         runs[run_id] = run_id
-        if run_id.startswith(LOCAL):
-            runs[run_id] = _made_before(client, run_id)
-        elif stage_of(client, run_id) == "absent":
+        if run_id.startswith(LOCAL) or stage_of(client, run_id) == "absent":
+            before = _made_before(client, run_id)
+            if before is not None:
+                runs[run_id] = before
+                continue
             if new_run is None:
                 raise _unknown(run_id, f"there is no MLflow run {run_id} at {redact(uri)}", folder, uri)
             born = {"experiment": new_run.name, "experiment_id": new_run.id, "name": folder.name}
@@ -142,16 +144,12 @@ def _send_points(client: Any, runs: dict[str, str], rows: list[tuple[str, Point]
             send(client, run_id, points[start : start + CHUNK], names)
 
 
-def _made_before(client: Any, run_id: str) -> str:
-    """The run of a local id whose birth was sent earlier."""
+def _made_before(client: Any, run_id: str) -> str | None:
+    """The run that was made earlier for an id that MLflow does not know."""
     for experiment in client.search_experiments():
         if (found := found_by(client, experiment.experiment_id, run_id)) is not None:
             return found
-    raise TrackingError(
-        f"MLflow has no run for {run_id}",
-        wanted=f"the file {LATER} that makes it",
-        next_step="see the run's folder",
-    )
+    return None
 
 
 def _perform(client: Any, runs: dict[str, str], later: Later, folder: Path) -> Sent:

@@ -37,7 +37,6 @@ from raykd.tracking.acts import (
 from raykd.tracking.address import Experiment, checked_uri, redact, redact_value, sync_command
 from raykd.tracking.alive import BEAT_S, sign
 from raykd.tracking.client import Names, cut, log_tags, send, storable
-from raykd.tracking.database import AwayError
 from raykd.tracking.failure import as_failure
 from raykd.tracking.opening import Opened, open_run
 from raykd.tracking.outbox import SPOOL, Outbox, first_line, logger
@@ -115,7 +114,7 @@ class Tracker:
         except Exception as error:
             return_patience()
             failure = as_failure(uri, error)
-            if required or not isinstance(failure, AwayError) or directory is None:
+            if required or not getattr(failure, "is_away", False) or directory is None:
                 raise failure from None  # the cause may hold what must not be printed
             logger.warning(
                 "%s; the run goes on without it: what is to be recorded waits in %s", failure, directory
