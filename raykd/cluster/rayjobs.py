@@ -202,6 +202,14 @@ def _without(*names: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _reason(error: BaseException) -> str:
+    """What the network said, which Ray's message leaves out."""
+    deepest = error
+    while (deeper := deepest.__cause__ or deepest.__context__) is not None:
+        deepest = deeper
+    return f"({redact(deepest)[:200]})" if deepest is not error and str(deepest) else ""
+
+
 @contextlib.contextmanager
 def _clear_errors(address: str, job: str | None = None) -> Iterator[None]:
     """Ray's and the network's errors as ours."""
@@ -229,7 +237,7 @@ def _clear_errors(address: str, job: str | None = None) -> Iterator[None]:
         )
         raise ClusterError(
             f"no Ray dashboard answers at {where}",
-            got=redact(str(error)).strip().splitlines()[0][:300] + through,
+            got=f"{redact(str(error)).strip().splitlines()[0][:300]} {_reason(error)}{through}".rstrip(),
             wanted="the address of a running cluster's dashboard, http://HOST:8265",
             next_step="check that the cluster runs and, if it is reached by kubectl port-forward, that this still runs",
         ) from None

@@ -7,6 +7,7 @@ tried. What stands between is told apart by what it holds; the words of MLflow a
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from raykd.environ import proxy_for
 from raykd.errors import RaykdError, TrackingError
@@ -57,18 +58,13 @@ def cannot_start(uri: str, error: BaseException) -> TrackingError:
     if (proxy := proxy_for(uri)) is not None:
         return away(
             f"{what}: it was asked through a proxy", got=f"{got} ({redact(proxy)})", wanted=wanted,
-            next_step=f"NO_PROXY={_host(uri)} asks it directly; or start the server, or correct the proxy",
+            next_step=f"NO_PROXY={urlsplit(uri).hostname} asks it directly; or start the server, or correct the proxy",
         )  # fmt: skip
     return away(
         what, got=got, wanted=wanted,
-        next_step=f"start the server (mlflow server --port 5000) or correct tracking.uri; {ELSEWHERE}",
+        next_step=f"start the server (mlflow server --port {urlsplit(uri).port or 5000}) or correct tracking.uri; "
+        f"{ELSEWHERE}",
     )  # fmt: skip
-
-
-def _host(uri: str) -> str:
-    from urllib.parse import urlsplit
-
-    return urlsplit(uri).hostname or "HOST"
 
 
 DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
