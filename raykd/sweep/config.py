@@ -2,7 +2,7 @@
 
 Decision record: what cannot work is refused when the file is read, before a cluster is asked (see
 `raykd.sweep.refusals`). Relative paths in `set` and `space` are relative to the base's folder, as an override of a run
-file is; that of a warm start is relative to the sweep's own file.
+file is; that of a warm start is relative to the sweep's own file, or to the working directory as `output` is.
 """
 
 from __future__ import annotations

@@ -114,14 +114,17 @@ def _read_warm_start(
     from raykd.sweep.journal import FILE, Journal
 
     where = f"{origin}: search.warm_start"
-    folder = (path.resolve().parent / Path(warm.sweep).expanduser()).resolve()
-    for name in ("space.yaml", FILE):
-        if not (folder / name).is_file():
-            raise ConfigError(
-                f"{where}: {folder} holds no sweep",
-                got=f"no {name}",
-                wanted="the folder of an earlier sweep, output/name, relative to this file",
-            )
+    named = Path(warm.sweep).expanduser()
+    # As a run's paths are meant, or as `output` is, where the sweep was left.
+    places = [(place / named).resolve() for place in (path.resolve().parent, Path.cwd(), Path(base.output))]
+    wanted = ("space.yaml", FILE)
+    folder = next((p for p in places if all((p / name).is_file() for name in wanted)), None)
+    if folder is None:
+        raise ConfigError(
+            f"{where}: {named} holds no sweep",
+            got=f"no {' and '.join(wanted)} in {' or '.join(map(str, dict.fromkeys(places)))}",
+            wanted="the folder of an earlier sweep, output/name, from this file or from here",
+        )
     earlier = load_sweep(folder / "space.yaml", check=False)
     if earlier.metric != base.metric:
         raise ConfigError(

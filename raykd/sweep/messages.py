@@ -11,6 +11,8 @@ from raykd.sweep.journal import FILE, Journal, Trial
 SHOWN = 5
 """Different errors that the terminal shows; the page and the journal have all."""
 RATE = "train.learning_rate"
+NO_RUN = "the setting is no run: "
+"""What the error of a trial begins with that was not handed to Tune."""
 
 
 def no_score(journal: Journal, folder: RunFolder, budget_s: float | None) -> SweepError:
@@ -65,7 +67,14 @@ def next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | None) -> l
             f"{len(diverged)} diverged: lower train.learning_rate{searched} under set or in the space, and start a new "
             "sweep (another name, or --overwrite). --resume does not try them again: they would diverge again"
         )
-    if failed := sum(t.status == "failed" for t in known):
+    failed = sum(t.status == "failed" for t in known)
+    if wrong := sum(t.status == "failed" and (t.error or "").startswith(NO_RUN) for t in known):
+        steps.append(
+            f"{wrong} {'was no run' if wrong == 1 else 'were no runs'}: leave out values that do not go together, or "
+            "nest one key in a choice of the other"
+        )
+        failed -= wrong
+    if failed:
         steps.append(
             f"{failed} failed: raykd sweep --resume {sweep} tries failed trials again, once their cause is gone"
         )

@@ -112,6 +112,7 @@ class SweepProgress:
                     f"  {row.name} {row.status}: {score}{row.seconds:.1f} s, {self._values(row)}{error}",
                     highlight=False,
                     markup=False,
+                    soft_wrap=True,
                 )
 
     def _judge(self, row: TrialRow) -> None:

@@ -57,7 +57,7 @@ class WarmStart(Spec):
     """What an earlier sweep found, to begin with; its folder alone stands for it (``warm_start: runs/first``)."""
 
     sweep: str
-    """Folder of the earlier sweep, relative to this file."""
+    """Folder of the earlier sweep, relative to this file or to the working directory."""
     best_first: int | None = Field(None, ge=0)
     """So many of its best settings are trained again first; None is 0 with optuna, which learns from all of its trials
     without training them, and 3 with any other search."""

@@ -106,13 +106,14 @@ class Suggestions(Searcher):  # type: ignore[misc]
 
     def _begin(self, name: str, index: int, sample: Mapping[str, Any], trial_id: str) -> bool:
         """Notes a trial; whether it can be run. One that cannot has failed, and Tune never hears of it."""
-        self._journal.begin(name, index, sample, trial_id)
         try:
             self._check(sample)
         except RaykdError as error:
+            self._journal.begin(name, index, sample, f"{name}-refused")  # Tune's name goes to the next one
             self._refused(name, error)
             self._sampler.tell(index, None)
             return False
+        self._journal.begin(name, index, sample, trial_id)
         self._index[trial_id] = index
         self._begun(name, trial_id)
         return True

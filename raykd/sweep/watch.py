@@ -30,7 +30,9 @@ from raykd.report.trials import TrialRow
 from raykd.runs.curves import Curves
 from raykd.runs.folder import RunFolder
 from raykd.sweep.journal import Ended, Journal
+from raykd.sweep.messages import NO_RUN
 from raykd.sweep.progress import SweepProgress
+from raykd.sweep.refusals import reason_of
 from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.sweep")
@@ -154,7 +156,7 @@ class Watch(Callback):  # type: ignore[misc]
 
     def refused(self, name: str, error: RaykdError) -> None:
         """A trial's setting can be no run, so it was not handed to Tune."""
-        self._end(name, "failed", cause(error))
+        self._end(name, "failed", NO_RUN + reason_of(error))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

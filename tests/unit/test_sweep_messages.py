@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from raykd.errors import ConfigError
 from raykd.sweep.journal import Journal
-from raykd.sweep.messages import error_lines, no_score
+from raykd.sweep.messages import NO_RUN, error_lines, no_score
 from raykd.sweep.watch import LONGEST_CAUSE, cause
 
 ERROR = ConfigError("train: two keys", got="batch_size 11", wanted="16", next_step="raise it")
@@ -52,6 +52,17 @@ def test_diverged_trials_are_not_said_to_be_tried_again(tmp_path: Path) -> None:
     text = said(journal_of(tmp_path, ("diverged", "loss nan"), ("diverged", "loss nan")), tmp_path)
     assert "2 diverged: lower train.learning_rate (train.learning_rate 1e+30 to 2e+30 diverged)" in text
     assert "--resume does not try them again" in text and "tries failed" not in text
+
+
+def test_a_setting_that_is_no_run_is_not_said_to_be_tried_again(tmp_path: Path) -> None:
+    text = said(
+        journal_of(
+            tmp_path,
+            ("failed", NO_RUN + "train.batch_size 8 is smaller"),
+        ),
+        tmp_path,
+    )
+    assert "1 was no run: leave out values" in text and "tries failed trials" not in text
 
 
 def test_failed_trials_are(tmp_path: Path) -> None:

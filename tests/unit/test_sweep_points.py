@@ -208,7 +208,7 @@ def test_runs_that_differ_only_guide_and_the_keys_are_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"search": {"warm_start": "runs/none"}}, ["holds no sweep", "no space.yaml"]),
+        ({"search": {"warm_start": "runs/none"}}, ["runs/none holds no sweep", "no space.yaml"]),
         ({"metric": "nll"}, ["judged by another metric", "accuracy", "nll"]),
         ({"space": {"train": {"learning_rate": {"uniform": [0.5, 0.9]}}}}, ["nothing of", "train.learning_rate is outside"]),
     ],

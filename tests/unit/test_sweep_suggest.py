@@ -107,6 +107,8 @@ def test_a_sample_that_is_no_run_fails_alone_and_costs_no_process(tmp_path: Path
         assert refused == [(f"t000{x}", f"x is even\n  got:    {x}\n  wanted: odd") for x in (0, 2)]
         assert sampler.told == [(0, None), (2, None)]
         assert [name for name, _ in begun] == (["t0001", "t0003"] if start_of_the_sweep == 0 else [])
+        ids = [t.tune_ids[-1] for t in Journal(tmp_path / "j").trials.values()]
+        assert len(set(ids)) == 4, "what a refused trial is called names no checkpoint of another one"
         refused.clear()
         for name in ("t0001", "t0003") if start_of_the_sweep == 0 else ():
             journal.end(name, "finished")
