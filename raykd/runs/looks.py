@@ -17,7 +17,7 @@ from typing import Any
 from raykd import models
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.rows import Rows
-from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
+from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
 from raykd.models.bases import inspect_base
 from raykd.models.heads import known_head
 from raykd.models.lengths import check_room, check_student_length, check_target, teacher_length
@@ -132,7 +132,14 @@ def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str,
         return "", ()
     folder = Path(model.path)
     if not folder.is_dir():
-        return "", ()  # a name of the hub
+        if folder.is_absolute() or str(model.path).startswith("."):
+            raise ModelError(
+                f"{key}: there is no model directory {folder}",
+                got=str(folder),
+                wanted="a directory with config.json and safetensors weights, or a hub name",
+                next_step=f"correct {key}.path",
+            )
+        return f"{model.path}: no directory here, taken for a name of the hub and not checked", ()
     with _named(key if "." in key else f"the {key}"):
         looked = inspect_base(
             folder,

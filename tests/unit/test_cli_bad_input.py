@@ -124,6 +124,11 @@ CASES: dict[str, tuple[Change, int, list[str]]] = {
         ["teacher en", "pytorch_model.bin", "safetensors"],
     ),
     "missing teacher": (teacher_at("./nowhere"), 3, ["teacher en: there is no model directory /", "/nowhere", "next:"]),
+    "missing student": (
+        lambda _, run: run.update(student={"kind": "pretrained", "path": "./nowhere"}),
+        3,
+        ["student: there is no model directory /", "/nowhere", "correct student.path"],
+    ),
     "missing teacher that looks like a hub name": (teacher_at("models/nowhere"), 3, ["models/nowhere", "HF_HUB_OFFLINE"]),
     "batch larger than the data": (
         setting(train={"batch_size": 64}),
