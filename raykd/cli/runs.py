@@ -29,6 +29,12 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")
     ] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="Try the whole way first: a few rows and steps, in output/NAME-smoke, always anew."
+        ),
+    ] = False,
 ) -> None:
     """Train what RUN.yaml describes: missing teachers first, then the student.
 
@@ -43,6 +49,11 @@ def train(
     from raykd.runs.folder import finished_before
 
     config = any_run_file(run, overrides)
+    if smoke:
+        from raykd.runs.smoke import refuse_going_on, smoke_run
+
+        refuse_going_on(resume=resume)
+        config, overwrite = smoke_run(config), True
     before = finished_before(config) if resume else None
     if before is not None:
         console.print(before.text, markup=False, highlight=False)
@@ -122,9 +133,9 @@ def demo(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Folder of the demo's run.")] = Path("runs"),
 ) -> None:
-    """Run the main job on the embedded corpus: four teachers, the undistilled and the distilled student.
+    """Run the main job on the embedded corpus: three teachers, the undistilled and the distilled student.
 
-    Needs no data and no network, two cores and about four minutes.
+    Needs no data and no network, two cores and about three minutes.
     """
     from raykd.load import load_run
     from raykd.presets import preset

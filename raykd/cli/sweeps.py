@@ -41,6 +41,12 @@ def sweep(
     allow_failed_trials: Annotated[
         bool, typer.Option("--allow-failed-trials", help="Exit with 0 although trials failed.")
     ] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="Try the whole way first: a few trials, rows and steps, in output/NAME-smoke, always anew."
+        ),
+    ] = False,
 ) -> None:
     """Search alpha, temperature, schedules and any other key, over teachers that answer each text once.
 
@@ -55,7 +61,14 @@ def sweep(
 
     changes = overrides or []
     plan = load_sweep(_named(space), changes) if resume is None else _resumed(space, changes, resume, output)
-    outcome = run_sweep(plan, resume=resume is not None or go_on, overwrite=overwrite, console=console)
+    going_on = resume is not None or go_on
+    if smoke:
+        from raykd.runs.smoke import refuse_going_on
+        from raykd.sweep.smoke import smoke_sweep
+
+        refuse_going_on(resume=going_on)
+        plan, overwrite = smoke_sweep(plan), True
+    outcome = run_sweep(plan, resume=going_on, overwrite=overwrite, console=console)
     finish(outcome)
     if outcome.failed and not allow_failed_trials:
         raise typer.Exit(4)

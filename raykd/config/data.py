@@ -49,6 +49,9 @@ class Files(Spec):
     """The language of all rows, for files that have no language column."""
     source_language: str | None = None
     """The language of all sources, for files without such a column (see `Columns.source_language`)."""
+    rows_per_language: int | None = Field(None, ge=1)
+    """Use only so many rows of each language, spread over the files (of those with and those without a label as many
+    each); None takes all."""
 
     @field_validator("delimiter")
     @classmethod
@@ -71,6 +74,8 @@ class Hub(Spec):
     columns: dict[ColumnKey, str] = {}
     language: str | None = None
     source_language: str | None = None
+    rows_per_language: int | None = Field(None, ge=1)
+    """As of files."""
 
 
 class Embedded(Spec):

@@ -104,6 +104,7 @@ class MultiRun(Spec):
     serving: ServingConfig = ServingConfig()
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
+    smoke: str | None = None
 
     _name = field_validator("name")(checked_name)
 
@@ -162,7 +163,7 @@ class MultiRun(Spec):
         return {name: self._member(name, spec) for name, spec in self.task.tasks.items()}
 
     def _member(self, name: str, spec: MemberTask) -> RunConfig:
-        own = ("student", "output", "seed", "baseline", "workers", "serving", "ray", "tracking")
+        own = ("student", "output", "seed", "baseline", "workers", "serving", "ray", "tracking", "smoke")
         tree: dict[str, Any] = self.model_dump(mode="json", include=set(own))
         teachers = [
             t.model_dump(mode="json", exclude={"task"}) for t in self.active_teachers if t.task == name

@@ -98,6 +98,8 @@ class RunConfig(Spec):
     serving: ServingConfig = ServingConfig()
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
+    smoke: str | None = None
+    """Of the short copy that `--smoke` makes: the name of the run that it is of. Set by that option."""
 
     _name = field_validator("name")(checked_name)
 
@@ -281,7 +283,7 @@ class RunConfig(Spec):
         """
         tree = self.model_dump(
             mode="json",
-            exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults"},
+            exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults", "smoke"},
         )
         tree["train"].pop("max_skipped_steps")  # only how long a run that goes wrong is borne with
         for source in tree["data"].values():

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.config import DataConfig, Source
+from raykd.config import DataConfig, Embedded, Source
 from raykd.data.read import Tally, read_source
 from raykd.data.rows import Rows
 from raykd.data.summary import summary_of
@@ -104,7 +104,7 @@ def load_data(
                 wanted="at least one",
                 next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
-        return _selected(rows, name, config, left_out)
+        return _few(_selected(rows, name, config, left_out), name, source, left_out)
 
     train = part("train", config.train, True)
     read = {
@@ -238,6 +238,23 @@ def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int
     if len(kept) < len(rows):
         left_out[f"{name}: of languages that are not selected"] = len(rows) - len(kept)
     return kept
+
+
+def _few(rows: Rows, name: str, source: Source, left_out: dict[str, int]) -> Rows:
+    """At most ``rows_per_language`` of a language, with and without a label, evenly spaced; of what is read only."""
+    most = source.rows_per_language
+    if isinstance(source, Embedded) or most is None:
+        return rows
+    languages_B = np.asarray(rows.languages)
+    picked = []
+    for language in sorted(set(rows.languages)):
+        for has_label in (True, False):
+            members = np.flatnonzero((languages_B == language) & (rows.labelled == has_label))
+            count = min(most, len(members))
+            picked += members[np.arange(count) * len(members) // max(1, count)].tolist()
+    if len(picked) < len(rows):
+        left_out[f"{name}: beyond data.{name}.rows_per_language"] = len(rows) - len(picked)
+    return rows.select(np.sort(np.asarray(picked, dtype=np.int64)))
 
 
 def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> tuple[Rows, Rows]:

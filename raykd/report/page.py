@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raykd.report import plots
+from raykd.report.costs import TITLE, CostTable
 from raykd.report.results import Predictions, Score, agreement
 from raykd.report.table import ABSENT, METRIC_TITLES, RATES, ResultTable, count, shown, system_title
 
@@ -84,6 +85,8 @@ class RunReport:
     created: str = ""
     metric: str | None = None
     """What the run is judged by."""
+    costs: CostTable | None = None
+    """The student beside its teachers; None without any."""
 
     @property
     def table(self) -> ResultTable:
@@ -96,11 +99,12 @@ class RunReport:
         rest = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("systems", "teachers")
+            if f.name not in ("systems", "teachers", "costs")
         }
         tree = {
             **rest,
-            "results": table.rows(),
+            "results": table.rows() if self.costs is None else self.costs.joined(table.rows()),
+            "costs": [] if self.costs is None else self.costs.rows(),
             "gap": dataclasses.asdict(table.gap) if table.gap else None,
             "agreement": {"names": matrix.names, "share": matrix.share_SS.tolist()},
             "teachers": [dataclasses.asdict(teacher) for teacher in self.teachers],
@@ -144,6 +148,8 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
         remarks=table.remarks,
         main=table.cells(),
         by_language=table.language_cells(),
+        costs=report.costs,
+        costs_title=TITLE,
         roles=[p.role for p, _ in table.systems],
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, overlay, plain_objective
+from raykd.config.smoke import smoke_name
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.load import validate
@@ -176,7 +177,10 @@ def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     data = load_data(run.data, Path.cwd(), run.form)
     start = models_of(run).get("student.path", "")
     content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
-    output = Path(config.output).resolve() / "teachers" / f"{teacher.name}-{content}"
+    place = Path(config.output).resolve()
+    if config.smoke is not None:
+        place /= smoke_name(config.smoke)
+    output = place / "teachers" / f"{teacher.name}-{content}"
     return Job("teacher", f"teacher-{teacher.name}", run, data, output)
 
 

@@ -52,6 +52,8 @@ def notes_of(
 
 def _notes(config: RunConfig, data: Dataset, curve: Sequence[Point]) -> tuple[str, ...]:
     notes = list(data.remarks())
+    if config.smoke is not None:
+        notes.insert(0, f"a smoke run of {config.smoke}: a few rows and steps, so its scores and times say nothing")
     said = {name: value for point in curve for name, value in point.values.items()}
     if skipped := said.get("train/skipped_steps", 0.0):
         back = ", and the run went back to a checkpoint once" if said.get("train/rollbacks") else ""

@@ -19,14 +19,15 @@ from rich.markup import escape
 
 from raykd.config import RunConfig
 from raykd.data.load import Dataset
-from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.keys import key_part
 from raykd.load import dump
 from raykd.point import Point
+from raykd.report.costs import CostTable
 from raykd.report.page import RunReport, TeacherFacts, figures, write_page
 from raykd.report.plots import history
 from raykd.report.table import ResultTable
+from raykd.runs.costs import cost_table, times_of
 from raykd.runs.ending import Ending
 from raykd.runs.folder import RunFolder
 from raykd.runs.jobs import Job
@@ -39,7 +40,6 @@ from raykd.runs.score import (
     stacked,
     student_system,
     teacher_systems,
-    times_of,
 )
 from raykd.runs.teacher_scores import Judged
 from raykd.teachers.pool import TeacherPool
@@ -57,7 +57,7 @@ class Outcome:
     """What a run made. tables and lines are for the terminal, notes are what a reader must know.
 
     table: of a run of several tasks that of the first. parts: of such a run what each task made. of_teachers: of the
-        notes those about single teachers.
+        notes those about single teachers. costs: the student beside its teachers; None without any.
     """
 
     table: ResultTable
@@ -69,11 +69,13 @@ class Outcome:
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Outcome] = field(default_factory=dict)
     of_teachers: tuple[str, ...] = ()
+    costs: CostTable | None = None
 
     def markdown(self) -> str:
         """The table as it is kept beside the run, one a task."""
         if not self.parts:
-            return "".join([self.table.markdown(), *(f"\n{note}\n" for note in self.of_teachers)])
+            costs = "" if self.costs is None else f"\n{self.costs.markdown()}"
+            return "".join([self.table.markdown(), costs, *(f"\n{note}\n" for note in self.of_teachers)])
         return "\n".join(f"## {task}\n\n{part.markdown()}" for task, part in self.parts.items())
 
     def macro(self, role: str) -> Mapping[str, float]:
@@ -83,14 +85,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """What the teachers and their ensemble answered to the held-out rows, and what is known of each teacher.
-
-    untimed: teachers of which nobody knows what a text takes.
-    """
+    """What the teachers and their ensemble answered to the held-out rows, and what is known of each teacher."""
 
     systems: list[System]
     facts: tuple[TeacherFacts, ...]
-    untimed: tuple[str, ...] = ()
+    costs: CostTable | None = None
 
 
 def conclude(
@@ -120,8 +119,9 @@ def conclude(
     processes = [] if pool is None else [[s.name for s in g.specs] for g in pool.groups]
     if pool is not None:
         left, pool, infos, lost = surviving(config, pool, infos, since)
-        scored = _score_teachers(left, pool, infos, judged, held_out, curve, again=data.test is None)
-    of_teachers = (*loss_notes(since, lost), *judged.notes, *_untimed(scored.untimed))
+        student = jobs[-1].output
+        scored = _score_teachers(left, pool, infos, judged, data, curve, student)
+    of_teachers = (*loss_notes(since, lost), *judged.notes)
     systems = list(scored.systems)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
@@ -135,6 +135,7 @@ def conclude(
     report = replace(
         report,
         notes=(*of_teachers, *report.notes),
+        costs=scored.costs,
         facts={**report.facts, **{f"teacher {n} restarts": f"{c}" for n, c in restarts.items() if c}},
     )
     pictures = figures(report)
@@ -145,13 +146,14 @@ def conclude(
     logged = _log(config, tracker, report, (page, pictures), jobs, infos, counters, curves)
     return Outcome(
         table=report.table,
-        tables=(report.table.rich(),),
+        tables=(report.table.rich(), *(() if report.costs is None else (report.costs.rich(),))),
         lines=_lines(report, page, jobs[-1].output, tracker, folder, logged),
         student=jobs[-1].output,
         report=page,
         mlflow_run_id=tracker.run_id,
         notes=report.notes,
         of_teachers=of_teachers,
+        costs=report.costs,
     )
 
 
@@ -165,29 +167,23 @@ def _restarted(restarts: Mapping[str, int], processes: Sequence[Sequence[str]]) 
     return {**each, "teacher_restarts": float(sum(restarts[names[0]] for names in processes))} if each else {}
 
 
-def _untimed(names: Sequence[str]) -> tuple[str, ...]:
-    if not names:
-        return ()
-    who = f"teacher {names[0]}" if len(names) == 1 else f"teachers {', '.join(names)}"
-    return (f"the time of {who} was not measured: all answers were stored",)
-
-
 def _score_teachers(
     config: RunConfig,
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
     judged: Judged,
-    held_out: Rows,
+    data: Dataset,
     curve: Sequence[Point],
-    *,
-    again: bool,
+    student: Path,
 ) -> TeacherScores:
-    """Args: again: whether the held-out rows are the validation rows, which the teachers answered already."""
+    """Args: student: its saved model, which is timed beside the teachers."""
     languages, names = pool.handle.teacher_languages, pool.handle.teachers
-    held = again and all(name in judged.held for name in names)
+    held_out = data.test if data.test is not None else data.validation
+    held = data.test is None and all(name in judged.held for name in names)  # answered already
     signals = [judged.held[name] for name in names] if held else ask_all(pool.handle, held_out)
-    times = times_of(pool, infos)
-    systems = teacher_systems(config, pool, signals, infos, held_out, times)
+    times = times_of(pool, config, student, data.train, held_out)
+    spent = {name: 1e3 * own.ms for name, (own, _) in times.items() if own is not None}
+    systems = teacher_systems(config, pool, signals, infos, held_out, spent)
     weights: list[dict[str, float]] = [{} for _ in infos]
     if not config.task.language:
         together = stacked(config, signals, languages, held_out)
@@ -213,7 +209,8 @@ def _score_teachers(
                 weights=weights[m],
             )
         )
-    return TeacherScores(systems, tuple(facts), tuple(name for name, t in times.items() if t is None))
+    costs = cost_table(config, pool, infos, times, student, data.train)
+    return TeacherScores(systems, tuple(facts), costs)
 
 
 def _mean_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:
@@ -305,8 +302,10 @@ def _log(
     tracker.set_tags({f"raykd.teacher.{i.name}.fingerprint": i.fingerprint for i in infos})
     tracker.set_tags({f"raykd.teacher.{i.name}.dtype": f"{i.dtype} on {i.device}" for i in infos})
     tracker.set_tags({"raykd.data.fingerprint": jobs[-1].data.fingerprint()})
-    tracker.log_table(report.table.rows(), "results.json")
-    tracker.log_text(report.table.markdown(), "results.md")
+    rows, costs = report.table.rows(), report.costs
+    tracker.log_table(rows if costs is None else costs.joined(rows), "results.json")
+    text = report.table.markdown() + ("" if costs is None else f"\n{costs.markdown()}")
+    tracker.log_text(text, "results.md")
     tracker.log_text(dump(config), "run.yaml")
     tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
     page, pictures = drawn
@@ -330,6 +329,9 @@ def _final_values(report: RunReport, counters: Counters) -> dict[str, float]:
         values |= {f"{prefix}/mean/{metric}": value for metric, value in (s.macro or {}).items()}
         if p.ms_per_1000 is not None:
             values[f"{prefix}/ms_per_1000"] = p.ms_per_1000
+    for cost in () if report.costs is None else report.costs.teachers:
+        told = {"x_smaller": cost.smaller, "x_faster": cost.faster, "texts_taught": float(cost.texts)}
+        values |= {f"teacher/{cost.teacher}/{k}": v for k, v in told.items() if v is not None}
     for name, count in counters.items():
         values |= {f"teacher/{name}/rows_{what}": float(count[what]) for what in ("answered", "forwarded")}
     return values

@@ -1,15 +1,14 @@
 """The final table's numbers: every system's answers on the same held-out rows.
 
 Decision record: teachers answer through the pool, students in the driver through the same `Teacher` class, in
-float32, so that all are measured alike. Milliseconds for 1,000 texts are those of the forward passes that were needed
-anyway, tokenisation included: a teacher's while it served this run (else an earlier one, see `times_of`), a student's
-while it is scored. The ensemble is what the student is taught: the run's weighting and mixture at temperature 1,
-without gold labels.
+float32, so that all are measured alike. Milliseconds for 1,000 texts are those of `raykd.teachers.timing`. The ensemble
+is what the student is taught: the run's weighting and mixture at temperature 1, without gold labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,18 +19,21 @@ from numpy.typing import NDArray
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.bodies import lay_out, unit_logits
-from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, stack
+from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
 from raykd.distill.targets import Mixture, combine_logits
+from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score
 from raykd.runs.written import student_said, teacher_said
+from raykd.student.prepare import student_codes
 from raykd.tasks import Said
 from raykd.teachers.pool import PoolHandle, TeacherPool
-from raykd.teachers.teacher import TIMED_ROWS, Teacher, TeacherInfo, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher, TeacherInfo
+from raykd.teachers.timing import TIMED_TEXTS
 
 ASKED_ROWS = 128
 """Rows of one request of an evaluation."""
-_FIRST_ROWS = 8
-"""About so many texts a student answers before its time is taken: the first pass of a process is slow."""
+log = logging.getLogger("raykd.runs")
 
 
 System = tuple[Predictions, Score]
@@ -141,18 +143,6 @@ def stacked(
     return lay_out(signals, languages, hidden_N, rows.languages, counts_B, choices=choices)
 
 
-def times_of(pool: TeacherPool, infos: Sequence[TeacherInfo]) -> dict[str, float | None]:
-    """Milliseconds for 1,000 texts of each teacher: of its forward passes in this run, where there were enough; else
-    what was kept beside its answers; None where neither is known."""
-    times = {}
-    counters = pool.forward_counters()
-    for info in infos:
-        rows, spent_ms = (counters.get(info.name, {}).get(what, 0) for what in ("forwarded", "forward_ms"))
-        now = 1e3 * spent_ms / rows if rows else None
-        times[info.name] = info.ms_per_1000 if rows < TIMED_ROWS and info.ms_per_1000 is not None else now
-    return times
-
-
 def teacher_systems(
     config: RunConfig,
     pool: TeacherPool,
@@ -238,24 +228,48 @@ def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> t
     return logits_MNC
 
 
+def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
+    """A saved student as a teacher that answers for itself, in float32."""
+    codes = student_codes(config) if config.task.language else {}
+    return TeacherSpec(
+        name, str(directory), config.data.labels, config.task, language_codes=dict(codes), dtype="float32"
+    )
+
+
 def student_system(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
     """A saved student's answers, from the files that a user gets."""
     threads = max(1, int(config.workers.num_cpus + 1e-6))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        student = Teacher(student_spec(name, directory, config))
         if config.task.language:
-            said, parameters, elapsed = student_said(directory, config, rows)
+            said, parameters = student_said(directory, config, rows)
             everything_B = np.ones(len(rows), dtype=bool)
-            return judged(name, role, config, said, everything_B, rows, parameters, elapsed)
-        spec = TeacherSpec(name, str(directory), config.data.labels, config.task, dtype="float32")
-        student = Teacher(spec)
+            return judged(name, role, config, said, everything_B, rows, parameters, _timed(student, rows))
         info = student.open()
-        student.answer(rows.take(range(0, len(rows), max(1, len(rows) // _FIRST_ROWS))))
-        before_s = student.forward_s
         signal = student.answer(rows.take(range(len(rows))))
-        elapsed = 1e6 * (student.forward_s - before_s) / max(1, len(rows))
+        spent = _timed(student, rows)
     finally:
         torch.set_num_threads(before)
     said = said_by(config, signal, rows)
-    return judged(name, role, config, said, signal.covered_N, rows, info.parameters, elapsed)
+    return judged(name, role, config, said, signal.covered_N, rows, info.parameters, spent)
+
+
+def _timed(student: Teacher, rows: Rows) -> float | None:
+    """Milliseconds for 1,000 texts of a student; None where it cannot be asked as a teacher is."""
+    try:
+        student.load()
+        timing = student.timed(sample(rows))
+    except RaykdError as error:
+        log.warning("the time of %s was not measured: %s", student.name, error)
+        return None
+    return None if timing is None else 1e3 * timing.ms
+
+
+def sample(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:
+    """The texts that a model is timed on: some of all rows, or of those in these languages."""
+    picked = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
+    picked = picked or list(range(len(rows)))
+    count = min(TIMED_TEXTS, len(picked))
+    return rows.take([picked[i * len(picked) // count] for i in range(count)])

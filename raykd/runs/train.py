@@ -35,6 +35,7 @@ from raykd.runs.outcome import Outcome
 from raykd.runs.pool import check_cluster, opened_pools
 from raykd.runs.progress import JobProgress
 from raykd.runs.session import Session, ended_well
+from raykd.runs.smoke import smoke_tags
 from raykd.runs.stages import fit_group, train_teachers
 from raykd.runs.teacher_scores import record_once, stop_if_poor
 from raykd.student.overruled import describe_overruled
@@ -64,7 +65,7 @@ class Trackers:
                 self.run.experiment_name,
                 job,
                 params=flatten(jobs[job].config),
-                tags={"raykd.role": jobs[job].role},
+                tags={"raykd.role": jobs[job].role, **smoke_tags(jobs["student"].config)},
                 parent_run_id=self.run.run_id,
                 run_id=known.get(job),
                 directory=self.folder.path / "mlflow" / job,
@@ -200,7 +201,7 @@ def _start_tracker(config: Run, folder: RunFolder) -> Tracker:
         Experiment.of(config.tracking),
         config.name,
         params=flatten(config),
-        tags={"raykd.role": "run", "raykd.fingerprint": config.fingerprint(), **environment()},
+        tags={"raykd.role": "run", "raykd.fingerprint": config.fingerprint(), **environment(), **smoke_tags(config)},
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
         required=config.tracking.required,

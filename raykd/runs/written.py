@@ -8,7 +8,6 @@ all. There is no ensemble here: several vocabularies have no common distribution
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +28,8 @@ from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import TeacherPool
 
 
-def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, int, float]:
-    """What a saved student says to the rows, its parameters, and milliseconds for 1,000 texts (what is timed is
-    writing, where the task measures that, else reading)."""
+def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, int]:
+    """What a saved student says to the rows, and its parameters."""
     task = config.task
     assert isinstance(task, LanguageTask)
     from raykd.models.lm import Headless
@@ -42,11 +40,9 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
     padding = find_padding(student, task, batch, module=speaker).of(student.padding)
-    begun = time.perf_counter()
     said = say(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
     texts = None
     if task.written:
-        begun = time.perf_counter()
         texts = tuple(
             generate(
                 student.model,
@@ -60,8 +56,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
                 generation=task.generation,
             )
         )
-    spent = time.perf_counter() - begun
-    return replace(said, texts=texts), models.parameter_count(student.model), 1e6 * spent / max(1, len(rows))
+    return replace(said, texts=texts), models.parameter_count(student.model)
 
 
 def teacher_said(pool: TeacherPool, m: int, signal: TeacherSignal, config: RunConfig, rows: Rows) -> Said:

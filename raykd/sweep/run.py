@@ -22,6 +22,7 @@ from raykd.runs.counts import totals
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.session import Session, ended_well
+from raykd.runs.smoke import smoke_tags
 from raykd.sweep.capacity import concurrent_trials
 from raykd.sweep.config import Sweep, dump_sweep
 from raykd.sweep.frame import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
@@ -138,7 +139,7 @@ def _start_tracker(plan: Sweep, folder: RunFolder) -> Tracker:
         Experiment.of(plan.base.tracking),
         plan.name,
         params={**flatten(plan.base), **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()}},
-        tags={"raykd.role": "sweep", "raykd.fingerprint": plan.fingerprint(), **environment()},
+        tags={"raykd.role": "sweep", "raykd.fingerprint": plan.fingerprint(), **environment(), **smoke_tags(plan.base)},
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config import RunConfig, overlay
+from raykd.config.smoke import shortened
 from raykd.errors import ConfigError, RaykdError
 from raykd.load import resolve, validate
 from raykd.report.names import is_constant, short_names
@@ -222,7 +223,12 @@ class Space:
         """
         where = f"{self.origin}, the trial with {shown(sample)}"
         try:
-            config = resolve(validate(overlay(self.base, self.assemble(sample)), where), self.base_dir)
+            tree = overlay(self.base, self.assemble(sample))
+            if tree.get("smoke") is not None and tree["train"]["epochs"] is not None:
+                tree = overlay(tree, {"train": {"steps": None}})  # the trial says epochs, the short base said steps
+            config = resolve(validate(tree, where), self.base_dir)
+            if config.smoke is not None:
+                config = shortened(config, evaluations=None)
         except RaykdError as error:
             if error.what.startswith(where):
                 raise

@@ -8,24 +8,28 @@ batch are never merged, because a merged batch is padded otherwise and answers t
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from raykd.distill.lens import Speech
 from raykd.distill.signals import TextBatch
+from raykd.errors import RaykdError
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import text_keys
 from raykd.teachers.teacher import Teacher
+from raykd.teachers.timing import Timing
 from raykd.teachers.wire import GroupAnswer, GroupRequest, pack
 
+log = logging.getLogger("raykd.teachers")
 SMALL_ROWS = 8
 """Requests of at most so many rows may be merged."""
 MERGED_ROWS = 64
@@ -195,6 +199,31 @@ class TeacherActor:
         with self._writing:
             self._set_threads()
             return self._named(name).generate(rows, beams=beams, max_new_tokens=max_new_tokens)
+
+    def timed(
+        self, samples: Mapping[str, TextBatch], student: TeacherSpec
+    ) -> dict[str, tuple[Timing | None, Timing | None]]:
+        """`Teacher.timed` of each teacher over its texts, and of the student over the same ones."""
+        with self._writing:
+            self._set_threads()
+            beside: Teacher | None = None
+            found: dict[str, tuple[Timing | None, Timing | None]] = {}
+            for name, batch in samples.items():
+                own = self._named(name).timed(batch)
+                if own is not None and beside is None:
+                    beside = self._opened(replace(student, device=self._named(name).spec.device))
+                found[name] = own, None if own is None or beside is None else beside.timed(batch)
+            return found
+
+    def _opened(self, student: TeacherSpec) -> Teacher | None:
+        """The student with its weights in memory; None where it cannot be read here, which is logged."""
+        try:
+            teacher = Teacher(student)
+            teacher.load()
+            return teacher
+        except RaykdError as error:
+            log.warning("the student cannot be timed beside its teachers: %s", error)
+            return None
 
     def _named(self, name: str) -> Teacher:
         return next(t for t in self._teachers if t.name == name)

@@ -134,13 +134,6 @@ class AttachedPool(TeacherPool):
             add_counters(total, {name: done[name] for name in done if name in self.handle.teachers})
         return total
 
-    def forward_counters(self) -> dict[str, dict[str, int]]:
-        """All that the replicas did since they started: a pool may have computed for others what the run reads."""
-        total: dict[str, dict[str, int]] = {}
-        for now in self.each("standing", STANDING).values():
-            add_counters(total, {n: c for n, c in now.counters.items() if n in self.handle.teachers})
-        return total
-
     def stored(self) -> dict[str, int]:
         """Nothing: others ask it too, so what its stores gain is not this run's."""
         return {}

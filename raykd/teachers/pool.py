@@ -28,6 +28,7 @@ from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle, PoolSource
 from raykd.teachers.parked import ParkedActor
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.timing import Timing
 
 __all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group"]
 
@@ -276,9 +277,28 @@ class TeacherPool:
         """Teachers that have no replica left."""
         return lost_of(self.handle, fates(self.handle))
 
-    def forward_counters(self) -> dict[str, dict[str, int]]:
-        """Counters from which a teacher's time follows; as `counters`, unless others asked it before."""
-        return self.counters()
+    def timed(
+        self, samples: Mapping[str, TextBatch], student: TeacherSpec
+    ) -> dict[str, tuple[Timing | None, Timing | None]]:
+        """What a text takes each teacher, and the student beside it in the same process; one process after the other.
+
+        Args:
+            samples: By teacher the texts. student: Its saved model, as a teacher's.
+
+        Returns:
+            Of each teacher its own time and the student's; None is not known (see `Teacher.timed`).
+        """
+        found: dict[str, tuple[Timing | None, Timing | None]] = {}
+        for g, actors in zip(self.groups, self.handle.replicas, strict=True):
+            for actor in actors:
+                names = [s.name for s in g.specs if s.name in samples and None in found.get(s.name, (None,))]
+                if not names:
+                    break
+                try:
+                    found |= self._answer(g, actor.timed.remote({n: samples[n] for n in names}, student))
+                except (RaykdError, ray.exceptions.RayError) as error:
+                    log.warning("the times of %s were not measured: %s", ", ".join(names), error)
+        return found
 
     def generate(self, m: int, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
         """What teacher m writes for each prompt or source; its replicas share the rows.

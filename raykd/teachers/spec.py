@@ -28,7 +28,6 @@ class TeacherInfo:
     fingerprint: of weights, configuration and tokenizer. answers: of all that changes an answer; names the store.
     device: where it computes. columns: for each of the run's labels the teacher's columns (several are one label of
         the run's scheme, none is a label that the teacher does not know); empty where a task has no labels.
-    ms_per_1000: milliseconds for 1,000 texts when it last computed enough of them for this store; None is unknown.
     """
 
     name: str
@@ -40,7 +39,6 @@ class TeacherInfo:
     max_length: int
     answers: str = ""
     columns: tuple[tuple[int, ...], ...] = ()
-    ms_per_1000: float | None = None
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,10 @@ from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
+from raykd.teachers.timing import Timing, conditions_of, read_timing, take_time
 from raykd.text.padding import Padding, split_passes
 
 log = logging.getLogger("raykd.teachers")
-
-
-TIMED_ROWS = 64
-"""Rows from which what they took counts before what is kept: a process's first pass is slow."""
 
 
 class Teacher:
@@ -57,7 +54,6 @@ class Teacher:
         """How its rows share a forward pass; None while no answer was computed."""
         self._max_tokens = spec.max_tokens
         self.forwarded_rows = 0
-        self.forward_s = 0.0
         self.answered_rows = 0
         self.computed_while_parked = 0
         self.real_tokens = 0
@@ -80,8 +76,6 @@ class Teacher:
                     limit_gb=self.spec.store_limit_gb,
                     teacher=self.name,
                 )
-                if self.spec.parked is None:
-                    info = replace(info, ms_per_1000=self._store.read_time())
             self._info = info
         return self._info
 
@@ -104,13 +98,11 @@ class Teacher:
         return None if self._store is None else len(self._store)
 
     def counters(self) -> dict[str, int]:
-        """Rows answered, rows that needed a forward pass and what these took (tokenisation included), tokens before
-        and after padding, replicas with weights in memory, answers that the store did not take, rows computed after
-        the teacher was parked."""
+        """Rows answered, rows that needed a forward pass, tokens before and after padding, replicas with weights in
+        memory, answers that the store did not take, rows computed after the teacher was parked."""
         return {
             "answered": self.answered_rows,
             "forwarded": self.forwarded_rows,
-            "forward_ms": round(1e3 * self.forward_s),
             "real_tokens": self.real_tokens,
             "computed_tokens": self.computed_tokens,
             "loaded": int(self.loaded),
@@ -235,27 +227,11 @@ class Teacher:
 
     def _forward(self, batch: TextBatch) -> list[Any]:
         """The answer to every row (logits ``[C]``, or a body), in forward passes of similar length."""
-        model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
-        task = self._task()
-        speaker = self._speaker(model)
-        padding = self._padding
-        if padding is None:
-            found = self.test(batch)
-            padding = found.of(model.padding)
-        begun = time.perf_counter()  # a padding test comes once and is not the time of these rows
-        encoded = task.encode(model.tokenizer, batch)
-        answers: list[Any] = [None] * len(batch)
-        device = torch.device(self.spec.device)
-        with torch.inference_mode():
-            for picked in split_passes(encoded.lengths_B, self._max_tokens):
-                padded = task.collate(encoded, picked, padding).to(device)
-                said = task.answer(speaker, padded, info.columns)
-                for row, answer in zip(picked, said, strict=True):
-                    answers[row] = answer
-                self.real_tokens += padded.real_tokens
-                self.computed_tokens += padded.computed_tokens
+        padding = self._tested_padding(batch)
+        answers, real, computed = self._pass(batch, padding)
+        self.real_tokens += real
+        self.computed_tokens += computed
         self.forwarded_rows += len(batch)
-        self.forward_s += time.perf_counter() - begun
         bad = [i for i, answer in enumerate(answers) if answer is None]
         if bad:
             raise NonFiniteError(
@@ -265,6 +241,49 @@ class Teacher:
                 next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
             )
         return answers
+
+    def _tested_padding(self, batch: TextBatch) -> Padding:
+        """How its rows share a forward pass, tested now if they were not before."""
+        if self._padding is not None:
+            return self._padding
+        return self.test(batch).of(self._load().padding)
+
+    def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[Any], int, int]:
+        """The answer to every row (None where it is not finite), and tokens before and after padding."""
+        model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
+        task = self._task()
+        speaker = self._speaker(model)
+        encoded = task.encode(model.tokenizer, batch)
+        answers: list[Any] = [None] * len(batch)
+        device = torch.device(self.spec.device)
+        real = computed = 0
+        with torch.inference_mode():
+            for picked in split_passes(encoded.lengths_B, self._max_tokens):
+                padded = task.collate(encoded, picked, padding).to(device)
+                said = task.answer(speaker, padded, info.columns)
+                for row, answer in zip(picked, said, strict=True):
+                    answers[row] = answer
+                real += padded.real_tokens
+                computed += padded.computed_tokens
+        return answers, real, computed
+
+    def timed(self, batch: TextBatch) -> Timing | None:
+        """What a text takes, by passes over these rows that count nowhere else.
+
+        Returns:
+            None where the weights are not in memory, as all answers were stored, and no time is kept that was taken
+            under the conditions of this process.
+        """
+        dtype = self.open().dtype
+        now = conditions_of(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
+        if self._model is None:
+            kept = None if self._store is None else read_timing(self._store.read_time())
+            return kept if kept is not None and kept.conditions == now.conditions else None
+        padding = self._tested_padding(batch)
+        took = take_time(lambda: self._pass(batch, padding), now)
+        if self._store is not None:
+            self._store.write_time(took.dump())
+        return took
 
     def test(self, batch: TextBatch) -> PaddingFinding:
         """Test how this model's rows are batched (`raykd.models.selftest`), once by content, and batch them so.
@@ -354,8 +373,6 @@ class Teacher:
         )
 
     def close(self) -> None:
-        """Flushes the store, and keeps beside it what a row took."""
+        """Flushes the store."""
         if self._store is not None:
-            if self.forwarded_rows >= TIMED_ROWS:
-                self._store.write_time(1e6 * self.forward_s / self.forwarded_rows)
             self._store.close()

@@ -258,7 +258,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     student = loop.best_student()
     assert isinstance(student, models.TextModel)
     models.save(student, tmp_path / "s")
-    said, _, _ = student_said(tmp_path / "s", config, rows)
+    said, _ = student_said(tmp_path / "s", config, rows)
     batch_of_rows = rows.take(range(4))
     assert said.texts == tuple(teacher.generate(batch_of_rows, beams=1, max_new_tokens=6))
     assert said.texts == tuple(

@@ -158,7 +158,7 @@ def test_teachers_are_chosen_by_a_short_text(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, space={"select_teachers": {"choice": [None, ["zh", "multi"]]}}))
     chosen = sweep.space.config({"select_teachers": "zh, multi"})
     assert [t.name for t in chosen.active_teachers] == ["zh", "multi"]
-    assert len(sweep.space.config({"select_teachers": None}).active_teachers) == 4
+    assert len(sweep.space.config({"select_teachers": None}).active_teachers) == 3
 
 
 def test_a_grid_over_seeds_is_its_product(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from raykd.errors import ModelError
 from raykd.report.results import Predictions
 from raykd.runs.asked import describe_never_asked, never_asked
 from raykd.runs.check import check
-from raykd.runs.score import ensemble_system, stacked, times_of
+from raykd.runs.score import ensemble_system, stacked
 from raykd.runs.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
 from raykd.sweep.frame import Frame
 from raykd.teachers.source import Answered
@@ -53,7 +53,6 @@ class FakePool:
     answers: dict[str, Answer]
     languages: dict[str, frozenset[str] | None]
     paths: dict[str, str] = field(default_factory=dict)
-    counted: dict[str, dict[str, int]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,9 +80,6 @@ class FakePool:
 
     def findings(self) -> dict[str, str]:
         return {}
-
-    def forward_counters(self) -> dict[str, dict[str, int]]:
-        return self.counted
 
 
 def made_rows(count: int = 200, languages: tuple[str, ...] = ("en", "zh"), even: bool = False) -> Rows:
@@ -121,7 +117,7 @@ def judged(
     sets = {n: None if who == "all" else frozenset(who) for n, who in own.items()}
     pool: Any = FakePool(answers, sets, paths or {})
     infos: Any = [
-        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)), ms_per_1000=None) for n in answers
+        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in answers
     ]
     rows = made_rows() if rows is None else rows
     return judge_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
@@ -252,7 +248,7 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
         {**tree, "data": data, "task": {"kind": "token_classification"}, "train": {**tree["train"], "metric": "f1"}}
     )
     infos: Any = [
-        SimpleNamespace(name="t", parameters=1, max_length=64, columns=tuple((c,) for c in range(5)), ms_per_1000=None)
+        SimpleNamespace(name="t", parameters=1, max_length=64, columns=tuple((c,) for c in range(5)))
     ]
     return judge_teachers(config, pool, infos, rows, ("en",), lambda line: None)
 
@@ -298,17 +294,6 @@ def test_teachers_are_asked_where_their_language_has_a_row() -> None:
     assert never_asked(run_config(), ["en", "zh"]) == {}
 
 
-def test_times_are_those_of_serving_or_kept_ones() -> None:
-    counted = {
-        "run": {"forwarded": 200, "forward_ms": 100}, "few": {"forwarded": 3, "forward_ms": 300},
-        "new": {"forwarded": 3, "forward_ms": 300}, "stored": {"forwarded": 0, "forward_ms": 0},
-    }  # fmt: skip
-    pool: Any = FakePool({}, {}, counted=counted)
-    kept = {"run": 900.0, "few": 700.0, "new": None, "stored": 800.0, "gone": None}
-    infos: Any = [SimpleNamespace(name=name, ms_per_1000=value) for name, value in kept.items()]
-    assert times_of(pool, infos) == {"run": 500.0, "few": 700.0, "new": 1e5, "stored": 800.0, "gone": None}
-
-
 @pytest.mark.parametrize(
     ("weights", "expected"), [({"a": 1.0, "b": 0.0}, 40.0), ({"a": 1.0, "b": 1.0}, None)]
 )
@@ -335,7 +320,7 @@ def test_whether_a_poor_teacher_may_teach_changes_no_result() -> None:
 def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
     rows, teachers = made_rows(), [{"name": n, "languages": "all", "path": "x"} for n in ("good", "bad")]
     infos: Any = [
-        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)), ms_per_1000=None)
+        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)))
         for n in ("good", "bad")
     ]
     points: list[Any] = []

@@ -24,7 +24,7 @@ from raykd.teachers.pool import Placement, group
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
-from raykd.teachers.teacher import TIMED_ROWS, Teacher
+from raykd.teachers.teacher import Teacher
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
 from raykd.text.padding import split_passes
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
@@ -363,25 +363,28 @@ def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: p
     assert precision.choose("auto", "raykd_linear", "cuda:0").name == "float32"
 
 
-def test_what_a_row_took_is_counted_and_kept_beside_the_answers(directory: Path, tmp_path: Path) -> None:
-    texts = [f"{text} {i}" for i, text in enumerate(texts_and_labels(TIMED_ROWS)[0])]
+def test_a_time_is_kept_beside_the_answers_and_counts_under_its_conditions(
+    directory: Path, tmp_path: Path
+) -> None:
+    batch = text_batch(texts_and_labels(32)[0])
     first = Teacher(spec(directory, store=str(tmp_path)))
-    assert first.open().ms_per_1000 is None
-    first.answer(text_batch(texts[:-1]))
-    first.close()
-    assert Teacher(spec(directory, store=str(tmp_path))).open().ms_per_1000 is None, "too few rows to tell"
-    first.answer(text_batch(texts))
-    first.close()
+    assert first.timed(batch) is None, "a model is never loaded to be timed"
+    first.answer(batch)
     counted = first.counters()
-    assert (counted["forwarded"], counted["forward_ms"]) == (TIMED_ROWS, round(1e3 * first.forward_s))
+    took = first.timed(batch)
+    assert took is not None and took.ms > 0 and (took.rows, took.device) == (32, "cpu") and not took.kept
+    assert first.counters() == counted, "what is timed is no answer"
+    first.close()
     again = Teacher(spec(directory, store=str(tmp_path)))
-    assert again.open().ms_per_1000 == pytest.approx(1e6 * first.forward_s / TIMED_ROWS, rel=1e-5)
-    again.answer(text_batch(texts))
-    again.close()
-    assert not again.loaded and again.counters()["forward_ms"] == 0
+    again.answer(batch)
+    assert not again.loaded and again.timed(batch) == replace(took, kept=True)
+    assert again.timed(batch.take(range(31))) is None, "other texts"
     other = Teacher(spec(directory, store=str(tmp_path), max_length=9))
-    assert other.open().ms_per_1000 is None, "another content has another time"
-    (kept,) = tmp_path.glob("*/ms-per-1000")
-    for damage in ("", "nan", "-1", "inf", "x"):
+    assert other.timed(batch) is None, "another content has another time"
+    (kept,) = tmp_path.glob("*/timing.json")
+    whole = kept.read_text(encoding="utf-8")
+    for damage in ("", "nan", "{}", "[1]", whole[:-9], whole.replace(f"{took.ms}", "-1.0"), "0.2"):
         kept.write_text(damage, encoding="utf-8")
-        assert Teacher(spec(directory, store=str(tmp_path))).open().ms_per_1000 is None
+        assert Teacher(spec(directory, store=str(tmp_path))).timed(batch) is None
+    kept.write_text(whole.replace(f'"threads": {took.threads}', '"threads": 99'), encoding="utf-8")
+    assert Teacher(spec(directory, store=str(tmp_path))).timed(batch) is None, "other threads"

@@ -26,7 +26,7 @@ from raykd.teachers.store.pages import Damaged, check_pages, read_metas
 from raykd.teachers.store.values import KEY_BYTES, value_bytes
 
 log = logging.getLogger("raykd.teachers")
-DATA, LOCK, IN_USE, NOTE, SOUND, TIME = "data.mdb", "lock.mdb", "in-use", "teacher.json", "sound", "ms-per-1000"
+DATA, LOCK, IN_USE, NOTE, SOUND, TIME = "data.mdb", "lock.mdb", "in-use", "teacher.json", "sound", "timing.json"
 ROOT_LOCK = ".lock"
 DAMAGED = "damaged-"
 MAP_BYTES = 64 << 30
@@ -256,20 +256,16 @@ def read_note(path: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def write_time(path: Path, ms_per_1000: float) -> None:
-    """Keeps what 1,000 texts took the teacher; the folder is of one content, device and precision."""
+def write_time(path: Path, timing: str) -> None:
+    """Keeps how long a text took the teacher; the folder is of one content, device and precision."""
     temporary = path / f"{TIME}.{os.getpid()}"
-    temporary.write_text(f"{ms_per_1000:.6g}", encoding="utf-8")
+    temporary.write_text(timing, encoding="utf-8")
     os.replace(temporary, path / TIME)
 
 
-def read_time(path: Path) -> float | None:
-    """What `write_time` kept; None where that is nothing, or no time."""
-    try:
-        value = float(_read(path / TIME))
-    except ValueError:
-        return None
-    return value if 0.0 < value < float("inf") else None
+def read_time(path: Path) -> str:
+    """What `write_time` kept; empty where that is nothing."""
+    return _read(path / TIME)
 
 
 def classes_of(note: dict[str, Any]) -> int | None:

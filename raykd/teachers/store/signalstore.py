@@ -218,14 +218,14 @@ class SignalStore:
             forget(self.path)
         self._opened = None
 
-    def write_time(self, ms_per_1000: float) -> None:
-        """Keeps what 1,000 texts took the teacher, if it can."""
+    def write_time(self, timing: str) -> None:
+        """Keeps how long a text took the teacher, if it can."""
         if not self._read_only and not self._full:
             with contextlib.suppress(OSError):
-                write_time(self.path, ms_per_1000)
+                write_time(self.path, timing)
 
-    def read_time(self) -> float | None:
-        """What `write_time` kept last; None where there is nothing."""
+    def read_time(self) -> str:
+        """What `write_time` kept last; empty where there is nothing."""
         return read_time(self.path)
 
     def __len__(self) -> int:

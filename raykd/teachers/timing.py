@@ -1,0 +1,84 @@
+"""How long a model takes for a text, measured so that the times of two models may be compared.
+
+Decision record: what serving records on its way is of passes of any size, beside whatever else the machine did, so a
+ratio of such times says little. Here the same few texts go through a model again and again in one forward pass's worth
+of rows, and the median counts. A teacher is timed where it serves, and the student beside it in the same process, on
+the same texts, threads and device: their ratio is like for like. A teacher whose answers were all stored has no weights
+in memory and is not loaded for this; the time of an earlier run counts if its conditions were the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+TIMED_TEXTS = 32
+"""Texts of one pass."""
+PASSES = 7
+"""Passes at most, after one that does not count."""
+LIMIT_S = 0.5
+"""No further pass begins after so many seconds, and a model whose first pass takes longer has that one alone."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a text took a model. Written by `Teacher.timed`, read by the results.
+
+    ms: milliseconds for one text, tokenisation included: the median over passes. rows: texts of a pass. texts: a hash
+    of them. threads: intra-op. host: the machine. kept: whether an earlier run measured it.
+    """
+
+    ms: float
+    rows: int
+    texts: str
+    threads: int
+    device: str
+    dtype: str
+    host: str
+    kept: bool = False
+
+    @property
+    def conditions(self) -> tuple[int, str, int, str, str]:
+        """What must be equal for two times to be compared."""
+        return self.rows, self.texts, self.threads, self.device, self.host
+
+    def dump(self) -> str:
+        """As JSON, to be kept beside a teacher's answers."""
+        return json.dumps(asdict(self))
+
+
+def read_timing(text: str) -> Timing | None:
+    """A kept time; None where the text is none."""
+    try:
+        found = Timing(**{**json.loads(text), "kept": True})
+        return found if isinstance(found.ms, float) and 0.0 < found.ms < float("inf") else None
+    except (ValueError, TypeError):
+        return None
+
+
+def take_time(once: Callable[[], object], conditions: Timing) -> Timing:
+    """Times a model.
+
+    Args:
+        once: Lets it answer the texts of the conditions.
+    """
+    begun = time.perf_counter()
+    once()  # the first pass of a process, or of a shape, is slow, which no longer matters where it takes so long
+    first = time.perf_counter() - begun
+    spans = [first] if first > LIMIT_S else []
+    while not spans or (len(spans) < PASSES and sum(spans) < LIMIT_S):
+        begun = time.perf_counter()
+        once()
+        spans.append(time.perf_counter() - begun)
+    return replace(conditions, ms=1e3 * statistics.median(spans) / max(1, conditions.rows))
+
+
+def conditions_of(texts: Sequence[str], threads: int, device: str, dtype: str) -> Timing:
+    """A time that is still to be taken."""
+    key = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return Timing(0.0, len(texts), key, threads, device, dtype, platform.node())

@@ -1,0 +1,143 @@
+"""Every shipped run and search space goes its whole way with `--smoke`; a few by `make test`, all by `make nightly`.
+
+The examples read files that lie beside the project; where they are not there, rows of the same form take their place.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raykd import models
+from raykd.config import MultiRun
+from raykd.load import load_any, read_yaml
+from raykd.runs.smoke import TAG, smoke_run
+from raykd.runs.train import train
+from raykd.sweep.config import load_sweep
+from raykd.sweep.run import sweep
+from raykd.sweep.smoke import smoke_sweep
+from tests.e2e.conftest import still_held
+
+ROOT = Path(__file__).parents[2]
+RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
+SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
+IN_CI = {"demo.yaml", "sentiment_ner_zh_en_fr.yaml", "alpha_temperature.yaml"}
+LIMIT_S = 240.0
+"""Longest on a machine that does other things too; a quiet one of two cores needs less than a minute."""
+
+
+def files(paths: list[Path]) -> list[Any]:
+    """Parameters of a test: those that CI runs, and the rest at night."""
+    return [
+        pytest.param(path, id=path.name, marks=[] if path.name in IN_CI else [pytest.mark.nightly])
+        for path in paths
+    ]
+
+
+def made_row(kind: str, language: str, split: str, i: int) -> dict[str, Any]:
+    """A row of the form that files of this folder have."""
+    common = {"lang": language, "id": f"{language}-{split}-{i}"}
+    text = f"{('awful', 'lovely')[i % 2]} thing number {i} of {split} in {language}"
+    if kind == "sentiment":
+        return {"text": text, "label": ("negative", "positive")[i % 2], **common}
+    if kind == "unlabeled":
+        return {"text": text, **common}
+    if kind == "ner":
+        tags = ["B-PER", "O", "O", "O", "B-LOC"]
+        return {"tokens": ["Anna", "saw", f"{split}{i}", "in", "Rome"], "tags": tags, **common}
+    if kind == "qa":
+        context, answer = f"The box {i} of {split} stands in room {i % 7}.", f"room {i % 7}"
+        answers = {"text": [answer], "answer_start": [context.index(answer)]}
+        return {"question": f"Where is box {i}?", "context": context, "answers": answers, **common}
+    assert kind == "translation", kind
+    return {"src": text, "tgt": f"la chose {i} de {split}", "src_lang": "en", "tgt_lang": "fr", "id": f"{i}"}
+
+
+def sources(node: Any) -> Iterator[dict[str, Any]]:
+    """All sources of files in a run's tree."""
+    if isinstance(node, dict):
+        if node.get("kind") == "files":
+            yield node
+        for value in node.values():
+            yield from sources(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from sources(value)
+
+
+def with_rows(path: Path, folder: Path) -> Path:
+    """The run file, its rows made where they are not there."""
+    tree = read_yaml(path)
+    for source in sources(tree):
+        for at, name in enumerate(source["paths"]):
+            there = (path.parent / name).resolve()
+            if not there.is_file():
+                there = folder / "/".join(there.parts[-3:])
+                kind, language, split = *there.parts[-3:-1], there.stem
+                there.parent.mkdir(parents=True, exist_ok=True)
+                lines = [json.dumps(made_row(kind, language, split, i)) for i in range(400)]
+                there.write_text("\n".join(lines), encoding="utf-8")
+            source["paths"][at] = str(there)
+    made = folder / path.name
+    made.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
+    return made
+
+
+def skip_what_is_not_there(config: Any) -> None:
+    """Skips, by name, a run of pretrained models that this machine does not have."""
+    named = [t.path for t in config.active_teachers if t.path is not None]
+    named += [m.path for m in (config.student, *(t.training.model for t in config.active_teachers if t.training))
+              if m.kind == "pretrained"]  # fmt: skip
+    for name in named:
+        try:
+            models.resolve(name)
+        except Exception as error:
+            pytest.skip(f"the pretrained model {name} is not on this machine: {type(error).__name__}")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", files(RUNS))
+def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
+    whole = load_any(with_rows(path, tmp_path), [f"output={tmp_path / 'runs'}", "ray.wait_s=60"])
+    skip_what_is_not_there(whole)
+    config, begun = smoke_run(whole), time.monotonic()
+    outcome = train(config, overwrite=True)
+    assert time.monotonic() - begun < LIMIT_S
+    folder = tmp_path / "runs" / config.name
+    assert {p.name for p in (tmp_path / "runs").iterdir() if p.is_dir()} <= {config.name, "mlruns", "mlartifacts"}
+    assert (folder / "report.html").is_file() and outcome.student.is_dir()
+    notes = [n for part in (outcome.parts.values() or [outcome]) for n in part.notes]
+    assert any(n.startswith(f"a smoke run of {whole.name}") for n in notes)
+    costs = [part.costs for part in (outcome.parts.values() or [outcome])]
+    for task, table in zip(config.members, costs, strict=True):
+        assert table is not None and [t.teacher for t in table.teachers] == [
+            t.name for t in config.members[task].active_teachers
+        ]
+        assert all(t.faster is not None for t in table.teachers), table.notes
+    from mlflow import MlflowClient
+
+    run = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").get_run(outcome.mlflow_run_id)
+    assert run.data.tags[TAG] == whole.name and run.info.run_name == config.name
+    assert isinstance(config, MultiRun) or any(k.endswith("/x_faster") for k in run.data.metrics)
+    assert still_held() == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", files(SPACES))
+def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
+    whole = load_sweep(path, [f"set.output={tmp_path / 'runs'}"])
+    skip_what_is_not_there(whole.base)
+    plan, begun = smoke_sweep(whole), time.monotonic()
+    outcome = sweep(plan, overwrite=True)
+    assert time.monotonic() - begun < LIMIT_S
+    assert not outcome.failed
+    folder = tmp_path / "runs" / plan.name
+    assert (folder / "best.yaml").is_file() and load_any(folder / "best.yaml").smoke == whole.name
+    assert (folder / "teachers").is_dir() and (folder / "store").is_dir()
+    assert not (tmp_path / "runs" / "teachers").exists() and not (tmp_path / "runs" / "store").exists()
+    assert still_held() == []

@@ -1,0 +1,127 @@
+"""Who taught what, and the student beside its teachers: the table, and times taken alike."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from raykd.data.rows import Rows
+from raykd.load import load_run, validate
+from raykd.presets import preset
+from raykd.report.costs import CostTable, TeacherCost
+from raykd.runs.costs import cost_table, languages_taught
+from raykd.runs.score import sample
+from raykd.teachers import timing
+from raykd.teachers.timing import conditions_of, take_time
+
+
+def config(weighting: str = "by_language") -> Any:
+    teachers = [("zh", ["zh"]), ("en", ["en"]), ("multi", "all")]
+    return validate(
+        {
+            "data": {
+                "train": {"kind": "embedded"}, "validation": {"kind": "embedded", "split": "validation"},
+                "labels": ["negative", "positive"], "languages": ["zh", "en", "fr"],
+            },
+            "student": {"kind": "linear"},
+            "teachers": [{"name": n, "languages": x, "path": "x"} for n, x in teachers],
+            "objective": {"weighting": {"kind": weighting}},
+        },
+        "RUN.yaml",
+    )  # fmt: skip
+
+
+def rows(**counts: int) -> Rows:
+    languages = tuple(x for x, n in counts.items() for _ in range(n))
+    ids = tuple(f"{x}{i}" for i, x in enumerate(languages))
+    return Rows(ids, tuple(f"text {i}" for i in ids), None, languages, np.zeros(len(ids), np.int64))
+
+
+POOL: Any = SimpleNamespace(
+    handle=SimpleNamespace(
+        teachers=("zh", "en", "multi"), teacher_languages=(frozenset({"zh"}), frozenset({"en"}), None)
+    )
+)
+
+
+def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_one(monkeypatch) -> None:
+    trained = rows(en=3, fr=5, zh=4)
+    assert languages_taught(config(), POOL, trained) == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
+    uniform = languages_taught(config("uniform"), POOL, trained)
+    assert uniform == {"zh": ("zh",), "en": ("en",), "multi": ("zh", "en", "fr")}
+    monkeypatch.setattr("raykd.models.stored_parameters", lambda folder: 100)
+    infos: Any = [SimpleNamespace(name=n, parameters=p) for n, p in (("zh", 900), ("en", 50), ("multi", 1200))]
+    at = {"threads": 1, "device": "cpu", "dtype": "float32"}
+    took = [timing.replace(conditions_of(["a"], **at), ms=ms) for ms in (0.6, 0.1, 0.8)]
+    times = {"zh": (took[0], took[1]), "en": (None, None), "multi": (timing.replace(took[2], kept=True), took[1])}
+    table = cost_table(config(), POOL, infos, times, "student", trained)  # type: ignore[arg-type]
+    assert [(t.taught, t.texts, t.smaller) for t in table.teachers] == [
+        (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
+    assert table.by_language == "zh is taught by zh; en is taught by en; fr is taught by multi"
+    heads, lines = table.cells()
+    assert heads[-1] == "the student is" and [line[-1] for line in lines] == [
+        "9.0 x smaller, 6.0 x faster", "2.0 x larger", "12 x smaller, 8.0 x faster"]  # fmt: skip
+    assert [line[4:6] for line in lines] == [["0.6", "0.1"], ["–", "–"], ["0.8*", "0.1"]]
+    said = " ".join(table.notes)
+    assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
+    assert "taken by an earlier run" in said
+    assert table.rows()[0]["x_faster"] == 0.6 / 0.1 and table.rows()[1]["x_faster"] is None
+
+
+def test_a_narrow_terminal_shows_every_number() -> None:
+    cost = TeacherCost("a-teacher-with-a-long-name", ("zh", "en"), 12_345, 1_200_000, 17.0, 0.61, 0.08)
+    table = CostTable((cost,), 70_000, ("zh", "en"), "times: so")
+    console = Console(width=60, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    console.print(table.rich())
+    text = console.export_text()
+    assert "…" not in text
+    for number in ("12,345", "1.2 M", "0.61", "0.08"):
+        assert number in text.replace("\n", " "), number
+
+
+def test_a_mean_of_results_says_what_its_teacher_costs() -> None:
+    cost = TeacherCost("zh", ("zh",), 4, 900, 9.0, 0.6, 0.1)
+    table = CostTable((cost,), 100, ("zh",), "so")
+    results = [{"system": "zh", "role": "teacher", "language": x} for x in ("zh", "macro")]
+    results.append({"system": "student", "role": "student", "language": "macro"})
+    joined = table.joined(results)
+    assert joined[0] == results[0] and joined[2] == results[2]
+    assert joined[1]["x_smaller"] == 9.0 and round(joined[1]["x_faster"], 9) == 6.0
+
+
+def test_a_time_is_the_median_after_a_first_pass_and_a_large_model_costs_one(monkeypatch) -> None:
+    now = [0.0]
+    spans = iter([0.4, 0.032, 0.064, 0.032, 0.032, 0.96])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def once() -> None:
+        now[0] += next(spans)
+
+    asked = conditions_of([f"t{i}" for i in range(32)], 1, "cpu", "float32")
+    assert abs(take_time(once, asked).ms - 1.0) < 1e-6
+    slow = iter([3.2, 2.0])
+    calls = []
+    taken = take_time(lambda: calls.append(now.__setitem__(0, now[0] + next(slow))), asked)
+    assert abs(taken.ms - 100.0) < 1e-6 and len(calls) == 1
+
+
+def test_a_sample_is_spread_over_the_rows_of_its_languages() -> None:
+    held = rows(zh=100, en=64)
+    batch = sample(held, ("en",))
+    assert set(batch.languages) == {"en"} and len(batch) == 32 and len(set(batch.ids)) == 32
+    assert len(sample(held)) == 32 and set(sample(held).languages) == {"zh", "en"}
+    assert len(sample(rows(fr=3), ("fr",))) == 3 and len(sample(rows(fr=3), ("xx",))) == 3
+
+
+def test_the_demo_has_a_language_that_the_multilingual_teacher_alone_teaches_and_no_idle_teacher() -> None:
+    run = load_run(preset("demo"))
+    handle = SimpleNamespace(
+        teachers=tuple(t.name for t in run.teachers),
+        teacher_languages=tuple(t.language_set for t in run.teachers),
+    )
+    pool: Any = SimpleNamespace(handle=handle)
+    taught = languages_taught(run, pool, rows(zh=1, en=1, fr=1))
+    assert taught == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
