@@ -122,8 +122,8 @@ def test_a_rendered_run_is_the_run(tmp_path: Path) -> None:
     assert far.workers.resources == {"student": 0.001}
     groups = rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert [(g["groupName"], g["replicas"], g["rayStartParams"]["num-cpus"]) for g in groups] == [
-        ("teacher", 1, "1"),  # four teachers of a quarter CPU in one process
-        ("student", 1, "2"),  # teachers are trained on two CPUs
+        ("teacher", 1, "1"),  # three teachers of a third of a CPU in one process
+        ("student", 1, "1"),
     ]
 
 
