@@ -17,7 +17,7 @@ from rich.text import Text
 from raykd.report.fitted import FittedTable
 from raykd.report.table import ABSENT, count, markdown_table
 
-TITLE = "Who taught what, and the student beside its teachers in size and speed"
+TITLE = "Who taught what, and the student beside its teachers"
 KEPT = "*"
 """Mark of a time that an earlier run took."""
 
@@ -72,9 +72,17 @@ class CostTable:
         return "; ".join(f"{x} is taught by {', '.join(who) or 'gold labels alone'}" for x, who in by.items())
 
     @property
+    def summary(self) -> str:
+        """What the student is beside all its teachers, in words."""
+        told = [_between([t.smaller for t in self.teachers], "smaller", "larger")]
+        known = [t.faster for t in self.teachers if t.faster is not None]
+        told += [_between(known, "faster", "slower")] if known else []
+        return f"the student ({count(self.parameters)} parameters) is {', '.join(told)} than its teachers"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """How to read the table, a sentence a line."""
-        lines = [self.by_language, self.conditions]
+        lines = [self.by_language, *([self.summary] if self.teachers else []), self.conditions]
         if any(t.kept for t in self.teachers):
             lines.append(
                 f"{KEPT} taken by an earlier run in the same way, as all answers were stored and no weights were loaded"
@@ -87,17 +95,14 @@ class CostTable:
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows as texts."""
-        heads = ["teacher", "taught", "texts", "parameters", "ms a text", "student's ms", "the student is"]
+        heads = ["teacher", "taught", "texts", "parameters", "ms a text", "student's ms", "smaller", "faster"]
         return heads, [self._line(t) for t in self.teachers]
 
     def _line(self, t: TeacherCost) -> list[str]:
-        than = f"{_times(t.smaller)} smaller" if t.smaller >= 1 else f"{_times(1 / t.smaller)} larger"
-        if t.faster is not None:
-            than += f", {_times(t.faster)} faster" if t.faster >= 1 else f", {_times(1 / t.faster)} slower"
         ms, own = (ABSENT if value is None else f"{value:.3g}" for value in (t.ms, t.student_ms))
         return [
             t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", count(t.parameters),
-            ms + (KEPT if t.kept else ""), own, than,
+            ms + (KEPT if t.kept else ""), own, _times(t.smaller), ABSENT if t.faster is None else _times(t.faster),
         ]  # fmt: skip
 
     def rich(self) -> FittedTable:
@@ -133,4 +138,16 @@ class CostTable:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f} x" if ratio >= 9.95 else f"{ratio:.1f} x"
+    return f"{_number(ratio)} x"
+
+
+def _number(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.095 else f"{ratio:.2g}"
+
+
+def _between(ratios: Sequence[float], more: str, less: str) -> str:
+    """The range of ratios, or of their inverses where all are below 1: ``13 to 18 x smaller``."""
+    if max(ratios) < 1.0:
+        ratios, more = [1.0 / r for r in ratios], less
+    low, high = _number(min(ratios)), _number(max(ratios))
+    return f"{low} x {more}" if low == high else f"{low} to {high} x {more}"

@@ -62,8 +62,11 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
         (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
     assert table.by_language == "zh is taught by zh; en is taught by en; fr is taught by multi"
     heads, lines = table.cells()
-    assert heads[-1] == "the student is" and [line[-1] for line in lines] == [
-        "9.0 x smaller, 6.0 x faster", "2.0 x larger", "12 x smaller, 8.0 x faster"]  # fmt: skip
+    assert heads[-2:] == ["smaller", "faster"] and [line[-2:] for line in lines] == [
+        ["9.0 x", "6.0 x"], ["0.5 x", "–"], ["12 x", "8.0 x"]]  # fmt: skip
+    assert table.summary == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than its teachers"
+    larger = CostTable((TeacherCost("a", ("en",), 1, 50, 0.5),), 100, ("en",), "so")
+    assert larger.summary == "the student (100 parameters) is 2.0 x larger than its teachers"
     assert [line[4:6] for line in lines] == [["0.6", "0.1"], ["–", "–"], ["0.8*", "0.1"]]
     said = " ".join(table.notes)
     assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
