@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 from raykd.data.rows import Rows
 from raykd.load import load_run, validate
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
+from raykd.report.table import FittedTable
 from raykd.runs.costs import cost_table, languages_taught
+from raykd.runs.mixed import of_one
 from raykd.runs.score import sample
 from raykd.teachers import timing
 from raykd.teachers.timing import conditions_of, take_time
@@ -83,6 +86,13 @@ def test_a_narrow_terminal_shows_every_number() -> None:
     assert "…" not in text
     for number in ("12,345", "1.2 M", "0.61", "0.08"):
         assert number in text.replace("\n", " "), number
+
+
+def test_tables_of_several_tasks_say_which_task_they_are_of() -> None:
+    both = FittedTable(Table(title="Results"), Table(title="Results, by language"))
+    assert of_one("ner", both) is both
+    assert (both.wide.title, both.tall.title) == ("ner. Results", "ner. Results, by language")
+    assert of_one("ner", Table(title="Who taught what")).title == "ner. Who taught what"
 
 
 def test_a_mean_of_results_says_what_its_teacher_costs() -> None:
