@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raykd.config import MultiRun, Run
 from raykd.load import dump
@@ -92,13 +91,6 @@ def of_task(points: Sequence[Point], task: str) -> list[Point]:
         shared = {k: v for k, v in point.values.items() if k in ("train/learning_rate", "train/epoch")}
         found.append(Point(point.step, {**shared, **own}))
     return found
-
-
-def of_one(task: str, table: Any) -> Any:
-    """A task's table, its title saying of which task it is."""
-    for form in (table.wide, table.tall) if isinstance(table, FittedTable) else (table,):
-        form.title = f"{task}. {form.title}"
-    return table
 
 
 def _together(

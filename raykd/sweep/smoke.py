@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from raykd.config.smoke import ROWS, shortened, smoke_name
+from raykd.errors import ConfigError
 from raykd.runs.smoke import apart, check_smoke_folder
-from raykd.sweep.config import DRAWS, Sweep
+from raykd.sweep.config import Sweep
 from raykd.sweep.space import Space
 
 TRIALS, POPULATION = 2, 4
 """Trials, and those of a scheduler that compares members of a population."""
+DRAWS = 8
+"""Samples whose batches are looked at, beside one for each option."""
 BUDGET_S = 20.0
 """Where a grid has more points than that, no further trial starts after so many seconds."""
 
@@ -23,9 +28,8 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     """
     config = sweep.config
     check_smoke_folder(sweep.output, sweep.name)
-    drawn = [sweep.space.config(sample) for sample in sweep.space.covering(DRAWS)]
     taught = [t.training.train.batch_size for t in sweep.base.teachers if t.training is not None]
-    rows = max(ROWS, *(trial.train.batch_size for trial in (sweep.base, *drawn)), *taught)
+    rows = max(ROWS, *_batches(sweep), *taught)
     # Its own name: the base has one, and only the sweep's folder is used.
     base = apart(sweep.base, sweep.name).model_copy(update={"name": sweep.base.name})
     base = shortened(base, rows=rows, evaluations=None)
@@ -41,4 +45,13 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     )
     folder = Path(config.base_dir or ".")
     space = Space(config.space, base.model_dump(mode="json"), folder, sweep.space.origin)
-    return Sweep(config, base, space)
+    return replace(sweep, config=config, base=base, space=space)
+
+
+def _batches(sweep: Sweep) -> list[int]:
+    """Rows a step of the base and of some trials."""
+    found = [sweep.base.train.batch_size]
+    for sample in sweep.space.covering(DRAWS):
+        with contextlib.suppress(ConfigError):  # a setting that cannot be run is drawn anew
+            found.append(sweep.space.config(sample).train.batch_size)
+    return found

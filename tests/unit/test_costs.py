@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from raykd.data.rows import Rows
 from raykd.load import load_run, validate
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.report.table import FittedTable
 from raykd.runs.costs import cost_table, languages_taught
-from raykd.runs.mixed import of_one
 from raykd.runs.score import sample
 from raykd.teachers import timing
 from raykd.teachers.timing import conditions_of, take_time
@@ -80,19 +77,12 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
 def test_a_narrow_terminal_shows_every_number() -> None:
     cost = TeacherCost("a-teacher-with-a-long-name", ("zh", "en"), 12_345, 1_200_000, 17.0, 0.61, 0.08)
     table = CostTable((cost,), 70_000, ("zh", "en"), "times: so")
-    console = Console(width=60, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    console = Console(width=40, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     console.print(table.rich())
     text = console.export_text()
     assert "…" not in text
     for number in ("12,345", "1.2 M", "0.61", "0.08"):
         assert number in text.replace("\n", " "), number
-
-
-def test_tables_of_several_tasks_say_which_task_they_are_of() -> None:
-    both = FittedTable(Table(title="Results"), Table(title="Results, by language"))
-    assert of_one("ner", both) is both
-    assert (both.wide.title, both.tall.title) == ("ner. Results", "ner. Results, by language")
-    assert of_one("ner", Table(title="Who taught what")).title == "ner. Who taught what"
 
 
 def test_a_mean_of_results_says_what_its_teacher_costs() -> None:
