@@ -41,7 +41,7 @@ errors = _console(stderr=True)
 
 
 RunFile = Annotated[
-    Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective.")
+    Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective; or the folder of one.")
 ]
 Overrides = Annotated[
     list[str] | None,

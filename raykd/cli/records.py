@@ -25,11 +25,12 @@ def sync(
     ] = False,
 ) -> None:
     """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
+    from raykd.home import named
     from raykd.load import load_any
     from raykd.runs.lock import locked
     from raykd.tracking import Experiment, Sent, folders_to_send, replay, tracking_uri
 
-    folder = run.expanduser().resolve()
+    folder = named(run).resolve()
     _check_run_folder(folder, run)
     with locked(folder):
         folders = folders_to_send(folder)

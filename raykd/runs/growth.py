@@ -78,6 +78,9 @@ def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[AnyJob], path: Pat
             f"{_FOLLOW} follow progress, from here on over {steps:,} steps; the steps before followed {was:,}, so the "
             f"student will not be that of an unbroken run of {steps:,} steps"
         )
+    if aside:
+        begin = f"name={path.name}-2 student='{{kind: pretrained, path: {aside[-1][1]}}}'"
+        notes.append(f"a run with schedules of its own begins with that student instead: {begin}")
     return Growth(tuple(aside), tuple(notes))
 
 
