@@ -109,14 +109,19 @@ def run_step(step: Step, folder: Path, overrides: Sequence[str] = (), *, fresh: 
         environment.pop(name, None) if value is None else environment.update({name: value})
     words = ["bash", "-c", step.run] if step.shell else [*shlex.split(step.run), *overrides]
     (home / "r").mkdir(exist_ok=True)
-    before = set((home / "r").iterdir())
+    before = _sessions(home)
     begun = time.monotonic()
     forked = step.command and not (fresh or step.fresh or step.env or step.starts_processes)
     body = _in_this_interpreter(words[1:]) if forked else _in_a_new_one(words)
     code = _wait(_spawn(body, folder, environment), step.timeout)
     out, err = ((home / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
-    started = any(path.name.startswith("session_") for path in set((home / "r").iterdir()) - before)
+    started = bool(_sessions(home) - before)
     return Ran(code, out, err, time.monotonic() - begun, started)
+
+
+def _sessions(home: Path) -> set[Path]:
+    """Folders of the Rays that commands started; Ray puts them below RAY_TMPDIR."""
+    return set((home / "r").glob("**/session_*_*"))
 
 
 def _commands(home: Path) -> Path:

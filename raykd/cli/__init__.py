@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from raykd.cli import surroundings
 from raykd.environ import use_utf8
 from raykd.runs import interrupt
 
@@ -31,7 +32,7 @@ def _say_interrupted() -> None:
 if _is_the_program():
     use_utf8()
     interrupt.own_process(_say_interrupted)
-    interrupt.at_the_end(lambda: _say_unrecorded())  # noqa: PLW0108 - it is made below
+    surroundings.settle()
 
 import typer  # noqa: E402
 
@@ -117,3 +118,7 @@ def _say_fault(error: Exception) -> None:
     trace = redact("".join(traceback.format_exception(error)))
     errors.print(trace, markup=False, highlight=False, soft_wrap=True, end="")
     errors.print("This is a fault of raykd, or of a library under it; please report it with these lines.")
+
+
+if _is_the_program():
+    interrupt.at_the_end(_say_unrecorded)

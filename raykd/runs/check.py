@@ -33,6 +33,7 @@ from raykd.runs.looks import (
     sign_notes,
 )
 from raykd.runs.places import check_places
+from raykd.runs.rayaddress import asked_for, check_ray
 from raykd.runs.selftests import check_answers, check_student_answers
 from raykd.student.overruled import fixed_keys
 from raykd.student.validation import check_deepspeed
@@ -85,6 +86,7 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     Raises:
         RaykdError: the first that `check` would show.
     """
+    check_ray(config.ray)
     for member in config.members.values():
         check_combinations(member)
         for teacher in member.active_teachers:
@@ -170,7 +172,7 @@ def _check_deepspeed(config: RunConfig) -> list[str]:
 
 def available_here(config: Run) -> tuple[dict[str, float], str] | None:
     """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
-    if config.ray.address or os.environ.get("RAY_ADDRESS"):
+    if asked_for(config.ray)[0] not in (None, "local"):
         return None
     has = {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}
     if _asks_for_gpus(config):
@@ -222,6 +224,7 @@ def check(
     if read and not any(finding.error for finding in findings):
         _look_at_rows(config, read[-1], look)
         _look_at_selftests(config, read[-1], look)
+    look("Ray", lambda: check_ray(config.ray))
     if config.serving.pool is not None:
         look("teacher pool", lambda: check_pool(config))
     look("resources", lambda: check_resources(config, together=together))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,13 @@ from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.runs.host import ENVIRONMENT
 from raykd.runs.interrupt import listen
-from raykd.runs.ownray import claim
+from raykd.runs.ownray import claim, kill_own_ray
+from raykd.runs.rayaddress import asked_for, cannot_connect, ray_address
+from raykd.runs.raystart import cannot_start, job_config, start_options, surroundings
 from raykd.teachers.pool import Group
 
+JOIN_S, START_S = 25.0, 120.0
+"""Longest waits for a cluster that answered when it was knocked at, and for a Ray that starts on a busy machine."""
 POOL = "teacher pool "
 """How the demand of a named pool begins."""
 
@@ -37,40 +42,46 @@ class Demand:
 
 
 def connect(config: RayConfig) -> None:
-    """Connects to the cluster of the config, of RAY_ADDRESS, or starts a local one."""
+    """Connects to the cluster of the config, of RAY_ADDRESS, or starts a local one.
+
+    Raises:
+        ConfigError, ResourceError: there is no such cluster, or no Ray can be started here.
+    """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = ray_address(config)
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "namespace": "raykd",
     }
-    if address:
-        options |= {"address": address, "runtime_env": {"env_vars": ENVIRONMENT}}
-    else:
-        # Without "local" Ray joins whatever cluster was last started on this machine.
-        options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
-        claim()
-    try:
-        _init(options)
-    except ConnectionError as error:
-        raise ResourceError(
-            f"cannot connect to the Ray cluster {address}",
-            got=str(error).strip().splitlines()[0],
-            wanted="a running cluster with the same Ray version",
-            next_step="`ray start --head` starts one here; else check ray.address and, if the cluster asks for a "
-            "token, RAY_AUTH_MODE=token",
-        ) from None
+    if address is not None:
+        options |= {"address": address, "job_config": job_config(), "runtime_env": {"env_vars": ENVIRONMENT}}
+        failed = _init(options, JOIN_S)
+        if failed is not None:
+            raise cannot_connect(*asked_for(config), failed) from None
+        return
+    # Without "local" Ray joins whatever cluster was last started on this machine.
+    options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
+    options |= start_options()
+    claim()
+    with surroundings():
+        failed = _init(options, START_S)
+    if failed is not None:
+        kill_own_ray()
+        raise cannot_start(failed) from None
 
 
-def _init(options: dict[str, Any]) -> None:
+def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
     """`ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
 
     The thread stays: the kernel ends Ray's processes when the thread that started them ends.
+
+    Returns:
+        What it raised; None if it is connected.
     """
     failed: list[BaseException] = []
     done = threading.Event()
@@ -84,11 +95,13 @@ def _init(options: dict[str, Any]) -> None:
         threading.Event().wait()
 
     threading.Thread(target=start, name="raykd-ray", daemon=True).start()
+    until = time.monotonic() + limit_s
     while not done.wait(0.02):
         listen()
+        if time.monotonic() > until:
+            return TimeoutError(f"no answer within {limit_s:g} s")
     listen()
-    if failed:
-        raise failed[0]
+    return failed[0] if failed else None
 
 
 def cluster_address(config: RayConfig, what: str) -> str | None:
@@ -101,7 +114,7 @@ def cluster_address(config: RayConfig, what: str) -> str | None:
     """
     if ray.is_initialized():
         return None
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address, _ = asked_for(config)
     if not address or address == "local":
         raise ConfigError(
             f"{what} needs a Ray cluster that outlives this command",

@@ -35,23 +35,13 @@ def cluster(output: Path, address: str) -> list[Item]:
     here = ray.is_initialized()
     try:
         connect(RayConfig(address=address))
-    except (RaykdError, RuntimeError, ValueError, OSError) as error:
-        told = error if isinstance(error, RaykdError) else _cannot(address, error)
-        return [Item("cluster", "", error=told)]
+    except RaykdError as error:
+        return [Item("cluster", "", error=error)]
     try:
         return [*_nodes(output), _dashboard()]
     finally:
         if not here:
             ray.shutdown()
-
-
-def _cannot(address: str, error: Exception) -> ResourceError:
-    return ResourceError(
-        f"cannot connect to the Ray cluster {address}",
-        got=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],
-        wanted="a running cluster with the same Ray version",
-        next_step="check the address and, if the cluster asks for a token, RAY_AUTH_MODE=token",
-    )
 
 
 def look(path: str) -> dict[str, str]:

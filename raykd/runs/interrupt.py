@@ -29,7 +29,7 @@ log = logging.getLogger("raykd.runs")
 Action = Callable[[], object]
 INTERRUPTED = 130
 """Exit code, as of a shell."""
-UNWIND_S = 1.8
+UNWIND_S = 1.3
 """How long the main thread has to unwind after a signal; then the process is ended for it."""
 SECOND_S = 0.5
 """How long a second signal leaves for what the first one has begun to write."""

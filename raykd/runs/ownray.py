@@ -29,21 +29,21 @@ KILLED_S = 0.4
 ENDING_S = 3.0
 """How long processes may take to end by themselves after Ray was shut down."""
 _SUBREAPER = 36
-_own: str | None = None
+_own = False
 
 
 def started_here() -> bool:
     """Whether this process started a Ray of its own, which is there still."""
-    return _own is not None
+    return _own
 
 
 def claim() -> None:
     """Says that this process is about to start a Ray of its own, which ends with it."""
     global _own
-    if _own is None:
+    if not _own:
         atexit.register(end_own_ray)  # before Ray's own, since later
         at_the_end(kill_own_ray)
-    _own = rf"session_[\d_-]+_{os.getpid()}(?!\d)"
+    _own = True
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def own_ray_ended() -> Iterator[None]:
 def end_own_ray() -> None:
     """Shuts the own Ray down, looks for what it left, ends that and says so."""
     global _own
-    if _own is None:
+    if not _own:
         return
     ray = sys.modules.get("ray")
     if ray is not None:
@@ -73,7 +73,7 @@ def end_own_ray() -> None:
         kill_own_ray()
         names = ", ".join(f"{name} ({pid})" for pid, name in sorted(left.items()))
         log.warning("Ray left processes behind after its end; they were ended: %s", names)
-    _own = None
+    _own = False
 
 
 def kill_own_ray() -> None:
@@ -82,7 +82,7 @@ def kill_own_ray() -> None:
     The raylet first, so that it starts no others. It is looked at last, because a driver ends itself with another exit
     code once it has noticed that its raylet is gone.
     """
-    if _own is None:
+    if not _own:
         return
     with contextlib.suppress(OSError, AttributeError):
         # Orphans become children of this process, so that they do not stay as zombies where nobody looks after them.
@@ -100,18 +100,16 @@ def kill_own_ray() -> None:
         time.sleep(0.01)
 
 
-def processes() -> dict[int, str]:
-    """Live processes of the own Ray: name by process id."""
-    if _own is None:
-        return {}
-    session = re.compile(_own)
+def processes(driver: int | None = None) -> dict[int, str]:
+    """Live processes of the Ray that a driver started (None: this process): name by process id."""
+    driver = os.getpid() if driver is None else driver
+    session = re.compile(rf"session_[\d_-]+_{driver}(?!\d)")
     parents = dict(_parents())
-    below = _descendants({os.getpid()}, parents)
+    below = _descendants({driver}, parents)
     roots = {
         pid
         for pid in parents
-        if pid != os.getpid()
-        and (_writes_to(pid, session) or (pid in below and session.search(_command(pid))))
+        if pid != driver and (_writes_to(pid, session) or (pid in below and session.search(_command(pid))))
     }
     return {pid: _name(pid) for pid in roots | _descendants(roots, parents) if _lives(pid)}
 

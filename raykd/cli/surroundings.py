@@ -1,0 +1,73 @@
+"""What of its surroundings the command line does not take over: warnings as errors, modules of the working directory,
+a home that is not there. Done before anything heavy is imported; another program that imports raykd keeps its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+import sys
+import warnings
+from pathlib import Path
+
+
+def settle() -> None:
+    """Makes this process fit for libraries that expect an ordinary one."""
+    _warnings_are_no_errors()
+    _search_no_working_directory()
+    _have_a_name()
+    _have_a_home()
+
+
+def _warnings_are_no_errors() -> None:
+    """Libraries warn of much; PYTHONWARNINGS=error is for the tests of one's own code."""
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        del os.environ["PYTHONWARNINGS"]
+    for at, (action, *rest) in enumerate(warnings.filters):
+        if action == "error":
+            warnings.filters[at] = ("default", *rest)  # type: ignore[index]
+
+
+def _search_no_working_directory() -> None:
+    """`python -m` searches it first, so that a file torch.py there would be taken for torch."""
+    here = os.path.realpath(os.curdir)
+    package = os.path.realpath(Path(__file__).parents[2])
+    if sys.argv[0] == "-m" and sys.path and os.path.realpath(sys.path[0] or os.curdir) == here != package:
+        del sys.path[0]
+
+
+def _have_a_name() -> None:
+    """A user without an entry in passwd: libraries ask for the name and end in a trace."""
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            os.environ["USER"] = f"user{os.geteuid()}"
+
+
+def _have_a_home() -> None:
+    """A home that is not there and cannot be made: caches go to a folder of this user's in /tmp."""
+    home = os.environ.get("HOME")
+    if home is None:
+        with contextlib.suppress(KeyError):
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+    if home is not None and os.path.isabs(home) and _can_be(Path(home)):
+        return
+    other = Path(f"/tmp/raykd-home-{os.geteuid()}")
+    with contextlib.suppress(OSError):
+        other.mkdir(mode=0o700, exist_ok=True)
+        found = other.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            os.environ["HOME"] = str(other)
+
+
+def _can_be(home: Path) -> bool:
+    """Whether it is a folder, perhaps one that may only be read, or can be made."""
+    if os.path.lexists(home):
+        return home.is_dir() and os.access(home, os.R_OK | os.X_OK)
+    above = home.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    return os.access(above, os.W_OK | os.X_OK)
