@@ -76,6 +76,10 @@ class Asker(Protocol):
         """Whether a replica's process is being started."""
         ...
 
+    def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
+        """What Ray says of it if a replica's last process was killed for memory since then."""
+        ...
+
     def bury(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one is left."""
         ...
@@ -100,6 +104,7 @@ class Call:
         self.replica: int | None = None
         self._hangs = self._failures = 0
         self._failed_at: float | None = None
+        self._first_sent_s = time.time()
         self._send()
 
     @property
@@ -199,6 +204,11 @@ class Call:
 
     def _gone(self, error: BaseException, deadline: float | None) -> None:
         """The process died, or is being started anew."""
+        if not self.request.halved and not _finally_dead(error):
+            # Ray says that it is being started before it says why: who is quick never hears of the memory.
+            detail = self.source.killed_for_memory(self.index, self.replica or 0, self._first_sent_s)
+            if detail is not None:
+                return self._out_of_memory(ray.exceptions.OutOfMemoryError(detail))
         now = time.monotonic()
         self._failures += 1
         self._failed_at = now if self._failed_at is None else self._failed_at

@@ -27,7 +27,7 @@ from raykd.distill.signals import TextBatch, Ticket
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PoolTicket
-from raykd.teachers.fates import fate
+from raykd.teachers.fates import fate, killed_for_memory
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
@@ -282,6 +282,10 @@ class PoolSource(RosterSource):
     def starting(self, index: int, replica: int) -> bool:
         """Whether a replica's process is being started."""
         return fate(self.handle.replicas[index][replica]).starting
+
+    def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
+        """What Ray says of it if a replica's last process was killed for memory since then."""
+        return killed_for_memory(self.handle.replicas[index][replica], since_s)
 
     def bury(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one of its group is left."""

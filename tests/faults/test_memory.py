@@ -132,13 +132,14 @@ def test_a_full_object_store_spills_and_no_answer_is_lost(tmp_path: Path, short_
 def test_a_teacher_killed_for_memory_is_asked_again_in_smaller_passes(
     tmp_path: Path, short_folder: Path
 ) -> None:
-    import psutil
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
 
-    memory = psutil.virtual_memory()
-    size = int(0.14 * memory.total)
-    threshold = (memory.total - memory.available) / memory.total + 0.09
+    # As Ray sees it: in a container that is its cgroup's limit, and not the machine's memory.
+    total, used = get_system_memory(), get_used_memory()
+    size, threshold = int(0.14 * total), used / total + 0.09
     if threshold > 0.8:
-        pytest.skip(f"only {memory.available / 1e9:.1f} GB of memory are free here")
+        pytest.skip(f"only {(total - used) / 1e9:.1f} GB of memory are free here")
     fill = HOG.replace("SIZE", str(size)).replace("FLAG", repr(str(tmp_path / "flag")))
     (tmp_path / "hungry.py").write_text(fill, encoding="utf-8")
     said = ran(OUT_OF_MEMORY, tmp_path, short_folder, RAY_memory_usage_threshold=f"{threshold:.3f}",

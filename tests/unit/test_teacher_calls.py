@@ -43,6 +43,7 @@ class Scripted:
     hangs: int = 0
     slowest_s: float = 0.0
     begins: int = 0
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         spec: Any = SimpleNamespace(name="zh")
@@ -80,6 +81,9 @@ class Scripted:
         alive = [r for r in range(len(self.scripts)) if r not in self.dead] or [0]
         return next((r for r in alive if r != avoid), alive[0])
 
+    def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
+        return self.reason
+
     def bury(self, index: int, replica: int) -> bool:
         self.dead.add(replica)
         return len(self.dead) < len(self.scripts)
@@ -116,6 +120,15 @@ def test_a_process_killed_for_memory_is_asked_again_with_half_as_much_and_the_no
     with pytest.raises(TeacherLostError, match=r"killed for memory again.*7.61GB of 8.00GB"):
         ask(twice).result()
     assert out_of_memory(ray.exceptions.OutOfMemoryError("")) == "the node's memory was full"
+
+
+def test_a_process_of_which_only_its_restart_is_heard_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
+    detail = "(actor ID: a, name=T, pid=7, actual memory used=3.10GB, worker ID=w)"
+    source = Scripted([[AWAY, AWAY, 4.0]], reason=detail)
+    with caplog.at_level("WARNING", "raykd.teachers"):
+        assert ask(source).result().logits_MNC.max() == 4.0
+    assert source.asked == [(0, False), (0, True), (0, True)]
+    assert "killed for memory (its process 7 had 3.10 GB" in caplog.text and caplog.text.count("killed") == 1
 
 
 def test_a_process_that_restarts_is_waited_for_and_a_dead_one_is_left_out() -> None:
