@@ -20,7 +20,7 @@ from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.runs.host import ENVIRONMENT
 from raykd.runs.interrupt import listen
-from raykd.runs.ownray import claim, kill_own_ray
+from raykd.runs.ownray import claim, hold_until_ended, kill_own_ray
 from raykd.runs.rayaddress import asked_for, cannot_connect, ray_address
 from raykd.runs.raystart import cannot_start, job_config, start_options, surroundings
 from raykd.teachers.pool import Group
@@ -78,7 +78,7 @@ def connect(config: RayConfig) -> None:
 def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
     """`ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
 
-    The thread stays: the kernel ends Ray's processes when the thread that started them ends.
+    The thread stays as long as the Ray that it started: the kernel ends its processes together with the thread.
 
     Returns:
         What it raised; None if it is connected.
@@ -92,7 +92,7 @@ def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
         except BaseException as error:
             failed.append(error)
         done.set()
-        threading.Event().wait()
+        hold_until_ended()
 
     threading.Thread(target=start, name="raykd-ray", daemon=True).start()
     until = time.monotonic() + limit_s

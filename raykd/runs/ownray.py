@@ -17,8 +17,9 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from raykd.runs.interrupt import at_the_end, is_ending
@@ -26,10 +27,11 @@ from raykd.runs.interrupt import at_the_end, is_ending
 log = logging.getLogger("raykd.runs")
 KILLED_S = 0.4
 """Longest wait for killed processes to be gone."""
-ENDING_S = 3.0
-"""How long processes may take to end by themselves after Ray was shut down."""
+SHUTDOWN_S, ENDING_S = 10.0, 1.0
+"""How long Ray may take to shut down, and its processes to end by themselves after that."""
 _SUBREAPER = 36
 _own = False
+_ended = threading.Event()
 
 
 def started_here() -> bool:
@@ -44,6 +46,7 @@ def claim() -> None:
         atexit.register(end_own_ray)  # before Ray's own, since later
         at_the_end(kill_own_ray)
     _own = True
+    _ended.clear()
 
 
 @contextlib.contextmanager
@@ -64,8 +67,9 @@ def end_own_ray() -> None:
         return
     ray = sys.modules.get("ray")
     if ray is not None:
-        with contextlib.suppress(Exception):  # what it did not end is ended here
-            ray.shutdown()
+        ending = threading.Thread(target=_quietly, args=(ray.shutdown,), daemon=True)
+        ending.start()
+        ending.join(timeout=SHUTDOWN_S)
     until = time.monotonic() + ENDING_S
     while (left := processes()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -74,6 +78,12 @@ def end_own_ray() -> None:
         names = ", ".join(f"{name} ({pid})" for pid, name in sorted(left.items()))
         log.warning("Ray left processes behind after its end; they were ended: %s", names)
     _own = False
+    _ended.set()
+
+
+def hold_until_ended() -> None:
+    """Keeps the calling thread until the own Ray has ended: the kernel ends what a thread started when it ends."""
+    _ended.wait()
 
 
 def kill_own_ray() -> None:
@@ -174,3 +184,8 @@ def _kill(pids: Iterable[int]) -> None:
 def _reap(pid: int) -> None:
     with contextlib.suppress(OSError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def _quietly(body: Callable[[], object]) -> None:
+    with contextlib.suppress(Exception):  # what it did not end is ended here
+        body()
