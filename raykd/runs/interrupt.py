@@ -246,6 +246,22 @@ def listen() -> None:
         _listener.take()
 
 
+def _forget() -> None:
+    """In a fork: what is sent to a child is not for this process to hear, through the socket that both have."""
+    global _listener
+    if _listener is None:
+        return
+    _listener = None
+    with contextlib.suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+        for number in _numbers():
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def _numbers() -> list[int]:
     """SIGHUP that is ignored (nohup) stays ignored."""
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]

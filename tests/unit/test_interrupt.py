@@ -201,6 +201,30 @@ def test_a_hangup_that_is_ignored_stays_ignored_and_another_is_heard(tmp_path: P
         process.communicate()
 
 
+FORKING = """
+import os, signal, sys, time
+from raykd.runs.interrupt import may_unwind, own_process
+own_process(lambda: print("interrupted", file=sys.stderr, flush=True))
+may_unwind()
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+time.sleep(0.3)
+os.kill(child, signal.SIGTERM)
+_, status = os.waitpid(child, 0)
+time.sleep(2.0)
+print("ready", os.WTERMSIG(status), flush=True)
+"""
+
+
+def test_what_is_sent_to_a_fork_is_not_heard_here() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ready {int(signal.SIGTERM)}\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_command_line_is_imported(number: signal.Signals) -> None:
     late = "import sys; sys.argv[0] = 'raykd'; import raykd.runs.interrupt as i; own = i.own_process\n"
