@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from raykd.cli import surroundings
 from raykd.environ import use_utf8
@@ -80,6 +82,9 @@ def _main() -> None:
     except Exception as error:
         interrupt.end_if_told()
         show = getattr(error, "show", None)
+        if show is None and (files := surroundings.taken_for_libraries()):
+            _say(_shadowed(files, error))
+            raise SystemExit(2) from None
         if show is None:
             _say_fault(error)
             raise SystemExit(1) from None
@@ -103,17 +108,28 @@ def _say_unrecorded() -> None:
 
 
 def _say(error: Exception) -> None:
-    from raykd.tracking import redact
+    from raykd.redaction import redact
 
     errors.print(f"[bold red]error[/bold red] ({type(error).__name__})", highlight=False)
     errors.print(redact(str(error)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shadowed(files: Sequence[Path], error: Exception) -> Exception:
+    from raykd.errors import ConfigError
+
+    return ConfigError(
+        "files in a folder of PYTHONPATH are taken for libraries of the same name",
+        got=f"{', '.join(map(str, files))}; {type(error).__name__}: {error}",
+        wanted="folders without files that are called like a library",
+        next_step="rename them, or take their folder off PYTHONPATH",
+    )
 
 
 def _say_fault(error: Exception) -> None:
     """An error that nobody foresaw: the trace, which may hold what must not be printed, and what to do."""
     import traceback
 
-    from raykd.tracking import redact
+    from raykd.redaction import redact
 
     trace = redact("".join(traceback.format_exception(error)))
     errors.print(trace, markup=False, highlight=False, soft_wrap=True, end="")

@@ -12,6 +12,9 @@ import sys
 import warnings
 from pathlib import Path
 
+_LIBRARIES = {"datasets", "deepspeed", "mlflow", "numpy", "pandas", "pydantic", "ray", "rich", "safetensors",
+              "tokenizers", "torch", "transformers", "typer", "yaml"}  # fmt: skip
+
 
 def settle() -> None:
     """Makes this process fit for libraries that expect an ordinary one."""
@@ -19,6 +22,19 @@ def settle() -> None:
     _search_no_working_directory()
     _have_a_name()
     _have_a_home()
+
+
+def taken_for_libraries() -> list[Path]:
+    """Files in folders of PYTHONPATH that Python takes for a library of that name: a common cause of odd faults."""
+    found = []
+    for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        with contextlib.suppress(OSError):
+            found += [
+                path
+                for path in sorted(Path(folder).resolve().glob("*.py"))
+                if path.stem in sys.stdlib_module_names or path.stem in _LIBRARIES
+            ]
+    return found
 
 
 def _warnings_are_no_errors() -> None:
