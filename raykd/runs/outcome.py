@@ -240,9 +240,11 @@ def _report(
     early = None if ending is None else ending.stopped
     notes = (*([early] if early else []), *notes_of(config, data, curve, systems))
     names = ", ".join(t.name for t in config.active_teachers)
+    count, kind = len(config.active_teachers), config.student.kind
+    languages = ", ".join(sorted(set(data.train.languages)))
     summary = (
-        f"A {config.student.kind} student learns {config.task.kind} in {', '.join(sorted(set(data.train.languages)))} "
-        + (f"from {len(config.active_teachers)} teachers ({names}), " if names else "without teachers, ")
+        f"A{'n' if kind[0] in 'aeiou' else ''} {kind} student learns {config.task.kind} in {languages} "
+        + (f"from {count} teacher{'s' * (count > 1)} ({names}), " if names else "without teachers, ")
         + f"{labelled:,} labelled and {len(data.train) - labelled:,} unlabelled texts."
     )
     return RunReport(

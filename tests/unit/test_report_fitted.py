@@ -76,3 +76,9 @@ def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
     heads, lines = TrialTable(report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])).cells()
     assert heads[-3:] == ["alpha", "batch_size", "alpha[annealing].end"]
     assert [line[-3:] for line in lines] == [["0.42", "8", "–"], ["annealing", "–", "0.7"]]
+
+
+def test_tables_of_several_tasks_say_whose_they_are() -> None:
+    text = shown(wide_results().rich().titled("reviews"), 200)
+    assert "reviews. Results on the held-out rows" in text
+    assert shown(wide_results().rich().titled("reviews"), 24).startswith("reviews. Results")
