@@ -62,7 +62,7 @@ class Trackers:
             known = self.folder.state.get("children", {})
             self.children[job] = Tracker.start(
                 self.run.uri,
-                self.run.experiment_name,
+                self.run.experiment,
                 job,
                 params=flatten(jobs[job].config),
                 tags={"raykd.role": jobs[job].role, **smoke_tags(jobs["student"].config)},

@@ -77,7 +77,7 @@ class Children:
             spool.mkdir(parents=True, exist_ok=True)
             self.open[name] = Tracker.start(
                 self.parent.uri,
-                self.parent.experiment_name,
+                self.parent.experiment,
                 name,
                 params=folded(trial.sample),
                 tags={"raykd.role": "trial", "raykd.trial": "running"},

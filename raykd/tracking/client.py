@@ -17,7 +17,7 @@ from raykd.errors import TrackingError
 from raykd.keys import marked
 from raykd.point import Point
 from raykd.tracking.address import Experiment, database_path, mlflow_command, redact, slug
-from raykd.tracking.database import check_database, is_new, make_database, only_our_folders
+from raykd.tracking.database import check_database, forget_removed, is_new, make_database, only_our_folders
 from raykd.tracking.outbox import first_line, logger
 from raykd.tracking.patience import one_attempt, quiet
 
@@ -43,10 +43,12 @@ def connect(uri: str) -> Any:
     path = database_path(uri)
     if path is None:
         go_around_proxy(uri)
-    elif is_new(path):
-        make_database(path)
     else:
-        check_database(path, uri)
+        if is_new(path):
+            make_database(path)
+        else:
+            check_database(path, uri)
+        forget_removed(uri, path)
     # which would print a page of migrations, and try for 100 s where the first try says all
     with one_attempt(), only_our_folders(uri), quiet("alembic", "mlflow.store.db.utils"):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -232,6 +232,30 @@ def _name(whole: Path, path: Path) -> None:
             os.replace(whole, path)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies at a path; None for none."""
+    try:
+        return path.stat().st_dev, path.stat().st_ino
+    except OSError:
+        return None
+
+
+_opened_before: dict[str, tuple[int, int] | None] = {}
+
+
+def forget_removed(uri: str, path: Path) -> None:
+    """Let go of a file that was removed: MLflow keeps connections for each URI as long as the process lives."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
+
+    now = identity(path)
+    if _opened_before.setdefault(uri, now) != now:
+        _opened_before[uri] = now
+        for store in (Registry, Tracking):
+            if (engine := getattr(store, "_engine_map", {}).get(uri)) is not None:
+                engine.dispose()
+
+
 @contextlib.contextmanager
 def only_our_folders(uri: str) -> Iterator[None]:
     """Remove what MLflow makes by reading a path as it is spelled: ``a%3Fb`` beside ``a?b``."""

@@ -36,7 +36,7 @@ class Opened:
     client: Any
     run_id: str
     experiment_id: str
-    experiment_name: str
+    experiment: Experiment
     resumed: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ def open_run(
         _hand_over(directory, run_id, opened.run_id)
         note = _replaced(uri, run_id, str(stage), opened.run_id)
         logger.warning("%s", note)
-        return Opened(opened.client, opened.run_id, opened.experiment_id, opened.experiment_name,
+        return Opened(opened.client, opened.run_id, opened.experiment_id, opened.experiment,
                       notes=(*opened.notes, note))  # fmt: skip
     return _again(client, uri, run_id, parent)
 
@@ -86,8 +86,8 @@ def _new(client: Any, uri: str, asked: Experiment, name: str, parent: str | None
     run = client.create_run(experiment_id, run_name=name, tags=family)
     if parent is None:
         _end_stale(client, experiment_id, str(run.info.run_id))
-    name_of = asked.name or client.get_experiment(experiment_id).name
-    return Opened(client, str(run.info.run_id), experiment_id, name_of, notes=(moved,) if moved else ())
+    named = Experiment(asked.name or client.get_experiment(experiment_id).name)
+    return Opened(client, str(run.info.run_id), experiment_id, named, notes=(moved,) if moved else ())
 
 
 def _again(client: Any, uri: str, run_id: str, parent: str | None) -> Opened:
@@ -99,7 +99,7 @@ def _again(client: Any, uri: str, run_id: str, parent: str | None) -> Opened:
         _end_stale(client, experiment_id, run_id)
     elif data.tags.get(PARENT) != parent:  # the run above was replaced
         client.set_tag(run_id, PARENT, parent)
-    name = client.get_experiment(experiment_id).name
+    name = Experiment(client.get_experiment(experiment_id).name)
     notes = (moved,) if moved else ()
     return Opened(client, run_id, experiment_id, name, True, data.metrics, data.tags, notes)
 

@@ -252,4 +252,6 @@ def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, without the pages that database and HTTP errors carry."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    # SQLAlchemy says how it came to ask before it says what was answered.
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("(raised as a result")]
+    return lines[0] if lines else type(error).__name__

@@ -34,9 +34,10 @@ from raykd.tracking.acts import (
     redacted,
     stored_path,
 )
-from raykd.tracking.address import Experiment, checked_uri, redact, redact_value, sync_command
+from raykd.tracking.address import Experiment, checked_uri, database_path, redact, redact_value, sync_command
 from raykd.tracking.alive import BEAT_S, sign
 from raykd.tracking.client import Names, cut, log_tags, send, storable
+from raykd.tracking.database import identity
 from raykd.tracking.failure import as_failure
 from raykd.tracking.opening import Opened, open_run
 from raykd.tracking.outbox import SPOOL, Outbox, first_line, logger
@@ -53,14 +54,15 @@ KILLED_S = 1.5
 class Tracker:
     """One MLflow run. Made with `start`, ended with `finish` or as a context manager.
 
-    uri, run_id, experiment_id, experiment_name: where it is, for messages and for children.
+    uri, run_id, experiment_id, experiment: where it is, for messages and for children.
     notes: what a reader must know of how it was opened, for example that the run of before is deleted.
     """
 
     def __init__(self, uri: str, opened: Opened, directory: Path | None) -> None:
         client, run_id = opened.client, opened.run_id
         self.uri, self.run_id, self.notes = uri, run_id, opened.notes
-        self.experiment_id, self.experiment_name = opened.experiment_id, opened.experiment_name
+        self.experiment_id, self.experiment = opened.experiment_id, opened.experiment
+        self._file = _file_of(uri)
         self._client, self._folder = client, directory
         self._tag_names, metric_names = Names(opened.tags), Names(opened.metrics)
         self._tables: list[dict[str, str]] = _tables_in(opened.tags)
@@ -119,7 +121,7 @@ class Tracker:
             logger.warning(
                 "%s; the run goes on without it: what is to be recorded waits in %s", failure, directory
             )
-            opened = Opened(None, run_id or local_id(), "", asked.name, resumed=run_id is not None)
+            opened = Opened(None, run_id or local_id(), "", asked, resumed=run_id is not None)
             tracker = cls(uri, opened, directory)
             tracker._why = f"{failure.what}: {failure.got}"
             tracker._create_later(asked, run_name, parent_run_id)
@@ -251,7 +253,10 @@ class Tracker:
             else "it is lost"
         )
         logger.warning("MLflow run %s: not recorded: %s; %s", self.run_id, names or "points", rest)
-        note_left(Left(self.uri, self._folder, points, len(left), self._why or self._outbox.why))
+        why = self._why or self._outbox.why
+        if self._file is not None and _file_of(self.uri) != self._file:
+            why = "the database was removed or replaced while the run went on"
+        note_left(Left(self.uri, self._folder, points, len(left), why))
 
     def __enter__(self) -> Self:
         return self
@@ -297,6 +302,11 @@ class Tracker:
                 self._outbox.suspect()
                 self._outbox.flush(PROBE_S)
         return left
+
+
+def _file_of(uri: str) -> tuple[int, int] | None:
+    path = database_path(uri)
+    return None if path is None else identity(path)
 
 
 def _tables_in(tags: Mapping[str, str]) -> list[dict[str, str]]:

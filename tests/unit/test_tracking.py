@@ -131,7 +131,7 @@ def test_resume_goes_on_and_keeps_changed_parameters_as_tags(start, client):
     third.finish()
     run = client.get_run(first.run_id)
     assert again.run_id == third.run_id == first.run_id
-    assert (again.experiment_id, again.experiment_name) == (first.experiment_id, "tests")
+    assert (again.experiment_id, again.experiment.name) == (first.experiment_id, "tests")
     assert run.data.params == {"lr": "0.1", "seed": "1", "new": "3"}
     assert (run.data.tags["resume.1.lr"], run.data.tags["resume.2.lr"]) == ("0.2", "0.3")
     assert [m.step for m in client.get_metric_history(first.run_id, "train/loss")] == [1, 2, 3, 4]

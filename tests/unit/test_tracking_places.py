@@ -187,14 +187,14 @@ def test_the_environment_names_the_experiment_and_the_run_file_wins(made, monkey
     assert found.experiment.name == "mine"
     assert "MLFLOW_EXPERIMENT_NAME" in found.notes[0] and "MLFLOW_RUN_ID is ignored" in found.notes[1]
     with Tracker.start(uri, found.experiment, "r", params={}, tags={}) as tracker:
-        assert tracker.experiment_name == "mine"
+        assert tracker.experiment.name == "mine"
     written = look(TrackingConfig(uri=uri, experiment="raykd"), tmp_path)
     assert written.experiment.name == "raykd" and "is ignored" in written.notes[0]
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
     by_id = look(TrackingConfig(uri=uri), tmp_path).experiment
     with Tracker.start(uri, by_id, "r", params={}, tags={}) as again:
-        assert (again.experiment_id, again.experiment_name) == (tracker.experiment_id, "mine")
+        assert (again.experiment_id, again.experiment.name) == (tracker.experiment_id, "mine")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
     with pytest.raises(TrackingError, match="no MLflow experiment with the id 987654"):
         look(TrackingConfig(uri=uri), tmp_path)
