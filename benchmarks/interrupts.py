@@ -64,7 +64,7 @@ def interrupt(command: list[str], at_s: float, number: int, *, twice: bool, resu
     found.wrong += [f"exit code {code}"] if code != 128 + signal.SIGINT else []
     found.wrong += [f"{seconds:.1f} s"] if seconds > IN_TIME_S else []
     found.wrong += ["said otherwise"] if said.count("interrupted") != 1 or "Traceback" in said else []
-    found.wrong += ["processes left"] if left else []
+    found.wrong += [f"left: {', '.join(left)}"] if left else []
     found.wrong += ["not on record"] if status not in ("no folder", "interrupted") else []
     if resume is not None:
         more = [part.replace("OUTPUT", str(output)) for part in resume]

@@ -33,7 +33,7 @@ UNWIND_S = 1.3
 """How long the main thread has to unwind after a signal; then the process is ended for it."""
 SECOND_S = 0.5
 """How long a second signal leaves for what the first one has begun to write."""
-LAST_S, SAY_S = 0.5, 0.3
+LAST_S, SAY_S = 0.9, 0.3
 """Longest waits for what is done just before the process ends, all at once, and for what is said then."""
 AGAIN_S = 0.3
 """How long an exception that nobody holds any more counts as on its way."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from raykd.runs.interrupt import at_the_end, is_ending
 
 log = logging.getLogger("raykd.runs")
-KILLED_S = 0.4
+KILLED_S = 0.8
 """Longest wait for killed processes to be gone."""
 SHUTDOWN_S, ENDING_S = 10.0, 1.0
 """How long Ray may take to shut down, and its processes to end by themselves after that."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,12 +33,19 @@ def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
     command += ["--backend-store-uri", uri, "--workers", "1"]
     say(f"http://127.0.0.1:{port} shows {database}; starting takes about 20 s, Ctrl-C ends it")
     with only_our_folders(uri):
-        process = subprocess.Popen(command, env={"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ})
+        environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
             code = process.wait()
-        except KeyboardInterrupt:
-            return
         finally:
-            process.terminate()
-            process.wait()
+            _end(process)
     raise TrackingError("the MLflow server ended", got=f"exit status {code}", next_step="try another --port")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the server and the processes that it started, which it would take seconds for."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
