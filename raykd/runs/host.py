@@ -22,8 +22,10 @@ from raykd.config import Run, WorkersConfig
 from raykd.errors import RaykdError, ResourceError, TeacherError, TrainingError
 from raykd.point import Point
 from raykd.runs.checkpoints import Mark, next_start
+from raykd.runs.interrupt import is_ending
 from raykd.runs.jobs import AnyJob
 from raykd.runs.mailbox import Event
+from raykd.runs.ownray import started_here
 from raykd.runs.saving import Where, attempt_at, bound_to, keeper, preemption, restore
 from raykd.teachers.pool import PoolHandle
 
@@ -213,7 +215,8 @@ def fit(
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        _abort(trainer.controller)
+        if not (is_ending() and started_here()):  # else all of it is killed next
+            _abort(trainer.controller)
         raise
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise _gave_up(error) from error
