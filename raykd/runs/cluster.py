@@ -48,6 +48,7 @@ def connect(config: RayConfig) -> None:
         ConfigError, ResourceError: there is no such cluster, or no Ray can be started here.
     """
     if ray.is_initialized():
+        _check_no_client()
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -73,6 +74,19 @@ def connect(config: RayConfig) -> None:
     if failed is not None:
         kill_own_ray()
         raise cannot_start(failed) from None
+
+
+def _check_no_client() -> None:
+    """Raises ConfigError where this process is connected through Ray's client, which knows no placement groups."""
+    from ray.util.client import ray as client
+
+    if client.is_connected():
+        raise ConfigError(
+            "this process is connected to Ray through its client server, through which no run can be driven",
+            got="ray.init of an address ray://...",
+            wanted="no ray.init before the run, or one of the cluster itself",
+            next_step='ray.init("HOST:6379") on one of the cluster\'s machines, or raykd submit',
+        )
 
 
 def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
