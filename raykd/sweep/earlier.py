@@ -154,7 +154,7 @@ def _read_warm_start(
             + (f"; and {len(apart) - LONGEST} more keys" if len(apart) > LONGEST else "")
         )
     observations = tuple(one for one, _ in taken)
-    return warm.model_copy(update={"sweep": str(folder), "observations": observations}), tuple(notes)
+    return warm.model_copy(update={"observations": observations}), tuple(notes)
 
 
 def _translated(

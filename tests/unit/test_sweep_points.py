@@ -197,6 +197,7 @@ def test_the_earlier_folder_may_be_gone_when_the_sweep_goes_on(tmp_path: Path) -
     folder.rename(tmp_path / "elsewhere")
     again = load_sweep(tmp_path / "again.yaml")
     assert again.known == sweep.known and again.fingerprint() == sweep.fingerprint()
+    assert str(tmp_path) not in dump_sweep(sweep).partition("search:")[2].partition("scheduler:")[0]
 
 
 def test_runs_that_differ_only_guide_and_the_keys_are_named(tmp_path: Path) -> None:
