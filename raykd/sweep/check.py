@@ -17,6 +17,7 @@ from raykd.runs.check_folder import describe
 from raykd.runs.earlier import Earlier
 from raykd.runs.folder import check_rows, look_at_folder
 from raykd.runs.jobs import AnyJob, data_fingerprints
+from raykd.runs.looks import NOTE
 from raykd.sweep.config import Sweep
 from raykd.sweep.plan import trials_at_once
 from raykd.sweep.preflight import preflight_trials
@@ -34,7 +35,8 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
     base = check(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
     at_once = trials_at_once(sweep)[1]
     return [
-        Finding("space", "; ".join([told, *sweep.notes])),
+        Finding("space", told),
+        *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
         *base,
         *([] if any(finding.error for finding in base) else [_check_trials(sweep)]),
         Finding("trials at once", at_once.detail, at_once.error),

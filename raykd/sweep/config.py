@@ -27,7 +27,7 @@ from raykd.presets import preset
 from raykd.spec import Spec
 from raykd.sweep.earlier import known_before
 from raykd.sweep.foreign import SETTINGS, nearest_kind
-from raykd.sweep.refusals import refuse_sweep
+from raykd.sweep.refusals import doubts, refuse_sweep
 from raykd.sweep.schedulers import Asha, Scheduler
 from raykd.sweep.search import NOTHING, GridSearch, Known, Mode, Random, Sampler, Search
 from raykd.sweep.space import Sample, Space
@@ -91,7 +91,8 @@ class Sweep:
     config: the file's keys with `metric`, `mode` and `num_samples` filled in.
     base: the run without anything searched: the base, `set` over it, and the sweep's metric; paths absolute.
     space: makes a trial's run from a sample, `space.config(sample)`.
-    known: what is tried first, and what is known of an earlier sweep. notes: what a reader must know of that.
+    known: what is tried first, and what is known of an earlier sweep. notes: what a reader must know of that
+        and of the space.
     """
 
     config: SweepConfig
@@ -192,7 +193,7 @@ def load_sweep(
             "base_dir": str(base_dir),
         }
     )
-    sweep = Sweep(config, base, space, known, notes)
+    sweep = Sweep(config, base, space, known, (*notes, *doubts(space)))
     if check:
         refuse_sweep(sweep, str(path))
     return sweep

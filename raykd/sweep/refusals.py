@@ -30,6 +30,8 @@ MOST_CHECKED = 1000
 """Known trials that are made into runs when a sweep is read; later ones are when their turn comes."""
 DRAWS = 64
 """Samples that are made into runs where trials are not known."""
+HIGH_RATE = 1.0
+"""Learning rates above it are doubted."""
 LONGEST = 3
 """Trials that a message names."""
 
@@ -64,6 +66,20 @@ def refuse_sweep(sweep: Sweep, origin: str) -> None:
     sweep.config.scheduler.check(sweep.base, sweep.space, sweep.config.search.kind, sweep.trials, origin)
     _check_number(sweep, origin)
     check_trials(sweep, origin)
+
+
+def doubts(space: Space) -> tuple[str, ...]:
+    """What is no error, and hardly ever meant."""
+    found = []
+    for one in space.domains:
+        ends = one.domain.labels if isinstance(one.domain, Choice) else (one.domain.high,)
+        high = max((float(end) for end in ends if isinstance(end, int | float)), default=0.0)
+        if one.key == "train.learning_rate" and high > HIGH_RATE:
+            found.append(
+                f"train.learning_rate is searched up to {high:g}: above {HIGH_RATE:g} training nearly always diverges, "
+                "and a trial that diverged has no score: lower the domain's upper end"
+            )
+    return tuple(found)
 
 
 def check_trials(sweep: Sweep, origin: str) -> None:

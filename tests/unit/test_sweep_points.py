@@ -278,6 +278,13 @@ def test_all_trials_are_looked_at_and_only_these(tmp_path: Path) -> None:
     assert len(samples) == 1
 
 
+def test_rates_at_which_training_diverges_are_doubted(tmp_path: Path) -> None:
+    space = {"train": {"learning_rate": {"choice": [0.01, 1e30]}}}
+    (note,) = read(tmp_path, space=space).notes
+    assert "train.learning_rate is searched up to 1e+30" in note and "lower" in note
+    assert read(tmp_path).notes == ()
+
+
 def test_a_misspelt_option_is_refused_though_no_trial_has_it(tmp_path: Path) -> None:
     space = {"objective": {"temperature": {"choice": [1.0, 2.0, {"kind": "linaer"}]}}}
     with pytest.raises(ConfigError, match="linear"):
