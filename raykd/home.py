@@ -46,7 +46,7 @@ def output_of(folder: Path) -> Path:
 def named(path: Path, output: Path = Path("runs")) -> Path:
     """The folder that is meant by a path, or by the name of a folder below `output`; the path where there is none."""
     check_path(str(path), "the name of the folder")
-    path = Path(os.path.expanduser(path))
+    path, output = (Path(os.path.expanduser(one)) for one in (path, output))
     return next((folder for folder in (path, output / path) if is_home(folder)), path)
 
 

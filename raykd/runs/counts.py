@@ -56,8 +56,8 @@ class TeacherCounts:
         try:
             yield
         finally:
-            self._ended.set()
-            thread.join(timeout=EVERY_S)
+            self._ended.set()  # and nothing is waited for: the command may have been told to end
+        thread.join(timeout=EVERY_S)
         self._keep_what_is_left()
         self._now["ended"] = True
         self._folder.write_state(**{KEY: self._starts})

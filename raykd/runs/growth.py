@@ -66,6 +66,10 @@ def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[AnyJob], path: Pat
         if not job.done:
             continue
         done, stale = _progress(path, job)
+        if done is None and job.role == "baseline":  # Ray Train keeps the last two of baseline and student
+            aside.append((job.output, path / f"{job.name}-{was}-steps"))
+            notes.append(f"the checkpoints of the {job.name} are gone: it is trained anew, {steps:,} steps")
+            continue
         if done is None:
             raise _no_checkpoint(earlier.changes, path, job)
         patience = config.train.patience
@@ -78,7 +82,7 @@ def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[AnyJob], path: Pat
             f"{_FOLLOW} follow progress, from here on over {steps:,} steps; the steps before followed {was:,}, so the "
             f"student will not be that of an unbroken run of {steps:,} steps"
         )
-    if aside:
+    if aside and aside[-1][0] == student.output:
         begin = f"name={path.name}-2 student='{{kind: pretrained, path: {aside[-1][1]}}}'"
         notes.append(f"a run with schedules of its own begins with that student instead: {begin}")
     return Growth(tuple(aside), tuple(notes))

@@ -25,7 +25,6 @@ FREE = re.compile(
     rf"base\.({ALWAYS_FREE})|(num_samples|max_concurrent_trials|time_budget_s|max_failures|checkpoint_s)$"
 )
 """Matches keys of a sweep that may change on a resume."""
-NEXT = "make another sweep: name=NEW"
 
 
 def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
@@ -54,8 +53,15 @@ def _tree(plan: Sweep) -> dict[str, Any]:
     return {"base": plan.base.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"}), **tree}
 
 
-explain_sweep = partial(refuse, file=SPACE, next_step=NEXT)
-"""Says which settings of a sweep stop its resume: its trials are compared, so all are trained alike."""
+def explain_sweep(path: Path, changes: Changes) -> ConfigError:
+    """What to say of settings that stop a sweep's resume: its trials are compared, so all are trained alike."""
+    return refuse(
+        path,
+        changes,
+        file=SPACE,
+        next_step=f"make another sweep that begins with what this one found: name={path.name}-2 "
+        f"search.warm_start={path}",
+    )
 
 
 def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:

@@ -327,6 +327,19 @@ def test_a_finished_run_trains_on_and_keeps_its_student(tmp_path: Path, here: An
     assert planned(run, ["train.steps=null", "train.epochs=2.5"]) == Growth(), "as many steps in other words"
 
 
+def test_a_baseline_whose_checkpoints_are_gone_is_trained_anew(tmp_path: Path, here: Any) -> None:
+    run = project(tmp_path, baseline=True)
+    here(tmp_path)
+    folder = begin(run, status="finished")
+    for name in ("baseline", "student"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "config.json").write_text("{}", encoding="utf-8")
+    last_checkpoint(folder, 20, 0)
+    growth = planned(run, ["train.steps=40"])
+    assert [then.name for _, then in growth.aside] == ["baseline-20-steps", "student-20-steps"]
+    assert "trained anew, 40 steps" in growth.notes[0]
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [("train.steps=10", "train.steps 10 (was 20)"), ("train.patience=3", "train.patience 3 (was null)")],
@@ -422,7 +435,7 @@ def test_a_sweep_goes_on_with_more_samples_and_names_what_may_not_change(tmp_pat
     changes, _ = compare_sweep(load_sweep(space, wrong), folder, {})
     text = str(explain_sweep(folder, changes))
     assert "base.train.steps 40 (was 20)" in text and "fewer than the 3 trials" in text
-    assert "space.objective.alpha.uniform [0.0, 0.5] (was [0.0, 0.9])" in text and "name=NEW" in text
+    assert "space.objective.alpha.uniform [0.0, 0.5] (was [0.0, 0.9])" in text and "name=sw-2 search.warm_start=" in text
 
 
 # counters ---------------------------------------------------------------------------------------------------------
