@@ -31,13 +31,19 @@ class TeacherCounts:
 
     Args:
         folder: of the run; keeps them. pools: of this start, opened.
+
+    completed: counters of the starts before that were cut off and that nobody had completed yet.
     """
 
     def __init__(self, folder: RunFolder, pools: Sequence[TeacherPool]) -> None:
         self._folder, self._pools = folder, list(pools)
         self._ended, self._lock = threading.Event(), threading.Lock()
         stored = self._stored()
-        earlier = [_completed(start, stored) for start in folder.state.get(KEY, [])]
+        before = folder.state.get(KEY, [])
+        earlier = [_completed(start, stored) if _is_cut_off(start) else start for start in before]
+        self.completed = [
+            now["counters"] for was, now in zip(before, earlier, strict=True) if _is_cut_off(was)
+        ]
         self._now: dict[str, Any] = {"began_with": stored, "counters": {}, "ended": False}
         self._starts = [*earlier, self._now]
         folder.write_state(**{KEY: self._starts})
@@ -112,14 +118,17 @@ def came_to_an_end(state: Mapping[str, Any]) -> int:
     return sum(bool(start["ended"]) for start in state.get(KEY, ()))
 
 
+def _is_cut_off(start: Mapping[str, Any]) -> bool:
+    """Whether a start did not come to its end, and no later one has completed it."""
+    return not start["ended"] and not start.get("completed")
+
+
 def _completed(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str, Any]:
-    """A start before this one; where it was cut off, with what the stores gained by it.
+    """A start that was cut off, with what the stores gained by it.
 
     Args:
         stored: answers in the store of each teacher, now.
     """
-    if start["ended"] or start.get("completed"):
-        return dict(start)
     counters = {name: dict(values) for name, values in start["counters"].items()}
     for name, before in start["began_with"].items():
         gained = stored.get(name, before) - before

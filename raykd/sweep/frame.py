@@ -87,6 +87,8 @@ class Frame:
         self._train_teachers()
         self.pool, self.infos = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
         self.counts = TeacherCounts(self.folder, [self.pool])
+        for start in self.counts.completed:
+            self.journal.counters(start)
         try:
             with self.counts.growing():
                 yield

@@ -84,7 +84,7 @@ class Journal:
         self._lock = threading.Lock()
         self.trials: dict[str, Trial] = {}
         self.teachers: list[Mapping[str, Mapping[str, float]]] = []
-        """Counters of the teachers: of all starts (`counters`), and those that an earlier version wrote here."""
+        """Counters of the teachers, one entry a start of the sweep; of one that was cut off the next one writes it."""
         self.labellings: list[Labelling] = []
         if path.exists():
             # Not splitlines: some characters of a label or an error end a line for Python, and not for JSON.
@@ -141,8 +141,8 @@ class Journal:
         self._append("labelled", {"forwarded": forwarded})
 
     def counters(self, teachers: Mapping[str, Mapping[str, float]]) -> None:
-        """Takes what the teachers did over all starts, which the sweep's state keeps (`raykd.runs.counts`)."""
-        self.teachers.append({name: dict(values) for name, values in teachers.items()})
+        """What the teachers did in a start of the sweep."""
+        self._append("teachers", {"counters": {name: dict(values) for name, values in teachers.items()}})
 
     def _take(self, event: str, row: dict[str, Any]) -> None:
         if event == "teachers":

@@ -18,7 +18,6 @@ from rich.console import Console
 from raykd.distill.weighting import Weighting
 from raykd.load import dump, flatten
 from raykd.runs.check import preflight, say_notes
-from raykd.runs.counts import totals
 from raykd.runs.folder import RunFolder, log_to_file, look_at_folder, open_folder
 from raykd.runs.lock import locked
 from raykd.runs.session import Session, ended_well
@@ -87,7 +86,7 @@ def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
             frame.judge_teachers(tracker)
             frame.answer_ahead()
             journal = search(frame, trials, tracker)
-        journal.counters(totals(folder.state))
+            journal.counters({} if frame.pool is None else frame.pool.counters())
         outcome = conclude(plan, folder, journal, tracker, (*plan.notes, *frame.notes))
     except BaseException as error:
         session.end(error)

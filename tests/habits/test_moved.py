@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from tests.fakes import LABELS, texts_and_labels
@@ -52,7 +51,7 @@ def write_project(folder: Path) -> None:
         "space": {"objective": {"alpha": {"uniform": [0.0, 0.9]}}},
     }  # fmt: skip
     for name, tree in (("run", run), ("space", space)):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
 
 
 @pytest.fixture

@@ -469,13 +469,14 @@ def test_counters_over_starts_that_were_killed_are_those_of_an_unbroken_run(tmp_
     assert totals(state)["t"]["forwarded"] == 100
     second = Pool(kept=first.kept)
     again = TeacherCounts(RunFolder(tmp_path, state), [second])  # type: ignore[list-item]
+    assert again.completed == [{"t": {"answered": 130, "forwarded": 130, "loaded": 1}}], "for a sweep's journal"
     with again.growing():
         second.answer(270)
     assert again.totals() == {"t": {"answered": 400, "forwarded": 400, "loaded": 1}}
     third = TeacherCounts(
         RunFolder(tmp_path, json.loads((tmp_path / "run.json").read_text("utf-8"))), [Pool(407)]
     )  # type: ignore[list-item]
-    assert third.totals()["t"]["answered"] == 400
+    assert third.totals()["t"]["answered"] == 400 and third.completed == []
 
 
 def test_what_is_said_of_a_resume_is_shown_and_logged(
