@@ -132,7 +132,9 @@ class CostTable:
         """Rows of results, of which a teacher's mean says also what stands here."""
         known = {t.teacher: t.row() for t in self.teachers}
         return [
-            {**row, **known.get(row["system"], {})} if row["role"] == "teacher" and row["language"] == "macro" else row
+            {**row, **known.get(row["system"], {})}
+            if row["role"] == "teacher" and row["language"] == "macro"
+            else row
             for row in results
         ]
 

@@ -34,7 +34,11 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     base = apart(sweep.base, sweep.name).model_copy(update={"name": sweep.base.name})
     base = shortened(base, rows=rows, evaluations=None)
     most = POPULATION if config.scheduler.needs_population else TRIALS
-    budget = {} if sweep.space.grid_size <= most else {"time_budget_s": min(config.time_budget_s or BUDGET_S, BUDGET_S)}
+    budget = (
+        {}
+        if sweep.space.grid_size <= most
+        else {"time_budget_s": min(config.time_budget_s or BUDGET_S, BUDGET_S)}
+    )
     config = config.model_copy(
         update={
             "name": smoke_name(sweep.name),

@@ -109,7 +109,11 @@ def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_pat
     outcome = train(config, overwrite=True)
     assert time.monotonic() - begun < LIMIT_S
     folder = tmp_path / "runs" / config.name
-    assert {p.name for p in (tmp_path / "runs").iterdir() if p.is_dir()} <= {config.name, "mlruns", "mlartifacts"}
+    assert {p.name for p in (tmp_path / "runs").iterdir() if p.is_dir()} <= {
+        config.name,
+        "mlruns",
+        "mlartifacts",
+    }
     assert (folder / "report.html").is_file() and outcome.student.is_dir()
     notes = [n for part in (outcome.parts.values() or [outcome]) for n in part.notes]
     assert any(n.startswith(f"a smoke run of {whole.name}") for n in notes)

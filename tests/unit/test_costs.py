@@ -53,10 +53,16 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
     uniform = languages_taught(config("uniform"), POOL, trained)
     assert uniform == {"zh": ("zh",), "en": ("en",), "multi": ("zh", "en", "fr")}
     monkeypatch.setattr("raykd.models.stored_parameters", lambda folder: 100)
-    infos: Any = [SimpleNamespace(name=n, parameters=p) for n, p in (("zh", 900), ("en", 50), ("multi", 1200))]
+    infos: Any = [
+        SimpleNamespace(name=n, parameters=p) for n, p in (("zh", 900), ("en", 50), ("multi", 1200))
+    ]
     at = {"threads": 1, "device": "cpu", "dtype": "float32"}
     took = [timing.replace(conditions_of(["a"], **at), ms=ms) for ms in (0.6, 0.1, 0.8)]
-    times = {"zh": (took[0], took[1]), "en": (None, None), "multi": (timing.replace(took[2], kept=True), took[1])}
+    times = {
+        "zh": (took[0], took[1]),
+        "en": (None, None),
+        "multi": (timing.replace(took[2], kept=True), took[1]),
+    }
     table = cost_table(config(), POOL, infos, times, "student", trained)  # type: ignore[arg-type]
     assert [(t.taught, t.texts, t.smaller) for t in table.teachers] == [
         (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
@@ -64,7 +70,10 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
     heads, lines = table.cells()
     assert heads[-2:] == ["smaller", "faster"] and [line[-2:] for line in lines] == [
         ["9.0 x", "6.0 x"], ["0.5 x", "–"], ["12 x", "8.0 x"]]  # fmt: skip
-    assert table.summary == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than its teachers"
+    assert (
+        table.summary
+        == "the student (100 parameters) is 0.5 to 12 x smaller, 6.0 to 8.0 x faster than its teachers"
+    )
     larger = CostTable((TeacherCost("a", ("en",), 1, 50, 0.5),), 100, ("en",), "so")
     assert larger.summary == "the student (100 parameters) is 2.0 x larger than its teachers"
     assert [line[4:6] for line in lines] == [["0.6", "0.1"], ["–", "–"], ["0.8*", "0.1"]]

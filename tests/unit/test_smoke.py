@@ -86,7 +86,13 @@ def test_a_space_over_epochs_and_batches_is_short_too(tmp_path: Path) -> None:
 def test_a_grid_is_cut_off_by_time(tmp_path: Path) -> None:
     space = {"objective": {"alpha": {"grid": [i / 20 for i in range(20)]}}}
     file = tmp_path / "space.yaml"
-    tree = {"name": "s", "base": "demo", "space": space, "set": {"output": str(tmp_path)}, "search": {"kind": "grid"}}
+    tree = {
+        "name": "s",
+        "base": "demo",
+        "space": space,
+        "set": {"output": str(tmp_path)},
+        "search": {"kind": "grid"},
+    }
     file.write_text(yaml.safe_dump(tree))
     short = smoke_sweep(load_sweep(file))
     assert short.trials == 20 and short.config.time_budget_s == 20.0
@@ -110,7 +116,11 @@ def test_a_folder_that_is_no_smoke_run_s_is_not_emptied(tmp_path: Path) -> None:
 
 
 def test_rows_per_language_are_spread_over_a_sorted_file(tmp_path: Path) -> None:
-    lines = [f'{{"text": "t{x}{i}", "label": "{"ab"[i >= 50]}", "lang": "{x}"}}' for x in ("en", "fr") for i in range(100)]
+    lines = [
+        f'{{"text": "t{x}{i}", "label": "{"ab"[i >= 50]}", "lang": "{x}"}}'
+        for x in ("en", "fr")
+        for i in range(100)
+    ]
     lines.append('{"text": "one", "label": "a", "lang": "zh"}')
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     source = {"kind": "files", "paths": ["rows.jsonl"], "rows_per_language": 10}
