@@ -25,22 +25,32 @@ def sync(
     ] = False,
 ) -> None:
     """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
+    from raykd.config import TrackingConfig
     from raykd.home import named
-    from raykd.load import load_any
+    from raykd.load import read_yaml
     from raykd.runs.lock import locked
     from raykd.tracking import Experiment, Sent, folders_to_send, replay, tracking_uri
 
     folder = named(run).resolve()
     _check_run_folder(folder, run)
-    with locked(folder):
-        folders = folders_to_send(folder)
-        if not folders:
-            console.print("nothing waits to be sent")
-            return
-        config = load_any(folder / "run.yaml")
-        uri = tracking_uri(config.tracking, _output_of(folder))
-        asked = Experiment.of(config.tracking) if new_run else None
-        sent = sum((replay(uri, part, new_run=asked) for part in folders), Sent())
+    try:
+        with locked(folder):
+            folders = folders_to_send(folder)
+            if not folders:
+                console.print("nothing waits to be sent")
+                return
+            # The rest of the run may name files that are on another machine.
+            tracking = TrackingConfig.model_validate(read_yaml(folder / "run.yaml").get("tracking") or {})
+            uri = tracking_uri(tracking, _output_of(folder))
+            asked = Experiment.of(tracking) if new_run else None
+            sent = sum((replay(uri, part, new_run=asked) for part in folders), Sent())
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"{folder} cannot be sent from here",
+            got=str(error),
+            wanted="a run's folder that can be read and written",
+            next_step="see who may write it; what waits there stays",
+        ) from None
     console.print(f"sent {sent.points:,} points and {sent.acts:,} other records")
     if sent.kept:
         print_lines([escape(f"not sent: {line}") for line in sent.kept])

@@ -91,8 +91,11 @@ class Children:
         return self.open[name]
 
     def unheard(self) -> list[tuple[str, str]]:
-        """Trials that are over, though their run may not be ended, and what they became."""
-        heard = set(self.folder.state.get("ended", ()))
+        """Trials that are over, though their run may not be ended, and what they became.
+
+        These are all where the sweep's own run is new in the place of one that is gone.
+        """
+        heard = set() if self.parent.replaced else set(self.folder.state.get("ended", ()))
         over = [t for t in self.journal.trials.values() if t.status is not None and t.name not in heard]
         return [(t.name, t.status) for t in over if t.status is not None and t.status != "failed"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ PARENT = "mlflow.parentRunId"
 class Opened:
     """A run that is open. client: None where MLflow does not answer and all of it waits.
 
-    metrics, tags: what the run has already. resumed: whether it went on. notes: what a reader must know.
+    metrics, tags: what the run has already. resumed: whether it went on. replaced: whether it is new in the place of
+        one that is gone. notes: what a reader must know.
     """
 
     client: Any
@@ -38,6 +39,7 @@ class Opened:
     experiment_id: str
     experiment: Experiment
     resumed: bool = False
+    replaced: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -67,8 +69,7 @@ def open_run(
         _hand_over(directory, run_id, opened.run_id)
         note = _replaced(uri, run_id, str(stage), opened.run_id)
         logger.warning("%s", note)
-        return Opened(opened.client, opened.run_id, opened.experiment_id, opened.experiment,
-                      notes=(*opened.notes, note))  # fmt: skip
+        return replace(opened, replaced=True, notes=(*opened.notes, note))
     return _again(client, uri, run_id, parent)
 
 
@@ -101,7 +102,9 @@ def _again(client: Any, uri: str, run_id: str, parent: str | None) -> Opened:
         client.set_tag(run_id, PARENT, parent)
     name = Experiment(client.get_experiment(experiment_id).name)
     notes = (moved,) if moved else ()
-    return Opened(client, run_id, experiment_id, name, True, data.metrics, data.tags, notes)
+    return Opened(
+        client, run_id, experiment_id, name, resumed=True, metrics=data.metrics, tags=data.tags, notes=notes
+    )
 
 
 def _end_stale(client: Any, experiment_id: str, run_id: str) -> None:

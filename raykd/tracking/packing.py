@@ -130,7 +130,8 @@ def _pack_model(
             mlflow.pyfunc.save_model(
                 path=str(path),
                 python_model=str(Path(__file__).with_name("model.py")),
-                artifacts={"student": str(directory), CODE: str(code)},
+                # Addresses, since MLflow reads a bare path as one: %20 in a folder's name would be a blank.
+                artifacts={"student": directory.resolve().as_uri(), CODE: code.resolve().as_uri()},
                 mlflow_model=model,
                 signature=signature,  # else MLflow runs the model on the example to guess one
                 input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,

@@ -67,7 +67,7 @@ def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent
         _send_points(client, runs, rows)
         write_spool(spool, list(from_lines(spool))[len(rows) :])  # what a live run added meanwhile stays
         return Sent(len(rows)) + _perform(client, runs, later, folder)
-    except (RaykdError, OSError):
+    except RaykdError:
         raise
     except Exception as error:
         raise as_failure(uri, error) from None
@@ -163,7 +163,10 @@ def _perform(client: Any, runs: dict[str, str], later: Later, folder: Path) -> S
             done += 1
         except Exception as error:
             if not _is_of_this_act(error):
-                raise
+                try:
+                    client.search_experiments(max_results=1)
+                except Exception:
+                    raise error from None
             left.append(act)
             kept.append(f"{act.what}: {redact(first_line(error))[:300]}")
         # The run's birth is struck out last: without it the others would not find their run.

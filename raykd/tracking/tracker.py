@@ -56,11 +56,13 @@ class Tracker:
 
     uri, run_id, experiment_id, experiment: where it is, for messages and for children.
     notes: what a reader must know of how it was opened, for example that the run of before is deleted.
+    replaced: whether it is new in the place of one that is gone.
     """
 
     def __init__(self, uri: str, opened: Opened, directory: Path | None) -> None:
         client, run_id = opened.client, opened.run_id
         self.uri, self.run_id, self.notes = uri, run_id, opened.notes
+        self.replaced = opened.replaced
         self.experiment_id, self.experiment = opened.experiment_id, opened.experiment
         self._file = _file_of(uri)
         self._client, self._folder = client, directory

@@ -36,7 +36,7 @@ class Runs:
 
 
 def test_points_are_kept_while_mlflow_is_away_and_sent_once_when_it_is_back(tmp_path: Path) -> None:
-    curves, nothing = Curves(tmp_path / "curves.jsonl"), SimpleNamespace(state={})
+    curves, nothing = Curves(tmp_path / "curves.jsonl"), SimpleNamespace(state={}, replaced=False)
     watch = Watch(Journal(tmp_path / "j"), curves, *[nothing] * 4, True)  # type: ignore[arg-type]
     runs = watch._children = Runs(curves)  # type: ignore[assignment]
     with pytest.raises(TrackingError):

@@ -288,7 +288,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
         for weights in network.parameters():
             torch.nn.init.normal_(weights)
     built = TextModel(network, tokenizer, labels, kind="linear", max_length=32)
-    student = save(built, tmp_path / "student")
+    student = save(built, tmp_path / "100%20 a?b#c" / "student")
     tracker = start()
     model_uri = tracker.log_student(student, ("negative", "positive"), ("fr", "zh"), sample_texts=texts[:1])
     tracker.finish()

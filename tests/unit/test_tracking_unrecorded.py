@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from raykd.errors import TrackingError
+from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
 from raykd.tracking import Experiment, Tracker, database_path, lines_of_left, replay, sqlite_uri
 from raykd.tracking.unrecorded import Left, note_left
@@ -59,3 +59,55 @@ def test_a_database_that_is_removed_on_the_way_is_said(tmp_path, mlflow_uri):
     with pytest.raises(TrackingError, match=r"no database(.|\n)*--new-run"):
         replay(sqlite_uri(path), tmp_path / "r")
     assert replay(sqlite_uri(path), tmp_path / "r", new_run=Experiment("left")).points == 1
+
+
+def sync(*words):
+    from typer.testing import CliRunner
+
+    from raykd.cli import app
+
+    return CliRunner().invoke(app, ["mlflow", "sync", *words])
+
+
+def test_sync_refuses_by_name_and_one_record_does_not_hold_up_the_others(tmp_path, mlflow_uri, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = tmp_path / "runs"
+    for wrong, told in ((tmp_path / "no", "no such folder"), (tmp_path, "no run.json")):
+        error = sync(str(wrong)).exception
+        assert error.exit_code == 2 and told in str(error)
+    start(mlflow_uri, tmp_path / "other").finish()  # so that the database is there
+    folder = runs / "r"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    (folder / "run.yaml").write_text(
+        "teachers: [{path: /on/another/machine}]"
+    )  # all but `tracking` may be elsewhere
+    shutil.copy(database_path(mlflow_uri), runs / "mlflow.db")
+    assert f"raykd mlflow sync {runs / 'r'}" in str(sync(str(runs)).exception)
+    away = start(DEAD, folder)
+    away.log_points([Point(1, {"x": 1.0})])
+    page = folder / "report.html"
+    page.write_text("a page")
+    away.log_file(page)
+    away.log_text("after it", "notes.txt")
+    away.finish("FAILED", timeout_s=1)
+    lines_of_left()
+    page.unlink()
+    first = sync(str(folder))
+    assert first.exit_code == 5 and "sent 1 points and" in first.output and "report.html" in first.output
+    again = sync(str(folder))
+    assert again.exit_code == 5 and "sent 0 points and 0 other records" in again.output
+    page.write_text("a page")
+    assert sync(str(folder)).exit_code == 0 and "nothing waits" in sync(str(folder)).output
+    from mlflow import MlflowClient
+
+    client = MlflowClient(sqlite_uri(runs / "mlflow.db"))
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name("left").experiment_id], "tags.`raykd.local_id` != ''"
+    )
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"x": 1.0})
+    assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"report.html", "notes.txt"}
+    (folder / "run.yaml").write_text("[")
+    (folder / "mlflow_spool.jsonl").write_text("torn\n")
+    error = sync(str(folder)).exception
+    assert isinstance(error, RaykdError)
