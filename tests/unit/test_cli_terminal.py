@@ -20,7 +20,7 @@ LINES = "好 one\nroom\n".encode() + b"\xe9t\xe9\nnul\0here\n\xed\xa0\x80 half\n
 @pytest.mark.parametrize(
     "environment",
     [
-        {"PYTHONIOENCODING": "latin-1"},
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.nightly),
         {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
     ids=["latin-1", "posix"],
