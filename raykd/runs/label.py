@@ -34,6 +34,7 @@ from raykd.runs.interrupt import interruptible
 from raykd.runs.jobs import existing_teachers
 from raykd.runs.looks import look_at_teachers
 from raykd.runs.ownray import own_ray_ended
+from raykd.runs.places import check_places
 from raykd.runs.pool import check_teachers, start_pool
 from raykd.runs.teacher_scores import judge_teachers, stop_if_poor
 from raykd.teachers.call import PoolTicket
@@ -313,6 +314,7 @@ def trained_teachers(config: RunConfig) -> dict[str, Path]:
             got="no teachers" if not config.active_teachers else "serving.store: null keeps no answers",
             wanted="a run with teachers and a store",
         )
+    check_places(config)
     return existing_teachers(
         config, "raykd train RUN.yaml trains them (labelling does not); raykd label goes after that"
     )
