@@ -66,6 +66,10 @@ def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
     notes = describe_overruled(train)
     if not gpus and any(_offloads(zero, key) for key in ("offload_param", "offload_optimizer")):
         notes.append(f"{KEY}.zero_optimization offloads to the CPU, where the workers are: it has no effect")
+    if own.get("memory_breakdown"):
+        notes.append(
+            f"{KEY}.memory_breakdown looks through all of a worker's objects several times a step: seconds a step"
+        )
     return notes
 
 
