@@ -37,6 +37,24 @@ def state_of(folder: Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) and "status" in state else None
 
 
+def check_state(folder: Path) -> None:
+    """Raises ConfigError where a folder of ours has a `run.json` that is cut off, so that nothing begins anew in it."""
+    file = folder / STATE
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        if any((folder / name).is_file() for name in ("log.txt", "curves.jsonl", "trials.jsonl")):
+            raise ConfigError(
+                f"{file} cannot be read, so it is not known how far the run came",
+                got=f"{file.stat().st_size} bytes that are no state of a run",
+                wanted="the file as raykd wrote it",
+                next_step=f"put it back from a copy; or remove {folder} and start anew; or choose another name "
+                "(name=...)",
+            ) from None
+    except OSError:
+        return
+
+
 def output_of(folder: Path) -> Path:
     """The folder of all runs that a folder lies in; a confirmation lies in its sweep's."""
     above = folder.parent
@@ -47,6 +65,8 @@ def named(path: Path, output: Path = Path("runs")) -> Path:
     """The folder that is meant by a path, or by the name of a folder below `output`; the path where there is none."""
     check_path(str(path), "the name of the folder")
     path, output = (Path(os.path.expanduser(one)) for one in (path, output))
+    for folder in (path, output / path):
+        check_state(folder)
     return next((folder for folder in (path, output / path) if is_home(folder)), path)
 
 
@@ -59,7 +79,10 @@ def student_in(path: Path) -> Path:
 def file_in(path: Path) -> Path:
     """The file that is meant where a folder of ours is named: that of its sweep, else that of its run."""
     check_path(str(path), "the path of the run file")
-    if not path.is_dir() or not is_home(path):
+    if not path.is_dir():
+        return path
+    check_state(path)
+    if not is_home(path):
         return path
     return next((path / name for name in (SPACE, RUN) if (path / name).is_file()), path)
 
@@ -70,9 +93,10 @@ def at_home(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     Args:
         path: of the YAML.
     Raises:
-        ConfigError: the folder was given a name that none can have.
+        ConfigError: the folder was given a name that none can have, or its state is cut off.
     """
     folder = Path(os.path.realpath(path)).parent
+    check_state(folder)
     state = state_of(folder)
     if state is None:
         return tree

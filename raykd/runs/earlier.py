@@ -18,7 +18,7 @@ from typing import Any
 from raykd.config import Run
 from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError
-from raykd.home import RUN, STATE, find_again, output_of, state_of
+from raykd.home import RUN, STATE, check_state, find_again, output_of, state_of
 from raykd.load import load_any
 from raykd.runs.changes import Change, Changes, compare, listed
 from raykd.runs.contents import models_of, paths_of
@@ -51,15 +51,7 @@ def read_state(path: Path) -> dict[str, Any]:
     state = state_of(path)
     if state is not None:
         return state
-    file = path / STATE
-    ours = [name for name in (RUN, "log.txt", "curves.jsonl") if (path / name).is_file()]
-    if file.is_file() and ours:
-        raise ConfigError(
-            f"{file} cannot be read, so it is not known how far the run came",
-            got=f"{file.stat().st_size} bytes that are no state of a run",
-            wanted="the file as raykd wrote it",
-            next_step=f"put it back from a copy; or remove {path} and start anew; or choose another name (name=...)",
-        )
+    check_state(path)
     raise ConfigError(
         f"{path} exists and is not a run folder",
         got=f"no readable {STATE}",
