@@ -17,7 +17,7 @@ from typing import Any
 
 from raykd.config import Run
 from raykd.config.run import TrackingConfig
-from raykd.errors import ConfigError
+from raykd.errors import ConfigError, ResourceError
 from raykd.home import RUN, STATE, check_state, find_again, output_of, state_of
 from raykd.load import load_any
 from raykd.runs.changes import Change, Changes, compare, listed
@@ -168,7 +168,26 @@ def move_in(path: Path, before: Path) -> None:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
         moved = find_again(tree, before, path)
         if moved != tree:
-            text = yaml.safe_dump(moved, sort_keys=False, allow_unicode=True)
-            fresh = file.with_suffix(".tmp")
-            fresh.write_text(text, encoding="utf-8")
-            os.replace(fresh, file)
+            write_whole(file, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a file so that it is never seen half written, whatever ends the process or the power.
+
+    Raises:
+        ResourceError: it cannot be written; what it held before stays.
+    """
+    fresh = file.with_name(f"{file.name}.tmp")
+    try:
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
+        os.replace(fresh, file)
+    except OSError as error:
+        raise ResourceError(
+            f"{file} cannot be written",
+            got=error.strerror or str(error),
+            wanted="a disk with room, in a folder that you may write",
+            next_step="make room, then the same command with --resume",
+        ) from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +23,20 @@ from rich.console import Console
 from raykd.config import MultiRun, Run, RunConfig
 from raykd.config.run import TrackingConfig
 from raykd.data.load import ALL
-from raykd.errors import ConfigError, ResourceError
+from raykd.errors import ConfigError
 from raykd.home import STATE
 from raykd.runs.changes import Change, Changes
 from raykd.runs.contents import models_of
-from raykd.runs.earlier import Earlier, compare_run, copied_from, move_in, part_from, read_state, refuse
+from raykd.runs.earlier import (
+    Earlier,
+    compare_run,
+    copied_from,
+    move_in,
+    part_from,
+    read_state,
+    refuse,
+    write_whole,
+)
 from raykd.runs.lock import is_held
 from raykd.student.settings import deepspeed_config
 from raykd.tracking import RedactingFilter
@@ -76,20 +84,7 @@ class RunFolder:
         """
         with _writing:
             self.state.update(values)
-            temporary = self.path / f"{STATE}.tmp"
-            try:
-                with temporary.open("w", encoding="utf-8") as file:
-                    json.dump(self.state, file, indent=2)
-                    file.flush()
-                    os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-                os.replace(temporary, self.path / STATE)
-            except OSError as error:
-                raise ResourceError(
-                    f"{self.path / STATE} cannot be written",
-                    got=error.strerror or str(error),
-                    wanted="a disk with room, in a folder that you may write",
-                    next_step="make room, then the same command with --resume",
-                ) from None
+            write_whole(self.path / STATE, json.dumps(self.state, indent=2))
 
     def say(self, console: Console, more: Sequence[str] = ()) -> None:
         """Says and logs what a reader must know of a resume."""
@@ -220,7 +215,7 @@ def open_folder(
     path.mkdir(parents=True, exist_ok=True)
     notes = _settle(path, state, base.tracking)
     for name, content in files.items():
-        (path / name).write_text(content, encoding="utf-8")
+        write_whole(path / name, content)
     folder = RunFolder(path, state, fresh, notes, earlier.changes.allowed)
     models = {"models": state.get("models") or models_of(base)}
     numbers = {"num_workers": config.workers.num_workers} if isinstance(config, (RunConfig, MultiRun)) else {}
