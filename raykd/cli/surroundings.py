@@ -20,6 +20,7 @@ def settle() -> None:
     """Makes this process fit for libraries that expect an ordinary one."""
     _warnings_are_no_errors()
     _search_no_working_directory()
+    os.environ.pop("RAY_CLIENT_MODE", None)  # which Ray reads when it is imported; no run can be driven so
     _have_a_name()
     _have_a_home()
 

@@ -29,7 +29,6 @@ _NOT_THEIRS = (
     "RAY_ADDRESS",
     "RAY_JOB_CONFIG_JSON_ENV_VAR",
     "RAY_RAYLET_PID",
-    "RAY_CLIENT_MODE",
     "RAY_LOG_TO_STDERR",
 )
 """Environment variables of this process, or of another Ray's, that mislead the processes of its own one."""
