@@ -21,7 +21,7 @@ from raykd.redaction import redact
 
 SOCKET_BYTES = 107
 """Longest path of a unix socket."""
-_SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+_SOCKET = f"session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
 _NOT_THEIRS = (
     "PYTHONWARNINGS",
     "PYTHONSTARTUP",
