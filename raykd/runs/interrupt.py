@@ -31,6 +31,8 @@ INTERRUPTED = 130
 """Exit code, as of a shell."""
 UNWIND_S = 1.3
 """How long the main thread has to unwind after a signal; then the process is ended for it."""
+WRITTEN_S = 2.2
+"""How long what is written at once may take, after the signal: an MLflow server may be slow."""
 SECOND_S = 0.5
 """How long a second signal leaves for what the first one has begun to write."""
 LAST_S, SAY_S = 0.9, 0.3
@@ -97,11 +99,16 @@ class _Listener:
             self._heard.wait(UNWIND_S)
         _join(self._begun, self.told_at + UNWIND_S)
 
-    def end(self) -> NoReturn:
-        """Ends this process; whoever comes second waits for the first."""
+    def end(self, written_s: float = WRITTEN_S) -> NoReturn:
+        """Ends this process; whoever comes second waits for the first.
+
+        Args:
+            written_s: until when, after the signal, what is being written at once is waited for.
+        """
         if self._ending.acquire(blocking=False):
             actions = [action for scope in self.scopes for action in scope.at_last]
             _all_within(LAST_S, [*actions, *_at_last])
+            _join(self._begun, self.told_at + written_s)
             if self.say is not None:
                 _all_within(SAY_S, [self.say])
             os._exit(INTERRUPTED)
@@ -161,8 +168,7 @@ class _Listener:
                     self.begin(action)
             self._heard.set()
         else:
-            _join(self._begun, time.monotonic() + SECOND_S)
-            self.end()
+            self.end(time.monotonic() - self.told_at + SECOND_S)
 
 
 _listener: _Listener | None = None
