@@ -143,11 +143,11 @@ def _read_warm_start(
         )
     (best, run), *_ = taken
     notes = [
-        f"warm start: {len(taken)} trials of {folder} are known, the best {base.metric} {best.score:.4f}"
+        f"warm start: trials of {folder} that are known: {len(taken)}, the best {base.metric} {best.score:.4f}"
     ]
     if left:
         more = f"; and {len(left) - LONGEST} more" if len(left) > LONGEST else ""
-        notes.append(f"warm start: {len(left)} trials are left out: {'; '.join(left[:LONGEST])}{more}")
+        notes.append(f"warm start: trials that are left out: {len(left)}: {'; '.join(left[:LONGEST])}{more}")
     if apart := differences(run, space.config(dict(best.sample)), BESIDES):
         notes.append(
             f"warm start: its runs differ from these, so its scores only guide: {'; '.join(apart[:LONGEST])}"

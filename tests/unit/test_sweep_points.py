@@ -171,7 +171,7 @@ def test_optuna_learns_from_an_earlier_sweep_and_trains_none_of_it(tmp_path: Pat
     ]
     assert sweep.known.first == ()
     assert (
-        "2 trials of" in sweep.notes[0]
+        "that are known: 2, the best accuracy 0.8000" in sweep.notes[0]
         and "objective.alpha is outside" in sweep.notes[1]
         and "t2" in sweep.notes[1]
     )
