@@ -112,6 +112,22 @@ def at_home(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**tree, "output": output, "name": _checked(folder)}
 
 
+def refuse_another(file: Path, output: str, name: str, command: str) -> None:
+    """Raises ConfigError where a resume would begin anew in the working directory, and a file's folder lies beside it.
+
+    Args:
+        file: the YAML that was named. output, name: where its folder was looked for. command: goes on with a folder.
+    """
+    beside = Path(os.path.realpath(file)).parent / output / name
+    if not os.path.isabs(output) and is_home(beside):
+        raise ConfigError(
+            f"there is no {Path(output) / name} in {Path.cwd()} to go on with, and there is one beside {file.name}",
+            got=str(beside),
+            wanted="the folder that is meant",
+            next_step=f"{command.format(beside)}; or without an option to begin here",
+        )
+
+
 def find_again(tree: Any, before: Path, now: Path) -> Any:
     """The tree with every path that lay beside a folder as it lies beside it now.
 

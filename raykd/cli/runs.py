@@ -64,6 +64,9 @@ def train(
     from raykd.runs.train import train as run_train
 
     if resume and not (Path(config.output) / config.name).exists():
+        from raykd.home import refuse_another
+
+        refuse_another(run, config.output, config.name, "raykd train {} --resume")
         console.print(
             f"there is no run {Path(config.output) / config.name} to go on with: it is started",
             markup=False,

@@ -68,6 +68,10 @@ def sweep(
 
         refuse_going_on(resume=going_on)
         plan, overwrite = smoke_sweep(plan), True
+    if go_on and space is not None and not (Path(plan.output) / plan.name).exists():
+        from raykd.home import refuse_another
+
+        refuse_another(space, plan.output, plan.name, "raykd sweep --resume {}")
     outcome = run_sweep(plan, resume=going_on, overwrite=overwrite, console=console)
     finish(outcome)
     if outcome.failed and not allow_failed_trials:

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from raykd.errors import ConfigError, ResourceError
-from raykd.home import find_again, is_home, named, student_in
+from raykd.home import find_again, is_home, named, refuse_another, student_in
 from raykd.load import dump, load_any, load_run
 from raykd.runs.changes import compare
 from raykd.runs.check_folder import describe_folder
@@ -182,6 +182,16 @@ def test_a_copy_gets_a_record_of_its_own_and_a_copied_project_keeps_its(tmp_path
     here(tmp_path / "q")
     again = begin(tmp_path / "q" / "run.yaml", resume=True)
     assert again.state["children"] == {"t0": "c0"} and "it lay in" in again.notes[0]
+
+
+def test_a_file_named_from_another_folder_does_not_begin_anew_there(tmp_path: Path, here: Any) -> None:
+    run = project(tmp_path / "p")
+    here(tmp_path / "p")
+    begin(run)
+    refuse_another(Path("run.yaml"), "runs", "other", "raykd train {} --resume")
+    here(tmp_path)
+    with pytest.raises(ConfigError, match=r"no runs/r in .*[\s\S]*raykd train .*/p/runs/r --resume"):
+        refuse_another(Path("p/run.yaml"), "runs", "r", "raykd train {} --resume")
 
 
 def test_paths_outside_of_the_project_stay_and_those_that_are_gone_are_looked_for(tmp_path: Path) -> None:
