@@ -47,6 +47,8 @@ __all__ = [
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 DEFAULT_EXPERIMENT = "raykd"
+LONGEST_NAME = 500
+"""Characters MLflow takes in the name of an experiment."""
 URI, NAME, ID, RUN, FILES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_EXPERIMENT_NAME",
@@ -73,10 +75,21 @@ class Experiment:
 
     @staticmethod
     def of(config: TrackingConfig) -> Experiment:
-        """Return what the run's key says, else the environment, else `raykd`."""
+        """Return what the run's key says, else the environment, else `raykd`.
+
+        Raises:
+            TrackingError: MLflow takes no such name.
+        """
         if config.experiment is not None:
             return Experiment(config.experiment)
         if name := os.environ.get(NAME):
+            if len(name) > LONGEST_NAME:
+                raise TrackingError(
+                    f"{NAME} is too long",
+                    got=f"{len(name)} characters",
+                    wanted=f"at most {LONGEST_NAME}",
+                    next_step="shorten it, or set tracking.experiment",
+                )
             return Experiment(name, source=NAME)
         if number := os.environ.get(ID):
             return Experiment("", number, ID)

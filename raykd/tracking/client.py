@@ -70,11 +70,7 @@ def experiment_of(client: Any, uri: str, asked: Experiment) -> Any | None:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise TrackingError(
-                f"there is no MLflow experiment {asked}", got=f"{asked.source} at {redact(uri)}",
-                wanted="the id of an experiment that is there",
-                next_step="tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME names one, made if needed",
-            ) from None  # fmt: skip
+            raise no_experiment(uri, asked) from None
     if found is not None and found.lifecycle_stage != "active":
         restore = mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
         raise TrackingError(
@@ -83,6 +79,16 @@ def experiment_of(client: Any, uri: str, asked: Experiment) -> Any | None:
             + (f" (now named by {asked.source})" if asked.source.startswith("MLFLOW") else ""),
         )  # fmt: skip
     return found
+
+
+def no_experiment(uri: str, asked: Experiment) -> TrackingError:
+    """The error where an id is named that MLflow does not have."""
+    return TrackingError(
+        f"there is no MLflow experiment {asked}",
+        got=f"{asked.source} at {redact(uri)}",
+        wanted="the id of an experiment that is there",
+        next_step="tracking.experiment=NAME or MLFLOW_EXPERIMENT_NAME names one, made if needed",
+    )
 
 
 def experiment_id_of(client: Any, uri: str, asked: Experiment) -> str:

@@ -21,7 +21,7 @@ from raykd.tracking.address import (
     redact,
     tracking_uri,
 )
-from raykd.tracking.client import connect, experiment_of
+from raykd.tracking.client import connect, experiment_of, no_experiment
 from raykd.tracking.database import check_folder, is_new
 from raykd.tracking.failure import as_failure
 from raykd.tracking.patience import PROBE, PROBE_S, borrowed
@@ -67,6 +67,8 @@ def _look_at_store(uri: str, asked: Experiment) -> list[str]:
     path = database_path(uri) or (local_path(uri) if uri.startswith("file:") else None)
     if path is not None and is_new(path):
         check_folder(path)
+        if asked.id not in (None, "0"):  # what a new database has is MLflow's own experiment 0
+            raise no_experiment(uri, asked)
         return []
     try:
         if path is None and not is_server(uri):

@@ -198,7 +198,12 @@ def test_the_environment_names_the_experiment_and_the_run_file_wins(made, monkey
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
     with pytest.raises(TrackingError, match="no MLflow experiment with the id 987654"):
         look(TrackingConfig(uri=uri), tmp_path)
+    with pytest.raises(TrackingError, match="no MLflow experiment"):
+        look(TrackingConfig(), tmp_path / "new")
     assert Experiment.of(TrackingConfig(experiment="x")).name == "x"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * 501)
+    with pytest.raises(TrackingError, match="MLFLOW_EXPERIMENT_NAME is too long"):
+        look(TrackingConfig(), tmp_path / "new")
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
