@@ -85,6 +85,10 @@ class SweepProgress:
             if len(self._tasks) < SHOWN:
                 self._tasks[name] = self._bars.add_task(f"  {name}", total=None, note="waiting for its turn")
 
+    def note(self, name: str, text: str) -> None:
+        """What must be known of a trial, such as a checkpoint that it could not go on from."""
+        self._console.print(f"  {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
     def result(self, row: TrialRow) -> None:
         """A trial came to an evaluation."""
         with self._lock:

@@ -16,11 +16,10 @@ says so at its first step, since Tune tries again what fails in a step, and give
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,7 +44,6 @@ from raykd.sweep.search import NOW
 from raykd.tasks.ranking import comparable
 from raykd.teachers.pool import PoolHandle
 
-log = logging.getLogger("raykd.sweep")
 RESUMED = "resumed_from"
 """Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
 GROUP_TIMEOUT = timedelta(minutes=10)
@@ -240,13 +238,16 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, earlier: str | None) -> None:
         folders = [self._folder(), *([Path(earlier)] if earlier else [])]
-        found = next((at for f in folders if (at := newest_checkpoint(f, self._bound()))), None)
+        passed_over: list[str] = []
+        looked = (newest_checkpoint(folder, passed_over.append, self._bound()) for folder in folders)
+        found = next((at for at in looked if at is not None), None)
         self._all("begin", self.sample, None if found is None else str(found))
         if found is not None:
             self._take_over(found)
             self.went_on = True
             self.rank.points += load_points(found / POINTS)
-        self._send(Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps))
+        begun = Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps)
+        self._send(*(Event("note", self.trial_id, text=line) for line in passed_over), begun)
 
     @property
     def loop(self) -> TrainingLoop:
@@ -379,16 +380,18 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
             ray.kill(other)
 
 
-def newest_checkpoint(folder: Path, world: int | None = None) -> Path | None:
+def newest_checkpoint(
+    folder: Path, passed_over: Callable[[str], None], world: int | None = None
+) -> Path | None:
     """The whole checkpoint of a trial that was written last; after a copy that may be one of an earlier step.
 
     Args:
-        world: of so many ranks.
+        passed_over: told of each newer one that cannot be used, and why. world: of so many ranks.
     """
     found = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".part"]
     for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         wrong = problem(path, world=world)
         if wrong is None:
             return path
-        log.warning("passed over checkpoint %s: %s", path, wrong)
+        passed_over(f"passed over checkpoint {path}: {wrong}")
     return None

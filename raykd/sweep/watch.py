@@ -235,6 +235,9 @@ class Watch(Callback):  # type: ignore[misc]
             ends.append(self._ends.get())
         for event in ray.get(self._mailbox.drain.remote()):
             name = self._names.get(event.job)
+            if name is not None and event.kind == "note":
+                log.warning("%s: %s", name, event.text)
+                self._progress.note(name, event.text)
             if name is not None and event.kind == "point":
                 self._guarded(lambda n=name, p=event.point: self._point(n, p))  # type: ignore[misc]
         for name, status in ends:
