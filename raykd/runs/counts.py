@@ -1,9 +1,11 @@
 """What the teachers did for a run, over all its starts, on disk as it grows.
 
 Decision record: counters live in the teachers' processes and end with them, so the driver writes them to the run's
-state every second, one entry a start. A start that was killed between two writes is completed by the next one: what it
-computed is in the stores, so the answers that are there now and were not when it began are what it computed. Without a
-store the entry stays as it was written last. The sum over all starts is then that of a run that was never broken off.
+state every second, one entry a start, and at once where teachers have been judged or have answered ahead. A start that
+was killed before that is completed by the next one: what it computed is in the stores, so the answers that are there
+now and were not when it began are what it computed. Later on the entry stays as it was written last, since other runs
+fill the same stores. The sum over all starts is then that of a run that was never broken off, to a second of a run
+that was killed while it trained.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class TeacherCounts:
         self.completed = [
             now["counters"] for was, now in zip(before, earlier, strict=True) if _is_cut_off(was)
         ]
-        self._now: dict[str, Any] = {"began_with": stored, "counters": {}, "ended": False}
+        self._now: dict[str, Any] = {"began_with": stored, "counters": {}, "filling": True, "ended": False}
         self._starts = [*earlier, self._now]
         folder.write_state(**{KEY: self._starts})
 
@@ -83,6 +85,12 @@ class TeacherCounts:
             if counters == self._now["counters"]:
                 return
             self._now["counters"] = counters
+        self._folder.write_state(**{KEY: self._starts})
+
+    def filled(self) -> None:
+        """The teachers have answered what is asked of them ahead: from here on the counters are as they are written."""
+        self._now["filling"] = False
+        self._keep_what_is_left()
         self._folder.write_state(**{KEY: self._starts})
 
     def totals(self) -> dict[str, dict[str, float]]:
@@ -130,6 +138,8 @@ def _completed(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str,
         stored: answers in the store of each teacher, now.
     """
     counters = {name: dict(values) for name, values in start["counters"].items()}
+    if not start.get("filling"):
+        return {**start, "completed": True}
     for name, before in start["began_with"].items():
         gained = stored.get(name, before) - before
         if gained < 0:

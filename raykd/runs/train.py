@@ -168,6 +168,7 @@ def _stages(
             counts = TeacherCounts(folder, [pool for pool, _ in pools.values()])
             grown.enter_context(counts.growing())
             judged = judge_all(config, student_jobs[-1], pools, progress.say)
+            counts.filled()
             record_once(judged, trackers.run, folder)
             stop_if_poor(judged.values(), config)
             handed = {task: pool for task, (pool, _) in pools.items()}

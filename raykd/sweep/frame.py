@@ -121,13 +121,17 @@ class Frame:
 
     def answer_ahead(self) -> None:
         """Has every text answered, then gives the teachers' resources to the trials; nothing if on demand."""
-        if self.pool is None or self.label == "on_demand":
+        if self.pool is None:
+            return
+        if self.label == "on_demand":
+            self.counts.filled()
             return
         report = LabelReport(0, 0, 0, 0.0)
         for weighting in self.weightings:
             with shown(self.console, "teachers answer") as show:
                 report += self._label(self.pool, weighting, show)
         log.info("teachers answered ahead: %s", report)
+        self.counts.filled()
         with self.counts.still():
             self.pool.park()
 

@@ -493,6 +493,16 @@ def test_counters_over_starts_that_were_killed_are_those_of_an_unbroken_run(tmp_
     assert third.totals()["t"]["answered"] == 400 and third.completed == []
 
 
+def test_what_other_runs_put_into_the_stores_meanwhile_is_not_this_ones(tmp_path: Path) -> None:
+    folder, pool = RunFolder(tmp_path, {}), Pool()
+    counts = TeacherCounts(folder, [pool])  # type: ignore[list-item]
+    pool.answer(260)
+    counts.filled()  # and is killed while trials run; another run asks 60 other texts
+    state = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    again = TeacherCounts(RunFolder(tmp_path, state), [Pool(kept=320)])  # type: ignore[list-item]
+    assert again.totals()["t"]["forwarded"] == 260
+
+
 def test_what_is_said_of_a_resume_is_shown_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
