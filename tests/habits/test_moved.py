@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.fakes import LABELS, texts_and_labels
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 LONGEST_S = 300.0
 LONG = ["train.steps=1500", "train.evaluations=15"]
 
