@@ -135,11 +135,7 @@ def nothing_is_left() -> None:
 def table(name: str | None = None) -> list[dict[str, str]]:
     shown = teachers_status(name)
     assert shown is not None
-    columns = [list(column.cells) for column in shown.columns]
-    return [
-        dict(zip([str(c.header) for c in shown.columns], map(str, row), strict=True))
-        for row in zip(*columns, strict=True)
-    ]
+    return [dict(zip(shown.heads, line, strict=True)) for line in shown.lines]
 
 
 def answers(pool: TeacherPool, direct: bool = True) -> list[TeacherSignal]:
