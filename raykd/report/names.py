@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,3 +39,11 @@ def folded(sample: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in sample.items()
         if not (is_constant(key, list(sample)) and f"[{sample[key[: key.rindex('[')]]}]" == key[key.rindex("[") :])
     }
+
+
+def recorded(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample as MLflow's parameters have it, which take no brackets.
+
+    ``objective.temperature[linear].start`` is ``objective.temperature.linear.start``.
+    """
+    return {re.sub(r"\[([^\]]*)\]", r".\1", key): value for key, value in folded(sample).items()}

@@ -24,7 +24,7 @@ from ray.tune import Callback
 
 from raykd.errors import RaykdError
 from raykd.point import Point
-from raykd.report.names import folded
+from raykd.report.names import recorded
 from raykd.report.trial_table import sample_text
 from raykd.report.trials import TrialRow
 from raykd.runs.curves import Curves
@@ -79,7 +79,7 @@ class Children:
                 self.parent.uri,
                 self.parent.experiment,
                 name,
-                params=folded(trial.sample),
+                params=recorded(trial.sample),
                 tags={"raykd.role": "trial", "raykd.trial": "running"},
                 parent_run_id=self.parent.run_id,
                 run_id=known.get(name) or (self.parent.child(name) if self.resumed else None),

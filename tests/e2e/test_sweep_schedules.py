@@ -101,7 +101,8 @@ def test_the_curves_of_each_trial_are_its_schedules_formulas(schedules: SweepOut
     client, children = sweeps.client(), sweeps.children(schedules)
     for trial in schedules.report.trials:
         run, sample = children[trial.name], trial.sample
-        assert run.data.params == {key: str(value) for key, value in sample.items()}
+        wanted_params = {key.replace("[", ".").replace("]", ""): str(value) for key, value in sample.items()}
+        assert run.data.params == wanted_params
         shape = SHAPES[sample[LAMBDA]]
         for name, formula in (
             ("train/alpha", lambda u, sample: sample["objective.alpha"]),

@@ -93,10 +93,10 @@ def suppressed():
             time.sleep(60)
 
 def in_a_c_call():
-    import ctypes, threading
-    other = threading.Thread(target=time.sleep, args=(60,), daemon=True)
-    other.start()
-    ctypes.CDLL(None).pthread_join(ctypes.c_ulong(other.ident), None)  # which no signal interrupts
+    import ctypes
+    mutex = ctypes.create_string_buffer(128)  # zeros are an open mutex
+    lock = ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex), lock(mutex)  # the second one waits for ever, and no signal interrupts it
 
 def kept():
     held = []

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from raykd.report.confirmation import ConfirmationReport
-from raykd.report.names import folded
+from raykd.report.names import folded, recorded
 from raykd.report.results import Predictions
 from raykd.report.table import ResultTable
 from raykd.report.trial_table import TrialTable, sample_text
@@ -73,6 +73,7 @@ def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
     assert sample_text(sample, names) == "alpha 0.42, batch_size 8"
     other = {"objective.alpha": "annealing", "objective.alpha[annealing].end": 0.7}
     assert folded(other) == other
+    assert recorded(other) == {"objective.alpha": "annealing", "objective.alpha.annealing.end": 0.7}
     heads, lines = TrialTable(report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])).cells()
     assert heads[-3:] == ["alpha", "batch_size", "alpha[annealing].end"]
     assert [line[-3:] for line in lines] == [["0.42", "8", "–"], ["annealing", "–", "0.7"]]
