@@ -23,8 +23,8 @@ Mode = Literal["max", "min"]
 
 SCORE = "objective"
 """What searchers and schedulers of Tune call a trial's score: the best of its evaluations, as scores are compared."""
-NOW = "now"
-"""What a population is judged by: the score of the last evaluation."""
+NOW = "score"
+"""What a population is judged by: the last evaluation to its last digit. Its trials differ by less than is shown."""
 
 
 class Sampler(Protocol):

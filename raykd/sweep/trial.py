@@ -40,7 +40,6 @@ from raykd.runs.saving import POINTS, cannot_save
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.settings import deepspeed_config
 from raykd.student.worker import TrainingLoop
-from raykd.sweep.search import NOW
 from raykd.tasks.ranking import comparable
 from raykd.teachers.pool import PoolHandle
 
@@ -285,7 +284,6 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         worst = 0.0 if loop.config.train.higher_is_better else 1e9
         result = {
             "objective": worst if loop.state.best is None else comparable(loop.state.best),
-            NOW: comparable(last.get(f"eval/mean/{metric}", worst)),
             "score": last.get(f"eval/mean/{metric}", worst),
             "nll": last.get("eval/mean/nll", float("nan")),
             "best_step": loop.state.best_step,

@@ -15,23 +15,42 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import HyperBandForBOHB, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.hyperband import _Bracket
 from ray.tune.schedulers.pb2 import PB2
 
 
-class _FirstSamples:
-    """Lets a population take its first samples from a search algorithm."""
+class _Fair:
+    """A population whose first samples are a search algorithm's, and in which every trial comes to its end."""
+
+    _turns: int = 0
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[misc]
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the waiting trial that has been trained least; of equal ones the one that has waited longest."""
+        states: Any = self._trial_state  # type: ignore[attr-defined]
+        waiting = [t for t in tune_controller.get_trials() if t.status in (Trial.PENDING, Trial.PAUSED)]
+        if not waiting:
+            return None
+        chosen = min(waiting, key=lambda t: (states[t].last_train_time, getattr(states[t], "turn", 0)))
+        self._turns += 1
+        states[chosen].turn = self._turns
+        return chosen
 
-class Population(_FirstSamples, PopulationBasedTraining):
+    def _quantiles(self) -> tuple[list[Any], list[Any]]:
+        states: Any = self._trial_state  # type: ignore[attr-defined]
+        lower, upper = super()._quantiles()  # type: ignore[misc]
+        return [t for t in lower if all(states[t].last_score < states[u].last_score for u in upper)], upper
+
+
+class Population(_Fair, PopulationBasedTraining):
     """Population based training."""
 
 
-class BanditPopulation(_FirstSamples, PB2):
+class BanditPopulation(_Fair, PB2):
     """Population based bandits."""
 
 
