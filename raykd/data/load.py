@@ -282,8 +282,8 @@ def _draw_labelled(rows: Rows, config: DataConfig, left_out: dict[str, int]) -> 
     rest = np.setdiff1d(np.arange(len(rows)), chosen)
     kept = config.undrawn == "unlabeled"
     if len(rest):
-        used = ", used as text without labels" if kept else ""
-        left_out[f"train: labelled, but more than data.labelled_per_language{used}"] = len(rest)
+        used = "used as text without labels" if kept else "left out"
+        left_out[f"train: labelled rows beyond data.labelled_per_language, {used}"] = len(rest)
     return rows.select(chosen), rows.select(rest if kept else [])
 
 

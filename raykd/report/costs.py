@@ -99,7 +99,7 @@ class CostTable:
         return heads, [self._line(t) for t in self.teachers]
 
     def _line(self, t: TeacherCost) -> list[str]:
-        ms, own = (ABSENT if value is None else f"{value:.3g}" for value in (t.ms, t.student_ms))
+        ms, own = (ABSENT if value is None else f"{value:#.3g}".rstrip(".") for value in (t.ms, t.student_ms))
         return [
             t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", count(t.parameters),
             ms + (KEPT if t.kept else ""), own, _times(t.smaller), ABSENT if t.faster is None else _times(t.faster),

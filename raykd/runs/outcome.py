@@ -241,9 +241,11 @@ def _report(
     notes = (*([early] if early else []), *notes_of(config, data, curve, systems))
     names = ", ".join(t.name for t in config.active_teachers)
     count, kind = len(config.active_teachers), config.student.kind
+    shown = "LSTM" if kind == "lstm" else kind
+    article = "An" if shown == "LSTM" or kind[0] in "aeiou" else "A"
     languages = ", ".join(sorted(set(data.train.languages)))
     summary = (
-        f"A{'n' if kind[0] in 'aeiou' else ''} {kind} student learns {config.task.kind} in {languages} "
+        f"{article} {shown} student learns {config.task.kind} in {languages} "
         + (f"from {count} teacher{'s' * (count > 1)} ({names}), " if names else "without teachers, ")
         + f"{labelled:,} labelled and {len(data.train) - labelled:,} unlabelled texts."
     )

@@ -76,7 +76,7 @@ def test_draws_are_nested_stratified_and_dropped_rows_stay_dropped(tmp_path: Pat
     counts = Counter((language, label) for _, language, label in labelled(small))
     assert counts[("en", 0)] in (5, 6, 7) and counts[("en", 0)] + counts[("en", 1)] == 9
     assert counts[("zh", 0)] in (4, 5) and counts[("zh", 0)] + counts[("zh", 1)] == 9
-    assert small.left_out["train: labelled, but more than data.labelled_per_language"] == 90 - 18
+    assert small.left_out["train: labelled rows beyond data.labelled_per_language, left out"] == 90 - 18
     assert len(small.train) == 18 + 3
     other = load_data(world(tmp_path, labelled_per_language=9, labelled_seed=1), tmp_path)
     assert set(labelled(other)) != set(labelled(small))
