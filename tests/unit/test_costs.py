@@ -76,7 +76,7 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
     )
     larger = CostTable((TeacherCost("a", ("en",), 1, 50, 0.5),), 100, ("en",), "so")
     assert larger.summary == "the student (100 parameters) is 2.0 x larger than its teachers"
-    assert [line[4:6] for line in lines] == [["0.6", "0.1"], ["–", "–"], ["0.8*", "0.1"]]
+    assert [line[4:6] for line in lines] == [["0.600", "0.100"], ["–", "–"], ["0.800*", "0.100"]]
     said = " ".join(table.notes)
     assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
     assert "taken by an earlier run" in said
