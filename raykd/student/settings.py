@@ -98,6 +98,8 @@ def deepspeed_config(train: TrainConfig, world: int, hidden: int | None = None) 
     """
     own = own_keys(train)
     check_keys(own)
+    # DeepSpeed wants sizes that divide evenly and draws no rows by them. `BatchStream.shard` deals out all rows of
+    # train.batch_size, in micro-batches that differ by at most one row.
     micro = max(1, train.batch_size // (world * train.gradient_accumulation))
     made: dict[str, Any] = {
         "train_batch_size": micro * world * train.gradient_accumulation,
@@ -243,6 +245,16 @@ def _check_zero(zero: Mapping[str, Any]) -> None:
             )
 
 
+def offloads(zero: Mapping[str, Any], key: str) -> bool:
+    """Whether a block of ZeRO moves something to the CPU.
+
+    Args:
+        key: ``offload_optimizer`` or ``offload_param``; the names of older versions of DeepSpeed count as these.
+    """
+    older = zero.get("cpu_offload" if key == "offload_optimizer" else "cpu_offload_param")
+    return bool(older) or (zero.get(key) or {}).get("device", "none") != "none"
+
+
 def _refuse_auto(node: Any, path: str, but: Sequence[str] = ()) -> None:
     """Refuses each `auto` below a key for which nothing of the run stands."""
     for key, value in node.items() if isinstance(node, Mapping) else ():
@@ -291,10 +303,9 @@ def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
     """
     own = own_keys(train)
     check_keys(own)
-    zero = own.get("zero_optimization", {})
-    apart = any((zero.get(key) or {}).get("device", "none") != "none" for key in ("offload_optimizer",))
+    on_cpu = offloads(own.get("zero_optimization", {}), "offload_optimizer")
     if "optimizer" not in own:
-        others: dict[str, Any] = {} if apart else {"fused": True}
+        others: dict[str, Any] = {} if on_cpu else {"fused": True}
         return OptimizerPlan(torch.optim.AdamW, train.learning_rate, train.weight_decay, others)
     name, path = own["optimizer"]["type"], f"{KEY}.optimizer"
     params = dict(own["optimizer"].get("params", {}))
@@ -309,15 +320,16 @@ def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
             wanted=f"one of {', '.join(TORCH)}",
             next_step="AdamW, or leave optimizer out: train.learning_rate and train.weight_decay say the rest",
         )
-    for switch in ("torch_adam", "fp32_optimizer_states", "bias_correction"):
-        if params.pop(switch, True) is not True and switch != "torch_adam":
+    params.pop("torch_adam", None)  # always so here
+    for switch in ("fp32_optimizer_states", "bias_correction"):
+        if params.pop(switch, True) is not True:
             raise ConfigError(f"{path}.params.{switch} cannot be switched off", got="false", wanted="true")
     for key in [key for key in ("betas", "eps", "momentum") if params.get(key) == AUTO]:
         params.pop(key)  # torch's own, which are those of Hugging Face's trainer
     rate = params.pop("lr", AUTO)
     decay = params.pop("weight_decay", AUTO)
     _refuse_auto(params, f"{path}.params")
-    if kind in ("Adam", "AdamW") and not apart and not {"fused", "foreach", "amsgrad"} & set(params):
+    if kind in ("Adam", "AdamW") and not on_cpu and not {"fused", "foreach", "amsgrad"} & set(params):
         params["fused"] = True
     return OptimizerPlan(
         getattr(torch.optim, kind),

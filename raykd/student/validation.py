@@ -24,6 +24,7 @@ from raykd.student.overruled import describe_overruled
 from raykd.student.settings import (
     KEY,
     deepspeed_config,
+    offloads,
     own_keys,
     plan_optimizer,
     plan_schedule,
@@ -64,7 +65,7 @@ def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
         _try_out(train)
     _check_stages(own, zero, plan_optimizer(train).kind)
     notes = describe_overruled(train)
-    if not gpus and any(_offloads(zero, key) for key in ("offload_param", "offload_optimizer")):
+    if not gpus and any(offloads(zero, key) for key in ("offload_param", "offload_optimizer")):
         notes.append(f"{KEY}.zero_optimization offloads to the CPU, where the workers are: it has no effect")
     if own.get("memory_breakdown"):
         notes.append(
@@ -122,22 +123,17 @@ def _validate(model: type[BaseModel], values: Mapping[str, Any], path: str) -> N
         ) from None
 
 
-def _offloads(zero: Mapping[str, Any], key: str) -> bool:
-    old = zero.get("cpu_offload" if key == "offload_optimizer" else "cpu_offload_param")
-    return bool(old) or (zero.get(key) or {}).get("device", "none") != "none"
-
-
 def _check_stages(own: Mapping[str, Any], zero: Mapping[str, Any], kind: type[torch.optim.Optimizer]) -> None:
     """Keys that are right one by one and wrong with the stage of ZeRO."""
     stage = zero["stage"]
     for key, least in (("offload_param", 3), ("offload_optimizer", 1)):
-        if _offloads(zero, key) and stage < least:
+        if offloads(zero, key) and stage < least:
             raise ConfigError(
                 f"{KEY}.zero_optimization.{key} needs stage {least}{' or more' if least < 3 else ''} of ZeRO",
                 got=f"stage {stage}",
                 wanted=f"{KEY}.zero_optimization.stage {'3' if least == 3 else '1, 2 or 3'}, or no {key}",
             )
-    if own.get("zero_force_ds_cpu_optimizer") and _offloads(zero, "offload_optimizer"):
+    if own.get("zero_force_ds_cpu_optimizer") and offloads(zero, "offload_optimizer"):
         raise ConfigError(
             f"{KEY}.zero_force_ds_cpu_optimizer is not offered: DeepSpeed compiles that optimizer, raykd uses torch's",
             got="true",

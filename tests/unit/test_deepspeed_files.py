@@ -63,6 +63,13 @@ def checked(own: dict[str, Any], **train: Any) -> list[str]:
     return check_deepspeed(TrainConfig(batch_size=16, deepspeed=own, **train), 1, gpus=False)
 
 
+def test_an_optimizer_that_is_offloaded_is_the_same_under_its_older_name() -> None:
+    for block in ({"offload_optimizer": {"device": "cpu"}}, {"cpu_offload": True}):
+        own = {"zero_optimization": {"stage": 2, **block}}
+        assert "fused" not in plan_optimizer(TrainConfig(deepspeed=own)).others
+    assert plan_optimizer(TrainConfig(deepspeed={"zero_optimization": {"stage": 2}})).others["fused"]
+
+
 @pytest.mark.parametrize(
     ("own", "said"),
     [

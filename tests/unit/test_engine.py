@@ -138,6 +138,29 @@ def test_a_metric_where_less_is_better_is_judged_so() -> None:
     assert loop.state.best == min(history)
 
 
+def weights_of_26_rows(accumulation: int) -> dict[str, torch.Tensor]:
+    """The weights after 12 steps of 26 rows, each of which must be trained on."""
+    loop = build_loop(run_config(batch_size=26, gradient_accumulation=accumulation))
+    sizes: list[int] = []
+    micro = loop.member.micro
+
+    def counted(rows: Any, answers: Any) -> Any:
+        sizes.append(len(rows))
+        return micro(rows, answers)
+
+    loop.member.micro = counted  # type: ignore[method-assign]
+    loop.run()
+    assert (len(sizes), sum(sizes)) == (12 * accumulation, 12 * 26)
+    return loop.engine.weights() or {}
+
+
+def test_a_batch_that_does_not_divide_evenly_trains_all_of_its_rows() -> None:
+    whole = weights_of_26_rows(1)
+    for accumulation in (4, 16):
+        for name, value in weights_of_26_rows(accumulation).items():
+            assert float((whole[name] - value).abs().max()) < 1e-5, name
+
+
 def test_non_finite_loss_names_step_and_rows() -> None:
     loop = build_loop(run_config(learning_rate=1e30, gradient_clipping=0.0, weight_decay=0.0))
     with pytest.raises(NonFiniteError, match=r"at step \d+ of 12, rows \['r"):
