@@ -183,7 +183,7 @@ def parse_json(text: str, origin: str, *, comments: bool = False) -> Any:
     if comments:
         text = _JSON_COMMENT.sub(_blanked, text)
     try:
-        tree = json.loads(text, object_pairs_hook=_object_without_duplicates)
+        tree = json.loads(text, object_pairs_hook=object_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{origin} is not valid JSON", got=str(error)[:500], wanted="a JSON file") from None
     _check_values(tree, origin)
@@ -195,12 +195,18 @@ def _blanked(found: re.Match[str]) -> str:
     return found.group() if found.group().startswith('"') else re.sub(r"[^\n]", " ", found.group())
 
 
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+def object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its keys and values; for ``object_pairs_hook`` of `json.loads`.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
+    made = {}
+    for key, value in pairs:
+        if key in made:
             raise ValueError(f"the key {key!r} stands twice")
-    return dict(pairs)
+        made[key] = value
+    return made
 
 
 def read_text(path: Path, what: str) -> str:

@@ -20,6 +20,7 @@ from raykd.data.opening import read_lines
 from raykd.distill.signals import TextBatch
 from raykd.errors import DataError
 from raykd.models.predictor import rows_to_ask
+from raykd.parse import object_without_duplicates
 from raykd.tasks import TaskBase
 from raykd.tasks.forms import form_of
 
@@ -120,18 +121,9 @@ def _readable(text: str) -> str:
     return _HALVES.sub("\ufffd", text)
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object each of whose keys stands once."""
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"the key {key!r} stands twice")
-    return dict(pairs)
-
-
 def _json_row(line: str, where: str) -> _Row:
     try:
-        row = json.loads(line, object_pairs_hook=_without_doubles)
+        row = json.loads(line, object_pairs_hook=object_without_duplicates)
     except ValueError as error:
         raise DataError(f"{where} is not JSON", got=str(error), wanted="one JSON object a line") from None
     if not isinstance(row, dict):
