@@ -77,7 +77,7 @@ def _main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = interrupt.INTERRUPTED
     except BrokenPipeError:
-        leave_pipe()
+        leave_pipe(sys.stdout)
         code = 0
     except Exception as error:
         interrupt.end_if_told()

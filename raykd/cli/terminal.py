@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from rich.console import Console
 
@@ -56,14 +56,14 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Called by rich; its own way ends the process."""
         self.quiet = True
-        leave_pipe()
+        leave_pipe(self.file)
 
 
-def leave_pipe() -> None:
-    """Sends standard output to nowhere, so that nothing is said of a closed pipe at the end either."""
+def leave_pipe(stream: IO[str]) -> None:
+    """Sends a stream to nowhere, so that nothing is said of its closed pipe at the end either."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
 
 
@@ -79,7 +79,7 @@ def json_line(row: Any) -> str:
 
 def recovered(text: str) -> str:
     """A text of the command line that came in bytes of another encoding, read as the terminal's."""
-    return text if text.isascii() else decoded(os.fsencode(text)) if _has_surrogates(text) else text
+    return decoded(os.fsencode(text)) if _has_surrogates(text) else text
 
 
 def decoded(data: bytes) -> str:

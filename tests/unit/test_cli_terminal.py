@@ -69,6 +69,19 @@ def test_a_pipe_that_is_closed_ends_the_showing_and_not_the_work() -> None:
     assert Terminal(file=io.StringIO()).quiet is False
 
 
+def test_errors_that_nobody_reads_leave_the_answers_alone() -> None:
+    code = (
+        "import time; from raykd.cli.app import errors\n"
+        "for i in range(20000): errors.print(f'line {i}')\n"
+        "print('an answer')"
+    )
+    done = subprocess.run(
+        f"{{ {sys.executable} -c \"{code}\" 2>&1 >&3 3>&- | head -1 >/dev/null; }} 3>&1",
+        shell=True, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "an answer\n"
+
+
 def test_halves_of_surrogate_pairs_in_json_are_answered(tmp_path: Path) -> None:
     from raykd.runs.predict import read_texts
 
