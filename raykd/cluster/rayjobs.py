@@ -235,9 +235,10 @@ def _clear_errors(address: str, job: str | None = None) -> Iterator[None]:
         through = (
             f" (asked through the proxy {redact(proxy)}; NO_PROXY names hosts that are not)" if proxy else ""
         )
+        first = (redact(str(error)).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(
             f"no Ray dashboard answers at {where}",
-            got=f"{redact(str(error)).strip().splitlines()[0][:300]} {_reason(error)}{through}".rstrip(),
+            got=f"{first[:300]} {_reason(error)}{through}".rstrip(),
             wanted="the address of a running cluster's dashboard, http://HOST:8265",
             next_step="check that the cluster runs and, if it is reached by kubectl port-forward, that this still runs",
         ) from None

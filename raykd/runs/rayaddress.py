@@ -79,8 +79,7 @@ def _parsed(given: str, where: str) -> tuple[str, int]:
     got = f"{where}: {redact(given)}"
     wanted = "host:port of the cluster's head (6379 is Ray's own choice), auto, or local"
     scheme = given.partition("://")[0].lower() if "://" in given else ""
-    leave = "unset RAY_ADDRESS" if where == "RAY_ADDRESS" else "ray.address=null"
-    own = f"{leave} starts a Ray on this machine"
+    own = f"{_leave(where)} starts a Ray on this machine"
     if scheme in ("http", "https"):
         raise ConfigError(
             f"{where} is the address of a dashboard, which takes jobs and no runs",
@@ -112,8 +111,8 @@ def _found_here() -> str:
 
     try:
         found = services.canonicalize_bootstrap_address("auto")
-    except (ConnectionError, ValueError, OSError) as error:
-        found, why = None, str(error).strip().splitlines()[0]
+    except (ValueError, OSError) as error:
+        found, why = None, _said(error)
     else:
         why = "none was found"
     if found is None:
@@ -130,7 +129,7 @@ def _knock(given: str, host: str, port: int, where: str) -> None:
     """Raises ConfigError unless a server of gRPC answers there."""
     resolved = _within(KNOCK_S, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     if not isinstance(resolved, list):
-        raise _absent(given, where, f"the name {host} cannot be resolved ({_said(resolved)})")
+        raise _absent(given, where, f"the name {host} cannot be resolved ({_said(resolved, KNOCK_S)})")
     failed: object = None
     until = time.monotonic() + KNOCK_S
     for family, kind, protocol, _, place in resolved:
@@ -169,14 +168,18 @@ def _greet(line: socket.socket, given: str, where: str) -> None:
     raise _absent(given, where, f"{what} listens there, and no head of a Ray cluster")
 
 
+def _leave(where: str) -> str:
+    """What to do so that no cluster is asked for."""
+    return "unset RAY_ADDRESS" if where == "RAY_ADDRESS" else "ray.address=null"
+
+
 def _absent(given: str, where: str, reason: str) -> ConfigError:
-    leave = "unset RAY_ADDRESS" if where == "RAY_ADDRESS" else "ray.address=null"
     return ConfigError(
         f"there is no Ray cluster at {redact(given)}",
         got=f"{where}: {redact(given)}; {reason}",
         wanted="the address of a cluster that runs",
-        next_step=f"`ray status` on its head shows whether it runs; `ray start --head` starts one here; or {leave}, "
-        "which starts a Ray for this run alone",
+        next_step="`ray status` on its head shows whether it runs; `ray start --head` starts one here; or "
+        f"{_leave(where)}, which starts a Ray for this run alone",
     )
 
 
@@ -248,9 +251,10 @@ def cannot_connect(given: str | None, where: str, error: object) -> RaykdError:
     )
 
 
-def _said(error: object) -> str:
+def _said(error: object, waited_s: float = ASK_S) -> str:
+    """The first line of an error, as `_within` returns it; None is an answer that was waited for in vain."""
     if error is None:
-        return f"no answer in {ASK_S:g} s"
+        return f"no answer in {waited_s:g} s"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
