@@ -87,6 +87,11 @@ def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
     return _validated(RunConfig, tree, origin)
 
 
+def is_sweep(tree: Mapping[str, Any]) -> bool:
+    """Whether a file's tree is a search space, and not a run."""
+    return bool({"space", "base"} & set(tree))
+
+
 def several_tasks(tree: Mapping[str, Any]) -> bool:
     """Whether a run's tree is one of several tasks."""
     task = tree.get("task")

@@ -24,11 +24,11 @@ def plan(
     Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """
     from raykd.home import file_in
-    from raykd.load import read_yaml
+    from raykd.load import is_sweep, read_yaml
 
     items: list[Any]
     run = file_in(run)
-    if {"space", "base"} & set(read_yaml(run)):
+    if is_sweep(read_yaml(run)):
         from raykd.sweep.config import load_sweep
         from raykd.sweep.plan import plan_sweep
 

@@ -83,12 +83,12 @@ def check(
 ) -> None:
     """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations."""
     from raykd.home import file_in
-    from raykd.load import read_yaml
+    from raykd.load import is_sweep, read_yaml
     from raykd.tracking import redact
 
     command = "train"
     run = file_in(run)
-    if {"space", "base"} & set(read_yaml(run)):
+    if is_sweep(read_yaml(run)):
         from raykd.sweep.check import check_sweep
         from raykd.sweep.config import load_sweep
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raykd.cli.app import app, console, finish
+
+if TYPE_CHECKING:
+    from raykd.sweep.config import Sweep
 
 
 @app.command()
@@ -86,7 +89,7 @@ def _named(space: Path | None) -> Path:
     return space
 
 
-def _resumed(space: Path | None, changes: list[str], resume: str, output: Path) -> Any:
+def _resumed(space: Path | None, changes: list[str], resume: str, output: Path) -> Sweep:
     """The sweep of the folder that is named, from its own file or from another one; it never lies elsewhere.
 
     Raises:

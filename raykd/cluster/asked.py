@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raykd.config import Run
-from raykd.load import load_any, read_yaml, set_path
+from raykd.load import is_sweep, load_any, read_yaml, set_path
 from raykd.presets import preset
 from raykd.sweep.config import Sweep, load_sweep
 
@@ -63,7 +63,7 @@ def read_asked(path: Path, overrides: Sequence[str] = ()) -> Asked:
         ConfigError: as `raykd train` or `raykd sweep` would.
     """
     tree: Any = read_yaml(path)
-    if "space" not in tree:
+    if not is_sweep(tree):
         run = load_any(path, overrides)
         return Asked("train", path, tuple(overrides), run, None, _with(tree, overrides), {})
     sweep = load_sweep(path, overrides)
