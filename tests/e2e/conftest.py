@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from raykd.load import resolve, validate
 from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
 from raykd.sweep.outcome import SweepOutcome
+from tests.commands import started_commands
 from tests.e2e.sweeps import STEADY, Sweeps
 from tests.fakes import LABELS, texts_and_labels
 
@@ -193,26 +195,8 @@ def raykd(world: World, ray_cluster: None) -> Iterator[Callable[..., subprocess.
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "raykd.cli", *arguments]
-        process = subprocess.Popen(
-            command,
-            cwd=world.folder,
-            env={**os.environ, "RAY_ADDRESS": address},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with started_commands({**os.environ, "RAY_ADDRESS": address}) as start:
+        yield partial(start, world.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def held() -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.commands import started_commands
 from tests.fakes import LABELS, texts_and_labels
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
@@ -57,24 +58,19 @@ def write_project(folder: Path) -> None:
 @pytest.fixture
 def raykd() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts the command line in a folder, with a Ray of its own."""
-    started: list[subprocess.Popen[str]] = []
+    logs = itertools.count()
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
 
-    def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-        log = (folder.parent / f"log-{len(started)}").open("w+", encoding="utf-8")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "raykd.cli", *arguments],
-            cwd=folder, env=environment, text=True, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        process.log = Path(log.name)  # type: ignore[attr-defined]
-        started.append(process)
-        return process
+    with started_commands(environment) as start:
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        def logged(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+            log = folder.parent / f"log-{next(logs)}"
+            with log.open("w", encoding="utf-8") as stream:
+                process = start(folder, *arguments, stdout=stream, stderr=subprocess.STDOUT)
+            process.log = log  # type: ignore[attr-defined]
+            return process
+
+        yield logged
 
 
 def done(process: Any) -> str:
