@@ -8,6 +8,7 @@ What lies outside the space is refused by its key, never moved to the nearest va
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,19 +36,17 @@ def read_point(space: Space, point: Mapping[str, Any], where: str) -> Sample:
     paths = {one.path: one for one in space.domains}
     sample: Sample = {}
     tree: dict[str, Any] = {}
-    for key, value in point.items():
+    for key, value in sorted(point.items(), key=lambda item: item[0].count(".")):
         if "[" in key and key in paths:
             sample |= {**dict(paths[key].condition), **_read(_slot(space.tree, key), value, key, where, True)}
         elif "[" in key:
             raise _unknown(key, where, list(paths))
         else:
-            _put(tree, key.split("."), value)
+            _put(tree, key, value, where)
     found = _read(space.tree, tree, "", where, True)
     for path, value in {**found, **sample}.items():
         if path in found and not same(found[path], value):
-            raise ConfigError(
-                f"{where}: {path} is given twice", got=f"{found[path]}, {value}", wanted="one value"
-            )
+            raise _twice(path, found[path], value, where)
     return {
         one.path: {**found, **sample}[one.path] for one in space.domains if one.path in {**found, **sample}
     }
@@ -73,13 +72,33 @@ def differences(one: RunConfig, other: RunConfig, besides: Sequence[str] = ()) -
     return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if not key.startswith(tuple(besides))]
 
 
-def _put(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        below = tree.setdefault(key, {})
+def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a key with dots in a tree, which has all shorter keys already.
+
+    Raises:
+        ConfigError: Something else stands there.
+    """
+    *above, last = key.split(".")
+    for at, name in enumerate(above, 1):
+        below = tree.setdefault(name, {})
         if not isinstance(below, dict):
-            return
+            outer = ".".join(above[:at])
+            raise ConfigError(
+                f"{where}: {outer} is given as a whole, so {key} has no place in it",
+                got=f"{outer} {_short(below)}",
+                wanted="one of the two",
+                next_step=f"write all of it as {outer}: {{...}}, or a key of an option as {outer}[OPTION].KEY",
+            )
         tree = below
-    tree[keys[-1]] = value
+    if last in tree and tree[last] != value:
+        raise _twice(key, tree[last], value, where)
+    tree[last] = copy.deepcopy(value)  # a mapping may get more keys, and it is the user's
+
+
+def _twice(key: str, one: Any, other: Any, where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {key} is given twice", got=f"{_short(one)}, {_short(other)}", wanted="one value"
+    )
 
 
 def _slot(node: Any, path: str) -> Any:

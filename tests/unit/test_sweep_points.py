@@ -12,6 +12,7 @@ import yaml
 from raykd.errors import ConfigError
 from raykd.sweep.config import Sweep, dump_sweep, load_sweep
 from raykd.sweep.journal import Journal
+from raykd.sweep.points import read_point
 from raykd.sweep.space import key_of
 
 SPACE = {
@@ -100,6 +101,10 @@ def test_a_dumped_sweep_begins_as_it_did(tmp_path: Path) -> None:
         ({"points_to_evaluate": [{"objective.temperature[cosine].start": 3.0}]}, ["is not searched", LINEAR]),
         ({"points_to_evaluate": [{"objective": {"alpha": 0.1}}, {"objective.alpha": 0.1}]}, ["points_to_evaluate.1 stands there twice"]),
         ({"points_to_evaluate": [{"objective": {"alpha": x / 10}} for x in range(9)]}, ["9 settings, num_samples 4", "9 at least"]),
+        ({"points_to_evaluate": [{"objective.temperature": "linear", "objective.temperature.linear.start": 3}]},
+         ["objective.temperature is given as a whole", "objective.temperature[OPTION].KEY"]),
+        ({"points_to_evaluate": [{"objective.alpha": 0.1, "objective": {"alpha": 0.2}}]},
+         ["objective.alpha is given twice", "0.2, 0.1"]),
         ({"points_to_evaluate": {"alpha": 1}}, ["points_to_evaluate", "a list"]),
     ],
 )  # fmt: skip
@@ -108,6 +113,13 @@ def test_a_point_outside_the_space_is_refused_by_name(tmp_path: Path, search: An
         with pytest.raises(ConfigError) as error:
             read(tmp_path, search={"kind": kind, **search}, num_samples=4)
         assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_reading_a_point_leaves_it_as_it_was_written(tmp_path: Path) -> None:
+    point = {"objective.alpha": 0.3, "objective": {"temperature": 2.0}}
+    space = read(tmp_path).space
+    assert read_point(space, point, "a point") == {"objective.temperature": 2.0, "objective.alpha": 0.3}
+    assert point == {"objective.alpha": 0.3, "objective": {"temperature": 2.0}}
 
 
 def test_a_base_outside_the_space_is_refused_by_its_key(tmp_path: Path) -> None:
@@ -268,6 +280,15 @@ def test_trials_that_can_be_no_runs_are_refused_with_their_values_and_why(tmp_pa
     text = str(error.value)
     assert "cannot be run" in text and "train.gradient_accumulation=16" in text
     assert "smaller than workers.num_workers x train.gradient_accumulation = 16" in text and "next:" in text
+
+
+def test_a_reason_does_not_begin_in_the_middle_of_a_trials_values(tmp_path: Path) -> None:
+    space = {"train": {"choice": [{"batch_size": 8, "gradient_accumulation": 16}, {"batch_size": 16}]}}
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, space=space, search={"kind": "random"}, num_samples=2)
+    lines = str(error.value).splitlines()
+    assert lines[1] == "  with train=batch_size: 8, gradient_accumulation: 16"
+    assert lines[2].startswith("    train.batch_size 8 is smaller than")
 
 
 def test_all_trials_are_looked_at_and_only_these(tmp_path: Path) -> None:
