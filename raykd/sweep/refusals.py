@@ -21,7 +21,7 @@ from raykd.student.overruled import fixed_keys
 from raykd.sweep.domains import Choice, Grid, Scalar
 from raykd.sweep.foreign import KINDS
 from raykd.sweep.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
-from raykd.sweep.space import Sample, Space, key_of, shown
+from raykd.sweep.space import TRIAL, Sample, Space, key_of, shown
 
 if TYPE_CHECKING:
     from raykd.sweep.config import Sweep
@@ -105,7 +105,7 @@ def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str
     """Raises ConfigError with the settings, and the key and why; one reason once."""
     reasons: dict[str, tuple[str, list[Sample]]] = {}
     for sample, error in bad:
-        reason = reason_of(error)
+        reason = reason_of(error, sample)
         same = re.sub(r"\d[\d.e+-]*|got: .*", "", reason)  # whatever the values are
         reasons.setdefault(same, (reason, []))[1].append(sample)
     lines = [f"{origin}: {len(bad)} of the {of} cannot be run"]
@@ -129,17 +129,13 @@ def _next_step(text: str) -> str | None:
     )
 
 
-def reason_of(error: RaykdError) -> str:
+def reason_of(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
     """A trial's error without the trial's own values, which stand before it."""
-    text = str(error)
-    if TRIAL in text.splitlines()[0]:
-        text = text.partition(TRIAL)[2].partition(": ")[2]
+    text, values = str(error), f"{TRIAL}{shown(sample)}: "
+    if values in text:
+        text = text.partition(values)[2]
     first, _, rest = text.partition("\n")
     return textwrap.dedent(rest) if rest and re.fullmatch(r"\d+ keys? (is|are) wrong", first) else text
-
-
-TRIAL = ", the trial with "
-"""What `Space.config` begins its errors with, before a trial's values."""
 
 
 def _error_of(space: Space, sample: Mapping[str, Scalar]) -> RaykdError | None:

@@ -24,6 +24,9 @@ from raykd.load import resolve, validate
 from raykd.report.names import is_constant, short_names
 from raykd.sweep.domains import Choice, Domain, Grid, RandInt, Scalar, domain_of, refuse_foreign
 
+TRIAL = ", the trial with "
+"""Between a space's name and a trial's values, in errors of `Space.config`."""
+
 Sample = dict[str, Scalar]
 """A value for every active domain, by path, in the order of `Space.domains`."""
 
@@ -221,7 +224,7 @@ class Space:
         Raises:
             ConfigError: the sample makes no valid run; the message names the sample.
         """
-        where = f"{self.origin}, the trial with {shown(sample)}"
+        where = f"{self.origin}{TRIAL}{shown(sample)}"
         try:
             tree = overlay(self.base, self.assemble(sample))
             if tree.get("smoke") is not None and tree["train"]["epochs"] is not None:

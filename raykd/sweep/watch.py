@@ -159,7 +159,7 @@ class Watch(Callback):  # type: ignore[misc]
 
     def refused(self, name: str, error: RaykdError) -> None:
         """A trial's setting can be no run, so it was not handed to Tune."""
-        self._end(name, "failed", NO_RUN + reason_of(error))
+        self._end(name, "failed", NO_RUN + reason_of(error, self._journal.trials[name].sample))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
