@@ -205,9 +205,9 @@ def tune_domain(one: Dimension) -> Any:
 class TuneSampler:
     """One of Tune's searchers.
 
-    It is made at the first `ask`: earlier trials are its first points, which every searcher of Tune knows, while only
-    some can be given results of others. Domains are numbered (d0, d1, ...), since each searcher has its own characters
-    that a name must not have.
+    It is made when it is first needed: earlier trials are its first points, which every searcher of Tune knows, while
+    only some can be given results of others. Domains are numbered (d0, d1, ...), since each searcher has its own
+    characters that a name must not have.
     """
 
     def __init__(self, config: TuneSearch, space: Space, mode: Mode, trials: int, known: Known) -> None:
@@ -225,9 +225,7 @@ class TuneSampler:
     def ask(self, index: int) -> Sample | None:
         if index >= self._limit:
             return None
-        if self._searcher is None:
-            self._replay()
-        suggested = self._searcher.suggest(str(index))
+        suggested = self._told().suggest(str(index))
         if not isinstance(suggested, Mapping):
             raise ConfigError(
                 f"searcher {self._config.name} gives no sample for trial {index}",
@@ -264,6 +262,12 @@ class TuneSampler:
             ) from error
         self._searcher = searcher
 
+    def _told(self) -> Any:
+        """The searcher, which knows all earlier trials."""
+        if self._searcher is None:
+            self._replay()
+        return self._searcher
+
     def _replay(self) -> None:
         points = [sample for _, sample, _, _ in self._earlier]
         self._make([self._point(sample) for sample in [*points, *self._first[len(points) :]]])
@@ -286,13 +290,13 @@ class TuneSampler:
     def report(self, index: int, evaluation: int, score: float) -> None:
         # The last entry is BOHB's: it learns from every budget, whichever scheduler stops the trials.
         result = {SCORE: score, "training_iteration": evaluation, "hyperband_info": {"budget": evaluation}}
-        self._searcher.on_trial_result(str(index), result)
+        self._told().on_trial_result(str(index), result)
 
     def tell(self, index: int, score: float | None) -> None:
         if _usable(score):
-            self._searcher.on_trial_complete(str(index), {SCORE: score, "training_iteration": 1})
+            self._told().on_trial_complete(str(index), {SCORE: score, "training_iteration": 1})
         else:
-            self._searcher.on_trial_complete(str(index), None, error=True)
+            self._told().on_trial_complete(str(index), None, error=True)
 
     def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         self._earlier.append((index, dict(sample), score, finished))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
@@ -105,6 +106,45 @@ def test_an_unfinished_trial_keeps_its_sample_and_is_told_later() -> None:
     study = sampler._study  # type: ignore[attr-defined]
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
     assert study.trials[0].params["x"] == sample["x"] and study.best_value == 1.0
+
+
+class Recorder:
+    """A searcher of Tune that draws nothing: it answers with its first points."""
+
+    def __init__(self, metric: str, mode: str, points_to_evaluate: Sequence[dict[str, Any]] = ()) -> None:
+        self.points, self.heard = list(points_to_evaluate), list[tuple[str, str]]()
+
+    def set_max_concurrency(self, limit: int) -> None:
+        pass
+
+    def set_search_properties(self, metric: str, mode: str, domains: dict[str, Any]) -> None:
+        pass
+
+    def suggest(self, name: str) -> dict[str, Any]:
+        self.heard.append(("suggest", name))
+        return self.points.pop(0)
+
+    def on_trial_result(self, name: str, result: dict[str, Any]) -> None:
+        self.heard.append(("result", name))
+
+    def on_trial_complete(self, name: str, result: dict[str, Any] | None, error: bool = False) -> None:
+        self.heard.append(("failed" if error else "complete", name))
+
+
+def test_a_searcher_of_tune_hears_of_trials_that_go_on_before_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.tune.search import SEARCH_ALG_IMPORT
+
+    monkeypatch.setitem(SEARCH_ALG_IMPORT, "hyperopt", lambda: Recorder)
+    sampler = TuneSearch(name="hyperopt").sampler(TOY, "max", 3)
+    for index in (0, 1):
+        sampler.restore(index, TOY.sample(0, index), None, False)
+    sampler.report(0, 1, 0.5)
+    sampler.tell(0, 0.5)
+    sampler.tell(1, None)
+    heard = sampler._searcher.heard  # type: ignore[attr-defined]
+    assert heard == [("suggest", "0"), ("suggest", "1"), ("result", "0"), ("complete", "0"), ("failed", "1")]
 
 
 def test_an_unknown_searcher_of_tune_is_told_with_the_known_ones() -> None:
