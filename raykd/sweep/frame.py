@@ -34,7 +34,8 @@ from raykd.sweep.journal import Journal
 from raykd.sweep.messages import no_score
 from raykd.sweep.preflight import TrialCheck
 from raykd.sweep.progress import SweepProgress
-from raykd.sweep.suggest import Sampler, Suggestions
+from raykd.sweep.search import Sampler
+from raykd.sweep.suggest import Suggestions
 from raykd.sweep.trial import Configs, Shared
 from raykd.sweep.tuning import TuneSettings, run_trials
 from raykd.sweep.watch import Watch

@@ -10,30 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ray.tune.search import Searcher
 
 from raykd.errors import RaykdError
 from raykd.sweep.journal import Journal, Trial
+from raykd.sweep.search import Sampler
 from raykd.sweep.trial import RESUMED
 from raykd.tasks.ranking import comparable
-
-
-class Sampler(Protocol):
-    """Where samples come from (see `raykd.sweep.search`)."""
-
-    def ask(self, index: int) -> dict[str, Any] | None:
-        """Sample ``index``; None where there is none left."""
-
-    def report(self, index: int, evaluation: int, score: float) -> None:
-        """A trial's score on the way."""
-
-    def tell(self, index: int, score: float | None) -> None:
-        """A trial's best score; None if it failed."""
-
-    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, *, finished: bool) -> None:
-        """A trial of an earlier start of the sweep."""
 
 
 class StandIn:

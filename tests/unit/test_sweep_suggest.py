@@ -42,7 +42,7 @@ class FakeSampler:
     def tell(self, index: int, score: float | None) -> None:
         self.told.append((index, score))
 
-    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, *, finished: bool) -> None:
+    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, finished: bool) -> None:
         self.restored.append((index, dict(sample), score, finished))
 
 
