@@ -50,17 +50,23 @@ def is_new(path: Path) -> bool:
         return False
 
 
+def closed_folder(folder: Path) -> Path | None:
+    """Return what keeps this user from writing in a folder, or from making it; None where nothing does."""
+    near = folder
+    while not near.exists() and near != near.parent:
+        near = near.parent
+    return None if near.is_dir() and os.access(near, os.W_OK | os.X_OK) else near
+
+
 def check_folder(path: Path) -> None:
     """Check that a database can be made at this path; makes nothing.
 
     Raises:
         TrackingError: the folder cannot be written.
     """
-    near = path.parent
-    while not near.exists() and near != near.parent:
-        near = near.parent
-    if path.is_dir() or not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        got = f"{path} is a folder" if path.is_dir() else f"{near} is no folder that this user may write"
+    closed = closed_folder(path.parent)
+    if path.is_dir() or closed is not None:
+        got = f"{path} is a folder" if path.is_dir() else f"{closed} is no folder that this user may write"
         raise TrackingError(
             f"the MLflow database {path} cannot be made",
             got=got,
@@ -75,16 +81,16 @@ def check_database(path: Path, uri: str) -> None:
     Raises:
         TrackingError: what is wrong, and what to do.
     """
-    found = _revision(path, uri)
+    found = _revision(path)
     until = time.monotonic() + MAKING_S
     while found != head() and _is_young(path) and time.monotonic() < until:
         time.sleep(0.5)
-        found = _revision(path, uri)
+        found = _revision(path)
     if found == head():
         return
     if found is None and not _tables(path):
         return  # a database of somebody else, or an empty one: MLflow adds its tables
-    kept = mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
+    upgrade = mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
     if found is not None and found not in _known():
         raise TrackingError(
             f"the MLflow database {path} was written by a newer MLflow",
@@ -96,11 +102,11 @@ def check_database(path: Path, uri: str) -> None:
         f"the MLflow database {path} was written by an older MLflow, or cut off while it was made",
         got=f"schema {found or 'unfinished'}",
         wanted=f"schema {head()} (MLflow {_version()})",
-        next_step=f"keep a copy of the file, then: {kept}; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+        next_step=f"keep a copy of the file, then: {upgrade}; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
     )
 
 
-def _revision(path: Path, uri: str) -> str | None:
+def _revision(path: Path) -> str | None:
     """The revision of the schema, None where there is none; also tries whether it can be written.
 
     Raises:
@@ -165,8 +171,8 @@ def _tables(path: Path) -> bool:
 
 def _is_young(path: Path) -> bool:
     """Return whether the file was written moments ago."""
-    newest = max(p.stat().st_mtime for p in (path, path.with_name(path.name + "-journal")) if p.exists())
-    return time.time() - newest < MAKING_S / 4
+    files = (path, path.with_name(path.name + "-journal"))
+    return any(time.time() - file.stat().st_mtime < MAKING_S / 4 for file in files if file.exists())
 
 
 @cache

@@ -94,7 +94,6 @@ def _check_database_server(uri: str) -> None:
     import sqlalchemy
 
     parts = urlsplit(uri)
-
     sqlalchemy.create_engine(uri)
     if parts.hostname:
         port = parts.port or PORTS.get(parts.scheme.split("+")[0], 0)

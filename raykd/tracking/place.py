@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
 from raykd.tracking.address import database_path, is_server
-from raykd.tracking.database import LOCKED_S
+from raykd.tracking.database import LOCKED_S, closed_folder
 from raykd.tracking.outbox import logger
 
 ARTIFACTS = "mlartifacts"
@@ -32,7 +32,10 @@ _COLUMNS = (
     ("model_versions", "storage_location"),
 )
 """Where MLflow's schema names places of artifacts."""
-_CLIENTS = {"s3": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob", "hdfs": "pyarrow"}
+_CLIENTS = {
+    "s3": "boto3", "s3a": "boto3", "s3n": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob",
+    "hdfs": "pyarrow",
+}  # fmt: skip
 _PACKAGES = {"google.cloud.storage": "google-cloud-storage", "azure.storage.blob": "azure-storage-blob"}
 
 
@@ -87,7 +90,7 @@ def check_place(uri: str, name: str, location: str) -> str | None:
         TrackingError: they cannot be written from here.
     """
     scheme = urlsplit(location).scheme
-    client = _CLIENTS.get(scheme.removesuffix("a").removesuffix("n") if scheme in ("s3a", "s3n") else scheme)
+    client = _CLIENTS.get(scheme)
     wanted = "an experiment whose artifacts can be written from here"
     other = "tracking.experiment=NAME names another experiment"
     if client is not None and not _can_import(client):
@@ -98,13 +101,10 @@ def check_place(uri: str, name: str, location: str) -> str | None:
     path = local_path(location)
     if path is None or left_behind(uri, location) is not None:
         return None
-    near = path
-    while not near.exists() and near != near.parent:
-        near = near.parent
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+    if (closed := closed_folder(path)) is not None:
         raise TrackingError(
             f"artifacts of the MLflow experiment {name!r} cannot be written",
-            got=f"{path}: {near} is no folder that this user may write",
+            got=f"{path}: {closed} is no folder that this user may write",
             wanted=wanted,
             next_step=other,
         )
