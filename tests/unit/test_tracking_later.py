@@ -209,10 +209,11 @@ def test_points_cost_one_call_a_thousand_metrics():
     assert counting.sizes == [1000, 1000, 500]
 
 
-@given(st.text(max_size=400))
-def test_any_name_becomes_one_that_mlflow_takes(key):
+@given(st.text(max_size=400), st.text(max_size=400))
+def test_any_name_becomes_one_that_mlflow_takes_and_no_other_name_becomes(key, other):
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     clean = slug(key)
     for check in (_validate_metric_name, _validate_param_name, _validate_tag_name):
         check(clean)
+    assert (slug(other) == clean) is (other == key)
