@@ -5,6 +5,10 @@ Decision record, all found by running:
 - Tune refuses a search algorithm beside PBT, because one that learns would be told scores of samples that it did not
   choose. Ours is `random` there and learns nothing, and it is what numbers the trials and brings back those of a
   sweep that was cut off; so the check, which looks at the controller's search algorithm, is shown none.
+- Tune sorts a population by score alone and gives a copy the step of what it copied. Where trials score alike one that
+  is no worse copies another and may go back with it, and of trials at the same step the first of the list is always
+  run: some never came to their end. Here only a trial that is worse than each of the best copies one, and trials at
+  the same step take turns.
 - Tune's HyperBandScheduler fills its brackets with trials that wait to be started, and a search algorithm gives one
   at a time: it never stopped a trial. The variant that Tune has for BOHB fills the largest bracket first and puts
   trials aside before it is full; it tells the searcher of every pause, which only BOHB's own understands.
@@ -25,12 +29,13 @@ class _Fair:
     """A population whose first samples are a search algorithm's, and in which every trial comes to its end."""
 
     _turns: int = 0
+    """How often a trial was chosen; a trial's own turn is the number of its last time."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[misc]
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the waiting trial that has been trained least; of equal ones the one that has waited longest."""
+        """Return the waiting trial that has been trained least; of equal ones the one that was chosen longest ago."""
         states: Any = self._trial_state  # type: ignore[attr-defined]
         waiting = [t for t in tune_controller.get_trials() if t.status in (Trial.PENDING, Trial.PAUSED)]
         if not waiting:
