@@ -247,10 +247,10 @@ class Tracker:
 
     def _say_rest(self, left: Sequence[Act]) -> None:
         names = ", ".join(act.what for act in left)
-        points = self._outbox.waiting + self._outbox.dropped
+        waiting, lost = self._outbox.waiting, self._outbox.dropped
         rest = (
-            f"{points} points are in {self._folder / SPOOL}; {sync_command(self.uri, run_folder(self._folder))} sends "
-            "all of it"
+            f"{waiting} points are in {self._folder / SPOOL}; {sync_command(self.uri, run_folder(self._folder))} sends "
+            "all of it" + (f"; {lost} points are lost" if lost else "")
             if self._folder
             else "it is lost"
         )
@@ -258,7 +258,7 @@ class Tracker:
         why = self._why or self._outbox.why
         if self._file is not None and _file_of(self.uri) != self._file:
             why = "the database was removed or replaced while the run went on"
-        note_left(Left(self.uri, self._folder, points, len(left), why))
+        note_left(Left(self.uri, self._folder, waiting + lost, len(left), why, lost))
 
     def __enter__(self) -> Self:
         return self

@@ -17,13 +17,18 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Left:
-    """What one MLflow run lacks. folder: None where it is lost. why: what MLflow said last."""
+    """What one MLflow run lacks.
+
+    folder: where it waits; None where all of it is lost. why: what MLflow said last. lost: of the points those that the
+    folder does not hold, for example since its disk was full.
+    """
 
     uri: str
     folder: Path | None
     points: int
     records: int
     why: str
+    lost: int = 0
 
 
 _left: list[Left] = []
@@ -60,9 +65,10 @@ def _line(uri: str, folder: Path | None, lefts: list[Left]) -> str:
     )
     runs = f" of {len(lefts)} MLflow runs" if len(lefts) > 1 else ""
     why = next((f" ({left.why})" for left in lefts if left.why), "")
-    rest = (
-        "they are lost"
-        if folder is None
-        else f"they wait in {folder}; send them with: {sync_command(uri, folder)}"
-    )
+    lost = sum(left.lost for left in lefts)
+    if folder is None or lost == points + records:
+        rest = "they are lost"
+    else:
+        gone = f", but {lost:,} of the points, which are lost" if lost else ""
+        rest = f"they wait in {folder}{gone}; send them with: {sync_command(uri, folder)}"
     return f"not recorded in MLflow: {what}{runs}{why}; {rest}"

@@ -39,6 +39,21 @@ def test_a_run_and_its_children_are_one_line(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(
+    ("lost", "records", "words"),
+    [
+        (2, 1, ["3 points and 1 other record", "but 2 of the points, which are lost; send"]),
+        (3, 0, ["3 points", "they are lost"]),
+    ],
+)
+def test_points_that_no_disk_took_are_not_said_to_wait(tmp_path, lost, records, words):
+    lines_of_left()
+    note_left(Left(DEAD, tmp_path, 3, records, "away", lost))
+    (line,) = lines_of_left()
+    assert all(word in line for word in words), line
+    assert ("sync" in line) is (lost < 3)
+
+
 def test_all_that_was_recorded_is_not_spoken_of(tmp_path, mlflow_uri):
     lines_of_left()
     with start(mlflow_uri, tmp_path) as tracker:
