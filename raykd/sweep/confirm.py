@@ -86,7 +86,7 @@ class Arms:
     def tell(self, index: int, score: float | None) -> None:
         """Nothing is learnt at the end."""
 
-    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, *, finished: bool) -> None:
+    def restore(self, index: int, sample: Mapping[str, Any], score: float | None, finished: bool) -> None:
         """Nothing is learnt from before."""
 
 
