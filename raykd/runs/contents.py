@@ -12,6 +12,7 @@ import hashlib
 from pathlib import Path
 
 from raykd.config import Run
+from raykd.errors import ModelError
 
 _WHOLE = 4 << 20
 _BLOCK, _BLOCKS = 1 << 16, 64
@@ -35,7 +36,23 @@ def models_of(config: Run) -> dict[str, str]:
 
 
 def digest(folder: Path) -> str:
-    """sha256 (hex) over the names and contents of a model folder's files; of large files blocks of them."""
+    """sha256 (hex) over the names and contents of a model folder's files; of large files blocks of them.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    try:
+        return _digest(folder)
+    except OSError as error:
+        raise ModelError(
+            f"the model directory {folder} cannot be read",
+            got=str(error),
+            wanted="files that you may read",
+            next_step="let this user read them, or move what is no part of the model elsewhere",
+        ) from None
+
+
+def _digest(folder: Path) -> str:
     found = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith(".") or path.suffix in _IGNORED:

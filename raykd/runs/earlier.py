@@ -8,6 +8,7 @@ recorded, and two drivers must not write one run: it gets a run of its own, and 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from raykd.runs.changes import Change, Changes, compare, listed
 from raykd.runs.contents import models_of, paths_of
 from raykd.tracking import tracking_uri
 
+log = logging.getLogger("raykd.runs")
 RECORDED = ("mlflow_run_id", "children", "ended", "teachers_scored_in")
 """What a state says of MLflow."""
 WAITING = ("mlflow_spool.jsonl", "mlflow_later.jsonl", "mlflow", "spool")
@@ -165,7 +167,11 @@ def move_in(path: Path, before: Path) -> None:
     import yaml
 
     for file in sorted(path.glob("*.yaml")):
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            log.warning("the paths in %s stay as they are, since it cannot be read: %s", file, error)
+            continue
         moved = find_again(tree, before, path)
         if moved != tree:
             write_whole(file, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))

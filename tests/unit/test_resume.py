@@ -15,7 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from raykd.errors import ConfigError, ResourceError
+from raykd.errors import ConfigError, ModelError, ResourceError
 from raykd.home import find_again, is_home, named, refuse_another, student_in
 from raykd.load import dump, load_any, load_run
 from raykd.runs.changes import compare
@@ -136,6 +136,7 @@ def test_a_moved_project_goes_on_and_what_lies_in_it_is_found_again(tmp_path: Pa
     run = project(tmp_path / "old")
     here(tmp_path / "old")
     begin(run)
+    (tmp_path / "old" / "runs" / "r" / "notes.yaml").write_text("a stranger's: [", encoding="utf-8")
     shutil.move(tmp_path / "old", tmp_path / "new")
     new = tmp_path / "new"
     here(tmp_path)
@@ -148,6 +149,7 @@ def test_a_moved_project_goes_on_and_what_lies_in_it_is_found_again(tmp_path: Pa
     assert folder.changes == () and folder.state["folder"] == str(new / "runs" / "r")
     assert "it lay in" in folder.notes[0] and str(tmp_path / "old") in folder.notes[0]
     assert str(tmp_path / "old") not in (folder.path / "run.yaml").read_text("utf-8")
+    assert (folder.path / "notes.yaml").read_text("utf-8") == "a stranger's: ["
     assert begin(new / "run.yaml", resume=True).notes == (), "said once"
 
 
@@ -228,6 +230,17 @@ def test_a_digest_sees_any_block_of_large_weights(tmp_path: Path) -> None:
         weights.write_bytes(bytes(5 << 20))
     (tmp_path / "README.md").write_text("x", encoding="utf-8")
     assert digest(tmp_path) == before
+
+
+def test_a_model_file_that_cannot_be_read_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+
+    def refused(path: Path, *_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ModelError, match=r"cannot be read[\s\S]*model\.safetensors"):
+        digest(tmp_path)
 
 
 def test_changed_rows_are_named_by_their_part(tmp_path: Path, here: Any) -> None:
