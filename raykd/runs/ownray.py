@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import re
@@ -42,11 +43,16 @@ def started_here() -> bool:
 def claim() -> None:
     """Says that this process is about to start a Ray of its own, which ends with it."""
     global _own
-    if not _own:
-        atexit.register(end_own_ray)  # before Ray's own, since later
-        at_the_end(kill_own_ray)
+    _end_with_process()
     _own = True
     _ended.clear()
+
+
+@functools.cache
+def _end_with_process() -> None:
+    """Says once, however many a process starts one after the other, what becomes of its Ray when it ends."""
+    atexit.register(end_own_ray)  # before Ray's own, since later
+    at_the_end(kill_own_ray)
 
 
 @contextlib.contextmanager
