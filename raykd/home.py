@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raykd.config.overlay import NAME
+from raykd.config.overlay import checked_name
 from raykd.errors import ConfigError
 from raykd.parse import check_path
 
@@ -155,11 +155,12 @@ def _moved(path: str, before: Path, now: Path) -> str:
 
 
 def _checked(folder: Path) -> str:
-    if not NAME.match(folder.name):
+    try:
+        return checked_name(folder.name)
+    except ValueError as error:
         raise ConfigError(
             f"the folder {folder} has a name that no run can have",
             got=folder.name,
-            wanted="a letter or digit first, then letters, digits, '.', '_', '-' (100 at most)",
+            wanted=str(error),
             next_step="rename the folder",
-        )
-    return folder.name
+        ) from None

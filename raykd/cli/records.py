@@ -62,7 +62,7 @@ def _output_of(folder: Path) -> Path:
     return next((above for above in folder.parents if (above / "mlflow.db").exists()), folder.parent)
 
 
-def _check_run_folder(folder: Path, named: Path) -> None:
+def _check_run_folder(folder: Path, given: Path) -> None:
     """Check that a folder is one of a run or a sweep.
 
     Raises:
@@ -73,10 +73,10 @@ def _check_run_folder(folder: Path, named: Path) -> None:
     inside = sorted(path.parent.name for path in folder.glob("*/run.json")) if folder.is_dir() else []
     got = "no run.json and run.yaml in it" if folder.is_dir() else "no such folder"
     raise ConfigError(
-        f"{named} is no folder of a run",
+        f"{given} is no folder of a run",
         got=f"runs in it: {', '.join(inside[:10])}" if inside else got,
         wanted="output/NAME of a run or a sweep",
-        next_step=f"raykd mlflow sync {named / inside[0]}"
+        next_step=f"raykd mlflow sync {given / inside[0]}"
         if inside
         else "for example: raykd mlflow sync runs/NAME",
     )

@@ -207,10 +207,12 @@ class TeacherActor:
         with self._writing:
             self._set_threads()
             beside: Teacher | None = None
+            tried = False
             found: dict[str, tuple[Timing | None, Timing | None]] = {}
             for name, batch in samples.items():
                 own = self._named(name).timed(batch)
-                if own is not None and beside is None:
+                if own is not None and not tried:
+                    tried = True
                     beside = self._opened(replace(student, device=self._named(name).spec.device))
                 found[name] = own, None if own is None or beside is None else beside.timed(batch)
             return found
