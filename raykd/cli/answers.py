@@ -45,12 +45,14 @@ def label(
 ) -> None:
     """Let the teachers of RUN.yaml answer all its training texts now and keep the answers.
 
-    Later runs and sweeps over the same texts then need no teacher: they read the answers from disk. Interrupted, it
-    goes on where it was. Teachers that RUN.yaml trains must be there already: raykd train makes them. They are scored
-    on the validation texts first, as in a run.
+    Later runs and sweeps over the same texts then need no teacher:
+    they read the answers from disk. Interrupted, it goes on where it was.
+    Teachers that RUN.yaml trains must be there already: raykd train makes them.
+    They are scored on the validation texts first, as in a run.
 
-    With --sequences the teachers of a language model write texts instead (sequence-level distillation); the file is
-    data for a later run: its columns are src, tgt and lang.
+    With --sequences the teachers of a language model write texts instead
+    (sequence-level distillation). The file is data for a later run:
+    its columns are src, tgt and lang.
     """
     if sequences is not None:
         from raykd.runs.sequences import write_sequences

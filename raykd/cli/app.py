@@ -47,7 +47,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Keys of RUN.yaml to change: objective.alpha=0.3 teachers.en.actor.replicas=2.",
+        help="Keys of RUN.yaml to change: objective.alpha=0.3 teachers.en.actor.replicas=2",
     ),
 ]
 

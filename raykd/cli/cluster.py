@@ -54,13 +54,15 @@ def submit(
 ) -> None:
     """Send a run or a sweep to a Ray cluster and follow it to its end.
 
-    The folder of the file goes along (its sizes are shown), so paths in the file that are relative to it hold there
-    too. Sent again, the job goes on where it was; a finished one says what it found.
+    The folder of the file is uploaded (its sizes are shown), so paths in the file
+    that are relative to it hold on the cluster too. Sent again, the job goes on
+    where it was; a finished one says what it found.
 
-    A cluster with a token: RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE raykd submit ...
+    A cluster with a token:
+    RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE raykd submit ...
 
-    Exit codes: that of the job, which is that of train or sweep; 2 configuration, 5 no cluster, 130 interrupted
-    (the job goes on) or stopped.
+    Exit codes: that of the job, which is that of train or sweep;
+    2 configuration, 5 no cluster, 130 interrupted (the job goes on) or stopped.
     """
     from raykd.cluster.asked import read_asked
     from raykd.cluster.submission import submission
@@ -183,10 +185,12 @@ def render(
 ) -> None:
     """Print a RayJob for this run: a cluster as large as it needs, which goes when the job is done.
 
-    The file is self-contained: kubectl apply -f - takes it as it is. It is checked before it is printed.
+    The file is self-contained: kubectl apply -f - takes it as it is.
+    It is checked before it is printed.
 
-    Teachers go to nodes of the type teacher, students to those of the type student. The run's data must be embedded,
-    on the hub, or on the volume of runs with paths from the root.
+    Teachers go to nodes of the type teacher, students to those of the type student.
+    The run's data must be embedded, on the hub,
+    or on the volume of runs with paths from the root.
     """
     from raykd.cluster.asked import read_asked
     from raykd.cluster.render import Wishes, render

@@ -19,7 +19,7 @@ def plan(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as for train and sweep.")
     ] = None,
 ) -> None:
-    """What a run or a sweep will hold, do and leave: resources, steps, answers, checkpoints, disk, time.
+    """Show what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
 
     Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """
@@ -72,9 +72,7 @@ def show(items: list[Any]) -> None:
 def doctor(
     address: Annotated[
         str | None,
-        typer.Option(
-            help="A Ray cluster to look at too: auto, or host:port. None looks at this machine alone."
-        ),
+        typer.Option(help="A Ray cluster to look at too: auto, or host:port. By default only this machine."),
     ] = None,
     output: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
 ) -> None:

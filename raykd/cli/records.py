@@ -11,7 +11,7 @@ from rich.markup import escape
 from raykd.cli.app import app, console, print_lines
 from raykd.errors import ConfigError, TrackingError
 
-mlflow_app = typer.Typer(help="What concerns MLflow alone.", no_args_is_help=True)
+mlflow_app = typer.Typer(help="Records that MLflow has not taken yet: send them.", no_args_is_help=True)
 app.add_typer(mlflow_app, name="mlflow")
 
 
@@ -87,7 +87,7 @@ def ui(
     output: Annotated[Path, typer.Option(help="The folder that holds mlflow.db.")] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
 ) -> None:
-    """Open the MLflow pages of this database (on 127.0.0.1 only); Ctrl-C ends them."""
+    """Serve MLflow's pages of the runs in a folder, on 127.0.0.1 only, until Ctrl-C."""
     from raykd.tracking import serve_ui
 
     serve_ui(output, port, lambda line: console.print(line, highlight=False))

@@ -32,7 +32,8 @@ def train(
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Try the whole way first: a few rows and steps, in output/NAME-smoke, always anew."
+            "--smoke",
+            help="Run all of it in short, from the start, in output/NAME-smoke: a few rows and steps.",
         ),
     ] = False,
 ) -> None:
@@ -156,20 +157,22 @@ def predict(
         Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
     ],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT", help="Texts; none reads standard input.")
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="Texts; without any, the lines of standard input."),
     ] = None,
     jsonl: Annotated[
         Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Key of the text in --jsonl; none takes text, tokens or question.")
+        str | None, typer.Option(help="Key of the text in --jsonl; by default text, tokens or question.")
     ] = None,
     pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="Which task of a student of several; the folders in it are named so.")
+        str | None,
+        typer.Option(help="Which task, of a student of several tasks: the name of a folder in MODEL_DIR."),
     ] = None,
     no_answer: Annotated[
-        bool, typer.Option(help="A question may have no answer (models trained on SQuAD v2).")
+        bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
     ] = False,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Longest prompt or source in tokens, of a model that writes.")
@@ -178,16 +181,17 @@ def predict(
         int | None, typer.Option(min=1, help="Longest text in tokens that a model writes.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Language to write, of a model of many (or tgt_lang in the lines).")
+        str | None,
+        typer.Option(help="Language to write, for a multilingual model (or tgt_lang in the lines)."),
     ] = None,
     source_language: Annotated[
         str | None, typer.Option(help="Language of the sources (or src_lang in the lines).")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a text instead of a table.")
+        bool, typer.Option("--json", help="One JSON object per text instead of a table.")
     ] = False,
 ) -> None:
-    """What a model says of texts: label and probabilities, or the entities in them, or an answer.
+    """Predict with a saved model: label and probabilities, entities, an answer or a text for each input.
 
     Texts come as arguments, as lines of standard input, or from --jsonl; JSON lines are answered with JSON lines.
 

@@ -23,7 +23,7 @@ def sweep(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Keys of SPACE.yaml to change: num_samples=8 set.train.epochs=2 base=run.yaml.",
+            help="Keys of SPACE.yaml to change: num_samples=8 set.train.epochs=2 base=run.yaml",
         ),
     ] = None,
     resume: Annotated[
@@ -47,7 +47,8 @@ def sweep(
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Try the whole way first: a few trials, rows and steps, in output/NAME-smoke, always anew."
+            "--smoke",
+            help="Run all of it in short, from the start, in output/NAME-smoke: few trials, rows and steps.",
         ),
     ] = False,
 ) -> None:

@@ -13,8 +13,9 @@ teachers_app = typer.Typer(
     no_args_is_help=True,
     help="""Teachers that stay on a cluster and serve one run after another.
 
-They keep their CPUs and GPUs until raykd teachers down. A run asks them with serving.pool=NAME; it is refused if they
-are not exactly its own teachers.
+They keep their CPUs and GPUs until raykd teachers down.
+A run asks them with serving.pool=NAME; it is refused if they are not exactly
+its own teachers.
 """,
 )
 app.add_typer(teachers_app, name="teachers")
@@ -35,10 +36,11 @@ def up(
         typer.Option("--load", help="Load all weights now; by default on the first text without answer."),
     ] = False,
 ) -> None:
-    """Start the teachers of POOL.yaml (a run file) on a running cluster, under a name.
+    """Start the teachers of RUN.yaml on a running cluster, under a name.
 
-    Needs a cluster that outlives the command: ray start --head, then ray.address=auto. Of the file only teachers,
-    labels, task, serving and ray are used. Teachers that it trains must be there already: raykd train makes them.
+    Needs a cluster that outlives the command: ray start --head, then ray.address=auto.
+    Of the file only teachers, labels, task, serving and ray are used.
+    Teachers that it trains must be there already: raykd train makes them.
     Asked again for the same teachers it changes nothing.
     """
     from raykd.config.overlay import checked_name

@@ -51,7 +51,8 @@ def _check_trials(sweep: Sweep) -> Finding:
         return Finding("trials", "", error)
     if sweep.config.search.learns:
         return Finding(
-            "trials", "draws of the space can all be trained; trials are looked at when their turn comes"
+            "trials",
+            "settings drawn from the space can all be trained; each trial is checked when its turn comes",
         )
     return Finding("trials", f"all {sweep.trials:,} can be trained")
 
