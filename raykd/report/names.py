@@ -44,6 +44,7 @@ def folded(sample: Mapping[str, Any]) -> dict[str, Any]:
 def recorded(sample: Mapping[str, Any]) -> dict[str, Any]:
     """A sample as MLflow's parameters have it, which take no brackets.
 
-    ``objective.temperature[linear].start`` is ``objective.temperature.linear.start``.
+    ``objective.temperature[linear].start`` is ``objective.temperature.linear.start``. Two keys of one sample never
+    become one, since a choice has one option there; between trials ``a[x.y].z`` and ``a[x].y.z`` may.
     """
     return {re.sub(r"\[([^\]]*)\]", r".\1", key): value for key, value in folded(sample).items()}
