@@ -350,7 +350,10 @@ def check_resources(config: Run, *, together: bool = True) -> str:
     cpus = max(sum(d.cpus for d in demands) for demands in stages)
     text = f"at most {cpus:g} CPUs at once"
     if thin:
-        text += f"; {', '.join(thin)} has less than one CPU but runs one thread: put teachers into one actor.group"
+        text += (
+            f"; less than one CPU is asked for a process that runs one thread: {', '.join(thin)} (teachers of the same "
+            "actor.group share a process)"
+        )
     return text + _idle_replicas(config, groups)
 
 
