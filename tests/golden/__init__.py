@@ -1,0 +1,1 @@
+"""What runs and sweeps gave before a refactoring: see `record`."""
