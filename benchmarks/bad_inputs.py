@@ -75,7 +75,7 @@ def quiet() -> None:
     """No hub, no warnings between the lines of the table; libraries are loaded before the clock runs."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     logging.disable(logging.WARNING)
-    for name in ("raykd.runs.check", "raykd.sweep.run", "transformers.models.bert.modeling_bert"):
+    for name in ("raykd.preflight.check", "raykd.tuning.run", "transformers.models.bert.modeling_bert"):
         importlib.import_module(name)
 
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from raykd.checkpoint.curves import Curves
+from raykd.checkpoint.find import Mark, problem, write_manifest
 from raykd.distill import codec
 from raykd.distill.bodies import unit_logits
 from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
-from raykd.runs.checkpoints import Mark, problem, write_manifest
-from raykd.runs.curves import Curves
-from raykd.sweep.journal import Journal
 from raykd.teachers.store import values
 from raykd.teachers.wire import GroupRequest
-from raykd.tracking.outbox import from_lines
+from raykd.tracking.delivery.outbox import from_lines
+from raykd.tuning.journal import Journal
 
 KEY = bytes(range(32))
 
@@ -126,7 +126,7 @@ def targets() -> list[Target]:
     points = (json.dumps(point) + "\n").encode() * 2
     manifest = _manifest()
     text = b"name: a\nlist: [1, 2.5e-3, null, true]\nmap: {a: {b: 'c'}}\ntext: |\n  x\n"
-    spool = ("tracking/outbox.py",)
+    spool = ("tracking/delivery/outbox.py",)
     return [
         Target(
             "bodies of answers",
@@ -146,14 +146,14 @@ def targets() -> list[Target]:
             "values of the store", _value, tuple(values.encode(KEY, b) for b in bodies), ("store/values.py",)
         ),
         Target("request of a group", _asked, (b"\3\1\0\1",), ("wire.py", "signals.py"), (ValueError,)),
-        Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("sweep/journal.py",)),
-        Target("curves", _file("curves.jsonl", Curves), (points,), ("runs/curves.py",)),
+        Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("tuning/journal.py",)),
+        Target("curves", _file("curves.jsonl", Curves), (points,), ("checkpoint/curves.py",)),
         Target("spool", _file("spool.jsonl", lambda p: list(from_lines(p))), (points,), spool),
         Target(
             "manifest",
             _file("manifest-0.json", lambda p: problem(p.parent)),
             (manifest,),
-            ("runs/checkpoints.py",),
+            ("checkpoint/find.py",),
         ),
         Target(
             "YAML", _text(parse_yaml), (text,), ("raykd/parse.py", "scanner.py", "parser.py"), (RaykdError,)

@@ -22,7 +22,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raykd.runs.ownray import processes
+from raykd.cluster.own_processes import processes
 
 IN_TIME_S = 3.0
 

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import show
 from raykd import models
+from raykd.cluster.connection import connect
 from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
-from raykd.data.corpus import generate
+from raykd.data.embedded.reviews import generate
 from raykd.data.rows import Rows
-from raykd.runs.cluster import connect
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, TeacherPool
 from raykd.teachers.teacher import Teacher, TeacherSpec

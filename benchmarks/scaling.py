@@ -137,8 +137,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    from raykd.cluster.connection import connect
     from raykd.config import RayConfig
-    from raykd.runs.cluster import connect
 
     asked = set(options.only.split(","))
     found: dict[str, Any] = {}

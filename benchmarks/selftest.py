@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from raykd.models import TextModel
-from raykd.models.findings import content_key, found_or_tested
-from raykd.models.predictor import rows_to_ask
-from raykd.models.selftest import PaddingFinding, find_padding
+from raykd.prediction.findings import content_key, found_or_tested
+from raykd.prediction.predictor import rows_to_ask
+from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.tasks import Classification
 
 SMALL = {

@@ -20,9 +20,9 @@ from rich.console import Console
 from scipy.stats import t as student_t
 
 from benchmarks.measure import show
-from raykd.load import load_run
-from raykd.runs.outcome import Outcome
+from raykd.config.loading import load_run
 from raykd.runs.train import train
+from raykd.scoring.outcome import Outcome
 
 ROUTED, UNIFORM, PLAIN, ENSEMBLE = "distilled, routed", "distilled, uniform", "undistilled", "routed ensemble"
 

@@ -242,7 +242,7 @@ def main() -> None:
     config = config_of(options.data)
     data = load_data(config.data, Path.cwd(), config.form)
 
-    from raykd.runs.cluster import connect
+    from raykd.cluster.connection import connect
     from raykd.teachers.pool import Placement, TeacherPool
 
     with tempfile.TemporaryDirectory() as folder:

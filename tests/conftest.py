@@ -12,7 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ["RAYKD_CACHE"] = tempfile.mkdtemp(prefix="raykd-tests-")  # no finding of an earlier version of the code
+os.environ["RAYKD_CACHE"] = tempfile.mkdtemp(
+    prefix="raykd-tests-"
+)  # no finding of an earlier version of the code
 os.environ.setdefault("RAY_worker_niceness", "0")  # before the unit tests that run beside
 
 
@@ -21,8 +23,8 @@ def ray_cluster() -> Iterator[None]:
     """One real local Ray cluster of four logical CPUs for all tests that need one."""
     import ray
 
+    from raykd.cluster.connection import connect
     from raykd.config import RayConfig
-    from raykd.runs.cluster import connect
 
     connect(RayConfig(num_cpus=4))
     yield

@@ -10,7 +10,7 @@ import numpy as np
 from raykd import models
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 from raykd.report.results import Predictions, Score, score
-from raykd.tasks.metrics import classification
+from raykd.tasks.scores.classification import classification
 from raykd.teachers.source import Answered, Roster, RosterSource
 
 LABELS = ("negative", "positive")

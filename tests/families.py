@@ -42,9 +42,42 @@ CLASSIFIERS = (
     "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "yoso",
 )  # fmt: skip
 """Model types whose tiny classifiers are built, saved and read in tests."""
-TRANSLATORS = ("bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "plbart", "t5")
+TRANSLATORS = (
+    "bart",
+    "blenderbot",
+    "m2m_100",
+    "marian",
+    "mbart",
+    "mt5",
+    "mvp",
+    "nllb-moe",
+    "pegasus",
+    "plbart",
+    "t5",
+)
 QUICK = frozenset(
-    ["albert", "bart", "bert", "deberta-v2", "distilbert", "electra", "gpt2", "llama", "mixtral", "modernbert", "mpnet", "nystromformer", "qwen3", "roberta", "t5", "xlnet", "canine", "falcon", "gemma2", "squeezebert"]
+    [
+        "albert",
+        "bart",
+        "bert",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "gpt2",
+        "llama",
+        "mixtral",
+        "modernbert",
+        "mpnet",
+        "nystromformer",
+        "qwen3",
+        "roberta",
+        "t5",
+        "xlnet",
+        "canine",
+        "falcon",
+        "gemma2",
+        "squeezebert",
+    ]
 )
 """Those that are looked at in every run of the tests; the others at night."""
 
@@ -55,7 +88,11 @@ def tiny(model_type: str, auto: Any, **changes: Any) -> Any:
 
     known = AutoConfig.for_model(model_type)
     asked = {**_SETTINGS, **_OWN.get(model_type, {}), **changes}
-    settings = {key: value for key, value in asked.items() if value is not None and (key in changes or hasattr(known, key))}
+    settings = {
+        key: value
+        for key, value in asked.items()
+        if value is not None and (key in changes or hasattr(known, key))
+    }
     torch.manual_seed(0)
     return auto.from_config(AutoConfig.for_model(model_type, **settings)).eval()
 

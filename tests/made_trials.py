@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from raykd.report.trials import Evaluation, SweepReport, TrialRow
+from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
 
 
 def row(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bad_parts.setting import Case, Tree, changed, good_run, written
-from raykd.load import load_any
+from raykd.config.loading import load_any
 
 SYNTAX = {
     "not closed": "a: [1, 2",
@@ -180,7 +180,7 @@ def _files(folder: Path) -> Iterator[Case]:
 
 
 def _spaces(folder: Path, good: Tree) -> Iterator[Case]:
-    from raykd.sweep.config import load_sweep
+    from raykd.tuning.config import load_sweep
 
     base = {"name": "bad", "base": good, "num_samples": 4}
     ok: Tree = {"objective": {"alpha": {"uniform": [0.1, 0.9]}}}

@@ -13,9 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.bad_parts.setting import Case, Tree, changed, good_rows, good_run, write_rows, written
+from raykd.config.loading import load_run
 from raykd.data.load import load_data
 from raykd.errors import RaykdError
-from raykd.load import load_run
 
 ROWS: dict[str, Tree] = {
     "empty text": {"text": ""}, "blank text": {"text": " \n"}, "text null": {"text": None}, "text a number": {"text": 3},

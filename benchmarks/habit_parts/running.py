@@ -38,8 +38,8 @@ FOREIGN = (
 GRACE_S = 20.0
 """Seconds between the request to end and the end."""
 LOADED = (
-    "raykd.cli", "raykd.runs.check", "raykd.runs.predict", "raykd.models.predictor", "raykd.models.loading",
-    "raykd.models.networks", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
+    "raykd.cli", "raykd.preflight.check", "raykd.scoring.predict", "raykd.prediction.predictor", "raykd.models.loading",
+    "raykd.networks.recurrent", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
     "mlflow", "datasets",
 )  # fmt: skip
 

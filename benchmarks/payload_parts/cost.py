@@ -27,7 +27,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.payloads import Payload
 from raykd.distill.shorten import hidden, sample, top_k, uniforms
 from raykd.distill.signals import Signals
-from raykd.runs.loop import fresh_student
+from raykd.driver.loop import fresh_student
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import LocalSource

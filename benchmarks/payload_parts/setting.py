@@ -172,6 +172,6 @@ class Setting:
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(vocab: int, texts: tuple[str, ...]) -> Any:
-    from raykd.models.bytepair import train_bytepair
+    from raykd.tokenizers.bytepair import train_bytepair
 
     return train_bytepair(texts, vocab_size=vocab, max_length=512, closed=False)

@@ -22,13 +22,13 @@ from raykd import models
 from raykd.config import DataConfig, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
-from raykd.runs.jobs import teacher_run
-from raykd.runs.loop import fresh_student
+from raykd.driver.jobs import teacher_run
+from raykd.driver.loop import fresh_student
 from raykd.student.evaluate import say, scores_by_language
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
-from raykd.tasks import answers
 from raykd.tasks.forms import RowForm
+from raykd.tasks.scores import spans as answers
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
 
@@ -157,7 +157,7 @@ def _teacher_tokenizer(experiment: Experiment, maker: Maker, config: RunConfig, 
     if maker.tokenizer == "student":
         return student_tokenizer(experiment)
     if maker.tokenizer == "bytepair":
-        from raykd.models.bytepair import train_bytepair
+        from raykd.tokenizers.bytepair import train_bytepair
 
         return train_bytepair(data.train.texts, vocab_size=BYTE_PAIRS, max_length=None, closed=True)
     return config.student.fit_tokenizer(data.train.texts)

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from raykd.sweep.config import load_sweep
-from raykd.sweep.run import sweep
+from raykd.tuning.config import load_sweep
+from raykd.tuning.run import sweep
 
 BASE = {
     "name": "small",

@@ -62,7 +62,7 @@ def _points_twice(world: World, name: str, wanted: int) -> list[str]:
 
 
 def _scores(world: World, name: str) -> dict[str, Any]:
-    from raykd.sweep.journal import FILE, Journal
+    from raykd.tuning.journal import FILE, Journal
 
     journal = Journal(world.runs / name / FILE)
     return {

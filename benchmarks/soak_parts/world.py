@@ -92,9 +92,9 @@ class World:
         import ray
         from ray.cluster_utils import Cluster
 
-        from raykd.runs.host import ENVIRONMENT
+        from raykd.cluster.startup import PROCESS_ENVIRONMENT
 
-        os.environ.update(ENVIRONMENT)
+        os.environ.update(PROCESS_ENVIRONMENT)
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self.node = self.cluster.add_node(num_cpus=4)
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="error", namespace="raykd")

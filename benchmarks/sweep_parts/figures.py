@@ -48,8 +48,12 @@ def forwards(found: Found, setting: Setting) -> Iterator[Line]:
     """How often teachers computed."""
     pairs = setting.texts * len(TEACHERS)
     if "raykd" in found:
-        scored = pairs + setting.validation * len(TEACHERS)  # teachers are scored on the validation texts first
-        ratios = {counted(r["counters"], "forwarded") / scored for runs in _runs(found).values() for r in runs}
+        scored = pairs + setting.validation * len(
+            TEACHERS
+        )  # teachers are scored on the validation texts first
+        ratios = {
+            counted(r["counters"], "forwarded") / scored for runs in _runs(found).values() for r in runs
+        }
         shown = ", ".join(f"{ratio:.4f}" for ratio in sorted(ratios))
         texts = f"{setting.texts} + {setting.validation}"
         yield f"teacher forwards / ({texts} texts x {len(TEACHERS)} teachers)", shown, "exactly 1"

@@ -18,18 +18,18 @@ from ray import tune
 
 from benchmarks.sweep_parts.probe import BARE, DISTILLED, Alone, Objectives, Probe, median
 from benchmarks.sweep_parts.setting import LABELS, Setting, read_lines, run_tree
+from raykd.cluster.connection import connect
+from raykd.cluster.mailbox import Mailbox
 from raykd.config import RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
-from raykd.runs.cluster import connect
-from raykd.runs.label import label_rows
-from raykd.runs.mailbox import Mailbox
-from raykd.runs.pool import start_pool
-from raykd.sweep.trial import RESUMED, Shared, TrialHost
+from raykd.driver.pool import start_pool
+from raykd.runs.labelling import label_rows
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore
+from raykd.tuning.trial import RESUMED, Shared, TrialHost
 
 FILE = "inside.json"
 READ_ROWS, READS, BATCH = 100_000, 400, 32

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from raykd.config import RunConfig, overlay
-from raykd.runs.loop import make_loop
+from raykd.driver.loop import make_loop
 from raykd.student.prefetch import Prefetcher
 from raykd.student.worker import TrainingLoop
-from raykd.sweep.trial import Rank
+from raykd.tuning.trial import Rank
 
 BARE, DISTILLED = {"alpha": 1.0}, {"alpha": 0.5}
 LONG = 1_000_000

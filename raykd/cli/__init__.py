@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raykd.cli import surroundings
+from raykd.cluster import interrupts as interrupt
 from raykd.environ import use_utf8
-from raykd.runs import interrupt
 
 
 def _is_the_program() -> bool:

@@ -62,7 +62,7 @@ def label(
             f"{rows:,} texts were written to {sequences}", markup=False, highlight=False, soft_wrap=True
         )
         return
-    from raykd.runs.label import label as label_run
+    from raykd.runs.labelling import label as label_run
 
     report = label_run(run_file(run, overrides), console, everything=everything)
     lost = f"; {report.unkept:,} could not be kept, see the store's disk" if report.unkept else ""

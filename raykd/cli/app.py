@@ -32,7 +32,9 @@ def _console(*, stderr: bool = False) -> Console:
     """A pipe or a file has no width of its own; the result table needs more than rich's 80 columns."""
     console = Terminal(stderr=stderr, emoji=False)
     return (
-        console if console.is_terminal else Terminal(stderr=stderr, emoji=False, width=max(console.width, 120))
+        console
+        if console.is_terminal
+        else Terminal(stderr=stderr, emoji=False, width=max(console.width, 120))
     )
 
 
@@ -41,7 +43,10 @@ errors = _console(stderr=True)
 
 
 RunFile = Annotated[
-    Path, typer.Argument(metavar="RUN.yaml", help="The run: data, teachers, student, objective; or the folder of one.")
+    Path,
+    typer.Argument(
+        metavar="RUN.yaml", help="The run: data, teachers, student, objective; or the folder of one."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -53,14 +58,14 @@ Overrides = Annotated[
 
 
 def run_file(path: Path, overrides: list[str] | None) -> Any:
-    from raykd.load import load_run
+    from raykd.config.loading import load_run
 
     return load_run(path, overrides or ())
 
 
 def any_run_file(path: Path, overrides: list[str] | None) -> Any:
     """Also a run of several tasks."""
-    from raykd.load import load_any
+    from raykd.config.loading import load_any
 
     return load_any(path, overrides or ())
 

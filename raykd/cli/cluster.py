@@ -64,8 +64,8 @@ def submit(
     Exit codes: that of the job, which is that of train or sweep;
     2 configuration, 5 no cluster, 130 interrupted (the job goes on) or stopped.
     """
-    from raykd.cluster.asked import read_asked
-    from raykd.cluster.submission import submission
+    from raykd.deploy.request import read_asked
+    from raykd.deploy.submission import submission
 
     sent = submission(
         read_asked(file, overrides or ()), working_dir=working_dir, output=output, environment=env or ()
@@ -75,7 +75,7 @@ def submit(
             errors.print(escape(line), highlight=False, soft_wrap=True)
         print(sent.command(address, follow=not no_follow))
         return
-    from raykd.cluster.rayjobs import Jobs
+    from raykd.deploy.rayjobs import Jobs
 
     jobs = Jobs.at(address)
     print_lines([escape(line) for line in [*sent.package.lines(), *sent.notes]])
@@ -111,7 +111,7 @@ app.add_typer(jobs_app, name="jobs")
 @jobs_app.callback(invoke_without_command=True)
 def list_jobs(context: typer.Context, address: Address = None) -> None:
     """Jobs of a cluster: id, status, when they began (UTC), command. logs and stop take an id."""
-    from raykd.cluster.rayjobs import Jobs
+    from raykd.deploy.rayjobs import Jobs
 
     if context.invoked_subcommand is not None:
         return
@@ -140,7 +140,7 @@ def logs(
     ] = False,
 ) -> None:
     """Show what a job has written."""
-    from raykd.cluster.rayjobs import Jobs
+    from raykd.deploy.rayjobs import Jobs
 
     jobs = Jobs.at(address)
     if not follow:
@@ -154,7 +154,7 @@ def logs(
 @jobs_app.command()
 def stop(job: JobId, address: Address = None) -> None:
     """End a job. What it has written stays; submitted again, it goes on from there."""
-    from raykd.cluster.rayjobs import Jobs
+    from raykd.deploy.rayjobs import Jobs
 
     ended = Jobs.at(address).stop(job)
     print_lines([f"{job} is being stopped" if ended else f"{job} has ended before"])
@@ -192,8 +192,8 @@ def render(
     The run's data must be embedded, on the hub,
     or on the volume of runs with paths from the root.
     """
-    from raykd.cluster.asked import read_asked
-    from raykd.cluster.render import Wishes, render
+    from raykd.deploy.render import Wishes, render
+    from raykd.deploy.request import read_asked
 
     wishes = Wishes(
         image=image,

@@ -23,19 +23,19 @@ def plan(
 
     Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """
-    from raykd.home import file_in
-    from raykd.load import is_sweep, read_yaml
+    from raykd.config.home import file_in
+    from raykd.config.loading import is_sweep, read_yaml
 
     items: list[Any]
     run = file_in(run)
     if is_sweep(read_yaml(run)):
-        from raykd.sweep.config import load_sweep
-        from raykd.sweep.plan import plan_sweep
+        from raykd.tuning.checks.plan import plan_sweep
+        from raykd.tuning.config import load_sweep
 
         items = plan_sweep(load_sweep(run, overrides or ()))
     else:
-        from raykd.load import load_any
-        from raykd.runs.plan import plan_run
+        from raykd.config.loading import load_any
+        from raykd.preflight.plan import plan_run
 
         items = plan_run(load_any(run, overrides or ()))
     show(items)
@@ -80,7 +80,7 @@ def doctor(
 
     Nothing is changed. Exit codes: 0 nothing is wrong, 5 something is.
     """
-    from raykd.runs.doctor import doctor as look
+    from raykd.preflight.doctor import doctor as look
 
     items = look(output, address)
     show(items)

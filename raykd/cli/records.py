@@ -26,9 +26,9 @@ def sync(
 ) -> None:
     """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
     from raykd.config import TrackingConfig
-    from raykd.home import named
-    from raykd.load import read_yaml
-    from raykd.runs.lock import locked
+    from raykd.config.home import named
+    from raykd.config.loading import read_yaml
+    from raykd.folders.lock import locked
     from raykd.tracking import Experiment, Sent, folders_to_send, replay, tracking_uri
 
     folder = named(run).resolve()

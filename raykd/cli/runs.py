@@ -47,11 +47,11 @@ def train(
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
     """
-    from raykd.runs.folder import finished_before
+    from raykd.folders.folder import finished_before
 
     config = any_run_file(run, overrides)
     if smoke:
-        from raykd.runs.smoke import refuse_going_on, smoke_run
+        from raykd.driver.smoke import refuse_going_on, smoke_run
 
         refuse_going_on(resume=resume)
         config, overwrite = smoke_run(config), True
@@ -65,7 +65,7 @@ def train(
     from raykd.runs.train import train as run_train
 
     if resume and not (Path(config.output) / config.name).exists():
-        from raykd.home import refuse_another
+        from raykd.config.home import refuse_another
 
         refuse_another(run, config.output, config.name, "raykd train {} --resume")
         console.print(
@@ -83,19 +83,19 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations."""
-    from raykd.home import file_in
-    from raykd.load import is_sweep, read_yaml
+    from raykd.config.home import file_in
+    from raykd.config.loading import is_sweep, read_yaml
     from raykd.tracking import redact
 
     command = "train"
     run = file_in(run)
     if is_sweep(read_yaml(run)):
-        from raykd.sweep.check import check_sweep
-        from raykd.sweep.config import load_sweep
+        from raykd.tuning.checks.check import check_sweep
+        from raykd.tuning.config import load_sweep
 
         command, findings = "sweep", check_sweep(load_sweep(run, overrides or ()))
     else:
-        from raykd.runs.check import check as run_check
+        from raykd.preflight.check import check as run_check
 
         findings = run_check(any_run_file(run, overrides))
     for finding in findings:
@@ -126,8 +126,8 @@ def check(
 
 
 def _mark(detail: str) -> str:
-    from raykd.runs.disk import MAY_NOT_FIT
-    from raykd.runs.looks import NOTE
+    from raykd.preflight.disk import MAY_NOT_FIT
+    from raykd.preflight.model_check import NOTE
 
     if MAY_NOT_FIT in detail or NOTE in detail:
         return "[yellow]warn[/yellow]   "
@@ -143,7 +143,7 @@ def demo(
 
     Needs no data and no network, two cores and about three minutes.
     """
-    from raykd.load import load_run
+    from raykd.config.loading import load_run
     from raykd.presets import preset
     from raykd.runs.train import train as run_train
 
@@ -197,9 +197,9 @@ def predict(
 
     A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
     """
-    from raykd.home import student_in
+    from raykd.config.home import student_in
     from raykd.models import folder_of
-    from raykd.runs.predict import predict_rows, read_texts
+    from raykd.scoring.predict import predict_rows, read_texts
 
     asked = read_texts([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
     answers = predict_rows(

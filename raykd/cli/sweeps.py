@@ -10,7 +10,7 @@ import typer
 from raykd.cli.app import app, console, finish
 
 if TYPE_CHECKING:
-    from raykd.sweep.config import Sweep
+    from raykd.tuning.config import Sweep
 
 
 @app.command()
@@ -60,20 +60,20 @@ def sweep(
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 4 trials failed, 5 infrastructure, 130 interrupted.
     """
-    from raykd.sweep.config import load_sweep
-    from raykd.sweep.run import sweep as run_sweep
+    from raykd.tuning.config import load_sweep
+    from raykd.tuning.run import sweep as run_sweep
 
     changes = overrides or []
     plan = load_sweep(_named(space), changes) if resume is None else _resumed(space, changes, resume, output)
     going_on = resume is not None or go_on
     if smoke:
-        from raykd.runs.smoke import refuse_going_on
-        from raykd.sweep.smoke import smoke_sweep
+        from raykd.driver.smoke import refuse_going_on
+        from raykd.tuning.checks.smoke import smoke_sweep
 
         refuse_going_on(resume=going_on)
         plan, overwrite = smoke_sweep(plan), True
     if go_on and space is not None and not (Path(plan.output) / plan.name).exists():
-        from raykd.home import refuse_another
+        from raykd.config.home import refuse_another
 
         refuse_another(space, plan.output, plan.name, "raykd sweep --resume {}")
     outcome = run_sweep(plan, resume=going_on, overwrite=overwrite, console=console)
@@ -96,9 +96,9 @@ def _resumed(space: Path | None, changes: list[str], resume: str, output: Path) 
     Raises:
         ConfigError: there is no such sweep, or the folder is to be another one.
     """
+    from raykd.config.home import SPACE, named
     from raykd.errors import ConfigError
-    from raykd.home import SPACE, named
-    from raykd.sweep.config import load_sweep
+    from raykd.tuning.config import load_sweep
 
     folder = named(Path(resume), output).resolve()
     if not (folder / SPACE).is_file():
@@ -136,7 +136,7 @@ def confirm(
 
     The test rows are read here, once. A winner's validation score alone carries the luck of the search.
     """
-    from raykd.sweep.confirm import confirm as run_confirm
+    from raykd.experiments.confirmation import confirm as run_confirm
 
     result = run_confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, console=console)
     finish(result)

@@ -44,7 +44,7 @@ def up(
     Asked again for the same teachers it changes nothing.
     """
     from raykd.config.overlay import checked_name
-    from raykd.runs.warm import teachers_up
+    from raykd.runs.named_pools import teachers_up
 
     if name is not None:
         try:
@@ -63,7 +63,7 @@ def status(
 
     A replica that does not answer within seconds is shown as such.
     """
-    from raykd.runs.warm import teachers_status
+    from raykd.runs.named_pools import teachers_status
 
     table = teachers_status(name, address)
     console.print("there is no teacher pool on this cluster" if table is None else table, highlight=False)
@@ -79,7 +79,7 @@ def down(
 
     A run that still asks it fails with an error that says so. A pool that is not there is no error.
     """
-    from raykd.runs.warm import teachers_down
+    from raykd.runs.named_pools import teachers_down
 
     if (name is None) is not everything:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""Running on a cluster that is not this machine: jobs sent to it, and the files that describe it."""
+"""The Ray cluster of a run: where it is, how one of its own is started and ended, signals, news from workers."""

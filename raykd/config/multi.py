@@ -25,7 +25,7 @@ from raykd.distill.objective import Objective
 from raykd.models import Student
 from raykd.spec import Spec
 from raykd.tasks import Task
-from raykd.tasks.metrics import MetricName
+from raykd.tasks.scores.classification import MetricName
 
 SCORE = "score"
 """Name of the metric of a run of several tasks: the unweighted mean of the tasks' own metrics, each a rate."""

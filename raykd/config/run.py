@@ -20,7 +20,7 @@ from raykd.models import Student
 from raykd.spec import Spec
 from raykd.tasks import METRICS, Classification, Task
 from raykd.tasks.forms import RowForm, form_of
-from raykd.tasks.metrics import MetricName
+from raykd.tasks.scores.classification import MetricName
 
 
 class RayConfig(Spec):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from raykd.distill.schedules import Schedule, WarmupStableDecay
 from raykd.spec import Spec
-from raykd.tasks.metrics import HIGHER_IS_BETTER, MetricName
+from raykd.tasks.scores.classification import HIGHER_IS_BETTER, MetricName
 
 
 class TrainConfig(Spec):

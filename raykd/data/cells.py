@@ -12,7 +12,7 @@ import json
 import unicodedata
 from typing import Any
 
-from raykd.data.textfiles import shortened
+from raykd.data.files.textfiles import shortened
 
 
 class BadRowError(Exception):

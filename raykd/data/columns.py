@@ -11,8 +11,8 @@ import json
 from typing import Any
 
 from raykd.config import Columns, DataConfig, Files, Hub
+from raykd.data.files.textfiles import Record
 from raykd.data.forms import Wanted
-from raykd.data.textfiles import Record
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 

@@ -14,9 +14,9 @@ from typing import Any
 from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
+from raykd.data.files.textfiles import Record, shortened
 from raykd.data.labels import NoLabelError, is_missing, label_index
 from raykd.data.tags import tag_indices
-from raykd.data.textfiles import Record, shortened
 from raykd.distill.signals import UNLABELLED, Mode, Spans
 from raykd.tasks.forms import RowForm
 from raykd.text.words import join_tokens, word_spans

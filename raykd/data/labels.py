@@ -14,7 +14,7 @@ from typing import Any
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, near
-from raykd.data.textfiles import shortened
+from raykd.data.files.textfiles import shortened
 
 _INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
 _BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}

@@ -20,14 +20,14 @@ import numpy as np
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
 from raykd.data.cells import BadRowError, near
 from raykd.data.columns import columns_of
-from raykd.data.embedded import embedded_rows
+from raykd.data.embedded.rows import embedded_rows
+from raykd.data.files.opening import PACKED
+from raykd.data.files.records import file_records, hub_records
+from raykd.data.files.slices import matching_files
+from raykd.data.files.textfiles import Record, Unread, require_file
 from raykd.data.forms import Parts, Wanted, parts_of
 from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, listed
-from raykd.data.opening import PACKED
-from raykd.data.records import file_records, hub_records
 from raykd.data.rows import Rows
-from raykd.data.slices import matching_files
-from raykd.data.textfiles import Record, Unread, require_file
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 

@@ -2,9 +2,9 @@
 
 Decision record: an I-X that no B-X or I-X precedes is a bad row unless the config says what it means, because there
 are two readings (IOB1 begins entities with I-; a wrong tag elsewhere) and they give different entities. Tags of
-another scheme than IOB2 are never mended, only judged. What may follow what is `raykd.tasks.entities`'s, the same
-that decoding obeys. Tags of a scheme that the config names (`data.scheme`) are read as entities and written again in
-the scheme of the run's labels.
+another scheme than IOB2 are never mended, only judged. What may follow what is `raykd.tasks.scores.entities`'s, the
+same that decoding obeys. Tags of a scheme that the config names (`data.scheme`) are read as entities and written
+again in the scheme of the run's labels.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import cache
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError
+from raykd.data.files.textfiles import shortened
 from raykd.data.labels import NoLabelError, label_index
-from raykd.data.textfiles import shortened
 from raykd.errors import DataError
-from raykd.tasks.entities import transitions
 from raykd.tasks.schemes import SchemeName, convert, parse, rename
+from raykd.tasks.scores.entities import transitions
 
 
 @cache

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
-from raykd.models import files
-from raykd.models.adapters import is_adapter
-from raykd.models.heads import LABELLED, LANGUAGE, Head, head_of, label_settings, register, served
-from raykd.models.hub import resolve, told
-from raykd.models.labels import label_names
 from raykd.models.loading import read_model
-from raykd.models.positions import Positions, positions_of
-from raykd.models.structure import build_empty, missing_weights
-from raykd.models.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
+from raykd.networks.heads import LABELLED, LANGUAGE, Head, head_of, label_settings, register, served
+from raykd.pretrained import files
+from raykd.pretrained.adapters import is_adapter
+from raykd.pretrained.hub import resolve, told
+from raykd.pretrained.labels import label_names
+from raykd.pretrained.positions import Positions, positions_of
+from raykd.pretrained.structure import build_empty, missing_weights
+from raykd.pretrained.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
-from raykd.models import files
-from raykd.models.adapters import adapter_of, is_adapter
-from raykd.models.ngrams import HashedNgrams
-from raykd.models.pieces import PieceTokenizer, slow_content
 from raykd.models.textmodel import TextModel
-from raykd.models.tokenizers import load_tokenizer
-from raykd.models.union import UnionTokenizer
-from raykd.models.weights import count_numbers, read_headers
+from raykd.pretrained import files
+from raykd.pretrained.adapters import adapter_of, is_adapter
+from raykd.pretrained.tokenizers import load_tokenizer
+from raykd.pretrained.weights import count_numbers, read_headers
+from raykd.tokenizers.ngrams import HashedNgrams
+from raykd.tokenizers.pieces import PieceTokenizer, slow_content
+from raykd.tokenizers.union import UnionTokenizer
 
 if TYPE_CHECKING:
     import numpy as np

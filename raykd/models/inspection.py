@@ -1,10 +1,10 @@
 """Everything that can be known of a model before its weights are read, compared with what it is used for.
 
 Decision record: a model is looked at through three things that cost milliseconds: its JSON files, its tokenizer, and
-the names and shapes in its safetensors headers laid on its class (`raykd.models.structure`). `raykd check`, the start
-of a run, a teacher that is opened and `load` all come through here, so that they cannot disagree: what the check
-calls well loads. What is refused is an error; what is only worth knowing is a note, which the check prints and the
-run logs.
+the names and shapes in its safetensors headers laid on its class (`raykd.pretrained.structure`). `raykd check`, the
+start of a run, a teacher that is opened and `load` all come through here, so that they cannot disagree: what the
+check calls well loads. What is refused is an error; what is only worth knowing is a note, which the check prints and
+the run logs.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
-from raykd.models import files
-from raykd.models.adapters import is_adapter, label_changes
-from raykd.models.heads import LABELLED, LANGUAGE, Head, register, served
-from raykd.models.hub import told
 from raykd.models.identity import tokenizer_content
-from raykd.models.labels import check_outputs, contradiction, one_output
-from raykd.models.positions import Positions
-from raykd.models.structure import Structure, compare
-from raykd.models.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
+from raykd.networks.heads import LABELLED, LANGUAGE, Head, register, served
+from raykd.pretrained import files
+from raykd.pretrained.adapters import is_adapter, label_changes
+from raykd.pretrained.hub import told
+from raykd.pretrained.labels import check_outputs, contradiction, one_output
+from raykd.pretrained.positions import Positions
+from raykd.pretrained.structure import Structure, compare
+from raykd.pretrained.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raykd.models import files
-from raykd.models.adapters import adapter_of, is_adapter, label_changes, merge
-from raykd.models.heads import Head, auto_class, register
-from raykd.models.hub import resolve, told
 from raykd.models.inspection import incomplete, inspect_model
-from raykd.models.starts import fill_start
-from raykd.models.structure import quiet
 from raykd.models.textmodel import TextModel
-from raykd.models.tokenizers import load_tokenizer
+from raykd.networks.heads import Head, auto_class, register
+from raykd.pretrained import files
+from raykd.pretrained.adapters import adapter_of, is_adapter, label_changes, merge
+from raykd.pretrained.hub import resolve, told
+from raykd.pretrained.starts import fill_start
+from raykd.pretrained.structure import quiet
+from raykd.pretrained.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     import torch

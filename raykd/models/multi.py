@@ -21,10 +21,10 @@ import torch
 from torch import nn
 
 from raykd.errors import ModelError
-from raykd.models import files
-from raykd.models.heads import Head
 from raykd.models.loading import load
 from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save, written_whole
+from raykd.networks.heads import Head
+from raykd.pretrained import files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -4,7 +4,7 @@ Decision record: a member does two things, `fit_tokenizer` (from the training te
 every worker may do it for itself) and `build` (a freshly initialised model, a function of the seed alone) with
 the head that the run's task needs. `tasks` says which a member can learn, so that a configuration can be
 refused before anything is built. All import torch and transformers late: this module is read with every
-configuration. Students that generate text are in `raykd.models.generators`.
+configuration. Students that generate text are in `raykd.networks.generators`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 from pydantic import Field, model_validator
 
 from raykd.errors import ModelError
-from raykd.models.generators import Decoder, EncoderDecoder
-from raykd.models.heads import (
+from raykd.networks.generators import Decoder, EncoderDecoder
+from raykd.networks.heads import (
     ENCODED,
     HEADS,
     LANGUAGE,
@@ -26,8 +26,8 @@ from raykd.models.heads import (
     label_settings,
     seeded,
 )
-from raykd.models.ngrams import HashedNgrams
 from raykd.spec import Spec
+from raykd.tokenizers.ngrams import HashedNgrams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,9 +78,9 @@ class Transformer(Spec):
                 "a union of vocabularies is not learnt from texts",
                 got="vocabulary: union",
                 wanted="the teachers' tokenizers",
-                next_step="join them: raykd.models.union.UnionTokenizer",
+                next_step="join them: raykd.tokenizers.union.UnionTokenizer",
             )
-        from raykd.models.wordpiece import train_wordpiece
+        from raykd.tokenizers.wordpiece import train_wordpiece
 
         return train_wordpiece(
             texts,
@@ -155,7 +155,7 @@ class Pretrained(Spec):
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """The checkpoint's own tokenizer; the texts are not read."""
-        from raykd.models.tokenizers import load_tokenizer
+        from raykd.pretrained.tokenizers import load_tokenizer
 
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
@@ -204,7 +204,7 @@ class LSTM(Spec):
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """A WordPiece tokenizer learnt from the texts."""
-        from raykd.models.wordpiece import train_wordpiece
+        from raykd.tokenizers.wordpiece import train_wordpiece
 
         return train_wordpiece(
             texts, vocab_size=self.vocab_size, lowercase=self.lowercase, max_length=None, token_types=False
@@ -218,7 +218,7 @@ class LSTM(Spec):
         self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
     ) -> PreTrainedModel:
         """A randomly initialised LSTM with the head; pooled for a text, else read at each token."""
-        from raykd.models.networks import LSTMConfig
+        from raykd.networks.recurrent import LSTMConfig
 
         check_offered(self.kind, head, self.tasks)
         config = LSTMConfig(
@@ -279,7 +279,7 @@ class Linear(Spec):
         self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
     ) -> PreTrainedModel:
         """A model whose weights are zero: the problem is convex, so the seed changes nothing."""
-        from raykd.models.networks import LinearConfig, LinearForSequenceClassification
+        from raykd.networks.recurrent import LinearConfig, LinearForSequenceClassification
 
         check_offered(self.kind, head, self.tasks)
         config = LinearConfig(buckets=self.buckets, **label_settings(labels))

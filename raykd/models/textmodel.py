@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
-from raykd.models.files import CARD
-from raykd.models.heads import LABELLED, Head, fits
-from raykd.models.positions import Positions
+from raykd.networks.heads import LABELLED, Head, fits
+from raykd.pretrained.files import CARD
+from raykd.pretrained.positions import Positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

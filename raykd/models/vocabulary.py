@@ -2,7 +2,7 @@
 
 Decision record: vocabularies are compared by content, because sizes prove nothing: two models of one family
 pad their heads differently, and two tokenizers of one size need not share a string. Tokens of different
-vocabularies are the same where their canonical keys are (`raykd.models.canonical`). Special tokens match by role
+vocabularies are the same where their canonical keys are (`raykd.tokenizers.canonical`). Special tokens match by role
 first (a decoder of BERT's kind ends with `sep`), then by string. The two `unk` are one role but not one event:
 texts unknown to the one may be known to the other.
 """
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from raykd.distill.alignment import NOWHERE
 from raykd.errors import ModelError
-from raykd.models.canonical import Canonical, canonical, turned
 from raykd.models.identity import tokenizer_content
+from raykd.tokenizers.canonical import Canonical, canonical, turned
 
 ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")
 _INSTEAD = {"eos": "sep", "bos": "cls"}
@@ -123,7 +123,7 @@ def overlap(teacher: Any, student: Any) -> Overlap:
     alone (``,``) matches the other's token without a blank before it, or failing that the one with.
 
     Raises:
-        ModelError: as `raykd.models.canonical.marking`.
+        ModelError: as `raykd.tokenizers.canonical.marking`.
     """
     T, S = canonical(teacher), canonical(student)
     ids_T = np.full(T.size, NOWHERE, dtype=np.int32)

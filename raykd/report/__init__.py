@@ -1,14 +1,14 @@
 """What a person reads after a run or a sweep: scores, tables, plots, one page. Knows neither Ray nor MLflow."""
 
-from raykd.report.confirmation import ConfirmationReport, Difference
-from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
-from raykd.report.importance import Importance
 from raykd.report.page import RunReport, TeacherFacts, write_page
 from raykd.report.results import Agreement, Predictions, Role, Score, agreement, score
-from raykd.report.sweep_page import sweep_figures, write_sweep_page
+from raykd.report.sweeps.confirmation import ConfirmationReport, Difference
+from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.report.sweeps.importance import Importance
+from raykd.report.sweeps.page import sweep_figures, write_sweep_page
+from raykd.report.sweeps.trial_table import TrialTable
+from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
 from raykd.report.table import Gap, ResultTable
-from raykd.report.trial_table import TrialTable
-from raykd.report.trials import Evaluation, SweepReport, TrialRow
 
 __all__ = [
     "Agreement",

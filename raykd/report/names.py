@@ -37,7 +37,9 @@ def folded(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: sample.get(f"{key}[{value}]", value)
         for key, value in sample.items()
-        if not (is_constant(key, list(sample)) and f"[{sample[key[: key.rindex('[')]]}]" == key[key.rindex("[") :])
+        if not (
+            is_constant(key, list(sample)) and f"[{sample[key[: key.rindex('[')]]}]" == key[key.rindex("[") :]
+        )
     }
 
 

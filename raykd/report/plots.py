@@ -20,7 +20,12 @@ from raykd.point import Point
 from raykd.report.drawing import COLOURS, INK, STYLES, legend, line, panels_of, plain, to_svg
 from raykd.report.results import Agreement, Predictions, Role
 from raykd.report.table import METRIC_TITLES, RATES, ResultTable, system_title
-from raykd.tasks.metrics import ECE_BINS, calibration_bins, expected_calibration_error, log_softmax
+from raykd.tasks.scores.classification import (
+    ECE_BINS,
+    calibration_bins,
+    expected_calibration_error,
+    log_softmax,
+)
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name to (step, value) in the order of steps."""

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from raykd.report.fitted import FittedTable
 from raykd.report.results import ROLES, Predictions, Role, Score
-from raykd.tasks.metrics import HIGHER_IS_BETTER
+from raykd.tasks.scores.classification import HIGHER_IS_BETTER
 
 ABSENT = "–"
 ROLE_TITLES: Mapping[Role, str] = {
@@ -310,7 +310,7 @@ def shown(metric: str, value: float | None, *, compared: bool = False) -> str:
     """A metric as text: rates in per cent with one decimal, others with three; a dash if not measured.
 
     Args:
-        compared: With one decimal more, in which scores are compared (see `raykd.tasks.ranking`).
+        compared: With one decimal more, in which scores are compared (see `raykd.tasks.scores.ranking`).
     """
     if value is None:
         return ABSENT

@@ -19,8 +19,8 @@ from raykd.config import RunConfig
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
-from raykd.runs.label import shown, teachers_alone, trained_teachers
-from raykd.runs.places import try_folder
+from raykd.folders.places import try_folder
+from raykd.runs.labelling import shown, teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import WRITTEN, TeacherPool
 
@@ -46,7 +46,9 @@ def write_sequences(
         )
     trained = trained_teachers(config)
     if path.is_dir():
-        raise ConfigError("--sequences is a folder, not a file", got=str(path), wanted="a file for JSON lines")
+        raise ConfigError(
+            "--sequences is a folder, not a file", got=str(path), wanted="a file for JSON lines"
+        )
     try_folder(path.resolve().parent, "--sequences")
     data = load_data(config.data, Path.cwd(), config.form, targets_needed=False)
     written = _there(path)
@@ -114,7 +116,9 @@ def _there(path: Path) -> set[tuple[str, str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}", got=str(error), wanted="JSON lines of ours, or no file") from None
+        raise DataError(
+            f"cannot read {path}", got=str(error), wanted="JSON lines of ours, or no file"
+        ) from None
     if lines[-1]:
         path.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
     found = set()

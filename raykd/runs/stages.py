@@ -10,12 +10,12 @@ from typing import Any
 
 import ray
 
+from raykd.driver.jobs import AnyJob, Job
+from raykd.driver.progress import JobProgress
+from raykd.driver.wait import wait_for
 from raykd.errors import RaykdError
-from raykd.runs.folder import RunFolder
-from raykd.runs.host import fit, pack_job, worker_needs
-from raykd.runs.jobs import AnyJob, Job
-from raykd.runs.progress import JobProgress
-from raykd.runs.wait import wait_for
+from raykd.folders.folder import RunFolder
+from raykd.runs.ray_train import fit, pack_job, worker_needs
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool import TeacherPool
 

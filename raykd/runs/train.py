@@ -17,27 +17,27 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from raykd.checkpoint.curves import FILE, Curves
+from raykd.cluster.interrupts import at_interrupt
+from raykd.cluster.mailbox import mailbox_on_cluster
 from raykd.config import Run
-from raykd.load import dump, flatten
+from raykd.config.loading import dump, flatten
+from raykd.driver.growth import plan_growth
+from raykd.driver.jobs import AnyJob, Job, data_fingerprints, jobs_of
+from raykd.driver.pool import check_cluster, opened_pools
+from raykd.driver.progress import JobProgress
+from raykd.driver.session import Session, ended_well
+from raykd.driver.smoke import smoke_tags
+from raykd.driver.teacher_counts import TeacherCounts
+from raykd.folders.folder import RESULTS, RunFolder, check_rows, log_to_file, look_at_folder, open_folder
+from raykd.folders.lock import locked
 from raykd.point import Point
-from raykd.runs.check import preflight, say_notes
-from raykd.runs.counts import TeacherCounts
-from raykd.runs.curves import FILE, Curves
-from raykd.runs.folder import RESULTS, RunFolder, check_rows, log_to_file, look_at_folder, open_folder
-from raykd.runs.growth import plan_growth
-from raykd.runs.interrupt import at_interrupt
-from raykd.runs.jobs import AnyJob, Job, data_fingerprints, jobs_of
-from raykd.runs.lock import locked
-from raykd.runs.looks import sign_notes
-from raykd.runs.mailbox import mailbox_on_cluster
-from raykd.runs.mixed import conclude_all, judge_all
-from raykd.runs.outcome import Outcome
-from raykd.runs.pool import check_cluster, opened_pools
-from raykd.runs.progress import JobProgress
-from raykd.runs.session import Session, ended_well
-from raykd.runs.smoke import smoke_tags
+from raykd.preflight.check import preflight, say_notes
+from raykd.preflight.model_check import sign_notes
 from raykd.runs.stages import fit_group, train_teachers
-from raykd.runs.teacher_scores import record_once, stop_if_poor
+from raykd.scoring.outcome import Outcome
+from raykd.scoring.several_tasks import conclude_all, judge_all
+from raykd.scoring.teacher_scores import record_once, stop_if_poor
 from raykd.student.overruled import describe_overruled
 from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Experiment, Tracker, environment, tracking_uri
@@ -202,7 +202,12 @@ def _start_tracker(config: Run, folder: RunFolder) -> Tracker:
         Experiment.of(config.tracking),
         config.name,
         params=flatten(config),
-        tags={"raykd.role": "run", "raykd.fingerprint": config.fingerprint(), **environment(), **smoke_tags(config)},
+        tags={
+            "raykd.role": "run",
+            "raykd.fingerprint": config.fingerprint(),
+            **environment(),
+            **smoke_tags(config),
+        },
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
         required=config.tracking.required,

@@ -22,10 +22,10 @@ from raykd.distill.lens import Lens, Speech
 from raykd.distill.servable import Vocabulary
 from raykd.errors import ConfigError
 from raykd.models import vocabulary
-from raykd.models.canonical import comparable, marking
-from raykd.models.union import UnionTokenizer
 from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
+from raykd.tokenizers.canonical import comparable, marking
+from raykd.tokenizers.union import UnionTokenizer
 
 log = logging.getLogger("raykd.student")
 LITTLE = 0.3

@@ -25,8 +25,8 @@ from raykd.distill.signals import Signals, SignalSource, TeacherSignal
 from raykd.errors import ModelError
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
-from raykd.models.probes import PROBED_ROWS
-from raykd.models.selftest import PaddingFinding, find_padding
+from raykd.prediction.probes import PROBED_ROWS
+from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
 from raykd.student.prefetch import Asked

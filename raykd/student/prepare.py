@@ -23,10 +23,10 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import SignalSource
 from raykd.errors import ConfigError, DataError
 from raykd.models import Student
-from raykd.models.union import UnionTokenizer
 from raykd.models.vocabulary import same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.tokens import Tokenizer, add_markers, with_blanks
+from raykd.tokenizers.union import UnionTokenizer
 
 log = logging.getLogger("raykd.student")
 

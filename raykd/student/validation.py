@@ -140,11 +140,7 @@ def _check_stages(own: Mapping[str, Any], zero: Mapping[str, Any], kind: type[to
             wanted="false",
             next_step="leave it out",
         )
-    if (
-        stage
-        and own.get("zero_allow_untested_optimizer") is False
-        and kind.__name__ not in ("Adam", "AdamW")
-    ):
+    if stage and own.get("zero_allow_untested_optimizer") is False and kind.__name__ not in ("Adam", "AdamW"):
         raise ConfigError(
             f"{KEY}.zero_allow_untested_optimizer is false, and DeepSpeed has not tested {kind.__name__} with ZeRO",
             got=f"stage {stage}",

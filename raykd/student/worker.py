@@ -44,7 +44,7 @@ from raykd.student.meter import reduce_sum
 from raykd.student.prefetch import Asked, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
 from raykd.student.reading import trained_module
-from raykd.tasks.ranking import rank
+from raykd.tasks.scores.ranking import rank
 
 log = logging.getLogger("raykd.student")
 LOGGED_WINDOWS = 200

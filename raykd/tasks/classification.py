@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from raykd.distill.signals import TextBatch
-from raykd.tasks import metrics
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
 from raykd.tasks.forms import RowForm
+from raykd.tasks.scores import classification as metrics
 from raykd.text.tokens import Tokenizer, Tokens, marker_ids, tokenize
 
 
@@ -86,5 +86,5 @@ class Classification(TaskBase):
         ]
 
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """Accuracy, macro-F1, NLL and ECE of labelled units; see `raykd.tasks.metrics`."""
+        """Accuracy, macro-F1, NLL and ECE of labelled units; see `raykd.tasks.scores.classification`."""
         return metrics.classification(said.logits_NC, rows.labels_B)

@@ -30,8 +30,8 @@ from raykd.distill.objective import Objective
 from raykd.distill.payloads import Payload, join
 from raykd.distill.signals import TextBatch
 from raykd.spec import Spec
-from raykd.tasks import generation
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
+from raykd.tasks.scores import generation
 from raykd.text.prompts import Prompts, Targets
 from raykd.text.tokens import Tokenizer
 

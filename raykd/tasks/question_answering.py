@@ -32,8 +32,6 @@ from raykd.distill.objective import Objective
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
 from raykd.errors import ConfigError
-from raykd.tasks import answers
-from raykd.tasks.answers import null_choices, word_counts
 from raykd.tasks.base import (
     EncodedBatch,
     EncodedRows,
@@ -44,7 +42,9 @@ from raykd.tasks.base import (
     starts_of,
 )
 from raykd.tasks.forms import RowForm
-from raykd.tasks.metrics import log_softmax
+from raykd.tasks.scores import spans as answers
+from raykd.tasks.scores.classification import log_softmax
+from raykd.tasks.scores.spans import null_choices, word_counts
 from raykd.tasks.windows import null_tokens, reads_of
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shortened, tokenize_words

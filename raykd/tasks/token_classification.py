@@ -22,10 +22,10 @@ from raykd.distill.codec import encode as encode_body
 from raykd.distill.objective import Objective
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
-from raykd.tasks import entities
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, ranges, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
+from raykd.tasks.scores import entities
 from raykd.text.tokens import Tokenizer, Tokens, take_tokens, tokenize_apart, tokenize_words
 from raykd.text.words import first_tokens, shared
 
@@ -126,7 +126,7 @@ class TokenClassification(TaskBase):
         return [{"text": text, "entities": own} for text, own in zip(rows.texts, found, strict=True)]
 
     def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.entities`."""
+        """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.scores.entities`."""
         gold_N = self.unit_labels(rows)
         return entities.metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)
 

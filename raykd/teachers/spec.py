@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raykd import models
-from raykd.models.lengths import teacher_length
+from raykd.pretrained.lengths import teacher_length
 from raykd.tasks import Task
 from raykd.teachers.precision import choose
 

@@ -23,8 +23,8 @@ from raykd import models
 from raykd.distill.lens import Speech
 from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.errors import ModelError, NonFiniteError, TeacherError
-from raykd.models.findings import content_key, found_or_tested
-from raykd.models.selftest import PaddingFinding, find_padding
+from raykd.prediction.findings import content_key, found_or_tested
+from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
@@ -286,7 +286,7 @@ class Teacher:
         return took
 
     def test(self, batch: TextBatch) -> PaddingFinding:
-        """Test how this model's rows are batched (`raykd.models.selftest`), once by content, and batch them so.
+        """Test how this model's rows are batched (`raykd.prediction.selftest`), once by content, and batch them so.
 
         Args:
             batch: Rows of the run in the teacher's languages.
@@ -353,7 +353,7 @@ class Teacher:
         Raises:
             ModelError: no language model, or no place for so many tokens.
         """
-        from raykd.models.writing import generate
+        from raykd.prediction.writing import generate
 
         model, task, rows = self._load(), self._task(), rows.in_codes(self.spec.language_codes)
         if not isinstance(task, LanguageTask):

@@ -3,7 +3,7 @@
 Decision record: padding is decided here alone, from the model and its tokenizer together, because neither knows
 enough. A head that looks for a text's last token compares with the *model's* pad id; some heads read the last place
 and want padding before the text; some tokenizers forget the mask; some models take none. What cannot be read from a
-configuration is found by `raykd.models.selftest`, which compares a row alone with the same row beside others.
+configuration is found by `raykd.prediction.selftest`, which compares a row alone with the same row beside others.
 
 Some models mix padding into their answers whatever is done (MobileBERT, FNet, ConvBERT). For those `shapes` is
 "equal": a batch is still one object for the rest of raykd, but its forward pass is run in parts of equal length

@@ -71,7 +71,7 @@ def tokenize(
 
 def by_language(tokenizer: Tokenizer, languages: Sequence[str]) -> dict[str, Any]:
     """How a tokenizer is told the languages of texts ("" is unknown): not at all, unless it cuts each text by its
-    language's tokenizer (`raykd.models.union`)."""
+    language's tokenizer (`raykd.tokenizers.union`)."""
     if not getattr(tokenizer, "by_language", False):
         return {}
     return {"languages": [language or None for language in languages]}

@@ -14,14 +14,14 @@ from raykd.tracking.address import (
     sqlite_uri,
     tracking_uri,
 )
+from raykd.tracking.delivery.replay import Sent, folders_to_send, replay
+from raykd.tracking.delivery.unrecorded import lines_of_left
 from raykd.tracking.environment import environment
-from raykd.tracking.look import Look, look
-from raykd.tracking.pages import serve_ui
 from raykd.tracking.part import PartTracker
-from raykd.tracking.probe import probe
-from raykd.tracking.replay import Sent, folders_to_send, replay
+from raykd.tracking.stores.look import Look, look
+from raykd.tracking.stores.pages import serve_ui
+from raykd.tracking.stores.probe import probe
 from raykd.tracking.tracker import Tracker
-from raykd.tracking.unrecorded import lines_of_left
 
 __all__ = [
     "Experiment",

@@ -17,9 +17,15 @@ from raykd.errors import TrackingError
 from raykd.keys import marked
 from raykd.point import Point
 from raykd.tracking.address import Experiment, database_path, mlflow_command, redact, slug
-from raykd.tracking.database import check_database, forget_removed, is_new, make_database, only_our_folders
-from raykd.tracking.outbox import first_line, logger
+from raykd.tracking.delivery.outbox import first_line, logger
 from raykd.tracking.patience import one_attempt, quiet
+from raykd.tracking.stores.database import (
+    check_database,
+    forget_removed,
+    is_new,
+    make_database,
+    only_our_folders,
+)
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 """Most that MLflow takes at once."""

@@ -29,7 +29,7 @@ class StudentModel(PythonModel):
         """Loads the saved student."""
         _make_importable(context.artifacts["code"])
         from raykd.models import load
-        from raykd.models.predictor import Predictor
+        from raykd.prediction.predictor import Predictor
 
         self.predictor = Predictor.of(load(context.artifacts["student"]))
 
@@ -37,7 +37,7 @@ class StudentModel(PythonModel):
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
     ) -> Any:
         """A row for each row of the input, with its index."""
-        from raykd.models.predictor import rows_to_ask
+        from raykd.prediction.predictor import rows_to_ask
         from raykd.tasks.forms import form_of
 
         form = form_of(self.predictor.task)

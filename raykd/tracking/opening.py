@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raykd.tracking.acts import LOCAL, found_by
 from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
-from raykd.tracking.alive import end_stale
 from raykd.tracking.client import connect, experiment_id_of, stage_of
-from raykd.tracking.database import away
-from raykd.tracking.outbox import SPOOL, from_lines, logger, write_spool
+from raykd.tracking.delivery.acts import LOCAL, found_by
+from raykd.tracking.delivery.alive import end_stale
+from raykd.tracking.delivery.outbox import SPOOL, from_lines, logger, write_spool
+from raykd.tracking.delivery.replay import replay
 from raykd.tracking.patience import PROBE, borrowed
-from raykd.tracking.place import settle
-from raykd.tracking.replay import replay
+from raykd.tracking.stores.artifacts import settle
+from raykd.tracking.stores.database import away
 
 PARENT = "mlflow.parentRunId"
 

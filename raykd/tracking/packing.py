@@ -20,7 +20,7 @@ import raykd
 from raykd import models
 from raykd.errors import TrackingError
 from raykd.tracking.address import redact
-from raykd.tracking.outbox import first_line
+from raykd.tracking.delivery.outbox import first_line
 from raykd.tracking.patience import borrowed, quiet
 
 CODE = "code"

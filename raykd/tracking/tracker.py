@@ -21,7 +21,9 @@ from typing import Any, Literal, Self
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking.acts import (
+from raykd.tracking.address import Experiment, checked_uri, database_path, redact, redact_value, sync_command
+from raykd.tracking.client import Names, cut, log_tags, send, storable
+from raykd.tracking.delivery.acts import (
     LATER,
     LOCAL,
     LONGEST_TAG,
@@ -34,15 +36,13 @@ from raykd.tracking.acts import (
     redacted,
     stored_path,
 )
-from raykd.tracking.address import Experiment, checked_uri, database_path, redact, redact_value, sync_command
-from raykd.tracking.alive import BEAT_S, sign
-from raykd.tracking.client import Names, cut, log_tags, send, storable
-from raykd.tracking.database import identity
-from raykd.tracking.failure import as_failure
+from raykd.tracking.delivery.alive import BEAT_S, sign
+from raykd.tracking.delivery.outbox import SPOOL, Outbox, first_line, logger
+from raykd.tracking.delivery.unrecorded import Left, note_left, run_folder
 from raykd.tracking.opening import Opened, open_run
-from raykd.tracking.outbox import SPOOL, Outbox, first_line, logger
 from raykd.tracking.patience import PROBE_S, return_patience, take_patience
-from raykd.tracking.unrecorded import Left, note_left, run_folder
+from raykd.tracking.stores.database import identity
+from raykd.tracking.stores.failure import as_failure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_S = 20.0

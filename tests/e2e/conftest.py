@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from raykd.load import resolve, validate
-from raykd.runs.outcome import Outcome
+from raykd.config.loading import resolve, validate
 from raykd.runs.train import train
-from raykd.sweep.outcome import SweepOutcome
+from raykd.scoring.outcome import Outcome
+from raykd.tuning.outcome import SweepOutcome
 from tests.commands import started_commands
 from tests.e2e.sweeps import STEADY, Sweeps
 from tests.fakes import LABELS, texts_and_labels

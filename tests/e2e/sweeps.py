@@ -13,17 +13,17 @@ from rich.console import Console
 
 from raykd.config import RunConfig
 from raykd.data.load import load_data
-from raykd.runs.jobs import teacher_job
-from raykd.runs.loop import fresh_student
-from raykd.runs.pool import placements_of
+from raykd.driver.jobs import teacher_job
+from raykd.driver.loop import fresh_student
+from raykd.driver.pool import placements_of
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
-from raykd.sweep.config import Sweep, load_sweep
-from raykd.sweep.journal import FILE, Journal
-from raykd.sweep.outcome import SweepOutcome
-from raykd.sweep.run import sweep
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
+from raykd.tuning.config import Sweep, load_sweep
+from raykd.tuning.journal import FILE, Journal
+from raykd.tuning.outcome import SweepOutcome
+from raykd.tuning.run import sweep
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from raykd import models
+from raykd.config.loading import resolve, validate
 from raykd.data.load import load_data
-from raykd.load import resolve, validate
-from raykd.runs.outcome import Outcome
-from raykd.runs.predict import predict_texts
 from raykd.runs.sequences import write_sequences
 from raykd.runs.train import train
+from raykd.scoring.outcome import Outcome
+from raykd.scoring.predict import predict_texts
 
 
 def embedded(split: str, rows: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from raykd.errors import TeacherError
-from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
+from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World, still_held, wait_until
 
 pytestmark = pytest.mark.timeout(600)

@@ -11,16 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from raykd import models
+from raykd.checkpoint.curves import FILE, Curves
 from raykd.cli import app
 from raykd.config import MultiRun, TeacherConfig
-from raykd.data import corpus_tags
+from raykd.config.loading import load_any
+from raykd.data.embedded import tags as corpus_tags
 from raykd.errors import ModelError
-from raykd.load import load_any
 from raykd.models.multi import load_tasks
-from raykd.runs.check import check, check_teacher
-from raykd.runs.curves import FILE, Curves
-from raykd.runs.outcome import Outcome
+from raykd.preflight.check import check, check_teacher
 from raykd.runs.train import train
+from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World
 from tests.fakes import LABELS
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from safetensors.torch import load_file
 
-from raykd.runs.outcome import Outcome
+from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import Server, World, still_held, wait_until
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from raykd import models
+from raykd.config.loading import flatten
 from raykd.errors import ConfigError, ModelError, NonFiniteError
-from raykd.load import flatten
-from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
+from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import CANARY, World, still_held
 from tests.fakes import BAD, GOOD, LABELS
 
@@ -40,7 +40,9 @@ def test_the_table_has_every_system(first: Outcome) -> None:
     assert all(p.ms_per_1000 and p.ms_per_1000 > 0 for p, _ in first.table.systems)
 
 
-def test_teachers_are_scored_before_they_teach_and_a_poor_one_is_told_of(first: Outcome, recorded, world: World) -> None:  # type: ignore[no-untyped-def]
+def test_teachers_are_scored_before_they_teach_and_a_poor_one_is_told_of(
+    first: Outcome, recorded, world: World
+) -> None:  # type: ignore[no-untyped-def]
     client, run = recorded
     log = (world.run("first") / "log.txt").read_text(encoding="utf-8")
     scored, fitted = log.index("teachers on the validation rows"), log.index("workers for baseline, student")
@@ -86,7 +88,7 @@ def test_the_report_needs_no_network(first: Outcome) -> None:
 
 
 def test_the_student_is_a_model_that_anybody_can_load(first: Outcome, world: World, capsys) -> None:  # type: ignore[no-untyped-def]
-    from raykd.runs.predict import predict_texts
+    from raykd.scoring.predict import predict_texts
 
     assert models.load(first.student).labels == LABELS
     texts = [f"the food was very {word} here" for word in (*GOOD, *BAD)]
@@ -142,7 +144,7 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
     import mlflow
     import pandas
 
-    from raykd.runs.predict import predict_texts
+    from raykd.scoring.predict import predict_texts
 
     client, run = recorded
     every = client.search_logged_models([run.info.experiment_id])

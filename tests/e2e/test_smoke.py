@@ -15,12 +15,12 @@ import pytest
 
 from raykd import models
 from raykd.config import MultiRun
-from raykd.load import load_any, read_yaml
-from raykd.runs.smoke import TAG, smoke_run
+from raykd.config.loading import load_any, read_yaml
+from raykd.driver.smoke import TAG, smoke_run
 from raykd.runs.train import train
-from raykd.sweep.config import load_sweep
-from raykd.sweep.run import sweep
-from raykd.sweep.smoke import smoke_sweep
+from raykd.tuning.checks.smoke import smoke_sweep
+from raykd.tuning.config import load_sweep
+from raykd.tuning.run import sweep
 from tests.e2e.conftest import still_held
 
 ROOT = Path(__file__).parents[2]

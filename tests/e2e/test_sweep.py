@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from raykd.config.loading import load_run
 from raykd.errors import ConfigError, ResourceError
-from raykd.load import load_run
-from raykd.runs.check import preflight
-from raykd.sweep.confirm import confirm
-from raykd.sweep.outcome import SweepOutcome
+from raykd.experiments.confirmation import confirm
+from raykd.preflight.check import preflight
+from raykd.tuning.outcome import SweepOutcome
 from tests.e2e.conftest import still_held, wait_until
 from tests.e2e.sweeps import Sweeps, curve_of, left_over, plain_loop, shared_memory
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raykd.sweep.outcome import SweepOutcome
-from raykd.sweep.run import sweep
+from raykd.tuning.outcome import SweepOutcome
+from raykd.tuning.run import sweep
 from tests.e2e.conftest import MEDIAN, STILL, still_held, wait_until
 from tests.e2e.sweeps import STEADY, TRIAL, Sweeps, actors, curve_of, left_over, plain_loop
 
@@ -154,8 +154,8 @@ def broken(sweeps: Sweeps) -> tuple[int, list[int], str]:
     killer.start()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         # Nobody looks at the trials before, so the last one fails in its process.
-        patch.setattr("raykd.sweep.run.preflight_trials", lambda plan, data: None)
-        patch.setattr("raykd.sweep.frame.TrialCheck", lambda configs, base, data: lambda sample: None)
+        patch.setattr("raykd.tuning.run.preflight_trials", lambda plan, data: None)
+        patch.setattr("raykd.tuning.driver.TrialCheck", lambda configs, base, data: lambda sample: None)
         patch.setattr("sys.argv", ["raykd", "sweep", str(path)])
         main()
     killer.join(timeout=5.0)
@@ -186,7 +186,7 @@ def test_a_trial_whose_process_was_killed_ends_as_if_it_had_not_been(
 ) -> None:
     _, pids, path = broken
     assert len(pids) == 1, "its process was killed midway"
-    from raykd.sweep.config import load_sweep
+    from raykd.tuning.config import load_sweep
 
     plan = load_sweep(sweeps.world.folder / path)
     for name in ("t0000", "t0002"):

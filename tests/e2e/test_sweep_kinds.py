@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raykd.load import load_run
-from raykd.sweep.outcome import SweepOutcome, best_run
+from raykd.config.loading import load_run
+from raykd.tuning.outcome import SweepOutcome, best_run
 from tests.e2e.conftest import MEDIAN, STILL, still_held
 from tests.e2e.sweeps import (
     RANK,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from raykd.load import load_run
-from raykd.sweep.outcome import SweepOutcome
+from raykd.config.loading import load_run
+from raykd.tuning.outcome import SweepOutcome
 from tests.e2e.conftest import still_held
 from tests.e2e.sweeps import SHORT, Sweeps, left_over
 

@@ -16,19 +16,20 @@ import torch
 
 from raykd import models
 from raykd.config import Embedded
-from raykd.data import corpus_answers, corpus_tags
+from raykd.config.loading import resolve, validate
+from raykd.data.embedded import answers as corpus_answers
+from raykd.data.embedded import tags as corpus_tags
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.distill.bodies import unit_logits
 from raykd.distill.signals import UNLABELLED
-from raykd.load import resolve, validate
-from raykd.runs.outcome import Outcome
-from raykd.runs.pool import start_pool
-from raykd.runs.predict import Asked, predict_rows
-from raykd.runs.score import ask_all
+from raykd.driver.pool import start_pool
 from raykd.runs.train import train
-from raykd.tasks import answers
+from raykd.scoring.outcome import Outcome
+from raykd.scoring.predict import Asked, predict_rows
+from raykd.scoring.score import ask_all
 from raykd.tasks.schemes import entities, parse, tags_of
+from raykd.tasks.scores import spans as answers
 from raykd.teachers.teacher import Teacher
 
 LANGUAGES = ["en", "zh"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from raykd import models
-from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
+from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World
 from tests.e2e.sweeps import plain_loop
 

@@ -31,8 +31,8 @@ from ray._raylet import GcsClient  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402
 
-from raykd.runs.checkpoints import problem  # noqa: E402
-from raykd.runs.curves import Curves  # noqa: E402
+from raykd.checkpoint.curves import Curves  # noqa: E402
+from raykd.checkpoint.find import problem  # noqa: E402
 from raykd.runs.train import train  # noqa: E402
 from raykd.student import worker as loops  # noqa: E402
 from tests.e2e.conftest import World, wait_until  # noqa: E402

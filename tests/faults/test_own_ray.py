@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.runs.ownray import processes
+from raykd.cluster.own_processes import processes
 from tests.e2e.conftest import wait_until
 
 pytestmark = pytest.mark.nightly

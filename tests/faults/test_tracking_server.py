@@ -126,7 +126,7 @@ def test_what_a_run_could_not_record_before_its_end_is_sent_by_the_command(
 ) -> None:
     import yaml
 
-    from raykd.load import dump
+    from raykd.config.loading import dump
     from tests.worlds import run_config
 
     folder = tmp_path / "gone"

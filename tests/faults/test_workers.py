@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from raykd.checkpoint.curves import Curves
+from raykd.driver.wait import wait_for
 from raykd.errors import ResourceError
-from raykd.runs.curves import Curves
-from raykd.runs.outcome import Outcome
 from raykd.runs.train import train
-from raykd.runs.wait import wait_for
+from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World, still_held, wait_until
 
 STEPS = 60

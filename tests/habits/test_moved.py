@@ -30,7 +30,9 @@ def write_project(folder: Path) -> None:
     for name, count, seed in (("train", 200, 1), ("validation", 60, 2), ("test", 60, 3)):
         texts, labels = texts_and_labels(count, seed)
         rows = [{"text": t, "label": LABELS[y], "lang": "en"} for t, y in zip(texts, labels, strict=True)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     linear = {"kind": "linear", "buckets": 512}
     short = {"steps": 20, "batch_size": 16, "evaluations": 2, "learning_rate": 0.05}
     run = {
@@ -59,7 +61,9 @@ def write_project(folder: Path) -> None:
 def raykd() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts the command line in a folder, with a Ray of its own."""
     logs = itertools.count()
-    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")
+    }
 
     with started_commands(environment) as start:
 
@@ -131,15 +135,25 @@ def test_all_of_a_moved_project_goes_on(tmp_path: Path, raykd: Callable[..., Any
     said = done(raykd(tmp_path / "far", "sweep", "--resume", "../elsewhere/project/runs/sw"))
     assert "going on" in said and "t0005 finished" in said and "t0000 finished" not in said
     assert not project.exists() and not list((tmp_path / "far").iterdir())
-    assert (moved / "runs" / "sw" / "trials.jsonl").read_text(encoding="utf-8").startswith(before.rpartition("\n")[0])
+    assert (
+        (moved / "runs" / "sw" / "trials.jsonl")
+        .read_text(encoding="utf-8")
+        .startswith(before.rpartition("\n")[0])
+    )
     assert str(project) not in (moved / "runs" / "sw" / "best.yaml").read_text(encoding="utf-8")
 
     done(raykd(reference, "sweep", "space.yaml"))
     done(raykd(reference, "train", "run.yaml"))
     done(raykd(reference, "train", "run.yaml", "name=killed", *LONG))
-    weights, same = (load_file(at / "runs" / "killed" / "student" / "model.safetensors") for at in (moved, reference))
+    weights, same = (
+        load_file(at / "runs" / "killed" / "student" / "model.safetensors") for at in (moved, reference)
+    )
     assert weights.keys() == same.keys() and all(weights[key].equal(same[key]) for key in weights)
-    unbroken = {"teacher/t/rows_answered": 260.0, "teacher/t/rows_forwarded": 260.0, "sweep/teacher_passes": 1.0}
+    unbroken = {
+        "teacher/t/rows_answered": 260.0,
+        "teacher/t/rows_forwarded": 260.0,
+        "sweep/teacher_passes": 1.0,
+    }
     assert counted(moved, "sw") == counted(reference, "sw") == unbroken, "training and validation rows, once"
     for name in ("whole", "killed"):
         assert counted(moved, name) == counted(reference, name)

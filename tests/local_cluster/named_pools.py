@@ -22,14 +22,14 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from raykd.config import RunConfig, ServingConfig
+from raykd.config.loading import load_run
 from raykd.distill.signals import TeacherSignal
+from raykd.driver.pool import attach, check_cluster, placements_of
 from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
-from raykd.load import load_run
-from raykd.runs.pool import attach, check_cluster, placements_of
-from raykd.runs.warm import teachers_down, teachers_status, teachers_up
-from raykd.sweep.frame import node_resources
+from raykd.runs.named_pools import teachers_down, teachers_status, teachers_up
 from raykd.teachers import warm
 from raykd.teachers.pool import TeacherPool
+from raykd.tuning.driver import node_resources
 from tests.e2e.sweeps import plain_loop
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
 
@@ -152,9 +152,7 @@ def same(a: list[TeacherSignal], b: list[TeacherSignal]) -> bool:
     """
     return [(s.teacher, s.covered_N.tobytes()) for s in a] == [
         (s.teacher, s.covered_N.tobytes()) for s in b
-    ] and all(
-        np.allclose(x.logits_NC, y.logits_NC, rtol=0.0, atol=1e-6) for x, y in zip(a, b, strict=True)
-    )
+    ] and all(np.allclose(x.logits_NC, y.logits_NC, rtol=0.0, atol=1e-6) for x, y in zip(a, b, strict=True))
 
 
 def life(address: str, path: Path) -> None:
@@ -337,8 +335,8 @@ def start(address: str, path: Path) -> None:
 def runs(address: str, path: Path) -> None:
     """A run over a named pool learns what the loop learns without Ray; a sweep asks it and leaves it as it is."""
     from raykd.runs.train import train
-    from raykd.sweep.config import load_sweep
-    from raykd.sweep.run import sweep
+    from raykd.tuning.config import load_sweep
+    from raykd.tuning.run import sweep
 
     join(address)
     there, quick = f"ray.address={address}", "tracking.log_model=false"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.runs import doctor_cluster
+from raykd.preflight import cluster_doctor as doctor_cluster
 
 
 def test_every_node_is_asked_and_nothing_is_left(

@@ -16,7 +16,7 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import ConfigError, TeacherError
-from raykd.runs.label import label_rows
+from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, TeacherPool
 from raykd.teachers.source import LocalSource

@@ -10,7 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.runs.label import label_rows
+from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import Placement, TeacherPool

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.bad_inputs import tried
 from benchmarks.bad_parts import configs, contents
 from benchmarks.bad_parts.setting import Case, good_run, written
-from raykd.load import load_any
+from raykd.config.loading import load_any
 
 SAMPLE = 70
 

@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.faults import lines_of
 from benchmarks.soak_parts.compare import _losses
 from benchmarks.soak_parts.world import World, run_tree, sweep_tree
-from raykd.load import validate
-from raykd.sweep.config import load_sweep
+from raykd.config.loading import validate
+from raykd.tuning.config import load_sweep
 
 
 def found(**changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from raykd.tasks.chance import compare, find_swap, wilson
+from raykd.tasks.scores.chance import compare, find_swap, wilson
 
 
 @pytest.mark.parametrize(

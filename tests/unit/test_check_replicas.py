@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raykd.runs.check import check_resources
+from raykd.preflight.check import check_resources
 from tests.worlds import run_config
 
 

@@ -14,13 +14,13 @@ import typer
 import yaml
 
 from raykd.cli.app import app
-from raykd.cluster.asked import read_asked
-from raykd.cluster.kuberay import RayCluster, RayJob
-from raykd.cluster.manifests import check_manifests, read_manifests
-from raykd.cluster.render import Wishes, render
+from raykd.config.loading import load_run
+from raykd.deploy.kuberay import RayCluster, RayJob
+from raykd.deploy.manifests import check_manifests, read_manifests
+from raykd.deploy.render import Wishes, render
+from raykd.deploy.request import read_asked
 from raykd.errors import ConfigError
-from raykd.load import load_run
-from raykd.sweep.config import load_sweep
+from raykd.tuning.config import load_sweep
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

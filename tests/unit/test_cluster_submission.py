@@ -15,10 +15,10 @@ import pytest
 from ray.job_submission import JobStatus
 
 from raykd.cli import main
-from raykd.cluster.asked import read_asked
-from raykd.cluster.package import SHOWN, package, shown
-from raykd.cluster.rayjobs import Jobs, exit_code
-from raykd.cluster.submission import submission, submission_id
+from raykd.deploy.package import SHOWN, package, shown
+from raykd.deploy.rayjobs import Jobs, exit_code
+from raykd.deploy.request import read_asked
+from raykd.deploy.submission import submission, submission_id
 from raykd.errors import ClusterError, ConfigError
 
 ROOT = Path(__file__).parents[2]

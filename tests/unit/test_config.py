@@ -10,8 +10,8 @@ import yaml
 
 from raykd.config import RunConfig, overlay
 from raykd.config.dsfile import check_switches
+from raykd.config.loading import dump, flatten, load_any, load_run, parse_yaml, set_path, validate
 from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
-from raykd.load import dump, flatten, load_any, load_run, parse_yaml, set_path, validate
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -276,7 +276,7 @@ def test_config_import_is_light() -> None:
     import subprocess
     import sys
 
-    code = "import sys, raykd.load, raykd.cli; print([m for m in ('ray', 'deepspeed', 'mlflow', 'transformers', 'datasets') if m in sys.modules])"
+    code = "import sys, raykd.config.loading, raykd.cli; print([m for m in ('ray', 'deepspeed', 'mlflow', 'transformers', 'datasets') if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

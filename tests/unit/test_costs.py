@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from raykd.config.loading import load_run, validate
 from raykd.data.rows import Rows
-from raykd.load import load_run, validate
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.runs.costs import cost_table, languages_taught
-from raykd.runs.score import sample
+from raykd.scoring.costs import cost_table, languages_taught
+from raykd.scoring.score import sample
 from raykd.teachers import timing
 from raykd.teachers.timing import conditions_of, take_time
 

@@ -13,11 +13,11 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from raykd.config import Embedded
-from raykd.data.corpus import LABELS, generate
-from raykd.data.lexicon import available, load_lexicon
+from raykd.data.embedded.lexicon import available, load_lexicon
+from raykd.data.embedded.noiseless_label import noiseless_label
+from raykd.data.embedded.reviews import LABELS, generate
 from raykd.data.load import normalised
 from raykd.data.rows import Rows
-from raykd.data.verdict import noiseless_label
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 

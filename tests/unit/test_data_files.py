@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.config import DataConfig
-from raykd.data.opening import LONGEST_LINE, read_lines
+from raykd.data.files.opening import LONGEST_LINE, read_lines
+from raykd.data.files.records import file_records
 from raykd.data.read import Tally, read_source
-from raykd.data.records import file_records
 from raykd.data.rows import Rows
 from raykd.errors import DataError
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, is_blank
+from raykd.data.files.textfiles import Unread, require_file
 from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, label_index
 from raykd.data.load import Dataset, load_data
 from raykd.data.read import Tally, read_source
 from raykd.data.rows import Rows
-from raykd.data.textfiles import Unread, require_file
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 

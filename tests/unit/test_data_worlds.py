@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from raykd.config import DataConfig, Embedded
-from raykd.data import corpus_answers, corpus_tags, corpus_targets
-from raykd.data.grammar import Clause, Said, spoken
+from raykd.data.embedded import answers as corpus_answers
+from raykd.data.embedded import tags as corpus_tags
+from raykd.data.embedded import targets as corpus_targets
+from raykd.data.embedded.grammar import Clause, Said, spoken
+from raykd.data.embedded.world import KINDS, distinct, load_world, read_yaml
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
-from raykd.data.world import KINDS, distinct, load_world, read_yaml
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 

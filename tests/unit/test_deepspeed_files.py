@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from raykd.config import TrainConfig
+from raykd.config.loading import load_run
 from raykd.errors import ConfigError
-from raykd.load import load_run
 from raykd.student.overruled import describe_overruled, fixed_keys
 from raykd.student.settings import (
     deepspeed_config,
@@ -20,7 +20,7 @@ from raykd.student.settings import (
     plan_schedule,
 )
 from raykd.student.validation import check_deepspeed
-from raykd.sweep.config import load_sweep
+from raykd.tuning.config import load_sweep
 from tests.unit.test_config import tree
 from tests.worlds import build_loop, run_config
 
@@ -130,7 +130,10 @@ def test_the_examples_of_hugging_face_train_to_the_weights_of_the_run_itself(zer
 def test_the_whole_example_says_what_its_schedule_overrules_and_trains() -> None:
     run = run_config(deepspeed={**WHOLE, "zero_optimization": ZERO_2})
     notes = check_deepspeed(run.train, 1, gpus=False)
-    assert [part in " ".join(notes) for part in ("train.lr_schedule has no effect", "offloads")] == [True, True]
+    assert [part in " ".join(notes) for part in ("train.lr_schedule has no effect", "offloads")] == [
+        True,
+        True,
+    ]
     points: list[Any] = []
     build_loop(run, publish=points.append).run()
     rates = [p.values["train/learning_rate"] for p in points if "train/learning_rate" in p.values]
@@ -162,7 +165,9 @@ def test_files_with_comments_are_read_and_other_formats_are_named(tmp_path: Path
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(tree(train={"deepspeed": "ds.json"})))
     file = tmp_path / "ds.json"
-    file.write_text('{ // ZeRO\n "zero_optimization": {"stage": 2} /* two */, # end\n "aio": {"block_size": 1}}')
+    file.write_text(
+        '{ // ZeRO\n "zero_optimization": {"stage": 2} /* two */, # end\n "aio": {"block_size": 1}}'
+    )
     loaded = load_run(path).train.deepspeed
     assert loaded == {"zero_optimization": {"stage": 2}, "aio": {"block_size": 1}}
     wrong = {
@@ -180,7 +185,10 @@ def test_files_with_comments_are_read_and_other_formats_are_named(tmp_path: Path
 
 
 def test_a_key_that_the_file_sets_cannot_be_searched() -> None:
-    own = {"optimizer": {"type": "AdamW", "params": {"lr": 0.005, "weight_decay": "auto"}}, "scheduler": AUTO_WARMUP}
+    own = {
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.005, "weight_decay": "auto"}},
+        "scheduler": AUTO_WARMUP,
+    }
     assert fixed_keys(TrainConfig(deepspeed=own)) == {
         "train.learning_rate": "train.deepspeed.optimizer.params.lr",
         "train.lr_schedule": "train.deepspeed.scheduler",
@@ -193,5 +201,7 @@ def test_a_search_over_a_key_that_the_file_sets_is_refused(tmp_path: Path) -> No
     base = tree(train={"deepspeed": {"optimizer": {"type": "AdamW", "params": {"lr": 0.005}}}})
     space = {"train": {"learning_rate": {"uniform": [0.001, 0.1]}}}
     path.write_text(yaml.safe_dump({"name": "s", "base": base, "space": space, "num_samples": 4}))
-    with pytest.raises(ConfigError, match=r"space.train.learning_rate would have no effect, since train.deepspeed"):
+    with pytest.raises(
+        ConfigError, match=r"space.train.learning_rate would have no effect, since train.deepspeed"
+    ):
         load_sweep(path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ResourceError, TrackingError
-from raykd.runs import doctor
+from raykd.preflight import doctor
 from raykd.tracking import probe
 
 
@@ -39,9 +39,9 @@ def test_packages_are_compared_with_what_is_asked_for(monkeypatch: pytest.Monkey
 
 
 def test_what_is_little_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raykd.runs.doctor.free_bytes", lambda folder: doctor.LITTLE_DISK - 1)
+    monkeypatch.setattr("raykd.preflight.doctor.free_bytes", lambda folder: doctor.LITTLE_DISK - 1)
     assert doctor.disk("output", tmp_path).doubt
-    monkeypatch.setattr("raykd.runs.doctor.free_bytes", lambda folder: doctor.LITTLE_DISK)
+    monkeypatch.setattr("raykd.preflight.doctor.free_bytes", lambda folder: doctor.LITTLE_DISK)
     assert not doctor.disk("output", tmp_path).doubt
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     assert doctor.threads().doubt and "unset it" in doctor.threads().detail

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from raykd.driver.ending import ending_of
 from raykd.point import Point
-from raykd.runs.ending import ending_of
 
 
 def curve(*scores: float, metric: str = "accuracy") -> list[Point]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from raykd import models
-from raykd.models.predictor import Predictor, rows_to_ask
+from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.tasks import Classification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher

@@ -17,8 +17,8 @@ import transformers
 from raykd import models
 from raykd.distill.signals import TextBatch
 from raykd.models.lm import Headless
-from raykd.models.writing import generate, rows_together
-from raykd.runs.predict import predict_texts
+from raykd.prediction.writing import generate, rows_together
+from raykd.scoring.predict import predict_texts
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from tests.tokenizers import byte_level, characters, unigram, word_piece
 
@@ -172,7 +172,12 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
 
     models.save(
         models.TextModel(
-            ours.model, ours.tokenizer, (), task=task, max_length=TASKS[task].max_length, settings=TASKS[task].settings
+            ours.model,
+            ours.tokenizer,
+            (),
+            task=task,
+            max_length=TASKS[task].max_length,
+            settings=TASKS[task].settings,
         ),
         tmp_path / "ours",
     )

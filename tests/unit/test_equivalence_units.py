@@ -21,7 +21,7 @@ from raykd.distill.bodies import unit_logits
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.schedules import Constant
 from raykd.distill.signals import MASKED, UNLABELLED, Mode, TextBatch
-from raykd.models.predictor import Predictor
+from raykd.prediction.predictor import Predictor
 from raykd.tasks import QuestionAnswering, Said, TokenClassification
 from raykd.tasks.base import TaskBase
 from raykd.teachers.spec import TeacherSpec

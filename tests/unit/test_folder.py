@@ -20,13 +20,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from raykd.checkpoint.curves import Curves
+from raykd.checkpoint.find import Mark, folder_name, newest, next_start, problem, prune, write_manifest
+from raykd.checkpoint.save import STOP_AT
+from raykd.cluster.mailbox import Event
 from raykd.config import RunConfig
+from raykd.config.loading import dump
+from raykd.driver.progress import JobProgress
 from raykd.errors import ConfigError
-from raykd.load import dump
-from raykd.point import Point
-from raykd.runs.checkpoints import Mark, folder_name, newest, next_start, problem, prune, write_manifest
-from raykd.runs.curves import Curves
-from raykd.runs.folder import (
+from raykd.folders.folder import (
     RunFolder,
     finished_before,
     log_to_file,
@@ -34,15 +36,15 @@ from raykd.runs.folder import (
     open_folder,
     status_of,
 )
-from raykd.runs.lock import locked
-from raykd.runs.mailbox import Event
-from raykd.runs.notes import notes_of
-from raykd.runs.progress import JobProgress
-from raykd.runs.saving import STOP_AT
+from raykd.folders.lock import locked
+from raykd.point import Point
+from raykd.scoring.notes import notes_of
 from tests.worlds import run_config
 
 
-def reopened(config: RunConfig, rows: str = "rows", *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+def reopened(
+    config: RunConfig, rows: str = "rows", *, resume: bool = False, overwrite: bool = False
+) -> RunFolder:
     earlier = look_at_folder(config, resume=resume, overwrite=overwrite)
     files = {"run.yaml": dump(config)}
     return open_folder(config, {"data": rows}, files, earlier=earlier, base=config, overwrite=overwrite)
@@ -230,8 +232,8 @@ def test_what_no_attempt_needs_goes(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from raykd.runs.checkpoints import Mark
-from raykd.runs.saving import write_checkpoint
+from raykd.checkpoint.find import Mark
+from raykd.checkpoint.save import write_checkpoint
 
 class Loop:
     rank, world = 0, 1
@@ -277,7 +279,7 @@ def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_pa
 HOLDING = """
 import sys, time
 from pathlib import Path
-from raykd.runs.lock import locked
+from raykd.folders.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from raykd.runs.interrupt import at_interrupt, interruptible
+from raykd.cluster.interrupts import at_interrupt, interruptible
 
 folder = Path(sys.argv[1])
 
@@ -66,7 +66,7 @@ def test_last_words_are_first_and_a_second_signal_ends_at_once(
 SWALLOWING = """
 import contextlib, sys, time, weakref
 from pathlib import Path
-from raykd.runs.interrupt import end_if_told, interruptible, may_unwind, own_process
+from raykd.cluster.interrupts import end_if_told, interruptible, may_unwind, own_process
 
 folder = Path(sys.argv[1])
 
@@ -203,7 +203,7 @@ def test_a_hangup_that_is_ignored_stays_ignored_and_another_is_heard(tmp_path: P
 
 FORKING = """
 import os, signal, sys, time
-from raykd.runs.interrupt import may_unwind, own_process
+from raykd.cluster.interrupts import may_unwind, own_process
 own_process(lambda: print("interrupted", file=sys.stderr, flush=True))
 may_unwind()
 child = os.fork()
@@ -227,7 +227,7 @@ def test_what_is_sent_to_a_fork_is_not_heard_here() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_command_line_is_imported(number: signal.Signals) -> None:
-    late = "import sys; sys.argv[0] = 'raykd'; import raykd.runs.interrupt as i; own = i.own_process\n"
+    late = "import sys; sys.argv[0] = 'raykd'; import raykd.cluster.interrupts as i; own = i.own_process\n"
     late += "def told(say):\n    own(say)\n    print('ready', flush=True)\n    import time; time.sleep(60)\n"
     process = _started(late + "i.own_process = told\nimport raykd.cli")
     try:

@@ -14,7 +14,7 @@ from raykd import models
 from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError, ModelError
 from raykd.models.lm import Headless
-from raykd.models.writing import generate
+from raykd.prediction.writing import generate
 from raykd.tasks import Seq2Seq
 from raykd.teachers.store.values import text_keys
 from raykd.text.codes import code_for, codes_of
@@ -207,8 +207,8 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     """A student that is its teacher has nothing to learn; the run's own names of languages lead to the codes."""
     from raykd.config import RunConfig
     from raykd.data.rows import Rows
-    from raykd.runs.loop import fresh_student
-    from raykd.runs.written import student_said
+    from raykd.driver.loop import fresh_student
+    from raykd.scoring.written import student_said
     from raykd.student.prepare import fit_tokenizer, prepare
     from raykd.student.worker import TrainingLoop
     from raykd.teachers.source import LocalSource

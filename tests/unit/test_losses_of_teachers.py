@@ -13,7 +13,7 @@ from raykd.config import ServingConfig
 from raykd.distill.signals import Signals, TeacherSignal
 from raykd.distill.weighting import ByLanguage, Fixed, Uniform
 from raykd.point import Point
-from raykd.runs.losses import loss_notes, lost_since, surviving
+from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
 from raykd.student.meter import Meter
 from tests.worlds import run_config
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from raykd import models
 from raykd.config import DataConfig, RunConfig
-from raykd.data.embedded import embedded_rows
+from raykd.data.embedded.rows import embedded_rows
 from raykd.data.rows import Rows
 from raykd.distill.answers import IdMap, answer_of
 from raykd.distill.chunks import evaluate_hidden
@@ -24,12 +24,11 @@ from raykd.distill.objective import Objective
 from raykd.distill.payloads import Sampled
 from raykd.distill.servable import support_of
 from raykd.distill.signals import TeacherSignal, TextBatch
+from raykd.driver.loop import fresh_student
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import Decoder, Pretrained, Transformer
 from raykd.models.identity import tokenizer_content
 from raykd.models.lm import Headless
-from raykd.models.union import UnionTokenizer
-from raykd.runs.loop import fresh_student
 from raykd.student.lenses import lenses_of
 from raykd.student.prepare import fit_tokenizer, prepare
 from raykd.student.worker import TrainingLoop
@@ -38,6 +37,7 @@ from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
+from raykd.tokenizers.union import UnionTokenizer
 
 TEXTS = {
     "en": ("The cat sat on the mat.", "Hello world, how are you today?", "We like the small grey cat."),

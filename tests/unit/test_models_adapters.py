@@ -11,9 +11,10 @@ import torch
 
 from raykd import models
 from raykd.errors import ModelError
-from raykd.models import Transformer, adapters
+from raykd.models import Transformer
 from raykd.models.bases import inspect_base
 from raykd.models.textmodel import TextModel
+from raykd.pretrained import adapters
 
 LABELS = ("sad", "glad")
 TEXTS = ["a good film", "the worst meal", "a very long and very bad film about a good meal"]
@@ -39,8 +40,15 @@ def adapter_file(folder: Path, base: object, **settings: Any) -> Path:
 
 def test_an_adapter_whose_base_is_not_here_names_it(tmp_path: Path) -> None:
     folder = adapter_file(tmp_path / "adapter", "somebody/base")
-    for act in (models.load, models.fingerprint, models.read_labels, lambda path: models.inspect_model(path, None)):
-        with pytest.raises(ModelError, match="holds an adapter, not a whole model; its base model is somebody/base") as caught:
+    for act in (
+        models.load,
+        models.fingerprint,
+        models.read_labels,
+        lambda path: models.inspect_model(path, None),
+    ):
+        with pytest.raises(
+            ModelError, match="holds an adapter, not a whole model; its base model is somebody/base"
+        ) as caught:
             act(folder)
         assert "merge_and_unload" in str(caught.value)
     assert "somebody/base" in models.inspect_directory(folder).problems[0]
@@ -52,7 +60,9 @@ def test_an_adapter_that_cannot_be_merged_is_refused_by_name(tmp_path: Path, bas
         models.load(folder)
 
 
-def test_without_peft_the_package_is_named(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_package_is_named(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = adapter_file(tmp_path / "adapter", base)
     (folder / "adapter_model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
     monkeypatch.setattr(adapters, "is_installed", lambda name: False)

@@ -13,8 +13,8 @@ import pytest
 
 from raykd.errors import ModelError
 from raykd.models import Decoder, EncoderDecoder, load_tokenizer
-from raykd.models.bytepair import BYTES, SMALLEST, SPECIALS, train_bytepair
 from raykd.models.identity import tokenizer_content
+from raykd.tokenizers.bytepair import BYTES, SMALLEST, SPECIALS, train_bytepair
 
 TEXTS = [
     "The virus spreads quickly; the virus isn't gone.",
@@ -37,7 +37,7 @@ def test_every_text_comes_back_even_of_characters_never_seen() -> None:
 
 def test_the_vocabulary_is_the_same_in_every_process() -> None:
     script = (
-        "import hashlib\nfrom raykd.models.bytepair import train_bytepair\n"
+        "import hashlib\nfrom raykd.tokenizers.bytepair import train_bytepair\n"
         f"t = train_bytepair({TEXTS!r}, vocab_size=620, max_length=None, closed=False)\n"
         "print(hashlib.sha256(t.backend_tokenizer.to_str().encode()).hexdigest())"
     )

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from raykd import models
+from raykd.config.loading import load_run
 from raykd.errors import ConfigError, LabelMismatchError, ModelError
-from raykd.load import load_run
 from raykd.models import Transformer
-from raykd.models.heads import auto_class
-from raykd.models.labels import contradiction, label_names
 from raykd.models.textmodel import TextModel
-from raykd.runs.check import Finding, check
+from raykd.networks.heads import auto_class
+from raykd.preflight.check import Finding, check
+from raykd.pretrained.labels import contradiction, label_names
 from tests.families import save, tiny
 
 LABELS = ("negative", "positive")
@@ -28,7 +28,9 @@ def teacher(tmp_path: Path) -> Path:
     """A BERT of 24 positions as plain transformers would hold it."""
     student = Transformer(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=24)
     tokenizer = student.fit_tokenizer(TEXTS)
-    path = models.save(TextModel(student.build(tokenizer, LABELS, 0).eval(), tokenizer, LABELS), tmp_path / "teacher")
+    path = models.save(
+        TextModel(student.build(tokenizer, LABELS, 0).eval(), tokenizer, LABELS), tmp_path / "teacher"
+    )
     (path / "raykd.json").unlink()
     return path
 
@@ -54,7 +56,9 @@ def findings(folder: Path, teacher: Path, text: str = "a good film", **changes: 
         "ray": {"num_cpus": 2},
     }
     for key, value in changes.items():
-        run[key] = {**run[key], **value} if isinstance(value, dict) and isinstance(run.get(key), dict) else value
+        run[key] = (
+            {**run[key], **value} if isinstance(value, dict) and isinstance(run.get(key), dict) else value
+        )
     (folder / "run.yaml").write_text(json.dumps(run))
     return {finding.what: finding for finding in check(load_run(folder / "run.yaml", []))}
 
@@ -88,7 +92,9 @@ def test_what_cannot_be_used_is_refused_at_check_and_at_load(
     assert caught.value.what in refused(found)
 
 
-def test_a_head_of_one_row_is_a_regression_though_the_configuration_says_nothing(tmp_path: Path, teacher: Path) -> None:
+def test_a_head_of_one_row_is_a_regression_though_the_configuration_says_nothing(
+    tmp_path: Path, teacher: Path
+) -> None:
     save(tiny("bert", auto_class("classification"), num_labels=1, vocab_size=200), tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     for key in ("id2label", "label2id", "problem_type"):
@@ -103,10 +109,16 @@ def test_a_head_of_one_row_is_a_regression_though_the_configuration_says_nothing
 def test_an_encoder_without_its_head_is_refused_at_check(teacher: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    weights = {k: v for k, v in load_file(teacher / "model.safetensors").items() if not k.startswith("classifier")}
+    weights = {
+        k: v for k, v in load_file(teacher / "model.safetensors").items() if not k.startswith("classifier")
+    }
     save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
     said = refused(findings(tmp_path, teacher)["teacher t"])
-    assert "not a complete classification model" in said and "classifier.weight" in said and "fine-tune it" in said
+    assert (
+        "not a complete classification model" in said
+        and "classifier.weight" in said
+        and "fine-tune it" in said
+    )
 
 
 def test_a_file_that_is_cut_short_is_refused_at_check(teacher: Path, tmp_path: Path) -> None:
@@ -161,7 +173,10 @@ def test_a_teacher_without_a_length_reads_what_it_has_positions_for(teacher: Pat
     assert found["student"].error is None
     teachers = [{"name": "t", "languages": "all", "path": str(teacher), "max_length": 30}]
     said = refused(findings(tmp_path, teacher, teachers=teachers)["teacher t"])
-    assert "teachers.t.max_length is more than teacher t has positions for" in said and "set teachers.t.max_length: 24" in said
+    assert (
+        "teachers.t.max_length is more than teacher t has positions for" in said
+        and "set teachers.t.max_length: 24" in said
+    )
 
 
 def test_a_pretrained_student_is_compared_with_the_tasks_length(teacher: Path, tmp_path: Path) -> None:
@@ -172,11 +187,14 @@ def test_a_pretrained_student_is_compared_with_the_tasks_length(teacher: Path, t
     (tmp_path / "run.yaml").write_text(json.dumps(run))
     found = {f.what: f for f in check(load_run(tmp_path / "run.yaml", []))}
     said = refused(found["student"])
-    assert "task.max_length is more than the student has positions for" in said and "set task.max_length: 24" in said
+    assert (
+        "task.max_length is more than the student has positions for" in said
+        and "set task.max_length: 24" in said
+    )
 
 
 def test_predict_reads_what_the_model_has_positions_for(teacher: Path) -> None:
-    from raykd.runs.predict import predict_texts
+    from raykd.scoring.predict import predict_texts
 
     long, cut = predict_texts(teacher, ["good film " * 40, "good film " * 11])
     assert long["probabilities"] == pytest.approx(cut["probabilities"], abs=1e-5)
@@ -259,12 +277,19 @@ def test_a_saved_tokenizer_carries_the_length_of_the_run(teacher: Path, tmp_path
 def test_labels_of_others_are_still_mapped_one_to_one(teacher: Path, tmp_path: Path) -> None:
     rewrite(teacher / "config.json", id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
     assert isinstance(findings(tmp_path, teacher)["teacher t"].error, LabelMismatchError)
-    mapped = [{"name": "t", "languages": "all", "path": str(teacher), "label_map": {"bad": "negative", "good": "positive"}}]
+    mapped = [
+        {
+            "name": "t",
+            "languages": "all",
+            "path": str(teacher),
+            "label_map": {"bad": "negative", "good": "positive"},
+        }
+    ]
     assert findings(tmp_path, teacher, teachers=mapped)["teacher t"].error is None
 
 
 def test_windows_of_questions_need_room(teacher: Path, tmp_path: Path) -> None:
-    from raykd.models.lengths import check_room
+    from raykd.pretrained.lengths import check_room
     from raykd.tasks import QuestionAnswering
 
     with pytest.raises(ConfigError, match="leaves no room for a question and windows"):

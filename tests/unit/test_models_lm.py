@@ -12,7 +12,7 @@ import transformers
 from raykd.errors import ModelError
 from raykd.models import LSTM, Decoder, EncoderDecoder
 from raykd.models.lm import Headless, hidden_states, output_head
-from raykd.models.writing import generate
+from raykd.prediction.writing import generate
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raykd.errors import ModelError
 from raykd.models import HashedNgrams
-from raykd.models.ngrams import CHARS_PER_WORD
+from raykd.tokenizers.ngrams import CHARS_PER_WORD
 
 MASK = 2**64 - 1
 HAN = [(0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)]

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from raykd.models import files, register
-from raykd.models.heads import auto_class
-from raykd.models.positions import positions_of
-from raykd.models.structure import build_empty, missing_weights
-from raykd.models.weights import read_headers
+from raykd.models import register
+from raykd.networks.heads import auto_class
+from raykd.pretrained import files
+from raykd.pretrained.positions import positions_of
+from raykd.pretrained.structure import build_empty, missing_weights
+from raykd.pretrained.weights import read_headers
 from tests.families import CLASSIFIERS, QUICK, TRANSLATORS, save, tiny
 
 FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in CLASSIFIERS]
@@ -26,7 +27,11 @@ def rewrite_weights(folder: Path, change: Any) -> None:
 
     weights = {change(name): weight for name, weight in load_file(folder / "model.safetensors").items()}
     weights.pop(None, None)
-    save_file({name: w.clone() for name, w in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: w.clone() for name, w in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 def by_header(folder: Path, head: Any) -> tuple[list[str], list[str]]:
@@ -49,7 +54,9 @@ def changes_of(model: Any) -> dict[str, Any]:
     return {
         "whole": lambda name: name,
         "encoder alone": lambda name: name if name.startswith(prefix) else None,
-        "encoder without its prefix": lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None,
+        "encoder without its prefix": lambda name: (
+            name.removeprefix(prefix) if name.startswith(prefix) else None
+        ),
         "head without the encoder's prefix": lambda name: name.removeprefix(prefix),
         "gamma and beta": lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
             "LayerNorm.bias", "LayerNorm.beta"
@@ -147,9 +154,11 @@ def test_raykds_own_networks_have_no_positions() -> None:
 def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) -> None:
     """The verdict of the files against loading and asking: a short text and one beyond the positions."""
     from raykd import models
-    from raykd.runs.predict import predict_texts
+    from raykd.scoring.predict import predict_texts
 
-    tokenizer: Any = models.Transformer(max_positions=512, vocab_size=100).fit_tokenizer(["a good film", "the worst meal"])
+    tokenizer: Any = models.Transformer(max_positions=512, vocab_size=100).fit_tokenizer(
+        ["a good film", "the worst meal"]
+    )
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if model_type == "t5":
         ids["decoder_start_token_id"] = 0

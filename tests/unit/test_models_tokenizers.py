@@ -12,16 +12,22 @@ import pytest
 
 from raykd import models
 from raykd.errors import ModelError
-from raykd.models import tokenizers
-from raykd.models.canonical import marking
-from raykd.models.heads import auto_class
 from raykd.models.identity import tokenizer_content
-from raykd.models.tokenizers import check_placed, load_tokenizer
+from raykd.networks.heads import auto_class
+from raykd.pretrained import tokenizers
+from raykd.pretrained.tokenizers import check_placed, load_tokenizer
 from raykd.text.prompts import target_ids
+from raykd.tokenizers.canonical import marking
 from tests.families import save, tiny
 
 SOURCES = ["hello red world", "the good film", "a very bad meal", "hello good film", "the red meal"]
-TARGETS = ["bonjour monde rouge", "le bon film", "un très mauvais repas", "bonjour bon film", "le repas rouge"]
+TARGETS = [
+    "bonjour monde rouge",
+    "le bon film",
+    "un très mauvais repas",
+    "bonjour bon film",
+    "le repas rouge",
+]
 
 
 def spm_file(path: Path, texts: list[str]) -> Path:
@@ -30,7 +36,11 @@ def spm_file(path: Path, texts: list[str]) -> Path:
     rows = path.with_suffix(".txt")
     rows.write_text("\n".join(texts * 20))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(rows), model_prefix=str(path.with_suffix("")), vocab_size=40, hard_vocab_limit=False, minloglevel=2
+        input=str(rows),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
     )
     rows.unlink()
     made = path.with_suffix(".model")
@@ -55,10 +65,21 @@ def marian(tmp_path: Path) -> Path:
             pieces.setdefault(model.id_to_piece(i), len(pieces))
     pieces["<pad>"] = len(pieces)
     (folder / "vocab.json").write_text(json.dumps(pieces))
-    told = {"tokenizer_class": "MarianTokenizer", "source_lang": "eng", "target_lang": "fra", "model_max_length": 64}
+    told = {
+        "tokenizer_class": "MarianTokenizer",
+        "source_lang": "eng",
+        "target_lang": "fra",
+        "model_max_length": 64,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     size = len(pieces)
-    ids = {"vocab_size": size, "decoder_vocab_size": size, "pad_token_id": size - 1, "eos_token_id": 0, "bos_token_id": None}
+    ids = {
+        "vocab_size": size,
+        "decoder_vocab_size": size,
+        "pad_token_id": size - 1,
+        "eos_token_id": 0,
+        "bos_token_id": None,
+    }
     return save(tiny("marian", auto_class("seq2seq"), **ids, decoder_start_token_id=size - 1), folder)
 
 
@@ -70,7 +91,9 @@ def test_marian_gives_the_ids_of_plain_transformers(marian: Path) -> None:
     for side in ("text", "text_target"):
         call: Any = own
         assert dict(call(**{side: texts})) == dict(plain(**{side: texts}))
-    assert dict(own(texts, truncation=True, max_length=5)) == dict(plain(texts, truncation=True, max_length=5))
+    assert dict(own(texts, truncation=True, max_length=5)) == dict(
+        plain(texts, truncation=True, max_length=5)
+    )
     ids = plain(text_target=TARGETS[0])["input_ids"]
     assert own.decode(ids, skip_special_tokens=True) == plain.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
 
@@ -79,7 +102,9 @@ def test_places_of_marians_tokens_spell_the_text(marian: Path) -> None:
     own: Any = load_tokenizer(marian)
     texts = [*TARGETS, "  le  repas très", "ﬁlm 中"]
     encoded = own(text_target=texts, return_offsets_mapping=True, return_special_tokens_mask=True)
-    for text, places, special in zip(texts, encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True):
+    for text, places, special in zip(
+        texts, encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
+    ):
         spelt = [text[b:e] for (b, e), end in zip(places, special, strict=True) if not end]
         assert "".join(spelt).strip() == text.strip(), spelt
     texts = [TARGETS[2], ">>fra<< le film", "le</s>film", "le film</s>"]
@@ -107,13 +132,18 @@ def test_m2m_100_has_places_behind_its_language_and_takes_another_one(tmp_path: 
     sentencepiece = pytest.importorskip("sentencepiece")
     from transformers import AutoTokenizer, M2M100Tokenizer
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(spm_file(tmp_path / "spm.model", SOURCES + TARGETS)))
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(spm_file(tmp_path / "spm.model", SOURCES + TARGETS))
+    )
     pieces = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
     for i in range(3, model.get_piece_size()):
         pieces.setdefault(model.id_to_piece(i), len(pieces))
     (tmp_path / "vocab.json").write_text(json.dumps(pieces))
     made = M2M100Tokenizer(
-        vocab_file=str(tmp_path / "vocab.json"), spm_file=str(tmp_path / "spm.model"), src_lang="en", tgt_lang="fr"
+        vocab_file=str(tmp_path / "vocab.json"),
+        spm_file=str(tmp_path / "spm.model"),
+        src_lang="en",
+        tgt_lang="fr",
     )
     made.save_pretrained(str(tmp_path / "m2m"))
     own: Any = load_tokenizer(tmp_path / "m2m")
@@ -147,12 +177,20 @@ def test_a_sentencepiece_file_alone_is_a_tokenizer(tmp_path: Path) -> None:
     assert models.inspect_model(folder, "seq2seq").kind == "t5"
 
 
-@pytest.mark.parametrize(("name", "advice"), [("spiece.model", "save tokenizer.json"), ("source.spm", "pip install")])
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, advice: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"), [("spiece.model", "save tokenizer.json"), ("source.spm", "pip install")]
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, advice: str
+) -> None:
     monkeypatch.setattr(tokenizers, "is_installed", lambda package: False)
     (tmp_path / name).write_bytes(b"pieces")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}))
-    with pytest.raises(ModelError, match="the package sentencepiece that reads it is not installed") as caught:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
+    )
+    with pytest.raises(
+        ModelError, match="the package sentencepiece that reads it is not installed"
+    ) as caught:
         load_tokenizer(tmp_path)
     assert 'pip install "raykd[sentencepiece]"' in str(caught.value) and advice in str(caught.value)
     assert models.inspect_directory(tmp_path).has_tokenizer

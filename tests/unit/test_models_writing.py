@@ -12,12 +12,12 @@ from transformers import PLBartConfig, PLBartForConditionalGeneration
 
 from raykd import models
 from raykd.config import RunConfig
+from raykd.driver.language_models import describe_set_aside
 from raykd.errors import ModelError
-from raykd.models.generation_settings import check_ids, set_aside
-from raykd.models.predictor import Lengths, task_of
-from raykd.models.starts import check_start
-from raykd.models.writing import generate
-from raykd.runs.check_language import describe_set_aside
+from raykd.prediction.generation_settings import check_ids, set_aside
+from raykd.prediction.predictor import Lengths, task_of
+from raykd.prediction.writing import generate
+from raykd.pretrained.starts import check_start
 from tests.tokenizers import byte_level
 from tests.unit.test_equivalence_language import TARGETS, TEXTS, built
 
@@ -226,6 +226,10 @@ def test_only_what_a_key_would_follow_is_promised(
 def test_a_generation_config_that_forces_a_token_without_a_row_is_refused_by_key() -> None:
     check_ids({"forced_bos_token_id": 4, "bad_words_ids": [[1, 2]], "forced_eos_token_id": None}, 5)
     check_ids({"forced_bos_token_id": 99}, None)
-    for settings in ({"forced_bos_token_id": 5}, {"bad_words_ids": [[1], [2, 9]]}, {"forced_eos_token_id": [7]}):
+    for settings in (
+        {"forced_bos_token_id": 5},
+        {"bad_words_ids": [[1], [2, 9]]},
+        {"forced_eos_token_id": [7]},
+    ):
         with pytest.raises(ModelError, match=next(iter(settings))):
             check_ids(settings, 5)

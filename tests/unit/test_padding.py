@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from raykd.distill.signals import UNLABELLED, TextBatch
 from raykd.errors import ModelError
 from raykd.models import TextModel
-from raykd.models.findings import content_key, found_or_tested, keep_finding, kept_finding
-from raykd.models.positions import positions_of
-from raykd.models.predictor import Predictor, rows_to_ask
-from raykd.models.selftest import PaddingFinding, find_padding
+from raykd.prediction.findings import content_key, found_or_tested, keep_finding, kept_finding
+from raykd.prediction.predictor import Predictor, rows_to_ask
+from raykd.prediction.selftest import PaddingFinding, find_padding
+from raykd.pretrained.positions import positions_of
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from raykd.cli import app
+from raykd.config.loading import load_run
 from raykd.errors import ConfigError, ResourceError
-from raykd.load import load_run
-from raykd.runs import places
-from raykd.runs.places import check_places, try_folder
-from raykd.sweep.config import load_sweep
+from raykd.folders import places
+from raykd.folders.places import check_places, try_folder
+from raykd.tuning.config import load_sweep
 from tests.unit.test_cli_bad_input import tree
 
 
@@ -75,7 +75,12 @@ def test_check_takes_a_space_and_names_a_folder_that_is_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     base = tree(tmp_path) | {"output": str(tmp_path / "out"), "ray": {"num_cpus": 2}}
-    space = {"name": "s", "base": base, "num_samples": 3, "space": {"objective": {"alpha": {"uniform": [0, 1]}}}}
+    space = {
+        "name": "s",
+        "base": base,
+        "num_samples": 3,
+        "space": {"objective": {"alpha": {"uniform": [0, 1]}}},
+    }
     path = tmp_path / "space.yaml"
     path.write_text(json.dumps(space))
     result = CliRunner().invoke(app, ["check", str(path)])

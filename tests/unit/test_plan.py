@@ -11,19 +11,19 @@ import pytest
 
 from raykd import models
 from raykd.config import RunConfig
+from raykd.config.loading import load_run
 from raykd.data.load import load_data
 from raykd.distill.codec import encode
 from raykd.distill.payloads import Dense
 from raykd.errors import ResourceError
-from raykd.load import load_run
-from raykd.runs.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, shown
-from raykd.runs.plan import measured_pace, plan_run
-from raykd.runs.sizes import StoreSize, body_bytes, parameters, store_sizes
-from raykd.sweep.config import load_sweep
-from raykd.sweep.plan import plan_sweep
+from raykd.preflight.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, shown
+from raykd.preflight.plan import measured_pace, plan_run
+from raykd.preflight.sizes import StoreSize, body_bytes, parameters, store_sizes
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
 from raykd.tasks.question_answering import BESIDE
 from raykd.teachers.store.bound import stored_bytes
+from raykd.tuning.checks.plan import plan_sweep
+from raykd.tuning.config import load_sweep
 from tests.fakes import texts_and_labels
 from tests.unit.test_cli_bad_input import tree
 
@@ -96,7 +96,9 @@ def test_disk_arithmetic() -> None:
     assert disk(0, copies=9).needed == 144_000 + 100_000
     more = disk(0, teachers=1_000, models=200, records=30)
     assert more.needed == 48_000 + 100_000 + 1_230
-    assert "+ 1 kB trained teachers + 200 bytes models + 30 bytes records + 100 kB answers" in more.arithmetic()
+    assert (
+        "+ 1 kB trained teachers + 200 bytes models + 30 bytes records + 100 kB answers" in more.arithmetic()
+    )
     assert "3 x 16 kB checkpoints + 100 kB answers = 148 kB of 1 GB free" in check_disk(disk(10**9))
     assert check_disk(disk(147_999)).startswith(MAY_NOT_FIT) and check_disk(disk(148_000)).startswith("3 x")
     assert "not checked" in check_disk(disk(None))

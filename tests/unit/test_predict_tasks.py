@@ -12,7 +12,7 @@ import pytest
 from raykd import models
 from raykd.cli import main
 from raykd.models import LSTM
-from raykd.models.predictor import Predictor, rows_to_ask
+from raykd.prediction.predictor import Predictor, rows_to_ask
 
 TOKENS = ["Anna", "Smith", "lives", "in", "Paris", "."]
 TAGS = ("O", "B-PER", "I-PER")

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from raykd.report.confirmation import difference
-from raykd.report.trials import Evaluation, SweepReport, TrialRow
-from raykd.tasks.ranking import comparable, rank
+from raykd.report.sweeps.confirmation import difference
+from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
+from raykd.tasks.scores.ranking import comparable, rank
 
 NOISY = (0.65, 0.6499999999999999)
 """The mean of three languages, summed in two orders."""

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from raykd.cluster import address as rayaddress
+from raykd.cluster.address import check_ray, ray_address
+from raykd.cluster.startup import SOCKET_BYTES, check_start, surroundings
 from raykd.config import RayConfig
 from raykd.errors import ConfigError, RaykdError
-from raykd.runs import rayaddress
-from raykd.runs.rayaddress import check_ray, ray_address
-from raykd.runs.raystart import SOCKET_BYTES, check_start, surroundings
 
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 

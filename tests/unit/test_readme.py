@@ -9,8 +9,8 @@ import yaml
 from typer.main import get_command
 
 from raykd.cli import app
-from raykd.load import validate
-from raykd.sweep.config import load_sweep
+from raykd.config.loading import validate
+from raykd.tuning.config import load_sweep
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

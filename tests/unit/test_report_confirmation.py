@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from raykd.report.confirmation import ConfirmationReport
-from raykd.report.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.report.sweeps.confirmation import ConfirmationReport
+from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
 from tests.unit.test_report_page import Reader
 
 EVIL = "<script>alert('x')</script>"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raykd.report.confirmation import ConfirmationReport
 from raykd.report.names import folded, recorded
 from raykd.report.results import Predictions
+from raykd.report.sweeps.confirmation import ConfirmationReport
+from raykd.report.sweeps.trial_table import TrialTable, sample_text
 from raykd.report.table import ResultTable
-from raykd.report.trial_table import TrialTable, sample_text
 from tests.fakes import scored
 from tests.made_trials import report_of, row
 
@@ -69,12 +69,18 @@ def test_trials_and_confirmations_show_every_number_at_every_width(width: int) -
 def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
     sample = {"objective.alpha": "uniform", "objective.alpha[uniform]": 0.42, "train.batch_size": 8}
     assert folded(sample) == {"objective.alpha": 0.42, "train.batch_size": 8}
-    names = {"objective.alpha": "alpha", "objective.alpha[uniform]": "alpha", "train.batch_size": "batch_size"}
+    names = {
+        "objective.alpha": "alpha",
+        "objective.alpha[uniform]": "alpha",
+        "train.batch_size": "batch_size",
+    }
     assert sample_text(sample, names) == "alpha 0.42, batch_size 8"
     other = {"objective.alpha": "annealing", "objective.alpha[annealing].end": 0.7}
     assert folded(other) == other
     assert recorded(other) == {"objective.alpha": "annealing", "objective.alpha.annealing.end": 0.7}
-    heads, lines = TrialTable(report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])).cells()
+    heads, lines = TrialTable(
+        report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])
+    ).cells()
     assert heads[-3:] == ["alpha", "batch_size", "alpha[annealing].end"]
     assert [line[-3:] for line in lines] == [["0.42", "8", "–"], ["annealing", "–", "0.7"]]
 

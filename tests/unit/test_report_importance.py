@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from raykd.report.importance import LEAST_TRIALS, comparable, importance, too_few
-from raykd.report.rungs import RungAgreement, rank_correlations, reached, rung_sentence, survival
+from raykd.report.sweeps.importance import LEAST_TRIALS, comparable, importance, too_few
+from raykd.report.sweeps.rungs import RungAgreement, rank_correlations, reached, rung_sentence, survival
 from tests.made_trials import made_sweep, report_of, row
 
 

@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from raykd.report import search_plots, sweep_plots
-from raykd.report.axes import INACTIVE, SearchAxis
-from raykd.report.sweep_page import headline, sweep_figures, teacher_cells, teacher_passes, write_sweep_page
-from raykd.report.trial_table import TrialTable
+from raykd.report.sweeps import plots as sweep_plots
+from raykd.report.sweeps import search_plots
+from raykd.report.sweeps.axes import INACTIVE, SearchAxis
+from raykd.report.sweeps.page import headline, sweep_figures, teacher_cells, teacher_passes, write_sweep_page
+from raykd.report.sweeps.trial_table import TrialTable
 from tests.made_trials import made_sweep, report_of, row
 from tests.unit.test_report_page import Reader
 

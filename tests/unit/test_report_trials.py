@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raykd.report.axes import INACTIVE, search_axes
-from raykd.report.trial_table import TrialTable, metric_title, short_names, value_text
-from raykd.report.trials import Evaluation, TrialRow
+from raykd.report.sweeps.axes import INACTIVE, search_axes
+from raykd.report.sweeps.trial_table import TrialTable, metric_title, short_names, value_text
+from raykd.report.sweeps.trials import Evaluation, TrialRow
 from tests.made_trials import made_sweep, report_of, row
 
 

@@ -15,20 +15,20 @@ import torch
 import yaml
 from rich.console import Console
 
+from raykd.checkpoint.find import Mark, folder_name, write_manifest
+from raykd.config.home import find_again, is_home, named, refuse_another, student_in
+from raykd.config.loading import dump, load_any, load_run
+from raykd.driver.growth import Growth, plan_growth
+from raykd.driver.jobs import data_fingerprints, jobs_of
+from raykd.driver.teacher_counts import TeacherCounts, totals
 from raykd.errors import ConfigError, ModelError, ResourceError
-from raykd.home import find_again, is_home, named, refuse_another, student_in
-from raykd.load import dump, load_any, load_run
-from raykd.runs.changes import compare
-from raykd.runs.check_folder import describe_folder
-from raykd.runs.checkpoints import Mark, folder_name, write_manifest
-from raykd.runs.contents import digest
-from raykd.runs.counts import TeacherCounts, totals
-from raykd.runs.folder import RunFolder, finished_before, look_at_folder, open_folder
-from raykd.runs.growth import Growth, plan_growth
-from raykd.runs.jobs import data_fingerprints, jobs_of
-from raykd.sweep.config import dump_sweep, load_sweep
-from raykd.sweep.journal import Journal
-from raykd.sweep.resumed import compare_sweep, explain_sweep
+from raykd.folders.changes import compare
+from raykd.folders.contents import digest
+from raykd.folders.folder import RunFolder, finished_before, look_at_folder, open_folder
+from raykd.preflight.folder_check import describe_folder
+from raykd.tuning.checks.resume import compare_sweep, explain_sweep
+from raykd.tuning.config import dump_sweep, load_sweep
+from raykd.tuning.journal import Journal
 from tests.worlds import build_loop, run_config
 
 ROWS = [{"text": f"a text that is {'good' if i % 2 else 'bad'} {i}", "label": ["no", "yes"][i % 2], "lang": "en"}
@@ -232,7 +232,9 @@ def test_a_digest_sees_any_block_of_large_weights(tmp_path: Path) -> None:
     assert digest(tmp_path) == before
 
 
-def test_a_model_file_that_cannot_be_read_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_file_that_cannot_be_read_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")
 
     def refused(path: Path, *_: Any) -> Any:
@@ -278,7 +280,11 @@ def test_a_state_that_is_cut_off_is_one_message(content: str, tmp_path: Path, he
     folder = begin(run)
     (folder.path / "run.json").write_text(content, encoding="utf-8")
     (folder.path / "log.txt").write_text("", encoding="utf-8")
-    for read in (lambda: load_any(folder.path), lambda: load_any(folder.path / "run.yaml"), lambda: named(Path("r"))):
+    for read in (
+        lambda: load_any(folder.path),
+        lambda: load_any(folder.path / "run.yaml"),
+        lambda: named(Path("r")),
+    ):
         with pytest.raises(ConfigError, match=r"run.json cannot be read"):
             read()
     with pytest.raises(ConfigError, match=r"run.json cannot be read[\s\S]*name=") as caught:
@@ -462,7 +468,10 @@ def test_a_sweep_goes_on_with_more_samples_and_names_what_may_not_change(tmp_pat
     changes, _ = compare_sweep(load_sweep(space, wrong), folder, {})
     text = str(explain_sweep(folder, changes))
     assert "base.train.steps 40 (was 20)" in text and "fewer than the 3 trials" in text
-    assert "space.objective.alpha.uniform [0.0, 0.5] (was [0.0, 0.9])" in text and "name=sw-2 search.warm_start=" in text
+    assert (
+        "space.objective.alpha.uniform [0.0, 0.5] (was [0.0, 0.9])" in text
+        and "name=sw-2 search.warm_start=" in text
+    )
 
 
 # counters ---------------------------------------------------------------------------------------------------------
@@ -496,7 +505,9 @@ def test_counters_over_starts_that_were_killed_are_those_of_an_unbroken_run(tmp_
     assert totals(state)["t"]["forwarded"] == 100
     second = Pool(kept=first.kept)
     again = TeacherCounts(RunFolder(tmp_path, state), [second])  # type: ignore[list-item]
-    assert again.completed == [{"t": {"answered": 130, "forwarded": 130, "loaded": 1}}], "for a sweep's journal"
+    assert again.completed == [{"t": {"answered": 130, "forwarded": 130, "loaded": 1}}], (
+        "for a sweep's journal"
+    )
     with again.growing():
         second.answer(270)
     assert again.totals() == {"t": {"answered": 400, "forwarded": 400, "loaded": 1}}

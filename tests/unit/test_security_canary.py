@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from raykd.cli import main
-from raykd.load import dump, flatten, load_run
+from raykd.config.loading import dump, flatten, load_run
+from raykd.folders.folder import log_to_file
 from raykd.redaction import redact
-from raykd.runs.folder import log_to_file
 from tests.unit.test_cli_bad_input import tree
 
 CANARY = "c4naryB1rd77"
@@ -63,7 +63,7 @@ def test_what_is_shown_and_kept_holds_no_secret(
         monkeypatch.setattr("sys.argv", ["raykd", *arguments])
         with pytest.raises(SystemExit):
             main()
-    monkeypatch.setattr("raykd.load.load_any", fault)
+    monkeypatch.setattr("raykd.config.loading.load_any", fault)
     monkeypatch.setattr("sys.argv", ["raykd", "check", str(path)])
     with pytest.raises(SystemExit) as ended:
         main()

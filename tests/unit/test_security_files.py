@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from raykd import models
+from raykd.checkpoint.find import Mark, problem, write_manifest
+from raykd.checkpoint.ownership import foreign
 from raykd.config import checked_name
+from raykd.config.loading import load_run, validate
 from raykd.errors import ConfigError, ModelError, TeacherError
-from raykd.load import load_run, validate
-from raykd.models.allowed import MODEL_TYPES, code_in, unknown_types
 from raykd.parse import MAX_DEPTH, MAX_NODES, parse_json, parse_yaml
-from raykd.runs.checkpoints import Mark, problem, write_manifest
-from raykd.runs.owned import foreign
+from raykd.pretrained.allowed import MODEL_TYPES, code_in, unknown_types
 from raykd.teachers.store import SignalStore
 from tests.fakes import save_transformer
 

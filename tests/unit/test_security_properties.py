@@ -16,13 +16,13 @@ from benchmarks.fuzz import fuzz
 from benchmarks.fuzz_targets import Target, targets
 from raykd import models
 from raykd.config import checked_name
-from raykd.data.records import file_records
+from raykd.config.loading import set_path
+from raykd.data.files.records import file_records
 from raykd.errors import RaykdError
-from raykd.load import set_path
-from raykd.models.files import check_directory, read_labels
 from raykd.parse import parse_json, parse_yaml
+from raykd.pretrained.files import check_directory, read_labels
 from raykd.redaction import redact, redact_value
-from raykd.runs.predict import read_texts
+from raykd.scoring.predict import read_texts
 from raykd.teachers.store.values import text_key
 from raykd.tracking import slug
 

@@ -13,14 +13,14 @@ import torch
 
 from raykd import models
 from raykd.config import MultiRun
+from raykd.config.loading import load_any, load_run, validate
 from raykd.data.mixture import Mixture
 from raykd.data.stream import BatchStream
+from raykd.driver.loop import fresh_model
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.load import load_any, load_run, validate
 from raykd.models.multi import MultiModel, load_tasks, save_tasks, share
 from raykd.point import Point
-from raykd.runs.loop import fresh_model
-from raykd.runs.mixed import of_task
+from raykd.scoring.several_tasks import of_task
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.teacher import Teacher, TeacherSpec

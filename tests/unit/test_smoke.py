@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
+from raykd.config.loading import dump, load_any, load_run
 from raykd.config.smoke import HELD_OUT, shortened, smoke_name
 from raykd.data.load import load_data
+from raykd.driver.jobs import teacher_jobs
+from raykd.driver.smoke import check_smoke_folder, refuse_going_on, smoke_run
 from raykd.errors import ConfigError
-from raykd.load import dump, load_any, load_run
 from raykd.presets import preset
-from raykd.runs.jobs import teacher_jobs
-from raykd.runs.smoke import check_smoke_folder, refuse_going_on, smoke_run
-from raykd.sweep.config import load_sweep
-from raykd.sweep.smoke import smoke_sweep
+from raykd.tuning.checks.smoke import smoke_sweep
+from raykd.tuning.config import load_sweep
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]

@@ -8,10 +8,10 @@ import pytest
 
 from raykd.config import ActorConfig, WorkersConfig
 from raykd.errors import ResourceError
-from raykd.sweep.capacity import concurrent_trials, worker_needs
 from raykd.tasks import Classification
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
+from raykd.tuning.capacity import concurrent_trials, worker_needs
 
 Node = dict[str, float]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from raykd.errors import ConfigError
-from raykd.sweep.config import dump_sweep, load_sweep
+from raykd.tuning.config import dump_sweep, load_sweep
 
 FOLDER = Path(__file__).parents[2] / "tune_spaces"
 SPACES = sorted(FOLDER.glob("*.yaml"))
@@ -174,7 +174,7 @@ def test_a_grid_over_seeds_is_its_product(tmp_path: Path) -> None:
 
 def test_reading_a_sweep_imports_neither_ray_nor_optuna() -> None:
     code = (
-        "import sys, pathlib; from raykd.sweep.config import load_sweep;"
+        "import sys, pathlib; from raykd.tuning.config import load_sweep;"
         f"load_sweep(pathlib.Path({str(FOLDER / 'full.yaml')!r}));"
         "print([m for m in ('ray', 'optuna', 'mlflow', 'deepspeed', 'transformers') if m in sys.modules])"
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from raykd.config.loading import dump
 from raykd.errors import ConfigError
-from raykd.load import dump
-from raykd.report.axes import search_axes
-from raykd.sweep.config import Sweep, dump_sweep, load_sweep
-from raykd.sweep.confirm import FIRST_SEED, Arms, _arms
-from raykd.sweep.journal import FILE, Journal
-from raykd.sweep.outcome import _notes, _report, best_run
+from raykd.experiments.confirmation import FIRST_SEED, Arms, _arms
+from raykd.report.sweeps.axes import search_axes
+from raykd.tuning.config import Sweep, dump_sweep, load_sweep
+from raykd.tuning.journal import FILE, Journal
+from raykd.tuning.outcome import _notes, _report, best_run
 from tests.worlds import run_config
 
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from raykd.errors import ConfigError
-from raykd.sweep.config import load_sweep
-from raykd.sweep.domains import domain_of
-from raykd.sweep.foreign import interval_here, written_here
-from raykd.sweep.space import Space
+from raykd.spaces.domains import domain_of
+from raykd.spaces.foreign import interval_here, written_here
+from raykd.spaces.space import Space
+from raykd.tuning.config import load_sweep
 
 ALPHA = {"objective": {"alpha": {"uniform": [0.0, 0.9]}}}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raykd.sweep.journal import Journal
+from raykd.tuning.journal import Journal
 
 SAMPLE = {"objective.alpha": 0.25, "objective.temperature": "linear", "train.batch_size": 16}
 

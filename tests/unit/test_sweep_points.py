@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from raykd.errors import ConfigError
-from raykd.sweep.config import Sweep, dump_sweep, load_sweep
-from raykd.sweep.journal import Journal
-from raykd.sweep.points import read_point
-from raykd.sweep.space import key_of
+from raykd.spaces.points import read_point
+from raykd.spaces.space import key_of
+from raykd.tuning.config import Sweep, dump_sweep, load_sweep
+from raykd.tuning.journal import Journal
 
 SPACE = {
     "objective": {

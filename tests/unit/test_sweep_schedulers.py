@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from raykd.sweep.schedulers import MUTABLE, Asha, Fifo, HyperBand, MedianStopping, Pb2, Pbt
-from raykd.sweep.space import Space
+from raykd.spaces.schedulers import MUTABLE, Asha, Fifo, HyperBand, MedianStopping, Pb2, Pbt
+from raykd.spaces.space import Space
 
 SPACE = Space(
     {

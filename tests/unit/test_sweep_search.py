@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from raykd.errors import ConfigError
-from raykd.sweep.search import GridSearch, Optuna, Random, Sampler, TuneSearch
-from raykd.sweep.space import Sample, Space
+from raykd.spaces.search import GridSearch, Optuna, Random, Sampler, TuneSearch
+from raykd.spaces.space import Sample, Space
 
 TOY = Space(
     {

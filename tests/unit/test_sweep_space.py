@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raykd.config.loading import read_yaml
 from raykd.errors import ConfigError
-from raykd.load import read_yaml
 from raykd.presets import preset
-from raykd.sweep.domains import Choice, LogUniform, RandInt, Uniform, domain_of
-from raykd.sweep.space import Space
+from raykd.spaces.domains import Choice, LogUniform, RandInt, Uniform, domain_of
+from raykd.spaces.space import Space
 
 N = 4000
 TREE: dict[str, Any] = {

@@ -13,11 +13,11 @@ import pytest
 from ray.tune.search import Searcher
 
 from raykd.errors import ConfigError, RaykdError
-from raykd.sweep.journal import Journal
-from raykd.sweep.schedulers import Asha, MedianStopping, SchedulerBase
-from raykd.sweep.space import Space
-from raykd.sweep.suggest import Suggestions
-from raykd.sweep.trial import RESUMED
+from raykd.spaces.schedulers import Asha, MedianStopping, SchedulerBase
+from raykd.spaces.space import Space
+from raykd.tuning.journal import Journal
+from raykd.tuning.suggest import Suggestions
+from raykd.tuning.trial import RESUMED
 
 SPACE = Space({"objective": {"alpha": {"uniform": [0.1, 0.9]}}})
 Mode = Literal["max", "min"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from raykd.checkpoint.curves import Curves
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.runs.curves import Curves
-from raykd.sweep.journal import Journal
-from raykd.sweep.watch import Watch
+from raykd.tuning.journal import Journal
+from raykd.tuning.watch import Watch
 
 
 class Runs:

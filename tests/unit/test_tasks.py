@@ -11,7 +11,12 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from raykd.models import Transformer
 from raykd.tasks import Classification
-from raykd.tasks.metrics import calibration_bins, classification, expected_calibration_error, macro_f1
+from raykd.tasks.scores.classification import (
+    calibration_bins,
+    classification,
+    expected_calibration_error,
+    macro_f1,
+)
 from tests.fakes import text_batch
 
 

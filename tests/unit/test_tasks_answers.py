@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.distill.signals import MASKED
-from raykd.tasks import answers
+from raykd.tasks.scores import spans as answers
 from raykd.text import words
 
 CONTEXT = "Le Corbusier (1887–1965) was born in La Chaux-de-Fonds. 他生于瑞士，共50万人。"

@@ -15,7 +15,8 @@ from seqeval.metrics.v1 import precision_recall_fscore_support
 
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError, DataError, LabelMismatchError
-from raykd.tasks import entities, schemes
+from raykd.tasks import schemes
+from raykd.tasks.scores import entities
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 BILOU = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC") for letter in "BILU")]

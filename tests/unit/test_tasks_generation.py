@@ -8,8 +8,8 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from raykd.tasks import generation
-from raykd.tasks.metrics import HIGHER_IS_BETTER
+from raykd.tasks.scores import generation
+from raykd.tasks.scores.classification import HIGHER_IS_BETTER
 
 EN = ["The cat sat on the mat.", "It's a fine, sunny day today", "Nothing in common"]
 EN_GOLD = ["The cat sat on a mat.", "It's a sunny day, today.", "Wholly different words here"]

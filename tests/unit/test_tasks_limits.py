@@ -21,11 +21,12 @@ from raykd.distill.targets import combine_logits
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LSTM, Linear, Pretrained
 from raykd.point import Point
-from raykd.runs.check import check_teacher
-from raykd.runs.notes import notes_of
-from raykd.runs.score import completed
+from raykd.preflight.check import check_teacher
+from raykd.scoring.notes import notes_of
+from raykd.scoring.score import completed
 from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare
-from raykd.tasks import Classification, QuestionAnswering, TokenClassification, entities
+from raykd.tasks import Classification, QuestionAnswering, TokenClassification
+from raykd.tasks.scores import entities
 from raykd.teachers.spec import TeacherSpec, open_teacher
 from raykd.text.tokens import marker_ids, tokenize
 from raykd.text.words import word_spans

@@ -21,13 +21,13 @@ from raykd.distill.codec import encode
 from raykd.distill.payloads import Dense
 from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
 from raykd.errors import ModelError
+from raykd.preflight.check import check
 from raykd.report.results import Predictions
-from raykd.runs.asked import describe_never_asked, never_asked
-from raykd.runs.check import check
-from raykd.runs.score import ensemble_system, stacked
-from raykd.runs.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
-from raykd.sweep.frame import Frame
+from raykd.scoring.score import ensemble_system, stacked
+from raykd.scoring.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
+from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.teachers.source import Answered
+from raykd.tuning.driver import Frame
 from tests.worlds import run_config
 
 Answer = Callable[[TextBatch, int], int]
@@ -112,13 +112,12 @@ def judged(
 ) -> Judged:  # fmt: skip
     own = {name: (spoken or {}).get(name, "all") for name in answers}
     teachers = [
-        {"name": n, "languages": own[n], "path": "x", "on_poor": (on_poor or {}).get(n, "stop")} for n in answers
+        {"name": n, "languages": own[n], "path": "x", "on_poor": (on_poor or {}).get(n, "stop")}
+        for n in answers
     ]
     sets = {n: None if who == "all" else frozenset(who) for n, who in own.items()}
     pool: Any = FakePool(answers, sets, paths or {})
-    infos: Any = [
-        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in answers
-    ]
+    infos: Any = [SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in answers]
     rows = made_rows() if rows is None else rows
     return judge_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
 
@@ -144,7 +143,11 @@ def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_lab
         assert "accuracy 0.0 % (95 % interval 0.0 to 1.9) of 200 labelled texts (en 0.0 %, zh 0.0 %)" in said
         assert "always negative, the most frequent label, would be right in 65.0 %" in said
         assert f"its labels look swapped: with label_map {shown} it would reach 100.0 %" in said
-        assert "teachers.bad.label_map" in said and "id2label" in said and "; teachers.1.on_poor=warn goes on" in said
+        assert (
+            "teachers.bad.label_map" in said
+            and "id2label" in said
+            and "; teachers.1.on_poor=warn goes on" in said
+        )
         assert found.warnings == ()
 
 
@@ -167,7 +170,9 @@ def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
 
 def test_several_bad_teachers_are_told_at_once() -> None:
     found = judged({"one": swapped, "two": constant(1), "good": right})
-    with pytest.raises(ModelError, match=r"teachers one, two are not good enough[\s\S]*one: accuracy[\s\S]*two: acc"):
+    with pytest.raises(
+        ModelError, match=r"teachers one, two are not good enough[\s\S]*one: accuracy[\s\S]*two: acc"
+    ):
         stop_if_poor([found], named("one", "two", "good"))
     two = next(c for c in found.complaints if c.teacher == "two")
     assert "no other order of its labels fits" in two.cause and "max_length (64 tokens)" in two.cause
@@ -245,7 +250,12 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
     tree = config_of([{"name": "t", "languages": "all", "path": "x"}]).model_dump(mode="json")
     data = {**tree["data"], "labels": TAGS}
     config = RunConfig.model_validate(
-        {**tree, "data": data, "task": {"kind": "token_classification"}, "train": {**tree["train"], "metric": "f1"}}
+        {
+            **tree,
+            "data": data,
+            "task": {"kind": "token_classification"},
+            "train": {**tree["train"], "metric": "f1"},
+        }
     )
     infos: Any = [
         SimpleNamespace(name="t", parameters=1, max_length=64, columns=tuple((c,) for c in range(5)))
@@ -256,7 +266,10 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
 def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
     assert tagged(lambda tag: tag).complaints == ()
     (silent,) = tagged(lambda tag: 0).complaints
-    assert not silent.stops and "is no better on the validation rows than one label for everything" in silent.what
+    assert (
+        not silent.stops
+        and "is no better on the validation rows than one label for everything" in silent.what
+    )
     (poor,) = tagged(lambda tag: [1, 0, 0, 0, 0][tag]).complaints
     assert poor.stops and "of 200 labelled words in en; O everywhere would be right in 60.0 %" in poor.got
     (turned,) = tagged(lambda tag: [0, 3, 4, 1, 2][tag]).complaints
@@ -269,7 +282,11 @@ def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
 @pytest.mark.parametrize(
     ("weighting", "alpha", "why"),
     [
-        ({"kind": "by_language"}, 0.2, "by_language routes them to others (rows in en go to en; rows in zh go to zh)"),
+        (
+            {"kind": "by_language"},
+            0.2,
+            "by_language routes them to others (rows in en go to en; rows in zh go to zh)",
+        ),
         ({"kind": "fixed", "by_teacher": {"en": 1, "zh": 1, "multi": 0}}, 0.2, "by_teacher.multi is 0"),
         ({"kind": "uniform"}, 1.0, "objective.alpha is 1"),
     ],
@@ -320,8 +337,7 @@ def test_whether_a_poor_teacher_may_teach_changes_no_result() -> None:
 def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
     rows, teachers = made_rows(), [{"name": n, "languages": "all", "path": "x"} for n in ("good", "bad")]
     infos: Any = [
-        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,)))
-        for n in ("good", "bad")
+        SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in ("good", "bad")
     ]
     points: list[Any] = []
     tracker: Any = SimpleNamespace(run_id="r", log_points=points.extend, set_tags=lambda tags: None)
@@ -337,7 +353,9 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
             pool=pool, infos=infos,
         )  # fmt: skip
         if on_poor == "stop":
-            with pytest.raises(ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.1.on_poor=warn goes on"):
+            with pytest.raises(
+                ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.1.on_poor=warn goes on"
+            ):
                 frame.judge_teachers(tracker)
         else:
             frame.judge_teachers(tracker)

@@ -119,7 +119,7 @@ def test_passes_are_padded_little_and_not_tiny() -> None:
 
 def test_what_stands_by_imports_nothing_heavy_until_it_is_asked() -> None:
     code = (
-        "import sys, raykd.teachers.parked as p, raykd.runs.mailbox;"
+        "import sys, raykd.teachers.parked as p, raykd.cluster.mailbox;"
         "print(p.ParkedActor(b'').counters(), [m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ import pytest
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking import Tracker, environment, serve_ui, slug
-from raykd.tracking.outbox import SPOOL, write_spool
+from raykd.tracking.delivery.outbox import SPOOL, write_spool
 
 CANARY = "s3cr3tCANARY"
 
@@ -323,7 +323,7 @@ def test_sync_command_sends_what_a_run_left_behind(tmp_path, uri):
     from typer.testing import CliRunner
 
     from raykd.cli import app
-    from raykd.load import dump
+    from raykd.config.loading import dump
     from tests.worlds import run_config
 
     with Tracker.start(uri, "e", "r", params={}, tags={}) as tracker:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking import Sent, Tracker, folders_to_send, replay, slug
-from raykd.tracking.acts import LATER
-from raykd.tracking.alive import HEARTBEAT, STALE_S, end_stale
 from raykd.tracking.client import send
-from raykd.tracking.outbox import SPOOL, Outbox, from_lines
+from raykd.tracking.delivery.acts import LATER
+from raykd.tracking.delivery.alive import HEARTBEAT, STALE_S, end_stale
+from raykd.tracking.delivery.outbox import SPOOL, Outbox, from_lines
 
 DEAD = "http://127.0.0.1:9"
 """A port that nobody listens on."""

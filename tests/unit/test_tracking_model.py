@@ -11,7 +11,7 @@ import torch
 
 import raykd
 from raykd.models import LSTM, Linear, TextModel, Transformer, load, save
-from raykd.models.predictor import Predictor, rows_to_ask
+from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.tracking import Tracker
 from raykd.tracking.packing import CARRIED, NEEDED, requirements
 

@@ -13,8 +13,8 @@ from raykd.keys import RESERVED_PARTS, key_part, slug
 from raykd.point import Point
 from raykd.student.evaluate import scores_by_language
 from raykd.tracking import Tracker, replay
-from raykd.tracking.acts import artifact_path
 from raykd.tracking.client import Names, log_rows
+from raykd.tracking.delivery.acts import artifact_path
 
 LANGUAGES = [
     "mean", "macro", ".", "..", "zh(CN)", "zh_CN_", "zh CN", "a/b", "a_b", " a", "a ", "", "😀", "中文", "हिन्दी", "EN", "en",

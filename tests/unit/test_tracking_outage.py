@@ -12,9 +12,9 @@ import pytest
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking import Sent, Tracker, replay
-from raykd.tracking import outbox as tracking_outbox
 from raykd.tracking import patience as tracking_patience
-from raykd.tracking.outbox import Outbox, from_lines, to_line
+from raykd.tracking.delivery import outbox as tracking_outbox
+from raykd.tracking.delivery.outbox import Outbox, from_lines, to_line
 
 CANARY = "s3cr3tCANARY"
 RUN = {"info": {"run_id": "f" * 32, "experiment_id": "1", "status": "RUNNING"}, "data": {}}

@@ -17,8 +17,8 @@ from raykd.environ import go_around_proxy, is_this_machine, proxy_for
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking import Experiment, Tracker, database_path, look, sqlite_uri, tracking_uri
-from raykd.tracking import database as tracking_database
-from raykd.tracking.failure import cannot_start
+from raykd.tracking.stores import database as tracking_database
+from raykd.tracking.stores.failure import cannot_start
 
 NAMES = [
     "a?b",

@@ -7,7 +7,7 @@ import pytest
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
 from raykd.tracking import Experiment, Tracker, database_path, lines_of_left, replay, sqlite_uri
-from raykd.tracking.unrecorded import Left, note_left
+from raykd.tracking.delivery.unrecorded import Left, note_left
 
 DEAD = "http://127.0.0.1:9"
 

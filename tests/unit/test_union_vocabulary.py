@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import DataError, ModelError
-from raykd.models.canonical import SPECIAL, canonical
-from raykd.models.union import FILE, UnionTokenizer
 from raykd.models.vocabulary import true_size
-from raykd.models.wordpiece import train_wordpiece
 from raykd.tasks import base as protocol
+from raykd.tokenizers.canonical import SPECIAL, canonical
+from raykd.tokenizers.union import FILE, UnionTokenizer
+from raykd.tokenizers.wordpiece import train_wordpiece
 
 TEXTS = {
     "en": ["The cat sat on the mat.", "Hello world, how are you?"],

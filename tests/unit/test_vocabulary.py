@@ -14,9 +14,6 @@ from transformers import PreTrainedTokenizerFast
 
 from raykd.distill.alignment import NOWHERE, align, start_offsets
 from raykd.errors import ModelError
-from raykd.models.bytepair import train_bytepair
-from raykd.models.canonical import BEGINS, DEAD, SPECIAL, WITHIN, canonical, comparable, marking
-from raykd.models.ngrams import HashedNgrams
 from raykd.models.vocabulary import (
     check_padding,
     id_map,
@@ -26,7 +23,10 @@ from raykd.models.vocabulary import (
     shared_size,
     true_size,
 )
-from raykd.models.wordpiece import train_wordpiece
+from raykd.tokenizers.bytepair import train_bytepair
+from raykd.tokenizers.canonical import BEGINS, DEAD, SPECIAL, WITHIN, canonical, comparable, marking
+from raykd.tokenizers.ngrams import HashedNgrams
+from raykd.tokenizers.wordpiece import train_wordpiece
 
 SENTENCES = (
     "The cat sat on the mat, and the dog ran to the park.",

@@ -26,7 +26,14 @@ from raykd.teachers.store.pages import Damaged, check_pages, read_metas
 from raykd.teachers.store.values import KEY_BYTES, value_bytes
 
 log = logging.getLogger("raykd.teachers")
-DATA, LOCK, IN_USE, NOTE, SOUND, TIME = "data.mdb", "lock.mdb", "in-use", "teacher.json", "sound", "timing.json"
+DATA, LOCK, IN_USE, NOTE, SOUND, TIME = (
+    "data.mdb",
+    "lock.mdb",
+    "in-use",
+    "teacher.json",
+    "sound",
+    "timing.json",
+)
 ROOT_LOCK = ".lock"
 DAMAGED = "damaged-"
 MAP_BYTES = 64 << 30

@@ -1,0 +1,207 @@
+"""The Ray cluster of a run: connecting to it, what it has, whether the run fits.
+
+Decision record: whether a run fits is arithmetic done before any worker is taken, because Ray waits without end
+for what it cannot have. The local cluster runs without its dashboard (it needs packages of its own, and a run of
+`train` ends its placement groups itself); Ray's chatter goes to its own log folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from raykd.cluster.address import asked_for, cannot_connect, ray_address
+from raykd.cluster.interrupts import listen
+from raykd.cluster.own_processes import claim, hold_until_ended, kill_own_ray
+from raykd.cluster.startup import PROCESS_ENVIRONMENT, cannot_start, job_config, start_options, surroundings
+from raykd.config import RayConfig, Run, WorkersConfig
+from raykd.errors import ConfigError, ResourceError
+from raykd.teachers.pool import Group
+
+JOIN_S, START_S = 25.0, 120.0
+"""Longest waits for a cluster that answered when it was knocked at, and for a Ray that starts on a busy machine."""
+POOL = "teacher pool "
+"""How the demand of a named pool begins."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a stage of a run holds at once."""
+
+    name: str
+    cpus: float
+    gpus: float
+    resources: dict[str, float]
+
+
+def connect(config: RayConfig) -> None:
+    """Connects to the cluster of the config, of RAY_ADDRESS, or starts a local one.
+
+    Raises:
+        ConfigError, ResourceError: there is no such cluster, or no Ray can be started here.
+    """
+    if ray.is_initialized():
+        _check_no_client()
+        return
+    for name, value in PROCESS_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = ray_address(config)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "namespace": "raykd",
+    }
+    if address is not None:
+        options |= {
+            "address": address,
+            "job_config": job_config(),
+            "runtime_env": {"env_vars": PROCESS_ENVIRONMENT},
+        }
+        failed = _init(options, JOIN_S)
+        if failed is not None:
+            raise cannot_connect(*asked_for(config), failed) from None
+        return
+    # Without "local" Ray joins whatever cluster was last started on this machine.
+    options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
+    options |= start_options()
+    claim()
+    with surroundings():
+        failed = _init(options, START_S)
+    if failed is not None:
+        kill_own_ray()
+        raise cannot_start(failed) from None
+
+
+def _check_no_client() -> None:
+    """Raises ConfigError where this process is connected through Ray's client, which knows no placement groups."""
+    from ray.util.client import ray as client
+
+    if client.is_connected():
+        raise ConfigError(
+            "this process is connected to Ray through its client server, through which no run can be driven",
+            got="ray.init of an address ray://...",
+            wanted="no ray.init before the run, or one of the cluster itself",
+            next_step='ray.init("HOST:6379") on one of the cluster\'s machines, or raykd submit',
+        )
+
+
+def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
+    """`ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
+
+    The thread stays as long as the Ray that it started: the kernel ends its processes together with the thread.
+
+    Returns:
+        What it raised; None if it is connected.
+    """
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def start() -> None:
+        try:
+            ray.init(**options)
+        except BaseException as error:
+            failed.append(error)
+        done.set()
+        hold_until_ended()
+
+    threading.Thread(target=start, name="raykd-ray", daemon=True).start()
+    until = time.monotonic() + limit_s
+    while not done.wait(0.02):
+        listen()
+        if time.monotonic() > until:
+            return TimeoutError(f"no answer within {limit_s:g} s")
+    listen()
+    return failed[0] if failed else None
+
+
+def cluster_address(config: RayConfig, what: str) -> str | None:
+    """The address of the running cluster; None where this process is connected to one already.
+
+    Args:
+        what: what is sought there, for people.
+    Raises:
+        ConfigError: there is no address, so that connecting would start a local Ray that ends with the command.
+    """
+    if ray.is_initialized():
+        return None
+    address, _ = asked_for(config)
+    if not address or address == "local":
+        raise ConfigError(
+            f"{what} needs a Ray cluster that outlives this command",
+            got=f"ray.address: {address or 'null'}, and no RAY_ADDRESS",
+            wanted="the address of a running cluster; `auto` finds the one on this machine",
+            next_step="start one with `ray start --head`, then set ray.address=auto (or RAY_ADDRESS)",
+        )
+    return address
+
+
+def pool_demand(groups: list[Group]) -> Demand:
+    """What all replicas of all teachers hold."""
+    resources: dict[str, float] = {}
+    for g in groups:
+        for name, amount in g.resources.items():
+            resources[name] = resources.get(name, 0.0) + amount * g.replicas
+    return Demand(
+        "teachers",
+        sum(g.num_cpus * g.replicas for g in groups),
+        sum(g.num_gpus * g.replicas for g in groups),
+        resources,
+    )
+
+
+def workers_demand(workers: WorkersConfig, name: str) -> Demand:
+    """What the student's workers hold."""
+    n = workers.num_workers
+    return Demand(
+        name, workers.num_cpus * n, workers.num_gpus * n, {k: v * n for k, v in workers.resources.items()}
+    )
+
+
+def check_fits(demands: list[Demand], available: dict[str, float], where: str) -> None:
+    """Compares what is held at once with what the cluster has.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    totals: dict[str, float] = {}
+    parts: dict[str, list[str]] = {}
+    for demand in demands:
+        for name, amount in {"CPU": demand.cpus, "GPU": demand.gpus, **demand.resources}.items():
+            if amount:
+                totals[name] = totals.get(name, 0.0) + amount
+                parts.setdefault(name, []).append(f"{demand.name} {amount:g}")
+    for name, wanted in totals.items():
+        has = available.get(name, 0.0)
+        if wanted > has + 1e-6:
+            named = [d.name.removeprefix(POOL) for d in demands if d.name.startswith(POOL)]
+            raise ResourceError(
+                f"the run needs more {name} at once than {where} has",
+                got=f"{' + '.join(parts[name])} = {wanted:g} {name}",
+                wanted=f"at most {has:g} {name}",
+                next_step="let teachers share a process: teacher_defaults.actor={num_cpus: 0.25, group: teachers}; "
+                "or lower workers.num_workers or num_cpus; or use a larger cluster"
+                + (
+                    f"; or end a pool that no run needs: raykd teachers down {' | '.join(named)}"
+                    if named
+                    else ""
+                ),
+            )
+
+
+def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> list[list[Demand]]:
+    """What is held at once, a list a stage: each teacher's training, then pool and student, together or in turn."""
+    stages = [
+        [workers_demand(t.training.workers, f"training teacher {t.name}")]
+        for t in config.active_teachers
+        if t.training is not None
+    ]
+    pool = [pool_demand(groups)] if groups else []
+    students = [workers_demand(config.workers, "student workers")]
+    return [*stages, [*pool, *students]] if together else [*stages, *([pool] if pool else []), students]

@@ -1,0 +1,175 @@
+"""How a Ray of a run's own is started: where its files lie, and what of this process' surroundings it must not see.
+
+Decision record: Ray's processes inherit the environment and search the working directory for modules, so that
+PYTHONWARNINGS=error ends them and a file torch.py there is taken for torch. Neither is theirs to know. What a user
+names (RAY_TMPDIR) is used or refused by name; what nobody named (/tmp/ray of another user) is put elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raykd.errors import ConfigError, ResourceError
+from raykd.redaction import redact
+
+PROCESS_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Ray Train drains one report per interval (2 s unless told otherwise), and waits for ever unless told otherwise."""
+SOCKET_BYTES = 107
+"""Longest path of a unix socket."""
+_SOCKET = f"session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+_NOT_THEIRS = (
+    "PYTHONWARNINGS",
+    "PYTHONSTARTUP",
+    "PYTHONINSPECT",
+    "RAY_ADDRESS",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_RAYLET_PID",
+    "RAY_LOG_TO_STDERR",
+)
+"""Environment variables of this process, or of another Ray's, that mislead the processes of its own one."""
+
+
+def check_start() -> str:
+    """What can be known of a Ray that the run will start here.
+
+    Raises:
+        ConfigError: its folder cannot be made, or its sockets' names would be too long.
+    """
+    folder = _folder()
+    return f"a Ray of its own on this machine, its files in {folder}"
+
+
+def _folder() -> Path:
+    """Where Ray's files go."""
+    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    folder = Path(os.environ[named] if named else "/tmp") / "ray"
+    reason = _unfit(folder)
+    if reason is None:
+        return folder
+    if named == "RAY_TMPDIR":
+        raise ConfigError(
+            "RAY_TMPDIR names a folder in which Ray cannot work",
+            got=f"RAY_TMPDIR={os.environ['RAY_TMPDIR']}: {reason}",
+            wanted=f"a folder of this user's, with a path of at most {SOCKET_BYTES - len(_SOCKET) - 5} bytes",
+            next_step="RAY_TMPDIR=/tmp, or another folder that this user may write; unset RAY_TMPDIR takes /tmp",
+        )
+    other = Path("/tmp") / f"ray-{os.geteuid()}"
+    reason = _unfit(other)
+    if reason is not None:
+        raise ConfigError(
+            "there is no folder in which Ray could work",
+            got=f"{folder}: {_unfit(folder)}; {other}: {reason}",
+            wanted="a folder of this user's with a short path",
+            next_step="RAY_TMPDIR=FOLDER",
+        )
+    return other
+
+
+def _unfit(folder: Path) -> str | None:
+    """Why Ray cannot work in this folder, which need not be there yet; None if it can."""
+    length = len(os.fsencode(folder / _SOCKET))
+    if length > SOCKET_BYTES:
+        return f"sockets in it would have names of {length} bytes, of {SOCKET_BYTES} that there may be"
+    if not folder.is_absolute():
+        return "it is not an absolute path"
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    try:
+        found = there.stat()
+    except OSError as error:
+        return f"{there}: {error.strerror}"
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} belongs to user {found.st_uid}, and user {os.geteuid()} may not write there"
+    link = folder / "session_latest"
+    if link.is_symlink() and link.lstat().st_uid not in (os.geteuid(), 0) and _sticky(folder):
+        return f"{link} belongs to user {link.lstat().st_uid}, and may not be replaced"
+    return None
+
+
+def _sticky(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_ISVTX) and folder.stat().st_uid != os.geteuid()
+
+
+def start_options() -> dict[str, Any]:
+    """What `ray.init` is told for a Ray of this run's own.
+
+    Raises:
+        ConfigError: as `check_start`.
+    """
+    folder = _folder()
+    return {"_temp_dir": str(folder), "job_config": job_config()}
+
+
+def job_config() -> Any:
+    """Keeps folders off the workers' search path in which this process does not look for modules either."""
+    from ray.job_config import JobConfig
+
+    class Searched(JobConfig):
+        """Ray adds the working directory and the script's, whether they are searched here or not."""
+
+        def _serialize(self) -> Any:
+            searched = {os.path.realpath(path or os.curdir) for path in sys.path}
+            self._py_driver_sys_path = [
+                path for path in self._py_driver_sys_path if os.path.realpath(path) in searched
+            ]
+            return super()._serialize()
+
+    return Searched()
+
+
+def cannot_start(error: BaseException) -> ResourceError:
+    """One message of why Ray did not start here."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ResourceError(
+        "Ray cannot be started on this machine",
+        got=redact(lines[0][:300]) if lines else type(error).__name__,
+        wanted="a Ray of the run's own",
+        next_step=f"the files of the newest session in {_folder()}/session_latest/logs say more (gcs_server.err, "
+        "raylet.err); a machine that is short of memory, files (ulimit -n) or disk is a frequent cause",
+    )
+
+
+@contextlib.contextmanager
+def surroundings() -> Iterator[None]:
+    """What Ray's processes inherit while the body starts them."""
+    kept = {name: os.environ.pop(name) for name in _NOT_THEIRS if name in os.environ}
+    lent = {}
+    if "RAY_AUTH_TOKEN" not in os.environ and not _can_keep_a_token():
+        lent["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # nobody else asks this Ray anything
+    os.environ.update(lent)
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _can_keep_a_token() -> bool:
+    """Whether Ray can read its token, or write one, where it looks for it."""
+    if "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return True
+    try:
+        folder = Path.home() / ".ray"
+        token = folder / "auth_token"
+        if token.exists():
+            return os.access(token, os.R_OK)
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return os.access(folder, os.W_OK | os.X_OK)
+    except (RuntimeError, OSError):  # no HOME, and no entry of this user
+        return False

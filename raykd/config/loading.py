@@ -1,0 +1,236 @@
+"""YAML in, RunConfig out: read, overlay, resolve paths.
+
+Decision record: errors name all wrong keys at once (`raykd.config.explain`). How YAML is read safely stands in
+`raykd.parse`. Paths that can be none are refused here by their key, before anything tries them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from raykd.config import MultiRun, Run, RunConfig, overlay
+from raykd.config.dsfile import check_switches, read_deepspeed
+from raykd.config.explain import explain
+from raykd.config.home import at_home, file_in
+from raykd.errors import ConfigError
+from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, read_text
+from raykd.redaction import credentials_in, names_a_secret, redact
+
+_INDEX = re.compile(r"^[0-9]{1,9}\Z")
+R = TypeVar("R", RunConfig, MultiRun)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    tree = parse_yaml(read_text(path, "run file"), str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} is not a run file",
+            got=type(tree).__name__,
+            wanted="keys such as data, student, teachers",
+        )
+    return tree
+
+
+def set_path(tree: Any, assignment: str) -> Any:
+    """Applies ``key.path=value`` (the value is YAML; a number in the path is an index) and returns the new tree."""
+    path, equals, value = assignment.partition("=")
+    if not equals or not path:
+        raise ConfigError(
+            f"cannot read the override {assignment[:80]!r}", got=assignment[:80], wanted="key.path=value"
+        )
+    if path.count(".") > MAX_DEPTH:
+        raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
+    return _set(tree, path.split("."), parse_override(value, f"the override {path}"), path)
+
+
+def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
+    if not keys:
+        return overlay(tree, value) if isinstance(value, Mapping) else value
+    head, *rest = keys
+    if isinstance(tree, list):
+        names = [str(item.get("name")) if isinstance(item, Mapping) else "" for item in tree]
+        index = names.index(head) if head in names else int(head) if _INDEX.match(head) else -1
+        if not 0 <= index < len(tree):
+            raise ConfigError(
+                f"the override {path} names no item of the list",
+                got=head,
+                wanted=f"0 to {len(tree) - 1} or one of {names}",
+            )
+        return [_set(item, rest, value, path) if at == index else item for at, item in enumerate(tree)]
+    branch = dict(tree) if isinstance(tree, Mapping) else {}
+    branch[head] = _set(branch.get(head, {} if rest else None), rest, value, path)
+    return branch
+
+
+def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
+    """RunConfig from a plain tree; all errors at once.
+
+    Raises:
+        ConfigError: also for a run of several tasks, which not every command takes.
+    """
+    if several_tasks(tree):
+        raise ConfigError(
+            f"{origin} is a run of several tasks, which is not offered here",
+            got="task.kind: multi",
+            wanted="a run of one task",
+            next_step="raykd train and raykd check take it; give its tasks runs of their own for the rest",
+        )
+    return _validated(RunConfig, tree, origin)
+
+
+def is_sweep(tree: Mapping[str, Any]) -> bool:
+    """Whether a file's tree is a search space, and not a run."""
+    return bool({"space", "base"} & set(tree))
+
+
+def several_tasks(tree: Mapping[str, Any]) -> bool:
+    """Whether a run's tree is one of several tasks."""
+    task = tree.get("task")
+    return isinstance(task, Mapping) and task.get("kind") == "multi"
+
+
+def refuse_credentials(tree: Any, origin: str) -> None:
+    """A run file is copied to its folder and its keys to MLflow, so no secret may stand in it.
+
+    Raises:
+        ConfigError: a URI with ``user:password@``, or a DeepSpeed key that names a secret; the value is not repeated.
+    """
+    waiting = [("", tree)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
+        elif isinstance(node, (list, tuple)):
+            waiting += [(f"{path}.{at}", value) for at, value in enumerate(node)]
+        elif isinstance(node, str) and (
+            credentials_in(node) or (node and ".deepspeed." in path and names_a_secret(path))
+        ):
+            raise ConfigError(
+                f"{origin}: {path or 'the text'} holds a secret, which would show in run.yaml and in MLflow",
+                got=redact(node) if credentials_in(node) else "***",
+                wanted="no secret in a run file",
+                next_step="give it by the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+                "_TOKEN), HF_TOKEN",
+            )
+
+
+def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
+    refuse_credentials(tree, origin)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, origin, model))) from None
+
+
+def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
+    """Paths made absolute (relative ones are relative to the YAML), a DeepSpeed file replaced by its content."""
+    return RunConfig.model_validate(_resolved(config.model_dump(mode="json"), base_dir))
+
+
+def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
+    tree["output"] = _output(tree["output"])
+    if tree["serving"]["store"] is not None:
+        check_path(tree["serving"]["store"], "serving.store")
+    trained = [t["training"] for t in tree["teachers"] if t["training"] is not None]
+    members = tree["task"]["tasks"].values() if several_tasks(tree) else [tree]
+    for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
+        for source in part.values():
+            if isinstance(source, dict) and isinstance(source.get("paths"), list):
+                source["paths"] = [_absolute(path, base_dir, "data.*.paths") for path in source["paths"]]
+    for teacher in tree["teachers"]:
+        if teacher["path"] is not None:
+            teacher["path"] = _local(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")
+    for model in [tree["student"], *(training["model"] for training in trained)]:
+        if model["kind"] == "pretrained":
+            model["path"] = _local(model["path"], base_dir, "student.path")
+    for train in [tree["train"], *(training["train"] for training in trained)]:
+        train["deepspeed"] = read_deepspeed(train["deepspeed"], base_dir)
+        check_switches(train["deepspeed"], "train.deepspeed")
+    return tree
+
+
+def _output(path: str) -> str:
+    """The folder of runs as it was written, relative to the working directory; ~ is the user's home."""
+    check_path(path, "output")
+    _absolute(path, Path(), "output")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _local(path: str, base_dir: Path, key: str) -> str:
+    """An absolute path if it is one here or can be nothing else; otherwise it may be a name of the hub."""
+    absolute = _absolute(path, base_dir, key)
+    return absolute if os.path.exists(absolute) or path.startswith((".", "~")) else path
+
+
+def _absolute(path: Any, base_dir: Path, key: str) -> str:
+    """Raises ConfigError for what can be no path: a loop of links, a home of nobody, no text."""
+    check_path(str(path), key)
+    try:
+        return str((base_dir / Path(path).expanduser()).resolve())
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"{key} leads nowhere", got=f"{path} ({error})", wanted="a path", next_step="correct it"
+        ) from None
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run of a YAML file with ``key.path=value`` overrides on top.
+
+    Raises:
+        ConfigError: with the path, what was got and what is allowed, for all wrong keys at once; a run of several
+            tasks, which `load_any` reads. The file of a run's folder belongs to that folder (`raykd.config.home`),
+            which may also be named in its place.
+    """
+    path = file_in(path)
+    tree = _read(path, overrides)
+    return resolve(validate(tree, str(path)), path.resolve().parent)
+
+
+def load_any(path: Path, overrides: Sequence[str] = ()) -> Run:
+    """As `load_run`, and also runs of several tasks."""
+    path = file_in(path)
+    tree = _read(path, overrides)
+    if not several_tasks(tree):
+        return resolve(validate(tree, str(path)), path.resolve().parent)
+    run = _validated(MultiRun, tree, str(path))
+    resolved = _resolved(run.model_dump(mode="json"), path.resolve().parent)
+    return _validated(MultiRun, resolved, str(path))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Any:
+    tree: Any = at_home(read_yaml(path), path)
+    for assignment in overrides:
+        tree = set_path(tree, assignment)
+    return tree
+
+
+def dump(config: Run) -> str:
+    """The resolved run as YAML that `load_run` takes again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: Run) -> dict[str, str]:
+    """Every leaf as ``key.path: value``; an item of a list of named things goes by its name."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, Mapping) and node:
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), value)
+        elif isinstance(node, list) and node and all(isinstance(item, Mapping) for item in node):
+            for index, item in enumerate(node):
+                walk(f"{prefix}.{item.get('name', index)}", item)
+        else:
+            flat[prefix] = node if isinstance(node, str) else json.dumps(node, ensure_ascii=False)
+
+    walk("", config.model_dump(mode="json"))
+    return flat

@@ -1,0 +1,227 @@
+"""Files, hub sets and saved folders as one stream of `Record`s.
+
+Decision record: `datasets` reads hub sets and saved folders, pyarrow Parquet files; text files are read by `textfiles`
+and `delimited`. Columns that hold neither text nor number nor lists of them (vectors, maps, images) are not decoded:
+`Unread` stands in their place, so that a source may hold anything as long as nobody asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raykd.config import Files, Hub
+from raykd.data.files.delimited import Tell, read_delimited
+from raykd.data.files.opening import PACKED
+from raykd.data.files.slices import rows_of_split
+from raykd.data.files.textfiles import Record, Unread, read_json_lines, shortened
+from raykd.errors import DataError
+
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+PARQUET = (".parquet",)
+_ROWS_AT_ONCE = 1024
+
+
+def _silent(line: str) -> None:
+    """Takes what nobody asked to be told."""
+
+
+def file_records(path: Path, source: Files | None = None, tell: Tell = _silent) -> Iterable[Record]:
+    """The records of a local file; its ending says what it is, behind that of packing.
+
+    Args:
+        source: what the user says of it.
+        tell: takes what a person should know of how it was read.
+    """
+    packed = path.suffix.lower() in PACKED
+    ending = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
+    given = (None, None) if source is None else (source.delimiter, source.quoting)
+    if ending in DELIMITED:
+        return read_delimited(path, DELIMITED[ending], tell, *given)
+    if given != (None, None):
+        raise DataError(
+            f"{path}: delimiter and quoting are keys of CSV and TSV files",
+            got=f"a file that ends in {ending or 'nothing'}",
+            wanted=f"a file that ends in {', '.join(DELIMITED)}",
+            next_step="leave them out, or make a source of its own of the files that have them",
+        )
+    if ending in JSON_LINES:
+        return read_json_lines(path)
+    if ending in PARQUET and not packed:
+        return _parquet_records(path)
+    raise DataError(
+        f"{path}: the ending does not say what the file is",
+        got=path.suffix or "no ending",
+        wanted=", ".join([*JSON_LINES, *DELIMITED, *PARQUET])
+        + f"; all but Parquet also with {', '.join(PACKED)}",
+        next_step="rename or convert the file",
+    )
+
+
+def _parquet_records(path: Path) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if len(set(schema.names)) != len(schema.names):
+                twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+                raise DataError(
+                    f"{path}: a column stands twice", got=", ".join(twice), wanted="each name once"
+                )
+            kept = [column.name for column in schema if _is_plain(column.type)]
+            rest = {c.name: Unread(f"a value of type {c.type}") for c in schema if c.name not in set(kept)}
+            names = _class_names(schema)
+            number = 0
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=kept):
+                for values in batch.to_pylist():
+                    number += 1
+                    for column, classes in names.items():
+                        values[column] = _by_name(values[column], classes)
+                    yield Record(f"{path}: row {number}", number, {**values, **rest})
+    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}: cannot be read as Parquet",
+            got=shortened(str(error), 200),
+            wanted="a complete Parquet file",
+            next_step="was it cut off while it was written or copied?",
+        ) from None
+
+
+def _is_plain(kind: Any, inside: bool = False) -> bool:
+    """Whether an Arrow type is text, number, truth value, or a list or table of them (of fractions it is a vector)."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_plain(kind.value_type, inside)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type, inside=True)
+    if types.is_struct(kind):
+        return all(_is_plain(part.type, inside=True) for part in kind)
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    number = types.is_integer(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return text or number or (types.is_floating(kind) and not inside)
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """The names behind the numbers of a column, where `datasets` wrote them into the file; lists of numbers too."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = {name: _names_in(features[name]) for name in schema.names if name in features}
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {name: names for name, names in found.items() if names}
+
+
+def _names_in(feature: Any) -> list[str] | None:
+    """The class names of a feature as `datasets` writes it, looking into lists."""
+    if isinstance(feature, list):
+        return _names_in(feature[0]) if feature else None
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel":
+        names = feature.get("names")
+        return [str(name) for name in names] if isinstance(names, list) else None
+    inner = feature.get("feature")
+    return _names_in(inner) if inner is not None and feature.get("_type") != "Translation" else None
+
+
+def hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
+    """The records of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
+    import datasets
+
+    folder = base_dir / source.name
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        table = _saved(folder, source) if folder.is_dir() else None
+        if table is None:
+            name = str(folder) if folder.is_dir() else source.name
+            table = datasets.load_dataset(
+                name, source.config_name, split=source.split, revision=source.revision
+            )
+    except DataError:
+        raise
+    # `datasets` passes on the errors of pyarrow, fsspec, httpx and of its own builders.
+    except Exception as error:
+        raise DataError(
+            f"the data set {source.name!r} cannot be loaded",
+            got=f"{type(error).__name__}: {shortened(str(error), 300)}",
+            wanted=f"a data set with a split {source.split!r}",
+            next_step="check name, config_name, split and the network; a set that runs code on loading is not "
+            "supported: convert it to Parquet",
+        ) from None
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    return _table_records(table, f"{source.name}[{source.split}]: row ")
+
+
+def _saved(folder: Path, source: Hub) -> Any:
+    """The split of a folder that `save_to_disk` wrote; None for a folder of another kind."""
+    import datasets
+
+    if not ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
+        return None
+    loaded = datasets.load_from_disk(str(folder))
+    several = not isinstance(loaded, datasets.Dataset)
+    return rows_of_split(dict(loaded) if several else loaded, source.split, folder)
+
+
+def _table_records(table: Any, place: str) -> Iterator[Record]:
+    """Rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
+    features = table.features
+    kept = [name for name, feature in features.items() if _readable(feature)]
+    rest = {name: Unread(f"a value of type {f}") for name, f in features.items() if name not in set(kept)}
+    named = {name: names for name in kept if (names := _classes(features[name]))}
+    for number, values in enumerate(table.select_columns(kept), start=1):
+        for column, names in named.items():
+            values[column] = _by_name(values[column], names)
+        yield Record(f"{place}{number}", number, {**values, **rest})
+
+
+def _readable(feature: Any, inside: bool = False) -> bool:
+    """Text, numbers, class labels, and lists and tables of them; lists of fractions are vectors."""
+    import datasets
+
+    if isinstance(feature, datasets.Value):
+        unread = ("binary", "large_binary", *(("float", "double", "decimal") if inside else ()))
+        return not feature.dtype.startswith(unread)
+    if isinstance(feature, dict):
+        return all(_readable(part, inside=True) for part in feature.values())
+    inner = _inner(feature)
+    return isinstance(feature, datasets.ClassLabel) if inner is None else _readable(inner, inside=True)
+
+
+def _inner(feature: Any) -> Any:
+    """What a list feature is a list of; None for another feature."""
+    import datasets
+
+    if isinstance(feature, list):
+        return feature[0]
+    return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
+
+
+def _classes(feature: Any) -> list[str] | None:
+    """The names of class labels that are kept as numbers, in lists too."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    inner = _inner(feature)
+    return None if inner is None else _classes(inner)
+
+
+def _by_name(value: Any, names: list[str]) -> Any:
+    """Class labels as names, lists of them too; -1 (no gold label) and a number that is no class as they are."""
+    if isinstance(value, list):
+        return [_by_name(part, names) for part in value]
+    if not isinstance(value, int) or value == -1:
+        return value
+    return (
+        names[value] if 0 <= value < len(names) else Unread(f"class {value} of {len(names)} classes {names}")
+    )

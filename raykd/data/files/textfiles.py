@@ -1,0 +1,141 @@
+"""JSON lines to records that know their line.
+
+Decision record: text files are read here and in `delimited`, with the standard library, and not through `datasets`:
+every error has to name file and line, so each line is looked at anyway; and the Arrow readers guess types (a column of
+texts that look like dates comes back as timestamps, "007" as 7, "NA" as nothing; a column of numbers and strings
+fails), which changes what the user wrote. How bytes become lines stands in `opening`.
+
+A file that cannot be parsed always fails; what a *row* holds is judged by `read`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.data.files.opening import read_lines
+from raykd.errors import DataError
+
+_ADDRESS = re.compile(r"(^|/)(https?|ftp|s3|gs|hf|file):/")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as it stands in its source.
+
+    place: ``file:line`` (or what the source has instead), for messages. flat: every value is a string, lists too.
+    values: by column; `Unread` for one that holds no text.
+    """
+
+    place: str
+    line: int
+    values: dict[str, Any]
+    flat: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Unread:
+    """Takes the place of a value that is no text, list or number; whoever asked for it shows what it is."""
+
+    what: str
+
+    def __repr__(self) -> str:
+        return self.what
+
+
+def require_file(path: Path) -> None:
+    """Raises a DataError unless the path is a regular file that can be read."""
+    problem = None
+    advice = "correct the path (relative paths are relative to the run file)" + _unfilled(path)
+    if not path.exists():
+        near = path.parent
+        while not near.exists():
+            near = near.parent
+        problem, got = "there is no such file", f"nothing at {path} (the folder {near} is there)"
+    elif path.is_dir():
+        inside = sorted(p.name for p in path.iterdir())
+        problem, got = "is a directory, not a file", f"a directory that holds {inside[:5]}"
+        if {"dataset_dict.json", "state.json"} & set(inside):
+            advice = f"it was written by save_to_disk: name it as {{kind: hub, name: {path}, split: ...}}"
+    elif not path.is_file():
+        problem, got = "is no regular file", "a device, socket or pipe"
+    elif not os.access(path, os.R_OK):
+        problem, got = "cannot be read", "no permission"
+    if problem is not None:
+        raise DataError(
+            f"{path}: {problem}",
+            got=got,
+            wanted="a file that ends in .jsonl, .csv, .tsv or .parquet, packed (.gz) or not",
+            next_step=advice,
+        )
+
+
+def _unfilled(path: Path) -> str:
+    """What a path holds that other programs fill in or fetch."""
+    if _ADDRESS.search(str(path)):
+        return "; addresses are not fetched: download the file and name its path"
+    return "; variables of the shell are not filled in here, ~ is" if _VARIABLE.search(str(path)) else ""
+
+
+def read_json_lines(path: Path) -> Iterator[Record]:
+    """One record a line; blank lines are passed over.
+
+    Raises:
+        DataError: a line that is no JSON or no object, with file and line; what `read_lines` raises.
+    """
+    for number, whole in read_lines(path):
+        line = whole.lstrip("\ufeff")  # files that were put together keep the mark of each
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line, object_pairs_hook=_table)
+        except (ValueError, RecursionError) as error:
+            cut = not line.endswith(("\n", "\r"))
+            raise DataError(
+                f"{path}:{number}: the line is not JSON ({_reason(error, line)})",
+                got=shortened(line.strip()),
+                wanted="one JSON object a line",
+                next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
+                if cut
+                else "correct the line; a file that is one JSON list or object has to be written one object a line",
+            ) from None
+        if not isinstance(value, dict):
+            raise DataError(
+                f"{path}:{number}: the line is not a JSON object",
+                got=shortened(line.strip()),
+                wanted='one object a line, for example {"text": "...", "label": "..."}',
+                next_step="write each part of the list as a line of its own"
+                if isinstance(value, list)
+                else "correct the line",
+            )
+        yield Record(f"{path}:{number}", number, value)
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that stands twice with different values holds no value, since JSON does not say which counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key in found:
+            values = [value for name, value in pairs if name == key]
+            if any(value != values[0] for value in values):
+                found[key] = Unread(f"{len(values)} values, as the key stands {len(values)} times: {values}")
+    return found
+
+
+def _reason(error: Exception, line: str) -> str:
+    if "\0" in line:
+        return f"a NUL byte, column {line.index(chr(0)) + 1}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return str(error).split(";")[0]
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,106 @@
+"""What a user asks to have done elsewhere: a run or a sweep, and which files of this machine it names.
+
+Decision record: a file with a `space` is a sweep, any other a run. It is read and validated here, so that what is
+wrong is said before anything is sent. A path that was written relative to the file goes along with the upload; one
+that was written from the root is taken for a place on the cluster's own disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from raykd.config import Run
+from raykd.config.loading import is_sweep, load_any, read_yaml, set_path
+from raykd.presets import preset
+from raykd.tuning.config import Sweep, load_sweep
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run or a sweep.
+
+    kind: the command that does it. file, overrides: what the user named. run: the run, or what all trials begin with.
+    sweep: None for a run. tree: the file with the overrides. base_tree: of a sweep, the run that its base names.
+    """
+
+    kind: Literal["train", "sweep"]
+    file: Path
+    overrides: tuple[str, ...]
+    run: Run
+    sweep: Sweep | None
+    tree: dict[str, Any]
+    base_tree: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the run's or the sweep's folder."""
+        return self.run.name if self.sweep is None else self.sweep.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files and folders of this machine that it reads, the run file first; absolute, links followed."""
+        found = [self.file.resolve()]
+        if self.sweep is not None and isinstance(self.sweep.config.base, str):
+            base = self.file.resolve().parent / self.sweep.config.base
+            found += (
+                [] if preset(self.sweep.config.base).is_file() and not base.exists() else [base.resolve()]
+            )
+        found += [Path(text) for text in _paths(self.run.model_dump(mode="json")) if text.startswith("/")]
+        return tuple(dict.fromkeys(found))
+
+    def written_from_the_root(self, path: Path) -> bool:
+        """Whether the user wrote this path as it is, so that it may be a place on the cluster."""
+        return str(path) in {*_texts(self.tree), *_texts(self.base_tree)}
+
+
+def read_asked(path: Path, overrides: Sequence[str] = ()) -> Asked:
+    """Reads a run file or a sweep file.
+
+    Raises:
+        ConfigError: as `raykd train` or `raykd sweep` would.
+    """
+    tree: Any = read_yaml(path)
+    if not is_sweep(tree):
+        run = load_any(path, overrides)
+        return Asked("train", path, tuple(overrides), run, None, _with(tree, overrides), {})
+    sweep = load_sweep(path, overrides)
+    tree, base = _with(tree, overrides), sweep.config.base
+    if isinstance(base, str):
+        named = path.resolve().parent / base
+        base = read_yaml(named if named.is_file() else preset(base))
+    return Asked("sweep", path, tuple(overrides), sweep.base, sweep, tree, base)
+
+
+def _with(tree: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """As `load_run` and `load_sweep` lay overrides over a file."""
+    for assignment in overrides:
+        if assignment.startswith("space."):
+            tree = set_path(tree, f"{assignment.partition('=')[0]}=null")
+        tree = set_path(tree, assignment)
+    return dict(tree)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _texts(value)
+
+
+def _paths(node: Any, key: str = "") -> Iterator[str]:
+    """Values of the keys `path` and `paths`."""
+    if isinstance(node, str) and key in ("path", "paths"):
+        yield node
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _paths(value, str(name))
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _paths(value, key)

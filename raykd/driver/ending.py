@@ -1,0 +1,68 @@
+"""How a job's training ended: which step is the student that was saved, and whether patience ended it early.
+
+Decision record: it is read from the curves, which a resumed run has whole, and said in the same words on the terminal,
+on the page and in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raykd.point import Point
+from raykd.tasks.scores.classification import HIGHER_IS_BETTER
+from raykd.tasks.scores.ranking import rank
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The best evaluation of a job and where it ended.
+
+    step, total: the last step and those that were asked for. waited: evaluations after the best one.
+    """
+
+    metric: str
+    best: float
+    best_step: int
+    step: int
+    total: int
+    waited: int
+
+    @property
+    def saved(self) -> str:
+        """The student that was saved: ``best validation accuracy 0.670 at step 36 (saved)``."""
+        return f"best validation {self.metric} {self.best:.3f} at step {self.best_step:,} (saved)"
+
+    @property
+    def stopped(self) -> str | None:
+        """That patience ended it; None where it went to its end."""
+        if self.step >= self.total:
+            return None
+        plural = "" if self.waited == 1 else "s"
+        return f"stopped early at {self.step:,} of {self.total:,} steps: no better for {self.waited} evaluation{plural}"
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, [self.stopped, self.saved]))
+
+
+def ending_of(points: Sequence[Point], metric: str, total: int) -> Ending | None:
+    """How the job with these curves ended; None where it was scored by nobody.
+
+    Args:
+        metric: the validation metric that chooses the best checkpoint. total: steps that were asked for.
+    """
+    name = f"eval/mean/{metric}"
+    scored = {p.step: p for p in points if name in p.values}
+    if not scored:
+        return None
+    higher = HIGHER_IS_BETTER.get(metric, True)
+
+    def order(point: Point) -> tuple[tuple[float, float], int]:
+        return (
+            rank(point.values[name], point.values.get("eval/mean/nll"), higher_is_better=higher),
+            point.step,
+        )
+
+    best = min(scored.values(), key=order)
+    waited = sum(step > best.step for step in scored)
+    return Ending(metric, best.values[name], best.step, max(scored), total, waited)

@@ -1,0 +1,162 @@
+"""Progress of jobs on the terminal, and the way of their points to MLflow.
+
+Decision record: one thread in the driver drains the mailbox, moves the bars and hands the points to the tracker,
+while the main thread waits for Ray Train. Without a terminal, plain lines are printed instead of bars.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from raykd.checkpoint.curves import Curves
+from raykd.cluster.mailbox import Event
+from raykd.driver.ending import ending_of
+from raykd.errors import RaykdError
+from raykd.point import Point
+
+log = logging.getLogger("raykd.runs")
+POLL_S = 0.25
+HEARTBEAT_S = 30.0
+
+
+class JobProgress:
+    """Bars of a run's jobs, and the way of their points into the curves.
+
+    Args:
+        console: where to show. metric: the validation metric that chooses the best checkpoint.
+        curves: keeps the points. on_point: takes (job, point) for tracking, each value once.
+    """
+
+    def __init__(
+        self, console: Console, metric: str, curves: Curves, on_point: Callable[[str, Point], None]
+    ) -> None:
+        self._console, self._metric, self._curves, self._on_point = console, metric, curves, on_point
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓[/green]"),
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.fields[steps]:>11}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self.error: RaykdError | None = None
+        self.taken = 0
+
+    def expect(self, job: str, steps: int) -> None:
+        """Shows a job before it starts."""
+        if job not in self._tasks:
+            self._tasks[job] = self._bars.add_task(
+                job, total=steps, start=False, steps=f"0/{steps}", note="waiting for its turn"
+            )
+
+    def note(self, job: str, note: str, steps: int | None = None) -> None:
+        """Sets a job's note; with steps, marks it done."""
+        if job not in self._tasks:
+            self._tasks[job] = self._bars.add_task(job, total=steps or 1, start=True, steps="", note=note)
+        self._bars.update(self._tasks[job], note=note, completed=steps)
+        if not self._console.is_terminal:
+            self._console.print(f"  {job}: {note}", highlight=False)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bars where there are any."""
+        self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def watching(self, mailbox: Any) -> Iterator[None]:
+        """Drains the mailbox while the body runs, and once more after it."""
+        finished = threading.Event()
+
+        def drain() -> None:
+            for event in ray.get(mailbox.drain.remote()):
+                try:
+                    self._take(event)
+                except Exception:  # an outage of MLflow or a full disk must not end the watching
+                    log.exception("a point of %s was not recorded", event.job)
+                self.taken += 1
+
+        def watch() -> None:
+            last = time.monotonic()
+            while not finished.wait(POLL_S):
+                try:
+                    drain()
+                except ray.exceptions.RayError:
+                    return
+                if not self._console.is_terminal and time.monotonic() - last > HEARTBEAT_S:
+                    last = time.monotonic()
+                    self._heartbeat()
+
+        thread = threading.Thread(target=watch, name="raykd-progress", daemon=True)
+        with self._bars if self._console.is_terminal else contextlib.nullcontext():
+            thread.start()
+            try:
+                yield
+            finally:
+                finished.set()
+                thread.join(timeout=5.0)
+                with contextlib.suppress(ray.exceptions.RayError):
+                    drain()
+
+    def _heartbeat(self) -> None:
+        for job, task in self._tasks.items():
+            bar = self._bars.tasks[self._bars.task_ids.index(task)]
+            if not bar.finished:
+                self._console.print(f"  {job}: {bar.fields['steps']} {bar.fields['note']}", highlight=False)
+
+    def _take(self, event: Event) -> None:
+        if event.kind == "error":
+            self.error = self.error or event.error
+            self.note(event.job, "[red]failed[/red]")
+            return
+        if event.kind == "note":
+            log.warning("%s: %s", event.job, event.text)
+            self.say(f"{event.job}: {event.text}")
+            return
+        assert event.point is not None
+        self.expect(event.job, event.total_steps)
+        task = self._tasks[event.job]
+        if event.kind == "started":
+            self.error = None  # Ray Train tried again
+            self._bars.start_task(task)
+            self._begun[event.job] = time.monotonic()
+            self._bars.update(task, note="training", total=event.total_steps)
+        if event.kind == "point":
+            fresh = self._curves.add(event.job, event.point)
+            if fresh is not None:
+                self._on_point(event.job, fresh)
+            score = event.point.values.get(f"eval/mean/{self._metric}")
+            if score is not None:
+                self._bars.update(task, note=f"validation {self._metric} {score:.3f}")
+        step = event.total_steps if event.kind == "done" else event.point.step
+        self._bars.update(task, completed=step, steps=f"{event.point.step}/{event.total_steps}")
+        if event.kind == "done":
+            self._end(event, task)
+
+    def _end(self, event: Event, task: TaskID) -> None:
+        """Says how a job ended, on the terminal and in the log."""
+        assert event.point is not None
+        points = self._curves.by_job.get(event.job, [])
+        ending = ending_of(points, self._metric, event.total_steps)
+        bar = self._bars.tasks[self._bars.task_ids.index(task)]
+        note = bar.fields["note"] if ending is None else str(ending)
+        self._bars.update(task, note=note)
+        took = time.monotonic() - self._begun.get(event.job, time.monotonic())
+        log.info("%s: %s steps in %.1f s, %s", event.job, event.point.step, took, note)
+        if not self._console.is_terminal:
+            self._console.print(
+                f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}",
+                highlight=False,
+                soft_wrap=True,
+            )

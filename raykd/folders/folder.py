@@ -1,0 +1,340 @@
+"""The run folder: what lies in it, who may use it again.
+
+Decision record: a name is an identity. A folder that exists is not touched unless the user says how: `--resume`
+goes on with the same settings, `--overwrite` starts anew. Ray would silently go on from whatever it finds.
+A run that fails before it has started anything leaves no folder, so that the corrected one needs no flag. What a
+resume may change, and what of a moved or copied folder is found again, stands in `raykd.folders.earlier_start`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from raykd.config import MultiRun, Run, RunConfig
+from raykd.config.home import STATE
+from raykd.config.run import TrackingConfig
+from raykd.data.load import ALL
+from raykd.errors import ConfigError
+from raykd.folders.changes import Change, Changes
+from raykd.folders.contents import models_of
+from raykd.folders.earlier_start import (
+    Earlier,
+    compare_run,
+    copied_from,
+    move_in,
+    part_from,
+    read_state,
+    refuse,
+    write_whole,
+)
+from raykd.folders.lock import is_held
+from raykd.student.settings import deepspeed_config
+from raykd.tracking import RedactingFilter
+
+log = logging.getLogger("raykd.runs")
+RESULTS = "results.md"
+NOISY = (
+    "ray",
+    "ray.train",
+    "ray.tune",
+    "mlflow",
+    "alembic",
+    "sqlalchemy",
+    "DeepSpeed",
+    "datasets",
+    "transformers",
+)
+_writing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """output/name and what is known of the run from before.
+
+    state: what `run.json` holds. fresh: whether this run made the folder. notes: what to say of a resume. changes:
+    settings that are not what they were.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    fresh: bool = True
+    notes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def log(self) -> Path:
+        """The log file with everything that is not shown."""
+        return self.path / "log.txt"
+
+    def write_state(self, **values: Any) -> None:
+        """Keeps values for a later resume, atomically; threads may call at once.
+
+        Raises:
+            ResourceError: the file cannot be written; what it held before stays.
+        """
+        with _writing:
+            self.state.update(values)
+            write_whole(self.path / STATE, json.dumps(self.state, indent=2))
+
+    def say(self, console: Console, more: Sequence[str] = ()) -> None:
+        """Says and logs what a reader must know of a resume."""
+        changed = (
+            [f"resumed with other settings: {', '.join(map(str, self.changes))}"] if self.changes else []
+        )
+        for note in (*self.notes, *changed, *more):
+            log.info("%s", note)
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+    def interrupted(self) -> None:
+        """Writes that the run was interrupted, before anything else is put in order; a run that is on record alone."""
+        if self.state.get("status") != "finished" and (not self.fresh or "mlflow_run_id" in self.state):
+            self.write_state(status="interrupted")
+
+    def give_up(self, status: str) -> None:
+        """Writes how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
+        if self.state.get("status") == "finished":
+            return  # what comes after that changes nothing
+        if self.fresh and "mlflow_run_id" not in self.state:
+            shutil.rmtree(self.path)
+        else:
+            self.write_state(status=status)
+
+
+class Owner(Protocol):
+    """What has a folder: a run, a sweep, a confirmation."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+
+    @property
+    def output(self) -> str:
+        """Where the folder lies."""
+
+    def fingerprint(self) -> str:
+        """Of everything that must be equal for a resume."""
+
+
+Compare = Callable[[Path, Mapping[str, Any]], tuple[Changes, Run | None]]
+"""Compares what a folder with this state was made with and what is asked for now; see `compare_run`."""
+
+
+def path_of(config: Owner) -> Path:
+    """The folder of a run, a sweep or a confirmation."""
+    return Path(config.output).resolve() / config.name
+
+
+def status_of(path: Path, state: Mapping[str, Any]) -> str:
+    """What became of a run: what its file says, but that none runs whose process is gone."""
+    said = str(state.get("status", "unknown"))
+    return "killed" if said == "running" and not is_held(path) else said
+
+
+def look_at_folder(
+    config: Owner,
+    *,
+    resume: bool,
+    overwrite: bool,
+    compare: Compare | None = None,
+    explain: Callable[[Path, Changes], ConfigError] = refuse,
+) -> Earlier:
+    """Whether the run may use its folder; changes nothing. Returns what there is to go on from.
+
+    Args:
+        compare: of a sweep or a confirmation; a run has its own. explain: makes the error where settings changed.
+    Raises:
+        ConfigError: the folder exists and neither resume nor overwrite was asked for; or resume with other settings.
+    """
+    output = Path(config.output).resolve()
+    path = output / config.name
+    if path.is_symlink() or path.resolve().parent != output:
+        raise ConfigError(
+            f"the run folder {path} leads elsewhere",
+            got=str(path.resolve()),
+            wanted=f"a folder in {output}",
+            next_step=f"name the folder that it leads to: output={path.resolve().parent} name={path.resolve().name}",
+        )
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return Earlier()
+    state = read_state(path)
+    if overwrite:
+        return Earlier()
+    if not resume:
+        raise ConfigError(
+            f"the run folder {path} exists already",
+            got=f"a run that is {status_of(path, state)}",
+            wanted="a new name, --resume or --overwrite",
+            next_step="--resume goes on from its last checkpoint, --overwrite starts anew, name=... makes another",
+        )
+    changes, before = _compared(config, path, state) if compare is None else compare(path, state)
+    if changes.refused:
+        raise explain(path, changes)
+    if isinstance(config, (RunConfig, MultiRun)):
+        _check_workers(config, state, path)
+    return Earlier(state, changes, before)
+
+
+def _compared(config: Owner, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+    assert isinstance(config, (RunConfig, MultiRun))
+    return compare_run(config, path, state)
+
+
+def open_folder(
+    config: Owner,
+    rows: Mapping[str, str],
+    files: Mapping[str, str],
+    *,
+    earlier: Earlier,
+    base: Run,
+    overwrite: bool,
+) -> RunFolder:
+    """Makes or reopens the run folder and writes what it was made from.
+
+    Args:
+        rows: fingerprints of the rows, by the key of the part; a run goes on over the rows that it began with.
+        files: what it was made from, name to content. earlier: what `look_at_folder` found.
+        base: the run that says which models and which MLflow.
+    Raises:
+        ConfigError: the data changed since the run began.
+    """
+    path, state = path_of(config), dict(earlier.state)
+    check_rows(path, state, rows)
+    fresh = not earlier.state
+    if path.exists() and overwrite:
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    notes = _settle(path, state, base.tracking)
+    for name, content in files.items():
+        write_whole(path / name, content)
+    folder = RunFolder(path, state, fresh, notes, earlier.changes.allowed)
+    models = {"models": state.get("models") or models_of(base)}
+    numbers = {"num_workers": config.workers.num_workers} if isinstance(config, (RunConfig, MultiRun)) else {}
+    folder.write_state(
+        fingerprint=config.fingerprint(),
+        rows=dict(rows),
+        **models,
+        **numbers,
+        folder=str(path),
+        status="running",
+    )
+    return folder
+
+
+def check_rows(path: Path, state: Mapping[str, Any], rows: Mapping[str, str]) -> None:
+    """Raises ConfigError where rows are not those that a run began with; says of which part."""
+    before = state.get(
+        "rows", {ALL: state.get("data", rows[ALL])}
+    )  # an earlier version kept that of all alone
+    changed = [part for part, print_of in before.items() if rows.get(part) != print_of]
+    if not changed and (len(before) == 1 or len(before) == len(rows)):
+        return
+    added = [part for part in rows if part not in before and len(before) > 1]
+    named = [part for part in (*changed, *added) if part != ALL]
+    raise ConfigError(
+        f"cannot resume {path}: the data have changed since it began",
+        got=f"other rows in {', '.join(named)}" if named else "other rows",
+        wanted="the rows that it began with; where their files lie does not matter",
+        next_step=f"put the old files back, or start anew with --overwrite or another name (name={path.name}-2)",
+    )
+
+
+def _settle(path: Path, state: dict[str, Any], tracking: TrackingConfig) -> tuple[str, ...]:
+    """Puts a folder that was moved or copied in order; returns what to say of it."""
+    before, notes = state.get("folder"), []
+    if before is None or str(before) == str(path):
+        return ()
+    original = copied_from(path, state, tracking)
+    if original is not None:
+        part_from(path, state)
+        notes.append(
+            f"{path} is a copy of {original}, which is still there: it gets an MLflow run of its own"
+        )
+    else:
+        notes.append(f"going on in {path}; it lay in {before} before")
+    move_in(path, Path(str(before)))
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run that is finished already left to say. text: its table. lines: where things are."""
+
+    text: str
+    lines: tuple[str, ...]
+
+
+def finished_before(config: Run) -> Finished | None:
+    """What the same run said when it finished; None if it did not, or if more is asked of it now."""
+    path = path_of(config)
+    state = read_state(path) if path.exists() and not path.is_symlink() else {}
+    if state.get("status") != "finished" or not (path / "student" / "config.json").is_file():
+        return None
+    changes, _ = compare_run(config, path, state)
+    if changes.refused or changes.growing or (config.baseline and not (path / "baseline").exists()):
+        return None
+    table = path / RESULTS
+    text = table.read_text(encoding="utf-8") if table.is_file() else ""
+    before = state.get("folder") or str(path)
+    lines = [str(line).replace(str(before), str(path)) for line in state.get("lines", ())]
+    above = (str(Path(before).parent), str(path.parent))
+    return Finished(text, tuple(line.replace(*above) for line in lines))
+
+
+def _check_workers(config: Run, state: Mapping[str, Any], path: Path) -> None:
+    """A checkpoint of ZeRO 3 belongs to its workers; those of ZeRO 1 and 2 are converted.
+
+    Measured with gloo ranks: weights at the end of a run that went from 2 ranks to 1 or 3 are those of an unbroken one
+    to 4e-8 with ZeRO 0 to 2; with ZeRO 3 they are 6e-4 away, so that is refused.
+    """
+    now, before = config.workers.num_workers, state.get("num_workers")
+    stage = deepspeed_config(config.train, now)["zero_optimization"].get("stage", 0)
+    if stage == 3 and before not in (None, now):
+        raise ConfigError(
+            f"cannot resume {path} with another number of workers: ZeRO 3 checkpoints cannot be converted exactly",
+            got=f"workers.num_workers {now}",
+            wanted=f"{before}",
+            next_step="resume with the old number, or start anew with train.zero_stage 2, which is converted",
+        )
+
+
+@contextlib.contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Sends every logger's records and all warnings to the run's log file while the body runs.
+
+    Nothing is left behind in the process: the next run of it logs to its own file.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(RedactingFilter())
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    hush()
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def hush() -> None:
+    """Takes the libraries' handlers off the terminal; called again after they were imported, which adds them."""
+    for name in NOISY:
+        noisy = logging.getLogger(name)
+        for old in list(noisy.handlers):
+            noisy.removeHandler(old)
+        noisy.propagate = True

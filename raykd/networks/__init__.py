@@ -1,0 +1,1 @@
+"""Networks that raykd trains from scratch, and the heads of all tasks."""

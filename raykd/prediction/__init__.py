@@ -1,0 +1,1 @@
+"""Asking a model: rows in, answers out; what it writes; whether its answers depend on the rows beside."""

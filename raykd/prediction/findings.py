@@ -1,0 +1,88 @@
+"""Findings of self-tests, kept by content in the user's cache folder, so that each model is tested once.
+
+Decision record: one small JSON file a model, written beside its place and renamed, so that several processes may write
+the same one. A file that cannot be read is a model that was not tested; a folder that cannot be written means that the
+test is made again. `RAYKD_CACHE` names another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raykd.prediction.selftest import PaddingFinding
+
+FORMAT = 3
+
+
+def cache_folder() -> Path | None:
+    """Return the folder for what raykd keeps of models on this machine; None where the user has no home."""
+    named = os.environ.get("RAYKD_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    try:
+        root = Path(named).expanduser() if named else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+    return root if os.environ.get("RAYKD_CACHE") else root / "raykd"
+
+
+def content_key(
+    fingerprint: str, task: str, max_length: int, dtype: str, device: str, rule: Any = None
+) -> str:
+    """Return the name of a finding: a hash of all that it follows from.
+
+    Args:
+        fingerprint: Of weights, configuration and tokenizer (`raykd.models.fingerprint`).
+        task: The kind of the task.
+        max_length: Tokens at which this model's texts are cut.
+        device: The kind of device, such as "cpu" or "cuda".
+        rule: How the model is padded as its configuration says.
+    """
+    from importlib.metadata import version
+
+    parts = [FORMAT, fingerprint, task, max_length, dtype, device.partition(":")[0]]
+    parts += [version("torch"), version("transformers"), repr(rule)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def kept_finding(key: str) -> PaddingFinding | None:
+    """Return the finding of this name; None where there is none that can be read."""
+    from raykd.prediction.selftest import PaddingFinding
+
+    folder = cache_folder()
+    try:
+        if folder is None:
+            return None
+        return PaddingFinding.from_json(
+            json.loads((folder / "selftests" / f"{key}.json").read_text(encoding="utf-8"))
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def keep_finding(key: str, finding: PaddingFinding) -> None:
+    """Write a finding; nothing happens where the folder cannot be written."""
+    folder = cache_folder()
+    if folder is None or not finding.is_conclusive:
+        return
+    fresh = folder / "selftests" / f".{uuid.uuid4().hex}"
+    try:
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(json.dumps(finding.to_json()), encoding="utf-8")
+        fresh.replace(fresh.with_name(f"{key}.json"))
+    except OSError:
+        fresh.unlink(missing_ok=True)
+
+
+def found_or_tested(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:
+    """Return the kept finding of this name, or make the test and keep what it finds."""
+    known = kept_finding(key)
+    if known is None:
+        known = test()
+        keep_finding(key, known)
+    return known

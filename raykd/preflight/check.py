@@ -1,0 +1,372 @@
+"""`raykd check`: everything that can be known of a run without taking a worker.
+
+Decision record: each check raises the same error that the run would raise later, but now; `check` collects them,
+so that one call shows all that is wrong, and `preflight` raises the first, so that a run fails before it starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from raykd.cluster.address import asked_for, check_ray
+from raykd.cluster.connection import check_fits, cluster_address, demands_of
+from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.data.rows import Rows
+from raykd.driver.jobs import AnyJob, jobs_of
+from raykd.driver.language_models import check_source_languages, describe_marks
+from raykd.errors import ConfigError, ModelError, RaykdError
+from raykd.folders.places import check_places
+from raykd.preflight.disk import check_disk, disk_of
+from raykd.preflight.folder_check import describe_folder
+from raykd.preflight.model_check import (
+    NOTE,
+    check_made,
+    described,
+    look_at_teacher,
+    look_at_teachers,
+    sign_notes,
+)
+from raykd.preflight.selftests import check_answers, check_student_answers
+from raykd.scoring.unused_teachers import describe_never_asked, never_asked
+from raykd.student.overruled import fixed_keys
+from raykd.student.validation import check_deepspeed
+from raykd.teachers.pool import Group, Placement, group
+from raykd.teachers.spec import TeacherSpec
+from raykd.tracking import look as look_at_records
+from raykd.tracking import redact
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check. error is None where all is well. argument: with which the run starts."""
+
+    what: str
+    detail: str
+    error: RaykdError | None = None
+    argument: str = ""
+
+
+def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
+    """What is known of one teacher.
+
+    Raises:
+        ModelError, LabelMismatchError, ConfigError: as loading it would.
+    """
+    if teacher.training is not None:
+        check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
+        languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
+        return f"will be trained: {teacher.training.model.kind} on {languages}"
+    path = Path(str(teacher.path))
+    if not path.is_dir():
+        if path.is_absolute() or str(teacher.path).startswith("."):
+            raise ModelError(
+                f"teacher {teacher.name}: there is no model directory {path}",
+                got=str(path),
+                wanted="a directory with config.json and safetensors weights, or a hub name",
+                next_step=f"correct teachers.{teacher.name}.path",
+            )
+        return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
+    return described(*look_at_teacher(teacher, config, path))
+
+
+def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
+    """What a run asks before it makes its folder; data are read after that, as what they hold is logged.
+
+    Args:
+        together: whether teachers keep their resources while students train.
+    Returns:
+        What a reader must know before the run begins.
+    Raises:
+        RaykdError: the first that `check` would show.
+    """
+    check_ray(config.ray)
+    for member in config.members.values():
+        check_combinations(member)
+        for teacher in member.active_teachers:
+            check_teacher(teacher, member)
+    look_at_teachers(config)
+    check_student(config)
+    check_pool(config)
+    check_resources(config, together=together)
+    check_places(config)
+    check_disk(disk_of(config))
+    return look_at_records(config.tracking, Path(config.output).resolve()).notes
+
+
+def say_notes(console: Console, notes: Iterable[str]) -> None:
+    """Say what a reader must know, a line each."""
+    for note in notes:
+        console.print(f"[yellow]note[/yellow]     {escape(redact(note))}", highlight=False, soft_wrap=True)
+
+
+def check_combinations(config: RunConfig) -> str:
+    """Keys that are valid one by one and wrong together.
+
+    Raises:
+        ConfigError: what, and which two keys.
+    """
+    made = {"student": config.student}
+    made |= {f"teacher {t.name}": t.training.model for t in config.active_teachers if t.training is not None}
+    for name, model in made.items():
+        positions = getattr(model, "max_positions", None)
+        for key in ("max_length", "max_target_length"):
+            limit = getattr(config.task, key, 0)
+            if positions is not None and limit > positions:
+                raise ConfigError(
+                    f"task.{key} is larger than max_positions of the {name}",
+                    got=limit,
+                    wanted=f"at most {positions}",
+                )
+        written = getattr(config.task, "max_new_tokens", 0) if getattr(config.task, "written", ()) else 0
+        read = getattr(config.task, "prompt_tokens", 0) if config.task.kind == "causal_lm" else 0
+        if positions is not None and written and read + written > positions:
+            raise ConfigError(
+                f"task.max_new_tokens is larger than max_positions of the {name} leave",
+                got=f"{written} tokens to write" + (f" after a prompt of up to {read}" if read else ""),
+                wanted=f"at most {positions} together",
+                next_step="lower task.max_new_tokens or task.max_length, or raise max_positions",
+            )
+    languages = set(config.data.select_languages or config.data.languages)
+    spoken = [t.language_set for t in config.active_teachers]
+    silent = sorted(lang for lang in languages if spoken and not any(s is None or lang in s for s in spoken))
+    notes = _check_deepspeed(config)
+    if silent:
+        told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
+        return described(told, notes)
+    return described("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+
+
+def _check_deepspeed(config: RunConfig) -> list[str]:
+    """Checks the DeepSpeed configurations of student and teachers, for the workers that each asks for."""
+    notes = check_deepspeed(config.train, config.workers.num_workers, gpus=config.workers.num_gpus > 0)
+    for key, by in fixed_keys(config.train).items():
+        if any(key.removeprefix("train.") in phase.set.get("train", {}) for phase in config.phases):
+            raise ConfigError(
+                f"phases set {key}, which has no effect, since {by} sets it",
+                got=f"both phases and {by}",
+                wanted="one of them",
+                next_step=f"set {by.rpartition('.')[2]} to auto",
+            )
+    for teacher in config.active_teachers:
+        if teacher.training is not None:
+            train, workers = teacher.training.train, teacher.training.workers
+            try:
+                found = check_deepspeed(train, workers.num_workers, gpus=workers.num_gpus > 0)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"teachers.{teacher.name}.training: {error.what}",
+                    got=error.got,
+                    wanted=error.wanted,
+                    next_step=error.next_step,
+                ) from None
+            notes += [f"teachers.{teacher.name}.training: {note}" for note in found]
+    return notes
+
+
+def available_here(config: Run) -> tuple[dict[str, float], str] | None:
+    """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
+    if asked_for(config.ray)[0] not in (None, "local"):
+        return None
+    has = {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}
+    if _asks_for_gpus(config):
+        import torch
+
+        has["GPU"] = float(torch.cuda.device_count())
+    return has, "this machine"
+
+
+def _asks_for_gpus(config: Run) -> bool:
+    training = [t.training.workers for t in config.active_teachers if t.training is not None]
+    return any(w.num_gpus for w in [config.workers, *training]) or any(
+        t.actor.num_gpus for t in config.active_teachers
+    )
+
+
+def check(
+    config: Run,
+    *,
+    together: bool = True,
+    folder: Callable[[Sequence[AnyJob]], tuple[str, str]] | None = None,
+) -> list[Finding]:
+    """All findings, good and bad, in the order of the run.
+
+    Args:
+        together: whether teachers keep their resources while students train.
+        folder: describes what is there already, as `describe_folder`; None describes the run's.
+    """
+    findings: list[Finding] = []
+
+    def look(what: str, body: Callable[[], str]) -> None:
+        try:
+            findings.append(Finding(what, body()))
+        except RaykdError as error:
+            findings.append(Finding(what, "", error))
+
+    for name, member in config.members.items():
+        look(f"combinations {name}".rstrip(), partial(check_combinations, member))
+        for teacher in member.active_teachers:
+            look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
+    read: list[AnyJob] = []
+    look("data", lambda: _check_data(config, read))
+    findings.append(_look_at_folder(folder or partial(describe_folder, config), read))
+    for job in read[-1:]:
+        for task, part in job.parts.items():
+            idle = describe_never_asked(never_asked(config.members[task], part.data.train.languages))
+            findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
+    look("student", lambda: check_student(config))
+    if read and not any(finding.error for finding in findings):
+        _look_at_rows(config, read[-1], look)
+        _look_at_selftests(config, read[-1], look)
+    look("Ray", lambda: check_ray(config.ray))
+    if config.serving.pool is not None:
+        look("teacher pool", lambda: check_pool(config))
+    look("resources", lambda: check_resources(config, together=together))
+    look("output", lambda: check_places(config))
+    look("tracking", lambda: _look_at_records(config))
+    look(
+        "disk",
+        lambda: check_disk(disk_of(config, {t: p.data for t, p in read[-1].parts.items()} if read else None)),
+    )
+    return findings
+
+
+def _look_at_records(config: Run) -> str:
+    """Where the run will be recorded, which is asked whether it can be."""
+    found = look_at_records(config.tracking, Path(config.output).resolve())
+    return described(str(found), list(found.notes))
+
+
+def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
+    """What rows hold that a model would read otherwise than as text."""
+    for name, member in config.members.items():
+        rows = job.parts[name].data.train
+        look(f"rows {name}".rstrip(), partial(_say_signs, member, rows))
+
+
+def _say_signs(member: RunConfig, rows: Rows) -> str:
+    notes = sign_notes(member, rows)
+    return described("special tokens in texts", notes) if notes else "no special tokens in texts"
+
+
+def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
+    """Self-tests of the teachers that a check can load."""
+    for name, member in config.members.items():
+        rows = job.parts[name].data.train
+        for teacher in member.active_teachers if config.serving.pool is None else ():
+            if teacher.path is not None and Path(teacher.path).is_dir():
+                look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
+        if member.student.kind == "pretrained" and Path(member.student.path).is_dir():
+            look("self-test student", partial(check_student_answers, member, rows))
+
+
+def _check_data(config: Run, read: list[AnyJob]) -> str:
+    """Args: read: takes the jobs, for what is checked after."""
+    teachers, students = jobs_of(config, Path(config.output) / config.name)
+    read += students
+    remarks = dict.fromkeys(line for part in students[-1].parts.values() for line in part.data.remarks())
+    return "; ".join([*(_describe(job) for job in [*teachers, *students]), *remarks])
+
+
+def _look_at_folder(
+    describe: Callable[[Sequence[AnyJob]], tuple[str, str]], jobs: Sequence[AnyJob]
+) -> Finding:
+    try:
+        text, argument = describe(jobs)
+    except RaykdError as error:
+        return Finding("folder", "", error)
+    return Finding("folder", f"{NOTE}{text}" if argument else text, argument=argument)
+
+
+def _describe(job: AnyJob) -> str:
+    told = []
+    for name, part in job.parts.items():
+        rows, labelled = len(part.data.train), int(part.data.train.labelled.sum())
+        told.append(f"{name} {labelled:,} labelled and {rows - labelled:,} unlabelled texts".lstrip())
+        if part.data.train.take(range(1)).in_mode("optional").all():
+            bare = sum(not gold for gold in part.data.train.golds or ()) - (rows - labelled)
+            told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
+        looks = (check_source_languages, describe_marks)
+        told += filter(None, (look(part.config, part.data.train) for look in looks))
+    return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"
+
+
+def check_student(config: Run) -> str:
+    """What the student is.
+
+    Raises:
+        ModelError, ConfigError: a checkpoint that it starts from cannot be loaded, or does not fit the task.
+    """
+    found = [check_made(member.student, member, "student") for member in config.members.values()]
+    said = dict.fromkeys(what for what, _ in found if what)
+    notes = dict.fromkeys(note for _, notes in found for note in notes)
+    return described("; ".join([config.student.kind, *said]), list(notes))
+
+
+def check_pool(config: Run) -> str:
+    """Whether a named pool can be asked for; what it serves is compared when the run has connected.
+
+    Raises:
+        ConfigError: the run would start a local Ray of its own, where there is none.
+    """
+    if config.serving.pool is None:
+        return "the run starts its teachers"
+    address = cluster_address(config.ray, f"the teacher pool {config.serving.pool}")
+    return f"{config.serving.pool} at {address or 'this Ray'}: not checked before the run connects to it"
+
+
+def groups_of(config: Run) -> list[Group]:
+    """The teachers' processes that a run starts; none where a named pool is there already."""
+    groups: list[Group] = []
+    for member in config.members.values() if config.serving.pool is None else ():
+        groups += group(
+            [
+                Placement(TeacherSpec(t.name, "", member.data.labels, member.task), t.actor)
+                for t in member.active_teachers
+            ]
+        )
+    return groups
+
+
+def check_resources(config: Run, *, together: bool = True) -> str:
+    """What the run holds at once, compared with this machine unless it goes to a cluster.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    groups = groups_of(config)
+    stages = demands_of(config, groups, together=together)
+    here = available_here(config)
+    for demands in stages:
+        if here is not None:
+            check_fits(demands, *here)
+    thin = [g.name for g in groups if g.num_gpus == 0 and g.num_cpus < 1]
+    cpus = max(sum(d.cpus for d in demands) for demands in stages)
+    text = f"at most {cpus:g} CPUs at once"
+    if thin:
+        text += (
+            f"; less than one CPU is asked for a process that runs one thread: {', '.join(thin)} (teachers of the same "
+            "actor.group share a process)"
+        )
+    return text + _idle_replicas(config, groups)
+
+
+def _idle_replicas(config: Run, groups: list[Group]) -> str:
+    """A worker's batch goes to one replica of a group, so no more replicas work than batches are asked for at once."""
+    ahead = config.serving.prefetch + 1
+    batches = ahead * config.train.gradient_accumulation * config.workers.num_workers
+    idle = [
+        f"{g.name.removeprefix('teacher:')} has {g.replicas} replicas" for g in groups if g.replicas > batches
+    ]
+    if not idle:
+        return ""
+    return (
+        f"; {', '.join(idle)}, but no more than {batches} batches are asked for at once while students train: raise "
+        "serving.prefetch"
+    )

@@ -1,0 +1,129 @@
+"""The part of `raykd doctor` that asks a cluster: its nodes, its dashboard.
+
+Decision record: each node is asked by a task of its own that holds no CPU, so that a busy cluster answers too; a node
+that does not answer within a minute is a finding and not a hang.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import urllib.error
+import urllib.request
+from importlib.metadata import version
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raykd.cluster.connection import connect
+from raykd.config import RayConfig
+from raykd.errors import RaykdError, ResourceError
+from raykd.preflight.doctor import probe_file
+from raykd.preflight.plan import Item
+
+ANSWER_S = 60.0
+"""Longest wait for a node, which may have to start a process and import raykd."""
+COMPARED = ("raykd", "ray", "torch", "transformers", "deepspeed")
+
+
+def cluster(output: Path, address: str) -> list[Item]:
+    """What the cluster at this address is, node by node."""
+    here = ray.is_initialized()
+    try:
+        connect(RayConfig(address=address))
+    except RaykdError as error:
+        return [Item("cluster", "", error=error)]
+    try:
+        return [*_nodes(output), _dashboard()]
+    finally:
+        if not here:
+            ray.shutdown()
+
+
+def look(path: str) -> dict[str, str]:
+    """What a node sees; runs there."""
+    seen = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    versions = {name: version(name) for name in COMPARED}
+    return {"host": socket.gethostname(), "seen": seen, "python": platform.python_version(), **versions}
+
+
+def _nodes(output: Path) -> list[Item]:
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    probe = probe_file(output)
+    try:
+        task: Any = ray.remote(num_cpus=0)(look)
+        asked = {
+            node["NodeID"]: task.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(probe))
+            for node in alive
+        }
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
+        return [_node(node, asked[node["NodeID"]], probe, len(alive)) for node in alive]
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _node(node: dict[str, Any], answer: Any, probe: Path, nodes: int) -> Item:
+    name = f"node {node['NodeManagerAddress']}"
+    held = ", ".join(f"{k} {v:g}" for k, v in sorted(node["Resources"].items()) if k in ("CPU", "GPU"))
+    try:
+        said = ray.get(answer, timeout=1.0)
+    except Exception as error:  # of Ray, or whatever its Python lacks
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Item(name, "", error=ResourceError(
+            f"{name} did not answer", got=lines[-1][:300], wanted="a node with this raykd installed",
+            next_step="use one image (the same packages) for all nodes; raykd's Dockerfile is in cluster/",
+        ))  # fmt: skip
+    own = {"python": platform.python_version(), **{n: version(n) for n in COMPARED}}
+    others = [f"{n} {said[n]} (here {own[n]})" for n in own if said[n] != own[n]]
+    if others:
+        return Item(name, "", error=ResourceError(
+            f"{name} has other versions", got=", ".join(others), wanted="the same on all nodes",
+            next_step="use one image for head, teachers and students",
+        ))  # fmt: skip
+    if said["seen"] != probe.name:
+        return Item(name, "", error=ResourceError(
+            f"{name} does not see the output folder", got=f"no {probe} there",
+            wanted="one file system that this machine and all nodes see at the same path",
+            next_step="mount it on every node, and set output to a folder on it",
+        ))  # fmt: skip
+    alone = ", the only one: a shared file system is not needed" if nodes == 1 else ", sees the output folder"
+    return Item(name, f"{said['host']}: {held or 'no CPU'}, same versions{alone}")
+
+
+def _dashboard() -> Item:
+    """Whether a stranger may use the dashboard's Jobs API, which runs any command."""
+    node = ray._private.worker.global_worker.node
+    url = None if node is None else node.address_info.get("webui_url")
+    if not url:
+        return Item(
+            "dashboard", "there is none; raykd submit and sweeps of several workers need it", doubt=True
+        )
+    answered = _status(f"http://{url}/api/jobs/")
+    host = url.rpartition(":")[0].strip("[]")
+    open_to_all = answered == 200
+    if not open_to_all:
+        return Item("dashboard", f"{url} refuses whoever has no token (HTTP {answered})")
+    if host == "localhost" or ip_address(host).is_loopback:
+        return Item("dashboard", f"{url} is open without a token, to this machine's users alone")
+    return Item("dashboard", "", error=ResourceError(
+        f"the dashboard {url} lets everybody who reaches it run commands",
+        got=f"HTTP 200 without a token, RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'unset')}",
+        wanted="token authentication, or an address that only this machine reaches",
+        next_step="start the cluster with RAY_AUTH_MODE=token, or with --dashboard-host=127.0.0.1",
+    ))  # fmt: skip
+
+
+def _status(url: str) -> int | str:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError) as error:
+        return f"no answer: {error}"

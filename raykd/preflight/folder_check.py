@@ -1,0 +1,58 @@
+"""What `raykd check` says of the folder that a run or a sweep would use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from raykd.config import Run
+from raykd.driver.growth import plan_growth
+from raykd.driver.jobs import AnyJob, data_fingerprints
+from raykd.errors import ConfigError
+from raykd.folders.earlier_start import Earlier
+from raykd.folders.folder import Owner, check_rows, look_at_folder, path_of, status_of
+
+
+def describe_folder(config: Run, jobs: Sequence[AnyJob] = ()) -> tuple[str, str]:
+    """What lies in a run's folder already, for people, and the argument with which the run starts.
+
+    Args:
+        jobs: baseline and student; none where their data could not be read.
+    Raises:
+        ConfigError: the folder can neither be gone on with nor be emptied.
+    """
+
+    def go_on(path: Path) -> Earlier:
+        earlier = look_at_folder(config, resume=True, overwrite=False)
+        if jobs:
+            check_rows(path, earlier.state, data_fingerprints(jobs[-1]))
+            plan_growth(earlier, config, jobs, path)
+        return earlier
+
+    return describe(config, go_on, "--resume")
+
+
+def describe(owner: Owner, go_on: Callable[[Path], Earlier], option: str) -> tuple[str, str]:
+    """As `describe_folder`, of a run or a sweep.
+
+    Args:
+        go_on: looks whether the folder can be gone on with. option: which does that.
+    """
+    path = path_of(owner)
+    if not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
+        return f"{path} is new", ""
+    look_at_folder(owner, resume=False, overwrite=True)
+    anew = f"--overwrite starts anew, name={path.name}-2 makes another"
+    try:
+        earlier = go_on(path)
+    except ConfigError as error:
+        return (
+            f"{path} is there; {option} is refused: {error.what}: {error.got}; {anew}",
+            f"name={path.name}-2",
+        )
+    changes, status = earlier.changes.allowed, status_of(path, earlier.state)
+    goes_on = (
+        "goes on" if status != "finished" else "trains on" if earlier.changes.growing else "shows its results"
+    )
+    goes_on += f" with {', '.join(map(str, changes))}" if changes else ""
+    return f"{path} exists already, {status}: {option} {goes_on}, {anew}", option

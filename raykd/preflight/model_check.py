@@ -1,0 +1,255 @@
+"""Models against a run: what their directories say of themselves, and what the run asks of them.
+
+Decision record: everything here is known from files and settings alone, so `raykd check` and the start of every run
+ask it before a worker is taken. What is refused names the key; what is only worth knowing is returned as notes, which
+the check prints on the model's line and the run logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raykd import models
+from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.data.rows import Rows
+from raykd.driver.language_models import check_language_model
+from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
+from raykd.models.bases import inspect_base
+from raykd.networks.heads import known_head
+from raykd.pretrained.lengths import check_room, check_student_length, check_target, teacher_length
+from raykd.pretrained.tokenizers import look_at
+from raykd.tasks.language import LanguageTask
+from raykd.text.tokens import marker_ids
+
+log = logging.getLogger("raykd.runs")
+NOTE = "note: "
+"""How what is worth knowing, and no fault, begins on a line of the check."""
+_SPECIAL = {"transformer": (2, 3), "lstm": (2, 3), "decoder": (1, 1), "encoder_decoder": (1, 1)}
+"""Special tokens that the tokenizers learnt by raykd add to a text, and to a pair."""
+
+
+def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """Compare a teacher's directory with a run.
+
+    Args:
+        teacher: Its configuration.
+        config: The run's.
+        folder: Its directory.
+
+    Returns:
+        What it is, and notes.
+
+    Raises:
+        ModelError, LabelMismatchError, ConfigError: As loading it or asking it would raise.
+    """
+    task, name = config.task, teacher.name
+    with _named(f"teacher {name}"):
+        looked = models.inspect_model(folder, task.kind, trust_remote_code=teacher.trust_remote_code)
+    try:
+        task.columns(looked.labels, config.data.labels, teacher.label_map, name)
+    except LabelMismatchError as error:
+        next_step = "; ".join(filter(None, [error.next_step, *looked.notes]))
+        raise LabelMismatchError(
+            error.what, got=error.got, wanted=error.wanted, next_step=next_step
+        ) from None
+    length, said = teacher_length(name, teacher.max_length, looked.trained_length, looked, task)
+    set_by = f"teachers.{name}.max_length" if teacher.max_length is not None else "task.max_length"
+    if teacher.max_length is None and length < task.max_length:
+        set_by = f"the length of teacher {name}"
+    check_room(set_by, length, looked.tokenizer.special, task, pairs=_has_pairs(config))
+    check_target(f"teacher {name}", looked, task)
+    _check_markers(config, folder, f"teacher {name}", trust_remote_code=teacher.trust_remote_code)
+    types = looked.token_types is not None and looked.token_types < 2 and looked.tokenizer.token_types
+    if types and _has_pairs(config):
+        said = "; ".join(filter(None, [said, "token types are left out, as its table has one row"]))
+    what = f"{looked.kind}, labels {', '.join(looked.labels)}" if looked.labels else looked.kind
+    set_aside = check_language_model(
+        f"teacher {name}",
+        folder,
+        config,
+        length,
+        teacher.language_set,
+        teacher.language_codes,
+        trust_remote_code=teacher.trust_remote_code,
+    )
+    return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
+
+
+def described(what: str, notes: Sequence[str]) -> str:
+    """Join what a model is with its notes, as a line of the check."""
+    return "; ".join([what, *(f"{NOTE}{note}" for note in notes)])
+
+
+def look_at_teachers(config: Run) -> None:
+    """Compare every teacher that exists with the run, names of the hub too, and log what is worth knowing.
+
+    Raises:
+        RaykdError: As `look_at_teacher`; or a name that the hub does not give.
+    """
+    for member in config.members.values():
+        for teacher in member.active_teachers:
+            if teacher.path is None:
+                continue
+            folder = models.resolve(
+                teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
+            )
+            for note in look_at_teacher(teacher, member, folder)[1]:
+                log.warning("teacher %s: %s", teacher.name, note)
+
+
+def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str, ...]]:
+    """Compare a model that a run trains, student or teacher, with the run.
+
+    Args:
+        model: The member of the union of students.
+        config: The run's.
+        key: Where the model stands in the run file, for messages.
+
+    Returns:
+        What is to be said of it ("" is nothing), and notes.
+
+    Raises:
+        ModelError, ConfigError: A checkpoint that it starts from cannot be loaded, or the task does not fit it.
+    """
+    task = config.task
+    markers = getattr(task, "markers", ())
+    if markers and model.kind == "linear":
+        raise ConfigError(
+            f"{key}: a linear model counts pieces of words and keeps no sign of task.markers whole",
+            got=f"kind linear, markers {list(markers)}",
+            wanted="a model with a tokenizer",
+            next_step="choose another kind (lstm, transformer, pretrained), or leave task.markers out",
+        )
+    if model.kind != "pretrained":
+        special = _SPECIAL.get(model.kind, (0, 0))
+        if getattr(model, "vocabulary", "own") == "own":
+            check_room("task.max_length", task.max_length, special, task, pairs=_has_pairs(config))
+        return "", ()
+    folder = Path(model.path)
+    if not folder.is_dir():
+        if folder.is_absolute() or str(model.path).startswith("."):
+            raise ModelError(
+                f"{key}: there is no model directory {folder}",
+                got=str(folder),
+                wanted="a directory with config.json and safetensors weights, or a hub name",
+                next_step=f"correct {key}.path",
+            )
+        return f"{model.path}: no directory here, taken for a name of the hub and not checked", ()
+    with _named(key if "." in key else f"the {key}"):
+        looked = inspect_base(
+            folder,
+            tuple(config.data.labels),
+            known_head(task.kind) or "classification",
+            trust_remote_code=model.trust_remote_code,
+            layers=model.layers,
+        )
+    note = check_student_length(looked, task)
+    check_room("task.max_length", task.max_length, looked.tokenizer.special, task, pairs=_has_pairs(config))
+    check_target("the student", looked, task)
+    set_aside = check_language_model(
+        f"the {key}",
+        folder,
+        config,
+        None,
+        None,
+        model.language_codes,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return set_aside, (note,) if note else ()
+
+
+def _has_pairs(config: RunConfig) -> bool:
+    return config.data.columns.text_pair is not None
+
+
+def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_code: bool) -> None:
+    """Refuse a teacher that exists and cuts the task's markers to pieces.
+
+    Raises:
+        ConfigError: Names the teacher and the markers.
+    """
+    markers = getattr(config.task, "markers", ())
+    if not markers:
+        return
+    tokenizer = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    with _named(who):
+        marker_ids(tokenizer, markers)
+
+
+@contextmanager
+def _named(who: str) -> Iterator[None]:
+    """Put the name of a model before what is wrong with it."""
+    try:
+        yield
+    except RaykdError as error:
+        raise type(error)(
+            f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
+        ) from None
+
+
+MOST_ROWS = 100_000
+"""Rows that are searched for special tokens."""
+
+
+def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
+    """Count rows in which a special token of a teacher, or of the student's checkpoint, stands as text.
+
+    A tokenizer reads "[SEP]" in a text as the token itself. Language tasks count such rows by themselves.
+
+    Args:
+        config: The run's.
+        rows: Its training rows.
+
+    Raises:
+        DataError: A row holds a special token that the model has no row for.
+    """
+    task, found = config.task, []
+    if isinstance(task, LanguageTask):
+        return []
+    for teacher in config.active_teachers:
+        if teacher.path is not None and Path(teacher.path).is_dir():
+            looked = models.inspect_model(
+                Path(teacher.path), task.kind, trust_remote_code=teacher.trust_remote_code
+            )
+            found.append(
+                _signs_in(rows, task, f"teacher {teacher.name}", looked.tokenizer.signs, looked.rowless)
+            )
+    student = config.student
+    if student.kind == "pretrained" and Path(student.path).is_dir():
+        tokenizer = models.load_tokenizer(student.path, trust_remote_code=student.trust_remote_code)
+        found.append(_signs_in(rows, task, "the student", look_at(tokenizer).signs, ()))
+    return [note for note in found if note]
+
+
+def _signs_in(rows: Rows, task: Any, who: str, signs: Sequence[str], rowless: Sequence[str]) -> str:
+    """What is to be said of the signs of one model in the rows; "" where there are none."""
+    count, shown = _count([sign for sign in signs if sign not in getattr(task, "markers", ())], rows)
+    if broken := sorted(set(shown) & set(rowless)):
+        raise DataError(
+            f"texts hold special tokens of {who} that its model has no row for",
+            got=f"{', '.join(broken)} in {count:,} training rows",
+            wanted="texts without them",
+            next_step="take them out of the texts, or resize the model (resize_token_embeddings) and save it again",
+        )
+    return (
+        f"{count:,} training rows hold {', '.join(shown)} as text, which {who} reads as special tokens"
+        if count
+        else ""
+    )
+
+
+def _count(signs: Sequence[str], rows: Rows) -> tuple[int, list[str]]:
+    """Rows that hold a sign, of the first `MOST_ROWS`, and which signs."""
+    if not signs:
+        return 0, []
+    pattern = re.compile("|".join(map(re.escape, sorted(signs, key=len, reverse=True))))
+    seconds = rows.pairs or ()
+    held: list[set[str]] = [set(pattern.findall(text)) for text in rows.texts[:MOST_ROWS]]
+    for at, text in enumerate(seconds[:MOST_ROWS]):
+        held[at] |= set(pattern.findall(text))
+    return sum(map(bool, held)), sorted(set().union(*held))

@@ -1,0 +1,199 @@
+"""`raykd plan`: what a run will hold, do and leave, with the arithmetic, before anything starts.
+
+Decision record: numbers follow from the configuration and the rows alone; Ray is not asked. Time is not guessed: it
+is told only where an earlier run in the same folder measured steps of the same student, task, batch and workers, and
+is called unknown otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raykd.checkpoint.curves import FILE, Curves
+from raykd.cluster.connection import Demand, demands_of
+from raykd.config import Run
+from raykd.config.loading import load_any
+from raykd.data.load import Dataset
+from raykd.driver.jobs import AnyJob, jobs_of
+from raykd.errors import RaykdError
+from raykd.preflight.check import available_here, check_resources, groups_of
+from raykd.preflight.disk import Disk, check_disk, disk_of, shown
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a plan. what: of what it speaks, as `check` names it. doubt: whether it needs a look. error: why it
+    cannot work."""
+
+    what: str
+    detail: str
+    doubt: bool = False
+    error: RaykdError | None = None
+
+
+def plan_run(config: Run, *, together: bool = True) -> list[Item]:
+    """The plan of a run.
+
+    Args:
+        together: whether teachers keep their resources while students train.
+    Raises:
+        RaykdError: files, rows or combinations that cannot be a run; `raykd check` shows all of them.
+    """
+    teachers, students = jobs_of(config, Path(config.output).resolve() / config.name)
+    data = {task: part.data for task, part in students[-1].parts.items()}
+    return [
+        *resources(config, together=together),
+        *steps([*teachers, *students]),
+        *sizes(disk_of(config, data)),
+        duration(config, students[-1]),
+    ]
+
+
+def resources(config: Run, *, together: bool = True) -> list[Item]:
+    """What each stage holds at once, and what is there."""
+    stages = demands_of(config, groups_of(config), together=together)
+    here = available_here(config)
+    has = (
+        f"of {_amounts(here[0])} on {here[1]}"
+        if here is not None
+        else "of the cluster that ray.address names"
+    )
+    items = []
+    for number, demands in enumerate(stages, start=1):
+        total = _total(demands)
+        parts = "; ".join(f"{d.name} {_amounts(_held(d))}" for d in demands)
+        wanting = here is not None and any(here[0].get(n, 0.0) + 1e-6 < amount for n, amount in total.items())
+        told = f" = {_amounts(total)}" if len(demands) > 1 else ""
+        items.append(Item(f"stage {number}", f"{parts}{told} {has}", wanting))
+    try:
+        check_resources(config, together=together)
+    except RaykdError as error:
+        items.append(Item("resources", "", error=error))
+    return items
+
+
+def steps(jobs: Sequence[AnyJob]) -> list[Item]:
+    """Steps of each job, as they come about."""
+    items = []
+    for job in jobs:
+        kept = " (is there already)" if job.done else ""
+        items.append(Item(job.name, f"{_counted(job)}{kept}"))
+    return items
+
+
+def _counted(job: AnyJob) -> str:
+    train = job.config.train
+    batches = sum(max(1, part.rows // train.batch_size) for part in job.parts.values())
+    rows = sum(part.rows for part in job.parts.values())
+    epoch = f"{rows:,} rows / batch {train.batch_size} = {batches:,} steps an epoch"
+    if train.steps is not None:
+        return f"{job.steps:,} steps (train.steps); {epoch}"
+    return f"{epoch} x {3.0 if train.epochs is None else train.epochs:g} epochs = {job.steps:,} steps"
+
+
+def sizes(disk: Disk) -> list[Item]:
+    """Weights, checkpoints, answers and free space."""
+    weights = Item("weights", "unknown before its tokenizer and checkpoint are there", doubt=True)
+    if disk.parameters is not None and disk.checkpoint is not None:
+        a_parameter = disk.checkpoint // disk.parameters
+        weights = Item(
+            "weights",
+            f"{disk.parameters:,} weights at its largest vocabulary; a checkpoint is {a_parameter} bytes x "
+            f"{disk.parameters:,} = {shown(disk.checkpoint)}",
+        )
+    items = [weights]
+    for part in disk.store:
+        if part.bytes is None:
+            detail = f"{part.pairs:,} texts; bytes unknown: the teacher's width is in no local config.json"
+        else:
+            each = part.bytes / max(1, part.pairs)
+            about = "about " if part.about else ""
+            detail = f"{part.pairs:,} texts x {about}{each:,.0f} bytes = {about}{shown(part.bytes)}"
+        items.append(Item(f"answers of {part.teacher}", detail, doubt=part.bytes is None))
+    total = sum(part.bytes or 0 for part in disk.store)
+    if total > disk.store_limit:
+        items.append(
+            Item(
+                "store",
+                f"{shown(total)} of answers, serving.store_limit_gb keeps {shown(disk.store_limit)}: what does not "
+                "stay is computed again in every epoch",
+                doubt=True,
+            )
+        )
+    try:
+        told = check_disk(disk)
+        items.append(Item("disk", told, doubt=disk.free is None or disk.free < disk.needed))
+    except RaykdError as error:
+        items.append(Item("disk", "", error=error))
+    return items
+
+
+def duration(
+    config: Run, student: AnyJob, trials: int = 1, at_once: int = 1, budget_s: float | None = None
+) -> Item:
+    """Seconds of the student's training, if an earlier run in its folder measured such steps.
+
+    Args:
+        trials: students of a sweep. at_once: of them at one time. budget_s: when no more of them begin.
+    """
+    folder = Path(config.output).resolve() / config.name
+    pace = measured_pace(config, folder)
+    if pace is None:
+        return Item(
+            "time",
+            "unknown: nothing of this kind was measured yet; a few steps tell: "
+            f"raykd train RUN.yaml name={config.name}-probe train.epochs=null train.steps=50, then plan with that name",
+        )
+    rounds = -(-trials // at_once)
+    counted = f"{student.steps:,} steps x {1000 * pace:,.1f} ms (measured in {folder})"
+    if trials > 1:
+        counted = f"{trials:,} trials, {at_once} at once = {rounds:,} rounds x {counted}"
+    return Item(
+        "time",
+        f"{counted} = {rounds * student.steps * pace:,.0f} s of training {'the student' if trials == 1 else 'students'}"
+        f"{' at most' if trials > 1 else ''}; start, teachers and scoring come on top"
+        + ("" if budget_s is None else f"; time_budget_s ends it after {budget_s:,.0f} s"),
+    )
+
+
+def measured_pace(config: Run, folder: Path) -> float | None:
+    """Seconds a step of the student of the run in this folder; None if there is none, or it was another one."""
+    try:
+        before = load_any(folder / "run.yaml")
+        points = Curves(folder / FILE).by_job.get("student", [])
+    except (RaykdError, OSError):
+        return None
+    alike = (
+        before.student == config.student
+        and before.task == config.task
+        and before.workers == config.workers
+        and before.train.batch_size == config.train.batch_size
+        and before.train.precision == config.train.precision
+    )
+    timed = sorted((p.step, p.time_ms) for p in points)
+    if not alike or len(timed) < 2 or timed[-1][0] <= timed[0][0] or timed[-1][1] <= timed[0][1]:
+        return None
+    return (timed[-1][1] - timed[0][1]) / 1000 / (timed[-1][0] - timed[0][0])
+
+
+def disk_of_trials(base: Run, data: Dataset, trials: int, at_once: int) -> Disk:
+    """What a sweep needs: each trial keeps its newest checkpoint till the sweep ends, and writes one more."""
+    return disk_of(base, {"": data}, copies=trials + at_once, trials=trials)
+
+
+def _held(demand: Demand) -> dict[str, float]:
+    return {"CPU": demand.cpus, "GPU": demand.gpus, **demand.resources}
+
+
+def _total(demands: Sequence[Demand]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for demand in demands:
+        for name, amount in _held(demand).items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def _amounts(held: dict[str, float]) -> str:
+    return ", ".join(f"{name} {amount:g}" for name, amount in held.items() if amount) or "nothing"

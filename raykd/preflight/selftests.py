@@ -1,0 +1,107 @@
+"""The self-tests that `raykd check` makes: of models that lie on this machine and are small enough to load.
+
+Decision record: the serving process tests its teacher in any case before it stores an answer, so a check only moves bad
+news to where it costs nothing. What it finds is kept twice: by content, where the serving process looks it up, and by
+the files' names, sizes and times, so that the second check neither reads the weights nor imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from raykd.config import RunConfig, TeacherConfig
+from raykd.data.rows import Rows
+from raykd.prediction.findings import content_key, keep_finding, kept_finding
+
+LARGEST = 2 * 10**9
+"""Bytes of weights up to which a check loads a teacher."""
+ROWS = 64
+"""Rows that a test chooses from."""
+
+
+def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
+    """Test whether a teacher's answer to a text depends on the texts beside it; return what was found.
+
+    Args:
+        teacher: One with a folder on this machine.
+        rows: Training rows of the run.
+
+    Raises:
+        ModelError: The model draws at random, fails at a row, or answers with NaN.
+    """
+    folder = Path(str(teacher.path))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > LARGEST:
+        return f"left to its serving process: {size / 1e9:.1f} GB of weights"
+    spoken = [
+        i
+        for i, lang in enumerate(rows.languages)
+        if teacher.language_set is None or lang in teacher.language_set
+    ]
+    if not spoken:
+        return "no training row in its languages"
+    key = content_key(
+        _stamp(folder),
+        config.task.kind,
+        teacher.max_length or config.task.max_length,
+        config.serving.dtype,
+        "cpu",
+    )
+    found = kept_finding(key)
+    if found is None:
+        from raykd.driver.pool import spec_of
+        from raykd.prediction.selftest import not_finite
+        from raykd.teachers.teacher import Teacher
+
+        spec = replace(spec_of(config, teacher, {}), store=None)
+        found = Teacher(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
+        if not math.isfinite(found.difference):
+            raise not_finite(f"teacher {teacher.name}")
+        keep_finding(key, found)
+    return found.describe()
+
+
+def check_student_answers(config: RunConfig, rows: Rows) -> str:
+    """Test the same of the checkpoint that a student starts from; return what was found.
+
+    Args:
+        config: A run whose student has a folder on this machine.
+        rows: Training rows of the run.
+
+    Raises:
+        ModelError: The model draws at random, or fails at a row.
+    """
+    assert config.student.kind == "pretrained"
+    folder = Path(config.student.path)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > LARGEST or not len(rows):
+        return f"left to its workers: {size / 1e9:.1f} GB of weights"
+    key = content_key(
+        _stamp(folder),
+        f"student {config.student.layers} {config.task.kind}",
+        config.task.max_length,
+        "float32",
+        "cpu",
+    )
+    found = kept_finding(key)
+    if found is None:
+        from raykd.driver.loop import fresh_student
+        from raykd.student.member import find_student_padding
+        from raykd.text.tokens import add_markers
+
+        tokenizer = config.student.fit_tokenizer([])
+        student = fresh_student(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
+        found = find_student_padding(config, rows, student)
+        keep_finding(key, found)
+    return found.describe()
+
+
+def _stamp(folder: Path) -> str:
+    """Return a hash of the folder's place and of its files' names, sizes and times."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    parts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return "files " + hashlib.sha256(json.dumps([str(folder.resolve()), parts]).encode()).hexdigest()

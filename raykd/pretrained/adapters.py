@@ -1,0 +1,199 @@
+"""PEFT adapters: a folder that holds a few weights and names the base model that they belong to.
+
+Decision record: an adapter is served where its base is on this machine (a directory, or the hub's cache) and the
+package peft is installed: the base is loaded, the adapter merged into it in memory, and what is served is the merged
+model. Its head is often in the adapter alone, and its labels are in neither file, so they are LABEL_0 and so on
+unless a config.json in the folder names them. What cannot be merged (prompts and prefixes) is refused by name. A
+student starts from a whole model only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raykd.errors import ModelError
+from raykd.networks.heads import LABELLED, Head
+from raykd.pretrained.jsonfile import read_json
+from raykd.pretrained.labels import label_names
+from raykd.pretrained.weights import StoredTensor, read_header
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+MERGEABLE = frozenset(
+    {"LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "RANDLORA"}
+)
+"""Kinds of adapters whose weights can be added to those of the base."""
+_HEADS: dict[str, tuple[Head, str]] = {
+    "SEQ_CLS": ("classification", "AdaptedForSequenceClassification"),
+    "TOKEN_CLS": ("token_classification", "AdaptedForTokenClassification"),
+    "QUESTION_ANS": ("question_answering", "AdaptedForQuestionAnswering"),
+    "CAUSAL_LM": ("causal_lm", "AdaptedForCausalLM"),
+    "SEQ_2_SEQ_LM": ("seq2seq", "AdaptedForConditionalGeneration"),
+}
+"""What an adapter's task is called here, and an architecture that says so in a config.json."""
+_ADDED = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "hra_", "fourierft_", "randlora_")
+"""How names of weights begin that adapters add."""
+_OUTPUTS = ("classifier", "score", "out_proj", "qa_outputs")
+"""Last modules of heads, whose rows are the outputs."""
+_MERGE = "merge the adapter into its base (peft: merge_and_unload), save that, and name the folder"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that can be merged. Made by `adapter_of`.
+
+    Attributes:
+        folder: Where it lies.
+        base: The directory of its base model.
+        settings: Its adapter_config.json.
+    """
+
+    folder: Path
+    base: Path
+    settings: dict[str, Any]
+
+    def weights(self) -> dict[str, StoredTensor]:
+        """Read names and shapes of its weights.
+
+        Raises:
+            ModelError: The file is cut short.
+        """
+        return read_header(self.folder / WEIGHTS)
+
+    def whole_weights(self) -> dict[str, StoredTensor]:
+        """Those of its weights that take the place of weights of the base, by the base's names: a head, mostly."""
+        found = {name.removeprefix("base_model.model."): tensor for name, tensor in self.weights().items()}
+        plain = {name.replace(".modules_to_save", ""): tensor for name, tensor in found.items()}
+        return {name: tensor for name, tensor in plain.items() if not _is_added(name)}
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a directory holds an adapter and no whole model."""
+    return (folder / FILE).is_file() and not (folder / "model.safetensors").is_file()
+
+
+def adapter_of(folder: Path) -> Adapter:
+    """Find the base of an adapter.
+
+    Raises:
+        ModelError: It cannot be merged, its base is not here, or peft is not installed; with what to do.
+    """
+    settings = read_json(folder / FILE)
+    name, kind = settings.get("base_model_name_or_path"), str(settings.get("peft_type"))
+    what = f"{folder} holds an adapter, not a whole model; its base model is {name or 'not named'}"
+    if kind.upper() not in MERGEABLE:
+        raise ModelError(
+            what,
+            got=f"peft_type {kind}, which cannot be merged into its base",
+            wanted=f"one of {', '.join(sorted(MERGEABLE))}",
+            next_step="name a whole model",
+        )
+    base = _base(folder, name)
+    if base is None:
+        raise ModelError(
+            what,
+            got="the base is neither a directory here nor in the hub's cache",
+            wanted="the base beside the adapter",
+            next_step=f"{_MERGE}; or correct base_model_name_or_path in its {FILE}",
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(
+            what, got=f"no {WEIGHTS}", wanted=WEIGHTS, next_step=f"convert its weights; or {_MERGE}"
+        )
+    if not is_installed("peft"):
+        raise ModelError(
+            what,
+            got="the package peft, which merges it, is not installed",
+            wanted="peft, or a whole model",
+            next_step=f'pip install "raykd[peft]" (or: pip install peft); or {_MERGE}',
+        )
+    return Adapter(folder, base, settings)
+
+
+def adapted_config(adapter: Adapter) -> dict[str, Any]:
+    """Return the config.json of the merged model: the folder's or the base's, with the adapter's task and labels."""
+    own = adapter.folder / "config.json"
+    config = read_json(own if own.is_file() else adapter.base / "config.json")
+    known = _HEADS.get(str(adapter.settings.get("task_type")))
+    if known is None:
+        return config
+    head, architecture = known
+    config["architectures"] = [architecture]
+    outputs = _outputs(adapter) if head in LABELLED else None
+    labels = label_names(config)
+    if outputs is not None and (labels is None or len(labels) != outputs):
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(outputs)}
+        config["label2id"] = {f"LABEL_{i}": i for i in range(outputs)}
+        config.pop("num_labels", None)
+    return config
+
+
+def label_changes(config: dict[str, Any], head: Head) -> dict[str, Any]:
+    """Return what the base has to be loaded with so that the adapter's head fits."""
+    labels = label_names(config) if head in LABELLED else None
+    if labels is None:
+        return {}
+    numbered = dict(enumerate(labels))
+    return {"num_labels": len(labels), "id2label": numbered, "label2id": {v: k for k, v in numbered.items()}}
+
+
+def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """Merge an adapter into its loaded base.
+
+    Args:
+        model: The base with the head that the adapter was trained with.
+        adapter: The adapter.
+    """
+    from peft import PeftModel
+
+    joined: Any = PeftModel.from_pretrained(model, str(adapter.folder), local_files_only=True)
+    merged: PreTrainedModel = joined.merge_and_unload()
+    return merged
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _base(folder: Path, name: object) -> Path | None:
+    if not isinstance(name, str) or not name:
+        return None
+    for path in (Path(name).expanduser(), folder / name, folder.parent / name):
+        if path.is_dir() and path.resolve() != folder.resolve():
+            return path
+    return _cached(name)
+
+
+@lru_cache(maxsize=16)
+def _cached(name: str) -> Path | None:
+    """The directory of a hub name that was downloaded before."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # not in the cache, or no name of the hub
+        return None
+
+
+def _outputs(adapter: Adapter) -> int | None:
+    """Rows of the head that an adapter brings; None where it brings none."""
+    for name, tensor in adapter.whole_weights().items():
+        if name.endswith(".weight") and name.split(".")[-2] in _OUTPUTS and len(tensor.shape) == 2:
+            return tensor.shape[0]
+    return None
+
+
+def _is_added(name: str) -> bool:
+    """Whether a weight is the adapter's own, and not one that takes the place of a weight of the base."""
+    return any(part.startswith(_ADDED) for part in name.split("."))

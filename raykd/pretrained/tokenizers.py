@@ -1,0 +1,191 @@
+"""Tokenizers of directories: which there are, what each needs, and how it is loaded.
+
+Decision record: a tokenizer is best in its Rust form (`tokenizer.json`). A sentencepiece file alone is converted to
+it by transformers as it is loaded, which needs the package sentencepiece; that it is missing is said before anything
+starts. Marian and M2M-100 have no Rust form and are served by `raykd.tokenizers.pieces`. Other tokenizers written in
+Python give ids and no places of tokens, which is enough where the unit is a whole text.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from raykd.errors import ModelError
+from raykd.networks.heads import Head, register
+from raykd.pretrained import files
+from raykd.pretrained.adapters import is_installed
+from raykd.pretrained.hub import resolve, told
+from raykd.tokenizers.ngrams import FILE as NGRAMS
+from raykd.tokenizers.ngrams import HashedNgrams
+from raykd.tokenizers.pieces import KINDS, PieceTokenizer
+from raykd.tokenizers.union import FILE as UNION
+from raykd.tokenizers.union import UnionTokenizer
+
+if TYPE_CHECKING:
+    from raykd.text.tokens import Tokenizer
+
+_NO_LIMIT = 10**9
+"""transformers writes a number above this where a tokenizer has no limit."""
+_PLACED: frozenset[Head] = frozenset(
+    {"token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"}
+)
+"""Heads whose task needs to know where tokens stand."""
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What is known of a tokenizer before it is used. Made by `look_at`.
+
+    Attributes:
+        size: The highest id that it gives, plus 1; None where ids are not numbers of a vocabulary.
+        last: The tokens of the highest ids, by id.
+        idle: Ids of special tokens that it puts around no text and does not pad with.
+        special: Tokens that are added to a text, and to a pair of texts.
+        limit: Most tokens that it says the model takes; None where it does not say.
+        signs: Special tokens that it would find in a text, as they stand there.
+        token_types: Whether it gives token types.
+    """
+
+    size: int | None
+    last: dict[int, str]
+    idle: frozenset[int]
+    special: tuple[int, int]
+    limit: int | None
+    signs: tuple[str, ...]
+    token_types: bool
+
+
+def load_tokenizer(
+    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Tokenizer:
+    """The tokenizer of a directory (weights need not be there) or of a hub name.
+
+    Raises:
+        ModelError: there is none, it wants to run code of its own, or a package that it needs is not installed.
+    """
+    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    files.check_code(folder, trust_remote_code=trust_remote_code)
+    if (folder / NGRAMS).is_file():
+        return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
+    if (folder / UNION).is_file():
+        return UnionTokenizer.from_pretrained(folder)
+    folder = files.tokenizer_folder(folder)
+    if not files.has_tokenizer(folder):
+        raise files.no_tokenizer(folder)
+    config = folder / files.CONFIG
+    if config.is_file() and str(files.read_json(config).get("model_type")).startswith("raykd_"):
+        register()
+    check_packages(folder)
+    with told(f"the tokenizer of {folder} cannot be loaded"), warnings.catch_warnings():
+        from transformers import AutoTokenizer
+
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        return PieceTokenizer(tokenizer) if type(tokenizer).__name__ in KINDS else tokenizer
+
+
+def check_packages(folder: Path) -> None:
+    """Refuse a tokenizer of sentencepiece files alone where sentencepiece is not installed.
+
+    Raises:
+        ModelError: With what to install.
+    """
+    pieces = sorted(path.name for pattern in files.PIECES for path in folder.glob(pattern))
+    if not pieces or (folder / "tokenizer.json").is_file():
+        return
+    missing = [name for name in ("sentencepiece", "google.protobuf") if not is_installed(name)]
+    if missing:
+        install = 'pip install "raykd[sentencepiece]" (or: pip install sentencepiece protobuf)'
+        save = "AutoTokenizer.from_pretrained(path).save_pretrained(path)"
+        rust = not any(name.endswith(".spm") for name in pieces)  # Marian has no tokenizer.json
+        raise ModelError(
+            f"the tokenizer of {folder} is a sentencepiece model, and the package sentencepiece that reads it is not "
+            "installed",
+            got=", ".join(pieces),
+            wanted="the package, or tokenizer.json beside it" if rust else "the package",
+            next_step=f"{install}; or save tokenizer.json where it is installed: {save}" if rust else install,
+        )
+
+
+def look_at(tokenizer: Any) -> TokenizerFacts:
+    """What a tokenizer says of itself."""
+    size, last, idle = None, {}, frozenset[int]()
+    if hasattr(tokenizer, "get_vocab") and type(tokenizer).__name__ != "CanineTokenizer":
+        by_id = {int(i): token for token, i in tokenizer.get_vocab().items()}
+        size = max(by_id, default=-1) + 1
+        last = dict(sorted(by_id.items())[-1000:])
+        idle = frozenset(getattr(tokenizer, "all_special_ids", ())) - _used(tokenizer)
+    limit = getattr(tokenizer, "model_max_length", None)
+    return TokenizerFacts(
+        size=size,
+        last=last,
+        idle=idle,
+        special=(_added(tokenizer, False), _added(tokenizer, True)),
+        limit=limit if isinstance(limit, int) and 0 < limit < _NO_LIMIT else None,
+        signs=()
+        if getattr(tokenizer, "split_special_tokens", False)
+        else tuple(str(sign) for sign in getattr(tokenizer, "all_special_tokens", ()) if len(sign) > 2),
+        token_types="token_type_ids" in getattr(tokenizer, "model_input_names", ()),
+    )
+
+
+def _used(tokenizer: Any) -> frozenset[int]:
+    """Ids that stand in inputs whatever the text says: marks around it, padding, what is unknown or hidden."""
+    names = ("pad", "unk", "mask", "bos", "eos", "sep", "cls")
+    named = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    around = set(tokenizer(["a"], ["a"])["input_ids"][0]) | set(tokenizer(["a"])["input_ids"][0])
+    used = {named[name] for name in ("pad", "unk", "mask")} | (around & set(named.values()))
+    return frozenset(i for i in used if i is not None)
+
+
+def _added(tokenizer: Any, pair: bool) -> int:
+    count = getattr(tokenizer, "num_special_tokens_to_add", None)
+    return int(count(pair=pair)) if count is not None else 0
+
+
+def check_words(tokenizer: Any, where: str) -> None:
+    """Refuse a tokenizer that knows its special tokens and no words, because the files of its vocabulary are missing.
+
+    Raises:
+        ModelError: With the files that it would need.
+    """
+    if not hasattr(tokenizer, "get_vocab") or type(tokenizer).__name__ == "CanineTokenizer":
+        return
+    words = set(tokenizer.get_vocab().values()) - set(getattr(tokenizer, "all_special_ids", ()))
+    if not words:
+        raise ModelError(
+            f"the tokenizer of {where} has special tokens and no words: the files of its vocabulary are missing",
+            got=f"{len(tokenizer)} tokens",
+            wanted="tokenizer.json, vocab.txt, or vocab.json and merges.txt",
+            next_step="copy or download the directory again, with the tokenizer's files",
+        )
+
+
+def check_placed(tokenizer: Any, head: Head, where: str) -> None:
+    """Refuse a tokenizer that does not say where its tokens stand, or has no mask, for a task that asks for it.
+
+    Raises:
+        ModelError: With what it can be used for.
+    """
+    if head in _PLACED and not (
+        getattr(tokenizer, "is_fast", False) or getattr(tokenizer, "by_language", False)
+    ):
+        raise ModelError(
+            f"the tokenizer of {where} does not say where its tokens stand in a text, which this task needs",
+            got=f"{type(tokenizer).__name__} for {head}",
+            wanted="a fast tokenizer (tokenizer.json)",
+            next_step="name a model with a fast tokenizer; this one can serve a classification of whole texts",
+        )
+    if head == "masked_lm" and getattr(tokenizer, "mask_token_id", None) is None:
+        raise ModelError(
+            f"the tokenizer of {where} has no mask token, and a masked language model is asked at one",
+            got=type(tokenizer).__name__,
+            wanted="a tokenizer with a mask token",
+            next_step="name the checkpoint that was trained as a masked language model",
+        )

@@ -1,0 +1,218 @@
+"""Which searched keys decided the score: permutation importance of a random forest, with an interval.
+
+Decision record, the scores that are compared: scores must come from one point of training, or a key looks good
+because its trials ran longer. If no trial was stopped early, that is the best score of every finished trial. If
+the scheduler stopped some, the finished ones are a selection by the score itself: keys that decide early are
+constant among them and seem to matter nothing. Then every trial that got there is compared at the last
+evaluation that all finished and stopped trials reached, which is where the scheduler judged first. That answers
+"what decides by then", not "what decides in the end"; the rank correlation of the rungs says how far the
+one stands for the other. Failed and diverged trials have no comparable score and are left out; `Importance.basis`
+says all this beside the numbers.
+
+The measure: a forest is fitted on the samples, and the values of one key are permuted; what the error on rows a tree
+has not seen grows by, in squared units, is twice the variance that this key explains. It is given as a share of
+the sum of absolute values over keys, so a key without effect scatters around 0 and may be negative. Columns of one
+category move together. An inactive key is missing: it gets the median (or most frequent) active value and is
+permuted among its active rows alone, so that being switched on counts for the key that switches, not twice.
+
+The interval: the whole is repeated on trials drawn with replacement; a trial drawn twice is out of a tree's sample
+only if both copies are. 2.5 and 97.5 per cent points of the replicates, widened to the estimate of all trials where
+that lies outside: a replicate holds two thirds of the trials and learns less from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.report.sweeps.axes import SearchAxis, search_axes
+from raykd.report.sweeps.trials import BROKEN, SweepReport, TrialRow
+
+LEAST_TRIALS = 10
+"""Scored trials below which nothing is estimated."""
+REPLICATES = 40
+TREES = 30
+FORESTS = 5
+"""Fits to all trials, averaged for the estimate."""
+PERMUTATIONS = 3
+WEAK = 0.1
+"""Explained variance below which the shares are shares of next to nothing."""
+
+
+@dataclass(frozen=True)
+class KeyImportance:
+    """One searched key: its share of the explained variance, in [-1, 1], and the 95 % interval."""
+
+    key: str
+    label: str
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Importance:
+    """All searched keys, the most important first.
+
+    explained: share of the score's variance that the forest predicts on trials it has not seen (R², at most 1;
+    0 or less: nothing). trials: number compared. basis: which scores were compared, as a text.
+    """
+
+    keys: tuple[KeyImportance, ...]
+    explained: float
+    trials: int
+    basis: str
+
+    def sentence(self) -> str:
+        """What was measured on, and how far to trust it."""
+        text = f"Over {self.basis}. The forest explains {max(0.0, self.explained):.0%} of their variance."
+        if self.explained < WEAK:
+            text += " That is next to nothing: these shares are shares of noise."
+        return text
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Trials whose scores come from one point of training. basis: which, as a text."""
+
+    trials: tuple[TrialRow, ...]
+    score_N: NDArray[np.float64]
+    basis: str
+
+
+def comparable(report: SweepReport) -> Comparable:
+    """The scores that may be compared with each other; see the module for the choice."""
+    sound = [t for t in report.trials if t.status not in BROKEN and t.best is not None]
+    ended = [t for t in sound if t.status in ("finished", "stopped")]
+    if not any(t.status == "stopped" for t in ended):
+        scores = [t.score for t in ended if t.score is not None]
+        return Comparable(
+            tuple(ended),
+            np.asarray(scores, dtype=np.float64),
+            f"the best scores of {len(ended)} finished trials",
+        )
+    at = min(t.reached for t in ended)
+    pairs = [(t, s) for t in sound if (s := t.at(at)) is not None]
+    return Comparable(
+        tuple(t for t, _ in pairs),
+        np.asarray([s for _, s in pairs], dtype=np.float64),
+        f"the scores of {len(pairs)} trials at evaluation {at}, the last that all of them reached "
+        "(later scores exist only for those that the scheduler let go on)",
+    )
+
+
+def importance(report: SweepReport, seed: int = 0) -> Importance | None:
+    """Importance of every searched key; None where `too_few` says why."""
+    found = comparable(report)
+    axes = search_axes(report)
+    if too_few(report) or not axes:
+        return None
+    columns = [_encode(axis, found.trials) for axis in axes]
+    active = [np.asarray([a.key in t.sample for t in found.trials]) for a in axes]
+    design = _Design(
+        np.concatenate(columns, axis=1).astype(np.float32), _groups(columns), active, found.score_N
+    )
+    rng = np.random.default_rng(seed)
+    count = len(found.trials)
+    whole = [design.gains(np.arange(count), rng) for _ in range(FORESTS)]
+    share_K = _shares(np.mean([gain_K for gain_K, _ in whole], axis=0))
+    explained = float(np.mean([r2 for _, r2 in whole]))
+    shares_BK = np.asarray(
+        [_shares(design.gains(rng.integers(0, count, count), rng)[0]) for _ in range(REPLICATES)]
+    )
+    low_K, high_K = np.quantile(shares_BK, (0.025, 0.975), axis=0)
+    keys = [
+        KeyImportance(
+            a.key, a.label, float(share), min(float(share), float(low)), max(float(share), float(high))
+        )
+        for a, share, low, high in zip(axes, share_K, low_K, high_K, strict=True)
+    ]
+    keys.sort(key=lambda k: -k.share)
+    return Importance(tuple(keys), explained, count, found.basis)
+
+
+def too_few(report: SweepReport) -> str:
+    """Why there is no importance, as a sentence; empty if there is one."""
+    found = comparable(report)
+    if len(found.trials) < LEAST_TRIALS:
+        return (
+            "The importance of the searched keys is not estimated: it needs comparable scores of at least "
+            f"{LEAST_TRIALS} trials, and there are {len(found.trials)}."
+        )
+    if float(np.ptp(found.score_N)) == 0.0:
+        return "The importance of the searched keys is not estimated: all comparable scores are equal."
+    return ""
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Encoded samples (N, D), the columns of each key, the rows in which it is active, and the scores (N,)."""
+
+    x_ND: NDArray[np.float32]
+    groups: Sequence[slice]
+    active: Sequence[NDArray[np.bool_]]
+    y_N: NDArray[np.float64]
+
+    def gains(self, rows_N: NDArray[np.int64], rng: np.random.Generator) -> tuple[NDArray[np.float64], float]:
+        """(K,) growth of the out-of-bag squared error by each key's permutation, and R² without permutation."""
+        from sklearn.ensemble import RandomForestRegressor
+
+        forest = RandomForestRegressor(
+            TREES, min_samples_leaf=2, max_features=0.6, random_state=int(rng.integers(2**31))
+        )
+        forest.fit(self.x_ND[rows_N], self.y_N[rows_N])
+        all_N = np.arange(len(self.y_N))
+        drawn_N = np.isin(all_N, rows_N)
+        stacked = np.concatenate([self.x_ND, *self._permuted(drawn_N, rng)])
+        sum_VN = np.zeros((len(stacked) // len(all_N), len(all_N)))
+        trees_N = np.zeros(len(all_N))
+        for tree, sampled in zip(forest.estimators_, forest.estimators_samples_, strict=True):
+            unseen_N = drawn_N & ~np.isin(all_N, rows_N[sampled])
+            sum_VN += unseen_N * tree.tree_.predict(stacked).reshape(len(sum_VN), -1)
+            trees_N += unseen_N
+        judged_N = trees_N > 0
+        y, weight = self.y_N[judged_N], np.bincount(rows_N, minlength=len(all_N))[judged_N]
+        error_V = np.average((sum_VN[:, judged_N] / trees_N[judged_N] - y) ** 2, axis=1, weights=weight)
+        variance = float(np.average((y - np.average(y, weights=weight)) ** 2, weights=weight))
+        gain_K = (error_V[1:] - error_V[0]).reshape(len(self.groups), PERMUTATIONS).mean(axis=1)
+        return gain_K, 1.0 - float(error_V[0]) / variance if variance else 0.0
+
+    def _permuted(
+        self, drawn_N: NDArray[np.bool_], rng: np.random.Generator
+    ) -> Iterator[NDArray[np.float32]]:
+        """For each key, `PERMUTATIONS` copies of the samples with its values permuted among its active rows."""
+        for group, active_N in zip(self.groups, self.active, strict=True):
+            members = np.flatnonzero(active_N & drawn_N)
+            for _ in range(PERMUTATIONS):
+                moved_ND = self.x_ND.copy()
+                moved_ND[members, group] = self.x_ND[rng.permutation(members), group]
+                yield moved_ND
+
+
+def _shares(gain_K: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = float(np.abs(gain_K).sum())
+    return gain_K / total if total else np.zeros_like(gain_K)
+
+
+def _encode(axis: SearchAxis, trials: Sequence[TrialRow]) -> NDArray[np.float64]:
+    """(N, 1) places on the axis, or (N, categories) one-hot; inactive is the median or most frequent value."""
+    active_N = np.asarray([axis.key in t.sample for t in trials])
+    place_N = np.asarray([axis.place(t.sample) for t in trials])
+    if not active_N.any():
+        return np.zeros((len(trials), 1))
+    if not axis.categories:
+        place_N[~active_N] = np.median(place_N[active_N])
+        return place_N[:, None]
+    index_N = np.rint(place_N * max(1, len(axis.categories) - 1)).astype(int)
+    if len(axis.categories) == 1:
+        index_N[:] = 0
+    index_N[~active_N] = np.bincount(index_N[active_N]).argmax()
+    return np.eye(len(axis.categories))[index_N]
+
+
+def _groups(columns: Sequence[NDArray[np.float64]]) -> list[slice]:
+    ends = np.cumsum([c.shape[1] for c in columns])
+    return [slice(int(end) - c.shape[1], int(end)) for end, c in zip(ends, columns, strict=True)]

@@ -1,0 +1,163 @@
+"""One page about one sweep, in one file that needs nothing else; see `page` for why it is a static file.
+
+Decision record: the page answers in the order in which a reader asks: what won and how to run it again, how the
+trials went, which key mattered, whether stopping early was right, then everything. Its one script sorts the table; it
+is in the file, and the page's policy allows nothing but that text, by its hash, so a name with HTML in it cannot run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raykd.report.names import folded
+from raykd.report.page import template
+from raykd.report.sweeps import plots as sweep_plots
+from raykd.report.sweeps import search_plots
+from raykd.report.sweeps.importance import too_few
+from raykd.report.sweeps.rungs import RungAgreement, rank_correlations, rung_sentence
+from raykd.report.sweeps.trial_table import (
+    TrialTable,
+    metric_name,
+    metric_title,
+    sample_text,
+    short_names,
+    value_text,
+)
+from raykd.report.sweeps.trials import BROKEN, SweepReport
+from raykd.report.table import ABSENT, RATES, shown
+
+CAPTIONS: Mapping[str, str] = {
+    "objective": "The best score of each trial, and the best so far of those that count. Marks at the edge: no "
+    "score, or one far outside.",
+    "learning_curves": "The validation rows while the best five trials learn; the other trials are grey.",
+    "importance": "How much of the score's predictable variance hangs on each key, and the 95 % interval over trials. "
+    "An interval that reaches 0 says that the key may not matter at all.",
+    "parallel_coordinates": "A line is a trial, from its values to its score; the best five are in colour. A dash: the "
+    "key is inactive in this trial.",
+    "slices": "The best score of each trial over one key at a time. Trials that were stopped had less time to score.",
+    "rungs": "Left: how many trials reached each evaluation. Right: the scores with which the scheduler judged. τ: "
+    "Kendall's tau with the last scores of n trials that ran to their end.",
+}
+
+
+def sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
+    """Name to (SVG, caption) of every plot this sweep has data for; the caller may also log them one by one."""
+    drawn = {
+        "objective": sweep_plots.objective_by_trial(report),
+        "learning_curves": sweep_plots.learning_curves(report),
+        "importance": sweep_plots.importance_bars(report.importance),
+        "parallel_coordinates": search_plots.parallel_coordinates(report),
+        "slices": search_plots.slices(report),
+        "rungs": sweep_plots.rung_survival(report),
+    }
+    return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
+
+
+def write_sweep_page(
+    report: SweepReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
+) -> Path:
+    """Writes the page, with ``pictures`` if `sweep_figures` drew them already, to ``path``; returns ``path``."""
+    from markupsafe import Markup
+
+    found = report.importance
+    script = template("sort.js.j2").render()
+    names, ranked = short_names(report.shown_keys), report.ranked()
+    correlations = rank_correlations(report)
+    html = template("sweep.html.j2").render(
+        report=report,
+        headline=headline(report),
+        notes=report.notes,
+        text=value_text,
+        folded=folded,
+        figures={
+            k: (Markup(svg), caption) for k, (svg, caption) in (pictures or sweep_figures(report)).items()
+        },
+        importance_says=found.sentence() if found else too_few(report),
+        rungs_say=rung_sentence(correlations),
+        rungs=rung_cells(correlations),
+        table=TrialTable(report).cells(),
+        ranked=ranked,
+        broken=BROKEN,
+        paths={short: key for key, short in names.items()},
+        errors=[(t, sample_text(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
+        teachers=teacher_cells(report),
+        script=Markup(script),
+        script_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def headline(report: SweepReport) -> list[tuple[str, str, str]]:
+    """(what, number, remark) of what a reader looks for first."""
+    best, name = report.best, metric_name(report.metric)
+    statuses = ", ".join(f"{n} {status}" for status, n in report.by_status.items())
+    if best is None:
+        found = [("best trial", ABSENT, "no trial has a score that counts")]
+    else:
+        unit = " %" if name in RATES else ""
+        nll = "" if best.nll is None or name == "nll" else f", NLL {best.nll:.3f}"
+        remark = f"validation {metric_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
+        found = [(f"best trial: {best.name}", shown(name, best.score, compared=True) + unit, remark)]
+    found.append(("trials", str(len(report.trials)), statuses))
+    planned = sum(t.total_steps for t in report.trials)
+    run = sum(t.last.step for t in report.trials if t.last is not None)
+    if planned:
+        found.append(
+            (
+                "steps that were run",
+                f"{run / planned:.0%}",
+                f"{run:,} of {planned:,} that all trials would take",
+            )
+        )
+    passes = teacher_passes(report)
+    return found if passes is None else [*found, passes]
+
+
+def rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
+    """A row for each rung; none if nothing is known of any."""
+    if all(r.tau is None for r in found):
+        return []
+    taus = [ABSENT if r.tau is None else f"{r.tau:.2f}".replace("-", "−") for r in found]
+    return [[str(r.evaluation), tau, str(r.trials)] for r, tau in zip(found, taus, strict=True)]
+
+
+def teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
+    """How often a text went through a teacher, and how often trials asked for one; None without counters.
+
+    Where the number of distinct texts is not known, the forward passes are counted instead.
+    """
+    names = ("texts", "forwarded", "answered")
+    texts, forwarded, answered = (
+        sum(float(counters.get(name, 0)) for counters in report.teachers.values()) for name in names
+    )
+    if not answered or not any("forwarded" in counters for counters in report.teachers.values()):
+        return None
+    if texts:
+        return (
+            "teacher passes per text",
+            f"{forwarded / texts:.2f}",
+            f"trials asked {answered / texts:.1f} times",
+        )
+    return "teacher forward passes", f"{forwarded:,.0f}", f"for {answered:,.0f} texts that were asked for"
+
+
+def teacher_cells(report: SweepReport) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the teachers' counters as texts."""
+    counters = list(dict.fromkeys(name for by in report.teachers.values() for name in by))
+    heads = [name.replace("_rate", " %").replace("_", " ") for name in counters]
+    lines = [[t, *(_counter(name, by.get(name)) for name in counters)] for t, by in report.teachers.items()]
+    return ["teacher", *heads], lines if counters else []
+
+
+def _counter(name: str, value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if name.endswith("_rate"):
+        return f"{100 * value:.1f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"

@@ -1,0 +1,244 @@
+"""The plots of a sweep over trials, evaluations and rungs; each an SVG text, or None where there is nothing to draw.
+
+Decision record: a status is a marker and a colour, the same in all plots, because "stopped early" and "ran to the end"
+must never be read as one cloud. The best five trials keep their colours through all plots. Trials without a
+score are marked on the bad edge: that a setting breaks is a result. The axis of scores leaves out the worst
+scores if they lie so far away that nothing else could be told apart, and the picture says how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raykd.report.drawing import COLOURS, INK, STYLES, legend, panels_of, plain, to_svg
+from raykd.report.sweeps.importance import WEAK, Importance
+from raykd.report.sweeps.rungs import rank_correlations, reached, survival
+from raykd.report.sweeps.trial_table import metric_name, metric_title
+from raykd.report.sweeps.trials import BROKEN, Status, SweepReport, TrialRow
+from raykd.report.table import RATES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = 5
+"""Trials that are drawn in colour."""
+GREY = "#999999"
+MARKS: Mapping[Status, dict[str, Any]] = {
+    "finished": {"marker": "o", "c": "#0072B2"},
+    "stopped": {"marker": "v", "c": "#E69F00"},
+    "failed": {"marker": "x", "c": "#D55E00"},
+    "diverged": {"marker": "+", "c": "#CC79A7"},
+    "cut off": {"marker": ">", "c": "#009E73"},
+    "waiting": {"marker": "_", "c": GREY},
+}
+
+
+def scale_of(report: SweepReport) -> float:
+    """100 for rates, which are drawn in per cent, else 1."""
+    return 100.0 if metric_name(report.metric) in RATES else 1.0
+
+
+def leaders(report: SweepReport) -> list[TrialRow]:
+    """The best five trials, as far as there are so many."""
+    return [t for t in report.ranked() if t.counts][:SHOWN]
+
+
+def objective_by_trial(report: SweepReport) -> str | None:
+    """Best score of each trial in the order they were started, and the best so far."""
+    scored = [(at, t) for at, t in enumerate(report.trials, 1) if t.score is not None]
+    if not scored:
+        return None
+    figure, (axes,) = panels_of(1, width=7.4, height=3.3)
+    so_far = _running_best(report)
+    if so_far:
+        x, y = zip(*so_far, strict=True)
+        axes.step([*x, len(report.trials)], [*y, y[-1]], where="post", color=INK, lw=1.0, label="best so far")
+    spread(axes, report, [scale_of(report) * t.score for _, t in scored if t.score is not None])
+    scatter(axes, report, [(float(at), t) for at, t in enumerate(report.trials, 1)])
+    axes.set(
+        xlabel="trial, in the order of starting", ylabel=f"best validation {metric_title(report.metric)}"
+    )
+    axes.set_xlim(0.4, len(report.trials) + 0.6)
+    _whole_numbers(axes)
+    legend(axes, outside=True)
+    return to_svg(figure)
+
+
+def learning_curves(report: SweepReport) -> str | None:
+    """Score over steps: the best five in colour, the others grey."""
+    best = leaders(report)
+    curves = {t.name: _curve(report, t) for t in report.trials}
+    if not best:
+        return None
+    figure, (axes,) = panels_of(1, width=7.4, height=3.4)
+    others = [t for t in report.trials if t not in best and curves[t.name]]
+    for at, t in enumerate(others):
+        x, y = zip(*curves[t.name], strict=True)
+        axes.plot(x, y, color=GREY, lw=0.7, alpha=0.55, marker="." if len(x) == 1 else None, ms=3,
+                  label="others" if at == 0 else None)  # fmt: skip
+    for at, t in enumerate(best):
+        x, y = zip(*curves[t.name], strict=True)
+        axes.plot(x, y, color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
+                  label=plain(t.name), zorder=3)  # fmt: skip
+    spread(axes, report, [y for points in curves.values() for _, y in points])
+    axes.set(xlabel="optimizer step", ylabel=f"validation {metric_title(report.metric)}", xlim=(0, None))
+    legend(axes, outside=True)
+    return to_svg(figure)
+
+
+def rung_survival(report: SweepReport) -> str | None:
+    """How many trials reached each evaluation; beside it the scores at each rung, survivors marked."""
+    counts, rungs = reached(report), survival(report)
+    if not report.rungs or not counts:
+        return None
+    figure, (left, right) = panels_of(2, width=9.6, height=3.5)
+    x, n = zip(*counts, strict=True)
+    left.bar(x, n, color=["#E69F00" if e in report.rungs else "#56B4E9" for e in x], width=0.75)
+    for at, number in counts if len(counts) <= 20 else []:
+        left.annotate(
+            str(number), (at, number), (0, 2), textcoords="offset points", ha="center", fontsize=9, color=INK
+        )
+    left.set(xlabel="evaluation (rungs in orange)", ylabel="trials that reached it", ylim=(0, 1.12 * max(n)))
+    _whole_numbers(left)
+    left.grid(visible=False, axis="x")
+    scores = _rung_scores(right, report)
+    spread(right, report, scores)
+    taus = {r.evaluation: r for r in rank_correlations(report)}
+    titles = []
+    for s in rungs:
+        agreed = taus.get(s.evaluation)
+        known = agreed is not None and agreed.tau is not None
+        titles.append(
+            f"{s.evaluation}\nτ {agreed.tau:.2f}, n {agreed.trials}".replace("-", "−")
+            if known and agreed
+            else f"{s.evaluation}\n"
+        )
+    right.set_xticks(range(len(rungs)), titles)
+    right.set(
+        xlabel="rung (evaluation)",
+        ylabel=f"{metric_title(report.metric)} there",
+        xlim=(-0.6, len(rungs) - 0.4),
+    )
+    right.grid(visible=False, axis="x")
+    legend(right, outside=True)
+    return to_svg(figure)
+
+
+def importance_bars(found: Importance | None) -> str | None:
+    """Share of the explained variance of each key, with its 95 % interval; grey if next to nothing is explained."""
+    if found is None or not found.keys:
+        return None
+    keys = found.keys[:20]
+    figure, (axes,) = panels_of(1, width=6.6, height=1.0 + 0.34 * len(keys))
+    share, low, high = (
+        100 * np.asarray([getattr(k, name) for k in keys]) for name in ("share", "low", "high")
+    )
+    rows = np.arange(len(keys))
+    axes.barh(rows, share, color="#56B4E9" if found.explained >= WEAK else GREY, height=0.66)
+    axes.errorbar(
+        share, rows, xerr=[share - low, high - share], fmt="none", ecolor=INK, elinewidth=1.1, capsize=3
+    )
+    for row, value in enumerate(share):
+        text = f"{round(value) + 0:d}".replace("-", "−")
+        axes.annotate(text, (1.0, row), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                      va="center", fontsize=9, color=INK)  # fmt: skip
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_yticks(rows, [plain(k.label) for k in keys])
+    axes.invert_yaxis()
+    axes.set(
+        xlabel="share of the explained variance %", xlim=(min(-10.0, low.min() - 3), max(100.0, high.max()))
+    )
+    axes.grid(visible=False, axis="y")
+    return to_svg(figure)
+
+
+def scatter(axes: Axes, report: SweepReport, points: Sequence[tuple[float, TrialRow]]) -> None:
+    """Trials at (x, best score), a marker for each status; those without a score, or below the axis, on its edge."""
+    bottom, top = axes.get_ylim()
+    transform = axes.get_xaxis_transform()
+    for status, style in MARKS.items():
+        members = [(x, t.score) for x, t in points if t.status == status and t.score is not None]
+        placed = [(x, scale_of(report) * score) for x, score in members]
+        inside = [(x, y) for x, y in placed if bottom <= y <= top]
+        edge = [(x, 0.02 if y < bottom else 0.98) for x, y in placed if not bottom <= y <= top]
+        worst = 0.02 if report.higher_is_better else 0.98
+        edge += [(x, worst) for x, t in points if t.status == status and status in BROKEN and t.score is None]
+        label: str | None = status
+        look: dict[str, Any] = {"s": 26, "lw": 1.3, "zorder": 3, **style}
+        if inside:
+            x, y = zip(*inside, strict=True)
+            axes.scatter(x, y, label=label, **look)
+            label = None
+        if edge:
+            x, y = zip(*edge, strict=True)
+            axes.scatter(x, y, label=label, transform=transform, clip_on=False, **look)
+
+
+def limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis of scores; far outliers on the bad side lie outside."""
+    sign = 1.0 if report.higher_is_better else -1.0
+    values = np.asarray(scores, dtype=np.float64)
+    low, median, best = np.quantile(sign * values, (0.1, 0.5, 1.0))
+    floor = min(low, median) - 1.5 * max(best - min(low, median), 1e-9)
+    kept = values[sign * values >= floor]
+    room = 0.08 * float(np.ptp(kept)) or 0.01 * max(0.1, abs(float(kept.max())))
+    return float(kept.min()) - room, float(kept.max()) + room
+
+
+def spread(axes: Axes, report: SweepReport, scores: Sequence[float]) -> None:
+    """Sets these limits, and says in a corner how many values lie outside."""
+    finite = [s for s in scores if np.isfinite(s)]
+    if not finite:
+        return
+    low, high = limits(report, finite)
+    axes.set_ylim(low, high)
+    outside = sum(not low <= s <= high for s in finite)
+    if outside:
+        y, va = (0.02, "bottom") if report.higher_is_better else (0.98, "top")
+        text = f"{outside} worse outside"
+        axes.text(0.99, y, text, transform=axes.transAxes, fontsize=8, color=INK, va=va, ha="right")
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Ticks of the x axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _curve(report: SweepReport, t: TrialRow) -> list[tuple[int, float]]:
+    return [(e.step, scale_of(report) * e.score) for e in t.evaluations if np.isfinite(e.score)]
+
+
+def _running_best(report: SweepReport) -> list[tuple[int, float]]:
+    """(number of the trial, best score so far) wherever it changes; broken trials do not count."""
+    best: TrialRow | None = None
+    found = []
+    for at, t in enumerate(report.trials, 1):
+        if t.counts and t.score is not None and (best is None or t.order[:2] < best.order[:2]):
+            best = t
+            found.append((at, scale_of(report) * t.score))
+    return found
+
+
+def _rung_scores(axes: Axes, report: SweepReport) -> list[float]:
+    """Draws the scores at each rung: went on to the right of the tick, stopped to the left; returns them."""
+    rng = np.random.default_rng(0)
+    groups = (("went on", "survived", "o", "#0072B2", 0.15), ("stopped here", "stopped", "v", "#E69F00", -0.15),
+              ("open or broken", "open", "x", GREY, 0.0))  # fmt: skip
+    scores: list[float] = []
+    for label, name, marker, colour, shift in groups:
+        points = [
+            (at + shift + float(rng.uniform(-0.09, 0.09)), scale_of(report) * score)
+            for at, s in enumerate(survival(report))
+            for t in getattr(s, name)
+            if (score := t.at(s.evaluation)) is not None
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.scatter(x, y, marker=marker, color=colour, s=20, alpha=0.85, label=label)
+            scores += y
+    return scores

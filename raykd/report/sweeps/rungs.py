@@ -1,0 +1,100 @@
+"""Was it right to stop trials early? Who reached what, and how well a rung's order foretells the last one.
+
+Decision record: Kendall's tau between the scores at a rung and the scores at the last evaluation, over trials that
+ran to their end. The last evaluation, not the best: the best may be the rung's own score, and would agree with
+itself. The trials that ran to their end are those the scheduler favoured, so their scores lie close together and tau
+is lower than it would be over all trials; it is a cautious figure, and n is always shown beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from raykd.report.sweeps.trials import SweepReport, TrialRow
+
+LEAST_PAIRS = 3
+BLIND = 0.5
+"""Tau below which early stopping chooses nearly blindly."""
+
+
+@dataclass(frozen=True)
+class RungAgreement:
+    """One rung: Kendall's tau-b with the last scores, over ``trials``; None with fewer than 3 or all scores equal."""
+
+    evaluation: int
+    tau: float | None
+    trials: int
+
+
+@dataclass(frozen=True)
+class Survival:
+    """One rung: trials that got there, split by what became of them.
+
+    survived: were evaluated again, or ended there as planned. stopped: by the scheduler, here. open: broken or
+    still there.
+    """
+
+    evaluation: int
+    survived: tuple[TrialRow, ...]
+    stopped: tuple[TrialRow, ...]
+    open: tuple[TrialRow, ...]
+
+
+def survival(report: SweepReport) -> list[Survival]:
+    """Each rung that a trial reached, in order."""
+    found = []
+    for rung in sorted(set(report.rungs)):
+        there = [t for t in report.trials if t.reached >= rung]
+        if there:
+            onward = [t for t in there if t.reached > rung or t.status == "finished"]
+            stopped = [t for t in there if t.reached == rung and t.status == "stopped"]
+            rest = [t for t in there if t not in onward and t not in stopped]
+            found.append(Survival(rung, tuple(onward), tuple(stopped), tuple(rest)))
+    return found
+
+
+def reached(report: SweepReport) -> list[tuple[int, int]]:
+    """(evaluation, number of trials that were evaluated at it or later), from the first to the last."""
+    last = max((t.reached for t in report.trials), default=0)
+    return [(e, sum(t.reached >= e for t in report.trials)) for e in range(1, last + 1)]
+
+
+def rank_correlations(report: SweepReport) -> list[RungAgreement]:
+    """Tau of each rung before the end; empty without early stopping."""
+    from scipy.stats import kendalltau
+
+    ended = [t for t in report.trials if t.status == "finished" and t.last is not None]
+    end = max((t.reached for t in ended), default=0)
+    found = []
+    for rung in sorted(set(report.rungs)):
+        if end and rung >= end:
+            continue
+        pairs = [
+            (score, t.last.score) for t in ended
+            if t.last and t.reached > rung and (score := t.at(rung)) is not None and math.isfinite(t.last.score)
+        ]  # fmt: skip
+        tau = (
+            float(kendalltau(*zip(*pairs, strict=True)).statistic) if len(pairs) >= LEAST_PAIRS else math.nan
+        )
+        found.append(RungAgreement(rung, tau if math.isfinite(tau) else None, len(pairs)))
+    return found
+
+
+def rung_sentence(found: list[RungAgreement]) -> str:
+    """What the figures mean, for a person."""
+    known = [(r.tau, r.evaluation) for r in found if r.tau is not None]
+    if not known:
+        return (
+            f"Too few trials ran to their end (fewer than {LEAST_PAIRS}) to say how well a rung foretells it."
+        )
+    blind = [str(at) for tau, at in known if tau < BLIND]
+    text = (
+        "Kendall's tau is 1 if the order of the trials at a rung is their order at the end, and 0 if the two have "
+        f"nothing to do with each other; below {BLIND} early stopping chooses nearly blindly"
+    )
+    if blind:
+        return (
+            f"{text}, as at evaluation {', '.join(blind)} here: let trials run longer before they are judged."
+        )
+    return f"{text}, which it did not do here."

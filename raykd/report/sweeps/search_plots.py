@@ -1,0 +1,118 @@
+"""The plots of a sweep over the searched keys: parallel coordinates and slices; SVG texts or None.
+
+Decision record: an inactive key is drawn at a dash below its axis, never at 0. The score is the last axis, and the
+best five are drawn over the others in the colours they have in the learning curves. A slice shows the best score of
+each trial over one key; trials that were stopped early had less time, so they have another marker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raykd.report.drawing import COLOURS, INK, STYLES, grid_of, halo, panels_of, plain, to_svg
+from raykd.report.sweeps.axes import INACTIVE, SearchAxis, search_axes
+from raykd.report.sweeps.plots import GREY, leaders, limits, scale_of, scatter, spread
+from raykd.report.sweeps.trial_table import metric_title
+from raykd.report.sweeps.trials import SweepReport, TrialRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_SLICES = 24
+
+
+def parallel_coordinates(report: SweepReport) -> str | None:
+    """A line for each scored trial through its values to its score; the best five in colour."""
+    axes_list = search_axes(report)
+    scored = [t for t in report.trials if t.score is not None]
+    if len(axes_list) < 2 or len(scored) < 2:
+        return None
+    step = min(1.15, max(0.72, 10.4 / (len(axes_list) + 1)))
+    figure, (axes,) = panels_of(1, width=0.9 + step * (len(axes_list) + 1), height=4.6)
+    best = leaders(report)
+    score_axis = _score_axis(report, scored)
+    lanes = [*axes_list, score_axis]
+
+    def heights(t: TrialRow) -> list[float]:
+        score = scale_of(report) * (t.score or 0.0)
+        return [a.place(t.sample) for a in axes_list] + [max(score_axis.place({"": score}), INACTIVE)]
+
+    x = range(len(lanes))
+    for t in scored:
+        if t not in best:
+            axes.plot(x, heights(t), color=GREY, lw=0.8, alpha=max(0.2, min(0.6, 20 / len(scored))))
+    for at, t in reversed(list(enumerate(best))):
+        axes.plot(x, heights(t), color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
+                  label=plain(t.name))  # fmt: skip
+    for at, lane in enumerate(lanes):
+        _lane(axes, at, lane)
+    axes.set_xticks(list(x), [_wrapped(lane.label) for lane in lanes])
+    axes.set(yticks=[], ylim=(INACTIVE - 0.09, 1.04), xlim=(-0.6, len(lanes) - 0.6))
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.grid(visible=False)
+    axes.tick_params(length=0, labelsize=9)
+    axes.xaxis.tick_top()
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, labelcolor=INK, ncols=5,
+                  loc="outside lower left")  # fmt: skip
+    return to_svg(figure)
+
+
+def slices(report: SweepReport) -> str | None:
+    """Best score over the value of each searched key, a panel a key."""
+    axes_list = search_axes(report)[:MOST_SLICES]
+    scored = [scale_of(report) * t.score for t in report.trials if t.score is not None]
+    if not axes_list or len(scored) < 2:
+        return None
+    figure, panels = grid_of(len(axes_list), columns=3, width=3.7, height=2.5)
+    rng = np.random.default_rng(0)
+    spread(panels[0], report, scored)
+    for at, (panel, axis) in enumerate(zip(panels, axes_list, strict=True)):
+        shake = min(0.07, 0.2 / max(1, len(axis.categories) - 1)) if axis.categories else 0.0
+        points = [
+            (place + (float(rng.uniform(-shake, shake)) if axis.categories and place != INACTIVE else 0.0), t)
+            for t in report.trials
+            for place in [axis.place(t.sample)]
+        ]
+        scatter(panel, report, points)
+        ticks = axis.ticks(4)
+        panel.set_xticks([place for place, _ in ticks], [plain(label) for _, label in ticks])
+        if len(axis.categories) > 3:
+            panel.tick_params(axis="x", rotation=25)
+        panel.set(xlabel=plain(axis.label + (" (log)" if axis.log else "")), xlim=(INACTIVE - 0.1, 1.13))
+        if not axis.inactive:
+            panel.set_xlim(-0.13, 1.13)
+        if at % 3 == 0:
+            panel.set_ylabel(metric_title(report.metric))
+    handles = {label: h for p in panels for h, label in zip(*p.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=6, frameon=False,
+                  fontsize=9, labelcolor=INK)  # fmt: skip
+    return to_svg(figure)
+
+
+def _score_axis(report: SweepReport, scored: list[TrialRow]) -> SearchAxis:
+    """The axis of scores, the better ones at the top."""
+    values = [scale_of(report) * t.score for t in scored if t.score is not None]
+    bottom, top = limits(report, values)
+    kept = [v for v in values if bottom <= v <= top]
+    flipped = not report.higher_is_better
+    return SearchAxis("", metric_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
+
+
+def _lane(axes: Axes, at: int, lane: SearchAxis) -> None:
+    """One vertical axis with its ticks at its left side."""
+    axes.plot([at, at], [0, 1], color=INK, lw=0.9, zorder=4)
+    for place, label in lane.ticks():
+        axes.plot([at - 0.03, at], [place, place], color=INK, lw=0.9, zorder=4)
+        halo(
+            axes.text(
+                at - 0.06, place, plain(label), ha="right", va="center", fontsize=8.5, color=INK, zorder=5
+            )
+        )
+
+
+def _wrapped(label: str) -> str:
+    """A label over lines: lanes are narrow."""
+    return plain(label).replace(".", ".\n").replace("_", "_\n").replace(" ", "\n")

@@ -1,0 +1,192 @@
+"""What a sweep tried and how good each trial was: plain data, filled by `runs`, read by everything here.
+
+Decision record: a trial's score is the best of its evaluations, because its best checkpoint is what a sweep
+keeps; which of two is better says `raykd.tasks.scores.ranking`: of two equal scores the one with the lower NLL, then
+the earlier one. A trial that failed or diverged is never the best, whatever it scored before: its setting cannot be
+run again with confidence. A trial that the scheduler stopped can be the best. The key paths of the samples are data,
+so the report knows no configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from raykd.report.names import folded
+from raykd.tasks.scores.ranking import rank
+
+if TYPE_CHECKING:
+    from raykd.report.sweeps.importance import Importance
+
+Status = Literal["finished", "stopped", "failed", "diverged", "cut off", "waiting"]
+"""finished: ran to its end. stopped: by the scheduler. diverged: its loss stopped being a number. cut off: with the
+sweep. waiting: it was cut off before its first evaluation."""
+STATUSES: tuple[Status, ...] = get_args(Status)
+BROKEN: tuple[Status, ...] = ("failed", "diverged")
+"""Trials that are never the best."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation rows.
+
+    evaluation: its number, from 1. step: optimizer step. score: the sweep's metric, as the metric comes (a rate
+    in [0, 1], NLL in nats). nll: nats.
+    """
+
+    evaluation: int
+    step: int
+    score: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial.
+
+    name: for example ``t0007``. sample: searched key path to JSON scalar; a conditional key that is inactive
+    in this trial is absent. evaluations: in any order. total_steps: optimizer steps of a whole run. seconds: wall
+    clock. error: what went wrong, the whole message.
+    higher_is_better: direction of the score; `SweepReport` sets it, so that rows need not repeat it.
+    """
+
+    name: str
+    status: Status
+    sample: Mapping[str, Any]
+    evaluations: tuple[Evaluation, ...]
+    total_steps: int
+    seconds: float
+    error: str | None = None
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.evaluations, key=lambda e: (e.evaluation, e.step))
+        object.__setattr__(self, "evaluations", tuple(ordered))
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best evaluation: by score, then lower NLL, then earlier; None without a finite score."""
+        scored = [e for e in self.evaluations if math.isfinite(e.score)]
+        higher = self.higher_is_better
+        return min(
+            scored, key=lambda e: (rank(e.score, e.nll, higher_is_better=higher), e.step), default=None
+        )
+
+    @property
+    def score(self) -> float | None:
+        """The best score; None without a finite one."""
+        return None if self.best is None else self.best.score
+
+    @property
+    def nll(self) -> float | None:
+        """NLL at the best evaluation, nats; None if unknown."""
+        return None if self.best is None or not math.isfinite(self.best.nll) else self.best.nll
+
+    @property
+    def best_step(self) -> int | None:
+        """Optimizer step of the best evaluation."""
+        return None if self.best is None else self.best.step
+
+    @property
+    def last(self) -> Evaluation | None:
+        """The last evaluation, finite or not."""
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def reached(self) -> int:
+        """Number of the last evaluation; 0 before the first."""
+        return 0 if self.last is None else self.last.evaluation
+
+    @property
+    def order(self) -> tuple[bool, tuple[float, float], str]:
+        """A key to sort trials by, the best first; those that cannot be the best come last, by name."""
+        if not self.counts or self.score is None:
+            return (True, (0.0, 0.0), self.name)
+        return (False, rank(self.score, self.nll, higher_is_better=self.higher_is_better), self.name)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it can be the best: scored, and neither failed nor diverged."""
+        return self.best is not None and self.status not in BROKEN
+
+    def at(self, evaluation: int) -> float | None:
+        """The score at this evaluation; None if there is no finite one."""
+        found = [e.score for e in self.evaluations if e.evaluation == evaluation]
+        return found[-1] if found and math.isfinite(found[-1]) else None
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """Everything the page of a sweep shows.
+
+    summary: one sentence, what was searched. metric: name of the score, for example ``accuracy``.
+    trials: in the order they were started.
+    rungs: numbers of the evaluations at which the scheduler judged; empty without early stopping.
+    best_yaml: the whole configuration of the best trial. space_yaml: what was searched.
+    teachers: teacher to counters over the whole sweep: ``texts`` (distinct texts that were needed),
+    ``answered`` (texts that trials asked for), ``forwarded`` (texts that needed a forward pass),
+    ``store_hit_rate`` in [0, 1]; any other number is shown as it is.
+    best_path: where ``best.yaml`` was written, for the command on the page.
+    log_keys: searched keys whose domain is logarithmic; a key that is positive and spans over two decades is
+    drawn so without being named here.
+    """
+
+    title: str
+    summary: str
+    metric: str
+    higher_is_better: bool
+    trials: tuple[TrialRow, ...]
+    rungs: tuple[int, ...]
+    best_yaml: str
+    space_yaml: str
+    teachers: Mapping[str, Mapping[str, float]]
+    environment: Mapping[str, str]
+    facts: Mapping[str, str]
+    notes: tuple[str, ...]
+    created: str
+    best_path: str = "best.yaml"
+    log_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = [dataclasses.replace(t, higher_is_better=self.higher_is_better) for t in self.trials]
+        object.__setattr__(self, "trials", tuple(rows))
+        twice = [name for name, n in Counter(t.name for t in rows).items() if n > 1]
+        if twice:
+            raise ValueError(f"trials with the same name: {', '.join(twice)}")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Searched key paths, in the order in which trials name them first."""
+        return tuple(dict.fromkeys(key for t in self.trials for key in t.sample))
+
+    @property
+    def shown_keys(self) -> tuple[str, ...]:
+        """Key paths as tables have columns for them: a number that is an option of a choice is in the choice's."""
+        return tuple(dict.fromkeys(key for t in self.trials for key in folded(t.sample)))
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The best trial: by score, then lower NLL, then name; None while nothing counts."""
+        return next((t for t in self.ranked() if t.counts), None)
+
+    @property
+    def by_status(self) -> dict[Status, int]:
+        """Number of trials of each status that occurs."""
+        counts = Counter(t.status for t in self.trials)
+        return {status: counts[status] for status in STATUSES if counts[status]}
+
+    @cached_property
+    def importance(self) -> Importance | None:
+        """Importance of the searched keys; takes some seconds, once."""
+        from raykd.report.sweeps.importance import importance
+
+        return importance(self)
+
+    def ranked(self) -> list[TrialRow]:
+        """All trials, the best first; those that cannot be the best come last, by name."""
+        return sorted(self.trials, key=lambda trial: trial.order)

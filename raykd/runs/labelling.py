@@ -1,0 +1,320 @@
+"""Labelling ahead: every text is answered once by every teacher that will be asked for it, and kept.
+
+Decision record: a sweep pays for its teachers once, here, and then gives their CPUs to its trials. Texts are sorted
+by language and length over the whole set, so that a forward pass is padded little; each group of teachers has a
+stream of requests of its own (where it has replicas on several nodes one a node, by the texts' home), with two
+requests in flight a replica: one is computed while the next waits, so that no replica is ever idle. What is stored
+already is not asked for, so an interrupted labelling goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from raykd.cluster.connection import connect
+from raykd.cluster.interrupts import interruptible
+from raykd.cluster.own_processes import own_ray_ended
+from raykd.config import RunConfig
+from raykd.data.load import load_data
+from raykd.data.rows import Rows
+from raykd.distill.weighting import Weighting
+from raykd.driver.jobs import existing_teachers
+from raykd.driver.pool import check_teachers, start_pool
+from raykd.errors import ConfigError
+from raykd.folders.places import check_places
+from raykd.preflight.model_check import look_at_teachers
+from raykd.scoring.teacher_scores import judge_teachers, stop_if_poor
+from raykd.teachers.call import PoolTicket
+from raykd.teachers.handle import PoolSource
+from raykd.teachers.pool import TeacherPool
+from raykd.teachers.spec import TeacherInfo
+from raykd.teachers.store import text_keys
+
+FEWEST, MOST = 64, 128
+"""Rows of a request: it ends after the fewest where texts are shorter than `EVEN` of its longest."""
+EVEN = 0.85
+IN_FLIGHT = 2
+"""Requests of a replica at once."""
+_LOOKED_UP = 4096
+_LINE_S = 15.0
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What a labelling did, in (text, teacher) pairs: asked is all there are (equal texts once), stored were
+    answered before, forwarded were computed, and unkept of those did not go into the store (a full disk). Tokens are
+    the teachers', before and after padding."""
+
+    asked: int
+    stored: int
+    forwarded: int
+    seconds: float
+    real_tokens: int = 0
+    computed_tokens: int = 0
+    unkept: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Pairs computed a second."""
+        return self.forwarded / self.seconds if self.seconds else 0.0
+
+    def __add__(self, other: LabelReport) -> LabelReport:
+        return LabelReport(
+            self.asked + other.asked,
+            self.stored + other.stored,
+            self.forwarded + other.forwarded,
+            self.seconds + other.seconds,
+            self.real_tokens + other.real_tokens,
+            self.computed_tokens + other.computed_tokens,
+            self.unkept + other.unkept,
+        )
+
+
+@dataclass
+class _Stream:
+    """Requests for one group (and node), and those on their way."""
+
+    limit: int
+    waiting: deque[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=deque)
+    sent: list[tuple[PoolTicket, int]] = field(default_factory=list)
+
+    def send(self, source: PoolSource, rows: Rows) -> int:
+        """Sends up to the limit; returns pairs that turn out to be stored meanwhile, by another process."""
+        stored = 0
+        while self.waiting and len(self.sent) < self.limit:
+            picked, asked_MB = self.waiting.popleft()
+            ticket, pairs = source.submit(rows.take(picked), asked_MB), int(asked_MB.sum())
+            if isinstance(ticket, PoolTicket):
+                self.sent.append((ticket, pairs))
+            else:
+                stored += pairs
+        return stored
+
+    def take(self) -> tuple[int, int]:
+        """Takes the answers that are there; returns pairs answered and pairs computed for it."""
+        ready = [item for item in self.sent if item[0].ready()]
+        self.sent = [item for item in self.sent if item not in ready]
+        computed = sum(signal.forwarded for ticket, _ in ready for signal in ticket.result())
+        return sum(pairs for _, pairs in ready), computed
+
+
+def label_rows(
+    pool: TeacherPool, rows: Rows, weighting: Weighting | None, report: Callable[[int, int], None]
+) -> LabelReport:
+    """Answers every text that is not stored yet, over all replicas, and returns when all is answered.
+
+    Args:
+        pool: opened. weighting: decides which teachers are asked for a row, as in training; None asks every
+            teacher that speaks its language. report: takes (pairs done, pairs in all) as it goes on.
+    Raises:
+        TeacherError, NonFiniteError: a teacher cannot answer; what was answered before is kept.
+    """
+    begun = time.perf_counter()
+    before = _counts(pool)
+    source = pool.handle.source(weighting)
+    batch = rows.take(range(len(rows)))
+    keys = text_keys(batch)
+    asked_MN = _once(source.roster.asked(batch), keys)
+    asked = int(asked_MN.sum())
+    _take_out_stored(source, asked_MN, keys)
+    done = asked - int(asked_MN.sum())
+    report(done, asked)
+    streams = _streams(source, rows, asked_MN, keys)
+    forwarded = 0
+    while any(stream.waiting or stream.sent for stream in streams):
+        for stream in streams:
+            done += stream.send(source, rows)
+        _wait(streams, source.handle.timeout_s)
+        for stream in streams:
+            answered, computed = stream.take()
+            done, forwarded = done + answered, forwarded + computed
+        report(done, asked)
+    counts = _counts(pool) - before
+    seconds = time.perf_counter() - begun
+    return LabelReport(asked, asked - forwarded, forwarded, seconds, *counts.tolist())
+
+
+def _counts(pool: TeacherPool) -> NDArray[np.int64]:
+    """Of all teachers so far: tokens before and after padding, answers that a store did not take."""
+    counters = pool.counters().values()
+    names = ("real_tokens", "computed_tokens", "unkept")
+    return np.asarray([sum(c[what] for c in counters) for what in names])
+
+
+def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
+    """Blocks until one request is answered; where none is in time, the processes that owe answers hang: see `Call`."""
+    sent = [ticket for stream in streams for ticket, _ in stream.sent]
+    if sent and not any(ticket.ready() for ticket in sent):
+        references = [reference for ticket in sent for reference in ticket.references]
+        if not ray.wait(references, num_returns=1, timeout=timeout_s)[0]:
+            for ticket in sent:
+                for call in ticket.calls:
+                    call.late(timeout_s)
+
+
+def _once(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Asks each teacher for equal texts once."""
+    asked_MN = asked_MN.copy()
+    for asked_N in asked_MN:
+        seen: set[bytes] = set()
+        for i in np.flatnonzero(asked_N).tolist():
+            asked_N[i] = keys[i] not in seen
+            seen.add(keys[i])
+    return asked_MN
+
+
+def _take_out_stored(source: PoolSource, asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
+    for name, asked_N in zip(source.teachers, asked_MN, strict=True):
+        wanted = np.flatnonzero(asked_N)
+        for begin in range(0, len(wanted), _LOOKED_UP):
+            part = wanted[begin : begin + _LOOKED_UP]
+            asked_N[part] = ~source.stored(name, [keys[i] for i in part.tolist()])
+
+
+def _streams(
+    source: PoolSource, rows: Rows, asked_MN: NDArray[np.bool_], keys: Sequence[bytes]
+) -> list[_Stream]:
+    lengths = [
+        len(text) + (0 if rows.pairs is None else len(rows.pairs[i])) for i, text in enumerate(rows.texts)
+    ]
+    streams = []
+    for index, g in enumerate(source.handle.groups):
+        own_MN = np.zeros_like(asked_MN)
+        own_MN[list(g.members)] = asked_MN[list(g.members)]
+        by_home: dict[str | None, list[int]] = {}
+        for i in np.flatnonzero(own_MN.any(axis=0)).tolist():
+            by_home.setdefault(source.home(index, keys[i]), []).append(i)
+        for home, members in by_home.items():
+            # The longest first: what does not fit into memory fails at once, and the end is even.
+            members.sort(key=lambda i: (rows.languages[i], -lengths[i]))
+            here = [n for n in source.handle.nodes[index] if home in (None, n)]
+            stream = _Stream(limit=IN_FLIGHT * max(1, len(here)))
+            for picked in _requests(members, [lengths[i] for i in members]):
+                stream.waiting.append((picked, own_MN[:, picked]))
+            streams.append(stream)
+    return streams
+
+
+def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Sorted rows, cut to requests of like length."""
+    cuts = [0]
+    for at, length in enumerate(lengths):
+        rows, longest = at - cuts[-1], lengths[cuts[-1]]
+        uneven = length < EVEN * longest or length > longest  # longer: another language begins
+        if rows >= MOST or (rows >= FEWEST and uneven):
+            cuts.append(at)
+    return [np.asarray(members[a:b]) for a, b in zip(cuts, [*cuts[1:], len(members)], strict=True)]
+
+
+@contextlib.contextmanager
+def shown(console: Console, what: str = "labelling") -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, else a line now and then; gives what `label_rows` reports to."""
+    if not console.is_terminal:
+        yield _Lines(console, what)
+        return
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn()]
+    columns += [TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn()]
+    with Progress(*columns, console=console, refresh_per_second=4) as bars:
+        bar = bars.add_task(what, total=None, rate="")
+
+        def report(done: int, total: int) -> None:
+            speed = bars.tasks[bar].speed
+            bars.update(bar, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
+
+        yield report
+
+
+class _Lines:
+    """Progress where nobody watches: a line at the start, every quarter of a minute and at the end."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        self._console, self._what = console, what
+        self._begun = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        first = self._first is None
+        if self._first is None:
+            self._first, self._begun = done, now
+        if not (first or done == total or now - self._said >= _LINE_S):
+            return
+        self._said = now
+        rate = (done - self._first) / max(1e-9, now - self._begun)
+        left = f", {(total - done) / rate:,.0f} s left" if rate > 0 and done < total else ""
+        speed = f", {rate:,.0f} texts/s" if rate > 0 else ""
+        self._console.print(f"{self._what}: {done:,} of {total:,}{speed}{left}", highlight=False)
+
+
+def label(config: RunConfig, console: Console, *, everything: bool = False) -> LabelReport:
+    """`raykd label`: keeps the answers to the training texts of a run, as its weighting asks for them.
+
+    Args:
+        everything: also the validation and test texts, by every teacher that speaks their language (so are they
+            asked when a run is scored).
+    Raises:
+        ConfigError: no store, no teachers. ModelError: a teacher is not trained yet, or not good enough (`on_poor`).
+        ResourceError, TeacherError.
+    """
+    trained = trained_teachers(config)
+    data = load_data(config.data, Path.cwd(), config.form)
+    with teachers_alone(config, trained) as (pool, infos):
+        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        rows, languages = data.validation, data.train.languages
+        judged = judge_teachers(config, pool, infos, rows, languages, say)
+        say("\n".join((*judged.lines, *judged.idle)))
+        stop_if_poor([judged], config)
+        with shown(console, "training texts") as report:
+            total = label_rows(pool, data.train, config.objective.weighting, report)
+        if everything:
+            held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
+            with shown(console, "held-out texts") as report:
+                total += label_rows(pool, held_out, None, report)
+    return total
+
+
+@contextlib.contextmanager
+def teachers_alone(
+    config: RunConfig, trained: Mapping[str, Path]
+) -> Iterator[tuple[TeacherPool, list[TeacherInfo]]]:
+    """The teachers of a run on its cluster, without a student, and what they say of themselves; ended afterwards.
+
+    Raises:
+        ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
+    """
+    look_at_teachers(config)
+    with interruptible(), own_ray_ended():
+        connect(config.ray)
+        check_teachers(config, trained)
+        pool, infos = start_pool(config, trained)
+        try:
+            yield pool, infos
+        finally:
+            pool.stop()
+
+
+def trained_teachers(config: RunConfig) -> dict[str, Path]:
+    """Folders of the teachers that a run trains."""
+    if not config.active_teachers or config.serving.store is None:
+        raise ConfigError(
+            "there is nothing to label",
+            got="no teachers" if not config.active_teachers else "serving.store: null keeps no answers",
+            wanted="a run with teachers and a store",
+        )
+    check_places(config)
+    return existing_teachers(
+        config, "raykd train RUN.yaml trains them (labelling does not); raykd label goes after that"
+    )

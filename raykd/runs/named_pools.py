@@ -1,0 +1,208 @@
+"""`raykd teachers`: pools that outlive runs, started, shown and ended.
+
+Decision record: a pool's file is a run file of which only the teachers and what they need is read, so that the run
+that trained with its own teachers starts the same ones for others. Asking to start what is there is no error if
+it is the same, because a script may; what differs is said, not changed. Whatever is asked of actors here waits a
+few seconds at most: the command is there for when something hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+import ray
+
+from raykd.cluster.connection import cluster_address, connect
+from raykd.cluster.interrupts import interruptible
+from raykd.config import RayConfig, RunConfig
+from raykd.driver.jobs import existing_teachers
+from raykd.driver.pool import check_teachers, described, placements_of
+from raykd.errors import ConfigError, TeacherError
+from raykd.preflight.model_check import look_at_teachers
+from raykd.report.fitted import FittedTable, fitted
+from raykd.teachers.actor import Standing
+from raykd.teachers.attached import differences, refuse
+from raykd.teachers.groups import Group
+from raykd.teachers.pool import Placement, group
+from raykd.teachers.warm import Served, end, find, pool_names, standings, start
+
+log = logging.getLogger("raykd.runs")
+
+
+def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = False) -> list[str]:
+    """Starts the teachers of a run as a named pool; lines for people.
+
+    Args:
+        name: of the pool; None takes the run's. load: load all weights now, not on the first miss.
+    Raises:
+        ConfigError: no teachers, no running cluster. ModelError: a teacher is not trained yet. TeacherError: the pool
+            exists and serves other teachers, or not all of it is alive. As `raykd.teachers.warm.start`.
+    """
+    name = config.name if name is None else name
+    config = config.model_copy(update={"serving": config.serving.model_copy(update={"pool": None})})
+    if not config.active_teachers:
+        raise ConfigError("there are no teachers to start", got="teachers: []", wanted="at least one teacher")
+    cluster_address(config.ray, "a teacher pool")
+    look_at_teachers(config)
+    trained = existing_teachers(
+        config, "raykd train POOL.yaml trains them (a pool does not); raykd teachers up goes after that"
+    )
+    placements = placements_of(config, trained)
+    with interruptible():
+        connect(config.ray)
+        served = find(name)
+        if served is not None:
+            return _there_already(placements, served)
+        check_teachers(config, trained)
+        begun = time.monotonic()
+        served = start(name, placements, config.serving, load=load)
+    return [
+        f"teacher pool {name} is up after {time.monotonic() - begun:.1f} s: {_summary(served.handle.groups)}",
+        *(f"  {i.name} answers in {i.dtype} ({i.dtype_reason}) on {i.device}" for i in served.infos),
+        f"runs ask it with serving.pool={name}; it stays until raykd teachers down {name}",
+    ]
+
+
+def _summary(groups: Sequence[Group]) -> str:
+    names = [spec.name for g in groups for spec in g.specs]
+    cpus, gpus = (sum(n * g.replicas for g, n in zip(groups, each, strict=True))
+                  for each in ([g.num_cpus for g in groups], [g.num_gpus for g in groups]))  # fmt: skip
+    processes = sum(g.replicas for g in groups)
+    return (
+        f"{len(names)} teachers ({', '.join(names)}) in {processes} process{'es' if processes != 1 else ''}, "
+        f"{cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
+    )
+
+
+def _there_already(placements: Sequence[Placement], served: Served) -> list[str]:
+    """The pool that is there, if it serves the same and is alive; what it was started with otherwise is said."""
+    down = f"raykd teachers down {served.name}"
+    refuse(
+        served.name,
+        differences(described(placements), served, exactly=True),
+        f"{down}, then again; or another --name",
+    )
+    dead = [f"{g.name} replica {r}" for i, g in enumerate(served.handle.groups)
+            for (at, r), s in standings(served.handle).items() if at == i and s == "dead"]  # fmt: skip
+    if dead:
+        raise TeacherError(
+            f"teacher pool {served.name} is there, but not all of it is alive",
+            got=f"dead: {', '.join(dead)}",
+            next_step=f"{down}, then again",
+        )
+    wanted = group(placements)
+    lines = [f"teacher pool {served.name} is up already and serves the same teachers; nothing was changed"]
+    asked, runs = ([_shape(g) for g in groups] for groups in (wanted, served.handle.groups))
+    if asked != runs:
+        lines.append(f"  it keeps what it was started with: {'; '.join(runs)}")
+        lines.append(f"  now asked for: {'; '.join(asked)}; {down} first to change that")
+    return lines
+
+
+def _shape(g: Group) -> str:
+    names, spec = "+".join(s.name for s in g.specs), g.specs[0]
+    own = f", {g.resources}" if g.resources else ""
+    gpus = f", GPU {g.num_gpus:g}" if g.num_gpus else ""
+    return f"{names}: {g.replicas} x CPU {g.num_cpus:g}{gpus}{own}, max_tokens {spec.max_tokens}, store {spec.store}"
+
+
+def teachers_status(name: str | None = None, address: str | None = None) -> FittedTable | None:
+    """All named pools, or one: a row a teacher. None where there is no pool at all.
+
+    Raises:
+        ConfigError: there is no pool of that name.
+    """
+    _connect(address)
+    names = pool_names()
+    if name is not None and name not in names:
+        raise ConfigError(
+            f"there is no teacher pool {name} on this cluster", got=name, wanted=f"one of {names}"
+        )
+    if not names:
+        return None
+    heads = ("pool", "teacher", "languages", "alive", "node", "answered", "forwarded", "loaded", "stored", "memory",
+             "age")  # fmt: skip
+    lines: list[list[str]] = []
+    hosts = {node["NodeID"]: str(node["NodeManagerHostname"]) for node in ray.nodes()}
+    for pool in names if name is None else [name]:
+        try:
+            served = find(pool)
+        except TeacherError as error:
+            broken = f"not whole: {error.got}; raykd teachers down {pool} removes it"
+            lines.append([pool, broken, *[""] * (len(heads) - 2)])
+            continue
+        lines += [] if served is None else _rows(served, hosts)
+    return fitted(heads, lines, left=5)
+
+
+def _rows(served: Served, hosts: dict[str, str]) -> list[list[str]]:
+    said = standings(served.handle)
+    rows: dict[int, list[str]] = {}
+    for i, g in enumerate(served.handle.groups):
+        replicas = [said[i, r] for r in range(g.replicas)]
+        alive = [s for s in replicas if isinstance(s, Standing)]
+        silent = sorted(s for s in replicas if isinstance(s, str))
+        state = f"{len(alive)}/{g.replicas}" + (f" ({', '.join(silent)})" if silent else "")
+        nodes = ", ".join(sorted({hosts.get(s.node, s.node[:8]) for s in alive})) or "-"
+        for m, spec in zip(g.members, g.specs, strict=True):
+            first = m == g.members[0]
+            rows[m] = [
+                served.name,
+                spec.name,
+                "all" if spec.languages is None else ", ".join(sorted(spec.languages)),
+                state,
+                nodes,
+                _total(alive, spec.name, "answered"),
+                _total(alive, spec.name, "forwarded"),
+                f"{_count(alive, spec.name, 'loaded')} of {len(alive)}" if alive else "-",
+                _stored(alive, spec.name),
+                (_megabytes(alive) if first else f"with {g.specs[0].name}") if alive else "-",
+                _age(time.time() - served.started),
+            ]
+    return [rows[m] for m in sorted(rows)]
+
+
+def _count(alive: Sequence[Standing], teacher: str, what: str) -> int:
+    return sum(s.counters[teacher][what] for s in alive)
+
+
+def _total(alive: Sequence[Standing], teacher: str, what: str) -> str:
+    return f"{_count(alive, teacher, what):,}" if alive else "-"
+
+
+def _stored(alive: Sequence[Standing], teacher: str) -> str:
+    """Answers on all nodes; replicas of one node share a store."""
+    by_node = {s.node: s.stored[teacher] for s in alive}
+    known = [count for count in by_node.values() if count is not None]
+    return f"{sum(known):,}" if known else "-"
+
+
+def _megabytes(alive: Sequence[Standing]) -> str:
+    return f"{sum(s.memory for s in alive) / 1e6:,.0f} MB"
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def teachers_down(names: Sequence[str] | None = None, address: str | None = None) -> list[str]:
+    """Ends these named pools, or all of them for None; lines for people. A pool that is not there is no error."""
+    _connect(address)
+    there = pool_names()
+    lines = [
+        f"teacher pool {name} is down: {end(name)} actors ended, stores flushed"
+        if name in there
+        else f"there is no teacher pool {name} on this cluster; nothing was done"
+        for name in (there if names is None else names)
+    ]
+    return lines or ["there is no teacher pool on this cluster; nothing was done"]
+
+
+def _connect(address: str | None) -> None:
+    connect(RayConfig(address=address or os.environ.get("RAY_ADDRESS") or "auto"))

@@ -1,0 +1,111 @@
+"""A teacher that is not good enough to teach, in words: its score beside one label for everything, and the cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raykd import models
+from raykd.config import RunConfig
+from raykd.errors import RaykdError
+from raykd.report.results import Score
+from raykd.tasks.scores.chance import Comparison, Swap
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+
+NAMED = 12
+"""Labels of a map that a message shows."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong with a teacher, in the parts of an error. stops: whether the run may not go on with it."""
+
+    teacher: str
+    what: str
+    got: str
+    wanted: str
+    cause: str
+    stops: bool
+
+    @property
+    def line(self) -> str:
+        """All of it as one line, for a warning."""
+        return f"{self.what}: {self.got}; {self.cause}"
+
+
+def complaint_of(
+    config: RunConfig, spec: TeacherSpec, info: TeacherInfo, found: Comparison, scored: Score, *, stops: bool
+) -> Complaint | None:
+    """What to say of a teacher; None where nothing is wrong with it.
+
+    One that is no better than one label, but not surely worse, is warned of. So is a tagger whose tags only fit better
+    in another order: schemes of tags overlap.
+
+    Args:
+        scored: of the validation rows, by language. stops: whether it may stop the run.
+    """
+    if not found.is_no_better and found.swap is None:
+        return None
+    labels, tagging = config.data.labels, not config.task.row_units
+    most, units = labels[found.label], "words" if tagging else "texts"
+    always = f"{most} everywhere" if tagging else f"always {most}, the most frequent label,"
+    what = f"teacher {spec.name} is {'worse' if found.is_poor else 'no better'} on the validation rows than one label"
+    what += " for everything"
+    if found.swap is not None and not found.is_poor:
+        what = f"teacher {spec.name} answers the validation rows as if its labels were others"
+    by_language = {lang: m["accuracy"] for lang, m in scored.by_language.items()}
+    each = ", ".join(f"{lang} {100 * share:.1f} %" for lang, share in by_language.items())
+    return Complaint(
+        spec.name,
+        what,
+        got=f"accuracy {_percent(found.accuracy)} (95 % interval {100 * found.low:.1f} to {100 * found.high:.1f}) of "
+        f"{found.units:,} labelled {units}"
+        + (f" ({each})" if len(by_language) > 1 else f" in {', '.join(by_language)}")
+        + f"; {always} would be right in {_percent(found.share)}",
+        wanted="labels that fit its answers"
+        if found.swap is not None and not found.is_poor
+        else f"an accuracy whose interval reaches {_percent(found.share)}",
+        cause=_cause(config, spec, info, found.swap),
+        stops=stops and (found.is_poor or (found.swap is not None and not tagging)),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swap: Swap | None) -> str:
+    key, labels = f"teachers.{spec.name}", config.data.labels
+    if swap is None and any(t.name == spec.name and t.training is not None for t in config.teachers):
+        return f"the run trained it so: more steps, more rows, or another learning rate ({key}.training)"
+    if swap is None:
+        return (
+            f"no other order of its labels fits either: is {spec.path} a model of this task and of the languages in "
+            f"{key}.languages, and does {key}.max_length ({info.max_length} tokens) hold the texts"
+        )
+    wanted = label_map_of(spec, info, swap, labels)
+    shown = ", ".join(f"{own}: {label}" for own, label in list(wanted.items())[:NAMED])
+    more = ", ..." if len(wanted) > NAMED else ""
+    how = f"with label_map {{{shown}{more}}}" if wanted else "without a label_map"
+    return (
+        f"its labels look swapped: {how} it would reach {_percent(swap.accuracy)}: check {key}.label_map and "
+        f"id2label in its config.json ({spec.path})"
+    )
+
+
+def label_map_of(spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple[str, ...]) -> dict[str, str]:
+    """The `label_map` that would call its answers as they fit; names that are the run's already stand in none."""
+    own = _own_labels(spec) or ()
+    found = {}
+    for at, wanted in enumerate(swap.assignment):
+        columns = info.columns[at] if at < len(info.columns) else ()
+        names = [own[c] for c in columns if c < len(own)] or [labels[at]]
+        found.update({name: labels[wanted] for name in names if name != labels[wanted]})
+    return found
+
+
+def _own_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
+    try:
+        folder = models.resolve(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        return tuple(models.read_labels(folder) or ())
+    except (RaykdError, OSError):  # a pool of others may have it where we cannot read
+        return None

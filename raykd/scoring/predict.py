@@ -1,0 +1,231 @@
+"""`raykd predict`: what a saved model says of texts, in the terms of its task.
+
+Decision record: JSON lines are read by the keys that they have, because a file of questions, of words and of texts
+tell themselves apart; keys that are named win. Other keys of a line (an id, a date) come out again with its answer,
+since who has a file wants to know which line was answered; where the answer has a key of that name the answer's stays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from raykd import models
+from raykd.data.files.opening import read_lines
+from raykd.distill.signals import TextBatch
+from raykd.errors import DataError
+from raykd.parse import object_without_duplicates
+from raykd.prediction.predictor import rows_to_ask
+from raykd.tasks import TaskBase
+from raykd.tasks.forms import form_of
+
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def read_texts(
+    texts: Sequence[str] | None,
+    jsonl: Path | None,
+    column: str | None,
+    pair: str | None,
+    stdin: TextIO,
+    lines_of: Callable[[TextIO], Iterable[str]] = iter,
+) -> Asked:
+    """Texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
+
+    Args:
+        column, pair: keys in the JSON lines; None takes those that the lines have: question and context, tokens, text,
+            src, prompt.
+        lines_of: the lines of standard input as text.
+    Raises:
+        DataError: nothing to read, or a JSON line without the key; names file and line.
+    """
+    if texts:
+        return Asked(list(texts))
+    if jsonl is None:
+        if stdin is sys.stdin and sys.stdin.isatty():
+            raise DataError(
+                "no text to answer", wanted="texts as arguments, on standard input, or --jsonl FILE"
+            )
+        return Asked([line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()])
+    name = "standard input" if str(jsonl) == "-" else str(jsonl)
+    try:
+        lines = enumerate(list(lines_of(stdin)), 1) if str(jsonl) == "-" else read_lines(jsonl)
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {name}", got=str(error), wanted="a UTF-8 file of JSON lines") from None
+    rows = [
+        _json_row(line.lstrip("\ufeff"), f"{name}:{at}") for at, line in lines if line.strip("\ufeff \r\n")
+    ]
+    if column is None and rows:
+        column, pair, tokens = _keys_of(rows[0], pair)
+        if tokens:
+            words = [row.words(column) for row in rows]
+            return Asked([], tokens=words, others=[row.others(column, None) for row in rows])
+    column = column or "text"
+    return Asked(
+        [row.text(column) for row in rows],
+        [row.text(pair) for row in rows] if pair else None,
+        others=[row.others(column, pair) for row in rows],
+    )
+
+
+def _keys_of(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
+    """Key of the text, of the second text, and whether rows are words, by what the first row has."""
+    if "question" in first.values and "context" in first.values:
+        return "question", pair or "context", False
+    if "tokens" in first.values and "text" not in first.values:
+        return "tokens", None, True
+    return next((key for key in ("text", "src", "prompt") if key in first.values), "text"), pair, False
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A JSON line and where it stands."""
+
+    values: dict[str, Any]
+    where: str
+
+    def text(self, key: str) -> str:
+        """The string under a key."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self._lacks(f"text {key!r}", f"a string under {key!r}")
+        return _readable(value)
+
+    def words(self, key: str) -> list[str]:
+        """The list of words under a key."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
+            raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
+        return [_readable(word) for word in value]
+
+    def others(self, *read: str | None) -> dict[str, Any]:
+        """What stands under other keys."""
+        return {key: value for key, value in self.values.items() if key not in read}
+
+    def _lacks(self, what: str, wanted: str) -> DataError:
+        return DataError(
+            f"{self.where} has no {what}",
+            got=f"keys {sorted(self.values)}",
+            wanted=wanted,
+            next_step="name the key with --column or --pair",
+        )
+
+
+def _readable(text: str) -> str:
+    """A text that a tokenizer takes: halves of surrogate pairs, which JSON can hold, become U+FFFD."""
+    return _HALVES.sub("\ufffd", text)
+
+
+def _json_row(line: str, where: str) -> _Row:
+    try:
+        row = json.loads(line, object_pairs_hook=object_without_duplicates)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON", got=str(error), wanted="one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is no JSON object", got=type(row).__name__, wanted="one JSON object a line")
+    return _Row(row, where)
+
+
+def predict_texts(
+    directory: Path, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """What the model's task says of each text, in order: label and probabilities, or entities, or an answer.
+
+    Raises:
+        ModelError: the directory holds no model that can be loaded. DataError: as `Asked.batch`.
+    """
+    return predict_rows(directory, Asked(texts=list(texts), pairs=None if pairs is None else list(pairs)))
+
+
+def predict_rows(
+    directory: Path,
+    asked: Asked,
+    *,
+    no_answer: bool = False,
+    longest: int | None = None,
+    new: int | None = None,
+    languages: tuple[str | None, str | None] = (None, None),
+) -> Iterator[dict[str, Any]]:
+    """The same for rows of any form.
+
+    Args:
+        no_answer: "no answer" is a choice for questions; it also is where a row's `answers` are empty, and for a
+            student that learnt it.
+        longest, new: of a language model the longest prompt or source, and the longest text that it writes, in tokens;
+            None is what the model was judged with, else what it has places for.
+        languages: of the sources, and of what is written, for models that mark it; None takes what rows say under
+            src_lang, and under tgt_lang or lang.
+    """
+    from raykd.prediction.predictor import Lengths, Predictor
+
+    predictor = Predictor.of(models.load(directory), Lengths(longest, new))
+    batch = asked.batch(predictor.task, no_answer=no_answer)
+    if predictor.task.kind == "seq2seq":
+        batch = asked.in_languages(batch, *languages)
+    answers = predictor.predict(batch)
+    if asked.others is None:
+        return answers
+    return ({**kept, **answer} for kept, answer in zip(asked.others, answers, strict=True))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about, before the model's task is known.
+
+    texts: or questions. pairs: second texts, or contexts. tokens: words of each row, in place of texts. others: what
+        else stood in each row, to be given back.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None = None
+    tokens: list[list[str]] | None = None
+    others: list[dict[str, Any]] | None = None
+
+    def batch(self, task: TaskBase, *, no_answer: bool = False) -> TextBatch:
+        """Rows of the task's form.
+
+        Raises:
+            DataError: questions without contexts, or words for a task that reads texts.
+        """
+        form = form_of(task)
+        if self.tokens is not None and form != "words":
+            raise DataError(
+                "this model reads texts, not words",
+                got="rows with tokens",
+                wanted='JSON lines {"text": ...}',
+                next_step="name the key of the text with --column",
+            )
+        if form == "answers" and self.pairs is None:
+            raise DataError(
+                "this model answers questions about a context",
+                got="texts alone",
+                wanted='JSON lines {"question": ..., "context": ...}',
+                next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
+            )
+        no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
+        return rows_to_ask(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
+
+    def in_languages(self, batch: TextBatch, source: str | None, target: str | None) -> TextBatch:
+        """The rows with their languages: these, else what each row says, else unknown ones."""
+
+        def said(row: dict[str, Any], *keys: str) -> str:
+            return next((value for key in keys if isinstance(value := row.get(key), str)), "")
+
+        others: list[dict[str, Any]] = self.others or [{}] * len(batch)
+        return replace(
+            batch,
+            languages=tuple(target or said(row, "tgt_lang", "lang") for row in others),
+            source_languages=tuple(source or said(row, "src_lang") for row in others),
+        )
+
+
+def _lacks_answers(row: dict[str, Any]) -> bool:
+    """Whether a row says that its question has no answer, in one of SQuAD's ways."""
+    answers = row.get("answers")
+    texts = answers.get("text") if isinstance(answers, dict) else answers
+    return row.get("is_impossible") is True or texts == []

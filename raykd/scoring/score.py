@@ -1,0 +1,275 @@
+"""The final table's numbers: every system's answers on the same held-out rows.
+
+Decision record: teachers answer through the pool, students in the driver through the same `Teacher` class, in
+float32, so that all are measured alike. Milliseconds for 1,000 texts are those of `raykd.teachers.timing`. The ensemble
+is what the student is taught: the run's weighting and mixture at temperature 1, without gold labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.config import RunConfig
+from raykd.data.rows import Rows
+from raykd.distill.bodies import lay_out, unit_logits
+from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
+from raykd.distill.targets import Mixture, combine_logits
+from raykd.errors import RaykdError
+from raykd.report.results import Predictions, Role, Score, score
+from raykd.scoring.written import student_said, teacher_said
+from raykd.student.prepare import student_codes
+from raykd.tasks import Said
+from raykd.teachers.pool import PoolHandle, TeacherPool
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher, TeacherInfo
+from raykd.teachers.timing import TIMED_TEXTS
+
+ASKED_ROWS = 128
+"""Rows of one request of an evaluation."""
+log = logging.getLogger("raykd.runs")
+
+
+System = tuple[Predictions, Score]
+"""What a system answered, and how good that was."""
+
+
+def ask_all(
+    handle: PoolHandle, rows: Rows, report: Callable[[int, int], None] = lambda done, total: None
+) -> list[TeacherSignal]:
+    """Every teacher's answers to all rows of its languages, in row order.
+
+    Args:
+        report: takes (rows answered, rows in all) as it goes on.
+    """
+    source = handle.source(None)
+    waiting = [
+        source.submit(rows.take(range(begin, min(begin + ASKED_ROWS, len(rows)))))
+        for begin in range(0, len(rows), ASKED_ROWS)
+    ]
+    parts = []
+    for ticket in waiting:
+        parts.append(ticket.result())
+        report(min(len(parts) * ASKED_ROWS, len(rows)), len(rows))
+    return [joined([part[m] for part in parts]) for m in range(len(handle.teachers))]
+
+
+def joined(parts: Sequence[TeacherSignal]) -> TeacherSignal:
+    """One teacher's answers to several batches as its answer to all of them."""
+    return TeacherSignal(
+        parts[0].teacher,
+        np.concatenate([part.logits_NC for part in parts]),
+        np.concatenate([part.covered_N for part in parts]),
+        bodies=None if parts[0].bodies is None else sum((part.bodies or () for part in parts), ()),
+    )
+
+
+def judged(
+    name: str, role: Role, config: RunConfig, said: Said, asked_B: NDArray[np.bool_], rows: Rows,
+    parameters: int, ms_per_1000: float | None = None,
+) -> System:  # fmt: skip
+    """What a system said to the rows it was asked for, measured by the task."""
+    labels = config.data.labels
+    found = score(
+        rows.languages,
+        asked_B & rows.labelled,
+        lambda picked: config.task.metrics(said.take(picked), rows.take(picked), labels),
+    )
+    if config.task.language:
+        nothing = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
+        plain, same = role == "student" and config.plain, _same_text(said.texts, rows)
+        return Predictions(name, role, *nothing, parameters, ms_per_1000, plain, same), found
+    batch = rows.take(range(len(rows)))
+    languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
+    gold_N = config.task.unit_labels(batch)
+    answers = Predictions(
+        name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000,
+        role == "student" and config.plain,
+    )  # fmt: skip
+    return replace(answers, constant=_same_label(config, answers)), found
+
+
+def _same_label(config: RunConfig, answers: Predictions) -> str | None:
+    """The one label that a system gives to all units, in words; None where it gives several, or gold is one too."""
+    if config.task.kind not in ("classification", "token_classification"):
+        return None
+    counted_N = answers.covered_N & (answers.labels_N != UNLABELLED)
+    if not counted_N.any() or len(set(answers.labels_N[counted_N].tolist())) == 1:
+        return None
+    given = set(answers.logits_NC[counted_N].argmax(axis=1).tolist())
+    if len(given) != 1:
+        return None
+    (at,) = given
+    label = config.data.labels[at] if at < len(config.data.labels) else str(at)
+    return "no entity" if label == "O" else f"label {label}"
+
+
+def _same_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
+    """The one text that a system writes for all rows, in words; None where it writes several, or targets are one."""
+    if texts is None or len(set(texts)) != 1 or len(set(rows.pairs or rows.texts)) < 2:
+        return None
+    return f"the text {texts[0][:40]!r}" if texts[0].strip() else "nothing is written"
+
+
+def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Said:
+    """A teacher's answers to all rows as what a task measures."""
+    batch = rows.take(range(len(rows)))
+    counts_B = config.task.counts(batch)
+    if signal.bodies is None:
+        return Said(signal.logits_NC, counts_B, signal.covered_N)
+    logits_NC, covered_N = unit_logits(signal, counts_B, config.task.choices(batch, config.data.labels))
+    return Said(np.maximum(logits_NC, MASKED), counts_B, covered_N)
+
+
+def stacked(
+    config: RunConfig,
+    signals: Sequence[TeacherSignal],
+    languages: Sequence[frozenset[str] | None],
+    rows: Rows,
+) -> Signals:
+    """The teachers' answers to all rows as the objective sees them, without gold labels."""
+    batch = rows.take(range(len(rows)))
+    counts_B = config.task.counts(batch)
+    hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
+    if config.task.row_units:
+        return stack(signals, languages, hidden_N, tuple(rows.languages))
+    choices = config.task.choices(batch, config.data.labels)
+    return lay_out(signals, languages, hidden_N, rows.languages, counts_B, choices=choices)
+
+
+def teacher_systems(
+    config: RunConfig,
+    pool: TeacherPool,
+    signals: Sequence[TeacherSignal],
+    infos: Sequence[TeacherInfo],
+    rows: Rows,
+    times: Mapping[str, float | None] | None = None,
+) -> list[System]:
+    """The teachers' rows of the table.
+
+    Args:
+        times: milliseconds for 1,000 texts by teacher, where they are shown.
+    """
+    said = [
+        teacher_said(pool, m, s, config, rows) if config.task.language else said_by(config, s, rows)
+        for m, s in enumerate(signals)
+    ]
+    return [
+        judged(
+            s.teacher, "teacher", config, what, s.covered_N, rows, i.parameters, (times or {}).get(s.teacher)
+        )
+        for what, s, i in zip(said, signals, infos, strict=True)
+    ]
+
+
+def ensemble_system(
+    config: RunConfig,
+    signals: Signals,
+    asked_B: NDArray[np.bool_],
+    teachers: Sequence[Predictions],
+    rows: Rows,
+) -> System:
+    """What the student is taught: the combined target at temperature 1, as log-probabilities.
+
+    Args:
+        signals: of all units. asked_B: rows that some teacher was asked for.
+    """
+    weighting = config.objective.weighting
+    weights_MN, mixture = weighting.weights(signals), config.objective.mixture
+    target = combine_logits(completed(signals, weights_MN, mixture), weights_MN, 1.0, mixture)
+    names, spoken = signals.teachers, signals.teacher_languages
+    times = [t.ms_per_1000 for t in teachers]
+    shares = np.asarray([weighting.asks(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
+    said = Said(
+        target.logp_NK.numpy().astype(np.float32),
+        config.task.counts(rows.take(range(len(rows)))),
+        target.covered_N.numpy(),
+    )
+    parameters = sum(t.parameters for t in teachers)
+    needed = [(t, share) for t, share in zip(times, shares.tolist(), strict=True) if share]
+    known = [t * share for t, share in needed if t is not None]
+    spent = sum(known) if len(known) == len(needed) else None
+    return judged("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
+
+
+def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
+    """Logits ``[M, N, C]`` of teachers that all answer for all labels.
+
+    What a teacher of a subset does not know it takes from those that know all labels: their probabilities for these
+    labels, and what is left of their mass for its own. Where nobody knows them they have no probability.
+    """
+    logits_MNC = signals.logits_MNC.float().clone()
+    whole = [m for m in range(len(logits_MNC)) if signals.columns(m) is None]
+    sum_N = weights_MN[whole].sum(dim=0)
+    helped_N1 = (sum_N > 0.0).unsqueeze(1)
+    known = (
+        combine_logits(logits_MNC[whole], weights_MN[whole] / sum_N.clamp_min(1e-9), 1.0, mixture)
+        if whole
+        else None
+    )
+    for m, logits_NC in enumerate(logits_MNC):
+        columns = signals.columns(m)
+        if columns is None:
+            continue
+        own_NK = logits_NC[:, list(columns)].log_softmax(dim=1)
+        filled_NC = torch.full_like(logits_NC, MASKED)
+        if known is not None:
+            filled_NC = torch.where(helped_N1, known.logp_NK, filled_NC)
+            mass_N1 = known.logp_NK[:, list(columns)].logsumexp(dim=1, keepdim=True)
+            own_NK = torch.where(helped_N1, own_NK + mass_N1, own_NK)
+        filled_NC[:, list(columns)] = own_NK
+        logits_MNC[m] = filled_NC
+    return logits_MNC
+
+
+def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
+    """A saved student as a teacher that answers for itself, in float32."""
+    codes = student_codes(config) if config.task.language else {}
+    return TeacherSpec(
+        name, str(directory), config.data.labels, config.task, language_codes=dict(codes), dtype="float32"
+    )
+
+
+def student_system(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
+    """A saved student's answers, from the files that a user gets."""
+    threads = max(1, int(config.workers.num_cpus + 1e-6))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        student = Teacher(student_spec(name, directory, config))
+        if config.task.language:
+            said, parameters = student_said(directory, config, rows)
+            everything_B = np.ones(len(rows), dtype=bool)
+            return judged(name, role, config, said, everything_B, rows, parameters, _timed(student, rows))
+        info = student.open()
+        signal = student.answer(rows.take(range(len(rows))))
+        spent = _timed(student, rows)
+    finally:
+        torch.set_num_threads(before)
+    said = said_by(config, signal, rows)
+    return judged(name, role, config, said, signal.covered_N, rows, info.parameters, spent)
+
+
+def _timed(student: Teacher, rows: Rows) -> float | None:
+    """Milliseconds for 1,000 texts of a student; None where it cannot be asked as a teacher is."""
+    try:
+        student.load()
+        timing = student.timed(sample(rows))
+    except RaykdError as error:
+        log.warning("the time of %s was not measured: %s", student.name, error)
+        return None
+    return None if timing is None else 1e3 * timing.ms
+
+
+def sample(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:
+    """The texts that a model is timed on: some of all rows, or of those in these languages."""
+    picked = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
+    picked = picked or list(range(len(rows)))
+    count = min(TIMED_TEXTS, len(picked))
+    return rows.take([picked[i * len(picked) // count] for i in range(count)])

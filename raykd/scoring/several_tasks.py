@@ -1,0 +1,125 @@
+"""The end of a run, whether of one task or of several.
+
+Decision record: the tasks of a run have nothing to compare between them, so each is concluded as if it were a run of
+its own (table, page, artifacts behind its name in a folder of its own), and the run adds the page that shows all
+tables.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from raykd.config import MultiRun, Run
+from raykd.config.loading import dump
+from raykd.driver.ending import ending_of
+from raykd.driver.jobs import AnyJob
+from raykd.folders.folder import RunFolder
+from raykd.point import Point
+from raykd.report.mix_page import TaskResult, write_mix_page
+from raykd.scoring.outcome import Counters, Outcome, conclude
+from raykd.scoring.teacher_scores import Judged, judge_teachers
+from raykd.teachers.pool import TeacherPool
+from raykd.teachers.spec import TeacherInfo
+from raykd.tracking import PartTracker, Tracker, redact
+
+log = logging.getLogger("raykd.runs")
+TASKS = "tasks"
+"""Folder of a run of several tasks that holds a folder with each one's report."""
+Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
+"""Of each task that has teachers their pool and what they say of themselves."""
+
+
+def judge_all(config: Run, student: AnyJob, pools: Pools, say: Callable[[str], None]) -> dict[str, Judged]:
+    """Scores the teachers of every task on the validation rows, by task.
+
+    Args:
+        student: its data. say: takes lines for people.
+    """
+    judged = {}
+    for task, (pool, infos) in pools.items():
+        data = student.parts[task].data
+        judged[task] = judge_teachers(
+            config.members[task], pool, infos, data.validation, data.train.languages, say
+        )
+        judged[task].announce(say)
+    return judged
+
+
+def conclude_all(
+    config: Run,
+    folder: RunFolder,
+    jobs: Sequence[AnyJob],
+    pools: Pools,
+    judged: Mapping[str, Judged],
+    curves: Mapping[str, Sequence[Point]],
+    tracker: Tracker,
+    counters: Callable[[], Counters],
+) -> Outcome:
+    """Scores every system of every task on the held-out rows, writes reports and logs everything.
+
+    Args:
+        jobs: baseline and student. judged: teachers on the validation rows, by task. curves: points by job.
+        counters: reads those of the teachers, over all starts.
+    """
+    ending = ending_of(curves.get("student", ()), config.metric, jobs[-1].steps)
+    if not isinstance(config, MultiRun):
+        pool, infos = pools.get("", (None, []))
+        own_jobs = [job.parts[""] for job in jobs]
+        found = judged.get("", Judged())
+        return conclude(config, folder, own_jobs, pool, infos, found, curves, tracker, ending, counters)
+    parts: dict[str, Outcome] = {}
+    for task, member in config.members.items():
+        pool, infos = pools.get(task, (None, []))
+        own = {job: of_task(points, task) for job, points in curves.items()}
+        place = RunFolder(folder.path / TASKS / task, {})
+        place.path.mkdir(parents=True, exist_ok=True)
+        recorder = PartTracker(tracker, task)
+        part_jobs = [job.parts[task] for job in jobs]
+        found = judged.get(task, Judged())
+        parts[task] = conclude(member, place, part_jobs, pool, infos, found, own, recorder, ending, counters)
+    return _together(config, folder, jobs[-1].output, parts, tracker)
+
+
+def of_task(points: Sequence[Point], task: str) -> list[Point]:
+    """A task's own curves, and those of the whole run (learning rate, epoch) where it has none of that name."""
+    found = []
+    for point in points:
+        own = {k.removeprefix(f"{task}/"): v for k, v in point.values.items() if k.startswith(f"{task}/")}
+        shared = {k: v for k, v in point.values.items() if k in ("train/learning_rate", "train/epoch")}
+        found.append(Point(point.step, {**shared, **own}))
+    return found
+
+
+def _together(
+    config: MultiRun, folder: RunFolder, student: Path, parts: Mapping[str, Outcome], tracker: Tracker
+) -> Outcome:
+    names = ", ".join(parts)
+    summary = (
+        f"One {config.student.kind} encoder learns {len(parts)} tasks ({names}) from {len(config.active_teachers)} "
+        f"teachers; tasks are drawn by rows ** {config.task.power:g}."
+    )
+    shown = {
+        task: TaskResult(part.table, f"{TASKS}/{task}/{part.report.name}", part.notes)
+        for task, part in parts.items()
+    }
+    page = write_mix_page(config.name, summary, shown, folder.path / "report.html")
+    tracker.log_file(page)
+    tracker.log_text(dump(config), "run.yaml")
+    lines = [
+        f"[yellow]note[/yellow]     {task}: {note}" for task, part in parts.items() for note in part.notes
+    ]
+    lines += [f"report   {page}", f"student  {student} (a folder a task: {names})"]
+    lines += [f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}", f"log      {folder.log}"]
+    tables = [table.titled(task) for task, part in parts.items() for table in part.tables]
+    first = next(iter(parts.values()))
+    return replace(
+        first,
+        tables=tuple(tables),
+        lines=tuple(lines),
+        student=student,
+        report=page,
+        parts=dict(parts),
+    )

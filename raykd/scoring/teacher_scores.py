@@ -1,0 +1,280 @@
+"""What teachers score on the validation rows before they teach, and whether the run may go on with them.
+
+Decision record: a teacher with swapped labels teaches them, and no loss curve shows it. Its answers to the validation
+rows are needed for the final table anyway, so they are asked for first; where a store keeps them they are read again
+at the end, else they are held. Runs, sweeps, confirmations and `raykd label` call `judge_teachers`. Scores are compared
+on the languages that two teachers share, so that none is blamed for a hard language.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from raykd.config import Run, RunConfig
+from raykd.data.rows import Rows
+from raykd.distill.signals import MASKED, TeacherSignal
+from raykd.errors import ModelError
+from raykd.folders.folder import RunFolder
+from raykd.point import Point
+from raykd.report.results import Score
+from raykd.report.table import METRIC_TITLES, RATES, shown
+from raykd.scoring.poor_teachers import Complaint, complaint_of
+from raykd.scoring.score import ask_all, said_by, teacher_systems
+from raykd.scoring.unused_teachers import describe_never_asked, never_asked
+from raykd.tasks.schemes import parse
+from raykd.tasks.scores import entities
+from raykd.tasks.scores.chance import Comparison, compare
+from raykd.teachers.pool import TeacherPool
+from raykd.teachers.spec import TeacherInfo
+from raykd.tracking import PartTracker, Tracker
+
+log = logging.getLogger("raykd.runs")
+FAR_BELOW = 0.20
+"""How far a teacher may be below another one before a warning says so."""
+SAID_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of a run's teachers before they teach.
+
+    scores: on the validation rows, by teacher. held: their answers to these, where no store keeps them.
+    complaints: of teachers that are no better than one label for everything, or right only with other labels.
+    summary: all scores in a line. warnings: complaints, teachers far below others or not judged. idle: teachers that
+    are never asked.
+    """
+
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    held: Mapping[str, TeacherSignal] = field(default_factory=dict)
+    complaints: tuple[Complaint, ...] = ()
+    summary: str = ""
+    warnings: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the run must know."""
+        return (*self.warnings, *self.idle)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What to say before the teachers teach."""
+        return (self.summary, *(f"warning: {warning}" for warning in self.warnings))
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Says it, and writes it to the log."""
+        for line in self.lines:
+            say(line)
+        log.info("%s", self.summary)
+        for warning in self.warnings:
+            log.warning("%s", warning)
+
+    def record(self, tracker: Tracker | PartTracker) -> None:
+        """Logs scores and complaints to MLflow."""
+        values = {
+            f"teacher/{name}/validation/{metric}": value
+            for name, found in self.scores.items()
+            for metric, value in (found.macro or {}).items()
+        }
+        tracker.log_points([Point(0, values)])
+        if self.complaints:
+            tracker.set_tags({f"raykd.teacher.{c.teacher}.poor": c.line for c in self.complaints})
+
+
+def judge_teachers(
+    config: RunConfig,
+    pool: TeacherPool,
+    infos: Sequence[TeacherInfo],
+    rows: Rows,
+    languages: Iterable[str],
+    say: Callable[[str], None],
+    *,
+    asked_alike: bool = True,
+) -> Judged:
+    """Asks all teachers for the validation rows and judges them; stops nothing.
+
+    Args:
+        rows: of the validation split. languages: of the training rows. say: takes lines while it takes long.
+        asked_alike: whether the run's own weighting decides who is asked; False where trials differ in that.
+    """
+    signals = ask_all(pool.handle, rows, _slowly(say))
+    for name, line in pool.findings().items():
+        log.info("teacher %s: %s", name, line)
+    scores = {p.name: s for p, s in teacher_systems(_unwritten(config), pool, signals, infos, rows)}
+    idle = never_asked(config, languages) if asked_alike else {}
+    complaints = _complaints(config, pool, infos, signals, scores, rows, idle)
+    warnings = (
+        *(c.line for c in complaints if not c.stops),  # what stops is told as an error
+        *_far_below(config, scores, {c.teacher for c in complaints}),
+        *_not_judged(config, scores, rows, set(languages)),
+    )
+    return Judged(
+        scores=scores,
+        held={} if config.serving.store is not None else {s.teacher: s for s in signals},
+        complaints=complaints,
+        summary=_shown(config, scores),
+        warnings=warnings,
+        idle=describe_never_asked(idle),
+    )
+
+
+def stop_if_poor(judged: Iterable[Judged], config: Run, key: str = "teachers") -> None:
+    """Raises ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
+
+    Args:
+        key: where an override finds the run's teachers.
+    """
+    stopping = [c for part in judged for c in part.complaints if c.stops]
+    if not stopping:
+        return
+    names = ", ".join(c.teacher for c in stopping)
+    several = len(stopping) > 1
+    places = [t.name for t in config.teachers]
+    may = [f"{key}.{places.index(c.teacher)}.on_poor=warn" for c in stopping]
+
+    def told(lines: list[str]) -> str:
+        return "; ".join(f"{c.teacher}: {line}" if several else line
+                         for c, line in zip(stopping, lines, strict=True))  # fmt: skip
+
+    raise ModelError(
+        f"teachers {names} are not good enough to teach" if several else stopping[0].what,
+        got=told([c.got for c in stopping]),
+        wanted=told([c.wanted for c in stopping]),
+        next_step=f"{told([c.cause for c in stopping])}; {' '.join(may)} goes on all the same (train and sweep: with "
+        "--resume)",
+    )
+
+
+def record_once(judged: Mapping[str, Judged], tracker: Tracker, folder: RunFolder) -> None:
+    """Logs what was found to the MLflow run, which a resume does not do again.
+
+    Args:
+        judged: by task; the name is empty in a run of one task.
+    """
+    if folder.state.get("teachers_scored_in") == tracker.run_id:
+        return
+    for task, part in judged.items():
+        part.record(PartTracker(tracker, task) if task else tracker)
+    folder.write_state(teachers_scored_in=tracker.run_id)
+
+
+def _unwritten(config: RunConfig) -> RunConfig:
+    """The run, measured by likelihoods alone: what teachers write is measured once, on the held-out rows."""
+    if not config.task.language:
+        return config
+    return config.model_copy(update={"task": config.task.model_copy(update={"written": ()})})
+
+
+def _slowly(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if done < total and time.monotonic() - last >= SAID_EVERY_S:
+            last = time.monotonic()
+            say(f"teachers answer the validation rows: {done:,} of {total:,}")
+
+    return report
+
+
+def comparison_of(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Comparison | None:
+    """A teacher beside one label for everything; None where a task has no labels, or nothing can be compared.
+
+    A tagger is compared with O everywhere, by words.
+    """
+    picked = np.flatnonzero(signal.covered_N & rows.labelled)
+    if not config.task.labelled or not len(picked):
+        return None
+    said, batch = said_by(config, signal, rows).take(picked), rows.take(picked)
+    gold_N, labels = config.task.unit_labels(batch), config.data.labels
+    if not len(gold_N):
+        return None
+    if config.task.row_units:
+        return compare(said.logits_NC.argmax(axis=1), gold_N, len(labels))
+    scheme = parse(labels)
+    outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
+    logits_NC = np.where(said.covered_N[:, None], said.logits_NC, outside)
+    tags_N = entities.decode(logits_NC, said.counts_B, scheme)
+    chosen_N = logits_NC.argmax(axis=1)
+    return compare(tags_N, gold_N, len(labels), label=scheme.outside, chosen_N=chosen_N)
+
+
+def _complaints(
+    config: RunConfig,
+    pool: TeacherPool,
+    infos: Sequence[TeacherInfo],
+    signals: Sequence[TeacherSignal],
+    scores: Mapping[str, Score],
+    rows: Rows,
+    idle: Mapping[str, str],
+) -> tuple[Complaint, ...]:
+    specs = {spec.name: spec for g in pool.groups for spec in g.specs}
+    chosen = {t.name: t.on_poor for t in config.teachers}
+    complaints = []
+    for info, signal in zip(infos, signals, strict=True):
+        name, found = info.name, comparison_of(config, signal, rows)
+        if found is not None:
+            stops = chosen[name] == "stop" and name not in idle
+            complaint = complaint_of(config, specs[name], info, found, scores[name], stops=stops)
+            complaints += [] if complaint is None else [complaint]
+    return tuple(complaints)
+
+
+def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str]) -> list[str]:
+    """Teachers far below another one on the languages that both are measured on, each beside the best of those."""
+    metric = config.task.metric_names[0]
+    if metric not in RATES:
+        return []
+    notes = []
+    for name, own in scores.items():
+        gaps = []
+        for other, theirs in scores.items():
+            shared = [lang for lang in own.by_language if lang in theirs.by_language]
+            if other != name and shared:
+                mine, best = (
+                    float(np.mean([s.by_language[x][metric] for x in shared])) for s in (own, theirs)
+                )
+                gaps.append((best - mine, mine, best, other, shared))
+        if gaps and name not in left_out and max(gaps)[0] > FAR_BELOW:
+            gap, mine, best, other, shared = max(gaps)
+            notes.append(
+                f"teacher {name} is {100 * gap:.1f} points below teacher {other} on the validation rows in "
+                f"{', '.join(shared)}: {METRIC_TITLES[metric].removesuffix(' %')} {100 * mine:.1f} against "
+                f"{100 * best:.1f} %"
+            )
+    return notes
+
+
+def _not_judged(config: RunConfig, scores: Mapping[str, Score], rows: Rows, languages: set[str]) -> list[str]:
+    """Teachers that taught languages are not judged in, by what is missing there."""
+    labelled = {lang for lang, has in zip(rows.languages, rows.labelled.tolist(), strict=True) if has}
+    missing: dict[tuple[str, ...], list[str]] = {}
+    notes = []
+    for teacher in config.active_teachers:
+        own = languages if teacher.language_set is None else teacher.language_set & languages
+        if without := tuple(sorted(own - labelled)):
+            missing.setdefault(without, []).append(teacher.name)
+        if unanswered := sorted((own & labelled) - set(scores[teacher.name].by_language)):
+            notes.append(
+                f"teacher {teacher.name} could not be judged in {', '.join(unanswered)}: it did not answer"
+            )
+    for without, names in missing.items():
+        who = f"teacher {names[0]}" if len(names) == 1 else f"teachers {', '.join(names)}"
+        notes.append(
+            f"{who} could not be judged in {', '.join(without)}: no validation row there has a label"
+        )
+    return notes
+
+
+def _shown(config: RunConfig, scores: Mapping[str, Score]) -> str:
+    metric = config.task.metric_names[0]
+    each = [
+        f"{name} {shown(metric, None if s.macro is None else s.macro[metric])} ({', '.join(s.by_language) or 'none'})"
+        for name, s in scores.items()
+    ]
+    return f"teachers on the validation rows, {METRIC_TITLES.get(metric, metric)}: {', '.join(each)}"

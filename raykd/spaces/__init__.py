@@ -1,0 +1,1 @@
+"""Search spaces: domains, an overlay of the run with domains as leaves, samplers and schedulers over it."""

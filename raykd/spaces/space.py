@@ -1,0 +1,349 @@
+"""Space: a search space as an overlay of RunConfig whose leaves may be domains.
+
+Decision record: a sample is flat, `{path: scalar}`, because that is what Tune, Optuna, a journal and a table can
+hold; the tree of the space turns it into an overlay, and RunConfig itself says whether that is a run. A domain inside
+an option of a choice has a conditional path, `objective.temperature[linear].start`, and is in a sample only where its
+option was chosen, so no searcher learns from values that had no effect. A sample is a function of (seed, index)
+alone: every domain has its own uniform number whether it is active or not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.config import RunConfig, overlay
+from raykd.config.loading import resolve, validate
+from raykd.config.smoke import shortened
+from raykd.errors import ConfigError, RaykdError
+from raykd.report.names import is_constant, short_names
+from raykd.spaces.domains import Choice, Domain, Grid, RandInt, Scalar, domain_of, refuse_foreign
+
+TRIAL = ", the trial with "
+"""Between a space's name and a trial's values, in errors of `Space.config`."""
+
+Sample = dict[str, Scalar]
+"""A value for every active domain, by path, in the order of `Space.domains`."""
+
+LAMBDA = re.compile(r"objective\.terms(\.\d+)?\.lambda_schedule(\.|$)")
+ALPHA = re.compile(r"objective\.alpha(\.|$)")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One domain and its place.
+
+    path: its name in samples; options that must be chosen stand in it, in brackets.
+    key: the key of RunConfig that it varies: the path without brackets.
+    condition: (path, label) of every choice above it; empty for a plain domain.
+    """
+
+    path: str
+    key: str
+    domain: Domain
+    condition: tuple[tuple[str, Scalar], ...] = ()
+
+    def active(self, sample: Mapping[str, Scalar]) -> bool:
+        """Whether the sample chose every option above this domain."""
+        return all(path in sample and same(sample[path], label) for path, label in self.condition)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A domain's place in the compiled tree; `options` are the compiled options of a choice."""
+
+    path: str
+    domain: Domain
+    options: tuple[Any, ...]
+
+
+class Space:
+    """A compiled search space over a base run.
+
+    Args:
+        tree: the overlay, with domains.
+        base: the run's tree that every trial begins with.
+        base_dir: what relative paths in the tree are relative to.
+        origin: what errors call the space.
+
+    Raises:
+        ConfigError: a domain is written wrongly, or a grid stands inside a choice.
+    """
+
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        base: Mapping[str, Any] | None = None,
+        base_dir: Path = Path(),
+        origin: str = "space",
+    ) -> None:
+        self.base, self.base_dir, self.origin = dict(base or {}), base_dir, origin
+        self.keys: set[str] = set()
+        """Every key of RunConfig that the space mentions."""
+        self.searched: set[str] = set()
+        """Of `keys`, those that differ between samples."""
+        self._dimensions: list[Dimension] = []
+        if not isinstance(tree, Mapping) or domain_of(tree, "(root)") is not None:
+            raise ConfigError(
+                f"{origin}: the space is a mapping of a run's keys",
+                got=tree,
+                wanted="objective: {alpha: ...}",
+            )
+        self.tree = self._compile(tree, "", "", ())
+        """The overlay with a `Slot` for each domain."""
+        self.domains: tuple[Dimension, ...] = tuple(self._dimensions)
+        self.grid_size = _grid_size(self.tree)
+        """Number of points of all grids crossed; 1 where there is no grid."""
+        self.size = _size(self.tree)
+        """Number of different samples; infinite where a number is drawn from an interval."""
+
+    def _compile(self, node: Any, path: str, key: str, condition: tuple[tuple[str, Scalar], ...]) -> Any:
+        if key:
+            self.keys.add(key)
+        if condition:
+            self.searched.add(key)
+        if isinstance(node, list):
+            return [
+                self._compile(item, f"{path}.{at}", f"{key}.{at}", condition) for at, item in enumerate(node)
+            ]
+        if not isinstance(node, Mapping):
+            refuse_foreign(node, path)
+            return node
+        domain = domain_of(node, path)
+        if domain is None:
+            dot = "." if path else ""
+            _refuse_dots(node, f"{key}{dot}")
+            return {
+                str(name): self._compile(value, f"{path}{dot}{name}", f"{key}{dot}{name}", condition)
+                for name, value in node.items()
+            }
+        self.searched.add(key)
+        dimension = Dimension(path, key, domain, condition)
+        if isinstance(domain, Grid):
+            self._refuse_grid_in_choice(dimension)
+        self._dimensions.append(dimension)
+        if not isinstance(domain, Choice):
+            return Slot(path, domain, ())
+        options = tuple(
+            self._compile(option, f"{path}[{label}]", key, (*condition, (path, label)))
+            for option, label in zip(domain.options, domain.labels, strict=True)
+        )
+        return Slot(path, domain, options)
+
+    def _refuse_grid_in_choice(self, dimension: Dimension) -> None:
+        above = {path for path, _ in dimension.condition}
+        drawn = [
+            one.path for one in self._dimensions if one.path in above and not isinstance(one.domain, Grid)
+        ]
+        if drawn:
+            raise ConfigError(
+                f"space.{dimension.path}: a grid cannot stand inside a choice, since not every trial has it",
+                got=f"grid below the choice {drawn[0]}",
+                wanted=f"a grid at {drawn[0]} too, or a choice at {dimension.path}",
+            )
+
+    def names(self) -> dict[str, str]:
+        """A short name for each path, as tables call it; a number that is an option of a choice has the choice's."""
+        paths = [one.path for one in self.domains]
+        names = short_names([path for path in paths if not is_constant(path, paths)])
+        return {path: names.get(path) or names[path[: path.rindex("[")]] for path in paths}
+
+    def walk(self, choose: Callable[[Dimension], Scalar]) -> Sample:
+        """A sample whose active domains, and only those, got their value from ``choose``, outer ones first."""
+        sample: Sample = {}
+        for dimension in self.domains:
+            if dimension.active(sample):
+                sample[dimension.path] = choose(dimension)
+        return sample
+
+    def sample(
+        self, seed: int, index: int, fixed: Mapping[str, Scalar] | None = None, attempt: int = 0
+    ) -> Sample:
+        """Sample ``index`` of the stream of ``seed``: point ``index`` of the grid (again and again), the rest drawn.
+
+        Args:
+            fixed: values by path that are taken instead of drawn ones.
+            attempt: draws another sample for the same index, from 1.
+        """
+        import numpy as np
+
+        key = (index, attempt) if attempt else (index,)
+        stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+        quantiles = dict(
+            zip([one.path for one in self.domains], stream.random(len(self.domains)).tolist(), strict=True)
+        )
+        given = {**self.grid(index % self.grid_size), **(fixed or {})}
+        return self.walk(
+            lambda one: given[one.path] if one.path in given else one.domain.at(quantiles[one.path])
+        )
+
+    def grid(self, index: int) -> Sample:
+        """Values of the active grids at point ``index`` of ``grid_size``; the last grid changes fastest."""
+        if not 0 <= index < self.grid_size:
+            raise IndexError(f"point {index} of a grid of {self.grid_size}")
+        return _grid_point(self.tree, index)
+
+    def every(self) -> Iterator[Sample]:
+        """Every sample of a space of finite ``size``, the last domain changing fastest."""
+
+        def below(at: int, sample: Sample) -> Iterator[Sample]:
+            if at == len(self.domains):
+                yield dict(sample)
+                return
+            one = self.domains[at]
+            if not one.active(sample):
+                yield from below(at + 1, sample)
+                return
+            for value in _values(one.domain):
+                yield from below(at + 1, {**sample, one.path: value})
+
+        yield from below(0, {})
+
+    def assemble(self, sample: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The overlay of the run that a sample stands for.
+
+        Raises:
+            ConfigError: the sample lacks an active domain, has one that is not active, or an unknown label.
+        """
+        wanted = [one.path for one in self.domains if one.active(sample)]
+        if set(wanted) != set(sample):
+            raise ConfigError(
+                f"{self.origin}: a sample of another space", got=shown(sample), wanted=", ".join(wanted)
+            )
+        filled: dict[str, Any] = _fill(self.tree, sample)
+        return filled
+
+    def config(self, sample: Mapping[str, Scalar]) -> RunConfig:
+        """The run of a trial.
+
+        Raises:
+            ConfigError: the sample makes no valid run; the message names the sample.
+        """
+        where = f"{self.origin}{TRIAL}{shown(sample)}"
+        try:
+            tree = overlay(self.base, self.assemble(sample))
+            if tree.get("smoke") is not None and tree["train"]["epochs"] is not None:
+                tree = overlay(
+                    tree, {"train": {"steps": None}}
+                )  # the trial says epochs, the short base said steps
+            config = resolve(validate(tree, where), self.base_dir)
+            if config.smoke is not None:
+                config = shortened(config, evaluations=None)
+        except RaykdError as error:
+            if error.what.startswith(where):
+                raise
+            raise ConfigError(
+                f"{where}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
+            ) from None
+        self._refuse_size_twice(config, where)
+        return config
+
+    def covering(self, draws: int, seed: int = 0) -> list[Sample]:
+        """``draws`` samples, and one more for each option of each choice: what a check of the space looks at."""
+        samples = [self.sample(seed, index) for index in range(draws)]
+        for dimension in self.domains:
+            if isinstance(dimension.domain, Choice):
+                samples += [
+                    self.sample(seed, len(samples), {**dict(dimension.condition), dimension.path: label})
+                    for label in dimension.domain.labels
+                ]
+        return samples
+
+    def _refuse_size_twice(self, config: RunConfig, where: str) -> None:
+        """Alpha is the size of the teachers' part, lambda its shape: searching both sizes confounds them."""
+        terms = config.objective.terms
+        both = any(map(ALPHA.match, self.searched)) and any(map(LAMBDA.match, self.searched))
+        if both and len(terms) == 1 and not math.isclose(peak := terms[0].lambda_schedule.bounds()[1], 1.0):
+            raise ConfigError(
+                f"{where}: alpha is searched, so a single term's lambda_schedule is a shape with peak 1",
+                got=f"peak {peak:g}",
+                wanted="a schedule whose largest value is 1, or lambda searched instead of alpha",
+            )
+
+
+def _refuse_dots(node: Mapping[str, Any], above: str) -> None:
+    """A key with dots is how an override is written, not a file."""
+    for name in node:
+        if "." in str(name):
+            *outer, last = str(name).split(".")
+            nested = "".join(f"{one}: {{" for one in outer) + f"{last}: ..." + "}" * len(outer)
+            raise ConfigError(f"space.{above}{name}: keys are nested, not dotted", got=name, wanted=nested)
+
+
+def same(a: Scalar, b: Scalar) -> bool:
+    """Whether two values of a sample are one: 1, 1.0 and true are not."""
+    return json.dumps(a) == json.dumps(b)
+
+
+def shown(sample: Mapping[str, Scalar]) -> str:
+    """A sample as people read it."""
+    return ", ".join(
+        f"{path}={value:.4g}" if isinstance(value, float) else f"{path}={value}"
+        for path, value in sample.items()
+    )
+
+
+def _children(node: Any) -> list[Any]:
+    return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+
+
+def key_of(sample: Mapping[str, Scalar]) -> str:
+    """A text that is equal for equal samples alone."""
+    return json.dumps(sample, sort_keys=True)
+
+
+def _values(domain: Domain) -> Sequence[Scalar]:
+    if isinstance(domain, Choice):
+        return domain.labels
+    assert isinstance(domain, RandInt), "an interval has no last value"
+    return range(domain.low, domain.high + 1)
+
+
+def _size(node: Any) -> float:
+    if not isinstance(node, Slot):
+        return math.prod(map(_size, _children(node)))
+    if isinstance(node.domain, Choice):
+        return sum(map(_size, node.options))
+    return node.domain.high - node.domain.low + 1 if isinstance(node.domain, RandInt) else math.inf
+
+
+def _grid_size(node: Any) -> int:
+    if isinstance(node, Slot):
+        return sum(map(_grid_size, node.options)) if isinstance(node.domain, Grid) else 1
+    return math.prod(map(_grid_size, _children(node)))
+
+
+def _grid_point(node: Any, index: int) -> Sample:
+    if isinstance(node, Slot):
+        if not isinstance(node.domain, Grid):
+            return {}
+        for label, option in zip(node.domain.labels, node.options, strict=True):
+            if index < (size := _grid_size(option)):
+                return {node.path: label, **_grid_point(option, index)}
+            index -= size
+    point: Sample = {}
+    for child in reversed(_children(node)):
+        index, rest = divmod(index, _grid_size(child))
+        point = {**_grid_point(child, rest), **point}
+    return point
+
+
+def _fill(node: Any, sample: Mapping[str, Scalar]) -> Any:
+    if isinstance(node, dict):
+        return {key: _fill(value, sample) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_fill(item, sample) for item in node]
+    if not isinstance(node, Slot):
+        return node
+    value = sample[node.path]
+    if not isinstance(node.domain, Choice):
+        return value
+    position = node.domain.index(value)
+    if position is None:
+        raise ConfigError(f"space.{node.path} has no such option", got=value, wanted=str(node.domain))
+    return _fill(node.options[position], sample)

@@ -1,0 +1,1 @@
+"""Scores of predictions against gold labels: classification, entities, spans, written text; which is better."""

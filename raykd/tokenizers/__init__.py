@@ -1,0 +1,1 @@
+"""Tokenizers of raykd's own: learnt from the training texts, hashed, united, or on sentencepiece."""

@@ -1,0 +1,1 @@
+"""What was not yet recorded: the outbox, replay after an outage, signs of life."""

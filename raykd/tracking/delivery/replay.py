@@ -1,0 +1,183 @@
+"""Sending later what MLflow did not take: points and acts of runs that ended, or were cut off, without it.
+
+Decision record: points go first and a run's end last, so that whoever sees it ended sees it whole. What was done is
+struck out at once, so a replay that is cut off goes on where it was; doing something twice does no harm, since MLflow
+drops a point that it has, takes the same parameter again, and a run that was to be made is found by its local id.
+A file that is not there any more keeps only itself back. A run that MLflow does not know is never made anew unasked:
+mostly it is another server that is asked.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.errors import RaykdError, TrackingError
+from raykd.point import Point
+from raykd.tracking.address import Experiment, checked_uri, database_path, is_server, redact, sync_command
+from raykd.tracking.client import FOR_GOOD, Names, check_run, connect, send, stage_of
+from raykd.tracking.delivery.acts import LATER, LOCAL, Act, Later, found_by, made, perform
+from raykd.tracking.delivery.outbox import CHUNK, SPOOL, first_line, from_lines, write_spool
+from raykd.tracking.patience import PROBE, borrowed
+from raykd.tracking.stores.artifacts import settle
+from raykd.tracking.stores.database import is_new
+from raykd.tracking.stores.failure import as_failure
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was sent: points of curves, and other records (parameters, tags, artifacts, models, ends of runs).
+
+    kept: what could not be sent, each with its reason; it stays where it was.
+    """
+
+    points: int = 0
+    acts: int = 0
+    kept: tuple[str, ...] = ()
+
+    def __add__(self, other: Sent) -> Sent:
+        return Sent(self.points + other.points, self.acts + other.acts, self.kept + other.kept)
+
+
+def folders_to_send(run: Path) -> list[Path]:
+    """Folders of a run in which something waits, those of parents before those of their children."""
+    found = {path.parent for name in (SPOOL, LATER) for path in run.rglob(name)}
+    return sorted(found, key=lambda path: (len(path.parts), str(path)))
+
+
+def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent:
+    """Sends what waits in a folder, each thing to its own run; what was sent is struck out.
+
+    Args:
+        new_run: the experiment of a new run for what belongs to a run that MLflow does not know; None refuses.
+    Raises:
+        TrackingError: MLflow does not take them; what it did not take stays.
+    """
+    spool, later = folder / SPOOL, Later(folder / LATER)
+    rows = list(from_lines(spool))
+    if not rows and not later.acts:
+        return Sent()
+    uri = checked_uri(uri)
+    try:
+        with borrowed(PROBE if is_server(uri) else {}):
+            client = _connected(uri, folder, rows, later.acts, new_run)
+        runs = _runs(client, uri, folder, rows, later.acts, new_run)
+        _send_points(client, runs, rows)
+        write_spool(spool, list(from_lines(spool))[len(rows) :])  # what a live run added meanwhile stays
+        return Sent(len(rows)) + _perform(client, runs, later, folder)
+    except RaykdError:
+        raise
+    except Exception as error:
+        raise as_failure(uri, error) from None
+
+
+def _connected(
+    uri: str, folder: Path, rows: list[tuple[str, Point]], acts: list[Act], new_run: Experiment | None
+) -> Any:
+    """A client; a database is made only where a run is to be made in it too."""
+    path = database_path(uri)
+    makes = new_run is not None or any(act.kind == "create" for act in acts)
+    if path is not None and is_new(path) and not makes:
+        run_id = next(iter([run_id for run_id, _ in rows] + [act.run_id for act in acts]))
+        raise _unknown(run_id, f"there is no database {path}", folder, uri)
+    client = connect(uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def _runs(
+    client: Any,
+    uri: str,
+    folder: Path,
+    rows: list[tuple[str, Point]],
+    acts: list[Act],
+    new_run: Experiment | None,
+) -> dict[str, str]:
+    """The MLflow run of each id that waits.
+
+    Raises:
+        TrackingError: one is deleted, or not there and no other may take its place.
+    """
+    runs = {act.run_id: made(client, uri, act) for act in acts if act.kind == "create"}
+    waiting = dict.fromkeys([run_id for run_id, _ in rows] + [act.run_id for act in acts])
+    for run_id in waiting:
+        if run_id in runs:
+            continue
+        runs[run_id] = run_id
+        if run_id.startswith(LOCAL) or stage_of(client, run_id) == "absent":
+            before = _made_before(client, run_id)
+            if before is not None:
+                runs[run_id] = before
+                continue
+            if new_run is None:
+                raise _unknown(run_id, f"there is no MLflow run {run_id} at {redact(uri)}", folder, uri)
+            born = {"experiment": new_run.name, "experiment_id": new_run.id, "name": folder.name}
+            act = Act(
+                run_id, "create", "the run", {**born, "parent": None, "time_ms": int(time.time() * 1000)}
+            )
+            runs[run_id] = made(client, uri, act)
+        check_run(client, uri, runs[run_id])
+    for experiment_id in {client.get_run(run_id).info.experiment_id for run_id in runs.values()}:
+        settle(client, uri, experiment_id)
+    return runs
+
+
+def _unknown(run_id: str, what: str, folder: Path, uri: str) -> TrackingError:
+    return TrackingError(
+        what,
+        got=f"records of the MLflow run {run_id} in {folder}",
+        wanted="the database or server that has it",
+        next_step=f"MLFLOW_TRACKING_URI=... {sync_command('', folder)} if it is another one; "
+        f"{sync_command(uri, folder)} --new-run if it is gone",
+    )
+
+
+def _send_points(client: Any, runs: dict[str, str], rows: list[tuple[str, Point]]) -> None:
+    by_run: dict[str, list[Point]] = {}
+    for run_id, point in rows:
+        by_run.setdefault(runs[run_id], []).append(point)
+    for run_id, points in by_run.items():
+        names = Names(client.get_run(run_id).data.metrics)
+        for start in range(0, len(points), CHUNK):
+            send(client, run_id, points[start : start + CHUNK], names)
+
+
+def _made_before(client: Any, run_id: str) -> str | None:
+    """The run that was made earlier for an id that MLflow does not know."""
+    for experiment in client.search_experiments():
+        if (found := found_by(client, experiment.experiment_id, run_id)) is not None:
+            return found
+    return None
+
+
+def _perform(client: Any, runs: dict[str, str], later: Later, folder: Path) -> Sent:
+    done, kept, acts = 0, [], list(later.acts)
+    births = [act for act in acts if act.kind == "create"]
+    rest = [act for act in acts if act.kind != "create"]
+    left: list[Act] = []
+    for at, act in enumerate(rest):
+        try:
+            perform(client, runs[act.run_id], act, folder)
+            done += 1
+        except Exception as error:
+            if not _is_of_this_act(error):
+                try:
+                    client.search_experiments(max_results=1)
+                except Exception:
+                    raise error from None
+            left.append(act)
+            kept.append(f"{act.what}: {redact(first_line(error))[:300]}")
+        # The run's birth is struck out last: without it the others would not find their run.
+        later.keep([*births, *left, *rest[at + 1 :]])
+    later.keep([*births, *left] if left else [])
+    return Sent(0, done + (0 if left else sum(act.run_id.startswith(LOCAL) for act in births)), tuple(kept))
+
+
+def _is_of_this_act(error: Exception) -> bool:
+    """Whether another act may well succeed: a file is not there, or MLflow refuses a value for good."""
+    refused = getattr(error, "error_code", None) in FOR_GOOD
+    return refused or isinstance(
+        error, (TrackingError, FileNotFoundError, NotADirectoryError, KeyError, ValueError)
+    )

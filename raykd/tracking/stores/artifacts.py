@@ -1,0 +1,140 @@
+"""Where artifacts lie: MLflow notes an absolute place in the database, which a moved or copied folder leaves behind.
+
+Decision record: raykd keeps artifacts beside its database, in `mlartifacts`. After `mv` or `cp` the database still
+names the old folder, and MLflow has no call that changes it: what is resumed there would be written back to the old
+place, and what lies in the new one is not found. So the old folder's name is replaced in the moved database, by SQL,
+where it is certain that it was moved or copied: artifacts are not at the old place, or a database of the same name is
+there too. Any other place is somebody's choice and stays; that it can be written is looked at before a run begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from raykd.environ import is_this_machine
+from raykd.errors import TrackingError
+from raykd.tracking.address import database_path, is_server
+from raykd.tracking.delivery.outbox import logger
+from raykd.tracking.stores.database import LOCKED_S, closed_folder
+
+ARTIFACTS = "mlartifacts"
+_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Where MLflow's schema names places of artifacts."""
+_CLIENTS = {
+    "s3": "boto3", "s3a": "boto3", "s3n": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob",
+    "hdfs": "pyarrow",
+}  # fmt: skip
+_PACKAGES = {"google.cloud.storage": "google-cloud-storage", "azure.storage.blob": "azure-storage-blob"}
+
+
+def local_path(location: str) -> Path | None:
+    """The folder of a location on this machine; None where it is elsewhere."""
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else location)
+
+
+def left_behind(uri: str, location: str) -> Path | None:
+    """The folder that a moved or copied database still names for its artifacts; None where it was not moved."""
+    database, old = database_path(uri), local_path(location)
+    if database is None or old is None or old.name != ARTIFACTS or old.parent == database.parent:
+        return None
+    with contextlib.suppress(OSError):
+        if os.path.samefile(old.parent, database.parent):
+            return None  # the same folder by another name
+    is_copy = (old.parent / database.name).exists()
+    return old if is_copy or not old.exists() else None
+
+
+def follow_move(uri: str, location: str) -> str | None:
+    """Let a moved database name the folder of artifacts beside it; what was done, for people, None if nothing.
+
+    Raises:
+        sqlite3.Error: the database cannot be written.
+    """
+    database, old = database_path(uri), left_behind(uri, location)
+    if database is None or old is None:
+        return None
+    before, after = old.as_uri(), (database.parent / ARTIFACTS).as_uri()
+    with contextlib.closing(sqlite3.connect(database, timeout=LOCKED_S)) as connection, connection:
+        for table, column in _COLUMNS:
+            with contextlib.suppress(sqlite3.OperationalError):  # no such column in this schema
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (after, len(before) + 1, before, len(before) + 1, before + "/"),
+                )
+    place = database.parent / ARTIFACTS
+    return (
+        f"the MLflow database was moved or copied: its artifacts are now those in {place}, no longer in {old}"
+    )
+
+
+def check_place(uri: str, name: str, location: str) -> str | None:
+    """Check that artifacts of an experiment can be written; a note where they lie elsewhere than one may think.
+
+    Raises:
+        TrackingError: they cannot be written from here.
+    """
+    scheme = urlsplit(location).scheme
+    client = _CLIENTS.get(scheme)
+    wanted = "an experiment whose artifacts can be written from here"
+    other = "tracking.experiment=NAME names another experiment"
+    if client is not None and not _can_import(client):
+        raise TrackingError(
+            f"artifacts of the MLflow experiment {name!r} lie at {scheme}://, whose client is not installed",
+            got=location, wanted=wanted, next_step=f"pip install {_PACKAGES.get(client, client)}; or {other}",
+        )  # fmt: skip
+    path = local_path(location)
+    if path is None or left_behind(uri, location) is not None:
+        return None
+    if (closed := closed_folder(path)) is not None:
+        raise TrackingError(
+            f"artifacts of the MLflow experiment {name!r} cannot be written",
+            got=f"{path}: {closed} is no folder that this user may write",
+            wanted=wanted,
+            next_step=other,
+        )
+    database = database_path(uri)
+    if database is not None and not path.is_relative_to(database.parent):
+        return f"artifacts of the MLflow experiment {name!r} are written to {path}, not beside the database"
+    if is_server(uri) and not is_this_machine(urlsplit(uri).hostname or ""):
+        return (
+            f"the server keeps artifacts of the MLflow experiment {name!r} in {path}, written from this machine: "
+            "its pages find them only if both see the same folder (mlflow server --serve-artifacts)"
+        )
+    return None
+
+
+def _can_import(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def settle(client: Any, uri: str, experiment_id: str) -> str | None:
+    """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
+    from mlflow.tracking._tracking_service import utils
+
+    try:
+        done = follow_move(uri, client.get_experiment(experiment_id).artifact_location)
+        if done is not None:  # MLflow remembers for each run of this process where its artifacts were
+            getattr(utils, "_artifact_repos_cache", {}).clear()
+        return done
+    except (sqlite3.Error, OSError) as error:
+        logger.warning("artifacts stay at the place that the database names: %s", error)
+        return None

@@ -1,0 +1,100 @@
+"""What can be known of MLflow before a run begins; nothing is made and nothing is written.
+
+Decision record: whatever `Tracker.start` would refuse is refused here, so that a run that cannot be recorded stops
+before Ray starts. A server that does not answer is an error of a run that must be recorded, else a note.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from raykd.config import TrackingConfig
+from raykd.errors import TrackingError
+from raykd.tracking.address import (
+    Experiment,
+    database_path,
+    environment_notes,
+    is_server,
+    redact,
+    tracking_uri,
+)
+from raykd.tracking.client import connect, experiment_of, no_experiment
+from raykd.tracking.patience import PROBE, PROBE_S, borrowed
+from raykd.tracking.stores.artifacts import check_place, left_behind, local_path
+from raykd.tracking.stores.database import check_folder, is_new
+from raykd.tracking.stores.failure import as_failure
+
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a run will be recorded. notes: what a reader must know of it."""
+
+    uri: str
+    experiment: Experiment
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{redact(self.uri)}, experiment {self.experiment}"
+
+
+def look(config: TrackingConfig, output: Path) -> Look:
+    """Look at the place where a run with this configuration is recorded.
+
+    Args:
+        config: the run's `tracking`. output: the folder of all runs.
+    Raises:
+        TrackingError: it cannot be recorded there.
+    """
+    uri, asked = tracking_uri(config, output), Experiment.of(config)
+    notes = environment_notes(config)
+    try:
+        notes += _look_at_store(uri, asked)
+    except TrackingError as error:
+        if config.required or not error.is_away:
+            raise
+        notes.append(
+            f"MLflow does not answer now; records would wait in the run's folder ({error.what}: {error.got})"
+        )
+    return Look(uri, asked, tuple(notes))
+
+
+def _look_at_store(uri: str, asked: Experiment) -> list[str]:
+    path = database_path(uri) or (local_path(uri) if uri.startswith("file:") else None)
+    if path is not None and is_new(path):
+        check_folder(path)
+        if asked.id not in (None, "0"):  # what a new database has is MLflow's own experiment 0
+            raise no_experiment(uri, asked)
+        return []
+    try:
+        if path is None and not is_server(uri):
+            _check_database_server(uri)
+        with borrowed(PROBE if is_server(uri) else {}):
+            found = experiment_of(connect(uri), uri, asked)
+    except Exception as error:
+        raise as_failure(uri, error) from None  # the cause may hold what must not be printed
+    if found is None:
+        return []
+    notes = [check_place(uri, found.name, found.artifact_location)]
+    if (old := left_behind(uri, found.artifact_location)) is not None:
+        notes.append(f"the database was moved or copied from {old.parent}: artifacts will lie beside it")
+    return [note for note in notes if note]
+
+
+def _check_database_server(uri: str) -> None:
+    """Check that a database's driver is there and its host answers, neither of which MLflow says within a minute.
+
+    Raises:
+        ModuleNotFoundError, OSError: what is missing.
+    """
+    import sqlalchemy
+
+    parts = urlsplit(uri)
+    sqlalchemy.create_engine(uri)
+    if parts.hostname:
+        port = parts.port or PORTS.get(parts.scheme.split("+")[0], 0)
+        socket.create_connection((parts.hostname, port), timeout=PROBE_S).close()

@@ -1,0 +1,30 @@
+"""A probe run: whether MLflow takes one, told before a real run needs it."""
+
+from __future__ import annotations
+
+import time
+
+from raykd.point import Point
+from raykd.tracking.address import Experiment, checked_uri, is_server
+from raykd.tracking.client import connect, experiment_id_of, send
+from raykd.tracking.patience import PROBE, borrowed
+from raykd.tracking.stores.failure import as_failure
+
+
+def probe(uri: str) -> None:
+    """Makes a run with one point at this URI (from `tracking_uri`) and deletes it.
+
+    Raises:
+        TrackingError: MLflow does not answer within seconds, or refuses.
+    """
+    uri = checked_uri(uri)
+    try:
+        with borrowed(PROBE if is_server(uri) else {}):
+            client = connect(uri)
+            run = client.create_run(experiment_id_of(client, uri, Experiment()), run_name="raykd doctor")
+            try:
+                send(client, run.info.run_id, [Point(0, {"probe": 1.0}, int(time.time() * 1000))])
+            finally:
+                client.delete_run(run.info.run_id)
+    except Exception as error:
+        raise as_failure(uri, error) from None  # the cause may hold what must not be printed

@@ -1,0 +1,70 @@
+"""`raykd check` of a search space: its base as a run, and what is searched about it.
+
+Decision record: reading a space checks its keys, domains and the samples that are known; what is left is the base,
+which every trial begins with, and whether a trial fits beside the teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from raykd.data.load import load_data
+from raykd.driver.jobs import AnyJob, data_fingerprints
+from raykd.errors import RaykdError
+from raykd.folders.earlier_start import Earlier
+from raykd.folders.folder import check_rows, look_at_folder
+from raykd.preflight.check import Finding, check
+from raykd.preflight.folder_check import describe
+from raykd.preflight.model_check import NOTE
+from raykd.tuning.checks.plan import trials_at_once
+from raykd.tuning.checks.resume import compare_sweep, explain_sweep
+from raykd.tuning.checks.trials import preflight_trials
+from raykd.tuning.config import Sweep
+
+
+def check_sweep(sweep: Sweep) -> list[Finding]:
+    """All findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
+    names = ", ".join(dict.fromkeys(sweep.space.names().values()))
+    config, ahead = sweep.config, sweep.config.label == "ahead"
+    told = (
+        f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
+        f"by validation {sweep.metric}"
+    )
+    base = check(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
+    at_once = trials_at_once(sweep)[1]
+    return [
+        Finding("space", told),
+        *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
+        *base,
+        *([] if any(finding.error for finding in base) else [_check_trials(sweep)]),
+        Finding("trials at once", at_once.detail, at_once.error),
+    ]
+
+
+def _check_trials(sweep: Sweep) -> Finding:
+    """Every trial that is known before the start, as a run beside the base's rows."""
+    try:
+        preflight_trials(sweep, load_data(sweep.base.data, Path.cwd(), sweep.base.form))
+    except RaykdError as error:
+        return Finding("trials", "", error)
+    if sweep.config.search.learns:
+        return Finding(
+            "trials",
+            "settings drawn from the space can all be trained; each trial is checked when its turn comes",
+        )
+    return Finding("trials", f"all {sweep.trials:,} can be trained")
+
+
+def _describe_folder(sweep: Sweep, jobs: Sequence[AnyJob]) -> tuple[str, str]:
+    """As `raykd.preflight.folder_check.describe_folder`, of a sweep."""
+
+    def go_on(path: Path) -> Earlier:
+        compare = partial(compare_sweep, sweep)
+        earlier = look_at_folder(sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep)
+        if jobs:
+            check_rows(path, earlier.state, data_fingerprints(jobs[-1]))
+        return earlier
+
+    return describe(sweep, go_on, "--continue")

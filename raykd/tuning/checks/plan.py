@@ -1,0 +1,65 @@
+"""`raykd plan` of a search space: the base's plan, its trials, and how many run at once.
+
+Decision record: the arithmetic is `raykd.tuning.capacity`'s, over this machine as one node; a cluster is asked only at
+the start, since its nodes decide.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raykd.driver.jobs import jobs_of
+from raykd.errors import ResourceError
+from raykd.preflight.check import available_here, groups_of
+from raykd.preflight.plan import Item, disk_of_trials, duration, resources, sizes, steps
+from raykd.tuning.capacity import concurrent_trials
+from raykd.tuning.checks.trials import preflight_trials
+from raykd.tuning.config import Sweep
+
+
+def plan_sweep(sweep: Sweep) -> list[Item]:
+    """The plan of a sweep.
+
+    Raises:
+        RaykdError: as the run's.
+    """
+    base, config = sweep.base, sweep.config
+    ahead = config.label == "ahead"
+    teachers, students = jobs_of(base, Path(base.output).resolve() / sweep.name)
+    trial = students[-1]
+    at_once = trials_at_once(sweep)
+    fits = at_once[0] or 1
+    data = next(iter(trial.parts.values())).data
+    preflight_trials(sweep, data)
+    return [
+        *resources(base, together=not ahead),
+        Item("trials at once", at_once[1].detail, at_once[1].doubt, at_once[1].error),
+        *steps(teachers),
+        Item(
+            "trials",
+            f"{sweep.trials:,} trials x {trial.steps:,} steps = {sweep.trials * trial.steps:,} steps at most; "
+            f"scheduler {config.scheduler.kind}"
+            + (" may stop some earlier" if config.scheduler.kind != "fifo" else " lets each end"),
+        ),
+        *sizes(disk_of_trials(base, data, sweep.trials, fits)),
+        duration(base, trial, sweep.trials, fits, config.time_budget_s),
+    ]
+
+
+def trials_at_once(sweep: Sweep) -> tuple[int | None, Item]:
+    """How many trials fit on this machine; None where a cluster decides or none fits."""
+    base, asked, ahead = sweep.base, sweep.config.max_concurrent_trials, sweep.config.label == "ahead"
+    here = available_here(base)
+    if here is None:
+        return asked, Item("", "the cluster that ray.address names decides at the start")
+    has, where = here
+    kept = [] if ahead else groups_of(base)
+    try:
+        fits = concurrent_trials([has], base.workers, kept, None)
+        chosen = concurrent_trials([has], base.workers, kept, asked)
+    except ResourceError as error:
+        return None, Item("", "", error=error)
+    waits = "teachers give their resources back first" if ahead else "teachers keep theirs"
+    trial = f"a trial holds {base.workers.num_workers} x CPU {base.workers.num_cpus:g}"
+    limit = f"; max_concurrent_trials {asked}" if asked is not None else ""
+    return chosen, Item("", f"{fits} fit on {where} with CPU {has['CPU']:g} ({trial}, {waits}){limit}")

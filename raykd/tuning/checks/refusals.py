@@ -1,0 +1,307 @@
+"""What is refused of a sweep when its file is read: keys, pairs of searcher and scheduler, trials that are no runs.
+
+Decision record: a grid's and a random search's trials are all known before the start, so each of them is made into a
+run here (a few milliseconds each). A search that learns is judged by draws of its space, and a setting of its own that
+is no run fails alone, later, before a process is asked (see `raykd.tuning.suggest`). Trials of equal settings have
+equal results, so a space with fewer settings than trials is refused too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from raykd.errors import ConfigError, RaykdError
+from raykd.spaces.domains import Choice, Grid, Scalar
+from raykd.spaces.foreign import KINDS
+from raykd.spaces.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
+from raykd.spaces.space import TRIAL, Sample, Space, key_of, shown
+from raykd.student.overruled import fixed_keys
+
+if TYPE_CHECKING:
+    from raykd.tuning.config import Sweep
+
+MOST_CHECKED = 1000
+"""Known trials that are made into runs when a sweep is read; later ones are when their turn comes."""
+DRAWS = 64
+"""Samples that are made into runs where trials are not known."""
+HIGH_RATE = 1.0
+"""Learning rates above it are doubted."""
+LONGEST = 3
+"""Trials that a message names."""
+
+REFUSED = {
+    "name": "a trial is named by the sweep",
+    "output": "all trials stand in the sweep's folder",
+    "ray": "all trials share one cluster",
+    "tracking": "all trials are recorded in one place",
+    "serving": "all trials share the teachers",
+    "workers": "all trials have the same workers",
+    "teachers": "all trials share the teachers; search select_teachers to choose among them",
+    "teacher_defaults": "all trials share the teachers",
+    "baseline": "the baseline is no trial",
+    "train.metric": "trials are compared by one metric, the sweep's `metric`",
+    "train.evaluations": "trials are compared at the same evaluations; write it under `set`",
+}
+"""Keys of a run that no space may mention, and why."""
+
+NEEDS_ON_DEMAND = ("data", "task")
+"""Keys that change which texts the teachers read, so that they cannot be answered ahead."""
+
+
+def refuse_sweep(sweep: Sweep, origin: str) -> None:
+    """Refuses what cannot work, before a cluster is asked.
+
+    Raises:
+        ConfigError: With the key, and what would do.
+    """
+    _check_keys(sweep, origin)
+    _check_packages(sweep, origin)
+    _check_pairs(sweep, origin)
+    sweep.config.scheduler.check(sweep.base, sweep.space, sweep.config.search.kind, sweep.trials, origin)
+    _check_number(sweep, origin)
+    check_trials(sweep, origin)
+
+
+def doubts(space: Space) -> tuple[str, ...]:
+    """What is no error, and hardly ever meant."""
+    found = []
+    for one in space.domains:
+        ends = one.domain.labels if isinstance(one.domain, Choice) else (one.domain.high,)
+        high = max((float(end) for end in ends if isinstance(end, int | float)), default=0.0)
+        if one.key == "train.learning_rate" and high > HIGH_RATE:
+            found.append(
+                f"train.learning_rate is searched up to {high:g}: above {HIGH_RATE:g} training nearly always diverges, "
+                "and a trial that diverged has no score: lower the domain's upper end"
+            )
+    return tuple(found)
+
+
+def check_trials(sweep: Sweep, origin: str) -> None:
+    """Makes every known trial into a run; of a search that learns, what is tried first and draws of its space.
+
+    Raises:
+        ConfigError: Some cannot be run, or some are equal.
+    """
+    samples = sweep.known_samples(MOST_CHECKED)
+    looked = samples if samples is not None else [*_first(sweep), *sweep.space.covering(DRAWS)]
+    bad = [(sample, error) for sample in looked if (error := _error_of(sweep.space, sample)) is not None]
+    if bad:
+        kind = (
+            f"{sweep.trials} trials" if samples is not None else f"{len(looked)} settings that were looked at"
+        )
+        refuse_trials(bad, kind, origin)
+    if samples is not None and not sweep.config.scheduler.needs_population:
+        _check_different(samples, sweep, origin)
+        _check_options(sweep.space, samples)
+
+
+def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str) -> None:
+    """Raises ConfigError with the settings, and the key and why; one reason once."""
+    reasons: dict[str, tuple[str, list[Sample]]] = {}
+    for sample, error in bad:
+        reason = reason_of(error, sample)
+        same = re.sub(r"\d[\d.e+-]*|got: .*", "", reason)  # whatever the values are
+        reasons.setdefault(same, (reason, []))[1].append(sample)
+    lines = [f"{origin}: {len(bad)} of the {of} cannot be run"]
+    for reason, samples in list(reasons.values())[:LONGEST]:
+        more = f", and {len(samples) - 1} more" if len(samples) > 1 else ""
+        lines.append(f"  with {shown(samples[0])}{more}")
+        lines += [f"    {line}" for line in reason.splitlines()]
+    if len(reasons) > LONGEST:
+        lines.append(f"  and {len(reasons) - LONGEST} other reasons")
+    raise ConfigError("\n".join(lines), next_step=_next_step("\n".join(lines)))
+
+
+def _next_step(text: str) -> str | None:
+    if "a whole number" in text:
+        return "search a whole number by randint, or by a choice"
+    if "next:" in text or "wanted:" in text:  # one value is wrong by itself, and the reason says so
+        return None
+    return (
+        "leave out values that do not go together, or nest one key in a choice of the other: "
+        "train: {choice: [{batch_size: ..., gradient_accumulation: ...}, ...]}"
+    )
+
+
+def reason_of(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
+    """A trial's error without the trial's own values, which stand before it."""
+    text, values = str(error), f"{TRIAL}{shown(sample)}: "
+    if values in text:
+        text = text.partition(values)[2]
+    first, _, rest = text.partition("\n")
+    return textwrap.dedent(rest) if rest and re.fullmatch(r"\d+ keys? (is|are) wrong", first) else text
+
+
+def _error_of(space: Space, sample: Mapping[str, Scalar]) -> RaykdError | None:
+    try:
+        space.config(sample)
+    except RaykdError as error:
+        return error
+    return None
+
+
+def _first(sweep: Sweep) -> Iterator[Sample]:
+    """What is tried first, with the rest drawn."""
+    for at, point in enumerate(sweep.known.first):
+        yield sweep.space.sample(0, at, point)
+
+
+def _check_number(sweep: Sweep, origin: str) -> None:
+    """Refuses more trials than there are settings; a population copies and changes, so it may have more."""
+    config, size = sweep.config, sweep.space.size
+    asked = len(sweep.known.first)
+    if asked > sweep.trials:
+        raise ConfigError(
+            f"{origin}: more settings are tried first than there are trials",
+            got=f"{asked} settings, num_samples {config.num_samples}",
+            wanted=f"num_samples of {asked} at least",
+        )
+    if sweep.trials <= size or config.scheduler.needs_population:
+        return
+    grid = isinstance(config.search, GridSearch)
+    raise ConfigError(
+        f"{origin}: the space has {size:g} different runs, and equal ones have equal results",
+        got=f"{sweep.trials} trials" + ("" if grid else f", num_samples {config.num_samples}"),
+        wanted=f"num_samples: {size // sweep.space.grid_size:g}"
+        if grid
+        else f"num_samples: {size:g} at most",
+        next_step=("" if grid else "to try each once: search: {kind: grid} with grid in place of choice; ")
+        + "to see the spread over seeds, search seed too: seed: {"
+        + ("grid" if grid else "choice")
+        + ": [0, 1, 2]}",
+    )
+
+
+def _check_different(samples: Sequence[Sample], sweep: Sweep, origin: str) -> None:
+    different = {key_of(sample) for sample in samples}
+    if len(different) < len(samples):
+        raise ConfigError(
+            f"{origin}: {len(samples) - len(different)} of the {sweep.trials} trials would be equal to "
+            "another one, with equal results",
+            got=f"num_samples {sweep.config.num_samples}, {len(different)} different runs",
+            wanted="fewer num_samples",
+            next_step="to see the spread over seeds, search seed too",
+        )
+
+
+def _check_options(space: Space, samples: Sequence[Sample]) -> None:
+    """Options that no trial has are looked at too: a misspelt one would wait for more trials."""
+    for one in space.domains:
+        labels = one.domain.labels if isinstance(one.domain, Choice) else ()
+        tried = {json.dumps(sample[one.path]) for sample in samples if one.path in sample}
+        for label in labels:
+            if json.dumps(label) in tried:
+                continue
+            fixed = {**dict(one.condition), one.path: label}
+            errors = [_error_of(space, space.sample(0, at, fixed)) for at in range(4)]
+            if None not in errors and errors[0] is not None:
+                raise errors[0]
+
+
+def _check_packages(sweep: Sweep, origin: str) -> None:
+    """A searcher that is not there, or a package that a searcher or scheduler needs."""
+    search = sweep.config.search
+    needed: tuple[tuple[str, ...], str, str] = ((), "", "")
+    if isinstance(search, TuneSearch):
+        name = search.name.lower()
+        if name not in INSTALL:
+            near = next(iter(difflib.get_close_matches(name, INSTALL, n=1)), None)
+            raise ConfigError(
+                f"{origin}: search.name is no searcher of Tune",
+                got=search.name,
+                wanted=", ".join(sorted(INSTALL)),
+                next_step=None if near is None else f"did you mean {near!r}?",
+            )
+        needed = MODULES[name], f"search {name}", INSTALL[name]
+    elif isinstance(search, Optuna):
+        needed = ("optuna",), "search optuna", "optuna"
+    elif sweep.config.scheduler.kind == "pb2":
+        needed = ("sklearn",), "scheduler pb2", "scikit-learn"
+    modules, what, packages = needed
+    if any(find_spec(module) is None for module in modules):
+        raise ConfigError(
+            f"{origin}: {what} needs a package", got="not installed", next_step=f"pip install {packages}"
+        )
+
+
+def _check_pairs(sweep: Sweep, origin: str) -> None:
+    """Searcher and grids, scheduler and limits."""
+    config, space = sweep.config, sweep.space
+    grids = [one.path for one in space.domains if isinstance(one.domain, Grid)]
+    if isinstance(config.search, GridSearch):
+        if not grids:
+            raise ConfigError(
+                f"{origin}: search grid needs a grid", got="none", wanted="a domain {grid: [...]}"
+            )
+        if len(grids) == len(space.domains) and sweep.trials > space.grid_size:
+            raise ConfigError(
+                f"{origin}: the grid would be trained {config.num_samples} times with equal results",
+                got=f"num_samples {config.num_samples}, and nothing is drawn",
+                wanted="num_samples: 1",
+                next_step="to see the spread over seeds, search seed: {grid: [0, 1, 2]}",
+            )
+    elif grids:
+        raise ConfigError(
+            f"{origin}: space.{grids[0]} is a grid, and the search is {config.search.kind}",
+            got=config.search.kind,
+            wanted="search: {kind: grid}, or a choice in place of the grid",
+        )
+    kind, limit = config.scheduler.kind, config.max_concurrent_trials
+    if config.scheduler.pauses and limit is not None:
+        raise ConfigError(
+            f"{origin}: max_concurrent_trials does not go with scheduler {kind}, whose paused trials would count",
+            got=limit,
+            wanted="null: the cluster's resources limit the trials that run at once",
+        )
+
+
+def _check_keys(sweep: Sweep, origin: str) -> None:
+    space = sweep.space
+    if not space.domains:
+        raise ConfigError(
+            f"{origin}: the space has no domain, so all trials would be the same run",
+            got=json.dumps(sweep.config.space, default=str),
+            wanted=f"at least one of {', '.join(KINDS)}; a list is one value: to try each, {{choice: [...]}}",
+            next_step="to see the spread over seeds, search seed: {grid: [0, 1, 2]} with search: {kind: grid}",
+        )
+    for refused, why in REFUSED.items():
+        if _mentions(space.keys, refused):
+            raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)
+    for key, by in fixed_keys(sweep.base.train).items():
+        if _mentions(space.searched, key):
+            raise ConfigError(
+                f"{origin}: space.{key} would have no effect, since {by} sets it",
+                got=f"both {key} in the space and {by}",
+                wanted="one of them",
+                next_step=f"set {by.rpartition('.')[2]} to auto, or leave it out of the DeepSpeed configuration",
+            )
+    for key in NEEDS_ON_DEMAND:
+        if sweep.config.label == "ahead" and _mentions(space.keys, key):
+            raise ConfigError(
+                f"{origin}: space.{key} changes the texts, so teachers cannot answer them ahead",
+                got="label: ahead",
+                wanted="label: on_demand",
+            )
+    if sweep.base.select_teachers is not None and "select_teachers" in space.keys:
+        raise ConfigError(
+            f"{origin}: the base leaves out teachers, and the space chooses among all",
+            got=f"select_teachers {list(sweep.base.select_teachers)}",
+            wanted="set: {select_teachers: null}",
+        )
+    if sweep.base.teachers and sweep.base.serving.store is None:
+        raise ConfigError(
+            f"{origin}: a sweep keeps the teachers' answers, so that each text is answered once for all trials",
+            got="serving.store: null",
+            wanted="a folder on a local disk",
+            next_step="set: {serving: {store: store}}",
+        )
+
+
+def _mentions(keys: Iterable[str], key: str) -> bool:
+    return any(one == key or one.startswith(f"{key}.") for one in keys)

@@ -1,0 +1,59 @@
+"""Whether a sweep may go on with the settings that it is given now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raykd.config import Run
+from raykd.config.home import SPACE
+from raykd.errors import ConfigError
+from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare
+from raykd.folders.earlier_start import refuse, unreadable, with_models
+from raykd.tuning.config import Sweep, load_sweep
+from raykd.tuning.journal import FILE, Journal
+
+FREE = re.compile(
+    rf"base\.({ALWAYS_FREE})|(num_samples|max_concurrent_trials|time_budget_s|max_failures|checkpoint_s)$"
+)
+"""Matches keys of a sweep that may change on a resume."""
+
+
+def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+    """The changed settings of a sweep; see `raykd.folders.earlier_start.compare_run`.
+
+    Raises:
+        ConfigError: what it was made with cannot be read any more, and is not what is asked for.
+    """
+    try:
+        before = load_sweep(path / SPACE, check=False)
+    except ConfigError as error:
+        if state.get("fingerprint") == plan.fingerprint():
+            return Changes(), None
+        raise unreadable(path / SPACE, error) from None
+    changes = compare(_tree(before), _tree(plan), FREE, growing=())
+    begun = Journal(path / FILE).next_index
+    if plan.trials < begun:
+        now = f"{plan.config.num_samples}, fewer than the {begun} trials that were begun"
+        fewer = Change("num_samples", str(before.config.num_samples), now)
+        changes = replace(changes, refused=(*changes.refused, fewer))
+    return with_models(changes, before.base, plan.base, state, "base."), None
+
+
+def _tree(plan: Sweep) -> dict[str, Any]:
+    tree = plan.config.model_dump(mode="json", exclude={"name", "base", "base_dir", "set"})
+    return {"base": plan.base.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"}), **tree}
+
+
+def explain_sweep(path: Path, changes: Changes) -> ConfigError:
+    """What to say of settings that stop a sweep's resume: its trials are compared, so all are trained alike."""
+    return refuse(
+        path,
+        changes,
+        file=SPACE,
+        next_step=f"make another sweep that begins with what this one found: name={path.name}-2 "
+        f"search.warm_start={path}",
+    )

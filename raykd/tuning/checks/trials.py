@@ -1,0 +1,97 @@
+"""What `raykd check` says of a run, said of a sweep's trials: before the start where they are known, else one by one.
+
+Decision record: a trial differs from the base in a few keys, so what costs time is looked at once for each value of
+the keys that it depends on: the student's checkpoint, and rows that a space searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raykd.config import RunConfig
+from raykd.data.load import Dataset, load_data
+from raykd.driver.jobs import Job
+from raykd.errors import RaykdError
+from raykd.preflight.check import available_here, check_combinations, groups_of
+from raykd.preflight.model_check import check_made
+from raykd.spaces.space import Sample
+from raykd.tuning.capacity import concurrent_trials
+from raykd.tuning.checks.refusals import DRAWS, MOST_CHECKED, refuse_trials
+from raykd.tuning.config import Sweep
+from raykd.tuning.trial import Configs
+
+KEPT = 4
+"""Rows of a space that searches `data` which are kept; more are read again."""
+
+
+class TrialCheck:
+    """Refuses a sample whose run could not train.
+
+    Args:
+        configs: Make runs of samples.
+        base: The run that trials begin with; ``data`` are its rows.
+    """
+
+    def __init__(self, configs: Configs, base: RunConfig, data: Dataset) -> None:
+        self._configs = configs
+        self._rows: dict[str, Dataset] = {base.data.model_dump_json(): data}
+        self._students: set[str] = set()
+
+    def __call__(self, sample: Mapping[str, Any]) -> None:
+        """Look at one trial.
+
+        Raises:
+            RaykdError: What the trial would end with, without its values.
+        """
+        run = self._configs.config(sample)
+        check_combinations(run)
+        student = "\n".join((run.student.model_dump_json(), run.task.model_dump_json(), str(run.data.labels)))
+        if student not in self._students:
+            check_made(run.student, run, "student")
+            self._students.add(student)
+        Job("student", "student", run, self._read(run), Path()).check_batch()
+
+    def _read(self, run: RunConfig) -> Dataset:
+        key = run.data.model_dump_json()
+        if key not in self._rows:
+            if len(self._rows) > KEPT:
+                self._rows.pop(list(self._rows)[1])
+            self._rows[key] = load_data(run.data, Path.cwd(), run.form)
+        return self._rows[key]
+
+
+def preflight_trials(plan: Sweep, data: Dataset) -> None:
+    """Looks at every trial that is known before the start; of a search that learns, at draws of its space.
+
+    Args:
+        data: The base's rows.
+
+    Raises:
+        ConfigError: Some cannot be run, with their values, the key and why.
+    """
+    check = TrialCheck(plan.space, plan.base, data)
+    known = plan.known_samples(MOST_CHECKED)
+    samples = plan.space.covering(DRAWS) if known is None else known
+    bad: list[tuple[Sample, RaykdError]] = []
+    for sample in samples:
+        try:
+            check(sample)
+        except RaykdError as error:
+            bad.append((sample, error))
+    if bad:
+        of = f"{len(samples)} settings that were looked at" if known is None else f"{plan.trials} trials"
+        refuse_trials(bad, of, plan.name)
+
+
+def preflight_resources(plan: Sweep) -> None:
+    """Whether a trial fits, and as many at once as are asked for; a cluster that is named is asked at the start.
+
+    Raises:
+        ResourceError: With the arithmetic.
+    """
+    here = available_here(plan.base)
+    if here is not None:
+        kept = [] if plan.config.label == "ahead" else groups_of(plan.base)
+        concurrent_trials([here[0]], plan.base.workers, kept, plan.config.max_concurrent_trials)

@@ -1,0 +1,255 @@
+"""SweepConfig: one YAML is one sweep, a base run and what is searched about it.
+
+Decision record: what cannot work is refused when the file is read, before a cluster is asked (see
+`raykd.tuning.checks.refusals`). Relative paths in `set` and `space` are relative to the base's folder, as an override
+of a run file is; that of a warm start is relative to the sweep's own file, or to the working directory as `output`
+is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from raykd.config import RunConfig, checked_name, overlay
+from raykd.config.explain import explain
+from raykd.config.home import at_home, file_in, output_of
+from raykd.config.loading import read_yaml, refuse_credentials, resolve, set_path, validate
+from raykd.errors import ConfigError
+from raykd.presets import preset
+from raykd.spaces.foreign import SETTINGS, nearest_kind
+from raykd.spaces.schedulers import Asha, Scheduler
+from raykd.spaces.search import NOTHING, GridSearch, Known, Mode, Random, Sampler, Search
+from raykd.spaces.space import Sample, Space
+from raykd.spec import Spec
+from raykd.tasks.scores.classification import HIGHER_IS_BETTER, MetricName
+from raykd.tuning.checks.refusals import doubts, refuse_sweep
+from raykd.tuning.warm_start import known_before
+
+TRIALS = 20
+"""Trials of a sweep that does not say how many."""
+
+
+class SweepConfig(Spec):
+    """One sweep, as its file says it."""
+
+    name: str = "sweep"
+    """Folder of the sweep under `output`, and its name in MLflow."""
+    base: str | dict[str, Any]
+    """The run that every trial begins with: a preset's name, a run file (relative to this file), or a run itself."""
+    set: dict[str, Any] = {}
+    """Overlay of the base that all trials share."""
+    space: dict[str, Any]
+    """Overlay of the run whose leaves may be domains."""
+    base_dir: str | None = None
+    """What relative paths are relative to; None is the base's folder. The copy in a sweep's folder says it."""
+    search: Search = Random()
+    """Who chooses the next trial."""
+    scheduler: Scheduler = Asha()
+    """Who stops trials early."""
+    metric: MetricName | None = None
+    """Validation metric (mean over languages) that trials are compared by; None takes the base's `train.metric`."""
+    mode: Mode | None = None
+    """Direction of `metric`; it is known, so this is only checked."""
+    num_samples: int | None = Field(None, ge=1)
+    """Trials; with a grid, how often it is gone through. None is 1 with a grid, else 20, or as many as there are
+    different settings if these are fewer."""
+    max_concurrent_trials: int | None = Field(None, ge=1)
+    """Trials at one time, at most; None takes what the cluster holds beside the teachers."""
+    time_budget_s: float | None = Field(None, gt=0.0)
+    """No trial starts after so many seconds, and those that run are stopped; None sets no limit."""
+    max_failures: int = Field(1, ge=0)
+    """How often a crashed trial is tried again."""
+    checkpoint_s: float = Field(30.0, ge=0.0)
+    """A trial keeps a checkpoint at an evaluation if so many seconds passed since its last one."""
+    label: Literal["ahead", "on_demand"] = "ahead"
+    """ahead: the teachers answer all texts before trials start, then trials have the teachers' resources too."""
+
+    _name = field_validator("name")(checked_name)
+
+    @field_validator("num_samples", mode="before")
+    @classmethod
+    def _ends(cls, value: Any) -> Any:
+        if value == -1:
+            raise ValueError(
+                "trials without end are not offered: say how many; time_budget_s ends a sweep before that"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that was read and checked. Written by `load_sweep`, read by everything that runs or shows one.
+
+    config: the file's keys with `metric`, `mode` and `num_samples` filled in.
+    base: the run without anything searched: the base, `set` over it, and the sweep's metric; paths absolute.
+    space: makes a trial's run from a sample, `space.config(sample)`.
+    known: what is tried first, and what is known of an earlier sweep. notes: what a reader must know of that
+        and of the space.
+    """
+
+    config: SweepConfig
+    base: RunConfig
+    space: Space
+    known: Known = NOTHING
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the sweep, its folder and its MLflow run."""
+        return self.config.name
+
+    @property
+    def output(self) -> str:
+        """Where the sweep's folder lies: with the runs."""
+        return self.base.output
+
+    def fingerprint(self) -> str:
+        """sha256 over what must be equal for a resume; how long, how many and how many at once may differ."""
+        free = {"name", "base", "base_dir", "set", "num_samples", "max_concurrent_trials", "time_budget_s",
+                "max_failures", "checkpoint_s"}  # fmt: skip
+        tree = self.config.model_dump(mode="json", exclude=free)
+        text = self.base.fingerprint() + json.dumps(tree, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def metric(self) -> MetricName:
+        """What trials are compared by."""
+        return self.base.metric
+
+    @property
+    def mode(self) -> Mode:
+        """Direction of `metric`."""
+        return _direction(self.metric)
+
+    @property
+    def trials(self) -> int:
+        """Number of trials, if no time budget ends the sweep earlier."""
+        return (self.config.num_samples or 1) * self.space.grid_size
+
+    def sampler(self) -> Sampler:
+        """Who chooses the trials, from the first."""
+        return self.config.search.sampler(self.space, self.mode, self.trials, self.known)
+
+    def known_samples(self, most: int) -> list[Sample] | None:
+        """Settings of the first ``most`` trials; None where they depend on scores."""
+        if self.config.search.learns:
+            return None
+        sampler = self.sampler()
+        return [s for s in map(sampler.ask, range(min(self.trials, most))) if s is not None]
+
+
+def load_sweep(
+    path: Path, overrides: Sequence[str] = (), folder: Path | None = None, *, check: bool = True
+) -> Sweep:
+    """The sweep of a YAML file with ``key.path=value`` overrides on top.
+
+    An override below ``space`` replaces what stands there, so that one domain can take another's place.
+
+    Args:
+        path: of the file, or of a sweep's folder, whose file belongs to it (`raykd.config.home`).
+        folder: the sweep's folder, where a file that lies elsewhere is to go on there.
+        check: Whether it is to be run, so that what cannot work is refused.
+
+    Raises:
+        ConfigError: with the path, what was got and what is allowed.
+    """
+    path = file_in(path)
+    tree: Any = at_home(read_yaml(path), path)
+    if folder is not None:
+        output = {"output": str(output_of(folder))}
+        tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
+    for assignment in overrides:
+        if assignment.startswith("space."):
+            tree = set_path(tree, f"{assignment.partition('=')[0]}=null")
+        tree = set_path(tree, assignment)
+    config = _validated(tree, str(path))
+    base, base_dir = _base(config, path)
+    metric = base.metric
+    if config.mode is not None and config.mode != _direction(metric):
+        raise ConfigError(
+            f"{path}: mode contradicts the metric",
+            got=config.mode,
+            wanted=f"{_direction(metric)} for {metric}",
+        )
+    space = Space(config.space, base.model_dump(mode="json"), base_dir, str(path))
+    default = 1 if isinstance(config.search, GridSearch) else int(min(TRIALS, space.size))
+    if config.scheduler.needs_population:
+        default = TRIALS
+    search, known, notes = known_before(config.search, base, space, path, str(path))
+    config = config.model_copy(
+        update={
+            "search": search,
+            "metric": metric,
+            "mode": _direction(metric),
+            "num_samples": config.num_samples or default,
+            "base_dir": str(base_dir),
+        }
+    )
+    sweep = Sweep(config, base, space, known, (*notes, *doubts(space)))
+    if check:
+        refuse_sweep(sweep, str(path))
+    return sweep
+
+
+def dump_sweep(sweep: Sweep) -> str:
+    """The sweep as YAML that `load_sweep` takes again, whatever became of the files that it was read from."""
+    tree = sweep.config.model_dump(mode="json") | {"base": sweep.base.model_dump(mode="json"), "set": {}}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def _direction(metric: str) -> Mode:
+    return "max" if HIGHER_IS_BETTER[metric] else "min"
+
+
+def _base(config: SweepConfig, path: Path) -> tuple[RunConfig, Path]:
+    """The run without anything searched, and the folder that its relative paths are relative to."""
+    if isinstance(config.base, str):
+        file = _run_file(config.base, path)
+        tree: Mapping[str, Any] = read_yaml(file)
+    else:
+        file, tree = path, config.base
+    tree = overlay(tree, config.set)
+    train = config.set.get("train", {})
+    said = train.get("metric") if isinstance(train, Mapping) else None
+    if config.metric is not None:
+        if said not in (None, config.metric):
+            raise ConfigError(
+                f"{path}: set.train.metric is not the sweep's metric", got=said, wanted=config.metric
+            )
+        tree = overlay(tree, {"train": {"metric": config.metric}})
+    folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
+    return resolve(
+        validate(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
+    ), folder
+
+
+def _run_file(base: str, path: Path) -> Path:
+    if re.fullmatch(r"[\w-]+", base):
+        if preset(base).is_file():
+            return preset(base)
+        known = sorted(one.stem for one in preset(base).parent.glob("*.yaml"))
+        raise ConfigError(
+            f"{path}: there is no preset {base!r}",
+            got=base,
+            wanted=f"one of {', '.join(known)}, or a run file",
+        )
+    return path.resolve().parent / base
+
+
+def _validated(tree: Mapping[str, Any], origin: str) -> SweepConfig:
+    refuse_credentials(tree, origin)
+    try:
+        return SweepConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(explain(error, origin, SweepConfig, hints=SETTINGS, nearest_kind=nearest_kind))
+        ) from None

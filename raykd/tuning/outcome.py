@@ -1,0 +1,241 @@
+"""The end of a sweep: the trial table, the best run as a YAML, the page, the MLflow artifacts.
+
+Decision record: the best trial is the one with the best validation score (see `report.trials`); the test rows are not
+read here. What population based training found is a schedule, not a set of numbers, so its winner's YAML holds the
+changes on the way as `phases`, and training it goes through the same steps again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from raykd.config import Phase, RunConfig
+from raykd.config.loading import dump
+from raykd.driver.teacher_counts import came_to_an_end
+from raykd.folders.folder import RunFolder
+from raykd.point import Point
+from raykd.report.sweeps.page import sweep_figures, write_sweep_page
+from raykd.report.sweeps.trial_table import TrialTable
+from raykd.report.sweeps.trials import SweepReport
+from raykd.spaces.domains import LogUniform
+from raykd.tracking import Tracker, environment, redact
+from raykd.tuning.config import Sweep, dump_sweep
+from raykd.tuning.journal import Journal, Trial
+from raykd.tuning.messages import error_lines, next_steps
+from raykd.tuning.progress import indented
+
+BEST = "best.yaml"
+SHOWN = 15
+"""Trials in the table on the terminal; the page has all."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep found. tables and lines are for the terminal. failed: trials that failed for good."""
+
+    report: SweepReport
+    tables: tuple[Any, ...]
+    lines: tuple[str, ...]
+    best: Path | None
+    page: Path
+    failed: int
+    mlflow_run_id: str
+
+
+def conclude(
+    plan: Sweep,
+    folder: RunFolder,
+    journal: Journal,
+    tracker: Tracker,
+    notes: Sequence[str] = (),
+) -> SweepOutcome:
+    """Writes and logs everything that a sweep leaves.
+
+    Args:
+        notes: what a reader must know of its teachers.
+    """
+    best_path = folder.path / BEST
+    report = _report(plan, folder, journal, tracker, "", notes)
+    if report.best is not None:
+        run = best_run(plan, journal.trials[report.best.name])
+        best_path.write_text(dump(run), encoding="utf-8")
+        report = _report(plan, folder, journal, tracker, dump(run), notes)
+    pictures = sweep_figures(report)
+    page = write_sweep_page(report, folder.path / "report.html", pictures)
+    table = TrialTable(report)
+    (folder.path / "trials.csv").write_text(table.csv(), encoding="utf-8")
+    (folder.path / "results.md").write_text(table.markdown(), encoding="utf-8")
+    _log(tracker, report, table, page, pictures, journal)
+    failed = report.by_status.get("failed", 0)
+    return SweepOutcome(
+        report=report,
+        tables=(table.rich(SHOWN),),
+        lines=_lines(report, journal.trials.values(), page, best_path, tracker, folder),
+        best=best_path if report.best is not None else None,
+        page=page,
+        failed=failed,
+        mlflow_run_id=tracker.run_id,
+    )
+
+
+def best_run(plan: Sweep, trial: Trial) -> RunConfig:
+    """A trial as a run that `raykd train` takes: its sample, and what changed on its way as phases."""
+    segments = trial.segments or [(0, trial.sample)]
+    config = plan.space.config(segments[0][1])
+    phases = tuple(
+        Phase(at=step / trial.total_steps, set=_mutable(plan.space.assemble(sample)))
+        for step, sample in segments[1:]
+    )
+    return RunConfig.model_validate(
+        {
+            **config.model_dump(mode="json"),
+            "name": f"{plan.name[:95]}-best",  # a name has 100 letters at most
+            "phases": [phase.model_dump(mode="json") for phase in phases],
+        }
+    )
+
+
+def _mutable(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an overlay may change on the way."""
+    train = {k: v for k, v in tree.get("train", {}).items() if k in ("learning_rate", "weight_decay")}
+    objective = {"objective": tree["objective"]} if "objective" in tree else {}
+    return {**objective, **({"train": train} if train else {})}
+
+
+def _report(
+    plan: Sweep,
+    folder: RunFolder,
+    journal: Journal,
+    tracker: Tracker,
+    best_yaml: str,
+    notes: Sequence[str] = (),
+) -> SweepReport:
+    names = ", ".join(dict.fromkeys(plan.space.names().values()))
+    teachers = ", ".join(t.name for t in plan.base.active_teachers)
+    trials = sorted(journal.trials.values(), key=lambda t: t.index)
+    return SweepReport(
+        title=plan.name,
+        summary=f"{plan.config.search.kind} search with {plan.config.scheduler.kind} over {names}; "
+        f"teachers {teachers}.",
+        metric=plan.metric,
+        higher_is_better=plan.mode == "max",
+        trials=tuple(trial.row() for trial in trials),
+        rungs=plan.config.scheduler.rungs(plan.base.train.evaluations),
+        best_yaml=best_yaml,
+        space_yaml=dump_sweep(plan),
+        teachers=teacher_counters(journal),
+        environment=environment(),
+        facts={
+            "MLflow run": tracker.run_id,
+            "MLflow": redact(tracker.uri),
+            "folder": str(folder.path),
+            "starts that came to their end": str(came_to_an_end(folder.state)),
+            **_passes(journal),
+        },
+        notes=(*notes, *_notes(plan, journal)),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        best_path=str(folder.path / BEST),
+        log_keys=tuple(one.path for one in plan.space.domains if isinstance(one.domain, LogUniform)),
+    )
+
+
+def _passes(journal: Journal) -> dict[str, str]:
+    """What the teachers did for the sweep, in words."""
+    if journal.passes is None:
+        return {}
+    pairs = journal.labellings[-1].asked
+    return {"teacher passes": f"{journal.passes:.4g} over {pairs:,} pairs of a text and a teacher"}
+
+
+def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
+    """What a reader should know before believing the numbers."""
+    missing = plan.trials - len(journal.trials)
+    notes = [f"{missing} trials never began: the time budget was over"] if missing > 0 else []
+    if cut := len(journal.cut_off):
+        notes.append(
+            f"{cut} trials were cut off when the time budget was over; raykd sweep --resume {plan.name} goes on with "
+            "them"
+        )
+    broken = [t for t in journal.trials.values() if t.status in ("failed", "diverged")]
+    notes += next_steps(broken, plan.name, None)
+    for name, counters in teacher_counters(journal).items():
+        if counters.get("unkept"):
+            notes.append(
+                f"{counters['unkept']:,.0f} answers of teacher {name} could not be kept: the disk was full"
+            )
+        if counters.get("computed_while_parked"):
+            notes.append(
+                f"{counters['computed_while_parked']:,.0f} answers of teacher {name} were missing from its store "
+                "and computed while trials ran: serving.store_limit_gb may be too small"
+            )
+    return tuple(notes)
+
+
+def teacher_counters(journal: Journal) -> dict[str, dict[str, float]]:
+    """Counters of all starts of the sweep, by teacher."""
+    total: dict[str, dict[str, float]] = {}
+    for start in journal.teachers:
+        for name, values in start.items():
+            into = total.setdefault(name, {})
+            for key, value in values.items():
+                into[key] = into.get(key, 0.0) + value
+    return total
+
+
+def _log(
+    tracker: Tracker,
+    report: SweepReport,
+    table: TrialTable,
+    page: Path,
+    pictures: Mapping[str, tuple[str, str]],
+    journal: Journal,
+) -> None:
+    values: dict[str, float] = {f"sweep/{status}": float(n) for status, n in report.by_status.items()}
+    for name, counters in report.teachers.items():
+        values |= {
+            f"teacher/{name}/rows_{what}": counters[what]
+            for what in ("answered", "forwarded")
+            if what in counters
+        }
+    if journal.passes is not None:
+        values["sweep/teacher_passes"] = journal.passes
+    if report.best is not None and report.best.score is not None:
+        values["sweep/best"] = report.best.score
+        tracker.set_tags({"raykd.best": report.best.name})
+        tracker.log_text(report.best_yaml, BEST)
+    tracker.log_points([Point(len(report.trials), values)])
+    tracker.log_table(table.rows(), "trials.json")
+    tracker.log_text(table.csv(), "trials.csv")
+    tracker.log_text(report.space_yaml, "space.yaml")
+    tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
+    tracker.log_file(page)
+    for name, (svg, _) in pictures.items():
+        tracker.log_figure(svg, f"plots/{name}.svg")
+
+
+def _lines(
+    report: SweepReport,
+    trials: Iterable[Trial],
+    page: Path,
+    best: Path,
+    tracker: Tracker,
+    folder: RunFolder,
+) -> tuple[str, ...]:
+    lines = [f"[yellow]note[/yellow]     {escape(note)}" for note in report.notes]
+    lines += [f"[red]broken[/red]   {indented(escape(line))}" for line in error_lines(trials)]
+    if report.best is not None:
+        lines.append(f"best     {best}   (raykd train {best})")
+        lines.append(f"         raykd confirm {folder.path} trains it and the default again with fresh seeds")
+    lines += [
+        f"report   {page}",
+        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
+        f"log      {folder.log}",
+    ]
+    return tuple(lines)

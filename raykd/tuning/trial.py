@@ -1,0 +1,395 @@
+"""A trial: the training loop in a process that is used again and again.
+
+Decision record: starting a process with torch, transformers and DeepSpeed costs more than many a trial, so Tune
+keeps its actors (`reuse_actors`) and a trial begins by making a new loop in an old process. Rows and their tokens
+stay from trial to trial. A trial of several workers is one actor with rank 0 and one for each other rank, all in
+the trial's placement group; they too stay, and their process group with them. (Ray Train inside of Tune was
+measured at 27 to 43 s to the first line of each trial, and leaves its placement group behind where Tune stops it.)
+
+A trial goes from evaluation to evaluation. Checkpoints are of one kind, a folder with a manifest in the sweep's own
+folder; Tune (which copies them from trial to trial in population based training) is given their path. They are
+written when Tune asks, and at an evaluation if some time has passed since the last, so that short trials write none.
+They hold the points of the curves too: those on their way to the driver are lost with it. A trial that cannot begin
+says so at its first step, since Tune tries again what fails in a step, and gives up what fails between two trials.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+
+from raykd.checkpoint.curves import load_points, save_points
+from raykd.checkpoint.find import Mark, problem, write_manifest
+from raykd.checkpoint.save import POINTS, cannot_save
+from raykd.cluster.mailbox import Event
+from raykd.config import RunConfig
+from raykd.data.load import Dataset, load_data
+from raykd.driver.loop import make_loop, save_student
+from raykd.errors import NonFiniteError
+from raykd.point import Point
+from raykd.student.prepare import Prepared, fit_tokenizer, prepare
+from raykd.student.settings import deepspeed_config
+from raykd.student.worker import TrainingLoop
+from raykd.tasks.scores.ranking import comparable
+from raykd.teachers.pool import PoolHandle
+
+RESUMED = "resumed_from"
+"""Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
+GROUP_TIMEOUT = timedelta(minutes=10)
+_KEPT = 2
+"""Prepared rows that a process keeps, for a space that searches what changes the tokens."""
+
+
+class Configs(Protocol):
+    """What makes a run of a sample."""
+
+    def config(self, sample: Mapping[str, Any]) -> RunConfig:
+        """The run of a trial.
+
+        Raises:
+            ConfigError: the sample cannot be a run.
+        """
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials have in common. Written by the driver, read in every trial's process; travels once.
+
+    data: of the base; a trial whose `data` differ reads its own. tokenizers: by `tokenizer_key`.
+    folder: where checkpoints go, reached by all trials. students: where trained students go, None keeps none.
+    """
+
+    configs: Configs
+    base: RunConfig
+    data: Dataset
+    tokenizers: Mapping[str, Any]
+    pool: PoolHandle | None
+    mailbox: Any
+    folder: str
+    checkpoint_s: float
+    students: str | None = None
+
+
+class Rank:
+    """One rank of a trial: a loop after another in one process. An actor, or a part of the trial's own process."""
+
+    def __init__(self, shared: Shared, rank: int) -> None:
+        import torch
+
+        self.shared, self.rank = shared, rank
+        self.world = shared.base.workers.num_workers
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        torch.set_num_threads(max(1, int(shared.base.workers.num_cpus + 1e-6)))
+        self._prepared: dict[str, tuple[Prepared, Any]] = {}
+        self.loop: TrainingLoop | None = None
+        self.points: list[Point] = []
+
+    def address(self) -> tuple[str, int]:
+        """Opens the group's store on rank 0; the others join it."""
+        import torch
+
+        host = ray.util.get_node_ip_address()
+        self._store = torch.distributed.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
+        return host, int(self._store.port)
+
+    def join(self, host: str, port: int) -> None:
+        """Joins the trial's process group, which stays for all trials of these processes."""
+        import torch
+
+        if self.rank:
+            self._store = torch.distributed.TCPStore(host, port, self.world, is_master=False)
+        os.environ["LOCAL_RANK"] = "0"
+        backend = "nccl" if self._device() != "cpu" else "gloo"
+        torch.distributed.init_process_group(
+            backend, store=self._store, rank=self.rank, world_size=self.world, timeout=GROUP_TIMEOUT
+        )
+
+    def begin(self, sample: Mapping[str, Any], checkpoint: str | None) -> None:
+        """A new loop for a new sample, from its start or from a checkpoint's folder."""
+        self.close()
+        config = self.shared.configs.config(sample)
+        prepared, tokenizer = self._rows(config)
+        self.points = []
+        self.loop = make_loop(
+            config,
+            prepared,
+            tokenizer,
+            self.shared.pool,
+            rank=self.rank,
+            world=self.world,
+            device=self._device(),
+            publish=self.points.append,
+        )
+        if checkpoint is not None:
+            self.loop.load(Path(checkpoint) / "loop")
+            self.loop.kept = None  # a trial that diverges is over: its checkpoints come and go
+
+    def advance(self) -> bool:
+        """Trains to the next evaluation."""
+        assert self.loop is not None
+        return self.loop.advance()
+
+    def save(self, folder: str) -> None:
+        """This rank's part of a checkpoint."""
+        assert self.loop is not None
+        part = Path(folder) / "loop"
+        part.mkdir(parents=True, exist_ok=True)
+        self.loop.save(part)
+
+    def close(self) -> None:
+        """Ends the loop."""
+        if self.loop is not None:
+            self.loop.engine.close()
+            self.loop = None
+
+    def _device(self) -> str:
+        import torch
+
+        return "cuda:0" if self.shared.base.workers.num_gpus and torch.cuda.is_available() else "cpu"
+
+    def _rows(self, config: RunConfig) -> tuple[Prepared, Any]:
+        """Rows and tokens, kept from trial to trial as long as nothing that they depend on differs."""
+        base = self.shared.base
+        key = "\n".join(
+            (config.data.model_dump_json(), config.task.model_dump_json(), config.student.tokenizer_key(),
+             str(config.plain))
+        )  # fmt: skip
+        if key not in self._prepared:
+            same = config.data == base.data
+            data = self.shared.data if same else load_data(config.data, Path.cwd(), config.form)
+            same = same and getattr(config.task, "markers", ()) == getattr(base.task, "markers", ())
+            tokenizer = self.shared.tokenizers.get(config.student.tokenizer_key()) if same else None
+            if tokenizer is None:
+                teachers = None if self.shared.pool is None else self.shared.pool.source(direct=False)
+                tokenizer = fit_tokenizer(config.student, [(config.task, data.train)], teachers)
+            while len(self._prepared) >= _KEPT:
+                self._prepared.pop(next(iter(self._prepared)))
+            self._prepared[key] = prepare(config, data.train, data.validation, tokenizer), tokenizer
+        return self._prepared[key]
+
+
+class TrialHost(tune.Trainable):  # type: ignore[misc]
+    """What Tune calls: rank 0 of a trial, and the other ranks' master."""
+
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]
+        """Once a process; then `reset_config` for each further trial."""
+        self.shared = shared
+        self.rank = Rank(shared, 0)
+        self.others = self._start_others()
+        self.reset_config(config)
+
+    def _start_others(self) -> list[Any]:
+        world, workers = self.rank.world, self.shared.base.workers
+        if world == 1:
+            return []
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = ray.util.get_current_placement_group()
+        assert group is not None, "Tune places a trial in a placement group"
+        actor: Any = ray.remote(Rank)
+        others = [
+            actor.options(
+                num_cpus=workers.num_cpus,
+                num_gpus=workers.num_gpus,
+                resources=workers.resources or None,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
+            ).remote(self.shared, rank)
+            for rank in range(1, world)
+        ]
+        address = self.rank.address()
+        joining = [other.join.remote(*address) for other in others]
+        self.rank.join(*address)
+        ray.get(joining)
+        return others
+
+    def _all(self, what: str, *arguments: Any) -> Any:
+        """Every rank does the same; rank 0's answer."""
+        waiting = [getattr(other, what).remote(*arguments) for other in self.others]
+        answer = getattr(self.rank, what)(*arguments)
+        ray.get(waiting)
+        return answer
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begins another trial in this process; one that was begun before goes on from its last checkpoint."""
+        self.sample = {k: v for k, v in new_config.items() if k != RESUMED}
+        self.failed: NonFiniteError | None = None
+        self.unbegun: Exception | None = None
+        self.last_save = time.monotonic()
+        self.saved: list[Path] = []
+        self.told: list[Point] = []
+        self.went_on = False
+        self.segments: list[tuple[int, dict[str, Any]]] = [(0, self.sample)]
+        try:
+            self._begin(new_config.get(RESUMED) or None)
+        except Exception as error:  # raised at the first step
+            self.unbegun = error
+        return True
+
+    def _begin(self, earlier: str | None) -> None:
+        folders = [self._folder(), *([Path(earlier)] if earlier else [])]
+        passed_over: list[str] = []
+        looked = (newest_checkpoint(folder, passed_over.append, self._bound()) for folder in folders)
+        found = next((at for at in looked if at is not None), None)
+        self._all("begin", self.sample, None if found is None else str(found))
+        if found is not None:
+            self._take_over(found)
+            self.went_on = True
+            self.rank.points += load_points(found / POINTS)
+        begun = Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps)
+        self._send(*(Event("note", self.trial_id, text=line) for line in passed_over), begun)
+
+    @property
+    def loop(self) -> TrainingLoop:
+        """Rank 0's loop."""
+        assert self.rank.loop is not None
+        return self.rank.loop
+
+    def step(self) -> dict[str, Any]:
+        """To the next evaluation. A loss that is not finite ends the trial, which is then called diverged."""
+        if self.unbegun is not None:
+            raise self.unbegun
+        begun = time.monotonic()
+        try:
+            self._all("advance")
+        except NonFiniteError as error:
+            self.failed = error
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(getattr(error, "cause", None), NonFiniteError):
+                raise
+            self.failed = error.cause
+        loop = self.loop
+        done = self.failed is not None or loop.state.stopped or loop.state.step >= loop.total_steps
+        self._send()
+        if done and self.failed is None and self.shared.students is not None:
+            save_student(loop, Path(self.shared.students) / self.trial_id)
+        if not done and time.monotonic() - self.last_save >= self.shared.checkpoint_s:
+            kept = self._save()
+            self._forget([path for path in self.saved if path != kept])
+            self.saved = [kept]
+        return self._result(done, time.monotonic() - begun)
+
+    def _result(self, done: bool, seconds: float) -> dict[str, Any]:
+        loop, metric = self.loop, self.loop.config.train.metric
+        last = loop.state.history[-1] if loop.state.history else {}
+        worst = 0.0 if loop.config.train.higher_is_better else 1e9
+        result = {
+            "objective": worst if loop.state.best is None else comparable(loop.state.best),
+            "score": last.get(f"eval/mean/{metric}", worst),
+            "nll": last.get("eval/mean/nll", float("nan")),
+            "best_step": loop.state.best_step,
+            "evaluation": loop.evaluation,
+            "trained_steps": loop.state.step,
+            "total_steps": loop.total_steps,
+            "trained_s": seconds,
+            "finished": done,
+            "done": done,
+            "diverged": "" if self.failed is None else str(self.failed),
+        }
+        if len(self.segments) > 1:
+            # What it reported before it took over another trial's state is no longer its history.
+            result["segments"] = json.dumps(self.segments)
+        if len(self.segments) > 1 or self.went_on:
+            # A driver that was killed may not have heard of the evaluation that the checkpoint was written at.
+            self.went_on = False
+            result["history"] = json.dumps(
+                [
+                    (k, int(h["step"]), h[f"eval/mean/{metric}"], h["eval/mean/nll"])
+                    for k, h in enumerate(loop.state.history, start=1)
+                ]
+            )
+        return result
+
+    # checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune asks: before a pause, and before another trial goes on from here."""
+        (Path(checkpoint_dir) / "where.json").write_text(json.dumps(str(self._save())), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Goes on from a checkpoint, perhaps another trial's, with this trial's own sample."""
+        where = Path(json.loads((Path(checkpoint) / "where.json").read_text(encoding="utf-8")))
+        wrong = problem(where, world=self._bound())
+        if wrong is not None:
+            raise FileNotFoundError(f"the checkpoint {where} cannot be used: {wrong}")
+        self._all("begin", self.sample, str(where))
+        self.unbegun = None
+        self._take_over(where)
+
+    def _take_over(self, checkpoint: Path) -> None:
+        """The checkpoint's history becomes this trial's; from here on its own sample holds."""
+        rows = json.loads((checkpoint / "segments.json").read_text(encoding="utf-8"))
+        self.segments = [(int(step), dict(sample)) for step, sample in rows]
+        if self.segments[-1][1] != self.sample:
+            self.segments.append((self.loop.state.step, self.sample))
+
+    def _bound(self) -> int | None:
+        """How many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
+        stage = deepspeed_config(self.shared.base.train, self.rank.world)["zero_optimization"].get("stage", 0)
+        return self.rank.world if stage == 3 else None
+
+    def _folder(self) -> Path:
+        return Path(self.shared.folder) / self.trial_id
+
+    def _save(self) -> Path:
+        """A new checkpoint; it counts once its manifest is there and it has its name."""
+        target = self._folder() / f"{self.loop.state.step:08d}-{time.time_ns()}"
+        fresh = target.with_name(f"{target.name}.part")
+        config = self.loop.config.fingerprint()
+        try:
+            fresh.mkdir(parents=True)
+            self._all("save", str(fresh))
+            (fresh / "segments.json").write_text(json.dumps(self.segments), encoding="utf-8")
+            save_points(fresh / POINTS, [*self.told, *self.rank.points])
+            write_manifest(fresh, Mark(self.trial_id, config, self.rank.world, self.loop.state.step))
+            os.replace(fresh, target)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise cannot_save(fresh, error) from error
+        self.last_save = time.monotonic()
+        return target
+
+    def _forget(self, paths: list[Path]) -> None:
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _send(self, *events: Event) -> None:
+        """All points since the last time in one message."""
+        total = self.loop.total_steps
+        points = [Event("point", self.trial_id, point, total) for point in self.rank.points]
+        self.told += self.rank.points
+        self.rank.points.clear()
+        if events or points:
+            self.shared.mailbox.put.remote(*events, *points)
+
+    def cleanup(self) -> None:
+        """The process ends."""
+        self.rank.close()
+        for other in self.others:
+            ray.kill(other)
+
+
+def newest_checkpoint(
+    folder: Path, passed_over: Callable[[str], None], world: int | None = None
+) -> Path | None:
+    """The whole checkpoint of a trial that was written last; after a copy that may be one of an earlier step.
+
+    Args:
+        passed_over: told of each newer one that cannot be used, and why. world: of so many ranks.
+    """
+    found = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".part"]
+    for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+        wrong = problem(path, world=world)
+        if wrong is None:
+            return path
+        passed_over(f"passed over checkpoint {path}: {wrong}")
+    return None

@@ -1,0 +1,181 @@
+"""What a sweep knows before its first trial: settings to try first, and what an earlier sweep found.
+
+Decision record: an earlier trial is made into its run by its own space, and read back by this one, so the two spaces
+may be written differently. A trial whose setting this space does not have is left out, and named. The runs may differ
+in what neither space searches (more epochs, say): their scores then guide the search, and a note names the keys. What
+was read stays in the sweep's own folder, so that a resume needs no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raykd.config import RunConfig
+from raykd.errors import ConfigError, RaykdError
+from raykd.spaces.domains import Grid
+from raykd.spaces.points import LONGEST, differences, read_point, sample_of_run
+from raykd.spaces.search import Known, Observation, Search, WarmStart
+from raykd.spaces.space import Sample, Space, key_of, shown
+from raykd.tasks.scores.ranking import comparable
+
+if TYPE_CHECKING:
+    from raykd.tuning.config import Sweep
+    from raykd.tuning.journal import Journal
+
+BEST_FIRST = 3
+"""Best settings of an earlier sweep that a search tries first if it cannot learn from them."""
+BESIDES = ("name", "output", "ray.", "tracking.", "serving.", "workers.", "baseline", "train.max_failures")
+"""Keys that do not change what a run learns."""
+
+
+def known_before(
+    search: Search, base: RunConfig, space: Space, path: Path, origin: str
+) -> tuple[Search, Known, tuple[str, ...]]:
+    """Read what a search begins with.
+
+    Args:
+        path: The sweep's file; an earlier sweep's folder is relative to it.
+
+    Returns:
+        The search as the sweep's folder keeps it, what is known, and notes for a reader.
+
+    Raises:
+        ConfigError: A setting is outside the space, or the earlier sweep cannot be used.
+    """
+    notes: tuple[str, ...] = ()
+    warm = search.warm_start
+    asked = [key for key in ("base_first", "points_to_evaluate", "warm_start") if getattr(search, key)]
+    if asked and any(isinstance(one.domain, Grid) for one in space.domains):
+        raise ConfigError(
+            f"{origin}: search.{asked[0]} does not go with a grid, whose points are all tried",
+            got=f"search {search.kind} with {asked[0]}",
+            wanted="the values in the grid itself, or search random or optuna with choice in place of grid",
+        )
+    if warm is not None and warm.observations is None:
+        warm, notes = _read_warm_start(warm, base, space, path, origin)
+        search = search.model_copy(update={"warm_start": warm})
+    observed = () if warm is None or warm.observations is None else warm.observations
+    first = _first(search, base, space, origin) + _best(warm, observed, search)
+    return search, Known(_once(first), observed if search.observes else ()), notes
+
+
+def _first(search: Search, base: RunConfig, space: Space, origin: str) -> list[Sample]:
+    first = [_of_base(base, space, f"{origin}: search.base_first")] if search.base_first else []
+    points: list[Sample] = []
+    for at, point in enumerate(search.points_to_evaluate):
+        where = f"{origin}: search.points_to_evaluate.{at}"
+        sample = read_point(space, point, where)
+        if sample in points:
+            raise ConfigError(f"{where} stands there twice", got=shown(sample), wanted="each once")
+        points.append(sample)
+    return first + points
+
+
+def _of_base(base: RunConfig, space: Space, where: str) -> Sample:
+    """The base as a sample, which must come back from it unchanged."""
+    try:
+        sample = sample_of_run(space, base, where)
+        apart = differences(base, space.config(sample))
+    except ConfigError as error:
+        raise ConfigError(
+            error.what,
+            got=f"the base's {error.got}",
+            wanted=error.wanted,
+            next_step="widen the domain so that it has the base's value, or leave base_first out",
+        ) from None
+    if apart:
+        raise ConfigError(
+            f"{where}: no trial of this space is the base",
+            got="; ".join(apart[:LONGEST]),
+            wanted="a space whose fixed keys have the base's values",
+            next_step="write what all trials share under set, or leave base_first out",
+        )
+    return sample
+
+
+def _best(warm: WarmStart | None, observed: Sequence[Observation], search: Search) -> list[Sample]:
+    if warm is None:
+        return []
+    count = (0 if search.observes else BEST_FIRST) if warm.best_first is None else warm.best_first
+    return [dict(one.sample) for one in observed[:count]]
+
+
+def _once(first: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Each setting at its first place."""
+    return tuple({key_of(sample): sample for sample in first}.values())
+
+
+def _read_warm_start(
+    warm: WarmStart, base: RunConfig, space: Space, path: Path, origin: str
+) -> tuple[WarmStart, tuple[str, ...]]:
+    from raykd.tuning.config import load_sweep
+    from raykd.tuning.journal import FILE, Journal
+
+    where = f"{origin}: search.warm_start"
+    named = Path(warm.sweep).expanduser()
+    # As a run's paths are meant, or as `output` is, where the sweep was left.
+    places = [(place / named).resolve() for place in (path.resolve().parent, Path.cwd(), Path(base.output))]
+    wanted = ("space.yaml", FILE)
+    folder = next((p for p in places if all((p / name).is_file() for name in wanted)), None)
+    if folder is None:
+        raise ConfigError(
+            f"{where}: {named} holds no sweep",
+            got=f"no {' and '.join(wanted)} in {' or '.join(map(str, dict.fromkeys(places)))}",
+            wanted="the folder of an earlier sweep, output/name, from this file or from here",
+        )
+    earlier = load_sweep(folder / "space.yaml", check=False)
+    if earlier.metric != base.metric:
+        raise ConfigError(
+            f"{where}: {folder} was judged by another metric",
+            got=earlier.metric,
+            wanted=base.metric,
+            next_step=f"metric: {earlier.metric}, or another earlier sweep",
+        )
+    taken, left = _translated(earlier, Journal(folder / FILE), space)
+    if not taken:
+        raise ConfigError(
+            f"{where}: nothing of {folder} can be used",
+            got="; ".join(left[:LONGEST]) or "no trial with a score",
+            wanted="trials with a score, whose searched values are in this space",
+            next_step="widen the space, or leave warm_start out",
+        )
+    (best, run), *_ = taken
+    notes = [
+        f"warm start: trials of {folder} that are known: {len(taken)}, the best {base.metric} {best.score:.4f}"
+    ]
+    if left:
+        more = f"; and {len(left) - LONGEST} more" if len(left) > LONGEST else ""
+        notes.append(f"warm start: trials that are left out: {len(left)}: {'; '.join(left[:LONGEST])}{more}")
+    if apart := differences(run, space.config(dict(best.sample)), BESIDES):
+        notes.append(
+            f"warm start: its runs differ from these, so its scores only guide: {'; '.join(apart[:LONGEST])}"
+            + (f"; and {len(apart) - LONGEST} more keys" if len(apart) > LONGEST else "")
+        )
+    observations = tuple(one for one, _ in taken)
+    return warm.model_copy(update={"observations": observations}), tuple(notes)
+
+
+def _translated(
+    earlier: Sweep, journal: Journal, space: Space
+) -> tuple[list[tuple[Observation, RunConfig]], list[str]]:
+    """An earlier sweep's scored trials in this space with their runs, the best first; and why others are left out."""
+    taken: list[tuple[Observation, RunConfig]] = []
+    left: list[str] = []
+    rows = [(trial.row(earlier.mode == "max"), trial) for trial in journal.trials.values()]
+    for row, trial in sorted(rows, key=lambda pair: pair[0].order):
+        if not row.counts or row.score is None:
+            continue
+        if len(trial.segments) > 1:
+            left.append(f"{row.name} changed its setting on its way")
+            continue
+        try:
+            run = earlier.space.config(trial.sample)
+            sample = sample_of_run(space, run, row.name)
+            space.config(sample)
+        except RaykdError as error:
+            left.append(f"{error.what} ({error.got}, wanted {error.wanted})")
+            continue
+        taken.append((Observation(sample=sample, score=comparable(row.score)), run))
+    return taken, left
