@@ -122,12 +122,12 @@ def perform(name: str, folder: Path) -> None:
     os.chdir(folder)
     try:
         if name == SWEEP:
-            from raykd.sweep.config import load_sweep
-            from raykd.sweep.run import sweep
+            from raykd.tuning.config import load_sweep
+            from raykd.tuning.run import sweep
 
             sweep(load_sweep(path), console=quiet)
         else:
-            from raykd.load import load_run
+            from raykd.config.loading import load_run
             from raykd.runs.train import train
 
             train(load_run(path), console=quiet)
