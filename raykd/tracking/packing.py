@@ -25,10 +25,10 @@ from raykd.tracking.patience import borrowed, quiet
 
 CODE = "code"
 CARRIED = (
-    "__init__.py", "distill", "environ.py", "errors.py", "keys.py", "models", "parse.py", "point.py", "redaction.py",
-    "spec.py", "tasks", "text",
+    "__init__.py", "distill", "environ.py", "errors.py", "keys.py", "models", "networks", "parse.py", "point.py",
+    "prediction", "pretrained", "redaction.py", "spec.py", "tasks", "text", "tokenizers",
 )  # fmt: skip
-"""The rooms of raykd that a saved student is loaded with: models, and what lies below them."""
+"""The rooms of raykd that a saved student is loaded and asked with: prediction, and what lies below it."""
 NEEDED = (
     "huggingface_hub", "mlflow", "numpy", "pandas", "pydantic", "PyYAML", "regex", "rouge-score", "sacrebleu",
     "safetensors", "scipy", "sentencepiece", "tokenizers", "torch", "transformers",

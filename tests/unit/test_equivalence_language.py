@@ -17,6 +17,7 @@ import transformers
 from raykd import models
 from raykd.distill.signals import TextBatch
 from raykd.models.lm import Headless
+from raykd.networks import heads
 from raykd.prediction.writing import generate, rows_together
 from raykd.scoring.predict import predict_texts
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
@@ -85,7 +86,7 @@ def built(architecture: str, tokenizer: Any) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = models.heads.auto_class(task).from_config(config)  # type: ignore[attr-defined]
+        model = heads.auto_class(task).from_config(config)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.ndim > 1:
@@ -181,7 +182,7 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
         ),
         tmp_path / "ours",
     )
-    again = models.heads.auto_class(task).from_pretrained(tmp_path / "ours").eval()  # type: ignore[attr-defined]
+    again = heads.auto_class(task).from_pretrained(tmp_path / "ours").eval()
     its = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert [plain_nll(task, again, its, encoded, i) for i in range(4)] == pytest.approx(
         nll, rel=1e-4, abs=1e-4

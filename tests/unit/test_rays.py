@@ -165,7 +165,7 @@ def test_what_would_mislead_rays_processes_is_kept_from_them(monkeypatch: pytest
 LEFT = """
 import os, subprocess, sys, time
 from pathlib import Path
-from raykd.runs import ownray
+from raykd.cluster import own_processes as ownray
 
 logs = Path(sys.argv[1]) / f"session_2026-01-01_00-00-00_000000_{os.getpid()}" / "logs"
 other = Path(sys.argv[1]) / f"session_2026-01-01_00-00-00_000000_{os.getpid()}7" / "logs"

@@ -16,6 +16,7 @@ from raykd.config import checked_name
 from raykd.config.loading import load_run, validate
 from raykd.errors import ConfigError, ModelError, TeacherError
 from raykd.parse import MAX_DEPTH, MAX_NODES, parse_json, parse_yaml
+from raykd.pretrained import files
 from raykd.pretrained.allowed import MODEL_TYPES, code_in, unknown_types
 from raykd.teachers.store import SignalStore
 from tests.fakes import save_transformer
@@ -77,8 +78,8 @@ def test_types_and_code_that_are_not_known_are_refused_at_every_level(
 def test_what_is_trusted_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_transformer(tmp_path / "model")
     (folder / "tokenizer_config.json").write_text('{"auto_map": {}}')
-    models.files.check_code(folder, trust_remote_code=True)
-    models.files.check_code(folder, trust_remote_code=True)
+    files.check_code(folder, trust_remote_code=True)
+    files.check_code(folder, trust_remote_code=True)
     assert [r.levelname for r in caplog.records] == ["WARNING"] and "did not look at" in caplog.text
 
 
