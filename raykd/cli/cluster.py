@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from raykd import __version__
 from raykd.cli.app import app, console, errors, print_lines
 
 RunOrSpace = Annotated[
@@ -168,7 +169,9 @@ app.add_typer(cluster_app, name="cluster")
 def render(
     file: RunOrSpace,
     overrides: Overrides = None,
-    image: Annotated[str, typer.Option(help="The image that cluster/Dockerfile makes.")] = "raykd:0.1.0",
+    image: Annotated[
+        str, typer.Option(help="The image that cluster/Dockerfile makes.")
+    ] = f"raykd:{__version__}",
     mlflow: Annotated[
         str | None, typer.Option(help="Address of an MLflow server: http://raykd-mlflow:5000.")
     ] = None,

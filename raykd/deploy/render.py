@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from raykd import __version__
 from raykd.config import Run, TeacherConfig, overlay
 from raykd.deploy.kuberay import RAY_VERSION
 from raykd.deploy.manifests import check_manifests, write_manifests
@@ -39,7 +40,7 @@ LARGEST = 900_000
 class Wishes:
     """What the user says beside the run. staying: a RayCluster, not a RayJob."""
 
-    image: str = "raykd:0.1.0"
+    image: str = f"raykd:{__version__}"
     mlflow: str | None = None
     trials_at_once: int | None = None
     teacher_gib: int | None = None
