@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from raykd.answers import codec
+from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer
+from raykd.answers.layout import unit_logits
+from raykd.answers.source import TeacherSignal
 from raykd.checkpoint.curves import Curves
 from raykd.checkpoint.find import Mark, problem, write_manifest
-from raykd.distill import codec
-from raykd.distill.bodies import unit_logits
-from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
-from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.distill.signals import UNLABELLED
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
 from raykd.teachers.store import values
 from raykd.teachers.wire import GroupRequest
+from raykd.text.batch import TextBatch
 from raykd.tracking.delivery.outbox import from_lines
 from raykd.tuning.journal import Journal
 
@@ -37,7 +39,7 @@ class Target:
     may_raise: tuple[type[Exception], ...] = ()
 
 
-def payloads() -> list[Payload]:
+def payloads() -> list[Answer]:
     """An answer of each form, small, with and without what is optional."""
     rng = np.random.default_rng(0)
     covered = np.asarray([True, False, True])
@@ -47,11 +49,13 @@ def payloads() -> list[Payload]:
     half = rng.normal(size=(3, 4)).astype(np.float16)
     counts = np.asarray([[3, 1, 1, 0], [0, 0, 0, 0], [5, 0, 0, 0]], np.uint8)
     return [
-        Dense(logits_NC=rng.normal(size=(3, 2)).astype(np.float32), covered_N=covered),
-        Dense(logits_NC=rng.normal(size=(1, 3)).astype(np.float32), covered_N=covered[:1]),
-        TopK(ids_NK=ids, logits_NK=half, lse_NG=lse, temperatures=(1.0, 2.0), vocab=90_000, **common),
-        Sampled(ids_NJ=ids, counts_NJ=counts, draws=5, temperature=1.0, vocab=200_000, covered_N=covered),
-        Hidden(states_NH=half, **common),
+        DenseAnswer(logits_NC=rng.normal(size=(3, 2)).astype(np.float32), covered_N=covered),
+        DenseAnswer(logits_NC=rng.normal(size=(1, 3)).astype(np.float32), covered_N=covered[:1]),
+        TopKAnswer(ids_NK=ids, logits_NK=half, lse_NG=lse, temperatures=(1.0, 2.0), vocab=90_000, **common),
+        SampledAnswer(
+            ids_NJ=ids, counts_NJ=counts, draws=5, temperature=1.0, vocab=200_000, covered_N=covered
+        ),
+        HiddenAnswer(states_NH=half, **common),
     ]
 
 
@@ -59,7 +63,7 @@ def _bodies(data: bytes) -> object:
     """Two bodies, cut where the first byte says, together and one beside a row without an answer."""
     cut = int.from_bytes(data[:2], "little")
     rows = [data[2 : 2 + cut], data[2 + cut :]]
-    payload, units_B = codec.decode([row or None for row in rows])
+    payload, units_B = codec.decode_answers([row or None for row in rows])
     assert payload is None or len(payload) == int(units_B.sum())
     return payload
 
@@ -111,7 +115,7 @@ def _manifest() -> bytes:
 
 def targets() -> list[Target]:
     """All of them."""
-    bodies = [codec.encode(payload) for payload in payloads()]
+    bodies = [codec.encode_answer(payload) for payload in payloads()]
     pairs = tuple(len(b).to_bytes(2, "little") + b + b for b in bodies)
     mixed = len(bodies[0]).to_bytes(2, "little") + bodies[0] + bodies[1]
     lines = [

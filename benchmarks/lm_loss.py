@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import Rounds, alternate, show
-from raykd.distill.answers import answer_of
+from raykd.answers.answer import Answer, DenseAnswer, join_answers
+from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
-from raykd.distill.payloads import Dense, Payload, join
-from raykd.distill.shorten import hidden, sample, top_k, uniforms
 from raykd.distill.signals import Signals
 
 SIZES = ((2048, 30_522), (512, 119_547))
@@ -74,19 +74,19 @@ class Work:
         if kind == "ce":
             return None
         if kind == "hidden":
-            return hidden(teacher)
+            return keep_hidden(teacher)
         parts: list[Any] = []
         for at in range(0, len(teacher), 64):
             logits = teacher[at : at + 64] @ self.head.T
             if self.arm == "dense":
                 parts.append(logits.half().numpy())
             elif kind == "dense":
-                parts.append(Dense(logits_NC=logits.numpy(), covered_N=np.ones(len(logits), bool)))
+                parts.append(DenseAnswer(logits_NC=logits.numpy(), covered_N=np.ones(len(logits), bool)))
             elif kind == "top_k":
-                parts.append(top_k(logits, k, (1.0, TEMPERATURE)))
+                parts.append(keep_top_k(logits, k, (1.0, TEMPERATURE)))
             else:
-                parts.append(sample(logits, uniforms(at, len(logits), DRAWS), TEMPERATURE))
-        return np.concatenate(parts) if self.arm == "dense" else join(parts)
+                parts.append(draw_tokens(logits, draw_uniforms(at, len(logits), DRAWS), TEMPERATURE))
+        return np.concatenate(parts) if self.arm == "dense" else join_answers(parts)
 
     def step(self) -> None:
         """From an answer's arrival to the gradients."""
@@ -110,12 +110,14 @@ class Work:
         signals = None
         n = len(self.labels)
         if self.sent is not None:
-            payload: Payload = self.sent.take(np.arange(n))
+            payload: Answer = self.sent.take(np.arange(n))
             head = self.head if self.arm == "hidden" else None
-            answer = answer_of(payload, weight_VD=head)
+            answer = to_vocabulary_signal(payload, weight_VD=head)
             covered = torch.from_numpy(payload.covered_N).unsqueeze(0)
             logits = torch.zeros(1, n, 0)
-            signals = Signals(("t",), (None,), logits, covered, self.labels, ("de",) * n, answers_M=(answer,))
+            signals = Signals(
+                ("t",), (None,), logits, covered, self.labels, ("de",) * n, vocabulary_M=(answer,)
+            )
         counts = self.objective.counts(self.labels, signals)
         return evaluate_hidden(
             self.objective,

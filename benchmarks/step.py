@@ -23,15 +23,16 @@ import torch
 
 from benchmarks.measure import Rounds, alternate, show, timed
 from raykd import models
+from raykd.answers.source import TeacherSignal
 from raykd.config import ActorConfig, RunConfig, ServingConfig
 from raykd.data.load import load_data
-from raykd.distill.signals import TeacherSignal, TextBatch
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import Answered
 from raykd.teachers.teacher import TeacherSpec
 from raykd.teachers.wire import GroupRequest
+from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
 MAX_LENGTH = 128

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from raykd import models
-from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.answers.source import TeacherSignal
+from raykd.distill.signals import UNLABELLED
 from raykd.report.results import Predictions, Score, score
 from raykd.tasks.scores.classification import classification
 from raykd.teachers.source import Answered, Roster, RosterSource
+from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
 GOOD = ["good", "fine", "great", "lovely", "bright"]

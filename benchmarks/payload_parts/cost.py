@@ -19,13 +19,13 @@ from benchmarks.measure import Rounds, alternate
 from benchmarks.payload_parts.setting import DENSE, TASK, Setting, top
 from benchmarks.quality_parts.fitting import data_of
 from raykd import models
+from raykd.answers.answer import Answer
+from raykd.answers.codec import decode_answers
+from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.tensors import to_vocabulary_signal
 from raykd.config import RunConfig
-from raykd.distill.answers import answer_of
 from raykd.distill.chunks import evaluate_hidden
-from raykd.distill.codec import decode
 from raykd.distill.objective import Objective
-from raykd.distill.payloads import Payload
-from raykd.distill.shorten import hidden, sample, top_k, uniforms
 from raykd.distill.signals import Signals
 from raykd.driver.loop import fresh_student
 from raykd.student.prepare import prepare
@@ -133,7 +133,7 @@ def _measured(name: str, loop: TrainingLoop, source: LocalSource, steps: int) ->
         assert work.signals is not None
         rows, answers = work.rows[0], work.signals[0]
         times = [time.process_time()]
-        decode(answers[0].bodies or ())
+        decode_answers(answers[0].bodies or ())
         times.append(time.process_time())
         encoded = member.task.collate(member.tokens, rows.tolist())
         times.append(time.process_time())
@@ -158,7 +158,9 @@ def routing(form: str, rounds: int) -> Rounds:
     weight_VD = 0.1 * torch.randn(VOCAB, WIDTH, generator=generator)
     states = torch.randn(UNITS, WIDTH, generator=generator)
     languages = torch.randint(0, ROUTED, (UNITS // 16,), generator=generator).repeat_interleave(16)
-    answers = [answer_of(_answer(form, weight_VD, generator), weight_VD=weight_VD) for _ in range(ROUTED)]
+    answers = [
+        to_vocabulary_signal(_answer(form, weight_VD, generator), weight_VD=weight_VD) for _ in range(ROUTED)
+    ]
     covered = {
         "one teacher": (1, torch.ones(1, UNITS, dtype=torch.bool)),
         "four, each its language": (ROUTED, torch.stack([languages == m for m in range(ROUTED)])),
@@ -172,7 +174,7 @@ def routing(form: str, rounds: int) -> Rounds:
         names = tuple(f"t{m}" for m in range(teachers))
         signals = Signals(
             names, (None,) * teachers, torch.zeros(teachers, UNITS, 0), covered_MN, labels,
-            ("de",) * UNITS, answers_M=tuple(answers[:teachers]),
+            ("de",) * UNITS, vocabulary_M=tuple(answers[:teachers]),
         )  # fmt: skip
         counts = objective.counts(labels, signals)
         begun = time.process_time()
@@ -182,9 +184,13 @@ def routing(form: str, rounds: int) -> Rounds:
     return alternate({name: partial(step, *arm) for name, arm in covered.items()}, rounds)
 
 
-def _answer(form: str, weight_VD: torch.Tensor, generator: torch.Generator) -> Payload:
+def _answer(form: str, weight_VD: torch.Tensor, generator: torch.Generator) -> Answer:
     states = torch.randn(UNITS, WIDTH, generator=generator)
     if form == "hidden state":
-        return hidden(states)
+        return keep_hidden(states)
     logits = states @ weight_VD.T
-    return top_k(logits, 64, (1.0,)) if form == "top-64" else sample(logits, uniforms(0, UNITS, 50))
+    return (
+        keep_top_k(logits, 64, (1.0,))
+        if form == "top-64"
+        else draw_tokens(logits, draw_uniforms(0, UNITS, 50))
+    )

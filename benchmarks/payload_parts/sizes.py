@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.payload_parts.setting import FEWER_DRAWS, GOAL_BYTES, Form, Setting, top
-from raykd.distill.codec import decode
-from raykd.distill.payloads import Hidden
+from raykd.answers.answer import HiddenAnswer
+from raykd.answers.codec import decode_answers
 from raykd.teachers.teacher import Teacher
 
 ROWS = 256
@@ -49,9 +49,9 @@ def _dense(setting: Setting) -> list[Size]:
     """What nobody sends: float16 of every logit, as an array of one row's, and by arithmetic."""
     config = setting.config("student", Form("", {"kind": "hidden"}))
     teacher = Teacher(setting.spec(config, None))
-    payload, _ = decode(teacher.answer(setting.rows().train.take(range(1))).bodies or ())
-    assert isinstance(payload, Hidden)
-    head = teacher.speech().weight_VD
+    payload, _ = decode_answers(teacher.answer(setting.rows().train.take(range(1))).bodies or ())
+    assert isinstance(payload, HiddenAnswer)
+    head = teacher.vocabulary().weight_VD
     assert head is not None
     logits_NV = (payload.states_NH.astype(np.float32) @ head.T).astype(np.float16)
     vocab = len(setting.tokenizer())
@@ -69,7 +69,7 @@ def _size(setting: Setting, name: str, answers: Mapping[str, Any]) -> Size:
         teacher = Teacher(setting.spec(config, Path(folder)))
         bodies = teacher.answer(batch).bodies or ()
         teacher.close()
-        _, units_B = decode(bodies)
+        _, units_B = decode_answers(bodies)
         files = [path.stat() for path in Path(folder).rglob("data.mdb")]
         # The file is as long as what is used of it, or sparse; either way these are the bytes of the disk.
         stored = sum(min(file.st_size, 512 * file.st_blocks) for file in files)

@@ -16,7 +16,6 @@ import numpy as np
 import ray
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.distill.signals import TextBatch
 from raykd.student.prefetch import Asked, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
@@ -25,6 +24,7 @@ from raykd.teachers.pool import Placement, TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupAnswer, GroupRequest
+from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
 ROWS = 32

@@ -17,8 +17,9 @@ from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import Record, shortened
 from raykd.data.labels import NoLabelError, is_missing, label_index
 from raykd.data.tags import tag_indices
-from raykd.distill.signals import UNLABELLED, Mode, Spans
+from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
+from raykd.text.batch import Mode, Spans
 from raykd.text.words import join_tokens, word_spans
 
 

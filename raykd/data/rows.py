@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED, Mode, Spans, TextBatch
+from raykd.distill.signals import UNLABELLED
+from raykd.text.batch import Mode, Spans, TextBatch
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ term, and is counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +21,7 @@ from pydantic import Field, field_validator
 
 from raykd.distill.losses import Divergence, ForwardKL, gold_loss
 from raykd.distill.parts import Part, over_parts, parts_of
-from raykd.distill.payloads import PayloadKind
 from raykd.distill.schedules import Constant, Schedule
-from raykd.distill.servable import Vocabulary, check_payload
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import Mixture
 from raykd.distill.weighting import ByLanguage, Weighting
@@ -147,23 +145,6 @@ class Objective(Spec):
             temperature=self.temperature.value_at(progress),
             lambdas={t.divergence.kind: t.lambda_schedule.value_at(progress) for t in self.terms},
         )
-
-    def check_payload(
-        self, kind: PayloadKind, temperatures: Sequence[float] = (), *, vocabulary: Vocabulary = "same"
-    ) -> None:
-        """Refuses answers over a vocabulary that this objective cannot be computed from, before anything runs.
-
-        Args:
-            kind: the form of the teachers' answers.
-            temperatures: of top-k the declared grid, of sampled tokens the temperature they are drawn at.
-            vocabulary: how the teacher's stands to the student's.
-
-        Raises:
-            ConfigError: a temperature off the grid, a divergence or a mixture that the form does not serve.
-        """
-        if not self.plain:
-            divergences = [term.divergence for term in self.terms]
-            check_payload(divergences, self.temperature, self.mixture, kind, temperatures, vocabulary)
 
     def counts(self, labels_N: torch.Tensor, signals: Signals | None) -> Counts:
         """The units of one micro-batch; needs no student, so a step is counted before its first backward.

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from raykd.distill.answers import SparseAnswer, WholeAnswer
 from raykd.distill.losses import DivergenceBase
-from raykd.distill.signals import Answer, Signals, Support, Target
+from raykd.distill.signals import Signals, Support, Target, VocabularySignal
 from raykd.distill.support import on_columns, on_support
 from raykd.distill.targets import LOG_FLOOR, Mixture, align, combine, combine_logits, soften
+from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def parts_of(
     rows = _gathered(logits_NC, _alone(signals, weights_MN, list(groups.values())))
     parts = []
     for members in groups.values():
-        answer = signals.answer(members[0])
+        answer = signals.vocabulary_signal(members[0])
         if answer is None and not told:
             continue  # a language model that was asked for no row of the batch
         student_NC, units_N = rows.get(members[0], (logits_NC, None))
@@ -118,13 +118,13 @@ def over_parts(
 
 def _group(signals: Signals, m: int) -> object:
     """Equal for teachers that can be mixed."""
-    answer, columns = signals.answer(m), signals.columns(m)
+    answer, columns = signals.vocabulary_signal(m), signals.columns(m)
     if answer is not None:
         return None if answer.support == "whole" else ("alone", m)
     return None if columns is None else tuple(sorted(columns))
 
 
-def _own_support(answer: Answer | None) -> bool:
+def _own_support(answer: VocabularySignal | None) -> bool:
     return answer is not None and answer.support != "whole"
 
 
@@ -134,7 +134,7 @@ def _alone(
     """Where there are several parts, the units of each that has a support of its own, by its teacher."""
     if len(groups) == 1:
         return {}
-    alone = [members[0] for members in groups if _own_support(signals.answer(members[0]))]
+    alone = [members[0] for members in groups if _own_support(signals.vocabulary_signal(members[0]))]
     return {m: weights_MN[m].nonzero().squeeze(1) for m in alone}
 
 
@@ -163,7 +163,7 @@ def _whole(
 ) -> Made:
     columns = signals.columns(members[0])
     index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
-    if len(members) == 1 and (answer := signals.answer(members[0])) is not None:
+    if len(members) == 1 and (answer := signals.vocabulary_signal(members[0])) is not None:
         student_NK, target = align(logits_NC, _single(answer.logits(), weights_MN, temperature))
         return student_NK, target, "whole"
     if index is None and (routed_NV := _routed(signals, members, weights_MN)) is not None:
@@ -172,7 +172,7 @@ def _whole(
         return student_NK, target, "whole"
     rows = []
     for m in members:
-        answer = signals.answer(m)
+        answer = signals.vocabulary_signal(m)
         known_NC = signals.logits_MNC[m] if answer is None else answer.logits()
         assert known_NC is not None
         rows.append(known_NC if index is None else known_NC[:, index])
@@ -183,7 +183,7 @@ def _whole(
 
 def _routed(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> torch.Tensor | None:
     """Each unit's logits over the vocabulary from the one teacher that has weight for it; None where several have."""
-    answers = [signals.answer(m) for m in members]
+    answers = [signals.vocabulary_signal(m) for m in members]
     used_MN = weights_MN > 0.0
     if any(answer is None for answer in answers) or bool((used_MN.sum(dim=0) > 1).any()):
         return None
@@ -200,14 +200,18 @@ def _routed(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> t
 
 
 def _reduced(
-    logits_NC: torch.Tensor, answer: Answer, teacher: str, weights_1N: torch.Tensor, temperature: float
+    logits_NC: torch.Tensor,
+    answer: VocabularySignal,
+    teacher: str,
+    weights_1N: torch.Tensor,
+    temperature: float,
 ) -> Made:
-    if isinstance(answer, SparseAnswer):
+    if isinstance(answer, SparseSignal):
         _same_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
         p_NK, logp_NK = answer.target(temperature)
         student_NK = on_support(logits_NC, answer.ids_NK, temperature)
         return student_NK, _target(p_NK, logp_NK, weights_1N, temperature), answer.support
-    if not isinstance(answer, WholeAnswer):
+    if not isinstance(answer, WholeSignal):
         raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")
     if answer.ids is None:
         return logits_NC, _single(answer.logits(), weights_1N, temperature), answer.support

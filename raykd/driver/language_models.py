@@ -12,13 +12,13 @@ import numpy as np
 
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models.loading import load_tokenizer
 from raykd.prediction.generation_settings import check_ids, input_limit, set_aside
 from raykd.pretrained import files
 from raykd.pretrained.starts import GENERATION, check_start
 from raykd.tasks.language import LanguageTask
+from raykd.text.batch import TextBatch
 from raykd.text.codes import code_for, coded_name, codes_of
 from raykd.text.prompts import prompt_ids
 

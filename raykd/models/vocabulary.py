@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.alignment import NOWHERE
 from raykd.errors import ModelError
 from raykd.models.identity import tokenizer_content
+from raykd.text.alignment import NOWHERE
 from raykd.tokenizers.canonical import Canonical, canonical, turned
 
 ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from raykd.distill.signals import UNLABELLED, Mode, TextBatch
+from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.prediction.generation_settings import input_limit, places_of
@@ -24,6 +24,7 @@ from raykd.prediction.probes import FAILURES, failed_at_row
 from raykd.prediction.selftest import find_padding, not_finite
 from raykd.tasks import EncodedBatch, Said, Task, TaskBase
 from raykd.tasks.language import LanguageTask
+from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes
 from raykd.text.words import join_tokens, word_spans
 

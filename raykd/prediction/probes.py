@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import TextBatch
 from raykd.errors import ModelError
 from raykd.tasks import EncodedRows, TaskBase
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.distill.signals import TextBatch
 from raykd.errors import ModelError
 from raykd.prediction.probes import FAILURES, ProbeRows, largest_difference
 from raykd.tasks import TaskBase
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, Shapes, Side
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 Decision record: sizes come from what makes the things, not from a table beside it. A student is built on torch's
 "meta" device, which has shapes and no memory, so the count of parameters is exact for its largest vocabulary. A
-stored answer's bytes follow from the layouts of `raykd.distill.codec` and the pages of the store; where the number of
+stored answer's bytes follow from the layouts of `raykd.answers.codec` and the pages of the store; where the number of
 units is known only to a tokenizer (language models) it is taken from the bytes of the text, and said to be about so.
 """
 
@@ -33,7 +33,7 @@ from raykd.teachers.store.values import text_keys
 from raykd.text.words import word_spans
 
 HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
-"""Bytes of a body's header, of each temperature in it, and of a unit's offset, entropy and gold (`distill.codec`)."""
+"""Bytes of a body's header, of each temperature in it, and of a unit's offset, entropy and gold (`answers.codec`)."""
 ID_BYTES = 2.375
 """Of a token's id in a vocabulary of up to 2^19."""
 STATE_BYTES = {"float32": 16, "bfloat16": 18}

@@ -17,12 +17,12 @@ from typing import Any, TextIO
 
 from raykd import models
 from raykd.data.files.opening import read_lines
-from raykd.distill.signals import TextBatch
 from raykd.errors import DataError
 from raykd.parse import object_without_duplicates
 from raykd.prediction.predictor import rows_to_ask
 from raykd.tasks import TaskBase
 from raykd.tasks.forms import form_of
+from raykd.text.batch import TextBatch
 
 _HALVES = re.compile("[\ud800-\udfff]")
 

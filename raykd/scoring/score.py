@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.answers.layout import lay_out, stack, unit_logits
+from raykd.answers.source import TeacherSignal
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.bodies import lay_out, unit_logits
-from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal, TextBatch, stack
+from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.distill.targets import Mixture, combine_logits
 from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score
@@ -30,6 +31,7 @@ from raykd.teachers.pool import PoolHandle, TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher, TeacherInfo
 from raykd.teachers.timing import TIMED_TEXTS
+from raykd.text.batch import TextBatch
 
 ASKED_ROWS = 128
 """Rows of one request of an evaluation."""

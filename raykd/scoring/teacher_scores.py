@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from raykd.answers.source import TeacherSignal
 from raykd.config import Run, RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.signals import MASKED, TeacherSignal
+from raykd.distill.signals import MASKED
 from raykd.errors import ModelError
 from raykd.folders.folder import RunFolder
 from raykd.point import Point

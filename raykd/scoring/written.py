@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from raykd import models
+from raykd.answers.codec import decode_answers
+from raykd.answers.source import TeacherSignal
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.codec import decode
-from raykd.distill.signals import TeacherSignal
 from raykd.errors import TeacherError
 from raykd.prediction.selftest import find_padding
 from raykd.student.evaluate import say
@@ -67,7 +67,7 @@ def teacher_said(pool: TeacherPool, m: int, signal: TeacherSignal, config: RunCo
     """
     task = config.task
     assert isinstance(task, LanguageTask)
-    payload, units_B = decode(signal.bodies or ())
+    payload, units_B = decode_answers(signal.bodies or ())
     nll_B = np.zeros(len(rows))
     if payload is not None:
         if payload.gold_logp_N is None:

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from raykd import models
+from raykd.answers.source import SignalSource, TeacherSignal
 from raykd.config import Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
-from raykd.distill.signals import Signals, SignalSource, TeacherSignal
+from raykd.distill.signals import Signals
 from raykd.errors import ModelError
 from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel

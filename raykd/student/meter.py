@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from raykd.answers.source import TeacherSignal
 from raykd.distill.objective import Counts, ObjectiveResult
-from raykd.distill.signals import Signals, TeacherSignal
+from raykd.distill.signals import Signals
 from raykd.tasks import EncodedBatch
 
 

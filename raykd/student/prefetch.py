@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import TeacherSignal, Ticket
+from raykd.answers.source import PendingBatch, TeacherSignal
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Asked:
     """
 
     rows: list[NDArray[np.int64]]
-    tickets: list[Ticket] | None
+    tickets: list[PendingBatch] | None
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raykd.answers.source import SignalSource
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.signals import SignalSource
 from raykd.errors import ConfigError, DataError
 from raykd.models import Student
 from raykd.models.vocabulary import same_tokenizer
@@ -93,11 +93,11 @@ def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> 
             wanted="the tokenizer of one of its teachers for each language",
             next_step="add a teacher, or leave its rows out (data.select_languages)",
         )
-    speeches = teachers.speeches()
+    vocabularies = teachers.vocabularies()
     members: list[Any] = []
     numbers: dict[int, int] = {}
     for m in sorted({m for m in first.values() if m is not None}):
-        own = speeches[m].tokenizer
+        own = vocabularies[m].tokenizer
         at = next((k for k, other in enumerate(members) if same_tokenizer(own, other)), len(members))
         members += [own] if at == len(members) else []
         numbers[m] = at

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from raykd import models
+from raykd.answers.layout import lay_out, stack
+from raykd.answers.source import SignalSource, TeacherSignal
+from raykd.answers.token_layout import Units, lay_out_tokens
 from raykd.config import MultiRun, Run, RunConfig
-from raykd.distill.bodies import lay_out
 from raykd.distill.chunks import evaluate_hidden
-from raykd.distill.lens import Units, lay_out_tokens
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
-from raykd.distill.signals import Signals, SignalSource, TeacherSignal, stack
-from raykd.student.lenses import lenses_of
+from raykd.distill.signals import Signals
 from raykd.student.prepare import Prepared
+from raykd.student.vocabularies import match_vocabularies
 from raykd.tasks import EncodedBatch
 
 
@@ -58,12 +59,12 @@ class Reading:
     ) -> None:
         self.config, self.task, self._source = config, config.task, source
         self._rows, self._tokens = prepared.train, prepared.train_tokens
-        self._lenses = []
+        self._matches = []
         if config.task.language and source is not None:
-            self._lenses = lenses_of(
+            self._matches = match_vocabularies(
                 config,
                 source.teachers,
-                source.speeches(),
+                source.vocabularies(),
                 student.tokenizer,
                 prepared.train,
                 prepared.train_tokens,
@@ -87,7 +88,7 @@ class Reading:
             places_N = self._tokens.units(rows)
             offsets_N = self._tokens.extra["offsets_N"][places_N]
             units = Units(encoded.labels_N, offsets_N, encoded.counts_B, places_N, languages)
-            return lay_out_tokens(answers, spoken, self._lenses, units)
+            return lay_out_tokens(answers, spoken, self._matches, units)
         return lay_out(
             answers,
             spoken,

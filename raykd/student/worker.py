@@ -30,10 +30,10 @@ import numpy as np
 import torch
 
 from raykd import models
+from raykd.answers.source import SignalSource, TeacherSignal
 from raykd.config import MultiRun, Run
 from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
-from raykd.distill.signals import SignalSource, TeacherSignal
 from raykd.models.multi import MultiModel, rebuilt
 from raykd.point import Point
 from raykd.student.blame import blame, not_finite, well

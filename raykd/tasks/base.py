@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.distill.objective import Objective
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import UNLABELLED
 from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, SubBatch, pad, run_sub_batches, sub_batches_of
 from raykd.text.tokens import Tokenizer
 

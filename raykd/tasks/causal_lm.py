@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from raykd.distill.signals import TextBatch
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, target_units
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import prompt_ids, target_ids
 from raykd.text.tokens import Tokenizer

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from raykd.distill.signals import TextBatch
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.scores import classification as metrics
+from raykd.text.batch import TextBatch
 from raykd.text.tokens import Tokenizer, Tokens, marker_ids, tokenize
 
 

@@ -1,10 +1,10 @@
 """What causal language models and encoder-decoders share: the unit is a token of the target text.
 
 Decision record: a model's units are the tokens of its *own* tokenisation of the target, the end token among them,
-each named by the character at which it begins (`raykd.distill.alignment`), because that is what two tokenisations of
+each named by the character at which it begins (`raykd.text.alignment`), because that is what two tokenisations of
 one text have in common. A model is asked for the hidden states that its output head reads and never for logits, so
 that nothing of the size of a vocabulary exists for a whole batch: a teacher turns them into one of the short forms of
-`raykd.distill.payloads` a chunk at a time, a student into its loss (`raykd.distill.chunks`). The target is text that
+`raykd.answers.answer` a chunk at a time, a student into its loss (`raykd.distill.chunks`). The target is text that
 all models read, so it travels to the teachers; there is no other gold.
 """
 
@@ -23,15 +23,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from raykd.distill import shorten
+from raykd.answers.answer import Answer, join_answers
+from raykd.answers.codec import encode_answer as encode_body
+from raykd.answers.compress import MOST_DRAWS, draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.servable import check_servable
 from raykd.distill.chunks import chunk_of
-from raykd.distill.codec import encode as encode_body
 from raykd.distill.objective import Objective
-from raykd.distill.payloads import Payload, join
-from raykd.distill.signals import TextBatch
 from raykd.spec import Spec
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
 from raykd.tasks.scores import generation
+from raykd.text.batch import TextBatch
 from raykd.text.prompts import Prompts, Targets
 from raykd.text.tokens import Tokenizer
 
@@ -53,16 +54,16 @@ class TopKAnswers(Spec):
 
     def form(
         self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
-    ) -> Payload:
+    ) -> Answer:
         """The answer for a chunk of units."""
-        return shorten.top_k(logits_NV, self.k, self.temperatures, **common)
+        return keep_top_k(logits_NV, self.k, self.temperatures, **common)
 
 
 class SampledAnswers(Spec):
     """Tokens drawn from the teacher (Anshumann et al., arXiv 2503.16870): unbiased, and smallest."""
 
     kind: Literal["sampled"] = "sampled"
-    draws: int = Field(50, ge=1, le=shorten.MOST_DRAWS)
+    draws: int = Field(50, ge=1, le=MOST_DRAWS)
     temperature: float = Field(1.0, gt=0.0)
     """What is drawn at; the objective's temperature must be this one."""
 
@@ -73,9 +74,9 @@ class SampledAnswers(Spec):
 
     def form(
         self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
-    ) -> Payload:
+    ) -> Answer:
         """The answer for a chunk of units; ``seeds`` are their uniform numbers ``[N, draws]``."""
-        return shorten.sample(logits_NV, seeds, self.temperature, **common)
+        return draw_tokens(logits_NV, seeds, self.temperature, **common)
 
 
 class HiddenAnswers(Spec):
@@ -90,9 +91,9 @@ class HiddenAnswers(Spec):
 
     def form(
         self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
-    ) -> Payload:
+    ) -> Answer:
         """The answer for a chunk of units."""
-        return shorten.hidden(hidden_ND, logits_NV=logits_NV, **common)
+        return keep_hidden(hidden_ND, logits_NV=logits_NV, **common)
 
 
 _IDS = "prompts and targets with one begin and one end each, whatever letters a tokenizer knows"
@@ -130,8 +131,8 @@ class LanguageTask(TaskBase):
     def check(self, labels: Sequence[str], objective: Objective) -> None:
         """Refuses divergences, mixtures and temperatures that these answers cannot serve."""
         by_rank = any(term.divergence.kind == "universal_logit" for term in objective.terms)
-        objective.check_payload(
-            self.answers.kind, self.answers.temperatures, vocabulary="own" if by_rank else "same"
+        check_servable(
+            objective, self.answers.kind, self.answers.temperatures, vocabulary="own" if by_rank else "same"
         )
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
@@ -156,7 +157,7 @@ class LanguageTask(TaskBase):
         offsets_N = _never_falling(encoded.extra["offsets_N"].cpu().numpy(), counts)
         draws = self.answers.draws if isinstance(self.answers, SampledAnswers) else 0
         drawn = [
-            shorten.uniforms(int(seed) & (2**64 - 1), int(units), draws)
+            draw_uniforms(int(seed) & (2**64 - 1), int(units), draws)
             for seed, units in zip(encoded.extra["seeds_B"].tolist(), counts.tolist(), strict=True)
         ]
         uniforms_ND = np.concatenate(drawn) if drawn else np.empty((0, draws))
@@ -171,7 +172,7 @@ class LanguageTask(TaskBase):
         if not parts:
             return [b""] * len(counts)
         bad = [bool((~row).any()) for row in np.split(np.concatenate(good), np.cumsum(counts)[:-1])]
-        rows = join(parts).rows(counts.tolist())
+        rows = join_answers(parts).rows(counts.tolist())
         return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
 
     @torch.no_grad()

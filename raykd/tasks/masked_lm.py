@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raykd.distill.masking import ROLES, mask_positions
-from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, by_language
 

@@ -27,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from raykd.distill.codec import encode as encode_body
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_answer as encode_body
 from raykd.distill.objective import Objective
-from raykd.distill.payloads import Dense
-from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
+from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
 from raykd.tasks.base import (
     EncodedBatch,
@@ -46,6 +46,7 @@ from raykd.tasks.scores import spans as answers
 from raykd.tasks.scores.classification import log_softmax
 from raykd.tasks.scores.spans import null_choices, word_counts
 from raykd.tasks.windows import null_tokens, reads_of
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shortened, tokenize_words
 from raykd.text.words import word_spans
@@ -212,7 +213,7 @@ class QuestionAnswering(TaskBase):
             kept_2C = pair_2C[:, : int(last[-1]) + 1 if len(last) else 0]
             seen = np.full(2, len(last) > 0)
             good = np.isfinite(pair_2C).all()
-            said.append(encode_body(Dense(logits_NC=kept_2C, covered_N=seen)) if good else None)
+            said.append(encode_body(DenseAnswer(logits_NC=kept_2C, covered_N=seen)) if good else None)
         return said
 
     def columns(

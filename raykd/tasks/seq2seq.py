@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import UNLABELLED
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, Written, language_batch, target_units
+from raykd.text.batch import TextBatch
 from raykd.text.codes import wraps
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import source_ids, target_ids

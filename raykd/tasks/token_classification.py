@@ -18,14 +18,15 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from raykd.distill.codec import encode as encode_body
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_answer as encode_body
 from raykd.distill.objective import Objective
-from raykd.distill.payloads import Dense
-from raykd.distill.signals import MASKED, UNLABELLED, TextBatch
+from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, ranges, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
 from raykd.tasks.scores import entities
+from raykd.text.batch import TextBatch
 from raykd.text.tokens import Tokenizer, Tokens, take_tokens, tokenize_apart, tokenize_words
 from raykd.text.words import first_tokens, shared
 
@@ -93,7 +94,7 @@ class TokenClassification(TaskBase):
         counts = encoded.counts_B.tolist()
         bad_N = ~np.isfinite(raw_NC).all(axis=1)
         bad = [bool(part.any()) for part in np.split(bad_N, np.cumsum(counts)[:-1])]
-        rows = Dense(logits_NC=logits_NC, covered_N=seen_N).rows(counts)
+        rows = DenseAnswer(logits_NC=logits_NC, covered_N=seen_N).rows(counts)
         return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
 
     def columns(

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from raykd.distill.lens import Speech
-from raykd.distill.signals import TextBatch
+from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import RaykdError
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import text_keys
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.timing import Timing
 from raykd.teachers.wire import GroupAnswer, GroupRequest, pack
+from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
 SMALL_ROWS = 8
@@ -190,9 +190,9 @@ class TeacherActor:
 
         return ray.get_runtime_context().get_node_id(), [teacher.open() for teacher in self._teachers]
 
-    def speech(self, name: str) -> Speech:
-        """`Teacher.speech` of this teacher."""
-        return self._named(name).speech()
+    def vocabulary(self, name: str) -> TeacherVocabulary:
+        """`Teacher.vocabulary` of this teacher."""
+        return self._named(name).vocabulary()
 
     def generate(self, name: str, rows: TextBatch, beams: int | None, max_new_tokens: int) -> list[str]:
         """`Teacher.generate` of this teacher; not while it answers."""

@@ -23,11 +23,12 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
+from raykd.answers.source import PendingBatch, TeacherSignal
 from raykd.errors import RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Roster
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
+from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
 _PAUSES_S = (0.5, 5.0)
@@ -56,7 +57,7 @@ class Asker(Protocol):
     hangs: int
     slowest_s: float
 
-    def submit(self, batch: TextBatch) -> Ticket:
+    def submit(self, batch: TextBatch) -> PendingBatch:
         """Asks the teachers."""
         ...
 

@@ -22,8 +22,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from raykd.distill.lens import Speech
-from raykd.distill.signals import TextBatch, Ticket
+from raykd.answers.source import PendingBatch
+from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PoolTicket
@@ -32,6 +32,7 @@ from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupRequest, Sheet
+from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
 
@@ -143,7 +144,7 @@ class PoolSource(RosterSource):
         self._turn = rank
         self._homes = [sorted(set(nodes)) for nodes in handle.nodes] or [[] for _ in handle.groups]
 
-    def submit(self, batch: TextBatch, asked_MB: NDArray[np.bool_] | None = None) -> Ticket:
+    def submit(self, batch: TextBatch, asked_MB: NDArray[np.bool_] | None = None) -> PendingBatch:
         """Reads what is stored here, sends the rest to each group that is asked for a row; returns at once.
 
         Args:
@@ -219,21 +220,23 @@ class PoolSource(RosterSource):
             if len(part)
         ]
 
-    def speeches(self) -> list[Speech]:
+    def vocabularies(self) -> list[TeacherVocabulary]:
         """What each teacher brings beside its answers; one call a teacher.
 
         Raises:
             TeacherError: a teacher has no replica left.
         """
-        return [self._speech(m, name) for m, name in zip(self.members, self.teachers, strict=True)]
+        return [self._vocabulary(m, name) for m, name in zip(self.members, self.teachers, strict=True)]
 
-    def _speech(self, m: int, name: str) -> Speech:
+    def _vocabulary(self, m: int, name: str) -> TeacherVocabulary:
         index = next(i for i, g in enumerate(self.handle.groups) if m in g.members)
         lost: Exception | None = None
         for actor in self.handle.replicas[index]:
             try:
-                speech: Speech = ray.get(actor.speech.remote(name), timeout=self.handle.timeout_s)
-                return speech
+                vocabulary: TeacherVocabulary = ray.get(
+                    actor.vocabulary.remote(name), timeout=self.handle.timeout_s
+                )
+                return vocabulary
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
                 lost = error
             except ray.exceptions.RayTaskError as error:

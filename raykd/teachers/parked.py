@@ -37,9 +37,9 @@ class ParkedActor:
         """As `TeacherActor.answer`."""
         return self._actor().answer(request)
 
-    def speech(self, name: str) -> Any:
-        """As `TeacherActor.speech`."""
-        return self._actor().speech(name)
+    def vocabulary(self, name: str) -> Any:
+        """As `TeacherActor.vocabulary`."""
+        return self._actor().vocabulary(name)
 
     def generate(self, name: str, rows: Any, beams: int | None, max_new_tokens: int) -> Any:
         """As `TeacherActor.generate`."""

@@ -19,7 +19,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.distill.signals import TextBatch
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.call import up_again
@@ -29,6 +28,7 @@ from raykd.teachers.handle import PoolHandle, PoolSource
 from raykd.teachers.parked import ParkedActor
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.timing import Timing
+from raykd.text.batch import TextBatch
 
 __all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group"]
 

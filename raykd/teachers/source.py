@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.lens import Speech
-from raykd.distill.signals import TeacherSignal, TextBatch, Ticket
+from raykd.answers.source import PendingBatch, TeacherSignal
+from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.distill.weighting import Weighting
 from raykd.teachers.teacher import Teacher
+from raykd.text.batch import TextBatch
 
 
 @dataclass
@@ -92,12 +93,12 @@ class LocalSource(RosterSource):
             tuple(t.name for t in teachers), tuple(t.spec.languages for t in teachers), weighting
         )
 
-    def submit(self, batch: TextBatch) -> Ticket:
+    def submit(self, batch: TextBatch) -> PendingBatch:
         """Answers at once."""
         asked_MB = self.roster.asked(batch)
         blind = batch.without_labels()
         return Answered([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])
 
-    def speeches(self) -> list[Speech]:
+    def vocabularies(self) -> list[TeacherVocabulary]:
         """What each teacher brings beside its answers."""
-        return [teacher.speech() for teacher in self._teachers]
+        return [teacher.vocabulary() for teacher in self._teachers]

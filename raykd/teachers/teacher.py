@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from raykd import models
-from raykd.distill.lens import Speech
-from raykd.distill.signals import TeacherSignal, TextBatch
+from raykd.answers.source import TeacherSignal
+from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import ModelError, NonFiniteError, TeacherError
 from raykd.prediction.findings import content_key, found_or_tested
 from raykd.prediction.selftest import PaddingFinding, find_padding
@@ -30,6 +30,7 @@ from raykd.tasks.language import LanguageTask
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.timing import Timing, conditions_of, read_timing, take_time
+from raykd.text.batch import TextBatch
 from raykd.text.padding import Padding, split_passes
 
 log = logging.getLogger("raykd.teachers")
@@ -329,7 +330,7 @@ class Teacher:
             self._headless = Headless(model.model)
         return self._headless
 
-    def speech(self) -> Speech:
+    def vocabulary(self) -> TeacherVocabulary:
         """The tokenizer, and the output head where answers are hidden states; loads weights for those only.
 
         Raises:
@@ -340,11 +341,13 @@ class Teacher:
             folder = models.resolve(
                 spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
             )
-            return Speech(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
+            return TeacherVocabulary(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
         model = self._load()
         head = self._speaker(model).head
         bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
-        return Speech(model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V, head.after)
+        return TeacherVocabulary(
+            model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V, head.after
+        )
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
         """What the teacher writes for each prompt or source, by beam search (1 is greedy; None is the task's

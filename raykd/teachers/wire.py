@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.answers.source import TeacherSignal
+from raykd.distill.signals import UNLABELLED
+from raykd.text.batch import TextBatch
 
 
 @dataclass(frozen=True)

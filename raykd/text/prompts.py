@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.alignment import start_offsets
 from raykd.errors import ConfigError
+from raykd.text.alignment import start_offsets
 from raykd.text.codes import groups_of, speaking
 from raykd.text.tokens import Tokenizer
 

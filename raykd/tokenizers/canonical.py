@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.alignment import NOWHERE, is_blank
 from raykd.errors import ModelError
+from raykd.text.alignment import NOWHERE, is_blank
 
 BEGINS, WITHIN, DEAD, SPECIAL = b"\x01", b"\x00", b"\x02", b"\x03"
 ULD = "use sorted probabilities (uld), which need no common strings"

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from raykd import models
+from raykd.answers.layout import unit_logits
 from raykd.config import Embedded
 from raykd.config.loading import resolve, validate
 from raykd.data.embedded import answers as corpus_answers
 from raykd.data.embedded import tags as corpus_tags
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
-from raykd.distill.bodies import unit_logits
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.pool import start_pool
 from raykd.runs.train import train

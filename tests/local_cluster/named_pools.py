@@ -21,9 +21,9 @@ import torch
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
+from raykd.answers.source import TeacherSignal
 from raykd.config import RunConfig, ServingConfig
 from raykd.config.loading import load_run
-from raykd.distill.signals import TeacherSignal
 from raykd.driver.pool import attach, check_cluster, placements_of
 from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
 from raykd.runs.named_pools import teachers_down, teachers_status, teachers_up

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.distill.signals import stack
+from raykd.answers.layout import stack
 from tests.local_cluster.ranks import run_ranks
 from tests.worlds import build_loop, rows, run_config
 

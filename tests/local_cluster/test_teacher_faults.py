@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.distill.signals import TextBatch
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import TeacherLostError
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, TeacherPool
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.text.batch import TextBatch
 from tests.e2e.conftest import wait_until
 from tests.fakes import LABELS, save_transformer, text_batch
 

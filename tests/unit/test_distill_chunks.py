@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raykd.distill.answers import answer_of
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.chunks import chunk_of, evaluate_hidden, evaluate_logits
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
-from raykd.distill.payloads import Dense
-from raykd.distill.shorten import hidden, sample, top_k, uniforms
-from raykd.distill.signals import UNLABELLED, Answer, Signals
+from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 
 N, D, V = 37, 6, 90
 LABELS = torch.where(torch.arange(N) % 5 == 2, UNLABELLED, torch.arange(N))
@@ -43,10 +43,10 @@ def objective(**settings: Any) -> Objective:
     )
 
 
-def signals_of(answer: Answer | None) -> Signals:
+def signals_of(answer: VocabularySignal | None) -> Signals:
     logits = torch.zeros(1, N, 0) if answer is not None else TEACHER.unsqueeze(0)
     covered = (torch.arange(N) % 7 != 4).unsqueeze(0)
-    return Signals(("t",), (None,), logits, covered, LABELS, ("de",) * N, answers_M=(answer,))
+    return Signals(("t",), (None,), logits, covered, LABELS, ("de",) * N, vocabulary_M=(answer,))
 
 
 def leaves() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -77,10 +77,10 @@ def same(got: ObjectiveResult, wanted: ObjectiveResult) -> None:
         torch.testing.assert_close(got.weights_M, wanted.weights_M)
 
 
-ANSWERS: dict[str, Answer | None] = {
-    "dense": answer_of(Dense(logits_NC=TEACHER.numpy(), covered_N=np.ones(N, bool))),
-    "top_k of all": answer_of(top_k(TEACHER, V, (2.0,))),
-    "hidden": answer_of(hidden(STATES), weight_VD=HEAD, bias_V=BIAS),
+ANSWERS: dict[str, VocabularySignal | None] = {
+    "dense": to_vocabulary_signal(DenseAnswer(logits_NC=TEACHER.numpy(), covered_N=np.ones(N, bool))),
+    "top_k of all": to_vocabulary_signal(keep_top_k(TEACHER, V, (2.0,))),
+    "hidden": to_vocabulary_signal(keep_hidden(STATES), weight_VD=HEAD, bias_V=BIAS),
 }
 
 
@@ -105,8 +105,10 @@ def test_chunks_equal_the_dense_loss(answer: str, chunk: int) -> None:
 @pytest.mark.parametrize("kind", ["top_k", "sampled"])
 def test_chunks_of_short_answers_equal_the_whole(kind: str) -> None:
     made = objective()
-    answer = answer_of(
-        top_k(TEACHER, 5, (2.0,)) if kind == "top_k" else sample(TEACHER, uniforms(0, N, 20), 2.0)
+    answer = to_vocabulary_signal(
+        keep_top_k(TEACHER, 5, (2.0,))
+        if kind == "top_k"
+        else draw_tokens(TEACHER, draw_uniforms(0, N, 20), 2.0)
     )
     totals = made.counts(LABELS, signals_of(answer))
     wanted, wanted_gradients = unchunked(made, signals_of(answer), totals)
@@ -201,12 +203,14 @@ def test_nothing_of_the_size_of_the_logits_is_made(kind: str) -> None:
     states, weight = draw(n, D, seed=8).requires_grad_(), draw(v, D, seed=9).requires_grad_()
     logits, labels = draw(n, v, seed=10), torch.zeros(n, dtype=torch.int64)
     answer = {
-        "top_k": lambda: answer_of(top_k(logits, 8, (2.0,))),
-        "sampled": lambda: answer_of(sample(logits, uniforms(0, n, 20), 2.0)),
-        "hidden": lambda: answer_of(hidden(draw(n, 4, seed=3)), weight_VD=draw(v, 4, seed=11)),
+        "top_k": lambda: to_vocabulary_signal(keep_top_k(logits, 8, (2.0,))),
+        "sampled": lambda: to_vocabulary_signal(draw_tokens(logits, draw_uniforms(0, n, 20), 2.0)),
+        "hidden": lambda: to_vocabulary_signal(
+            keep_hidden(draw(n, 4, seed=3)), weight_VD=draw(v, 4, seed=11)
+        ),
     }[kind]()
     signals = Signals(
-        ("t",), (None,), torch.zeros(1, n, 0), torch.ones(1, n, dtype=torch.bool), labels, ("de",) * n, answers_M=(answer,)
+        ("t",), (None,), torch.zeros(1, n, 0), torch.ones(1, n, dtype=torch.bool), labels, ("de",) * n, vocabulary_M=(answer,)
     )  # fmt: skip
     made = objective()
     totals = made.counts(labels, signals)

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.distill.answers import IdMap, TopKAnswer, answer_of
+from raykd.answers.answer import Answer, DenseAnswer
+from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.servable import check_servable
+from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.losses import (
     CrossEntropy,
     ForwardKL,
@@ -21,11 +24,10 @@ from raykd.distill.losses import (
 )
 from raykd.distill.objective import Objective
 from raykd.distill.parts import over_parts, parts_of
-from raykd.distill.payloads import Dense, Payload
 from raykd.distill.schedules import Constant, Linear, Step
-from raykd.distill.shorten import hidden, sample, top_k, uniforms
-from raykd.distill.signals import UNLABELLED, Answer, Signals
+from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 from raykd.distill.targets import combine
+from raykd.distill.vocabulary_signals import IdMap, TopKSignal
 from raykd.distill.weighting import Confidence, Entropy, Fixed, LossSoftmax, Uniform
 from raykd.errors import ConfigError
 
@@ -44,7 +46,10 @@ Z, S = draw(2, N, V, seed=0), draw(N, V, seed=1)
 
 
 def signals_of(
-    *answers: Answer | None, logits_MNC: torch.Tensor | None = None, columns: Any = (), labels: Any = None
+    *answers: VocabularySignal | None,
+    logits_MNC: torch.Tensor | None = None,
+    columns: Any = (),
+    labels: Any = None,
 ) -> Signals:
     m = len(answers) or len(logits_MNC)  # type: ignore[arg-type]
     return Signals(
@@ -55,7 +60,7 @@ def signals_of(
         labels_N=torch.zeros(N, dtype=torch.int64) if labels is None else labels,
         languages=("de",) * N,
         columns_M=columns,
-        answers_M=answers,
+        vocabulary_M=answers,
     )
 
 
@@ -78,8 +83,8 @@ def dense(
     return loss_and_gradient(divergence, signals_of(logits_MNC=logits.unsqueeze(0)), temperature)
 
 
-def kept(k: int, logits: torch.Tensor = Z[0]) -> Answer:
-    return answer_of(top_k(logits, k, GRID))
+def kept(k: int, logits: torch.Tensor = Z[0]) -> VocabularySignal:
+    return to_vocabulary_signal(keep_top_k(logits, k, GRID))
 
 
 @pytest.mark.parametrize("temperature", GRID)
@@ -121,7 +126,7 @@ def loss_and_gradient_of(
 def test_gradient_in_the_tail() -> None:
     """Of the forward KL: ``T (q - p)`` at the k tokens, and in the tail the tail's gap shared out by q."""
     temperature, answer = 2.0, kept(4)
-    assert isinstance(answer, TopKAnswer)
+    assert isinstance(answer, TopKSignal)
     _, gradient = loss_and_gradient(ForwardKL(), signals_of(answer), temperature)
     p, q = (x.div(temperature).softmax(-1) for x in (Z[0], S))
     inside = torch.zeros(N, V, dtype=torch.bool).scatter(1, answer.ids_NK, True)
@@ -144,7 +149,7 @@ def test_gradients_of_the_support_by_finite_differences() -> None:
 def test_temperature_off_the_grid() -> None:
     with pytest.raises(ValueError, match=r"temperature 1.5 is not among.*0.5, 1.0, 2.0"):
         loss_and_gradient(ForwardKL(), signals_of(kept(4)), 1.5)
-    drawn = answer_of(sample(Z[0], uniforms(0, N, 20), 2.0))
+    drawn = to_vocabulary_signal(draw_tokens(Z[0], draw_uniforms(0, N, 20), 2.0))
     with pytest.raises(ValueError, match=r"temperature 1.0 is not among.*2.0"):
         loss_and_gradient(ForwardKL(), signals_of(drawn), 1.0)
 
@@ -153,7 +158,10 @@ def test_sampled_gradient_is_unbiased() -> None:
     """The mean of the gradients over 400 draws of 50 lies close to the dense one; few directions differ by much."""
     temperature = 2.0
     _, wanted = dense(ForwardKL(), temperature)
-    answers = [answer_of(sample(Z[0], uniforms(seed, N, 50), temperature)) for seed in range(400)]
+    answers = [
+        to_vocabulary_signal(draw_tokens(Z[0], draw_uniforms(seed, N, 50), temperature))
+        for seed in range(400)
+    ]
     gradients = [loss_and_gradient(ForwardKL(), signals_of(a), temperature)[1] for a in answers]
     mean = torch.stack(gradients).mean(dim=0)
     cosine = torch.nn.functional.cosine_similarity(mean.flatten(), wanted.flatten(), dim=0)
@@ -177,14 +185,14 @@ def test_hidden_states_are_dense() -> None:
     """The head applied here gives the logits; two such teachers are mixed into one target."""
     weight, bias = draw(V, 8, seed=5) / 8, draw(V, seed=6)
     states = [draw(N, 8, seed=7), draw(N, 8, seed=8)]
-    answers = [answer_of(hidden(s), weight_VD=weight, bias_V=bias) for s in states]
+    answers = [to_vocabulary_signal(keep_hidden(s), weight_VD=weight, bias_V=bias) for s in states]
     logits = torch.stack([s @ weight.T + bias for s in states])
     for divergence in (*TAILED, UniversalLogit()):
         got = loss_and_gradient(divergence, signals_of(*answers), 1.5)
         wanted = loss_and_gradient(divergence, signals_of(logits_MNC=logits), 1.5)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="weight_VD"):
-        answer_of(hidden(states[0]))
+        to_vocabulary_signal(keep_hidden(states[0]))
 
 
 def test_subset_of_the_columns() -> None:
@@ -236,10 +244,10 @@ def test_uncovered_units_of_a_sparse_answer_fall_back() -> None:
     """The unit a teacher does not have counts as its gold label, and no gradient of the padding reaches the student."""
     index = np.arange(N)
     index[2] = -1
-    for payload in (top_k(Z[0], 4, (1.0,)), sample(Z[0], uniforms(0, N, 9))):
+    for payload in (keep_top_k(Z[0], 4, (1.0,)), draw_tokens(Z[0], draw_uniforms(0, N, 9))):
         taken = payload.take(index)
         signals = replace(
-            signals_of(answer_of(taken)), covered_MN=torch.from_numpy(taken.covered_N).unsqueeze(0)
+            signals_of(to_vocabulary_signal(taken)), covered_MN=torch.from_numpy(taken.covered_N).unsqueeze(0)
         )
         labels = torch.tensor([1, UNLABELLED, 5, 1, 2, 3])
         objective = Objective(alpha=0.0, temperature=1.0, weighting=Uniform())  # type: ignore[arg-type]
@@ -270,10 +278,12 @@ def test_other_vocabulary_with_overlap(divergence: Any) -> None:
     for x, columns in ((p, ids.teacher_K), (q, ids.student_K)):
         reduced.append(torch.cat([x[:, columns], 1 - x[:, columns].sum(-1, keepdim=True)], 1).log())
     wanted, _ = loss_and_gradient_of(divergence, *reduced, 2.0)
-    everything = Dense(logits_NC=teacher.numpy(), covered_N=np.ones(N, bool))
-    payloads: list[Payload] = [everything, top_k(teacher, 50, GRID)]
+    everything = DenseAnswer(logits_NC=teacher.numpy(), covered_N=np.ones(N, bool))
+    payloads: list[Answer] = [everything, keep_top_k(teacher, 50, GRID)]
     for payload in payloads:
-        loss, gradient = loss_and_gradient(divergence, signals_of(answer_of(payload, ids=ids)), 2.0)
+        loss, gradient = loss_and_gradient(
+            divergence, signals_of(to_vocabulary_signal(payload, ids=ids)), 2.0
+        )
         torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
         assert gradient.sum(dim=-1).abs().max() < 1e-4
 
@@ -283,9 +293,9 @@ def test_the_same_vocabulary_in_another_order_is_the_same() -> None:
     ids = IdMap.of(order.numpy(), V)
     for divergence in TAILED:
         wanted = dense(divergence, 2.0)
-        whole = Dense(logits_NC=Z[0][:, order].numpy(), covered_N=np.ones(N, bool))
-        for payload in (whole, top_k(Z[0][:, order], V, GRID)):
-            got = loss_and_gradient(divergence, signals_of(answer_of(payload, ids=ids)), 2.0)
+        whole = DenseAnswer(logits_NC=Z[0][:, order].numpy(), covered_N=np.ones(N, bool))
+        for payload in (whole, keep_top_k(Z[0][:, order], V, GRID)):
+            got = loss_and_gradient(divergence, signals_of(to_vocabulary_signal(payload, ids=ids)), 2.0)
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-5)
     with pytest.raises(ValueError, match="may stand once"):
         IdMap.of(np.asarray([0, 0, 1]), 5)
@@ -297,17 +307,17 @@ def test_universal_logit() -> None:
     """Sorted and padded: .5 .3 .2 against .6 .4 is .1 + .1 + .2; renaming tokens changes nothing."""
     teacher = torch.tensor([[0.3, 0.5, 0.2]]).log().expand(N, 3)
     student = torch.tensor([[0.4, 0.6]]).log().expand(N, 2)
-    payload = Dense(logits_NC=teacher.numpy(), covered_N=np.ones(N, bool))
-    signals = signals_of(answer_of(payload, own_vocabulary=True))
+    payload = DenseAnswer(logits_NC=teacher.numpy(), covered_N=np.ones(N, bool))
+    signals = signals_of(to_vocabulary_signal(payload, own_vocabulary=True))
     loss, _ = loss_and_gradient(UniversalLogit(), signals, 1.0, student)
     torch.testing.assert_close(loss, torch.full((N,), 0.4))
     wider, _ = loss_and_gradient(
-        UniversalLogit(), signals_of(answer_of(payload, own_vocabulary=True)), 1.0, S
+        UniversalLogit(), signals_of(to_vocabulary_signal(payload, own_vocabulary=True)), 1.0, S
     )
     again, _ = loss_and_gradient(UniversalLogit(), signals, 1.0, S[:, torch.randperm(V)])
     torch.testing.assert_close(wider, again)
     doubled, _ = loss_and_gradient(
-        UniversalLogit(), signals_of(answer_of(replace(payload, logits_NC=2 * payload.logits_NC), own_vocabulary=True)),
+        UniversalLogit(), signals_of(to_vocabulary_signal(replace(payload, logits_NC=2 * payload.logits_NC), own_vocabulary=True)),
         2.0, 2 * student,
     )  # fmt: skip
     torch.testing.assert_close(doubled, 2.0 * loss)
@@ -316,7 +326,7 @@ def test_universal_logit() -> None:
 
 
 def test_what_an_answer_cannot_serve() -> None:
-    drawn = signals_of(answer_of(sample(Z[0], uniforms(0, N, 20))))
+    drawn = signals_of(to_vocabulary_signal(draw_tokens(Z[0], draw_uniforms(0, N, 20))))
     with pytest.raises(ValueError, match=r"reverse_kl cannot.*draws"):
         loss_and_gradient(ReverseKL(), drawn, 1.0)
     with pytest.raises(ValueError, match="geometric"):
@@ -324,7 +334,7 @@ def test_what_an_answer_cannot_serve() -> None:
     with pytest.raises(ValueError, match="over 40 tokens, the student has 41"):
         parts_of(torch.zeros(N, 41), signals_of(kept(3)), torch.ones(1, N), 1.0, "arithmetic")
     with pytest.raises(ValueError, match="bias the target"):
-        answer_of(sample(Z[0], uniforms(0, N, 20)), ids=shared_map(V, V))
+        to_vocabulary_signal(draw_tokens(Z[0], draw_uniforms(0, N, 20)), ids=shared_map(V, V))
 
 
 @pytest.mark.parametrize("weighting", [Entropy(), Confidence(), LossSoftmax()], ids=lambda w: w.kind)
@@ -332,7 +342,7 @@ def test_weightings_read_what_was_sent(weighting: Any) -> None:
     labels = torch.tensor([1, 0, 5, UNLABELLED, 2, 39])
     gold = labels.clamp_min(0)
     wanted = weighting.weights(signals_of(logits_MNC=Z, labels=labels))
-    answers = [answer_of(top_k(z, 3, GRID, gold_N=gold)) for z in Z]
+    answers = [to_vocabulary_signal(keep_top_k(z, 3, GRID, gold_N=gold)) for z in Z]
     torch.testing.assert_close(weighting.weights(signals_of(*answers, labels=labels)), wanted)
     mixed = signals_of(answers[0], None, logits_MNC=Z, labels=labels)
     torch.testing.assert_close(weighting.weights(mixed), wanted)
@@ -354,15 +364,15 @@ def objective(**settings: Any) -> Objective:
 def test_checks_before_a_run() -> None:
     """What would fail at the first step is a ConfigError that says what to do; what works passes."""
     fine = objective(temperature=2.0)
-    fine.check_payload("top_k", GRID)
-    fine.check_payload("top_k", GRID, vocabulary="overlap")
-    fine.check_payload("sampled", (2.0,))
+    check_servable(fine, "top_k", GRID)
+    check_servable(fine, "top_k", GRID, vocabulary="overlap")
+    check_servable(fine, "sampled", (2.0,))
     for vocabulary in ("same", "overlap"):
-        fine.check_payload("hidden", vocabulary=vocabulary)  # type: ignore[arg-type]
-    objective(terms=[{"divergence": {"kind": "universal_logit"}}]).check_payload("hidden", vocabulary="own")
+        check_servable(fine, "hidden", vocabulary=vocabulary)  # type: ignore[arg-type]
+    check_servable(objective(terms=[{"divergence": {"kind": "universal_logit"}}]), "hidden", vocabulary="own")
     step = Step(values=(2.0, 1.0), at=(0.5,))  # type: ignore[arg-type]
-    Objective(temperature=step).check_payload("top_k", GRID)
-    Objective(alpha=Constant(value=1.0), temperature=Constant(value=9.0)).check_payload("top_k", GRID)
+    check_servable(Objective(temperature=step), "top_k", GRID)
+    check_servable(Objective(alpha=Constant(value=1.0), temperature=Constant(value=9.0)), "top_k", GRID)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +392,7 @@ def test_checks_before_a_run() -> None:
 )
 def test_checks_refuse(settings: Any, kind: Any, grid: Any, vocabulary: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        objective(**settings).check_payload(kind, grid, vocabulary=vocabulary)
+        check_servable(objective(**settings), kind, grid, vocabulary=vocabulary)
     assert caught.value.wanted and caught.value.next_step
 
 

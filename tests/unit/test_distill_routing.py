@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.distill.answers import IdMap, answer_of
+from raykd.answers.answer import Answer, DenseAnswer
+from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
+from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.losses import ForwardKL
 from raykd.distill.objective import Objective, ObjectiveResult
 from raykd.distill.parts import over_parts, parts_of
-from raykd.distill.payloads import Dense, Payload
-from raykd.distill.shorten import hidden, sample, top_k, uniforms
-from raykd.distill.signals import Answer, Signals
+from raykd.distill.signals import Signals, VocabularySignal
+from raykd.distill.vocabulary_signals import IdMap
 
 N, V, H = 12, 50, 8
 SPOKEN = ("de", "fr", "zh")
@@ -27,25 +28,27 @@ def states(seed: int) -> torch.Tensor:
     return torch.randn(N, H, generator=torch.Generator().manual_seed(seed)).half().float()
 
 
-def overlapping(z: torch.Tensor) -> Answer:
+def overlapping(z: torch.Tensor) -> VocabularySignal:
     student_of = np.where(np.arange(V) < 30, np.arange(V)[::-1], -1)
-    payload = Dense(logits_NC=z.numpy(), covered_N=np.ones(N, bool))
-    return answer_of(payload, ids=IdMap.of(student_of, V))
+    payload = DenseAnswer(logits_NC=z.numpy(), covered_N=np.ones(N, bool))
+    return to_vocabulary_signal(payload, ids=IdMap.of(student_of, V))
 
 
-FORMS: dict[str, Callable[[int], Answer]] = {
-    "top_k": lambda seed: answer_of(top_k(states(seed) @ HEAD.T, 6, (1.0, 2.0))),
-    "sampled": lambda seed: answer_of(sample(states(seed) @ HEAD.T, uniforms(seed, N, 20), 2.0)),
-    "hidden": lambda seed: answer_of(_hidden(seed), weight_VD=HEAD),
+FORMS: dict[str, Callable[[int], VocabularySignal]] = {
+    "top_k": lambda seed: to_vocabulary_signal(keep_top_k(states(seed) @ HEAD.T, 6, (1.0, 2.0))),
+    "sampled": lambda seed: to_vocabulary_signal(
+        draw_tokens(states(seed) @ HEAD.T, draw_uniforms(seed, N, 20), 2.0)
+    ),
+    "hidden": lambda seed: to_vocabulary_signal(_hidden(seed), weight_VD=HEAD),
     "overlap": lambda seed: overlapping(states(seed) @ HEAD.T),
 }
 
 
-def _hidden(seed: int) -> Payload:
-    return hidden(states(seed))
+def _hidden(seed: int) -> Answer:
+    return keep_hidden(states(seed))
 
 
-def signals_of(answers: list[Answer], covered_MN: torch.Tensor) -> Signals:
+def signals_of(answers: list[VocabularySignal], covered_MN: torch.Tensor) -> Signals:
     return Signals(
         teachers=tuple(f"t{m}" for m in range(len(answers))),
         teacher_languages=tuple(frozenset({SPOKEN[m]}) for m in range(len(answers))),
@@ -53,7 +56,7 @@ def signals_of(answers: list[Answer], covered_MN: torch.Tensor) -> Signals:
         covered_MN=covered_MN,
         labels_N=torch.arange(N) % V,
         languages=LANGUAGES,
-        answers_M=tuple(answers),
+        vocabulary_M=tuple(answers),
     )
 
 

@@ -15,12 +15,12 @@ import torch
 import transformers
 
 from raykd import models
-from raykd.distill.signals import TextBatch
 from raykd.models.lm import Headless
 from raykd.networks import heads
 from raykd.prediction.writing import generate, rows_together
 from raykd.scoring.predict import predict_texts
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
+from raykd.text.batch import TextBatch
 from tests.tokenizers import byte_level, characters, unigram, word_piece
 
 TEXTS = ("say one :", "count to seven", "a", "the river, and the sea beside it")

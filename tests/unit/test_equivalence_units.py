@@ -17,15 +17,16 @@ import seqeval.metrics
 import torch
 
 from raykd import models
-from raykd.distill.bodies import unit_logits
+from raykd.answers.layout import unit_logits
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.schedules import Constant
-from raykd.distill.signals import MASKED, UNLABELLED, Mode, TextBatch
+from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.prediction.predictor import Predictor
 from raykd.tasks import QuestionAnswering, Said, TokenClassification
 from raykd.tasks.base import TaskBase
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
+from raykd.text.batch import Mode, TextBatch
 from raykd.text.words import join_tokens
 from tests import made_units as made
 from tests.made_models import FAMILIES

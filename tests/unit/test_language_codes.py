@@ -11,12 +11,12 @@ import torch
 import transformers
 
 from raykd import models
-from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError, ModelError
 from raykd.models.lm import Headless
 from raykd.prediction.writing import generate
 from raykd.tasks import Seq2Seq
 from raykd.teachers.store.values import text_keys
+from raykd.text.batch import TextBatch
 from raykd.text.codes import code_for, codes_of
 
 SOURCES = ("hello red world", "hello blue sea", "hello world", "blue world")

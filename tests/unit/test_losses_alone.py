@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.distill.bodies import lay_out
-from raykd.distill.codec import encode
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_answer
+from raykd.answers.layout import lay_out
+from raykd.answers.source import TeacherSignal
 from raykd.distill.losses import gold_loss
 from raykd.distill.objective import Counts, Objective
-from raykd.distill.payloads import Dense
-from raykd.distill.signals import MASKED, UNLABELLED, Signals, TeacherSignal
+from raykd.distill.signals import MASKED, UNLABELLED, Signals
 
 CHOICES = (3, 9, 1, 6)
 """Choices of each row; a row has two units, as a question has a begin and an end."""
@@ -46,7 +47,9 @@ def signals_of(
     for name, own in zip("ab", teachers, strict=True):
         # Teacher b was not asked for the last row.
         said = [
-            None if name == "b" and i == 3 else encode(Dense(logits_NC=own[i], covered_N=np.ones(2, bool)))
+            None
+            if name == "b" and i == 3
+            else encode_answer(DenseAnswer(logits_NC=own[i], covered_N=np.ones(2, bool)))
             for i in picked
         ]
         covered = np.asarray([body is not None for body in said])
@@ -115,7 +118,7 @@ def test_labels_are_smoothed_over_the_choices_that_a_unit_has() -> None:
 
 def test_what_a_student_cannot_say_is_not_taught_and_what_a_teacher_cannot_say_is_faint() -> None:
     logits = np.asarray([[2.0, 1.0], [0.0, 1.0]], np.float32)
-    body = encode(Dense(logits_NC=logits, covered_N=np.ones(2, bool)))
+    body = encode_answer(DenseAnswer(logits_NC=logits, covered_N=np.ones(2, bool)))
     signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(1, bool), bodies=(body,))
     visible = torch.tensor([[False, True, True], [True, True, False]])
     found = lay_out(

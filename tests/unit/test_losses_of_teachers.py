@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from raykd.answers.source import TeacherSignal
 from raykd.config import ServingConfig
-from raykd.distill.signals import Signals, TeacherSignal
+from raykd.distill.signals import Signals
 from raykd.distill.weighting import ByLanguage, Fixed, Uniform
 from raykd.point import Point
 from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving

@@ -13,30 +13,33 @@ import torch
 from pydantic import ValidationError
 
 from raykd import models
+from raykd.answers.answer import SampledAnswer
+from raykd.answers.codec import decode_answers
+from raykd.answers.servable import support_of
+from raykd.answers.source import TeacherSignal
+from raykd.answers.tensors import to_vocabulary_signal
+from raykd.answers.token_layout import Units, lay_out_tokens
+from raykd.answers.vocabularies import TeacherVocabulary, VocabularyMatch
 from raykd.config import DataConfig, RunConfig
 from raykd.data.embedded.rows import embedded_rows
 from raykd.data.rows import Rows
-from raykd.distill.answers import IdMap, answer_of
 from raykd.distill.chunks import evaluate_hidden
-from raykd.distill.codec import decode
-from raykd.distill.lens import Lens, Speech, Units, lay_out_tokens
 from raykd.distill.objective import Objective
-from raykd.distill.payloads import Sampled
-from raykd.distill.servable import support_of
-from raykd.distill.signals import TeacherSignal, TextBatch
+from raykd.distill.vocabulary_signals import IdMap
 from raykd.driver.loop import fresh_student
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import Decoder, Pretrained, Transformer
 from raykd.models.identity import tokenizer_content
 from raykd.models.lm import Headless
-from raykd.student.lenses import lenses_of
 from raykd.student.prepare import fit_tokenizer, prepare
+from raykd.student.vocabularies import match_vocabularies
 from raykd.student.worker import TrainingLoop
 from raykd.tasks import CausalLM, Classification, MaskedLM
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
+from raykd.text.batch import TextBatch
 from raykd.tokenizers.union import UnionTokenizer
 
 TEXTS = {
@@ -138,7 +141,7 @@ def test_a_text_with_nothing_to_hide_has_no_unit() -> None:
     encoded = task.collate(task.encode(tokenizer, unknown), [0, 1])
     assert encoded.counts_B.tolist() == [0, 1]
     with torch.no_grad():
-        assert decode(task.answer(Headless(model), encoded, ()))[1].tolist() == [0, 1]
+        assert decode_answers(task.answer(Headless(model), encoded, ()))[1].tolist() == [0, 1]
 
 
 # --- how the union's student reads its teachers
@@ -161,13 +164,13 @@ def run_config(folder: Path | None = None, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(tree | changes)
 
 
-def lenses(config: RunConfig, tokenizer: Any, *languages: str) -> list[Lens]:
-    speeches = [Speech(teacher(language)[0]) for language in languages]
+def matches(config: RunConfig, tokenizer: Any, *languages: str) -> list[VocabularyMatch]:
+    vocabularies = [TeacherVocabulary(teacher(language)[0]) for language in languages]
     rows = Rows(
         **{name: getattr(batch(), name) for name in ("ids", "texts", "pairs", "languages", "labels_B")}
     )
     tokens = config.task.encode(union(), batch())
-    return lenses_of(config, languages, speeches, tokenizer, rows, tokens, torch.device("cpu"))
+    return match_vocabularies(config, languages, vocabularies, tokenizer, rows, tokens, torch.device("cpu"))
 
 
 def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor]]:
@@ -176,7 +179,7 @@ def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor
     task = config.task.model_copy(update={"answers": form})
     rows = task.encode(union(), batch())
     signals, logits = [], {}
-    found = lenses(config, union(), "en", "zh")
+    found = matches(config, union(), "en", "zh")
     for m, language in enumerate(("en", "zh")):
         tokenizer, model = teacher(language)
         mine = [i for i in picked if i in spoken(language)]
@@ -243,7 +246,7 @@ def test_the_loss_is_the_divergence_computed_by_hand(form: Any, alpha: float) ->
 
 def test_draws_are_the_students_tokens() -> None:
     signals, _, _ = laid(FORMS[2], [0, 1])
-    for k, answer in enumerate(signals.answers_M):
+    for k, answer in enumerate(signals.vocabulary_M):
         assert answer is not None and answer.support == "draws" and answer.vocab == len(union())
         p, _ = answer.target(1.0)
         covered = signals.covered_MN[k]
@@ -256,7 +259,7 @@ def test_draws_are_translated_by_a_total_map_only() -> None:
     assert support_of("sampled", "inside") == "draws" and support_of("top_k", "inside") == "tail"
     with pytest.raises(ConfigError, match="sampled"):
         support_of("sampled", "overlap")
-    draw = Sampled(
+    draw = SampledAnswer(
         covered_N=np.ones(1, bool),
         ids_NJ=np.asarray([[2, 0]], np.int32),
         counts_NJ=np.asarray([[3, 1]], np.uint8),
@@ -264,23 +267,23 @@ def test_draws_are_translated_by_a_total_map_only() -> None:
         temperature=1.0,
         vocab=3,
     )
-    answer = answer_of(draw, ids=IdMap.of(np.asarray([4, 2, 0]), 6))
+    answer = to_vocabulary_signal(draw, ids=IdMap.of(np.asarray([4, 2, 0]), 6))
     assert answer.ids_NK.tolist() == [[0, 4]] and answer.vocab == 6  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="bias"):
-        answer_of(draw, ids=IdMap.of(np.asarray([4, -1, 0]), 6))
+        to_vocabulary_signal(draw, ids=IdMap.of(np.asarray([4, -1, 0]), 6))
 
 
 def test_a_teacher_that_cuts_texts_otherwise_is_refused() -> None:
-    assert [lens.vocabulary for lens in lenses(run_config(), union(), "en", "zh")] == ["inside", "inside"]
+    assert [match.vocabulary for match in matches(run_config(), union(), "en", "zh")] == ["inside", "inside"]
     both = [
         {"name": "en", "languages": "all", "path": "t/en"},
         {"name": "zh", "languages": ["zh"], "path": "t/zh"},
     ]
     with pytest.raises(ConfigError, match=r"teacher en cuts(.|\n)*for zh"):
-        lenses(run_config(teachers=both), union(), "en")
+        matches(run_config(teachers=both), union(), "en")
     with pytest.raises(ConfigError, match="vocabulary: union"):
-        lenses(run_config(), teacher("zh")[0], "en")
-    assert lenses(run_config(), teacher("en")[0], "en")[0].vocabulary == "same"
+        matches(run_config(), teacher("zh")[0], "en")
+    assert matches(run_config(), teacher("en")[0], "en")[0].vocabulary == "same"
 
 
 # --- configuration and rows

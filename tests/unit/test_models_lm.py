@@ -189,10 +189,10 @@ def test_what_follows_the_head_is_applied_after_it(family: str) -> None:
 @pytest.mark.parametrize("form", ["top_k", "hidden"])
 def test_a_teachers_answers_are_the_logits_of_its_own_forward_pass(family: str, form: str) -> None:
     """Of a model that caps or scales them, whichever way they travel."""
-    from raykd.distill.answers import answer_of
-    from raykd.distill.codec import decode
-    from raykd.distill.signals import TextBatch
+    from raykd.answers.codec import decode_answers
+    from raykd.answers.tensors import to_vocabulary_signal
     from raykd.tasks import CausalLM
+    from raykd.text.batch import TextBatch
     from tests.tokenizers import characters
 
     name, config, settings = AFTER[family]
@@ -209,10 +209,12 @@ def test_a_teachers_answers_are_the_logits_of_its_own_forward_pass(family: str, 
     encoded = task.collate(task.encode(tokenizer, batch), range(2))
     wrapped, size = Headless(model), len(tokenizer)
     bodies = task.answer(wrapped, encoded, ())
-    payload, _ = decode([body for body in bodies if body is not None])
+    payload, _ = decode_answers([body for body in bodies if body is not None])
     head = wrapped.head
     assert payload is not None and encoded.places_N2 is not None
-    answer: Any = answer_of(payload, weight_VD=head.weight_VD[:size].detach().float(), after=head.after)
+    answer: Any = to_vocabulary_signal(
+        payload, weight_VD=head.weight_VD[:size].detach().float(), after=head.after
+    )
     with torch.no_grad():
         logits = model(**encoded.inputs).logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1], :size]
     wanted = logits.log_softmax(-1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from raykd.distill.signals import UNLABELLED, TextBatch
+from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.models import TextModel
 from raykd.prediction.findings import content_key, found_or_tested, keep_finding, kept_finding
@@ -23,6 +23,7 @@ from raykd.pretrained.positions import positions_of
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
+from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, pad, padding_of, split_passes
 
 SENTENCE = "the room was bad and food awful today again good we said it here very quite not so"

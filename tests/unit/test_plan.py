@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from raykd import models
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_answer
 from raykd.config import RunConfig
 from raykd.config.loading import load_run
 from raykd.data.load import load_data
-from raykd.distill.codec import encode
-from raykd.distill.payloads import Dense
 from raykd.errors import ResourceError
 from raykd.preflight.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, shown
 from raykd.preflight.plan import measured_pace, plan_run
@@ -65,10 +65,12 @@ def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig
     assert body_bytes(Classification(), 7, rows, None) == (28.0, False)
     words = ((0, 1), (2, 3), (4, 6))
     tagged = type(rows)(rows.ids, rows.texts, None, rows.languages, rows.labels_B, (words,) * 3, None)
-    body = encode(Dense(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
+    body = encode_answer(DenseAnswer(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
     assert body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
     asked = type(rows)(rows.ids, rows.texts, ("one two three four",) * 3, rows.languages, rows.labels_B)
-    body = encode(Dense(logits_NC=np.zeros((2, 4 + BESIDE), np.float32), covered_N=np.ones(2, bool)))
+    body = encode_answer(
+        DenseAnswer(logits_NC=np.zeros((2, 4 + BESIDE), np.float32), covered_N=np.ones(2, bool))
+    )
     assert body_bytes(QuestionAnswering(), 0, asked, None) == (float(len(body)), False)
     hidden = MaskedLM(answers={"kind": "hidden"})  # type: ignore[arg-type]
     assert body_bytes(hidden, 0, rows, None)[0] is None

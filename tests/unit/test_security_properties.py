@@ -168,11 +168,11 @@ def test_what_the_fuzzer_knows_is_read_or_refused(target: Target) -> None:
 
 def test_a_header_alone_cannot_ask_for_all_memory() -> None:
     """Once a fault: 14 bytes were believed to hold so many units, and as much memory was asked for."""
-    from raykd.distill.codec import _HEADER, VERSION, decode
+    from raykd.answers.codec import _HEADER, VERSION, decode_answers
 
     bare = _HEADER.pack(VERSION, 0, 0, 0, 2**32 - 1, 8, 8)
     with pytest.raises(ValueError, match="more units than its bytes can hold"):
-        decode([bare])
+        decode_answers([bare])
     for length in range(len(bare)):
         with pytest.raises(ValueError, match=r"layout nothing|shorter than its header"):
-            decode([bare[:length]])
+            decode_answers([bare[:length]])

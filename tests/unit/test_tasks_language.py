@@ -1,4 +1,4 @@
-"""Language models: units, bodies and lenses, with one tokenizer and with two."""
+"""Language models: units, bodies and matches, with one tokenizer and with two."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.distill.codec import decode
-from raykd.distill.lens import Lens, Units, lay_out_tokens
-from raykd.distill.signals import TeacherSignal, TextBatch
+from raykd.answers.codec import decode_answers
+from raykd.answers.source import TeacherSignal
+from raykd.answers.token_layout import Units, lay_out_tokens
+from raykd.answers.vocabularies import VocabularyMatch
 from raykd.models import Decoder, EncoderDecoder
 from raykd.models.lm import Headless
 from raykd.tasks import CausalLM, Seq2Seq
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
+from raykd.text.batch import TextBatch
 
 TEXTS = ("Good morning, how are you?", "where is the station", "你好吗")
 TARGETS = ("I am fine.", "It is near the river.", "我很好，谢谢。")
@@ -86,14 +88,14 @@ def test_a_body_says_the_same_alone_and_in_a_batch(form: Any) -> None:
             for i in range(3)
         ]
     for one, other in zip(together, alone, strict=True):
-        a, b = decode([one])[0], decode([other])[0]
+        a, b = decode_answers([one])[0], decode_answers([other])[0]
         assert a is not None and b is not None and a.constants() == b.constants()
         for name, column in a.columns().items():
             np.testing.assert_allclose(column, b.columns()[name], atol=2e-3, err_msg=name)
-    assert decode(together)[1].tolist() == rows.counts_B.tolist()
+    assert decode_answers(together)[1].tolist() == rows.counts_B.tolist()
 
 
-def laid(kind: str, texts: tuple[str, ...], lens: Lens) -> tuple[Any, Any, Any]:
+def laid(kind: str, texts: tuple[str, ...], match: VocabularyMatch) -> tuple[Any, Any, Any]:
     task, own, _ = made(kind)
     _, other, model = made(kind, texts)
     rows, theirs = task.encode(own, batch()), task.encode(other, batch())
@@ -104,17 +106,17 @@ def laid(kind: str, texts: tuple[str, ...], lens: Lens) -> tuple[Any, Any, Any]:
     picked = TeacherSignal("t", signal.logits_NC, np.ones(2, bool), bodies=(bodies[2], bodies[0]))
     places = rows.units([2, 0])
     units = Units(encoded.labels_N, rows.extra["offsets_N"][places], encoded.counts_B, places, ("zh", "en"))
-    return lay_out_tokens([picked], [None], [lens], units), rows, theirs
+    return lay_out_tokens([picked], [None], [match], units), rows, theirs
 
 
 def test_the_same_tokenizer_covers_every_unit() -> None:
-    signals, rows, _ = laid("causal_lm", (*TEXTS, *TARGETS), Lens("same"))
+    signals, rows, _ = laid("causal_lm", (*TEXTS, *TARGETS), VocabularyMatch("same"))
     assert signals.covered_MN.all() and signals.languages[0] == "zh" and signals.languages[-1] == "en"
     assert len(signals.labels_N) == int(rows.counts_B[[2, 0]].sum())
 
 
 def test_another_tokenizer_covers_the_units_that_begin_and_end_where_its_own_do() -> None:
-    signals, rows, theirs = laid("causal_lm", OTHERS, Lens("overlap"))
+    signals, rows, theirs = laid("causal_lm", OTHERS, VocabularyMatch("overlap"))
 
     def spans(encoded: Any, i: int) -> list[tuple[int, int]]:
         starts = encoded.extra["offsets_N"][encoded.units([i])].tolist()
@@ -133,7 +135,7 @@ def test_a_teacher_that_was_asked_for_nothing_covers_nothing() -> None:
     units = Units(
         encoded.labels_N, rows.extra["offsets_N"][rows.units([0])], encoded.counts_B, rows.units([0]), ("en",)
     )
-    signals = lay_out_tokens([silent], [None], [Lens("same")], units)
+    signals = lay_out_tokens([silent], [None], [VocabularyMatch("same")], units)
     assert not signals.covered_MN.any()
     from raykd.distill.objective import Objective
 

@@ -16,7 +16,7 @@ from raykd import models
 from raykd.config import RunConfig, TeacherConfig
 from raykd.data.rows import Rows
 from raykd.distill.objective import Objective
-from raykd.distill.signals import MASKED, Signals, TextBatch
+from raykd.distill.signals import MASKED, Signals
 from raykd.distill.targets import combine_logits
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LSTM, Linear, Pretrained
@@ -28,6 +28,7 @@ from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.scores import entities
 from raykd.teachers.spec import TeacherSpec, open_teacher
+from raykd.text.batch import TextBatch
 from raykd.text.tokens import marker_ids, tokenize
 from raykd.text.words import word_spans
 from tests.fakes import save_transformer, texts_and_labels

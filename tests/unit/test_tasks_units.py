@@ -12,12 +12,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from raykd.distill.bodies import lay_out, unit_logits
-from raykd.distill.signals import MASKED, UNLABELLED, Mode, TeacherSignal, TextBatch
+from raykd.answers.layout import lay_out, unit_logits
+from raykd.answers.source import TeacherSignal
+from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
 from raykd.models import HashedNgrams, Transformer
 from raykd.tasks import QuestionAnswering, Said, TokenClassification
 from raykd.teachers.store import text_keys
+from raykd.text.batch import Mode, TextBatch
 from raykd.text.words import join_tokens, word_spans
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_answer
+from raykd.answers.source import TeacherSignal
 from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
-from raykd.distill.codec import encode
-from raykd.distill.payloads import Dense
-from raykd.distill.signals import UNLABELLED, TeacherSignal, TextBatch
+from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.preflight.check import check
 from raykd.report.results import Predictions
@@ -27,6 +28,7 @@ from raykd.scoring.score import ensemble_system, stacked
 from raykd.scoring.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.teachers.source import Answered
+from raykd.text.batch import TextBatch
 from raykd.tuning.driver import Frame
 from tests.worlds import run_config
 
@@ -243,7 +245,9 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
     logits_NC = np.full((200, 5), -5.0, np.float32)
     logits_NC[np.arange(200), [answer(tag) for tag in gold * 20]] = 5.0
     seen_N = np.tile(np.arange(10) < cut, 20)
-    bodies = tuple(encode(row) for row in Dense(logits_NC=logits_NC, covered_N=seen_N).rows([10] * 20))
+    bodies = tuple(
+        encode_answer(row) for row in DenseAnswer(logits_NC=logits_NC, covered_N=seen_N).rows([10] * 20)
+    )
     signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(20, bool), bodies=bodies)
     pool: Any = FakePool({"t": right}, {"t": None})
     pool.handle.source = lambda weighting: SimpleNamespace(submit=lambda batch: Answered([signal]))

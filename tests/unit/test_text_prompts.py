@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from raykd.distill.signals import TextBatch
 from raykd.errors import ConfigError
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
+from raykd.text.batch import TextBatch
 from raykd.text.prompts import prompt_ids, source_ids, target_ids
 from tests.tokenizers import SPECIALS, byte_level, fast
 

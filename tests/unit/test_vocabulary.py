@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from raykd.distill.alignment import NOWHERE, align, start_offsets
 from raykd.errors import ModelError
 from raykd.models.vocabulary import (
     check_padding,
@@ -23,6 +22,7 @@ from raykd.models.vocabulary import (
     shared_size,
     true_size,
 )
+from raykd.text.alignment import NOWHERE, align, start_offsets
 from raykd.tokenizers.bytepair import train_bytepair
 from raykd.tokenizers.canonical import BEGINS, DEAD, SPECIAL, WITHIN, canonical, comparable, marking
 from raykd.tokenizers.ngrams import HashedNgrams

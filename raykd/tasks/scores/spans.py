@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.signals import TextBatch
 from raykd.tasks.scores.classification import log_softmax
+from raykd.text.batch import TextBatch
 from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, word_spans, words
 
 _ARTICLES = {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raykd.distill.signals import TextBatch
+    from raykd.text.batch import TextBatch
 
 KEY_BYTES = 32
 HEADER = struct.Struct("<II")  # crc32(key + body), bytes of the body

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.distill.payloads import Hidden, Sampled, TopK
+from raykd.answers.answer import HiddenAnswer, SampledAnswer, TopKAnswer
 
 MOST_DRAWS = 255
 """A count has one byte."""
@@ -25,14 +25,14 @@ _HALF_MIN = float(torch.finfo(torch.float16).min)
 
 
 @torch.no_grad()
-def top_k(
+def keep_top_k(
     logits_NV: torch.Tensor,
     k: int,
     temperatures: Sequence[float],
     *,
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
-) -> TopK:
+) -> TopKAnswer:
     """The k largest logits (at most V) and the exact log-sum-exp for each temperature.
 
     The log-sum-exp is of the k logits as float16 holds them and of all others as they are: else the rounding of the k
@@ -55,7 +55,7 @@ def top_k(
     logits_NK = logits_NK.clamp_min(_HALF_MIN).half()
     shifted_NV.scatter_(1, ids_NK, logits_NK.float())
     lse_NG = torch.stack([torch.logsumexp(shifted_NV / t, dim=-1) for t in temperatures], dim=-1)
-    return TopK(
+    return TopKAnswer(
         ids_NK=ids_NK.to(torch.int32).cpu().numpy(),
         logits_NK=logits_NK.cpu().numpy(),
         lse_NG=lse_NG.cpu().numpy(),
@@ -66,14 +66,14 @@ def top_k(
 
 
 @torch.no_grad()
-def sample(
+def draw_tokens(
     logits_NV: torch.Tensor,
     uniforms_ND: NDArray[np.float64],
     temperature: float = 1.0,
     *,
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
-) -> Sampled:
+) -> SampledAnswer:
     """One token of ``softmax(z / T)`` for each uniform number, with replacement, as unique ids with counts.
 
     Args:
@@ -95,7 +95,7 @@ def sample(
     point_ND = torch.from_numpy(uniforms_ND).to(cdf_NV.device) * cdf_NV[:, -1:]
     drawn_ND = torch.searchsorted(cdf_NV, point_ND, right=True).clamp_max(cdf_NV.shape[1] - 1)
     ids_NJ, counts_NJ = _counted(drawn_ND.cpu().numpy())
-    return Sampled(
+    return SampledAnswer(
         ids_NJ=ids_NJ,
         counts_NJ=counts_NJ,
         draws=draws,
@@ -105,25 +105,25 @@ def sample(
     )
 
 
-def uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
+def draw_uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
     """The random numbers of one row's units: the same seed always gives the same, and a longer row begins equal."""
     return np.random.Generator(np.random.Philox(key=seed)).random((units, draws))
 
 
 @torch.no_grad()
-def hidden(
+def keep_hidden(
     states_NH: torch.Tensor,
     *,
     logits_NV: torch.Tensor | None = None,
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
-) -> Hidden:
+) -> HiddenAnswer:
     """The last hidden states, as the output head reads them; logits add entropy (and, with gold_N, gold_logp_N)."""
     common: dict[str, Any] = {"covered_N": np.ones(len(states_NH), dtype=np.bool_), "offsets_N": offsets_N}
     if logits_NV is not None:
         common = _common(_shifted(logits_NV), gold_N, offsets_N)
     limit = -_HALF_MIN
-    return Hidden(states_NH=states_NH.float().clamp(-limit, limit).half().cpu().numpy(), **common)
+    return HiddenAnswer(states_NH=states_NH.float().clamp(-limit, limit).half().cpu().numpy(), **common)
 
 
 def _shifted(logits_NV: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.distill import codec
-from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK, join
-from raykd.distill.shorten import hidden, sample, top_k, uniforms
+from raykd.answers import codec
+from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer, join_answers
+from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.distill.signals import MASKED
 
 GRID = (0.7, 1.0, 2.0)
@@ -25,24 +25,24 @@ def steps(n: int) -> np.ndarray:
     return np.cumsum(np.arange(n) % 5).astype(np.int64)
 
 
-def dense_of(n: int, c: int) -> Dense:
-    return Dense(logits_NC=logits_of(n, c).numpy(), covered_N=np.arange(n) % 4 != 1)
+def dense_of(n: int, c: int) -> DenseAnswer:
+    return DenseAnswer(logits_NC=logits_of(n, c).numpy(), covered_N=np.arange(n) % 4 != 1)
 
 
-def answers(n: int, v: int) -> list[Payload]:
+def answers(n: int, v: int) -> list[Answer]:
     """One of each form, all optional fields set, unit 1 not covered."""
     logits, gold, at = logits_of(n, v), torch.arange(n), steps(n)
-    made: list[Payload] = [
-        top_k(logits, 7, GRID, gold_N=gold, offsets_N=at),
-        sample(logits, uniforms(3, n, 50), gold_N=gold, offsets_N=at),
-        hidden(logits_of(n, 12), logits_NV=logits, gold_N=gold, offsets_N=at),
+    made: list[Answer] = [
+        keep_top_k(logits, 7, GRID, gold_N=gold, offsets_N=at),
+        draw_tokens(logits, draw_uniforms(3, n, 50), gold_N=gold, offsets_N=at),
+        keep_hidden(logits_of(n, 12), logits_NV=logits, gold_N=gold, offsets_N=at),
     ]
     index = np.arange(n)
     index[1] = -1
     return [dense_of(n, 5), *(replace(p.take(index), offsets_N=at) for p in made)]
 
 
-def same(got: Payload, wanted: Payload) -> None:
+def same(got: Answer, wanted: Answer) -> None:
     assert got.constants() == wanted.constants()
     assert got.columns().keys() == wanted.columns().keys()
     for name, column in wanted.columns().items():
@@ -51,13 +51,13 @@ def same(got: Payload, wanted: Payload) -> None:
         halved = column.astype(np.float16) if name in ("entropy_N", "gold_logp_N") else column
         assert getattr(got, name).dtype == column.dtype
         np.testing.assert_array_equal(getattr(got, name), halved)
-    if isinstance(wanted, Sampled):
-        assert isinstance(got, Sampled)
+    if isinstance(wanted, SampledAnswer):
+        assert isinstance(got, SampledAnswer)
         for i in range(len(wanted)):
             assert drawn(got, i) == drawn(wanted, i)
 
 
-def drawn(payload: Sampled, unit: int) -> dict[int, int]:
+def drawn(payload: SampledAnswer, unit: int) -> dict[int, int]:
     pairs = zip(payload.ids_NJ[unit].tolist(), payload.counts_NJ[unit].tolist(), strict=True)
     return {i: c for i, c in pairs if c}
 
@@ -65,13 +65,13 @@ def drawn(payload: Sampled, unit: int) -> dict[int, int]:
 @pytest.mark.parametrize("vocab", [11, 65_536, 65_537, 131_073])
 def test_every_form_comes_back(vocab: int) -> None:
     for payload in answers(6, vocab):
-        body = codec.encode(payload)
-        got, units_B = codec.decode([body])
+        body = codec.encode_answer(payload)
+        got, units_B = codec.decode_answers([body])
         assert got is not None and units_B.tolist() == [6]
         same(got, payload)
-        two, units_B = codec.decode([body, None, codec.encode(payload.rows([2, 4])[1])])
+        two, units_B = codec.decode_answers([body, None, codec.encode_answer(payload.rows([2, 4])[1])])
         assert two is not None and units_B.tolist() == [6, 0, 4]
-        same(two, join([payload, payload.rows([2, 4])[1]]))
+        same(two, join_answers([payload, payload.rows([2, 4])[1]]))
 
 
 @pytest.mark.parametrize("vocab", [40, 300_000])
@@ -82,62 +82,66 @@ def test_a_batch_is_read_as_its_rows_are(vocab: int) -> None:
         far = np.asarray([3, -1, 700, 701], dtype=np.int64)
         rows = [*payload.rows([2, 0, 4, 3]), replace(payload.take(index), offsets_N=far)]
         rows = [replace(r, offsets_N=None) if payload.offsets_N is None else r for r in rows]
-        bodies = [codec.encode(row) for row in rows]
-        got, units_B = codec.decode(bodies)
-        each = [codec.decode([body])[0] for body in bodies]
+        bodies = [codec.encode_answer(row) for row in rows]
+        got, units_B = codec.decode_answers(bodies)
+        each = [codec.decode_answers([body])[0] for body in bodies]
         assert got is not None and units_B.tolist() == [2, 0, 4, 3, 4]
-        same(got, join([one for one in each if one is not None]))
+        same(got, join_answers([one for one in each if one is not None]))
     narrow, wide = dense_of(3, 2), dense_of(2, 5)  # of contexts with two words and with five
-    got, _ = codec.decode([codec.encode(narrow), codec.encode(wide)])
+    got, _ = codec.decode_answers([codec.encode_answer(narrow), codec.encode_answer(wide)])
     assert got is not None
-    same(got, join([narrow, wide]))
+    same(got, join_answers([narrow, wide]))
 
 
 def test_an_empty_row_and_no_row() -> None:
     for payload in answers(4, 40):
         none = payload.rows([0, 4])[0]
-        got, units_B = codec.decode([codec.encode(none)])
+        got, units_B = codec.decode_answers([codec.encode_answer(none)])
         assert got is not None and len(got) == 0 and units_B.tolist() == [0]
-    got, units_B = codec.decode([None, None])
+    got, units_B = codec.decode_answers([None, None])
     assert got is None and units_B.tolist() == [0, 0]
 
 
 def test_far_offsets() -> None:
     at = np.asarray([0, 253, 253, -1, 507, 70_000, 70_254, 70_255], dtype=np.int64)
-    payload = replace(hidden(torch.zeros(8, 2)), offsets_N=at)
-    got, _ = codec.decode([codec.encode(payload)])
+    payload = replace(keep_hidden(torch.zeros(8, 2)), offsets_N=at)
+    got, _ = codec.decode_answers([codec.encode_answer(payload)])
     assert got is not None and got.offsets_N is not None
     assert got.offsets_N.tolist() == at.tolist()
     with pytest.raises(ValueError, match="fall"):
-        codec.encode(replace(payload, offsets_N=at[::-1].copy()))
+        codec.encode_answer(replace(payload, offsets_N=at[::-1].copy()))
 
 
 @pytest.mark.parametrize("at", range(4))
 def test_damage_is_an_error(at: int) -> None:
-    body = codec.encode(answers(6, 70_000)[at])
+    body = codec.encode_answer(answers(6, 70_000)[at])
     for wrong in (b"", body[:5], body[:-1], body + b"\0", bytes([9]) + body[1:], body[:1] + b"\7" + body[2:]):
         with pytest.raises(ValueError, match="body"):
-            codec.decode([wrong])
+            codec.decode_answers([wrong])
 
 
 def test_what_contradicts_itself_is_an_error() -> None:
-    sampled = sample(logits_of(3, 20), uniforms(0, 3, 9))
+    sampled = draw_tokens(logits_of(3, 20), draw_uniforms(0, 3, 9))
     with pytest.raises(ValueError, match="draws"):
-        codec.decode([codec.encode(replace(sampled, draws=10))])
-    short = top_k(logits_of(3, 20), 2, (1.0,))
+        codec.decode_answers([codec.encode_answer(replace(sampled, draws=10))])
+    short = keep_top_k(logits_of(3, 20), 2, (1.0,))
     with pytest.raises(ValueError, match="vocabulary of 5"):
-        codec.encode(replace(short, vocab=5))
+        codec.encode_answer(replace(short, vocab=5))
     with pytest.raises(ValueError, match="kind top_k and sampled"):
-        codec.decode([codec.encode(short), codec.encode(sampled)])
+        codec.decode_answers([codec.encode_answer(short), codec.encode_answer(sampled)])
     with pytest.raises(ValueError, match="fit together"):
-        codec.decode([codec.encode(short), codec.encode(replace(short, temperatures=(2.0,)))])
+        codec.decode_answers(
+            [codec.encode_answer(short), codec.encode_answer(replace(short, temperatures=(2.0,)))]
+        )
     with pytest.raises(ValueError, match="fit together"):
-        codec.decode([codec.encode(short), codec.encode(replace(short, entropy_N=None))])
+        codec.decode_answers(
+            [codec.encode_answer(short), codec.encode_answer(replace(short, entropy_N=None))]
+        )
 
 
 def test_rows_of_different_width_are_padded() -> None:
     wide, narrow = dense_of(2, 5), dense_of(2, 3)
-    joined = join([wide, narrow])
+    joined = join_answers([wide, narrow])
     np.testing.assert_array_equal(joined.logits_NC[2:, :3], narrow.logits_NC)
     assert (joined.logits_NC[2:, 3:] == MASKED).all()
 
@@ -155,7 +159,7 @@ def test_units_by_position() -> None:
 def test_temperature_is_exact() -> None:
     """p(T) of the kept tokens from the stored log-sum-exp is the dense softmax at T, to float16 rounding of z."""
     logits = logits_of(40, 500, scale=2.0) + 30.0
-    kept = top_k(logits, 20, GRID)
+    kept = keep_top_k(logits, 20, GRID)
     for g, temperature in enumerate(GRID):
         dense = (logits / temperature).softmax(dim=-1).gather(1, torch.from_numpy(kept.ids_NK).long())
         p = np.exp(kept.logits_NK.astype(np.float32) / temperature - kept.lse_NG[:, g : g + 1])
@@ -168,7 +172,7 @@ def test_temperature_is_exact() -> None:
 def test_a_small_tail_is_not_lost_to_rounding() -> None:
     """What is missing to 1 is the dense tail to 1e-6, where rounding of the kept logits alone is 100 times that."""
     logits = torch.cat([logits_of(200, 6, scale=1.0), logits_of(200, 50, scale=0.1) - 12.0], dim=1)
-    kept = top_k(logits, 6, (1.0,))
+    kept = keep_top_k(logits, 6, (1.0,))
     got = 1.0 - np.exp(kept.logits_NK.astype(np.float64) - kept.lse_NG).sum(axis=1)
     np.testing.assert_allclose(got, logits.softmax(-1)[:, 6:].sum(-1).numpy(), atol=1e-6)
 
@@ -177,36 +181,36 @@ def test_what_weightings_read_is_kept() -> None:
     logits, gold = logits_of(6, 80), torch.tensor([3, 1, 4, 1, 5, 9])
     logp = logits.log_softmax(dim=-1)
     made: list[Any] = [
-        top_k(logits, 3, (2.0,), gold_N=gold),
-        sample(logits, uniforms(1, 6, 5), 2.0, gold_N=gold),
+        keep_top_k(logits, 3, (2.0,), gold_N=gold),
+        draw_tokens(logits, draw_uniforms(1, 6, 5), 2.0, gold_N=gold),
     ]
-    for payload in [*made, hidden(logits, logits_NV=logits, gold_N=gold)]:
+    for payload in [*made, keep_hidden(logits, logits_NV=logits, gold_N=gold)]:
         np.testing.assert_allclose(payload.entropy_N, -(logp.exp() * logp).sum(-1).numpy(), atol=1e-5)
         np.testing.assert_allclose(payload.gold_logp_N, logp[torch.arange(6), gold].numpy(), atol=1e-5)
     forbidden = logits.index_fill(1, torch.tensor([7]), -torch.inf)
-    assert np.isfinite(top_k(forbidden, 80, (1.0,)).entropy_N).all()
-    assert np.isfinite(top_k(forbidden, 80, (1.0,)).logits_NK).all()
+    assert np.isfinite(keep_top_k(forbidden, 80, (1.0,)).entropy_N).all()
+    assert np.isfinite(keep_top_k(forbidden, 80, (1.0,)).logits_NK).all()
 
 
 def test_draws_are_unbiased_and_repeatable() -> None:
     """The mean over draws is p (standard error 0.0035 at 20,000 draws), and each unit's counts sum to the draws."""
     logits = logits_of(1, 12, scale=1.0)
-    many = sample(logits.expand(100, 12), uniforms(0, 100, 200), 2.0)
+    many = draw_tokens(logits.expand(100, 12), draw_uniforms(0, 100, 200), 2.0)
     p = np.zeros(12)
     for i in range(100):
         for token, count in drawn(many, i).items():
             p[token] += count / 20_000
     assert np.abs(p - (logits[0] / 2.0).softmax(-1).numpy()).max() < 0.015
     assert (many.counts_NJ.sum(axis=1, dtype=int) == 200).all()
-    one = sample(logits_of(5, 90), uniforms(7, 5, 50))
-    again = sample(logits_of(5, 90)[:2], uniforms(7, 2, 50))
+    one = draw_tokens(logits_of(5, 90), draw_uniforms(7, 5, 50))
+    again = draw_tokens(logits_of(5, 90)[:2], draw_uniforms(7, 2, 50))
     assert [drawn(one, i) for i in range(2)] == [drawn(again, i) for i in range(2)]
 
 
 def test_permuted_tokens() -> None:
     """Renaming the tokens renames the answer."""
     logits, order = logits_of(4, 30), torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    kept, renamed = top_k(logits, 6, (1.0,)), top_k(logits[:, order], 6, (1.0,))
+    kept, renamed = keep_top_k(logits, 6, (1.0,)), keep_top_k(logits[:, order], 6, (1.0,))
     assert (order.numpy()[renamed.ids_NK] == kept.ids_NK).all()
     np.testing.assert_allclose(renamed.lse_NG, kept.lse_NG, atol=1e-6)
 
@@ -217,13 +221,18 @@ def test_bytes_a_token() -> None:
     for vocab, most in ((30_522, 38.0), (119_547, 40.0)):
         logits = -1.8 * torch.arange(1, vocab + 1).float().log().expand(n, vocab)
         gold, at = torch.zeros(n, dtype=torch.int64), steps(n)
-        sampled = sample(logits, uniforms(0, n, 50), gold_N=gold, offsets_N=at)
+        sampled = draw_tokens(logits, draw_uniforms(0, n, 50), gold_N=gold, offsets_N=at)
         assert 11 < (sampled.counts_NJ > 0).sum(axis=1).mean() < 13
-        assert len(codec.encode(sampled)) / n < most
-    plain = top_k(logits_of(n, 30_522), 32, GRID, offsets_N=at)
-    assert len(codec.encode(replace(plain, entropy_N=None))) / n < 145
+        assert len(codec.encode_answer(sampled)) / n < most
+    plain = keep_top_k(logits_of(n, 30_522), 32, GRID, offsets_N=at)
+    assert len(codec.encode_answer(replace(plain, entropy_N=None))) / n < 145
     assert (
-        len(codec.encode(Hidden(states_NH=np.zeros((n, 64), np.float16), covered_N=np.ones(n, bool)))) / n
+        len(
+            codec.encode_answer(
+                HiddenAnswer(states_NH=np.zeros((n, 64), np.float16), covered_N=np.ones(n, bool))
+            )
+        )
+        / n
         < 130
     )
 
@@ -232,12 +241,12 @@ def test_what_makes_no_sense_is_refused() -> None:
     logits = logits_of(2, 9)
     for k, grid in ((0, (1.0,)), (3, ()), (3, (0.0,)), (3, (1.0, 1.0))):
         with pytest.raises(ValueError, match="temperature"):
-            top_k(logits, k, grid)
+            keep_top_k(logits, k, grid)
     for draws in (0, 256):
         with pytest.raises(ValueError, match="draws"):
-            sample(logits, uniforms(0, 2, draws))
+            draw_tokens(logits, draw_uniforms(0, 2, draws))
     with pytest.raises(ValueError, match="units"):
-        TopK(
+        TopKAnswer(
             ids_NK=np.zeros((2, 1), np.int32),
             logits_NK=np.zeros((2, 1), np.float16),
             lse_NG=np.zeros((3, 1), np.float32),

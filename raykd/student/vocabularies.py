@@ -1,4 +1,4 @@
-"""How a student reads its language teachers: made once a run, from both tokenizers.
+"""Match the vocabularies of language teachers with the student's, once per run.
 
 Decision record: a teacher's vocabulary is the student's only where that is proved by the tokenizers' content. What
 cannot be compared at all (a divergence that the answers do not serve, another vocabulary with sampled answers) is
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.answers.servable import check_servable
+from raykd.answers.vocabularies import TeacherVocabulary, VocabularyKind, VocabularyMatch
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
-from raykd.distill.answers import IdMap
-from raykd.distill.lens import Lens, Speech
-from raykd.distill.servable import Vocabulary
+from raykd.distill.vocabulary_signals import IdMap
 from raykd.errors import ConfigError
-from raykd.models import vocabulary
+from raykd.models.vocabulary import check_padding, overlap, same_tokenizer, true_size
 from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.tokenizers.canonical import comparable, marking
@@ -32,16 +32,16 @@ LITTLE = 0.3
 """Share of the teacher's tokens that the student has, below which a warning says so."""
 
 
-def lenses_of(
+def match_vocabularies(
     config: RunConfig,
     names: Sequence[str],
-    speeches: Sequence[Speech],
+    vocabularies: Sequence[TeacherVocabulary],
     tokenizer: Tokenizer,
     rows: Rows,
     tokens: EncodedRows,
     device: torch.device,
-) -> list[Lens]:
-    """One lens a teacher.
+) -> list[VocabularyMatch]:
+    """Return for each teacher how its vocabulary maps onto the student's.
 
     Args:
         rows, tokens: the training rows, and their tokens in the student's tokenizer.
@@ -50,47 +50,51 @@ def lenses_of(
             than its vocabulary, or tokenizers that cannot be compared.
     """
     return [
-        _lens(config, name, speech, tokenizer, rows, tokens, device)
-        for name, speech in zip(names, speeches, strict=True)
+        _match(config, name, teacher, tokenizer, rows, tokens, device)
+        for name, teacher in zip(names, vocabularies, strict=True)
     ]
 
 
-def _lens(
+def _match(
     config: RunConfig,
     name: str,
-    speech: Speech,
+    teacher: TeacherVocabulary,
     tokenizer: Tokenizer,
     rows: Rows,
     tokens: EncodedRows,
     device: torch.device,
-) -> Lens:
+) -> VocabularyMatch:
     task = config.task
     assert isinstance(task, LanguageTask)
     if isinstance(task, MaskedLM):
-        _check_cut(config, name, speech, tokenizer)
+        _check_cut(config, name, teacher, tokenizer)
     by_rank = any(term.divergence.kind == "universal_logit" for term in config.objective.terms)
-    member = _member(speech.tokenizer, tokenizer)
+    member = _member(teacher.tokenizer, tokenizer)
     total = member is not None and bool((member >= 0).all())
-    same = member is None and vocabulary.same_tokenizer(speech.tokenizer, tokenizer)
-    kind: Vocabulary = "own" if by_rank else "same" if same else "inside" if total else "overlap"
+    same = member is None and same_tokenizer(teacher.tokenizer, tokenizer)
+    kind: VocabularyKind = "own" if by_rank else "same" if same else "inside" if total else "overlap"
     try:
-        config.objective.check_payload(task.answers.kind, task.answers.temperatures, vocabulary=kind)
+        check_servable(config.objective, task.answers.kind, task.answers.temperatures, vocabulary=kind)
     except ConfigError as error:
         raise ConfigError(
             f"teacher {name}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
         ) from None
     weight_VD = bias_V = None
-    if speech.weight_VD is not None:
-        size = vocabulary.check_padding(speech.tokenizer, len(speech.weight_VD))
-        weight_VD = torch.from_numpy(speech.weight_VD[:size].copy()).to(device)
-        bias_V = None if speech.bias_V is None else torch.from_numpy(speech.bias_V[:size].copy()).to(device)
+    if teacher.weight_VD is not None:
+        size = check_padding(teacher.tokenizer, len(teacher.weight_VD))
+        weight_VD = torch.from_numpy(teacher.weight_VD[:size].copy()).to(device)
+        bias_V = None if teacher.bias_V is None else torch.from_numpy(teacher.bias_V[:size].copy()).to(device)
     numbered = isinstance(task, MaskedLM)
     if kind in ("same", "own"):
-        return Lens(kind, weight_VD=weight_VD, bias_V=bias_V, after=speech.after, numbered=numbered)
+        return VocabularyMatch(
+            kind, weight_VD=weight_VD, bias_V=bias_V, after=teacher.after, numbered=numbered
+        )
     if member is not None:
-        ids = IdMap.of(member, vocabulary.true_size(tokenizer), device)
-        return Lens(kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, after=speech.after, numbered=numbered)
-    found = vocabulary.overlap(speech.tokenizer, tokenizer)
+        ids = IdMap.of(member, true_size(tokenizer), device)
+        return VocabularyMatch(
+            kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, after=teacher.after, numbered=numbered
+        )
+    found = overlap(teacher.tokenizer, tokenizer)
     if found.teacher_share < LITTLE:
         log.warning(
             "teacher %s and the student share %.0f %% of the teacher's tokens; what it says of the others falls into "
@@ -98,13 +102,13 @@ def _lens(
             name,
             100 * found.teacher_share,
         )
-    return Lens(
+    return VocabularyMatch(
         kind,
-        ids=IdMap.of(found.ids_T, vocabulary.true_size(tokenizer), device),
-        comparable_N=_comparable(speech, tokenizer, rows, tokens),
+        ids=IdMap.of(found.ids_T, true_size(tokenizer), device),
+        comparable_N=_comparable(teacher, tokenizer, rows, tokens),
         weight_VD=weight_VD,
         bias_V=bias_V,
-        after=speech.after,
+        after=teacher.after,
     )
 
 
@@ -116,13 +120,13 @@ def _member(theirs: Any, tokenizer: Any) -> NDArray[np.int32] | None:
         (
             ids
             for own, ids in zip(tokenizer.members, tokenizer.maps, strict=True)
-            if vocabulary.same_tokenizer(theirs, own)
+            if same_tokenizer(theirs, own)
         ),
         None,
     )
 
 
-def _check_cut(config: RunConfig, name: str, speech: Speech, tokenizer: Any) -> None:
+def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokenizer: Any) -> None:
     """Refuses a teacher of a masked language model that cuts texts otherwise than the student: other tokens would be
     hidden.
 
@@ -131,14 +135,14 @@ def _check_cut(config: RunConfig, name: str, speech: Speech, tokenizer: Any) -> 
     """
     languages = config.data.select_languages or config.data.languages
     spoken = next((t.language_set for t in config.teachers if t.name == name), None)
-    if isinstance(tokenizer, UnionTokenizer) and not isinstance(speech.tokenizer, UnionTokenizer):
+    if isinstance(tokenizer, UnionTokenizer) and not isinstance(teacher.tokenizer, UnionTokenizer):
         cuts = {
-            lang: vocabulary.same_tokenizer(speech.tokenizer, tokenizer.members[tokenizer.member(lang)])
+            lang: same_tokenizer(teacher.tokenizer, tokenizer.members[tokenizer.member(lang)])
             for lang in languages
             if spoken is None or lang in spoken
         }
     else:
-        cuts = dict.fromkeys(languages, vocabulary.same_tokenizer(speech.tokenizer, tokenizer))
+        cuts = dict.fromkeys(languages, same_tokenizer(teacher.tokenizer, tokenizer))
     other = [lang for lang, alike in cuts.items() if not alike]
     if other:
         raise ConfigError(
@@ -149,8 +153,10 @@ def _check_cut(config: RunConfig, name: str, speech: Speech, tokenizer: Any) -> 
         )
 
 
-def _comparable(speech: Speech, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows) -> NDArray[np.bool_]:
-    theirs, own = marking(speech.tokenizer), marking(tokenizer)
+def _comparable(
+    teacher: TeacherVocabulary, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows
+) -> NDArray[np.bool_]:
+    theirs, own = marking(teacher.tokenizer), marking(tokenizer)
     offsets = np.split(tokens.extra["offsets_N"], tokens.starts_B1[1:-1])
     parts = [comparable(t, row, theirs, own) for t, row in zip(rows.pairs or (), offsets, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)

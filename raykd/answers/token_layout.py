@@ -1,6 +1,6 @@
 """Language teachers' bodies laid out over the student's tokens.
 
-Decision record: a `Lens` is how one student reads one teacher: made once a run, from both tokenizers. Of the same
+Decision record: a `VocabularyMatch` is made once a run, from both tokenizers. Of the same
 tokenizer (proved by content) units correspond by their number, and ids are ids. Of another one they correspond where
 both begin a token at the same character and end it at the same one, ids by string, and what does not correspond is not
 covered, or lies in the tail. A teacher that is read by rank needs its units to begin at one place only. Where the
@@ -12,54 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.distill.alignment import NOWHERE, align_flat
-from raykd.distill.answers import IdMap, answer_of
-from raykd.distill.codec import decode
-from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.payloads import Payload
-from raykd.distill.servable import Vocabulary
-from raykd.distill.signals import Answer, Signals, TeacherSignal
-
-
-@dataclass(frozen=True)
-class Lens:
-    """How a student reads a teacher. Made by `raykd.student.lenses`, read by `lay_out_tokens`.
-
-    vocabulary: the same, a part of the student's (inside), matched by string (overlap), or not matched (own).
-    ids: of another vocabulary that is matched, which tokens are the same.
-    comparable_N: of the student's units of all training rows, those at which both tokenisers mean the same by a token's
-        beginning; None where all are.
-    weight_VD, bias_V, after: the teacher's output head, cut to its true vocabulary, where it answers with hidden
-        states.
-    numbered: whether units correspond by their number because both cut texts alike, in whatever vocabulary.
-    """
-
-    vocabulary: Vocabulary
-    ids: IdMap | None = None
-    comparable_N: NDArray[np.bool_] | None = None
-    weight_VD: torch.Tensor | None = None
-    bias_V: torch.Tensor | None = None
-    after: LogitMap = PLAIN
-    numbered: bool = False
-
-
-@dataclass(frozen=True)
-class Speech:
-    """What a language teacher brings once, beside its answers. Written by teachers, read by `raykd.student.lenses`.
-
-    tokenizer: its own. weight_VD, bias_V, after: its output head, float32, where it answers with hidden states.
-    """
-
-    tokenizer: Any
-    weight_VD: NDArray[np.float32] | None = None
-    bias_V: NDArray[np.float32] | None = None
-    after: LogitMap = PLAIN
+from raykd.answers.answer import Answer
+from raykd.answers.codec import decode_answers
+from raykd.answers.source import TeacherSignal
+from raykd.answers.tensors import to_vocabulary_signal
+from raykd.answers.vocabularies import VocabularyMatch
+from raykd.distill.signals import Signals, VocabularySignal
+from raykd.text.alignment import NOWHERE, align_flat
 
 
 @dataclass(frozen=True)
@@ -76,7 +40,7 @@ class Units:
 def lay_out_tokens(
     signals: Sequence[TeacherSignal],
     teacher_languages: Sequence[frozenset[str] | None],
-    lenses: Sequence[Lens],
+    matches: Sequence[VocabularyMatch],
     units: Units,
 ) -> Signals:
     """M answers as `Signals` of the student's N tokens, on the device of the labels.
@@ -86,24 +50,24 @@ def lay_out_tokens(
     """
     device, n = units.labels_N.device, len(units.labels_N)
     covered_MN = np.zeros((len(signals), n), dtype=bool)
-    answers: list[Answer | None] = []
-    for m, (signal, lens) in enumerate(zip(signals, lenses, strict=True)):
-        payload, units_B = decode(signal.bodies or ())
+    answers: list[VocabularySignal | None] = []
+    for m, (signal, match) in enumerate(zip(signals, matches, strict=True)):
+        payload, units_B = decode_answers(signal.bodies or ())
         if payload is None:
             answers.append(None)
             continue
-        index_N = _index(payload, units_B, lens, units)
+        index_N = _index(payload, units_B, match, units)
         taken = payload.take(index_N)
         covered_MN[m] = (index_N >= 0) & taken.covered_N
         answers.append(
-            answer_of(
+            to_vocabulary_signal(
                 taken,
                 device,
-                weight_VD=lens.weight_VD,
-                bias_V=lens.bias_V,
-                after=lens.after,
-                ids=lens.ids,
-                own_vocabulary=lens.vocabulary == "own",
+                weight_VD=match.weight_VD,
+                bias_V=match.bias_V,
+                after=match.after,
+                ids=match.ids,
+                own_vocabulary=match.vocabulary == "own",
             )
         )
     return Signals(
@@ -113,27 +77,29 @@ def lay_out_tokens(
         covered_MN=torch.from_numpy(covered_MN).to(device),
         labels_N=units.labels_N,
         languages=tuple(np.repeat(np.asarray(units.languages, dtype=object), units.counts_B).tolist()),
-        answers_M=tuple(answers),
+        vocabulary_M=tuple(answers),
     )
 
 
-def _index(payload: Payload, units_B: NDArray[np.int64], lens: Lens, units: Units) -> NDArray[np.int64]:
+def _index(
+    payload: Answer, units_B: NDArray[np.int64], match: VocabularyMatch, units: Units
+) -> NDArray[np.int64]:
     """For each of the student's units the position of the teacher's, or -1."""
-    if lens.vocabulary == "same" or lens.numbered:
+    if match.vocabulary == "same" or match.numbered:
         first_B = np.cumsum(units_B) - units_B
         place_N = np.arange(len(units.offsets_N)) - np.repeat(
             np.cumsum(units.counts_B) - units.counts_B, units.counts_B
         )
         there_N = place_N < np.repeat(units_B, units.counts_B)
         index_N = np.where(there_N, place_N + np.repeat(first_B, units.counts_B), NOWHERE)
-        if lens.numbered and payload.offsets_N is not None and len(payload):
+        if match.numbered and payload.offsets_N is not None and len(payload):
             alike_N = payload.offsets_N[np.maximum(index_N, 0)] == units.offsets_N
             index_N = np.where(alike_N, index_N, NOWHERE)
         return index_N
     assert payload.offsets_N is not None
     index_N = align_flat(
-        payload.offsets_N, units_B, units.offsets_N, units.counts_B, whole=lens.vocabulary == "overlap"
+        payload.offsets_N, units_B, units.offsets_N, units.counts_B, whole=match.vocabulary == "overlap"
     )
-    if lens.comparable_N is not None:
-        index_N = np.where(lens.comparable_N[units.places_N], index_N, NOWHERE)
+    if match.comparable_N is not None:
+        index_N = np.where(match.comparable_N[units.places_N], index_N, NOWHERE)
     return index_N

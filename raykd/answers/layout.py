@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.distill.codec import decode
-from raykd.distill.payloads import Dense
-from raykd.distill.signals import MASKED, Signals, TeacherSignal
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import decode_answers
+from raykd.answers.source import TeacherSignal
+from raykd.distill.signals import MASKED, Signals
 
 FAINT = -20.0
 """Log-probability of a choice that a teacher lacks and the student has."""
@@ -82,12 +83,12 @@ def unit_logits(
         ValueError: as `lay_out`.
     """
     bodies = signal.bodies or ()
-    payload, units_B = decode(bodies)
+    payload, units_B = decode_answers(bodies)
     units = int(counts_B.sum())
     if payload is None:
         return np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
     asked_B = np.asarray([body is not None for body in bodies])
-    if not isinstance(payload, Dense) or (units_B[asked_B] != counts_B[asked_B]).any():
+    if not isinstance(payload, DenseAnswer) or (units_B[asked_B] != counts_B[asked_B]).any():
         raise ValueError(
             f"teacher {signal.teacher} answered for {units_B.tolist()} units a row ({payload.kind}), "
             f"the rows have {counts_B.tolist()}"
@@ -104,3 +105,23 @@ def unit_logits(
     filled[:, :width] = payload.logits_NC
     logits_NC[asked_N] = np.where(payload.covered_N[:, None], filled, 0.0)
     return logits_NC, covered_N
+
+
+def stack(
+    signals: Sequence[TeacherSignal],
+    teacher_languages: Sequence[frozenset[str] | None],
+    labels_N: torch.Tensor,
+    languages: tuple[str, ...],
+) -> Signals:
+    """Joins M answers of equal shape ``[N, C]`` to `Signals` on the device of ``labels_N``."""
+    device = labels_N.device
+    logits = np.stack([s.logits_NC for s in signals]).astype(np.float32, copy=False)
+    covered = np.stack([s.covered_N for s in signals])
+    return Signals(
+        teachers=tuple(s.teacher for s in signals),
+        teacher_languages=tuple(teacher_languages),
+        logits_MNC=torch.from_numpy(logits).to(device),
+        covered_MN=torch.from_numpy(covered).to(device),
+        labels_N=labels_N,
+        languages=languages,
+    )

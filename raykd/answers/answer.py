@@ -2,10 +2,10 @@
 
 A vocabulary of 100,000 makes a dense answer 200 KB a token, so a language model answers with one of three short
 forms, or with its hidden state. All are raw, at temperature 1 or with what makes a temperature exact, so that
-nothing that is searched has to be asked again (except the temperature of `Sampled`, which is part of the draw).
+nothing that is searched has to be asked again (except the temperature of `SampledAnswer`, which is part of the draw).
 
-Decision record: a form is numpy, because that is what Ray and the store move; `raykd.distill.codec` writes one row's
-form as bytes, `raykd.distill.shorten` makes a form from a teacher's logits. A unit that an index of -1 asks for is
+Decision record: a form is numpy, because that is what Ray and the store move; `raykd.answers.codec` writes one row's
+form as bytes, `raykd.answers.compress` makes a form from a teacher's logits. A unit that an index of -1 asks for is
 one the teacher does not have: it is not covered, and its numbers are neutral.
 
 Shape legend beyond that of `signals`: ``V`` size of a vocabulary, ``J`` most entries of a sampled unit, ``G``
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from raykd.distill.signals import MASKED
 
 PayloadKind = Literal["dense", "top_k", "sampled", "hidden"]
-P = TypeVar("P", bound="Payload")
+P = TypeVar("P", bound="Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Payload:
+class Answer:
     """What all forms may carry beside the answer itself.
 
     covered_N: False where the teacher has nothing to say (a truncated unit).
@@ -97,7 +97,7 @@ class Payload:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense(Payload):
+class DenseAnswer(Answer):
     """All logits, for labels and for the words of a context.
 
     logits_NC: float32, raw; rows of different C are padded with `MASKED`.
@@ -108,7 +108,7 @@ class Dense(Payload):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK(Payload):
+class TopKAnswer(Answer):
     """The k largest raw logits, and what makes them probabilities at each temperature of a grid, exactly.
 
     ids_NK: int32, of the teacher's vocabulary of `vocab` tokens; -1 for none.
@@ -127,7 +127,7 @@ class TopK(Payload):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled(Payload):
+class SampledAnswer(Answer):
     """Tokens drawn with replacement from ``softmax(z / T)``; ``counts / draws`` is an unbiased target.
 
     Random-sampling distillation (Anshumann et al., ACL 2025, arXiv 2503.16870).
@@ -145,14 +145,14 @@ class Sampled(Payload):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden(Payload):
+class HiddenAnswer(Answer):
     """The last hidden state, float16 ``[N, H]``; the teacher's output head is kept once where the student runs."""
 
     kind = "hidden"
     states_NH: NDArray[np.float16]
 
 
-def join(parts: Sequence[P]) -> P:
+def join_answers(parts: Sequence[P]) -> P:
     """One answer of all units, in order; narrower ones are padded.
 
     Raises:
@@ -173,7 +173,7 @@ def join(parts: Sequence[P]) -> P:
     return replace(first, **joined)
 
 
-def _padding(payload: Payload, name: str) -> float:
+def _padding(payload: Answer, name: str) -> float:
     return MASKED if name == "logits_NC" else payload.fill.get(name, 0)
 
 

@@ -2,7 +2,7 @@
 
 Decision record: a body holds one row, because that is what the store keys and what a batch picks; its layout is a
 small header, then one section a field, each a plain array. The bodies of a batch have one form, so a section of all
-rows is read in one pass (`raykd.distill.sections`). Little-endian whatever the machine. A body begins with the version
+rows is read in one pass (`raykd.answers.sections`). Little-endian whatever the machine. A body begins with the version
 of the layout, and another version is refused and never guessed. Damage is the store's to detect (it keeps a checksum);
 here only what cannot be read fails.
 
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK, join
-from raykd.distill.sections import Reader
+from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer, join_answers
+from raykd.answers.sections import Reader
 from raykd.distill.signals import MASKED
 
 VERSION = 1
@@ -43,7 +43,7 @@ _FAR = 255  # an offset's step that does not fit; its absolute value follows in 
 _NOWHERE = 254  # a unit that begins nowhere, offset -1
 
 
-def encode(payload: Payload) -> bytes:
+def encode_answer(payload: Answer) -> bytes:
     """The body of one row.
 
     Raises:
@@ -59,7 +59,7 @@ def encode(payload: Payload) -> bytes:
     return b"".join([header, grid.tobytes(), *_write_common(payload, flags), *sections])
 
 
-def decode(bodies: Sequence[bytes | None]) -> tuple[Payload | None, NDArray[np.int64]]:
+def decode_answers(bodies: Sequence[bytes | None]) -> tuple[Answer | None, NDArray[np.int64]]:
     """One answer of all units of all rows, and how many units each row has (0 where a body is None).
 
     None in place of the answer where every body is None: what form it would have is not known.
@@ -76,7 +76,7 @@ def decode(bodies: Sequence[bytes | None]) -> tuple[Payload | None, NDArray[np.i
     if _one_form(heads, grids):
         return _decode_rows(held, heads, grids[0]), units_B
     rows = [_decode_rows([body], heads[i : i + 1], grids[i]) for i, body in enumerate(held)]
-    return join(rows), units_B
+    return join_answers(rows), units_B
 
 
 def _heads(bodies: Sequence[bytes]) -> tuple[NDArray[Any], list[bytes]]:
@@ -105,26 +105,26 @@ def _heads(bodies: Sequence[bytes]) -> tuple[NDArray[Any], list[bytes]]:
 def _one_form(heads: NDArray[Any], grids: Sequence[bytes]) -> bool:
     """Whether bodies can be read in one pass."""
     names = ["kind", "width"]
-    if _KINDS[heads["kind"][0]] is not Dense:  # whose rows may differ: the words of a context
+    if _KINDS[heads["kind"][0]] is not DenseAnswer:  # whose rows may differ: the words of a context
         names.append("columns")
     flags = heads["flags"] & ~np.uint8(_FLAGS["covered_N"])
     same = (flags == flags[0]).all() and all((heads[name] == heads[name][0]).all() for name in names)
     return bool(same) and grids.count(grids[0]) == len(grids)
 
 
-def _decode_rows(bodies: Sequence[bytes], heads: NDArray[Any], grid: bytes) -> Payload:
+def _decode_rows(bodies: Sequence[bytes], heads: NDArray[Any], grid: bytes) -> Answer:
     number, flags = int(heads["kind"][0]), int(heads["flags"][0])
     reader = Reader(bodies, _HEADER.size + len(grid), heads["units"].astype(np.int64))
     common = _read_common(reader, flags, (heads["flags"] & _FLAGS["covered_N"]).astype(np.bool_))
     # The shortest decimal that float32 holds: 0.7 comes back as 0.7.
     temperatures = tuple(float(str(t)) for t in np.frombuffer(grid, "<f4"))
-    columns: Any = heads["columns"].tolist() if _KINDS[number] is Dense else int(heads["columns"][0])
-    payload: Payload = _READERS[number](reader, common, columns, int(heads["width"][0]), temperatures)
+    columns: Any = heads["columns"].tolist() if _KINDS[number] is DenseAnswer else int(heads["columns"][0])
+    payload: Answer = _READERS[number](reader, common, columns, int(heads["width"][0]), temperatures)
     reader.finish()
     return payload
 
 
-def _write_common(payload: Payload, flags: int) -> list[bytes]:
+def _write_common(payload: Answer, flags: int) -> list[bytes]:
     sections = []
     if flags & _FLAGS["covered_N"]:
         sections.append(np.packbits(payload.covered_N).tobytes())
@@ -215,35 +215,35 @@ def _read_ids(reader: Reader, count_B: NDArray[np.int64], vocab: int) -> NDArray
 Written = tuple[int, int, tuple[float, ...], list[bytes]]
 
 
-def _write_dense(payload: Dense) -> Written:
+def _write_dense(payload: DenseAnswer) -> Written:
     return payload.logits_NC.shape[1], 0, (), [payload.logits_NC.astype("<f4").tobytes()]
 
 
 def _read_dense(
     reader: Reader, common: Any, columns_B: list[int], width: int, grid: tuple[float, ...]
-) -> Dense:
+) -> DenseAnswer:
     wide_B, most = np.asarray(columns_B, dtype=np.int64), max(columns_B)
     logits = reader.array("<f4", reader.units_B * wide_B)
     if min(columns_B) == most:
-        return Dense(logits_NC=logits.reshape(len(reader.row_N), most), **common)
+        return DenseAnswer(logits_NC=logits.reshape(len(reader.row_N), most), **common)
     logits_NC = np.full((len(reader.row_N), most), MASKED, dtype=np.float32)
     logits_NC[np.arange(most) < wide_B[reader.row_N][:, None]] = logits
-    return Dense(logits_NC=logits_NC, **common)
+    return DenseAnswer(logits_NC=logits_NC, **common)
 
 
-def _write_top_k(payload: TopK) -> Written:
+def _write_top_k(payload: TopKAnswer) -> Written:
     present_N = payload.covered_N
     ids = _write_ids(payload.ids_NK[present_N].ravel(), payload.vocab)
     rest = [_half(payload.logits_NK[present_N]).tobytes(), payload.lse_NG[present_N].astype("<f4").tobytes()]
     return payload.vocab, payload.ids_NK.shape[1], payload.temperatures, [*ids, *rest]
 
 
-def _read_top_k(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> TopK:
+def _read_top_k(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> TopKAnswer:
     held_B, held = reader.held_B, int(reader.held_B.sum())
     ids_NK = _read_ids(reader, held_B * width, columns).reshape(held, width)
     logits_NK = reader.array("<f2", held_B * width).reshape(held, width)
     lse_NG = reader.array("<f4", held_B * len(grid)).reshape(held, len(grid))
-    return TopK(
+    return TopKAnswer(
         ids_NK=reader.spread(ids_NK, -1),
         logits_NK=reader.spread(logits_NK, 0),
         lse_NG=reader.spread(lse_NG, 0),
@@ -253,7 +253,7 @@ def _read_top_k(reader: Reader, common: Any, columns: int, width: int, grid: tup
     )
 
 
-def _write_sampled(payload: Sampled) -> Written:
+def _write_sampled(payload: SampledAnswer) -> Written:
     counts_NJ = np.where(payload.covered_N[:, None], payload.counts_NJ, 0).astype(np.uint8)
     # Entries drawn several times first: then a number a unit says whose counts are written.
     order_NJ = np.argsort(-counts_NJ.astype(np.int16), axis=1, kind="stable")
@@ -266,7 +266,9 @@ def _write_sampled(payload: Sampled) -> Written:
     return payload.vocab, payload.draws, (payload.temperature,), sections
 
 
-def _read_sampled(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Sampled:
+def _read_sampled(
+    reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]
+) -> SampledAnswer:
     entries_N, several_N = reader.array(np.uint8, reader.units_B), reader.array(np.uint8, reader.units_B)
     if len(grid) != 1 or (several_N > entries_N).any():
         raise ValueError("a body of sampled tokens contradicts itself")
@@ -280,20 +282,22 @@ def _read_sampled(reader: Reader, common: Any, columns: int, width: int, grid: t
     drawn_N = counts_NJ.sum(axis=1, dtype=np.int64)
     if (drawn_N != np.where(common["covered_N"], width, 0)).any():
         raise ValueError(f"a body of {width} draws a unit holds between {drawn_N.min()} and {drawn_N.max()}")
-    return Sampled(
+    return SampledAnswer(
         ids_NJ=ids_NJ, counts_NJ=counts_NJ, draws=width, temperature=grid[0], vocab=columns, **common
     )
 
 
-def _write_hidden(payload: Hidden) -> Written:
+def _write_hidden(payload: HiddenAnswer) -> Written:
     return payload.states_NH.shape[1], 0, (), [_half(payload.states_NH).tobytes()]
 
 
-def _read_hidden(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> Hidden:
+def _read_hidden(
+    reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]
+) -> HiddenAnswer:
     states = reader.array("<f2", reader.units_B * columns)
-    return Hidden(states_NH=states.reshape(len(reader.row_N), columns), **common)
+    return HiddenAnswer(states_NH=states.reshape(len(reader.row_N), columns), **common)
 
 
-_KINDS: tuple[type[Payload], ...] = (Dense, TopK, Sampled, Hidden)
+_KINDS: tuple[type[Answer], ...] = (DenseAnswer, TopKAnswer, SampledAnswer, HiddenAnswer)
 _WRITERS: tuple[Callable[[Any], Written], ...] = (_write_dense, _write_top_k, _write_sampled, _write_hidden)
-_READERS: tuple[Callable[..., Payload], ...] = (_read_dense, _read_top_k, _read_sampled, _read_hidden)
+_READERS: tuple[Callable[..., Answer], ...] = (_read_dense, _read_top_k, _read_sampled, _read_hidden)

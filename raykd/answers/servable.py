@@ -8,30 +8,25 @@ sweep must search on the grid that the teachers answered for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
-from raykd.distill.losses import DivergenceBase
-from raykd.distill.payloads import PayloadKind
+from raykd.answers.answer import PayloadKind
+from raykd.answers.vocabularies import VocabularyKind
+from raykd.distill.objective import Objective
 from raykd.distill.schedules import ScheduleBase, Step
 from raykd.distill.signals import Support
-from raykd.distill.targets import Mixture
 from raykd.errors import ConfigError
 
-Vocabulary = Literal["same", "inside", "overlap", "own"]
-"""How a teacher's vocabulary stands to the student's: the same; each of its tokens is one of the student's (a union of
-vocabularies); matched by string, the rest in a tail; not matched."""
 
-
-def support_of(kind: PayloadKind, vocabulary: Vocabulary) -> Support:
+def support_of(kind: PayloadKind, vocabulary: VocabularyKind) -> Support:
     """Over what a divergence compares the student with such answers.
 
     Raises:
         ConfigError: a form that does not allow this vocabulary.
     """
     if kind in ("dense", "hidden"):
-        by_vocabulary: dict[Vocabulary, Support] = {
+        by_vocabulary: dict[VocabularyKind, Support] = {
             "same": "whole",
             "inside": "tail",
             "overlap": "tail",
@@ -48,17 +43,28 @@ def support_of(kind: PayloadKind, vocabulary: Vocabulary) -> Support:
     return "tail" if kind == "top_k" else "draws"
 
 
-def check_payload(
-    divergences: Sequence[DivergenceBase],
-    temperature: ScheduleBase,
-    mixture: Mixture,
+def check_servable(
+    objective: Objective,
     kind: PayloadKind,
-    temperatures: Sequence[float],
-    vocabulary: Vocabulary,
+    temperatures: Sequence[float] = (),
+    *,
+    vocabulary: VocabularyKind = "same",
 ) -> None:
-    """Refuses what `Objective.check_payload` refuses; see there."""
+    """Refuse answers over a vocabulary that an objective cannot be computed from, before anything runs.
+
+    Args:
+        objective: What is computed; plain training needs no answers and is never refused.
+        kind: The form of the teachers' answers.
+        temperatures: Of top-k the declared grid, of sampled tokens the temperature they are drawn at.
+        vocabulary: How the teacher's stands to the student's.
+
+    Raises:
+        ConfigError: A temperature off the grid, a divergence or a mixture that the form does not serve.
+    """
+    if objective.plain:
+        return
     support = support_of(kind, vocabulary)
-    for divergence in divergences:
+    for divergence in (term.divergence for term in objective.terms):
         if not divergence.serves(support):
             raise ConfigError(
                 f"the divergence {divergence.kind} cannot be computed from answers of kind {kind}"
@@ -67,15 +73,15 @@ def check_payload(
                 wanted=_wanted(support),
                 next_step=_instead(support),
             )
-    if mixture != "arithmetic" and support != "whole":
+    if objective.mixture != "arithmetic" and support != "whole":
         raise ConfigError(
-            f"a {mixture} mixture needs all logits of every teacher",
-            got=f"objective.mixture: {mixture}; payload {kind}, vocabulary {vocabulary}",
+            f"a {objective.mixture} mixture needs all logits of every teacher",
+            got=f"objective.mixture: {objective.mixture}; payload {kind}, vocabulary {vocabulary}",
             wanted="mixture arithmetic, or answers of kind dense or hidden of the same vocabulary",
             next_step="set objective.mixture to arithmetic",
         )
     if kind in ("top_k", "sampled"):
-        _check_temperature(temperature, kind, temperatures)
+        _check_temperature(objective.temperature, kind, temperatures)
 
 
 def _check_temperature(schedule: ScheduleBase, kind: PayloadKind, grid: Sequence[float]) -> None:

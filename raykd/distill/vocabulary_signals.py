@@ -1,8 +1,8 @@
-"""Answers over a vocabulary as the objective reads them: tensors for the student's own units.
+"""Teachers over a vocabulary as the objective reads them: tensors for the student's own units.
 
 Decision record: what differs between forms is here and in `raykd.distill.parts`, so that no divergence knows of it.
-Ids are the student's: a teacher of another vocabulary is translated once, by an `IdMap`, when its payload becomes
-an answer, and what the student cannot say falls into the tail. Temperature is applied here, exactly: at one that the
+Ids are the student's: a teacher of another vocabulary is translated once, by an `IdMap`, when its answer becomes
+a signal, and what the student cannot say falls into the tail. Temperature is applied here, exactly: at one that the
 teacher did not send a log-sum-exp for, nothing is estimated; it is an error.
 """
 
@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.distill.logitmap import PLAIN, LogitMap
-from raykd.distill.payloads import Dense, Hidden, Payload, Sampled, TopK
-from raykd.distill.signals import Answer, Support
+from raykd.distill.signals import Support, VocabularySignal
 from raykd.distill.targets import LOG_FLOOR
 
 TAIL_FLOOR = 1e-7
@@ -78,7 +77,7 @@ class IdMap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeAnswer(Answer):
+class WholeSignal(VocabularySignal):
     """Logits of the teacher's whole vocabulary: as they came, or from hidden states chunk by chunk.
 
     rows_ND: logits ``[N, V]``, or hidden states where `weight_VD` (and `bias_V`), the teacher's output head, is given;
@@ -112,7 +111,7 @@ class WholeAnswer(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseAnswer(Answer):
+class SparseSignal(VocabularySignal):
     """Some tokens of the student's vocabulary of `vocab`; ids_NK int64, -1 for none, each once a unit."""
 
     ids_NK: torch.Tensor
@@ -128,8 +127,8 @@ class SparseAnswer(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKAnswer(SparseAnswer):
-    """The k largest logits; see `raykd.distill.payloads.TopK`. Logits are float32 here."""
+class TopKSignal(SparseSignal):
+    """The k largest logits; see `raykd.answers.answer.TopKAnswer`. Logits are float32 here."""
 
     logits_NK: torch.Tensor
     lse_NG: torch.Tensor
@@ -151,7 +150,7 @@ class TopKAnswer(SparseAnswer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledAnswer(SparseAnswer):
+class SampledSignal(SparseSignal):
     """Drawn tokens with their shares; no mass is left for the others, which is what makes the draw unbiased."""
 
     shares_NK: torch.Tensor
@@ -166,80 +165,6 @@ class SampledAnswer(SparseAnswer):
             _place(temperature, (self.temperature,))
             logp_NK = self.shares_NK.log().clamp_min(LOG_FLOOR)
             return _closed(logp_NK, torch.zeros_like(logp_NK[:, :1]))
-
-
-def answer_of(
-    payload: Payload,
-    device: torch.device | str | None = None,
-    *,
-    weight_VD: torch.Tensor | None = None,
-    bias_V: torch.Tensor | None = None,
-    after: LogitMap = PLAIN,
-    ids: IdMap | None = None,
-    own_vocabulary: bool = False,
-) -> Answer:
-    """A payload, its units already the student's (`Payload.take`), as the objective reads it.
-
-    Args:
-        weight_VD, bias_V, after: the teacher's output head, for hidden states, on the same device.
-        ids: what a teacher of another vocabulary shares with the student; None for the same vocabulary.
-        own_vocabulary: see `WholeAnswer`.
-
-    Raises:
-        ValueError: hidden states without a head, or a form that the vocabularies do not allow.
-    """
-    numbers = {
-        "entropy_N": _moved(payload.entropy_N, device),
-        "gold_ce_N": _moved(None if payload.gold_logp_N is None else -payload.gold_logp_N, device),
-    }
-    if isinstance(payload, Dense | Hidden):
-        rows = payload.logits_NC if isinstance(payload, Dense) else payload.states_NH
-        if isinstance(payload, Hidden) and weight_VD is None:
-            raise ValueError("hidden states need the teacher's output head: give weight_VD")
-        head = (weight_VD, bias_V) if isinstance(payload, Hidden) else (None, None)
-        rows_ND = torch.from_numpy(rows).to(device)
-        return WholeAnswer(
-            rows_ND=rows_ND,
-            weight_VD=head[0],
-            bias_V=head[1],
-            after=after if isinstance(payload, Hidden) else PLAIN,
-            ids=ids,
-            own_vocabulary=own_vocabulary,
-            **numbers,
-        )
-    if own_vocabulary or not isinstance(payload, TopK | Sampled):
-        raise ValueError(f"answers of kind {payload.kind} cannot be compared by rank: all logits are needed")
-    if isinstance(payload, TopK):
-        return TopKAnswer(
-            ids_NK=_translated(payload.ids_NK, ids, device),
-            vocab=payload.vocab if ids is None else ids.student_vocab,
-            logits_NK=torch.from_numpy(payload.logits_NK).to(device).float(),
-            lse_NG=torch.from_numpy(payload.lse_NG).to(device),
-            temperatures=payload.temperatures,
-            **numbers,
-        )
-    if ids is not None and not ids.total:
-        raise ValueError("sampled tokens of another vocabulary: those that do not map would bias the target")
-    return SampledAnswer(
-        ids_NK=_translated(payload.ids_NJ, ids, device),
-        vocab=payload.vocab if ids is None else ids.student_vocab,
-        shares_NK=torch.from_numpy(payload.counts_NJ).to(device).float() / payload.draws,
-        temperature=payload.temperature,
-        **numbers,
-    )
-
-
-def _moved(column: NDArray[np.float32] | None, device: torch.device | str | None) -> torch.Tensor | None:
-    return None if column is None else torch.from_numpy(column).to(device)
-
-
-def _translated(
-    ids_NK: NDArray[np.int32], ids: IdMap | None, device: torch.device | str | None
-) -> torch.Tensor:
-    own_NK = torch.from_numpy(ids_NK).to(device).long()
-    if ids is None:
-        return own_NK
-    return torch.where(own_NK >= 0, ids.student_of_V.to(own_NK.device)[own_NK.clamp_min(0)], -1)
 
 
 def _place(temperature: float, grid: tuple[float, ...]) -> int:

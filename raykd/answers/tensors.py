@@ -1,0 +1,86 @@
+"""Answers over a vocabulary as tensors: the one place that turns each kind of answer into its signal."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer
+from raykd.distill.logitmap import PLAIN, LogitMap
+from raykd.distill.signals import VocabularySignal
+from raykd.distill.vocabulary_signals import IdMap, SampledSignal, TopKSignal, WholeSignal
+
+
+def to_vocabulary_signal(
+    answer: Answer,
+    device: torch.device | str | None = None,
+    *,
+    weight_VD: torch.Tensor | None = None,
+    bias_V: torch.Tensor | None = None,
+    after: LogitMap = PLAIN,
+    ids: IdMap | None = None,
+    own_vocabulary: bool = False,
+) -> VocabularySignal:
+    """Return an answer as the objective reads it; its units are already the student's (`Answer.take`).
+
+    Args:
+        weight_VD, bias_V, after: the teacher's output head, for hidden states, on the same device.
+        ids: what a teacher of another vocabulary shares with the student; None for the same vocabulary.
+        own_vocabulary: see `WholeSignal`.
+
+    Raises:
+        ValueError: hidden states without a head, or a form that the vocabularies do not allow.
+    """
+    numbers = {
+        "entropy_N": _moved(answer.entropy_N, device),
+        "gold_ce_N": _moved(None if answer.gold_logp_N is None else -answer.gold_logp_N, device),
+    }
+    if isinstance(answer, DenseAnswer | HiddenAnswer):
+        rows = answer.logits_NC if isinstance(answer, DenseAnswer) else answer.states_NH
+        if isinstance(answer, HiddenAnswer) and weight_VD is None:
+            raise ValueError("hidden states need the teacher's output head: give weight_VD")
+        head = (weight_VD, bias_V) if isinstance(answer, HiddenAnswer) else (None, None)
+        rows_ND = torch.from_numpy(rows).to(device)
+        return WholeSignal(
+            rows_ND=rows_ND,
+            weight_VD=head[0],
+            bias_V=head[1],
+            after=after if isinstance(answer, HiddenAnswer) else PLAIN,
+            ids=ids,
+            own_vocabulary=own_vocabulary,
+            **numbers,
+        )
+    if own_vocabulary or not isinstance(answer, TopKAnswer | SampledAnswer):
+        raise ValueError(f"answers of kind {answer.kind} cannot be compared by rank: all logits are needed")
+    if isinstance(answer, TopKAnswer):
+        return TopKSignal(
+            ids_NK=_translated(answer.ids_NK, ids, device),
+            vocab=answer.vocab if ids is None else ids.student_vocab,
+            logits_NK=torch.from_numpy(answer.logits_NK).to(device).float(),
+            lse_NG=torch.from_numpy(answer.lse_NG).to(device),
+            temperatures=answer.temperatures,
+            **numbers,
+        )
+    if ids is not None and not ids.total:
+        raise ValueError("sampled tokens of another vocabulary: those that do not map would bias the target")
+    return SampledSignal(
+        ids_NK=_translated(answer.ids_NJ, ids, device),
+        vocab=answer.vocab if ids is None else ids.student_vocab,
+        shares_NK=torch.from_numpy(answer.counts_NJ).to(device).float() / answer.draws,
+        temperature=answer.temperature,
+        **numbers,
+    )
+
+
+def _moved(column: NDArray[np.float32] | None, device: torch.device | str | None) -> torch.Tensor | None:
+    return None if column is None else torch.from_numpy(column).to(device)
+
+
+def _translated(
+    ids_NK: NDArray[np.int32], ids: IdMap | None, device: torch.device | str | None
+) -> torch.Tensor:
+    own_NK = torch.from_numpy(ids_NK).to(device).long()
+    if ids is None:
+        return own_NK
+    return torch.where(own_NK >= 0, ids.student_of_V.to(own_NK.device)[own_NK.clamp_min(0)], -1)
