@@ -24,7 +24,8 @@ demo: setup
 	$(BIN)/raykd demo
 
 lint: setup
-	$(BIN)/ruff check raykd tests benchmarks
+	$(BIN)/ruff check raykd tests benchmarks tools
+	$(BIN)/ruff format --check raykd tests benchmarks tools
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

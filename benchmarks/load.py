@@ -32,7 +32,7 @@ from benchmarks.measure import show
 from raykd import models
 from raykd.cluster.connection import connect
 from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
-from raykd.data.embedded.reviews import generate
+from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, TeacherPool
@@ -159,7 +159,7 @@ class Killer(threading.Thread):
 
 def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]:
     """Runs the clients; returns the figures and the first errors."""
-    rows = generate(Embedded(rows_per_language=TEXTS_A_LANGUAGE), ("zh", "en", "fr"))
+    rows = read_corpus(Embedded(rows_per_language=TEXTS_A_LANGUAGE), ("zh", "en", "fr"), "text")
     spec = models.Transformer(layers=2, hidden=64, heads=2, dropout=0.0, vocab_size=1000, max_positions=64)
     labels = ("negative", "positive")
     tokenizer = spec.fit_tokenizer(list(rows.texts))

@@ -79,7 +79,7 @@ class Hub(Spec):
 
 
 class Embedded(Spec):
-    """The corpus that raykd generates itself, in zh, en and fr: what the task's rows consist of decides which one.
+    """The corpus that ships with raykd, in zh, en and fr: what the task's rows consist of decides which one.
 
     Opinions to classify, texts with names to tag, questions about a few facts, sentences to translate, or a dialogue
     to go on with.
@@ -89,7 +89,7 @@ class Embedded(Spec):
     split: Literal["train", "validation", "test", "unlabeled"] = "train"
     rows_per_language: int = Field(1000, ge=1)
     seed: int = 0
-    """Seed of the world; splits of one seed never share a text."""
+    """Which rows come first: 0 takes them as they ship, any other seed in an order of its own."""
     label_noise: float = Field(0.05, ge=0.0, lt=0.5)
     """Share of rows (of tagging: of names) whose gold is wrong; no system can be right more often than one minus it."""
 

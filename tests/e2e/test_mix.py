@@ -15,7 +15,7 @@ from raykd.checkpoint.curves import FILE, Curves
 from raykd.cli import app
 from raykd.config import MultiRun, TeacherConfig
 from raykd.config.loading import load_any
-from raykd.data.embedded import tags as corpus_tags
+from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
 from raykd.models.multi import load_tasks
 from raykd.preflight.check import check, check_teacher
@@ -61,7 +61,7 @@ def tree(folder: Path, sources: Path) -> dict[str, Any]:
                 },
                 "names": {
                     "task": {"kind": "token_classification", "max_length": 48},
-                    "data": {**generated, "labels": list(corpus_tags.LABELS), "languages": spoken["names"]},
+                    "data": {**generated, "labels": list(NAME_TAGS), "languages": spoken["names"]},
                     "objective": {"alpha": 0.5, "temperature": 1.0},
                 },
             },
@@ -127,7 +127,7 @@ def test_the_student_has_learnt_both_tasks_with_one_encoder(mix: tuple[MultiRun,
 def test_a_task_of_the_student_answers_and_can_teach(mix: tuple[MultiRun, Outcome]) -> None:
     config, outcome = mix
     runner = CliRunner()
-    text = corpus_tags.generate(config.members["names"].data.test, ["zh"]).texts[0]  # type: ignore[arg-type]
+    text = read_corpus(config.members["names"].data.test, ["zh"], "words").texts[0]  # type: ignore[arg-type]
     told = runner.invoke(app, ["predict", str(outcome.student), text, "--task", "names", "--json"])
     assert told.exit_code == 0 and "entities" in json.loads(told.stdout)
     said = runner.invoke(app, ["predict", str(outcome.student), "a good day", "--task", "opinion", "--json"])

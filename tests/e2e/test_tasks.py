@@ -18,8 +18,7 @@ from raykd import models
 from raykd.answers.layout import unit_logits
 from raykd.config import Embedded
 from raykd.config.loading import resolve, validate
-from raykd.data.embedded import answers as corpus_answers
-from raykd.data.embedded import tags as corpus_tags
+from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
@@ -33,7 +32,7 @@ from raykd.tasks.scores import spans as answers
 from raykd.teachers.teacher import Teacher
 
 LANGUAGES = ["en", "zh"]
-TAGS = list(corpus_tags.LABELS)
+TAGS = list(NAME_TAGS)
 PERMUTED = [TAGS[0], *reversed(TAGS[1:])]
 SUBSET = [tag for tag in TAGS if not tag.endswith("ORG")]
 BILOU = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC", "ORG") for letter in "BILU")]
@@ -110,7 +109,7 @@ def tagging(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tupl
     }
     teachers = []
     for name, (languages, labels, student) in made.items():
-        rows = in_scheme(corpus_tags.generate(source, languages), labels)
+        rows = in_scheme(read_corpus(source, languages, "words"), labels)
         path = taught(folder / name, config, rows, labels, 90, **student)
         teachers.append({"name": name, "languages": languages, "path": path})
     config = config_of(folder, TAGGING, teachers)
@@ -125,7 +124,7 @@ def asking(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple
     config = config_of(folder, ASKING, [{"name": "x", "languages": "all", "path": "x"}])
     teachers = []
     for name, languages, limit in (("en", ["en"], 48), ("multi", LANGUAGES, None)):
-        rows = corpus_answers.generate(source, languages)
+        rows = read_corpus(source, languages, "answers")
         path = taught(folder / name, config, rows, [], 90, vocab_size=600 if limit else 900)
         teachers.append({"name": name, "languages": languages, "path": path, "max_length": limit})
     config = config_of(folder, ASKING, teachers)

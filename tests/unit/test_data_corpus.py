@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from functools import cache
 
@@ -13,13 +12,13 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from raykd.config import Embedded
-from raykd.data.embedded.lexicon import available, load_lexicon
-from raykd.data.embedded.noiseless_label import noiseless_label
-from raykd.data.embedded.reviews import LABELS, generate
+from raykd.data.embedded.rows import REVIEW_LABELS, available, read_corpus
 from raykd.data.load import normalised
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
+from tools.embedded_corpora.lexicon import load_lexicon
+from tools.embedded_corpora.noiseless_label import noiseless_label
 
 LANGUAGES = ("en", "fr", "zh")
 BAYES = 0.95
@@ -28,7 +27,7 @@ BAYES = 0.95
 @cache
 def rows_of(split: str, count: int, noise: float = 0.05, seed: int = 0) -> Rows:
     source = Embedded(split=split, rows_per_language=count, label_noise=noise, seed=seed)  # type: ignore[arg-type]
-    return generate(source, LANGUAGES)
+    return read_corpus(source, LANGUAGES, "text")
 
 
 def only(rows: Rows, language: str) -> Rows:
@@ -40,7 +39,7 @@ def tokens(text: str, language: str) -> list[str]:
 
 
 def test_languages() -> None:
-    assert available() == LANGUAGES and LABELS == ("negative", "positive")
+    assert available() == LANGUAGES and REVIEW_LABELS == ("negative", "positive")
 
 
 @pytest.mark.parametrize(
@@ -107,10 +106,10 @@ def test_a_row_is_a_function_of_seed_split_and_index() -> None:
     for language in LANGUAGES:
         assert only(short, language).texts == only(long, language).texts[:50]
         assert only(short, language).labels_B.tolist() == only(long, language).labels_B.tolist()[:50]
-    alone = generate(Embedded(split="validation", rows_per_language=50), ["zh"])
+    alone = read_corpus(Embedded(split="validation", rows_per_language=50), ["zh"], "text")
     assert alone.texts == only(short, "zh").texts
     assert rows_of("validation", 50, seed=1).texts != short.texts
-    assert short.fingerprint() == PINNED, "another Python or an edited lexicon: results change, say so"
+    assert short.fingerprint() == PINNED, "another Python or another corpus: results change, say so"
 
 
 PINNED = "fc7aaec638185d046a2cf2a9cad78e0b5991278e655dc6b65467ca5209379d81"
@@ -153,12 +152,23 @@ def test_a_bag_of_words_is_not_enough(language: str) -> None:
     assert ngrams >= words + 0.015
 
 
-def test_twenty_thousand_rows_take_seconds() -> None:
-    begin = time.perf_counter()
-    generate(Embedded(split="unlabeled", rows_per_language=20_000, seed=5), ["en"])
-    assert time.perf_counter() - begin < 15
+def test_more_rows_than_ship_are_refused_with_their_number() -> None:
+    with pytest.raises(
+        DataError, match=r"got: +rows_per_language 20000[\s\S]*at most 5000 of the split train"
+    ):
+        read_corpus(Embedded(rows_per_language=20_000), ["en"], "text")
+
+
+def test_another_seed_takes_rows_in_another_order() -> None:
+    first, other = (only(rows_of("train", 5000, seed=seed), "en") for seed in (0, 1))
+    assert first.texts != other.texts and set(first.texts) == set(other.texts)
+    assert only(rows_of("train", 100, seed=1), "en").texts == other.texts[:100]
+    right = only(rows_of("train", 5000, noise=0.0), "en")
+    clean = dict(zip(right.texts, right.labels_B, strict=True))
+    wrong = np.mean([clean[text] != label for text, label in zip(other.texts, other.labels_B, strict=True)])
+    assert wrong == pytest.approx(0.05, abs=0.02)
 
 
 def test_unknown_language() -> None:
     with pytest.raises(DataError, match=r"got: +\['de'\][\s\S]*\['en', 'fr', 'zh'\]"):
-        generate(Embedded(), ["en", "de"])
+        read_corpus(Embedded(), ["en", "de"], "text")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,14 @@ import numpy as np
 import pytest
 
 from raykd.config import DataConfig, Embedded
-from raykd.data.embedded import answers as corpus_answers
-from raykd.data.embedded import tags as corpus_tags
-from raykd.data.embedded import targets as corpus_targets
-from raykd.data.embedded.grammar import Clause, Said, spoken
-from raykd.data.embedded.world import KINDS, distinct, load_world, read_yaml
+from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
+from tools.embedded_corpora.__main__ import CORPORA, SIZES, TARGET, draw_lines
+from tools.embedded_corpora.grammar import Clause, Said, spoken
+from tools.embedded_corpora.world import KINDS, SPLITS, distinct, load_world, read_yaml
 
 LANGUAGES = ("en", "fr", "zh")
 FORMS = ("words", "answers", "target", "source_target")
@@ -27,11 +28,7 @@ FORMS = ("words", "answers", "target", "source_target")
 @cache
 def rows_of(form: Any, split: str = "train", count: int = 160, noise: float = 0.0, seed: int = 0) -> Rows:
     source = Embedded(split=split, rows_per_language=count, label_noise=noise, seed=seed)  # type: ignore[arg-type]
-    if form == "words":
-        return corpus_tags.generate(source, LANGUAGES)
-    if form == "answers":
-        return corpus_answers.generate(source, LANGUAGES)
-    return corpus_targets.generate(source, LANGUAGES, form)
+    return read_corpus(source, LANGUAGES, form)
 
 
 def told(rows: Rows, form: str) -> list[str]:
@@ -46,7 +43,7 @@ def test_splits_share_no_text_and_rows_do_not_depend_on_their_number(form: str) 
     ]
     assert len(set(texts)) == len(texts) == 3 * 3 * 160
     other = told(rows_of(form, "test", seed=1), form)
-    assert not set(told(rows_of(form), form)) & set(other)
+    assert not set(told(rows_of(form), form)) & set(other) and other != told(rows_of(form, "test"), form)
     short = rows_of(form, count=20)
     assert short.texts[:20] == rows_of(form).texts[:20] and short.texts[20:40] == rows_of(form).texts[160:180]
 
@@ -60,7 +57,7 @@ def test_noise_makes_its_share_of_gold_wrong_and_changes_no_text(form: str) -> N
             (a, b)
             for x, y in zip(clean.golds or (), noisy.golds or (), strict=True)
             for a, b in zip(x, y, strict=True)
-            if corpus_tags.LABELS[a].startswith("B-")
+            if NAME_TAGS[a].startswith("B-")
         ]
         wrong = np.mean([a != b for a, b in begins])
     elif form == "answers":
@@ -87,7 +84,7 @@ def test_names_are_ambiguous_without_their_sentence() -> None:
     for text, spans, gold in zip(rows.texts, rows.words or (), rows.golds or (), strict=True):
         for (begin, end), tag in zip(spans, gold, strict=True):
             if tag:
-                kinds.setdefault(text[begin:end], set()).add(corpus_tags.LABELS[tag][2:])
+                kinds.setdefault(text[begin:end], set()).add(NAME_TAGS[tag][2:])
     assert sum(len(found) > 1 for found in kinds.values()) >= 30
 
 
@@ -152,7 +149,7 @@ def test_pinned(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_loads_without_any_file(form: Any) -> None:
-    turned = list(reversed(corpus_tags.LABELS))
+    turned = list(reversed(NAME_TAGS))
     tree = {
         "train": {"kind": "embedded", "rows_per_language": 30},
         "validation": {"kind": "embedded", "split": "validation", "rows_per_language": 10},
@@ -168,7 +165,7 @@ def test_every_form_loads_without_any_file(form: Any) -> None:
     assert data.summary(turned)["train"]["labelled"] == 60
     if form == "words":
         plain = rows_of("words", "validation", count=10, noise=0.05)
-        names = [corpus_tags.LABELS[i] for gold in plain.golds or () for i in gold]
+        names = [NAME_TAGS[i] for gold in plain.golds or () for i in gold]
         assert [turned[i] for gold in data.validation.golds or () for i in gold] == names
         assert data.train.golds is not None and data.train.golds[60:] == ((),) * 45
     if "target" in form:
@@ -183,7 +180,33 @@ def test_what_the_corpora_are_not() -> None:
     tree = {**tree, "languages": ["en"], "labels": ["O", "B-X"]}
     with pytest.raises(DataError, match=r"not those of the embedded corpus[\s\S]*wanted: \['O', 'B-PER'"):
         load_data(DataConfig.model_validate(tree), Path(), "words")
-    with pytest.raises(DataError, match="no more new texts in 'en'"):
-        distinct(
-            Embedded(rows_per_language=9), "en", "what", lambda random: (f"{int(4 * random.random())}", 0)
-        )
+    tree = {**tree, "train": {"kind": "embedded", "rows_per_language": 2001}}
+    with pytest.raises(
+        DataError, match=r"no more texts in 'en'[\s\S]*2001[\s\S]*at most 2000 of the split train"
+    ):
+        load_data(DataConfig.model_validate(tree), Path(), "answers")
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_the_shipped_rows_are_those_that_the_generator_draws(corpus: str) -> None:
+    for language, split in ((language, split) for language in LANGUAGES for split in SPLITS):
+        with lzma.open(TARGET / corpus / f"{language}-{split}.jsonl.xz", "rt", encoding="utf-8") as file:
+            lines = list(file)
+        assert lines[:30] == draw_lines(corpus, language, split, 30)
+        assert len(lines) == SIZES[corpus][SPLITS.index(split)]
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_no_row_ships_twice(corpus: str) -> None:
+    at = 1 if corpus == "answers" else 0
+    for language in LANGUAGES:
+        keys = []
+        for split in SPLITS:
+            with lzma.open(TARGET / corpus / f"{language}-{split}.jsonl.xz", "rt", encoding="utf-8") as file:
+                keys += [json.dumps(json.loads(line)[at]).casefold() for line in file]
+        assert len(set(keys)) == len(keys)
+
+
+def test_a_generator_that_runs_dry_says_so() -> None:
+    with pytest.raises(ValueError, match=r"'en' has no more new rows: got \d, wanted 9"):
+        distinct("en", "train", 9, "what", lambda _, random: (f"{int(4 * random.random())}", 0))

@@ -1,1 +1,1 @@
-"""The corpora that ship with raykd: generated reviews, names, questions and translations in zh, en and fr."""
+"""The corpora that ship with raykd: reviews, names, questions, dialogue and translations in en, fr and zh."""

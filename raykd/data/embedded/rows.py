@@ -1,28 +1,75 @@
-"""`embedded_rows`: the generated corpus of each form, in the run's label order."""
+"""Read the embedded corpora: one per form of rows, in en, fr and zh.
+
+Decision record: the rows are data, one file of JSON lines for each corpus, language and split. Their generators are
+no part of the package: `tools/embedded_corpora` wrote the files, and a test writes the first rows again. Wrong gold is
+drawn here, because `label_noise` is the user's, from a generator of its own: the texts do not depend on it.
+
+Row i of a split is a function of (seed, language, split, i), whatever the number of rows. No two splits share a text,
+and no split holds one twice.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import lzma
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 
 from raykd.config import DataConfig, Embedded
-from raykd.data.embedded import answers as corpus_answers
-from raykd.data.embedded import reviews as corpus
-from raykd.data.embedded import tags as corpus_tags
-from raykd.data.embedded import targets as corpus_targets
-from raykd.data.embedded.lexicon import available
 from raykd.data.rows import Rows
+from raykd.distill.signals import UNLABELLED, Spans
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
+from raykd.text.words import join_tokens
+
+REVIEW_LABELS = ("negative", "positive")
+"""Label 0 and label 1 of the reviews."""
+NAME_TYPES = ("PER", "LOC", "ORG")
+NAME_TAGS = ("O", *(f"{prefix}-{kind}" for kind in NAME_TYPES for prefix in "BI"))
+"""Tags of the sentences with names, in IOB2."""
+_CORPORA: dict[RowForm, str] = {
+    "text": "reviews",
+    "plain": "reviews",
+    "words": "tags",
+    "answers": "answers",
+    "target": "dialogue",
+    "source_target": "translation",
+}
+
+
+@dataclass(frozen=True)
+class _Row:
+    text: str
+    pair: str = ""
+    label: int = 0
+    words: Spans = ()
+    gold: tuple[int, ...] = ()
+
+
+@cache
+def available() -> tuple[str, ...]:
+    """Return the languages that the corpora are written in."""
+    files = (Path(__file__).parent / "reviews").glob("*-train.jsonl.xz")
+    return tuple(sorted(file.name.partition("-")[0] for file in files))
 
 
 def embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled: bool) -> Rows:
-    """Rows of the form; without gold where it is not asked for.
+    """Return the corpus of a form, in the run's label order.
+
+    Args:
+        source: Which rows.
+        config: The languages and the labels of the run.
+        form: What a row consists of.
+        labelled: Whether gold is asked for; the rows are without it otherwise.
 
     Raises:
-        DataError: a language that the corpus is not written in, a split without gold where gold is needed, labels
-            that are not the corpus's.
+        DataError: A split without gold where gold is needed, or as `read_corpus`.
     """
     if labelled and form != "plain" and source.split == "unlabeled":
         raise DataError(
@@ -31,7 +78,31 @@ def embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled:
             wanted="split: train, validation or test",
             next_step="use it as data.unlabeled",
         )
-    unknown = sorted(set(config.languages) - set(available()))
+    named = form == "words" or (form == "text" and labelled)
+    rows = read_corpus(source, config.languages, form, config.labels if named else None)
+    if labelled or form == "plain":
+        return rows
+    if form in ("target", "source_target"):
+        rows = replace(rows, pairs=("",) * len(rows))
+    return rows.without_labels()
+
+
+def read_corpus(
+    source: Embedded, languages: Sequence[str], form: RowForm, labels: Sequence[str] | None = None
+) -> Rows:
+    """Return the first ``rows_per_language`` rows of each language, one language after the other.
+
+    Args:
+        source: Split, seed and noise.
+        languages: Some of `available`.
+        form: Which corpus.
+        labels: Order of the labels or tags; by default `REVIEW_LABELS` or `NAME_TAGS`.
+
+    Raises:
+        DataError: A language that the corpus is not written in, labels that are not the corpus's, or more rows than
+            there are.
+    """
+    unknown = sorted(set(languages) - set(available()))
     if unknown:
         raise DataError(
             "the embedded corpus is not written in every language of data.languages",
@@ -39,33 +110,92 @@ def embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled:
             wanted=f"some of {list(available())}",
             next_step="give data.languages only these, or read files",
         )
-    if form == "words":
-        rows = corpus_tags.generate(source, config.languages, _ordered(config, corpus_tags.LABELS))
-    elif form == "answers":
-        rows = corpus_answers.generate(source, config.languages)
-    elif form in ("target", "source_target"):
-        rows = corpus_targets.generate(source, config.languages, form)
-    elif form == "plain":
-        rows = corpus.generate(source, config.languages)
-        return replace(rows, labels_B=np.zeros_like(rows.labels_B))
-    else:
-        rows = corpus.generate(source, config.languages)
-        if labelled:
-            order = _ordered(config, corpus.LABELS)
-            places = np.asarray([order.index(name) for name in corpus.LABELS], dtype=np.int64)
-            rows = replace(rows, labels_B=places[rows.labels_B])
-    if labelled:
-        return rows
-    if form in ("target", "source_target"):
-        rows = replace(rows, pairs=("",) * len(rows))
-    return rows.without_labels()
-
-
-def _ordered(config: DataConfig, labels: tuple[str, ...]) -> tuple[str, ...]:
-    if set(config.labels) != set(labels):
+    own = NAME_TAGS if form == "words" else REVIEW_LABELS
+    order = own if labels is None else labels
+    if set(order) != set(own):
         raise DataError(
             "data.labels are not those of the embedded corpus",
-            got=list(config.labels),
-            wanted=f"{list(labels)}, in any order",
+            got=list(order),
+            wanted=f"{list(own)}, in any order",
         )
-    return config.labels
+    ids: list[str] = []
+    codes: list[str] = []
+    rows: list[_Row] = []
+    for language in languages:
+        noise = Random(_seed(source, language, _CORPORA[form], "noise"))
+        for at, record in enumerate(_records(source, language, _CORPORA[form])):
+            ids.append(f"{language}-{source.split}-{at}")
+            codes.append(language)
+            rows.append(_row(record, form, noise, source.label_noise, order))
+    labels_B = np.asarray([row.label for row in rows], dtype=np.int64)
+    if form == "text" and source.split == "unlabeled":
+        labels_B = np.full_like(labels_B, UNLABELLED)
+    found = Rows(
+        tuple(ids),
+        tuple(row.text for row in rows),
+        tuple(row.pair for row in rows) if form in ("answers", "target", "source_target") else None,
+        tuple(codes),
+        labels_B,
+        tuple(row.words for row in rows) if form == "words" else None,
+        tuple(row.gold for row in rows) if form in ("words", "answers") else None,
+    )
+    return found.in_mode("split") if form == "words" else found
+
+
+def _seed(source: Embedded, language: str, corpus: str, what: str) -> str:
+    middle = "" if corpus == "reviews" else f"{corpus}/"
+    return f"{source.seed}/{language}/{source.split}/{middle}{what}"
+
+
+def _records(source: Embedded, language: str, corpus: str) -> list[Any]:
+    """Records of a language; seed 0 takes them in the order of the file, any other seed in an order of its own."""
+    file = Path(__file__).parent / corpus / f"{language}-{source.split}.jsonl.xz"
+    with lzma.open(file, "rt", encoding="utf-8") as stream:
+        lines = list(stream)
+    if source.rows_per_language > len(lines):
+        raise DataError(
+            f"the embedded corpus has no more texts in {language!r}",
+            got=f"rows_per_language {source.rows_per_language}",
+            wanted=f"at most {len(lines)} of the split {source.split}",
+        )
+    if source.seed:
+        random = Random(_seed(source, language, corpus, "order"))
+        lines = [line for _, line in sorted((random.random(), line) for line in lines)]
+    return [json.loads(line) for line in lines[: source.rows_per_language]]
+
+
+def _row(record: Any, form: RowForm, noise: Random, share: float, labels: Sequence[str]) -> _Row:
+    """One row; a share of the gold is wrong."""
+    if form == "plain":
+        return _Row(record[0])
+    if form == "text":
+        name = REVIEW_LABELS[record[1] ^ (noise.random() < share)]
+        return _Row(record[0], label=labels.index(name))
+    if form == "words":
+        tokens, names = record
+        text, spans = join_tokens(tokens)
+        return _Row(text, words=spans, gold=_tags(len(tokens), names, noise, share, labels))
+    if form == "answers":
+        question, context, (right, *others) = record
+        answer = _pick(noise, others) if noise.random() < share else right
+        begin = context.index(answer)
+        return _Row(question, context, gold=(begin, begin + len(answer)))
+    given, target, wrong = record
+    return _Row(given, wrong if noise.random() < share else target)
+
+
+def _tags(
+    count: int, names: Sequence[tuple[int, int, str]], noise: Random, share: float, labels: Sequence[str]
+) -> tuple[int, ...]:
+    tags = ["O"] * count
+    for begin, end, right in names:
+        kind = right
+        if noise.random() < share:
+            kind = _pick(noise, [other for other in NAME_TYPES if other != right])
+        tags[begin:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - begin - 1)
+    return tuple(labels.index(tag) for tag in tags)
+
+
+def _pick(random: Random, pool: Sequence[str]) -> str:
+    # Not Random.choice, whose use of the generator is not promised from Python to Python.
+    return pool[int(random.random() * len(pool))]

@@ -5,45 +5,28 @@ easy for a model that has seen much and hard for one that counts words. Opinion 
 rows leave many unseen, unlabelled text shows them); negations turn them round, some from far away, some only in
 appearance; contrast, concession and what other people say put words of the other polarity into the same text;
 facts about umbrellas and railway stations are noise of varying length. The label before noise is a function of
-the text (see `verdict`), so accuracy cannot exceed one minus `label_noise`, on any split.
-
-Row i of a split is a function of (seed, language, split, i), whatever the number of rows. A text belongs to the
-split its checksum names, whatever the seed: two splits never share a text, and no split holds one twice.
+the text (see `noiseless_label`), so that accuracy cannot exceed one minus `label_noise`, on any split.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-
-from raykd.config import Embedded
-from raykd.data.embedded.lexicon import (
+from tools.embedded_corpora.lexicon import (
     Domain,
     Lexicon,
     Opinion,
     Template,
-    available,
     load_lexicon,
     pick,
     pick_early,
     pick_opinion,
 )
-from raykd.data.embedded.noiseless_label import noiseless_label
-from raykd.data.rows import Rows
-from raykd.distill.signals import UNLABELLED
-from raykd.errors import DataError
+from tools.embedded_corpora.noiseless_label import noiseless_label
 
 T = TypeVar("T")
-
-LABELS = ("negative", "positive")
-"""Label 0 and label 1 of `generate`."""
-SPLITS = ("train", "validation", "test", "unlabeled")
-_TRIES = 200
-"""Texts that are thrown away in a row before the language counts as exhausted."""
 
 _FORMS = (("both", 0.83), ("flip", 0.13), ("distant", 0.02), ("double", 0.02))
 _PLANS = (("plain", 0.86), ("but", 0.05), ("short", 0.04), ("although", 0.03), ("afterwards", 0.02))
@@ -52,66 +35,15 @@ _REPORTED = 0.06
 _OPENER = 0.2
 
 
-def generate(source: Embedded, languages: Sequence[str]) -> Rows:
-    """``rows_per_language`` rows of each language, one language after the other; labels index `LABELS`.
+def write_review(language: str, random: Random) -> tuple[str, list[Any]] | None:
+    """Draw a review.
 
-    The split "unlabeled" has no labels; the others have those of `verdict.noiseless_label`, flipped in a share of
-    ``label_noise``. Noise has a generator of its own: the texts do not depend on it.
-
-    Raises:
-        DataError: a language that the corpus is not written in.
+    Returns:
+        The text, and [text, label]; None where words have run together to something ambiguous.
     """
-    unknown = sorted(set(languages) - set(available()))
-    if unknown:
-        raise DataError(
-            "the embedded corpus is not written in every language of data.languages",
-            got=f"{unknown}",
-            wanted=f"some of {list(available())}",
-            next_step="give data.languages only these, or read files",
-        )
-    ids: list[str] = []
-    texts: list[str] = []
-    codes: list[str] = []
-    labels: list[int] = []
-    for language in languages:
-        new_texts, new_labels = _language_rows(source, language)
-        ids += [f"{language}-{source.split}-{at}" for at in range(len(new_texts))]
-        texts += new_texts
-        codes += [language] * len(new_texts)
-        labels += new_labels
-    labels_B = np.asarray(labels, dtype=np.int64)
-    if source.split == "unlabeled":
-        labels_B = np.full_like(labels_B, UNLABELLED)
-    return Rows(tuple(ids), tuple(texts), None, tuple(codes), labels_B)
-
-
-def _language_rows(source: Embedded, language: str) -> tuple[list[str], list[int]]:
-    key = f"{source.seed}/{language}/{source.split}"
-    writer = _Writer(load_lexicon(language), Random(f"{key}/text"))
-    noise = Random(f"{key}/noise")
-    split = SPLITS.index(source.split)
-    seen: dict[str, int] = {}
-    tries = 0
-    while len(seen) < source.rows_per_language:
-        text, label = writer.write()
-        mine = zlib.crc32(text.casefold().encode()) % len(SPLITS) == split
-        tries += 1
-        if mine and text not in seen and _says(text, language) == label:
-            tries = 0
-            seen[text] = label ^ (noise.random() < source.label_noise)
-        if tries > _TRIES:
-            raise DataError(
-                f"the embedded corpus has no more new texts in {language!r}",
-                got=f"rows_per_language {source.rows_per_language}",
-                wanted=f"at most {len(seen)}",
-            )
-    return list(seen), list(seen.values())
-
-
-def _says(text: str, language: str) -> int | None:
-    """The label that a reader finds; None where words have run together to something ambiguous."""
+    text, label = _Writer(load_lexicon(language), random).write()
     try:
-        return noiseless_label(text, language)
+        return (text, [text, label]) if noiseless_label(text, language) == label else None
     except ValueError:
         return None
 

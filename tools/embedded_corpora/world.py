@@ -2,7 +2,7 @@
 
 Decision record: one set of names serves tagging, questions and dialogue, because what makes each of them hard is the
 same: a name is put together of parts that also stand in names of other types (Bradford is a family, a town and a
-club), so that only the sentence tells. As in `corpus`, row i is a function of (seed, language, split, i), and the
+club), so that only the sentence tells. Row i is a function of (language, split, i), and the
 checksum of what a row is told from names the split it belongs to.
 """
 
@@ -12,15 +12,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 import yaml
 
-from raykd.config import Embedded
-from raykd.data.embedded.lexicon import pick
-from raykd.errors import DataError
+from tools.embedded_corpora.lexicon import pick
 
 SPLITS = ("train", "validation", "test", "unlabeled")
 KINDS = ("PER", "LOC", "ORG")
@@ -96,45 +94,38 @@ def load_world(language: str) -> World:
 
 def read_yaml(name: str) -> dict[str, Any]:
     """A file of the folder `worlds`."""
-    text = (resources.files("raykd.data.embedded") / "worlds" / f"{name}.yaml").read_text(encoding="utf-8")
-    tree: dict[str, Any] = yaml.safe_load(text)
+    file = Path(__file__).parent / "worlds" / f"{name}.yaml"
+    tree: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return tree
 
 
 def distinct(
-    source: Embedded, language: str, what: str, write: Callable[[Random], tuple[str, T] | None]
+    language: str, split: str, count: int, what: str, write: Callable[[str, Random], tuple[str, T] | None]
 ) -> list[T]:
-    """``rows_per_language`` rows whose keys differ from each other and from those of every other split.
+    """Draw rows whose keys differ from each other and from those of every other split.
 
     Args:
-        what: names the corpus in the seed.
-        write: a row's key (what it is told from) and the row; None where the draw made no good one.
+        language: One that `lexicon.available` lists.
+        split: One of `SPLITS`.
+        count: Number of rows; the first rows do not depend on it.
+        what: Names the corpus in the seed.
+        write: Draws a row's key (what it is told from) and the row; None where the draw made no good one.
 
     Raises:
-        DataError: the language has no more of them.
+        ValueError: The language has no more of them.
     """
-    random = Random(f"{source.seed}/{language}/{source.split}/{what}")
-    split = SPLITS.index(source.split)
+    random = Random(f"0/{language}/{split}/{what}")
     found: dict[str, T] = {}
     tries = 0
-    while len(found) < source.rows_per_language:
+    while len(found) < count:
         tries += 1
         if tries > _TRIES:
-            raise DataError(
-                f"the embedded corpus has no more new texts in {language!r}",
-                got=f"rows_per_language {source.rows_per_language}",
-                wanted=f"at most {len(found)}",
-            )
-        written = write(random)
+            raise ValueError(f"{language!r} has no more new rows: got {len(found)}, wanted {count}")
+        written = write(language, random)
         if written is None:
             continue
         key = written[0].casefold()
-        if key not in found and zlib.crc32(key.encode()) % len(SPLITS) == split:
+        if key not in found and zlib.crc32(key.encode()) % len(SPLITS) == SPLITS.index(split):
             found[key] = written[1]
             tries = 0
     return list(found.values())
-
-
-def noise_of(source: Embedded, language: str, what: str) -> Random:
-    """The generator of wrong gold; a generator of its own, so that texts do not depend on it."""
-    return Random(f"{source.seed}/{language}/{source.split}/{what}/noise")

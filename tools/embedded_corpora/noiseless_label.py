@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from raykd.data.embedded.lexicon import load_lexicon
+from tools.embedded_corpora.lexicon import load_lexicon
 
 
 def noiseless_label(text: str, language: str) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
-from raykd.data.embedded.lexicon import pick
-from raykd.data.embedded.world import read_yaml
+from tools.embedded_corpora.lexicon import pick
+from tools.embedded_corpora.world import read_yaml
 
 Word = tuple[str, str, str]
 """A phrase in en, fr and zh, with the marks of `worlds/phrases.yaml`."""

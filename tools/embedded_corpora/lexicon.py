@@ -11,13 +11,14 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from itertools import accumulate
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import yaml
 
+_FOLDER = Path(__file__).parent / "lexicons"
 _MARKS = re.compile(r"[\[\]()<>~]")
 _MARKED = {
     "flip": re.compile(r"\[([^]]*)\]"),
@@ -97,10 +98,7 @@ def pick_opinion(random: Random, domain: Domain, label: int) -> Opinion:
 @cache
 def load_lexicon(language: str) -> Lexicon:
     """The lexicon of a language that `available` lists."""
-    text = (resources.files("raykd.data.embedded") / "lexicons" / f"{language}.yaml").read_text(
-        encoding="utf-8"
-    )
-    tree: dict[str, Any] = yaml.safe_load(text)
+    tree: dict[str, Any] = yaml.safe_load((_FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))
     words = {
         name: _listed(tree[name]) if isinstance(tree[name], str) else tuple(tree[name])
         for name in ("intensifiers", "openers", "who", "source", "thing", "place", "time", "number")
@@ -130,8 +128,7 @@ def load_lexicon(language: str) -> Lexicon:
 @cache
 def available() -> tuple[str, ...]:
     """Languages that the corpus can be written in."""
-    folder = resources.files("raykd.data.embedded") / "lexicons"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+    return tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
 
 
 def _listed(text: str) -> tuple[str, ...]:

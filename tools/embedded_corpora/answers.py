@@ -2,24 +2,19 @@
 
 Decision record: the asked relation is told of several persons and the asked person has several relations, so neither
 the person nor the kind of answer finds the answer alone; statement and question are drawn from several wordings. The
-answer stands once in its context. Noise makes a share of ``label_noise`` of the answers that of another person, so no
-system has an exact match above one minus it on average.
+answer stands once in its context. A row holds what is told of the other persons too: a reader that makes a share of the
+gold wrong takes one of those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-
-from raykd.config import Embedded
-from raykd.data.embedded.lexicon import pick
-from raykd.data.embedded.world import Fact, World, distinct, load_world, noise_of
-from raykd.data.rows import Rows
+from tools.embedded_corpora.lexicon import pick
+from tools.embedded_corpora.world import Fact, World, load_world
 
 T = TypeVar("T")
 
@@ -42,31 +37,18 @@ class Story:
     reply: str
 
 
-def generate(source: Embedded, languages: Sequence[str]) -> Rows:
-    """``rows_per_language`` questions of each language, one language after the other."""
-    ids: list[str] = []
-    found: list[Story] = []
-    codes: list[str] = []
-    golds: list[tuple[int, ...]] = []
-    for language in languages:
-        noise = noise_of(source, language, "answers")
-        stories = distinct(source, language, "answers", partial(keyed, language))
-        for at, story in enumerate(stories):
-            ids.append(f"{language}-{source.split}-{at}")
-            wrong = noise.random() < source.label_noise
-            answer = pick(noise, story.values[1:]) if wrong else story.values[0]
-            begin = story.context.index(answer)
-            golds.append((begin, begin + len(answer)))
-        found += stories
-        codes += [language] * len(stories)
-    return Rows(
-        tuple(ids),
-        tuple(story.question for story in found),
-        tuple(story.context for story in found),
-        tuple(codes),
-        np.zeros(len(ids), dtype=np.int64),
-        golds=tuple(golds),
-    )
+def write_question(language: str, random: Random) -> tuple[str, list[Any]] | None:
+    """Draw a question.
+
+    Returns:
+        Its context, by which splits are told apart, and [question, context, values]: what the asked relation tells of
+        each person, the right answer first. None where two names or values of the draw coincide.
+    """
+    drawn = keyed(language, random)
+    if drawn is None:
+        return None
+    context, story = drawn
+    return context, [story.question, context, list(story.values)]
 
 
 def keyed(
