@@ -23,9 +23,10 @@ import numpy as np
 
 from raykd.config import DataConfig, Embedded
 from raykd.data.rows import Rows
-from raykd.distill.signals import UNLABELLED, Spans
+from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
+from raykd.text.batch import Spans
 from raykd.text.words import join_tokens
 
 REVIEW_LABELS = ("negative", "positive")
