@@ -1,6 +1,7 @@
 # make demo   sets everything up and runs the main job on the embedded corpus
 # make test   sets everything up and runs lint, types, import contracts and all tests
 # make nightly runs the tests of faults that take minutes each
+# make reference writes docs/configuration.md from the code
 # Needs Linux, Python 3.11 or newer and make; no compiler.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 # Whole runs, which share one that nothing happens to.
 RUNS := tests/e2e/test_run.py tests/e2e/test_resume.py tests/e2e/test_lost_teachers.py tests/e2e/test_workers.py tests/faults
 
-.PHONY: demo test nightly lint unit setup clean
+.PHONY: demo test nightly lint unit reference setup clean
 
 setup: $(STAMP)
 
@@ -43,6 +44,9 @@ test: lint
 	wait $$runs; runs=$$?; wait $$near; near=$$?; wait $$unit; unit=$$?; \
 	cat $$logs/1 $$logs/2 $$logs/3; rm -rf $$logs; \
 	test $$runs -eq 0 -a $$others -eq 0 -a $$near -eq 0 -a $$unit -eq 0
+
+reference: setup
+	$(BIN)/python -m tools.configuration_page --write
 
 nightly: setup
 	$(BIN)/python -m pytest tests -m nightly

@@ -67,13 +67,19 @@ class Hub(Spec):
 
     kind: Literal["hub"] = "hub"
     name: str
+    """Name of the data set, or a folder that `save_to_disk` wrote."""
     config_name: str | None = None
+    """Configuration of a data set that has several."""
     split: str = "train"
     """A split, or a part of one: `train[:50%]`, `train[100:200]`, `train+validation`."""
     revision: str | None = None
+    """Branch, tag or commit."""
     columns: dict[ColumnKey, str] = {}
+    """As of files."""
     language: str | None = None
+    """As of files."""
     source_language: str | None = None
+    """As of files."""
     rows_per_language: int | None = Field(None, ge=1)
     """As of files."""
 
@@ -87,7 +93,9 @@ class Embedded(Spec):
 
     kind: Literal["embedded"] = "embedded"
     split: Literal["train", "validation", "test", "unlabeled"] = "train"
+    """Which part of the corpus."""
     rows_per_language: int = Field(1000, ge=1)
+    """Rows that are generated for each language."""
     seed: int = 0
     """Which rows come first: 0 takes them as they ship, any other seed in an order of its own."""
     label_noise: float = Field(0.05, ge=0.0, lt=0.5)
@@ -106,13 +114,17 @@ class Columns(Spec):
     text: str = "text"
     """Text to classify; of unlabelled rows of token classification also raw text, where there are no tokens."""
     text_pair: str | None = None
+    """Second text of a pair."""
     label: str = "label"
+    """The class of a row."""
     tokens: str = "tokens"
     """A list of words (in CSV: JSON, or words between blanks)."""
     tags: str = "tags"
     """A label a word, in the same form."""
     question: str = "question"
+    """Of question answering."""
     context: str = "context"
+    """The text that holds the answer."""
     answers: str = "answers"
     """`{text: [...], answer_start: [...]}` or a list of `{text, answer_start}`; offsets count characters. Empty lists
     (or `is_impossible: true`) where the context does not answer the question."""
@@ -128,6 +140,7 @@ class Columns(Spec):
     """Language of the source, by any name, for models that read it (mBART, NLLB, M2M-100); not read where it keeps its
     default and is not there."""
     id: str | None = None
+    """Name of a row in messages; without it rows are named by file and line."""
 
     @staticmethod
     def keys_of(form: RowForm) -> tuple[ColumnKey, ...]:

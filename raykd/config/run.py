@@ -76,6 +76,7 @@ class RunConfig(Spec):
     """One run."""
 
     name: str = "run"
+    """Of the run: its folder under `output`, and its name in MLflow."""
     seed: int = Field(0, ge=0)
     """Seed of the student's weights, of dropout and of the order of rows."""
     output: str = "runs"

@@ -16,9 +16,11 @@ class ActorConfig(Spec):
     """What one replica of a teacher asks of the cluster."""
 
     replicas: int = Field(1, ge=1)
+    """Processes that serve this teacher, each with the whole model."""
     num_cpus: float = Field(1.0, ge=0.0)
     """CPUs of one replica; it runs as many threads as whole CPUs, at least one."""
     num_gpus: float = Field(0.0, ge=0.0)
+    """GPUs of one replica; a share of one is allowed."""
     resources: dict[str, float] = {}
     """Custom resources, for example {teacher: 1}."""
     group: str | None = None
@@ -34,19 +36,24 @@ class TeacherTraining(Spec):
     data: dict[str, Any] = {}
     """Overlay of the run's `data`; by default all labelled rows of the teacher's languages and no unlabelled ones."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of a gold label's weight that is spread over all labels."""
     seed: int = Field(0, ge=0)
+    """Seed of the teacher's weights, of dropout and of the order of rows."""
 
 
 class TeacherConfig(Spec):
     """One teacher: a model that exists (`path`) or one that is trained first (`training`)."""
 
     name: str
+    """Of the teacher, in overrides, curves, tables and MLflow."""
     languages: tuple[str, ...] | Literal["all"]
     """Languages it may be asked for; one language makes it monolingual."""
     path: str | None = None
     """A local directory or a hub name; weights must be safetensors."""
     revision: str | None = None
+    """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
+    """Run the Python code that comes with the model; said in the log."""
     training: TeacherTraining | None = None
     label_map: dict[str, str] = {}
     """The teacher's own label names to the run's, where they differ."""

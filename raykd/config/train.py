@@ -15,6 +15,7 @@ class TrainConfig(Spec):
     """How a student (or a teacher, or the baseline) is trained."""
 
     epochs: float | None = Field(None, gt=0.0)
+    """Passes over the training rows, also a fraction of one."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps; give either epochs or steps (3 epochs if neither is given)."""
     batch_size: int = Field(32, ge=1)
@@ -22,13 +23,18 @@ class TrainConfig(Spec):
     gradient_accumulation: int = Field(1, ge=1)
     """Micro-batches a worker runs for one optimizer step."""
     learning_rate: float = Field(1e-3, gt=0.0)
+    """Peak of the learning rate."""
     lr_schedule: Schedule = WarmupStableDecay(warmup=0.1, decay=0.9)
     """Factor on the learning rate, a function of progress."""
     weight_decay: float = Field(0.01, ge=0.0)
+    """Of AdamW."""
     gradient_clipping: float = Field(1.0, ge=0.0)
     """Largest gradient norm; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """What the student computes in."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: what is split over workers (1 optimizer states, 2 gradients too, 3 parameters
+    too)."""
     deepspeed: str | dict[str, Any] | None = None
     """A DeepSpeed configuration, a JSON file or a mapping; its keys are honoured, those that raykd owns are refused."""
     evaluations: int = Field(10, ge=1)
@@ -66,7 +72,10 @@ class WorkersConfig(Spec):
     """The Ray Train workers that hold the student."""
 
     num_workers: int = Field(1, ge=1)
+    """Data-parallel workers; they share `train.batch_size`."""
     num_cpus: float = Field(1.0, gt=0.0)
     """CPUs of one worker; it runs as many threads as whole CPUs, at least one."""
     num_gpus: float = Field(0.0, ge=0.0)
+    """GPUs of one worker."""
     resources: dict[str, float] = {}
+    """Custom resources of one worker, for example {student: 1}."""

@@ -106,6 +106,7 @@ class JensenShannon(DivergenceBase):
     temperature_power: ClassVar[int] = 2
     kind: Literal["jensen_shannon"] = "jensen_shannon"
     beta: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Between the forward KL (0) and the reverse KL (1)."""
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         logq_NK = _log_q(student_logits_NK, temperature)
@@ -146,6 +147,7 @@ class LogitMSE(DivergenceBase):
     needs_dense: ClassVar[bool] = True
     kind: Literal["logit_mse"] = "logit_mse"
     centre: bool = True
+    """Whether the student's logits are mean-centred."""
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         gap_NK = student_logits_NK - target.logits_NK
@@ -166,6 +168,7 @@ class TeacherHard(DivergenceBase):
     needs_dense: ClassVar[bool] = True
     kind: Literal["teacher_hard"] = "teacher_hard"
     threshold: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Least probability of the teachers' label that counts."""
 
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
         confidence_N, label_N = target.p_NK.max(dim=-1)

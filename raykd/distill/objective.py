@@ -98,7 +98,7 @@ class Term(Spec):
 
 
 class Objective(Spec):
-    """The whole loss as configuration; see the module's docstring for the formula."""
+    """The whole loss: ``L = alpha CE + (1 - alpha) sum_j lambda_j T^k D_j``, see docs/methods.md."""
 
     alpha: Schedule = Constant(value=0.1)
     """Weight of the gold label in [0, 1]; the teachers have ``1 - alpha``."""
@@ -107,6 +107,8 @@ class Objective(Spec):
     terms: tuple[Term, ...] = Field(default=(Term(),), min_length=1)
     weighting: Weighting = ByLanguage()
     mixture: Mixture = "arithmetic"
+    """How several teachers become one target: the mean of their probabilities (arithmetic) or of their
+    log-probabilities (geometric)."""
     anneal_on: Literal["all", "labelled"] = "all"
     """Under "labelled", a unit without gold label keeps lambda = 1 whatever the schedules say, since the
     teachers are all it has. Alpha is not affected."""

@@ -55,6 +55,7 @@ class Constant(ScheduleBase):
 
     kind: Literal["constant"] = "constant"
     value: float = 1.0
+    """The value, at any progress."""
 
     def _at(self, u: float) -> float:
         return self.value
@@ -65,7 +66,9 @@ class Linear(ScheduleBase):
 
     kind: Literal["linear"] = "linear"
     start: float = 1.0
+    """Value at u = 0."""
     end: float = 0.0
+    """Value at u = 1."""
 
     def _at(self, u: float) -> float:
         return _between(self.start, self.end, u)
@@ -76,7 +79,9 @@ class Cosine(ScheduleBase):
 
     kind: Literal["cosine"] = "cosine"
     start: float = 1.0
+    """Value at u = 0."""
     end: float = 0.0
+    """Value at u = 1."""
 
     def _at(self, u: float) -> float:
         return _between(self.start, self.end, (1.0 - math.cos(math.pi * u)) / 2.0)
@@ -87,8 +92,11 @@ class Exponential(ScheduleBase):
 
     kind: Literal["exponential"] = "exponential"
     start: float = Field(default=1.0, ge=0.0)
+    """Value at u = 0."""
     rate: float = Field(default=3.0, ge=0.0)
+    """Speed of the decay: the value at u = 1 is `start` x exp(-rate)."""
     end: float = 0.0
+    """Floor."""
 
     @model_validator(mode="after")
     def _floor_below_start(self) -> Exponential:
@@ -105,7 +113,9 @@ class Step(ScheduleBase):
 
     kind: Literal["step"] = "step"
     values: tuple[float, ...] = (1.0, 0.3, 0.1)
+    """One value more than there are steps."""
     at: tuple[Fraction, ...] = (0.5, 0.75)
+    """Progress of each step, rising."""
 
     @model_validator(mode="after")
     def _one_more_value_than_steps(self) -> Step:
@@ -129,7 +139,9 @@ class Warmup(ScheduleBase):
 
     kind: Literal["warmup"] = "warmup"
     fraction: Fraction = 0.1
+    """Share of the run until the value is reached."""
     value: float = 1.0
+    """Value after the warm-up."""
 
     def _at(self, u: float) -> float:
         return self.value * _rise(u, self.fraction)
@@ -140,9 +152,13 @@ class WarmupStableDecay(ScheduleBase):
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     warmup: Fraction = 0.1
+    """Share of the run until the value is reached."""
     decay: Fraction = 0.2
+    """Share of the run over which it falls."""
     value: float = 1.0
+    """Value between the two."""
     end: float = 0.0
+    """Value at u = 1."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> WarmupStableDecay:
@@ -175,7 +191,9 @@ class TeacherAnnealing(ScheduleBase):
 
     kind: Literal["teacher_annealing"] = "teacher_annealing"
     start: float = 0.0
+    """Value at u = 0."""
     end: float = 1.0
+    """Value at u = 1."""
 
     def _at(self, u: float) -> float:
         return _between(self.start, self.end, u)

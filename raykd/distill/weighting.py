@@ -125,6 +125,7 @@ class ByLanguage(WeightingBase):
 
     kind: Literal["by_language"] = "by_language"
     chain: tuple[LanguageClass, ...] = Field(default=("monolingual", "multilingual", "any"), min_length=1)
+    """Classes of teachers, the preferred one first."""
 
     @field_validator("chain")
     @classmethod
@@ -166,6 +167,7 @@ class Entropy(WeightingBase):
 
     kind: Literal["entropy"] = "entropy"
     tau: float = Field(default=1.0, gt=0.0)
+    """Sharpness: small trusts the surest teacher alone, large is uniform."""
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
         return _softmax_over_teachers(-signals.entropy() / self.tau, eligible_MN)
@@ -196,6 +198,7 @@ class LossSoftmax(WeightingBase):
 
     kind: Literal["loss_softmax"] = "loss_softmax"
     tau: float = Field(default=1.0, gt=0.0)
+    """Sharpness: small trusts the best teacher alone, large is uniform."""
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
         weight_MN = _softmax_over_teachers(-signals.gold_ce() / self.tau, eligible_MN)

@@ -41,18 +41,23 @@ class Transformer(Spec):
     tasks: ClassVar[frozenset[Head]] = ENCODED
     kind: Literal["transformer"] = "transformer"
     architecture: Literal["bert", "distilbert"] = "bert"
+    """The class of the encoder."""
     layers: int = Field(2, ge=1)
+    """Number of layers."""
     hidden: int = Field(128, ge=1)
     """Width; a multiple of `heads`."""
     heads: int = Field(2, ge=1)
+    """Attention heads of a layer."""
     feed_forward: int | None = Field(None, ge=1)
     """Width of the feed-forward layers; None is 4 x hidden."""
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    """On attention and hidden states."""
     max_positions: int = Field(512, ge=2)
     """Longest input in tokens, special tokens included."""
     vocab_size: int = Field(8000, ge=100)
     """Word pieces learnt from the training texts, at most."""
     lowercase: bool = True
+    """Whether texts are lowercased before they are cut into pieces."""
     vocabulary: Literal["own", "union"] = "own"
     """`union` learns no pieces: the vocabulary is the union of the teachers', and a text is cut by the tokenizer of its
     language's teacher (MergeDistill, arXiv:2106.02834); for masked language models."""
@@ -141,7 +146,9 @@ class Pretrained(Spec):
     path: str = Field(min_length=1)
     """A local directory or a hub name; weights must be safetensors."""
     revision: str | None = None
+    """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
+    """Run the Python code that comes with the model; said in the log."""
     language_codes: dict[str, str] = {}
     """The run's names of languages to the codes of a multilingual tokenizer, as of a teacher."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
@@ -191,16 +198,21 @@ class LSTM(Spec):
     tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
     kind: Literal["lstm"] = "lstm"
     embedding: int = Field(128, ge=1)
+    """Width of the word pieces' vectors."""
     hidden: int = Field(128, ge=1)
     """Width of one direction."""
     layers: int = Field(1, ge=1)
+    """Number of layers."""
     bidirectional: bool = True
+    """Read the text in both directions."""
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
     """On the embeddings, between layers and before the head."""
     pooling: Literal["max", "mean", "last"] = "max"
     """`last` is the final state of each direction."""
     vocab_size: int = Field(8000, ge=100)
+    """Word pieces learnt from the training texts, at most."""
     lowercase: bool = True
+    """Whether texts are lowercased before they are cut into pieces."""
 
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
         """A WordPiece tokenizer learnt from the texts."""
@@ -250,6 +262,7 @@ class Linear(Spec):
     word_ngrams: tuple[int, int] | None = (1, 2)
     """Shortest and longest n-gram of words (a Chinese character is a word); null takes none."""
     lowercase: bool = True
+    """Whether texts are lowercased before n-grams are taken."""
     counted: bool = False
     """Count an n-gram as often as it occurs; otherwise once a text."""
 

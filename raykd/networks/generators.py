@@ -34,12 +34,15 @@ class Decoder(Spec):
     """`llama` has rotary positions, RMSNorm, gated layers and no dropout but in its attention; `gpt2` learns its
     positions."""
     layers: int = Field(4, ge=1)
+    """Number of layers."""
     hidden: int = Field(192, ge=1)
     """Width; a multiple of `heads`."""
     heads: int = Field(4, ge=1)
+    """Attention heads of a layer."""
     feed_forward: int | None = Field(None, ge=1)
     """Width of the feed-forward layers; None is 4 x hidden (gated: 8/3 x hidden, which has as many weights)."""
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    """Of training; see `architecture`."""
     max_positions: int = Field(512, ge=2)
     """Longest text in tokens, prompt and continuation together."""
     vocab_size: int = Field(8000, ge=SMALLEST)
@@ -103,9 +106,11 @@ class EncoderDecoder(Spec):
     hidden: int = Field(192, ge=2)
     """Width; a multiple of `heads`, and even."""
     heads: int = Field(4, ge=1)
+    """Attention heads of a layer."""
     feed_forward: int | None = Field(None, ge=1)
     """Width of the feed-forward layers; None is 4 x hidden."""
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    """On attention and hidden states."""
     max_positions: int = Field(512, ge=2)
     """Longest source, and longest target, in tokens."""
     vocab_size: int = Field(8000, ge=SMALLEST)

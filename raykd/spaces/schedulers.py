@@ -88,6 +88,7 @@ class Asha(SchedulerBase):
     grace: int | None = Field(None, ge=1)
     """First rung, in evaluations; None is a quarter of a trial."""
     reduction_factor: float = Field(3.0, gt=1.0)
+    """At each rung one trial in so many goes on."""
     brackets: int = Field(1, ge=1)
     """Ladders of rungs; the second begins one rung later, and so on."""
 
@@ -126,6 +127,7 @@ class HyperBand(SchedulerBase):
     kind: Literal["hyperband"] = "hyperband"
     pauses: ClassVar[bool] = True
     reduction_factor: float = Field(3.0, gt=1.0)
+    """At each cut one trial in so many goes on."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
         from raykd.spaces.tune_schedulers import EagerHyperBand

@@ -50,7 +50,9 @@ class Observation(Spec):
     """A trial of an earlier sweep in this sweep's space: its setting and its score."""
 
     sample: dict[str, str | int | float | bool | None]
+    """Values of the searched keys."""
     score: float
+    """The metric that trials are compared by."""
 
 
 class WarmStart(Spec):
@@ -112,6 +114,7 @@ class Random(SearchBase):
 
     kind: Literal["random"] = "random"
     seed: int = Field(0, ge=0)
+    """Of the draws."""
 
     def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
         from raykd.spaces.samplers import Drawn
@@ -124,6 +127,7 @@ class GridSearch(SearchBase):
 
     kind: Literal["grid"] = "grid"
     seed: int = Field(0, ge=0)
+    """Of the domains that are no grids."""
 
     def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
         """As of every searcher; `Sweep.trials` is the grid's size times its repeats."""
@@ -139,6 +143,7 @@ class Optuna(SearchBase):
     learns: ClassVar[bool] = True
     observes: ClassVar[bool] = True
     seed: int = Field(0, ge=0)
+    """Of the sampler."""
     startup_trials: int = Field(10, ge=0)
     """Scored trials, those of a warm start included, before which trials are drawn at random."""
     candidates: int = Field(24, ge=1)

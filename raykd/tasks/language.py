@@ -42,6 +42,7 @@ class TopKAnswers(Spec):
 
     kind: Literal["top_k"] = "top_k"
     k: int = Field(64, ge=1)
+    """Logits a token; what is left is one tail."""
     temperatures: tuple[float, ...] = Field((1.0, 1.5, 2.0, 3.0, 4.0), min_length=1)
     """Temperatures of the objective must be among them: others cannot be told from these."""
 
@@ -64,6 +65,7 @@ class SampledAnswers(Spec):
 
     kind: Literal["sampled"] = "sampled"
     draws: int = Field(50, ge=1, le=MOST_DRAWS)
+    """Draws a token, with replacement."""
     temperature: float = Field(1.0, gt=0.0)
     """What is drawn at; the objective's temperature must be this one."""
 

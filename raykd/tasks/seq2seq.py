@@ -30,6 +30,7 @@ class Seq2Seq(LanguageTask):
     form: ClassVar[RowForm] = "source_target"
     kind: Literal["seq2seq"] = "seq2seq"
     written: tuple[Written, ...] = ("chrf", "bleu")
+    """Metrics of what is generated for the held-out rows; none generates nothing."""
     max_length: int = Field(128, ge=1)
     """Longest source in tokens, special tokens included; what is longer is truncated."""
     max_target_length: int = Field(128, ge=1)
