@@ -1,56 +1,181 @@
-"""What the README shows is true: its run file validates, its commands, files and presets exist."""
+"""What README, docs and the papers beside them say is true: links, paths, names, commands, YAML, figures' commands."""
 
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from typer.main import get_command
 
 from raykd.cli import app
 from raykd.config.loading import validate
 from raykd.tuning.config import load_sweep
+from tools.configuration_page import PAGE, page
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAPERS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "cluster" / "README.md",
+]
+FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+TEXTS = {path: path.read_text(encoding="utf-8") for path in PAPERS}
+
+every_paper = pytest.mark.parametrize("paper", PAPERS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def test_the_run_and_the_search_of_the_readme_are_valid(tmp_path: Path) -> None:
-    run, search = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
-    assert validate(yaml.safe_load(run), "README").teachers
-    (tmp_path / "space.yaml").write_text(search, encoding="utf-8")
-    assert load_sweep(tmp_path / "space.yaml").trials > 1
+def code_of(text: str) -> str:
+    """Return the indented code blocks of a page, comments cut off."""
+    lines = [line for line in text.splitlines() if line.startswith("    ") and line.strip()]
+    return "\n".join(re.sub(r"\s{2,}#.*", "", line) for line in lines)
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    used = set(re.findall(r"^    raykd (\w+)", README, flags=re.MULTILINE))
-    assert used and used <= set(commands)
+def anchors_of(text: str) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_place_of_the_map_and_every_link_exists() -> None:
-    places = re.findall(
-        r"^    (raykd/\S+|examples/|tune_spaces/|benchmarks/|tests/)", README, flags=re.MULTILINE
-    )
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert places and links
-    assert [p for p in [*places, *links] if not (ROOT / p).exists()] == []
+def names_of(text: str) -> Iterator[tuple[str, str]]:
+    """Yield every (file, name) of a code link that names follow: [file](../file) `name`, `name`."""
+    for path, names in re.findall(r"\[(raykd/\S+?\.py)\]\(\.\./\1\)((?:,? `\w+`)+)", text):
+        for name in re.findall(r"`(\w+)`", names):
+            yield path, name
 
 
-def test_no_figure_is_left_to_be_filled_in() -> None:
-    assert "@@" not in README
+def test_the_readme_is_a_first_look() -> None:
+    assert len(README) <= 9000
 
 
-def test_every_benchmark_of_the_readme_exists() -> None:
-    modules = set(re.findall(r"python -m (benchmarks\.\w+)", README))
-    assert modules
-    for module in modules:
-        assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+@every_paper
+def test_every_link_leads_somewhere(paper: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[paper]) if "://" not in link]
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = (paper.parent / file).resolve() if file else paper
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target.read_text(encoding="utf-8")), link
+
+
+@every_paper
+def test_every_path_exists(paper: Path) -> None:
+    rooms = "raykd|tests|benchmarks|examples|tune_spaces|cluster|docs|tools"
+    paths = re.findall(rf"(?<![\w/.:-])((?:{rooms})/[\w./*-]*)", TEXTS[paper])
+    missing = []
+    for path in {path.rstrip(".") for path in paths}:
+        there = any(ROOT.glob(path)) if "*" in path else (ROOT / path).exists()
+        if not there and "NAME" not in path:
+            missing.append(path)
+    assert missing == []
+
+
+@every_paper
+def test_every_name_stands_in_its_file(paper: Path) -> None:
+    lost = [
+        (path, name)
+        for path, name in names_of(TEXTS[paper])
+        if not re.search(
+            rf"^\s*(?:(?:async )?def|class) {name}\b|^{name}\b.*=", (ROOT / path).read_text("utf-8"), re.M
+        )
+    ]
+    assert lost == []
+
+
+def test_methods_named_in_the_architecture_are_methods() -> None:
+    found = re.findall(r"\]\(\.\./(raykd/\S+?\.py)\)(?: `\w+`)? \(((?:`\w+`(?:, )?)+)\)", ARCHITECTURE)
+    assert found
+    for path, names in found:
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^\s+def {name}\(", (ROOT / path).read_text("utf-8"), re.M), (path, name)
+
+
+def test_the_map_has_every_room_in_the_order_of_the_layers() -> None:
+    section = ARCHITECTURE.split("## The map of rooms")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(raykd/[\w/.]+)`", section, flags=re.MULTILINE)
+    there = {
+        f"raykd/{path.name}" + ("/" if path.is_dir() else "")
+        for path in (ROOT / "raykd").iterdir()
+        if path.name not in ("__init__.py", "__pycache__", "py.typed")
+    }
+    assert set(rows) == there and len(rows) == len(there)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = [{part.strip() for part in layer.split("|")} for layer in contracts[0]["layers"]]
+    names = [row.removesuffix("/").removesuffix(".py").replace("/", ".") for row in rows]
+    depths = [next((i for i, layer in enumerate(layers) if name in layer), None) for name in names]
+    known = [depth for depth in depths if depth is not None]
+    assert known == sorted(known)
+
+
+@every_paper
+def test_every_yaml_is_valid(paper: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", TEXTS[paper], flags=re.DOTALL)):
+        tree = yaml.safe_load(text)
+        if "space" in tree:
+            path = tmp_path / f"{number}.yaml"
+            path.write_text(text, encoding="utf-8")
+            assert load_sweep(path).trials > 1
+        else:
+            assert validate(tree, paper.name).teachers
+
+
+@every_paper
+def test_every_python_is_python(paper: Path) -> None:
+    for text in re.findall(r"```python\n(.*?)```", TEXTS[paper], flags=re.DOTALL):
+        compile(text, paper.name, "exec")
+
+
+@every_paper
+def test_every_command_exists_with_its_options(paper: Path) -> None:
+    lines = re.findall(r"^    raykd ([^#\n]*)", code_of(TEXTS[paper]), flags=re.MULTILINE)
+    for line in lines:
+        command: Any = get_command(app)
+        words = line.split("|")[0].split()
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word.partition("=")[0] for word in words if re.match(r"--\w", word)} <= known, line
+
+
+@every_paper
+def test_every_program_and_make_target_exists(paper: Path) -> None:
+    for module in set(re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", TEXTS[paper])):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
+    assert set(re.findall(r"(?:^    |`)make (\w+)", TEXTS[paper], flags=re.MULTILINE)) <= set(targets)
+
+
+@every_paper
+def test_no_figure_is_left_to_be_filled_in(paper: Path) -> None:
+    assert "@@" not in TEXTS[paper] and "TODO" not in TEXTS[paper]
+
+
+def test_every_page_is_found_from_the_readme() -> None:
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README)}
+
+
+def test_the_configuration_page_is_what_the_code_says() -> None:
+    def keys(text: str) -> list[list[str]]:
+        return [row.split(" | ")[:3] for row in text.splitlines() if row.startswith("| `")]
+
+    assert keys(PAGE.read_text(encoding="utf-8")) == keys(page()), "run: make reference"
 
 
 def test_the_table_of_faults_has_every_row_and_its_tests_exist() -> None:
-    rows = re.findall(r"^\| ((?:[FS]\d+[-, ]*)+) \| (.*)$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| ((?:[FS]\d+[-, ]*)+) \| (.*)$", FAULTS, flags=re.MULTILINE)
     ids: list[str] = []
     for named, rest in rows:
         first, _, last = named.partition("-")
@@ -63,10 +188,10 @@ def test_the_table_of_faults_has_every_row_and_its_tests_exist() -> None:
 
 
 def test_what_is_said_to_take_minutes_is_marked_so() -> None:
-    named = set(re.findall(r"(tests/\S+\.py) \u23f2", README))
+    named = set(re.findall(r"(tests/\S+\.py) \u23f2", FAULTS))
     marked = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("*.py")
         if "mark.nightly" in path.read_text()
     }
-    assert named <= marked
+    assert named and named <= marked
