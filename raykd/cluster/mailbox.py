@@ -2,6 +2,8 @@
 
 Decision record: the driver ends the mailbox, and does not leave it to the last reference to it: the error of a run
 that failed holds its frames, so in a process that goes on (a notebook) the actor would live as long as that error.
+It is placed on the head node, whose loss ends the run anyway: without CPUs it would fit any node, and a lost worker's
+node would take all news with it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from typing import Any
 
 from raykd.errors import RaykdError, TeacherError
 from raykd.point import Point
+
+HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the head node."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ def mailbox_on_cluster() -> Iterator[Any]:
     """The actor, while the body runs; it is dead afterwards, however the body ended."""
     import ray
 
-    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+    # Without the mark (an older Ray) any node has to do.
+    on_head = {HEAD: 0.001} if HEAD in ray.cluster_resources() else {}
+    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, resources=on_head).remote()
     try:
         yield mailbox
     finally:

@@ -95,7 +95,8 @@ def mix(
 def test_each_task_has_its_table_its_page_and_its_curves(mix: tuple[MultiRun, Outcome]) -> None:
     config, outcome = mix
     folder = Path(config.output) / "mix"
-    assert list(outcome.parts) == ["opinion", "names"] and len(outcome.tables) == 2
+    assert list(outcome.parts) == ["opinion", "names"]
+    assert len(outcome.tables) == 4, "for each task the scores, then the student's size and speed"
     systems = {task: [p.name for p, _ in part.table.systems] for task, part in outcome.parts.items()}
     assert systems["opinion"] == ["en", "all", "teacher ensemble", "student"]
     assert systems["names"] == ["tagger", "teacher ensemble", "student"]
