@@ -65,11 +65,11 @@ def submit(
     Exit codes: that of the job, which is that of train or sweep;
     2 configuration, 5 no cluster, 130 interrupted (the job goes on) or stopped.
     """
-    from raykd.deploy.request import read_asked
+    from raykd.deploy.request import read_request
     from raykd.deploy.submission import submission
 
     sent = submission(
-        read_asked(file, overrides or ()), working_dir=working_dir, output=output, environment=env or ()
+        read_request(file, overrides or ()), working_dir=working_dir, output=output, environment=env or ()
     )
     if print_only:
         for line in [*sent.package.lines(), *sent.notes]:
@@ -195,10 +195,10 @@ def render(
     The run's data must be embedded, on the hub,
     or on the volume of runs with paths from the root.
     """
-    from raykd.deploy.render import Wishes, render
-    from raykd.deploy.request import read_asked
+    from raykd.deploy.render import RenderOptions, render
+    from raykd.deploy.request import read_request
 
-    wishes = Wishes(
+    options = RenderOptions(
         image=image,
         mlflow=mlflow,
         trials_at_once=trials_at_once,
@@ -206,4 +206,4 @@ def render(
         student_gib=student_memory,
         staying=staying,
     )
-    print(render(read_asked(file, overrides or ()), wishes), end="")
+    print(render(read_request(file, overrides or ()), options), end="")

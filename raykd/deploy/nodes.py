@@ -37,8 +37,14 @@ class NodeType:
     resources: dict[str, float]
     why: str
 
+    @property
+    def ray_resources(self) -> str:
+        """The custom resources as rayStartParams takes them: JSON, in quotes for the shell that starts Ray."""
+        inside = ", ".join(f'"{name}": {amount:g}' for name, amount in self.resources.items())
+        return f"'{{{inside}}}'"
 
-def node_types(run: Run, trials_at_once: int) -> list[NodeType]:
+
+def plan_nodes(run: Run, trials_at_once: int) -> list[NodeType]:
     """Types that hold the run while teachers answer and students learn."""
     groups = [found for member in run.members.values() for found in _groups(member)]
     return [*([_teachers(run, groups)] if groups else []), _students(run, trials_at_once)]

@@ -9,7 +9,9 @@ over the run (places of outputs, node types) changes no result.
 
 from __future__ import annotations
 
+import math
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,27 +20,29 @@ import yaml
 
 from raykd import __version__
 from raykd.config import Run, TeacherConfig, overlay
-from raykd.deploy.kuberay import RAY_VERSION
-from raykd.deploy.manifests import check_manifests, write_manifests
-from raykd.deploy.nodes import PLACE, NodeType, node_types, with_memory
-from raykd.deploy.request import Asked
+from raykd.deploy.manifests import read_manifests
+from raykd.deploy.nodes import PLACE, plan_nodes, with_memory
+from raykd.deploy.request import JobRequest
 from raykd.errors import ConfigError
 
 RUNS, STORE, CONFIG = "/raykd/runs", "/raykd/store", "/raykd/config"
 """Where the containers have the volume of runs, the node's own disk for answers, and the run."""
-PART = {"app.kubernetes.io/part-of": "raykd"}
-USER = 1000
-CLUSTER = "raykd"
-"""Name of a cluster that stays."""
-GROWS = 4
-"""A cluster that stays grows to so many times what one run needs."""
 LARGEST = 900_000
 """Bytes of a run; a ConfigMap takes a megabyte."""
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the user says beside the run. staying: a RayCluster, not a RayJob."""
+class RenderOptions:
+    """What the user says beside the run.
+
+    Args:
+        image: Of all containers.
+        mlflow: Address of an MLflow server; None leaves what the run says.
+        trials_at_once: Trials that the student nodes hold; None takes the sweep's own number.
+        teacher_gib: Memory of a teacher node in GiB; None takes the estimate.
+        student_gib: Likewise of a student node.
+        staying: A RayCluster, not a RayJob.
+    """
 
     image: str = f"raykd:{__version__}"
     mlflow: str | None = None
@@ -48,54 +52,65 @@ class Wishes:
     staying: bool = False
 
 
-def render(asked: Asked, wishes: Wishes) -> str:
-    """The file.
+def render(request: JobRequest, options: RenderOptions) -> str:
+    """Return the file.
 
     Raises:
-        ConfigError: the run reads what the cluster cannot see, or asks for what no new cluster has.
+        ConfigError: The run reads what the cluster cannot see, or asks for what no new cluster has.
     """
-    _check(asked)
-    at_once = _at_once(asked, wishes)
-    gib = {"teacher": wishes.teacher_gib, "student": wishes.student_gib}
-    nodes = [with_memory(node, gib[node.name]) for node in node_types(asked.run, at_once)]
-    name = CLUSTER if wishes.staying else _dns(asked.name)
-    said = [
-        f"# {node.name}: {node.nodes} node(s) of {node.cpus} CPU"
-        + (f", {node.gpus} GPU" if node.gpus else "")
-        + f", {node.gib} GiB: {node.why}"
-        for node in nodes
-    ]
-    if wishes.staying:
-        tree = _object("RayCluster", name, _cluster(nodes, wishes, asked, None))
-        said.insert(
-            0,
-            f"# A cluster that stays, for raykd submit; it begins with what {asked.file.name} needs and grows.",
-        )
-        trees = [tree]
-    else:
-        config = f"{name}-run"
-        trees = [_config_map(config, asked, wishes), _job(name, nodes, wishes, asked, config)]
-        said.insert(
-            0, f"# Made by raykd cluster render from {asked.file.name}; kubectl apply -f takes it as it is."
-        )
-        said.append(
-            f"# Runs are kept on the volume raykd-runs, at {RUNS}; applied again, the job goes on from there."
-        )
-    text = "\n".join(said) + "\n" + write_manifests(trees)
-    check_manifests(list(yaml.safe_load_all(text)), f"what was rendered for {asked.file}")
+    _check(request)
+    gib = {"teacher": options.teacher_gib, "student": options.student_gib}
+    nodes = plan_nodes(request.run, _trials_at_once(request, options))
+    text = _template("raycluster" if options.staying else "rayjob").render(
+        source=request.file.name,
+        name=_dns(request.name),
+        nodes=[with_memory(node, gib[node.name]) for node in nodes],
+        image=options.image,
+        store_gib=int(request.run.serving.store_limit_gb * 1.25) + 1,
+        command=request.kind,
+        run_file="run.yaml" if request.sweep is None else "space.yaml",
+        run_text="" if options.staying else _run_text(request, options),
+        runs=RUNS,
+        store=STORE,
+        config_folder=CONFIG,
+    )
+    read_manifests(text, f"what was rendered for {request.file}")
     return text
 
 
-def _check(asked: Asked) -> None:
-    if asked.run.serving.pool is not None:
+def _template(name: str) -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("raykd.deploy"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["at"] = lambda block, width: textwrap.indent(block.strip("\n"), " " * width)
+    environment.filters["scalar"] = _scalar
+    return environment.get_template(f"{name}.yaml.j2")
+
+
+def _scalar(value: str) -> str:
+    """Return a text as YAML on one line, quoted where YAML would read it as something else."""
+    written: str = yaml.safe_dump(value, allow_unicode=True, width=math.inf)
+    return written.removesuffix("...\n").rstrip("\n")
+
+
+def _check(request: JobRequest) -> None:
+    if request.run.serving.pool is not None:
         raise ConfigError(
             "a new cluster has no named pool of teachers",
-            got=f"serving.pool: {asked.run.serving.pool}",
+            got=f"serving.pool: {request.run.serving.pool}",
             wanted="serving.pool: null",
             next_step="raykd submit sends the run to the cluster that has the pool",
         )
     here = [
-        path for path in asked.files[1:] if not asked.written_from_the_root(path) and path.suffix != ".yaml"
+        path
+        for path in request.files[1:]
+        if not request.written_from_the_root(path) and path.suffix != ".yaml"
     ]
     if here:
         raise ConfigError(
@@ -106,10 +121,12 @@ def _check(asked: Asked) -> None:
         )
 
 
-def _at_once(asked: Asked, wishes: Wishes) -> int:
-    if asked.sweep is None:
+def _trials_at_once(request: JobRequest, options: RenderOptions) -> int:
+    if request.sweep is None:
         return 1
-    return wishes.trials_at_once or asked.sweep.config.max_concurrent_trials or min(4, asked.sweep.trials)
+    return (
+        options.trials_at_once or request.sweep.config.max_concurrent_trials or min(4, request.sweep.trials)
+    )
 
 
 def _dns(name: str) -> str:
@@ -117,12 +134,13 @@ def _dns(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
 
 
-def _config_map(name: str, asked: Asked, wishes: Wishes) -> dict[str, Any]:
-    if asked.sweep is None:
-        file, tree = "run.yaml", _laid_over(asked.tree, asked.run, wishes)
+def _run_text(request: JobRequest, options: RenderOptions) -> str:
+    """Return the run or the sweep as the ConfigMap holds it."""
+    if request.sweep is None:
+        tree = _lay_over(request.tree, request.run, options)
     else:
-        base = _laid_over(overlay(asked.base_tree, asked.tree.get("set", {})), asked.run, wishes)
-        file, tree = "space.yaml", {**asked.tree, "base": base, "set": {}}
+        base = overlay(request.base_tree, request.tree.get("set", {}))
+        tree = {**request.tree, "base": _lay_over(base, request.run, options), "set": {}}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
     if len(text.encode()) > LARGEST:
         raise ConfigError(
@@ -131,21 +149,16 @@ def _config_map(name: str, asked: Asked, wishes: Wishes) -> dict[str, Any]:
             wanted=f"{LARGEST}",
             next_step="raykd submit uploads files of any number",
         )
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "labels": PART},
-        "data": {file: text},
-    }
+    return text
 
 
-def _laid_over(tree: Mapping[str, Any], run: Run, wishes: Wishes) -> dict[str, Any]:
+def _lay_over(tree: Mapping[str, Any], run: Run, options: RenderOptions) -> dict[str, Any]:
     """Where things lie on the cluster, and on which nodes; what the run says itself about nodes stays."""
     change: dict[str, Any] = {"output": RUNS, "ray": {"address": "auto", "num_cpus": None}}
     if run.serving.store is not None:
         change["serving"] = {"store": STORE}
-    if wishes.mlflow is not None:
-        change["tracking"] = {"uri": wishes.mlflow}
+    if options.mlflow is not None:
+        change["tracking"] = {"uri": options.mlflow}
     if isinstance(tree.get("train", {}).get("deepspeed"), str):
         change["train"] = {
             "deepspeed": run.train.deepspeed
@@ -166,104 +179,3 @@ def _place(teacher: TeacherConfig) -> dict[str, Any]:
     if teacher.training is not None and not teacher.training.workers.resources:
         place["training"] = {"workers": {"resources": {"student": PLACE}}}
     return place
-
-
-def _job(name: str, nodes: list[NodeType], wishes: Wishes, asked: Asked, config: str) -> dict[str, Any]:
-    file = "run.yaml" if asked.sweep is None else "space.yaml"
-    going_on = "--resume" if asked.sweep is None else "--continue"
-    submitter = _container("ray-job-submitter", wishes.image, 1, 1)
-    return _object(
-        "RayJob",
-        name,
-        {
-            "entrypoint": f"raykd {asked.kind} {CONFIG}/{file} {going_on}",
-            "submissionMode": "K8sJobMode",
-            "submitterConfig": {"backoffLimit": 0},
-            "submitterPodTemplate": {
-                "metadata": {"labels": PART},
-                "spec": {"restartPolicy": "Never", "securityContext": _user(), "containers": [submitter]},
-            },
-            "backoffLimit": 2,
-            "preRunningDeadlineSeconds": 1800,
-            "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": 300,
-            "rayClusterSpec": _cluster(nodes, wishes, asked, config),
-        },
-    )
-
-
-def _cluster(nodes: list[NodeType], wishes: Wishes, asked: Asked, config: str | None) -> dict[str, Any]:
-    store = asked.run.serving.store_limit_gb
-    spec: dict[str, Any] = {"rayVersion": RAY_VERSION, "authOptions": {"mode": "token"}}
-    if wishes.staying:
-        spec |= {
-            "enableInTreeAutoscaling": True,
-            "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 300, "upscalingMode": "Default"},
-        }
-    spec["headGroupSpec"] = {
-        "serviceType": "ClusterIP",
-        "rayStartParams": {"num-cpus": "0"},
-        "template": _template("head", wishes.image, 2, 0, 8, store, config),
-    }
-    spec["workerGroupSpecs"] = [
-        {
-            "groupName": node.name,
-            "replicas": node.nodes,
-            "minReplicas": node.nodes,
-            "maxReplicas": node.nodes * (GROWS if wishes.staying else 1),
-            "rayStartParams": {"num-cpus": str(node.cpus), "resources": _json(node.resources)},
-            "template": _template(node.name, wishes.image, node.cpus, node.gpus, node.gib, store, None),
-        }
-        for node in nodes
-    ]
-    return spec
-
-
-def _json(resources: dict[str, float]) -> str:
-    inside = ", ".join(f'"{name}": {amount:g}' for name, amount in resources.items())
-    return f"'{{{inside}}}'"
-
-
-def _template(
-    role: str, image: str, cpus: int, gpus: int, gib: int, store_gb: float, config: str | None
-) -> dict[str, Any]:
-    container = _container(f"ray-{'head' if role == 'head' else 'worker'}", image, cpus, gib)
-    if gpus:
-        container["resources"]["limits"]["nvidia.com/gpu"] = gpus
-    container["volumeMounts"] = [
-        {"name": "runs", "mountPath": RUNS},
-        {"name": "store", "mountPath": STORE},
-        {"name": "shm", "mountPath": "/dev/shm"},
-        *([{"name": "config", "mountPath": CONFIG, "readOnly": True}] if config else []),
-    ]
-    volumes = [
-        {"name": "runs", "persistentVolumeClaim": {"claimName": "raykd-runs"}},
-        {"name": "store", "emptyDir": {"sizeLimit": f"{int(store_gb * 1.25) + 1}Gi"}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(1, gib * 3 // 10)}Gi"}},
-        *([{"name": "config", "configMap": {"name": config}}] if config else []),
-    ]
-    return {
-        "metadata": {"labels": {**PART, "raykd/node": role}},
-        "spec": {"securityContext": _user(), "containers": [container], "volumes": volumes},
-    }
-
-
-def _container(name: str, image: str, cpus: int, gib: int) -> dict[str, Any]:
-    return {
-        "name": name,
-        "image": image,
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "env": [{"name": "RAY_AUTH_MODE", "value": "token"}],
-        "resources": {
-            "requests": {"cpu": cpus, "memory": f"{gib}Gi"},
-            "limits": {"cpu": cpus, "memory": f"{gib}Gi"},
-        },
-    }
-
-
-def _user() -> dict[str, Any]:
-    return {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
-
-
-def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "ray.io/v1", "kind": kind, "metadata": {"name": name, "labels": PART}, "spec": spec}

@@ -19,7 +19,7 @@ from raykd.tuning.config import Sweep, load_sweep
 
 
 @dataclass(frozen=True)
-class Asked:
+class JobRequest:
     """A run or a sweep.
 
     kind: the command that does it. file, overrides: what the user named. run: the run, or what all trials begin with.
@@ -56,7 +56,7 @@ class Asked:
         return str(path) in {*_texts(self.tree), *_texts(self.base_tree)}
 
 
-def read_asked(path: Path, overrides: Sequence[str] = ()) -> Asked:
+def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
     """Reads a run file or a sweep file.
 
     Raises:
@@ -65,13 +65,13 @@ def read_asked(path: Path, overrides: Sequence[str] = ()) -> Asked:
     tree: Any = read_yaml(path)
     if not is_sweep(tree):
         run = load_any(path, overrides)
-        return Asked("train", path, tuple(overrides), run, None, _with(tree, overrides), {})
+        return JobRequest("train", path, tuple(overrides), run, None, _with(tree, overrides), {})
     sweep = load_sweep(path, overrides)
     tree, base = _with(tree, overrides), sweep.config.base
     if isinstance(base, str):
         named = path.resolve().parent / base
         base = read_yaml(named if named.is_file() else preset(base))
-    return Asked("sweep", path, tuple(overrides), sweep.base, sweep, tree, base)
+    return JobRequest("sweep", path, tuple(overrides), sweep.base, sweep, tree, base)
 
 
 def _with(tree: Any, overrides: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.deploy.package import Package, package
-from raykd.deploy.request import Asked
+from raykd.deploy.request import JobRequest
 from raykd.errors import ConfigError
 from raykd.redaction import redact, redact_value
 
@@ -50,7 +50,7 @@ class Submission:
 
 
 def submission(
-    asked: Asked,
+    asked: JobRequest,
     *,
     working_dir: Path | None = None,
     output: str | None = None,
@@ -102,7 +102,7 @@ def submission_id(name: str) -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _files_that_stay(asked: Asked, folder: Path) -> list[str]:
+def _files_that_stay(asked: JobRequest, folder: Path) -> list[str]:
     """What the run reads from outside the uploaded folder, for people.
 
     Raises:

@@ -9,16 +9,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import typer
 import yaml
 
 from raykd.cli.app import app
 from raykd.config.loading import load_run
-from raykd.deploy.kuberay import RayCluster, RayJob
-from raykd.deploy.manifests import check_manifests, read_manifests
-from raykd.deploy.render import Wishes, render
-from raykd.deploy.request import read_asked
+from raykd.deploy.manifests import KINDS, find_missing_volumes, read_manifests, schema_problems
+from raykd.deploy.render import RenderOptions, render
+from raykd.deploy.request import read_request
 from raykd.errors import ConfigError
 from raykd.tuning.config import load_sweep
 
@@ -30,9 +30,9 @@ JOB = yaml.safe_load_all((CLUSTER / "kuberay" / "rayjob-train.yaml").read_text()
 JOB = next(tree for tree in JOB if tree["kind"] == "RayJob")
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """The RayJob with another value at a path; None takes the key away."""
-    tree: dict[str, Any] = json.loads(json.dumps(JOB))
+def changed(path: str, value: Any, of: dict[str, Any] = JOB) -> dict[str, Any]:
+    """The object with another value at a path; None takes the key away."""
+    tree: dict[str, Any] = json.loads(json.dumps(of))
     *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     node: Any = tree
     for part in way:
@@ -48,10 +48,71 @@ HEAD = "spec.rayClusterSpec.headGroupSpec"
 WORKER = "spec.rayClusterSpec.workerGroupSpecs.0"
 
 
+KUBERNETES = "1.32"
+"""The oldest version whose schemas the files are checked against."""
+
+
+def check_published(tree: dict[str, Any]) -> None:
+    """Check an object of Kubernetes' own against its published schema, and its pod against raykd's rules.
+
+    Raises:
+        kubernetes_validate.ValidationError: The published schema refuses it; an unknown key too.
+        AssertionError: A rule of raykd's does.
+    """
+    kubernetes_validate.validate(tree, KUBERNETES, strict=True)
+    spec = tree["spec"]
+    if tree["kind"] == "Service":
+        assert spec.get("type", "ClusterIP") == "ClusterIP", "a service is reached inside the cluster only"
+    if tree["kind"] == "Deployment":
+        pod = spec["template"]["spec"]
+        assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+        assert not schema_problems(pod, "$defs/pod"), schema_problems(pod, "$defs/pod")
+        assert not list(find_missing_volumes(pod)), list(find_missing_volumes(pod))
+
+
+def pods_of(node: Any) -> list[dict[str, Any]]:
+    """Every pod template below a node."""
+    if isinstance(node, list):
+        return [pod for inner in node for pod in pods_of(inner)]
+    if not isinstance(node, dict):
+        return []
+    return [node] if "containers" in node.get("spec", {}) else pods_of(list(node.values()))
+
+
 @pytest.mark.parametrize("file", KUBERAY, ids=lambda file: file.name)
 def test_kubernetes_files_are_right(file: Path) -> None:
-    objects = read_manifests(file.read_text(), file.name)
-    assert all(one.metadata.labels["app.kubernetes.io/part-of"] == "raykd" for one in objects)
+    for tree in yaml.safe_load_all(file.read_text()):
+        assert tree["metadata"]["labels"]["app.kubernetes.io/part-of"] == "raykd"
+        if tree["kind"] not in KINDS:
+            check_published(tree)
+            continue
+        read_manifests(yaml.safe_dump(tree), file.name)
+        for pod in pods_of(tree):
+            template = {"apiVersion": "v1", "kind": "PodTemplate", "template": pod}
+            kubernetes_validate.validate(template, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "said"),
+    [
+        ("Deployment", "spec.replica", 1, "'replica' was unexpected"),
+        ("Deployment", "spec.replicas", "one", "'one' is not of type"),
+        ("Deployment", "spec.template.spec.containers.0.volumeMounts.0.mount", "/x", "'mount' was unexpected"),
+        ("Deployment", "spec.template.spec.containers.0.volumeMounts.0.name", "stroe", "no volume of the pod"),
+        ("Deployment", "spec.template.spec.containers.0.env.3", {"name": "X_PASSWORD", "value": "x"}, "is a secret"),
+        ("Deployment", "spec.template.metadata.labels.app", "other", ""),
+        ("Deployment", "spec.template.spec.volumes.0.emptyDir", {}, "must be of one kind"),
+        ("Service", "spec.type", "LoadBalancer", "inside the cluster only"),
+        ("Service", "spec.ports.0.ports", 1, "'ports' was unexpected"),
+        ("PersistentVolumeClaim", "spec.accessMode", ["ReadWriteOnce"], "'accessMode' was unexpected"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_kubernetes_own_objects_are_refused(kind: str, path: str, value: Any, said: str) -> None:
+    trees = list(yaml.safe_load_all((CLUSTER / "kuberay" / "mlflow.yaml").read_text()))
+    tree = next(tree for tree in trees if tree["kind"] == kind)
+    with pytest.raises((kubernetes_validate.ValidationError, AssertionError)) as refused:
+        check_published(changed(path, value, tree))
+    assert said in str(getattr(refused.value, "message", refused.value))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +122,7 @@ def test_kubernetes_files_are_right(file: Path) -> None:
         (f"{WORKER}.replicas", "one", "workerGroupSpecs.0.replicas"),
         ("spec.submissionMode", "Foo", "'K8sJobMode'"),
         ("spec.rayClusterSpec.authOptions", None, "spec.rayClusterSpec.authOptions: the key is missing"),
-        ("spec.rayClusterSpec.authOptions.mode", "disabled", "should be 'token'"),
+        ("spec.rayClusterSpec.authOptions.mode", "disabled", "'token' was expected"),
         ("spec.submitterConfig.backoffLimit", 3, "spec.submitterConfig.backoffLimit"),
         ("spec.preRunningDeadlineSeconds", None, "preRunningDeadlineSeconds: the key is missing"),
         ("spec.shutdownAfterJobFinishes", False, "shutdownAfterJobFinishes"),
@@ -84,36 +145,46 @@ def test_kubernetes_files_are_right(file: Path) -> None:
         ("apiVersion", "ray.io/v1alpha1", "ray.io/v1"),
         ("kind", "RayJobb", "RayJobb"),
         (f"{HEAD}.template.spec.containers.0.env.0", {"name": "HF_TOKEN", "value": "x"}, "HF_TOKEN is a secret"),
+        (f"{HEAD}.template.spec.containers.0.env.0", {"name": "A"}, "A needs either value or valueFrom"),
+        (f"{HEAD}.template.spec.containers.0.image", "", "0.image: a container needs an image"),
+        (f"{HEAD}.template.spec.volumes.0.emptyDir", {}, "volume runs must be of one kind"),
+        (f"{WORKER}.template.spec.hostNetwork", True, "0.template.spec.hostNetwork: there is no such key"),
+        (f"{WORKER}.template.spec.securityContext.privileged", True, "privileged: there is no such key"),
+        (f"{WORKER}.groupName", "Teacher", "small letters"),
+        ("spec.submitterPodTemplate.spec.restartPolicy", "Sometimes", "'Sometimes' is not one of"),
+        ("status", {}, "status: there is no such key"),
     ],
 )  # fmt: skip
 def test_mistakes_are_refused(path: str, value: Any, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        check_manifests([changed(path, value)], "job.yaml")
+        read_manifests(yaml.safe_dump(changed(path, value)), "job.yaml")
     assert said in str(refused.value) and "job.yaml" in str(refused.value)
 
 
 def test_all_mistakes_of_a_file_are_said_at_once() -> None:
     two = [changed("spec.entryPoint", "x"), changed("spec.submissionMode", "Foo")]
     with pytest.raises(ConfigError, match=r"(?s)entryPoint.*submissionMode"):
-        check_manifests(two, "job.yaml")
+        read_manifests(yaml.safe_dump_all(two), "job.yaml")
 
 
 @pytest.mark.parametrize(
-    ("file", "source", "wishes"),
+    ("file", "source", "options"),
     [
-        ("rayjob-train.yaml", "run.yaml", Wishes(mlflow=MLFLOW)),
-        ("rayjob-sweep.yaml", "space.yaml", Wishes(mlflow=MLFLOW)),
-        ("raycluster.yaml", "run.yaml", Wishes(staying=True)),
+        ("rayjob-train.yaml", "run.yaml", RenderOptions(mlflow=MLFLOW)),
+        ("rayjob-sweep.yaml", "space.yaml", RenderOptions(mlflow=MLFLOW)),
+        ("raycluster.yaml", "run.yaml", RenderOptions(staying=True)),
     ],
 )
-def test_files_are_what_render_prints(file: str, source: str, wishes: Wishes) -> None:
-    assert render(read_asked(CLUSTER / source), wishes) == (CLUSTER / "kuberay" / file).read_text()
+def test_files_are_what_render_prints(file: str, source: str, options: RenderOptions) -> None:
+    assert render(read_request(CLUSTER / source), options) == (CLUSTER / "kuberay" / file).read_text()
 
 
 def test_a_rendered_run_is_the_run(tmp_path: Path) -> None:
     """What stands in the ConfigMap is the run that was given: nothing that changes a result was changed."""
     source = ROOT / "raykd" / "presets" / "demo.yaml"
-    rendered = list(yaml.safe_load_all(render(read_asked(source, ["objective.alpha=0.3"]), Wishes())))
+    rendered = list(
+        yaml.safe_load_all(render(read_request(source, ["objective.alpha=0.3"]), RenderOptions()))
+    )
     (tmp_path / "run.yaml").write_text(rendered[0]["data"]["run.yaml"])
     far, here = load_run(tmp_path / "run.yaml"), load_run(source, ["objective.alpha=0.3"])
     assert far.fingerprint() == here.fingerprint() and far.objective.alpha == here.objective.alpha
@@ -130,7 +201,7 @@ def test_a_rendered_run_is_the_run(tmp_path: Path) -> None:
 def test_a_rendered_sweep_is_the_sweep(tmp_path: Path) -> None:
     source = CLUSTER / "space.yaml"
     rendered = list(
-        yaml.safe_load_all(render(read_asked(source, ["num_samples=5"]), Wishes(trials_at_once=3)))
+        yaml.safe_load_all(render(read_request(source, ["num_samples=5"]), RenderOptions(trials_at_once=3)))
     )
     (tmp_path / "space.yaml").write_text(rendered[0]["data"]["space.yaml"])
     far, here = load_sweep(tmp_path / "space.yaml"), load_sweep(source)
@@ -139,21 +210,27 @@ def test_a_rendered_sweep_is_the_sweep(tmp_path: Path) -> None:
     assert [g["replicas"] for g in rendered[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == [1, 3]
 
 
+def custom_resources(group: dict[str, Any]) -> dict[str, float]:
+    """What a node of the group offers beside CPU, GPU and memory, as Ray reads it: by a shell, then as JSON."""
+    offered: dict[str, float] = json.loads(shlex.split(group["rayStartParams"]["resources"])[0])
+    return offered
+
+
 def test_nodes_are_as_large_as_the_run_needs() -> None:
     changes = ["teacher_defaults.actor={num_cpus: 3, num_gpus: 1, replicas: 2, group: null}",
                "workers={num_workers: 4, num_cpus: 2, num_gpus: 1, resources: {fast: 0.5}}"]  # fmt: skip
-    text = render(read_asked(CLUSTER / "run.yaml", changes), Wishes(teacher_gib=24))
-    job = next(one for one in read_manifests(text, "rendered") if isinstance(one, RayJob))
-    teacher, student = job.spec.rayClusterSpec.workerGroupSpecs
-    limits = [g.template.spec.containers[0].resources.limits for g in (teacher, student)]  # type: ignore[union-attr]
-    assert (teacher.replicas, limits[0]["cpu"], limits[0]["nvidia.com/gpu"], limits[0]["memory"]) == (
+    text = render(read_request(CLUSTER / "run.yaml", changes), RenderOptions(teacher_gib=24))
+    job = next(one for one in read_manifests(text, "rendered") if one["kind"] == "RayJob")
+    teacher, student = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = [g["template"]["spec"]["containers"][0]["resources"]["limits"] for g in (teacher, student)]
+    assert (teacher["replicas"], limits[0]["cpu"], limits[0]["nvidia.com/gpu"], limits[0]["memory"]) == (
         4,
         3,
         1,
         "24Gi",
     )
-    assert (student.replicas, limits[1]["cpu"], limits[1]["nvidia.com/gpu"]) == (4, 2, 1)
-    assert student.custom_resources == {"student": 1.0, "fast": 1.0}
+    assert (student["replicas"], limits[1]["cpu"], limits[1]["nvidia.com/gpu"]) == (4, 2, 1)
+    assert custom_resources(student) == {"student": 1.0, "fast": 1.0}
 
 
 def test_a_run_that_a_new_cluster_cannot_do_is_not_rendered(tmp_path: Path) -> None:
@@ -161,11 +238,11 @@ def test_a_run_that_a_new_cluster_cannot_do_is_not_rendered(tmp_path: Path) -> N
     tree["data"]["train"] = {"kind": "files", "paths": ["train.jsonl"]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ConfigError, match=r"(?s)files of this machine.*train.jsonl.*raykd submit"):
-        render(read_asked(tmp_path / "run.yaml"), Wishes())
-    there = read_asked(tmp_path / "run.yaml", ["data.train.paths=[/raykd/runs/data/train.jsonl]"])
-    assert "/raykd/runs/data/train.jsonl" in render(there, Wishes())
+        render(read_request(tmp_path / "run.yaml"), RenderOptions())
+    there = read_request(tmp_path / "run.yaml", ["data.train.paths=[/raykd/runs/data/train.jsonl]"])
+    assert "/raykd/runs/data/train.jsonl" in render(there, RenderOptions())
     with pytest.raises(ConfigError, match="named pool"):
-        render(read_asked(CLUSTER / "run.yaml", ["serving.pool=warm"]), Wishes())
+        render(read_request(CLUSTER / "run.yaml", ["serving.pool=warm"]), RenderOptions())
 
 
 def test_ray_s_launcher_takes_its_file() -> None:
@@ -216,10 +293,11 @@ def test_nothing_shows_a_dashboard_to_the_network_without_a_token() -> None:
 def test_a_cluster_that_stays_grows() -> None:
     text = (CLUSTER / "kuberay" / "raycluster.yaml").read_text()
     cluster = read_manifests(text, "raycluster.yaml")[0]
-    assert isinstance(cluster, RayCluster) and cluster.spec.enableInTreeAutoscaling
-    groups = cluster.spec.workerGroupSpecs
-    assert [g.groupName for g in groups] == ["teacher", "student"]
-    assert all(g.custom_resources == {g.groupName: 1.0} and g.minReplicas < g.maxReplicas for g in groups)
+    assert cluster["kind"] == "RayCluster" and cluster["spec"]["enableInTreeAutoscaling"] is True
+    groups = cluster["spec"]["workerGroupSpecs"]
+    assert [g["groupName"] for g in groups] == ["teacher", "student"]
+    assert all(custom_resources(g) == {g["groupName"]: 1.0} for g in groups)
+    assert all(g["minReplicas"] < g["maxReplicas"] for g in groups)
 
 
 COMMANDS = [

@@ -17,7 +17,7 @@ from ray.job_submission import JobStatus
 from raykd.cli import main
 from raykd.deploy.package import SHOWN, package, shown
 from raykd.deploy.rayjobs import Jobs, exit_code
-from raykd.deploy.request import read_asked
+from raykd.deploy.request import read_request
 from raykd.deploy.submission import submission, submission_id
 from raykd.errors import ClusterError, ConfigError
 
@@ -95,13 +95,13 @@ def test_a_folder_that_is_too_large_is_refused_before_it_is_packed(tmp_path: Pat
 
 
 def test_the_command_can_be_sent_again(folder: Path) -> None:
-    one, two = (submission(read_asked(folder / "run.yaml", ["name=again"])) for _ in range(2))
+    one, two = (submission(read_request(folder / "run.yaml", ["name=again"])) for _ in range(2))
     assert one.id != two.id and one.id.startswith("again-")
-    sent = submission(read_asked(folder / "run.yaml", ["objective.alpha=0.3"]), output="/far")
+    sent = submission(read_request(folder / "run.yaml", ["objective.alpha=0.3"]), output="/far")
     assert sent.entrypoint == (
         "raykd", "train", "run.yaml", "objective.alpha=0.3", "output=/far", "ray.address=auto", "--resume"
     )  # fmt: skip
-    sweep = submission(read_asked(folder / "space.yaml", ["num_samples=3"]), output="/far")
+    sweep = submission(read_request(folder / "space.yaml", ["num_samples=3"]), output="/far")
     assert sweep.entrypoint == (
         "raykd", "sweep", "space.yaml", "num_samples=3", "set.output=/far", "set.ray.address=auto", "--continue"
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_the_command_can_be_sent_again(folder: Path) -> None:
 
 def test_the_printed_command_is_what_would_be_sent(folder: Path) -> None:
     sent = submission(
-        read_asked(folder / "run.yaml", ["tracking.experiment=it is"]),
+        read_request(folder / "run.yaml", ["tracking.experiment=it is"]),
         environment=["MLFLOW_TRACKING_URI=http://m:5000"],
     )
     words = shlex.split(sent.command("http://h:8265", follow=False))
@@ -129,7 +129,7 @@ def test_the_printed_command_is_what_would_be_sent(folder: Path) -> None:
 )  # fmt: skip
 def test_no_secret_is_sent_as_environment(folder: Path, environment: str) -> None:
     with pytest.raises(ConfigError, match="secret") as refused:
-        submission(read_asked(folder / "run.yaml"), environment=[environment])
+        submission(read_request(folder / "run.yaml"), environment=[environment])
     assert CANARY not in str(refused.value)
 
 
@@ -138,15 +138,15 @@ def test_no_secret_is_sent_as_environment(folder: Path, environment: str) -> Non
 )
 def test_no_secret_is_sent_as_an_override(folder: Path, override: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        submission(read_asked(folder / "run.yaml", [override]))
+        submission(read_request(folder / "run.yaml", [override]))
     assert CANARY not in str(refused.value)
 
 
 def test_output_must_outlive_the_job(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)output would be lost.*--output"):
-        submission(read_asked(folder / "run.yaml", ["output=runs"]))
+        submission(read_request(folder / "run.yaml", ["output=runs"]))
     assert (
-        submission(read_asked(folder / "run.yaml", ["output=runs"]), output="/far").entrypoint[4]
+        submission(read_request(folder / "run.yaml", ["output=runs"]), output="/far").entrypoint[4]
         == "output=/far"
     )
 
@@ -159,8 +159,8 @@ def test_files_that_would_stay_behind_are_named(folder: Path, tmp_path: Path) ->
     )  # fmt: skip
     (folder / "run.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"(?s)outside\.jsonl.*--working-dir"):
-        submission(read_asked(folder / "run.yaml"))
-    sent = submission(read_asked(folder / "run.yaml"), working_dir=tmp_path)
+        submission(read_request(folder / "run.yaml"))
+    sent = submission(read_request(folder / "run.yaml"), working_dir=tmp_path)
     assert sent.entrypoint[2] == "project/run.yaml"
     assert sent.notes == (
         "not uploaded, as it is written from the root: /far/away.jsonl (every node must see it)",
@@ -215,7 +215,7 @@ def test_a_head_that_is_only_just_up_is_given_time(folder: Path) -> None:
             raise RuntimeError(told)
 
     jobs = Jobs(SimpleNamespace(submit_job=submit_job), "http://h", pause_s=0.0)
-    one = submission(read_asked(folder / "run.yaml"))
+    one = submission(read_request(folder / "run.yaml"))
     jobs.send(one)
     assert [job["submission_id"] for job in sent] == [one.id, one.id]
     assert shlex.split(sent[1]["entrypoint"]) == list(one.entrypoint)
@@ -311,5 +311,5 @@ def test_a_run_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
     ):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "run.yaml").write_text(text)
-        prints.append(read_asked(tmp_path / place / "run.yaml").run.fingerprint())
+        prints.append(read_request(tmp_path / place / "run.yaml").run.fingerprint())
     assert len({*prints}) == 1
