@@ -17,3 +17,11 @@ class Point:
     step: int
     values: Mapping[str, float]
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+
+    def with_task(self, task: str) -> Point:
+        """Return the point with its metrics behind the name of a task; the only task of a run has no name."""
+        if not task:
+            return self
+        return Point(
+            self.step, {f"{task}/{name}": value for name, value in self.values.items()}, self.time_ms
+        )

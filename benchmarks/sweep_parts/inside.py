@@ -29,7 +29,8 @@ from raykd.runs.labelling import label_rows
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore
-from raykd.tuning.trial import RESUMED, Shared, TrialHost
+from raykd.tuning.trial import RESUMED, TrialHost
+from raykd.tuning.trial_rank import TrialContext
 
 FILE = "inside.json"
 READ_ROWS, READS, BATCH = 100_000, 400, 32
@@ -62,16 +63,16 @@ class Inside:
     def _threads(pool: TeacherPool) -> list[int]:
         return [ray.get(actor.usage.remote())[1] for group in pool.handle.replicas for actor in group]
 
-    def shared(self) -> Shared:
+    def shared(self) -> TrialContext:
         """What a sweep hands to its trials."""
         texts = self.data.train.texts
         tokenizer = self.config.student.fit_tokenizer(texts)
-        return Shared(
+        return TrialContext(
             configs=Objectives(self.config),
             base=self.config,
-            data=self.data,
+            data={"": self.data},
             tokenizers={self.config.student.tokenizer_key(): tokenizer},
-            pool=self.pool().handle,
+            pools={"": self.pool().handle},
             mailbox=ray.remote(Mailbox).options(num_cpus=0).remote(),
             folder=str(self.output / "checkpoints"),
             checkpoint_s=1e9,

@@ -1,4 +1,4 @@
-"""A trial's own process, seen from inside: `Rank`, which trials run in, with a few questions added.
+"""A trial's own process, seen from inside: `TrialRank`, which trials run in, with a few questions added.
 
 Decision record: what is compared differs in one thing only. The bare student is the same loop over the same batches
 with `objective.alpha: 1`, which asks no teacher; blocks of both alternate in one process, or two processes run the
@@ -20,7 +20,7 @@ from raykd.config import RunConfig, overlay
 from raykd.driver.loop import make_loop
 from raykd.student.prefetch import Prefetcher
 from raykd.student.worker import TrainingLoop
-from raykd.tuning.trial import Rank
+from raykd.tuning.trial_rank import TrialRank
 
 BARE, DISTILLED = {"alpha": 1.0}, {"alpha": 0.5}
 LONG = 1_000_000
@@ -39,7 +39,7 @@ class Objectives:
         return RunConfig.model_validate(overlay(tree, {"objective": dict(sample)}))
 
 
-class Probe(Rank):
+class Probe(TrialRank):
     """A trial's process."""
 
     def run(self, sample: Mapping[str, Any]) -> dict[str, float]:
@@ -127,11 +127,11 @@ class Probe(Rank):
         }
 
     def _stepping(self, sample: Mapping[str, Any]) -> tuple[Any, Iterator[Any]]:
-        config = self.shared.configs.config(sample)
+        config = self.context.configs.config(sample)
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": LONG})})
         prepared, tokenizer = self._rows(config)
         loop: TrainingLoop = make_loop(
-            config, prepared, tokenizer, self.shared.pool,
+            config, prepared, tokenizer, self.context.pools,
             rank=0, world=1, device="cpu", publish=lambda point: None,
         )  # fmt: skip
         loop.engine.train()

@@ -190,6 +190,11 @@ class MultiRun(Spec):
         return SCORE
 
     @property
+    def task_power(self) -> float:
+        """Tasks are drawn in proportion to their rows to this power."""
+        return self.task.power
+
+    @property
     def active_teachers(self) -> tuple[MemberTeacher, ...]:
         """The teachers that take part, in their order."""
         chosen = self.select_teachers

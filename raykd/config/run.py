@@ -249,6 +249,11 @@ class RunConfig(Spec):
         return {"": self}
 
     @property
+    def task_power(self) -> float:
+        """Tasks are drawn in proportion to their rows to this power (see `MultiTask`)."""
+        return 1.0
+
+    @property
     def active_teachers(self) -> tuple[TeacherConfig, ...]:
         """The teachers that take part, in their order."""
         chosen = self.select_teachers
@@ -258,6 +263,20 @@ class RunConfig(Spec):
     def plain(self) -> bool:
         """Whether no teacher is ever asked: alpha is 1 from the beginning to the end."""
         return self.objective.plain and all(self.at(phase.at).objective.plain for phase in self.phases)
+
+    def without_teachers(self, steps: int) -> RunConfig:
+        """The undistilled run: gold labels alone, as many steps, everything else equal."""
+        return self.model_copy(
+            update={
+                "name": "baseline",
+                "teachers": (),
+                "select_teachers": None,
+                "phases": (),
+                "baseline": False,
+                "objective": plain_objective(self.objective.label_smoothing),
+                "train": self.train.model_copy(update={"steps": steps, "epochs": None}),
+            }
+        )
 
     def at(self, progress: float) -> RunConfig:
         """The run as it is at this progress: the phases that have begun laid over it, without phases of its own.

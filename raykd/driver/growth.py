@@ -17,7 +17,7 @@ from pathlib import Path
 
 from raykd.checkpoint.find import newest
 from raykd.config import Run
-from raykd.driver.jobs import AnyJob, Job, MixedJob
+from raykd.driver.jobs import Job
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import Earlier
@@ -43,7 +43,7 @@ class Growth:
             now.rename(then)
 
 
-def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[AnyJob], path: Path) -> Growth:
+def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[Job], path: Path) -> Growth:
     """What it takes to make a run longer; changes nothing.
 
     Args:
@@ -88,11 +88,8 @@ def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[AnyJob], path: Pat
     return Growth(tuple(aside), tuple(notes))
 
 
-def _with_settings(job: AnyJob, config: Run) -> AnyJob:
+def _with_settings(job: Job, config: Run) -> Job:
     """The job as it would be with these settings, over the same rows."""
-    if isinstance(job, MixedJob):
-        return replace(job, config=job.config.model_copy(update={"train": config.train}))
-    assert isinstance(job, Job)
     return replace(job, config=job.config.model_copy(update={"train": config.train}))
 
 
@@ -101,7 +98,7 @@ def _less(before: int | None, now: int | None) -> bool:
     return now is not None and (before is None or now < before)
 
 
-def _progress(path: Path, job: AnyJob) -> tuple[int | None, int]:
+def _progress(path: Path, job: Job) -> tuple[int | None, int]:
     """Steps at the job's newest whole checkpoint (None without one), and its evaluations without a better score."""
     found = newest(path / STORAGE, GROUP, job.name, passed_over=lambda why: None)
     if found is None:
@@ -119,7 +116,7 @@ def _shorter(changes: Changes, path: Path, how: str) -> ConfigError:
     )
 
 
-def _no_checkpoint(changes: Changes, path: Path, job: AnyJob) -> ConfigError:
+def _no_checkpoint(changes: Changes, path: Path, job: Job) -> ConfigError:
     return ConfigError(
         f"cannot train {path} on: its last checkpoint is gone",
         got=f"{', '.join(map(str, changes.growing))}, and no whole checkpoint of the {job.name} in {path / STORAGE}",

@@ -1,10 +1,10 @@
 """A run as jobs: the teachers that must be trained first, the undistilled baseline, the distilled student.
 
 Decision record: training a teacher, the baseline and a distilled student is one thing with other settings, so
-each is a `Job` that holds a RunConfig of its own, and one worker group runs several jobs one after the other:
-starting a worker group costs more than training a small model. A student of several tasks is a `MixedJob`: its parts
-are the jobs that its tasks would be alone, each with a folder of its own. Trained teachers are kept by content (their
-configuration and their data), so that changing a student's seed never trains a teacher again.
+each is a `Job` that holds a run of its own, and one worker group runs several jobs one after the other: starting a
+worker group costs more than training a small model. A job is a set of tasks, of which a run of one task has one,
+under an empty name; nothing above asks how many there are. Trained teachers are kept by content (their configuration
+and their data), so that changing a student's seed never trains a teacher again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from raykd.config import MultiRun, Run, RunConfig, TeacherConfig, overlay, plain_objective
+from raykd.config import Run, RunConfig, TeacherConfig, overlay, plain_objective
 from raykd.config.loading import validate
 from raykd.config.smoke import smoke_name
 from raykd.data.load import ALL, Dataset, load_data
@@ -24,29 +25,26 @@ from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import models_of
 from raykd.student.prepare import check_long_rows
 
+Role = Literal["teacher", "baseline", "student"]
+
 
 @dataclass(frozen=True)
-class Job:
-    """One model to train.
+class TaskJob:
+    """One task of a job: what it would be alone.
 
-    role: teacher, baseline or student. name: for people and folders. output: where the saved model goes.
+    Attributes:
+        role: As of the job.
+        name: For people: the job's, and the task's where there are several.
+        config: The run that the task would be alone.
+        data: The rows of the task.
+        output: Where the saved model of this task goes.
     """
 
-    role: Literal["teacher", "baseline", "student"]
+    role: Role
     name: str
     config: RunConfig
     data: Dataset
     output: Path
-
-    @property
-    def parts(self) -> dict[str, Job]:
-        """The jobs of single tasks that it consists of, by task: itself."""
-        return {"": self}
-
-    @property
-    def done(self) -> bool:
-        """Whether the model is there already (models are written whole or not at all)."""
-        return (self.output / "config.json").exists()
 
     @property
     def rows(self) -> int:
@@ -55,15 +53,15 @@ class Job:
         return int(labelled.sum()) if self.config.plain else len(labelled)
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps of the job."""
-        return self.config.train.total_steps(max(1, self.rows // self.config.train.batch_size))
+    def batches(self) -> int:
+        """Whole batches of an epoch."""
+        return max(1, self.rows // self.config.train.batch_size)
 
     def check_batch(self) -> None:
-        """Says now what the stream of batches would say on a worker.
+        """Say now what the stream of batches would say on a worker.
 
         Raises:
-            DataError: the batch is larger than the data.
+            DataError: The batch is larger than the data.
         """
         if self.rows < self.config.train.batch_size:
             raise DataError(
@@ -75,51 +73,70 @@ class Job:
 
 
 @dataclass(frozen=True)
-class MixedJob:
-    """One model to train for several tasks.
+class Job:
+    """One model to train, for one task or for several.
 
-    parts: of each task the job that it would be alone, with its folder of the saved model.
+    Attributes:
+        role: What is trained.
+        name: For people and folders.
+        config: The run that trains it.
+        data: Rows by task, as `config.members`.
+        output: Where the saved model goes; of several tasks a folder for each in it.
     """
 
-    role: Literal["baseline", "student"]
+    role: Role
     name: str
-    config: MultiRun
-    parts: dict[str, Job]
+    config: Run
+    data: Mapping[str, Dataset]
     output: Path
+
+    @cached_property
+    def tasks(self) -> dict[str, TaskJob]:
+        """The tasks by name; the only one has an empty name."""
+        return {
+            task: TaskJob(
+                self.role, f"{self.name} {task}".rstrip(), member, self.data[task], self.output / task
+            )
+            for task, member in self.config.members.items()
+        }
 
     @property
     def done(self) -> bool:
-        """Whether the model is there already."""
+        """Whether the model is there already (models are written whole or not at all)."""
         return (self.output / "config.json").exists()
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the job: an epoch has all whole batches of all tasks."""
-        batch = self.config.train.batch_size
-        return self.config.train.total_steps(sum(max(1, part.rows // batch) for part in self.parts.values()))
+        return self.config.train.total_steps(sum(task.batches for task in self.tasks.values()))
 
     def check_batch(self) -> None:
-        """As `Job.check_batch`, for each task."""
-        for part in self.parts.values():
-            part.check_batch()
+        """As `TaskJob.check_batch`, for each task."""
+        for task in self.tasks.values():
+            task.check_batch()
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 (hex) over the rows: of each part by its key, and of all as `ALL`."""
+        prints = {task: data.fingerprints() for task, data in self.data.items()}
+        if list(prints) == [""]:
+            return prints[""]
+        whole = repr([(task, each[ALL]) for task, each in prints.items()])
+        named = {
+            f"task.tasks.{task}.{key}": value
+            for task, each in prints.items()
+            for key, value in each.items()
+            if key != ALL
+        }
+        return {ALL: hashlib.sha256(whole.encode()).hexdigest(), **named}
 
 
-AnyJob = Job | MixedJob
+def load_rows(config: Run) -> dict[str, Dataset]:
+    """Read the rows of every task of a run.
 
-
-def data_fingerprints(job: AnyJob) -> dict[str, str]:
-    """sha256 (hex) over the rows of a job: of each part by its key, and of all as `ALL`."""
-    if isinstance(job, Job):
-        return job.data.fingerprints()
-    parts = {name: part.data.fingerprints() for name, part in job.parts.items()}
-    whole = repr([(name, each[ALL]) for name, each in parts.items()])
-    named = {
-        f"task.tasks.{name}.{key}": value
-        for name, each in parts.items()
-        for key, value in each.items()
-        if key != ALL
-    }
-    return {ALL: hashlib.sha256(whole.encode()).hexdigest(), **named}
+    Raises:
+        DataError: What can be known of files, columns and labels.
+    """
+    return {task: load_data(member.data, Path.cwd(), member.form) for task, member in config.members.items()}
 
 
 def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
@@ -155,22 +172,6 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
     )
 
 
-def baseline_run(config: Run, steps: int) -> Run:
-    """The student without teachers: gold labels only, the same number of steps, everything else equal."""
-    if isinstance(config, MultiRun):
-        return config.without_teachers(steps)
-    update = {
-        "name": "baseline",
-        "teachers": (),
-        "select_teachers": None,
-        "phases": (),
-        "baseline": False,
-        "objective": plain_objective(config.objective.label_smoothing),
-        "train": config.train.model_copy(update={"steps": steps, "epochs": None}),
-    }
-    return config.model_copy(update=update)
-
-
 def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     """The job of a teacher that is trained first; its folder is named by its content."""
     run = teacher_run(config, teacher)
@@ -181,7 +182,7 @@ def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
     if config.smoke is not None:
         place /= smoke_name(config.smoke)
     output = place / "teachers" / f"{teacher.name}-{content}"
-    return Job("teacher", f"teacher-{teacher.name}", run, data, output)
+    return Job("teacher", f"teacher-{teacher.name}", run, {"": data}, output)
 
 
 def teacher_jobs(config: Run) -> list[Job]:
@@ -219,16 +220,14 @@ def check_trained(jobs: Sequence[Job], next_step: str) -> None:
         )
 
 
-def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[AnyJob]]:
-    """Jobs in two stages: teachers to train; then baseline and student.
+def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
+    """Return the jobs in two stages: teachers to train; then baseline and student.
 
     Raises:
-        DataError, ConfigError: what can be known of files, columns, labels and sizes.
+        DataError, ConfigError: What can be known of files, columns, labels and sizes.
     """
-    teachers = teacher_jobs(config)
-    data = {name: load_data(m.data, Path.cwd(), m.form) for name, m in config.members.items()}
-    student = job_of("student", "student", config, data, run_dir / "student")
-    students: list[AnyJob] = [student]
+    teachers, data = teacher_jobs(config), load_rows(config)
+    students = [Job("student", "student", config, data, run_dir / "student")]
     if config.baseline:
         if config.plain:
             raise ConfigError(
@@ -237,39 +236,18 @@ def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[AnyJob]]:
                 wanted="a run with teachers",
                 next_step="leave baseline out: this run is the baseline",
             )
-        plain = baseline_run(config, student.steps)
-        students.insert(0, job_of("baseline", "baseline", plain, data, run_dir / "baseline"))
+        plain = config.without_teachers(students[0].steps)
+        students.insert(0, Job("baseline", "baseline", plain, data, run_dir / "baseline"))
     for job in [*teachers, *students]:
         job.check_batch()
-        for part in job.parts.values():
-            for rows in (part.data.train, part.data.validation, part.data.test):
+        for task in job.tasks.values():
+            for rows in (task.data.train, task.data.validation, task.data.test):
                 if rows is not None:
-                    check_source_languages(part.config, rows)
-                    check_prompts(part.config, rows)
+                    check_source_languages(task.config, rows)
+                    check_prompts(task.config, rows)
         if not job.done:
-            check_long_rows([(part.config, part.data.train) for part in job.parts.values()])
+            check_long_rows([(task.config, task.data.train) for task in job.tasks.values()])
     return teachers, students
-
-
-def job_of(
-    role: Literal["baseline", "student"],
-    name: str,
-    config: Run,
-    data: Mapping[str, Dataset],
-    output: Path,
-) -> AnyJob:
-    """The job of a run, whether it is of one task or of several.
-
-    Args:
-        data: by task, as `config.members`.
-    """
-    if isinstance(config, RunConfig):
-        return Job(role, name, config, data[""], output)
-    parts = {
-        task: Job(role, f"{name} {task}", member, data[task], output / task)
-        for task, member in config.members.items()
-    }
-    return MixedJob(role, name, config, parts, output)
 
 
 def teacher_path(teacher: TeacherConfig, trained: dict[str, Path]) -> str:

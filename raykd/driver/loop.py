@@ -18,9 +18,9 @@ from raykd.teachers.pool import PoolHandle
 
 def make_loop(
     config: Run,
-    prepared: Prepared | Mapping[str, Prepared],
+    prepared: Mapping[str, Prepared],
     tokenizer: Any,
-    pool: PoolHandle | Mapping[str, PoolHandle] | None,
+    pools: Mapping[str, PoolHandle],
     *,
     rank: int,
     world: int,
@@ -31,11 +31,9 @@ def make_loop(
     """A loop at its seeded start; where it goes on from is the host's affair.
 
     Args:
-        prepared, pool: the rows, and the teachers, which are not asked where the run is plain; by task where there
-            are several.
+        prepared: the rows, by task. pools: the teachers, by task, which are not asked where the run is plain.
         publish: takes points of the curves, on rank 0 only. noticed: whether a checkpoint is wanted at once.
     """
-    pools = pool if isinstance(pool, Mapping) else {"": pool} if pool is not None else {}
     sources = {
         name: pools[name].source(member.objective.weighting, rank, member.select_teachers)
         for name, member in config.members.items()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,14 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from raykd.checkpoint.curves import Curves
-from raykd.cluster.mailbox import Event
+from raykd.cluster.mailbox import Event, mailbox_on_cluster
 from raykd.driver.ending import ending_of
+from raykd.driver.listening import listening
 from raykd.errors import RaykdError
 from raykd.point import Point
 
 log = logging.getLogger("raykd.runs")
-POLL_S = 0.25
 HEARTBEAT_S = 30.0
+"""Seconds between two lines where there is no terminal."""
+SETTLE_S = 60.0
+"""Longest wait for what workers have sent to be dealt with."""
 
 
 class JobProgress:
@@ -52,8 +54,9 @@ class JobProgress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, float] = {}
+        self.mailbox: Any = None
         self.error: RaykdError | None = None
-        self.taken = 0
+        self._taken, self._beat = 0, time.monotonic()
 
     def expect(self, job: str, steps: int) -> None:
         """Shows a job before it starts."""
@@ -75,39 +78,32 @@ class JobProgress:
         self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def watching(self, mailbox: Any) -> Iterator[None]:
-        """Drains the mailbox while the body runs, and once more after it."""
-        finished = threading.Event()
+    def listening(self) -> Iterator[None]:
+        """Open a mailbox for workers, and show and keep what they send while the body runs."""
+        with (
+            mailbox_on_cluster() as self.mailbox,
+            self._bars if self._console.is_terminal else contextlib.nullcontext(),
+            listening(self._drain, name="raykd-progress", patience_s=5.0),
+        ):
+            yield
 
-        def drain() -> None:
-            for event in ray.get(mailbox.drain.remote()):
-                try:
-                    self._take(event)
-                except Exception:  # an outage of MLflow or a full disk must not end the watching
-                    log.exception("a point of %s was not recorded", event.job)
-                self.taken += 1
+    def settle(self) -> None:
+        """Wait until everything that the workers have sent is dealt with."""
+        sent = ray.get(self.mailbox.sent.remote())
+        deadline = time.monotonic() + SETTLE_S
+        while self._taken < sent and time.monotonic() < deadline:
+            time.sleep(0.1)
 
-        def watch() -> None:
-            last = time.monotonic()
-            while not finished.wait(POLL_S):
-                try:
-                    drain()
-                except ray.exceptions.RayError:
-                    return
-                if not self._console.is_terminal and time.monotonic() - last > HEARTBEAT_S:
-                    last = time.monotonic()
-                    self._heartbeat()
-
-        thread = threading.Thread(target=watch, name="raykd-progress", daemon=True)
-        with self._bars if self._console.is_terminal else contextlib.nullcontext():
-            thread.start()
+    def _drain(self) -> None:
+        for event in ray.get(self.mailbox.drain.remote()):
             try:
-                yield
-            finally:
-                finished.set()
-                thread.join(timeout=5.0)
-                with contextlib.suppress(ray.exceptions.RayError):
-                    drain()
+                self._take(event)
+            except Exception:  # an outage of MLflow or a full disk must not end the listening
+                log.exception("a point of %s was not recorded", event.job)
+            self._taken += 1
+        if not self._console.is_terminal and time.monotonic() - self._beat > HEARTBEAT_S:
+            self._beat = time.monotonic()
+            self._heartbeat()
 
     def _heartbeat(self) -> None:
         for job, task in self._tasks.items():

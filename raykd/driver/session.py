@@ -1,13 +1,16 @@
-"""The frame of a command: Ray and MLflow opened together."""
+"""The frame of a command: Ray and MLflow opened together, and ended as the command ended."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ray
+from rich.console import Console
+from rich.markup import escape
 
 from raykd.cluster.connection import connect
 from raykd.cluster.interrupts import at_interrupt, interruptible
@@ -22,30 +25,45 @@ log = logging.getLogger("raykd.runs")
 
 
 @contextlib.contextmanager
-def ended_well(folder: RunFolder) -> Iterator[None]:
-    """However the body ends: the folder says so, and a Ray of its own is gone."""
-    with (
-        interruptible(folder.interrupted, at_last=[lambda: folder.give_up("interrupted")]),
-        own_ray_ended(),
-    ):
+def ray_connected(config: RayConfig) -> Iterator[None]:
+    """Connect to Ray for a command that has no folder of its own; a Ray that it started ends with the body.
+
+    Raises:
+        ConfigError, ResourceError: There is no such cluster, or no Ray can be started here.
+    """
+    with interruptible(), own_ray_ended():
+        connect(config)
         yield
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print what a reader must know, a line each."""
+    for note in notes:
+        console.print(f"[yellow]note[/yellow]     {escape(redact(note))}", highlight=False, soft_wrap=True)
 
 
 class Session:
     """Ray, connected, and an MLflow run that is being opened beside it: each takes seconds.
 
     Args:
-        start_tracker: opens the MLflow run; runs on a thread of its own.
+        config: Which cluster.
+        folder: Of the command; keeps the MLflow run's id.
+        console: Where the notes of the MLflow run are printed.
+        start_tracker: Opens the MLflow run; runs on a thread of its own.
+
     Raises:
-        ResourceError: there is no such cluster.
+        ResourceError: There is no such cluster.
     """
 
-    def __init__(self, config: RayConfig, folder: RunFolder, start_tracker: Callable[[], Tracker]) -> None:
-        self._folder = folder
+    def __init__(
+        self, config: RayConfig, folder: RunFolder, console: Console, start_tracker: Callable[[], Tracker]
+    ) -> None:
+        self.folder, self.console = folder, console
         self._background = ThreadPoolExecutor(max_workers=1)
         self._starting = self._background.submit(start_tracker)
         self._tracker: Tracker | None = None
-        at_interrupt(lambda: self.end(KeyboardInterrupt()))
+        self._children: list[ChildRuns] = []
+        at_interrupt(lambda: self._end_run(KeyboardInterrupt()))
         try:
             connect(config)
         except BaseException as error:
@@ -54,27 +72,99 @@ class Session:
         log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
 
     def tracker(self) -> Tracker:
-        """The MLflow run, waited for.
+        """Return the MLflow run; the first call waits for it and prints its notes.
 
         Raises:
-            TrackingError: it cannot be opened.
+            TrackingError: It cannot be opened.
         """
         if self._tracker is None:
             self._tracker = self._starting.result()
             self._background.shutdown(wait=False)
             hush()
             log.info("MLflow run %s at %s", self._tracker.run_id, redact(self._tracker.uri))
-            self._folder.write_state(mlflow_run_id=self._tracker.run_id)
+            self.folder.write_state(mlflow_run_id=self._tracker.run_id)
+            print_notes(self.console, self._tracker.notes)
         return self._tracker
 
+    def child_runs(self) -> ChildRuns:
+        """Return an opener of child runs that end together with the session."""
+        children = ChildRuns(self.tracker(), self.folder)
+        at_interrupt(lambda: children.finish("KILLED"))
+        self._children.append(children)
+        return children
+
     def end(self, error: BaseException | None = None) -> None:
-        """Ends the MLflow run as the command ended."""
-        with contextlib.suppress(
-            RaykdError
-        ):  # that it could not be opened was told, or is not the first error
-            status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            (self._tracker or self._starting.result()).finish("FINISHED" if error is None else status)
+        """End the MLflow run and its children as the command ended.
+
+        Args:
+            error: What ended the command; None where it came to its end.
+        """
+        for children in self._children:
+            children.finish(_status_of(error))
+        self._end_run(error)
+
+    def _end_run(self, error: BaseException | None) -> None:
+        # That it could not be opened was told, or is not the first error.
+        with contextlib.suppress(RaykdError):
+            (self._tracker or self._starting.result()).finish(_status_of(error))
         self._background.shutdown(wait=False)
+
+
+class ChildRuns:
+    """Child runs of a command's MLflow run, found again by a resume.
+
+    Args:
+        parent: The command's own run.
+        folder: Of the command; its state keeps the children's ids.
+    """
+
+    def __init__(self, parent: Tracker, folder: RunFolder) -> None:
+        self._parent, self._folder = parent, folder
+        self.open: dict[str, Tracker] = {}
+
+    def start(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        directory: Path,
+        find: Callable[[str], str | None] = lambda name: None,
+    ) -> Tracker:
+        """Open the child run of this name, or the one that an earlier start opened.
+
+        Args:
+            name: Of the job or trial.
+            params: Of the child run.
+            tags: Of the child run.
+            directory: Where points wait while MLflow is away.
+            find: Looks for a child that the state does not know; returns its id.
+        """
+        known = self._folder.state.get("children", {})
+        self.open[name] = Tracker.start(
+            self._parent.uri,
+            self._parent.experiment,
+            name,
+            params=params,
+            tags=tags,
+            parent_run_id=self._parent.run_id,
+            run_id=known.get(name) or find(name),
+            directory=directory,
+            required=False,
+        )
+        self._folder.write_state(children={**known, name: self.open[name].run_id})
+        return self.open[name]
+
+    def finish(self, status: Status) -> None:
+        """End all that are open."""
+        for child in list(self.open.values()):
+            child.finish(status)
+
+
+def _status_of(error: BaseException | None) -> Status:
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def _ray_logs() -> str:

@@ -12,24 +12,26 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from raykd.config import RunConfig
+from raykd.config import Run, RunConfig
 from raykd.config.home import named
 from raykd.config.loading import dump, flatten, load_run
-from raykd.driver.session import Session, ended_well
+from raykd.distill.weighting import Weighting
+from raykd.driver.command import Command, FolderContents, run_command
+from raykd.driver.jobs import Job
+from raykd.driver.session import Session
 from raykd.errors import ConfigError
 from raykd.experiments.resume import compare_arms, explain_arms
+from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import Earlier
-from raykd.folders.folder import RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.folders.lock import locked
+from raykd.folders.folder import RunFolder
 from raykd.keys import key_part
 from raykd.point import Point
-from raykd.preflight.check import preflight, say_notes
+from raykd.preflight.check import preflight
 from raykd.report.sweeps.confirmation import MACRO, ConfirmationReport
 from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.scoring.score import student_system
@@ -37,7 +39,7 @@ from raykd.spaces.schedulers import Fifo
 from raykd.tracking import Experiment, Tracker, environment, redact, tracking_uri
 from raykd.tuning.capacity import concurrent_trials
 from raykd.tuning.config import Sweep, load_sweep
-from raykd.tuning.driver import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
+from raykd.tuning.driver import CHECKPOINTS, Search, SweepDriver, Weightings, node_resources, read_base
 from raykd.tuning.journal import FILE as JOURNAL
 from raykd.tuning.journal import Journal
 from raykd.tuning.outcome import BEST
@@ -66,6 +68,15 @@ class Arms:
     def fingerprint(self) -> str:
         """Of both runs; more seeds may be added on a resume."""
         return hashlib.sha256((self.winner.fingerprint() + self.default.fingerprint()).encode()).hexdigest()
+
+    def weightings(self) -> Weightings:
+        """The weightings of both arms, of each task; None where they choose other teachers."""
+        differs = self.winner.select_teachers != self.default.select_teachers
+        found: dict[str, list[Weighting | None]] = {}
+        for task, default in self.default.members.items():
+            one, other = self.winner.members[task].objective.weighting, default.objective.weighting
+            found[task] = [None] if differs else [one] if one == other else [one, other]
+        return found
 
     @property
     def trials(self) -> int:
@@ -108,48 +119,112 @@ def confirm(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Confirmation:
-    """Trains winner and default with fresh seeds and compares them.
+    """Train winner and default with fresh seeds and compare them.
 
     Args:
-        sweep_folder: output/name of a finished sweep. seeds: how many; an interval needs two.
+        sweep_folder: output/name of a finished sweep.
+        seeds: How many; an interval needs two.
+        resume: Go on with an earlier confirmation; more seeds may be added.
+        overwrite: Empty the folder first.
+        console: Where progress is shown; None makes one.
+
     Raises:
-        RaykdError: with what, got, wanted and the next step.
+        RaykdError: With what, got, wanted and the next step.
     """
     plan, arms = _arms(named(sweep_folder).resolve(), seeds)
-    shown = console or Console(emoji=False)
-    say_notes(shown, preflight(plan.base, together=plan.config.label == "on_demand"))
-    with locked(Path(arms.output).resolve() / arms.name):
-        compare = partial(compare_arms, arms)
-        earlier = look_at_folder(
-            arms, resume=resume, overwrite=overwrite, compare=compare, explain=explain_arms
+    return run_command(ConfirmCommand(plan, arms), resume=resume, overwrite=overwrite, console=console)
+
+
+class ConfirmCommand(Command[Confirmation]):
+    """Trains winner and default as trials with fresh seeds, and compares them on the held-out rows.
+
+    Args:
+        plan: The finished sweep.
+        arms: What is trained.
+    """
+
+    title = "the confirmation"
+
+    def __init__(self, plan: Sweep, arms: Arms) -> None:
+        self.plan, self.arms, self.owner, self.base = plan, arms, arms, plan.base
+
+    def check(self) -> Sequence[str]:
+        """Check the sweep's base as a run."""
+        return preflight(self.base, together=self.plan.config.label == "on_demand")
+
+    def compare(self, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+        """Compare both arms with those in the folder."""
+        return compare_arms(self.arms, path, state)
+
+    def explain(self, path: Path, changes: Changes) -> ConfigError:
+        """Say which changed settings stop the resume."""
+        return explain_arms(path, changes)
+
+    def prepare(self, earlier: Earlier) -> FolderContents:
+        """Read the base's rows."""
+        self.teachers, self.student = read_base(self.base)
+        runs = {"winner": self.arms.winner, "default": self.arms.default, "run": self.base}
+        files = {f"{name}.yaml": dump(run) for name, run in runs.items()}
+        return FolderContents(self.student.fingerprints(), files)
+
+    def introduce(self, folder: RunFolder, console: Console) -> None:
+        """Print what is trained."""
+        seeds = len(self.arms.seeds)
+        console.print(
+            f"[bold]{self.plan.name}[/bold]  winner and default, {seeds} fresh seeds each", highlight=False
         )
-        return _confirm_in_folder(plan, arms, shown, earlier, overwrite)
 
+    def start_tracker(self, folder: RunFolder) -> Tracker:
+        """Open the confirmation's run in MLflow, with the default's settings and what the winner has otherwise."""
+        plan, arms = self.plan, self.arms
+        default = flatten(arms.default)
+        differing = {
+            f"winner.{key}": value for key, value in flatten(arms.winner).items() if default.get(key) != value
+        }
+        return Tracker.start(
+            tracking_uri(plan.base.tracking, Path(plan.base.output).resolve()),
+            Experiment.of(plan.base.tracking),
+            f"{plan.name}-confirm",
+            params={**default, **differing, "confirm.seeds": str(list(arms.seeds))},
+            tags={"raykd.role": "confirmation", "raykd.tuning": plan.name, **environment()},
+            run_id=folder.state.get("mlflow_run_id"),
+            directory=folder.path,
+        )
 
-def _confirm_in_folder(
-    plan: Sweep, arms: Arms, console: Console, earlier: Earlier, overwrite: bool
-) -> Confirmation:
-    data, teachers = read_rows(plan.base)
-    files = {
-        "winner.yaml": dump(arms.winner),
-        "default.yaml": dump(arms.default),
-        "run.yaml": dump(plan.base),
-    }
-    folder = open_folder(
-        arms, data.fingerprints(), files, earlier=earlier, base=plan.base, overwrite=overwrite
-    )
-    weightings = [arms.winner.objective.weighting, arms.default.objective.weighting]
-    weighting = weightings[:1] if weightings[0] == weightings[1] else weightings
-    chosen = {arms.winner.select_teachers, arms.default.select_teachers}
-    with log_to_file(folder.log), ended_well(folder):
-        try:
-            folder.say(console)
-            asking = weighting if len(chosen) == 1 else [None]
-            frame = Frame(plan.base, data, teachers, folder, console, plan.config.label, asking)
-            return _confirm(plan, arms, frame)
-        except BaseException as error:
-            folder.give_up("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
+    def run(self, session: Session) -> Confirmation:
+        """Have the teachers answer, train every arm with every seed, compare."""
+        plan, arms = self.plan, self.arms
+        driver = SweepDriver(
+            plan.base, self.teachers, self.student, session, plan.config.label, arms.weightings()
+        )
+        students = session.folder.path / "students"
+        journal = driver.run(self._search(driver, students))
+        report = _report(plan, arms, self.student, journal, students, driver.notes)
+        result = _conclude(report, session.folder, journal, session.tracker())
+        shutil.rmtree(session.folder.path / CHECKPOINTS, ignore_errors=True)
+        return result
+
+    def _search(self, driver: SweepDriver, students: Path) -> Search:
+        plan, arms, config = self.plan, self.arms, self.plan.config
+        workers, asked = plan.base.workers, config.max_concurrent_trials
+        return Search(
+            configs=arms,
+            sampler=arms,
+            scheduler=Fifo().build(plan.space, plan.base.train.evaluations, plan.mode),
+            trials=arms.trials,
+            mode=plan.mode,
+            names={},
+            settings=TuneSettings(
+                workers=workers,
+                concurrent=concurrent_trials(node_resources(), workers, driver.kept_groups, asked),
+                population=None,
+                time_budget_s=None,
+                max_failures=config.max_failures,
+                scratch=driver.folder.path / "tune",
+            ),
+            checkpoint_s=config.checkpoint_s,
+            students=students,
+        )
 
 
 def _arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
@@ -162,7 +237,7 @@ def _arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
             next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
         )
     plan, winner = load_sweep(space, check=False), load_run(best)
-    used = {plan.base.seed, *(_seed(t.sample) for t in Journal(folder / JOURNAL).trials.values())}
+    used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
     seeds: list[int] = []
     seed = FIRST_SEED
     while len(seeds) < count:
@@ -172,84 +247,9 @@ def _arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
     return plan, Arms(winner, plan.base, tuple(seeds), "confirm", str(folder))
 
 
-def _seed(sample: Mapping[str, Any]) -> Any:
-    return sample.get("seed")
-
-
-def _confirm(plan: Sweep, arms: Arms, frame: Frame) -> Confirmation:
-    folder = frame.folder
-    frame.console.print(
-        f"[bold]{plan.name}[/bold]  winner and default, {len(arms.seeds)} fresh seeds each", highlight=False
-    )
-    session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, arms, folder))
-    students = folder.path / "students"
-    try:
-        concurrent = concurrent_trials(
-            node_resources(), plan.base.workers, frame.kept, plan.config.max_concurrent_trials
-        )
-        with frame.teachers(session.tracker):
-            tracker = session.tracker()
-            say_notes(frame.console, tracker.notes)
-            frame.judge_teachers(tracker)
-            frame.answer_ahead()
-            journal = search(frame, _search(plan, arms, frame, concurrent, students), tracker)
-        result = _conclude(plan, arms, frame, journal, tracker, students)
-    except BaseException as error:
-        session.end(error)
-        raise
-    session.end()
-    shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
-    folder.write_state(status="finished", lines=list(result.lines))
-    return result
-
-
-def _search(plan: Sweep, arms: Arms, frame: Frame, concurrent: int, students: Path) -> Search:
-    return Search(
-        configs=arms,
-        sampler=arms,
-        scheduler=Fifo().build(plan.space, plan.base.train.evaluations, plan.mode),
-        trials=arms.trials,
-        mode=plan.mode,
-        names={},
-        settings=TuneSettings(
-            workers=plan.base.workers,
-            concurrent=concurrent,
-            population=None,
-            time_budget_s=None,
-            max_failures=plan.config.max_failures,
-            scratch=frame.folder.path / "tune",
-        ),
-        checkpoint_s=plan.config.checkpoint_s,
-        students=students,
-    )
-
-
-def _start_tracker(plan: Sweep, arms: Arms, folder: RunFolder) -> Tracker:
-    params = {f"winner.{key}": value for key, value in flatten(arms.winner).items()}
-    same = flatten(arms.default)
-    differing = {
-        key: value for key, value in params.items() if same.get(key.removeprefix("winner.")) != value
-    }
-    return Tracker.start(
-        tracking_uri(plan.base.tracking, Path(plan.base.output).resolve()),
-        Experiment.of(plan.base.tracking),
-        f"{plan.name}-confirm",
-        params={**same, **differing, "confirm.seeds": str(list(arms.seeds))},
-        tags={"raykd.role": "confirmation", "raykd.tuning": plan.name, **environment()},
-        run_id=folder.state.get("mlflow_run_id"),
-        directory=folder.path,
-    )
-
-
 def _conclude(
-    plan: Sweep,
-    arms: Arms,
-    frame: Frame,
-    journal: Journal,
-    tracker: Tracker,
-    students: Path,
+    report: ConfirmationReport, folder: RunFolder, journal: Journal, tracker: Tracker
 ) -> Confirmation:
-    folder, report = frame.folder, _report(plan, arms, frame, journal, students)
     pictures = confirmation_figures(report)
     page = write_confirmation_page(report, folder.path / "report.html", pictures)
     (folder.path / "results.md").write_text(report.markdown(), encoding="utf-8")
@@ -275,25 +275,28 @@ def _conclude(
     return Confirmation(report, (report.rich(),), tuple(lines), failed)
 
 
-def _report(plan: Sweep, arms: Arms, frame: Frame, journal: Journal, students: Path) -> ConfirmationReport:
+def _report(
+    plan: Sweep, arms: Arms, student: Job, journal: Journal, students: Path, notes: Sequence[str]
+) -> ConfirmationReport:
     """Every student reads the held-out rows here, for the first time and once."""
-    data = frame.data
+    data = student.data[""]
     splits = {"validation": data.validation, **({"test": data.test} if data.test is not None else {})}
     scores: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
     for trial in journal.trials.values():
         if trial.status != "finished":
             continue
         arm, seed = str(trial.sample["arm"]), int(trial.sample["seed"])
-        config = arms.config(trial.sample)
         values: dict[str, float] = {}
         for split, rows in splits.items():
-            _, found = student_system(arm, "student", _student(students, trial.tune_ids), config, rows)
+            # Under the name that Tune gave the trial at its last start.
+            folder = students / trial.tune_ids[-1]
+            _, found = student_system(arm, "student", folder, arms.config(trial.sample), rows)
             by_language = {key_part(name): own for name, own in found.by_language.items()}
             by_language |= {MACRO: found.macro} if found.macro else {}
             for language, metrics in by_language.items():
                 values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
         scores[arm][seed] = values
-    notes = [] if data.test is not None else [
+    chosen_there = [] if data.test is not None else [
         "there is no test set: both arms are compared on the validation rows, on which the winner was chosen"
     ]  # fmt: skip
     return ConfirmationReport(
@@ -303,12 +306,7 @@ def _report(plan: Sweep, arms: Arms, frame: Frame, journal: Journal, students: P
         metric=plan.metric,
         title=f"{plan.name}: winner against default",
         summary=f"The sweep's best run and its base, each trained with {len(arms.seeds)} seeds that no trial had.",
-        notes=(*frame.notes, *notes),
+        notes=(*notes, *chosen_there),
         environment=environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
-
-
-def _student(students: Path, tune_ids: Sequence[str]) -> Path:
-    """Where a trial's student lies: under the name that Tune gave the trial at its last start."""
-    return students / tune_ids[-1]

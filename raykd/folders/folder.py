@@ -15,12 +15,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from rich.console import Console
 
-from raykd.config import MultiRun, Run, RunConfig
+from raykd.config import Run
 from raykd.config.home import STATE
 from raykd.config.run import TrackingConfig
 from raykd.data.load import ALL
@@ -176,17 +177,18 @@ def look_at_folder(
             wanted="a new name, --resume or --overwrite",
             next_step="--resume goes on from its last checkpoint, --overwrite starts anew, name=... makes another",
         )
-    changes, before = _compared(config, path, state) if compare is None else compare(path, state)
+    changes, before = (compare or partial(compare_settings, cast(Run, config)))(path, state)
     if changes.refused:
         raise explain(path, changes)
-    if isinstance(config, (RunConfig, MultiRun)):
-        _check_workers(config, state, path)
     return Earlier(state, changes, before)
 
 
-def _compared(config: Owner, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
-    assert isinstance(config, (RunConfig, MultiRun))
-    return compare_run(config, path, state)
+def compare_settings(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+    """As `compare_run`; refuses also workers for which the checkpoints cannot be converted."""
+    changes, before = compare_run(config, path, state)
+    if not changes.refused:
+        _check_workers(config, state, path)
+    return changes, before
 
 
 def open_folder(
@@ -218,12 +220,11 @@ def open_folder(
         write_whole(path / name, content)
     folder = RunFolder(path, state, fresh, notes, earlier.changes.allowed)
     models = {"models": state.get("models") or models_of(base)}
-    numbers = {"num_workers": config.workers.num_workers} if isinstance(config, (RunConfig, MultiRun)) else {}
     folder.write_state(
         fingerprint=config.fingerprint(),
         rows=dict(rows),
         **models,
-        **numbers,
+        num_workers=base.workers.num_workers,
         folder=str(path),
         status="running",
     )

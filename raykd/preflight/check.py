@@ -7,19 +7,16 @@ so that one call shows all that is wrong, and `preflight` raises the first, so t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
 
 from raykd.cluster.address import asked_for, check_ray
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import Run, RunConfig, TeacherConfig
 from raykd.data.rows import Rows
-from raykd.driver.jobs import AnyJob, jobs_of
+from raykd.driver.jobs import Job, jobs_of
 from raykd.driver.language_models import check_source_languages, describe_marks
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.folders.places import check_places
@@ -40,7 +37,6 @@ from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import look as look_at_records
-from raykd.tracking import redact
 
 
 @dataclass(frozen=True)
@@ -98,12 +94,6 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     check_places(config)
     check_disk(disk_of(config))
     return look_at_records(config.tracking, Path(config.output).resolve()).notes
-
-
-def say_notes(console: Console, notes: Iterable[str]) -> None:
-    """Say what a reader must know, a line each."""
-    for note in notes:
-        console.print(f"[yellow]note[/yellow]     {escape(redact(note))}", highlight=False, soft_wrap=True)
 
 
 def check_combinations(config: RunConfig) -> str:
@@ -193,7 +183,7 @@ def check(
     config: Run,
     *,
     together: bool = True,
-    folder: Callable[[Sequence[AnyJob]], tuple[str, str]] | None = None,
+    folder: Callable[[Sequence[Job]], tuple[str, str]] | None = None,
 ) -> list[Finding]:
     """All findings, good and bad, in the order of the run.
 
@@ -213,11 +203,11 @@ def check(
         look(f"combinations {name}".rstrip(), partial(check_combinations, member))
         for teacher in member.active_teachers:
             look(f"teacher {teacher.name}", partial(check_teacher, teacher, member))
-    read: list[AnyJob] = []
+    read: list[Job] = []
     look("data", lambda: _check_data(config, read))
     findings.append(_look_at_folder(folder or partial(describe_folder, config), read))
     for job in read[-1:]:
-        for task, part in job.parts.items():
+        for task, part in job.tasks.items():
             idle = describe_never_asked(never_asked(config.members[task], part.data.train.languages))
             findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
     look("student", lambda: check_student(config))
@@ -232,7 +222,7 @@ def check(
     look("tracking", lambda: _look_at_records(config))
     look(
         "disk",
-        lambda: check_disk(disk_of(config, {t: p.data for t, p in read[-1].parts.items()} if read else None)),
+        lambda: check_disk(disk_of(config, read[-1].data if read else None)),
     )
     return findings
 
@@ -243,10 +233,10 @@ def _look_at_records(config: Run) -> str:
     return described(str(found), list(found.notes))
 
 
-def _look_at_rows(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
+def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:
     """What rows hold that a model would read otherwise than as text."""
     for name, member in config.members.items():
-        rows = job.parts[name].data.train
+        rows = job.tasks[name].data.train
         look(f"rows {name}".rstrip(), partial(_say_signs, member, rows))
 
 
@@ -255,10 +245,10 @@ def _say_signs(member: RunConfig, rows: Rows) -> str:
     return described("special tokens in texts", notes) if notes else "no special tokens in texts"
 
 
-def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[], str]], None]) -> None:
+def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:
     """Self-tests of the teachers that a check can load."""
     for name, member in config.members.items():
-        rows = job.parts[name].data.train
+        rows = job.tasks[name].data.train
         for teacher in member.active_teachers if config.serving.pool is None else ():
             if teacher.path is not None and Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
@@ -266,17 +256,15 @@ def _look_at_selftests(config: Run, job: AnyJob, look: Callable[[str, Callable[[
             look("self-test student", partial(check_student_answers, member, rows))
 
 
-def _check_data(config: Run, read: list[AnyJob]) -> str:
+def _check_data(config: Run, read: list[Job]) -> str:
     """Args: read: takes the jobs, for what is checked after."""
     teachers, students = jobs_of(config, Path(config.output) / config.name)
     read += students
-    remarks = dict.fromkeys(line for part in students[-1].parts.values() for line in part.data.remarks())
+    remarks = dict.fromkeys(line for part in students[-1].tasks.values() for line in part.data.remarks())
     return "; ".join([*(_describe(job) for job in [*teachers, *students]), *remarks])
 
 
-def _look_at_folder(
-    describe: Callable[[Sequence[AnyJob]], tuple[str, str]], jobs: Sequence[AnyJob]
-) -> Finding:
+def _look_at_folder(describe: Callable[[Sequence[Job]], tuple[str, str]], jobs: Sequence[Job]) -> Finding:
     try:
         text, argument = describe(jobs)
     except RaykdError as error:
@@ -284,9 +272,9 @@ def _look_at_folder(
     return Finding("folder", f"{NOTE}{text}" if argument else text, argument=argument)
 
 
-def _describe(job: AnyJob) -> str:
+def _describe(job: Job) -> str:
     told = []
-    for name, part in job.parts.items():
+    for name, part in job.tasks.items():
         rows, labelled = len(part.data.train), int(part.data.train.labelled.sum())
         told.append(f"{name} {labelled:,} labelled and {rows - labelled:,} unlabelled texts".lstrip())
         if part.data.train.take(range(1)).in_mode("optional").all():

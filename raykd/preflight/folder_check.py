@@ -7,13 +7,13 @@ from pathlib import Path
 
 from raykd.config import Run
 from raykd.driver.growth import plan_growth
-from raykd.driver.jobs import AnyJob, data_fingerprints
+from raykd.driver.jobs import Job
 from raykd.errors import ConfigError
 from raykd.folders.earlier_start import Earlier
 from raykd.folders.folder import Owner, check_rows, look_at_folder, path_of, status_of
 
 
-def describe_folder(config: Run, jobs: Sequence[AnyJob] = ()) -> tuple[str, str]:
+def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
     """What lies in a run's folder already, for people, and the argument with which the run starts.
 
     Args:
@@ -25,7 +25,7 @@ def describe_folder(config: Run, jobs: Sequence[AnyJob] = ()) -> tuple[str, str]
     def go_on(path: Path) -> Earlier:
         earlier = look_at_folder(config, resume=True, overwrite=False)
         if jobs:
-            check_rows(path, earlier.state, data_fingerprints(jobs[-1]))
+            check_rows(path, earlier.state, jobs[-1].fingerprints())
             plan_growth(earlier, config, jobs, path)
         return earlier
 

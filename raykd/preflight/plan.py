@@ -7,7 +7,7 @@ is called unknown otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from raykd.cluster.connection import Demand, demands_of
 from raykd.config import Run
 from raykd.config.loading import load_any
 from raykd.data.load import Dataset
-from raykd.driver.jobs import AnyJob, jobs_of
+from raykd.driver.jobs import Job, jobs_of
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, groups_of
 from raykd.preflight.disk import Disk, check_disk, disk_of, shown
@@ -42,11 +42,10 @@ def plan_run(config: Run, *, together: bool = True) -> list[Item]:
         RaykdError: files, rows or combinations that cannot be a run; `raykd check` shows all of them.
     """
     teachers, students = jobs_of(config, Path(config.output).resolve() / config.name)
-    data = {task: part.data for task, part in students[-1].parts.items()}
     return [
         *resources(config, together=together),
         *steps([*teachers, *students]),
-        *sizes(disk_of(config, data)),
+        *sizes(disk_of(config, students[-1].data)),
         duration(config, students[-1]),
     ]
 
@@ -74,7 +73,7 @@ def resources(config: Run, *, together: bool = True) -> list[Item]:
     return items
 
 
-def steps(jobs: Sequence[AnyJob]) -> list[Item]:
+def steps(jobs: Sequence[Job]) -> list[Item]:
     """Steps of each job, as they come about."""
     items = []
     for job in jobs:
@@ -83,10 +82,10 @@ def steps(jobs: Sequence[AnyJob]) -> list[Item]:
     return items
 
 
-def _counted(job: AnyJob) -> str:
+def _counted(job: Job) -> str:
     train = job.config.train
-    batches = sum(max(1, part.rows // train.batch_size) for part in job.parts.values())
-    rows = sum(part.rows for part in job.parts.values())
+    batches = sum(task.batches for task in job.tasks.values())
+    rows = sum(task.rows for task in job.tasks.values())
     epoch = f"{rows:,} rows / batch {train.batch_size} = {batches:,} steps an epoch"
     if train.steps is not None:
         return f"{job.steps:,} steps (train.steps); {epoch}"
@@ -131,7 +130,7 @@ def sizes(disk: Disk) -> list[Item]:
 
 
 def duration(
-    config: Run, student: AnyJob, trials: int = 1, at_once: int = 1, budget_s: float | None = None
+    config: Run, student: Job, trials: int = 1, at_once: int = 1, budget_s: float | None = None
 ) -> Item:
     """Seconds of the student's training, if an earlier run in its folder measured such steps.
 
@@ -178,9 +177,9 @@ def measured_pace(config: Run, folder: Path) -> float | None:
     return (timed[-1][1] - timed[0][1]) / 1000 / (timed[-1][0] - timed[0][0])
 
 
-def disk_of_trials(base: Run, data: Dataset, trials: int, at_once: int) -> Disk:
+def disk_of_trials(base: Run, data: Mapping[str, Dataset], trials: int, at_once: int) -> Disk:
     """What a sweep needs: each trial keeps its newest checkpoint till the sweep ends, and writes one more."""
-    return disk_of(base, {"": data}, copies=trials + at_once, trials=trials)
+    return disk_of(base, data, copies=trials + at_once, trials=trials)
 
 
 def _held(demand: Demand) -> dict[str, float]:

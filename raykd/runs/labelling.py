@@ -24,19 +24,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raykd.cluster.connection import connect
-from raykd.cluster.interrupts import interruptible
-from raykd.cluster.own_processes import own_ray_ended
 from raykd.config import RunConfig
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
 from raykd.driver.jobs import existing_teachers
 from raykd.driver.pool import check_teachers, start_pool
+from raykd.driver.session import ray_connected
 from raykd.errors import ConfigError
 from raykd.folders.places import check_places
 from raykd.preflight.model_check import look_at_teachers
-from raykd.scoring.teacher_scores import judge_teachers, stop_if_poor
+from raykd.scoring.teacher_scores import review_teachers, stop_if_poor
 from raykd.teachers.call import PoolTicket
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import TeacherPool
@@ -220,7 +218,7 @@ def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np
 
 
 @contextlib.contextmanager
-def shown(console: Console, what: str = "labelling") -> Iterator[Callable[[int, int], None]]:
+def show_progress(console: Console, what: str = "labelling") -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, else a line now and then; gives what `label_rows` reports to."""
     if not console.is_terminal:
         yield _Lines(console, what)
@@ -274,14 +272,14 @@ def label(config: RunConfig, console: Console, *, everything: bool = False) -> L
     with teachers_alone(config, trained) as (pool, infos):
         say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
         rows, languages = data.validation, data.train.languages
-        judged = judge_teachers(config, pool, infos, rows, languages, say)
+        judged = review_teachers(config, pool, infos, rows, languages, say)
         say("\n".join((*judged.lines, *judged.idle)))
         stop_if_poor([judged], config)
-        with shown(console, "training texts") as report:
+        with show_progress(console, "training texts") as report:
             total = label_rows(pool, data.train, config.objective.weighting, report)
         if everything:
             held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
-            with shown(console, "held-out texts") as report:
+            with show_progress(console, "held-out texts") as report:
                 total += label_rows(pool, held_out, None, report)
     return total
 
@@ -296,8 +294,7 @@ def teachers_alone(
         ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
     """
     look_at_teachers(config)
-    with interruptible(), own_ray_ended():
-        connect(config.ray)
+    with ray_connected(config.ray):
         check_teachers(config, trained)
         pool, infos = start_pool(config, trained)
         try:

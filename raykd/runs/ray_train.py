@@ -24,7 +24,7 @@ from raykd.cluster.interrupts import is_ending
 from raykd.cluster.mailbox import Event
 from raykd.cluster.own_processes import started_here
 from raykd.config import Run, WorkersConfig
-from raykd.driver.jobs import AnyJob
+from raykd.driver.jobs import Job
 from raykd.errors import RaykdError, ResourceError, TeacherError, TrainingError
 from raykd.point import Point
 from raykd.teachers.pool import PoolHandle
@@ -52,15 +52,12 @@ class Payload:
     pools: dict[str, PoolHandle]
 
 
-def pack_job(job: AnyJob, tokenizer: Any, pools: dict[str, PoolHandle]) -> Payload:
+def pack_job(job: Job, tokenizer: Any, pools: dict[str, PoolHandle]) -> Payload:
     """A job with its rows and tokenizer in the object store."""
     return Payload(
         name=job.name,
         config=job.config,
-        rows={
-            task: (ray.put(part.data.train), ray.put(part.data.validation))
-            for task, part in job.parts.items()
-        },
+        rows={task: (ray.put(data.train), ray.put(data.validation)) for task, data in job.data.items()},
         tokenizer=ray.put(tokenizer),
         output=str(job.output),
         pools=pools,

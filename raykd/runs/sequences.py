@@ -20,7 +20,7 @@ from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.folders.places import try_folder
-from raykd.runs.labelling import shown, teachers_alone, trained_teachers
+from raykd.runs.labelling import show_progress, teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import WRITTEN, TeacherPool
 
@@ -56,7 +56,7 @@ def write_sequences(
     with (
         teachers_alone(config, trained) as (pool, _),
         path.open("a", encoding="utf-8") as file,
-        shown(console, "sequences") as report,
+        show_progress(console, "sequences") as report,
     ):
         work = _work(config, pool, data.train, written)
         done, total = 0, sum(len(picked) for _, picked in work)

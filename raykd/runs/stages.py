@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import ray
-
-from raykd.driver.jobs import AnyJob, Job
+from raykd.driver.growth import GROUP, STORAGE
+from raykd.driver.jobs import Job
 from raykd.driver.progress import JobProgress
 from raykd.driver.wait import wait_for
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.runs.ray_train import fit, pack_job, worker_needs
+from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
 
 
-def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, mailbox: Any) -> None:
+def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress) -> None:
     """One worker group for all teachers that ask for the same workers."""
     for job in jobs:
         if job.done:
@@ -36,15 +34,29 @@ def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
     for workers, alike in by_workers.items():
         # Named by what it asks for, so that a resumed run finds the checkpoints of the same group.
         name = hashlib.sha256(workers.encode()).hexdigest()[:8]
-        fit_group(alike, f"teachers-{name}", folder, progress, mailbox, {})
+        fit_group(alike, f"teachers-{name}", folder, progress, {})
+
+
+def train_students(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress, pools: Pools) -> None:
+    """Train baseline and student in one worker group.
+
+    Args:
+        pools: Of each task the teachers that students ask.
+    """
+    for job in jobs:
+        if job.done:
+            progress.note(job.name, "kept from before the resume", job.steps)
+        else:
+            progress.expect(job.name, job.steps)
+    handed = {task: pool for task, (pool, _) in pools.items()}
+    fit_group([job for job in jobs if not job.done], GROUP, folder, progress, handed)
 
 
 def fit_group(
-    jobs: Sequence[AnyJob],
+    jobs: Sequence[Job],
     name: str,
     folder: RunFolder,
     progress: JobProgress,
-    mailbox: Any,
     pools: Mapping[str, TeacherPool],
 ) -> None:
     """One worker group for all these jobs, one after the other.
@@ -57,7 +69,7 @@ def fit_group(
     log.info("workers for %s: %s", ", ".join(job.name for job in jobs), jobs[0].config.workers)
     payloads = []
     for job in jobs:
-        parts = [(part.config.task, part.data.train) for part in job.parts.values()]
+        parts = [(task.config.task, task.data.train) for task in job.tasks.values()]
         teachers = pools[""].handle.source(direct=False) if "" in pools else None
         tokenizer = fit_tokenizer(job.config.student, parts, teachers)
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
@@ -70,13 +82,13 @@ def fit_group(
             payloads,
             workers,
             name=name,
-            storage=folder.path / "ray",
-            mailbox=mailbox,
+            storage=folder.path / STORAGE,
+            mailbox=progress.mailbox,
             max_failures=jobs[0].config.train.max_failures,
         )
     except RaykdError as error:
         given_up = error
-    settle(mailbox, progress)
+    progress.settle()
     if progress.error is not None:
         # Not while the other is handled, and without it: its frames hold Ray Train's actors, which then stay alive.
         given_up = None
@@ -84,11 +96,3 @@ def fit_group(
     if given_up is not None:
         raise given_up
     log.info("trained %s", ", ".join(job.name for job in jobs))
-
-
-def settle(mailbox: Any, progress: JobProgress) -> None:
-    """Waits until the watching thread has dealt with everything that the workers sent."""
-    sent = ray.get(mailbox.sent.remote())
-    deadline = time.monotonic() + 60.0
-    while progress.taken < sent and time.monotonic() < deadline:
-        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""`raykd train`: one RunConfig in, one folder with the student, the table, the report and the MLflow run out.
+"""`raykd train`: one run in, one folder with the student, the table, the report and the MLflow run out.
 
 Decision record: the order is chosen so that what can fail fails before a worker is taken (folder, data, labels,
 resources, MLflow), and so that start-up is paid at most twice: one worker group trains all teachers, one the
@@ -9,218 +9,173 @@ teachers are scored on the validation rows, so that one that answers worse than 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from raykd.checkpoint.curves import FILE, Curves
-from raykd.cluster.interrupts import at_interrupt
-from raykd.cluster.mailbox import mailbox_on_cluster
 from raykd.config import Run
 from raykd.config.loading import dump, flatten
+from raykd.driver.command import Command, FolderContents, run_command
 from raykd.driver.growth import plan_growth
-from raykd.driver.jobs import AnyJob, Job, data_fingerprints, jobs_of
-from raykd.driver.pool import check_cluster, opened_pools
+from raykd.driver.jobs import Job, TaskJob, jobs_of
+from raykd.driver.pool import check_cluster
 from raykd.driver.progress import JobProgress
-from raykd.driver.session import Session, ended_well
+from raykd.driver.session import Session
 from raykd.driver.smoke import smoke_tags
-from raykd.driver.teacher_counts import TeacherCounts
-from raykd.folders.folder import RESULTS, RunFolder, check_rows, log_to_file, look_at_folder, open_folder
-from raykd.folders.lock import locked
+from raykd.folders.earlier_start import Earlier
+from raykd.folders.folder import RESULTS, RunFolder, check_rows, path_of
 from raykd.point import Point
-from raykd.preflight.check import preflight, say_notes
+from raykd.preflight.check import preflight
 from raykd.preflight.model_check import sign_notes
-from raykd.runs.stages import fit_group, train_teachers
+from raykd.runs.stages import train_students, train_teachers
+from raykd.runs.teacher_stage import opened_teachers
 from raykd.scoring.outcome import Outcome
-from raykd.scoring.several_tasks import conclude_all, judge_all
-from raykd.scoring.teacher_scores import record_once, stop_if_poor
+from raykd.scoring.several_tasks import conclude_all
 from raykd.student.overruled import describe_overruled
-from raykd.teachers.pool import TeacherPool
 from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
 
-@dataclass
-class Trackers:
-    """The run's MLflow run and one child a job, made when its first point comes and kept over a resume."""
-
-    run: Tracker
-    folder: RunFolder
-    children: dict[str, Tracker]
-
-    def on_point(self, jobs: dict[str, AnyJob], job: str, *points: Point) -> None:
-        """Points of the student go to the run, those of another job to its child."""
-        if jobs[job].role == "student":
-            self.run.log_points(points)
-            return
-        if job not in self.children:
-            known = self.folder.state.get("children", {})
-            self.children[job] = Tracker.start(
-                self.run.uri,
-                self.run.experiment,
-                job,
-                params=flatten(jobs[job].config),
-                tags={"raykd.role": jobs[job].role, **smoke_tags(jobs["student"].config)},
-                parent_run_id=self.run.run_id,
-                run_id=known.get(job),
-                directory=self.folder.path / "mlflow" / job,
-                required=False,
-            )
-            self.folder.write_state(children={**known, job: self.children[job].run_id})
-        self.children[job].log_points(points)
-
-    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Ends all of them."""
-        for child in self.children.values():
-            child.finish(status)
-        self.run.finish(status)
-
-
 def train(
     config: Run, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> Outcome:
-    """Runs the run and returns what it made.
+    """Run the run and return what it made.
 
     Args:
-        resume: go on in the run's folder from its last checkpoint. overwrite: empty the folder first.
+        config: The run, of one task or of several.
+        resume: Go on in the run's folder from its last checkpoint.
+        overwrite: Empty the folder first.
+        console: Where progress is shown; None makes one.
+
     Raises:
-        RaykdError: with what, got, wanted and the next step; what was written before stays.
+        RaykdError: With what, got, wanted and the next step; what was written before stays.
     """
-    shown = console or Console(emoji=False)
-    say_notes(shown, preflight(config))
-    path = Path(config.output).resolve() / config.name
-    with locked(path):
-        # All that can be refused is refused before an old run is overwritten.
-        earlier = look_at_folder(config, resume=resume, overwrite=overwrite)
-        jobs = jobs_of(config, path)
-        growth = plan_growth(earlier, config, jobs[1], path)
-        rows, files = data_fingerprints(jobs[1][-1]), {"run.yaml": dump(config)}
+    return run_command(TrainCommand(config), resume=resume, overwrite=overwrite, console=console)
+
+
+class TrainCommand(Command[Outcome]):
+    """Trains teachers, then baseline and student, and scores all of them.
+
+    Args:
+        config: The run.
+    """
+
+    def __init__(self, config: Run) -> None:
+        self.owner = self.base = self.config = config
+
+    def check(self) -> Sequence[str]:
+        """Check models, combinations, resources and places."""
+        return preflight(self.config)
+
+    def prepare(self, earlier: Earlier) -> FolderContents:
+        """Read the rows; set saved students aside where the run is made longer."""
+        path = path_of(self.config)
+        self.teachers, self.students = jobs_of(self.config, path)
+        growth = plan_growth(earlier, self.config, self.students, path)
+        rows = self.students[-1].fingerprints()
         check_rows(path, earlier.state, rows)
         growth.set_aside()
-        folder = open_folder(config, rows, files, earlier=earlier, base=config, overwrite=overwrite)
-        with log_to_file(folder.log), ended_well(folder):
-            try:
-                folder.say(shown, growth.notes)
-                return _train(config, folder, shown, *jobs)
-            except KeyboardInterrupt:
-                folder.give_up("interrupted")
-                raise
-            except BaseException:
-                log.exception("the run failed")
-                folder.give_up("failed")
-                raise
+        return FolderContents(rows, {"run.yaml": dump(self.config)}, growth.notes)
 
-
-def _train(
-    config: Run,
-    folder: RunFolder,
-    console: Console,
-    teacher_jobs: Sequence[Job],
-    student_jobs: Sequence[AnyJob],
-) -> Outcome:
-    for part in [part for job in student_jobs for part in job.parts.values()]:
-        log.info("data read: %s: %s", part.name, part.data.train.summary())
-    for part in student_jobs[-1].parts.values():
-        _say_data(console, part)
-        for note in sign_notes(part.config, part.data.train):
+    def introduce(self, folder: RunFolder, console: Console) -> None:
+        """Print the rows of each task, and what the run's settings overrule."""
+        for task in [task for job in self.students for task in job.tasks.values()]:
+            log.info("data read: %s: %s", task.name, task.data.train.summary())
+        for task in self.students[-1].tasks.values():
+            console.print(_describe_rows(task), highlight=False)
+            for note in sign_notes(task.config, task.data.train):
+                log.warning("%s", note)
+        for note in describe_overruled(self.config.train):
             log.warning("%s", note)
-    for note in describe_overruled(config.train):
-        log.warning("%s", note)
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    tracker = Session(config.ray, folder, lambda: _start_tracker(config, folder)).tracker()
-    say_notes(console, tracker.notes)
-    trackers = Trackers(tracker, folder, {})
-    at_interrupt(lambda: trackers.finish("KILLED"))
-    try:
-        check_cluster(config, teacher_jobs)
-        outcome = _stages(config, folder, console, trackers, teacher_jobs, student_jobs)
-    except BaseException as error:
-        trackers.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    trackers.finish("FINISHED")
-    (folder.path / RESULTS).write_text(outcome.markdown(), encoding="utf-8")
-    folder.write_state(status="finished", lines=list(outcome.lines))
-    return outcome
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+    def start_tracker(self, folder: RunFolder) -> Tracker:
+        """Open the run in MLflow; the jobs beside the student get children of it."""
+        config = self.config
+        return Tracker.start(
+            tracking_uri(config.tracking, folder.path.parent),
+            Experiment.of(config.tracking),
+            config.name,
+            params=flatten(config),
+            tags={
+                "raykd.role": "run",
+                "raykd.fingerprint": config.fingerprint(),
+                **environment(),
+                **smoke_tags(config),
+            },
+            run_id=folder.state.get("mlflow_run_id"),
+            directory=folder.path,
+            required=config.tracking.required,
+        )
+
+    def run(self, session: Session) -> Outcome:
+        """Train teachers, open and review them, train the students, score everything."""
+        config, folder, tracker = self.config, session.folder, session.tracker()
+        recorder = PointRecorder({job.name: job for job in [*self.teachers, *self.students]}, session)
+        check_cluster(config, self.teachers)
+        curves = Curves(folder.path / FILE)
+        for name, points in curves.by_job.items():
+            recorder.log(name, *points)
+        progress = JobProgress(session.console, config.metric, curves, recorder.log)
+        with progress.listening():
+            train_teachers(self.teachers, folder, progress)
+            with opened_teachers(config, self.teachers, self.students[-1], session, progress.say) as teachers:
+                teachers.review()
+                teachers.counts.filled()
+                teachers.refuse_poor()
+                train_students(self.students, folder, progress, teachers.pools)
+                progress.note("scoring", "held-out rows, report, MLflow")
+                outcome = conclude_all(
+                    config,
+                    folder,
+                    self.students,
+                    teachers.pools,
+                    teachers.reviews,
+                    curves.by_job,
+                    tracker,
+                    teachers.counts.totals,
+                )
+                progress.note("scoring", "done", steps=1)
+        (folder.path / RESULTS).write_text(outcome.markdown(), encoding="utf-8")
+        return outcome
 
 
-def _stages(
-    config: Run,
-    folder: RunFolder,
-    console: Console,
-    trackers: Trackers,
-    teacher_jobs: Sequence[Job],
-    student_jobs: Sequence[AnyJob],
-) -> Outcome:
-    jobs = {job.name: job for job in [*teacher_jobs, *student_jobs]}
-    curves = Curves(folder.path / FILE)
-    for job, points in curves.by_job.items():
-        trackers.on_point(jobs, job, *points)
-    progress = JobProgress(console, config.metric, curves, lambda job, p: trackers.on_point(jobs, job, p))
-    trained = {job.name: job.output for job in teacher_jobs}
-    with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
-        train_teachers(teacher_jobs, folder, progress, mailbox)
-        with opened_pools(config, trained, progress.say) as pools, ExitStack() as grown:
-            counts = TeacherCounts(folder, [pool for pool, _ in pools.values()])
-            grown.enter_context(counts.growing())
-            judged = judge_all(config, student_jobs[-1], pools, progress.say)
-            counts.filled()
-            record_once(judged, trackers.run, folder)
-            stop_if_poor(judged.values(), config)
-            handed = {task: pool for task, (pool, _) in pools.items()}
-            _fit(student_jobs, folder, progress, mailbox, handed)
-            progress.note("scoring", "held-out rows, report, MLflow")
-            result = conclude_all(
-                config, folder, student_jobs, pools, judged, curves.by_job, trackers.run, counts.totals
+class PointRecorder:
+    """Takes points of the student to the MLflow run, and those of another job to a child of it.
+
+    Args:
+        jobs: By name.
+        session: Of the run, whose tracker is open.
+    """
+
+    def __init__(self, jobs: dict[str, Job], session: Session) -> None:
+        self._jobs, self._run, self._folder = jobs, session.tracker(), session.folder
+        self._children = session.child_runs()
+
+    def log(self, name: str, *points: Point) -> None:
+        """Record points of the job with this name; its child is opened with the first."""
+        job = self._jobs[name]
+        if job.role == "student":
+            self._run.log_points(points)
+            return
+        if name not in self._children.open:
+            self._children.start(
+                name,
+                params=flatten(job.config),
+                tags={"raykd.role": job.role, **smoke_tags(self._jobs["student"].config)},
+                directory=self._folder.path / "mlflow" / name,
             )
-            progress.note("scoring", "done", steps=1)
-    return result
+        self._children.open[name].log_points(points)
 
 
-def _fit(
-    jobs: Sequence[AnyJob],
-    folder: RunFolder,
-    progress: JobProgress,
-    mailbox: Any,
-    pools: Mapping[str, TeacherPool],
-) -> None:
-    for job in jobs:
-        if job.done:
-            progress.note(job.name, "kept from before the resume", job.steps)
-        else:
-            progress.expect(job.name, job.steps)
-    fit_group([job for job in jobs if not job.done], "student", folder, progress, mailbox, pools)
-
-
-def _start_tracker(config: Run, folder: RunFolder) -> Tracker:
-    return Tracker.start(
-        tracking_uri(config.tracking, folder.path.parent),
-        Experiment.of(config.tracking),
-        config.name,
-        params=flatten(config),
-        tags={
-            "raykd.role": "run",
-            "raykd.fingerprint": config.fingerprint(),
-            **environment(),
-            **smoke_tags(config),
-        },
-        run_id=folder.state.get("mlflow_run_id"),
-        directory=folder.path,
-        required=config.tracking.required,
-    )
-
-
-def _say_data(console: Console, student: Job) -> None:
-    rows = student.data.train
+def _describe_rows(task: TaskJob) -> str:
+    rows, test = task.data.train, task.data.test
     labelled = int((rows.labels_B >= 0).sum())
-    console.print(
-        f"[bold]{student.config.name}[/bold]  {len(rows):,} training texts ({labelled:,} labelled), "
-        f"{len(student.data.validation):,} for validation"
-        + (f", {len(student.data.test):,} for test" if student.data.test is not None else "")
-        + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(student.config.data.labels)}",
-        highlight=False,
+    return (
+        f"[bold]{task.config.name}[/bold]  {len(rows):,} training texts ({labelled:,} labelled), "
+        f"{len(task.data.validation):,} for validation"
+        + (f", {len(test):,} for test" if test is not None else "")
+        + f"; languages {', '.join(sorted(set(rows.languages)))}; labels {', '.join(task.config.data.labels)}"
     )

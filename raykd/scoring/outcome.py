@@ -22,7 +22,7 @@ from raykd.config.loading import dump
 from raykd.data.load import Dataset
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.ending import Ending
-from raykd.driver.jobs import Job
+from raykd.driver.jobs import TaskJob
 from raykd.folders.folder import RunFolder
 from raykd.keys import key_part
 from raykd.point import Point
@@ -34,10 +34,10 @@ from raykd.scoring.costs import cost_table, times_of
 from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
 from raykd.scoring.notes import notes_of
 from raykd.scoring.score import System, ask_all, ensemble_system, stacked, student_system, teacher_systems
-from raykd.scoring.teacher_scores import Judged
+from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
-from raykd.tracking import PartTracker, Tracker, environment, redact
+from raykd.tracking import Tracker, environment, redact
 
 Counters = Mapping[str, Mapping[str, float]]
 """Counters of the teachers, by teacher."""
@@ -87,13 +87,14 @@ class TeacherScores:
 
 def conclude(
     config: RunConfig,
+    task: str,
     folder: RunFolder,
-    jobs: Sequence[Job],
+    jobs: Sequence[TaskJob],
     pool: TeacherPool | None,
     infos: Sequence[TeacherInfo],
-    judged: Judged,
+    judged: TeacherReview,
     curves: Mapping[str, Sequence[Point]],
-    tracker: Tracker | PartTracker,
+    tracker: Tracker,
     ending: Ending | None,
     read_counters: Callable[[], Counters],
 ) -> Outcome:
@@ -134,9 +135,9 @@ def conclude(
     pictures = figures(report)
     page = write_page(report, folder.path / "report.html", pictures)
     if lost:
-        tracker.set_tags({LOST_TAG: ", ".join(lost)})
-    tracker.log_points([Point(_last_step(curve), _restarted(restarts, processes))])
-    logged = _log(config, tracker, report, (page, pictures), jobs, infos, counters, curves)
+        tracker.set_tags({_tag(LOST_TAG, task): ", ".join(lost)})
+    tracker.log_points([Point(_last_step(curve), _restarted(restarts, processes)).with_task(task)])
+    logged = _log(config, task, tracker, report, (page, pictures), jobs, infos, counters, curves)
     return Outcome(
         table=report.table,
         tables=(report.table.rich(), *(() if report.costs is None else (report.costs.rich(),))),
@@ -148,6 +149,11 @@ def conclude(
         of_teachers=of_teachers,
         costs=report.costs,
     )
+
+
+def _tag(name: str, task: str) -> str:
+    """The name of a tag that each task has: names of teachers are those of the whole run already."""
+    return f"{name}.{task}" if task else name
 
 
 def _last_step(curve: Sequence[Point]) -> int:
@@ -164,7 +170,7 @@ def _score_teachers(
     config: RunConfig,
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
-    judged: Judged,
+    judged: TeacherReview,
     data: Dataset,
     curve: Sequence[Point],
     student: Path,
@@ -226,7 +232,7 @@ def _report(
     facts: tuple[TeacherFacts, ...],
     curve: Sequence[Point],
     ending: Ending | None,
-    tracker: Tracker | PartTracker,
+    tracker: Tracker,
     counters: Counters,
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
@@ -287,28 +293,32 @@ def _data_table(data: Dataset) -> tuple[tuple[str, ...], ...]:
 
 def _log(
     config: RunConfig,
-    tracker: Tracker | PartTracker,
+    task: str,
+    tracker: Tracker,
     report: RunReport,
     drawn: tuple[Path, Mapping[str, tuple[str, str]]],
-    jobs: Sequence[Job],
+    jobs: Sequence[TaskJob],
     infos: Sequence[TeacherInfo],
     counters: Counters,
     curves: Mapping[str, Sequence[Point]],
 ) -> str | None:
-    tracker.log_points([Point(_last_step(curves.get("student", ())), _final_values(report, counters))])
+    place = f"{task}/" if task else ""
+    tracker.log_points(
+        [Point(_last_step(curves.get("student", ())), _final_values(report, counters)).with_task(task)]
+    )
     tracker.set_tags({f"raykd.teacher.{i.name}.fingerprint": i.fingerprint for i in infos})
     tracker.set_tags({f"raykd.teacher.{i.name}.dtype": f"{i.dtype} on {i.device}" for i in infos})
-    tracker.set_tags({"raykd.data.fingerprint": jobs[-1].data.fingerprint()})
+    tracker.set_tags({_tag("raykd.data.fingerprint", task): jobs[-1].data.fingerprint()})
     rows, costs = report.table.rows(), report.costs
-    tracker.log_table(rows if costs is None else costs.joined(rows), "results.json")
+    tracker.log_table(rows if costs is None else costs.joined(rows), f"{place}results.json")
     text = report.table.markdown() + ("" if costs is None else f"\n{costs.markdown()}")
-    tracker.log_text(text, "results.md")
-    tracker.log_text(dump(config), "run.yaml")
-    tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
+    tracker.log_text(text, f"{place}results.md")
+    tracker.log_text(dump(config), f"{place}run.yaml")
+    tracker.log_text(json.dumps(dict(report.environment), indent=2), f"{place}environment.json")
     page, pictures = drawn
-    tracker.log_file(page)
+    tracker.log_file(page, task or None)
     for name, (svg, _) in pictures.items():
-        tracker.log_figure(svg, f"plots/{name}.svg")
+        tracker.log_figure(svg, f"{place}plots/{name}.svg")
     if config.tracking.log_model:
         languages = config.data.select_languages or config.data.languages
         return tracker.log_student(jobs[-1].output, config.data.labels, languages)
@@ -338,7 +348,7 @@ def _lines(
     report: RunReport,
     page: Path,
     student: Path,
-    tracker: Tracker | PartTracker,
+    tracker: Tracker,
     folder: RunFolder,
     logged: str | None,
 ) -> tuple[str, ...]:

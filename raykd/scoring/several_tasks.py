@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raykd.config import MultiRun, Run
+from raykd.config import Run
 from raykd.config.loading import dump
 from raykd.driver.ending import ending_of
-from raykd.driver.jobs import AnyJob
+from raykd.driver.jobs import Job
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.mix_page import TaskResult, write_mix_page
 from raykd.scoring.outcome import Counters, Outcome, conclude
-from raykd.scoring.teacher_scores import Judged, judge_teachers
+from raykd.scoring.teacher_scores import TeacherReview, review_teachers
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
-from raykd.tracking import PartTracker, Tracker, redact
+from raykd.tracking import Tracker, redact
 
 log = logging.getLogger("raykd.runs")
 TASKS = "tasks"
@@ -32,59 +32,87 @@ Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
 """Of each task that has teachers their pool and what they say of themselves."""
 
 
-def judge_all(config: Run, student: AnyJob, pools: Pools, say: Callable[[str], None]) -> dict[str, Judged]:
-    """Scores the teachers of every task on the validation rows, by task.
+def review_all(
+    config: Run, student: Job, pools: Pools, say: Callable[[str], None], *, asked_alike: bool = True
+) -> dict[str, TeacherReview]:
+    """Score the teachers of every task on the validation rows.
 
     Args:
-        student: its data. say: takes lines for people.
+        config: The run.
+        student: Its rows, by task.
+        pools: The opened teachers.
+        say: Takes lines for people.
+        asked_alike: As in `review_teachers`.
+
+    Returns:
+        The reviews by task.
     """
-    judged = {}
+    reviews = {}
     for task, (pool, infos) in pools.items():
-        data = student.parts[task].data
-        judged[task] = judge_teachers(
-            config.members[task], pool, infos, data.validation, data.train.languages, say
+        data = student.data[task]
+        reviews[task] = review_teachers(
+            config.members[task],
+            pool,
+            infos,
+            data.validation,
+            data.train.languages,
+            say,
+            asked_alike=asked_alike,
         )
-        judged[task].announce(say)
-    return judged
+        reviews[task].announce(say)
+    return reviews
 
 
 def conclude_all(
     config: Run,
     folder: RunFolder,
-    jobs: Sequence[AnyJob],
+    jobs: Sequence[Job],
     pools: Pools,
-    judged: Mapping[str, Judged],
+    reviews: Mapping[str, TeacherReview],
     curves: Mapping[str, Sequence[Point]],
     tracker: Tracker,
     counters: Callable[[], Counters],
 ) -> Outcome:
-    """Scores every system of every task on the held-out rows, writes reports and logs everything.
+    """Score every system of every task on the held-out rows, write reports and record everything.
 
     Args:
-        jobs: baseline and student. judged: teachers on the validation rows, by task. curves: points by job.
-        counters: reads those of the teachers, over all starts.
+        config: The run.
+        folder: Of the run.
+        jobs: Baseline and student.
+        pools: The teachers.
+        reviews: Of the teachers on the validation rows, by task.
+        curves: Points by job.
+        tracker: The MLflow run.
+        counters: Reads those of the teachers, over all starts.
     """
     ending = ending_of(curves.get("student", ()), config.metric, jobs[-1].steps)
-    if not isinstance(config, MultiRun):
-        pool, infos = pools.get("", (None, []))
-        own_jobs = [job.parts[""] for job in jobs]
-        found = judged.get("", Judged())
-        return conclude(config, folder, own_jobs, pool, infos, found, curves, tracker, ending, counters)
-    parts: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     for task, member in config.members.items():
         pool, infos = pools.get(task, (None, []))
-        own = {job: of_task(points, task) for job, points in curves.items()}
-        place = RunFolder(folder.path / TASKS / task, {})
+        place = RunFolder(folder.path / TASKS / task, {}) if task else folder
         place.path.mkdir(parents=True, exist_ok=True)
-        recorder = PartTracker(tracker, task)
-        part_jobs = [job.parts[task] for job in jobs]
-        found = judged.get(task, Judged())
-        parts[task] = conclude(member, place, part_jobs, pool, infos, found, own, recorder, ending, counters)
-    return _together(config, folder, jobs[-1].output, parts, tracker)
+        outcomes[task] = conclude(
+            member,
+            task,
+            place,
+            [job.tasks[task] for job in jobs],
+            pool,
+            infos,
+            reviews.get(task, TeacherReview()),
+            {job: of_task(points, task) for job, points in curves.items()},
+            tracker,
+            ending,
+            counters,
+        )
+    if "" in outcomes:
+        return outcomes[""]
+    return _together(config, folder, jobs[-1].output, outcomes, tracker)
 
 
 def of_task(points: Sequence[Point], task: str) -> list[Point]:
     """A task's own curves, and those of the whole run (learning rate, epoch) where it has none of that name."""
+    if not task:
+        return list(points)
     found = []
     for point in points:
         own = {k.removeprefix(f"{task}/"): v for k, v in point.values.items() if k.startswith(f"{task}/")}
@@ -94,12 +122,12 @@ def of_task(points: Sequence[Point], task: str) -> list[Point]:
 
 
 def _together(
-    config: MultiRun, folder: RunFolder, student: Path, parts: Mapping[str, Outcome], tracker: Tracker
+    config: Run, folder: RunFolder, student: Path, parts: Mapping[str, Outcome], tracker: Tracker
 ) -> Outcome:
     names = ", ".join(parts)
     summary = (
         f"One {config.student.kind} encoder learns {len(parts)} tasks ({names}) from {len(config.active_teachers)} "
-        f"teachers; tasks are drawn by rows ** {config.task.power:g}."
+        f"teachers; tasks are drawn by rows ** {config.task_power:g}."
     )
     shown = {
         task: TaskResult(part.table, f"{TASKS}/{task}/{part.report.name}", part.notes)

@@ -2,8 +2,8 @@
 
 Decision record: a teacher with swapped labels teaches them, and no loss curve shows it. Its answers to the validation
 rows are needed for the final table anyway, so they are asked for first; where a store keeps them they are read again
-at the end, else they are held. Runs, sweeps, confirmations and `raykd label` call `judge_teachers`. Scores are compared
-on the languages that two teachers share, so that none is blamed for a hard language.
+at the end, else they are held. Runs, sweeps, confirmations and `raykd label` call `review_teachers`. Scores are
+compared on the languages that two teachers share, so that none is blamed for a hard language.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
-from raykd.tracking import PartTracker, Tracker
+from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.runs")
 FAR_BELOW = 0.20
@@ -41,7 +41,7 @@ SAID_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
-class Judged:
+class TeacherReview:
     """What is known of a run's teachers before they teach.
 
     scores: on the validation rows, by teacher. held: their answers to these, where no store keeps them.
@@ -75,19 +75,19 @@ class Judged:
         for warning in self.warnings:
             log.warning("%s", warning)
 
-    def record(self, tracker: Tracker | PartTracker) -> None:
-        """Logs scores and complaints to MLflow."""
+    def record(self, tracker: Tracker, task: str) -> None:
+        """Record scores and complaints in MLflow, behind the name of their task."""
         values = {
             f"teacher/{name}/validation/{metric}": value
             for name, found in self.scores.items()
             for metric, value in (found.macro or {}).items()
         }
-        tracker.log_points([Point(0, values)])
+        tracker.log_points([Point(0, values).with_task(task)])
         if self.complaints:
             tracker.set_tags({f"raykd.teacher.{c.teacher}.poor": c.line for c in self.complaints})
 
 
-def judge_teachers(
+def review_teachers(
     config: RunConfig,
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
@@ -96,7 +96,7 @@ def judge_teachers(
     say: Callable[[str], None],
     *,
     asked_alike: bool = True,
-) -> Judged:
+) -> TeacherReview:
     """Asks all teachers for the validation rows and judges them; stops nothing.
 
     Args:
@@ -114,7 +114,7 @@ def judge_teachers(
         *_far_below(config, scores, {c.teacher for c in complaints}),
         *_not_judged(config, scores, rows, set(languages)),
     )
-    return Judged(
+    return TeacherReview(
         scores=scores,
         held={} if config.serving.store is not None else {s.teacher: s for s in signals},
         complaints=complaints,
@@ -124,7 +124,7 @@ def judge_teachers(
     )
 
 
-def stop_if_poor(judged: Iterable[Judged], config: Run, key: str = "teachers") -> None:
+def stop_if_poor(judged: Iterable[TeacherReview], config: Run, key: str = "teachers") -> None:
     """Raises ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
 
     Args:
@@ -151,7 +151,7 @@ def stop_if_poor(judged: Iterable[Judged], config: Run, key: str = "teachers") -
     )
 
 
-def record_once(judged: Mapping[str, Judged], tracker: Tracker, folder: RunFolder) -> None:
+def record_once(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: RunFolder) -> None:
     """Logs what was found to the MLflow run, which a resume does not do again.
 
     Args:
@@ -160,7 +160,7 @@ def record_once(judged: Mapping[str, Judged], tracker: Tracker, folder: RunFolde
     if folder.state.get("teachers_scored_in") == tracker.run_id:
         return
     for task, part in judged.items():
-        part.record(PartTracker(tracker, task) if task else tracker)
+        part.record(tracker, task)
     folder.write_state(teachers_scored_in=tracker.run_id)
 
 

@@ -31,7 +31,7 @@ import torch
 
 from raykd import models
 from raykd.answers.source import SignalSource, TeacherSignal
-from raykd.config import MultiRun, Run
+from raykd.config import Run
 from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
 from raykd.models.multi import MultiModel, rebuilt
@@ -109,7 +109,7 @@ class TrainingLoop:
         self.mixture = Mixture(
             {name: member.stream for name, member in self.members.items()},
             {name: len(member.rows) for name, member in self.members.items()},
-            power=config.task.power if isinstance(config, MultiRun) else 1.0,
+            power=config.task_power,
             seed=config.seed,
         )
         self.total_steps = config.train.total_steps(self.mixture.steps_per_epoch)

@@ -17,7 +17,6 @@ from raykd.tracking.address import (
 from raykd.tracking.delivery.replay import Sent, folders_to_send, replay
 from raykd.tracking.delivery.unrecorded import lines_of_left
 from raykd.tracking.environment import environment
-from raykd.tracking.part import PartTracker
 from raykd.tracking.stores.look import Look, look
 from raykd.tracking.stores.pages import serve_ui
 from raykd.tracking.stores.probe import probe
@@ -26,7 +25,6 @@ from raykd.tracking.tracker import Tracker
 __all__ = [
     "Experiment",
     "Look",
-    "PartTracker",
     "Point",
     "RedactingFilter",
     "Sent",

@@ -2,184 +2,65 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from rich.console import Console
 
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.cluster.mailbox import mailbox_on_cluster
-from raykd.config import RunConfig
-from raykd.data.load import Dataset, load_data
+from raykd.config import Run
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import Job, teacher_job
-from raykd.driver.pool import check_cluster, placements_of, start_pool
+from raykd.driver.jobs import Job, load_rows, teacher_jobs
+from raykd.driver.pool import check_cluster, placements_of
 from raykd.driver.progress import JobProgress
-from raykd.driver.teacher_counts import TeacherCounts
+from raykd.driver.session import Session
 from raykd.driver.wait import wait_for
-from raykd.folders.folder import RunFolder
-from raykd.runs.labelling import LabelReport, label_rows, shown
+from raykd.runs.labelling import LabelReport, label_rows, show_progress
 from raykd.runs.ray_train import worker_needs
 from raykd.runs.stages import train_teachers
-from raykd.scoring.teacher_scores import judge_teachers, record_once, stop_if_poor
+from raykd.runs.teacher_stage import TeacherStage, opened_teachers
 from raykd.spaces.search import Sampler
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
-from raykd.teachers.pool import TeacherPool, group
-from raykd.teachers.spec import TeacherInfo
+from raykd.teachers.pool import group
 from raykd.teachers.warm import held, whole_pools
-from raykd.tracking import Tracker
+from raykd.tuning.callback import TuneCallback
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import FILE as JOURNAL
 from raykd.tuning.journal import Journal
 from raykd.tuning.messages import no_score
 from raykd.tuning.progress import SweepProgress
 from raykd.tuning.suggest import Suggestions
-from raykd.tuning.trial import Configs, Shared
+from raykd.tuning.trial_rank import Configs, TrialContext
 from raykd.tuning.tuner import TuneSettings, run_trials
-from raykd.tuning.watch import Watch
 
 log = logging.getLogger("raykd.tuning")
 CHECKPOINTS = "checkpoints"
-
-
-@dataclass
-class Frame:
-    """Base run, its rows and teachers, and where everything is written. pool, infos, notes: filled on the way; notes
-    are what a reader must know of the teachers.
-
-    weightings: which teachers trials may ask; None in it is every teacher that speaks a row's language.
-    """
-
-    base: RunConfig
-    data: Dataset
-    teacher_jobs: list[Job]
-    folder: RunFolder
-    console: Console
-    label: Literal["ahead", "on_demand"]
-    weightings: Sequence[Weighting | None]
-    pool: TeacherPool | None = None
-    infos: Sequence[TeacherInfo] = ()
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.journal = Journal(self.folder.path / JOURNAL)
-
-    @contextlib.contextmanager
-    def teachers(self, record: Callable[[], Tracker]) -> Iterator[None]:
-        """Teachers, trained if need be, opened while the body runs; their weights are not loaded yet.
-
-        Args:
-            record: waits for the MLflow run. What is recorded nowhere loses its folder when it is cut off, and with
-                it a training's checkpoints; without a training MLflow opens while the teachers start.
-        """
-        if not self.base.teachers:
-            yield
-            return
-        check_cluster(self.base, self.teacher_jobs, together=self.label == "on_demand")
-        if not all(job.done for job in self.teacher_jobs):
-            record()
-        self._train_teachers()
-        self.pool, self.infos = start_pool(self.base, {job.name: job.output for job in self.teacher_jobs})
-        self.counts = TeacherCounts(self.folder, [self.pool])
-        for start in self.counts.completed:
-            self.journal.counters(start)
-        try:
-            with self.counts.growing():
-                yield
-        finally:
-            self.pool.stop()
-
-    def judge_teachers(self, tracker: Tracker) -> None:
-        """Scores the teachers on the validation rows, once for all trials.
-
-        Raises:
-            ModelError: a teacher is not good enough (`teachers[].on_poor`).
-        """
-        if self.pool is None:
-            return
-        say = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
-        rows, languages = self.data.validation, self.data.train.languages
-        judged = judge_teachers(
-            self.base, self.pool, self.infos, rows, languages, say, asked_alike=None not in self.weightings
-        )
-        judged.announce(say)
-        record_once({"": judged}, tracker, self.folder)
-        self.notes = judged.notes
-        stop_if_poor([judged], self.base, "base.teachers")
-
-    @property
-    def kept(self) -> list[Group]:
-        """Teachers of its own that keep their resources while trials run."""
-        own = bool(self.base.teachers) and self.base.serving.pool is None and self.label == "on_demand"
-        return group(placements_of(self.base, {})) if own else []
-
-    def answer_ahead(self) -> None:
-        """Has every text answered, then gives the teachers' resources to the trials; nothing if on demand."""
-        if self.pool is None:
-            return
-        if self.label == "on_demand":
-            self.counts.filled()
-            return
-        report = LabelReport(0, 0, 0, 0.0)
-        for weighting in self.weightings:
-            with shown(self.console, "teachers answer") as show:
-                report += self._label(self.pool, weighting, show)
-        log.info("teachers answered ahead: %s", report)
-        self.counts.filled()
-        with self.counts.still():
-            self.pool.park()
-
-    def _label(
-        self, pool: TeacherPool, weighting: Weighting | None, show: Callable[[int, int], None]
-    ) -> LabelReport:
-        begun = False
-
-        def take(done: int, asked: int) -> None:
-            nonlocal begun
-            if not begun:  # what was stored before
-                self.journal.labelling(asked, done)
-            begun = True
-            show(done, asked)
-
-        report = label_rows(pool, self.data.train, weighting, take)
-        self.journal.labelled(report.forwarded)
-        return report
-
-    def _train_teachers(self) -> None:
-        curves = Curves(self.folder.path / "teachers.jsonl")
-        progress = JobProgress(self.console, self.base.metric, curves, lambda job, point: None)
-        if all(job.done for job in self.teacher_jobs):
-            train_teachers(self.teacher_jobs, self.folder, progress, None)  # says that they are there
-            return
-        with mailbox_on_cluster() as mailbox, progress.watching(mailbox):
-            train_teachers(self.teacher_jobs, self.folder, progress, mailbox)
-
-
-def read_rows(base: RunConfig) -> tuple[Dataset, list[Job]]:
-    """The base's rows, and the teachers that must be trained first.
-
-    Raises:
-        DataError: what can be known of files, columns, labels and sizes.
-    """
-    teachers = [teacher_job(base, t) for t in base.active_teachers if t.training is not None]
-    data = load_data(base.data, Path.cwd(), base.form)
-    for job in [*teachers, Job("student", "student", base, data, Path())]:
-        job.check_batch()
-    return data, teachers
+TEACHER_CURVES = "teachers.jsonl"
+Weightings = Mapping[str, Sequence[Weighting | None]]
+"""Of each task the weightings of its trials; None stands for every teacher that speaks a row's language."""
 
 
 @dataclass(frozen=True)
 class Search:
     """Who chooses trials, who stops them, and how many there are.
 
-    judged_as_they_come: whether the scheduler is shown earlier results when a sweep goes on.
+    Attributes:
+        configs: Makes runs of samples.
+        sampler: Chooses the samples.
+        scheduler: Tune's, which stops trials early.
+        trials: How many.
+        mode: Direction of the metric.
+        names: Short names of what is searched, by path.
+        settings: How Tune runs the trials.
+        checkpoint_s: Seconds between two checkpoints of a trial, at least.
+        replays: Whether the scheduler is shown earlier results when a sweep goes on.
+        students: Folder of the trained students; None keeps none.
     """
 
     configs: Configs
@@ -190,60 +71,203 @@ class Search:
     names: dict[str, str]
     settings: TuneSettings
     checkpoint_s: float
-    judged_as_they_come: bool = False
+    replays: bool = False
     students: Path | None = None
 
 
-def search(frame: Frame, search: Search, tracker: Tracker) -> Journal:
-    """Runs the trials that are not over yet; the journal has what came of all.
+def read_base(base: Run) -> tuple[list[Job], Job]:
+    """Read the base's rows: the teachers that must be trained first, and the student that trials train.
 
     Raises:
-        SweepError: not one trial came to a score.
+        DataError: What can be known of files, columns, labels and sizes.
     """
-    path, journal = frame.folder.path, frame.journal
-    higher = search.mode == "max"
-    progress = SweepProgress(frame.console, frame.base.metric, search.trials, search.names)
-    for trial in journal.trials.values():
-        if trial.status not in (None, "failed"):
-            progress.restore(trial.row(higher))
-    workers, say = frame.base.workers, partial(frame.console.print, highlight=False, markup=False)
-    wait_for([worker_needs(workers)] * workers.num_workers, "the first trial", say, frame.base.ray.wait_s)
-    with mailbox_on_cluster() as mailbox:
-        watch = Watch(journal, Curves(path / FILE), tracker, frame.folder, mailbox, progress, higher)
-        suggestions = Suggestions(
-            search.sampler,
-            journal,
-            num_samples=search.trials,
-            folder=path / CHECKPOINTS,
-            scheduler=search.scheduler if search.judged_as_they_come else None,
-            mode=search.mode,
-            begun=watch.begun,
-            check=TrialCheck(search.configs, frame.base, frame.data),
-            refused=watch.refused,
+    teachers = teacher_jobs(base)
+    student = Job("student", "student", base, load_rows(base), Path())
+    for job in [*teachers, student]:
+        job.check_batch()
+    return teachers, student
+
+
+def same_weightings(plan_base: Run, searched: Sequence[str]) -> Weightings:
+    """Return the weighting that all trials of a space share, of each task; None where trials differ in it.
+
+    Args:
+        plan_base: The run that trials begin with.
+        searched: Keys that differ between trials.
+    """
+    weighting = re.compile(r"(task\.tasks\.[^.]+\.)?objective(\.weighting(\.|$)|$)|select_teachers(\.|$)")
+    differs = any(weighting.match(key) for key in searched)
+    return {
+        task: [None if differs else member.objective.weighting] for task, member in plan_base.members.items()
+    }
+
+
+class SweepDriver:
+    """Runs trials over teachers that have answered.
+
+    Args:
+        base: The run that trials begin with.
+        teachers: Those that must be trained first.
+        student: The rows that trials learn from.
+        session: Of the command.
+        label: Whether teachers answer all texts before the first trial.
+        weightings: Which teachers trials may ask.
+
+    Attributes:
+        journal: What every trial was given and what came of it.
+        notes: What a reader must know of the teachers; filled by `run`.
+    """
+
+    def __init__(
+        self,
+        base: Run,
+        teachers: Sequence[Job],
+        student: Job,
+        session: Session,
+        label: Literal["ahead", "on_demand"],
+        weightings: Weightings,
+    ) -> None:
+        self.base, self.teacher_jobs, self.student = base, teachers, student
+        self.session, self.folder, self.console = session, session.folder, session.console
+        self.label, self.weightings = label, weightings
+        self.journal = Journal(self.folder.path / JOURNAL)
+        self.notes: tuple[str, ...] = ()
+
+    @property
+    def kept_groups(self) -> list[Group]:
+        """Teachers of its own that keep their resources while trials run."""
+        own = self.base.serving.pool is None and self.label == "on_demand"
+        members = self.base.members.values() if own else ()
+        return [g for member in members for g in group(placements_of(member, {}))]
+
+    def run(self, search: Search) -> Journal:
+        """Train, open and review the teachers, have them answer, and run the trials that are not over yet.
+
+        Returns:
+            The journal, which has what came of all trials.
+
+        Raises:
+            ModelError: A teacher is not good enough (`teachers[].on_poor`).
+            SweepError: Not one trial came to a score.
+        """
+        if self.base.teachers:
+            check_cluster(self.base, self.teacher_jobs, together=self.label == "on_demand")
+        if not all(job.done for job in self.teacher_jobs):
+            # What is recorded nowhere loses its folder when it is cut off, and with it a training's checkpoints.
+            self.session.tracker()
+        self._train_teachers()
+        with opened_teachers(self.base, self.teacher_jobs, self.student, self.session, self._say) as teachers:
+            for start in teachers.counts.completed:
+                self.journal.counters(start)
+            self.review(teachers)
+            self._answer(teachers)
+            self._run_trials(search, teachers)
+            counters = [pool.counters() for pool, _ in teachers.pools.values()]
+            self.journal.counters({name: values for each in counters for name, values in each.items()})
+        return self.journal
+
+    def review(self, teachers: TeacherStage) -> None:
+        """Score the teachers on the validation rows, once for all trials.
+
+        Raises:
+            ModelError: A teacher is not good enough (`teachers[].on_poor`).
+        """
+        self.session.tracker()
+        differs = any(None in weightings for weightings in self.weightings.values())
+        teachers.review(asked_alike=not differs)
+        self.notes = tuple(note for review in teachers.reviews.values() for note in review.notes)
+        teachers.refuse_poor("base.teachers")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _train_teachers(self) -> None:
+        curves = Curves(self.folder.path / TEACHER_CURVES)
+        progress = JobProgress(self.console, self.base.metric, curves, lambda job, point: None)
+        if all(job.done for job in self.teacher_jobs):
+            train_teachers(self.teacher_jobs, self.folder, progress)  # says that they are there
+            return
+        with progress.listening():
+            train_teachers(self.teacher_jobs, self.folder, progress)
+
+    def _answer(self, teachers: TeacherStage) -> None:
+        """Have every text answered, then give the teachers' resources to the trials; nothing if on demand."""
+        if not teachers.pools or self.label == "on_demand":
+            teachers.counts.filled()
+            return
+        report = LabelReport(0, 0, 0, 0.0)
+        for task in teachers.pools:
+            for weighting in self.weightings[task]:
+                with show_progress(self.console, f"teachers answer {task}".rstrip()) as show:
+                    report += self._label(teachers, task, weighting, show)
+        log.info("teachers answered ahead: %s", report)
+        teachers.counts.filled()
+        with teachers.counts.still():
+            for pool, _ in teachers.pools.values():
+                pool.park()
+
+    def _label(
+        self, teachers: TeacherStage, task: str, weighting: Weighting | None, show: Callable[[int, int], None]
+    ) -> LabelReport:
+        begun = False
+
+        def take(done: int, asked: int) -> None:
+            nonlocal begun
+            if not begun:  # what was stored before
+                self.journal.labelling(asked, done, task)
+            begun = True
+            show(done, asked)
+
+        report = label_rows(teachers.pools[task][0], self.student.data[task].train, weighting, take)
+        self.journal.labelled(report.forwarded)
+        return report
+
+    def _run_trials(self, search: Search, teachers: TeacherStage) -> None:
+        path, journal = self.folder.path, self.journal
+        higher = search.mode == "max"
+        progress = SweepProgress(self.console, self.base.metric, search.trials, search.names)
+        for trial in journal.trials.values():
+            if trial.status not in (None, "failed"):
+                progress.restore(trial.row(higher))
+        workers = self.base.workers
+        needs = [worker_needs(workers)] * workers.num_workers
+        wait_for(needs, "the first trial", self._say, self.base.ray.wait_s)
+        with mailbox_on_cluster() as mailbox:
+            curves, tracker = Curves(path / FILE), self.session.tracker()
+            callback = TuneCallback(journal, curves, tracker, self.folder, mailbox, progress, higher)
+            suggestions = Suggestions(
+                search.sampler,
+                journal,
+                num_samples=search.trials,
+                folder=path / CHECKPOINTS,
+                scheduler=search.scheduler if search.replays else None,
+                mode=search.mode,
+                begun=callback.begun,
+                check=TrialCheck(search.configs, self.base, self.student.data),
+                refused=callback.refused,
+            )
+            context = self._context(search, teachers, mailbox)
+            with progress.shown():
+                run_trials(context, suggestions, search.scheduler, callback, search.settings)
+        if not any(trial.row().counts for trial in journal.trials.values()):
+            raise no_score(journal, self.folder, search.settings.time_budget_s)
+
+    def _context(self, search: Search, teachers: TeacherStage, mailbox: Any) -> TrialContext:
+        """What travels to the trials' processes: rows, the student's tokenizer, the pools' addresses."""
+        student = self.base.student
+        rows = [(task.config.task, task.data.train) for task in self.student.tasks.values()]
+        joined = teachers.handles[""].source(direct=False) if "" in teachers.handles else None
+        return TrialContext(
+            configs=search.configs,
+            base=self.base,
+            data=self.student.data,
+            tokenizers={student.tokenizer_key(): fit_tokenizer(student, rows, joined)},
+            pools=teachers.handles,
+            mailbox=mailbox,
+            folder=str(self.folder.path / CHECKPOINTS),
+            checkpoint_s=search.checkpoint_s,
+            students=None if search.students is None else str(search.students),
         )
-        with progress.shown():
-            run_trials(_shared(frame, search, mailbox), suggestions, search.scheduler, watch, search.settings)
-    if not any(trial.row().counts for trial in journal.trials.values()):
-        raise no_score(journal, frame.folder, search.settings.time_budget_s)
-    return journal
-
-
-def _shared(frame: Frame, search: Search, mailbox: Any) -> Shared:
-    """What travels to the trials' processes: rows, the student's tokenizer, the pool's address."""
-    base, data = frame.base, frame.data
-    teachers = None if frame.pool is None else frame.pool.handle.source(direct=False)
-    tokenizer = fit_tokenizer(base.student, [(base.task, data.train)], teachers)
-    return Shared(
-        configs=search.configs,
-        base=base,
-        data=data,
-        tokenizers={base.student.tokenizer_key(): tokenizer},
-        pool=None if frame.pool is None else frame.pool.handle,
-        mailbox=mailbox,
-        folder=str(frame.folder.path / CHECKPOINTS),
-        checkpoint_s=search.checkpoint_s,
-        students=None if search.students is None else str(search.students),
-    )
 
 
 def node_resources() -> list[Mapping[str, float]]:

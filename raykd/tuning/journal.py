@@ -26,11 +26,13 @@ class Labelling:
     """What the teachers answered ahead in one start of the sweep, in (text, teacher) pairs.
 
     asked: all pairs. stored: those that were there before. forwarded: computed; None where the start was cut off.
+    task: whose texts; empty where there is one.
     """
 
     asked: int
     stored: int
     forwarded: int | None = None
+    task: str = ""
 
 
 Ended = Literal["finished", "stopped", "failed", "diverged"]
@@ -132,9 +134,10 @@ class Journal:
         """A trial is over."""
         self._append("end", {"name": name, "status": status, "error": error})
 
-    def labelling(self, asked: int, stored: int) -> None:
-        """Teachers begin to answer ahead."""
-        self._append("labelling", {"asked": asked, "stored": stored})
+    def labelling(self, asked: int, stored: int, task: str = "") -> None:
+        """Teachers begin to answer the texts of a task ahead."""
+        of = {"task": task} if task else {}
+        self._append("labelling", {"asked": asked, "stored": stored, **of})
 
     def labelled(self, forwarded: int) -> None:
         """Every text is answered."""
@@ -148,7 +151,7 @@ class Journal:
         if event == "teachers":
             self.teachers.append(row["counters"])
         elif event == "labelling":
-            self.labellings.append(Labelling(int(row["asked"]), int(row["stored"])))
+            self.labellings.append(Labelling(int(row["asked"]), int(row["stored"]), task=row.get("task", "")))
         elif event == "labelled":
             self.labellings[-1].forwarded = int(row["forwarded"])
         elif event == "begin":
@@ -194,12 +197,24 @@ class Journal:
         forwarded = sum(
             int(c.get("computed_while_parked", 0)) for start in self.teachers for c in start.values()
         )
-        for one, following in zip(self.labellings, [*self.labellings[1:], None], strict=True):
-            if one.forwarded is not None:
-                forwarded += one.forwarded
-            elif following is not None:
-                forwarded += following.stored - one.stored
-        return forwarded / max(1, self.labellings[-1].asked)
+        for own in self._by_task():
+            for one, following in zip(own, [*own[1:], None], strict=True):
+                if one.forwarded is not None:
+                    forwarded += one.forwarded
+                elif following is not None:
+                    forwarded += following.stored - one.stored
+        return forwarded / max(1, self.pairs)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a text and a teacher that are answered ahead, over all tasks."""
+        return sum(own[-1].asked for own in self._by_task())
+
+    def _by_task(self) -> list[list[Labelling]]:
+        found: dict[str, list[Labelling]] = {}
+        for one in self.labellings:
+            found.setdefault(one.task, []).append(one)
+        return list(found.values())
 
     @property
     def unfinished(self) -> list[Trial]:

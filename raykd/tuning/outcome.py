@@ -150,8 +150,7 @@ def _passes(journal: Journal) -> dict[str, str]:
     """What the teachers did for the sweep, in words."""
     if journal.passes is None:
         return {}
-    pairs = journal.labellings[-1].asked
-    return {"teacher passes": f"{journal.passes:.4g} over {pairs:,} pairs of a text and a teacher"}
+    return {"teacher passes": f"{journal.passes:.4g} over {journal.pairs:,} pairs of a text and a teacher"}
 
 
 def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:

@@ -10,25 +10,29 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from raykd.config import Run
 from raykd.config.loading import dump, flatten
-from raykd.distill.weighting import Weighting
-from raykd.driver.session import Session, ended_well
+from raykd.driver.command import Command, FolderContents, run_command
+from raykd.driver.session import Session
 from raykd.driver.smoke import smoke_tags
-from raykd.folders.folder import RunFolder, log_to_file, look_at_folder, open_folder
-from raykd.folders.lock import locked
-from raykd.preflight.check import preflight, say_notes
+from raykd.errors import ConfigError
+from raykd.folders.changes import Changes
+from raykd.folders.earlier_start import Earlier
+from raykd.folders.folder import RunFolder
+from raykd.preflight.check import preflight
 from raykd.spaces.search import NOW, SCORE
 from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 from raykd.tuning.capacity import concurrent_trials
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.checks.trials import preflight_resources, preflight_trials
 from raykd.tuning.config import Sweep, dump_sweep
-from raykd.tuning.driver import CHECKPOINTS, Frame, Search, node_resources, read_rows, search
+from raykd.tuning.driver import CHECKPOINTS, Search, SweepDriver, node_resources, read_base, same_weightings
 from raykd.tuning.outcome import SweepOutcome, conclude
 from raykd.tuning.tuner import TuneSettings
 
@@ -38,124 +42,121 @@ log = logging.getLogger("raykd.tuning")
 def sweep(
     plan: Sweep, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> SweepOutcome:
-    """Runs the sweep and returns what it found.
+    """Run the sweep and return what it found.
 
     Args:
-        resume: go on in the sweep's folder; finished trials are kept. overwrite: empty the folder first.
+        plan: The sweep, read and checked.
+        resume: Go on in the sweep's folder; finished trials are kept.
+        overwrite: Empty the folder first.
+        console: Where progress is shown; None makes one.
+
     Raises:
-        RaykdError: with what, got, wanted and the next step; what was written before stays.
+        RaykdError: With what, got, wanted and the next step; what was written before stays.
     """
-    base, config = plan.base, plan.config
-    shown = console or Console(emoji=False)
-    say_notes(shown, preflight(base, together=config.label == "on_demand"))
-    preflight_resources(plan)
-    with locked(Path(plan.output).resolve() / plan.name):
-        compare = partial(compare_sweep, plan)
-        earlier = look_at_folder(
-            plan, resume=resume, overwrite=overwrite, compare=compare, explain=explain_sweep
+    return run_command(SweepCommand(plan), resume=resume, overwrite=overwrite, console=console)
+
+
+class SweepCommand(Command[SweepOutcome]):
+    """Trains trials over teachers that have answered, and writes down the best.
+
+    Args:
+        plan: The sweep.
+    """
+
+    title = "the sweep"
+
+    def __init__(self, plan: Sweep) -> None:
+        self.plan, self.owner, self.base = plan, plan, plan.base
+
+    def check(self) -> Sequence[str]:
+        """Check the base as a run, and that a trial fits."""
+        notes = preflight(self.base, together=self.plan.config.label == "on_demand")
+        preflight_resources(self.plan)
+        return notes
+
+    def compare(self, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+        """Compare the sweep with the one in the folder."""
+        return compare_sweep(self.plan, path, state)
+
+    def explain(self, path: Path, changes: Changes) -> ConfigError:
+        """Say which changed settings stop the resume."""
+        return explain_sweep(path, changes)
+
+    def prepare(self, earlier: Earlier) -> FolderContents:
+        """Read the base's rows and check every trial that is known."""
+        self.teachers, self.student = read_base(self.base)
+        preflight_trials(self.plan, self.student.data)
+        files = {"run.yaml": dump(self.base), "space.yaml": dump_sweep(self.plan)}
+        return FolderContents(self.student.fingerprints(), files)
+
+    def introduce(self, folder: RunFolder, console: Console) -> None:
+        """Print how many trials there are, and over what."""
+        plan, before = self.plan, "" if folder.fresh else ", going on"
+        texts = sum(len(data.train) for data in self.student.data.values())
+        console.print(
+            f"[bold]{plan.name}[/bold]{before}  {plan.trials} trials, {plan.config.search.kind} search with "
+            f"{plan.config.scheduler.kind}, over {', '.join(dict.fromkeys(plan.space.names().values()))}; "
+            f"{texts:,} training texts, {len(plan.base.active_teachers)} teachers; best validation {plan.metric}",
+            highlight=False,
+            soft_wrap=True,
         )
-        data, teachers = read_rows(base)
-        preflight_trials(plan, data)
-        files = {"run.yaml": dump(base), "space.yaml": dump_sweep(plan)}
-        folder = open_folder(
-            plan, data.fingerprints(), files, earlier=earlier, base=base, overwrite=overwrite
+
+    def start_tracker(self, folder: RunFolder) -> Tracker:
+        """Open the sweep's run in MLflow; trials get children of it."""
+        plan = self.plan
+        tree = plan.config.model_dump(mode="json", exclude={"base", "set"})
+        return Tracker.start(
+            tracking_uri(plan.base.tracking, folder.path.parent),
+            Experiment.of(plan.base.tracking),
+            plan.name,
+            params={
+                **flatten(plan.base),
+                **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()},
+            },
+            tags={
+                "raykd.role": "sweep",
+                "raykd.fingerprint": plan.fingerprint(),
+                **environment(),
+                **smoke_tags(plan.base),
+            },
+            run_id=folder.state.get("mlflow_run_id"),
+            directory=folder.path,
         )
-        with log_to_file(folder.log), ended_well(folder):
-            try:
-                folder.say(shown)
-                frame = Frame(base, data, teachers, folder, shown, config.label, [_asking(plan)])
-                return _sweep(plan, frame)
-            except KeyboardInterrupt:
-                folder.give_up("interrupted")
-                raise
-            except BaseException:
-                log.exception("the sweep failed")
-                folder.give_up("failed")
-                raise
 
+    def run(self, session: Session) -> SweepOutcome:
+        """Have the teachers answer, run the trials, write the table, the page and the best run."""
+        plan, folder = self.plan, session.folder
+        weightings = same_weightings(plan.base, sorted(plan.space.searched))
+        driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
+        search = self._search(driver)  # refuses what cannot start, before teachers work for it
+        journal = driver.run(search)
+        outcome = conclude(plan, folder, journal, session.tracker(), (*plan.notes, *driver.notes))
+        if not journal.cut_off:
+            shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+        return outcome
 
-def _sweep(plan: Sweep, frame: Frame) -> SweepOutcome:
-    folder = frame.folder
-    _say(plan, frame)
-    session = Session(plan.base.ray, folder, lambda: _start_tracker(plan, folder))
-    try:
-        trials = _search(plan, frame)  # refuses what cannot start, before teachers work for it
-        with frame.teachers(session.tracker):
-            tracker = session.tracker()
-            say_notes(frame.console, tracker.notes)
-            frame.judge_teachers(tracker)
-            frame.answer_ahead()
-            journal = search(frame, trials, tracker)
-            journal.counters({} if frame.pool is None else frame.pool.counters())
-        outcome = conclude(plan, folder, journal, tracker, (*plan.notes, *frame.notes))
-    except BaseException as error:
-        session.end(error)
-        raise
-    session.end()
-    if not journal.cut_off:
-        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
-    folder.write_state(status="finished", lines=list(outcome.lines))
-    return outcome
-
-
-def _search(plan: Sweep, frame: Frame) -> Search:
-    config, base = plan.config, plan.base
-    concurrent = concurrent_trials(node_resources(), base.workers, frame.kept, config.max_concurrent_trials)
-    log.info("%d trials at once", concurrent)
-    # A population is judged by what its members are now, not by the best that they ever were.
-    metric = NOW if config.scheduler.needs_population else SCORE
-    return Search(
-        configs=plan.space,
-        sampler=plan.sampler(),
-        scheduler=config.scheduler.build(plan.space, base.train.evaluations, plan.mode, metric),
-        trials=plan.trials,
-        mode=plan.mode,
-        names=plan.space.names(),
-        settings=TuneSettings(
-            workers=base.workers,
-            concurrent=None if config.scheduler.pauses else concurrent,
-            population=plan.trials if config.scheduler.pauses else None,
-            time_budget_s=config.time_budget_s,
-            max_failures=config.max_failures,
-            scratch=frame.folder.path / "tune",
-        ),
-        checkpoint_s=config.checkpoint_s,
-        judged_as_they_come=config.scheduler.kind in ("asha", "median"),
-    )
-
-
-def _asking(plan: Sweep) -> Weighting | None:
-    """The weighting that says which teachers are asked; None (all that speak the language) where trials differ."""
-    keys = ("objective.weighting", "select_teachers")
-    differs = any(key == k or key.startswith(f"{k}.") for key in plan.space.searched for k in keys)
-    return None if differs or "objective" in plan.space.searched else plan.base.objective.weighting
-
-
-def _start_tracker(plan: Sweep, folder: RunFolder) -> Tracker:
-    tree = plan.config.model_dump(mode="json", exclude={"base", "set"})
-    return Tracker.start(
-        tracking_uri(plan.base.tracking, folder.path.parent),
-        Experiment.of(plan.base.tracking),
-        plan.name,
-        params={**flatten(plan.base), **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()}},
-        tags={
-            "raykd.role": "sweep",
-            "raykd.fingerprint": plan.fingerprint(),
-            **environment(),
-            **smoke_tags(plan.base),
-        },
-        run_id=folder.state.get("mlflow_run_id"),
-        directory=folder.path,
-    )
-
-
-def _say(plan: Sweep, frame: Frame) -> None:
-    before = "" if frame.folder.fresh else ", going on"
-    frame.console.print(
-        f"[bold]{plan.name}[/bold]{before}  {plan.trials} trials, {plan.config.search.kind} search with "
-        f"{plan.config.scheduler.kind}, over {', '.join(dict.fromkeys(plan.space.names().values()))}; "
-        f"{len(frame.data.train):,} training texts, {len(plan.base.active_teachers)} teachers; "
-        f"best validation {plan.metric}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    def _search(self, driver: SweepDriver) -> Search:
+        plan, config, base = self.plan, self.plan.config, self.plan.base
+        nodes = node_resources()
+        concurrent = concurrent_trials(nodes, base.workers, driver.kept_groups, config.max_concurrent_trials)
+        log.info("%d trials at once", concurrent)
+        # A population is judged by what its members are now, not by the best that they ever were.
+        metric = NOW if config.scheduler.needs_population else SCORE
+        return Search(
+            configs=plan.space,
+            sampler=plan.sampler(),
+            scheduler=config.scheduler.build(plan.space, base.train.evaluations, plan.mode, metric),
+            trials=plan.trials,
+            mode=plan.mode,
+            names=plan.space.names(),
+            settings=TuneSettings(
+                workers=base.workers,
+                concurrent=None if config.scheduler.pauses else concurrent,
+                population=plan.trials if config.scheduler.pauses else None,
+                time_budget_s=config.time_budget_s,
+                max_failures=config.max_failures,
+                scratch=driver.folder.path / "tune",
+            ),
+            checkpoint_s=config.checkpoint_s,
+            replays=config.scheduler.kind in ("asha", "median"),
+        )

@@ -19,11 +19,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
@@ -32,178 +30,44 @@ from raykd.checkpoint.curves import load_points, save_points
 from raykd.checkpoint.find import Mark, problem, write_manifest
 from raykd.checkpoint.save import POINTS, cannot_save
 from raykd.cluster.mailbox import Event
-from raykd.config import RunConfig
-from raykd.data.load import Dataset, load_data
-from raykd.driver.loop import make_loop, save_student
+from raykd.driver.loop import save_student
 from raykd.errors import NonFiniteError
 from raykd.point import Point
-from raykd.student.prepare import Prepared, fit_tokenizer, prepare
 from raykd.student.settings import deepspeed_config
 from raykd.student.worker import TrainingLoop
 from raykd.tasks.scores.ranking import comparable
-from raykd.teachers.pool import PoolHandle
+from raykd.tuning.trial_rank import TrialContext, TrialRank
 
 RESUMED = "resumed_from"
 """Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
-GROUP_TIMEOUT = timedelta(minutes=10)
-_KEPT = 2
-"""Prepared rows that a process keeps, for a space that searches what changes the tokens."""
-
-
-class Configs(Protocol):
-    """What makes a run of a sample."""
-
-    def config(self, sample: Mapping[str, Any]) -> RunConfig:
-        """The run of a trial.
-
-        Raises:
-            ConfigError: the sample cannot be a run.
-        """
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all trials have in common. Written by the driver, read in every trial's process; travels once.
-
-    data: of the base; a trial whose `data` differ reads its own. tokenizers: by `tokenizer_key`.
-    folder: where checkpoints go, reached by all trials. students: where trained students go, None keeps none.
-    """
-
-    configs: Configs
-    base: RunConfig
-    data: Dataset
-    tokenizers: Mapping[str, Any]
-    pool: PoolHandle | None
-    mailbox: Any
-    folder: str
-    checkpoint_s: float
-    students: str | None = None
-
-
-class Rank:
-    """One rank of a trial: a loop after another in one process. An actor, or a part of the trial's own process."""
-
-    def __init__(self, shared: Shared, rank: int) -> None:
-        import torch
-
-        self.shared, self.rank = shared, rank
-        self.world = shared.base.workers.num_workers
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        torch.set_num_threads(max(1, int(shared.base.workers.num_cpus + 1e-6)))
-        self._prepared: dict[str, tuple[Prepared, Any]] = {}
-        self.loop: TrainingLoop | None = None
-        self.points: list[Point] = []
-
-    def address(self) -> tuple[str, int]:
-        """Opens the group's store on rank 0; the others join it."""
-        import torch
-
-        host = ray.util.get_node_ip_address()
-        self._store = torch.distributed.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
-        return host, int(self._store.port)
-
-    def join(self, host: str, port: int) -> None:
-        """Joins the trial's process group, which stays for all trials of these processes."""
-        import torch
-
-        if self.rank:
-            self._store = torch.distributed.TCPStore(host, port, self.world, is_master=False)
-        os.environ["LOCAL_RANK"] = "0"
-        backend = "nccl" if self._device() != "cpu" else "gloo"
-        torch.distributed.init_process_group(
-            backend, store=self._store, rank=self.rank, world_size=self.world, timeout=GROUP_TIMEOUT
-        )
-
-    def begin(self, sample: Mapping[str, Any], checkpoint: str | None) -> None:
-        """A new loop for a new sample, from its start or from a checkpoint's folder."""
-        self.close()
-        config = self.shared.configs.config(sample)
-        prepared, tokenizer = self._rows(config)
-        self.points = []
-        self.loop = make_loop(
-            config,
-            prepared,
-            tokenizer,
-            self.shared.pool,
-            rank=self.rank,
-            world=self.world,
-            device=self._device(),
-            publish=self.points.append,
-        )
-        if checkpoint is not None:
-            self.loop.load(Path(checkpoint) / "loop")
-            self.loop.kept = None  # a trial that diverges is over: its checkpoints come and go
-
-    def advance(self) -> bool:
-        """Trains to the next evaluation."""
-        assert self.loop is not None
-        return self.loop.advance()
-
-    def save(self, folder: str) -> None:
-        """This rank's part of a checkpoint."""
-        assert self.loop is not None
-        part = Path(folder) / "loop"
-        part.mkdir(parents=True, exist_ok=True)
-        self.loop.save(part)
-
-    def close(self) -> None:
-        """Ends the loop."""
-        if self.loop is not None:
-            self.loop.engine.close()
-            self.loop = None
-
-    def _device(self) -> str:
-        import torch
-
-        return "cuda:0" if self.shared.base.workers.num_gpus and torch.cuda.is_available() else "cpu"
-
-    def _rows(self, config: RunConfig) -> tuple[Prepared, Any]:
-        """Rows and tokens, kept from trial to trial as long as nothing that they depend on differs."""
-        base = self.shared.base
-        key = "\n".join(
-            (config.data.model_dump_json(), config.task.model_dump_json(), config.student.tokenizer_key(),
-             str(config.plain))
-        )  # fmt: skip
-        if key not in self._prepared:
-            same = config.data == base.data
-            data = self.shared.data if same else load_data(config.data, Path.cwd(), config.form)
-            same = same and getattr(config.task, "markers", ()) == getattr(base.task, "markers", ())
-            tokenizer = self.shared.tokenizers.get(config.student.tokenizer_key()) if same else None
-            if tokenizer is None:
-                teachers = None if self.shared.pool is None else self.shared.pool.source(direct=False)
-                tokenizer = fit_tokenizer(config.student, [(config.task, data.train)], teachers)
-            while len(self._prepared) >= _KEPT:
-                self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = prepare(config, data.train, data.validation, tokenizer), tokenizer
-        return self._prepared[key]
 
 
 class TrialHost(tune.Trainable):  # type: ignore[misc]
     """What Tune calls: rank 0 of a trial, and the other ranks' master."""
 
-    def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
         """Once a process; then `reset_config` for each further trial."""
-        self.shared = shared
-        self.rank = Rank(shared, 0)
+        self.context = context
+        self.rank = TrialRank(context, 0)
         self.others = self._start_others()
         self.reset_config(config)
 
     def _start_others(self) -> list[Any]:
-        world, workers = self.rank.world, self.shared.base.workers
+        world, workers = self.rank.world, self.context.base.workers
         if world == 1:
             return []
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         group = ray.util.get_current_placement_group()
         assert group is not None, "Tune places a trial in a placement group"
-        actor: Any = ray.remote(Rank)
+        actor: Any = ray.remote(TrialRank)
         others = [
             actor.options(
                 num_cpus=workers.num_cpus,
                 num_gpus=workers.num_gpus,
                 resources=workers.resources or None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
-            ).remote(self.shared, rank)
+            ).remote(self.context, rank)
             for rank in range(1, world)
         ]
         address = self.rank.address()
@@ -270,16 +134,16 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         loop = self.loop
         done = self.failed is not None or loop.state.stopped or loop.state.step >= loop.total_steps
         self._send()
-        if done and self.failed is None and self.shared.students is not None:
-            save_student(loop, Path(self.shared.students) / self.trial_id)
-        if not done and time.monotonic() - self.last_save >= self.shared.checkpoint_s:
+        if done and self.failed is None and self.context.students is not None:
+            save_student(loop, Path(self.context.students) / self.trial_id)
+        if not done and time.monotonic() - self.last_save >= self.context.checkpoint_s:
             kept = self._save()
             self._forget([path for path in self.saved if path != kept])
             self.saved = [kept]
         return self._result(done, time.monotonic() - begun)
 
     def _result(self, done: bool, seconds: float) -> dict[str, Any]:
-        loop, metric = self.loop, self.loop.config.train.metric
+        loop, metric = self.loop, self.loop.config.metric
         last = loop.state.history[-1] if loop.state.history else {}
         worst = 0.0 if loop.config.train.higher_is_better else 1e9
         result = {
@@ -334,11 +198,13 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
     def _bound(self) -> int | None:
         """How many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
-        stage = deepspeed_config(self.shared.base.train, self.rank.world)["zero_optimization"].get("stage", 0)
+        stage = deepspeed_config(self.context.base.train, self.rank.world)["zero_optimization"].get(
+            "stage", 0
+        )
         return self.rank.world if stage == 3 else None
 
     def _folder(self) -> Path:
-        return Path(self.shared.folder) / self.trial_id
+        return Path(self.context.folder) / self.trial_id
 
     def _save(self) -> Path:
         """A new checkpoint; it counts once its manifest is there and it has its name."""
@@ -369,7 +235,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         self.told += self.rank.points
         self.rank.points.clear()
         if events or points:
-            self.shared.mailbox.put.remote(*events, *points)
+            self.context.mailbox.put.remote(*events, *points)
 
     def cleanup(self) -> None:
         """The process ends."""

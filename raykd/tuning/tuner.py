@@ -20,9 +20,10 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raykd.config import WorkersConfig
 from raykd.environ import environment_with
 from raykd.runs.ray_train import worker_needs
+from raykd.tuning.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
-from raykd.tuning.trial import Shared, TrialHost
-from raykd.tuning.watch import Watch
+from raykd.tuning.trial import TrialHost
+from raykd.tuning.trial_rank import TrialContext
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -51,13 +52,17 @@ class TuneSettings:
 
 
 def run_trials(
-    shared: Shared, suggestions: Suggestions, scheduler: Any, watch: Watch, settings: TuneSettings
+    context: TrialContext,
+    suggestions: Suggestions,
+    scheduler: Any,
+    callback: TuneCallback,
+    settings: TuneSettings,
 ) -> None:
     """Runs trials until the sampler or the time budget ends them. Failed trials are in the journal, not raised."""
     needs = worker_needs(settings.workers)
     bundles = [dict(needs) for _ in range(settings.workers.num_workers)]
     trainable = tune.with_resources(
-        tune.with_parameters(TrialHost, shared=shared),
+        tune.with_parameters(TrialHost, context=context),
         Places(bundles, strategy="PACK"),
     )
     pending = {} if settings.population is None else {"TUNE_MAX_PENDING_TRIALS_PG": str(settings.population)}
@@ -79,12 +84,12 @@ def run_trials(
                 storage_path=str(settings.scratch),
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[watch],
+                callbacks=[callback],
                 verbose=0,
             ),
         )
         try:
-            with watch.watching():
+            with callback.listening():
                 tuner.fit()
         finally:
             Places.free()

@@ -19,7 +19,7 @@ from raykd.checkpoint.find import Mark, folder_name, write_manifest
 from raykd.config.home import find_again, is_home, named, refuse_another, student_in
 from raykd.config.loading import dump, load_any, load_run
 from raykd.driver.growth import Growth, plan_growth
-from raykd.driver.jobs import data_fingerprints, jobs_of
+from raykd.driver.jobs import jobs_of
 from raykd.driver.teacher_counts import TeacherCounts, totals
 from raykd.errors import ConfigError, ModelError, ResourceError
 from raykd.folders.changes import compare
@@ -70,7 +70,7 @@ def begin(run: Path, overrides: tuple[str, ...] = (), *, resume: bool = False, *
     """As `train` opens its folder."""
     config = load_any(run, overrides)
     earlier = look_at_folder(config, resume=resume, overwrite=False)
-    rows = data_fingerprints(jobs_of(config, Path("none"))[1][-1])
+    rows = jobs_of(config, Path("none"))[1][-1].fingerprints()
     folder = open_folder(
         config, rows, {"run.yaml": dump(config)}, earlier=earlier, base=config, overwrite=False
     )
@@ -176,7 +176,7 @@ def test_a_copy_gets_a_record_of_its_own_and_a_copied_project_keeps_its(tmp_path
     shutil.copytree(folder.path, folder.path.with_name("r-copy"))
     config = load_any(Path("runs/r-copy"))
     earlier = look_at_folder(config, resume=True, overwrite=False)
-    rows = data_fingerprints(jobs_of(config, Path("none"))[1][-1])
+    rows = jobs_of(config, Path("none"))[1][-1].fingerprints()
     copy = open_folder(config, rows, {}, earlier=earlier, base=config, overwrite=False)
     assert "an MLflow run of its own" in copy.notes[0] and not (copy.path / "mlflow_spool.jsonl").exists()
     assert not {"mlflow_run_id", "children"} & set(copy.state)

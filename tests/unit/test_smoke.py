@@ -51,7 +51,7 @@ def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
     if path.parent.name == "presets":
         for job in teacher_jobs(short):
             assert job.output.parent == tmp_path / short.name / "teachers" and job.steps <= 4
-            assert len(job.data.validation) <= 3 * HELD_OUT
+            assert len(job.data[""].validation) <= 3 * HELD_OUT
 
 
 @pytest.mark.parametrize("path", SPACES, ids=[p.name for p in SPACES])

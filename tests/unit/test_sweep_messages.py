@@ -9,9 +9,9 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 
 from raykd.errors import ConfigError
+from raykd.tuning.callback import LONGEST_CAUSE, cause
 from raykd.tuning.journal import Journal
 from raykd.tuning.messages import NO_RUN, error_lines, no_score
-from raykd.tuning.watch import LONGEST_CAUSE, cause
 
 ERROR = ConfigError("train: two keys", got="batch_size 11", wanted="16", next_step="raise it")
 

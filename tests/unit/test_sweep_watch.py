@@ -11,8 +11,8 @@ import pytest
 from raykd.checkpoint.curves import Curves
 from raykd.errors import TrackingError
 from raykd.point import Point
+from raykd.tuning.callback import TuneCallback
 from raykd.tuning.journal import Journal
-from raykd.tuning.watch import Watch
 
 
 class Runs:
@@ -37,8 +37,8 @@ class Runs:
 
 def test_points_are_kept_while_mlflow_is_away_and_sent_once_when_it_is_back(tmp_path: Path) -> None:
     curves, nothing = Curves(tmp_path / "curves.jsonl"), SimpleNamespace(state={}, replaced=False)
-    watch = Watch(Journal(tmp_path / "j"), curves, *[nothing] * 4, True)  # type: ignore[arg-type]
-    runs = watch._children = Runs(curves)  # type: ignore[assignment]
+    watch = TuneCallback(Journal(tmp_path / "j"), curves, *[nothing] * 4, True)  # type: ignore[arg-type]
+    runs = watch._runs = Runs(curves)  # type: ignore[assignment]
     with pytest.raises(TrackingError):
         watch._point("t0", Point(1, {"loss": 1.0}))
     for step in (2, 3):

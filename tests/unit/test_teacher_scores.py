@@ -21,15 +21,17 @@ from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
+from raykd.driver.jobs import Job
 from raykd.errors import ModelError
 from raykd.preflight.check import check
 from raykd.report.results import Predictions
+from raykd.runs.teacher_stage import TeacherStage
 from raykd.scoring.score import ensemble_system, stacked
-from raykd.scoring.teacher_scores import Judged, judge_teachers, record_once, stop_if_poor
+from raykd.scoring.teacher_scores import TeacherReview, record_once, review_teachers, stop_if_poor
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.teachers.source import Answered
 from raykd.text.batch import TextBatch
-from raykd.tuning.driver import Frame
+from raykd.tuning.driver import SweepDriver
 from tests.worlds import run_config
 
 Answer = Callable[[TextBatch, int], int]
@@ -111,7 +113,7 @@ def judged(
     answers: dict[str, Answer], rows: Rows | None = None, *, languages: tuple[str, ...] = ("en", "zh"),
     spoken: dict[str, Any] | None = None, on_poor: dict[str, str] | None = None, paths: dict[str, str] | None = None,
     **changes: Any,
-) -> Judged:  # fmt: skip
+) -> TeacherReview:  # fmt: skip
     own = {name: (spoken or {}).get(name, "all") for name in answers}
     teachers = [
         {"name": n, "languages": own[n], "path": "x", "on_poor": (on_poor or {}).get(n, "stop")}
@@ -121,7 +123,7 @@ def judged(
     pool: Any = FakePool(answers, sets, paths or {})
     infos: Any = [SimpleNamespace(name=n, parameters=1, max_length=64, columns=((0,), (1,))) for n in answers]
     rows = made_rows() if rows is None else rows
-    return judge_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
+    return review_teachers(config_of(teachers, **changes), pool, infos, rows, languages, lambda line: None)
 
 
 def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_label(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_answers_are_held_where_no_store_keeps_them() -> None:
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
-def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
+def tagged(answer: Callable[[int], int], cut: int = 99) -> TeacherReview:
     """Twenty sentences of ten words: two persons, a place of two words, six words outside."""
     gold = (0, 1, 0, 0, 3, 4, 0, 0, 1, 0)
     rows = Rows(
@@ -264,7 +266,7 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> Judged:
     infos: Any = [
         SimpleNamespace(name="t", parameters=1, max_length=64, columns=tuple((c,) for c in range(5)))
     ]
-    return judge_teachers(config, pool, infos, rows, ("en",), lambda line: None)
+    return review_teachers(config, pool, infos, rows, ("en",), lambda line: None)
 
 
 def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
@@ -352,18 +354,21 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
         base = config_of([{**t, "on_poor": on_poor} for t in teachers])
         pool: Any = FakePool({"good": right, "bad": swapped}, {"good": None, "bad": None})
         said = StringIO()
-        frame = Frame(
-            base, Dataset(rows, rows, None, {}, "text"), [], folder, Console(file=said, width=200), "ahead", [None],
-            pool=pool, infos=infos,
-        )  # fmt: skip
+        student = Job("student", "student", base, {"": Dataset(rows, rows, None, {}, "text")}, tmp_path)
+        session: Any = SimpleNamespace(
+            folder=folder, console=Console(file=said, width=200), tracker=lambda own=tracker: own
+        )
+        driver = SweepDriver(base, [], student, session, "ahead", {"": [None]})
+        counts: Any = None
+        stage = TeacherStage(base, student, session, driver._say, {"": (pool, infos)}, counts)
         if on_poor == "stop":
             with pytest.raises(
                 ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.1.on_poor=warn goes on"
             ):
-                frame.judge_teachers(tracker)
+                driver.review(stage)
         else:
-            frame.judge_teachers(tracker)
-            assert len(frame.notes) == 1 and "warning: teacher bad is worse" in said.getvalue()
+            driver.review(stage)
+            assert len(driver.notes) == 1 and "warning: teacher bad is worse" in said.getvalue()
         assert pool.asked == list(rows.ids), "each validation row is asked for once"
         assert "good 100.0 (en, zh), bad 0.0 (en, zh)" in said.getvalue()
     assert [p.step for p in points] == [0, 0]

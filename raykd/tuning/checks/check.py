@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from raykd.data.load import load_data
-from raykd.driver.jobs import AnyJob, data_fingerprints
+from raykd.driver.jobs import Job, load_rows
 from raykd.errors import RaykdError
 from raykd.folders.earlier_start import Earlier
 from raykd.folders.folder import check_rows, look_at_folder
@@ -46,7 +45,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
 def _check_trials(sweep: Sweep) -> Finding:
     """Every trial that is known before the start, as a run beside the base's rows."""
     try:
-        preflight_trials(sweep, load_data(sweep.base.data, Path.cwd(), sweep.base.form))
+        preflight_trials(sweep, load_rows(sweep.base))
     except RaykdError as error:
         return Finding("trials", "", error)
     if sweep.config.search.learns:
@@ -57,14 +56,14 @@ def _check_trials(sweep: Sweep) -> Finding:
     return Finding("trials", f"all {sweep.trials:,} can be trained")
 
 
-def _describe_folder(sweep: Sweep, jobs: Sequence[AnyJob]) -> tuple[str, str]:
+def _describe_folder(sweep: Sweep, jobs: Sequence[Job]) -> tuple[str, str]:
     """As `raykd.preflight.folder_check.describe_folder`, of a sweep."""
 
     def go_on(path: Path) -> Earlier:
         compare = partial(compare_sweep, sweep)
         earlier = look_at_folder(sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep)
         if jobs:
-            check_rows(path, earlier.state, data_fingerprints(jobs[-1]))
+            check_rows(path, earlier.state, jobs[-1].fingerprints())
         return earlier
 
     return describe(sweep, go_on, "--continue")

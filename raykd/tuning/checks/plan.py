@@ -29,8 +29,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     trial = students[-1]
     at_once = trials_at_once(sweep)
     fits = at_once[0] or 1
-    data = next(iter(trial.parts.values())).data
-    preflight_trials(sweep, data)
+    preflight_trials(sweep, trial.data)
     return [
         *resources(base, together=not ahead),
         Item("trials at once", at_once[1].detail, at_once[1].doubt, at_once[1].error),
@@ -41,7 +40,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
             f"scheduler {config.scheduler.kind}"
             + (" may stop some earlier" if config.scheduler.kind != "fifo" else " lets each end"),
         ),
-        *sizes(disk_of_trials(base, data, sweep.trials, fits)),
+        *sizes(disk_of_trials(base, trial.data, sweep.trials, fits)),
         duration(base, trial, sweep.trials, fits, config.time_budget_s),
     ]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raykd.config import RunConfig
+from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
@@ -20,7 +20,7 @@ from raykd.spaces.space import Sample
 from raykd.tuning.capacity import concurrent_trials
 from raykd.tuning.checks.refusals import DRAWS, MOST_CHECKED, refuse_trials
 from raykd.tuning.config import Sweep
-from raykd.tuning.trial import Configs
+from raykd.tuning.trial_rank import Configs
 
 KEPT = 4
 """Rows of a space that searches `data` which are kept; more are read again."""
@@ -31,12 +31,14 @@ class TrialCheck:
 
     Args:
         configs: Make runs of samples.
-        base: The run that trials begin with; ``data`` are its rows.
+        base: The run that trials begin with.
+        data: Its rows, by task.
     """
 
-    def __init__(self, configs: Configs, base: RunConfig, data: Dataset) -> None:
+    def __init__(self, configs: Configs, base: Run, data: Mapping[str, Dataset]) -> None:
         self._configs = configs
-        self._rows: dict[str, Dataset] = {base.data.model_dump_json(): data}
+        self._rows = {member.data.model_dump_json(): data[task] for task, member in base.members.items()}
+        self._kept = len(self._rows)
         self._students: set[str] = set()
 
     def __call__(self, sample: Mapping[str, Any]) -> None:
@@ -46,27 +48,29 @@ class TrialCheck:
             RaykdError: What the trial would end with, without its values.
         """
         run = self._configs.config(sample)
-        check_combinations(run)
-        student = "\n".join((run.student.model_dump_json(), run.task.model_dump_json(), str(run.data.labels)))
-        if student not in self._students:
-            check_made(run.student, run, "student")
-            self._students.add(student)
-        Job("student", "student", run, self._read(run), Path()).check_batch()
+        for member in run.members.values():
+            check_combinations(member)
+            parts = (member.student.model_dump_json(), member.task.model_dump_json(), str(member.data.labels))
+            if (student := "\n".join(parts)) not in self._students:
+                check_made(member.student, member, "student")
+                self._students.add(student)
+        data = {task: self._read(member) for task, member in run.members.items()}
+        Job("student", "student", run, data, Path()).check_batch()
 
     def _read(self, run: RunConfig) -> Dataset:
         key = run.data.model_dump_json()
         if key not in self._rows:
-            if len(self._rows) > KEPT:
-                self._rows.pop(list(self._rows)[1])
+            if len(self._rows) >= self._kept + KEPT:
+                self._rows.pop(list(self._rows)[self._kept])  # the base's own stay
             self._rows[key] = load_data(run.data, Path.cwd(), run.form)
         return self._rows[key]
 
 
-def preflight_trials(plan: Sweep, data: Dataset) -> None:
+def preflight_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
     """Looks at every trial that is known before the start; of a search that learns, at draws of its space.
 
     Args:
-        data: The base's rows.
+        data: The base's rows, by task.
 
     Raises:
         ConfigError: Some cannot be run, with their values, the key and why.

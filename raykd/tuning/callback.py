@@ -13,16 +13,17 @@ import contextlib
 import logging
 import queue
 import re
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.tune import Callback
 
 from raykd.checkpoint.curves import Curves
+from raykd.driver.listening import listening
+from raykd.driver.session import ChildRuns
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
@@ -36,7 +37,6 @@ from raykd.tuning.messages import NO_RUN
 from raykd.tuning.progress import SweepProgress
 
 log = logging.getLogger("raykd.tuning")
-POLL_S = 0.2
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """What Ray puts into its messages for a terminal."""
 LONGEST_CAUSE = 8000
@@ -53,55 +53,72 @@ MLFLOW_STATUS: dict[str, Any] = {
 """A trial that the scheduler stopped is KILLED in MLflow; the tag raykd.trial says by whom."""
 
 
-@dataclass
-class Children:
+class TrialRuns:
     """A child run of the sweep's MLflow run for each trial; used by one thread.
 
-    resumed: the sweep goes on, so a child may be there that the killed driver did not note.
+    Args:
+        parent: The sweep's run.
+        folder: Of the sweep; its state says which children there are and which have ended.
+        journal: What came of the trials.
+        curves: Their points.
+        higher_is_better: Direction of the metric.
+        resumed: Whether the sweep goes on, so that a child may be there that the killed driver did not note.
     """
 
-    parent: Tracker
-    folder: RunFolder
-    journal: Journal
-    curves: Curves
-    higher_is_better: bool
-    resumed: bool = False
-    open: dict[str, Tracker] = field(default_factory=dict)
+    def __init__(
+        self,
+        parent: Tracker,
+        folder: RunFolder,
+        journal: Journal,
+        curves: Curves,
+        higher_is_better: bool,
+        resumed: bool,
+    ) -> None:
+        self._parent, self._folder, self._journal, self._curves = parent, folder, journal, curves
+        self._higher, self._resumed = higher_is_better, resumed
+        self._children = ChildRuns(parent, folder)
+
+    @property
+    def open(self) -> dict[str, Tracker]:
+        """Runs that have not ended, by trial."""
+        return self._children.open
 
     def of(self, name: str) -> Tracker:
-        """The trial's run, opened when it is first needed and found again by a resumed sweep."""
+        """Return the trial's run, opened when it is first needed and found again by a resumed sweep."""
         if name not in self.open:
-            trial = self.journal.trials[name]
-            known = self.folder.state.get("children", {})
-            spool = self.folder.path / "spool" / name
+            spool = self._spool / name
             spool.mkdir(parents=True, exist_ok=True)
-            self.open[name] = Tracker.start(
-                self.parent.uri,
-                self.parent.experiment,
+            run = self._children.start(
                 name,
-                params=recorded(trial.sample),
+                params=recorded(self._journal.trials[name].sample),
                 tags={"raykd.role": "trial", "raykd.trial": "running"},
-                parent_run_id=self.parent.run_id,
-                run_id=known.get(name) or (self.parent.child(name) if self.resumed else None),
                 directory=spool,
-                required=False,
+                find=self._parent.child if self._resumed else lambda name: None,
             )
-            self.folder.write_state(children={**known, name: self.open[name].run_id})
-            self.open[name].log_points(self.curves.by_job.get(name, ()))
+            run.log_points(self._curves.by_job.get(name, ()))
         return self.open[name]
+
+    @property
+    def _spool(self) -> Path:
+        return self._folder.path / "spool"
+
+    def tidy(self) -> None:
+        """Remove the folder of points that waited for MLflow, where it has taken all."""
+        with contextlib.suppress(OSError):  # not there, or not empty
+            self._spool.rmdir()
 
     def unheard(self) -> list[tuple[str, str]]:
         """Trials that are over, though their run may not be ended, and what they became.
 
         These are all where the sweep's own run is new in the place of one that is gone.
         """
-        heard = set() if self.parent.replaced else set(self.folder.state.get("ended", ()))
-        over = [t for t in self.journal.trials.values() if t.status is not None and t.name not in heard]
+        heard = set() if self._parent.replaced else set(self._folder.state.get("ended", ()))
+        over = [t for t in self._journal.trials.values() if t.status is not None and t.name not in heard]
         return [(t.name, t.status) for t in over if t.status is not None and t.status != "failed"]
 
     def end(self, name: str, status: str) -> None:
         """Ends a trial's run as what it became."""
-        row = self.journal.trials[name].row(self.higher_is_better)
+        row = self._journal.trials[name].row(self._higher)
         tracker = self.of(name)
         if row.best is not None:
             values = {"objective": row.best.score, "best_step": float(row.best.step)}
@@ -113,13 +130,12 @@ class Children:
         tracker.finish(MLFLOW_STATUS[status])
         del self.open[name]
         if status != "interrupted":
-            self.folder.write_state(ended=[*self.folder.state.get("ended", ()), name])
-        spool = self.folder.path / "spool" / name
+            self._folder.write_state(ended=[*self._folder.state.get("ended", ()), name])
         with contextlib.suppress(OSError):  # not empty where MLflow did not take everything
-            spool.rmdir()
+            (self._spool / name).rmdir()
 
 
-class Watch(Callback):  # type: ignore[misc]
+class TuneCallback(Callback):  # type: ignore[misc]
     """Tune's callback, and the thread that takes in the trials' points."""
 
     def __init__(
@@ -136,12 +152,12 @@ class Watch(Callback):  # type: ignore[misc]
         self._mailbox, self._progress = mailbox, progress
         self._higher = higher_is_better
         resumed = bool(journal.trials)
-        self._children = Children(tracker, folder, journal, curves, higher_is_better, resumed)
+        self._runs = TrialRuns(tracker, folder, journal, curves, higher_is_better, resumed)
         self._names: dict[str, str] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._open_from = 0.0
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        unheard = self._children.unheard()
+        unheard = self._runs.unheard()
         for end in unheard:
             self._ends.put(end)
         self._ended = sum(trial.status is not None for trial in journal.trials.values()) - len(unheard)
@@ -200,33 +216,22 @@ class Watch(Callback):  # type: ignore[misc]
     # the watching thread -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Takes in points while the body runs, and what is left after it."""
-        finished = threading.Event()
-
-        def watch() -> None:
-            while not finished.wait(POLL_S):
-                self._progress.tick()
-                try:
-                    self._drain()
-                except ray.exceptions.RayError:
-                    return
-
-        thread = threading.Thread(target=watch, name="raykd-sweep", daemon=True)
-        thread.start()
+    def listening(self) -> Iterator[None]:
+        """Take in points while the body runs, and what is left after it."""
         try:
-            yield
+            # To its end, since the runs in MLflow are used by one thread; MLflow has its own patience.
+            with listening(self._take, name="raykd-sweep"):
+                yield
         finally:
-            finished.set()
-            thread.join()  # to its end, since the runs in MLflow are used by one thread; MLflow has its own patience
-            with contextlib.suppress(ray.exceptions.RayError):
-                self._settle()
-            for name in list(self._children.open):
+            for name in list(self._runs.open):
                 # One that is over was opened again by a point that came after its end.
                 status = self._journal.trials[name].status or "interrupted"
-                self._guarded(lambda n=name, s=status: self._children.end(n, s))  # type: ignore[misc]
-            with contextlib.suppress(OSError):  # not there, or not empty
-                (self._children.folder.path / "spool").rmdir()
+                self._guarded(lambda n=name, s=status: self._runs.end(n, s))  # type: ignore[misc]
+            self._runs.tidy()
+
+    def _take(self) -> None:
+        self._progress.tick()
+        self._drain()
 
     def _drain(self) -> None:
         """Points first, so that a trial's last one is there before its run ends."""
@@ -242,7 +247,7 @@ class Watch(Callback):  # type: ignore[misc]
                 self._guarded(lambda n=name, p=event.point: self._point(n, p))  # type: ignore[misc]
         for name, status in ends:
             self._ended += 1
-            self._guarded(lambda n=name, s=status: self._children.end(n, s))  # type: ignore[misc]
+            self._guarded(lambda n=name, s=status: self._runs.end(n, s))  # type: ignore[misc]
             best = self._progress.best
             if best is not None:
                 self._guarded(
@@ -251,20 +256,14 @@ class Watch(Callback):  # type: ignore[misc]
 
     def _point(self, name: str, point: Point) -> None:
         """Into the file first. A run that is opened is told all that the file holds, so this point too."""
-        known = name in self._children.open
+        known = name in self._runs.open
         fresh = self._curves.add(name, point)
         if known and fresh is not None:
-            self._children.of(name).log_points([fresh])
+            self._runs.of(name).log_points([fresh])
         elif not known and time.monotonic() >= self._open_from:
             self._open_from = time.monotonic() + AWAY_S  # not for every point where MLflow is away
-            self._children.of(name)
+            self._runs.of(name)
             self._open_from = 0.0
-
-    def _settle(self) -> None:
-        """Messages of trials are sent without waiting: those on their way arrive within moments."""
-        for _ in range(2):
-            self._drain()
-            time.sleep(0.05)
 
     def _guarded(self, action: Any) -> None:
         try:

@@ -1,0 +1,84 @@
+"""The teachers of a command: opened, counted, and reviewed on the validation rows before they teach.
+
+Decision record: train, sweep and confirm all begin with this, so that a broken teacher stops each of them before a
+student is trained, and with the same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from raykd.config import Run
+from raykd.driver.jobs import Job
+from raykd.driver.pool import opened_pools
+from raykd.driver.session import Session
+from raykd.driver.teacher_counts import TeacherCounts
+from raykd.scoring.several_tasks import Pools, review_all
+from raykd.scoring.teacher_scores import TeacherReview, record_once, stop_if_poor
+from raykd.teachers.pool import PoolHandle
+
+
+@dataclass
+class TeacherStage:
+    """The opened teachers of a run, by task.
+
+    Attributes:
+        pools: Of each task that has teachers their pool, and what they say of themselves.
+        counts: What they did for the run, over all its starts.
+        reviews: What they scored on the validation rows, by task; empty before `review`.
+    """
+
+    config: Run
+    student: Job
+    session: Session
+    say: Callable[[str], None]
+    pools: Pools
+    counts: TeacherCounts
+    reviews: dict[str, TeacherReview] = field(default_factory=dict)
+
+    @property
+    def handles(self) -> dict[str, PoolHandle]:
+        """The pools as they travel to workers and trials."""
+        return {task: pool.handle for task, (pool, _) in self.pools.items()}
+
+    def review(self, *, asked_alike: bool = True) -> None:
+        """Score the teachers on the validation rows, print and record it.
+
+        Args:
+            asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
+        """
+        self.reviews = review_all(self.config, self.student, self.pools, self.say, asked_alike=asked_alike)
+        record_once(self.reviews, self.session.tracker(), self.session.folder)
+
+    def refuse_poor(self, key: str = "teachers") -> None:
+        """Stop if a teacher is not good enough to teach.
+
+        Args:
+            key: Where an override finds the teachers.
+
+        Raises:
+            ModelError: Names the teachers, and why (`teachers[].on_poor`).
+        """
+        stop_if_poor(self.reviews.values(), self.config, key)
+
+
+@contextlib.contextmanager
+def opened_teachers(
+    config: Run, jobs: Sequence[Job], student: Job, session: Session, say: Callable[[str], None]
+) -> Iterator[TeacherStage]:
+    """Open the teachers of every task while the body runs; their weights are not loaded yet.
+
+    Args:
+        config: The run whose teachers they are.
+        jobs: The teachers that were trained first.
+        student: Whose rows they are reviewed on.
+        session: Of the command; its folder keeps the counters.
+        say: Takes lines for people.
+    """
+    trained = {job.name: job.output for job in jobs}
+    with opened_pools(config, trained, say) as pools:
+        counts = TeacherCounts(session.folder, [pool for pool, _ in pools.values()])
+        with counts.growing():
+            yield TeacherStage(config, student, session, say, pools, counts)

@@ -1,0 +1,172 @@
+"""One rank of a trial, and what all trials share.
+
+Decision record: rows and their tokens stay in a process from trial to trial, as long as nothing that they depend on
+differs; the process group of a trial's ranks stays too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+
+from raykd.config import Run
+from raykd.data.load import Dataset, load_data
+from raykd.driver.loop import make_loop
+from raykd.point import Point
+from raykd.student.prepare import Prepared, fit_tokenizer, prepare
+from raykd.student.worker import TrainingLoop
+from raykd.teachers.pool import PoolHandle
+
+GROUP_TIMEOUT = timedelta(minutes=10)
+_KEPT = 2
+"""Prepared rows that a process keeps, for a space that searches what changes the tokens."""
+
+
+class Configs(Protocol):
+    """What makes a run of a sample."""
+
+    def config(self, sample: Mapping[str, Any]) -> Run:
+        """The run of a trial.
+
+        Raises:
+            ConfigError: the sample cannot be a run.
+        """
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials have in common. Written by the driver, read in every trial's process; travels once.
+
+    Attributes:
+        configs: Makes runs of samples.
+        base: The run that trials begin with.
+        data: Its rows by task; a trial whose `data` differ reads its own.
+        tokenizers: By `tokenizer_key`.
+        pools: The teachers by task.
+        mailbox: Takes events to the driver.
+        folder: Where checkpoints go, reached by all trials.
+        checkpoint_s: Seconds between two checkpoints of a trial, at least.
+        students: Where trained students go; None keeps none.
+    """
+
+    configs: Configs
+    base: Run
+    data: Mapping[str, Dataset]
+    tokenizers: Mapping[str, Any]
+    pools: Mapping[str, PoolHandle]
+    mailbox: Any
+    folder: str
+    checkpoint_s: float
+    students: str | None = None
+
+
+class TrialRank:
+    """One rank of a trial: a loop after another in one process. An actor, or a part of the trial's own process."""
+
+    def __init__(self, context: TrialContext, rank: int) -> None:
+        import torch
+
+        self.context, self.rank = context, rank
+        self.world = context.base.workers.num_workers
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        torch.set_num_threads(max(1, int(context.base.workers.num_cpus + 1e-6)))
+        self._prepared: dict[str, tuple[dict[str, Prepared], Any]] = {}
+        self.loop: TrainingLoop | None = None
+        self.points: list[Point] = []
+
+    def address(self) -> tuple[str, int]:
+        """Opens the group's store on rank 0; the others join it."""
+        import torch
+
+        host = ray.util.get_node_ip_address()
+        self._store = torch.distributed.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
+        return host, int(self._store.port)
+
+    def join(self, host: str, port: int) -> None:
+        """Joins the trial's process group, which stays for all trials of these processes."""
+        import torch
+
+        if self.rank:
+            self._store = torch.distributed.TCPStore(host, port, self.world, is_master=False)
+        os.environ["LOCAL_RANK"] = "0"
+        backend = "nccl" if self._device() != "cpu" else "gloo"
+        torch.distributed.init_process_group(
+            backend, store=self._store, rank=self.rank, world_size=self.world, timeout=GROUP_TIMEOUT
+        )
+
+    def begin(self, sample: Mapping[str, Any], checkpoint: str | None) -> None:
+        """A new loop for a new sample, from its start or from a checkpoint's folder."""
+        self.close()
+        config = self.context.configs.config(sample)
+        prepared, tokenizer = self._rows(config)
+        self.points = []
+        self.loop = make_loop(
+            config,
+            prepared,
+            tokenizer,
+            self.context.pools,
+            rank=self.rank,
+            world=self.world,
+            device=self._device(),
+            publish=self.points.append,
+        )
+        if checkpoint is not None:
+            self.loop.load(Path(checkpoint) / "loop")
+            self.loop.kept = None  # a trial that diverges is over: its checkpoints come and go
+
+    def advance(self) -> bool:
+        """Trains to the next evaluation."""
+        assert self.loop is not None
+        return self.loop.advance()
+
+    def save(self, folder: str) -> None:
+        """This rank's part of a checkpoint."""
+        assert self.loop is not None
+        part = Path(folder) / "loop"
+        part.mkdir(parents=True, exist_ok=True)
+        self.loop.save(part)
+
+    def close(self) -> None:
+        """Ends the loop."""
+        if self.loop is not None:
+            self.loop.engine.close()
+            self.loop = None
+
+    def _device(self) -> str:
+        import torch
+
+        return "cuda:0" if self.context.base.workers.num_gpus and torch.cuda.is_available() else "cpu"
+
+    def _rows(self, config: Run) -> tuple[dict[str, Prepared], Any]:
+        """Rows and tokens by task, kept from trial to trial as long as nothing that they depend on differs."""
+        members, base = config.members, self.context.base.members
+        parts = [(m.data.model_dump_json(), m.task.model_dump_json(), str(m.plain)) for m in members.values()]
+        key = repr((config.student.tokenizer_key(), parts))
+        if key not in self._prepared:
+            same = {task: m.data == base[task].data for task, m in members.items()}
+            data = {
+                task: self.context.data[task] if same[task] else load_data(m.data, Path.cwd(), m.form)
+                for task, m in members.items()
+            }
+            markers = [getattr(run.task, "markers", ()) for run in (*members.values(), *base.values())]
+            alike = all(same.values()) and markers[: len(members)] == markers[len(members) :]
+            tokenizer = self.context.tokenizers.get(config.student.tokenizer_key()) if alike else None
+            if tokenizer is None:
+                pools = self.context.pools
+                teachers = pools[""].source(direct=False) if "" in pools else None
+                rows = [(m.task, data[task].train) for task, m in members.items()]
+                tokenizer = fit_tokenizer(config.student, rows, teachers)
+            while len(self._prepared) >= _KEPT:
+                self._prepared.pop(next(iter(self._prepared)))
+            prepared = {
+                task: prepare(m, data[task].train, data[task].validation, tokenizer)
+                for task, m in members.items()
+            }
+            self._prepared[key] = prepared, tokenizer
+        return self._prepared[key]
