@@ -211,7 +211,7 @@ class Inside:
         sample = {**DISTILLED, RESUMED: ""}
         shared = self.shared()
         begun = time.perf_counter()
-        host = tune.with_parameters(TrialHost, shared=shared)({**sample})
+        host = tune.with_parameters(TrialHost, context=shared)({**sample})
         found: dict[str, list[float]] = {
             "start_up": [time.perf_counter() - begun],
             "trained": [],
