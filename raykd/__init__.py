@@ -1,3 +1,41 @@
-"""raykd distils several frozen teachers, monolingual and multilingual, into one small student on Ray."""
+"""raykd distils several frozen teachers, monolingual and multilingual, into one small student on Ray.
+
+The public functions are those of `raykd.api`; they are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raykd.api import check, confirm, label, label_sequences, load, plan, predict, sweep, train
+    from raykd.results import ConfirmationResult, Run, SweepResult
 
 __version__ = "0.1.0"
+__all__ = [
+    "ConfirmationResult",
+    "Run",
+    "SweepResult",
+    "check",
+    "confirm",
+    "label",
+    "label_sequences",
+    "load",
+    "plan",
+    "predict",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from raykd import api, results
+
+    return getattr(results if name[0].isupper() else api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,12 +14,15 @@ not how Python writes it, so that a field of texts can take 010 or 1.10 as the t
 from __future__ import annotations
 
 import json
+import numbers
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from raykd.errors import ConfigError
 from raykd.spec import WrittenFloat, WrittenInt
@@ -167,6 +170,48 @@ def parse_yaml(text: str, origin: str) -> Any:
         ) from None
     _check_values(tree, origin)
     return tree
+
+
+def plain_tree(value: Any, origin: str) -> Any:
+    """Make plain values, as `parse_yaml` gives them, of what a Python program passes.
+
+    Args:
+        value: Mappings, lists, tuples, texts, numbers (also NumPy's), paths, pydantic models, or None.
+        origin: What the value is, for messages.
+
+    Raises:
+        ConfigError: A value of another kind, a key that is not a text, or a tree that is too deep.
+    """
+    tree = _plain(value, origin, 0)
+    _check_values(tree, origin)
+    return tree
+
+
+def _plain(value: Any, origin: str, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"{origin} is nested too deep", wanted=f"at most {MAX_DEPTH} levels")
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise ConfigError(f"{origin}: a key is not a text", got=repr(wrong)[:80], wanted="texts as keys")
+        return {key: _plain(item, origin, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, origin, depth + 1) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ConfigError(
+        f"{origin} holds a value that no configuration has",
+        got=f"{type(value).__name__} {str(value)[:80]}",
+        wanted="mappings, lists, texts, numbers, truth values, paths, None",
+    )
 
 
 def parse_json(text: str, origin: str, *, comments: bool = False) -> Any:

@@ -38,7 +38,7 @@ FOREIGN = (
 GRACE_S = 20.0
 """Seconds between the request to end and the end."""
 LOADED = (
-    "raykd.cli", "raykd.preflight.check", "raykd.scoring.predict", "raykd.prediction.predictor", "raykd.models.loading",
+    "raykd.cli", "raykd.preflight.check", "raykd.scoring.model", "raykd.prediction.predictor", "raykd.models.loading",
     "raykd.networks.recurrent", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
     "mlflow", "datasets",
 )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from raykd.cli.app import Overrides, RunFile, app, console, run_file
+from raykd import api
+from raykd.cli.app import Overrides, RunFile, app, console
 
 store_app = typer.Typer(
     no_args_is_help=True,
@@ -55,16 +56,12 @@ def label(
     its columns are src, tgt and lang.
     """
     if sequences is not None:
-        from raykd.runs.sequences import write_sequences
-
-        rows = write_sequences(run_file(run, overrides), sequences, console, beams=beams)
+        rows = api.label_sequences(run, sequences, overrides or (), beams=beams, progress=console)
         console.print(
             f"{rows:,} texts were written to {sequences}", markup=False, highlight=False, soft_wrap=True
         )
         return
-    from raykd.runs.labelling import label as label_run
-
-    report = label_run(run_file(run, overrides), console, everything=everything)
+    report = api.label(run, overrides or (), everything=everything, progress=console)
     lost = f"; {report.unkept:,} could not be kept, see the store's disk" if report.unkept else ""
     console.print(
         f"{report.asked - report.unkept:,} answers are kept: {report.stored:,} were there, {report.forwarded:,} "

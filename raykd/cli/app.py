@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from raykd.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from raykd.results import ConfirmationResult, Run, SweepResult
 
 app = typer.Typer(
     name="raykd",
@@ -63,17 +66,11 @@ def run_file(path: Path, overrides: list[str] | None) -> Any:
     return load_run(path, overrides or ())
 
 
-def any_run_file(path: Path, overrides: list[str] | None) -> Any:
-    """Also a run of several tasks."""
-    from raykd.config.loading import load_any
-
-    return load_any(path, overrides or ())
-
-
-def finish(outcome: Any) -> None:
-    for part in outcome.tables:
-        console.print(part)
-    print_lines(outcome.lines)
+def show_result(result: Run | SweepResult | ConfirmationResult) -> None:
+    """Show tables and lines of what a command made."""
+    for part in result.shown:
+        console.print(part, markup=False, highlight=False)
+    print_lines(result.lines)
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from raykd import api
 from raykd.cli.app import app, console
+
+if TYPE_CHECKING:
+    from raykd.preflight.plan import Item
 
 
 @app.command()
@@ -23,28 +27,14 @@ def plan(
 
     Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """
-    from raykd.config.home import file_in
-    from raykd.config.loading import is_sweep, read_yaml
-
-    items: list[Any]
-    run = file_in(run)
-    if is_sweep(read_yaml(run)):
-        from raykd.tuning.checks.plan import plan_sweep
-        from raykd.tuning.config import load_sweep
-
-        items = plan_sweep(load_sweep(run, overrides or ()))
-    else:
-        from raykd.config.loading import load_any
-        from raykd.preflight.plan import plan_run
-
-        items = plan_run(load_any(run, overrides or ()))
+    items = api.plan(run, overrides or ())
     show(items)
     wrong = [item.error for item in items if item.error is not None]
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
 
 
-def show(items: list[Any]) -> None:
+def show(items: list[Item]) -> None:
     """A line an item, with a mark where it needs a look or is wrong."""
     from raykd.tracking import redact
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from raykd.cli.app import Overrides, RunFile, any_run_file, app, console, finish, print_lines
+from raykd import api
+from raykd.cli.app import Overrides, RunFile, app, console, show_result
 from raykd.cli.terminal import json_line, lines_of, recovered
 
 NOT_CHECKED = "not checked"
@@ -47,34 +48,9 @@ def train(
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 5 infrastructure, 130 interrupted.
     """
-    from raykd.folders.folder import finished_before
-
-    config = any_run_file(run, overrides)
-    if smoke:
-        from raykd.driver.smoke import refuse_going_on, smoke_run
-
-        refuse_going_on(resume=resume)
-        config, overwrite = smoke_run(config), True
-    before = finished_before(config) if resume else None
-    if before is not None:
-        console.print(before.text, markup=False, highlight=False)
-        said = "This run is finished already; more train.steps train it on, --overwrite starts anew."
-        console.print(said, highlight=False)
-        print_lines(before.lines)
-        return
-    from raykd.runs.train import train as run_train
-
-    if resume and not (Path(config.output) / config.name).exists():
-        from raykd.config.home import refuse_another
-
-        refuse_another(run, config.output, config.name, "raykd train {} --resume")
-        console.print(
-            f"there is no run {Path(config.output) / config.name} to go on with: it is started",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    finish(run_train(config, resume=resume, overwrite=overwrite, console=console))
+    show_result(
+        api.train(run, overrides or (), resume=resume, overwrite=overwrite, smoke=smoke, progress=console)
+    )
 
 
 @app.command()
@@ -84,20 +60,13 @@ def check(
 ) -> None:
     """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations."""
     from raykd.config.home import file_in
-    from raykd.config.loading import is_sweep, read_yaml
     from raykd.tracking import redact
+    from raykd.tuning.config import Sweep, load_config
 
-    command = "train"
     run = file_in(run)
-    if is_sweep(read_yaml(run)):
-        from raykd.tuning.checks.check import check_sweep
-        from raykd.tuning.config import load_sweep
-
-        command, findings = "sweep", check_sweep(load_sweep(run, overrides or ()))
-    else:
-        from raykd.preflight.check import check as run_check
-
-        findings = run_check(any_run_file(run, overrides))
+    config = load_config(run, overrides or ())
+    command = "sweep" if isinstance(config, Sweep) else "train"
+    findings = api.check(config)
     for finding in findings:
         if finding.error is None:
             console.print(
@@ -145,10 +114,10 @@ def demo(
     """
     from raykd.config.loading import load_run
     from raykd.presets import preset
-    from raykd.runs.train import train as run_train
 
     config = load_run(preset("demo"), [f"output={json.dumps(str(output.resolve()))}", *(overrides or ())])
-    finish(run_train(config, overwrite=(output / config.name / "run.json").exists(), console=console))
+    there = (output / config.name / "run.json").exists()
+    show_result(api.train(config, overwrite=there, progress=console))
 
 
 @app.command()
@@ -197,18 +166,16 @@ def predict(
 
     A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
     """
-    from raykd.config.home import student_in
-    from raykd.models import folder_of
-    from raykd.scoring.predict import predict_rows, read_texts
+    from raykd.scoring.inputs import read_texts
 
-    asked = read_texts([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
-    answers = predict_rows(
-        folder_of(student_in(model), task),
-        asked,
+    rows = read_texts([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
+    answers = api.load(model, task=task).iterate(
+        rows,
         no_answer=no_answer,
-        longest=max_length,
-        new=max_new_tokens,
-        languages=(source_language, language),
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        language=language,
+        source_language=source_language,
     )
     for row in answers:
         if as_json or jsonl is not None:

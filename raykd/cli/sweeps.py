@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from raykd.cli.app import app, console, finish
-
-if TYPE_CHECKING:
-    from raykd.tuning.config import Sweep
+from raykd import api
+from raykd.cli.app import app, console, show_result
 
 
 @app.command()
@@ -60,65 +58,21 @@ def sweep(
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 4 trials failed, 5 infrastructure, 130 interrupted.
     """
-    from raykd.tuning.config import load_sweep
-    from raykd.tuning.run import sweep as run_sweep
-
     changes = overrides or []
-    plan = load_sweep(_named(space), changes) if resume is None else _resumed(space, changes, resume, output)
-    going_on = resume is not None or go_on
-    if smoke:
-        from raykd.driver.smoke import refuse_going_on
-        from raykd.tuning.checks.smoke import smoke_sweep
-
-        refuse_going_on(resume=going_on)
-        plan, overwrite = smoke_sweep(plan), True
-    if go_on and space is not None and not (Path(plan.output) / plan.name).exists():
-        from raykd.config.home import refuse_another
-
-        refuse_another(space, plan.output, plan.name, "raykd sweep --resume {}")
-    outcome = run_sweep(plan, resume=going_on, overwrite=overwrite, console=console)
-    finish(outcome)
-    if outcome.failed and not allow_failed_trials:
-        raise typer.Exit(4)
-
-
-def _named(space: Path | None) -> Path:
-    from raykd.errors import ConfigError
-
-    if space is None:
-        raise ConfigError("no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME")
-    return space
-
-
-def _resumed(space: Path | None, changes: list[str], resume: str, output: Path) -> Sweep:
-    """The sweep of the folder that is named, from its own file or from another one; it never lies elsewhere.
-
-    Raises:
-        ConfigError: there is no such sweep, or the folder is to be another one.
-    """
-    from raykd.config.home import SPACE, named
-    from raykd.errors import ConfigError
-    from raykd.tuning.config import load_sweep
-
-    folder = named(Path(resume), output).resolve()
-    if not (folder / SPACE).is_file():
-        raise ConfigError(
-            f"there is no sweep {resume} to go on with",
-            got=f"no {SPACE} of a sweep in {folder}, nor in {(output / resume).resolve()}",
-            wanted="its name under --output, or its folder",
-            next_step="raykd sweep SPACE.yaml starts one",
-        )
-    if space is not None and "=" in str(space):  # the first KEY=VALUE
+    if resume is not None and space is not None and "=" in str(space):  # the first KEY=VALUE
         space, changes = None, [str(space), *changes]
-    plan = load_sweep(folder / SPACE, changes) if space is None else load_sweep(space, changes, folder)
-    if Path(plan.output).resolve() / plan.name != folder:
-        raise ConfigError(
-            f"--resume goes on in {folder}, and name and output say another folder",
-            got=str(Path(plan.output).resolve() / plan.name),
-            wanted="neither name= nor output= beside --resume",
-            next_step="leave them out; a folder that was moved or renamed is named by --resume itself",
-        )
-    return plan
+    result = api.sweep(
+        space,
+        changes,
+        resume=go_on if resume is None else resume,
+        overwrite=overwrite,
+        smoke=smoke,
+        output=output,
+        progress=console,
+    )
+    show_result(result)
+    if result.failed and not allow_failed_trials:
+        raise typer.Exit(4)
 
 
 @app.command()
@@ -136,9 +90,7 @@ def confirm(
 
     The test rows are read here, once. A winner's validation score alone carries the luck of the search.
     """
-    from raykd.experiments.confirmation import confirm as run_confirm
-
-    result = run_confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, console=console)
-    finish(result)
+    result = api.confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, progress=console)
+    show_result(result)
     if result.failed:
         raise typer.Exit(4)

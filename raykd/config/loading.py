@@ -14,18 +14,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.config.dsfile import check_switches, read_deepspeed
 from raykd.config.explain import explain
 from raykd.config.home import at_home, file_in
 from raykd.errors import ConfigError
-from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, read_text
+from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, plain_tree, read_text
 from raykd.redaction import credentials_in, names_a_secret, redact
 
 _INDEX = re.compile(r"^[0-9]{1,9}\Z")
 R = TypeVar("R", RunConfig, MultiRun)
+Override = str | tuple[str, Any]
+"""``key.path=value`` as a command line has it, or a key path and its value."""
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | BaseModel
+"""A configuration as a path of a YAML file (or the folder of a run), as a tree, or as a model."""
+IN_MEMORY = Path("the configuration")
+"""Stands for the file of a configuration that was not read from one; relative paths in it begin at the working
+directory."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -40,16 +47,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def set_path(tree: Any, assignment: str) -> Any:
-    """Applies ``key.path=value`` (the value is YAML; a number in the path is an index) and returns the new tree."""
+def set_path(tree: Any, override: Override) -> Any:
+    """Set one key of a tree.
+
+    Args:
+        tree: What is changed; it is not modified itself.
+        override: ``key.path=value``, whose value is YAML, or a pair of a key path and a Python value. A number in the
+            path is an index; an item of a list is also found by its ``name``. A mapping is laid over what is there.
+
+    Returns:
+        The new tree.
+
+    Raises:
+        ConfigError: The override cannot be read, or names no item of a list.
+    """
+    path, value = _read_override(override) if isinstance(override, str) else override
+    if path.count(".") > MAX_DEPTH:
+        raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
+    if not isinstance(override, str):
+        value = plain_tree(value, f"the override {path}")
+    return _set(tree, path.split("."), value, path)
+
+
+def _read_override(assignment: str) -> tuple[str, Any]:
     path, equals, value = assignment.partition("=")
     if not equals or not path:
         raise ConfigError(
             f"cannot read the override {assignment[:80]!r}", got=assignment[:80], wanted="key.path=value"
         )
-    if path.count(".") > MAX_DEPTH:
-        raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
-    return _set(tree, path.split("."), parse_override(value, f"the override {path}"), path)
+    return path, parse_override(value, f"the override {path}")
 
 
 def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
@@ -182,34 +208,63 @@ def _absolute(path: Any, base_dir: Path, key: str) -> str:
         ) from None
 
 
-def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run of a YAML file with ``key.path=value`` overrides on top.
+def load_run(source: ConfigSource, overrides: Sequence[Override] = ()) -> RunConfig:
+    """The run of one task of a file, a tree or a model, with overrides on top.
+
+    The file of a run's folder belongs to that folder (`raykd.config.home`), which may also be named in its place.
 
     Raises:
         ConfigError: with the path, what was got and what is allowed, for all wrong keys at once; a run of several
-            tasks, which `load_any` reads. The file of a run's folder belongs to that folder (`raykd.config.home`),
-            which may also be named in its place.
+            tasks, which `load_any` reads.
     """
-    path = file_in(path)
-    tree = _read(path, overrides)
-    return resolve(validate(tree, str(path)), path.resolve().parent)
+    tree, path = read_source(source)
+    return _one_task(_overridden(tree, overrides), path)
 
 
-def load_any(path: Path, overrides: Sequence[str] = ()) -> Run:
+def load_any(source: ConfigSource, overrides: Sequence[Override] = ()) -> Run:
     """As `load_run`, and also runs of several tasks."""
-    path = file_in(path)
-    tree = _read(path, overrides)
+    tree, path = read_source(source)
+    tree = _overridden(tree, overrides)
     if not several_tasks(tree):
-        return resolve(validate(tree, str(path)), path.resolve().parent)
+        return _one_task(tree, path)
     run = _validated(MultiRun, tree, str(path))
     resolved = _resolved(run.model_dump(mode="json"), path.resolve().parent)
     return _validated(MultiRun, resolved, str(path))
 
 
-def _read(path: Path, overrides: Sequence[str]) -> Any:
-    tree: Any = at_home(read_yaml(path), path)
-    for assignment in overrides:
-        tree = set_path(tree, assignment)
+def _one_task(tree: Any, path: Path) -> RunConfig:
+    return resolve(validate(tree, str(path)), path.resolve().parent)
+
+
+def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
+    """Read the tree of a configuration, not validated.
+
+    Args:
+        source: The path of a YAML file or of the folder of a run or sweep; a tree of plain values, models and paths;
+            or a model.
+
+    Returns:
+        The tree as it stands for the folder that it lies in, and the file; `IN_MEMORY` where there is none.
+
+    Raises:
+        ConfigError: There is no such file, or it is not a mapping of plain values.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = file_in(Path(source))
+        return at_home(read_yaml(path), path), path
+    tree = plain_tree(source, str(IN_MEMORY))
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            "this is no configuration",
+            got=type(source).__name__,
+            wanted="the path of a YAML file, a mapping, or a RunConfig or SweepConfig",
+        )
+    return tree, IN_MEMORY
+
+
+def _overridden(tree: Any, overrides: Sequence[Override]) -> Any:
+    for override in overrides:
+        tree = set_path(tree, override)
     return tree
 
 

@@ -109,6 +109,7 @@ class Confirmation:
     tables: tuple[Any, ...]
     lines: tuple[str, ...]
     failed: int
+    page: Path
 
 
 def confirm(
@@ -272,7 +273,7 @@ def _conclude(
         f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
         f"log      {folder.log}",
     ]
-    return Confirmation(report, (report.rich(),), tuple(lines), failed)
+    return Confirmation(report, (report.rich(),), tuple(lines), failed, page)
 
 
 def _report(

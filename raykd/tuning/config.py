@@ -19,10 +19,21 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from raykd.config import RunConfig, checked_name, overlay
+from raykd.config import Run, RunConfig, checked_name, overlay
 from raykd.config.explain import explain
-from raykd.config.home import at_home, file_in, output_of
-from raykd.config.loading import read_yaml, refuse_credentials, resolve, set_path, validate
+from raykd.config.home import SPACE, named, output_of
+from raykd.config.loading import (
+    ConfigSource,
+    Override,
+    is_sweep,
+    load_any,
+    read_source,
+    read_yaml,
+    refuse_credentials,
+    resolve,
+    set_path,
+    validate,
+)
 from raykd.errors import ConfigError
 from raykd.presets import preset
 from raykd.spaces.foreign import SETTINGS, nearest_kind
@@ -148,29 +159,35 @@ class Sweep:
 
 
 def load_sweep(
-    path: Path, overrides: Sequence[str] = (), folder: Path | None = None, *, check: bool = True
+    source: ConfigSource,
+    overrides: Sequence[Override] = (),
+    folder: Path | None = None,
+    *,
+    check: bool = True,
 ) -> Sweep:
-    """The sweep of a YAML file with ``key.path=value`` overrides on top.
+    """The sweep of a YAML file, a tree or a `SweepConfig` with overrides on top.
 
     An override below ``space`` replaces what stands there, so that one domain can take another's place.
 
     Args:
-        path: of the file, or of a sweep's folder, whose file belongs to it (`raykd.config.home`).
+        source: the file, or a sweep's folder, whose file belongs to it (`raykd.config.home`); or the sweep itself.
+        overrides: ``key.path=value``, or pairs of a key path and a value.
         folder: the sweep's folder, where a file that lies elsewhere is to go on there.
         check: Whether it is to be run, so that what cannot work is refused.
 
     Raises:
         ConfigError: with the path, what was got and what is allowed.
     """
-    path = file_in(path)
-    tree: Any = at_home(read_yaml(path), path)
+    tree: Any
+    tree, path = read_source(source)
     if folder is not None:
         output = {"output": str(output_of(folder))}
         tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
-    for assignment in overrides:
-        if assignment.startswith("space."):
-            tree = set_path(tree, f"{assignment.partition('=')[0]}=null")
-        tree = set_path(tree, assignment)
+    for override in overrides:
+        key = override.partition("=")[0] if isinstance(override, str) else override[0]
+        if key.startswith("space."):
+            tree = set_path(tree, (key, None))
+        tree = set_path(tree, override)
     config = _validated(tree, str(path))
     base, base_dir = _base(config, path)
     metric = base.metric
@@ -198,6 +215,47 @@ def load_sweep(
     if check:
         refuse_sweep(sweep, str(path))
     return sweep
+
+
+def load_config(source: ConfigSource | Sweep, overrides: Sequence[Override] = ()) -> Run | Sweep:
+    """Read a run or a sweep, whichever it is; a sweep that was read already is returned as it is."""
+    if isinstance(source, Sweep):
+        return source
+    return (load_sweep if is_sweep(read_source(source)[0]) else load_any)(source, overrides)
+
+
+def resumed_sweep(
+    name: Path, output: Path, source: ConfigSource | None, overrides: Sequence[Override] = ()
+) -> Sweep:
+    """Read the sweep of a folder in order to continue it there.
+
+    Args:
+        name: The folder, or its name.
+        output: Where a name is looked for.
+        source: What it is from now on; None is the folder's own file.
+        overrides: As for `load_sweep`.
+
+    Raises:
+        ConfigError: There is no such sweep, or the overrides name another folder.
+    """
+    folder = named(name, output).resolve()
+    if not (folder / SPACE).is_file():
+        raise ConfigError(
+            f"there is no sweep {name} to go on with",
+            got=f"no {SPACE} of a sweep in {folder}, nor in {(output / name).resolve()}",
+            wanted="its name under --output, or its folder",
+            next_step="raykd sweep SPACE.yaml starts one",
+        )
+    own = folder / SPACE
+    plan = load_sweep(own, overrides) if source is None else load_sweep(source, overrides, folder)
+    if Path(plan.output).resolve() / plan.name != folder:
+        raise ConfigError(
+            f"--resume goes on in {folder}, and name and output say another folder",
+            got=str(Path(plan.output).resolve() / plan.name),
+            wanted="neither name= nor output= beside --resume",
+            next_step="leave them out; a folder that was moved or renamed is named by --resume itself",
+        )
+    return plan
 
 
 def dump_sweep(sweep: Sweep) -> str:

@@ -15,8 +15,8 @@ from raykd.config.loading import resolve, validate
 from raykd.data.load import load_data
 from raykd.runs.sequences import write_sequences
 from raykd.runs.train import train
+from raykd.scoring.model import Model
 from raykd.scoring.outcome import Outcome
-from raykd.scoring.predict import predict_texts
 
 
 def embedded(split: str, rows: int) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tu
         for values in found.by_language.values():
             assert 0.0 < values["nll"] < 12.0 and 0.0 <= values["chrf"] <= 100.0
     assert "NLL" in outcome.table.markdown()
-    (row,) = predict_texts(outcome.student, ["The cat sees the house."])
+    (row,) = Model.load(outcome.student).predict(["The cat sees the house."])
     assert set(row) == {"text", "written"}
 
 

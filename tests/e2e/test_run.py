@@ -88,11 +88,11 @@ def test_the_report_needs_no_network(first: Outcome) -> None:
 
 
 def test_the_student_is_a_model_that_anybody_can_load(first: Outcome, world: World, capsys) -> None:  # type: ignore[no-untyped-def]
-    from raykd.scoring.predict import predict_texts
+    from raykd.scoring.model import Model
 
     assert models.load(first.student).labels == LABELS
     texts = [f"the food was very {word} here" for word in (*GOOD, *BAD)]
-    answers = [row["label"] for row in predict_texts(first.student, texts)]
+    answers = [row["label"] for row in Model.load(first.student).predict(texts)]
     wanted = ["positive"] * len(GOOD) + ["negative"] * len(BAD)
     assert sum(a == w for a, w in zip(answers, wanted, strict=True)) >= 7
 
@@ -144,7 +144,7 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
     import mlflow
     import pandas
 
-    from raykd.scoring.predict import predict_texts
+    from raykd.scoring.model import Model
 
     client, run = recorded
     every = client.search_logged_models([run.info.experiment_id])
@@ -152,7 +152,7 @@ def test_the_logged_model_answers(recorded, first: Outcome, world: World) -> Non
     assert model.source_run_id == run.info.run_id
     texts = ["the room was very good", "the food was awful today"]
     answered = mlflow.pyfunc.load_model(model.artifact_location).predict(pandas.DataFrame({"text": texts}))
-    direct = list(predict_texts(first.student, texts))
+    direct = Model.load(first.student).predict(texts)
     assert list(answered["label"]) == [row["label"] for row in direct]
     for label in LABELS:
         assert list(answered[f"p_{label}"]) == pytest.approx(

@@ -24,8 +24,8 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.pool import start_pool
 from raykd.runs.train import train
+from raykd.scoring.model import Model
 from raykd.scoring.outcome import Outcome
-from raykd.scoring.predict import Asked, predict_rows
 from raykd.scoring.score import ask_all
 from raykd.tasks.schemes import entities, parse, tags_of
 from raykd.tasks.scores import spans as answers
@@ -164,7 +164,7 @@ def test_the_tagger_finds_names_and_says_where(tagging: tuple[Any, Outcome]) -> 
     rows = load_data(config.data, Path.cwd(), config.form).test
     assert rows is not None and rows.words is not None
     tokens = [[t[b:e] for b, e in w] for t, w in zip(rows.texts, rows.words, strict=True)]
-    found = list(predict_rows(outcome.student, Asked([], tokens=tokens)))
+    found = Model.load(outcome.student).predict([{"tokens": row} for row in tokens])
     names = [entity for row in found for entity in row["entities"]]
     assert names and all(
         row["text"][e["start"] : e["end"]] == e["text"] for row in found for e in row["entities"]
@@ -181,7 +181,7 @@ def test_the_reader_beats_the_sentence_that_overlaps_most(asking: tuple[Any, Out
     gold = [[c[g[0] : g[1]]] for c, g in zip(rows.pairs, rows.golds, strict=True)]
     floor = answers.metrics(guessed, gold, rows.languages)["f1"]
     assert 0.1 < floor < outcome.macro("student")["f1"]
-    found = list(predict_rows(outcome.student, Asked(list(rows.texts), list(rows.pairs))))
+    found = Model.load(outcome.student).predict(rows.texts, rows.pairs)
     assert all(c[r["start"] : r["end"]] == r["answer"] for r, (_, c) in zip(found, pairs, strict=True))
     scored = answers.metrics([row["answer"] for row in found], gold, rows.languages)["f1"]
     assert scored == pytest.approx(outcome.macro("student")["f1"], abs=0.02)

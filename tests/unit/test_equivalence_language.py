@@ -18,7 +18,7 @@ from raykd import models
 from raykd.models.lm import Headless
 from raykd.networks import heads
 from raykd.prediction.writing import generate, rows_together
-from raykd.scoring.predict import predict_texts
+from raykd.scoring.model import Model
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.batch import TextBatch
 from tests.tokenizers import byte_level, characters, unigram, word_piece
@@ -193,7 +193,7 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
     texts = [plain_text(task, theirs, tokenizer, text) for text in TEXTS]
     assert generate(ours.model, ours.tokenizer, TEXTS, max_new_tokens=6) == texts
     assert [plain_text(task, again, its, text) for text in TEXTS] == texts
-    assert [row["written"] for row in predict_texts(tmp_path / "ours", TEXTS)] == texts
+    assert [row["written"] for row in Model.load(tmp_path / "ours").predict(TEXTS)] == texts
 
 
 @pytest.mark.parametrize(

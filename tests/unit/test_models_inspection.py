@@ -194,9 +194,9 @@ def test_a_pretrained_student_is_compared_with_the_tasks_length(teacher: Path, t
 
 
 def test_predict_reads_what_the_model_has_positions_for(teacher: Path) -> None:
-    from raykd.scoring.predict import predict_texts
+    from raykd.scoring.model import Model
 
-    long, cut = predict_texts(teacher, ["good film " * 40, "good film " * 11])
+    long, cut = Model.load(teacher).predict(["good film " * 40, "good film " * 11])
     assert long["probabilities"] == pytest.approx(cut["probabilities"], abs=1e-5)
 
 

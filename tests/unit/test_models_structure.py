@@ -154,7 +154,7 @@ def test_raykds_own_networks_have_no_positions() -> None:
 def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) -> None:
     """The verdict of the files against loading and asking: a short text and one beyond the positions."""
     from raykd import models
-    from raykd.scoring.predict import predict_texts
+    from raykd.scoring.model import Model
 
     tokenizer: Any = models.Transformer(max_positions=512, vocab_size=100).fit_tokenizer(
         ["a good film", "the worst meal"]
@@ -166,6 +166,6 @@ def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) 
     tokenizer.save_pretrained(str(folder))
     looked = models.inspect_model(folder, "classification")
     assert models.load(folder, head="classification").labels == looked.labels
-    answers = list(predict_texts(folder, ["a good film", "the worst meal " * 60]))
+    answers = list(Model.load(folder).predict(["a good film", "the worst meal " * 60]))
     assert all(abs(sum(a["probabilities"].values()) - 1) < 1e-4 for a in answers)
     models.fingerprint(folder)

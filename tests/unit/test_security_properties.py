@@ -22,7 +22,7 @@ from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
 from raykd.pretrained.files import check_directory, read_labels
 from raykd.redaction import redact, redact_value
-from raykd.scoring.predict import read_texts
+from raykd.scoring.inputs import read_texts
 from raykd.teachers.store.values import text_key
 from raykd.tracking import slug
 

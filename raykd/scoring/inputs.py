@@ -1,4 +1,4 @@
-"""`raykd predict`: what a saved model says of texts, in the terms of its task.
+"""Inputs of a prediction: texts, JSON lines or mappings, read before the model's task is known.
 
 Decision record: JSON lines are read by the keys that they have, because a file of questions, of words and of texts
 tell themselves apart; keys that are named win. Other keys of a line (an id, a date) come out again with its answer,
@@ -10,16 +10,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from raykd import models
 from raykd.data.files.opening import read_lines
 from raykd.errors import DataError
 from raykd.parse import object_without_duplicates
-from raykd.prediction.predictor import rows_to_ask
 from raykd.tasks import TaskBase
 from raykd.tasks.forms import form_of
 from raykd.text.batch import TextBatch
@@ -34,24 +32,28 @@ def read_texts(
     pair: str | None,
     stdin: TextIO,
     lines_of: Callable[[TextIO], Iterable[str]] = iter,
-) -> Asked:
-    """Texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
+) -> InputRows:
+    """Read texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
 
     Args:
-        column, pair: keys in the JSON lines; None takes those that the lines have: question and context, tokens, text,
-            src, prompt.
-        lines_of: the lines of standard input as text.
+        texts: Arguments; where there are any, nothing else is read.
+        jsonl: A file of JSON lines, ``-`` for standard input.
+        column: Key of the text; None takes what the lines have: question and context, tokens, text, src, prompt.
+        pair: Key of the second text.
+        stdin: Standard input.
+        lines_of: Gives the lines of standard input as text.
+
     Raises:
-        DataError: nothing to read, or a JSON line without the key; names file and line.
+        DataError: Nothing to read, or a JSON line without the key; names file and line.
     """
     if texts:
-        return Asked(list(texts))
+        return InputRows(list(texts))
     if jsonl is None:
         if stdin is sys.stdin and sys.stdin.isatty():
             raise DataError(
                 "no text to answer", wanted="texts as arguments, on standard input, or --jsonl FILE"
             )
-        return Asked([line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()])
+        return InputRows([line.rstrip("\r\n") for line in lines_of(stdin) if line.strip()])
     name = "standard input" if str(jsonl) == "-" else str(jsonl)
     try:
         lines = enumerate(list(lines_of(stdin)), 1) if str(jsonl) == "-" else read_lines(jsonl)
@@ -60,13 +62,49 @@ def read_texts(
     rows = [
         _json_row(line.lstrip("\ufeff"), f"{name}:{at}") for at, line in lines if line.strip("\ufeff \r\n")
     ]
+    return _rows_from(rows, column, pair)
+
+
+def rows_from(inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[str] | None) -> InputRows:
+    """Make the rows of what a program passes.
+
+    Args:
+        inputs: One text, or texts, or mappings with the keys of a JSON line.
+        pairs: Second texts, or contexts, one for each text; None without any.
+
+    Raises:
+        DataError: Texts and mappings are mixed, a mapping lacks a key of the first one, or `pairs` has another length.
+    """
+    items = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts = [_readable(item) for item in items if isinstance(item, str)]
+    if len(texts) == len(items):
+        if pairs is not None and len(pairs) != len(texts):
+            raise DataError(
+                "pairs must have one text for each text",
+                got=f"{len(pairs)} pairs of {len(texts)} texts",
+                wanted="lists of equal length",
+            )
+        return InputRows(texts, None if pairs is None else [_readable(pair) for pair in pairs])
+    rows = [_Row(dict(item), f"input {i}") for i, item in enumerate(items) if isinstance(item, Mapping)]
+    if len(rows) < len(items) or pairs is not None:
+        raise DataError(
+            "these inputs cannot be predicted",
+            got="pairs beside mappings"
+            if len(rows) == len(items)
+            else f"texts and other things: {items[:3]!r:.200}",
+            wanted='texts, with or without pairs; or mappings such as {"text": ...}',
+        )
+    return _rows_from(rows, None, None)
+
+
+def _rows_from(rows: Sequence[_Row], column: str | None, pair: str | None) -> InputRows:
     if column is None and rows:
         column, pair, tokens = _keys_of(rows[0], pair)
         if tokens:
             words = [row.words(column) for row in rows]
-            return Asked([], tokens=words, others=[row.others(column, None) for row in rows])
+            return InputRows([], tokens=words, others=[row.others(column, None) for row in rows])
     column = column or "text"
-    return Asked(
+    return InputRows(
         [row.text(column) for row in rows],
         [row.text(pair) for row in rows] if pair else None,
         others=[row.others(column, pair) for row in rows],
@@ -131,54 +169,15 @@ def _json_row(line: str, where: str) -> _Row:
     return _Row(row, where)
 
 
-def predict_texts(
-    directory: Path, texts: Sequence[str], pairs: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """What the model's task says of each text, in order: label and probabilities, or entities, or an answer.
-
-    Raises:
-        ModelError: the directory holds no model that can be loaded. DataError: as `Asked.batch`.
-    """
-    return predict_rows(directory, Asked(texts=list(texts), pairs=None if pairs is None else list(pairs)))
-
-
-def predict_rows(
-    directory: Path,
-    asked: Asked,
-    *,
-    no_answer: bool = False,
-    longest: int | None = None,
-    new: int | None = None,
-    languages: tuple[str | None, str | None] = (None, None),
-) -> Iterator[dict[str, Any]]:
-    """The same for rows of any form.
-
-    Args:
-        no_answer: "no answer" is a choice for questions; it also is where a row's `answers` are empty, and for a
-            student that learnt it.
-        longest, new: of a language model the longest prompt or source, and the longest text that it writes, in tokens;
-            None is what the model was judged with, else what it has places for.
-        languages: of the sources, and of what is written, for models that mark it; None takes what rows say under
-            src_lang, and under tgt_lang or lang.
-    """
-    from raykd.prediction.predictor import Lengths, Predictor
-
-    predictor = Predictor.of(models.load(directory), Lengths(longest, new))
-    batch = asked.batch(predictor.task, no_answer=no_answer)
-    if predictor.task.kind == "seq2seq":
-        batch = asked.in_languages(batch, *languages)
-    answers = predictor.predict(batch)
-    if asked.others is None:
-        return answers
-    return ({**kept, **answer} for kept, answer in zip(asked.others, answers, strict=True))
-
-
 @dataclass(frozen=True)
-class Asked:
-    """What is asked about, before the model's task is known.
+class InputRows:
+    """Rows to predict, before the model's task is known.
 
-    texts: or questions. pairs: second texts, or contexts. tokens: words of each row, in place of texts. others: what
-        else stood in each row, to be given back.
+    Attributes:
+        texts: Texts or questions.
+        pairs: Second texts, or contexts.
+        tokens: The words of each row, in place of texts.
+        others: What else stood in each row, to be given back.
     """
 
     texts: list[str]
@@ -192,6 +191,8 @@ class Asked:
         Raises:
             DataError: questions without contexts, or words for a task that reads texts.
         """
+        from raykd.prediction.predictor import rows_to_ask  # imports torch; reading inputs does not
+
         form = form_of(task)
         if self.tokens is not None and form != "words":
             raise DataError(

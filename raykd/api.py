@@ -1,0 +1,399 @@
+"""The public functions of raykd: train, sweep, confirm, label, predict, load, check, plan.
+
+    import raykd
+
+    run = raykd.train("run.yaml", seed=1, train={"steps": 500})
+    print(run.metrics["test/mean/accuracy"])
+    raykd.load(run.student).predict(["the room was good"])
+
+The commands of the same names are a thin shell on these functions.
+
+A configuration is the path of a YAML file, the folder of an earlier run, a mapping with the keys of such a file, or a
+`RunConfig` or `SweepConfig`. Relative paths in it begin at the file's folder; in a mapping or a model they begin at the
+working directory. Keys are changed in two ways that may be mixed, and the later one wins:
+
+- ``overrides``: a list of ``"train.steps=500"`` as on the command line, or a mapping ``{"train.steps": 500}``;
+- keywords: ``seed=1``, ``train={"steps": 500}``, ``**{"train.steps": 500}``. A mapping is laid over what is there.
+
+Every error that raykd raises on purpose is a `raykd.errors.RaykdError`.
+
+Decision record: a function runs inside a Ray that the program is connected to (`ray.init`) and leaves it as it was.
+Where there is none it connects to `ray.address` or RAY_ADDRESS, else it starts a local Ray, which ends with the call:
+workers must not hold a notebook's memory. During the call Ctrl-C and SIGTERM write the run's state first; after it the
+program's handlers of signals are back. Importing this module imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raykd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raykd.config.loading import ConfigSource, Override
+    from raykd.config.multi import Run as RunConfigs
+    from raykd.preflight.check import Finding
+    from raykd.preflight.plan import Item
+    from raykd.results import ConfirmationResult, Run, SweepResult
+    from raykd.runs.labelling import LabelReport
+    from raykd.scoring.model import Model
+    from raykd.tuning.config import Sweep
+
+    Overrides = str | Sequence[Override] | Mapping[str, Any]
+    Progress = bool | Console
+    """Whether progress is shown on standard output; or the console of rich that shows it."""
+
+
+FINISHED = "This run is finished already; more train.steps train it on, --overwrite starts anew."
+
+
+def train(
+    config: ConfigSource,
+    overrides: Overrides = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    smoke: bool = False,
+    progress: Progress = True,
+    **keys: Any,
+) -> Run:
+    """Train what a configuration describes: missing teachers first, then the student.
+
+    Args:
+        config: The run; see the module.
+        overrides: Keys to change.
+        resume: Continue from the last checkpoint of this run, or start it where there is none. A run that has
+            finished is returned as it is.
+        overwrite: Empty the run's folder and start anew.
+        smoke: Run all of it in short, in output/NAME-smoke: a few rows and steps.
+        progress: Whether progress is shown.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        Metrics, table, student and report of the run.
+
+    Raises:
+        ConfigError: A key is wrong, or the run's folder exists and neither `resume` nor `overwrite` was asked for.
+        ResourceError: The cluster cannot hold the run.
+        DataError: A file or a row cannot be used.
+        ModelError: A teacher or the student's start cannot be loaded.
+        TeacherError: A teacher cannot answer.
+        TrackingError: MLflow does not answer at the start and `tracking.required` is set.
+        TrainingError: Ray gave up on the workers.
+    """
+    from raykd.config.loading import load_any
+    from raykd.driver.smoke import refuse_going_on, smoke_run
+    from raykd.folders.folder import finished_before, path_of
+    from raykd.results import Run
+
+    run = load_any(config, _overrides(overrides, keys))
+    if smoke:
+        refuse_going_on(resume=resume)
+        run, overwrite = smoke_run(run), True
+    before = finished_before(run) if resume else None
+    if before is not None:
+        return replace(Run.read(path_of(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
+    from raykd.runs.train import train as run_train
+
+    console = _console(progress)
+    if resume:
+        _say_start(console, config, run)
+    outcome = run_train(run, resume=resume, overwrite=overwrite, console=console)
+    return replace(Run.read(path_of(run)), shown=outcome.tables, lines=outcome.lines)
+
+
+def _say_start(console: Console, config: ConfigSource, run: RunConfigs) -> None:
+    """Say that there is nothing to continue, so that the run is started.
+
+    Raises:
+        ConfigError: The run's folder lies beside its file and not in the working directory.
+    """
+    folder = Path(run.output) / run.name
+    if folder.exists():
+        return
+    _refuse_another(config, run, "raykd train {} --resume")
+    console.print(
+        f"there is no run {folder} to go on with: it is started",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def sweep(
+    config: ConfigSource | None = None,
+    overrides: Overrides = (),
+    *,
+    resume: bool | str | os.PathLike[str] = False,
+    overwrite: bool = False,
+    smoke: bool = False,
+    output: str | os.PathLike[str] = "runs",
+    progress: Progress = True,
+    **keys: Any,
+) -> SweepResult:
+    """Search any key of a run, over teachers that answer each text once.
+
+    Args:
+        config: The search space and its run; see the module. Not needed where `resume` names a sweep.
+        overrides: Keys of the sweep to change, for example ``{"num_samples": 8, "set.train.epochs": 2}``.
+        resume: True continues the sweep of this configuration, or starts it where there is none. A name or a folder
+            continues that sweep. Finished trials stay.
+        overwrite: Empty the sweep's folder and start anew.
+        smoke: Run all of it in short, in output/NAME-smoke: few trials, rows and steps.
+        output: Where a sweep that `resume` names is looked for.
+        progress: Whether progress is shown.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        The best configuration and the table of trials. Failed trials raise nothing: see `SweepResult.failed`.
+
+    Raises:
+        ConfigError: A key or domain is wrong, or there is no sweep to continue.
+        SweepError: No trial could be scored.
+        RaykdError: As `train`.
+    """
+    from raykd.driver.smoke import refuse_going_on
+    from raykd.results import SweepResult
+    from raykd.tuning.checks.smoke import smoke_sweep
+    from raykd.tuning.config import load_sweep, resumed_sweep
+    from raykd.tuning.run import sweep as run_sweep
+
+    changes = _overrides(overrides, keys)
+    if isinstance(resume, str | os.PathLike):
+        plan = resumed_sweep(Path(resume), Path(output), config, changes)
+    elif config is None:
+        raise ConfigError("no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME")
+    else:
+        plan = load_sweep(config, changes)
+    if smoke:
+        refuse_going_on(resume=bool(resume))
+        plan, overwrite = smoke_sweep(plan), True
+    if resume is True and not (Path(plan.output) / plan.name).exists():
+        _refuse_another(config, plan, "raykd sweep --resume {}")
+    outcome = run_sweep(plan, resume=bool(resume), overwrite=overwrite, console=_console(progress))
+    return SweepResult.of(outcome)
+
+
+def confirm(
+    sweep: str | os.PathLike[str] | SweepResult,
+    seeds: int = 5,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = True,
+) -> ConfirmationResult:
+    """Train a sweep's winner and its base again with fresh seeds and compare them on the test rows.
+
+    Args:
+        sweep: The folder of a finished sweep, or its result.
+        seeds: Fresh seeds for each of the two, at least 2.
+        resume: Continue an earlier confirmation that was cut off.
+        overwrite: Start the confirmation anew.
+        progress: Whether progress is shown.
+
+    Returns:
+        The paired difference with its interval.
+
+    Raises:
+        ConfigError: The folder holds no finished sweep, or `seeds` is less than 2.
+        RaykdError: As `train`.
+    """
+    from raykd.experiments.confirmation import confirm as run_confirm
+    from raykd.results import ConfirmationResult, SweepResult
+
+    if seeds < 2:
+        raise ConfigError("a confirmation needs seeds to compare", got=seeds, wanted="at least 2 seeds")
+    folder = sweep.folder if isinstance(sweep, SweepResult) else Path(sweep)
+    found = run_confirm(folder, seeds, resume=resume, overwrite=overwrite, console=_console(progress))
+    return ConfirmationResult.of(found)
+
+
+def label(
+    config: ConfigSource,
+    overrides: Overrides = (),
+    *,
+    everything: bool = False,
+    progress: Progress = True,
+    **keys: Any,
+) -> LabelReport:
+    """Let a run's teachers answer all its training texts now and keep the answers.
+
+    Later runs and sweeps over the same texts need no teacher. An interrupted labelling continues where it was.
+
+    Args:
+        config: The run; its teachers exist or were trained before.
+        overrides: Keys to change.
+        everything: Also the validation and test texts, by every teacher.
+        progress: Whether progress is shown.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        How many answers were stored before and how many were computed.
+
+    Raises:
+        ConfigError: No teachers, or no store.
+        ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
+        RaykdError: As `train`.
+    """
+    from raykd.config.loading import load_run
+    from raykd.runs.labelling import label as run_label
+
+    run = load_run(config, _overrides(overrides, keys))
+    return run_label(run, _console(progress), everything=everything)
+
+
+def label_sequences(
+    config: ConfigSource,
+    path: str | os.PathLike[str],
+    overrides: Overrides = (),
+    *,
+    beams: int = 5,
+    progress: Progress = True,
+    **keys: Any,
+) -> int:
+    """Write what a run's language models generate for the training sources, as data for a later run.
+
+    Args:
+        config: A run of a task that writes: causal_lm or seq2seq.
+        path: File of JSON lines with the columns id, src, tgt, lang and teacher; what it holds is not written again.
+        overrides: Keys to change.
+        beams: Beams of the search; 1 is greedy.
+        progress: Whether progress is shown.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        Number of texts that were written now.
+
+    Raises:
+        DataError: The file holds something else.
+        RaykdError: As `label`; also for a task that does not write.
+    """
+    from raykd.config.loading import load_run
+    from raykd.runs.sequences import write_sequences
+
+    run = load_run(config, _overrides(overrides, keys))
+    return write_sequences(run, Path(path), _console(progress), beams=beams)
+
+
+def load(model: str | os.PathLike[str], *, task: str | None = None) -> Model:
+    """Load a saved student, or any model with a head that raykd serves.
+
+    Args:
+        model: Folder of the model, or of a run, whose student is meant.
+        task: Name of the task, of a student of several tasks.
+
+    Returns:
+        The model; its `predict` takes texts.
+
+    Raises:
+        ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
+    """
+    from raykd.scoring.model import Model
+
+    return Model.load(model, task=task)
+
+
+def predict(
+    model: str | os.PathLike[str],
+    inputs: str | Iterable[str | Mapping[str, Any]],
+    pairs: Sequence[str] | None = None,
+    *,
+    task: str | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Load a model and predict a row for each input, in order.
+
+    Args:
+        model: As for `load`; load it once where you predict more than once.
+        inputs: Texts, or mappings such as ``{"question": ..., "context": ...}``.
+        pairs: Second texts, or contexts, one for each text.
+        task: Name of the task, of a student of several tasks.
+        **options: As for `Model.predict`.
+
+    Returns:
+        Plain values by task, for example ``{"text": ..., "label": ..., "probabilities": {...}}``.
+
+    Raises:
+        ModelError: As `load`.
+        DataError: The inputs are not of the model's task.
+    """
+    return load(model, task=task).predict(inputs, pairs, **options)
+
+
+def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -> list[Finding]:
+    """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations.
+
+    Args:
+        config: The run or the sweep; see the module.
+        overrides: Keys to change.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        What was looked at; a finding's `error` is None where nothing is wrong.
+
+    Raises:
+        ConfigError: The configuration cannot be read; what is wrong beyond that is in the findings.
+    """
+    from raykd.tuning.config import Sweep, load_config
+
+    read = load_config(config, _overrides(overrides, keys))
+    if isinstance(read, Sweep):
+        from raykd.tuning.checks.check import check_sweep
+
+        return check_sweep(read)
+    from raykd.preflight.check import check as check_run
+
+    return check_run(read)
+
+
+def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -> list[Item]:
+    """Compute what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
+
+    Args:
+        config: The run or the sweep; see the module.
+        overrides: Keys to change.
+        **keys: Keys to change, as `overrides`.
+
+    Returns:
+        One item for each line of the plan; an item's `error` is None where nothing is wrong.
+
+    Raises:
+        RaykdError: A key, a file or a model cannot be used; `check` shows all that is wrong.
+    """
+    from raykd.tuning.config import Sweep, load_config
+
+    read = load_config(config, _overrides(overrides, keys))
+    if isinstance(read, Sweep):
+        from raykd.tuning.checks.plan import plan_sweep
+
+        return plan_sweep(read)
+    from raykd.preflight.plan import plan_run
+
+    return plan_run(read)
+
+
+def _refuse_another(config: object, plan: RunConfigs | Sweep, command: str) -> None:
+    """Raise ConfigError where the folder to continue lies beside the named file, not in the working directory."""
+    if isinstance(config, str | os.PathLike):
+        from raykd.config.home import refuse_another
+
+        refuse_another(Path(config), plan.output, plan.name, command)
+
+
+def _overrides(overrides: Overrides, keys: Mapping[str, Any]) -> list[Override]:
+    """All changes in order, keywords last."""
+    if isinstance(overrides, str):
+        return [overrides, *keys.items()]
+    return [*(overrides.items() if isinstance(overrides, Mapping) else overrides), *keys.items()]
+
+
+def _console(progress: Progress) -> Console:
+    from rich.console import Console
+
+    return Console(emoji=False, quiet=not progress) if isinstance(progress, bool) else progress

@@ -1,0 +1,110 @@
+"""A saved model as Python users and `raykd predict` ask it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raykd import models
+from raykd.config.home import student_in
+from raykd.prediction.predictor import Lengths, Predictor
+from raykd.scoring.inputs import InputRows, rows_from
+
+
+class Model:
+    """A saved model, loaded: predicts labels, entities, answers or texts.
+
+    Attributes:
+        task: Kind of task that it serves, for example ``classification``.
+        labels: Its labels; () for a model without any.
+    """
+
+    def __init__(self, loaded: models.TextModel) -> None:
+        self._loaded = loaded
+        self._predictors: dict[Lengths, Predictor] = {}
+        self.task: str = loaded.task
+        self.labels: tuple[str, ...] = tuple(loaded.labels)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, task: str | None = None) -> Model:
+        """Load a model's folder, or the student of a run's folder.
+
+        Args:
+            path: The folder.
+            task: Name of the task, of a student of several tasks.
+
+        Raises:
+            ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
+        """
+        return cls(models.load(models.folder_of(student_in(Path(path)), task)))
+
+    def __repr__(self) -> str:
+        return f"Model(task={self.task!r}, labels={self.labels!r})"
+
+    def predict(
+        self,
+        inputs: str | Iterable[str | Mapping[str, Any]],
+        pairs: Sequence[str] | None = None,
+        *,
+        no_answer: bool = False,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        language: str | None = None,
+        source_language: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predict a row for each input, in order.
+
+        Args:
+            inputs: Texts; or mappings with the keys of a JSON line of `raykd predict`: ``{"text": ...}``,
+                ``{"tokens": [...]}``, ``{"question": ..., "context": ...}``. Other keys of a mapping come out again.
+            pairs: Second texts, or contexts, one for each text.
+            no_answer: Whether "no answer" is a choice for questions. It also is where an input's ``answers`` are
+                empty, and for a student that learnt it.
+            max_length: Longest prompt or source in tokens, of a model that writes; None is what it was trained with.
+            max_new_tokens: Longest text in tokens that a model writes; None is what it was judged with.
+            language: Language to write, for a multilingual model; None is what an input says under tgt_lang or lang.
+            source_language: Language of the sources; None is what an input says under src_lang.
+
+        Returns:
+            Plain values. By task: ``label`` and ``probabilities`` (label to [0, 1]); ``entities``; ``answer`` and
+            ``probability``; ``written``. Each with the text that it answers.
+
+        Raises:
+            DataError: The inputs are not of the model's task.
+            ModelError: The model fails, or answers with NaN.
+        """
+        return list(
+            self.iterate(
+                rows_from(inputs, pairs),
+                no_answer=no_answer,
+                max_length=max_length,
+                max_new_tokens=max_new_tokens,
+                language=language,
+                source_language=source_language,
+            )
+        )
+
+    def iterate(
+        self,
+        rows: InputRows,
+        *,
+        no_answer: bool = False,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        language: str | None = None,
+        source_language: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Predict rows one after the other, as `predict`; what is not asked for yet is not computed."""
+        lengths = Lengths(max_length, max_new_tokens)
+        if lengths not in self._predictors:
+            self._predictors[lengths] = Predictor.of(self._loaded, lengths)
+        predictor = self._predictors[lengths]
+        batch = rows.batch(predictor.task, no_answer=no_answer)
+        if predictor.task.kind == "seq2seq":
+            batch = rows.in_languages(batch, source_language, language)
+        predictions = predictor.predict(batch)
+        if rows.others is None:
+            return predictions
+        return ({**kept, **answer} for kept, answer in zip(rows.others, predictions, strict=True))
