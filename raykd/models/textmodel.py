@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
-from raykd.networks.heads import LABELLED, Head, fits
+from raykd.networks.heads import LABELLED, PIPELINES, Head, fits
 from raykd.pretrained.files import CARD
 from raykd.pretrained.positions import Positions
 
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 FORMAT = 1
-_PIPELINES: dict[Head, str] = {
-    "classification": "text-classification",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
-    "causal_lm": "text-generation",
-    "seq2seq": "text2text-generation",
-    "masked_lm": "fill-mask",
-}
 
 
 @dataclass(frozen=True)
@@ -180,7 +172,7 @@ def readme(text_model: TextModel, card: ModelCard) -> str:
         "license": card.license,
         "base_model": card.base_model,
         "library_name": "transformers",
-        "pipeline_tag": _PIPELINES[text_model.task],
+        "pipeline_tag": PIPELINES[text_model.task],
         "tags": ["raykd", *(["knowledge-distillation"] if card.teachers else [])],
     }
     known = {key: value for key, value in front.items() if value is not None}

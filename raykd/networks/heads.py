@@ -35,6 +35,15 @@ _AUTO: dict[Head, str] = {
     "seq2seq": "AutoModelForSeq2SeqLM",
     "masked_lm": "AutoModelForMaskedLM",
 }
+PIPELINES: dict[Head, str] = {
+    "classification": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+    "causal_lm": "text-generation",
+    "seq2seq": "text2text-generation",
+    "masked_lm": "fill-mask",
+}
+"""What the model card calls each head's task."""
 _ENDINGS: dict[str, Head] = {
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "token_classification",

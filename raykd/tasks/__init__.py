@@ -1,6 +1,6 @@
 """What one prediction is: encoding, gathering units out of logits, metrics. The tokenizer is passed in."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -20,8 +20,7 @@ Task = Annotated[
 """The union of tasks; the next one adds itself here with its `kind`."""
 
 METRICS: dict[str, tuple[str, ...]] = {
-    str(task.model_fields["kind"].default): task.metric_names
-    for task in (Classification, TokenClassification, QuestionAnswering, CausalLM, Seq2Seq, MaskedLM)
+    str(task.model_fields["kind"].default): task.metric_names for task in get_args(get_args(Task)[0])
 }
 """Of each kind of task the names of its metrics, the one that a run is judged by first."""
 
