@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import logging
@@ -302,6 +304,17 @@ def test_a_folder_has_one_driver_and_a_killed_one_holds_nothing(tmp_path: Path) 
         with pytest.raises(ConfigError, match=f"process {os.getpid()} on "), locked(folder):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def has_none(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", has_none)
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):
+        assert "has no locks" in caplog.text and "No locks available" in caplog.text
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
