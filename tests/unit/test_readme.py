@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -172,6 +173,16 @@ def test_the_configuration_page_is_what_the_code_says() -> None:
         return [row.split(" | ")[:3] for row in text.splitlines() if row.startswith("| `")]
 
     assert keys(PAGE.read_text(encoding="utf-8")) == keys(page()), "run: make reference"
+
+
+def test_every_metric_of_the_golden_runs_stands_in_the_page_of_records() -> None:
+    text = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/<>]+)`", text.split("## What")[1].split("\n## ")[0])
+    known = [re.compile(re.sub(r"<\w+>", "[^/]+", name)) for name in named]
+    for path in (ROOT / "tests" / "golden").glob("*.json"):
+        for one in json.loads(path.read_text(encoding="utf-8"))["mlflow"].values():
+            for metric in one["metrics"]:
+                assert any(pattern.fullmatch(metric) for pattern in known), (path.name, metric)
 
 
 def test_the_table_of_faults_has_every_row_and_its_tests_exist() -> None:
