@@ -7,14 +7,23 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from typer.main import get_command
 
 from raykd.cli import app
+from raykd.config.data import Source
 from raykd.config.loading import validate
+from raykd.distill.losses import Divergence
+from raykd.distill.schedules import Schedule
+from raykd.distill.weighting import Weighting
+from raykd.spaces.domains import Domain
+from raykd.spaces.schedulers import Scheduler
+from raykd.spaces.search import Search
+from raykd.tasks import Task
+from raykd.tasks.language import Answers
 from raykd.tuning.config import load_sweep
 from tools.configuration_page import PAGE, page
 
@@ -183,6 +192,32 @@ def test_every_metric_of_the_golden_runs_stands_in_the_page_of_records() -> None
         for one in json.loads(path.read_text(encoding="utf-8"))["mlflow"].values():
             for metric in one["metrics"]:
                 assert any(pattern.fullmatch(metric) for pattern in known), (path.name, metric)
+
+
+@pytest.mark.parametrize(
+    ("paper", "union"),
+    [
+        ("methods", Divergence),
+        ("methods", Weighting),
+        ("methods", Schedule),
+        ("methods", Answers),
+        ("tasks-and-data", Task),
+        ("tasks-and-data", Source),
+        ("architecture", Task),
+        ("sweeps", Search),
+        ("sweeps", Scheduler),
+    ],
+)
+def test_every_kind_that_can_be_chosen_is_named(paper: str, union: Any) -> None:
+    text = (ROOT / "docs" / f"{paper}.md").read_text(encoding="utf-8")
+    for member in get_args(get_args(union)[0]):
+        kind = member.model_fields["kind"].default
+        assert re.search(rf"\b{kind}\b", text), kind
+
+
+def test_every_domain_is_named() -> None:
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert all(f"`{{{domain.kind}: [" in text for domain in get_args(Domain))
 
 
 def test_the_table_of_faults_has_every_row_and_its_tests_exist() -> None:
