@@ -15,7 +15,7 @@ from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswe
 from raykd.answers.layout import unit_logits
 from raykd.answers.source import TeacherSignal
 from raykd.checkpoint.curves import Curves
-from raykd.checkpoint.find import Mark, problem, write_manifest
+from raykd.checkpoint.find import CheckpointMark, problem, write_manifest
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
@@ -109,7 +109,7 @@ def _text(read: Callable[[str, str], object]) -> Callable[[bytes], object]:
 
 def _manifest() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        write_manifest(Path(folder), Mark("student", "f" * 64, 1, 7))
+        write_manifest(Path(folder), CheckpointMark("student", "f" * 64, 1, 7))
         return (Path(folder) / "manifest-0.json").read_bytes()
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import show
 from raykd import models
-from raykd.cluster.connection import connect
+from raykd.cluster.connection import connect_ray
 from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
 from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
@@ -160,13 +160,15 @@ class Killer(threading.Thread):
 def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]:
     """Runs the clients; returns the figures and the first errors."""
     rows = read_corpus(Embedded(rows_per_language=TEXTS_A_LANGUAGE), ("zh", "en", "fr"), "text")
-    spec = models.Transformer(layers=2, hidden=64, heads=2, dropout=0.0, vocab_size=1000, max_positions=64)
+    spec = models.TransformerStudent(
+        layers=2, hidden=64, heads=2, dropout=0.0, vocab_size=1000, max_positions=64
+    )
     labels = ("negative", "positive")
     tokenizer = spec.fit_tokenizer(list(rows.texts))
     built = models.TextModel(spec.build(tokenizer, labels, 0), tokenizer, labels, max_length=64)
     network: Any = built.model
     network.classifier.weight.data.mul_(HEAD)
-    models.save(built, folder / "teacher")
+    models.save_model(built, folder / "teacher")
     teacher = TeacherSpec(
         "load", str(folder / "teacher"), labels, Classification(max_length=64), dtype="float32"
     )
@@ -204,7 +206,7 @@ def main() -> None:
     parser.add_argument("--kill", action="store_true", help="kill a process of the pool every 30 s")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    connect(RayConfig(num_cpus=max(2, args.replicas)))
+    connect_ray(RayConfig(num_cpus=max(2, args.replicas)))
     with tempfile.TemporaryDirectory() as folder:
         report, errors = measured(Path(folder), args)
     if args.json:

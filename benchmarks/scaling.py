@@ -1,6 +1,7 @@
 """How cost grows with replicas, students, teachers and trials.
 
-Usage: python -m benchmarks.scaling [--only replicas,students,teachers,trials] [--trials 1,16,64,256] [--seconds 4] [--json FILE]
+Usage: python -m benchmarks.scaling [--only replicas,students,teachers,trials] [--trials 1,16,64,256] [--seconds 4]
+[--json FILE]
 
 replicas  One student, and a teacher of 100 ms a batch in 1 to 8 replicas. The teacher sleeps, the path to it is a run's
           (queue, wire, choice of a replica, prefetch). A replica answers one batch at a time, so at most prefetch + 1
@@ -137,13 +138,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    from raykd.cluster.connection import connect
+    from raykd.cluster.connection import connect_ray
     from raykd.config import RayConfig
 
     asked = set(options.only.split(","))
     found: dict[str, Any] = {}
     # The slow teachers sleep: their CPUs are places, not cores.
-    connect(RayConfig(num_cpus=2 if asked == {"trials"} else 16))
+    connect_ray(RayConfig(num_cpus=2 if asked == {"trials"} else 16))
     if "replicas" in asked:
         found["replicas"] = replicas(options.seconds)
         _show_rates(f"One student, replicas of {LATENCY_S * 1e3:.0f} ms", "replicas", found["replicas"])

@@ -64,7 +64,7 @@ class PlainTeachers:
     """What a plain loop does: every teacher in this process, fp32, every text padded to the maximum."""
 
     def __init__(self, directories: list[Path]) -> None:
-        self._models = [models.load(d) for d in directories]
+        self._models = [models.load_model(d) for d in directories]
         self.teachers = tuple(f"t{i}" for i in range(len(directories)))
         self.teacher_languages = (None,) * len(directories)
         for each in self._models:
@@ -174,9 +174,9 @@ def make_teachers(root: Path, texts: tuple[str, ...]) -> list[Path]:
     """Three teachers of 6 layers x 384 with random weights, saved as a user would have them."""
     directories = []
     for i in range(TEACHERS):
-        spec = models.Transformer(layers=6, hidden=384, heads=6, vocab_size=20000)
+        spec = models.TransformerStudent(layers=6, hidden=384, heads=6, vocab_size=20000)
         tokenizer = spec.fit_tokenizer(texts)
-        models.save(
+        models.save_model(
             models.TextModel(spec.build(tokenizer, LABELS, i), tokenizer, LABELS, max_length=MAX_LENGTH),
             root / f"t{i}",
         )
@@ -243,12 +243,12 @@ def main() -> None:
     config = config_of(options.data)
     data = load_data(config.data, Path.cwd(), config.form)
 
-    from raykd.cluster.connection import connect
+    from raykd.cluster.connection import connect_ray
     from raykd.teachers.pool import Placement, TeacherPool
 
     with tempfile.TemporaryDirectory() as folder:
         directories = make_teachers(Path(folder), data.train.texts)
-        connect(config.ray)
+        connect_ray(config.ray)
         specs = [
             TeacherSpec(f"t{i}", str(d), LABELS, config.task, dtype="auto") for i, d in enumerate(directories)
         ]

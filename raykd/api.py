@@ -347,7 +347,7 @@ def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) 
         from raykd.tuning.checks.check import check_sweep
 
         return check_sweep(read)
-    from raykd.preflight.check import check as check_run
+    from raykd.preflight.check import collect_findings as check_run
 
     return check_run(read)
 
@@ -364,7 +364,7 @@ def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -
         One item for each line of the plan; an item's `error` is None where nothing is wrong.
 
     Raises:
-        RaykdError: A key, a file or a model cannot be used; `check` shows all that is wrong.
+        RaykdError: A key, a file or a model cannot be used; `collect_findings` shows all that is wrong.
     """
     from raykd.tuning.config import Sweep, load_config
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from raykd.config import RunConfig
     from raykd.experiments.confirmation import Confirmation
-    from raykd.report.sweeps.confirmation import Difference
+    from raykd.report.sweeps.confirmation import PairedDifference
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome
 
@@ -86,9 +86,9 @@ class Run:
         Raises:
             DataError: The folder is not one of a finished run.
         """
-        from raykd.config.home import named, state_of
+        from raykd.config.home import find_folder, state_of
 
-        path = named(Path(folder)).resolve()
+        path = find_folder(Path(folder)).resolve()
         state = state_of(path) or {}
         reports = {"": path} if (path / REPORT).is_file() else _folders_of_tasks(path)
         if state.get("status") != "finished" or not reports:
@@ -218,7 +218,7 @@ class ConfirmationResult:
     """
 
     folder: Path
-    difference: Difference | None
+    difference: PairedDifference | None
     table: list[dict[str, Any]] = field(repr=False)
     report: Path
     failed: int

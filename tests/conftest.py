@@ -23,9 +23,9 @@ def ray_cluster() -> Iterator[None]:
     """One real local Ray cluster of four logical CPUs for all tests that need one."""
     import ray
 
-    from raykd.cluster.connection import connect
+    from raykd.cluster.connection import connect_ray
     from raykd.config import RayConfig
 
-    connect(RayConfig(num_cpus=4))
+    connect_ray(RayConfig(num_cpus=4))
     yield
     ray.shutdown()

@@ -65,14 +65,14 @@ def save_transformer(
     directory: Path, *, labels: Sequence[str] = LABELS, seed: int = 0, hidden: int = 16, layers: int = 1
 ) -> Path:
     """A tiny untrained transformer with the tokenizer of the tiny world, saved as a user would find it."""
-    spec = models.Transformer(
+    spec = models.TransformerStudent(
         layers=layers, hidden=hidden, heads=2, dropout=0.0, vocab_size=200, max_positions=64
     )
     tokenizer = spec.fit_tokenizer(texts_and_labels(300)[0])
     built = models.TextModel(spec.build(tokenizer, labels, seed), tokenizer, tuple(labels), max_length=64)
     # Random heads answer almost alike for every text; a larger head makes answers differ.
     built.model.classifier.weight.data.mul_(20.0)
-    models.save(built, directory)
+    models.save_model(built, directory)
     return directory
 
 

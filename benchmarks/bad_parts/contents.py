@@ -120,7 +120,7 @@ def _models(folder: Path) -> Iterator[Case]:
         spoilt = folder / f"model-{name.replace(' ', '-')}"
         shutil.copytree(good, spoilt)
         change(spoilt)
-        return Case("model folder", name, lambda: models.load(spoilt))
+        return Case("model folder", name, lambda: models.load_model(spoilt))
 
     def config(**values: Any) -> Callable[[Path], object]:
         def change(spoilt: Path) -> None:
@@ -170,16 +170,16 @@ def _models(folder: Path) -> Iterator[Case]:
     yield spoil("card a list", lambda p: (p / "raykd.json").write_text("[]", encoding="utf-8"))
     yield spoil("other shapes", config(hidden_size=12, intermediate_size=7))
     for name in ("nowhere", "/nowhere/at/all", "x" * 300, "a\0b", "../../..", ""):
-        yield Case("model folder", repr(name[:12]), lambda name=name: models.load(name))  # type: ignore[misc]
+        yield Case("model folder", repr(name[:12]), lambda name=name: models.load_model(name))  # type: ignore[misc]
 
 
 def _save(directory: Path) -> None:
     from raykd import models
 
-    spec = models.Transformer(layers=1, hidden=16, heads=2, vocab_size=200, max_positions=64)
+    spec = models.TransformerStudent(layers=1, hidden=16, heads=2, vocab_size=200, max_positions=64)
     tokenizer = spec.fit_tokenizer([row["text"] for row in good_rows(60)])
     labels = ("negative", "positive")
-    models.save(
+    models.save_model(
         models.TextModel(spec.build(tokenizer, labels, 0), tokenizer, labels, max_length=64), directory
     )
 

@@ -112,7 +112,7 @@ def _looped(config: RunConfig, teacher: RunConfig, folder: Path) -> tuple[Traini
     data = data_of(config)
     texts = [*data.train.texts, *(data.train.pairs or ())]
     if not (folder / "config.json").exists():
-        models.save(fresh_student(teacher, teacher.student.fit_tokenizer(texts)), folder)
+        models.save_model(fresh_student(teacher, teacher.student.fit_tokenizer(texts)), folder)
     tokenizer = config.student.fit_tokenizer(texts)
     labels = config.data.labels if config.task.labelled else ()
     spec = TeacherSpec(

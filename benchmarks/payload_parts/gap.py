@@ -26,9 +26,9 @@ def make_teacher(setting: Setting) -> dict[str, Any]:
     took = 0.0
     if not (setting.teacher / "config.json").exists():
         fitted = fit(config, setting.rows(), setting.tokenizer(), None)
-        models.save(fitted.model, setting.teacher)
+        models.save_model(fitted.model, setting.teacher)
         took = fitted.seconds
-    model = models.load(str(setting.teacher), head="causal_lm")
+    model = models.load_model(str(setting.teacher), head="causal_lm")
     return {"nll": _nll(setting, model), "seconds": took}
 
 
@@ -39,7 +39,7 @@ def run_student(setting: Setting, form: Form | None, seed: int) -> dict[str, Any
     source = None if form is None else setting.source(config)
     fitted = fit(config, setting.student_rows(), setting.tokenizer(), source)
     if form is None and seed == 0:
-        models.save(fitted.model, setting.work / "plain")
+        models.save_model(fitted.model, setting.work / "plain")
     name = PLAIN if form is None else form.name
     return {"form": name, "seed": seed, "nll": _nll(setting, fitted.model), "seconds": fitted.seconds}
 
@@ -59,7 +59,7 @@ def angles(setting: Setting, forms: list[Form]) -> dict[str, float]:
     """Degrees between the gradient of all the student's weights by each form and by the dense one of its temperature,
     for the undistilled student of seed 0 on one batch."""
     torch.set_num_threads(1)
-    student = models.load(str(setting.work / "plain"), head="causal_lm")
+    student = models.load_model(str(setting.work / "plain"), head="causal_lm")
     found = {form.name: _gradient(setting, form, student) for form in forms}
     dense = {form.temperature: found[form.name] for form in forms if form.answers["kind"] == "hidden"}
     return {form.name: degrees(found[form.name], dense[form.temperature]) for form in forms}

@@ -132,12 +132,12 @@ def make_teacher(work: Path, experiment: Experiment, maker: Maker) -> dict[str, 
         data = load_data(config.data, Path.cwd(), config.form)
         near = None
         if maker.like is not None:
-            other = models.load(
+            other = models.load_model(
                 str(folder_of(work, experiment, experiment.maker(maker.like))), head=plain.task.kind
             )
             near = measure(other, config, data.validation, experiment.metric)["macro"] / 100
         fitted = fit(config, data, _teacher_tokenizer(experiment, maker, config, data), None, near)
-        models.save(fitted.model, folder)
+        models.save_model(fitted.model, folder)
         took = fitted.seconds
     rows = data_of(plain)
     asked = Teacher(_spec(work, experiment, maker, plain, anywhere=True))
@@ -146,7 +146,7 @@ def make_teacher(work: Path, experiment: Experiment, maker: Maker) -> dict[str, 
     asked.close()
     own = plain.data.languages if maker.languages == "all" else maker.languages
     assert rows.test is not None
-    model = models.load(str(folder), head=plain.task.kind)
+    model = models.load_model(str(folder), head=plain.task.kind)
     parts = {"validation": rows.validation, "test": rows.test}
     scores = {name: measure(model, plain, part, experiment.metric) for name, part in parts.items()}
     size = sum(p.numel() for p in model.model.parameters())
@@ -223,7 +223,7 @@ def best_overlap_sentence(rows: Rows) -> Scores:
     for language in sorted(set(rows.languages)):
         own = [i for i, other in enumerate(rows.languages) if other == language]
         parts = [said[i] for i in own], [accepted[i] for i in own], [language] * len(own)
-        found[language] = 100 * answers.metrics(*parts)["f1"]
+        found[language] = 100 * answers.compute_answer_metrics(*parts)["f1"]
     return {"macro": sum(found.values()) / len(found), **found}
 
 

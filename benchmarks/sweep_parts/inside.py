@@ -18,7 +18,7 @@ from ray import tune
 
 from benchmarks.sweep_parts.probe import BARE, DISTILLED, Alone, Objectives, Probe, median
 from benchmarks.sweep_parts.setting import LABELS, Setting, read_lines, run_tree
-from raykd.cluster.connection import connect
+from raykd.cluster.connection import connect_ray
 from raykd.cluster.mailbox import Mailbox
 from raykd.config import RunConfig
 from raykd.data.load import Dataset, load_data
@@ -47,7 +47,7 @@ class Inside:
         self.data: Dataset = load_data(self.config.data, Path.cwd())
         self._pool: TeacherPool | None = None
         self.teacher_threads: dict[str, list[int]] = {}
-        connect(self.config.ray)
+        connect_ray(self.config.ray)
 
     def pool(self) -> TeacherPool:
         """Parked, every training text answered."""

@@ -118,11 +118,11 @@ def _make_models(setting: Setting) -> None:
     for seed, folder in enumerate(setting.teachers):
         if not folder.exists():
             heads = max(1, setting.hidden // 64)
-            teacher = models.Transformer(
+            teacher = models.TransformerStudent(
                 layers=setting.layers, hidden=setting.hidden, heads=heads, vocab_size=20000
             )
             _save(models, teacher, [r["text"] for r in rows], seed, folder)
-    student = models.Transformer(**STUDENT)
+    student = models.TransformerStudent(**STUDENT)
     _save(models, student, [r["text"] for r in read_lines(setting.work / "train.jsonl")], 0, setting.student)
 
 

@@ -31,7 +31,7 @@ _NAME = re.compile(r"checkpoint_\d{8}-\d+-(?P<job>.+)")
 
 
 @dataclass(frozen=True)
-class Mark:
+class CheckpointMark:
     """What a checkpoint says of itself.
 
     job: what is trained. config: fingerprint of its configuration. world: ranks that wrote it. step: steps done.
@@ -43,12 +43,12 @@ class Mark:
     step: int = 0
 
 
-def folder_name(mark: Mark, attempt: int) -> str:
+def folder_name(mark: CheckpointMark, attempt: int) -> str:
     """The name of a checkpoint: names are in the order of steps, then of attempts at them."""
     return f"checkpoint_{mark.step:08d}-{attempt}-{mark.job}"
 
 
-def write_manifest(folder: Path, mark: Mark, rank: int = 0, parts: int = 1) -> None:
+def write_manifest(folder: Path, mark: CheckpointMark, rank: int = 0, parts: int = 1) -> None:
     """Adds the manifest of what this rank has written; with the last of ``parts`` manifests the checkpoint is finished.
 
     Files of several ranks lie in one folder: those that DeepSpeed names by a rank are that rank's, others rank 0's.
@@ -84,8 +84,8 @@ def problem(folder: Path, *, world: int | None = None) -> str | None:
         try:
             manifest = json.loads(path.read_text("utf-8"))
             parts, files = int(manifest["parts"]), dict(manifest["files"])
-            job, config, ranks, step = (manifest[name] for name in asdict(Mark()))
-            mark = Mark(str(job), str(config), int(ranks), int(step))
+            job, config, ranks, step = (manifest[name] for name in asdict(CheckpointMark()))
+            mark = CheckpointMark(str(job), str(config), int(ranks), int(step))
             sizes = {name: (int(f["size"]), str(f["sha256"])) for name, f in files.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
             return f"{path.name} cannot be read"

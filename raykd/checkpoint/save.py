@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.checkpoint.curves import load_points, save_points
-from raykd.checkpoint.find import Mark, folder_name, newest, prune, write_manifest
+from raykd.checkpoint.find import CheckpointMark, folder_name, newest, prune, write_manifest
 from raykd.errors import TrainingError
 from raykd.point import Point
 
@@ -29,7 +29,7 @@ STOP_AT = "RAYKD_KILL_BEFORE_MANIFEST"
 
 
 @dataclass(frozen=True)
-class Where:
+class CheckpointLocation:
     """Where the checkpoints of a worker group are. start: the folder below ``storage`` of this start of ``name``."""
 
     storage: Path
@@ -46,7 +46,9 @@ class Attempt:
     passed_over: tuple[str, ...]
 
 
-def attempt_at(where: Where, wanted: Mark, rank: int, *, world: int | None = None) -> Attempt:
+def attempt_at(
+    where: CheckpointLocation, wanted: CheckpointMark, rank: int, *, world: int | None = None
+) -> Attempt:
     """Rank 0 looks for the newest whole checkpoint and removes what nobody needs; all ranks must call.
 
     Args:
@@ -77,7 +79,7 @@ def restore(loop: Any, folder: Path) -> list[Point]:
     return load_points(folder / POINTS)
 
 
-def write_checkpoint(loop: Any, folder: Path, mark: Mark, points: Sequence[Point]) -> None:
+def write_checkpoint(loop: Any, folder: Path, mark: CheckpointMark, points: Sequence[Point]) -> None:
     """This rank's part of a checkpoint, its manifest last; all ranks must call.
 
     Raises:
@@ -109,14 +111,16 @@ def cannot_save(folder: Path, error: Exception) -> TrainingError:
     )
 
 
-def keeper(where: Where, wanted: Mark, attempt: Attempt, points: Sequence[Point]) -> Callable[[Any], Path]:
+def keeper(
+    where: CheckpointLocation, wanted: CheckpointMark, attempt: Attempt, points: Sequence[Point]
+) -> Callable[[Any], Path]:
     """What a loop calls to keep a checkpoint; returns where its own part is."""
 
     def keep(loop: Any) -> Path:
         import ray.train
         from ray.train import CheckpointUploadMode
 
-        mark = Mark(wanted.job, wanted.config, wanted.world, loop.state.step)
+        mark = CheckpointMark(wanted.job, wanted.config, wanted.world, loop.state.step)
         folder = where.storage / where.start / folder_name(mark, attempt.number)
         write_checkpoint(loop, folder, mark, points)
         ray.train.report(

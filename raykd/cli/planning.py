@@ -1,4 +1,4 @@
-"""`raykd plan`, `doctor`: what can be known before anything starts."""
+"""`raykd plan`, `diagnose`: what can be known before anything starts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def doctor(
 
     Nothing is changed. Exit codes: 0 nothing is wrong, 5 something is.
     """
-    from raykd.preflight.doctor import doctor as look
+    from raykd.preflight.doctor import diagnose as look
 
     items = look(output, address)
     show(items)

@@ -26,12 +26,12 @@ def sync(
 ) -> None:
     """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
     from raykd.config import TrackingConfig
-    from raykd.config.home import named
-    from raykd.config.loading import read_yaml
+    from raykd.config.home import find_folder
+    from raykd.config.loading import read_yaml_mapping
     from raykd.folders.lock import locked
     from raykd.tracking import Experiment, Sent, folders_to_send, replay, tracking_uri
 
-    folder = named(run).resolve()
+    folder = find_folder(run).resolve()
     _check_run_folder(folder, run)
     try:
         with locked(folder):
@@ -40,7 +40,9 @@ def sync(
                 console.print("nothing waits to be sent")
                 return
             # The rest of the run may name files that are on another machine.
-            tracking = TrackingConfig.model_validate(read_yaml(folder / "run.yaml").get("tracking") or {})
+            tracking = TrackingConfig.model_validate(
+                read_yaml_mapping(folder / "run.yaml").get("tracking") or {}
+            )
             uri = tracking_uri(tracking, _output_of(folder))
             asked = Experiment.of(tracking) if new_run else None
             sent = sum((replay(uri, part, new_run=asked) for part in folders), Sent())

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from raykd.cluster.startup import check_start
+from raykd.cluster.startup import check_ray_start
 from raykd.config import RayConfig
 from raykd.errors import ConfigError, RaykdError, ResourceError
 from raykd.redaction import redact
@@ -41,7 +41,7 @@ def check_ray(config: RayConfig) -> str:
         return "the Ray that this process is connected to"
     address = ray_address(config)
     if address is None:
-        return check_start()
+        return check_ray_start()
     return f"a cluster answers at {address}"
 
 

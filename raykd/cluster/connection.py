@@ -19,7 +19,13 @@ import ray
 from raykd.cluster.address import asked_for, cannot_connect, ray_address
 from raykd.cluster.interrupts import listen
 from raykd.cluster.own_processes import claim, hold_until_ended, kill_own_ray
-from raykd.cluster.startup import PROCESS_ENVIRONMENT, cannot_start, job_config, start_options, surroundings
+from raykd.cluster.startup import (
+    PROCESS_ENVIRONMENT,
+    job_config,
+    ray_start_error,
+    start_options,
+    surroundings,
+)
 from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.teachers.pool import Group
@@ -40,7 +46,7 @@ class Demand:
     resources: dict[str, float]
 
 
-def connect(config: RayConfig) -> None:
+def connect_ray(config: RayConfig) -> None:
     """Connects to the cluster of the config, of RAY_ADDRESS, or starts a local one.
 
     Raises:
@@ -76,7 +82,7 @@ def connect(config: RayConfig) -> None:
         failed = _init(options, START_S)
     if failed is not None:
         kill_own_ray()
-        raise cannot_start(failed) from None
+        raise ray_start_error(failed) from None
 
 
 def _check_no_client() -> None:

@@ -42,7 +42,7 @@ _NOT_THEIRS = (
 """Environment variables of this process, or of another Ray's, that mislead the processes of its own one."""
 
 
-def check_start() -> str:
+def check_ray_start() -> str:
     """What can be known of a Ray that the run will start here.
 
     Raises:
@@ -110,7 +110,7 @@ def start_options() -> dict[str, Any]:
     """What `ray.init` is told for a Ray of this run's own.
 
     Raises:
-        ConfigError: as `check_start`.
+        ConfigError: as `check_ray_start`.
     """
     folder = _folder()
     return {"_temp_dir": str(folder), "job_config": job_config()}
@@ -133,7 +133,7 @@ def job_config() -> Any:
     return Searched()
 
 
-def cannot_start(error: BaseException) -> ResourceError:
+def ray_start_error(error: BaseException) -> ResourceError:
     """One message of why Ray did not start here."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ResourceError(

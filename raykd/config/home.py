@@ -61,7 +61,7 @@ def output_of(folder: Path) -> Path:
     return above.parent if (above / SPACE).is_file() and is_home(above) else above
 
 
-def named(path: Path, output: Path = Path("runs")) -> Path:
+def find_folder(path: Path, output: Path = Path("runs")) -> Path:
     """The folder that is meant by a path, or by the name of a folder below `output`; the path where there is none."""
     check_path(str(path), "the name of the folder")
     path, output = (Path(os.path.expanduser(one)) for one in (path, output))
@@ -72,7 +72,7 @@ def named(path: Path, output: Path = Path("runs")) -> Path:
 
 def student_in(path: Path) -> Path:
     """The folder of the student where a run is named; a model's folder is itself."""
-    folder = named(path)
+    folder = find_folder(path)
     return folder / "student" if is_home(folder) and not (path / "config.json").is_file() else path
 
 

@@ -35,7 +35,7 @@ IN_MEMORY = Path("the configuration")
 directory."""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     tree = parse_yaml(read_text(path, "run file"), str(path))
     if not isinstance(tree, dict):
@@ -157,7 +157,7 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
         raise ConfigError("\n".join(explain(error, origin, model))) from None
 
 
-def resolve(config: RunConfig, base_dir: Path) -> RunConfig:
+def resolve_paths(config: RunConfig, base_dir: Path) -> RunConfig:
     """Paths made absolute (relative ones are relative to the YAML), a DeepSpeed file replaced by its content."""
     return RunConfig.model_validate(_resolved(config.model_dump(mode="json"), base_dir))
 
@@ -233,7 +233,7 @@ def load_any(source: ConfigSource, overrides: Sequence[Override] = ()) -> Run:
 
 
 def _one_task(tree: Any, path: Path) -> RunConfig:
-    return resolve(validate(tree, str(path)), path.resolve().parent)
+    return resolve_paths(validate(tree, str(path)), path.resolve().parent)
 
 
 def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
@@ -251,7 +251,7 @@ def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
     """
     if isinstance(source, str | os.PathLike):
         path = file_in(Path(source))
-        return at_home(read_yaml(path), path), path
+        return at_home(read_yaml_mapping(path), path), path
     tree = plain_tree(source, str(IN_MEMORY))
     if not isinstance(tree, dict):
         raise ConfigError(

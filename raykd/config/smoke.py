@@ -30,7 +30,7 @@ def smoke_name(name: str) -> str:
     return f"{name[:94]}-smoke"
 
 
-def shortened(config: R, *, rows: int | None = None, evaluations: int | None = 2) -> R:
+def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None = 2) -> R:
     """The run with a few rows and a few steps; of a run that is short already, the same.
 
     Args:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.overlay import checked_name
 from raykd.config.train import TrainConfig, WorkersConfig
-from raykd.models import Linear, Student
+from raykd.models import LinearStudent, Student
 from raykd.spec import Spec
 
 
@@ -30,7 +30,7 @@ class ActorConfig(Spec):
 class TeacherTraining(Spec):
     """How a teacher is made where there is none yet: a plain supervised run on the teacher's languages."""
 
-    model: Student = Linear()
+    model: Student = LinearStudent()
     train: TrainConfig = TrainConfig()
     workers: WorkersConfig = WorkersConfig()
     data: dict[str, Any] = {}

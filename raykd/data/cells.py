@@ -12,7 +12,7 @@ import json
 import unicodedata
 from typing import Any
 
-from raykd.data.files.textfiles import shortened
+from raykd.data.files.textfiles import shorten_text
 
 
 class BadRowError(Exception):
@@ -22,8 +22,8 @@ class BadRowError(Exception):
 def text(value: Any, column: str) -> str:
     """A text that is not empty."""
     found = any_text(value, column)
-    if is_blank(found):
-        raise BadRowError(f"column {column!r}: got an empty text {shortened(ascii(found))}, wanted words")
+    if is_blank_text(found):
+        raise BadRowError(f"column {column!r}: got an empty text {shorten_text(ascii(found))}, wanted words")
     return found
 
 
@@ -33,7 +33,7 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Signs that are drawn as nothing though Unicode calls them letters, marks or symbols (fillers, the empty braille)."""
 
 
-def is_blank(found: str) -> bool:
+def is_blank_text(found: str) -> bool:
     """Whether a text holds nothing that can be seen."""
     return all(
         unicodedata.category(sign) in _INVISIBLE
@@ -47,7 +47,7 @@ def is_blank(found: str) -> bool:
 def any_text(value: Any, column: str) -> str:
     """A text, perhaps an empty one."""
     if not isinstance(value, str):
-        raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, wanted a text")
+        raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a text")
     _check_unicode(value, column)
     return value
 
@@ -71,7 +71,7 @@ def tokens(value: Any, column: str, flat: bool) -> list[str]:
     Args:
         flat: the source has strings only, so a list stands as JSON or as words between blanks.
     """
-    found = listed(value, column, flat)
+    found = parse_list(value, column, flat)
     if not found:
         raise BadRowError(f"column {column!r}: got no tokens, wanted one at least")
     for at, token in enumerate(found, start=1):
@@ -81,12 +81,12 @@ def tokens(value: Any, column: str, flat: bool) -> list[str]:
     return found
 
 
-def listed(value: Any, column: str, flat: bool) -> list[Any]:
+def parse_list(value: Any, column: str, flat: bool) -> list[Any]:
     """A list."""
     if flat and isinstance(value, str):
         return _of_json(value, column, list) if value.lstrip().startswith("[") else value.split()
     if not isinstance(value, list):
-        raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, wanted a list")
+        raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a list")
     return value
 
 
@@ -99,14 +99,14 @@ def answers(value: Any, column: str, flat: bool) -> list[tuple[str, int]]:
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list):
-            raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, {wanted}")
+            raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, {wanted}")
         if len(texts) != len(starts):
             raise BadRowError(f"column {column!r}: got {len(texts)} texts and {len(starts)} offsets")
         pairs = list(zip(texts, starts, strict=True))
     elif isinstance(value, list) and all(isinstance(part, dict) for part in value):
         pairs = [(part.get("text"), part.get("answer_start")) for part in value]
     else:
-        raise BadRowError(f"column {column!r}: got {shortened(repr(value))}, {wanted}")
+        raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, {wanted}")
     if [text for text, _ in pairs] == [""]:
         return []
     for answer, start in pairs:
@@ -124,12 +124,12 @@ def _of_json(value: str, column: str, kind: Any) -> Any:
         found = None
     if not isinstance(found, kind):
         raise BadRowError(
-            f"column {column!r}: got {shortened(value)}, wanted it as JSON, as json.dumps writes it"
+            f"column {column!r}: got {shorten_text(value)}, wanted it as JSON, as json.dumps writes it"
         )
     return found
 
 
-def near(value: Any, allowed: tuple[str, ...]) -> str:
+def suggest_spelling(value: Any, allowed: tuple[str, ...]) -> str:
     """A suggestion where only case, blanks or a letter differ."""
     if not isinstance(value, str):
         return ""

@@ -14,7 +14,7 @@ from typing import Any
 from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
-from raykd.data.files.textfiles import Record, shortened
+from raykd.data.files.textfiles import Record, shorten_text
 from raykd.data.labels import NoLabelError, is_missing, label_index
 from raykd.data.tags import tag_indices
 from raykd.distill.signals import UNLABELLED
@@ -53,7 +53,7 @@ class Parts:
     source_language: str = ""
 
 
-def parts_of(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def parse_row(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     """What the row holds.
 
     Raises:
@@ -79,7 +79,7 @@ def _words(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
         text = cells.text(values.get(names["text"]), names["text"])
         spans = tuple((begin, end) for begin, end in word_spans(text).tolist())
         if not spans:
-            raise BadRowError(f"column {names['text']!r}: got {shortened(text)!r}, which holds no word")
+            raise BadRowError(f"column {names['text']!r}: got {shorten_text(text)!r}, which holds no word")
         return Parts(text, words=spans, gold=())
     tokens = cells.tokens(values.get(names["tokens"]), names["tokens"], record.flat)
     text, spans = join_tokens(tokens)
@@ -88,7 +88,7 @@ def _words(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     column = names["tags"]
     if is_missing(values.get(column)):
         raise NoLabelError(f"column {column!r}: got {values.get(column)!r}, wanted a list of tags")
-    tags = cells.listed(values.get(column), column, record.flat)
+    tags = cells.parse_list(values.get(column), column, record.flat)
     gold, mended = tag_indices(tags, len(tokens), config, column)
     return Parts(text, label=0, words=spans, gold=gold, mended=mended, mode="split")
 
@@ -120,15 +120,15 @@ def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
 def _check_place(answer: str, start: int, context: str, column: str) -> None:
     if start >= 0 and context.startswith(answer, start):
         return
-    what = f"column {column!r}: the answer {shortened(answer, 40)!r}"
+    what = f"column {column!r}: the answer {shorten_text(answer, 40)!r}"
     found = context.count(answer)
     if not found:
         near = ""
         at = context.casefold().find(answer.casefold())
         if at >= 0:
-            near = f" (but {shortened(context[at : at + len(answer)], 40)!r} at {at})"
+            near = f" (but {shorten_text(context[at : at + len(answer)], 40)!r} at {at})"
         raise BadRowError(f"{what} is not in its context{near}")
-    there = shortened(repr(context[max(0, start) : max(0, start) + len(answer)]), 40)
+    there = shorten_text(repr(context[max(0, start) : max(0, start) + len(answer)]), 40)
     elsewhere = f"it stands at {context.find(answer)}" if found == 1 else f"it stands at {found} other places"
     raise BadRowError(f"{what} is not at its offset {start}, where {there} is; {elsewhere}")
 

@@ -13,8 +13,8 @@ import re
 from typing import Any
 
 from raykd.config import DataConfig
-from raykd.data.cells import BadRowError, near
-from raykd.data.files.textfiles import shortened
+from raykd.data.cells import BadRowError, suggest_spelling
+from raykd.data.files.textfiles import shorten_text
 
 _INTEGRAL = re.compile(r"^([-+]?[0-9]+)\.0+\Z")
 _BOOLEANS = {True: ("true", "True", "1"), False: ("false", "False", "0")}
@@ -50,7 +50,7 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
     meant = [text for text in texts if text in known]
     if is_missing(value) and not meant:
         raise NoLabelError(
-            f"{what}: got {value!r}, wanted one of {listed(config.labels)}; it is no gold label"
+            f"{what}: got {value!r}, wanted one of {join_names(config.labels)}; it is no gold label"
         )
     if not texts:
         alone = (
@@ -59,16 +59,16 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
             else ""
         )
         raise BadRowError(
-            f"{what}: got {shortened(repr(value))}, which is no text or number; wanted one of "
-            f"{listed(config.labels)}{alone}"
+            f"{what}: got {shorten_text(repr(value))}, which is no text or number; wanted one of "
+            f"{join_names(config.labels)}{alone}"
         )
     if not meant or (meant[0] != texts[0] and len(meant) > 1):
-        doubt = f" (it could be {' or '.join(map(repr, meant))})" if meant else near(value, known)
+        doubt = f" (it could be {' or '.join(map(repr, meant))})" if meant else suggest_spelling(value, known)
         raise UnknownLabelError(
-            f"{what}: got {shortened(repr(value))}, wanted one of {listed(config.labels)}"
-            + (f" or of data.label_map {listed(tuple(config.label_map))}" if config.label_map else "")
+            f"{what}: got {shorten_text(repr(value))}, wanted one of {join_names(config.labels)}"
+            + (f" or of data.label_map {join_names(tuple(config.label_map))}" if config.label_map else "")
             + doubt,
-            shortened(str(value), 40),
+            shorten_text(str(value), 40),
         )
     name = config.label_map.get(meant[0], meant[0])
     if name is None:
@@ -100,7 +100,7 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or value == -1
 
 
-def listed(names: tuple[str, ...]) -> str:
+def join_names(names: tuple[str, ...]) -> str:
     """The names for a message, the first of many."""
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
     return f"{list(names[:MOST_SHOWN])}{more}"

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
-from raykd.data.cells import BadRowError, near
+from raykd.data.cells import BadRowError, suggest_spelling
 from raykd.data.columns import columns_of
 from raykd.data.embedded.rows import embedded_rows
 from raykd.data.files.opening import PACKED
 from raykd.data.files.records import file_records, hub_records
 from raykd.data.files.slices import matching_files
 from raykd.data.files.textfiles import Record, Unread, require_file
-from raykd.data.forms import Parts, Wanted, parts_of
-from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, listed
+from raykd.data.forms import Parts, Wanted, parse_row
+from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, join_names
 from raykd.data.rows import Rows
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
@@ -142,11 +142,11 @@ def _judged(
 def _row(record: Record, wanted: Wanted, config: DataConfig, stem: str) -> tuple[str, str, Parts]:
     """id, language and parts of a good row."""
     try:
-        parts = parts_of(record, wanted, config)
+        parts = parse_row(record, wanted, config)
     except NoLabelError:
         if config.empty_label != "unlabeled":
             raise
-        parts = parts_of(record, replace(wanted, labelled=False), config)
+        parts = parse_row(record, replace(wanted, labelled=False), config)
     column = wanted.names.get("language")
     language = _language(record.values.get(column) if column else None, wanted, config)
     given = record.values.get(wanted.names["id"]) if "id" in wanted.names else None
@@ -178,7 +178,8 @@ def _language(value: Any, wanted: Wanted, config: DataConfig) -> str:
         return wanted.of_all
     if not isinstance(value, str) or value not in config.languages:
         raise BadRowError(
-            f"language: got {value!r}, wanted one of {list(config.languages)}{near(value, config.languages)}"
+            f"language: got {value!r}, wanted one of {list(config.languages)}"
+            f"{suggest_spelling(value, config.languages)}"
         )
     if wanted.of_all is not None and value != wanted.of_all:
         raise BadRowError(f"language: got {value!r}, wanted {wanted.of_all!r}, the language of the source")
@@ -201,7 +202,7 @@ def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowFo
         advice += (
             f", or lead labels of the file to labels of the run: data.label_map: {{{json.dumps(unknown[0])}: ...}} "
             f"({'O for what the run does not tag' if form == 'words' else 'null leaves rows out'}); "
-            f"the file has {listed(unknown)}"
+            f"the file has {join_names(unknown)}"
         )
     if config.on_bad_row == "fail":
         advice += ", or set data.on_bad_row: skip to leave them out, counted and logged"

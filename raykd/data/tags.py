@@ -14,7 +14,7 @@ from functools import cache
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError
-from raykd.data.files.textfiles import shortened
+from raykd.data.files.textfiles import shorten_text
 from raykd.data.labels import NoLabelError, label_index
 from raykd.errors import DataError
 from raykd.tasks.schemes import SchemeName, convert, parse, rename
@@ -93,7 +93,7 @@ def _in_scheme(
     """The tags, renamed, in another scheme."""
     names = [rename(tag, renames) for tag in tags if isinstance(tag, str)]
     if len(names) < len(tags):
-        raise BadRowError(f"column {column!r}: got {shortened(repr(tags))}, wanted tags of {source}")
+        raise BadRowError(f"column {column!r}: got {shorten_text(repr(tags))}, wanted tags of {source}")
     try:
         return convert(names, source, target)
     except DataError as error:

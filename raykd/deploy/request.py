@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raykd.config import Run
-from raykd.config.loading import is_sweep, load_any, read_yaml, set_path
+from raykd.config.loading import is_sweep, load_any, read_yaml_mapping, set_path
 from raykd.presets import preset
 from raykd.tuning.config import Sweep, load_sweep
 
@@ -62,7 +62,7 @@ def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
     Raises:
         ConfigError: as `raykd train` or `raykd sweep` would.
     """
-    tree: Any = read_yaml(path)
+    tree: Any = read_yaml_mapping(path)
     if not is_sweep(tree):
         run = load_any(path, overrides)
         return JobRequest("train", path, tuple(overrides), run, None, _with(tree, overrides), {})
@@ -70,7 +70,7 @@ def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
     tree, base = _with(tree, overrides), sweep.config.base
     if isinstance(base, str):
         named = path.resolve().parent / base
-        base = read_yaml(named if named.is_file() else preset(base))
+        base = read_yaml_mapping(named if named.is_file() else preset(base))
     return JobRequest("sweep", path, tuple(overrides), sweep.base, sweep, tree, base)
 
 

@@ -24,14 +24,14 @@ from raykd.config import Run
 from raykd.driver.session import Session, print_notes
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
-from raykd.folders.earlier_start import Earlier, refuse
+from raykd.folders.earlier_start import Earlier, changed_settings_error
 from raykd.folders.folder import (
     Owner,
     RunFolder,
     compare_settings,
     log_to_file,
     look_at_folder,
-    open_folder,
+    open_run_folder,
     path_of,
 )
 from raykd.folders.lock import locked
@@ -89,7 +89,7 @@ class Command(ABC, Generic[Result]):
 
     def explain(self, path: Path, changes: Changes) -> ConfigError:
         """Make the error of a resume with changed settings."""
-        return refuse(path, changes)
+        return changed_settings_error(path, changes)
 
     @abstractmethod
     def prepare(self, earlier: Earlier) -> FolderContents:
@@ -138,7 +138,7 @@ def run_command(
             explain=command.explain,
         )
         contents = command.prepare(earlier)
-        folder = open_folder(
+        folder = open_run_folder(
             command.owner,
             contents.rows,
             contents.files,

@@ -14,9 +14,9 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models.loading import load_tokenizer
-from raykd.prediction.generation_settings import check_ids, input_limit, set_aside
+from raykd.prediction.generation_settings import check_ids, find_ignored_settings, input_limit
 from raykd.pretrained import files
-from raykd.pretrained.starts import GENERATION, check_start
+from raykd.pretrained.starts import GENERATION, check_decoder_start
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import TextBatch
 from raykd.text.codes import code_for, coded_name, codes_of
@@ -51,7 +51,7 @@ def check_language_model(
             return ""
         said = []
         if task.kind == "seq2seq":
-            check_start(folder)
+            check_decoder_start(folder)
             languages = config.data.select_languages or config.data.languages
             said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
         described = files.read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
@@ -254,7 +254,10 @@ def _generation_settings(folder: Path) -> dict[str, Any]:
 def _said(folder: Path, task: LanguageTask) -> str:
     """What of its generation config is set aside."""
     settings = _generation_settings(folder)
-    aside, never = set_aside(settings, task.generation), set_aside(settings, "checkpoint")
+    aside, never = (
+        find_ignored_settings(settings, task.generation),
+        find_ignored_settings(settings, "checkpoint"),
+    )
     if not aside:
         return ""
     named = ", ".join(f"{name} {value}" for name, value in aside.items())

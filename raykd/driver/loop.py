@@ -81,7 +81,7 @@ def save_student(loop: TrainingLoop, output: Path) -> None:
     if isinstance(student, MultiModel):
         save_tasks(student, output, cards=cards)
     else:
-        models.save(student, output, card=cards[""])
+        models.save_model(student, output, card=cards[""])
 
 
 def model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:

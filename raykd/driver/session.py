@@ -12,7 +12,7 @@ import ray
 from rich.console import Console
 from rich.markup import escape
 
-from raykd.cluster.connection import connect
+from raykd.cluster.connection import connect_ray
 from raykd.cluster.interrupts import at_interrupt, interruptible
 from raykd.cluster.own_processes import own_ray_ended
 from raykd.config import RayConfig
@@ -32,7 +32,7 @@ def ray_connected(config: RayConfig) -> Iterator[None]:
         ConfigError, ResourceError: There is no such cluster, or no Ray can be started here.
     """
     with interruptible(), own_ray_ended():
-        connect(config)
+        connect_ray(config)
         yield
 
 
@@ -65,7 +65,7 @@ class Session:
         self._children: list[ChildRuns] = []
         at_interrupt(lambda: self._end_run(KeyboardInterrupt()))
         try:
-            connect(config)
+            connect_ray(config)
         except BaseException as error:
             self.end(error)
             raise

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from raykd.config import Run
-from raykd.config.loading import read_yaml
-from raykd.config.smoke import R, shortened, smoke_name
+from raykd.config.loading import read_yaml_mapping
+from raykd.config.smoke import R, shorten_run, smoke_name
 from raykd.errors import ConfigError, RaykdError
 from raykd.folders.folder import STATE
 
@@ -26,7 +26,7 @@ def smoke_run(config: Run) -> Run:
         ConfigError: its folder holds something else than an earlier short copy.
     """
     check_smoke_folder(config.output, config.name)
-    return shortened(apart(config, config.name))
+    return shorten_run(apart(config, config.name))
 
 
 def apart(config: R, of: str) -> R:
@@ -50,7 +50,7 @@ def check_smoke_folder(output: str, name: str) -> None:
     if not path.exists():
         return
     try:
-        said = read_yaml(path / "run.yaml").get("smoke") if (path / STATE).is_file() else None
+        said = read_yaml_mapping(path / "run.yaml").get("smoke") if (path / STATE).is_file() else None
     except RaykdError:
         said = None
     if said is None:

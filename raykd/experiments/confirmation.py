@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from raykd.config import Run, RunConfig
-from raykd.config.home import named
+from raykd.config.home import find_folder
 from raykd.config.loading import dump, flatten, load_run
 from raykd.distill.weighting import Weighting
 from raykd.driver.command import Command, FolderContents, run_command
@@ -132,7 +132,7 @@ def confirm(
     Raises:
         RaykdError: With what, got, wanted and the next step.
     """
-    plan, arms = _arms(named(sweep_folder).resolve(), seeds)
+    plan, arms = _arms(find_folder(sweep_folder).resolve(), seeds)
     return run_command(ConfirmCommand(plan, arms), resume=resume, overwrite=overwrite, console=console)
 
 

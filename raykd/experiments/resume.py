@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from raykd.config import Run, RunConfig
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError
-from raykd.folders.changes import ALWAYS_FREE, Changes, compare
-from raykd.folders.earlier_start import refuse, unreadable
+from raykd.folders.changes import ALWAYS_FREE, Changes, compare_settings
+from raykd.folders.earlier_start import changed_settings_error, unreadable
 
 if TYPE_CHECKING:
     from raykd.experiments.confirmation import Arms
@@ -42,8 +42,10 @@ def _of_arm(name: str, before: RunConfig, now: RunConfig) -> Changes:
         {name: run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})}
         for run in (before, now)
     )
-    return compare(was, is_now, re.compile(rf"{name}\.({ALWAYS_FREE})"), growing=())
+    return compare_settings(was, is_now, re.compile(rf"{name}\.({ALWAYS_FREE})"), growing=())
 
 
-explain_arms = partial(refuse, file="winner.yaml", next_step="finish it before the sweep goes on")
+explain_arms = partial(
+    changed_settings_error, file="winner.yaml", next_step="finish it before the sweep goes on"
+)
 """Says which settings of a confirmation stop its resume."""

@@ -64,7 +64,7 @@ class Changes:
         return (*self.growing, *self.free)
 
 
-def compare(
+def compare_settings(
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     free: re.Pattern[str] = FREE,
@@ -84,7 +84,7 @@ def compare(
     return Changes(**{kind: tuple(changes) for kind, changes in kinds.items()})
 
 
-def listed(changes: Sequence[Change], which: str) -> str:
+def list_changes(changes: Sequence[Change], which: str) -> str:
     """The keys with their values ``before`` or ``now``, for a message."""
     return ", ".join(f"{change.key} {getattr(change, which)}" for change in changes)
 

@@ -21,7 +21,7 @@ from raykd.config.home import RUN, STATE, check_state, find_again, output_of, st
 from raykd.config.loading import load_any
 from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
-from raykd.folders.changes import Change, Changes, compare, listed
+from raykd.folders.changes import Change, Changes, compare_settings, list_changes
 from raykd.folders.contents import models_of, paths_of
 from raykd.tracking import tracking_uri
 
@@ -78,7 +78,7 @@ def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Chan
         run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})
         for run in (before, config)
     )
-    changes = compare(was, now)
+    changes = compare_settings(was, now)
     return with_models(changes, before, config, state), before
 
 
@@ -119,7 +119,9 @@ def _only_moved(before: str, now: str) -> bool:
     return gone and os.path.isdir(now) and Path(before).name == Path(now).name
 
 
-def refuse(path: Path, changes: Changes, *, file: str = RUN, next_step: str = "") -> ConfigError:
+def changed_settings_error(
+    path: Path, changes: Changes, *, file: str = RUN, next_step: str = ""
+) -> ConfigError:
     """What to say of settings that do not go together with a resume.
 
     Args:
@@ -134,7 +136,7 @@ def refuse(path: Path, changes: Changes, *, file: str = RUN, next_step: str = ""
     return ConfigError(
         f"cannot resume {path}: settings have changed since it began",
         got="; ".join(f"{c.key} {c.now} (was {c.before})" for c in changes.refused),
-        wanted=f"{listed(changes.refused, 'before')}, as in {path / file}",
+        wanted=f"{list_changes(changes.refused, 'before')}, as in {path / file}",
         next_step=f"resume with the old values; or {next_step or begin}; or start anew: --overwrite",
     )
 

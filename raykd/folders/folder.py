@@ -30,12 +30,12 @@ from raykd.folders.changes import Change, Changes
 from raykd.folders.contents import models_of
 from raykd.folders.earlier_start import (
     Earlier,
+    changed_settings_error,
     compare_run,
     copied_from,
     move_in,
     part_from,
     read_state,
-    refuse,
     write_whole,
 )
 from raykd.folders.lock import is_held
@@ -147,7 +147,7 @@ def look_at_folder(
     resume: bool,
     overwrite: bool,
     compare: Compare | None = None,
-    explain: Callable[[Path, Changes], ConfigError] = refuse,
+    explain: Callable[[Path, Changes], ConfigError] = changed_settings_error,
 ) -> Earlier:
     """Whether the run may use its folder; changes nothing. Returns what there is to go on from.
 
@@ -191,7 +191,7 @@ def compare_settings(config: Run, path: Path, state: Mapping[str, Any]) -> tuple
     return changes, before
 
 
-def open_folder(
+def open_run_folder(
     config: Owner,
     rows: Mapping[str, str],
     files: Mapping[str, str],

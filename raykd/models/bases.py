@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.models.loading import read_model
-from raykd.networks.heads import LABELLED, LANGUAGE, Head, head_of, label_settings, register, served
+from raykd.networks.heads import LABELLED, LANGUAGE, Head, choose_head, head_of, label_settings, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter
-from raykd.pretrained.hub import resolve, told
+from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.labels import label_names
 from raykd.pretrained.positions import Positions, positions_of
 from raykd.pretrained.structure import build_empty, missing_weights
@@ -64,7 +64,7 @@ def inspect_base(
     check_base(folder, head, trust_remote_code)
     register()
     stored = files.stored_weights(folder)
-    with told(f"the model {folder} cannot be loaded"):
+    with raise_as_model_error(f"the model {folder} cannot be loaded"):
         model = build_empty(folder, head, trust_remote_code=trust_remote_code, **label_settings(labels, head))
         missing, _ = missing_weights(model, stored)
     fit_to_task(model, missing, folder, labels, head, layers)
@@ -88,7 +88,7 @@ def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
         )
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     if head in LANGUAGE:
-        served(folder, head_of(files.read_json(folder / files.CONFIG)), head)
+        choose_head(folder, head_of(files.read_json(folder / files.CONFIG)), head)
 
 
 def load_for_training(
@@ -105,11 +105,11 @@ def load_for_training(
     What is drawn anew comes from torch's CPU generator, which the caller seeds.
 
     Raises:
-        ModelError: as `load`; or the head or the layers cannot be told from the rest.
+        ModelError: as `load_model`; or the head or the layers cannot be told from the rest.
     """
     import torch
 
-    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
     check_base(folder, head, trust_remote_code)
     settings = label_settings(labels, head)
     model, missing = read_model(

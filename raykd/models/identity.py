@@ -44,7 +44,7 @@ _DTYPES = {
 def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = False) -> str:
     """sha256 (hex) over weights, configuration, labels and tokenizer.
 
-    A model that `save` wrote has the fingerprint of its directory, as long as it is loaded in the dtype it
+    A model that `save_model` wrote has the fingerprint of its directory, as long as it is loaded in the dtype it
     was saved in. Directories of other origin have one too, which need not be that of the loaded model
     (transformers renames old weights when it loads them).
 

@@ -2,7 +2,7 @@
 
 Decision record: a model is looked at through three things that cost milliseconds: its JSON files, its tokenizer, and
 the names and shapes in its safetensors headers laid on its class (`raykd.pretrained.structure`). `raykd check`, the
-start of a run, a teacher that is opened and `load` all come through here, so that they cannot disagree: what the
+start of a run, a teacher that is opened and `load_model` all come through here, so that they cannot disagree: what the
 check calls well loads. What is refused is an error; what is only worth knowing is a note, which the check prints and
 the run logs.
 """
@@ -17,13 +17,13 @@ from typing import Any
 
 from raykd.errors import ModelError
 from raykd.models.identity import tokenizer_content
-from raykd.networks.heads import LABELLED, LANGUAGE, Head, register, served
+from raykd.networks.heads import LABELLED, LANGUAGE, Head, choose_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter, label_changes
-from raykd.pretrained.hub import told
+from raykd.pretrained.hub import raise_as_model_error
 from raykd.pretrained.labels import check_outputs, contradiction, one_output
 from raykd.pretrained.positions import Positions
-from raykd.pretrained.structure import Structure, compare
+from raykd.pretrained.structure import Structure, compare_structure
 from raykd.pretrained.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
 
 
@@ -71,13 +71,13 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
         trust_remote_code: Whether code that comes with it may run.
 
     Raises:
-        ModelError: It cannot be loaded, or does not do what it is wanted for; as `load` would raise.
+        ModelError: It cannot be loaded, or does not do what it is wanted for; as `load_model` would raise.
     """
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     if info.problems:
         raise ModelError(info.problems[0])
-    head = served(folder, info.task, wanted)
+    head = choose_head(folder, info.task, wanted)
     stamp = _stamp(folder) + _stamp(files.config_folder(folder))
     return _inspect(folder, head, trust_remote_code, stamp)
 
@@ -127,8 +127,8 @@ def check_weights(
     register()
     stored = files.stored_weights(folder)
     changes = label_changes(files.read_config(folder), head) if is_adapter(folder) else {}
-    with told(f"the model {folder} cannot be loaded"):
-        structure = compare(
+    with raise_as_model_error(f"the model {folder} cannot be loaded"):
+        structure = compare_structure(
             files.config_folder(folder), head, stored, trust_remote_code=trust_remote_code, **changes
         )
     if head in LABELLED:

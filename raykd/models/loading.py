@@ -15,9 +15,9 @@ from raykd.models.textmodel import TextModel
 from raykd.networks.heads import Head, auto_class, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import adapter_of, is_adapter, label_changes, merge
-from raykd.pretrained.hub import resolve, told
+from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.starts import fill_start
-from raykd.pretrained.structure import quiet
+from raykd.pretrained.structure import silence_transformers
 from raykd.pretrained.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 
-def load(
+def load_model(
     path: str | Path,
     *,
     head: Head | None = None,
@@ -51,7 +51,7 @@ def load(
         ModelError: it is missing, must not be loaded (pickled weights, code of its own), is not complete, or has a
             head of another kind.
     """
-    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
     folder = files.folder_of(folder, task)
     looked = inspect_model(folder, head, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -85,7 +85,7 @@ def _read(folder: Path, head: Head, trust_remote_code: bool, dtype: Any) -> tupl
         adapter.base, head, trust_remote_code, dtype=dtype, ignore_mismatched_sizes=True, **changes
     )
     brought = adapter.whole_weights()
-    with told(f"the adapter {folder} cannot be merged into {adapter.base}"):
+    with raise_as_model_error(f"the adapter {folder} cannot be merged into {adapter.base}"):
         return merge(model, adapter), [name for name in missing if name not in brought]
 
 
@@ -118,7 +118,7 @@ def read_model(
     """The model, and the names of the weights that the checkpoint lacked or had in another shape."""
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     register()
-    with told(f"the model {folder} cannot be loaded"), quiet():
+    with raise_as_model_error(f"the model {folder} cannot be loaded"), silence_transformers():
         model, found = auto_class(head).from_pretrained(
             str(folder),
             trust_remote_code=trust_remote_code,

@@ -2,9 +2,10 @@
 
 Decision record: a part is transformers' own model of its task (a sequence classifier, a token classifier, ...), and
 all parts hold the same encoder weights, not copies of them. So no architecture needs heads of raykd's making, a part
-behaves as it would alone, and on disk each task is a folder that `load`, a teacher's `path` and `from_pretrained` take
-like any other model: nothing else in raykd knows that its encoder is shared. The encoder's file is written once; the
-folders of the other tasks hold hard links to it (copies where the file system has no links).
+behaves as it would alone, and on disk each task is a folder that `load_model`, a teacher's `path` and
+`from_pretrained` take like any other model: nothing else in raykd knows that its encoder is shared. The encoder's
+file is written once; the folders of the other tasks hold hard links to it (copies where the file system has no
+links).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import torch
 from torch import nn
 
 from raykd.errors import ModelError
-from raykd.models.loading import load
-from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save, written_whole
+from raykd.models.loading import load_model
+from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save_model, written_whole
 from raykd.networks.heads import Head
 from raykd.pretrained import files
 
@@ -87,7 +88,7 @@ def share(parts: Mapping[str, TextModel]) -> MultiModel:
 def save_tasks(
     student: MultiModel, directory: str | Path, *, cards: Mapping[str, ModelCard] | None = None
 ) -> Path:
-    """Writes a folder a task, each a whole model that `load` reads; replaces a directory that raykd wrote before.
+    """Writes a folder a task, each a whole model that `load_model` reads; replaces a directory that raykd wrote before.
 
     Raises:
         ModelError: the directory holds something else.
@@ -95,7 +96,7 @@ def save_tasks(
     target = Path(directory)
     with written_whole(target) as fresh:
         for name, part in student.parts.items():
-            save(part, fresh / name, card=(cards or {}).get(name))
+            save_model(part, fresh / name, card=(cards or {}).get(name))
         _split(fresh, list(student.parts))
         described = {"format": FORMAT, "task": "multi", "tasks": list(student.parts)}
         (fresh / files.CARD).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
@@ -117,7 +118,7 @@ def load_tasks(directory: str | Path) -> MultiModel:
         raise ModelError(
             f"{folder} holds no model of several tasks", wanted="a directory that raykd train wrote"
         )
-    return share({name: load(folder / name) for name in names})
+    return share({name: load_model(folder / name) for name in names})
 
 
 def heads_of(student: MultiModel) -> dict[str, Head]:

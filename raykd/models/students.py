@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 from pydantic import Field, model_validator
 
 from raykd.errors import ModelError
-from raykd.networks.generators import Decoder, EncoderDecoder
+from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
 from raykd.networks.heads import (
     ENCODED,
     HEADS,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 
-class Transformer(Spec):
+class TransformerStudent(Spec):
     """A transformer encoder from scratch: BERT (arXiv:1810.04805) or DistilBERT (arXiv:1910.01108)."""
 
     tasks: ClassVar[frozenset[Head]] = ENCODED
@@ -63,10 +63,10 @@ class Transformer(Spec):
     language's teacher (MergeDistill, arXiv:2106.02834); for masked language models."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Transformer:
+    def _heads_divide(self) -> TransformerStudent:
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
-        fields = Transformer.model_fields
+        fields = TransformerStudent.model_fields
         idle = [n for n in ("vocab_size", "lowercase") if getattr(self, n) != fields[n].default]
         if self.vocabulary == "union" and idle:
             raise ValueError(f"{idle[0]} plays no part with vocabulary union, which the teachers bring")
@@ -138,7 +138,7 @@ class Transformer(Spec):
             return model
 
 
-class Pretrained(Spec):
+class PretrainedStudent(Spec):
     """A checkpoint with its own tokenizer; `layers` starts a student as DistilBERT did (arXiv:1910.01108)."""
 
     tasks: ClassVar[frozenset[Head]] = HEADS
@@ -155,7 +155,7 @@ class Pretrained(Spec):
     """Keep these encoder layers, counted from 0, in this order; None keeps all."""
 
     @model_validator(mode="after")
-    def _layers_once(self) -> Pretrained:
+    def _layers_once(self) -> PretrainedStudent:
         if self.layers is not None and len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers names a layer twice: {list(self.layers)}")
         return self
@@ -192,7 +192,7 @@ class Pretrained(Spec):
             return model
 
 
-class LSTM(Spec):
+class LSTMStudent(Spec):
     """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (as in arXiv:1903.12136)."""
 
     tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
@@ -250,7 +250,7 @@ class LSTM(Spec):
             return model
 
 
-class Linear(Spec):
+class LinearStudent(Spec):
     """Softmax regression over hashed n-grams of words and characters: quick, hard to beat on few texts."""
 
     tasks: ClassVar[frozenset[Head]] = frozenset({"classification"})
@@ -267,7 +267,7 @@ class Linear(Spec):
     """Count an n-gram as often as it occurs; otherwise once a text."""
 
     @model_validator(mode="after")
-    def _ranges(self) -> Linear:
+    def _ranges(self) -> LinearStudent:
         self._tokenizer()
         return self
 
@@ -301,5 +301,11 @@ class Linear(Spec):
 
 
 Student = Annotated[
-    Transformer | Pretrained | LSTM | Linear | Decoder | EncoderDecoder, Field(discriminator="kind")
+    TransformerStudent
+    | PretrainedStudent
+    | LSTMStudent
+    | LinearStudent
+    | DecoderStudent
+    | EncoderDecoderStudent,
+    Field(discriminator="kind"),
 ]

@@ -33,7 +33,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TextModel:
-    """A model and how it is fed. Made by `load` or from a `Student`; read by teachers, evaluation and `save`.
+    """A model and how it is fed. Made by `load_model` or from a `Student`; read by teachers, evaluation and
+    `save_model`.
 
     labels: in the order of the logits; () where the head has none.
     task: what its head serves.
@@ -85,8 +86,8 @@ def parameter_count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save(text_model: TextModel, directory: str | Path, *, card: ModelCard | None = None) -> Path:
-    """Writes the model as a directory that `load` reads; replaces one that raykd wrote before.
+def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard | None = None) -> Path:
+    """Writes the model as a directory that `load_model` reads; replaces one that raykd wrote before.
 
     Raises:
         ModelError: the directory holds something else, or the labels are not those of the model.

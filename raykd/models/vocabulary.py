@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from raykd.errors import ModelError
 from raykd.models.identity import tokenizer_content
 from raykd.text.alignment import NOWHERE
-from raykd.tokenizers.canonical import Canonical, canonical, turned
+from raykd.tokenizers.canonical import Canonical, canonical, toggle_blank
 
 ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")
 _INSTEAD = {"eos": "sep", "bos": "cls"}
@@ -136,7 +136,7 @@ def overlap(teacher: Any, student: Any) -> Overlap:
     if T.marking.style != S.marking.style:
         words = T.marking if T.marking.style == "word" else S.marking
         # Keys that turn into nothing stay as they are: they have found what there is.
-        _match(ids_T, T, S, [turned(key, words) or key for key in T.keys])
+        _match(ids_T, T, S, [toggle_blank(key, words) or key for key in T.keys])
     count = int((ids_T != NOWHERE).sum())
     return Overlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 
-class Decoder(Spec):
+class DecoderStudent(Spec):
     """A causal language model from scratch: Llama (arXiv:2302.13971) or GPT-2."""
 
     tasks: ClassVar[frozenset[Head]] = frozenset({"causal_lm"})
@@ -49,7 +49,7 @@ class Decoder(Spec):
     """Pieces learnt from the training texts, at most; 256 of them are bytes."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Decoder:
+    def _heads_divide(self) -> DecoderStudent:
         check_heads(self.hidden, self.heads, rotary=self.architecture == "llama")
         return self
 
@@ -96,7 +96,7 @@ class Decoder(Spec):
             return model
 
 
-class EncoderDecoder(Spec):
+class EncoderDecoderStudent(Spec):
     """A translation or summarisation model from scratch: M2M-100's architecture (arXiv:2010.11125)."""
 
     tasks: ClassVar[frozenset[Head]] = frozenset({"seq2seq"})
@@ -117,7 +117,7 @@ class EncoderDecoder(Spec):
     """Pieces learnt from sources and targets together, at most; 256 of them are bytes."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> EncoderDecoder:
+    def _heads_divide(self) -> EncoderDecoderStudent:
         check_heads(self.hidden, self.heads)
         if self.hidden % 2:
             raise ValueError(f"hidden {self.hidden} is odd; half of it are sines and half cosines")

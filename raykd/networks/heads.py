@@ -80,7 +80,7 @@ def register() -> None:
     from raykd.networks import recurrent as networks  # noqa: F401  (registers when imported)
 
 
-def served(folder: Path, own: Head | None, wanted: Head | None) -> Head:
+def choose_head(folder: Path, own: Head | None, wanted: Head | None) -> Head:
     """The head to load: what is wanted, if the checkpoint has it or does not tell.
 
     Raises:

@@ -80,7 +80,7 @@ class LinearForSequenceClassification(PreTrainedModel):
 
 
 class LSTMConfig(PreTrainedConfig):
-    """See `raykd.models.LSTM` for the fields."""
+    """See `raykd.models.LSTMStudent` for the fields."""
 
     model_type = "raykd_lstm"
 

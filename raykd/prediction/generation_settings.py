@@ -152,7 +152,7 @@ def _flat(value: Any) -> list[Any]:
     return [each for part in value for each in _flat(part)] if isinstance(value, list | tuple) else [value]
 
 
-def set_aside(settings: Mapping[str, Any], generation: Generation) -> dict[str, Any]:
+def find_ignored_settings(settings: Mapping[str, Any], generation: Generation) -> dict[str, Any]:
     """What a checkpoint's generation config (as JSON) says that is not followed; said by check and in the log."""
     aside = {
         name: value
@@ -164,9 +164,9 @@ def set_aside(settings: Mapping[str, Any], generation: Generation) -> dict[str, 
     return aside
 
 
-def say_aside(model: PreTrainedModel, generation: Generation) -> None:
+def log_ignored_settings(model: PreTrainedModel, generation: Generation) -> None:
     """Logs once a model what of its generation config is not followed."""
-    aside = set_aside(model.generation_config.to_dict(), generation)
+    aside = find_ignored_settings(model.generation_config.to_dict(), generation)
     if aside and model not in _told:
         _told[model] = True
         log.warning("%s: not followed of its generation config: %s", type(model).__name__, aside)

@@ -21,8 +21,8 @@ from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.prediction.generation_settings import input_limit, places_of
 from raykd.prediction.probes import FAILURES, failed_at_row
-from raykd.prediction.selftest import find_padding, not_finite
-from raykd.tasks import EncodedBatch, Said, Task, TaskBase
+from raykd.prediction.selftest import find_padding, nonfinite_answers_error
+from raykd.tasks import EncodedBatch, SystemAnswers, Task, TaskBase
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes
@@ -150,11 +150,11 @@ class Predictor:
             yield from self._part(part)
 
     def _written(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, Any]]:
-        from raykd.prediction.writing import generate
+        from raykd.prediction.writing import generate_texts
 
         for begin in range(0, len(batch), ROWS):
             texts = batch.texts[begin : begin + ROWS]
-            made = generate(
+            made = generate_texts(
                 self.model.model,
                 self.model.tokenizer,
                 texts,
@@ -193,7 +193,7 @@ class Predictor:
                 found[at] = answer
         return found
 
-    def _said(self, encoded: EncodedBatch, longest: int) -> Said:
+    def _said(self, encoded: EncodedBatch, longest: int) -> SystemAnswers:
         """What the model says to a batch.
 
         Args:
@@ -208,7 +208,7 @@ class Predictor:
         except FAILURES as error:
             raise failed_at_row(error, longest) from None
         if np.isnan(said.logits_NC).any():
-            raise not_finite("the model")
+            raise nonfinite_answers_error("the model")
         return said
 
 

@@ -186,7 +186,7 @@ def _candidates(declared: Padding) -> Iterator[Padding]:
     yield replace(declared, side="right", shapes="single")
 
 
-def not_finite(where: str) -> ModelError:
+def nonfinite_answers_error(where: str) -> ModelError:
     """Return the error of a model whose answers are no numbers.
 
     Args:

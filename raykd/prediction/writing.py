@@ -21,10 +21,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from raykd.prediction.generation_settings import input_limit, places_of, say_aside, settings_in, settings_of
+from raykd.prediction.generation_settings import (
+    input_limit,
+    log_ignored_settings,
+    places_of,
+    settings_in,
+    settings_of,
+)
 from raykd.pretrained.starts import start_of
 from raykd.tasks.language import Generation
-from raykd.text.codes import groups_of
+from raykd.text.codes import group_rows_by_code
 from raykd.text.prompts import prompt_ids, source_ids
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _tried: WeakKeyDictionary[nn.Module, Together] = WeakKeyDictionary()
 
 
-def generate(
+def generate_texts(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     texts: Sequence[str],
@@ -90,10 +96,10 @@ def generate(
         num_beams=beams,
         length_penalty=length_penalty,
     )
-    say_aside(model, generation)
+    log_ignored_settings(model, generation)
     answers = [""] * len(rows)
     together = rows_together(model) if len(rows) > 1 else "any"
-    for code, members in groups_of(tokenizer, languages if closed else (), len(rows)).items():
+    for code, members in group_rows_by_code(tokenizer, languages if closed else (), len(rows)).items():
         begun = settings_in(settings, model, tokenizer, code)
         with _writing(model, begun), torch.no_grad():
             for batch in _batches([rows[i] for i in members], batch_size, together):

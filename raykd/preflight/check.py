@@ -1,7 +1,8 @@
 """`raykd check`: everything that can be known of a run without taking a worker.
 
-Decision record: each check raises the same error that the run would raise later, but now; `check` collects them,
-so that one call shows all that is wrong, and `preflight` raises the first, so that a run fails before it starts.
+Decision record: each check raises the same error that the run would raise later, but now; `collect_findings` collects
+them, so that one call shows all that is wrong, and `preflight` raises the first, so that a run fails before it
+starts.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from raykd.preflight.disk import check_disk, disk_of
 from raykd.preflight.folder_check import describe_folder
 from raykd.preflight.model_check import (
     NOTE,
+    append_notes,
     check_made,
-    described,
     look_at_teacher,
     look_at_teachers,
     sign_notes,
@@ -36,7 +37,7 @@ from raykd.student.overruled import fixed_keys
 from raykd.student.validation import check_deepspeed
 from raykd.teachers.pool import Group, Placement, group
 from raykd.teachers.spec import TeacherSpec
-from raykd.tracking import look as look_at_records
+from raykd.tracking import find_recording_place as look_at_records
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
                 next_step=f"correct teachers.{teacher.name}.path",
             )
         return f"no directory {path.resolve()}; taken for a name of the hub and not checked"
-    return described(*look_at_teacher(teacher, config, path))
+    return append_notes(*look_at_teacher(teacher, config, path))
 
 
 def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     Returns:
         What a reader must know before the run begins.
     Raises:
-        RaykdError: the first that `check` would show.
+        RaykdError: the first that `collect_findings` would show.
     """
     check_ray(config.ray)
     for member in config.members.values():
@@ -129,8 +130,8 @@ def check_combinations(config: RunConfig) -> str:
     notes = _check_deepspeed(config)
     if silent:
         told = f"no teacher speaks {', '.join(silent)}: those rows learn from gold labels alone"
-        return described(told, notes)
-    return described("objective, weighting, batch and DeepSpeed configuration fit together", notes)
+        return append_notes(told, notes)
+    return append_notes("objective, weighting, batch and DeepSpeed configuration fit together", notes)
 
 
 def _check_deepspeed(config: RunConfig) -> list[str]:
@@ -179,7 +180,7 @@ def _asks_for_gpus(config: Run) -> bool:
     )
 
 
-def check(
+def collect_findings(
     config: Run,
     *,
     together: bool = True,
@@ -230,7 +231,7 @@ def check(
 def _look_at_records(config: Run) -> str:
     """Where the run will be recorded, which is asked whether it can be."""
     found = look_at_records(config.tracking, Path(config.output).resolve())
-    return described(str(found), list(found.notes))
+    return append_notes(str(found), list(found.notes))
 
 
 def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:
@@ -242,7 +243,7 @@ def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]]
 
 def _say_signs(member: RunConfig, rows: Rows) -> str:
     notes = sign_notes(member, rows)
-    return described("special tokens in texts", notes) if notes else "no special tokens in texts"
+    return append_notes("special tokens in texts", notes) if notes else "no special tokens in texts"
 
 
 def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:
@@ -294,7 +295,7 @@ def check_student(config: Run) -> str:
     found = [check_made(member.student, member, "student") for member in config.members.values()]
     said = dict.fromkeys(what for what, _ in found if what)
     notes = dict.fromkeys(note for _, notes in found for note in notes)
-    return described("; ".join([config.student.kind, *said]), list(notes))
+    return append_notes("; ".join([config.student.kind, *said]), list(notes))
 
 
 def check_pool(config: Run) -> str:
@@ -309,7 +310,7 @@ def check_pool(config: Run) -> str:
     return f"{config.serving.pool} at {address or 'this Ray'}: not checked before the run connects to it"
 
 
-def groups_of(config: Run) -> list[Group]:
+def list_replica_groups(config: Run) -> list[Group]:
     """The teachers' processes that a run starts; none where a named pool is there already."""
     groups: list[Group] = []
     for member in config.members.values() if config.serving.pool is None else ():
@@ -328,7 +329,7 @@ def check_resources(config: Run, *, together: bool = True) -> str:
     Raises:
         ResourceError: with the arithmetic.
     """
-    groups = groups_of(config)
+    groups = list_replica_groups(config)
     stages = demands_of(config, groups, together=together)
     here = available_here(config)
     for demands in stages:

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raykd.cluster.connection import connect
+from raykd.cluster.connection import connect_ray
 from raykd.config import RayConfig
 from raykd.errors import RaykdError, ResourceError
 from raykd.preflight.doctor import probe_file
@@ -34,7 +34,7 @@ def cluster(output: Path, address: str) -> list[Item]:
     """What the cluster at this address is, node by node."""
     here = ray.is_initialized()
     try:
-        connect(RayConfig(address=address))
+        connect_ray(RayConfig(address=address))
     except RaykdError as error:
         return [Item("cluster", "", error=error)]
     try:
@@ -44,7 +44,7 @@ def cluster(output: Path, address: str) -> list[Item]:
             ray.shutdown()
 
 
-def look(path: str) -> dict[str, str]:
+def inspect_node(path: str) -> dict[str, str]:
     """What a node sees; runs there."""
     seen = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
     versions = {name: version(name) for name in COMPARED}
@@ -55,7 +55,7 @@ def _nodes(output: Path) -> list[Item]:
     alive = [node for node in ray.nodes() if node["Alive"]]
     probe = probe_file(output)
     try:
-        task: Any = ray.remote(num_cpus=0)(look)
+        task: Any = ray.remote(num_cpus=0)(inspect_node)
         asked = {
             node["NodeID"]: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -67,11 +67,11 @@ class Disk:
         """What is needed, as a sum."""
         checkpoint = "checkpoints of unknown size"
         if self.checkpoint is not None:
-            checkpoint = f"{self.copies} x {shown(self.checkpoint)} checkpoints"
+            checkpoint = f"{self.copies} x {format_bytes(self.checkpoint)} checkpoints"
         parts = [
             checkpoint,
             *(
-                f"{shown(size)} {what}"
+                f"{format_bytes(size)} {what}"
                 for what, size in (
                     ("trained teachers", self.teachers),
                     ("models", self.models),
@@ -79,9 +79,9 @@ class Disk:
                 )
                 if size
             ),
-            *([f"{shown(self.answers)} answers"] if self.store else []),
+            *([f"{format_bytes(self.answers)} answers"] if self.store else []),
         ]
-        return f"{' + '.join(parts)} = {shown(self.needed)}"
+        return f"{' + '.join(parts)} = {format_bytes(self.needed)}"
 
 
 def disk_of(
@@ -149,16 +149,16 @@ def check_disk(disk: Disk) -> str:
     if disk.free < least:
         raise ResourceError(
             f"not one checkpoint of the student and its records fit on the disk of {disk.output}",
-            got=f"{shown(disk.free)} free",
-            wanted=f"{disk.arithmetic()}, and {shown(least)} at the very least",
+            got=f"{format_bytes(disk.free)} free",
+            wanted=f"{disk.arithmetic()}, and {format_bytes(least)} at the very least",
             next_step="free space, or set output to a folder on a larger disk",
         )
     if disk.free < disk.needed:
-        return f"{MAY_NOT_FIT} of {disk.output}: {disk.arithmetic()}, {shown(disk.free)} are free"
-    return f"{disk.arithmetic()} of {shown(disk.free)} free in {disk.output}"
+        return f"{MAY_NOT_FIT} of {disk.output}: {disk.arithmetic()}, {format_bytes(disk.free)} are free"
+    return f"{disk.arithmetic()} of {format_bytes(disk.free)} free in {disk.output}"
 
 
-def shown(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes for people, in powers of ten: 1.5 GB."""
     value = float(size)
     for unit in ("bytes", "kB", "MB"):

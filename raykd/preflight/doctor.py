@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 from raykd.config import TrackingConfig
 from raykd.errors import RaykdError, ResourceError
-from raykd.preflight.disk import shown
+from raykd.preflight.disk import format_bytes
 from raykd.preflight.plan import Item
 from raykd.preflight.sizes import free_bytes
 from raykd.tracking import database_path, environment, probe, redact, tracking_uri
@@ -32,7 +32,7 @@ LITTLE_DISK, LITTLE_SHM = 5_000_000_000, 1_000_000_000
 """Free bytes below which a doubt is said: checkpoints and Ray's spilling; Ray's object store."""
 
 
-def doctor(output: Path, address: str | None) -> list[Item]:
+def diagnose(output: Path, address: str | None) -> list[Item]:
     """All findings.
 
     Args:
@@ -147,7 +147,7 @@ def shared_memory() -> Item:
     more = (
         ": give the container more (docker run --shm-size=2g; an emptyDir of medium Memory)" if little else ""
     )
-    return Item("shared memory", f"/dev/shm has {shown(size)}{more}", little)
+    return Item("shared memory", f"/dev/shm has {format_bytes(size)}{more}", little)
 
 
 def disk(what: str, folder: Path) -> Item:
@@ -157,7 +157,7 @@ def disk(what: str, folder: Path) -> Item:
         return Item(f"disk of {what}", f"{folder} does not tell what is free", doubt=True)
     little = free < LITTLE_DISK
     more = "; checkpoints may not fit, raykd plan RUN.yaml tells what a run needs" if little else ""
-    return Item(f"disk of {what}", f"{shown(free)} free at {folder}{more}", little)
+    return Item(f"disk of {what}", f"{format_bytes(free)} free at {folder}{more}", little)
 
 
 def writable(output: Path) -> Item:

@@ -80,7 +80,7 @@ def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> 
     return "; ".join(filter(None, [what, set_aside])), (*looked.notes, *filter(None, [said]))
 
 
-def described(what: str, notes: Sequence[str]) -> str:
+def append_notes(what: str, notes: Sequence[str]) -> str:
     """Join what a model is with its notes, as a line of the check."""
     return "; ".join([what, *(f"{NOTE}{note}" for note in notes)])
 
@@ -95,7 +95,7 @@ def look_at_teachers(config: Run) -> None:
         for teacher in member.active_teachers:
             if teacher.path is None:
                 continue
-            folder = models.resolve(
+            folder = models.resolve_model(
                 teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
             )
             for note in look_at_teacher(teacher, member, folder)[1]:

@@ -18,8 +18,8 @@ from raykd.config.loading import load_any
 from raykd.data.load import Dataset
 from raykd.driver.jobs import Job, jobs_of
 from raykd.errors import RaykdError
-from raykd.preflight.check import available_here, check_resources, groups_of
-from raykd.preflight.disk import Disk, check_disk, disk_of, shown
+from raykd.preflight.check import available_here, check_resources, list_replica_groups
+from raykd.preflight.disk import Disk, check_disk, disk_of, format_bytes
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def plan_run(config: Run, *, together: bool = True) -> list[Item]:
 
 def resources(config: Run, *, together: bool = True) -> list[Item]:
     """What each stage holds at once, and what is there."""
-    stages = demands_of(config, groups_of(config), together=together)
+    stages = demands_of(config, list_replica_groups(config), together=together)
     here = available_here(config)
     has = (
         f"of {_amounts(here[0])} on {here[1]}"
@@ -100,7 +100,7 @@ def sizes(disk: Disk) -> list[Item]:
         weights = Item(
             "weights",
             f"{disk.parameters:,} weights at its largest vocabulary; a checkpoint is {a_parameter} bytes x "
-            f"{disk.parameters:,} = {shown(disk.checkpoint)}",
+            f"{disk.parameters:,} = {format_bytes(disk.checkpoint)}",
         )
     items = [weights]
     for part in disk.store:
@@ -109,15 +109,15 @@ def sizes(disk: Disk) -> list[Item]:
         else:
             each = part.bytes / max(1, part.pairs)
             about = "about " if part.about else ""
-            detail = f"{part.pairs:,} texts x {about}{each:,.0f} bytes = {about}{shown(part.bytes)}"
+            detail = f"{part.pairs:,} texts x {about}{each:,.0f} bytes = {about}{format_bytes(part.bytes)}"
         items.append(Item(f"answers of {part.teacher}", detail, doubt=part.bytes is None))
     total = sum(part.bytes or 0 for part in disk.store)
     if total > disk.store_limit:
         items.append(
             Item(
                 "store",
-                f"{shown(total)} of answers, serving.store_limit_gb keeps {shown(disk.store_limit)}: what does not "
-                "stay is computed again in every epoch",
+                f"{format_bytes(total)} of answers, serving.store_limit_gb keeps "
+                f"{format_bytes(disk.store_limit)}: what does not stay is computed again in every epoch",
                 doubt=True,
             )
         )

@@ -54,13 +54,13 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
     found = kept_finding(key)
     if found is None:
         from raykd.driver.pool import spec_of
-        from raykd.prediction.selftest import not_finite
+        from raykd.prediction.selftest import nonfinite_answers_error
         from raykd.teachers.teacher import Teacher
 
         spec = replace(spec_of(config, teacher, {}), store=None)
         found = Teacher(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         if not math.isfinite(found.difference):
-            raise not_finite(f"teacher {teacher.name}")
+            raise nonfinite_answers_error(f"teacher {teacher.name}")
         keep_finding(key, found)
     return found.describe()
 

@@ -17,7 +17,7 @@ _DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.bpe"]
 _SECRET = re.compile(r"(?<=://)[^/@\s]+@|hf_[A-Za-z0-9]{8,}")
 
 
-def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+def resolve_model(path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The local directory of a path or hub name; hub files are downloaded, or taken from the hub's cache.
 
     Raises:
@@ -40,7 +40,7 @@ def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code:
             f"there is no model directory {folder}",
             next_step="check the path; on a cluster it must exist on every node that loads it",
         )
-    with told(
+    with raise_as_model_error(
         f"{name} is neither a directory here ({Path.cwd()}) nor a model that the Hugging Face hub gives",
         next_step="check the spelling, the network and HF_HUB_OFFLINE, or give a local directory",
     ):
@@ -53,7 +53,7 @@ def resolve(path: str | Path, *, revision: str | None = None, trust_remote_code:
 
 
 @contextmanager
-def told(what: str, next_step: str | None = None) -> Iterator[None]:
+def raise_as_model_error(what: str, next_step: str | None = None) -> Iterator[None]:
     """Whatever transformers, safetensors or the hub raise becomes a ModelError, without secrets."""
     try:
         yield

@@ -101,7 +101,7 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
     added = special[1] if pairs or answers else special[0]
     least = added + 1
     if answers:
-        # As `raykd.text.tokens.shortened` reckons: windows advance, and a question keeps one token.
+        # As `raykd.text.tokens.shorten_questions` reckons: windows advance, and a question keeps one token.
         stride = getattr(task, "stride", 0)
         least += stride + min(ADVANCE, max(1, (length - stride) // 8))
     if added and length < least:

@@ -51,7 +51,7 @@ def fill_start(model: PreTrainedModel, folder: Path) -> None:
         config.pad_token_id = next((i for i in (generation.pad_token_id, *ends) if i is not None), 0)
 
 
-def check_start(folder: Path) -> None:
+def check_decoder_start(folder: Path) -> None:
     """Says now what `fill_start` would say of a model directory, from its JSON files.
 
     Raises:

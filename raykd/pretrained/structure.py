@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Structure:
-    """A class with a head, and what a checkpoint holds of it. Made by `compare`.
+    """A class with a head, and what a checkpoint holds of it. Made by `compare_structure`.
 
     Attributes:
         missing: Weights that the checkpoint lacks or has in another shape, in order.
@@ -53,7 +53,7 @@ class Structure:
     token_types: int | None
 
 
-def compare(
+def compare_structure(
     folder: Path,
     head: Head,
     stored: Mapping[str, StoredTensor],
@@ -99,13 +99,13 @@ def build_empty(
     config = AutoConfig.from_pretrained(
         str(folder), trust_remote_code=trust_remote_code, local_files_only=True, **settings
     )
-    with quiet(), no_init_weights(), torch.device("meta"), meta_device_safe_creation_ops():
+    with silence_transformers(), no_init_weights(), torch.device("meta"), meta_device_safe_creation_ops():
         model: PreTrainedModel = auto_class(head).from_config(config, trust_remote_code=trust_remote_code)
     return model
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and its report of missing weights off the terminal; raykd makes its own."""
     from transformers.utils import logging as theirs
 
@@ -140,7 +140,7 @@ def missing_weights(
     empty: Any = model
     tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in stored.items()}
     mapping: Any = get_model_conversion_mapping(model)
-    with quiet():
+    with silence_transformers():
         how = LoadStateDictConfig(
             ignore_mismatched_sizes=True,
             weight_mapping=mapping,

@@ -17,7 +17,7 @@ from raykd.errors import ModelError
 from raykd.networks.heads import Head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_installed
-from raykd.pretrained.hub import resolve, told
+from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
 from raykd.tokenizers.pieces import KINDS, PieceTokenizer
@@ -66,7 +66,7 @@ def load_tokenizer(
     Raises:
         ModelError: there is none, it wants to run code of its own, or a package that it needs is not installed.
     """
-    folder = resolve(path, revision=revision, trust_remote_code=trust_remote_code)
+    folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
     files.check_code(folder, trust_remote_code=trust_remote_code)
     if (folder / NGRAMS).is_file():
         return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
@@ -79,7 +79,7 @@ def load_tokenizer(
     if config.is_file() and str(files.read_json(config).get("model_type")).startswith("raykd_"):
         register()
     check_packages(folder)
-    with told(f"the tokenizer of {folder} cannot be loaded"), warnings.catch_warnings():
+    with raise_as_model_error(f"the tokenizer of {folder} cannot be loaded"), warnings.catch_warnings():
         from transformers import AutoTokenizer
 
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")

@@ -2,7 +2,7 @@
 
 from raykd.report.page import RunReport, TeacherFacts, write_page
 from raykd.report.results import Agreement, Predictions, Role, Score, agreement, score
-from raykd.report.sweeps.confirmation import ConfirmationReport, Difference
+from raykd.report.sweeps.confirmation import ConfirmationReport, PairedDifference
 from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.report.sweeps.importance import Importance
 from raykd.report.sweeps.page import sweep_figures, write_sweep_page
@@ -13,10 +13,10 @@ from raykd.report.table import Gap, ResultTable
 __all__ = [
     "Agreement",
     "ConfirmationReport",
-    "Difference",
     "Evaluation",
     "Gap",
     "Importance",
+    "PairedDifference",
     "Predictions",
     "ResultTable",
     "Role",

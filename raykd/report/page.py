@@ -22,7 +22,7 @@ import numpy as np
 from raykd.report import plots
 from raykd.report.costs import TITLE, CostTable
 from raykd.report.results import Predictions, Score, agreement
-from raykd.report.table import ABSENT, METRIC_TITLES, RATES, ResultTable, count, shown, system_title
+from raykd.report.table import ABSENT, METRIC_TITLES, RATES, ResultTable, count, format_metric, system_title
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -143,7 +143,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
     table = report.table
     html = template("page.html.j2").render(
         report=report,
-        headline=headline(table),
+        headline=summarize_run(table),
         gap=table.gap,
         remarks=table.remarks,
         main=table.cells(),
@@ -157,7 +157,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
         figures={k: (Markup(svg), caption) for k, (svg, caption) in (pictures or figures(report)).items()},
         teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
         titles=METRIC_TITLES,
-        shown=shown,
+        shown=format_metric,
         count=count,
         absent=ABSENT,
     )
@@ -168,7 +168,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
     return path
 
 
-def headline(table: ResultTable) -> list[tuple[str, str, str]]:
+def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:
     """(what, number, remark) of what a reader looks for first."""
     found = []
     first = table.metrics[0] if table.metrics else None
@@ -176,7 +176,7 @@ def headline(table: ResultTable) -> list[tuple[str, str, str]]:
         if p.role != "teacher" and s.macro is not None and first is not None:
             unit = " %" if first in RATES else " nats" if first == "nll" else ""
             remark = f"mean {METRIC_TITLES.get(first, first).split()[0]}, {count(p.parameters)} parameters"
-            found.append((system_title(p), shown(first, s.macro[first]) + unit, remark))
+            found.append((system_title(p), format_metric(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
             "" if table.gap.closed is None else f"; {table.gap.closed:.0%} of the gap to the ensemble closed"

@@ -74,7 +74,7 @@ class Gap:
         """The difference of the means, as the metric comes, with its sign and unit: ``−0.037 nats``."""
         raw = self.points if HIGHER_IS_BETTER.get(self.metric, True) else -self.points
         unit = unit_of(self.metric)
-        return f"{signed(raw, 1 if unit == 'points' else 3)} {unit}".rstrip()
+        return f"{format_signed(raw, 1 if unit == 'points' else 3)} {unit}".rstrip()
 
     @property
     def verdict(self) -> str:
@@ -85,13 +85,13 @@ class Gap:
 
     def __str__(self) -> str:
         title = METRIC_TITLES.get(self.metric, self.metric).split(" ")[0]
-        two = f"{shown(self.metric, self.before)} to {shown(self.metric, self.after)}"
+        two = f"{format_metric(self.metric, self.before)} to {format_metric(self.metric, self.after)}"
         text = f"distilled − undistilled: {self.change} of mean {title}, {two}"
         if self.verdict:
             text += f" ({self.verdict})"
         if self.besides is not None:
             name, points = self.besides
-            text += f"; {METRIC_TITLES.get(name, name)} {signed(points, 1)} points (worse)"
+            text += f"; {METRIC_TITLES.get(name, name)} {format_signed(points, 1)} points (worse)"
         return (
             text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
         )
@@ -104,7 +104,7 @@ def unit_of(metric: str) -> str:
     return "nats" if metric == "nll" else ""
 
 
-def signed(value: float, digits: int) -> str:
+def format_signed(value: float, digits: int) -> str:
     """A difference with its sign, with more digits where these would show a zero that is none."""
     while digits < 5 and value and float(f"{value:.{digits}f}") == 0.0:
         digits += 1
@@ -210,8 +210,10 @@ class ResultTable:
     def _line(self, p: Predictions, s: Score, metrics: Sequence[str]) -> list[str]:
         measured = [x for x in self.languages if x in s.by_language]
         mark = "" if measured == list(self.languages) or not measured else f" ({','.join(measured)})"
-        per_language = [shown(metrics[0], s.by_language.get(x, {}).get(metrics[0])) for x in self.languages]
-        means = [shown(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
+        per_language = [
+            format_metric(metrics[0], s.by_language.get(x, {}).get(metrics[0])) for x in self.languages
+        ]
+        means = [format_metric(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
         speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
         return [
             system_title(p), " ".join(measured) or ABSENT, *per_language, means[0] + mark, *means[1:],
@@ -222,7 +224,7 @@ class ResultTable:
         """Headings and rows of the second table: every metric in every language."""
         heads = ["system", "language", "rows", *(METRIC_TITLES.get(m, m) for m in self.metrics)]
         lines = [
-            [system_title(p), x, f"{s.rows[x]:,}", *(shown(m, values.get(m)) for m in self.metrics)]
+            [system_title(p), x, f"{s.rows[x]:,}", *(format_metric(m, values.get(m)) for m in self.metrics)]
             for p, s in self.systems
             for x, values in s.by_language.items()
         ]
@@ -271,10 +273,10 @@ class ResultTable:
         for p, s in self.systems:
             style, name = "bold" if p.role == "student" else "", system_title(p)
             for language, values in s.by_language.items():
-                cells = [name, language, *(shown(m, values.get(m)) for m in metrics), "", ""]
+                cells = [name, language, *(format_metric(m, values.get(m)) for m in metrics), "", ""]
                 table.add_row(*(Text(cell) for cell in cells), style=style)
                 name = ""
-            means = [shown(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
+            means = [format_metric(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
             speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
             cells = [name, "mean", *means, count(p.parameters), speed]
             table.add_row(*(Text(cell) for cell in cells), style=style, end_section=True)
@@ -306,7 +308,7 @@ def system_title(p: Predictions) -> str:
     return title if p.constant is None else f"{title} {ONE_ANSWER}"
 
 
-def shown(metric: str, value: float | None, *, compared: bool = False) -> str:
+def format_metric(metric: str, value: float | None, *, compared: bool = False) -> str:
     """A metric as text: rates in per cent with one decimal, others with three; a dash if not measured.
 
     Args:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import ray
 
-from raykd.cluster.connection import cluster_address, connect
+from raykd.cluster.connection import cluster_address, connect_ray
 from raykd.cluster.interrupts import interruptible
 from raykd.config import RayConfig, RunConfig
 from raykd.driver.jobs import existing_teachers
@@ -52,7 +52,7 @@ def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = Fals
     )
     placements = placements_of(config, trained)
     with interruptible():
-        connect(config.ray)
+        connect_ray(config.ray)
         served = find(name)
         if served is not None:
             return _there_already(placements, served)
@@ -205,4 +205,4 @@ def teachers_down(names: Sequence[str] | None = None, address: str | None = None
 
 
 def _connect(address: str | None) -> None:
-    connect(RayConfig(address=address or os.environ.get("RAY_ADDRESS") or "auto"))
+    connect_ray(RayConfig(address=address or os.environ.get("RAY_ADDRESS") or "auto"))

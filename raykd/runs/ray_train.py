@@ -18,8 +18,8 @@ from typing import Any
 
 import ray
 
-from raykd.checkpoint.find import Mark, next_start
-from raykd.checkpoint.save import Where, attempt_at, bound_to, keeper, preemption, restore
+from raykd.checkpoint.find import CheckpointMark, next_start
+from raykd.checkpoint.save import CheckpointLocation, attempt_at, bound_to, keeper, preemption, restore
 from raykd.cluster.interrupts import is_ending
 from raykd.cluster.mailbox import Event
 from raykd.cluster.own_processes import started_here
@@ -88,7 +88,7 @@ def run_jobs(call: dict[str, Any]) -> None:
             raise
 
 
-def _run_job(payload: Payload, mailbox: Any, where: Where) -> None:
+def _run_job(payload: Payload, mailbox: Any, where: CheckpointLocation) -> None:
     import ray.train
     import torch
 
@@ -116,7 +116,7 @@ def _run_job(payload: Payload, mailbox: Any, where: Where) -> None:
         config, prepared, tokenizer, payload.pools, rank=rank, world=world, device=device, publish=publish,
         noticed=preemption(),
     )  # fmt: skip
-    wanted = Mark(payload.name, config.fingerprint(), world)
+    wanted = CheckpointMark(payload.name, config.fingerprint(), world)
     attempt = attempt_at(where, wanted, rank, world=bound_to(loop))
     for line in attempt.passed_over if rank == 0 else ():
         mailbox.put.remote(Event("note", payload.name, text=line))
@@ -183,7 +183,7 @@ def fit(
         train_loop_config={
             "jobs": list(payloads),
             "mailbox": mailbox,
-            "where": Where(storage, name, start),
+            "where": CheckpointLocation(storage, name, start),
             "threads": max(1, int(workers.num_cpus + 1e-6)),
         },
         scaling_config=ScalingConfig(

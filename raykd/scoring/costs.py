@@ -10,7 +10,7 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.scoring.score import sample, student_spec
+from raykd.scoring.score import sample_texts, student_spec
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.teacher import TeacherInfo
 from raykd.teachers.timing import Timing
@@ -27,7 +27,7 @@ def times_of(pool: TeacherPool, config: RunConfig, student: Path, trained: Rows,
     """
     taught = languages_taught(config, pool, trained)
     samples = {
-        name: sample(held_out, taught[name] or own)
+        name: sample_texts(held_out, taught[name] or own)
         for name, own in zip(pool.handle.teachers, pool.handle.teacher_languages, strict=True)
     }
     return pool.timed(samples, student_spec("student", student, config))

@@ -19,7 +19,7 @@ from raykd.point import Point
 from raykd.scoring.score import System
 from raykd.student.overruled import describe_overruled
 from raykd.tasks.scores.classification import HIGHER_IS_BETTER
-from raykd.tasks.scores.ranking import comparable
+from raykd.tasks.scores.ranking import round_score
 
 log = logging.getLogger("raykd.runs")
 
@@ -156,7 +156,7 @@ def _weak_teachers(systems: Sequence[System]) -> tuple[str, ...]:
     if ensemble is None or baseline is None:
         return ()
     sign = 1.0 if HIGHER_IS_BETTER.get(ensemble[0], True) else -1.0
-    if sign * comparable(ensemble[1]) <= sign * comparable(baseline[1]):
+    if sign * round_score(ensemble[1]) <= sign * round_score(baseline[1]):
         return (
             "the teachers together are no better than the undistilled student: train them longer, with another "
             "learning rate (training.train), or on more rows",

@@ -105,7 +105,9 @@ def label_map_of(spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple
 
 def _own_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
     try:
-        folder = models.resolve(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        folder = models.resolve_model(
+            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
         return tuple(models.read_labels(folder) or ())
     except (RaykdError, OSError):  # a pool of others may have it where we cannot read
         return None

@@ -26,7 +26,7 @@ from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score
 from raykd.scoring.written import student_said, teacher_said
 from raykd.student.prepare import student_codes
-from raykd.tasks import Said
+from raykd.tasks import SystemAnswers
 from raykd.teachers.pool import PoolHandle, TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher, TeacherInfo
@@ -59,10 +59,10 @@ def ask_all(
     for ticket in waiting:
         parts.append(ticket.result())
         report(min(len(parts) * ASKED_ROWS, len(rows)), len(rows))
-    return [joined([part[m] for part in parts]) for m in range(len(handle.teachers))]
+    return [concatenate_signals([part[m] for part in parts]) for m in range(len(handle.teachers))]
 
 
-def joined(parts: Sequence[TeacherSignal]) -> TeacherSignal:
+def concatenate_signals(parts: Sequence[TeacherSignal]) -> TeacherSignal:
     """One teacher's answers to several batches as its answer to all of them."""
     return TeacherSignal(
         parts[0].teacher,
@@ -72,8 +72,8 @@ def joined(parts: Sequence[TeacherSignal]) -> TeacherSignal:
     )
 
 
-def judged(
-    name: str, role: Role, config: RunConfig, said: Said, asked_B: NDArray[np.bool_], rows: Rows,
+def measure_system(
+    name: str, role: Role, config: RunConfig, said: SystemAnswers, asked_B: NDArray[np.bool_], rows: Rows,
     parameters: int, ms_per_1000: float | None = None,
 ) -> System:  # fmt: skip
     """What a system said to the rows it was asked for, measured by the task."""
@@ -119,14 +119,14 @@ def _same_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
     return f"the text {texts[0][:40]!r}" if texts[0].strip() else "nothing is written"
 
 
-def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Said:
+def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> SystemAnswers:
     """A teacher's answers to all rows as what a task measures."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.counts(batch)
     if signal.bodies is None:
-        return Said(signal.logits_NC, counts_B, signal.covered_N)
+        return SystemAnswers(signal.logits_NC, counts_B, signal.covered_N)
     logits_NC, covered_N = unit_logits(signal, counts_B, config.task.choices(batch, config.data.labels))
-    return Said(np.maximum(logits_NC, MASKED), counts_B, covered_N)
+    return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
 def stacked(
@@ -163,7 +163,7 @@ def teacher_systems(
         for m, s in enumerate(signals)
     ]
     return [
-        judged(
+        measure_system(
             s.teacher, "teacher", config, what, s.covered_N, rows, i.parameters, (times or {}).get(s.teacher)
         )
         for what, s, i in zip(said, signals, infos, strict=True)
@@ -188,7 +188,7 @@ def ensemble_system(
     names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
     shares = np.asarray([weighting.asks(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
-    said = Said(
+    said = SystemAnswers(
         target.logp_NK.numpy().astype(np.float32),
         config.task.counts(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
@@ -197,7 +197,7 @@ def ensemble_system(
     needed = [(t, share) for t, share in zip(times, shares.tolist(), strict=True) if share]
     known = [t * share for t, share in needed if t is not None]
     spent = sum(known) if len(known) == len(needed) else None
-    return judged("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
+    return measure_system("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
 
 
 def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
@@ -248,28 +248,30 @@ def student_system(name: str, role: Role, directory: Path, config: RunConfig, ro
         if config.task.language:
             said, parameters = student_said(directory, config, rows)
             everything_B = np.ones(len(rows), dtype=bool)
-            return judged(name, role, config, said, everything_B, rows, parameters, _timed(student, rows))
+            return measure_system(
+                name, role, config, said, everything_B, rows, parameters, _timed(student, rows)
+            )
         info = student.open()
         signal = student.answer(rows.take(range(len(rows))))
         spent = _timed(student, rows)
     finally:
         torch.set_num_threads(before)
     said = said_by(config, signal, rows)
-    return judged(name, role, config, said, signal.covered_N, rows, info.parameters, spent)
+    return measure_system(name, role, config, said, signal.covered_N, rows, info.parameters, spent)
 
 
 def _timed(student: Teacher, rows: Rows) -> float | None:
     """Milliseconds for 1,000 texts of a student; None where it cannot be asked as a teacher is."""
     try:
         student.load()
-        timing = student.timed(sample(rows))
+        timing = student.timed(sample_texts(rows))
     except RaykdError as error:
         log.warning("the time of %s was not measured: %s", student.name, error)
         return None
     return None if timing is None else 1e3 * timing.ms
 
 
-def sample(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:
+def sample_texts(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:
     """The texts that a model is timed on: some of all rows, or of those in these languages."""
     picked = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
     picked = picked or list(range(len(rows)))

@@ -23,13 +23,13 @@ from raykd.errors import ModelError
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.results import Score
-from raykd.report.table import METRIC_TITLES, RATES, shown
+from raykd.report.table import METRIC_TITLES, RATES, format_metric
 from raykd.scoring.poor_teachers import Complaint, complaint_of
 from raykd.scoring.score import ask_all, said_by, teacher_systems
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.tasks.schemes import parse
 from raykd.tasks.scores import entities
-from raykd.tasks.scores.chance import Comparison, compare
+from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
@@ -196,13 +196,13 @@ def comparison_of(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Compa
     if not len(gold_N):
         return None
     if config.task.row_units:
-        return compare(said.logits_NC.argmax(axis=1), gold_N, len(labels))
+        return compare_with_constant_label(said.logits_NC.argmax(axis=1), gold_N, len(labels))
     scheme = parse(labels)
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
     logits_NC = np.where(said.covered_N[:, None], said.logits_NC, outside)
-    tags_N = entities.decode(logits_NC, said.counts_B, scheme)
+    tags_N = entities.decode_tags(logits_NC, said.counts_B, scheme)
     chosen_N = logits_NC.argmax(axis=1)
-    return compare(tags_N, gold_N, len(labels), label=scheme.outside, chosen_N=chosen_N)
+    return compare_with_constant_label(tags_N, gold_N, len(labels), label=scheme.outside, chosen_N=chosen_N)
 
 
 def _complaints(
@@ -275,7 +275,8 @@ def _not_judged(config: RunConfig, scores: Mapping[str, Score], rows: Rows, lang
 def _shown(config: RunConfig, scores: Mapping[str, Score]) -> str:
     metric = config.task.metric_names[0]
     each = [
-        f"{name} {shown(metric, None if s.macro is None else s.macro[metric])} ({', '.join(s.by_language) or 'none'})"
+        f"{name} {format_metric(metric, None if s.macro is None else s.macro[metric])} "
+        f"({', '.join(s.by_language) or 'none'})"
         for name, s in scores.items()
     ]
     return f"teachers on the validation rows, {METRIC_TITLES.get(metric, metric)}: {', '.join(each)}"

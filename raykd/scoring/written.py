@@ -23,19 +23,19 @@ from raykd.errors import TeacherError
 from raykd.prediction.selftest import find_padding
 from raykd.student.evaluate import say
 from raykd.student.prepare import student_codes
-from raykd.tasks import Said
+from raykd.tasks import SystemAnswers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import TeacherPool
 
 
-def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, int]:
+def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[SystemAnswers, int]:
     """What a saved student says to the rows, and its parameters."""
     task = config.task
     assert isinstance(task, LanguageTask)
     from raykd.models.lm import Headless
-    from raykd.prediction.writing import generate
+    from raykd.prediction.writing import generate_texts
 
-    student = models.load(directory, head=task.kind)
+    student = models.load_model(directory, head=task.kind)
     batch = rows.take(range(len(rows))).in_codes(student_codes(config))
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
@@ -44,7 +44,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
     texts = None
     if task.written:
         texts = tuple(
-            generate(
+            generate_texts(
                 student.model,
                 student.tokenizer,
                 batch.texts,
@@ -59,7 +59,9 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[Said, 
     return replace(said, texts=texts), models.parameter_count(student.model)
 
 
-def teacher_said(pool: TeacherPool, m: int, signal: TeacherSignal, config: RunConfig, rows: Rows) -> Said:
+def teacher_said(
+    pool: TeacherPool, m: int, signal: TeacherSignal, config: RunConfig, rows: Rows
+) -> SystemAnswers:
     """What a teacher says to the rows of its languages; zeros and empty texts for the others.
 
     Raises:
@@ -83,7 +85,7 @@ def teacher_said(pool: TeacherPool, m: int, signal: TeacherSignal, config: RunCo
         made = pool.generate(m, rows.take(asked), beams=task.beams, max_new_tokens=task.max_new_tokens)
         at = dict(zip(asked, made, strict=True))
         texts = [at.get(i, "") for i in range(len(rows))]
-    return Said(
+    return SystemAnswers(
         np.empty((0, 0), np.float32),
         np.zeros(len(rows), np.int64),
         np.empty(0, bool),

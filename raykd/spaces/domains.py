@@ -26,7 +26,7 @@ LONGEST_LABEL = 48
 
 
 @dataclass(frozen=True)
-class Uniform:
+class UniformDomain:
     """Any number between two, all equally likely."""
 
     kind: ClassVar[str] = "uniform"
@@ -46,7 +46,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class LogUniform(Uniform):
+class LogUniformDomain(UniformDomain):
     """Any number between two above 0, with its logarithm uniform."""
 
     kind: ClassVar[str] = "log_uniform"
@@ -59,7 +59,7 @@ class LogUniform(Uniform):
 
 
 @dataclass(frozen=True)
-class RandInt:
+class IntegerDomain:
     """Any whole number between two, both included."""
 
     kind: ClassVar[str] = "randint"
@@ -79,7 +79,7 @@ class RandInt:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceDomain:
     """One of several options, all equally likely.
 
     labels: what a sample holds for each option: the option itself if it is a scalar, else a text, all different.
@@ -105,13 +105,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Grid(Choice):
+class GridDomain(ChoiceDomain):
     """Options that are all tried, crossed with every other grid."""
 
     kind: ClassVar[str] = "grid"
 
 
-Domain = Uniform | LogUniform | RandInt | Choice | Grid
+Domain = UniformDomain | LogUniformDomain | IntegerDomain | ChoiceDomain | GridDomain
 
 
 def domain_of(node: Mapping[str, Any], path: str) -> Domain | None:
@@ -152,7 +152,7 @@ def refuse_foreign(node: Any, path: str) -> None:
         )
 
 
-def _interval(kind: str, value: Any, path: str) -> Uniform | LogUniform | RandInt:
+def _interval(kind: str, value: Any, path: str) -> UniformDomain | LogUniformDomain | IntegerDomain:
     whole = kind == "randint"
     wanted = f"[low, high], two {'whole ' if whole else ''}numbers, low below high"
     wanted += ", both above 0" if kind == "log_uniform" else ""
@@ -163,8 +163,8 @@ def _interval(kind: str, value: Any, path: str) -> Uniform | LogUniform | RandIn
         raise ConfigError(f"space.{path}: wrong bounds of {kind}", got=value, wanted=wanted, next_step=step)
     low, high = value
     if whole:
-        return RandInt(low, high)
-    return (LogUniform if kind == "log_uniform" else Uniform)(float(low), float(high))
+        return IntegerDomain(low, high)
+    return (LogUniformDomain if kind == "log_uniform" else UniformDomain)(float(low), float(high))
 
 
 def _number(value: Any, *, whole: bool) -> bool:
@@ -173,14 +173,14 @@ def _number(value: Any, *, whole: bool) -> bool:
     return isinstance(value, int) or (not whole and isinstance(value, float) and math.isfinite(value))
 
 
-def _options(kind: str, value: Any, path: str) -> Choice:
+def _options(kind: str, value: Any, path: str) -> ChoiceDomain:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"space.{path}: {kind} needs options", got=value, wanted="a list that is not empty")
     texts = [json.dumps(option, sort_keys=True, default=str) for option in value]
     twice = sorted({text for text in texts if texts.count(text) > 1})
     if twice:
         raise ConfigError(f"space.{path}: an option of {kind} stands twice", got=twice[0], wanted="each once")
-    return (Grid if kind == "grid" else Choice)(_labels(value), tuple(value))
+    return (GridDomain if kind == "grid" else ChoiceDomain)(_labels(value), tuple(value))
 
 
 def _labels(options: Sequence[Any]) -> tuple[Scalar, ...]:

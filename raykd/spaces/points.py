@@ -15,7 +15,7 @@ from typing import Any
 from raykd.config import RunConfig
 from raykd.config.loading import flatten
 from raykd.errors import ConfigError
-from raykd.spaces.domains import Choice, RandInt, Scalar
+from raykd.spaces.domains import ChoiceDomain, IntegerDomain, Scalar
 from raykd.spaces.space import Sample, Slot, Space, same
 
 LONGEST = 3
@@ -61,7 +61,7 @@ def sample_of_run(space: Space, run: RunConfig, where: str) -> Sample:
     return _read(space.tree, run.model_dump(mode="json"), "", where, False)
 
 
-def differences(one: RunConfig, other: RunConfig, besides: Sequence[str] = ()) -> list[str]:
+def list_differing_keys(one: RunConfig, other: RunConfig, besides: Sequence[str] = ()) -> list[str]:
     """Keys in which two runs differ, with both values.
 
     Args:
@@ -118,7 +118,7 @@ def _read(node: Any, value: Any, key: str, where: str, is_point: bool) -> Sample
         is_point: The value may lack keys of the space; else it may have more.
     """
     if isinstance(node, Slot):
-        read = _read_choice if isinstance(node.domain, Choice) else _read_number
+        read = _read_choice if isinstance(node.domain, ChoiceDomain) else _read_number
         return read(node, value, key, where, is_point)
     if isinstance(node, Mapping):
         return _read_mapping(node, value, key, where, is_point)
@@ -158,8 +158,8 @@ def _read_mapping(node: Mapping[str, Any], value: Any, key: str, where: str, is_
 
 def _read_number(node: Slot, value: Any, key: str, where: str, is_point: bool) -> Sample:
     domain, number = node.domain, _plain(value)
-    assert not isinstance(domain, Choice)
-    whole = isinstance(domain, RandInt)
+    assert not isinstance(domain, ChoiceDomain)
+    whole = isinstance(domain, IntegerDomain)
     good = isinstance(number, int | float) and not isinstance(number, bool)
     if not good or not domain.low <= number <= domain.high or (whole and number != int(number)):
         raise _outside(key, where, value, str(domain))
@@ -168,7 +168,7 @@ def _read_number(node: Slot, value: Any, key: str, where: str, is_point: bool) -
 
 def _read_choice(node: Slot, value: Any, key: str, where: str, is_point: bool) -> Sample:
     domain = node.domain
-    assert isinstance(domain, Choice)
+    assert isinstance(domain, ChoiceDomain)
     fitting: list[tuple[int, Scalar, Sample]] = []
     for label, option in zip(domain.labels, node.options, strict=True):
         try:

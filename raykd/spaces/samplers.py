@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from raykd.errors import ConfigError
-from raykd.spaces.domains import Choice, LogUniform, RandInt, Scalar
+from raykd.spaces.domains import ChoiceDomain, IntegerDomain, LogUniformDomain, Scalar
 from raykd.spaces.search import INSTALL, NOTHING, SCORE, Known, Mode, Optuna, TuneSearch
 from raykd.spaces.space import Dimension, Sample, Space, key_of
 
@@ -162,32 +162,36 @@ def _usable(score: float | None) -> bool:
     return score is not None and math.isfinite(score)
 
 
-def _texts(domain: Choice) -> list[str]:
+def _texts(domain: ChoiceDomain) -> list[str]:
     """Labels as texts that are all different (1 and true are equal in Python)."""
     return [json.dumps(label) for label in domain.labels]
 
 
 def _to_optuna(one: Dimension, value: Scalar) -> Any:
-    return json.dumps(value) if isinstance(one.domain, Choice) else value
+    return json.dumps(value) if isinstance(one.domain, ChoiceDomain) else value
 
 
 def _distribution(optuna: Any, one: Dimension) -> Any:
     domain = one.domain
-    if isinstance(domain, Choice):
+    if isinstance(domain, ChoiceDomain):
         return optuna.distributions.CategoricalDistribution(_texts(domain))
-    if isinstance(domain, RandInt):
+    if isinstance(domain, IntegerDomain):
         return optuna.distributions.IntDistribution(domain.low, domain.high)
-    return optuna.distributions.FloatDistribution(domain.low, domain.high, log=isinstance(domain, LogUniform))
+    return optuna.distributions.FloatDistribution(
+        domain.low, domain.high, log=isinstance(domain, LogUniformDomain)
+    )
 
 
 def _suggest(trial: Any, one: Dimension) -> Scalar:
     domain = one.domain
-    if isinstance(domain, Choice):
+    if isinstance(domain, ChoiceDomain):
         texts = _texts(domain)
         return domain.labels[texts.index(trial.suggest_categorical(one.path, texts))]
-    if isinstance(domain, RandInt):
+    if isinstance(domain, IntegerDomain):
         return int(trial.suggest_int(one.path, domain.low, domain.high))
-    return float(trial.suggest_float(one.path, domain.low, domain.high, log=isinstance(domain, LogUniform)))
+    return float(
+        trial.suggest_float(one.path, domain.low, domain.high, log=isinstance(domain, LogUniformDomain))
+    )
 
 
 def tune_domain(one: Dimension) -> Any:
@@ -195,11 +199,13 @@ def tune_domain(one: Dimension) -> Any:
     from ray import tune
 
     domain = one.domain
-    if isinstance(domain, Choice):
+    if isinstance(domain, ChoiceDomain):
         return tune.choice(list(range(len(domain.labels))))
-    if isinstance(domain, RandInt):
+    if isinstance(domain, IntegerDomain):
         return tune.randint(domain.low, domain.high + 1)  # Tune leaves the upper end out
-    return (tune.loguniform if isinstance(domain, LogUniform) else tune.uniform)(domain.low, domain.high)
+    return (tune.loguniform if isinstance(domain, LogUniformDomain) else tune.uniform)(
+        domain.low, domain.high
+    )
 
 
 class TuneSampler:
@@ -236,7 +242,7 @@ class TuneSampler:
 
     def _value(self, one: Dimension, suggested: Mapping[str, Any]) -> Scalar:
         value = suggested[self._alias(one)]
-        if isinstance(one.domain, Choice):
+        if isinstance(one.domain, ChoiceDomain):
             return one.domain.labels[int(value)]
         return one.domain.clip(value)
 
@@ -284,7 +290,9 @@ class TuneSampler:
         point: dict[str, Any] = {}
         for one in self._space.domains:
             value = sample[one.path] if one.path in sample else one.domain.at(0.5)
-            point[self._alias(one)] = one.domain.index(value) if isinstance(one.domain, Choice) else value
+            point[self._alias(one)] = (
+                one.domain.index(value) if isinstance(one.domain, ChoiceDomain) else value
+            )
         return point
 
     def report(self, index: int, evaluation: int, score: float) -> None:

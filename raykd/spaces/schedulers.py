@@ -19,7 +19,7 @@ from pydantic import Field
 
 from raykd.config import RunConfig
 from raykd.errors import ConfigError
-from raykd.spaces.domains import Choice, Uniform
+from raykd.spaces.domains import ChoiceDomain, UniformDomain
 from raykd.spaces.samplers import tune_domain
 from raykd.spaces.search import SCORE, Mode
 from raykd.spaces.space import Dimension, Space
@@ -214,7 +214,7 @@ class _Population(SchedulerBase):
                 got="a domain inside a choice" if one.condition else one.key,
                 wanted="objective.* (which teachers are asked apart), train.learning_rate, train.weight_decay",
             )
-        ends = one.domain.labels if isinstance(one.domain, Choice) else (one.domain.high,)
+        ends = one.domain.labels if isinstance(one.domain, ChoiceDomain) else (one.domain.high,)
         if one.key == "objective.alpha" and 1 in ends:
             raise ConfigError(
                 f"{origin}: a trial cannot come to alpha 1 on its way: it is plain training, over labelled rows alone",
@@ -242,7 +242,9 @@ class Pbt(_Population):
             mode=mode,
             perturbation_interval=self._interval(evaluations),
             hyperparam_mutations={
-                one.path: list(one.domain.labels) if isinstance(one.domain, Choice) else tune_domain(one)
+                one.path: list(one.domain.labels)
+                if isinstance(one.domain, ChoiceDomain)
+                else tune_domain(one)
                 for one in space.domains
             },
             quantile_fraction=self.quantile,
@@ -262,7 +264,7 @@ class Pb2(_Population):
 
     def _check_domain(self, one: Dimension, origin: str) -> None:
         super()._check_domain(one, origin)
-        if not isinstance(one.domain, Uniform):
+        if not isinstance(one.domain, UniformDomain):
             raise ConfigError(
                 f"{origin}: pb2 moves numbers between bounds only",
                 got=f"space.{one.path} is {one.domain.kind}",
@@ -275,7 +277,7 @@ class Pb2(_Population):
         bounds: dict[str, Any] = {
             one.path: [one.domain.low, one.domain.high]
             for one in space.domains
-            if isinstance(one.domain, Uniform)
+            if isinstance(one.domain, UniformDomain)
         }
         try:
             return BanditPopulation(
@@ -298,7 +300,9 @@ class _Clip:
     """Keeps mutated numbers in their domains: Tune multiplies them without looking. Pickled with Tune's state."""
 
     def __init__(self, space: Space) -> None:
-        self._domains = {one.path: one.domain for one in space.domains if not isinstance(one.domain, Choice)}
+        self._domains = {
+            one.path: one.domain for one in space.domains if not isinstance(one.domain, ChoiceDomain)
+        }
 
     def __call__(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -18,11 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config import RunConfig, overlay
-from raykd.config.loading import resolve, validate
-from raykd.config.smoke import shortened
+from raykd.config.loading import resolve_paths, validate
+from raykd.config.smoke import shorten_run
 from raykd.errors import ConfigError, RaykdError
 from raykd.report.names import is_constant, short_names
-from raykd.spaces.domains import Choice, Domain, Grid, RandInt, Scalar, domain_of, refuse_foreign
+from raykd.spaces.domains import (
+    ChoiceDomain,
+    Domain,
+    GridDomain,
+    IntegerDomain,
+    Scalar,
+    domain_of,
+    refuse_foreign,
+)
 
 TRIAL = ", the trial with "
 """Between a space's name and a trial's values, in errors of `Space.config`."""
@@ -124,10 +132,10 @@ class Space:
             }
         self.searched.add(key)
         dimension = Dimension(path, key, domain, condition)
-        if isinstance(domain, Grid):
+        if isinstance(domain, GridDomain):
             self._refuse_grid_in_choice(dimension)
         self._dimensions.append(dimension)
-        if not isinstance(domain, Choice):
+        if not isinstance(domain, ChoiceDomain):
             return Slot(path, domain, ())
         options = tuple(
             self._compile(option, f"{path}[{label}]", key, (*condition, (path, label)))
@@ -138,7 +146,9 @@ class Space:
     def _refuse_grid_in_choice(self, dimension: Dimension) -> None:
         above = {path for path, _ in dimension.condition}
         drawn = [
-            one.path for one in self._dimensions if one.path in above and not isinstance(one.domain, Grid)
+            one.path
+            for one in self._dimensions
+            if one.path in above and not isinstance(one.domain, GridDomain)
         ]
         if drawn:
             raise ConfigError(
@@ -213,7 +223,9 @@ class Space:
         wanted = [one.path for one in self.domains if one.active(sample)]
         if set(wanted) != set(sample):
             raise ConfigError(
-                f"{self.origin}: a sample of another space", got=shown(sample), wanted=", ".join(wanted)
+                f"{self.origin}: a sample of another space",
+                got=format_sample(sample),
+                wanted=", ".join(wanted),
             )
         filled: dict[str, Any] = _fill(self.tree, sample)
         return filled
@@ -224,16 +236,16 @@ class Space:
         Raises:
             ConfigError: the sample makes no valid run; the message names the sample.
         """
-        where = f"{self.origin}{TRIAL}{shown(sample)}"
+        where = f"{self.origin}{TRIAL}{format_sample(sample)}"
         try:
             tree = overlay(self.base, self.assemble(sample))
             if tree.get("smoke") is not None and tree["train"]["epochs"] is not None:
                 tree = overlay(
                     tree, {"train": {"steps": None}}
                 )  # the trial says epochs, the short base said steps
-            config = resolve(validate(tree, where), self.base_dir)
+            config = resolve_paths(validate(tree, where), self.base_dir)
             if config.smoke is not None:
-                config = shortened(config, evaluations=None)
+                config = shorten_run(config, evaluations=None)
         except RaykdError as error:
             if error.what.startswith(where):
                 raise
@@ -247,7 +259,7 @@ class Space:
         """``draws`` samples, and one more for each option of each choice: what a check of the space looks at."""
         samples = [self.sample(seed, index) for index in range(draws)]
         for dimension in self.domains:
-            if isinstance(dimension.domain, Choice):
+            if isinstance(dimension.domain, ChoiceDomain):
                 samples += [
                     self.sample(seed, len(samples), {**dict(dimension.condition), dimension.path: label})
                     for label in dimension.domain.labels
@@ -280,7 +292,7 @@ def same(a: Scalar, b: Scalar) -> bool:
     return json.dumps(a) == json.dumps(b)
 
 
-def shown(sample: Mapping[str, Scalar]) -> str:
+def format_sample(sample: Mapping[str, Scalar]) -> str:
     """A sample as people read it."""
     return ", ".join(
         f"{path}={value:.4g}" if isinstance(value, float) else f"{path}={value}"
@@ -298,29 +310,29 @@ def key_of(sample: Mapping[str, Scalar]) -> str:
 
 
 def _values(domain: Domain) -> Sequence[Scalar]:
-    if isinstance(domain, Choice):
+    if isinstance(domain, ChoiceDomain):
         return domain.labels
-    assert isinstance(domain, RandInt), "an interval has no last value"
+    assert isinstance(domain, IntegerDomain), "an interval has no last value"
     return range(domain.low, domain.high + 1)
 
 
 def _size(node: Any) -> float:
     if not isinstance(node, Slot):
         return math.prod(map(_size, _children(node)))
-    if isinstance(node.domain, Choice):
+    if isinstance(node.domain, ChoiceDomain):
         return sum(map(_size, node.options))
-    return node.domain.high - node.domain.low + 1 if isinstance(node.domain, RandInt) else math.inf
+    return node.domain.high - node.domain.low + 1 if isinstance(node.domain, IntegerDomain) else math.inf
 
 
 def _grid_size(node: Any) -> int:
     if isinstance(node, Slot):
-        return sum(map(_grid_size, node.options)) if isinstance(node.domain, Grid) else 1
+        return sum(map(_grid_size, node.options)) if isinstance(node.domain, GridDomain) else 1
     return math.prod(map(_grid_size, _children(node)))
 
 
 def _grid_point(node: Any, index: int) -> Sample:
     if isinstance(node, Slot):
-        if not isinstance(node.domain, Grid):
+        if not isinstance(node.domain, GridDomain):
             return {}
         for label, option in zip(node.domain.labels, node.options, strict=True):
             if index < (size := _grid_size(option)):
@@ -341,7 +353,7 @@ def _fill(node: Any, sample: Mapping[str, Scalar]) -> Any:
     if not isinstance(node, Slot):
         return node
     value = sample[node.path]
-    if not isinstance(node.domain, Choice):
+    if not isinstance(node.domain, ChoiceDomain):
         return value
     position = node.domain.index(value)
     if position is None:

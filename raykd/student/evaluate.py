@@ -11,7 +11,7 @@ import torch
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
 from raykd.keys import key_part
-from raykd.tasks import EncodedRows, Said, Task
+from raykd.tasks import EncodedRows, SystemAnswers, Task
 from raykd.text.padding import Padding, split_passes
 
 EVALUATION_TOKENS = 16384
@@ -34,19 +34,19 @@ def say(
     picked: Sequence[int],
     device: torch.device,
     padding: Padding,
-) -> Said:
+) -> SystemAnswers:
     """What the model says to the picked rows, in their order, run in passes of rows of similar length."""
-    parts: list[tuple[list[int], Said]] = []
+    parts: list[tuple[list[int], SystemAnswers]] = []
     for part in split_passes(rows.lengths_B[np.asarray(picked, dtype=np.int64)], EVALUATION_TOKENS):
         encoded = task.collate(rows, [picked[at] for at in part], padding).to(device)
         parts.append((part, task.say(model, encoded)))
     if not parts:
-        return Said(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
+        return SystemAnswers(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
     back = np.argsort(np.concatenate([np.asarray(part) for part, _ in parts]))
     return join([said for _, said in parts]).take(back)
 
 
-def join(parts: Sequence[Said]) -> Said:
+def join(parts: Sequence[SystemAnswers]) -> SystemAnswers:
     """All rows of the parts, one part after the other; parts without rows are passed over."""
     parts = [part for part in parts if len(part.counts_B)]
     width = max((part.logits_NC.shape[1] for part in parts), default=0)
@@ -58,7 +58,7 @@ def join(parts: Sequence[Said]) -> Said:
     nll = [p.nll_B for p in parts if p.nll_B is not None]
     tokens = [p.tokens_B for p in parts if p.tokens_B is not None]
     hits = [p.hits_B for p in parts if p.hits_B is not None]
-    return Said(
+    return SystemAnswers(
         np.concatenate(wide),
         np.concatenate([p.counts_B for p in parts]),
         np.concatenate([p.covered_N for p in parts]),
@@ -69,7 +69,9 @@ def join(parts: Sequence[Said]) -> Said:
     )
 
 
-def scores_by_language(task: Task, said: Said, rows: Rows, labels: Sequence[str]) -> dict[str, float]:
+def scores_by_language(
+    task: Task, said: SystemAnswers, rows: Rows, labels: Sequence[str]
+) -> dict[str, float]:
     """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them.
 
     A language is written as `key_part` writes it: one that is called mean is not the mean.

@@ -24,7 +24,7 @@ from raykd.errors import ConfigError
 from raykd.models.vocabulary import check_padding, overlap, same_tokenizer, true_size
 from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
-from raykd.tokenizers.canonical import comparable, marking
+from raykd.tokenizers.canonical import find_comparable_offsets, marking
 from raykd.tokenizers.union import UnionTokenizer
 
 log = logging.getLogger("raykd.student")
@@ -158,5 +158,7 @@ def _comparable(
 ) -> NDArray[np.bool_]:
     theirs, own = marking(teacher.tokenizer), marking(tokenizer)
     offsets = np.split(tokens.extra["offsets_N"], tokens.starts_B1[1:-1])
-    parts = [comparable(t, row, theirs, own) for t, row in zip(rows.pairs or (), offsets, strict=True)]
+    parts = [
+        find_comparable_offsets(t, row, theirs, own) for t, row in zip(rows.pairs or (), offsets, strict=True)
+    ]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)

@@ -4,7 +4,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase
 from raykd.tasks.causal_lm import CausalLM
 from raykd.tasks.classification import Classification
 from raykd.tasks.masked_lm import MaskedLM
@@ -32,8 +32,8 @@ __all__ = [
     "EncodedRows",
     "MaskedLM",
     "QuestionAnswering",
-    "Said",
     "Seq2Seq",
+    "SystemAnswers",
     "Task",
     "TaskBase",
     "TokenClassification",

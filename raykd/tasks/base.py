@@ -127,7 +127,7 @@ class EncodedBatch:
 
 
 @dataclass(frozen=True)
-class Said:
+class SystemAnswers:
     """What one system answered to B rows. Written by evaluations, read by a task's `metrics`.
 
     logits_NC: raw, float32, of all units in the rows' order, `MASKED` where a unit has fewer choices than C.
@@ -146,11 +146,11 @@ class Said:
     tokens_B: NDArray[np.int64] | None = None
     hits_B: NDArray[np.int64] | None = None
 
-    def take(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> Said:
+    def take(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> SystemAnswers:
         """What was answered to these rows, in this order."""
         picked = np.asarray(rows, dtype=np.int64)
         units = ranges(starts_of(self.counts_B), picked)
-        return Said(
+        return SystemAnswers(
             self.logits_NC[units],
             self.counts_B[picked],
             self.covered_N[units],
@@ -204,11 +204,11 @@ class TaskBase(Spec):
         return batch.labels_B
 
     @torch.no_grad()
-    def say(self, model: Any, encoded: EncodedBatch) -> Said:
+    def say(self, model: Any, encoded: EncodedBatch) -> SystemAnswers:
         """What a model says to a batch."""
         logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         seen = np.ones(len(logits_NC), dtype=bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
-        return Said(logits_NC, encoded.counts_B, seen)
+        return SystemAnswers(logits_NC, encoded.counts_B, seen)
 
     @abstractmethod
     def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
@@ -236,12 +236,14 @@ class TaskBase(Spec):
         """What of the task changes a teacher's answer, beside labels and lengths; a part of the store's name."""
         return self.kind
 
-    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def predictions(
+        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """What was answered to each row as people and programs read it: plain data, a mapping a row."""
         raise NotImplementedError(f"{self.kind} has no predictions to show")
 
     @abstractmethod
-    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Scores of one system on labelled rows of one language."""
 
 

@@ -1,9 +1,9 @@
 """Causal language modelling (dialogue, continuation): the tokens after a prompt, which is not trained.
 
 Decision record: prompt and target are tokenised apart and joined, so that the border lies between two tokens in every
-tokenizer and what is trained is what `generate` is asked for. A prompt that is too long loses its beginning, which is
-farthest from the target, and the target its end. A prompt's limit does not depend on its target's length, because
-where the target is still to be written nobody knows it.
+tokenizer and what is trained is what `generate_texts` is asked for. A prompt that is too long loses its beginning,
+which is farthest from the target, and the target its end. A prompt's limit does not depend on its target's length,
+because where the target is still to be written nobody knows it.
 """
 
 from __future__ import annotations

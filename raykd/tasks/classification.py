@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.scores import classification as metrics
 from raykd.text.batch import TextBatch
@@ -73,7 +73,9 @@ class Classification(TaskBase):
             raise ValueError(f"a classifier gives [B, C] logits, got {tuple(logits.shape)}")
         return logits
 
-    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def predictions(
+        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """Text, label and the probability of every label."""
         p_NC = np.exp(metrics.log_softmax(said.logits_NC))
         return [
@@ -85,6 +87,6 @@ class Classification(TaskBase):
             for text, p_C in zip(rows.texts, p_NC, strict=True)
         ]
 
-    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Accuracy, macro-F1, NLL and ECE of labelled units; see `raykd.tasks.scores.classification`."""
         return metrics.classification(said.logits_NC, rows.labels_B)

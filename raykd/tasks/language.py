@@ -30,7 +30,7 @@ from raykd.answers.servable import check_servable
 from raykd.distill.chunks import chunk_of
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, starts_of
 from raykd.tasks.scores import generation
 from raykd.text.batch import TextBatch
 from raykd.text.prompts import Prompts, Targets
@@ -178,7 +178,7 @@ class LanguageTask(TaskBase):
         return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
 
     @torch.no_grad()
-    def say(self, model: Any, encoded: EncodedBatch) -> Said:
+    def say(self, model: Any, encoded: EncodedBatch) -> SystemAnswers:
         """Summed negative log-likelihood of each row's target (nats), its tokens, and how many are the likeliest."""
         hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
         size = int(encoded.extra["vocabulary"])
@@ -191,7 +191,7 @@ class LanguageTask(TaskBase):
         nll_N = torch.cat(nll).double().cpu().numpy() if nll else np.empty(0)
         hit_N = torch.cat(hits).double().cpu().numpy() if hits else np.empty(0)
         row_N = np.repeat(np.arange(len(encoded.counts_B)), encoded.counts_B)
-        return Said(
+        return SystemAnswers(
             np.empty((0, 0), np.float32),
             np.zeros(len(encoded.counts_B), np.int64),
             np.empty(0, bool),
@@ -226,14 +226,16 @@ class LanguageTask(TaskBase):
     def lengths_key(self) -> Any:
         """What cuts a text, beside `max_length`."""
 
-    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """NLL (nats a token of the model's own tokenizer), perplexity, and what is `written`."""
         assert said.nll_B is not None and said.tokens_B is not None
         total, tokens = float(said.nll_B.sum()), int(said.tokens_B.sum())
         found = {"nll": total / max(tokens, 1), "perplexity": generation.perplexity(total, max(tokens, 1))}
         if said.texts is not None and self.written:
             references = rows.pairs or ()
-            found |= generation.metrics(said.texts, references, rows.languages[0], self.written)
+            found |= generation.compute_generation_metrics(
+                said.texts, references, rows.languages[0], self.written
+            )
         return found
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import ConfigError
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, collate, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, collate, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
 from raykd.text.batch import TextBatch
@@ -117,7 +117,7 @@ class MaskedLM(LanguageTask):
         """Nothing is written."""
         return 0
 
-    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """NLL (nats a hidden token), perplexity, and the share of hidden tokens that are the most likely one, where
         that is known."""
         found = super().metrics(said, rows, labels)

@@ -35,7 +35,7 @@ from raykd.errors import ConfigError
 from raykd.tasks.base import (
     EncodedBatch,
     EncodedRows,
-    Said,
+    SystemAnswers,
     TaskBase,
     collate,
     ranges,
@@ -48,7 +48,7 @@ from raykd.tasks.scores.spans import null_choices, word_counts
 from raykd.tasks.windows import null_tokens, reads_of
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.tokens import Tokenizer, shortened, tokenize_words
+from raykd.text.tokens import Tokenizer, shorten_questions, tokenize_words
 from raykd.text.words import word_spans
 
 REST, BESIDE = 1, 2
@@ -93,7 +93,7 @@ class QuestionAnswering(TaskBase):
         """
         contexts = batch.pairs or ()
         asked = [question.lstrip() for question in batch.texts]  # as run_qa.py does
-        questions, long_B = shortened(tokenizer, asked, self.max_length, self.stride)
+        questions, long_B = shorten_questions(tokenizer, asked, self.max_length, self.stride)
         tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
         spans = [word_spans(context) for context in contexts]
         sequences_B1 = starts_of(np.bincount(tokens.row_of, minlength=len(batch)))
@@ -226,7 +226,9 @@ class QuestionAnswering(TaskBase):
         """Windows change what a model sees."""
         return [self.kind, self.stride, "ends at the last token"]
 
-    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def predictions(
+        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """Question, answer, its begin and end in the characters of the context, and its probability.
 
         Where there may be none: the answer "" with the probability that there is none.
@@ -255,7 +257,7 @@ class QuestionAnswering(TaskBase):
             )
         return found
 
-    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """F1 and exact match of the most probable answer, and the NLL (nats a unit) of the first accepted one.
 
         Where there may be none also what the best threshold on its score gives, as in SQuAD v2.
@@ -275,7 +277,7 @@ class QuestionAnswering(TaskBase):
         ]
         doubt_B = null_logp_B - logp_B
         predicted = ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, spans_of_words, strict=True)]
-        found = answers.metrics(predicted, accepted, rows.languages)
+        found = answers.compute_answer_metrics(predicted, accepted, rows.languages)
         if (null_B >= 0).any():
             found |= answers.best_thresholds(spans_of_words, doubt_B, accepted, rows.languages)
         gold_N = self.unit_labels(rows)

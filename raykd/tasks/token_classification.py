@@ -22,7 +22,7 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer as encode_body
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
-from raykd.tasks.base import EncodedBatch, EncodedRows, Said, TaskBase, ranges, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, ranges, starts_of
 from raykd.tasks.forms import RowForm
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
 from raykd.tasks.scores import entities
@@ -107,11 +107,13 @@ class TokenClassification(TaskBase):
         """How words are given and read changes what a model says of them."""
         return [self.kind, "tokens apart"]
 
-    def predictions(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def predictions(
+        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """Text and its entities: what stands there, type, begin and end in characters, in order."""
         scheme = parse(labels)
         outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
-        tags_N = entities.decode(
+        tags_N = entities.decode_tags(
             np.where(said.covered_N[:, None], said.logits_NC, outside), said.counts_B, scheme
         )
         kinds = list(dict.fromkeys(scheme.types))
@@ -126,10 +128,10 @@ class TokenClassification(TaskBase):
             found[row].append({"text": text, "type": kinds[kind], "start": int(begin), "end": int(end)})
         return [{"text": text, "entities": own} for text, own in zip(rows.texts, found, strict=True)]
 
-    def metrics(self, said: Said, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.scores.entities`."""
         gold_N = self.unit_labels(rows)
-        return entities.metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)
+        return entities.compute_entity_metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)
 
 
 def _read(tokenizer: Tokenizer, batch: TextBatch, max_length: int) -> tuple[Tokens, NDArray[np.int64]]:

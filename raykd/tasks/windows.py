@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.tasks.base import starts_of
-from raykd.text.tokens import Tokenizer, WordTokens
+from raykd.text.tokens import LocatedTokens, Tokenizer
 from raykd.text.words import shared, word_tokens
 
 
@@ -41,7 +41,7 @@ class Reads:
 
 
 def reads_of(
-    tokens: WordTokens, spans: Sequence[NDArray[np.int32]], sequences_B1: NDArray[np.int64]
+    tokens: LocatedTokens, spans: Sequence[NDArray[np.int32]], sequences_B1: NDArray[np.int64]
 ) -> Reads:
     """Where each word of each context is read.
 
@@ -111,7 +111,7 @@ def _only(
     return chosen_X
 
 
-def null_tokens(tokenizer: Tokenizer, tokens: WordTokens) -> NDArray[np.int64]:
+def null_tokens(tokenizer: Tokenizer, tokens: LocatedTokens) -> NDArray[np.int64]:
     """``[S]``: the token of each window where "no answer" is read: the classification token, or the one that begins a
     text, or the first, as `run_qa.py` chooses it."""
     found = np.zeros(len(tokens.row_of), dtype=np.int64)

@@ -119,7 +119,7 @@ class Teacher:
         """The weights, loaded if they are not there yet; frozen, in `eval` mode, on their device."""
         if self._model is None:
             spec, info = self.spec, self.open()
-            model = models.load(
+            model = models.load_model(
                 spec.path,
                 revision=spec.revision,
                 trust_remote_code=spec.trust_remote_code,
@@ -338,7 +338,7 @@ class Teacher:
         """
         spec = self.spec
         if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
-            folder = models.resolve(
+            folder = models.resolve_model(
                 spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
             )
             return TeacherVocabulary(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
@@ -356,14 +356,14 @@ class Teacher:
         Raises:
             ModelError: no language model, or no place for so many tokens.
         """
-        from raykd.prediction.writing import generate
+        from raykd.prediction.writing import generate_texts
 
         model, task, rows = self._load(), self._task(), rows.in_codes(self.spec.language_codes)
         if not isinstance(task, LanguageTask):
             raise TeacherError(
                 f"teacher {self.name} writes no text", got=f"task {task.kind}", wanted="causal_lm or seq2seq"
             )
-        return generate(
+        return generate_texts(
             model.model,
             model.tokenizer,
             rows.texts,

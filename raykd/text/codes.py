@@ -118,7 +118,9 @@ def speaking(tokenizer: Any, source: str | None = None, target: str | None = Non
             own.tgt_lang = before[1]
 
 
-def groups_of(tokenizer: Any, languages: Sequence[str], count: int) -> Mapping[str | None, list[int]]:
+def group_rows_by_code(
+    tokenizer: Any, languages: Sequence[str], count: int
+) -> Mapping[str | None, list[int]]:
     """Rows by the code of their language; None where the tokenizer has no codes, or the language is not known ("").
 
     Raises:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raykd.errors import ConfigError
 from raykd.text.alignment import start_offsets
-from raykd.text.codes import groups_of, speaking
+from raykd.text.codes import group_rows_by_code, speaking
 from raykd.text.tokens import Tokenizer
 
 _PROBES = ("a", "1", ".", "的", "の", "는", "и", "ا", "ก")
@@ -112,7 +112,7 @@ def source_ids(
         ConfigError: a language that the tokenizer has no code for.
     """
     parts = []
-    groups = groups_of(tokenizer, languages, len(texts))
+    groups = group_rows_by_code(tokenizer, languages, len(texts))
     for code, rows in groups.items():
         with speaking(tokenizer, source=code):
             parts.append(_sources(tokenizer, [texts[i] for i in rows], limit))
@@ -149,7 +149,7 @@ def target_ids(
     """
     _check_placed(tokenizer)
     parts = []
-    groups = groups_of(tokenizer, languages if as_target else (), len(texts))
+    groups = group_rows_by_code(tokenizer, languages if as_target else (), len(texts))
     for code, rows in groups.items():
         with speaking(tokenizer, target=code):
             parts.append(_targets(tokenizer, [texts[i] for i in rows], limit, as_target))

@@ -132,7 +132,7 @@ def as_tokens(
 
 
 @dataclass(frozen=True)
-class WordTokens(Tokens):
+class LocatedTokens(Tokens):
     """Sequences with the place of each token. Written by `tokenize_words`, read by tasks whose unit is a word.
 
     offsets: ``[L, 2]`` a sequence, begin and end of each token in the characters of its text.
@@ -155,7 +155,7 @@ def tokenize_words(
     pairs: Sequence[str] | None,
     max_length: int,
     stride: int | None = None,
-) -> WordTokens:
+) -> LocatedTokens:
     """Tokens of B texts (or pairs) and where they stand.
 
     Args:
@@ -185,7 +185,7 @@ def tokenize_words(
     # Windows show all of a text, so a row of windows lost nothing.
     long_B = _cut(encoded) if stride is None else np.zeros(len(texts), dtype=bool)
     tokens = as_tokens(encoded, tokenizer, long_B)
-    return WordTokens(
+    return LocatedTokens(
         tokens.fields,
         tokens.pad_values,
         tokens.lengths_B,
@@ -281,7 +281,7 @@ ADVANCE = 8
 what they could, where that is less)."""
 
 
-def shortened(
+def shorten_questions(
     tokenizer: Tokenizer, questions: Sequence[str], max_length: int, stride: int
 ) -> tuple[list[str], NDArray[np.bool_]]:
     """Questions that leave windows of a context room, and which of them lost their end for that.

@@ -34,7 +34,7 @@ _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff
 
 @dataclass(frozen=True)
 class Marking:
-    """How a tokenizer marks words. Written by `marking`, read by `canonical` and `comparable`.
+    """How a tokenizer marks words. Written by `marking`, read by `canonical` and `find_comparable_offsets`.
 
     style: ``blank``: a token says that a blank comes before it; ``word``: that it continues a word.
     marker: ``Ġ``, ``▁`` or the blank itself of the first style, ``##`` of the second.
@@ -139,7 +139,7 @@ def canonical(tokenizer: Any) -> Canonical:
     return Canonical(ids, keys, tokens, size, marks)
 
 
-def comparable(
+def find_comparable_offsets(
     text: str, offsets_N: NDArray[np.int64], teacher: Marking, student: Marking
 ) -> NDArray[np.bool_]:
     """At which offsets "a word begins here" means the same to both; ``[N]``, false for `NOWHERE`.
@@ -210,7 +210,7 @@ def _after_blank(text: bytes) -> bytes:
     return BEGINS + text[1:] if text.startswith(b" ") else WITHIN + text
 
 
-def turned(key: bytes, words: Marking) -> bytes:
+def toggle_blank(key: bytes, words: Marking) -> bytes:
     """The key of the same sign with or without a blank before it; of all else a key that matches nothing."""
     if len(key) > 5 or key[:1] not in (BEGINS, WITHIN):
         return b""

@@ -17,23 +17,23 @@ from raykd.tracking.address import (
 from raykd.tracking.delivery.replay import Sent, folders_to_send, replay
 from raykd.tracking.delivery.unrecorded import lines_of_left
 from raykd.tracking.environment import environment
-from raykd.tracking.stores.look import Look, look
+from raykd.tracking.stores.look import RecordingPlace, find_recording_place
 from raykd.tracking.stores.pages import serve_ui
 from raykd.tracking.stores.probe import probe
 from raykd.tracking.tracker import Tracker
 
 __all__ = [
     "Experiment",
-    "Look",
     "Point",
+    "RecordingPlace",
     "RedactingFilter",
     "Sent",
     "Tracker",
     "database_path",
     "environment",
+    "find_recording_place",
     "folders_to_send",
     "lines_of_left",
-    "look",
     "probe",
     "redact",
     "replay",

@@ -18,7 +18,7 @@ from raykd.keys import marked
 from raykd.point import Point
 from raykd.tracking.address import Experiment, database_path, mlflow_command, redact, slug
 from raykd.tracking.delivery.outbox import first_line, logger
-from raykd.tracking.patience import one_attempt, quiet
+from raykd.tracking.patience import one_attempt, silence_loggers
 from raykd.tracking.stores.database import (
     check_database,
     forget_removed,
@@ -36,7 +36,7 @@ FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 T = TypeVar("T")
 
 
-def connect(uri: str) -> Any:
+def connect_mlflow(uri: str) -> Any:
     """A client of this URI alone, its database made where there is none. Importing mlflow takes a second.
 
     Raises:
@@ -56,7 +56,7 @@ def connect(uri: str) -> Any:
             check_database(path, uri)
         forget_removed(uri, path)
     # which would print a page of migrations, and try for 100 s where the first try says all
-    with one_attempt(), only_our_folders(uri), quiet("alembic", "mlflow.store.db.utils"):
+    with one_attempt(), only_our_folders(uri), silence_loggers("alembic", "mlflow.store.db.utils"):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -28,10 +28,10 @@ class StudentModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Loads the saved student."""
         _make_importable(context.artifacts["code"])
-        from raykd.models import load
+        from raykd.models import load_model
         from raykd.prediction.predictor import Predictor
 
-        self.predictor = Predictor.of(load(context.artifacts["student"]))
+        self.predictor = Predictor.of(load_model(context.artifacts["student"]))
 
     def predict(
         self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None

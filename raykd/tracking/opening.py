@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
-from raykd.tracking.client import connect, experiment_id_of, stage_of
+from raykd.tracking.client import connect_mlflow, experiment_id_of, stage_of
 from raykd.tracking.delivery.acts import LOCAL, found_by
 from raykd.tracking.delivery.alive import end_stale
 from raykd.tracking.delivery.outbox import SPOOL, from_lines, logger, write_spool
 from raykd.tracking.delivery.replay import replay
-from raykd.tracking.patience import PROBE, borrowed
-from raykd.tracking.stores.artifacts import settle
+from raykd.tracking.patience import PROBE, set_mlflow_variables
+from raykd.tracking.stores.artifacts import repair_artifact_location
 from raykd.tracking.stores.database import away
 
 PARENT = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedRun:
     """A run that is open. client: None where MLflow does not answer and all of it waits.
 
     metrics, tags: what the run has already. resumed: whether it went on. replaced: whether it is new in the place of
@@ -47,7 +47,7 @@ class Opened:
 
 def open_run(
     uri: str, asked: Experiment, name: str, parent: str | None, run_id: str | None, directory: Path | None
-) -> Opened:
+) -> OpenedRun:
     """Open a run, or go on with ``run_id``.
 
     Args:
@@ -57,8 +57,8 @@ def open_run(
     """
     if parent is not None and parent.startswith(LOCAL):
         raise away("the run above was not recorded either")
-    with borrowed(PROBE if is_server(uri) else {}):
-        client = connect(uri)
+    with set_mlflow_variables(PROBE if is_server(uri) else {}):
+        client = connect_mlflow(uri)
         if run_id is not None and run_id.startswith(LOCAL) and directory is not None:
             run_id = _made_since(client, uri, asked, run_id, directory)
         stage = None if run_id is None else stage_of(client, run_id)
@@ -79,21 +79,21 @@ def _made_since(client: Any, uri: str, asked: Experiment, run_id: str, directory
     return found_by(client, experiment_id_of(client, uri, asked), run_id)
 
 
-def _new(client: Any, uri: str, asked: Experiment, name: str, parent: str | None) -> Opened:
-    with borrowed(PROBE if is_server(uri) else {}):
+def _new(client: Any, uri: str, asked: Experiment, name: str, parent: str | None) -> OpenedRun:
+    with set_mlflow_variables(PROBE if is_server(uri) else {}):
         experiment_id = experiment_id_of(client, uri, asked)
-    moved = settle(client, uri, experiment_id)
+    moved = repair_artifact_location(client, uri, experiment_id)
     family = {PARENT: parent} if parent else {}
     run = client.create_run(experiment_id, run_name=name, tags=family)
     if parent is None:
         _end_stale(client, experiment_id, str(run.info.run_id))
     named = Experiment(asked.name or client.get_experiment(experiment_id).name)
-    return Opened(client, str(run.info.run_id), experiment_id, named, notes=(moved,) if moved else ())
+    return OpenedRun(client, str(run.info.run_id), experiment_id, named, notes=(moved,) if moved else ())
 
 
-def _again(client: Any, uri: str, run_id: str, parent: str | None) -> Opened:
+def _again(client: Any, uri: str, run_id: str, parent: str | None) -> OpenedRun:
     experiment_id = client.get_run(run_id).info.experiment_id
-    moved = settle(client, uri, experiment_id)
+    moved = repair_artifact_location(client, uri, experiment_id)
     client.update_run(run_id, status="RUNNING")
     data = client.get_run(run_id).data
     if parent is None:
@@ -102,7 +102,7 @@ def _again(client: Any, uri: str, run_id: str, parent: str | None) -> Opened:
         client.set_tag(run_id, PARENT, parent)
     name = Experiment(client.get_experiment(experiment_id).name)
     notes = (moved,) if moved else ()
-    return Opened(
+    return OpenedRun(
         client, run_id, experiment_id, name, resumed=True, metrics=data.metrics, tags=data.tags, notes=notes
     )
 

@@ -21,7 +21,7 @@ from raykd import models
 from raykd.errors import TrackingError
 from raykd.tracking.address import redact
 from raykd.tracking.delivery.outbox import first_line
-from raykd.tracking.patience import borrowed, quiet
+from raykd.tracking.patience import set_mlflow_variables, silence_loggers
 
 CODE = "code"
 CARRIED = (
@@ -126,7 +126,10 @@ def _pack_model(
     inputs, outputs = _columns(models.inspect_directory(directory).task, labels)
     signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
     try:
-        with borrowed({"MLFLOW_UV_AUTO_DETECT": "false"}), quiet("mlflow.pyfunc", "mlflow.pyfunc.model"):
+        with (
+            set_mlflow_variables({"MLFLOW_UV_AUTO_DETECT": "false"}),
+            silence_loggers("mlflow.pyfunc", "mlflow.pyfunc.model"),
+        ):
             mlflow.pyfunc.save_model(
                 path=str(path),
                 python_model=str(Path(__file__).with_name("model.py")),

@@ -29,7 +29,7 @@ _lent: list[str] = []
 
 
 @contextlib.contextmanager
-def borrowed(values: Mapping[str, str]) -> Iterator[None]:
+def set_mlflow_variables(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables that MLflow reads at each call, put back afterwards."""
     with _environment_lock, environment_with(values):
         yield
@@ -70,7 +70,7 @@ def one_attempt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(*names: str) -> Iterator[None]:
+def silence_loggers(*names: str) -> Iterator[None]:
     """Loggers that say nothing below a warning for a while."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -27,19 +27,19 @@ from raykd.tracking.delivery.acts import (
     LATER,
     LOCAL,
     LONGEST_TAG,
-    Act,
     Kind,
-    Later,
+    TrackingOp,
+    WaitingOps,
     artifact_path,
     local_id,
-    perform,
+    perform_op,
     redacted,
     stored_path,
 )
 from raykd.tracking.delivery.alive import BEAT_S, sign
 from raykd.tracking.delivery.outbox import SPOOL, Outbox, first_line, logger
 from raykd.tracking.delivery.unrecorded import Left, note_left, run_folder
-from raykd.tracking.opening import Opened, open_run
+from raykd.tracking.opening import OpenedRun, open_run
 from raykd.tracking.patience import PROBE_S, return_patience, take_patience
 from raykd.tracking.stores.database import identity
 from raykd.tracking.stores.failure import as_failure
@@ -59,7 +59,7 @@ class Tracker:
     replaced: whether it is new in the place of one that is gone.
     """
 
-    def __init__(self, uri: str, opened: Opened, directory: Path | None) -> None:
+    def __init__(self, uri: str, opened: OpenedRun, directory: Path | None) -> None:
         client, run_id = opened.client, opened.run_id
         self.uri, self.run_id, self.notes = uri, run_id, opened.notes
         self.replaced = opened.replaced
@@ -77,7 +77,7 @@ class Tracker:
             beat_s=BEAT_S,
             offline=client is None,
         )
-        self._later = Later(None if directory is None else directory / LATER)
+        self._later = WaitingOps(None if directory is None else directory / LATER)
         self._later.keep([act for act in self._later.acts if act.kind != "status"])  # it goes on
         self._finished = False
 
@@ -123,7 +123,7 @@ class Tracker:
             logger.warning(
                 "%s; the run goes on without it: what is to be recorded waits in %s", failure, directory
             )
-            opened = Opened(None, run_id or local_id(), "", asked, resumed=run_id is not None)
+            opened = OpenedRun(None, run_id or local_id(), "", asked, resumed=run_id is not None)
             tracker = cls(uri, opened, directory)
             tracker._why = f"{failure.what}: {failure.got}"
             tracker._create_later(asked, run_name, parent_run_id)
@@ -191,7 +191,7 @@ class Tracker:
         ``label`` and ``p_<label>`` for each label. The model is code and safetensors; nothing is pickled.
 
         Args:
-            directory: what `raykd.models.save` wrote.
+            directory: what `raykd.models.save_model` wrote.
             sample_texts: kept with the model as an example of its input; give none if the texts are private.
 
         Raises:
@@ -226,7 +226,7 @@ class Tracker:
         self._finished = True
         if status == "KILLED":
             timeout_s = min(timeout_s, KILLED_S)
-        end = Act(
+        end = TrackingOp(
             self.run_id,
             "status",
             "the end of the run",
@@ -245,7 +245,7 @@ class Tracker:
             if not self._outbox.offline:
                 return_patience()
 
-    def _say_rest(self, left: Sequence[Act]) -> None:
+    def _say_rest(self, left: Sequence[TrackingOp]) -> None:
         names = ", ".join(act.what for act in left)
         waiting, lost = self._outbox.waiting, self._outbox.dropped
         rest = (
@@ -275,10 +275,10 @@ class Tracker:
 
     def _attempt(self, kind: Kind, what: str, values: dict[str, Any]) -> Any:
         """Does it now, or at `finish` if MLflow does not take it now; a known outage is not waited for."""
-        act = Act(self.run_id, kind, what, values)
+        act = TrackingOp(self.run_id, kind, what, values)
         if not self._outbox.down:
             try:
-                return perform(self._client, self.run_id, act, self._folder)
+                return perform_op(self._client, self.run_id, act, self._folder)
             except TrackingError:
                 raise
             except Exception as error:
@@ -288,15 +288,15 @@ class Tracker:
         self._later.add(act)
         return None
 
-    def _perform_later(self, end: Act) -> list[Act]:
+    def _perform_later(self, end: TrackingOp) -> list[TrackingOp]:
         """Does what waits, and ends the run; returns what MLflow still did not take."""
-        left: list[Act] = []
+        left: list[TrackingOp] = []
         for act in [*self._later.acts, end]:
             if left and self._outbox.down:
                 left.append(act)
                 continue
             try:
-                perform(self._client, self.run_id, act, self._folder)
+                perform_op(self._client, self.run_id, act, self._folder)
             except Exception as error:
                 self._why = redact(first_line(error))[:300]
                 logger.warning("MLflow did not take %s: %s", act.what, self._why)

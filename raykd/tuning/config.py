@@ -21,16 +21,16 @@ from pydantic import Field, ValidationError, field_validator
 
 from raykd.config import Run, RunConfig, checked_name, overlay
 from raykd.config.explain import explain
-from raykd.config.home import SPACE, named, output_of
+from raykd.config.home import SPACE, find_folder, output_of
 from raykd.config.loading import (
     ConfigSource,
     Override,
     is_sweep,
     load_any,
     read_source,
-    read_yaml,
+    read_yaml_mapping,
     refuse_credentials,
-    resolve,
+    resolve_paths,
     set_path,
     validate,
 )
@@ -238,7 +238,7 @@ def resumed_sweep(
     Raises:
         ConfigError: There is no such sweep, or the overrides name another folder.
     """
-    folder = named(name, output).resolve()
+    folder = find_folder(name, output).resolve()
     if not (folder / SPACE).is_file():
         raise ConfigError(
             f"there is no sweep {name} to go on with",
@@ -272,7 +272,7 @@ def _base(config: SweepConfig, path: Path) -> tuple[RunConfig, Path]:
     """The run without anything searched, and the folder that its relative paths are relative to."""
     if isinstance(config.base, str):
         file = _run_file(config.base, path)
-        tree: Mapping[str, Any] = read_yaml(file)
+        tree: Mapping[str, Any] = read_yaml_mapping(file)
     else:
         file, tree = path, config.base
     tree = overlay(tree, config.set)
@@ -285,7 +285,7 @@ def _base(config: SweepConfig, path: Path) -> tuple[RunConfig, Path]:
             )
         tree = overlay(tree, {"train": {"metric": config.metric}})
     folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
-    return resolve(
+    return resolve_paths(
         validate(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
     ), folder
 

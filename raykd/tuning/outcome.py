@@ -24,7 +24,7 @@ from raykd.point import Point
 from raykd.report.sweeps.page import sweep_figures, write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
 from raykd.report.sweeps.trials import SweepReport
-from raykd.spaces.domains import LogUniform
+from raykd.spaces.domains import LogUniformDomain
 from raykd.tracking import Tracker, environment, redact
 from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.journal import Journal, Trial
@@ -142,7 +142,7 @@ def _report(
         notes=(*notes, *_notes(plan, journal)),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         best_path=str(folder.path / BEST),
-        log_keys=tuple(one.path for one in plan.space.domains if isinstance(one.domain, LogUniform)),
+        log_keys=tuple(one.path for one in plan.space.domains if isinstance(one.domain, LogUniformDomain)),
     )
 
 

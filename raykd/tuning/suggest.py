@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from raykd.errors import RaykdError
 from raykd.spaces.search import Sampler
-from raykd.tasks.scores.ranking import comparable
+from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.journal import Journal, Trial
 from raykd.tuning.trial import RESUMED
 
@@ -114,7 +114,7 @@ class Suggestions(Searcher):  # type: ignore[misc]
             score = trial.evaluations[number].score
             if not math.isfinite(score):
                 continue
-            score = comparable(score)
+            score = round_score(score)
             best = score if best is None else (max if self.mode == "max" else min)(best, score)
             self._scheduler.on_trial_result(None, stand_in, {"evaluation": number, "objective": best})
 

@@ -27,7 +27,7 @@ import ray
 from ray import tune
 
 from raykd.checkpoint.curves import load_points, save_points
-from raykd.checkpoint.find import Mark, problem, write_manifest
+from raykd.checkpoint.find import CheckpointMark, problem, write_manifest
 from raykd.checkpoint.save import POINTS, cannot_save
 from raykd.cluster.mailbox import Event
 from raykd.driver.loop import save_student
@@ -35,7 +35,7 @@ from raykd.errors import NonFiniteError
 from raykd.point import Point
 from raykd.student.settings import deepspeed_config
 from raykd.student.worker import TrainingLoop
-from raykd.tasks.scores.ranking import comparable
+from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.trial_rank import TrialContext, TrialRank
 
 RESUMED = "resumed_from"
@@ -147,7 +147,7 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         last = loop.state.history[-1] if loop.state.history else {}
         worst = 0.0 if loop.config.train.higher_is_better else 1e9
         result = {
-            "objective": worst if loop.state.best is None else comparable(loop.state.best),
+            "objective": worst if loop.state.best is None else round_score(loop.state.best),
             "score": last.get(f"eval/mean/{metric}", worst),
             "nll": last.get("eval/mean/nll", float("nan")),
             "best_step": loop.state.best_step,
@@ -216,7 +216,9 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
             self._all("save", str(fresh))
             (fresh / "segments.json").write_text(json.dumps(self.segments), encoding="utf-8")
             save_points(fresh / POINTS, [*self.told, *self.rank.points])
-            write_manifest(fresh, Mark(self.trial_id, config, self.rank.world, self.loop.state.step))
+            write_manifest(
+                fresh, CheckpointMark(self.trial_id, config, self.rank.world, self.loop.state.step)
+            )
             os.replace(fresh, target)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(fresh, ignore_errors=True)

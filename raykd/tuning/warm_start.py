@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from raykd.config import RunConfig
 from raykd.errors import ConfigError, RaykdError
-from raykd.spaces.domains import Grid
-from raykd.spaces.points import LONGEST, differences, read_point, sample_of_run
+from raykd.spaces.domains import GridDomain
+from raykd.spaces.points import LONGEST, list_differing_keys, read_point, sample_of_run
 from raykd.spaces.search import Known, Observation, Search, WarmStart
-from raykd.spaces.space import Sample, Space, key_of, shown
-from raykd.tasks.scores.ranking import comparable
+from raykd.spaces.space import Sample, Space, format_sample, key_of
+from raykd.tasks.scores.ranking import round_score
 
 if TYPE_CHECKING:
     from raykd.tuning.config import Sweep
@@ -47,7 +47,7 @@ def known_before(
     notes: tuple[str, ...] = ()
     warm = search.warm_start
     asked = [key for key in ("base_first", "points_to_evaluate", "warm_start") if getattr(search, key)]
-    if asked and any(isinstance(one.domain, Grid) for one in space.domains):
+    if asked and any(isinstance(one.domain, GridDomain) for one in space.domains):
         raise ConfigError(
             f"{origin}: search.{asked[0]} does not go with a grid, whose points are all tried",
             got=f"search {search.kind} with {asked[0]}",
@@ -68,7 +68,7 @@ def _first(search: Search, base: RunConfig, space: Space, origin: str) -> list[S
         where = f"{origin}: search.points_to_evaluate.{at}"
         sample = read_point(space, point, where)
         if sample in points:
-            raise ConfigError(f"{where} stands there twice", got=shown(sample), wanted="each once")
+            raise ConfigError(f"{where} stands there twice", got=format_sample(sample), wanted="each once")
         points.append(sample)
     return first + points
 
@@ -77,7 +77,7 @@ def _of_base(base: RunConfig, space: Space, where: str) -> Sample:
     """The base as a sample, which must come back from it unchanged."""
     try:
         sample = sample_of_run(space, base, where)
-        apart = differences(base, space.config(sample))
+        apart = list_differing_keys(base, space.config(sample))
     except ConfigError as error:
         raise ConfigError(
             error.what,
@@ -148,7 +148,7 @@ def _read_warm_start(
     if left:
         more = f"; and {len(left) - LONGEST} more" if len(left) > LONGEST else ""
         notes.append(f"warm start: trials that are left out: {len(left)}: {'; '.join(left[:LONGEST])}{more}")
-    if apart := differences(run, space.config(dict(best.sample)), BESIDES):
+    if apart := list_differing_keys(run, space.config(dict(best.sample)), BESIDES):
         notes.append(
             f"warm start: its runs differ from these, so its scores only guide: {'; '.join(apart[:LONGEST])}"
             + (f"; and {len(apart) - LONGEST} more keys" if len(apart) > LONGEST else "")
@@ -177,5 +177,5 @@ def _translated(
         except RaykdError as error:
             left.append(f"{error.what} ({error.got}, wanted {error.wanted})")
             continue
-        taken.append((Observation(sample=sample, score=comparable(row.score)), run))
+        taken.append((Observation(sample=sample, score=round_score(row.score)), run))
     return taken, left

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from raykd import models
-from raykd.config.loading import resolve, validate
+from raykd.config.loading import resolve_paths, validate
 from raykd.data.load import load_data
 from raykd.runs.sequences import write_sequences
 from raykd.runs.train import train
@@ -48,7 +48,7 @@ def config_of(folder: Path, name: str, **changes: Any) -> Any:
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
         **changes,
     }  # fmt: skip
-    return resolve(validate(tree, "test"), folder)
+    return resolve_paths(validate(tree, "test"), folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ def translation(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> 
         ("fr", 600, rows.pairs or ()),
         ("multi", 760, (*rows.texts, *(rows.pairs or ()))),
     ):
-        spec = models.EncoderDecoder(layers=1, hidden=48, heads=2, vocab_size=size, dropout=0.0)
+        spec = models.EncoderDecoderStudent(layers=1, hidden=48, heads=2, vocab_size=size, dropout=0.0)
         tokenizer = spec.fit_tokenizer(parts)
         model = spec.build(tokenizer, (), 0)
         made = models.TextModel(model, tokenizer, (), kind=spec.kind, task="seq2seq", max_length=48)
-        models.save(made, folder / name)
+        models.save_model(made, folder / name)
     return folder, train(config)
 
 

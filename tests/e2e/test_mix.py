@@ -18,7 +18,7 @@ from raykd.config.loading import load_any
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
 from raykd.models.multi import load_tasks
-from raykd.preflight.check import check, check_teacher
+from raykd.preflight.check import check_teacher, collect_findings
 from raykd.runs.train import train
 from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World
@@ -88,7 +88,7 @@ def mix(
     path.write_text(json.dumps(tree(folder, world.folder)), encoding="utf-8")
     config = load_any(path)
     assert isinstance(config, MultiRun)
-    assert [f.error for f in check(config) if f.error is not None] == []
+    assert [f.error for f in collect_findings(config) if f.error is not None] == []
     return config, train(config)
 
 
@@ -134,7 +134,7 @@ def test_a_task_of_the_student_answers_and_can_teach(mix: tuple[MultiRun, Outcom
     said = runner.invoke(app, ["predict", str(outcome.student), "a good day", "--task", "opinion", "--json"])
     assert set(json.loads(said.stdout)["probabilities"]) == set(LABELS)
     with pytest.raises(ModelError, match="several tasks"):
-        models.load(outcome.student)
+        models.load_model(outcome.student)
     names = config.members["names"]
     teacher = TeacherConfig(name="again", languages="all", path=str(outcome.student / "names"))
     assert "lstm" in check_teacher(teacher, names)

@@ -90,7 +90,7 @@ def test_the_report_needs_no_network(first: Outcome) -> None:
 def test_the_student_is_a_model_that_anybody_can_load(first: Outcome, world: World, capsys) -> None:  # type: ignore[no-untyped-def]
     from raykd.scoring.model import Model
 
-    assert models.load(first.student).labels == LABELS
+    assert models.load_model(first.student).labels == LABELS
     texts = [f"the food was very {word} here" for word in (*GOOD, *BAD)]
     answers = [row["label"] for row in Model.load(first.student).predict(texts)]
     wanted = ["positive"] * len(GOOD) + ["negative"] * len(BAD)

@@ -15,7 +15,7 @@ import pytest
 
 from raykd import models
 from raykd.config import MultiRun
-from raykd.config.loading import load_any, read_yaml
+from raykd.config.loading import load_any, read_yaml_mapping
 from raykd.driver.smoke import TAG, smoke_run
 from raykd.runs.train import train
 from raykd.tuning.checks.smoke import smoke_sweep
@@ -72,7 +72,7 @@ def sources(node: Any) -> Iterator[dict[str, Any]]:
 
 def with_rows(path: Path, folder: Path) -> Path:
     """The run file, its rows made where they are not there."""
-    tree = read_yaml(path)
+    tree = read_yaml_mapping(path)
     for source in sources(tree):
         for at, name in enumerate(source["paths"]):
             there = (path.parent / name).resolve()
@@ -95,7 +95,7 @@ def skip_what_is_not_there(config: Any) -> None:
               if m.kind == "pretrained"]  # fmt: skip
     for name in named:
         try:
-            models.resolve(name)
+            models.resolve_model(name)
         except Exception as error:
             pytest.skip(f"the pretrained model {name} is not on this machine: {type(error).__name__}")
 

@@ -17,7 +17,7 @@ import torch
 from raykd import models
 from raykd.answers.layout import unit_logits
 from raykd.config import Embedded
-from raykd.config.loading import resolve, validate
+from raykd.config.loading import resolve_paths, validate
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
@@ -63,12 +63,12 @@ def config_of(folder: Path, task: dict[str, Any], teachers: list[dict[str, Any]]
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
         **changes,
     }  # fmt: skip
-    return resolve(validate(tree, "test"), folder)
+    return resolve_paths(validate(tree, "test"), folder)
 
 
 def taught(path: Path, config: Any, rows: Rows, labels: list[str], steps: int, **student: Any) -> str:
     """A teacher that learnt the rows with a plain loop of torch."""
-    spec = models.LSTM(embedding=32, hidden=24, dropout=0.0, **student)
+    spec = models.LSTMStudent(embedding=32, hidden=24, dropout=0.0, **student)
     tokenizer = spec.fit_tokenizer([*rows.texts, *(rows.pairs or ())])
     model, task = spec.build(tokenizer, labels, 0, config.task.kind), config.task
     encoded = task.encode(tokenizer, rows.take(range(len(rows))))
@@ -82,7 +82,7 @@ def taught(path: Path, config: Any, rows: Rows, labels: list[str], steps: int, *
     made = models.TextModel(
         model, tokenizer, tuple(labels), kind="lstm", task=task.kind, max_length=task.max_length
     )
-    return str(models.save(made, path))
+    return str(models.save_model(made, path))
 
 
 def in_scheme(rows: Rows, labels: list[str]) -> Rows:
@@ -179,11 +179,11 @@ def test_the_reader_beats_the_sentence_that_overlaps_most(asking: tuple[Any, Out
     pairs = list(zip(rows.texts, rows.pairs, strict=True))
     guessed = [answers.overlap_sentence(*pair) for pair in pairs]
     gold = [[c[g[0] : g[1]]] for c, g in zip(rows.pairs, rows.golds, strict=True)]
-    floor = answers.metrics(guessed, gold, rows.languages)["f1"]
+    floor = answers.compute_answer_metrics(guessed, gold, rows.languages)["f1"]
     assert 0.1 < floor < outcome.macro("student")["f1"]
     found = Model.load(outcome.student).predict(rows.texts, rows.pairs)
     assert all(c[r["start"] : r["end"]] == r["answer"] for r, (_, c) in zip(found, pairs, strict=True))
-    scored = answers.metrics([row["answer"] for row in found], gold, rows.languages)["f1"]
+    scored = answers.compute_answer_metrics([row["answer"] for row in found], gold, rows.languages)["f1"]
     assert scored == pytest.approx(outcome.macro("student")["f1"], abs=0.02)
 
 

@@ -27,6 +27,6 @@ def test_two_workers_learn_what_one_learns(first: Outcome, world: World) -> None
             tracking={"log_model": False},
         )
     )
-    two = models.load(outcome.student).model.state_dict()
+    two = models.load_model(outcome.student).model.state_dict()
     assert alone.keys() == two.keys()
     assert max(float((alone[name] - two[name]).abs().max()) for name in two) < 1e-5

@@ -121,9 +121,9 @@ def test_errors_of_a_teacher_keep_their_type_across_processes(
     broken = save_transformer(tmp_path / "nan")
     from raykd import models
 
-    model = models.load(broken)
+    model = models.load_model(broken)
     model.model.classifier.bias.data.fill_(float("nan"))
-    models.save(model, broken)
+    models.save_model(model, broken)
     pools = [
         start([s]) for s in (other, gone, TeacherSpec("nan", str(broken), LABELS, TASK, dtype="float32"))
     ]

@@ -67,7 +67,7 @@ def test_overrides_are_texts_a_mapping_or_keywords_and_the_later_one_wins(
     run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[RunConfig] = []
-    monkeypatch.setattr("raykd.preflight.check.check", lambda run: seen.append(run) or [])
+    monkeypatch.setattr("raykd.preflight.check.collect_findings", lambda run: seen.append(run) or [])
     raykd.check(run_file, ["train.steps=7"], seed=2)
     raykd.check(run_file, {"train.steps": 7}, **{"seed": 2})
     raykd.check(run_file, "train.steps=9", **{"train.steps": 7}, seed=2)
@@ -194,11 +194,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def save(kind: str) -> Path:
         if not (folder / kind).exists():
-            spec = models.Linear(buckets=64)
+            spec = models.LinearStudent(buckets=64)
             labels = LABELS if kind == "classification" else ("O", "B-PER", "I-PER")
             tokenizer = spec.fit_tokenizer(texts_and_labels(50)[0])
             made = models.TextModel(spec.build(tokenizer, labels, 0), tokenizer, labels)
-            models.save(made, folder / kind)
+            models.save_model(made, folder / kind)
         return folder / kind
 
     return save

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from raykd.tasks.scores.chance import compare, find_swap, wilson
+from raykd.tasks.scores.chance import compare_with_constant_label, find_swap, wilson
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_swapped_teacher_is_poor_and_its_labels_are_found() -> None:
     gold_N = np.asarray([0] * 52 + [1] * 48)
     predicted_N = 1 - gold_N
     predicted_N[:5] = gold_N[:5]
-    found = compare(predicted_N, gold_N, 2)
+    found = compare_with_constant_label(predicted_N, gold_N, 2)
     assert (found.units, found.accuracy, found.label, found.share) == (100, 0.05, 0, 0.52)
     assert found.is_poor and found.swap is not None
     assert (found.swap.assignment, found.swap.accuracy) == ((1, 0), 0.95)
@@ -48,14 +48,14 @@ def test_a_swapped_teacher_is_poor_and_its_labels_are_found() -> None:
 def test_any_order_of_labels_is_found(classes: int) -> None:
     gold_N = np.random.default_rng(1).integers(classes, size=400)
     for names in list(permutations(range(classes)))[1:20]:
-        found = compare(answers(gold_N, list(names), 0.1), gold_N, classes)
+        found = compare_with_constant_label(answers(gold_N, list(names), 0.1), gold_N, classes)
         assert found.swap is not None and found.swap.accuracy > 0.85
         assert [found.swap.assignment[names[c]] for c in range(classes)] == list(range(classes))
 
 
 def test_two_labels_of_three_swapped_are_found_though_the_teacher_is_not_below_the_most_frequent() -> None:
     gold_N = np.random.default_rng(2).integers(3, size=600)
-    found = compare(answers(gold_N, [0, 2, 1], 0.1), gold_N, 3)
+    found = compare_with_constant_label(answers(gold_N, [0, 2, 1], 0.1), gold_N, 3)
     assert not found.is_poor and found.swap is not None and found.swap.assignment == (0, 2, 1)
 
 
@@ -64,23 +64,26 @@ def test_luck_is_no_swap() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         gold_N, predicted_N = rng.integers(7, size=140), rng.integers(7, size=140)
-        assert compare(predicted_N, gold_N, 7).swap is None
+        assert compare_with_constant_label(predicted_N, gold_N, 7).swap is None
 
 
 def test_one_answer_for_everything_is_poor_and_no_swap() -> None:
     gold_N = np.asarray([0] * 70 + [1] * 30)
-    found = compare(np.ones(100, np.int64), gold_N, 2)
+    found = compare_with_constant_label(np.ones(100, np.int64), gold_N, 2)
     assert found.is_poor and found.swap is None
 
 
 def test_a_good_teacher_an_even_one_and_few_rows_are_left_alone() -> None:
     gold_N = np.random.default_rng(3).integers(2, size=300)
-    good = compare(answers(gold_N, [0, 1], 0.2), gold_N, 2)
+    good = compare_with_constant_label(answers(gold_N, [0, 1], 0.2), gold_N, 2)
     assert not good.is_poor and good.swap is None
-    even = compare(np.random.default_rng(4).integers(2, size=300), gold_N, 2)
+    even = compare_with_constant_label(np.random.default_rng(4).integers(2, size=300), gold_N, 2)
     assert not even.is_poor and even.swap is None
-    assert compare(np.zeros(300, np.int64), gold_N, 2, label=0).is_no_better and not good.is_no_better
-    few = compare(np.asarray([1, 0, 0]), np.asarray([0, 0, 1]), 2)
+    assert (
+        compare_with_constant_label(np.zeros(300, np.int64), gold_N, 2, label=0).is_no_better
+        and not good.is_no_better
+    )
+    few = compare_with_constant_label(np.asarray([1, 0, 0]), np.asarray([0, 0, 1]), 2)
     assert not few.is_poor and few.swap is None
 
 
@@ -94,5 +97,5 @@ def test_a_label_that_was_never_answered_keeps_its_name() -> None:
 
 def test_repaired_answers_count_and_raw_ones_are_matched() -> None:
     gold_N = np.asarray([0, 1] * 50)
-    found = compare(np.zeros(100, np.int64), gold_N, 2, label=0, chosen_N=1 - gold_N)
+    found = compare_with_constant_label(np.zeros(100, np.int64), gold_N, 2, label=0, chosen_N=1 - gold_N)
     assert found.accuracy == 0.5 and found.share == 0.5 and found.swap is not None

@@ -167,7 +167,7 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(config: Any) -> None:
         raise AssertionError("a worker would have been taken")
 
-    monkeypatch.setattr("raykd.driver.session.connect", connect)
+    monkeypatch.setattr("raykd.driver.session.connect_ray", connect)
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
 
@@ -278,6 +278,6 @@ def test_a_fault_is_told_without_secrets(tmp_path: Path, call: Any, monkeypatch:
     def fault(*arguments: Any) -> None:
         raise RuntimeError("http://bob:CANARY@host is gone")
 
-    monkeypatch.setattr("raykd.config.loading.read_yaml", fault)
+    monkeypatch.setattr("raykd.config.loading.read_yaml_mapping", fault)
     code, shown = call("check", "any.yaml")
     assert code == 1 and "fault of raykd" in shown and "RuntimeError" in shown and "CANARY" not in shown

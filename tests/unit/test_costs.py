@@ -13,7 +13,7 @@ from raykd.data.rows import Rows
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.scoring.costs import cost_table, languages_taught
-from raykd.scoring.score import sample
+from raykd.scoring.score import sample_texts
 from raykd.teachers import timing
 from raykd.teachers.timing import conditions_of, take_time
 
@@ -122,10 +122,10 @@ def test_a_time_is_the_median_after_a_first_pass_and_a_large_model_costs_one(mon
 
 def test_a_sample_is_spread_over_the_rows_of_its_languages() -> None:
     held = rows(zh=100, en=64)
-    batch = sample(held, ("en",))
+    batch = sample_texts(held, ("en",))
     assert set(batch.languages) == {"en"} and len(batch) == 32 and len(set(batch.ids)) == 32
-    assert len(sample(held)) == 32 and set(sample(held).languages) == {"zh", "en"}
-    assert len(sample(rows(fr=3), ("fr",))) == 3 and len(sample(rows(fr=3), ("xx",))) == 3
+    assert len(sample_texts(held)) == 32 and set(sample_texts(held).languages) == {"zh", "en"}
+    assert len(sample_texts(rows(fr=3), ("fr",))) == 3 and len(sample_texts(rows(fr=3), ("xx",))) == 3
 
 
 def test_the_demo_has_a_language_that_the_multilingual_teacher_alone_teaches_and_no_idle_teacher() -> None:

@@ -1,4 +1,5 @@
-"""Labels as files have them: numbers, truth values, maps, rows without one, and what becomes of rows that are not drawn."""
+"""Labels as files have them: numbers, truth values, maps, rows without one, and what becomes of rows that are not
+drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.config import DataConfig
-from raykd.data.cells import BadRowError, is_blank
+from raykd.data.cells import BadRowError, is_blank_text
 from raykd.data.files.textfiles import Unread, require_file
 from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, label_index
 from raykd.data.load import Dataset, load_data
@@ -315,7 +316,7 @@ def test_any_row_is_read_or_refused(rows: list[dict[str, Any]], form: Any, empty
             assert "chats" in str(error)
             return
         assert len(found) <= len(rows)
-        assert all(not is_blank(text) for text in found.texts) or form == "target"
+        assert all(not is_blank_text(text) for text in found.texts) or form == "target"
         gold = set(found.labels_B.tolist()) - ({UNLABELLED} if empty == "unlabeled" else set())
         assert gold <= ({0, 1} if form == "text" else {0})
 
@@ -330,7 +331,12 @@ def test_a_text_of_nothing_that_can_be_seen_is_empty(text: str, tmp_path: Path) 
     write(tmp_path, [{"text": text, "label": "a"}])
     with pytest.raises(DataError, match="column 'text': got an empty text"):
         read(tmp_path, config_of(["a", "b"]))
-    assert not is_blank(text + "a") and not is_blank("\ue000") and not is_blank("👍🏽") and not is_blank(".")
+    assert (
+        not is_blank_text(text + "a")
+        and not is_blank_text("\ue000")
+        and not is_blank_text("👍🏽")
+        and not is_blank_text(".")
+    )
 
 
 def test_chats_are_told_what_to_do_with(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_what_is_little_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_is_made_and_all_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    items = doctor.doctor(tmp_path / "runs", None)
+    items = doctor.diagnose(tmp_path / "runs", None)
     assert list(tmp_path.iterdir()) == []
     assert {"ok"} <= set(doctor.states(items)) <= {"ok", "warn"}
     assert {"python", "packages", "shared memory", "MLflow", "cluster"} <= {item.what for item in items}
@@ -64,5 +64,5 @@ def test_a_server_that_is_not_there_is_an_error_within_seconds(
     with pytest.raises(TrackingError, match="cannot be used"):
         probe("http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:CANARY@127.0.0.1:9")
-    wrong: list[Any] = [i.error for i in doctor.doctor(tmp_path, None) if i.error]
+    wrong: list[Any] = [i.error for i in doctor.diagnose(tmp_path, None) if i.error]
     assert len(wrong) == 1 and "credentials" in str(wrong[0]) and "CANARY" not in str(wrong[0])

@@ -39,13 +39,13 @@ CHOSEN = [
     for pairs in (False, True)
 ]  # fmt: skip
 STUDENTS = {
-    "bert": models.Transformer(layers=1, hidden=16, heads=2, vocab_size=300, max_positions=POSITIONS),
-    "distilbert": models.Transformer(
+    "bert": models.TransformerStudent(layers=1, hidden=16, heads=2, vocab_size=300, max_positions=POSITIONS),
+    "distilbert": models.TransformerStudent(
         architecture="distilbert", layers=1, hidden=16, heads=2, vocab_size=300, max_positions=POSITIONS
     ),
-    "lstm": models.LSTM(embedding=12, hidden=8, vocab_size=300),
-    "lstm_last": models.LSTM(embedding=12, hidden=8, pooling="last", vocab_size=300),
-    "linear": models.Linear(buckets=2**12),
+    "lstm": models.LSTMStudent(embedding=12, hidden=8, vocab_size=300),
+    "lstm_last": models.LSTMStudent(embedding=12, hidden=8, pooling="last", vocab_size=300),
+    "linear": models.LinearStudent(buckets=2**12),
 }
 
 
@@ -59,7 +59,7 @@ def held_out(pairs: bool) -> tuple[list[str], list[str] | None, list[int]]:
 
 def predicted(directory: Path, texts: list[str], pairs: list[str] | None) -> np.ndarray:
     """``[N, C]`` of `raykd predict`, all rows in one call, classes in the model's order."""
-    loaded = models.load(directory)
+    loaded = models.load_model(directory)
     answers = list(Predictor.of(loaded).predict(rows_to_ask("text", texts, pairs)))
     return np.asarray([[answer["probabilities"][label] for label in loaded.labels] for answer in answers])
 
@@ -109,7 +109,7 @@ def test_a_plain_model_scores_in_raykd_what_it_scores_there(
     predicted_NC = predicted(directory, texts, second)
     np.testing.assert_allclose(predicted_NC, plain_NC, atol=TOLERANCE)
     assert accuracy(predicted_NC, labels) == accuracy(plain_NC, labels)
-    names = models.load(directory).labels
+    names = models.load_model(directory).labels
     taught_NC = taught(directory, names, texts, second, POSITIONS)
     np.testing.assert_allclose(taught_NC, plain_NC, atol=TOLERANCE)
     swapped_NC = taught(directory, names[::-1], texts, second, POSITIONS)
@@ -122,7 +122,7 @@ def test_a_text_is_cut_where_plain_transformers_cuts_it(
 ) -> None:
     directory = made[family, pairs]
     texts, second, _ = held_out(pairs)
-    names = models.load(directory).labels
+    names = models.load_model(directory).labels
     taught_NC = taught(directory, names, texts, second, 12)
     np.testing.assert_allclose(taught_NC, plain_probabilities(directory, texts, second, 12), atol=TOLERANCE)
 
@@ -132,13 +132,13 @@ def test_a_plain_model_that_raykd_saves_again_answers_the_same_in_plain_transfor
     made: dict[tuple[str, bool], Path], family: str, pairs: bool, tmp_path: Path
 ) -> None:
     texts, second, _ = held_out(pairs)
-    student = models.Pretrained(path=str(made[family, pairs]))
+    student = models.PretrainedStudent(path=str(made[family, pairs]))
     tokenizer = student.fit_tokenizer([])
-    labels = models.load(made[family, pairs]).labels
+    labels = models.load_model(made[family, pairs]).labels
     built = models.TextModel(
         student.build(tokenizer, labels, 0).eval(), tokenizer, labels, kind="pretrained", max_length=POSITIONS
     )
-    saved = models.save(built, tmp_path / "student")
+    saved = models.save_model(built, tmp_path / "student")
     plain_NC = plain_probabilities(saved, texts, second)
     np.testing.assert_allclose(
         plain_NC, plain_probabilities(made[family, pairs], texts, second), atol=TOLERANCE
@@ -157,7 +157,7 @@ def test_a_student_answers_in_plain_transformers_as_in_raykd(name: str, pairs: b
     with torch.no_grad():  # New weights, and a linear student's zeros, say almost the same of every text.
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.4)
-    saved = models.save(
+    saved = models.save_model(
         models.TextModel(model, tokenizer, labels, kind=student.kind, max_length=POSITIONS), tmp_path / name
     )
     models.register()

@@ -1,7 +1,7 @@
 """Language models in raykd against plain transformers: likelihoods and written texts, for each task and tokenizer.
 
-A model that somebody made with transformers alone is scored and asked by raykd, and a student that raykd saved is scored
-and asked by transformers alone. One tokenizer for each task runs always, the others nightly.
+A model that somebody made with transformers alone is scored and asked by raykd, and a student that raykd saved is
+scored and asked by transformers alone. One tokenizer for each task runs always, the others nightly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import transformers
 from raykd import models
 from raykd.models.lm import Headless
 from raykd.networks import heads
-from raykd.prediction.writing import generate, rows_together
+from raykd.prediction.writing import generate_texts, rows_together
 from raykd.scoring.model import Model
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.batch import TextBatch
@@ -165,13 +165,13 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
     theirs.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
-    ours = models.load(folder, head=task)  # type: ignore[arg-type]
+    ours = models.load_model(folder, head=task)  # type: ignore[arg-type]
     encoded = TASKS[task].encode(ours.tokenizer, batch())
     said = TASKS[task].say(Headless(ours.model), TASKS[task].collate(encoded, range(4)))
     nll = [plain_nll(task, theirs, tokenizer, encoded, i) for i in range(4)]
     assert said.nll_B == pytest.approx(np.asarray(nll), rel=1e-4, abs=1e-4)
 
-    models.save(
+    models.save_model(
         models.TextModel(
             ours.model,
             ours.tokenizer,
@@ -191,7 +191,7 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
     if task == "masked_lm":
         return
     texts = [plain_text(task, theirs, tokenizer, text) for text in TEXTS]
-    assert generate(ours.model, ours.tokenizer, TEXTS, max_new_tokens=6) == texts
+    assert generate_texts(ours.model, ours.tokenizer, TEXTS, max_new_tokens=6) == texts
     assert [plain_text(task, again, its, text) for text in TEXTS] == texts
     assert [row["written"] for row in Model.load(tmp_path / "ours").predict(TEXTS)] == texts
 
@@ -204,7 +204,7 @@ def test_rows_in_a_batch_are_written_as_alone(architecture: str) -> None:
     tokenizer = byte_level([*TEXTS, *TARGETS] * 2, TEMPLATES[ARCHITECTURES[architecture][0]][0])
     model = built(architecture, tokenizer)
     texts = [*TEXTS, "", TEXTS[3] * 2, "one one one"]
-    alone = [generate(model, tokenizer, [text], max_new_tokens=6)[0] for text in texts]
+    alone = [generate_texts(model, tokenizer, [text], max_new_tokens=6)[0] for text in texts]
     for size in (2, 16):
-        assert generate(model, tokenizer, texts, max_new_tokens=6, batch_size=size) == alone
+        assert generate_texts(model, tokenizer, texts, max_new_tokens=6, batch_size=size) == alone
     assert rows_together(model) == "any"

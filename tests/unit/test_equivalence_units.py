@@ -22,7 +22,7 @@ from raykd.distill.objective import Counts, Objective
 from raykd.distill.schedules import Constant
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.prediction.predictor import Predictor
-from raykd.tasks import QuestionAnswering, Said, TokenClassification
+from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
 from raykd.tasks.base import TaskBase
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
@@ -36,8 +36,10 @@ GOLD = Objective(alpha=Constant(value=1.0))
 TAGGER = TokenClassification(max_length=made.LENGTH)
 ASKED = QuestionAnswering(max_length=made.LENGTH, stride=made.STRIDE)
 STUDENTS = {
-    "lstm": models.LSTM(embedding=24, hidden=24, vocab_size=300, dropout=0.0),
-    "bert": models.Transformer(layers=1, hidden=32, heads=2, vocab_size=300, max_positions=128, dropout=0.0),
+    "lstm": models.LSTMStudent(embedding=24, hidden=24, vocab_size=300, dropout=0.0),
+    "bert": models.TransformerStudent(
+        layers=1, hidden=32, heads=2, vocab_size=300, max_positions=128, dropout=0.0
+    ),
 }
 
 
@@ -73,12 +75,12 @@ def asked(rows: Sequence[made.Question], mode: Mode = "") -> TextBatch:
     )
 
 
-def said_by(directory: Path, task: TaskBase, batch: TextBatch, labels: tuple[str, ...] = ()) -> Said:
+def said_by(directory: Path, task: TaskBase, batch: TextBatch, labels: tuple[str, ...] = ()) -> SystemAnswers:
     """What a teacher says to rows in one batch."""
     spec = TeacherSpec("t", str(directory), labels, task, max_length=task.max_length, dtype="float32")
     signal, counts_B = Teacher(spec).answer(batch.without_labels()), task.counts(batch)
     logits_NC, covered_N = unit_logits(signal, counts_B, task.choices(batch, labels))
-    return Said(np.maximum(logits_NC, MASKED), counts_B, covered_N)
+    return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
 def train(
@@ -105,7 +107,7 @@ def train(
         max_length=task.max_length,
         no_answer=bool(batch.in_mode("optional").any()),
     )
-    return models.save(built, directory)
+    return models.save_model(built, directory)
 
 
 def plain(directory: Path, head: str) -> tuple[Any, Any]:
@@ -133,7 +135,7 @@ def check_tagger(directory: Path, rows: Sequence[tuple[list[str], list[str]]], l
     here = TAGGER.metrics(said, tagged(rows), made.TAGS)["f1"]
     assert there <= here + 1e-9 and (here - there <= 0.06 or there < 0.8)
     batch = tagged(rows)
-    found = [row["entities"] for row in Predictor.of(models.load(directory)).predict(batch)]
+    found = [row["entities"] for row in Predictor.of(models.load_model(directory)).predict(batch)]
     assert found == [row["entities"] for row in TAGGER.predictions(said, batch, made.TAGS)]
 
 

@@ -23,7 +23,15 @@ import pytest
 from rich.console import Console
 
 from raykd.checkpoint.curves import Curves
-from raykd.checkpoint.find import Mark, folder_name, newest, next_start, problem, prune, write_manifest
+from raykd.checkpoint.find import (
+    CheckpointMark,
+    folder_name,
+    newest,
+    next_start,
+    problem,
+    prune,
+    write_manifest,
+)
 from raykd.checkpoint.save import STOP_AT
 from raykd.cluster.mailbox import Event
 from raykd.config import RunConfig
@@ -35,7 +43,7 @@ from raykd.folders.folder import (
     finished_before,
     log_to_file,
     look_at_folder,
-    open_folder,
+    open_run_folder,
     status_of,
 )
 from raykd.folders.lock import locked
@@ -49,7 +57,7 @@ def reopened(
 ) -> RunFolder:
     earlier = look_at_folder(config, resume=resume, overwrite=overwrite)
     files = {"run.yaml": dump(config)}
-    return open_folder(config, {"data": rows}, files, earlier=earlier, base=config, overwrite=overwrite)
+    return open_run_folder(config, {"data": rows}, files, earlier=earlier, base=config, overwrite=overwrite)
 
 
 def opened(tmp_path: Path, **flags: bool) -> tuple[RunConfig, RunFolder]:
@@ -144,10 +152,10 @@ def test_a_point_that_comes_again_counts_once_also_after_a_restart(tmp_path: Pat
     assert fresh is not None and fresh.values == {"accuracy": 0.9}
 
 
-CONFIG = Mark("student", "abc", 2)
+CONFIG = CheckpointMark("student", "abc", 2)
 
 
-def checkpoint(storage: Path, start: str, step: int, mark: Mark = CONFIG, attempt: int = 1) -> Path:
+def checkpoint(storage: Path, start: str, step: int, mark: CheckpointMark = CONFIG, attempt: int = 1) -> Path:
     """As two ranks write it: shards named by a rank, the rest by rank 0."""
     mark = replace(mark, step=step)
     folder = storage / start / folder_name(mark, attempt)
@@ -261,7 +269,7 @@ def written_by_a_process(
 
 
 def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_path: Path) -> None:
-    mark = Mark("student", "abc", 1)
+    mark = CheckpointMark("student", "abc", 1)
     folders = [tmp_path / "student-1" / folder_name(replace(mark, step=step), 1) for step in (10, 20, 30)]
     assert written_by_a_process(folders[0], 10, 5000).returncode == 0
     killed = written_by_a_process(folders[1], 20, 5000, **{STOP_AT: "20"})

@@ -13,7 +13,7 @@ import transformers
 from raykd import models
 from raykd.errors import ConfigError, ModelError
 from raykd.models.lm import Headless
-from raykd.prediction.writing import generate
+from raykd.prediction.writing import generate_texts
 from raykd.tasks import Seq2Seq
 from raykd.teachers.store.values import text_keys
 from raykd.text.batch import TextBatch
@@ -112,7 +112,7 @@ def test_each_row_has_the_codes_of_its_languages(made: Any) -> None:
     task = Seq2Seq(max_length=20, max_target_length=20)
     encoded = task.encode(tokenizer, batch())
     said = task.say(Headless(model), task.collate(encoded, range(4)))
-    written = generate(
+    written = generate_texts(
         model, tokenizer, SOURCES, languages=LANGUAGES, source_languages=SPEAKS, max_new_tokens=6
     )
     state = tokenizer.src_lang, tokenizer.tgt_lang
@@ -139,13 +139,13 @@ def test_a_cut_target_starts_as_the_whole_one(made: Any) -> None:
 
 def test_a_saved_model_does_the_same(made: Any, tmp_path: Path) -> None:
     _, tokenizer, model = made
-    written = generate(
+    written = generate_texts(
         model, tokenizer, SOURCES, languages=LANGUAGES, source_languages=SPEAKS, max_new_tokens=6
     )
-    models.save(models.TextModel(model, tokenizer, (), task="seq2seq", max_length=20), tmp_path / "m")
-    again = models.load(tmp_path / "m")
+    models.save_model(models.TextModel(model, tokenizer, (), task="seq2seq", max_length=20), tmp_path / "m")
+    again = models.load_model(tmp_path / "m")
     assert codes_of(again.tokenizer)
-    found = generate(
+    found = generate_texts(
         again.model, again.tokenizer, SOURCES, languages=LANGUAGES, source_languages=SPEAKS, max_new_tokens=6
     )
     assert found == written
@@ -154,9 +154,9 @@ def test_a_saved_model_does_the_same(made: Any, tmp_path: Path) -> None:
 def test_a_language_that_nothing_names_is_not_guessed(made: Any) -> None:
     _, tokenizer, model = made
     with pytest.raises(ModelError, match="many languages"):
-        generate(model, tokenizer, SOURCES[:1], max_new_tokens=2)
+        generate_texts(model, tokenizer, SOURCES[:1], max_new_tokens=2)
     with pytest.raises(ConfigError, match=r"no language code stands for 'klingon'(.|\n)*language_codes"):
-        generate(model, tokenizer, SOURCES[:1], languages=("klingon",), max_new_tokens=2)
+        generate_texts(model, tokenizer, SOURCES[:1], languages=("klingon",), max_new_tokens=2)
 
 
 NLLB = (
@@ -216,7 +216,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     from raykd.teachers.teacher import Teacher
 
     family, tokenizer, model = made
-    models.save(models.TextModel(model, tokenizer, (), task="seq2seq", max_length=20), tmp_path / "t")
+    models.save_model(models.TextModel(model, tokenizer, (), task="seq2seq", max_length=20), tmp_path / "t")
     names = {"französisch": CODES[family]["fr"], "deutsch": CODES[family]["de"]}
     files = {"kind": "files", "paths": ["unused.jsonl"]}
     config = RunConfig.model_validate(
@@ -257,12 +257,12 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     assert losses and max(losses) < 2e-3 and covered == [1.0] * len(covered)
     student = loop.best_student()
     assert isinstance(student, models.TextModel)
-    models.save(student, tmp_path / "s")
+    models.save_model(student, tmp_path / "s")
     said, _ = student_said(tmp_path / "s", config, rows)
     batch_of_rows = rows.take(range(4))
     assert said.texts == tuple(teacher.generate(batch_of_rows, beams=1, max_new_tokens=6))
     assert said.texts == tuple(
-        generate(
+        generate_texts(
             model,
             tokenizer,
             SOURCES,

@@ -28,7 +28,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.vocabulary_signals import IdMap
 from raykd.driver.loop import fresh_student
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.models import Decoder, Pretrained, Transformer
+from raykd.models import DecoderStudent, PretrainedStudent, TransformerStudent
 from raykd.models.identity import tokenizer_content
 from raykd.models.lm import Headless
 from raykd.student.prepare import fit_tokenizer, prepare
@@ -62,7 +62,7 @@ def spoken(language: str) -> list[int]:
 @cache
 def teacher(language: str) -> tuple[Any, Any]:
     """Tokenizer and model."""
-    spec = Transformer(layers=1, hidden=16, heads=2, vocab_size=150, dropout=0.0, max_positions=64)
+    spec = TransformerStudent(layers=1, hidden=16, heads=2, vocab_size=150, dropout=0.0, max_positions=64)
     tokenizer = spec.fit_tokenizer(TEXTS[language] * 2)
     return tokenizer, spec.build(tokenizer, (), 3, "masked_lm").eval()
 
@@ -317,7 +317,7 @@ def test_rows_are_texts_that_are_their_own_gold() -> None:
 
 
 def test_tokenizers_that_cannot_be_masked_or_joined_are_refused() -> None:
-    decoder = Decoder(vocab_size=600).fit_tokenizer(TEXTS["en"])
+    decoder = DecoderStudent(vocab_size=600).fit_tokenizer(TEXTS["en"])
     with pytest.raises(ConfigError, match="masked language model"):
         MaskedLM().encode(decoder, batch())
     assert CausalLM.form != MaskedLM.form
@@ -342,7 +342,7 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
     for language in ("en", "zh"):
         tokenizer, model = teacher(language)
         built = models.TextModel(model, tokenizer, (), kind="transformer", task="masked_lm", max_length=32)
-        models.save(built, tmp_path / language)
+        models.save_model(built, tmp_path / language)
         spec = TeacherSpec(
             language,
             str(tmp_path / language),
@@ -371,8 +371,8 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
 
     student = loop.best_student()
     assert isinstance(student, models.TextModel)
-    models.save(student, tmp_path / "student")
-    again = models.load(tmp_path / "student", head="masked_lm")
+    models.save_model(student, tmp_path / "student")
+    again = models.load_model(tmp_path / "student", head="masked_lm")
     assert (
         isinstance(again.tokenizer, UnionTokenizer)
         and models.inspect_directory(tmp_path / "student").problems == ()
@@ -382,10 +382,10 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
 
 
 def test_a_student_of_a_union_is_fine_tuned_with_its_languages(tmp_path: Path) -> None:
-    spec = Transformer(layers=1, hidden=16, heads=2, vocabulary="union")
+    spec = TransformerStudent(layers=1, hidden=16, heads=2, vocabulary="union")
     built = models.TextModel(spec.build(union(), (), 0, "masked_lm"), union(), (), task="masked_lm")
-    models.save(built, tmp_path / "student")
-    student = Pretrained(path=str(tmp_path / "student"))
+    models.save_model(built, tmp_path / "student")
+    student = PretrainedStudent(path=str(tmp_path / "student"))
     tokenizer = student.fit_tokenizer([])
     whole = union()(batch().texts, languages=list(batch().languages))["input_ids"]
     limit = sorted(map(len, whole))[2]

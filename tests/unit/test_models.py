@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from raykd import models
 from raykd.errors import ModelError
-from raykd.models import LSTM, Linear, Pretrained, Student, TextModel, Transformer
+from raykd.models import LinearStudent, LSTMStudent, PretrainedStudent, Student, TextModel, TransformerStudent
 from raykd.text.padding import pad
 from raykd.text.tokens import tokenize
 
@@ -31,15 +31,15 @@ TEXTS = [
     "I learned a lot in three weeks and the teacher was a delight to listen to",
 ]
 STUDENTS = {
-    "bert": Transformer(layers=3, hidden=16, heads=2, vocab_size=300, max_positions=64),
-    "distilbert": Transformer(
+    "bert": TransformerStudent(layers=3, hidden=16, heads=2, vocab_size=300, max_positions=64),
+    "distilbert": TransformerStudent(
         architecture="distilbert", layers=2, hidden=16, vocab_size=300, max_positions=64
     ),
-    "lstm": LSTM(embedding=12, hidden=8, vocab_size=300),
-    "lstm_mean": LSTM(embedding=12, hidden=8, layers=2, pooling="mean", vocab_size=300),
-    "lstm_last": LSTM(embedding=12, hidden=8, layers=2, pooling="last", vocab_size=300),
-    "lstm_one_way": LSTM(embedding=12, hidden=8, bidirectional=False, pooling="last", vocab_size=300),
-    "linear": Linear(buckets=2**12),
+    "lstm": LSTMStudent(embedding=12, hidden=8, vocab_size=300),
+    "lstm_mean": LSTMStudent(embedding=12, hidden=8, layers=2, pooling="mean", vocab_size=300),
+    "lstm_last": LSTMStudent(embedding=12, hidden=8, layers=2, pooling="last", vocab_size=300),
+    "lstm_one_way": LSTMStudent(embedding=12, hidden=8, bidirectional=False, pooling="last", vocab_size=300),
+    "linear": LinearStudent(buckets=2**12),
 }
 
 
@@ -47,7 +47,7 @@ def made(student: Student, labels: tuple[str, ...] = LABELS, seed: int = 0) -> T
     """A model in evaluation mode whose weights are not zero."""
     tokenizer = student.fit_tokenizer(TEXTS)
     model = student.build(tokenizer, labels, seed).eval()
-    if isinstance(student, Linear):
+    if isinstance(student, LinearStudent):
         with torch.no_grad():
             model.weights.weight.normal_(generator=torch.Generator().manual_seed(1))
             model.bias.normal_(generator=torch.Generator().manual_seed(2))
@@ -71,13 +71,13 @@ def logits(
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that a student of kind pretrained can start from."""
-    return models.save(made(STUDENTS["bert"]), tmp_path_factory.mktemp("models") / "checkpoint")
+    return models.save_model(made(STUDENTS["bert"]), tmp_path_factory.mktemp("models") / "checkpoint")
 
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_saved_and_loaded_answers_exactly_the_same(name: str, tmp_path: Path) -> None:
     before = made(STUDENTS[name])
-    after = models.load(models.save(before, tmp_path / "model"))
+    after = models.load_model(models.save_model(before, tmp_path / "model"))
     assert torch.equal(logits(before, TEXTS), logits(after, TEXTS))
     assert torch.equal(logits(before, TEXTS, TEXTS[::-1]), logits(after, TEXTS, TEXTS[::-1]))
     assert (after.labels, after.kind, after.max_length, after.languages) == (
@@ -90,12 +90,12 @@ def test_saved_and_loaded_answers_exactly_the_same(name: str, tmp_path: Path) ->
 
 
 def test_pretrained_continues_where_its_checkpoint_ended(checkpoint: Path, tmp_path: Path) -> None:
-    student = Pretrained(path=str(checkpoint))
+    student = PretrainedStudent(path=str(checkpoint))
     tokenizer = student.fit_tokenizer([])
     model = student.build(tokenizer, LABELS, 5).eval()
     mine = TextModel(model, tokenizer, LABELS, kind="pretrained")
-    assert torch.equal(logits(mine, TEXTS), logits(models.load(checkpoint), TEXTS))
-    again = models.load(models.save(mine, tmp_path / "again"))
+    assert torch.equal(logits(mine, TEXTS), logits(models.load_model(checkpoint), TEXTS))
+    again = models.load_model(models.save_model(mine, tmp_path / "again"))
     assert torch.equal(logits(mine, TEXTS), logits(again, TEXTS))
 
 
@@ -103,9 +103,9 @@ def test_pretrained_continues_where_its_checkpoint_ended(checkpoint: Path, tmp_p
 def test_pretrained_with_other_labels_keeps_the_encoder_and_draws_a_head_by_seed(
     checkpoint: Path, labels: tuple[str, ...]
 ) -> None:
-    student = Pretrained(path=str(checkpoint))
+    student = PretrainedStudent(path=str(checkpoint))
     first, same, other = (student.build(student.fit_tokenizer([]), labels, seed) for seed in (1, 1, 2))
-    old = models.load(checkpoint).model
+    old = models.load_model(checkpoint).model
     assert first.config.id2label == dict(enumerate(labels))
     assert torch.equal(first.classifier.weight, same.classifier.weight)
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
@@ -115,22 +115,24 @@ def test_pretrained_with_other_labels_keeps_the_encoder_and_draws_a_head_by_seed
 
 
 def test_kept_layers_are_those_asked_for(checkpoint: Path, tmp_path: Path) -> None:
-    student = Pretrained(path=str(checkpoint), layers=(0, 2))
+    student = PretrainedStudent(path=str(checkpoint), layers=(0, 2))
     model = student.build(student.fit_tokenizer([]), LABELS, 0).eval()
-    old = models.load(checkpoint).model
+    old = models.load_model(checkpoint).model
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == 2
     for kept, taken in zip(model.bert.encoder.layer, (0, 2), strict=True):
         for name, weight in old.bert.encoder.layer[taken].state_dict().items():
             assert torch.equal(weight, kept.state_dict()[name])
     thin = TextModel(model, student.fit_tokenizer([]), LABELS)
-    assert torch.equal(logits(thin, TEXTS), logits(models.load(models.save(thin, tmp_path / "thin")), TEXTS))
+    assert torch.equal(
+        logits(thin, TEXTS), logits(models.load_model(models.save_model(thin, tmp_path / "thin")), TEXTS)
+    )
     with pytest.raises(ModelError, match="3 layers"):
-        Pretrained(path=str(checkpoint), layers=(0, 3)).build(student.fit_tokenizer([]), LABELS, 0)
+        PretrainedStudent(path=str(checkpoint), layers=(0, 3)).build(student.fit_tokenizer([]), LABELS, 0)
 
 
 def test_layers_of_distilbert_can_be_taken(tmp_path: Path) -> None:
-    path = models.save(made(STUDENTS["distilbert"]), tmp_path / "model")
-    student = Pretrained(path=str(path), layers=(1,))
+    path = models.save_model(made(STUDENTS["distilbert"]), tmp_path / "model")
+    student = PretrainedStudent(path=str(path), layers=(1,))
     model = student.build(student.fit_tokenizer([]), LABELS, 0).eval()
     assert len(model.distilbert.transformer.layer) == model.config.n_layers == 1
 
@@ -146,7 +148,9 @@ def test_padding_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_lstm_is_torchs_lstm_over_a_packed_sequence(bidirectional: bool) -> None:
-    text_model = made(LSTM(embedding=12, hidden=8, layers=2, pooling="last", bidirectional=bidirectional))
+    text_model = made(
+        LSTMStudent(embedding=12, hidden=8, layers=2, pooling="last", bidirectional=bidirectional)
+    )
     model = text_model.model
     reference = torch.nn.LSTM(12, 8, num_layers=2, batch_first=True, bidirectional=bidirectional)
     weights = {}
@@ -199,14 +203,14 @@ def test_built_models_start_as_their_docstrings_say() -> None:
     gates = lstm.forward_layers[0].bias_ih_l0 + lstm.forward_layers[0].bias_hh_l0
     assert torch.equal(gates, torch.tensor([0.0] * 8 + [1.0] * 8 + [0.0] * 16))
     assert torch.equal(lstm.embedding.weight[0], torch.zeros(12))
-    linear = Linear(buckets=64).build(Linear(buckets=64).fit_tokenizer([]), LABELS, 0)
+    linear = LinearStudent(buckets=64).build(LinearStudent(buckets=64).fit_tokenizer([]), LABELS, 0)
     assert all(torch.equal(weight, torch.zeros_like(weight)) for weight in linear.parameters())
     assert models.parameter_count(linear) == 64 * 3 + 3
 
 
 @pytest.mark.parametrize("name", [*STUDENTS, "pretrained"])
 def test_yaml_gives_back_every_member(name: str, checkpoint: Path) -> None:
-    students = {**STUDENTS, "pretrained": Pretrained(path=str(checkpoint), layers=(0, 1))}
+    students = {**STUDENTS, "pretrained": PretrainedStudent(path=str(checkpoint), layers=(0, 1))}
     adapter: TypeAdapter[Student] = TypeAdapter(Student)
     written = yaml.safe_dump(students[name].model_dump(mode="json"))
     assert adapter.validate_python(yaml.safe_load(written)) == students[name]
@@ -234,14 +238,14 @@ def test_what_cannot_work_is_refused_at_once(wrong: dict[str, object]) -> None:
 @pytest.mark.parametrize("labels", [("one",), ("a", "a"), ()])
 def test_labels_must_tell_classes_apart(labels: tuple[str, ...]) -> None:
     with pytest.raises(ModelError, match="labels"):
-        Linear(buckets=16).build(Linear(buckets=16).fit_tokenizer([]), labels, 0)
+        LinearStudent(buckets=16).build(LinearStudent(buckets=16).fit_tokenizer([]), labels, 0)
 
 
 def test_auto_classes_know_the_kinds_of_raykd(tmp_path: Path) -> None:
     models.register()
     for name, model_type in (("linear", "raykd_linear"), ("lstm", "raykd_lstm")):
         text_model = made(STUDENTS[name])
-        path = models.save(text_model, tmp_path / name)
+        path = models.save_model(text_model, tmp_path / name)
         assert AutoConfig.from_pretrained(path).model_type == model_type
         loaded = AutoModelForSequenceClassification.from_pretrained(path)
         inputs = pad(tokenize(text_model.tokenizer, TEXTS, None, 32), range(len(TEXTS)))
@@ -261,7 +265,11 @@ def test_a_student_learns_a_toy_task(name: str) -> None:
         " ".join(random.permutation([str(random.choice(words[y])), "it", "was", f"n{i}"]))
         for i, y in enumerate(truth)
     ]
-    student = Linear(buckets=2**12) if name == "linear" else LSTM(embedding=16, hidden=16, vocab_size=300)
+    student = (
+        LinearStudent(buckets=2**12)
+        if name == "linear"
+        else LSTMStudent(embedding=16, hidden=16, vocab_size=300)
+    )
     tokenizer = student.fit_tokenizer(texts)
     model = student.build(tokenizer, ("a", "b"), 0).train()
     rows, gold = tokenize(tokenizer, texts, None, 32), torch.tensor([("a", "b").index(y) for y in truth])
@@ -294,18 +302,18 @@ def test_wordpieces_are_the_same_in_every_process() -> None:
 
 
 def test_wordpieces_split_chinese_and_keep_accents() -> None:
-    tokenizer = Transformer(vocab_size=300).fit_tokenizer(TEXTS)
+    tokenizer = TransformerStudent(vocab_size=300).fit_tokenizer(TEXTS)
     assert tokenizer.pad_token_id == 0 and len(tokenizer) <= 300
     encoded = tokenizer(["Très 很好!"], ["good"], truncation=True, max_length=32)
     pieces = tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])
     assert [p for p in pieces if p in "很好!"] == ["很", "好", "!"]
     assert "è" in "".join(pieces)
     assert encoded["token_type_ids"][0][-2:] == [1, 1] and encoded["token_type_ids"][0][0] == 0
-    assert "token_type_ids" not in LSTM(vocab_size=300).fit_tokenizer(TEXTS)(["good"])
-    cased = Transformer(vocab_size=300, lowercase=False).fit_tokenizer(TEXTS)
+    assert "token_type_ids" not in LSTMStudent(vocab_size=300).fit_tokenizer(TEXTS)(["good"])
+    cased = TransformerStudent(vocab_size=300, lowercase=False).fit_tokenizer(TEXTS)
     assert cased(["I"])["input_ids"] != cased(["i"])["input_ids"]
     with pytest.raises(ModelError, match="no words"):
-        Transformer().fit_tokenizer(["", "  "])
+        TransformerStudent().fit_tokenizer(["", "  "])
 
 
 def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:

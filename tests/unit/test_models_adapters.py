@@ -11,7 +11,7 @@ import torch
 
 from raykd import models
 from raykd.errors import ModelError
-from raykd.models import Transformer
+from raykd.models import TransformerStudent
 from raykd.models.bases import inspect_base
 from raykd.models.textmodel import TextModel
 from raykd.pretrained import adapters
@@ -22,10 +22,10 @@ TEXTS = ["a good film", "the worst meal", "a very long and very bad film about a
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    student = Transformer(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=32)
+    student = TransformerStudent(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=32)
     tokenizer = student.fit_tokenizer(TEXTS)
     model = TextModel(student.build(tokenizer, LABELS, 0).eval(), tokenizer, LABELS)
-    path = models.save(model, tmp_path / "base")
+    path = models.save_model(model, tmp_path / "base")
     (path / "raykd.json").unlink()
     return path
 
@@ -41,7 +41,7 @@ def adapter_file(folder: Path, base: object, **settings: Any) -> Path:
 def test_an_adapter_whose_base_is_not_here_names_it(tmp_path: Path) -> None:
     folder = adapter_file(tmp_path / "adapter", "somebody/base")
     for act in (
-        models.load,
+        models.load_model,
         models.fingerprint,
         models.read_labels,
         lambda path: models.inspect_model(path, None),
@@ -57,7 +57,7 @@ def test_an_adapter_whose_base_is_not_here_names_it(tmp_path: Path) -> None:
 def test_an_adapter_that_cannot_be_merged_is_refused_by_name(tmp_path: Path, base: Path) -> None:
     folder = adapter_file(tmp_path / "adapter", base, peft_type="PROMPT_TUNING")
     with pytest.raises(ModelError, match="PROMPT_TUNING, which cannot be merged"):
-        models.load(folder)
+        models.load_model(folder)
 
 
 def test_without_peft_the_package_is_named(
@@ -67,7 +67,7 @@ def test_without_peft_the_package_is_named(
     (folder / "adapter_model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
     monkeypatch.setattr(adapters, "is_installed", lambda name: False)
     with pytest.raises(ModelError, match="peft, which merges it, is not installed") as caught:
-        models.load(folder)
+        models.load_model(folder)
     assert 'pip install "raykd[peft]"' in str(caught.value)
 
 
@@ -95,7 +95,7 @@ def test_an_adapter_answers_as_plain_peft(tmp_path: Path, base: Path, count: int
     labels = LABELS if count == 2 else ("LABEL_0", "LABEL_1", "LABEL_2")
 
     looked = models.inspect_model(folder, "classification")
-    loaded = models.load(folder, head="classification")
+    loaded = models.load_model(folder, head="classification")
     assert looked.labels == loaded.labels == labels and looked.head == "classification"
     inputs = AutoTokenizer.from_pretrained(str(base))(TEXTS[0], return_tensors="pt")
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_an_adapter_answers_as_plain_peft(tmp_path: Path, base: Path, count: int
 
     (folder / "config.json").write_bytes((base / "config.json").read_bytes())
     with torch.no_grad():
-        again = models.load(folder, head="classification").model(**inputs).logits
+        again = models.load_model(folder, head="classification").model(**inputs).logits
     assert torch.allclose(again, joined(**inputs).logits, atol=1e-5)
     (folder / "config.json").unlink()
 

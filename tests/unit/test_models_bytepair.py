@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ModelError
-from raykd.models import Decoder, EncoderDecoder, load_tokenizer
+from raykd.models import DecoderStudent, EncoderDecoderStudent, load_tokenizer
 from raykd.models.identity import tokenizer_content
 from raykd.tokenizers.bytepair import BYTES, SMALLEST, SPECIALS, train_bytepair
 
@@ -66,8 +66,8 @@ def test_pieces_begin_where_their_characters_do() -> None:
 
 
 def test_what_stands_around_a_text_and_how_large_the_vocabulary_is() -> None:
-    sources = EncoderDecoder(vocab_size=640, max_positions=32).fit_tokenizer(TEXTS)
-    prompts = Decoder(vocab_size=640, max_positions=32).fit_tokenizer(TEXTS)
+    sources = EncoderDecoderStudent(vocab_size=640, max_positions=32).fit_tokenizer(TEXTS)
+    prompts = DecoderStudent(vocab_size=640, max_positions=32).fit_tokenizer(TEXTS)
     assert (sources.pad_token_id, sources.bos_token_id, sources.eos_token_id) == (0, 1, 2)
     assert sources.convert_ids_to_tokens([3, 4, 259]) == ["<unk>", BYTES[0], BYTES[255]]
     assert len(sources) <= 640 and sources.model_max_length == 32

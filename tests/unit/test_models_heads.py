@@ -11,20 +11,33 @@ import torch
 
 from raykd import models
 from raykd.errors import ModelError
-from raykd.models import LSTM, Decoder, EncoderDecoder, Linear, Pretrained, Student, TextModel, Transformer
+from raykd.models import (
+    DecoderStudent,
+    EncoderDecoderStudent,
+    LinearStudent,
+    LSTMStudent,
+    PretrainedStudent,
+    Student,
+    TextModel,
+    TransformerStudent,
+)
 
 TAGS = ("O", "B-PER", "I-PER")
 TEXTS = ["Anna Smith lives in Paris", "安娜住在巴黎，真好", "où habite Anna ?", "hm"]
 PAIRS = ["She moved in 2019", "她很喜欢那里", "elle habite à Paris", "no"]
 STUDENTS: dict[str, Student] = {
-    "bert": Transformer(layers=2, hidden=16, heads=2, vocab_size=300, max_positions=64, lowercase=False),
-    "distilbert": Transformer(
+    "bert": TransformerStudent(
+        layers=2, hidden=16, heads=2, vocab_size=300, max_positions=64, lowercase=False
+    ),
+    "distilbert": TransformerStudent(
         architecture="distilbert", layers=2, hidden=16, vocab_size=300, max_positions=64
     ),
-    "lstm": LSTM(embedding=12, hidden=8, vocab_size=300),
-    "llama": Decoder(layers=2, hidden=16, heads=2, vocab_size=600, max_positions=64),
-    "gpt2": Decoder(architecture="gpt2", layers=3, hidden=16, heads=2, vocab_size=600, max_positions=64),
-    "encoder_decoder": EncoderDecoder(layers=2, hidden=16, heads=2, vocab_size=600, max_positions=64),
+    "lstm": LSTMStudent(embedding=12, hidden=8, vocab_size=300),
+    "llama": DecoderStudent(layers=2, hidden=16, heads=2, vocab_size=600, max_positions=64),
+    "gpt2": DecoderStudent(
+        architecture="gpt2", layers=3, hidden=16, heads=2, vocab_size=600, max_positions=64
+    ),
+    "encoder_decoder": EncoderDecoderStudent(layers=2, hidden=16, heads=2, vocab_size=600, max_positions=64),
 }
 COMBINATIONS = [(name, head) for name, student in STUDENTS.items() for head in sorted(student.tasks)]
 
@@ -80,8 +93,8 @@ def test_each_head_gives_its_shape_and_padding_changes_nothing(name: str, head: 
 @pytest.mark.parametrize(("name", "head"), COMBINATIONS)
 def test_saved_and_loaded_is_the_same_model(name: str, head: str, tmp_path: Path) -> None:
     before = made(name, head)
-    path = models.save(before, tmp_path / "model")
-    after = models.load(path)
+    path = models.save_model(before, tmp_path / "model")
+    after = models.load_model(path)
     assert torch.equal(answered(before), answered(after))
     assert (after.task, after.labels, after.kind) == (head, before.labels, before.kind)
     assert models.fingerprint(before) == models.fingerprint(path) == models.fingerprint(after)
@@ -89,18 +102,18 @@ def test_saved_and_loaded_is_the_same_model(name: str, head: str, tmp_path: Path
     assert models.read_labels(path) == before.labels == models.inspect_directory(path).labels
     (path / "raykd.json").unlink()  # as transformers would have written it
     assert models.inspect_directory(path).task == head
-    assert models.load(path, head=head).task == models.load(path).task == head
+    assert models.load_model(path, head=head).task == models.load_model(path).task == head
     assert models.read_labels(path) == before.labels
     wrong = "question_answering" if head != "question_answering" else "token_classification"
     with pytest.raises(ModelError, match=wrong) as caught:
-        models.load(path, head=wrong)
+        models.load_model(path, head=wrong)
     assert head in str(caught.value) and "fine-tuned" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "head"), COMBINATIONS)
 def test_a_checkpoint_goes_on_as_it_is(name: str, head: str, tmp_path: Path) -> None:
     before = made(name, head)
-    student = Pretrained(path=str(models.save(before, tmp_path / "model")))
+    student = PretrainedStudent(path=str(models.save_model(before, tmp_path / "model")))
     model = student.build(student.fit_tokenizer([]), before.labels, 5, head=head).eval()
     again = TextModel(model, student.fit_tokenizer([]), before.labels, task=head)
     assert torch.equal(answered(before), answered(again))
@@ -112,7 +125,7 @@ def test_a_checkpoint_of_another_task_gives_its_encoder_and_a_head_drawn_by_seed
     name: str, head: str, tmp_path: Path
 ) -> None:
     before = made(name, "classification")
-    student = Pretrained(path=str(models.save(before, tmp_path / "model")))
+    student = PretrainedStudent(path=str(models.save_model(before, tmp_path / "model")))
     labels = TAGS if head == "token_classification" else ()
     first, same, other = (student.build(None, labels, seed, head=head).state_dict() for seed in (1, 1, 2))
     key = "classifier.weight" if head == "token_classification" else "qa_outputs.weight"
@@ -126,7 +139,7 @@ def test_a_checkpoint_of_another_task_gives_its_encoder_and_a_head_drawn_by_seed
 
 def test_layers_of_a_decoder_are_kept_and_count_their_places_anew(tmp_path: Path) -> None:
     before = made("gpt2", "causal_lm")
-    student = Pretrained(path=str(models.save(before, tmp_path / "model")), layers=(0, 2))
+    student = PretrainedStudent(path=str(models.save_model(before, tmp_path / "model")), layers=(0, 2))
     model = student.build(None, (), 0, head="causal_lm").eval()
     assert [block.attn.layer_idx for block in model.transformer.h] == [0, 1]
     old = before.model.transformer.h[2].mlp.c_fc.weight
@@ -138,15 +151,15 @@ def test_layers_of_a_decoder_are_kept_and_count_their_places_anew(tmp_path: Path
 
 
 def test_a_language_models_head_is_never_made_up(tmp_path: Path) -> None:
-    path = models.save(made("bert", "classification"), tmp_path / "model")
+    path = models.save_model(made("bert", "classification"), tmp_path / "model")
     with pytest.raises(ModelError, match="causal_lm"):
-        Pretrained(path=str(path)).build(None, (), 0, head="causal_lm")
+        PretrainedStudent(path=str(path)).build(None, (), 0, head="causal_lm")
 
 
 @pytest.mark.parametrize(
     ("student", "head"),
     [
-        (Linear(buckets=16), "token_classification"),
+        (LinearStudent(buckets=16), "token_classification"),
         (STUDENTS["bert"], "causal_lm"),
         (STUDENTS["lstm"], "seq2seq"),
         (STUDENTS["llama"], "classification"),
@@ -166,9 +179,11 @@ def test_heads_without_labels_refuse_labels(tmp_path: Path) -> None:
             STUDENTS[name].build(STUDENTS[name].fit_tokenizer(TEXTS), TAGS, 0, head=head)
     spans = made("lstm", "question_answering")
     named = TextModel(spans.model, spans.tokenizer, models.SPAN, kind="lstm", task="question_answering")
-    assert models.load(models.save(named, tmp_path / "model")).labels == ()
+    assert models.load_model(models.save_model(named, tmp_path / "model")).labels == ()
     with pytest.raises(ModelError, match="labels"):
-        models.save(TextModel(spans.model, spans.tokenizer, TAGS, task="question_answering"), tmp_path / "no")
+        models.save_model(
+            TextModel(spans.model, spans.tokenizer, TAGS, task="question_answering"), tmp_path / "no"
+        )
 
 
 def test_lstm_losses_are_those_of_transformers() -> None:
@@ -214,5 +229,5 @@ def test_the_model_card_names_the_hubs_pipeline(tmp_path: Path) -> None:
         ("lstm", "question_answering", "question-answering"),
         ("llama", "causal_lm", "text-generation"),
     ):
-        path = models.save(made(name, head), tmp_path / head)
+        path = models.save_model(made(name, head), tmp_path / head)
         assert f"pipeline_tag: {tag}\n" in (path / "README.md").read_text()

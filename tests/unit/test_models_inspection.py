@@ -12,10 +12,10 @@ import yaml
 from raykd import models
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError, LabelMismatchError, ModelError
-from raykd.models import Transformer
+from raykd.models import TransformerStudent
 from raykd.models.textmodel import TextModel
 from raykd.networks.heads import auto_class
-from raykd.preflight.check import Finding, check
+from raykd.preflight.check import Finding, collect_findings
 from raykd.pretrained.labels import contradiction, label_names
 from tests.families import save, tiny
 
@@ -26,9 +26,9 @@ TEXTS = ["a good film", "the worst meal", "a very long and very bad film about a
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
     """A BERT of 24 positions as plain transformers would hold it."""
-    student = Transformer(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=24)
+    student = TransformerStudent(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=24)
     tokenizer = student.fit_tokenizer(TEXTS)
-    path = models.save(
+    path = models.save_model(
         TextModel(student.build(tokenizer, LABELS, 0).eval(), tokenizer, LABELS), tmp_path / "teacher"
     )
     (path / "raykd.json").unlink()
@@ -60,7 +60,7 @@ def findings(folder: Path, teacher: Path, text: str = "a good film", **changes: 
             {**run[key], **value} if isinstance(value, dict) and isinstance(run.get(key), dict) else value
         )
     (folder / "run.yaml").write_text(json.dumps(run))
-    return {finding.what: finding for finding in check(load_run(folder / "run.yaml", []))}
+    return {finding.what: finding for finding in collect_findings(load_run(folder / "run.yaml", []))}
 
 
 def refused(found: Finding) -> str:
@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_refused_at_check_and_at_load(
     found = findings(tmp_path, teacher)["teacher t"]
     assert said in refused(found) and refused(found).startswith("teacher t: ")
     with pytest.raises(ModelError) as caught:
-        models.load(teacher)
+        models.load_model(teacher)
     assert caught.value.what in refused(found)
 
 
@@ -103,7 +103,7 @@ def test_a_head_of_one_row_is_a_regression_though_the_configuration_says_nothing
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "model" / name).write_bytes((teacher / name).read_bytes())
     with pytest.raises(ModelError, match="is a regression"):
-        models.load(tmp_path / "model")
+        models.load_model(tmp_path / "model")
 
 
 def test_an_encoder_without_its_head_is_refused_at_check(teacher: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_pretrained_student_is_compared_with_the_tasks_length(teacher: Path, t
     assert found["student"].error is None
     run = yaml.safe_load((tmp_path / "run.yaml").read_text()) | {"student": student}
     (tmp_path / "run.yaml").write_text(json.dumps(run))
-    found = {f.what: f for f in check(load_run(tmp_path / "run.yaml", []))}
+    found = {f.what: f for f in collect_findings(load_run(tmp_path / "run.yaml", []))}
     said = refused(found["student"])
     assert (
         "task.max_length is more than the student has positions for" in said
@@ -268,7 +268,7 @@ def test_a_saved_tokenizer_carries_the_length_of_the_run(teacher: Path, tmp_path
 
     from transformers import AutoTokenizer
 
-    path = models.save(replace(models.load(teacher), max_length=7), tmp_path / "saved")
+    path = models.save_model(replace(models.load_model(teacher), max_length=7), tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(str(path)).model_max_length == 7
     assert len(AutoTokenizer.from_pretrained(str(path))("good film " * 40, truncation=True)["input_ids"]) == 7
     assert models.fingerprint(path) == models.fingerprint(teacher)

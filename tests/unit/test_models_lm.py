@@ -10,9 +10,9 @@ import torch
 import transformers
 
 from raykd.errors import ModelError
-from raykd.models import LSTM, Decoder, EncoderDecoder
+from raykd.models import DecoderStudent, EncoderDecoderStudent, LSTMStudent
 from raykd.models.lm import Headless, hidden_states, output_head
-from raykd.prediction.writing import generate
+from raykd.prediction.writing import generate_texts
 
 SMALL: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -236,15 +236,17 @@ def test_logits_that_do_not_follow_from_the_head_are_refused() -> None:
 
     with pytest.raises(ModelError, match="relative difference"):
         Headless(Doubled(built("gpt2").config))
-    student = LSTM(embedding=4, hidden=4, vocab_size=300)
+    student = LSTMStudent(embedding=4, hidden=4, vocab_size=300)
     with pytest.raises(ModelError, match="no output head"):
         Headless(student.build(student.fit_tokenizer(TEXTS), ("a", "b"), 0))
 
 
 STUDENTS = {
-    "llama": Decoder(layers=1, hidden=16, heads=2, vocab_size=600, max_positions=64),
-    "gpt2": Decoder(architecture="gpt2", layers=1, hidden=16, heads=2, vocab_size=600, max_positions=64),
-    "encoder_decoder": EncoderDecoder(layers=1, hidden=16, heads=2, vocab_size=600, max_positions=64),
+    "llama": DecoderStudent(layers=1, hidden=16, heads=2, vocab_size=600, max_positions=64),
+    "gpt2": DecoderStudent(
+        architecture="gpt2", layers=1, hidden=16, heads=2, vocab_size=600, max_positions=64
+    ),
+    "encoder_decoder": EncoderDecoderStudent(layers=1, hidden=16, heads=2, vocab_size=600, max_positions=64),
 }
 
 
@@ -276,9 +278,9 @@ def test_greedy_is_the_most_likely_token_each_time(name: str) -> None:
         answers.append(tokenizer.decode(said[0, 0 if closed else ids.shape[1] :], skip_special_tokens=True))
     model.train()
     assert (
-        generate(model, tokenizer, TEXTS, max_new_tokens=6) == answers
+        generate_texts(model, tokenizer, TEXTS, max_new_tokens=6) == answers
     )  # padded together, in the texts' order
-    assert generate(model, tokenizer, TEXTS, max_new_tokens=6, batch_size=1) == answers
+    assert generate_texts(model, tokenizer, TEXTS, max_new_tokens=6, batch_size=1) == answers
     assert model.training
 
 
@@ -297,28 +299,30 @@ def test_beams_find_what_is_at_least_as_likely(name: str) -> None:
                 logits = model(torch.cat([ids, new], dim=1)).logits[:, ids.shape[1] - 1 : -1]
         return float(logits.log_softmax(dim=2).gather(2, new[:, :, None]).sum())
 
-    greedy = generate(model, tokenizer, TEXTS, max_new_tokens=1)
-    beams = generate(model, tokenizer, TEXTS, max_new_tokens=1, beams=3)
+    greedy = generate_texts(model, tokenizer, TEXTS, max_new_tokens=1)
+    beams = generate_texts(model, tokenizer, TEXTS, max_new_tokens=1, beams=3)
     for text, one, many in zip(TEXTS, greedy, beams, strict=True):
         if one and many:
             assert score(text, many) >= score(text, one) - 1e-4
-    several = generate(model, tokenizer, TEXTS, max_new_tokens=6, beams=3)
-    assert several == generate(model, tokenizer, TEXTS, max_new_tokens=6, beams=3)
-    assert several == [generate(model, tokenizer, [text], max_new_tokens=6, beams=3)[0] for text in TEXTS]
+    several = generate_texts(model, tokenizer, TEXTS, max_new_tokens=6, beams=3)
+    assert several == generate_texts(model, tokenizer, TEXTS, max_new_tokens=6, beams=3)
+    assert several == [
+        generate_texts(model, tokenizer, [text], max_new_tokens=6, beams=3)[0] for text in TEXTS
+    ]
 
 
 def test_prompts_lose_their_beginning_and_limits_are_told() -> None:
     model, tokenizer = generator("gpt2")
     long = "the virus " * 40
-    wanted = generate(model, tokenizer, [long], max_new_tokens=4, max_input_tokens=8)
+    wanted = generate_texts(model, tokenizer, [long], max_new_tokens=4, max_input_tokens=8)
     ids = tokenizer([long])["input_ids"][0]
     kept = torch.tensor([[ids[0], *ids[-7:]]])
     out = model.generate(
         input_ids=kept, attention_mask=torch.ones_like(kept), max_new_tokens=4, do_sample=False
     )
     assert wanted == [tokenizer.decode(out[0, 8:], skip_special_tokens=True)]
-    assert isinstance(generate(model, tokenizer, [long], max_new_tokens=4)[0], str)
+    assert isinstance(generate_texts(model, tokenizer, [long], max_new_tokens=4)[0], str)
     with pytest.raises(ModelError, match="no place"):
-        generate(model, tokenizer, ["a"], max_new_tokens=64)
+        generate_texts(model, tokenizer, ["a"], max_new_tokens=64)
     with pytest.raises(ModelError, match="no place"):
-        generate(model, tokenizer, ["a"], max_new_tokens=4, max_input_tokens=63)
+        generate_texts(model, tokenizer, ["a"], max_new_tokens=4, max_input_tokens=63)

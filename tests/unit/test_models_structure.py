@@ -142,10 +142,10 @@ def test_positions_of_both_sides_end_where_a_forward_pass_fails(model_type: str)
 
 
 def test_raykds_own_networks_have_no_positions() -> None:
-    from raykd.models import LSTM, Linear
+    from raykd.models import LinearStudent, LSTMStudent
 
     register()
-    for student in (LSTM(embedding=8, hidden=8, vocab_size=120), Linear(buckets=64)):
+    for student in (LSTMStudent(embedding=8, hidden=8, vocab_size=120), LinearStudent(buckets=64)):
         model = student.build(student.fit_tokenizer(["a text", "another one"]), ("no", "yes"), 0)
         assert positions_of(model).source is None
 
@@ -156,7 +156,7 @@ def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) 
     from raykd import models
     from raykd.scoring.model import Model
 
-    tokenizer: Any = models.Transformer(max_positions=512, vocab_size=100).fit_tokenizer(
+    tokenizer: Any = models.TransformerStudent(max_positions=512, vocab_size=100).fit_tokenizer(
         ["a good film", "the worst meal"]
     )
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
@@ -165,7 +165,7 @@ def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) 
     folder = save(tiny(model_type, auto_class("classification"), **ids), tmp_path / "model")
     tokenizer.save_pretrained(str(folder))
     looked = models.inspect_model(folder, "classification")
-    assert models.load(folder, head="classification").labels == looked.labels
+    assert models.load_model(folder, head="classification").labels == looked.labels
     answers = list(Model.load(folder).predict(["a good film", "the worst meal " * 60]))
     assert all(abs(sum(a["probabilities"].values()) - 1) < 1e-4 for a in answers)
     models.fingerprint(folder)

@@ -160,9 +160,9 @@ def test_m2m_100_has_places_behind_its_language_and_takes_another_one(tmp_path: 
 def test_a_marian_model_is_inspected_loaded_and_named(marian: Path) -> None:
     looked = models.inspect_model(marian, "seq2seq")
     assert looked.positions.source == looked.positions.target == 24 and looked.tokenizer.special == (1, 1)
-    assert models.load(marian, head="seq2seq").task == "seq2seq"
-    saved = models.save(models.load(marian, head="seq2seq"), marian.parent / "saved")
-    assert models.load(saved).task == "seq2seq"
+    assert models.load_model(marian, head="seq2seq").task == "seq2seq"
+    saved = models.save_model(models.load_model(marian, head="seq2seq"), marian.parent / "saved")
+    assert models.load_model(saved).task == "seq2seq"
     assert tokenizer_content(load_tokenizer(saved)) == tokenizer_content(load_tokenizer(marian))
     assert models.fingerprint(saved) == models.fingerprint(marian)
 
@@ -214,7 +214,7 @@ def test_characters_serve_whole_texts_and_nothing_that_needs_places(tmp_path: Pa
 
 
 def test_a_masked_language_model_needs_a_mask(tmp_path: Path) -> None:
-    student = models.Transformer(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=32)
+    student = models.TransformerStudent(layers=1, hidden=16, heads=2, vocab_size=120, max_positions=32)
     tokenizer: Any = student.fit_tokenizer(SOURCES)
     check_placed(tokenizer, "masked_lm", "here")
     tokenizer.mask_token = None

@@ -1,4 +1,5 @@
-"""What models write: greedy means greedy, ends are ends, a decoder's start is found or refused; room for what is written."""
+"""What models write: greedy means greedy, ends are ends, a decoder's start is found or refused; room for what is
+written."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.driver.language_models import describe_set_aside
 from raykd.errors import ModelError
-from raykd.prediction.generation_settings import check_ids, set_aside
+from raykd.prediction.generation_settings import check_ids, find_ignored_settings
 from raykd.prediction.predictor import Lengths, task_of
-from raykd.prediction.writing import generate
-from raykd.pretrained.starts import check_start
+from raykd.prediction.writing import generate_texts
+from raykd.pretrained.starts import check_decoder_start
 from tests.tokenizers import byte_level
 from tests.unit.test_equivalence_language import TARGETS, TEXTS, built
 
@@ -60,15 +61,17 @@ def test_a_generation_config_is_set_aside_or_followed_by_a_key(made: Any, name: 
         model.generation_config = type(own)(
             **{k: v for k, v in own.to_dict().items() if v is not None} | SETTINGS[name]
         )
-        assert generate(model, tokenizer, TEXTS, max_new_tokens=8) == greedy
+        assert generate_texts(model, tokenizer, TEXTS, max_new_tokens=8) == greedy
         wanted = [by_hand(model, tokenizer, text, 8, do_sample=False) for text in TEXTS]
-        followed = generate(model, tokenizer, TEXTS, max_new_tokens=8, beams=None, generation="checkpoint")
+        followed = generate_texts(
+            model, tokenizer, TEXTS, max_new_tokens=8, beams=None, generation="checkpoint"
+        )
         assert followed == wanted
         if name in ("no_repeat_ngram_size", "repetition_penalty"):
             assert followed != greedy
-        said = set_aside(SETTINGS[name], "plain")
+        said = find_ignored_settings(SETTINGS[name], "plain")
         assert set(said) == set(SETTINGS[name]) - {"temperature", "top_k"}
-        assert set(set_aside(SETTINGS[name], "checkpoint")) == {"do_sample", "max_length"} & set(
+        assert set(find_ignored_settings(SETTINGS[name], "checkpoint")) == {"do_sample", "max_length"} & set(
             SETTINGS[name]
         )
     finally:
@@ -80,7 +83,7 @@ def test_a_text_ends_at_each_of_several_ends(made: Any) -> None:
     own = model.generation_config
     settings = type(own)(eos_token_id=2, pad_token_id=1, decoder_start_token_id=own.decoder_start_token_id)
     model.generation_config = settings
-    written = generate(model, tokenizer, TEXTS, max_new_tokens=8)
+    written = generate_texts(model, tokenizer, TEXTS, max_new_tokens=8)
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in written]
     at = next(i for i, ids in enumerate(rows) if len(set(ids)) > 1 and tokenizer.decode(ids) == written[i])
     ids = rows[at]
@@ -93,7 +96,7 @@ def test_a_text_ends_at_each_of_several_ends(made: Any) -> None:
                 bos_token_id=0,
                 decoder_start_token_id=own.decoder_start_token_id,
             )
-            found = generate(model, tokenizer, TEXTS, max_new_tokens=8)[at]
+            found = generate_texts(model, tokenizer, TEXTS, max_new_tokens=8)[at]
             assert found == tokenizer.decode(ids[: ids.index(third)])
     finally:
         model.generation_config = own
@@ -130,13 +133,13 @@ def test_a_decoder_starts_where_transformers_would_or_is_refused(
     folder = folder_of(tmp_path, architecture, config, generation)
     if where in ("nowhere", "beyond"):
         with pytest.raises(ModelError, match=r"decoder of|decoder starts with"):
-            check_start(folder)
+            check_decoder_start(folder)
         if where == "nowhere":
             with pytest.raises(ModelError, match="set decoder_start_token_id in its config"):
-                models.load(folder)
+                models.load_model(folder)
         return
-    check_start(folder)
-    loaded = models.load(folder)
+    check_decoder_start(folder)
+    loaded = models.load_model(folder)
     assert (
         loaded.model.config.decoder_start_token_id
         == loaded.model.generation_config.decoder_start_token_id
@@ -148,7 +151,7 @@ def test_a_decoder_starts_where_transformers_would_or_is_refused(
         shifted = loaded.model(input_ids=ids, labels=labels).logits
         wanted = loaded.model(input_ids=ids, decoder_input_ids=torch.tensor([[3, 9, 10]])).logits
     assert torch.equal(shifted, wanted)
-    assert isinstance(generate(loaded.model, loaded.tokenizer, TEXTS, max_new_tokens=3)[0], str)
+    assert isinstance(generate_texts(loaded.model, loaded.tokenizer, TEXTS, max_new_tokens=3)[0], str)
 
 
 def test_a_decoder_whose_targets_end_with_its_start_needs_no_key(tmp_path: Path) -> None:
@@ -160,8 +163,8 @@ def test_a_decoder_whose_targets_end_with_its_start_needs_no_key(tmp_path: Path)
     )  # fmt: skip
     PLBartForConditionalGeneration(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    check_start(tmp_path)
-    model = models.load(tmp_path).model
+    check_decoder_start(tmp_path)
+    model = models.load_model(tmp_path).model
     ids, labels = torch.tensor([[7, 8, 2]]), torch.tensor([[9, 10, 2]])
     with torch.no_grad():
         shifted = model(input_ids=ids, labels=labels).logits
@@ -181,7 +184,7 @@ def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:
         assert (task.prompt_tokens, task.max_new_tokens) == (48, 48)
         asked: Any = task_of(stranger, Lengths(10, 90))
         with pytest.raises(ModelError, match="no place"):
-            generate(model, tokenizer, TEXTS, max_new_tokens=90, max_input_tokens=asked.prompt_tokens)
+            generate_texts(model, tokenizer, TEXTS, max_new_tokens=90, max_input_tokens=asked.prompt_tokens)
         assert task_of(stranger, Lengths(None, 90)).prompt_tokens == 6  # type: ignore[attr-defined]
     known = models.TextModel(
         model,

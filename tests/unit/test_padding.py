@@ -167,7 +167,7 @@ def test_question_windows_are_read_alike_on_either_side_and_in_parts_of_equal_le
 def test_lstms_answer_alike_on_either_side_and_at_any_width(task: Any) -> None:
     import raykd.models as made
 
-    student = made.LSTM(embedding=8, hidden=8, vocab_size=120)
+    student = made.LSTMStudent(embedding=8, hidden=8, vocab_size=120)
     labels = {"classification": ("a", "b"), "token_classification": ("O", "B-X", "I-X")}.get(task, ())
     spec = {"classification": TASK, "token_classification": TokenClassification(max_length=32)}.get(
         task, QuestionAnswering(max_length=32, stride=4)
@@ -401,7 +401,7 @@ def test_a_saved_student_loaded_by_plain_transformers_passes_the_self_test(kind:
     import transformers
     from pydantic import TypeAdapter
 
-    from raykd.models import Student, register, save
+    from raykd.models import Student, register, save_model
     from raykd.models.lm import Headless
     from raykd.tasks import Task
 
@@ -414,7 +414,7 @@ def test_a_saved_student_loaded_by_plain_transformers_passes_the_self_test(kind:
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(std=0.3)
-    save(
+    save_model(
         TextModel(model, learnt, labels, kind=student.kind, task=task.kind, max_length=64),
         tmp_path / "student",
     )

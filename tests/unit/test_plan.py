@@ -16,7 +16,7 @@ from raykd.config import RunConfig
 from raykd.config.loading import load_run
 from raykd.data.load import load_data
 from raykd.errors import ResourceError
-from raykd.preflight.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, shown
+from raykd.preflight.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, format_bytes
 from raykd.preflight.plan import measured_pace, plan_run
 from raykd.preflight.sizes import StoreSize, body_bytes, parameters, store_sizes
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
@@ -44,20 +44,20 @@ def test_weights_are_those_of_the_model_that_is_built() -> None:
     h, f = 16, 64
     embeddings = (200 + 64 + 2) * h + 2 * h
     layer = 4 * (h * h + h) + 2 * h + (h * f + f) + (f * h + h) + 2 * h
-    spec = models.Transformer(layers=1, hidden=h, heads=2, vocab_size=200, max_positions=64)
+    spec = models.TransformerStudent(layers=1, hidden=h, heads=2, vocab_size=200, max_positions=64)
     by_hand = embeddings + layer + (h * h + h) + (h * 2 + 2)
     assert parameters(spec, Classification(), ("a", "b")) == by_hand
     assert parameters(spec, Classification(), ("a", "b"), least=True) == by_hand - (200 - 5) * h
-    lstm = models.LSTM(embedding=8, hidden=6, vocab_size=100)
+    lstm = models.LSTMStudent(embedding=8, hidden=6, vocab_size=100)
     tokenizer = lstm.fit_tokenizer(texts_and_labels(300)[0])
     built = lstm.build(tokenizer, ("a", "b"), 0)
     least = 8 * (100 - len(tokenizer))  # type: ignore[arg-type]
     assert (
         parameters(lstm, Classification(), ("a", "b")) == sum(p.numel() for p in built.parameters()) + least
     )
-    linear = models.Linear(buckets=1000)
+    linear = models.LinearStudent(buckets=1000)
     assert parameters(linear, Classification(), ("a", "b", "c")) == 3 * 1000 + 3
-    assert parameters(models.Pretrained(path="who/knows"), Classification(), ("a", "b")) is None
+    assert parameters(models.PretrainedStudent(path="who/knows"), Classification(), ("a", "b")) is None
 
 
 def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig) -> None:
@@ -107,7 +107,7 @@ def test_disk_arithmetic() -> None:
     with pytest.raises(ResourceError, match="not one checkpoint") as caught:
         check_disk(disk(7_999))
     assert caught.value.exit_code == 2 and "free space" in str(caught.value)
-    assert [shown(n) for n in (999, 1500, 2_000_000, 3 * 10**9, 5 * 10**12)] == [
+    assert [format_bytes(n) for n in (999, 1500, 2_000_000, 3 * 10**9, 5 * 10**12)] == [
         "999 bytes", "1.5 kB", "2 MB", "3 GB", "5,000 GB",
     ]  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_the_plan_of_a_run(run: RunConfig, tmp_path: Path) -> None:
     assert detail(items, "student") == "2 steps (train.steps); 48 rows / batch 16 = 3 steps an epoch"
     assert detail(items, "teacher-en") == "48 rows / batch 16 = 3 steps an epoch x 3 epochs = 9 steps"
     count = parameters(run.student, run.task, run.data.labels)
-    assert f"16 bytes x {count:,} = {shown(16 * (count or 0))}" in detail(items, "weights")
+    assert f"16 bytes x {count:,} = {format_bytes(16 * (count or 0))}" in detail(items, "weights")
     assert "unknown" in detail(items, "time") and not [i for i in items if i.error]
     disk, count = disk_of(run), parameters(run.student, run.task, run.data.labels) or 0
     assert disk.copies == 3 and not (tmp_path / "runs").exists()

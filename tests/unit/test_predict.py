@@ -19,9 +19,9 @@ TEXTS = ["the room was good", "the food was awful [really]"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model") / "student"
-    spec = models.Linear(buckets=64)
+    spec = models.LinearStudent(buckets=64)
     tokenizer = spec.fit_tokenizer(texts_and_labels(50)[0])
-    return models.save(models.TextModel(spec.build(tokenizer, LABELS, 0), tokenizer, LABELS), directory)
+    return models.save_model(models.TextModel(spec.build(tokenizer, LABELS, 0), tokenizer, LABELS), directory)
 
 
 @pytest.fixture

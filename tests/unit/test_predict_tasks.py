@@ -11,7 +11,7 @@ import pytest
 
 from raykd import models
 from raykd.cli import main
-from raykd.models import LSTM
+from raykd.models import LSTMStudent
 from raykd.prediction.predictor import Predictor, rows_to_ask
 
 TOKENS = ["Anna", "Smith", "lives", "in", "Paris", "."]
@@ -22,7 +22,10 @@ CONTEXT = "Anna lives in Paris. Bert stays in Rome."
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An untrained tagger that says "person goes on" of all words, and an untrained reader."""
-    folder, spec = tmp_path_factory.mktemp("models"), LSTM(embedding=8, hidden=8, vocab_size=120, dropout=0.0)
+    folder, spec = (
+        tmp_path_factory.mktemp("models"),
+        LSTMStudent(embedding=8, hidden=8, vocab_size=120, dropout=0.0),
+    )
     tokenizer = spec.fit_tokenizer([" ".join(TOKENS), CONTEXT] * 2)
     found = {}
     for task, labels in (("token_classification", TAGS), ("question_answering", ())):
@@ -30,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if labels:
             model.classifier.bias.data.copy_(model.classifier.bias.new_tensor([0.0, 0.0, 20.0]))
         kept = models.TextModel(model, tokenizer, labels, kind="lstm", task=task, max_length=64)
-        found[task] = models.save(kept, folder / task)
+        found[task] = models.save_model(kept, folder / task)
     return found
 
 
@@ -60,7 +63,7 @@ def test_a_tagger_says_where_names_stand(
 
 
 def test_words_behind_the_limit_are_no_names(made: dict[str, Path]) -> None:
-    predictor = Predictor.of(models.load(made["token_classification"]))
+    predictor = Predictor.of(models.load_model(made["token_classification"]))
     short = Predictor(predictor.model, predictor.task.model_copy(update={"max_length": 6}))
     (row,) = short.predict(rows_to_ask("words", ["Anna Anna Anna Anna Anna Anna"]))
     assert 0 < row["entities"][0]["end"] < len("Anna Anna Anna Anna Anna Anna")

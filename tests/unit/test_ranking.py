@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from raykd.report.sweeps.confirmation import difference
+from raykd.report.sweeps.confirmation import compute_paired_difference
 from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
-from raykd.tasks.scores.ranking import comparable, rank
+from raykd.tasks.scores.ranking import rank, round_score
 
 NOISY = (0.65, 0.6499999999999999)
 """The mean of three languages, summed in two orders."""
@@ -27,7 +27,7 @@ def report(*trials: TrialRow, higher: bool = True) -> SweepReport:
 
 @pytest.mark.parametrize("values", list(itertools.permutations([0.1, 0.7, 0.55, 0.62])))
 def test_a_mean_is_one_score_in_whatever_order_it_was_summed(values: tuple[float, ...]) -> None:
-    assert comparable(sum(values) / 4) == comparable(math.fsum(sorted(values)) / 4) == 0.4925
+    assert round_score(sum(values) / 4) == round_score(math.fsum(sorted(values)) / 4) == 0.4925
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,18 @@ def test_a_mean_is_one_score_in_whatever_order_it_was_summed(values: tuple[float
     [NOISY, (0.57004, 0.57), (1 / 3, 0.333333), (2.30260001, 2.3026), (0.650050000000001, 0.65005)],
 )
 def test_scores_that_are_equal_as_shown_are_equal(a: float, b: float) -> None:
-    assert a != b and comparable(a) == comparable(b)
+    assert a != b and round_score(a) == round_score(b)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.5701, 0.57), (2.3027, 2.3026), (0.0012, 0.0013), (1.2e-6, 1.3e-6)])
 def test_scores_that_are_shown_apart_are_apart(a: float, b: float) -> None:
-    assert comparable(a) != comparable(b)
+    assert round_score(a) != round_score(b)
 
 
 def test_comparing_keeps_the_order_and_does_nothing_twice() -> None:
     values = np.sort(np.concatenate([np.random.default_rng(0).random(2000), np.logspace(-9, 3, 500)]))
-    seen = [comparable(float(v)) for v in values]
-    assert seen == sorted(seen) and [comparable(v) for v in seen] == seen
+    seen = [round_score(float(v)) for v in values]
+    assert seen == sorted(seen) and [round_score(v) for v in seen] == seen
     assert all(abs(s - v) <= max(5.1e-5, 0.0) for s, v in zip(seen, values, strict=True))
 
 
@@ -73,5 +73,7 @@ def test_the_lower_nll_is_better_where_lower_is_better() -> None:
 
 
 def test_arms_that_differ_by_the_order_of_a_sum_are_equal() -> None:
-    found = difference([(1, *NOISY), (2, *reversed(NOISY)), (3, 0.66, 0.65)], "test", "macro", "accuracy")
+    found = compute_paired_difference(
+        [(1, *NOISY), (2, *reversed(NOISY)), (3, 0.66, 0.65)], "test", "macro", "accuracy"
+    )
     assert (found.wins, found.ties) == (1, 2)

@@ -16,7 +16,7 @@ import pytest
 
 from raykd.cluster import address as rayaddress
 from raykd.cluster.address import check_ray, ray_address
-from raykd.cluster.startup import SOCKET_BYTES, check_start, surroundings
+from raykd.cluster.startup import SOCKET_BYTES, check_ray_start, surroundings
 from raykd.config import RayConfig
 from raykd.errors import ConfigError, RaykdError
 
@@ -137,19 +137,19 @@ def test_a_folder_in_which_ray_cannot_work_is_named(tmp_path: Path, monkeypatch:
     long = tmp_path / ("long" * 20)
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     with pytest.raises(ConfigError, match=rf"RAY_TMPDIR=.*longlong.* bytes, of {SOCKET_BYTES}"):
-        check_start()
+        check_ray_start()
     file = Path("/tmp") / f"rk{os.getpid()}"
     file.write_text("")
     try:
         monkeypatch.setenv("RAY_TMPDIR", str(file))
         with pytest.raises(ConfigError, match="is no folder"):
-            check_start()
+            check_ray_start()
         monkeypatch.setenv("RAY_TMPDIR", "relative")
         with pytest.raises(ConfigError, match="absolute"):
-            check_start()
+            check_ray_start()
         monkeypatch.delenv("RAY_TMPDIR")
         monkeypatch.setenv("TMPDIR", str(long))  # nobody named that for Ray: it goes elsewhere
-        assert f"/tmp/ray-{os.geteuid()}" in check_start()
+        assert f"/tmp/ray-{os.geteuid()}" in check_ray_start()
     finally:
         file.unlink()
 

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from raykd.report.sweeps.importance import LEAST_TRIALS, comparable, importance, too_few
-from raykd.report.sweeps.rungs import RungAgreement, rank_correlations, reached, rung_sentence, survival
+from raykd.report.sweeps.importance import LEAST_TRIALS, compute_importance, select_comparable_trials, too_few
+from raykd.report.sweeps.rungs import (
+    RungAgreement,
+    compute_survival,
+    count_trials_by_evaluation,
+    rank_correlations,
+    rung_sentence,
+)
 from tests.made_trials import made_sweep, report_of, row
 
 
@@ -28,7 +34,7 @@ def searched(count, seed=0, effect=1.0, status="finished"):
 
 
 def test_the_key_that_decides_gets_most_and_the_others_include_zero():
-    found = importance(searched(60))
+    found = compute_importance(searched(60))
     first, *rest = found.keys
     assert first.key == "rate" and first.share > 0.7 and first.low > 0.5
     assert {k.key for k in rest} == {"noise", "choice", "schedule.kind", "schedule.end"}
@@ -49,7 +55,7 @@ def test_a_category_decides_as_a_whole_and_its_switched_key_gets_no_credit_for_i
         trials.append(
             row(f"t{at:04}", (0.6 + 0.1 * (kind == "linear") + float(rng.normal(0, 0.01)),), sample=sample)
         )
-    shares = {k.key: k for k in importance(report_of(trials)).keys}
+    shares = {k.key: k for k in compute_importance(report_of(trials)).keys}
     assert shares["schedule.kind"].share > 0.8
     assert (
         abs(shares["schedule.end"].share) < 0.1
@@ -70,30 +76,30 @@ def test_a_key_that_reveals_another_by_being_inactive_takes_nothing_from_it():
         }
         score = 0.1 * (kind == "linear") + 0.1 * np.sqrt(3) * x  # variance 0.0025 each
         trials.append(row(f"t{at:04}", (float(score),), sample=sample))
-    shares = {k.key: k.share for k in importance(report_of(trials)).keys}
+    shares = {k.key: k.share for k in compute_importance(report_of(trials)).keys}
     assert shares["schedule.kind"] == pytest.approx(shares["x"], abs=0.12)
     assert abs(shares["schedule.end"]) < 0.05
 
 
 def test_scores_without_a_cause_are_said_to_be_noise():
-    found = importance(searched(40, effect=0.0))
+    found = compute_importance(searched(40, effect=0.0))
     assert found.explained < 0.1 and "shares of noise" in found.sentence()
     assert all(k.low <= 0.0 <= k.high for k in found.keys)
 
 
 def test_the_same_seed_gives_the_same_numbers():
     report = searched(12)
-    found = importance(report, seed=3)
-    assert found == importance(report, seed=3) and found != importance(report, seed=4)
+    found = compute_importance(report, seed=3)
+    assert found == compute_importance(report, seed=3) and found != compute_importance(report, seed=4)
 
 
 def test_few_trials_and_equal_scores_give_none_and_a_reason():
     few = searched(LEAST_TRIALS - 1)
-    assert importance(few) is None and f"there are {LEAST_TRIALS - 1}" in too_few(few)
-    assert importance(searched(LEAST_TRIALS)) is not None and too_few(searched(LEAST_TRIALS)) == ""
+    assert compute_importance(few) is None and f"there are {LEAST_TRIALS - 1}" in too_few(few)
+    assert compute_importance(searched(LEAST_TRIALS)) is not None and too_few(searched(LEAST_TRIALS)) == ""
     equal = report_of([row(f"t{i}", (0.5,), sample={"x": i}) for i in range(20)])
-    assert importance(equal) is None and "equal" in too_few(equal)
-    assert importance(report_of([])) is None
+    assert compute_importance(equal) is None and "equal" in too_few(equal)
+    assert compute_importance(report_of([])) is None
 
 
 def test_without_early_stopping_the_best_scores_are_compared():
@@ -103,7 +109,7 @@ def test_without_early_stopping_the_best_scores_are_compared():
         row("c", (0.9,), "cut off"),
         row("d", (0.9,), "failed"),
     ]
-    found = comparable(report_of(trials))
+    found = select_comparable_trials(report_of(trials))
     assert [t.name for t in found.trials] == ["a", "b"] and list(found.score_N) == [0.7, 0.4]
 
 
@@ -115,7 +121,7 @@ def test_with_early_stopping_all_are_compared_where_all_came():
         row("d", (0.2,), "cut off"),
         row("e", (0.1, 0.1), "diverged"),
     ]
-    found = comparable(report_of(trials, rungs=(2,)))
+    found = select_comparable_trials(report_of(trials, rungs=(2,)))
     assert {t.name: s for t, s in zip(found.trials, found.score_N, strict=True)} == {
         "a": 0.6,
         "b": 0.45,
@@ -163,17 +169,21 @@ def test_survival_puts_every_trial_that_came_in_one_place():
         ],
         rungs=(1, 2, 7),
     )
-    first, second = survival(report)
+    first, second = compute_survival(report)
     assert [[t.name for t in g] for g in (first.survived, first.stopped, first.open)] == [
         ["a", "b"],
         ["c"],
         ["d", "e"],
     ]
     assert [[t.name for t in g] for g in (second.survived, second.stopped, second.open)] == [["a"], ["b"], []]
-    assert reached(report) == [(1, 5), (2, 2), (3, 1)]
+    assert count_trials_by_evaluation(report) == [(1, 5), (2, 2), (3, 1)]
 
 
 def test_a_made_sweep_holds_the_same_trials_at_its_first_rung():
     report = made_sweep()
-    first = survival(report)[0]
-    assert len(first.survived) + len(first.stopped) + len(first.open) == dict(reached(report))[1] == 29
+    first = compute_survival(report)[0]
+    assert (
+        len(first.survived) + len(first.stopped) + len(first.open)
+        == dict(count_trials_by_evaluation(report))[1]
+        == 29
+    )

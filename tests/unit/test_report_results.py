@@ -9,7 +9,7 @@ from rich.console import Console
 
 from raykd.distill.signals import UNLABELLED
 from raykd.report.results import Predictions, Score, agreement
-from raykd.report.table import ResultTable, count, shown
+from raykd.report.table import ResultTable, count, format_metric
 from tests.fakes import scored
 
 LANGUAGES = ("zh", "zh", "zh", "zh", "en", "en", "fr", "fr")
@@ -214,4 +214,8 @@ def test_counts(number, text):
 
 
 def test_shown():
-    assert [shown("accuracy", 0.8715), shown("nll", 0.3333), shown("ece", None)] == ["87.2", "0.333", "–"]
+    assert [format_metric("accuracy", 0.8715), format_metric("nll", 0.3333), format_metric("ece", None)] == [
+        "87.2",
+        "0.333",
+        "–",
+    ]

@@ -12,7 +12,13 @@ import pytest
 from raykd.report.sweeps import plots as sweep_plots
 from raykd.report.sweeps import search_plots
 from raykd.report.sweeps.axes import INACTIVE, SearchAxis
-from raykd.report.sweeps.page import headline, sweep_figures, teacher_cells, teacher_passes, write_sweep_page
+from raykd.report.sweeps.page import (
+    summarize_sweep,
+    sweep_figures,
+    teacher_cells,
+    teacher_passes,
+    write_sweep_page,
+)
 from raykd.report.sweeps.trial_table import TrialTable
 from tests.made_trials import made_sweep, report_of, row
 from tests.unit.test_report_page import Reader
@@ -75,7 +81,7 @@ def test_the_table_on_the_page_is_the_table(report, page):
 
 
 def test_the_headline_says_the_score_the_statuses_the_steps_and_the_passes(report):
-    found = headline(report)
+    found = summarize_sweep(report)
     best = report.best
     assert (
         found[0][:2] == (f"best trial: {best.name}", f"{100 * best.score:.2f} %")

@@ -15,16 +15,16 @@ import torch
 import yaml
 from rich.console import Console
 
-from raykd.checkpoint.find import Mark, folder_name, write_manifest
-from raykd.config.home import find_again, is_home, named, refuse_another, student_in
+from raykd.checkpoint.find import CheckpointMark, folder_name, write_manifest
+from raykd.config.home import find_again, find_folder, is_home, refuse_another, student_in
 from raykd.config.loading import dump, load_any, load_run
 from raykd.driver.growth import Growth, plan_growth
 from raykd.driver.jobs import jobs_of
 from raykd.driver.teacher_counts import TeacherCounts, totals
 from raykd.errors import ConfigError, ModelError, ResourceError
-from raykd.folders.changes import compare
+from raykd.folders.changes import compare_settings
 from raykd.folders.contents import digest
-from raykd.folders.folder import RunFolder, finished_before, look_at_folder, open_folder
+from raykd.folders.folder import RunFolder, finished_before, look_at_folder, open_run_folder
 from raykd.preflight.folder_check import describe_folder
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.config import dump_sweep, load_sweep
@@ -71,7 +71,7 @@ def begin(run: Path, overrides: tuple[str, ...] = (), *, resume: bool = False, *
     config = load_any(run, overrides)
     earlier = look_at_folder(config, resume=resume, overwrite=False)
     rows = jobs_of(config, Path("none"))[1][-1].fingerprints()
-    folder = open_folder(
+    folder = open_run_folder(
         config, rows, {"run.yaml": dump(config)}, earlier=earlier, base=config, overwrite=False
     )
     folder.write_state(mlflow_run_id="m1", **state)
@@ -123,7 +123,7 @@ def test_what_changes_nothing_that_is_learnt_may_change(tmp_path: Path, here: An
 
 
 def test_secrets_are_not_repeated() -> None:
-    changes = compare(
+    changes = compare_settings(
         {"train": {"deepspeed": {"api_key": "CANARY1"}}}, {"train": {"deepspeed": {"api_key": "CANARY2"}}}
     )
     assert "CANARY" not in str(changes.refused[0]) and "api_key" in str(changes.refused[0])
@@ -177,7 +177,7 @@ def test_a_copy_gets_a_record_of_its_own_and_a_copied_project_keeps_its(tmp_path
     config = load_any(Path("runs/r-copy"))
     earlier = look_at_folder(config, resume=True, overwrite=False)
     rows = jobs_of(config, Path("none"))[1][-1].fingerprints()
-    copy = open_folder(config, rows, {}, earlier=earlier, base=config, overwrite=False)
+    copy = open_run_folder(config, rows, {}, earlier=earlier, base=config, overwrite=False)
     assert "an MLflow run of its own" in copy.notes[0] and not (copy.path / "mlflow_spool.jsonl").exists()
     assert not {"mlflow_run_id", "children"} & set(copy.state)
     shutil.copytree(tmp_path / "p", tmp_path / "q")  # with its own database
@@ -283,7 +283,7 @@ def test_a_state_that_is_cut_off_is_one_message(content: str, tmp_path: Path, he
     for read in (
         lambda: load_any(folder.path),
         lambda: load_any(folder.path / "run.yaml"),
-        lambda: named(Path("r")),
+        lambda: find_folder(Path("r")),
     ):
         with pytest.raises(ConfigError, match=r"run.json cannot be read"):
             read()
@@ -314,7 +314,7 @@ def test_folders_go_by_name_too(tmp_path: Path, here: Any) -> None:
     here(tmp_path)
     begin(run)
     assert is_home(tmp_path / "runs" / "r") and not is_home(tmp_path)
-    assert named(Path("r")) == Path("runs/r") and named(Path("none")) == Path("none")
+    assert find_folder(Path("r")) == Path("runs/r") and find_folder(Path("none")) == Path("none")
     assert student_in(Path("r")) == Path("runs/r/student") and student_in(Path("teacher")) == Path("teacher")
 
 
@@ -322,7 +322,7 @@ def test_folders_go_by_name_too(tmp_path: Path, here: Any) -> None:
 
 
 def last_checkpoint(folder: RunFolder, step: int, stale: int, job: str = "student") -> Path:
-    mark = Mark(job, "any", 1, step)
+    mark = CheckpointMark(job, "any", 1, step)
     made = folder.path / "ray" / "student-1" / folder_name(mark, 1)
     (made / "loop").mkdir(parents=True)
     state = {"step": step, "stale": stale, "stopped": False}
@@ -430,7 +430,7 @@ def begin_sweep(space: Path) -> Path:
     plan = load_sweep(space)
     files = {"space.yaml": dump_sweep(plan), "run.yaml": dump(plan.base)}
     earlier = look_at_folder(plan, resume=False, overwrite=False)
-    folder = open_folder(plan, {"data": "x"}, files, earlier=earlier, base=plan.base, overwrite=False)
+    folder = open_run_folder(plan, {"data": "x"}, files, earlier=earlier, base=plan.base, overwrite=False)
     folder.write_state(mlflow_run_id="m")
     return folder.path
 

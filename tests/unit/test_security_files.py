@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raykd import models
-from raykd.checkpoint.find import Mark, problem, write_manifest
+from raykd.checkpoint.find import CheckpointMark, problem, write_manifest
 from raykd.checkpoint.ownership import foreign
 from raykd.config import checked_name
 from raykd.config.loading import load_run, validate
@@ -38,7 +38,7 @@ def test_a_pickle_is_refused_and_never_read(name: str, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Evil(marker)))
     with pytest.raises(ModelError, match="pickle") as caught:
-        models.load(folder)
+        models.load_model(folder)
     assert name in str(caught.value) and not marker.exists()
     pickle.loads((folder / name).read_bytes())  # that the bait works is part of the test
     assert marker.exists()
@@ -47,7 +47,7 @@ def test_a_pickle_is_refused_and_never_read(name: str, tmp_path: Path) -> None:
 def test_a_pickle_beside_safetensors_is_not_read(tmp_path: Path) -> None:
     folder, marker = save_transformer(tmp_path / "model"), tmp_path / "marker"
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(marker)))
-    models.load(folder)
+    models.load_model(folder)
     assert not marker.exists()
 
 
@@ -68,7 +68,7 @@ def test_types_and_code_that_are_not_known_are_refused_at_every_level(
     folder = save_transformer(tmp_path / "model")
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    for act in (models.load, models.load_tokenizer, models.fingerprint):
+    for act in (models.load_model, models.load_tokenizer, models.fingerprint):
         with pytest.raises(ModelError, match="trust_remote_code: true") as caught:
             act(folder)
         assert said in str(caught.value)
@@ -117,7 +117,7 @@ def test_a_whole_checkpoint_is_passed_over_where_others_may_write(tmp_path: Path
     folder = tmp_path / "start-1" / "checkpoint_1"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text("{}")
-    write_manifest(folder, Mark("student", "f" * 64, 1, 7))
+    write_manifest(folder, CheckpointMark("student", "f" * 64, 1, 7))
     assert problem(folder) is None
     (folder / "state.json").chmod(0o666)
     assert "written by everybody" in str(problem(folder))

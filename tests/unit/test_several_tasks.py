@@ -206,7 +206,7 @@ def test_a_saved_student_is_a_whole_model_for_each_task(kind: str, tmp_path: Pat
     folder = save_tasks(student, tmp_path / "student")
     save_tasks(student, folder)  # replaces what raykd wrote
     for name, part in student.parts.items():
-        loaded = models.load(folder, task=name)
+        loaded = models.load_model(folder, task=name)
         assert loaded.labels == part.labels and loaded.task == part.task and loaded.max_length == 32
         assert models.fingerprint(folder / name) == models.fingerprint(part) == models.fingerprint(loaded)
         assert models.inspect_directory(folder / name).problems == ()
@@ -219,14 +219,14 @@ def test_a_saved_student_is_a_whole_model_for_each_task(kind: str, tmp_path: Pat
 def test_a_directory_of_several_tasks_asks_which(tmp_path: Path) -> None:
     folder = save_tasks(made("lstm"), tmp_path / "student")
     for open_it in (
-        lambda: models.load(folder),
-        lambda: models.load(folder, task="x"),
+        lambda: models.load_model(folder),
+        lambda: models.load_model(folder, task="x"),
         lambda: models.read_labels(folder),
     ):
         with pytest.raises(ModelError, match="one of opinion, names, ask"):
             open_it()
     with pytest.raises(ModelError, match="holds one model only"):
-        models.load(folder / "names", task="names")
+        models.load_model(folder / "names", task="names")
     assert any("several tasks" in problem for problem in models.inspect_directory(folder).problems)
 
 

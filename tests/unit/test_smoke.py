@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from raykd.config.loading import dump, load_any, load_run
-from raykd.config.smoke import HELD_OUT, shortened, smoke_name
+from raykd.config.smoke import HELD_OUT, shorten_run, smoke_name
 from raykd.data.load import load_data
 from raykd.driver.jobs import teacher_jobs
 from raykd.driver.smoke import check_smoke_folder, refuse_going_on, smoke_run
@@ -45,7 +45,7 @@ def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
     data = (".train", ".unlabeled", ".validation", ".test")  # of a teacher that says its own
     assert {k for k in differing if k.split(".")[0] not in ("name",) and not k.startswith(allowed)
             and not k.endswith((*lengths, *data))} - {"train.steps", "train.epochs", "train.evaluations"} == set()  # fmt: skip
-    assert shortened(short) == short, "it is short already"
+    assert shorten_run(short) == short, "it is short already"
     (tmp_path / "run.yaml").write_text(dump(short), encoding="utf-8")
     assert load_any(tmp_path / "run.yaml") == short
     if path.parent.name == "presets":

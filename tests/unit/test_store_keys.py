@@ -110,13 +110,13 @@ def test_teachers_with_other_tokenizers_each_read_the_raw_text(tmp_path: Path) -
     texts = texts_and_labels(12)[0]
     specs = []
     for seed, size in enumerate((100, 200)):
-        model = models.Transformer(
+        model = models.TransformerStudent(
             layers=1, hidden=16, heads=2, dropout=0.0, vocab_size=size, max_positions=64
         )
         tokenizer = model.fit_tokenizer(texts_and_labels(300, seed=seed)[0])
         built = models.TextModel(model.build(tokenizer, LABELS, seed), tokenizer, LABELS, max_length=64)
-        specs.append(spec(models.save(built, tmp_path / str(size)), name=str(size)))
-    one, two = (models.load(s.path).tokenizer for s in specs)
+        specs.append(spec(models.save_model(built, tmp_path / str(size)), name=str(size)))
+    one, two = (models.load_model(s.path).tokenizer for s in specs)
     assert [one(t)["input_ids"] for t in texts] != [two(t)["input_ids"] for t in texts]
     batch = text_batch(texts)
     together = LocalSource([Teacher(s) for s in specs], Uniform()).submit(batch).result()

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raykd.config.loading import read_yaml
+from raykd.config.loading import read_yaml_mapping
 from raykd.errors import ConfigError
 from raykd.presets import preset
-from raykd.spaces.domains import Choice, LogUniform, RandInt, Uniform, domain_of
+from raykd.spaces.domains import ChoiceDomain, IntegerDomain, LogUniformDomain, UniformDomain, domain_of
 from raykd.spaces.space import Space
 
 N = 4000
@@ -34,7 +34,7 @@ TREE: dict[str, Any] = {
 
 
 def space(tree: dict[str, Any] = TREE) -> Space:
-    return Space(tree, read_yaml(preset("demo")), preset("demo").parent, "TREE")
+    return Space(tree, read_yaml_mapping(preset("demo")), preset("demo").parent, "TREE")
 
 
 def test_paths_are_those_of_the_tree_and_options_stand_in_brackets() -> None:
@@ -124,12 +124,15 @@ def test_labels_that_python_calls_equal_stay_apart() -> None:
 @pytest.mark.parametrize(
     ("domain", "quantile"),
     [
-        (Uniform(-1.0, 3.0), lambda u: -1 + 4 * u),
-        (LogUniform(1e-4, 1e-2), lambda u: math.exp(math.log(1e-4) + u * (math.log(1e-2) - math.log(1e-4)))),
+        (UniformDomain(-1.0, 3.0), lambda u: -1 + 4 * u),
+        (
+            LogUniformDomain(1e-4, 1e-2),
+            lambda u: math.exp(math.log(1e-4) + u * (math.log(1e-2) - math.log(1e-4))),
+        ),
     ],
     ids=["uniform", "log_uniform"],
 )
-def test_continuous_domains_have_their_closed_form_quantiles(domain: Uniform, quantile: Any) -> None:
+def test_continuous_domains_have_their_closed_form_quantiles(domain: UniformDomain, quantile: Any) -> None:
     kind = domain.kind
     drawn = [Space({"a": {kind: [domain.low, domain.high]}}).sample(1, i)["a"] for i in range(N)]
     assert domain.low <= min(drawn) and max(drawn) <= domain.high
@@ -148,8 +151,8 @@ def test_discrete_domains_draw_every_value_equally_often(node: dict[str, Any], v
     share = 1 / len(values)
     assert set(counts) == set(values), "both ends of randint are included"
     assert all(abs(n / N - share) < 4 * math.sqrt(share * (1 - share) / N) for n in counts.values())
-    assert RandInt(3, 6).at(0.0) == 3 and RandInt(3, 6).at(1 - 1e-16) == 6
-    assert Choice(("a", "b"), ("a", "b")).at(0.5) == "b"
+    assert IntegerDomain(3, 6).at(0.0) == 3 and IntegerDomain(3, 6).at(1 - 1e-16) == 6
+    assert ChoiceDomain(("a", "b"), ("a", "b")).at(0.5) == "b"
 
 
 def test_grids_are_crossed_and_the_last_changes_fastest() -> None:
@@ -228,5 +231,5 @@ def test_alpha_is_the_size_so_lambda_beside_it_has_peak_one(alpha: Any, refused:
 def test_a_check_looks_at_every_option() -> None:
     covered = space().covering(0)
     for one in space().domains:
-        if isinstance(one.domain, Choice):
+        if isinstance(one.domain, ChoiceDomain):
             assert {s[one.path] for s in covered if one.path in s} == set(one.domain.labels)

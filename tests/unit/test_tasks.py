@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from raykd.models import Transformer
+from raykd.models import TransformerStudent
 from raykd.tasks import Classification
 from raykd.tasks.scores.classification import (
     calibration_bins,
@@ -62,7 +62,7 @@ def test_unlabelled_rows_do_not_count_and_nothing_to_measure_is_an_error() -> No
 
 def test_collate_pads_to_the_longest_picked_row_only() -> None:
     task = Classification(max_length=16)
-    tokenizer = Transformer(vocab_size=200).fit_tokenizer(["a bb ccc"] * 3)
+    tokenizer = TransformerStudent(vocab_size=200).fit_tokenizer(["a bb ccc"] * 3)
     batch = text_batch(["a", "a bb ccc a bb ccc", "a bb"], labels=[0, 1, -100])
     rows = task.encode(tokenizer, batch)
     encoded = task.collate(rows, [2, 0])
@@ -75,7 +75,7 @@ def test_collate_pads_to_the_longest_picked_row_only() -> None:
 
 def test_gather_refuses_logits_that_are_not_one_a_row() -> None:
     task = Classification(max_length=16)
-    tokenizer = Transformer(vocab_size=200).fit_tokenizer(["a bb ccc"] * 3)
+    tokenizer = TransformerStudent(vocab_size=200).fit_tokenizer(["a bb ccc"] * 3)
     batch = text_batch(["a", "bb"], labels=[0, 1])
     encoded = task.collate(task.encode(tokenizer, batch), [0, 1])
     logits = torch.randn(2, 3)

@@ -106,12 +106,12 @@ def test_scores_by_hand() -> None:
     assert answers.f1("约50万人", ["50万"], "zh") == pytest.approx(2 * (2 / 4) * 1 / (2 / 4 + 1))
     assert answers.f1("a a b", ["a b b"], "de") == pytest.approx(2 / 3)
     assert answers.f1("", ["x"], "en") == 0 == answers.f1("the", ["the"], "en")
-    assert answers.metrics(["the Tower", "约50万人"], [["tower"], ["50万"]], ["en", "zh"]) == pytest.approx(
-        {"exact_match": 0.5, "f1": (1 + 2 / 3) / 2}
-    )
+    assert answers.compute_answer_metrics(
+        ["the Tower", "约50万人"], [["tower"], ["50万"]], ["en", "zh"]
+    ) == pytest.approx({"exact_match": 0.5, "f1": (1 + 2 / 3) / 2})
     for wrong in (([], [], []), (["a"], [["a"], []], ["en"]), (["a"], [["a"]], [])):
         with pytest.raises(ValueError, match="answers, "):
-            answers.metrics(*wrong)
+            answers.compute_answer_metrics(*wrong)
 
 
 def test_the_floor_is_the_sentence_that_shares_most_words() -> None:
@@ -145,4 +145,4 @@ def test_the_best_threshold_is_that_of_squad_2() -> None:
             scores = [measure(p, a, "en") if a else 0.0 for p, a in zip(predicted, accepted, strict=True)]
             wanted = official_best(predicted, scores, doubts.tolist(), [bool(a) for a in accepted])
             assert found[f"best_{name}"] == pytest.approx(wanted)
-    assert answers.metrics(["", "Bo"], [[], []], ["en"] * 2) == {"exact_match": 0.5, "f1": 0.5}
+    assert answers.compute_answer_metrics(["", "Bo"], [[], []], ["en"] * 2) == {"exact_match": 0.5, "f1": 0.5}

@@ -179,7 +179,7 @@ def test_decoding_finds_the_best_of_all_allowed_rows(name: str, tags: list[str])
     rng = np.random.default_rng(1)
     counts = np.asarray([2, 0, 4, 1, 3, 0, 4, 4, 1])
     logits = rng.normal(scale=2, size=(int(counts.sum()), len(tags)))
-    got = entities.decode(logits, counts, schemes.parse(tags))
+    got = entities.decode_tags(logits, counts, schemes.parse(tags))
     rows = np.split(logits, np.cumsum(counts)[:-1])
     assert got.tolist() == [i for row in rows for i in brute_force(row, tags, name)]
 
@@ -187,10 +187,10 @@ def test_decoding_finds_the_best_of_all_allowed_rows(name: str, tags: list[str])
 def test_decoding_repairs_what_argmax_gets_wrong() -> None:
     logits = np.asarray([[1.0, 0.5, 0, 0, 0], [0, 0, 3.0, 0, 0], [0, 0, 0, 0, 0.1]])
     assert logits.argmax(axis=1).tolist() == [0, 2, 4]
-    assert entities.decode(logits, np.asarray([3]), schemes.parse(BIO)).tolist() == [1, 2, 0]
-    assert entities.decode(np.zeros((0, 5)), np.asarray([0, 0]), schemes.parse(BIO)).tolist() == []
+    assert entities.decode_tags(logits, np.asarray([3]), schemes.parse(BIO)).tolist() == [1, 2, 0]
+    assert entities.decode_tags(np.zeros((0, 5)), np.asarray([0, 0]), schemes.parse(BIO)).tolist() == []
     with pytest.raises(ValueError, match="3 words, but the rows count 2"):
-        entities.decode(logits, np.asarray([2]), schemes.parse(BIO))
+        entities.decode_tags(logits, np.asarray([2]), schemes.parse(BIO))
 
 
 @settings(max_examples=30, deadline=None)
@@ -200,9 +200,9 @@ def test_scores_are_seqevals(name: str, seed: int) -> None:
     scheme = schemes.parse(LISTS[name])
     counts = rng.integers(1, 7, size=8)
     logits = rng.normal(size=(int(counts.sum()), len(scheme.tags)))
-    gold = entities.decode(logits + rng.normal(size=logits.shape), counts, scheme)
-    got = entities.metrics(logits, gold, counts, scheme.tags)
-    predicted = entities.decode(logits, counts, scheme)
+    gold = entities.decode_tags(logits + rng.normal(size=logits.shape), counts, scheme)
+    got = entities.compute_entity_metrics(logits, gold, counts, scheme.tags)
+    predicted = entities.decode_tags(logits, counts, scheme)
     rows = [np.split(np.asarray(scheme.tags)[x], np.cumsum(counts)[:-1]) for x in (gold, predicted)]
     y_true, y_pred = ([row.tolist() for row in side] for side in rows)
     assert got["f1"] == pytest.approx(
@@ -242,7 +242,7 @@ def test_metrics_by_hand() -> None:
 
     logits = np.asarray(sure("B-PER", "I-PER", "O", "B-LOC") + sure("O", "O") + sure("B-LOC", "I-LOC"))
     gold = [1, 2, 0, 1, UNLABELLED, UNLABELLED, 3, 4]
-    got = entities.metrics(logits, np.asarray(gold), np.asarray([4, 2, 2]), BIO)
+    got = entities.compute_entity_metrics(logits, np.asarray(gold), np.asarray([4, 2, 2]), BIO)
     right, wrong = -np.log(np.exp(5) / (np.exp(5) + 4)), -np.log(1 / (np.exp(5) + 4))
     assert got == pytest.approx(
         {"f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3, "accuracy": 5 / 6, "nll": (5 * right + wrong) / 6}
@@ -254,16 +254,16 @@ def test_words_the_model_did_not_see_are_missed_not_guessed() -> None:
     logits[0, 1] = 5
     gold, counts, seen = np.asarray([1, 0, 3]), np.asarray([3]), np.asarray([True, True, False])
     logits[2, 3] = 9
-    got = entities.metrics(logits, gold, counts, BIO, seen)
+    got = entities.compute_entity_metrics(logits, gold, counts, BIO, seen)
     assert (got["precision"], got["recall"], got["accuracy"]) == (1.0, 0.5, pytest.approx(2 / 3))
     assert got["nll"] == pytest.approx((np.log(np.exp(5) + 4) - 5 + np.log(5)) / 2)
 
 
 def test_nothing_to_measure_on_is_an_error() -> None:
     with pytest.raises(ValueError, match="no labelled unit"):
-        entities.metrics(np.zeros((2, 5)), np.full(2, UNLABELLED), np.asarray([2]), BIO)
+        entities.compute_entity_metrics(np.zeros((2, 5)), np.full(2, UNLABELLED), np.asarray([2]), BIO)
     with pytest.raises(ValueError, match="some of its words"):
-        entities.metrics(np.zeros((2, 5)), np.asarray([0, UNLABELLED]), np.asarray([2]), BIO)
+        entities.compute_entity_metrics(np.zeros((2, 5)), np.asarray([0, UNLABELLED]), np.asarray([2]), BIO)
 
 
 def test_schemes_with_other_letters_and_teachers_that_lack_some() -> None:

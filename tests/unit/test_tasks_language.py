@@ -13,7 +13,7 @@ from raykd.answers.codec import decode_answers
 from raykd.answers.source import TeacherSignal
 from raykd.answers.token_layout import Units, lay_out_tokens
 from raykd.answers.vocabularies import VocabularyMatch
-from raykd.models import Decoder, EncoderDecoder
+from raykd.models import DecoderStudent, EncoderDecoderStudent
 from raykd.models.lm import Headless
 from raykd.tasks import CausalLM, Seq2Seq
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
@@ -31,7 +31,7 @@ OTHERS = ("fine rivers, fine stations", "I am near the sea. It is the end.", "è°
 
 
 def made(kind: str, texts: tuple[str, ...] = (*TEXTS, *TARGETS)) -> tuple[Any, Any, Any]:
-    student = Decoder if kind == "causal_lm" else EncoderDecoder
+    student = DecoderStudent if kind == "causal_lm" else EncoderDecoderStudent
     spec = student(layers=1, hidden=16, heads=2, vocab_size=600, dropout=0.0)
     tokenizer = spec.fit_tokenizer(texts * 2)
     task = CausalLM() if kind == "causal_lm" else Seq2Seq()

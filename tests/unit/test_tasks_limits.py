@@ -19,7 +19,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, Signals
 from raykd.distill.targets import combine_logits
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.models import LSTM, Linear, Pretrained
+from raykd.models import LinearStudent, LSTMStudent, PretrainedStudent
 from raykd.point import Point
 from raykd.preflight.check import check_teacher
 from raykd.scoring.notes import notes_of
@@ -34,7 +34,7 @@ from raykd.text.words import word_spans
 from tests.fakes import save_transformer, texts_and_labels
 
 TAGS = ["O", "B-PER", "I-PER"]
-SMALL = LSTM(embedding=8, hidden=8, vocab_size=120, dropout=0.0)
+SMALL = LSTMStudent(embedding=8, hidden=8, vocab_size=120, dropout=0.0)
 MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
 
 
@@ -107,7 +107,7 @@ def test_a_teacher_of_another_task_is_refused_before_its_weights_are_read(task: 
 # long rows ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("student", [SMALL, Linear(buckets=64)])
+@pytest.mark.parametrize("student", [SMALL, LinearStudent(buckets=64)])
 def test_rows_over_the_limit_are_told_by_any_tokenizer(student: Any) -> None:
     tokenizer = student.fit_tokenizer(["one two three four five six seven"] * 3)
     texts = ["one two", "one two three four five six seven one two three", "one"]
@@ -206,7 +206,7 @@ def test_a_teacher_of_a_subset_takes_what_it_does_not_know_from_the_others() -> 
 def test_a_word_whose_gold_a_teacher_does_not_know_is_not_in_its_likelihood() -> None:
     logits = np.log(np.asarray([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], np.float32))
     logits[1, 1] = MASKED
-    found = entities.metrics(logits, np.asarray([1, 1]), np.asarray([2]), TAGS)
+    found = entities.compute_entity_metrics(logits, np.asarray([1, 1]), np.asarray([2]), TAGS)
     assert found["nll"] == pytest.approx(np.log(4), abs=1e-6)
 
 
@@ -274,7 +274,7 @@ def test_markers_that_are_cut_off_are_counted() -> None:
 
 def test_a_checkpoint_is_given_markers_and_keeps_what_it_knew(tmp_path: Path) -> None:
     path = save_transformer(tmp_path / "old")
-    student = Pretrained(path=str(path))
+    student = PretrainedStudent(path=str(path))
     texts, _ = texts_and_labels(4)
     task = Classification(markers=MARKERS)
     plain, tokenizer = student.fit_tokenizer([]), fit_tokenizer(student, [(task, rows_of(texts))])
@@ -283,13 +283,13 @@ def test_a_checkpoint_is_given_markers_and_keeps_what_it_knew(tmp_path: Path) ->
     assert len(grown) == len(tokenizer) == len(plain) + 4  # type: ignore[arg-type]
     assert torch.equal(grown[:-4], before.get_input_embeddings().weight)
     made = models.TextModel(after, tokenizer, ("negative", "positive"))
-    again = models.load(models.save(made, tmp_path / "new"))
+    again = models.load_model(models.save_model(made, tmp_path / "new"))
     assert marker_ids(again.tokenizer, MARKERS).tolist() == marker_ids(tokenizer, MARKERS).tolist()
 
 
 def test_a_tokenizer_that_cannot_keep_markers_says_so() -> None:
     task, rows = Classification(markers=MARKERS), rows_of(relations(4)[0])
     with pytest.raises(ConfigError, match="does not say where"):
-        fit_tokenizer(Linear(), [(task, rows)])
+        fit_tokenizer(LinearStudent(), [(task, rows)])
     with pytest.raises(ConfigError, match=r"cuts markers to pieces[\s\S]*\[E1\]"):
         task.encode(SMALL.fit_tokenizer(rows.texts), rows.take(range(4)))

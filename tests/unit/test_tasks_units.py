@@ -16,8 +16,8 @@ from raykd.answers.layout import lay_out, unit_logits
 from raykd.answers.source import TeacherSignal
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
-from raykd.models import HashedNgrams, Transformer
-from raykd.tasks import QuestionAnswering, Said, TokenClassification
+from raykd.models import HashedNgrams, TransformerStudent
+from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
 from raykd.teachers.store import text_keys
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.words import join_tokens, word_spans
@@ -40,7 +40,7 @@ def tagged() -> TextBatch:
 
 
 def tokenizer(size: int = 130):
-    return Transformer(vocab_size=size).fit_tokenizer([" ".join(s) for s in SENTENCES] * 3)
+    return TransformerStudent(vocab_size=size).fit_tokenizer([" ".join(s) for s in SENTENCES] * 3)
 
 
 @pytest.mark.parametrize("size", [100, 140])
@@ -66,7 +66,7 @@ def test_words_beyond_the_limit_are_neither_trained_nor_taught_and_tagged_o() ->
     assert (encoded.labels_N[~encoded.seen_N] == UNLABELLED).all()
     logits = np.zeros((12, 5), np.float32)
     logits[:, 1] = 5.0  # B-PER everywhere it was seen
-    said = Said(logits, rows.counts_B, np.zeros(12, bool))
+    said = SystemAnswers(logits, rows.counts_B, np.zeros(12, bool))
     scores = task.metrics(said.take([0, 1]), batch.take([0, 1]), TAGS)
     assert scores["accuracy"] == 6 / 10 and scores["f1"] == 0.0
 
@@ -110,7 +110,7 @@ def test_answers_are_words_of_the_context_begun_at_their_first_token_and_ended_a
     length: int,
 ) -> None:
     task, batch = QuestionAnswering(max_length=length, stride=3), asked()
-    own = Transformer(vocab_size=300, lowercase=False).fit_tokenizer([*CONTEXTS, *batch.texts] * 3)
+    own = TransformerStudent(vocab_size=300, lowercase=False).fit_tokenizer([*CONTEXTS, *batch.texts] * 3)
     rows = task.encode(own, batch)
     assert rows.sequences_B1 is not None and (int(rows.sequences_B1[-1]) > 2) == (length == 16)
     encoded = task.collate(rows, [1, 0])
@@ -133,7 +133,7 @@ def test_a_span_is_scored_by_its_text() -> None:
     task, batch = QuestionAnswering(), asked()
     logits = np.full((4, 10), MASKED, np.float32)
     logits[[0, 1], 8], logits[2, 4], logits[3, 4] = 0.0, 0.0, 0.0  # Paris; 北 alone
-    found = task.metrics(Said(logits, np.full(2, 2), np.ones(4, bool)), batch, ())
+    found = task.metrics(SystemAnswers(logits, np.full(2, 2), np.ones(4, bool)), batch, ())
     assert found["exact_match"] == 0.5 and found["f1"] == pytest.approx((1 + 2 / 3) / 2)
 
 
@@ -149,7 +149,10 @@ def unanswerable(mode: Mode) -> TextBatch:
 
 
 def test_no_answer_is_a_choice_of_rows_that_may_have_none() -> None:
-    task, own = QuestionAnswering(), Transformer(vocab_size=300).fit_tokenizer([*SQUAD2[0], *SQUAD2[1]] * 3)
+    task, own = (
+        QuestionAnswering(),
+        TransformerStudent(vocab_size=300).fit_tokenizer([*SQUAD2[0], *SQUAD2[1]] * 3),
+    )
     batch = unanswerable("optional")
     rows = task.encode(own, batch)
     encoded = task.collate(rows, [0, 1])
@@ -161,7 +164,7 @@ def test_no_answer_is_a_choice_of_rows_that_may_have_none() -> None:
     assert plain.labels_N.tolist() == [4, 5, UNLABELLED, UNLABELLED]
     logits = np.full((4, 11), MASKED, np.float32)
     logits[0, 4], logits[1, 5], logits[2:, 3], logits[2:, 0] = 1.0, 1.0, 2.0, 1.0
-    said = Said(logits, np.full(2, 2), np.ones(4, bool))
+    said = SystemAnswers(logits, np.full(2, 2), np.ones(4, bool))
     first, second = task.predictions(said, batch, ())
     assert (first["answer"], second["answer"]) == ("Jan Kowalski", "")
     assert second["probability"] == pytest.approx((1 / (1 + np.exp(-1))) ** 2, abs=1e-6)
@@ -172,7 +175,7 @@ def test_no_answer_is_a_choice_of_rows_that_may_have_none() -> None:
 
 def test_the_window_that_is_least_sure_of_no_answer_counts() -> None:
     task = QuestionAnswering(max_length=16, stride=3)
-    own = Transformer(vocab_size=300).fit_tokenizer([*SQUAD2[0], *SQUAD2[1]] * 3)
+    own = TransformerStudent(vocab_size=300).fit_tokenizer([*SQUAD2[0], *SQUAD2[1]] * 3)
     batch = replace(unanswerable("optional"), pairs=("It was built. " * 8, "Nobody knows."), golds=((), ()))
     encoded = task.collate(task.encode(own, batch), [0])
     windows = len(encoded.inputs["input_ids"])
@@ -205,7 +208,7 @@ def test_tokens_of_a_row_are_given_apart_and_a_whole_text_is_not() -> None:
 
 @pytest.mark.parametrize("sign", ["\ufeff", "\u200b", "\u00ad", "\u202b", "\u200e"])
 def test_a_word_that_begins_with_an_invisible_sign_is_read_at_the_first_token_inside_it(sign: str) -> None:
-    own = Transformer(vocab_size=300).fit_tokenizer(["Jan Kowalski left"] * 3)
+    own = TransformerStudent(vocab_size=300).fit_tokenizer(["Jan Kowalski left"] * 3)
     for mode in ("split", ""):
         text, spans = join_tokens(["Jan", f"{sign}Kowalski", "left"])
         batch = TextBatch(("a",), (text,), ("en",), np.full(1, UNLABELLED), words=(spans,), modes=(mode,))

@@ -23,7 +23,7 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.jobs import Job
 from raykd.errors import ModelError
-from raykd.preflight.check import check
+from raykd.preflight.check import collect_findings
 from raykd.report.results import Predictions
 from raykd.runs.teacher_stage import TeacherStage
 from raykd.scoring.score import ensemble_system, stacked
@@ -389,7 +389,7 @@ def test_check_says_which_teachers_are_never_asked(tmp_path: Path) -> None:
         ],
         "objective": {"weighting": {"kind": "by_language"}},
     }  # fmt: skip
-    found = {f.what: f for f in check(RunConfig.model_validate(tree))}
+    found = {f.what: f for f in collect_findings(RunConfig.model_validate(tree))}
     assert found["teachers"].error is None and found["teachers"].detail == (
         "note: teacher multi is asked for no row of this run: objective.weighting by_language routes them to others "
         "(rows in en go to en; rows in zh go to zh)"

@@ -46,7 +46,7 @@ def spec(directory: Path, **changes: object) -> TeacherSpec:
 def test_answers_are_the_models_logits_row_by_row(directory: Path) -> None:
     texts = texts_and_labels(20)[0]
     answer = Teacher(spec(directory, max_tokens=64)).answer(text_batch(texts))
-    loaded = models.load(directory)
+    loaded = models.load_model(directory)
     loaded.model.eval()
     for i, text in enumerate(texts):
         encoded = loaded.tokenizer([text], truncation=True, max_length=64)
@@ -72,13 +72,13 @@ def test_only_rows_of_its_languages_are_covered(directory: Path) -> None:
 
 
 def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path, directory: Path) -> None:
-    permuted = models.load(directory)
+    permuted = models.load_model(directory)
     permuted.model.config.id2label = {0: "pos", 1: "neg"}
     permuted.model.config.label2id = {"pos": 0, "neg": 1}
     weights = permuted.model.classifier
     weights.weight.data = weights.weight.data.flip(0)
     weights.bias.data = weights.bias.data.flip(0)
-    models.save(replace(permuted, labels=("pos", "neg")), tmp_path / "p")
+    models.save_model(replace(permuted, labels=("pos", "neg")), tmp_path / "p")
     batch = text_batch(texts_and_labels(8)[0])
     mapped = Teacher(spec(tmp_path / "p", label_map={"pos": "positive", "neg": "negative"})).answer(batch)
     np.testing.assert_allclose(mapped.logits_NC, Teacher(spec(directory)).answer(batch).logits_NC, atol=1e-6)
@@ -141,7 +141,7 @@ def test_a_teacher_opens_without_its_weights_in_memory(tmp_path: Path, directory
     teacher = Teacher(spec(directory, store=str(tmp_path)))
     info = teacher.open()
     assert teacher.counters()["loaded"] == 0 and (tmp_path / info.answers[:32] / "data.mdb").exists()
-    assert info.parameters == models.parameter_count(models.load(directory).model)
+    assert info.parameters == models.parameter_count(models.load_model(directory).model)
     assert (info.fingerprint, info.dtype, info.max_length) == (models.fingerprint(directory), "float32", 64)
     teacher.answer(text_batch(["good"]))
     assert teacher.counters()["loaded"] == 1 and teacher.open() is info
@@ -230,8 +230,8 @@ def test_store_of_other_settings_is_a_miss(tmp_path: Path, directory: Path) -> N
 def test_store_knows_the_length_that_the_teacher_was_trained_with(tmp_path: Path, directory: Path) -> None:
     batch = text_batch(["the room was very good and the food was very bad today"])
     Teacher(spec(directory, store=str(tmp_path / "s"))).answer(batch)
-    shorter = models.load(directory)
-    models.save(replace(shorter, max_length=4), tmp_path / "shorter")
+    shorter = models.load_model(directory)
+    models.save_model(replace(shorter, max_length=4), tmp_path / "shorter")
     teacher = Teacher(spec(tmp_path / "shorter", store=str(tmp_path / "s")))
     assert teacher.answer(batch).forwarded == 1
 

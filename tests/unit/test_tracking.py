@@ -275,12 +275,12 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     import pandas
     import torch
 
-    from raykd.models import Linear, TextModel, load, save
+    from raykd.models import LinearStudent, TextModel, load_model, save_model
     from raykd.text.padding import pad
     from raykd.text.tokens import tokenize
 
     texts = ["bon film", "mauvais film", "这部电影很好", ""]
-    labels, linear = ("negative", "positive"), Linear()
+    labels, linear = ("negative", "positive"), LinearStudent()
     tokenizer = linear.fit_tokenizer(texts)
     network = linear.build(tokenizer, labels, 3)
     with torch.random.fork_rng():
@@ -288,7 +288,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
         for weights in network.parameters():
             torch.nn.init.normal_(weights)
     built = TextModel(network, tokenizer, labels, kind="linear", max_length=32)
-    student = save(built, tmp_path / "100%20 a?b#c" / "student")
+    student = save_model(built, tmp_path / "100%20 a?b#c" / "student")
     tracker = start()
     model_uri = tracker.log_student(student, ("negative", "positive"), ("fr", "zh"), sample_texts=texts[:1])
     tracker.finish()
@@ -305,7 +305,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
         assert registry[1] is None
     assert list(answer.columns) == ["label", "p_negative", "p_positive"]
     assert list(answer.index) == [5, 6, 7, 8]
-    direct = load(student)
+    direct = load_model(student)
     rows = tokenize(direct.tokenizer, texts, None, direct.max_length or 512)
     with torch.inference_mode():
         p_NC = torch.softmax(direct.model(**pad(rows, range(4))).logits.double(), -1).numpy()

@@ -1,4 +1,5 @@
-"""The logged model carries its code: it loads where no index and no folder has raykd, and says what the student says."""
+"""The logged model carries its code: it loads where no index and no folder has raykd, and says what the student
+says."""
 
 import ast
 import json
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import raykd
-from raykd.models import LSTM, Linear, TextModel, Transformer, load, save
+from raykd.models import LinearStudent, LSTMStudent, TextModel, TransformerStudent, load_model, save_model
 from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.tracking import Tracker
 from raykd.tracking.packing import CARRIED, NEEDED, requirements
@@ -69,9 +70,9 @@ def test_a_logged_student_answers_where_raykd_is_not_installed(mlflow_uri: str, 
     models, wanted = [], []
     with Tracker.start(mlflow_uri, "models", "r", params={}, tags={}, directory=tmp_path / "r") as tracker:
         for student in (
-            Linear(buckets=64),
-            LSTM(embedding=8, hidden=8, vocab_size=120),
-            Transformer(hidden=8, layers=1),
+            LinearStudent(buckets=64),
+            LSTMStudent(embedding=8, hidden=8, vocab_size=120),
+            TransformerStudent(hidden=8, layers=1),
         ):
             tokenizer = student.fit_tokenizer(TEXTS)
             network = student.build(tokenizer, LABELS, 3)
@@ -80,9 +81,9 @@ def test_a_logged_student_answers_where_raykd_is_not_installed(mlflow_uri: str, 
                 for weights in network.parameters():
                     torch.nn.init.normal_(weights)
             built = TextModel(network, tokenizer, LABELS, kind=student.kind, max_length=32)
-            folder = save(built, tmp_path / student.kind)
+            folder = save_model(built, tmp_path / student.kind)
             models.append(tracker.log_student(folder, LABELS, ("fr", "zh")))
-            rows = Predictor.of(load(folder)).predict(rows_to_ask("text", TEXTS, None))
+            rows = Predictor.of(load_model(folder)).predict(rows_to_ask("text", TEXTS, None))
             wanted.append([[row["probabilities"][label] for label in LABELS] for row in rows])
     done = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, json.dumps([mlflow_uri, models, TEXTS])],

@@ -16,9 +16,9 @@ from raykd.config import TrackingConfig
 from raykd.environ import go_around_proxy, is_this_machine, proxy_for
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Experiment, Tracker, database_path, look, sqlite_uri, tracking_uri
+from raykd.tracking import Experiment, Tracker, database_path, find_recording_place, sqlite_uri, tracking_uri
 from raykd.tracking.stores import database as tracking_database
-from raykd.tracking.stores.failure import cannot_start
+from raykd.tracking.stores.failure import mlflow_start_error
 
 NAMES = [
     "a?b",
@@ -118,7 +118,7 @@ def changed(made, path, sql=""):
 
 
 def looked(path, **config):
-    return look(TrackingConfig(uri=sqlite_uri(path), **config), path.parent)
+    return find_recording_place(TrackingConfig(uri=sqlite_uri(path), **config), path.parent)
 
 
 def test_versions_damage_and_locks_are_told_apart(made, tmp_path, monkeypatch):
@@ -159,11 +159,11 @@ def test_versions_damage_and_locks_are_told_apart(made, tmp_path, monkeypatch):
 
 
 def test_looking_makes_nothing(tmp_path):
-    found = look(TrackingConfig(), tmp_path / "new" / "runs")
+    found = find_recording_place(TrackingConfig(), tmp_path / "new" / "runs")
     assert found.uri == sqlite_uri(tmp_path / "new" / "runs" / "mlflow.db") and not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(TrackingError, match="cannot be made"):
-        look(TrackingConfig(), tmp_path / "file" / "runs")
+        find_recording_place(TrackingConfig(), tmp_path / "file" / "runs")
 
 
 def test_a_deleted_experiment_is_found_before_a_run(made, tmp_path):
@@ -183,27 +183,27 @@ def test_the_environment_names_the_experiment_and_the_run_file_wins(made, monkey
     uri = sqlite_uri(made)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
-    found = look(TrackingConfig(uri=uri), tmp_path)
+    found = find_recording_place(TrackingConfig(uri=uri), tmp_path)
     assert found.experiment.name == "mine"
     assert "MLFLOW_EXPERIMENT_NAME" in found.notes[0] and "MLFLOW_RUN_ID is ignored" in found.notes[1]
     with Tracker.start(uri, found.experiment, "r", params={}, tags={}) as tracker:
         assert tracker.experiment.name == "mine"
-    written = look(TrackingConfig(uri=uri, experiment="raykd"), tmp_path)
+    written = find_recording_place(TrackingConfig(uri=uri, experiment="raykd"), tmp_path)
     assert written.experiment.name == "raykd" and "is ignored" in written.notes[0]
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
-    by_id = look(TrackingConfig(uri=uri), tmp_path).experiment
+    by_id = find_recording_place(TrackingConfig(uri=uri), tmp_path).experiment
     with Tracker.start(uri, by_id, "r", params={}, tags={}) as again:
         assert (again.experiment_id, again.experiment.name) == (tracker.experiment_id, "mine")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
     with pytest.raises(TrackingError, match="no MLflow experiment with the id 987654"):
-        look(TrackingConfig(uri=uri), tmp_path)
+        find_recording_place(TrackingConfig(uri=uri), tmp_path)
     with pytest.raises(TrackingError, match="no MLflow experiment"):
-        look(TrackingConfig(), tmp_path / "new")
+        find_recording_place(TrackingConfig(), tmp_path / "new")
     assert Experiment.of(TrackingConfig(experiment="x")).name == "x"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "x" * 501)
     with pytest.raises(TrackingError, match="MLFLOW_EXPERIMENT_NAME is too long"):
-        look(TrackingConfig(), tmp_path / "new")
+        find_recording_place(TrackingConfig(), tmp_path / "new")
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
@@ -217,7 +217,8 @@ def test_a_moved_database_takes_its_artifacts_along(how, made, tmp_path):
     (shutil.move if how == "moved" else shutil.copytree)(old, new)
     uri = sqlite_uri(new / "mlflow.db")
     assert any(
-        "moved or copied" in note for note in look(TrackingConfig(uri=uri, experiment="own"), new).notes
+        "moved or copied" in note
+        for note in find_recording_place(TrackingConfig(uri=uri, experiment="own"), new).notes
     )
     with Tracker.start(uri, "own", "r", params={}, tags={}, run_id=first.run_id) as again:
         again.log_text("two", "b.txt")
@@ -228,7 +229,7 @@ def test_a_moved_database_takes_its_artifacts_along(how, made, tmp_path):
     assert sorted(old.rglob("*.txt")) == (before if how == "copied" else [])
     names = {a.path for a in client_of(uri).list_artifacts(first.run_id)}
     assert names == {"a.txt", "b.txt"}
-    assert look(TrackingConfig(uri=uri, experiment="own"), new).notes == ()
+    assert find_recording_place(TrackingConfig(uri=uri, experiment="own"), new).notes == ()
 
 
 def test_a_place_that_somebody_chose_stays_and_is_said(made, tmp_path):
@@ -249,9 +250,9 @@ def test_a_place_that_somebody_chose_stays_and_is_said(made, tmp_path):
 def test_a_store_of_files_is_used_where_mlflow_is_told_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TrackingError, match="MLFLOW_ALLOW_FILE_STORE=true"):
-        look(TrackingConfig(uri="./mlruns"), tmp_path)
+        find_recording_place(TrackingConfig(uri="./mlruns"), tmp_path)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    found = look(TrackingConfig(uri="./mlruns"), tmp_path)
+    found = find_recording_place(TrackingConfig(uri="./mlruns"), tmp_path)
     assert found.uri == (tmp_path / "mlruns").as_uri()
     with Tracker.start(found.uri, "e", "r", params={"a": 1}, tags={}) as tracker:
         tracker.log_points([Point(1, {"x": 1.0})])
@@ -261,7 +262,7 @@ def test_a_store_of_files_is_used_where_mlflow_is_told_so(tmp_path, monkeypatch)
 
 def test_a_database_without_driver_or_host_is_told_at_once():
     with pytest.raises(TrackingError, match=r"driver(.|\n)*pip install"):
-        look(TrackingConfig(uri="postgresql://127.0.0.1:9/mlflow"), Path())
+        find_recording_place(TrackingConfig(uri="postgresql://127.0.0.1:9/mlflow"), Path())
 
 
 def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
@@ -275,7 +276,7 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
     go_around_proxy("http://127.0.0.1:5000")
     assert proxy_for("http://127.0.0.1:5000") is None and proxy_for("http://mlflow.example:5000")
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "corp.example,127.0.0.1"
-    told = str(cannot_start("http://mlflow.example:5000", OSError("refused")))
+    told = str(mlflow_start_error("http://mlflow.example:5000", OSError("refused")))
     assert "through a proxy" in told and "HTTP_PROXY" in told and "s3cr3tCANARY" not in told
 
 
@@ -289,4 +290,4 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
     ],
 )
 def test_what_a_server_answers_is_told_apart(text, told):
-    assert told in str(cannot_start("http://127.0.0.1:5000", OSError(text)))
+    assert told in str(mlflow_start_error("http://127.0.0.1:5000", OSError(text)))

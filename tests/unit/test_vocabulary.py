@@ -24,7 +24,15 @@ from raykd.models.vocabulary import (
 )
 from raykd.text.alignment import NOWHERE, align, start_offsets
 from raykd.tokenizers.bytepair import train_bytepair
-from raykd.tokenizers.canonical import BEGINS, DEAD, SPECIAL, WITHIN, canonical, comparable, marking
+from raykd.tokenizers.canonical import (
+    BEGINS,
+    DEAD,
+    SPECIAL,
+    WITHIN,
+    canonical,
+    find_comparable_offsets,
+    marking,
+)
 from raykd.tokenizers.ngrams import HashedNgrams
 from raykd.tokenizers.wordpiece import train_wordpiece
 
@@ -339,10 +347,10 @@ def test_where_the_beginning_of_a_word_means_the_same() -> None:
     offsets = at("The", "cat", "he cat", "(a", "a 猫", ")", "ran", ", then", "then", ".")
     blank, meta, words = marking(byte_level()), marking(unigram()), marking(wordpiece())
     same = [True] * 11 + [False]
-    assert comparable(text, offsets, words, words).tolist() == same
-    assert comparable(text, offsets, blank, meta).tolist() == [False, *same[1:]]
+    assert find_comparable_offsets(text, offsets, words, words).tolist() == same
+    assert find_comparable_offsets(text, offsets, blank, meta).tolist() == [False, *same[1:]]
     # After a bracket or a Chinese character without a blank WordPiece begins what the others do not.
     hidden = [True, True, True, True, False, False, True, True, True, True, True, False]
-    assert comparable(text, offsets, meta, words).tolist() == hidden
-    assert comparable(text, offsets, words, blank).tolist() == [False, *hidden[1:]]
-    assert comparable("", np.asarray([0]), blank, words).tolist() == [True]
+    assert find_comparable_offsets(text, offsets, meta, words).tolist() == hidden
+    assert find_comparable_offsets(text, offsets, words, blank).tolist() == [False, *hidden[1:]]
+    assert find_comparable_offsets("", np.asarray([0]), blank, words).tolist() == [True]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from raykd.data.files.opening import read_lines
-from raykd.data.files.textfiles import Record, shortened
+from raykd.data.files.textfiles import Record, shorten_text
 from raykd.errors import DataError
 
 Quoting = Literal["minimal", "none"]
@@ -120,7 +120,7 @@ def _bare_rows(
             if _is_quoted(text) and '""' in inside and '"' not in inside.replace('""', ""):
                 raise DataError(
                     f"{path}:{number}: a field is quoted as CSV quotes it, but a tab file has no quoting of its own",
-                    got=shortened(text),
+                    got=shorten_text(text),
                     wanted="quoting: minimal on the source, where such quotes are taken off, or quoting: none, where "
                     "they are part of the text",
                 )
@@ -211,7 +211,7 @@ class _LongRecords:
                 raise DataError(
                     f"{path}:{first}: a quote opens here and closes in line {last}, and every line between looks like "
                     "a row of its own",
-                    got=f"{last - first + 1} lines as one row: {shortened(self._delimiter.join(alone[0]))} ...",
+                    got=f"{last - first + 1} lines as one row: {shorten_text(self._delimiter.join(alone[0]))} ...",
                     wanted='each quote inside a field doubled, and the field in quotes: """so"" they said"',
                     next_step="correct the lines; set quoting: none on the source if no field is quoted, or quoting: "
                     "minimal if this is one text of several lines",
@@ -234,7 +234,7 @@ def _broken(path: Path, taken: list[tuple[int, str]], reason: str) -> DataError:
         what, got = "the row that begins here is not valid CSV", reason
     return DataError(
         f"{path}:{first}: {what}",
-        got=f"{got}: {shortened(text.strip())}",
+        got=f"{got}: {shorten_text(text.strip())}",
         wanted='each quote inside a field doubled, and the field in quotes: """so"" they said" (a backslash does not '
         "do it)",
         next_step="correct the row, or set quoting: none on the source if quotes are part of the texts and no field "
@@ -261,7 +261,7 @@ def _record(path: Path, number: int, header: list[str], row: list[str]) -> Recor
 def _width(path: Path, number: int, row: list[str], header: list[str], advice: str) -> DataError:
     return DataError(
         f"{path}:{number}: the row has another number of fields than the header",
-        got=f"{len(row)} fields: {shortened(str(row))}",
+        got=f"{len(row)} fields: {shorten_text(str(row))}",
         wanted=f"{len(header)} fields: {', '.join(header)}",
         next_step=advice,
     )

@@ -16,7 +16,7 @@ from raykd.config import Files, Hub
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
 from raykd.data.files.slices import rows_of_split
-from raykd.data.files.textfiles import Record, Unread, read_json_lines, shortened
+from raykd.data.files.textfiles import Record, Unread, read_json_lines, shorten_text
 from raykd.errors import DataError
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -86,7 +86,7 @@ def _parquet_records(path: Path) -> Iterator[Record]:
     except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
         raise DataError(
             f"{path}: cannot be read as Parquet",
-            got=shortened(str(error), 200),
+            got=shorten_text(str(error), 200),
             wanted="a complete Parquet file",
             next_step="was it cut off while it was written or copied?",
         ) from None
@@ -150,7 +150,7 @@ def hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
     except Exception as error:
         raise DataError(
             f"the data set {source.name!r} cannot be loaded",
-            got=f"{type(error).__name__}: {shortened(str(error), 300)}",
+            got=f"{type(error).__name__}: {shorten_text(str(error), 300)}",
             wanted=f"a data set with a split {source.split!r}",
             next_step="check name, config_name, split and the network; a set that runs code on loading is not "
             "supported: convert it to Parquet",

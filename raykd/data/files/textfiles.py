@@ -99,7 +99,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
             cut = not line.endswith(("\n", "\r"))
             raise DataError(
                 f"{path}:{number}: the line is not JSON ({_reason(error, line)})",
-                got=shortened(line.strip()),
+                got=shorten_text(line.strip()),
                 wanted="one JSON object a line",
                 next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
                 if cut
@@ -108,7 +108,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}:{number}: the line is not a JSON object",
-                got=shortened(line.strip()),
+                got=shorten_text(line.strip()),
                 wanted='one object a line, for example {"text": "...", "label": "..."}',
                 next_step="write each part of the list as a line of its own"
                 if isinstance(value, list)
@@ -136,6 +136,6 @@ def _reason(error: Exception, line: str) -> str:
     return str(error).split(";")[0]
 
 
-def shortened(text: str, limit: int = 80) -> str:
+def shorten_text(text: str, limit: int = 80) -> str:
     """The text, or its beginning."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -22,7 +22,7 @@ from rich.text import Text
 from raykd.report.fitted import FittedTable
 from raykd.report.table import ABSENT, METRIC_TITLES, RATES, markdown_table
 from raykd.tasks.scores.classification import HIGHER_IS_BETTER
-from raykd.tasks.scores.ranking import comparable
+from raykd.tasks.scores.ranking import round_score
 
 SPLITS = ("test", "validation")
 MACRO = "macro"
@@ -31,7 +31,7 @@ Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """First arm minus second arm, over the seeds that both have; raw units (a rate is in [0, 1]).
 
     seeds: number of pairs. means: of each arm, over these. low, high: Student-t 95 % interval of the mean
@@ -90,7 +90,7 @@ class ConfirmationReport:
                 found.append((seed, one, two))
         return found
 
-    def differences(self) -> list[Difference]:
+    def differences(self) -> list[PairedDifference]:
         """Every number that both arms have: test before validation, the mean before languages, `metric` first."""
         names = dict.fromkeys(n for by_seed in self.scores.values() for v in by_seed.values() for n in v)
         parts = [tuple(n.split("/")) for n in names]
@@ -99,10 +99,10 @@ class ConfirmationReport:
         languages = [MACRO, *dict.fromkeys(x for _, x, _ in kept)]
         splits = [*SPLITS, *dict.fromkeys(s for s, _, _ in kept)]
         kept.sort(key=lambda p: (splits.index(p[0]), metrics.index(p[2]), languages.index(p[1])))
-        return [difference(self.pairs(*p), *p) for p in kept]
+        return [compute_paired_difference(self.pairs(*p), *p) for p in kept]
 
     @property
-    def main(self) -> Difference | None:
+    def main(self) -> PairedDifference | None:
         """The difference that decides: `metric`, mean over languages, test rows (validation if there are none)."""
         wanted = [d for d in self.differences() if d.language == MACRO and d.metric == self.metric]
         return wanted[0] if wanted else None
@@ -114,10 +114,11 @@ class ConfirmationReport:
         if d is None:
             return f"There is no seed for which both {first} and {second} were measured on {self.metric}."
         title = METRIC_TITLES.get(d.metric, d.metric).split()[0]
-        head = f"{first} − {second}, {d.split} {title}, mean over languages: {signed(d, d.mean)} {d.unit[1]}".rstrip()
+        mean = f"{format_difference(d, d.mean)} {d.unit[1]}".rstrip()
+        head = f"{first} − {second}, {d.split} {title}, mean over languages: {mean}"
         if d.low is None or d.high is None:
             return f"{head}, from {d.seeds} seed; an interval needs at least two."
-        interval = f"95 % interval {signed(d, d.low)} to {signed(d, d.high)}"
+        interval = f"95 % interval {format_difference(d, d.low)} to {format_difference(d, d.high)}"
         better = (d.mean > 0) == HIGHER_IS_BETTER.get(d.metric, True)
         says = (
             f"excludes 0: {first} is {'better' if better else 'worse'} than {second}"
@@ -139,16 +140,16 @@ class ConfirmationReport:
         heads = ["split", "language", "metric", *self.arms, "difference", "95 % interval", "wins", "seeds"]
         return heads, [self._line(d) for d in self.differences()]
 
-    def _line(self, d: Difference) -> list[str]:
+    def _line(self, d: PairedDifference) -> list[str]:
         scale = d.unit[0]
         means = [f"{scale * m:.2f}" if scale == 100 else f"{m:.3f}" for m in d.means]
         interval = ABSENT
         if d.low is not None and d.high is not None:
-            interval = f"{signed(d, d.low)} to {signed(d, d.high)}"
+            interval = f"{format_difference(d, d.low)} to {format_difference(d, d.high)}"
         wins = f"{d.wins} of {d.seeds}" + (f", {d.ties} equal" if d.ties else "")
         return [
             d.split, "mean" if d.language == MACRO else d.language, METRIC_TITLES.get(d.metric, d.metric),
-            *means, signed(d, d.mean), interval, wins, str(d.seeds),
+            *means, format_difference(d, d.mean), interval, wins, str(d.seeds),
         ]  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
@@ -181,9 +182,9 @@ class ConfirmationReport:
         return f"{self.sentence()}\n\n{markdown_table(*self.cells())}\n"
 
 
-def difference(
+def compute_paired_difference(
     pairs: Sequence[tuple[int, float, float]], split: str, language: str, metric: str
-) -> Difference:
+) -> PairedDifference:
     """Mean paired difference and its Student-t 95 % interval, n - 1 degrees of freedom."""
     from scipy.stats import t
 
@@ -194,15 +195,15 @@ def difference(
     if n > 1:
         half = float(t.ppf(0.975, n - 1) * apart_n.std(ddof=1) / math.sqrt(n))
         low, high = mean - half, mean + half
-    seen_n = np.asarray([comparable(p[1]) - comparable(p[2]) for p in pairs])
+    seen_n = np.asarray([round_score(p[1]) - round_score(p[2]) for p in pairs])
     better_n = seen_n > 0 if HIGHER_IS_BETTER.get(metric, True) else seen_n < 0
-    return Difference(
+    return PairedDifference(
         split, language, metric, n, (float(first_n.mean()), float(second_n.mean())), mean, low, high,
         wins=int(better_n.sum()), ties=int((seen_n == 0).sum()),
     )  # fmt: skip
 
 
-def signed(d: Difference, value: float) -> str:
+def format_difference(d: PairedDifference, value: float) -> str:
     """A difference with its sign, in its unit."""
     scaled = d.unit[0] * value
     return (f"{scaled:+.2f}" if d.unit[0] == 100 else f"{scaled:+.3f}").replace("-", "−")

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from raykd.report.drawing import INK, panels_of, plain, to_svg
 from raykd.report.page import template
-from raykd.report.sweeps.confirmation import MACRO, SPLITS, ConfirmationReport, Difference, signed
+from raykd.report.sweeps.confirmation import (
+    MACRO,
+    SPLITS,
+    ConfirmationReport,
+    PairedDifference,
+    format_difference,
+)
 from raykd.report.table import METRIC_TITLES
 
 CAPTION = (
@@ -87,16 +93,18 @@ def write_confirmation_page(
     return path
 
 
-def _headline(report: ConfirmationReport, d: Difference) -> list[tuple[str, str, str]]:
+def _headline(report: ConfirmationReport, d: PairedDifference) -> list[tuple[str, str, str]]:
     """(what, number, remark) of what a reader looks for first."""
     interval = "one seed, no interval"
     if d.low is not None and d.high is not None:
-        interval = f"{d.unit[1]}, 95 % interval {signed(d, d.low)} to {signed(d, d.high)}".lstrip(", ")
+        interval = f"{d.unit[1]}, 95 % interval {format_difference(d, d.low)} to {format_difference(d, d.high)}".lstrip(
+            ", "
+        )
     where = f"{d.split} {_title(d.metric)}, mean over languages and {d.seeds} seeds"
     scale = d.unit[0]
     means = [f"{scale * m:.2f} %" if scale == 100 else f"{m:.3f}" for m in d.means]
     return [
-        (f"{report.arms[0]} − {report.arms[1]}", signed(d, d.mean), interval),
+        (f"{report.arms[0]} − {report.arms[1]}", format_difference(d, d.mean), interval),
         *((arm, mean, where) for arm, mean in zip(report.arms, means, strict=True)),
         (
             "seeds won",

@@ -75,7 +75,7 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class Comparable:
+class ComparableTrials:
     """Trials whose scores come from one point of training. basis: which, as a text."""
 
     trials: tuple[TrialRow, ...]
@@ -83,20 +83,20 @@ class Comparable:
     basis: str
 
 
-def comparable(report: SweepReport) -> Comparable:
+def select_comparable_trials(report: SweepReport) -> ComparableTrials:
     """The scores that may be compared with each other; see the module for the choice."""
     sound = [t for t in report.trials if t.status not in BROKEN and t.best is not None]
     ended = [t for t in sound if t.status in ("finished", "stopped")]
     if not any(t.status == "stopped" for t in ended):
         scores = [t.score for t in ended if t.score is not None]
-        return Comparable(
+        return ComparableTrials(
             tuple(ended),
             np.asarray(scores, dtype=np.float64),
             f"the best scores of {len(ended)} finished trials",
         )
     at = min(t.reached for t in ended)
     pairs = [(t, s) for t in sound if (s := t.at(at)) is not None]
-    return Comparable(
+    return ComparableTrials(
         tuple(t for t, _ in pairs),
         np.asarray([s for _, s in pairs], dtype=np.float64),
         f"the scores of {len(pairs)} trials at evaluation {at}, the last that all of them reached "
@@ -104,9 +104,9 @@ def comparable(report: SweepReport) -> Comparable:
     )
 
 
-def importance(report: SweepReport, seed: int = 0) -> Importance | None:
+def compute_importance(report: SweepReport, seed: int = 0) -> Importance | None:
     """Importance of every searched key; None where `too_few` says why."""
-    found = comparable(report)
+    found = select_comparable_trials(report)
     axes = search_axes(report)
     if too_few(report) or not axes:
         return None
@@ -136,7 +136,7 @@ def importance(report: SweepReport, seed: int = 0) -> Importance | None:
 
 def too_few(report: SweepReport) -> str:
     """Why there is no importance, as a sentence; empty if there is one."""
-    found = comparable(report)
+    found = select_comparable_trials(report)
     if len(found.trials) < LEAST_TRIALS:
         return (
             "The importance of the searched keys is not estimated: it needs comparable scores of at least "

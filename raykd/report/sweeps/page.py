@@ -28,7 +28,7 @@ from raykd.report.sweeps.trial_table import (
     value_text,
 )
 from raykd.report.sweeps.trials import BROKEN, SweepReport
-from raykd.report.table import ABSENT, RATES, shown
+from raykd.report.table import ABSENT, RATES, format_metric
 
 CAPTIONS: Mapping[str, str] = {
     "objective": "The best score of each trial, and the best so far of those that count. Marks at the edge: no "
@@ -69,7 +69,7 @@ def write_sweep_page(
     correlations = rank_correlations(report)
     html = template("sweep.html.j2").render(
         report=report,
-        headline=headline(report),
+        headline=summarize_sweep(report),
         notes=report.notes,
         text=value_text,
         folded=folded,
@@ -93,7 +93,7 @@ def write_sweep_page(
     return path
 
 
-def headline(report: SweepReport) -> list[tuple[str, str, str]]:
+def summarize_sweep(report: SweepReport) -> list[tuple[str, str, str]]:
     """(what, number, remark) of what a reader looks for first."""
     best, name = report.best, metric_name(report.metric)
     statuses = ", ".join(f"{n} {status}" for status, n in report.by_status.items())
@@ -103,7 +103,7 @@ def headline(report: SweepReport) -> list[tuple[str, str, str]]:
         unit = " %" if name in RATES else ""
         nll = "" if best.nll is None or name == "nll" else f", NLL {best.nll:.3f}"
         remark = f"validation {metric_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
-        found = [(f"best trial: {best.name}", shown(name, best.score, compared=True) + unit, remark)]
+        found = [(f"best trial: {best.name}", format_metric(name, best.score, compared=True) + unit, remark)]
     found.append(("trials", str(len(report.trials)), statuses))
     planned = sum(t.total_steps for t in report.trials)
     run = sum(t.last.step for t in report.trials if t.last is not None)

@@ -15,7 +15,7 @@ import numpy as np
 
 from raykd.report.drawing import COLOURS, INK, STYLES, legend, panels_of, plain, to_svg
 from raykd.report.sweeps.importance import WEAK, Importance
-from raykd.report.sweeps.rungs import rank_correlations, reached, survival
+from raykd.report.sweeps.rungs import compute_survival, count_trials_by_evaluation, rank_correlations
 from raykd.report.sweeps.trial_table import metric_name, metric_title
 from raykd.report.sweeps.trials import BROKEN, Status, SweepReport, TrialRow
 from raykd.report.table import RATES
@@ -91,7 +91,7 @@ def learning_curves(report: SweepReport) -> str | None:
 
 def rung_survival(report: SweepReport) -> str | None:
     """How many trials reached each evaluation; beside it the scores at each rung, survivors marked."""
-    counts, rungs = reached(report), survival(report)
+    counts, rungs = count_trials_by_evaluation(report), compute_survival(report)
     if not report.rungs or not counts:
         return None
     figure, (left, right) = panels_of(2, width=9.6, height=3.5)
@@ -233,7 +233,7 @@ def _rung_scores(axes: Axes, report: SweepReport) -> list[float]:
     for label, name, marker, colour, shift in groups:
         points = [
             (at + shift + float(rng.uniform(-0.09, 0.09)), scale_of(report) * score)
-            for at, s in enumerate(survival(report))
+            for at, s in enumerate(compute_survival(report))
             for t in getattr(s, name)
             if (score := t.at(s.evaluation)) is not None
         ]

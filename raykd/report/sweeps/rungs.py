@@ -41,7 +41,7 @@ class Survival:
     open: tuple[TrialRow, ...]
 
 
-def survival(report: SweepReport) -> list[Survival]:
+def compute_survival(report: SweepReport) -> list[Survival]:
     """Each rung that a trial reached, in order."""
     found = []
     for rung in sorted(set(report.rungs)):
@@ -54,7 +54,7 @@ def survival(report: SweepReport) -> list[Survival]:
     return found
 
 
-def reached(report: SweepReport) -> list[tuple[int, int]]:
+def count_trials_by_evaluation(report: SweepReport) -> list[tuple[int, int]]:
     """(evaluation, number of trials that were evaluated at it or later), from the first to the last."""
     last = max((t.reached for t in report.trials), default=0)
     return [(e, sum(t.reached >= e for t in report.trials)) for e in range(1, last + 1)]

@@ -22,7 +22,7 @@ from rich.text import Text
 from raykd.report.fitted import FittedTable
 from raykd.report.names import folded, short_names
 from raykd.report.sweeps.trials import SweepReport, TrialRow
-from raykd.report.table import ABSENT, METRIC_TITLES, markdown_table, shown
+from raykd.report.table import ABSENT, METRIC_TITLES, format_metric, markdown_table
 
 LEAST_VALUES = 24
 """Characters of a column that holds the values of all searched keys."""
@@ -73,8 +73,8 @@ class TrialTable:
         sample = folded(t.sample)
         values = [value_text(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys]
         return [
-            t.name, t.status, shown(metric_name(self.report.metric), t.score, compared=True),
-            *([shown("nll", t.nll, compared=True)] * nll),
+            t.name, t.status, format_metric(metric_name(self.report.metric), t.score, compared=True),
+            *([format_metric("nll", t.nll, compared=True)] * nll),
             ABSENT if t.best_step is None else f"{t.best_step:,}", f"{done:,} / {t.total_steps:,}",
             f"{t.seconds:,.0f}", *values,
         ]  # fmt: skip

@@ -183,9 +183,9 @@ class SweepReport:
     @cached_property
     def importance(self) -> Importance | None:
         """Importance of the searched keys; takes some seconds, once."""
-        from raykd.report.sweeps.importance import importance
+        from raykd.report.sweeps.importance import compute_importance
 
-        return importance(self)
+        return compute_importance(self)
 
     def ranked(self) -> list[TrialRow]:
         """All trials, the best first; those that cannot be the best come last, by name."""

@@ -67,7 +67,7 @@ def wilson(hits: int, units: int, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def compare(
+def compare_with_constant_label(
     predicted_N: NDArray[np.integer],
     gold_N: NDArray[np.integer],
     classes: int,

@@ -35,7 +35,7 @@ def transitions(scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_], N
     return allowed_CC, begins_C, ends_C
 
 
-def decode(
+def decode_tags(
     logits_NC: NDArray[np.floating], counts_B: NDArray[np.integer], scheme: Scheme
 ) -> NDArray[np.int64]:
     """The most probable tags ``[N]`` among rows of tags that the scheme allows (Viterbi over log-probabilities).
@@ -125,7 +125,7 @@ def entity_scores(
     }
 
 
-def metrics(
+def compute_entity_metrics(
     logits_NC: NDArray[np.floating],
     labels_N: NDArray[np.int64],
     counts_B: NDArray[np.integer],
@@ -158,7 +158,7 @@ def metrics(
     nll_N = -log_softmax(kept)[np.arange(len(gold_N)), gold_N]
     told_N = seen_N & (kept[np.arange(len(gold_N)), gold_N] > MASKED)
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
-    predicted_N = decode(np.where(seen_N[:, None], kept, outside), counts_B, scheme)
+    predicted_N = decode_tags(np.where(seen_N[:, None], kept, outside), counts_B, scheme)
     return {
         **entity_scores(predicted_N, gold_N, counts_B, scheme),
         "accuracy": float((predicted_N == gold_N).mean()),

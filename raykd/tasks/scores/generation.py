@@ -19,7 +19,7 @@ import numpy as np
 from raykd.text.words import UNSPACED_LANGUAGES, words
 
 NAMES = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
-"""What `metrics` can measure."""
+"""What `compute_generation_metrics` can measure."""
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -56,7 +56,7 @@ def perplexity(nll_sum: float, tokens: int) -> float:
         return math.inf
 
 
-def metrics(
+def compute_generation_metrics(
     hypotheses: Sequence[str],
     references: Sequence[str],
     language: str,

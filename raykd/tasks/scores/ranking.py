@@ -18,7 +18,7 @@ AGREED = 12
 """Digits that two ways of summing the same numbers agree in."""
 
 
-def comparable(score: float) -> float:
+def round_score(score: float) -> float:
     """The score as it is compared; equal numbers are one score.
 
     Args:
@@ -39,7 +39,7 @@ def rank(score: float, nll: float | None, *, higher_is_better: bool) -> tuple[fl
         nll: In nats; None or NaN where it is not known, which loses a tie.
     """
     known = nll is not None and math.isfinite(nll)
-    return (-1.0 if higher_is_better else 1.0) * comparable(score), _agreed(nll) if known else math.inf  # type: ignore[arg-type]
+    return (-1.0 if higher_is_better else 1.0) * round_score(score), _agreed(nll) if known else math.inf  # type: ignore[arg-type]
 
 
 def _agreed(value: float) -> float:

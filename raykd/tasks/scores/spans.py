@@ -166,7 +166,7 @@ def f1(predicted: str, accepted: Sequence[str], language: str) -> float:
     return best
 
 
-def metrics(
+def compute_answer_metrics(
     predicted: Sequence[str], accepted: Sequence[Sequence[str]], languages: Sequence[str]
 ) -> dict[str, float]:
     """Mean exact match and F1 (0 to 1) of B rows; each row is normalised by the rules of its language.

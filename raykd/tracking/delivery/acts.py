@@ -1,4 +1,4 @@
-"""`Act`: something to be recorded in an MLflow run that is no point of a curve, as data.
+"""`TrackingOp`: something to be recorded in an MLflow run that is no point of a curve, as data.
 
 Decision record: an act that MLflow does not take must outlive the process, so it is written down (JSON lines beside the
 spool of points, appended at once) and not kept as a closure: parameters, tags, texts, files by their path, the model
@@ -23,7 +23,7 @@ from raykd.keys import LONGEST_KEY, marked, slug
 from raykd.tracking.address import Experiment, redact_value
 from raykd.tracking.client import Names, cut, experiment_id_of, log_rows, log_tags, storable
 from raykd.tracking.packing import log_model
-from raykd.tracking.stores.artifacts import settle
+from raykd.tracking.stores.artifacts import repair_artifact_location
 
 Kind = Literal["create", "params", "tags", "text", "bytes", "file", "model", "status"]
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000
@@ -38,7 +38,7 @@ LOCAL_TAG = "raykd.local_id"
 
 
 @dataclass(frozen=True)
-class Act:
+class TrackingOp:
     """One thing to record; ``values`` is JSON, paths are relative to the folder of the file where they can be."""
 
     run_id: str
@@ -52,7 +52,7 @@ def local_id() -> str:
     return LOCAL + uuid.uuid4().hex
 
 
-class Later:
+class WaitingOps:
     """Acts that wait, in memory and in a file.
 
     Args:
@@ -61,9 +61,9 @@ class Later:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self.acts: list[Act] = [] if path is None else list(read_acts(path))
+        self.acts: list[TrackingOp] = [] if path is None else list(read_ops(path))
 
-    def add(self, act: Act) -> None:
+    def add(self, act: TrackingOp) -> None:
         """One more, at the end."""
         self.acts.append(act)
         if self._path is not None:
@@ -71,7 +71,7 @@ class Later:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(act)) + "\n")
 
-    def keep(self, acts: Sequence[Act]) -> None:
+    def keep(self, acts: Sequence[TrackingOp]) -> None:
         """Only these still wait; no file is left where none does."""
         if list(acts) == self.acts:
             return
@@ -85,13 +85,13 @@ class Later:
             fresh.replace(self._path)
 
 
-def read_acts(path: Path) -> Iterator[Act]:
+def read_ops(path: Path) -> Iterator[TrackingOp]:
     """What waits in a file; a line that was torn by a crash is passed over."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield Act(**json.loads(line))
+            yield TrackingOp(**json.loads(line))
         except (ValueError, TypeError):
             continue
 
@@ -104,8 +104,8 @@ def stored_path(path: Path, folder: Path | None) -> str:
     return str(resolved)
 
 
-def perform(client: Any, run_id: str, act: Act, folder: Path | None) -> Any:
-    """Does an act in the run ``run_id``; an act of kind ``create`` is done by `made` and nothing here.
+def perform_op(client: Any, run_id: str, act: TrackingOp, folder: Path | None) -> Any:
+    """Does an act in the run ``run_id``; an act of kind ``create`` is done by `create_run` and nothing here.
 
     Args:
         folder: what paths are relative to.
@@ -140,14 +140,14 @@ def _found(path: str, folder: Path | None) -> Path:
     return Path(path) if folder is None else folder / path
 
 
-def made(client: Any, uri: str, act: Act) -> str:
+def create_run(client: Any, uri: str, act: TrackingOp) -> str:
     """The run that an act of kind ``create`` asks for: made, or found if that was done before."""
     asked = Experiment(act.values["experiment"], act.values.get("experiment_id"))
     experiment_id = experiment_id_of(client, uri, asked)
     found = found_by(client, experiment_id, act.run_id)
     if found is not None:
         return found
-    settle(client, uri, experiment_id)
+    repair_artifact_location(client, uri, experiment_id)
     tags = {LOCAL_TAG: act.run_id}
     parent = act.values.get("parent")
     if parent is not None and str(parent).startswith(LOCAL):

@@ -17,11 +17,19 @@ from typing import Any
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
 from raykd.tracking.address import Experiment, checked_uri, database_path, is_server, redact, sync_command
-from raykd.tracking.client import FOR_GOOD, Names, check_run, connect, send, stage_of
-from raykd.tracking.delivery.acts import LATER, LOCAL, Act, Later, found_by, made, perform
+from raykd.tracking.client import FOR_GOOD, Names, check_run, connect_mlflow, send, stage_of
+from raykd.tracking.delivery.acts import (
+    LATER,
+    LOCAL,
+    TrackingOp,
+    WaitingOps,
+    create_run,
+    found_by,
+    perform_op,
+)
 from raykd.tracking.delivery.outbox import CHUNK, SPOOL, first_line, from_lines, write_spool
-from raykd.tracking.patience import PROBE, borrowed
-from raykd.tracking.stores.artifacts import settle
+from raykd.tracking.patience import PROBE, set_mlflow_variables
+from raykd.tracking.stores.artifacts import repair_artifact_location
 from raykd.tracking.stores.database import is_new
 from raykd.tracking.stores.failure import as_failure
 
@@ -55,13 +63,13 @@ def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent
     Raises:
         TrackingError: MLflow does not take them; what it did not take stays.
     """
-    spool, later = folder / SPOOL, Later(folder / LATER)
+    spool, later = folder / SPOOL, WaitingOps(folder / LATER)
     rows = list(from_lines(spool))
     if not rows and not later.acts:
         return Sent()
     uri = checked_uri(uri)
     try:
-        with borrowed(PROBE if is_server(uri) else {}):
+        with set_mlflow_variables(PROBE if is_server(uri) else {}):
             client = _connected(uri, folder, rows, later.acts, new_run)
         runs = _runs(client, uri, folder, rows, later.acts, new_run)
         _send_points(client, runs, rows)
@@ -74,7 +82,7 @@ def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent
 
 
 def _connected(
-    uri: str, folder: Path, rows: list[tuple[str, Point]], acts: list[Act], new_run: Experiment | None
+    uri: str, folder: Path, rows: list[tuple[str, Point]], acts: list[TrackingOp], new_run: Experiment | None
 ) -> Any:
     """A client; a database is made only where a run is to be made in it too."""
     path = database_path(uri)
@@ -82,7 +90,7 @@ def _connected(
     if path is not None and is_new(path) and not makes:
         run_id = next(iter([run_id for run_id, _ in rows] + [act.run_id for act in acts]))
         raise _unknown(run_id, f"there is no database {path}", folder, uri)
-    client = connect(uri)
+    client = connect_mlflow(uri)
     client.search_experiments(max_results=1)
     return client
 
@@ -92,7 +100,7 @@ def _runs(
     uri: str,
     folder: Path,
     rows: list[tuple[str, Point]],
-    acts: list[Act],
+    acts: list[TrackingOp],
     new_run: Experiment | None,
 ) -> dict[str, str]:
     """The MLflow run of each id that waits.
@@ -100,7 +108,7 @@ def _runs(
     Raises:
         TrackingError: one is deleted, or not there and no other may take its place.
     """
-    runs = {act.run_id: made(client, uri, act) for act in acts if act.kind == "create"}
+    runs = {act.run_id: create_run(client, uri, act) for act in acts if act.kind == "create"}
     waiting = dict.fromkeys([run_id for run_id, _ in rows] + [act.run_id for act in acts])
     for run_id in waiting:
         if run_id in runs:
@@ -114,13 +122,13 @@ def _runs(
             if new_run is None:
                 raise _unknown(run_id, f"there is no MLflow run {run_id} at {redact(uri)}", folder, uri)
             born = {"experiment": new_run.name, "experiment_id": new_run.id, "name": folder.name}
-            act = Act(
+            act = TrackingOp(
                 run_id, "create", "the run", {**born, "parent": None, "time_ms": int(time.time() * 1000)}
             )
-            runs[run_id] = made(client, uri, act)
+            runs[run_id] = create_run(client, uri, act)
         check_run(client, uri, runs[run_id])
     for experiment_id in {client.get_run(run_id).info.experiment_id for run_id in runs.values()}:
-        settle(client, uri, experiment_id)
+        repair_artifact_location(client, uri, experiment_id)
     return runs
 
 
@@ -152,14 +160,14 @@ def _made_before(client: Any, run_id: str) -> str | None:
     return None
 
 
-def _perform(client: Any, runs: dict[str, str], later: Later, folder: Path) -> Sent:
+def _perform(client: Any, runs: dict[str, str], later: WaitingOps, folder: Path) -> Sent:
     done, kept, acts = 0, [], list(later.acts)
     births = [act for act in acts if act.kind == "create"]
     rest = [act for act in acts if act.kind != "create"]
-    left: list[Act] = []
+    left: list[TrackingOp] = []
     for at, act in enumerate(rest):
         try:
-            perform(client, runs[act.run_id], act, folder)
+            perform_op(client, runs[act.run_id], act, folder)
             done += 1
         except Exception as error:
             if not _is_of_this_act(error):

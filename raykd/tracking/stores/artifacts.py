@@ -126,7 +126,7 @@ def _can_import(module: str) -> bool:
         return False
 
 
-def settle(client: Any, uri: str, experiment_id: str) -> str | None:
+def repair_artifact_location(client: Any, uri: str, experiment_id: str) -> str | None:
     """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
     from mlflow.tracking._tracking_service import utils
 

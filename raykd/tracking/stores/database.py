@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from raykd.errors import TrackingError
 from raykd.tracking.address import database_path, mlflow_command, sqlite_uri
-from raykd.tracking.patience import quiet
+from raykd.tracking.patience import silence_loggers
 
 LOCKED_S = 10.0
 """Seconds that another process may hold the database before it is called locked."""
@@ -212,7 +212,7 @@ def make_database(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     made, whole = (path.with_name(f".mlflow-{uuid.uuid4().hex[:12]}.db") for _ in range(2))
     try:
-        with only_our_folders(sqlite_uri(made)), quiet("alembic", "mlflow.store.db.utils"):
+        with only_our_folders(sqlite_uri(made)), silence_loggers("alembic", "mlflow.store.db.utils"):
             MlflowClient(tracking_uri=sqlite_uri(made), registry_uri=sqlite_uri(made))
         # A copy, since MLflow keeps the first file open as long as this process lives.
         with (

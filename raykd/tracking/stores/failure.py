@@ -21,10 +21,10 @@ ELSEWHERE = "remove tracking.uri and MLFLOW_TRACKING_URI to record in an SQLite 
 
 def as_failure(uri: str, error: BaseException) -> RaykdError:
     """The error to show for one that was raised while MLflow was opened."""
-    return error if isinstance(error, RaykdError) else cannot_start(uri, error)
+    return error if isinstance(error, RaykdError) else mlflow_start_error(uri, error)
 
 
-def cannot_start(uri: str, error: BaseException) -> TrackingError:
+def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
     """MLflow cannot be used at this URI: why, and what helps."""
     text = str(error)
     got = redact(first_line(error))[:500]

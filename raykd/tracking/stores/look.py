@@ -21,8 +21,8 @@ from raykd.tracking.address import (
     redact,
     tracking_uri,
 )
-from raykd.tracking.client import connect, experiment_of, no_experiment
-from raykd.tracking.patience import PROBE, PROBE_S, borrowed
+from raykd.tracking.client import connect_mlflow, experiment_of, no_experiment
+from raykd.tracking.patience import PROBE, PROBE_S, set_mlflow_variables
 from raykd.tracking.stores.artifacts import check_place, left_behind, local_path
 from raykd.tracking.stores.database import check_folder, is_new
 from raykd.tracking.stores.failure import as_failure
@@ -31,7 +31,7 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 @dataclass(frozen=True)
-class Look:
+class RecordingPlace:
     """Where a run will be recorded. notes: what a reader must know of it."""
 
     uri: str
@@ -42,7 +42,7 @@ class Look:
         return f"{redact(self.uri)}, experiment {self.experiment}"
 
 
-def look(config: TrackingConfig, output: Path) -> Look:
+def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace:
     """Look at the place where a run with this configuration is recorded.
 
     Args:
@@ -60,7 +60,7 @@ def look(config: TrackingConfig, output: Path) -> Look:
         notes.append(
             f"MLflow does not answer now; records would wait in the run's folder ({error.what}: {error.got})"
         )
-    return Look(uri, asked, tuple(notes))
+    return RecordingPlace(uri, asked, tuple(notes))
 
 
 def _look_at_store(uri: str, asked: Experiment) -> list[str]:
@@ -73,8 +73,8 @@ def _look_at_store(uri: str, asked: Experiment) -> list[str]:
     try:
         if path is None and not is_server(uri):
             _check_database_server(uri)
-        with borrowed(PROBE if is_server(uri) else {}):
-            found = experiment_of(connect(uri), uri, asked)
+        with set_mlflow_variables(PROBE if is_server(uri) else {}):
+            found = experiment_of(connect_mlflow(uri), uri, asked)
     except Exception as error:
         raise as_failure(uri, error) from None  # the cause may hold what must not be printed
     if found is None:

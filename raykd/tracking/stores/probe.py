@@ -6,8 +6,8 @@ import time
 
 from raykd.point import Point
 from raykd.tracking.address import Experiment, checked_uri, is_server
-from raykd.tracking.client import connect, experiment_id_of, send
-from raykd.tracking.patience import PROBE, borrowed
+from raykd.tracking.client import connect_mlflow, experiment_id_of, send
+from raykd.tracking.patience import PROBE, set_mlflow_variables
 from raykd.tracking.stores.failure import as_failure
 
 
@@ -19,8 +19,8 @@ def probe(uri: str) -> None:
     """
     uri = checked_uri(uri)
     try:
-        with borrowed(PROBE if is_server(uri) else {}):
-            client = connect(uri)
+        with set_mlflow_variables(PROBE if is_server(uri) else {}):
+            client = connect_mlflow(uri)
             run = client.create_run(experiment_id_of(client, uri, Experiment()), run_name="raykd doctor")
             try:
                 send(client, run.info.run_id, [Point(0, {"probe": 1.0}, int(time.time() * 1000))])

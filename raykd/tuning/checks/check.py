@@ -14,7 +14,7 @@ from raykd.driver.jobs import Job, load_rows
 from raykd.errors import RaykdError
 from raykd.folders.earlier_start import Earlier
 from raykd.folders.folder import check_rows, look_at_folder
-from raykd.preflight.check import Finding, check
+from raykd.preflight.check import Finding, collect_findings
 from raykd.preflight.folder_check import describe
 from raykd.preflight.model_check import NOTE
 from raykd.tuning.checks.plan import trials_at_once
@@ -31,7 +31,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
-    base = check(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
+    base = collect_findings(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
     at_once = trials_at_once(sweep)[1]
     return [
         Finding("space", told),

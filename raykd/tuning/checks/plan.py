@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raykd.driver.jobs import jobs_of
 from raykd.errors import ResourceError
-from raykd.preflight.check import available_here, groups_of
+from raykd.preflight.check import available_here, list_replica_groups
 from raykd.preflight.plan import Item, disk_of_trials, duration, resources, sizes, steps
 from raykd.tuning.capacity import concurrent_trials
 from raykd.tuning.checks.trials import preflight_trials
@@ -52,7 +52,7 @@ def trials_at_once(sweep: Sweep) -> tuple[int | None, Item]:
     if here is None:
         return asked, Item("", "the cluster that ray.address names decides at the start")
     has, where = here
-    kept = [] if ahead else groups_of(base)
+    kept = [] if ahead else list_replica_groups(base)
     try:
         fits = concurrent_trials([has], base.workers, kept, None)
         chosen = concurrent_trials([has], base.workers, kept, asked)

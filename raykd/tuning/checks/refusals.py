@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from raykd.errors import ConfigError, RaykdError
-from raykd.spaces.domains import Choice, Grid, Scalar
+from raykd.spaces.domains import ChoiceDomain, GridDomain, Scalar
 from raykd.spaces.foreign import KINDS
 from raykd.spaces.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
-from raykd.spaces.space import TRIAL, Sample, Space, key_of, shown
+from raykd.spaces.space import TRIAL, Sample, Space, format_sample, key_of
 from raykd.student.overruled import fixed_keys
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def doubts(space: Space) -> tuple[str, ...]:
     """What is no error, and hardly ever meant."""
     found = []
     for one in space.domains:
-        ends = one.domain.labels if isinstance(one.domain, Choice) else (one.domain.high,)
+        ends = one.domain.labels if isinstance(one.domain, ChoiceDomain) else (one.domain.high,)
         high = max((float(end) for end in ends if isinstance(end, int | float)), default=0.0)
         if one.key == "train.learning_rate" and high > HIGH_RATE:
             found.append(
@@ -111,7 +111,7 @@ def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str
     lines = [f"{origin}: {len(bad)} of the {of} cannot be run"]
     for reason, samples in list(reasons.values())[:LONGEST]:
         more = f", and {len(samples) - 1} more" if len(samples) > 1 else ""
-        lines.append(f"  with {shown(samples[0])}{more}")
+        lines.append(f"  with {format_sample(samples[0])}{more}")
         lines += [f"    {line}" for line in reason.splitlines()]
     if len(reasons) > LONGEST:
         lines.append(f"  and {len(reasons) - LONGEST} other reasons")
@@ -131,7 +131,7 @@ def _next_step(text: str) -> str | None:
 
 def reason_of(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
     """A trial's error without the trial's own values, which stand before it."""
-    text, values = str(error), f"{TRIAL}{shown(sample)}: "
+    text, values = str(error), f"{TRIAL}{format_sample(sample)}: "
     if values in text:
         text = text.partition(values)[2]
     first, _, rest = text.partition("\n")
@@ -193,7 +193,7 @@ def _check_different(samples: Sequence[Sample], sweep: Sweep, origin: str) -> No
 def _check_options(space: Space, samples: Sequence[Sample]) -> None:
     """Options that no trial has are looked at too: a misspelt one would wait for more trials."""
     for one in space.domains:
-        labels = one.domain.labels if isinstance(one.domain, Choice) else ()
+        labels = one.domain.labels if isinstance(one.domain, ChoiceDomain) else ()
         tried = {json.dumps(sample[one.path]) for sample in samples if one.path in sample}
         for label in labels:
             if json.dumps(label) in tried:
@@ -233,7 +233,7 @@ def _check_packages(sweep: Sweep, origin: str) -> None:
 def _check_pairs(sweep: Sweep, origin: str) -> None:
     """Searcher and grids, scheduler and limits."""
     config, space = sweep.config, sweep.space
-    grids = [one.path for one in space.domains if isinstance(one.domain, Grid)]
+    grids = [one.path for one in space.domains if isinstance(one.domain, GridDomain)]
     if isinstance(config.search, GridSearch):
         if not grids:
             raise ConfigError(

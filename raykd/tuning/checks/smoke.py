@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from raykd.config.smoke import ROWS, shortened, smoke_name
+from raykd.config.smoke import ROWS, shorten_run, smoke_name
 from raykd.driver.smoke import apart, check_smoke_folder
 from raykd.errors import ConfigError
 from raykd.spaces.space import Space
@@ -32,7 +32,7 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     rows = max(ROWS, *_batches(sweep), *taught)
     # Its own name: the base has one, and only the sweep's folder is used.
     base = apart(sweep.base, sweep.name).model_copy(update={"name": sweep.base.name})
-    base = shortened(base, rows=rows, evaluations=None)
+    base = shorten_run(base, rows=rows, evaluations=None)
     most = POPULATION if config.scheduler.needs_population else TRIALS
     budget = (
         {}

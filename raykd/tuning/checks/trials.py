@@ -14,7 +14,7 @@ from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
-from raykd.preflight.check import available_here, check_combinations, groups_of
+from raykd.preflight.check import available_here, check_combinations, list_replica_groups
 from raykd.preflight.model_check import check_made
 from raykd.spaces.space import Sample
 from raykd.tuning.capacity import concurrent_trials
@@ -97,5 +97,5 @@ def preflight_resources(plan: Sweep) -> None:
     """
     here = available_here(plan.base)
     if here is not None:
-        kept = [] if plan.config.label == "ahead" else groups_of(plan.base)
+        kept = [] if plan.config.label == "ahead" else list_replica_groups(plan.base)
         concurrent_trials([here[0]], plan.base.workers, kept, plan.config.max_concurrent_trials)
