@@ -19,8 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raykd.report import plots
 from raykd.report.costs import TITLE, CostTable
+from raykd.report.plots import (
+    History,
+    agreement_map,
+    evaluation_curves,
+    language_bars,
+    reliability,
+    schedule_curves,
+    training_curves,
+    weight_bars,
+    weight_curves,
+)
 from raykd.report.results import Predictions, Score, agreement
 from raykd.report.table import ABSENT, METRIC_TITLES, RATES, ResultTable, count, format_metric, system_title
 
@@ -75,7 +85,7 @@ class RunReport:
     title: str
     summary: str
     systems: tuple[tuple[Predictions, Score], ...]
-    history: plots.History = field(default_factory=dict)
+    history: History = field(default_factory=dict)
     teachers: tuple[TeacherFacts, ...] = ()
     data: tuple[tuple[str, ...], ...] = ()
     config: str = ""
@@ -120,14 +130,14 @@ def figures(report: RunReport) -> dict[str, tuple[str, str]]:
     weights = {t.name: t.weights for t in report.teachers if t.weights}
     judged = report.table.metrics[0] if report.table.metrics else "accuracy"
     drawn = {
-        "languages": plots.language_bars(report.table),
-        "evaluation": plots.evaluation_curves(report.history, list(dict.fromkeys([judged, "nll"]))),
-        "training": plots.training_curves(report.history),
-        "schedules": plots.schedule_curves(report.history),
-        "reliability": plots.reliability(compared),
-        "agreement": plots.agreement_map(matrix, [system_title(p) for p in systems]),
-        "weights": plots.weight_bars(weights),
-        "weights_over_steps": plots.weight_curves(report.history),
+        "languages": language_bars(report.table),
+        "evaluation": evaluation_curves(report.history, list(dict.fromkeys([judged, "nll"]))),
+        "training": training_curves(report.history),
+        "schedules": schedule_curves(report.history),
+        "reliability": reliability(compared),
+        "agreement": agreement_map(matrix, [system_title(p) for p in systems]),
+        "weights": weight_bars(weights),
+        "weights_over_steps": weight_curves(report.history),
     }
     return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
 

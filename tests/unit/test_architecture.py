@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import collections
+import graphlib
 import re
 import shutil
 import subprocess
@@ -64,3 +66,58 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
         if absolute.search(line)
     ]
     assert naming == []
+
+
+ELSEWHERE_TWICE = {
+    "Asked", "Payload", "align", "conclude", "confirm", "decode", "encode", "generate", "join", "label", "render",
+    "settle", "shown", "sweep", "train",
+}  # fmt: skip
+"""Public names that still stand twice. The list only shrinks: a name that stands once is taken out of it."""
+MOST_FILES = 14
+CROWDED = {"distill": 20, "teachers": 15}
+"""Rooms with more files than `MOST_FILES`, and how many they may have. The list only shrinks."""
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_a_public_name_stands_once_in_the_package() -> None:
+    places: dict[str, list[str]] = collections.defaultdict(list)
+    for path in CODE:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert {name: where for name, where in twice.items() if name not in ELSEWHERE_TWICE} == {}
+
+
+def imports_at_start(path: Path) -> set[str]:
+    """Modules of the package that a file needs while it is imported itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE.name):
+            found.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {module_name(path): path for path in CODE}
+    needs = {name: imports_at_start(path) & set(modules) - {name} for name, path in modules.items()}
+    graph = graphlib.TopologicalSorter(needs)
+    try:
+        graph.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_a_room_holds_few_files() -> None:
+    rooms = collections.Counter(
+        str(path.parent.relative_to(PACKAGE)) for path in CODE if path.name != "__init__.py"
+    )
+    crowded = {room: count for room, count in rooms.items() if count > CROWDED.get(room, MOST_FILES)}
+    assert crowded == {}
