@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from raykd.cluster.startup import check_ray_start
+from raykd.compat.ray_private import find_local_cluster, read_cluster_metadata
 from raykd.config import RayConfig
 from raykd.errors import ConfigError, RaykdError, ResourceError
 from raykd.redaction import redact
@@ -107,10 +108,8 @@ def _parsed(given: str, where: str) -> tuple[str, int]:
 
 
 def _found_here() -> str:
-    from ray._private import services
-
     try:
-        found = services.canonicalize_bootstrap_address("auto")
+        found = find_local_cluster()
     except (ValueError, OSError) as error:
         found, why = None, _said(error)
     else:
@@ -122,7 +121,7 @@ def _found_here() -> str:
             wanted="a cluster that was started with `ray start`",
             next_step="`ray start --head` starts one; ray.address=local starts a Ray for this run alone",
         )
-    return str(found)
+    return found
 
 
 def _knock(given: str, host: str, port: int, where: str) -> None:
@@ -205,11 +204,7 @@ def _compare(address: str, given: str, where: str) -> None:
 
 
 def _ask(address: str) -> dict[str, Any]:
-    from ray._private import ray_constants
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    key, room = b"CLUSTER_METADATA", ray_constants.KV_NAMESPACE_CLUSTER
-    kept = GcsClient(address=address).internal_kv_get(key, namespace=room, timeout=ASK_S)
+    kept = read_cluster_metadata(address, ASK_S)
     said = json.loads(kept) if kept else {}
     return said if isinstance(said, dict) else {}
 

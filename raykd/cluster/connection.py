@@ -21,11 +21,11 @@ from raykd.cluster.interrupts import listen
 from raykd.cluster.own_processes import claim, hold_until_ended, kill_own_ray
 from raykd.cluster.startup import (
     PROCESS_ENVIRONMENT,
-    job_config,
     ray_start_error,
     start_options,
     surroundings,
 )
+from raykd.compat.ray_private import build_job_config
 from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.teachers.pool import Group
@@ -67,7 +67,7 @@ def connect_ray(config: RayConfig) -> None:
     if address is not None:
         options |= {
             "address": address,
-            "job_config": job_config(),
+            "job_config": build_job_config(),
             "runtime_env": {"env_vars": PROCESS_ENVIRONMENT},
         }
         failed = _init(options, JOIN_S)

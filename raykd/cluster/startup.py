@@ -11,11 +11,11 @@ import contextlib
 import os
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from raykd.compat.ray_private import build_init_options
 from raykd.errors import ConfigError, ResourceError
 from raykd.redaction import redact
 
@@ -113,24 +113,7 @@ def start_options() -> dict[str, Any]:
         ConfigError: as `check_ray_start`.
     """
     folder = _folder()
-    return {"_temp_dir": str(folder), "job_config": job_config()}
-
-
-def job_config() -> Any:
-    """Keeps folders off the workers' search path in which this process does not look for modules either."""
-    from ray.job_config import JobConfig
-
-    class Searched(JobConfig):
-        """Ray adds the working directory and the script's, whether they are searched here or not."""
-
-        def _serialize(self) -> Any:
-            searched = {os.path.realpath(path or os.curdir) for path in sys.path}
-            self._py_driver_sys_path = [
-                path for path in self._py_driver_sys_path if os.path.realpath(path) in searched
-            ]
-            return super()._serialize()
-
-    return Searched()
+    return build_init_options(folder)
 
 
 def ray_start_error(error: BaseException) -> ResourceError:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raykd.compat.ray_private import exclude_patterns, read_ignore_files, read_upload_limit
 from raykd.errors import ConfigError
 
 _SILENT = logging.Logger("silent")
@@ -81,7 +82,7 @@ def package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
     excludes = (*RAYS_OWN, *CACHES, *SECRETS, "/runs", "/mlruns", "*.db", *inside)
     sizes = sorted(_files(folder, excludes), key=lambda found: (-found[1], found[0]))
     found = Package(folder, dict(sizes), tuple(dict.fromkeys(excludes)))
-    limit = _limit()
+    limit = read_upload_limit()
     if found.size >= limit:
         raise ConfigError(
             f"{folder} is too large to upload: the head would refuse it",
@@ -93,18 +94,11 @@ def package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
     return found
 
 
-def _limit() -> int:
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
-
-    return int(GCS_STORAGE_MAX_SIZE)
-
-
 def _files(folder: Path, excludes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     """Every file with its size, as Ray's own packing finds them."""
-    from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
 
     def walk(at: Path, ignoring: list[Callable[[Path], bool]]) -> Iterator[tuple[str, int]]:
-        ignoring = [*ignoring, *get_excludes_from_ignore_files(at, include_gitignore=True, logger=_SILENT)]
+        ignoring = [*ignoring, *read_ignore_files(at, _SILENT)]
         for path in sorted(at.iterdir()):
             if any(ignored(path) for ignored in ignoring):
                 continue
@@ -113,7 +107,7 @@ def _files(folder: Path, excludes: tuple[str, ...]) -> Iterator[tuple[str, int]]
             elif path.is_file():
                 yield str(path.relative_to(folder)), path.stat().st_size
 
-    yield from walk(folder, [_get_excludes(folder, list(excludes))])
+    yield from walk(folder, [exclude_patterns(folder, list(excludes))])
 
 
 def shown(size: int) -> str:

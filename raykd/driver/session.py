@@ -15,6 +15,7 @@ from rich.markup import escape
 from raykd.cluster.connection import connect_ray
 from raykd.cluster.interrupts import at_interrupt, interruptible
 from raykd.cluster.own_processes import own_ray_ended
+from raykd.compat.ray_private import find_log_folder
 from raykd.config import RayConfig
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder, hush
@@ -168,5 +169,4 @@ def _status_of(error: BaseException | None) -> Status:
 
 
 def _ray_logs() -> str:
-    node = ray._private.worker.global_worker.node
-    return str(node.get_logs_dir_path()) if node is not None else "the cluster"
+    return find_log_folder() or "the cluster"

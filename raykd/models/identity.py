@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raykd.compat.transformers_private import ATTENTION_KEY, ORIGIN_KEY, list_computed_weights
 from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.pretrained import files
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 _VOLATILE = frozenset(
-    {"_name_or_path", "architectures", "attn_implementation", "_attn_implementation", "dtype", "torch_dtype"}
+    {ORIGIN_KEY, "architectures", "attn_implementation", ATTENTION_KEY, "dtype", "torch_dtype"}
     | {"transformers_version", "problem_type", "label2id", "num_labels", "use_cache"}
 )
 _DTYPES = {
@@ -114,7 +115,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _loaded_weights(text_model: TextModel) -> Iterator[tuple[str, bytes]]:
     """Name and digest of each weight; of weights that are one tensor, only what a checkpoint holds."""
     absent = set(getattr(text_model.model, "all_tied_weights_keys", None) or ())
-    absent |= set(getattr(text_model.model, "_keys_to_ignore_on_save", None) or ())  # computed, such as sines
+    absent |= list_computed_weights(text_model.model)
     for name, tensor in sorted(text_model.model.state_dict().items()):
         if name not in absent:
             digest = _described(_DTYPES[str(tensor.dtype).removeprefix("torch.")], list(tensor.shape))

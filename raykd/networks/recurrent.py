@@ -26,6 +26,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
+from raykd.compat.transformers_private import is_initialized
 from raykd.networks.heads import Head, auto_class
 
 
@@ -147,7 +148,7 @@ class RecurrentModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=0.1)
-            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+            if module.padding_idx is not None and not is_initialized(module.weight):
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.LSTM):
             for name, weight in module.named_parameters():
@@ -159,7 +160,7 @@ class RecurrentModel(PreTrainedModel):
                     # torch adds two biases; the gates stand in the order input, forget, cell, output. A
                     # forget gate that starts open remembers (Jozefowicz et al. 2015); only bias_ih opens it.
                     init.zeros_(weight)
-                    if name.startswith("bias_ih") and not getattr(weight, "_is_hf_initialized", False):
+                    if name.startswith("bias_ih") and not is_initialized(weight):
                         init.ones_(weight[module.hidden_size : 2 * module.hidden_size])
         else:
             super()._init_weights(module)

@@ -20,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.cluster.connection import connect_ray
+from raykd.compat.ray_private import find_dashboard
 from raykd.config import RayConfig
 from raykd.errors import RaykdError, ResourceError
 from raykd.preflight.doctor import probe_file
@@ -98,9 +99,8 @@ def _node(node: dict[str, Any], answer: Any, probe: Path, nodes: int) -> Item:
 
 def _dashboard() -> Item:
     """Whether a stranger may use the dashboard's Jobs API, which runs any command."""
-    node = ray._private.worker.global_worker.node
-    url = None if node is None else node.address_info.get("webui_url")
-    if not url:
+    url = find_dashboard()
+    if url is None:
         return Item(
             "dashboard", "there is none; raykd submit and sweeps of several workers need it", doubt=True
         )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raykd.compat.transformers_private import drop_ignorable_keys
 from raykd.networks.heads import Head, auto_class
 from raykd.pretrained.positions import Positions, positions_of
 from raykd.pretrained.weights import StoredTensor
@@ -148,7 +149,7 @@ def missing_weights(
         )
         found, _ = convert_and_load_state_dict_in_model(model=model, state_dict=tensors, load_config=how)
         empty.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
-        empty._adjust_missing_and_unexpected_keys(found)
+        drop_ignorable_keys(model, found)
     reshaped = sorted((name, tuple(has), tuple(wants)) for name, has, wants in found.mismatched_keys)
     return sorted({*found.missing_keys, *(name for name, _, _ in reshaped)}), reshaped
 

@@ -23,6 +23,7 @@ from raykd.checkpoint.save import CheckpointLocation, attempt_at, bound_to, keep
 from raykd.cluster.interrupts import is_ending
 from raykd.cluster.mailbox import Event
 from raykd.cluster.own_processes import started_here
+from raykd.compat.ray_train import HostTrainer, make_trainer_class
 from raykd.config import Run, WorkersConfig
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError, ResourceError, TeacherError, TrainingError
@@ -161,24 +162,10 @@ def fit(
     import ray.train
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRun
-    from ray.train.torch import TorchTrainer
 
     start = next_start(storage, name)
 
-    class Trainer(TorchTrainer):
-        """Leaves Ctrl-C to the run (Ray Train's own handler ends the process with exit code 0), and starts no actors
-        that have nothing to do: see `IDLE_CALLBACKS`."""
-
-        controller: Any = None
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            self.controller = controller
-
-        def _create_default_callbacks(self) -> list[Any]:
-            made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            return [callback for callback in made if type(callback).__name__ not in IDLE_CALLBACKS]
-
-    trainer = Trainer(
+    trainer: HostTrainer = make_trainer_class(IDLE_CALLBACKS)(
         run_jobs,
         train_loop_config={
             "jobs": list(payloads),

@@ -130,7 +130,7 @@ class HyperBand(SchedulerBase):
     """At each cut one trial in so many goes on."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from raykd.spaces.tune_schedulers import EagerHyperBand
+        from raykd.compat.tune_schedulers import EagerHyperBand
 
         return EagerHyperBand(
             time_attr=TIME,
@@ -151,7 +151,7 @@ class MedianStopping(SchedulerBase):
     """Trials that must have come as far."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from raykd.spaces.tune_schedulers import NamedMedian
+        from raykd.compat.tune_schedulers import NamedMedian
 
         return NamedMedian(
             time_attr=TIME,
@@ -234,7 +234,7 @@ class Pbt(_Population):
     """How likely a mutation draws anew and does not move."""
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from raykd.spaces.tune_schedulers import Population
+        from raykd.compat.tune_schedulers import Population
 
         return Population(
             time_attr=TIME,
@@ -272,7 +272,7 @@ class Pb2(_Population):
             )
 
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        from raykd.spaces.tune_schedulers import BanditPopulation
+        from raykd.compat.tune_schedulers import BanditPopulation
 
         bounds: dict[str, Any] = {
             one.path: [one.domain.low, one.domain.high]

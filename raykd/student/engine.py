@@ -20,7 +20,6 @@ import logging
 import math
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raykd.compat.deepspeed_private import compile_nothing, loading_universal, mark_counted, set_last_rates
 from raykd.config import TrainConfig
 from raykd.student.settings import deepspeed_config, plan_optimizer, plan_schedule
 from raykd.student.validation import schedule_class
@@ -158,7 +158,7 @@ class Engine:
         ]
         for group, rate in zip(groups, rates, strict=True):
             group["initial_lr"], group["lr"] = plan.learning_rate, rate
-        schedule._last_lr = rates
+        set_last_rates(schedule, rates)
 
     def learning_rate(self) -> float:
         """The rate of the first parameter group."""
@@ -196,11 +196,8 @@ class Engine:
         converted = self.zero_stage > 0 and shards not in (0, self.world)
         if converted:
             tag = universal(directory, tag, self._rank())
-        self.engine._config.load_universal_checkpoint = converted
-        try:
+        with loading_universal(self.engine, converted):
             path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
-        finally:
-            self.engine._config.load_universal_checkpoint = False
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint {tag} in {directory}")
 
@@ -261,7 +258,7 @@ def _guard(engine: Any) -> None:
         optimizer.overflow = not math.isfinite(float(norm.pop()))
         return None if optimizer.overflow else update(*arguments, **named)
 
-    vars(step)["_wrapped_by_lr_sched"] = True  # torch's schedules look for it, to see that steps are counted
+    mark_counted(step)
     engine.clip_fp32_gradients, optimizer.step = clip, step
 
 
@@ -278,9 +275,7 @@ def _deepspeed(device: torch.device) -> Any:
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
-        # Set before it is first read: reading it probes every op with the compiler, and the shared-memory op
-        # would then be compiled.
-        vars(deepspeed.ops)["__compatible_ops__"] = defaultdict(bool)
+        compile_nothing(deepspeed)
     if not torch.distributed.is_initialized():
         # A host without a process group (a test, a trial of one worker): a group of this process alone.
         os.environ.setdefault("LOCAL_RANK", "0")

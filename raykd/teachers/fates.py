@@ -10,13 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import ray
-from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY  # type: ignore[attr-defined]
-from ray.core.generated.gcs_pb2 import (  # type: ignore[attr-defined]
-    ActorTableData,
-    WorkerTableData,
-)
-
+from raykd.compat.ray_private import read_actor_row
 from raykd.teachers.groups import Group
 
 
@@ -47,32 +41,9 @@ def fates(handle: Replicas) -> list[list[Fate]]:
 
 def fate(actor: Any) -> Fate:
     """What Ray knows of one replica."""
-    row = ray._private.state.actors(actor._actor_id.hex())
+    row = read_actor_row(actor)
     state = row.get("State")
     return Fate(int(row.get("NumRestarts", 0)), state == "DEAD", state not in ("ALIVE", "DEAD", None))
-
-
-def killed_for_memory(actor: Any, since_s: float) -> str | None:
-    """What Ray says of the last process of a replica if its node killed it for memory after ``since_s``; else None.
-
-    The caller may hear first that the process is being started anew, and then never why.
-
-    Args:
-        since_s: seconds since 1970.
-    """
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    found = accessor.get_actor_info(actor._actor_id)
-    if found is None:
-        return None
-    before = ActorTableData.FromString(found).previous_incarnations
-    if not before:
-        return None
-    for row in accessor.get_worker_table():
-        worker = WorkerTableData.FromString(row)
-        if worker.worker_address.worker_id == before[-1].worker_id:
-            lately = worker.end_time_ms >= 1000 * since_s
-            return str(worker.exit_detail) if worker.exit_type == NODE_OUT_OF_MEMORY and lately else None
-    return None
 
 
 def restarts_of(handle: Replicas, found: Sequence[Sequence[Fate]]) -> dict[str, int]:

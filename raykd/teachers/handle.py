@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from raykd.answers.source import PendingBatch
 from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.compat.ray_private import find_memory_kill
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PoolTicket
-from raykd.teachers.fates import fate, killed_for_memory
+from raykd.teachers.fates import fate
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
@@ -288,7 +289,7 @@ class PoolSource(RosterSource):
 
     def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
         """What Ray says of it if a replica's last process was killed for memory since then."""
-        return killed_for_memory(self.handle.replicas[index][replica], since_s)
+        return find_memory_kill(self.handle.replicas[index][replica], since_s)
 
     def bury(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one of its group is left."""

@@ -25,8 +25,9 @@ from raykd.tracking.patience import set_mlflow_variables, silence_loggers
 
 CODE = "code"
 CARRIED = (
-    "__init__.py", "distill", "environ.py", "errors.py", "keys.py", "models", "networks", "parse.py", "point.py",
-    "prediction", "pretrained", "redaction.py", "spec.py", "tasks", "text", "tokenizers",
+    "__init__.py", "compat/__init__.py", "compat/transformers_private.py", "distill", "environ.py", "errors.py",
+    "keys.py", "models", "networks", "parse.py", "point.py", "prediction", "pretrained", "redaction.py", "spec.py",
+    "tasks", "text", "tokenizers",
 )  # fmt: skip
 """The rooms of raykd that a saved student is loaded and asked with: prediction, and what lies below it."""
 NEEDED = (
@@ -104,6 +105,7 @@ def copied_code(folder: Path) -> Path:
                 source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
             )
         else:
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, target / name)
     return folder
 

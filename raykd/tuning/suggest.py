@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from raykd.compat.tune_searcher import read_searcher_state
 from raykd.errors import RaykdError
 from raykd.spaces.search import Sampler
 from raykd.tasks.scores.ranking import round_score
@@ -139,4 +140,4 @@ class Suggestions(Searcher):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it is given; files and locks stay here."""
-        return {"_metric": self._metric, "_mode": self._mode}
+        return read_searcher_state(self)

@@ -44,7 +44,7 @@ def test_import_contracts_hold() -> None:
 )
 def test_a_library_has_one_door(library: str, allowed: str) -> None:
     importing = [str(p.relative_to(PACKAGE)) for p in CODE if library in imported(p)]
-    assert importing and [p for p in importing if not p.startswith(allowed)] == []
+    assert importing and [p for p in importing if not p.startswith((allowed, "compat/"))] == []
 
 
 def test_files_can_be_read_at_one_sitting() -> None:
@@ -121,3 +121,78 @@ def test_a_room_holds_few_files() -> None:
     )
     crowded = {room: count for room, count in rooms.items() if count > CROWDED.get(room, MOST_FILES)}
     assert crowded == {}
+
+
+LIBRARIES = re.compile(r"\b(?:ray|tune|deepspeed|transformers|mlflow)(?:\.\w+)*\._[a-z]\w*")
+HOOKS = {"_init_weights"}
+"""Private names that a library asks its users to override: every model of transformers defines this one."""
+OPEN_THOUGH_PRIVATE = {"os._exit", "sys._current_frames"}
+"""Functions that Python documents for everybody."""
+
+
+def is_private(name: object) -> bool:
+    """Whether a name begins with one underscore."""
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def own_private_names() -> collections.Counter[str]:
+    """How often each private name is defined in the package outside `compat`."""
+    found: collections.Counter[str] = collections.Counter()
+    for path in OUTSIDE_COMPAT:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found[node.name] += 1
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found[node.id] += 1
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found[node.attr] += ast.unparse(node.value) in ("self", "cls")
+    return found
+
+
+def private_uses(tree: ast.AST, own: collections.Counter[str]) -> set[str]:
+    """Private names that are imported, read or asked for by name, and that the package does not define itself."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            parts = ".".join([getattr(node, "module", None) or "", *names]).split(".")
+            if any(is_private(part) and not own[part] for part in parts):
+                found.add(ast.unparse(node))
+        elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            times = own[node.attr]
+            if times == 0 or (ast.unparse(node.value) == "super()" and times < 2):
+                found.add(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+            names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            if any(is_private(name) and not own[str(name)] for name in names):
+                found.add(ast.unparse(node))
+    return {use for use in found - OPEN_THOUGH_PRIVATE if use.rpartition(".")[2] not in HOOKS}
+
+
+OUTSIDE_COMPAT = [p for p in CODE if not p.is_relative_to(PACKAGE / "compat")]
+
+
+def test_private_names_of_libraries_stand_in_compat_alone() -> None:
+    own = own_private_names()
+    found = {}
+    for path in OUTSIDE_COMPAT:
+        text = path.read_text(encoding="utf-8")
+        uses = private_uses(ast.parse(text), own) | {match[0] for match in LIBRARIES.finditer(text)}
+        if uses:
+            found[str(path.relative_to(PACKAGE))] = sorted(uses)
+    assert found == {}
+
+
+def test_the_search_for_private_names_finds_each_way_to_use_one() -> None:
+    text = """
+from ray._private import services
+import mlflow.tracking._tracking_service as service
+from ray.tune.schedulers.hyperband import _Bracket
+engine._config.x = 1
+getattr(model, "_keys")
+class Own(Theirs):
+    def _serialize(self):
+        return super()._serialize()
+"""
+    own = collections.Counter({"_serialize": 1})
+    assert len(private_uses(ast.parse(text), own)) == 6

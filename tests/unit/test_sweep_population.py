@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial
 
-from raykd.spaces.tune_schedulers import Population
+from raykd.compat.tune_schedulers import Population
 
 
 class Waiting:

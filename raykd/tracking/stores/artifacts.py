@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from raykd.compat.mlflow_private import forget_artifact_folders
 from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
 from raykd.tracking.address import database_path, is_server
@@ -128,12 +129,10 @@ def _can_import(module: str) -> bool:
 
 def repair_artifact_location(client: Any, uri: str, experiment_id: str) -> str | None:
     """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
-    from mlflow.tracking._tracking_service import utils
-
     try:
         done = follow_move(uri, client.get_experiment(experiment_id).artifact_location)
-        if done is not None:  # MLflow remembers for each run of this process where its artifacts were
-            getattr(utils, "_artifact_repos_cache", {}).clear()
+        if done is not None:
+            forget_artifact_folders()
         return done
     except (sqlite3.Error, OSError) as error:
         logger.warning("artifacts stay at the place that the database names: %s", error)

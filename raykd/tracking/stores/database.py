@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from raykd.compat.mlflow_private import close_connections
 from raykd.errors import TrackingError
 from raykd.tracking.address import database_path, mlflow_command, sqlite_uri
 from raykd.tracking.patience import silence_loggers
@@ -251,15 +252,10 @@ _opened_before: dict[str, tuple[int, int] | None] = {}
 
 def forget_removed(uri: str, path: Path) -> None:
     """Let go of a file that was removed: MLflow keeps connections for each URI as long as the process lives."""
-    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
-
     now = identity(path)
     if _opened_before.setdefault(uri, now) != now:
         _opened_before[uri] = now
-        for store in (Registry, Tracking):
-            if (engine := getattr(store, "_engine_map", {}).get(uri)) is not None:
-                engine.dispose()
+        close_connections(uri)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,161 @@
+"""Private names of Ray 2.60."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
+
+    from ray.actor import ActorHandle
+    from ray.job_config import JobConfig
+
+
+def find_local_cluster() -> str | None:
+    """Return host and port of the cluster that runs on this machine; None if there is none.
+
+    `ray.init("auto")` connects at once. The address alone is only found here.
+
+    Raises:
+        ValueError, OSError: Ray's files on this machine name several clusters, or cannot be read.
+    """
+    from ray._private import services
+
+    found = services.canonicalize_bootstrap_address("auto")
+    return None if found is None else str(found)
+
+
+def read_cluster_metadata(address: str, timeout_s: float) -> bytes | None:
+    """Return the JSON object in which a cluster keeps the versions of Ray and Python that it runs.
+
+    Ray compares them itself, but only while it connects, and then ends the process.
+
+    Args:
+        address: Host and port of the head.
+        timeout_s: Longest wait for the head, in seconds.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    kept: bytes | None = GcsClient(address=address).internal_kv_get(
+        b"CLUSTER_METADATA", namespace=ray_constants.KV_NAMESPACE_CLUSTER, timeout=timeout_s
+    )
+    return kept
+
+
+def find_log_folder() -> str | None:
+    """Return the folder of Ray's logs if this process started Ray or stands on a node of it.
+
+    `ray.get_runtime_context()` does not name it.
+    """
+    node = _node()
+    return None if node is None else str(node.get_logs_dir_path())
+
+
+def find_dashboard() -> str | None:
+    """Return host and port of the dashboard; None if there is none.
+
+    `ray.init` returns it only to whoever starts or joins the cluster.
+    """
+    node = _node()
+    url = None if node is None else node.address_info.get("webui_url")
+    return str(url) if url else None
+
+
+def _node() -> Any:
+    import ray
+
+    return ray._private.worker.global_worker.node
+
+
+def read_actor_row(actor: ActorHandle[Any]) -> dict[str, Any]:
+    """Return Ray's record of an actor, with ``State`` and ``NumRestarts``; empty if Ray has forgotten the actor.
+
+    `ray.util.state.get_actor` asks the dashboard, which need not run.
+    """
+    import ray
+
+    row: dict[str, Any] = ray._private.state.actors(actor._actor_id.hex())
+    return row
+
+
+def find_memory_kill(actor: ActorHandle[Any], since_s: float) -> str | None:
+    """Return what Ray says of an actor's last process if its node killed it for memory; None if it did not.
+
+    The caller of an actor may hear first that its process is restarted, and then never why.
+
+    Args:
+        actor: The actor, restarted or dead.
+        since_s: Earlier ends of processes do not count. Seconds since 1970.
+    """
+    import ray
+    from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_pb2 import ActorTableData, WorkerTableData  # type: ignore[attr-defined]
+
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    found = accessor.get_actor_info(actor._actor_id)
+    if found is None:
+        return None
+    before = ActorTableData.FromString(found).previous_incarnations
+    if not before:
+        return None
+    for row in accessor.get_worker_table():
+        worker = WorkerTableData.FromString(row)
+        if worker.worker_address.worker_id == before[-1].worker_id:
+            lately = worker.end_time_ms >= 1000 * since_s
+            return str(worker.exit_detail) if worker.exit_type == NODE_OUT_OF_MEMORY and lately else None
+    return None
+
+
+def read_upload_limit() -> int:
+    """Return how many bytes a working directory may have that is sent to a cluster."""
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    return int(GCS_STORAGE_MAX_SIZE)
+
+
+def exclude_patterns(folder: Path, patterns: list[str]) -> Callable[[Path], bool]:
+    """Return the predicate by which Ray leaves out files of a working directory that match patterns."""
+    from ray._private.runtime_env.packaging import _get_excludes
+
+    return _get_excludes(folder, patterns)
+
+
+def read_ignore_files(folder: Path, logger: logging.Logger) -> list[Callable[[Path], bool]]:
+    """Return the predicates of the ``.rayignore`` and ``.gitignore`` that lie in a folder."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    return get_excludes_from_ignore_files(folder, include_gitignore=True, logger=logger)
+
+
+def build_init_options(temp_folder: Path) -> dict[str, Any]:
+    """Return arguments of `ray.init` for a Ray of this process's own.
+
+    Args:
+        temp_folder: Where sessions lie. Ray has an argument for it, whose name is private.
+    """
+    return {"_temp_dir": str(temp_folder), "job_config": build_job_config()}
+
+
+def build_job_config() -> JobConfig:
+    """Return a job configuration that searches no folder for modules that this process does not search.
+
+    Ray puts the working directory and the script's folder on the workers' path, whether they are on ours or not.
+    """
+    from ray.job_config import JobConfig
+
+    class SearchedFolders(JobConfig):
+        """Keeps only the folders of `sys.path`."""
+
+        def _serialize(self) -> str:
+            searched = {os.path.realpath(path or os.curdir) for path in sys.path}
+            self._py_driver_sys_path = [
+                path for path in self._py_driver_sys_path if os.path.realpath(path) in searched
+            ]
+            return super()._serialize()
+
+    return SearchedFolders()
