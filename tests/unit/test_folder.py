@@ -242,7 +242,7 @@ def test_what_no_attempt_needs_goes(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from raykd.checkpoint.find import Mark
+from raykd.checkpoint.find import CheckpointMark
 from raykd.checkpoint.save import write_checkpoint
 
 class Loop:
@@ -250,7 +250,7 @@ class Loop:
     def save(self, folder):
         (folder / "engine").write_bytes(b"x" * int(sys.argv[3]))
 
-write_checkpoint(Loop(), Path(sys.argv[1]), Mark("student", "abc", 1, int(sys.argv[2])), [])
+write_checkpoint(Loop(), Path(sys.argv[1]), CheckpointMark("student", "abc", 1, int(sys.argv[2])), [])
 """
 
 

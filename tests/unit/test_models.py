@@ -287,8 +287,8 @@ def test_a_student_learns_a_toy_task(name: str) -> None:
 
 def test_wordpieces_are_the_same_in_every_process() -> None:
     script = (
-        "import hashlib, json\nfrom raykd.models import LSTM\n"
-        f"t = LSTM(vocab_size=150).fit_tokenizer({TEXTS!r})\n"
+        "import hashlib, json\nfrom raykd.models import LSTMStudent\n"
+        f"t = LSTMStudent(vocab_size=150).fit_tokenizer({TEXTS!r})\n"
         "print(hashlib.sha256(json.dumps(sorted(t.get_vocab().items())).encode()).hexdigest())"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
