@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.student.prefetch import PredictionRequest, Prefetcher
+from raykd.student.prefetch import Asked, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
@@ -80,9 +80,7 @@ def steps_per_second(handle: PoolHandle, *, rank: int, prefetch: int, step_s: fl
     """Optimizer steps a second of a student whose own step takes ``step_s``, after a second to warm up."""
     source = handle.source(rank=rank, direct=False)
     rows, texts = [np.arange(ROWS)], batch()
-    works = Prefetcher(lambda step: PredictionRequest(rows, [source.submit(texts)]), prefetch).steps(
-        0, 1 << 30
-    )
+    works = Prefetcher(lambda step: Asked(rows, [source.submit(texts)]), prefetch).steps(0, 1 << 30)
     done, begun = 0, time.perf_counter()
     warm = False
     for _ in works:

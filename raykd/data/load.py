@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import DataConfig, Embedded, Source
-from raykd.data.read import Tally, read_source
+from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summary_of
 from raykd.errors import DataError
@@ -86,7 +86,7 @@ def load_data(
         targets_needed: False where unlabelled rows may hold a source alone, because their targets are to be written.
 
     Raises:
-        DataError: what `read_source` raises; a part that is empty after the selection; fewer labelled rows of a
+        DataError: what `read_rows` raises; a part that is empty after the selection; fewer labelled rows of a
             language than ``labelled_per_language``; unlabelled rows without a target that need one.
     """
     left_out: dict[str, int] = {}
@@ -94,7 +94,7 @@ def load_data(
 
     def part(name: str, source: Source, labelled: bool) -> Rows:
         tally = Tally()
-        rows = read_source(source, config, base_dir=base_dir, labelled=labelled, form=form, tally=tally)
+        rows = read_rows(source, config, base_dir=base_dir, labelled=labelled, form=form, tally=tally)
         left_out.update(_counted(tally, name))
         notes.extend(note for note in tally.notes if note not in notes)
         if not len(rows):

@@ -1,4 +1,4 @@
-"""`read_source`: a source of the config becomes checked `Rows`.
+"""`read_rows`: a source of the config becomes checked `Rows`.
 
 Decision record: rows are judged here, before a worker is taken, so that nothing after it has to. What a file, the
 hub and the embedded corpus hold is brought to one form (`Record`s with a place) and judged by one function; all bad
@@ -38,7 +38,7 @@ SHOWN_BAD_ROWS = 5
 
 @dataclass
 class Tally:
-    """What was done on the way from records to rows. Written by `read_source`, read by `raykd.data.load`.
+    """What was done on the way from records to rows. Written by `read_rows`, read by `raykd.data.load`.
 
     skipped: bad rows that were left out, by file or data set. mended: tags that were read as others
         (``on_loose_inside: begin``), likewise. without_label: rows that ``empty_label: drop`` left out, likewise.
@@ -57,7 +57,7 @@ class Tally:
         self.notes.append(line)
 
 
-def read_source(
+def read_rows(
     source: Source,
     config: DataConfig,
     *,

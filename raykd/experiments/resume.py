@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raykd.config import Run, RunConfig
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError
-from raykd.folders.changes import ALWAYS_FREE, Changes, compare_settings
+from raykd.folders.changes import ALWAYS_FREE, Changes, compare_trees
 from raykd.folders.earlier_start import changed_settings_error, unreadable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _of_arm(name: str, before: RunConfig, now: RunConfig) -> Changes:
         {name: run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})}
         for run in (before, now)
     )
-    return compare_settings(was, is_now, re.compile(rf"{name}\.({ALWAYS_FREE})"), growing=())
+    return compare_trees(was, is_now, re.compile(rf"{name}\.({ALWAYS_FREE})"), growing=())
 
 
 explain_arms = partial(

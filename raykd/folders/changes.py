@@ -64,7 +64,7 @@ class Changes:
         return (*self.growing, *self.free)
 
 
-def compare_settings(
+def compare_trees(
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     free: re.Pattern[str] = FREE,

@@ -21,7 +21,7 @@ from raykd.config.home import RUN, STATE, check_state, find_again, output_of, st
 from raykd.config.loading import load_any
 from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
-from raykd.folders.changes import Change, Changes, compare_settings, list_changes
+from raykd.folders.changes import Change, Changes, compare_trees, list_changes
 from raykd.folders.contents import models_of, paths_of
 from raykd.tracking import tracking_uri
 
@@ -78,7 +78,7 @@ def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Chan
         run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})
         for run in (before, config)
     )
-    changes = compare_settings(was, now)
+    changes = compare_trees(was, now)
     return with_models(changes, before, config, state), before
 
 

@@ -30,7 +30,7 @@ from raykd.prediction.probes import PROBED_ROWS
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
-from raykd.student.prefetch import PredictionRequest
+from raykd.student.prefetch import Asked
 from raykd.student.prepare import Prepared, student_codes
 from raykd.student.reading import Reading
 from raykd.tasks import EncodedBatch
@@ -98,7 +98,7 @@ class Member:
         """The module as this task calls it: with the task's name, where it has one."""
         return partial(module, self.name) if self.name else module
 
-    def ask(self, step: int, rank: int, world: int) -> PredictionRequest:
+    def ask(self, step: int, rank: int, world: int) -> Asked:
         """The rows of each micro-batch of one of this task's steps, and what its teachers were asked.
 
         Args:
@@ -106,8 +106,8 @@ class Member:
         """
         rows = self.stream.shard(step, rank, world, self.config.train.gradient_accumulation)
         if self.source is None:
-            return PredictionRequest(rows, None)
-        return PredictionRequest(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
+            return Asked(rows, None)
+        return Asked(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
 
     def micro(self, rows: NDArray[np.int64], answers: list[TeacherSignal] | None) -> Micro:
         """One micro-batch on the device, with what the teachers said of its units."""

@@ -19,7 +19,7 @@ from raykd.answers.source import PendingBatch, TeacherSignal
 
 
 @dataclass(frozen=True)
-class PredictionRequest:
+class Asked:
     """One optimizer step of one rank that was asked for.
 
     rows: the rows of each micro-batch. tickets: of each of them the teachers' answers to come, None without teachers.
@@ -51,12 +51,12 @@ class Prefetcher:
         depth: steps asked for ahead of the one in hand.
     """
 
-    def __init__(self, ask: Callable[[int], PredictionRequest], depth: int) -> None:
+    def __init__(self, ask: Callable[[int], Asked], depth: int) -> None:
         self._ask, self._depth = ask, depth
 
     def steps(self, begin: int, end: int) -> Iterator[StepWork]:
         """The steps ``begin`` to ``end - 1``, in order."""
-        ahead: deque[PredictionRequest] = deque()
+        ahead: deque[Asked] = deque()
         sent = begin
         for step in range(begin, end):
             while sent < end and sent <= step + self._depth:

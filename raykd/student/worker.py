@@ -41,7 +41,7 @@ from raykd.student.engine import Engine
 from raykd.student.evaluate import gather_ranks, judged, named
 from raykd.student.member import Member, Micro, check_one_pass, members_of
 from raykd.student.meter import reduce_sum
-from raykd.student.prefetch import PredictionRequest, Prefetcher, StepWork
+from raykd.student.prefetch import Asked, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
 from raykd.student.reading import trained_module
 from raykd.tasks.scores.ranking import rank
@@ -266,7 +266,7 @@ class TrainingLoop:
             if config is not None:
                 self.engine.set_rates(config.train)
 
-    def ask(self, step: int) -> PredictionRequest:
+    def ask(self, step: int) -> Asked:
         """The rows of a step for this rank, and what the teachers of its task were asked."""
         name, at = self.mixture.at(step)
         return self.members[name].ask(at, self.rank, self.world)

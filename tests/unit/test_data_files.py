@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from raykd.config import DataConfig
 from raykd.data.files.opening import LONGEST_LINE, read_lines
 from raykd.data.files.records import file_records
-from raykd.data.read import Tally, read_source
+from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.errors import DataError
 
@@ -38,7 +38,7 @@ def config_of(*names: str, **more: Any) -> DataConfig:
 
 def read(folder: Path, *names: str, tally: Tally | None = None, labelled: bool = True, **more: Any) -> Rows:
     config = config_of(*names, **more)
-    return read_source(config.train, config, base_dir=folder, labelled=labelled, tally=tally)
+    return read_rows(config.train, config, base_dir=folder, labelled=labelled, tally=tally)
 
 
 def notes_of(folder: Path, name: str, **more: Any) -> str:

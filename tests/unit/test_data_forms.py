@@ -11,7 +11,7 @@ import pytest
 
 from raykd.config import DataConfig
 from raykd.data.load import load_data
-from raykd.data.read import Tally, read_source
+from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.data.summary import summary_of
 from raykd.distill.signals import UNLABELLED
@@ -46,7 +46,7 @@ def config_of(path: Path, form: str, **more: Any) -> DataConfig:
 def read(path: Path, form: Any, labelled: bool = True, **more: Any) -> Rows:
     config = config_of(path, form, **more)
     config.check(form)
-    return read_source(config.train, config, base_dir=Path("/nowhere"), labelled=labelled, form=form)
+    return read_rows(config.train, config, base_dir=Path("/nowhere"), labelled=labelled, form=form)
 
 
 def bad(tmp_path: Path, form: str, row: dict[str, Any], **more: Any) -> str:
@@ -143,7 +143,7 @@ def test_parquet_lists_class_labels_and_tables(tmp_path: Path) -> None:
     )
     datasets.Dataset.from_dict(columns, features=squad).save_to_disk(str(tmp_path / "saved"))
     config = config_of(tmp_path, "answers", train={"kind": "hub", "name": "saved"})
-    rows = read_source(config.train, config, base_dir=tmp_path, labelled=True, form="answers")
+    rows = read_rows(config.train, config, base_dir=tmp_path, labelled=True, form="answers")
     assert rows.golds == ((0, 3),)
 
 
@@ -209,7 +209,7 @@ def test_loose_inside_tags_may_begin_an_entity_and_are_counted(tmp_path: Path) -
     path = write(tmp_path / "a.jsonl", [iob1, NAMED])
     tally = Tally()
     config = config_of(path, "words", on_loose_inside="begin")
-    rows = read_source(config.train, config, base_dir=tmp_path, labelled=True, form="words", tally=tally)
+    rows = read_rows(config.train, config, base_dir=tmp_path, labelled=True, form="words", tally=tally)
     assert rows.golds == ((1, 2, 0, 3), (1, 2, 0, 3)) and tally.mended == {str(path): 2}
     assert (
         load_data(config, tmp_path, "words").left_out[f"train: tags I- of {path} read as B- (rows kept)"] == 2

@@ -16,7 +16,7 @@ from raykd.data.cells import BadRowError, is_blank_text
 from raykd.data.files.textfiles import Unread, require_file
 from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, label_index
 from raykd.data.load import Dataset, load_data
-from raykd.data.read import Tally, read_source
+from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
@@ -43,7 +43,7 @@ def parquet(path: Path, **columns: Any) -> Path:
 
 def read(folder: Path, config: DataConfig, form: Any = "text", tally: Tally | None = None) -> Rows:
     config.check(form)
-    return read_source(config.train, config, base_dir=folder, labelled=True, form=form, tally=tally)
+    return read_rows(config.train, config, base_dir=folder, labelled=True, form=form, tally=tally)
 
 
 # one value -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raykd.config import DataConfig
-from raykd.data.read import read_source
+from raykd.data.read import read_rows
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
@@ -34,7 +34,7 @@ def write(path: Path, rows: list[Any]) -> Path:
 
 def read(path: Path | str, labelled: bool = True, source: dict[str, Any] | None = None, **more: Any) -> Rows:
     config = config_of({"kind": "files", "paths": [str(path)], **(source or {})}, **more)
-    return read_source(config.train, config, base_dir=Path("/nowhere"), labelled=labelled)
+    return read_rows(config.train, config, base_dir=Path("/nowhere"), labelled=labelled)
 
 
 def error_of(path: Path | str, **more: Any) -> str:
@@ -107,10 +107,10 @@ def test_parquet_with_class_labels(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     datasets.DatasetDict({"dev": table}).save_to_disk(str(folder))
     config = config_of({"kind": "hub", "name": "saved", "split": "dev"})
-    assert_good(read_source(config.train, config, base_dir=tmp_path, labelled=True))
+    assert_good(read_rows(config.train, config, base_dir=tmp_path, labelled=True))
     with pytest.raises(DataError, match=r"no split 'train'[\s\S]*got: +train[\s\S]*wanted: one of \['dev'\]"):
         config = config_of({"kind": "hub", "name": "saved"})
-        read_source(config.train, config, base_dir=tmp_path, labelled=True)
+        read_rows(config.train, config, base_dir=tmp_path, labelled=True)
 
 
 def test_columns_ids_pairs_and_one_language(tmp_path: Path) -> None:
@@ -145,23 +145,23 @@ def test_several_files_in_order(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", GOOD[:1])
     write(tmp_path / "a.jsonl", GOOD[1:])
     config = config_of({"kind": "files", "paths": ["b.jsonl", "a.jsonl"]})
-    assert_good(read_source(config.train, config, base_dir=tmp_path, labelled=True))
+    assert_good(read_rows(config.train, config, base_dir=tmp_path, labelled=True))
 
 
 def test_embedded_follows_the_label_order() -> None:
     source = {"kind": "embedded", "rows_per_language": 20, "label_noise": 0.0}
     config = config_of(source)
     turned = config_of(source, labels=["positive", "negative"])
-    rows = read_source(config.train, config, base_dir=Path(), labelled=True)
-    other = read_source(turned.train, turned, base_dir=Path(), labelled=True)
+    rows = read_rows(config.train, config, base_dir=Path(), labelled=True)
+    other = read_rows(turned.train, turned, base_dir=Path(), labelled=True)
     assert rows.texts == other.texts and (rows.labels_B == 1 - other.labels_B).all()
     wrong = config_of(source, labels=["bad", "good"])
     with pytest.raises(DataError, match=r"got: +\['bad', 'good'\][\s\S]*wanted: \['negative', 'positive'\]"):
-        read_source(wrong.train, wrong, base_dir=Path(), labelled=True)
+        read_rows(wrong.train, wrong, base_dir=Path(), labelled=True)
     hidden = config_of({**source, "split": "unlabeled"})
     with pytest.raises(DataError, match=r"use it as data\.unlabeled"):
-        read_source(hidden.train, hidden, base_dir=Path(), labelled=True)
-    assert not read_source(hidden.train, hidden, base_dir=Path(), labelled=False).labelled.any()
+        read_rows(hidden.train, hidden, base_dir=Path(), labelled=True)
+    assert not read_rows(hidden.train, hidden, base_dir=Path(), labelled=False).labelled.any()
 
 
 # bad files ----------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_unknown_hub_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         DataError, match=r"'some/set' cannot be loaded[\s\S]*ConnectionError: no network[\s\S]*wanted"
     ):
-        read_source(config.train, config, base_dir=tmp_path, labelled=True)
+        read_rows(config.train, config, base_dir=tmp_path, labelled=True)
 
 
 # bad rows -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from raykd.driver.growth import Growth, plan_growth
 from raykd.driver.jobs import jobs_of
 from raykd.driver.teacher_counts import TeacherCounts, totals
 from raykd.errors import ConfigError, ModelError, ResourceError
-from raykd.folders.changes import compare_settings
+from raykd.folders.changes import compare_trees
 from raykd.folders.contents import digest
 from raykd.folders.folder import RunFolder, finished_before, look_at_folder, open_run_folder
 from raykd.preflight.folder_check import describe_folder
@@ -123,7 +123,7 @@ def test_what_changes_nothing_that_is_learnt_may_change(tmp_path: Path, here: An
 
 
 def test_secrets_are_not_repeated() -> None:
-    changes = compare_settings(
+    changes = compare_trees(
         {"train": {"deepspeed": {"api_key": "CANARY1"}}}, {"train": {"deepspeed": {"api_key": "CANARY2"}}}
     )
     assert "CANARY" not in str(changes.refused[0]) and "api_key" in str(changes.refused[0])

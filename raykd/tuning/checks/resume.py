@@ -11,7 +11,7 @@ from typing import Any
 from raykd.config import Run
 from raykd.config.home import SPACE
 from raykd.errors import ConfigError
-from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare_settings
+from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare_trees
 from raykd.folders.earlier_start import changed_settings_error, unreadable, with_models
 from raykd.tuning.config import Sweep, load_sweep
 from raykd.tuning.journal import FILE, Journal
@@ -34,7 +34,7 @@ def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Ch
         if state.get("fingerprint") == plan.fingerprint():
             return Changes(), None
         raise unreadable(path / SPACE, error) from None
-    changes = compare_settings(_tree(before), _tree(plan), FREE, growing=())
+    changes = compare_trees(_tree(before), _tree(plan), FREE, growing=())
     begun = Journal(path / FILE).next_index
     if plan.trials < begun:
         now = f"{plan.config.num_samples}, fewer than the {begun} trials that were begun"
