@@ -25,9 +25,9 @@ from raykd.tracking.patience import set_mlflow_variables, silence_loggers
 
 CODE = "code"
 CARRIED = (
-    "__init__.py", "compat/__init__.py", "compat/transformers_private.py", "distill", "environ.py", "errors.py",
-    "keys.py", "models", "networks", "parse.py", "point.py", "prediction", "pretrained", "redaction.py", "spec.py",
-    "tasks", "text", "tokenizers",
+    "__init__.py", "answers", "compat/__init__.py", "compat/transformers_private.py", "distill", "environ.py",
+    "errors.py", "keys.py", "models", "networks", "parse.py", "point.py", "prediction", "pretrained", "redaction.py",
+    "spec.py", "tasks", "text", "tokenizers",
 )  # fmt: skip
 """The rooms of raykd that a saved student is loaded and asked with: prediction, and what lies below it."""
 NEEDED = (
