@@ -66,20 +66,20 @@ def submit(
     2 configuration, 5 no cluster, 130 interrupted (the job goes on) or stopped.
     """
     from raykd.deploy.request import read_request
-    from raykd.deploy.submission import submission
+    from raykd.deploy.submission import prepare_submission
 
-    sent = submission(
+    sent = prepare_submission(
         read_request(file, overrides or ()), working_dir=working_dir, output=output, environment=env or ()
     )
     if print_only:
-        for line in [*sent.package.lines(), *sent.notes]:
+        for line in [*sent.package.describe(), *sent.notes]:
             errors.print(escape(line), highlight=False, soft_wrap=True)
         print(sent.command(address, follow=not no_follow))
         return
     from raykd.deploy.rayjobs import Jobs
 
-    jobs = Jobs.at(address)
-    print_lines([escape(line) for line in [*sent.package.lines(), *sent.notes]])
+    jobs = Jobs.connect(address)
+    print_lines([escape(line) for line in [*sent.package.describe(), *sent.notes]])
     jobs.send(sent)
     console.print(f"job [bold]{sent.id}[/bold] at {escape(jobs.address)}", highlight=False, soft_wrap=True)
     if no_follow:
@@ -116,7 +116,7 @@ def list_jobs(context: typer.Context, address: Address = None) -> None:
 
     if context.invoked_subcommand is not None:
         return
-    found = Jobs.at(address).list()
+    found = Jobs.connect(address).list()
     if not found:
         print_lines(["No job was ever submitted to this cluster."])
         return
@@ -143,7 +143,7 @@ def logs(
     """Show what a job has written."""
     from raykd.deploy.rayjobs import Jobs
 
-    jobs = Jobs.at(address)
+    jobs = Jobs.connect(address)
     if not follow:
         _write(jobs.log(job))
         return
@@ -157,7 +157,7 @@ def stop(job: JobId, address: Address = None) -> None:
     """End a job. What it has written stays; submitted again, it goes on from there."""
     from raykd.deploy.rayjobs import Jobs
 
-    ended = Jobs.at(address).stop(job)
+    ended = Jobs.connect(address).stop(job)
     print_lines([f"{job} is being stopped" if ended else f"{job} has ended before"])
 
 

@@ -1,7 +1,7 @@
 """What nodes a run needs: how many of which type, how large.
 
 Decision record: one student node a worker, as a worker is what DeepSpeed shards over; teacher processes share nodes as
-large as the largest of them. Types are told apart by the custom resources `teacher` and `student`, of which a node has
+large as the largest of them. Types are why apart by the custom resources `teacher` and `student`, of which a node has
 1 and a process asks for a thousandth: it only says where, never how many. Memory is an estimate on the safe side (a
 process with torch and transformers holds about 1 GiB before it loads anything; weights are counted twice, while they
 are read), so it can be set by hand.
@@ -27,7 +27,17 @@ BASE_GIB, PROCESS_GIB = 2.0, 1.5
 
 @dataclass(frozen=True)
 class NodeType:
-    """Equal nodes. gib: memory. resources: custom ones that a node offers. why: the arithmetic, for people."""
+    """Nodes of one kind.
+
+    Args:
+        name: "teacher" or "student".
+        nodes: How many.
+        cpus: Of one node.
+        gpus: Of one node.
+        gib: Memory of one node.
+        resources: Custom resources that one node offers.
+        why: The arithmetic, for people.
+    """
 
     name: str
     nodes: int
@@ -45,7 +55,7 @@ class NodeType:
 
 
 def plan_nodes(run: Run, trials_at_once: int) -> list[NodeType]:
-    """Types that hold the run while teachers answer and students learn."""
+    """Return the nodes that hold the run while teachers answer and students learn."""
     groups = [found for member in run.members.values() for found in _groups(member)]
     return [*([_teachers(run, groups)] if groups else []), _students(run, trials_at_once)]
 
@@ -70,10 +80,10 @@ def _teachers(run: Run, groups: Sequence[Group]) -> NodeType:
     processes = max(count for _, _, count in bins)
     weights = sum(_weights(t.path) for t in run.active_teachers)
     gib = BASE_GIB + PROCESS_GIB * processes + 2 * weights / 2**30
-    told = ", ".join(f"{g.name} {g.replicas} x {g.num_cpus:g} CPU" + (f" {g.num_gpus:g} GPU" if g.num_gpus else "")
+    why = ", ".join(f"{g.name} {g.replicas} x {g.num_cpus:g} CPU" + (f" {g.num_gpus:g} GPU" if g.num_gpus else "")
                      for g in groups)  # fmt: skip
     offered = _offered("teacher", [g.resources for g in groups], processes)
-    return NodeType("teacher", len(bins), cpus, gpus, math.ceil(gib), offered, told)
+    return NodeType("teacher", len(bins), cpus, gpus, math.ceil(gib), offered, why)
 
 
 def _students(run: Run, trials_at_once: int) -> NodeType:
@@ -86,16 +96,16 @@ def _students(run: Run, trials_at_once: int) -> NodeType:
     gib = (
         BASE_GIB + 2 * PROCESS_GIB + 6 * weights / 2**30
     )  # weights, gradients, two moments, and while they are read
-    told = f"{run.workers.num_workers} worker(s)" + (
+    why = f"{run.workers.num_workers} worker(s)" + (
         f" x {trials_at_once} trials at once" if trials_at_once > 1 else ""
     )
-    told += f", {max(w.num_workers for w in training)} to train a teacher" if training else ""
+    why += f", {max(w.num_workers for w in training)} to train a teacher" if training else ""
     offered = _offered("student", [w.resources for w in workers], 1)
-    return NodeType("student", most, cpus, gpus, math.ceil(gib), offered, told)
+    return NodeType("student", most, cpus, gpus, math.ceil(gib), offered, why)
 
 
 def _offered(name: str, asked: Sequence[dict[str, float]], processes: int) -> dict[str, float]:
-    """What a node offers: its type, and as much of any other resource as its processes ask for."""
+    """Return what a node offers: its type, and as much of any other resource as its processes ask for."""
     offered = {name: 1.0}
     for resources in asked:
         for other, amount in resources.items():
@@ -104,11 +114,11 @@ def _offered(name: str, asked: Sequence[dict[str, float]], processes: int) -> di
 
 
 def _weights(path: str | None) -> int:
-    """Bytes of a model folder of this machine; 0 of what is not here."""
+    """Return the bytes of a model folder of this machine; 0 where it is not here."""
     folder = Path(path) if path else None
     return sum(f.stat().st_size for f in folder.glob("*.safetensors")) if folder and folder.is_dir() else 0
 
 
 def with_memory(node: NodeType, gib: int | None) -> NodeType:
-    """The same nodes with so much memory."""
+    """Return the same nodes with this much memory; None leaves the estimate."""
     return node if gib is None else replace(node, gib=gib)

@@ -41,7 +41,13 @@ RAYS_OWN = (".git", ".venv", "venv", "__pycache__")
 
 @dataclass(frozen=True)
 class Package:
-    """What is uploaded. files: relative path to bytes, the largest first. excludes: patterns as of .gitignore."""
+    """What is uploaded.
+
+    Args:
+        folder: The folder, absolute.
+        files: Relative path to bytes, the largest first.
+        excludes: Patterns of what stays, as of .gitignore.
+    """
 
     folder: Path
     files: dict[str, int]
@@ -49,27 +55,28 @@ class Package:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The bytes of all files."""
         return sum(self.files.values())
 
-    def lines(self) -> list[str]:
-        """What is uploaded, for people."""
-        told = [
-            f"uploads {len(self.files):,} file{'s' * (len(self.files) != 1)}, {shown(self.size)}, from {self.folder}"
-        ]
+    def describe(self) -> list[str]:
+        """Return lines for people: how much is uploaded, and the largest files."""
+        files = f"{len(self.files):,} file{'s' * (len(self.files) != 1)}"
+        lines = [f"uploads {files}, {format_size(self.size)}, from {self.folder}"]
         largest = list(self.files.items())[:SHOWN]
         if len(self.files) > len(largest):
-            told[0] += f"; the {SHOWN} largest:"
-        return told + [f"  {shown(size):>9}  {name}" for name, size in largest]
+            lines[0] += f"; the {SHOWN} largest:"
+        return lines + [f"  {format_size(size):>9}  {name}" for name, size in largest]
 
 
-def package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
-    """Lists what of a folder would be uploaded.
+def list_package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
+    """List what of a folder would be uploaded.
 
     Args:
-        leave_out: folders that are left out too, such as those of finished runs.
+        folder: The folder.
+        leave_out: Folders that are left out too, such as those of finished runs.
+
     Raises:
-        ConfigError: there is no such folder, or it is too large.
+        ConfigError: There is no such folder, or it is too large.
     """
     if not folder.is_dir():
         raise ConfigError(
@@ -86,8 +93,8 @@ def package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
     if found.size >= limit:
         raise ConfigError(
             f"{folder} is too large to upload: the head would refuse it",
-            got="\n".join(found.lines()),
-            wanted=f"less than {shown(limit)}",
+            got="\n".join(found.describe()),
+            wanted=f"less than {format_size(limit)}",
             next_step="name a smaller folder with --working-dir, list what is not needed in a .rayignore file "
             "there, or put the data on storage that the cluster sees and write its path in the run from the root",
         )
@@ -95,7 +102,7 @@ def package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
 
 
 def _files(folder: Path, excludes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Every file with its size, as Ray's own packing finds them."""
+    """Yield every file with its size, as Ray's own packing finds them."""
 
     def walk(at: Path, ignoring: list[Callable[[Path], bool]]) -> Iterator[tuple[str, int]]:
         ignoring = [*ignoring, *read_ignore_files(at, _SILENT)]
@@ -110,8 +117,8 @@ def _files(folder: Path, excludes: tuple[str, ...]) -> Iterator[tuple[str, int]]
     yield from walk(folder, [exclude_patterns(folder, list(excludes))])
 
 
-def shown(size: int) -> str:
-    """Bytes for people."""
+def format_size(size: int) -> str:
+    """Return bytes for people."""
     for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= of:
             return f"{size / of:.1f} {unit}"

@@ -38,7 +38,14 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 @dataclass(frozen=True)
 class JobLine:
-    """A job for people. started: UTC, or '-'. entrypoint: without secrets."""
+    """A job for people.
+
+    Args:
+        id: The submission id.
+        status: As Ray names it.
+        started: UTC, or "-".
+        entrypoint: The command, without secrets.
+    """
 
     id: str
     status: str
@@ -48,18 +55,25 @@ class JobLine:
 
 @dataclass
 class Jobs:
-    """The Jobs API of one cluster. client: Ray's own. pause_s: seconds before a log is taken up again."""
+    """The Jobs API of one cluster.
+
+    Args:
+        client: Ray's own.
+        address: Of the dashboard.
+        pause_s: Seconds before a job is sent again, or a log is taken up again.
+    """
 
     client: Any
     address: str
     pause_s: float = PAUSE_S
 
     @classmethod
-    def at(cls, address: str | None) -> Jobs:
-        """Connects.
+    def connect(cls, address: str | None) -> Jobs:
+        """Connect to the address, or to that of the environment.
 
         Raises:
-            ConfigError: no address is named. ClusterError: nobody answers there, or not to us.
+            ConfigError: No address is named.
+            ClusterError: Nobody answers there, or not to us.
         """
         named = address or next((os.environ[name] for name in _ADDRESSES if os.environ.get(name)), None)
         if not named:
@@ -78,19 +92,19 @@ class Jobs:
         with _without(*_ADDRESSES), _clear_errors(named):
             return cls(JobSubmissionClient(named), named)
 
-    def send(self, sent: Submission) -> None:
-        """Uploads the folder and starts the job; a head that is only just up is given time.
+    def send(self, submission: Submission) -> None:
+        """Upload the folder and start the job; a head that is only just up is given time.
 
         Raises:
-            ClusterError: the cluster takes no job.
+            ClusterError: The cluster takes no job.
         """
         for left in reversed(range(ATTEMPTS)):
             try:
                 with _clear_errors(self.address):
                     self.client.submit_job(
-                        entrypoint=shlex.join(sent.entrypoint),
-                        submission_id=sent.id,
-                        runtime_env={"working_dir": str(sent.package.folder), **sent.runtime_env},
+                        entrypoint=shlex.join(submission.entrypoint),
+                        submission_id=submission.id,
+                        runtime_env={"working_dir": str(submission.package.folder), **submission.runtime_env},
                     )
                 return
             except ClusterError as error:
@@ -99,10 +113,14 @@ class Jobs:
             time.sleep(self.pause_s)
 
     def follow(self, job: str, write: Callable[[str], None]) -> int:
-        """Writes the job's log until it ends and returns its exit code.
+        """Write the job's log until it ends and return its exit code.
+
+        Args:
+            job: Its id.
+            write: Takes pieces of the log.
 
         Raises:
-            ClusterError: there is no such job, or the cluster no longer answers; the job may well go on.
+            ClusterError: There is no such job, or the cluster no longer answers; the job may well go on.
         """
         shown, attempts = 0, 0
         while True:
@@ -130,7 +148,7 @@ class Jobs:
         return exit_code(str(info.status.value), info.driver_exit_code)
 
     def _tail(self, job: str, skip: int) -> Iterator[str]:
-        """New pieces of the log; those that were shown before are skipped by their length."""
+        """Yield new pieces of the log; the first ``skip`` characters were shown before."""
         loop = asyncio.new_event_loop()
         pieces = self.client.tail_job_logs(job)
         try:
@@ -148,17 +166,17 @@ class Jobs:
             loop.close()
 
     def log(self, job: str) -> str:
-        """All that the job has written."""
+        """Return all that the job has written."""
         with _clear_errors(self.address, job):
             return str(self.client.get_job_logs(job))
 
     def stop(self, job: str) -> bool:
-        """Asks the job to end; False if it had ended."""
+        """Ask the job to end; return False if it had ended."""
         with _clear_errors(self.address, job):
             return bool(self.client.stop_job(job))
 
     def list(self) -> list[JobLine]:
-        """Jobs that were submitted, the newest last."""
+        """Return the jobs that were submitted, the newest last."""
         with _clear_errors(self.address):
             found = [job for job in self.client.list_jobs() if job.submission_id]
         return [
@@ -172,7 +190,7 @@ class Jobs:
 
 
 def exit_code(status: str, driver: int | None) -> int:
-    """The command's exit code: the driver's own, where it has one."""
+    """Return the command's exit code: the driver's own, where it has one."""
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
@@ -194,7 +212,7 @@ def _network_errors() -> type[Exception]:
 
 @contextlib.contextmanager
 def _without(*names: str) -> Iterator[None]:
-    """Hides environment variables while the body runs."""
+    """Hide environment variables while the body runs."""
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -203,7 +221,7 @@ def _without(*names: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What the network said, which Ray's message leaves out."""
+    """Return what the network said, which Ray's message leaves out."""
     deepest = error
     while (deeper := deepest.__cause__ or deepest.__context__) is not None:
         deepest = deeper
@@ -212,7 +230,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _clear_errors(address: str, job: str | None = None) -> Iterator[None]:
-    """Ray's and the network's errors as ours."""
+    """Raise Ray's and the network's errors as ours."""
     import requests
     from ray.exceptions import AuthenticationError
 

@@ -108,9 +108,7 @@ def _check(request: JobRequest) -> None:
             next_step="raykd submit sends the run to the cluster that has the pool",
         )
     here = [
-        path
-        for path in request.files[1:]
-        if not request.written_from_the_root(path) and path.suffix != ".yaml"
+        path for path in request.files[1:] if not request.is_absolute_in_file(path) and path.suffix != ".yaml"
     ]
     if here:
         raise ConfigError(
@@ -130,7 +128,7 @@ def _trials_at_once(request: JobRequest, options: RenderOptions) -> int:
 
 
 def _dns(name: str) -> str:
-    """A name as Kubernetes takes it, short enough for a RayJob."""
+    """Return a name as Kubernetes takes it, short enough for a RayJob."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
 
 
@@ -153,7 +151,7 @@ def _run_text(request: JobRequest, options: RenderOptions) -> str:
 
 
 def _lay_over(tree: Mapping[str, Any], run: Run, options: RenderOptions) -> dict[str, Any]:
-    """Where things lie on the cluster, and on which nodes; what the run says itself about nodes stays."""
+    """Set where things lie on the cluster, and on which nodes; what the run says itself about nodes stays."""
     change: dict[str, Any] = {"output": RUNS, "ray": {"address": "auto", "num_cpus": None}}
     if run.serving.store is not None:
         change["serving"] = {"store": STORE}
@@ -167,14 +165,14 @@ def _lay_over(tree: Mapping[str, Any], run: Run, options: RenderOptions) -> dict
         change["workers"] = {"resources": {"student": PLACE}}
     if run.teachers:
         change["teachers"] = [
-            overlay(said, _place(teacher))
-            for said, teacher in zip(tree["teachers"], run.teachers, strict=True)
+            overlay(tree, _place(teacher))
+            for tree, teacher in zip(tree["teachers"], run.teachers, strict=True)
         ]
     return dict(overlay(tree, change))
 
 
 def _place(teacher: TeacherConfig) -> dict[str, Any]:
-    """Node types for a teacher that names none."""
+    """Return node types for a teacher that names none."""
     place: dict[str, Any] = {} if teacher.actor.resources else {"actor": {"resources": {"teacher": PLACE}}}
     if teacher.training is not None and not teacher.training.workers.resources:
         place["training"] = {"workers": {"resources": {"student": PLACE}}}

@@ -22,8 +22,14 @@ from raykd.tuning.config import Sweep, load_sweep
 class JobRequest:
     """A run or a sweep.
 
-    kind: the command that does it. file, overrides: what the user named. run: the run, or what all trials begin with.
-    sweep: None for a run. tree: the file with the overrides. base_tree: of a sweep, the run that its base names.
+    Args:
+        kind: The command that does it.
+        file: The file that the user named.
+        overrides: KEY=VALUE beside it.
+        run: The run, or what all trials of a sweep begin with.
+        sweep: None for a run.
+        tree: The file with the overrides.
+        base_tree: Of a sweep, the run that its base names.
     """
 
     kind: Literal["train", "sweep"]
@@ -36,12 +42,12 @@ class JobRequest:
 
     @property
     def name(self) -> str:
-        """Of the run's or the sweep's folder."""
+        """The name of the run's or the sweep's folder."""
         return self.run.name if self.sweep is None else self.sweep.name
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files and folders of this machine that it reads, the run file first; absolute, links followed."""
+        """Files and folders of this machine that it reads, the run file first: absolute, links followed."""
         found = [self.file.resolve()]
         if self.sweep is not None and isinstance(self.sweep.config.base, str):
             base = self.file.resolve().parent / self.sweep.config.base
@@ -51,31 +57,31 @@ class JobRequest:
         found += [Path(text) for text in _paths(self.run.model_dump(mode="json")) if text.startswith("/")]
         return tuple(dict.fromkeys(found))
 
-    def written_from_the_root(self, path: Path) -> bool:
-        """Whether the user wrote this path as it is, so that it may be a place on the cluster."""
+    def is_absolute_in_file(self, path: Path) -> bool:
+        """Return whether the user wrote this path as it is, so that it may be a place on the cluster."""
         return str(path) in {*_texts(self.tree), *_texts(self.base_tree)}
 
 
 def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
-    """Reads a run file or a sweep file.
+    """Read a run file or a sweep file.
 
     Raises:
-        ConfigError: as `raykd train` or `raykd sweep` would.
+        ConfigError: As `raykd train` or `raykd sweep` would.
     """
     tree: Any = read_yaml_mapping(path)
     if not is_sweep(tree):
         run = load_any(path, overrides)
-        return JobRequest("train", path, tuple(overrides), run, None, _with(tree, overrides), {})
+        return JobRequest("train", path, tuple(overrides), run, None, _set_overrides(tree, overrides), {})
     sweep = load_sweep(path, overrides)
-    tree, base = _with(tree, overrides), sweep.config.base
+    tree, base = _set_overrides(tree, overrides), sweep.config.base
     if isinstance(base, str):
         named = path.resolve().parent / base
         base = read_yaml_mapping(named if named.is_file() else preset(base))
     return JobRequest("sweep", path, tuple(overrides), sweep.base, sweep, tree, base)
 
 
-def _with(tree: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    """As `load_run` and `load_sweep` lay overrides over a file."""
+def _set_overrides(tree: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay overrides over a file as `load_run` and `load_sweep` do."""
     for assignment in overrides:
         if assignment.startswith("space."):
             tree = set_path(tree, f"{assignment.partition('=')[0]}=null")
@@ -95,7 +101,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _paths(node: Any, key: str = "") -> Iterator[str]:
-    """Values of the keys `path` and `paths`."""
+    """Yield the values of the keys `path` and `paths`."""
     if isinstance(node, str) and key in ("path", "paths"):
         yield node
     elif isinstance(node, Mapping):

@@ -10,6 +10,7 @@ whoever reaches it, so what looks like a secret is refused, not hidden.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raykd.deploy.package import Package, package
+from raykd.deploy.package import Package, list_package
 from raykd.deploy.request import JobRequest
 from raykd.errors import ConfigError
 from raykd.redaction import redact, redact_value
@@ -26,7 +27,15 @@ from raykd.redaction import redact, redact_value
 
 @dataclass(frozen=True)
 class Submission:
-    """What is sent. entrypoint: words of the command. environment: variables that all may read."""
+    """What is sent.
+
+    Args:
+        id: The submission id, new each time.
+        entrypoint: Words of the command.
+        package: The folder that is uploaded.
+        environment: Variables for the job, which all may read.
+        notes: What the user should know beside it, for people.
+    """
 
     id: str
     entrypoint: tuple[str, ...]
@@ -36,12 +45,12 @@ class Submission:
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        """As Ray takes it, without the folder."""
+        """The runtime environment as Ray takes it, without the folder."""
         found: dict[str, Any] = {"excludes": list(self.package.excludes)}
         return found | ({"env_vars": self.environment} if self.environment else {})
 
     def command(self, address: str | None, *, follow: bool) -> str:
-        """The `ray job submit` that sends the same."""
+        """Return the `ray job submit` that sends the same."""
         words = ["ray", "job", "submit", *(["--address", address] if address else [])]
         words += ["--submission-id", self.id, "--working-dir", str(self.package.folder)]
         words += ["--runtime-env-json", json.dumps(self.runtime_env)]
@@ -49,24 +58,26 @@ class Submission:
         return shlex.join([*words, "--", *self.entrypoint])
 
 
-def submission(
-    asked: JobRequest,
+def prepare_submission(
+    request: JobRequest,
     *,
     working_dir: Path | None = None,
     output: str | None = None,
     environment: Sequence[str] = (),
 ) -> Submission:
-    """Decides what is sent.
+    """Decide what is sent.
 
     Args:
-        working_dir: folder that is uploaded; None is that of the run file.
-        output: folder of all runs on the cluster; None takes the run's own.
+        request: The run or the sweep.
+        working_dir: Folder that is uploaded; None is that of the run file.
+        output: Folder of all runs on the cluster; None takes the run's own.
         environment: NAME=VALUE for the job.
+
     Raises:
-        ConfigError: nothing sensible can be sent.
+        ConfigError: Nothing sensible can be sent.
     """
-    folder = (working_dir or asked.file.resolve().parent).resolve()
-    where = output or asked.run.output
+    folder = (working_dir or request.file.resolve().parent).resolve()
+    where = output or request.run.output
     if not where.startswith("/"):
         raise ConfigError(
             "the run's output would be lost: a job runs in a folder that Ray removes",
@@ -75,45 +86,45 @@ def submission(
             next_step="--output /raykd/runs (where the files under cluster/ mount the volume of runs), "
             "or write output in the run",
         )
-    notes = _files_that_stay(asked, folder)
-    store = asked.run.serving.store
-    if asked.run.active_teachers and store is not None and not store.startswith("/"):
+    notes = _describe_files_that_stay(request, folder)
+    store = request.run.serving.store
+    if request.run.active_teachers and store is not None and not store.startswith("/"):
         notes.append(
             f"answers would be kept under {where}, which all nodes share; serving.store=/raykd/store keeps them on "
             "each node's own disk, which is faster"
         )
-    key = "output" if asked.kind == "train" else "set.output"
-    ray = "ray.address" if asked.kind == "train" else "set.ray.address"
-    words = ["raykd", asked.kind, str(asked.file.resolve().relative_to(folder)), *asked.overrides]
+    key = "output" if request.kind == "train" else "set.output"
+    ray = "ray.address" if request.kind == "train" else "set.ray.address"
+    words = ["raykd", request.kind, str(request.file.resolve().relative_to(folder)), *request.overrides]
     words += [f"{key}={where}"] if output else []
-    words += [f"{ray}=auto", "--resume" if asked.kind == "train" else "--continue"]
+    words += [f"{ray}=auto", "--resume" if request.kind == "train" else "--continue"]
     _refuse_secrets(words)
     return Submission(
-        id=submission_id(asked.name),
+        id=new_submission_id(request.name),
         entrypoint=tuple(words),
-        package=package(folder, (Path(asked.run.output).resolve(),)),
-        environment=_checked(environment),
+        package=list_package(folder, (Path(request.run.output).resolve(),)),
+        environment=_parse_environment(environment),
         notes=tuple(notes),
     )
 
 
-def submission_id(name: str) -> str:
-    """A fresh one that contains the run's name."""
+def new_submission_id(name: str) -> str:
+    """Return an id that was never used and contains the run's name."""
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _files_that_stay(asked: JobRequest, folder: Path) -> list[str]:
-    """What the run reads from outside the uploaded folder, for people.
+def _describe_files_that_stay(request: JobRequest, folder: Path) -> list[str]:
+    """Describe what the run reads from outside the uploaded folder, for people.
 
     Raises:
-        ConfigError: it was written relative to the run file, so it can only be on this machine.
+        ConfigError: It was written relative to the run file, so it can only be on this machine.
     """
-    outside = [path for path in asked.files if not path.is_relative_to(folder)]
-    lost = [path for path in outside if not asked.written_from_the_root(path)]
+    outside = [path for path in request.files if not path.is_relative_to(folder)]
+    lost = [path for path in outside if not request.is_absolute_in_file(path)]
     if lost:
-        above = Path(*_common([folder, *lost]))
+        above = os.path.commonpath([folder, *lost])
         raise ConfigError(
-            f"the {'run' if asked.kind == 'train' else 'sweep'} reads files outside the folder that is uploaded",
+            f"the {'run' if request.kind == 'train' else 'sweep'} reads files outside the folder that is uploaded",
             got=", ".join(str(path) for path in lost[:5])
             + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
             wanted=f"all in {folder}",
@@ -125,17 +136,7 @@ def _files_that_stay(asked: JobRequest, folder: Path) -> list[str]:
     ]
 
 
-def _common(paths: Sequence[Path]) -> list[str]:
-    parts = zip(*(path.parts for path in paths), strict=False)
-    same: list[str] = []
-    for level in parts:
-        if len(set(level)) > 1:
-            break
-        same.append(level[0])
-    return same
-
-
-def _checked(environment: Sequence[str]) -> dict[str, str]:
+def _parse_environment(environment: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for assignment in environment:
         name, equals, value = assignment.partition("=")
@@ -158,7 +159,7 @@ def _checked(environment: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_secrets(words: Sequence[str]) -> None:
-    """The whole command is looked at word by word, each as a key and its value where it is one."""
+    """Refuse a command with a secret: each word is looked at, and as a key and its value where it is one."""
     for word in words:
         key, equals, value = word.partition("=")
         hidden = f"{key}={redact_value(key, value)}" if equals else redact(word)

@@ -15,10 +15,10 @@ import pytest
 from ray.job_submission import JobStatus
 
 from raykd.cli import main
-from raykd.deploy.package import SHOWN, package, shown
+from raykd.deploy.package import SHOWN, format_size, list_package
 from raykd.deploy.rayjobs import Jobs, exit_code
 from raykd.deploy.request import read_request
-from raykd.deploy.submission import submission, submission_id
+from raykd.deploy.submission import new_submission_id, prepare_submission
 from raykd.errors import ClusterError, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_what_is_uploaded_is_what_ray_would_pack(folder: Path, tmp_path: Path) -
 
     from ray._private.runtime_env.packaging import create_package
 
-    found = package(folder)
+    found = list_package(folder)
     assert set(found.files) == {
         "run.yaml",
         "space.yaml",
@@ -77,10 +77,10 @@ def test_what_is_uploaded_is_what_ray_would_pack(folder: Path, tmp_path: Path) -
 def test_the_largest_files_are_named(tmp_path: Path) -> None:
     for at in range(14):
         (tmp_path / f"{at:02}.bin").write_bytes(b"x" * (100 + at))
-    lines = package(tmp_path).lines()
+    lines = list_package(tmp_path).describe()
     assert lines[0].startswith("uploads 14 files, 1.5 kB") and "10 largest" in lines[0]
     assert [line.split()[-1] for line in lines[1:]] == [f"{at:02}.bin" for at in range(13, 3, -1)]
-    assert len(lines) == 1 + SHOWN and [shown(n) for n in (5, 2300, 4_000_000, 10**9)] == [
+    assert len(lines) == 1 + SHOWN and [format_size(n) for n in (5, 2300, 4_000_000, 10**9)] == [
         "5 B", "2.3 kB", "4.0 MB", "1.0 GB"
     ]  # fmt: skip
 
@@ -91,17 +91,17 @@ def test_a_folder_that_is_too_large_is_refused_before_it_is_packed(tmp_path: Pat
     with (tmp_path / "huge.bin").open("wb") as file:
         file.truncate(GCS_STORAGE_MAX_SIZE)  # a hole: it takes no disk
     with pytest.raises(ConfigError, match=r"(?s)too large to upload.*huge\.bin.*--working-dir"):
-        package(tmp_path)
+        list_package(tmp_path)
 
 
 def test_the_command_can_be_sent_again(folder: Path) -> None:
-    one, two = (submission(read_request(folder / "run.yaml", ["name=again"])) for _ in range(2))
+    one, two = (prepare_submission(read_request(folder / "run.yaml", ["name=again"])) for _ in range(2))
     assert one.id != two.id and one.id.startswith("again-")
-    sent = submission(read_request(folder / "run.yaml", ["objective.alpha=0.3"]), output="/far")
+    sent = prepare_submission(read_request(folder / "run.yaml", ["objective.alpha=0.3"]), output="/far")
     assert sent.entrypoint == (
         "raykd", "train", "run.yaml", "objective.alpha=0.3", "output=/far", "ray.address=auto", "--resume"
     )  # fmt: skip
-    sweep = submission(read_request(folder / "space.yaml", ["num_samples=3"]), output="/far")
+    sweep = prepare_submission(read_request(folder / "space.yaml", ["num_samples=3"]), output="/far")
     assert sweep.entrypoint == (
         "raykd", "sweep", "space.yaml", "num_samples=3", "set.output=/far", "set.ray.address=auto", "--continue"
     )  # fmt: skip
@@ -109,7 +109,7 @@ def test_the_command_can_be_sent_again(folder: Path) -> None:
 
 
 def test_the_printed_command_is_what_would_be_sent(folder: Path) -> None:
-    sent = submission(
+    sent = prepare_submission(
         read_request(folder / "run.yaml", ["tracking.experiment=it is"]),
         environment=["MLFLOW_TRACKING_URI=http://m:5000"],
     )
@@ -129,7 +129,7 @@ def test_the_printed_command_is_what_would_be_sent(folder: Path) -> None:
 )  # fmt: skip
 def test_no_secret_is_sent_as_environment(folder: Path, environment: str) -> None:
     with pytest.raises(ConfigError, match="secret") as refused:
-        submission(read_request(folder / "run.yaml"), environment=[environment])
+        prepare_submission(read_request(folder / "run.yaml"), environment=[environment])
     assert CANARY not in str(refused.value)
 
 
@@ -138,15 +138,15 @@ def test_no_secret_is_sent_as_environment(folder: Path, environment: str) -> Non
 )
 def test_no_secret_is_sent_as_an_override(folder: Path, override: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        submission(read_request(folder / "run.yaml", [override]))
+        prepare_submission(read_request(folder / "run.yaml", [override]))
     assert CANARY not in str(refused.value)
 
 
 def test_output_must_outlive_the_job(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)output would be lost.*--output"):
-        submission(read_request(folder / "run.yaml", ["output=runs"]))
+        prepare_submission(read_request(folder / "run.yaml", ["output=runs"]))
     assert (
-        submission(read_request(folder / "run.yaml", ["output=runs"]), output="/far").entrypoint[4]
+        prepare_submission(read_request(folder / "run.yaml", ["output=runs"]), output="/far").entrypoint[4]
         == "output=/far"
     )
 
@@ -159,8 +159,8 @@ def test_files_that_would_stay_behind_are_named(folder: Path, tmp_path: Path) ->
     )  # fmt: skip
     (folder / "run.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"(?s)outside\.jsonl.*--working-dir"):
-        submission(read_request(folder / "run.yaml"))
-    sent = submission(read_request(folder / "run.yaml"), working_dir=tmp_path)
+        prepare_submission(read_request(folder / "run.yaml"))
+    sent = prepare_submission(read_request(folder / "run.yaml"), working_dir=tmp_path)
     assert sent.entrypoint[2] == "project/run.yaml"
     assert sent.notes == (
         "not uploaded, as it is written from the root: /far/away.jsonl (every node must see it)",
@@ -168,7 +168,7 @@ def test_files_that_would_stay_behind_are_named(folder: Path, tmp_path: Path) ->
 
 
 def test_ids_are_fresh() -> None:
-    ids = {submission_id("run") for _ in range(50)}
+    ids = {new_submission_id("run") for _ in range(50)}
     assert len(ids) > 45 and all(one.startswith("run-20") for one in ids)
 
 
@@ -215,7 +215,7 @@ def test_a_head_that_is_only_just_up_is_given_time(folder: Path) -> None:
             raise RuntimeError(told)
 
     jobs = Jobs(SimpleNamespace(submit_job=submit_job), "http://h", pause_s=0.0)
-    one = submission(read_request(folder / "run.yaml"))
+    one = prepare_submission(read_request(folder / "run.yaml"))
     jobs.send(one)
     assert [job["submission_id"] for job in sent] == [one.id, one.id]
     assert shlex.split(sent[1]["entrypoint"]) == list(one.entrypoint)
@@ -274,7 +274,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(
 ) -> None:
     fake = Jobs(FakeJobs(["one\n"], interrupt=True), "http://h:8265")
     monkeypatch.setattr(fake.client, "submit_job", lambda **_: None, raising=False)
-    monkeypatch.setattr(Jobs, "at", classmethod(lambda cls, address: fake))
+    monkeypatch.setattr(Jobs, "connect", classmethod(lambda cls, address: fake))
     code, out, err = command("submit", str(folder / "run.yaml"))
     assert code == 130 and "one\n" in out and "interrupted" in err
     assert "The job goes on. raykd jobs stop small-" in out
