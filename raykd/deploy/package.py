@@ -16,6 +16,7 @@ from pathlib import Path
 
 from raykd.compat.ray_private import exclude_patterns, read_ignore_files, read_upload_limit
 from raykd.errors import ConfigError
+from raykd.preflight.disk import format_bytes
 
 _SILENT = logging.Logger("silent")
 """Ray says which ignore files it has found; the list of files says more."""
@@ -61,11 +62,11 @@ class Package:
     def describe(self) -> list[str]:
         """Return lines for people: how much is uploaded, and the largest files."""
         files = f"{len(self.files):,} file{'s' * (len(self.files) != 1)}"
-        lines = [f"uploads {files}, {format_size(self.size)}, from {self.folder}"]
+        lines = [f"uploads {files}, {format_bytes(self.size)}, from {self.folder}"]
         largest = list(self.files.items())[:SHOWN]
         if len(self.files) > len(largest):
             lines[0] += f"; the {SHOWN} largest:"
-        return lines + [f"  {format_size(size):>9}  {name}" for name, size in largest]
+        return lines + [f"  {format_bytes(size):>9}  {name}" for name, size in largest]
 
 
 def list_package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
@@ -94,7 +95,7 @@ def list_package(folder: Path, leave_out: tuple[Path, ...] = ()) -> Package:
         raise ConfigError(
             f"{folder} is too large to upload: the head would refuse it",
             got="\n".join(found.describe()),
-            wanted=f"less than {format_size(limit)}",
+            wanted=f"less than {format_bytes(limit)}",
             next_step="name a smaller folder with --working-dir, list what is not needed in a .rayignore file "
             "there, or put the data on storage that the cluster sees and write its path in the run from the root",
         )
@@ -115,11 +116,3 @@ def _files(folder: Path, excludes: tuple[str, ...]) -> Iterator[tuple[str, int]]
                 yield str(path.relative_to(folder)), path.stat().st_size
 
     yield from walk(folder, [exclude_patterns(folder, list(excludes))])
-
-
-def format_size(size: int) -> str:
-    """Return bytes for people."""
-    for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= of:
-            return f"{size / of:.1f} {unit}"
-    return f"{size} B"
