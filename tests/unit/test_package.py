@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import yaml
+
 import raykd
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,15 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
 def test_the_changelog_has_this_version_and_what_comes_after_it() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == "Unreleased" and raykd.__version__ in headings
+
+
+def test_the_changelog_names_what_was_renamed() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    renamed = yaml.safe_load((ROOT / "tests" / "golden" / "renamed.yaml").read_text(encoding="utf-8"))
+    for group in renamed.values():
+        for before, after in (group or {}).items():
+            names = [before, *([] if isinstance(after, dict) else [after])]
+            assert all(f"`{name.rstrip('*')}" in changelog for name in names), names
 
 
 def test_the_version_is_read_without_loading_torch_or_ray() -> None:
