@@ -160,6 +160,14 @@ def test_every_command_exists_with_its_options(paper: Path) -> None:
 
 
 @every_paper
+def test_code_is_read_without_scrolling(paper: Path) -> None:
+    fenced = re.findall(r"^```\w*\n(.*?)^```", TEXTS[paper], flags=re.MULTILINE | re.DOTALL)
+    indented = [line for line in TEXTS[paper].splitlines() if line.startswith("    ")]
+    wide = [line for line in [*"\n".join(fenced).splitlines(), *indented] if len(line) > 112]
+    assert wide == []
+
+
+@every_paper
 def test_every_program_and_make_target_exists(paper: Path) -> None:
     for module in set(re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", TEXTS[paper])):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
