@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.quality_parts.overlap import overlap_sentence
 from benchmarks.quality_parts.setting import Arm, Experiment, Maker
 from raykd import models
 from raykd.config import DataConfig, RunConfig
@@ -214,7 +215,7 @@ def floor(experiment: Experiment, name: str) -> Scores:
 def best_overlap_sentence(rows: Rows) -> Scores:
     """Answer F1 in points where the answer is the sentence that shares most words with the question; no training."""
     contexts, golds = rows.pairs or (), rows.golds or ()
-    said = [answers.overlap_sentence(*both) for both in zip(rows.texts, contexts, strict=True)]
+    said = [overlap_sentence(*both) for both in zip(rows.texts, contexts, strict=True)]
     accepted = [
         [context[begin:end] for begin, end in zip(gold[::2], gold[1::2], strict=True)]
         for context, gold in zip(contexts, golds, strict=True)

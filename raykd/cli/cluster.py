@@ -195,7 +195,7 @@ def render(
     The run's data must be embedded, on the hub,
     or on the volume of runs with paths from the root.
     """
-    from raykd.deploy.render import RenderOptions, render
+    from raykd.deploy.render import RenderOptions, render_manifests
     from raykd.deploy.request import read_request
 
     options = RenderOptions(
@@ -206,4 +206,4 @@ def render(
         student_gib=student_memory,
         staying=staying,
     )
-    print(render(read_request(file, overrides or ()), options), end="")
+    print(render_manifests(read_request(file, overrides or ()), options), end="")

@@ -52,7 +52,7 @@ class RenderOptions:
     staying: bool = False
 
 
-def render(request: JobRequest, options: RenderOptions) -> str:
+def render_manifests(request: JobRequest, options: RenderOptions) -> str:
     """Return the file.
 
     Raises:

@@ -92,45 +92,6 @@ def evaluate_hidden(
     return _joined(results, inputs, grads)
 
 
-def evaluate_logits(
-    objective: Objective,
-    logits_NV: torch.Tensor,
-    labels_N: torch.Tensor,
-    signals: Signals | None,
-    progress: float,
-    totals: Counts,
-    *,
-    chunk: int | None = None,
-) -> ObjectiveResult:
-    """`Objective.evaluate` a few units at a time, for a student whose logits are there already.
-
-    The gradient has the logits' size and dtype; nothing else of that size is held.
-    """
-    wanted = torch.is_grad_enabled() and logits_NV.requires_grad
-    grad_NV = torch.empty_like(logits_NV, requires_grad=False) if wanted else None
-
-    def add(begin: int, end: int, grad: torch.Tensor) -> None:
-        assert grad_NV is not None
-        grad_NV[begin:end] = grad
-
-    pieces = _pieces(len(labels_N), chunk or chunk_of(logits_NV.shape[-1]))
-    with torch.no_grad():
-        results = [
-            _evaluate(
-                objective,
-                lambda begin, end: logits_NV[begin:end],
-                add if wanted else None,
-                piece,
-                labels_N,
-                signals,
-                progress,
-                totals,
-            )
-            for piece in pieces
-        ]
-    return _joined(results, [logits_NV], [grad_NV])
-
-
 def _pieces(units: int, chunk: int) -> list[tuple[int, int]]:
     """At least one, so that a batch without units has a loss of 0 with its graph."""
     return [(begin, min(begin + chunk, units)) for begin in range(0, max(units, 1), chunk)]

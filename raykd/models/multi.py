@@ -24,7 +24,6 @@ from torch import nn
 from raykd.errors import ModelError
 from raykd.models.loading import load_model
 from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save_model, written_whole
-from raykd.networks.heads import Head
 from raykd.pretrained import files
 
 if TYPE_CHECKING:
@@ -119,11 +118,6 @@ def load_tasks(directory: str | Path) -> MultiModel:
             f"{folder} holds no model of several tasks", wanted="a directory that raykd train wrote"
         )
     return share({name: load_model(folder / name) for name in names})
-
-
-def heads_of(student: MultiModel) -> dict[str, Head]:
-    """What each part serves."""
-    return {name: part.task for name, part in student.parts.items()}
 
 
 def rebuilt(student: MultiModel, weights: Mapping[str, torch.Tensor]) -> MultiModel:

@@ -82,30 +82,6 @@ def check_padding(tokenizer: Any, rows_of_logits: int) -> int:
     return size
 
 
-def shared_size(teacher: Any, student: Any) -> int:
-    """How many ids, from 0 on, both have and mean the same string by: logits may be compared column by column.
-
-    Raises:
-        ModelError: an id below both sizes that means different strings; compare by `overlap` then.
-    """
-    size = min(true_size(teacher), true_size(student))
-    other = {i: token for token, i in student.get_vocab().items()}
-    wrong = sorted(
-        (i, token, other.get(i))
-        for token, i in teacher.get_vocab().items()
-        if i < size and other.get(i) != token
-    )
-    if wrong:
-        shown = "; ".join(f"{i} is {a!r} and {b!r}" for i, a, b in wrong[:4])
-        raise ModelError(
-            "ids of teacher and student are shared by number but not by string",
-            got=f"{len(wrong)} of {size} ids: {shown}",
-            wanted="the same string for each id below both sizes",
-            next_step="compare by strings instead (overlap), or use a teacher with the student's tokenizer",
-        )
-    return size
-
-
 def roles(tokenizer: Any) -> dict[str, int]:
     """Ids of the special tokens by role; ``eos`` is ``sep`` and ``bos`` is ``cls`` where there is no other."""
     found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
@@ -175,8 +151,3 @@ def _repeated(keys: list[bytes]) -> set[bytes]:
     for key in keys:
         (several if key in seen else seen).add(key)
     return several
-
-
-def id_map(teacher: Any, student: Any) -> NDArray[np.int32]:
-    """`overlap`'s map: ``[V_T]`` int32, -1 where the student has no such string."""
-    return overlap(teacher, student).ids_T

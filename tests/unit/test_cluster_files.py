@@ -17,7 +17,7 @@ import yaml
 from raykd.cli.app import app
 from raykd.config.loading import load_run
 from raykd.deploy.manifests import KINDS, find_missing_volumes, read_manifests, schema_problems
-from raykd.deploy.render import RenderOptions, render
+from raykd.deploy.render import RenderOptions, render_manifests
 from raykd.deploy.request import read_request
 from raykd.errors import ConfigError
 from raykd.tuning.config import load_sweep
@@ -176,14 +176,16 @@ def test_all_mistakes_of_a_file_are_said_at_once() -> None:
     ],
 )
 def test_files_are_what_render_prints(file: str, source: str, options: RenderOptions) -> None:
-    assert render(read_request(CLUSTER / source), options) == (CLUSTER / "kuberay" / file).read_text()
+    assert (
+        render_manifests(read_request(CLUSTER / source), options) == (CLUSTER / "kuberay" / file).read_text()
+    )
 
 
 def test_a_rendered_run_is_the_run(tmp_path: Path) -> None:
     """What stands in the ConfigMap is the run that was given: nothing that changes a result was changed."""
     source = ROOT / "raykd" / "presets" / "demo.yaml"
     rendered = list(
-        yaml.safe_load_all(render(read_request(source, ["objective.alpha=0.3"]), RenderOptions()))
+        yaml.safe_load_all(render_manifests(read_request(source, ["objective.alpha=0.3"]), RenderOptions()))
     )
     (tmp_path / "run.yaml").write_text(rendered[0]["data"]["run.yaml"])
     far, here = load_run(tmp_path / "run.yaml"), load_run(source, ["objective.alpha=0.3"])
@@ -201,7 +203,9 @@ def test_a_rendered_run_is_the_run(tmp_path: Path) -> None:
 def test_a_rendered_sweep_is_the_sweep(tmp_path: Path) -> None:
     source = CLUSTER / "space.yaml"
     rendered = list(
-        yaml.safe_load_all(render(read_request(source, ["num_samples=5"]), RenderOptions(trials_at_once=3)))
+        yaml.safe_load_all(
+            render_manifests(read_request(source, ["num_samples=5"]), RenderOptions(trials_at_once=3))
+        )
     )
     (tmp_path / "space.yaml").write_text(rendered[0]["data"]["space.yaml"])
     far, here = load_sweep(tmp_path / "space.yaml"), load_sweep(source)
@@ -219,7 +223,7 @@ def custom_resources(group: dict[str, Any]) -> dict[str, float]:
 def test_nodes_are_as_large_as_the_run_needs() -> None:
     changes = ["teacher_defaults.actor={num_cpus: 3, num_gpus: 1, replicas: 2, group: null}",
                "workers={num_workers: 4, num_cpus: 2, num_gpus: 1, resources: {fast: 0.5}}"]  # fmt: skip
-    text = render(read_request(CLUSTER / "run.yaml", changes), RenderOptions(teacher_gib=24))
+    text = render_manifests(read_request(CLUSTER / "run.yaml", changes), RenderOptions(teacher_gib=24))
     job = next(one for one in read_manifests(text, "rendered") if one["kind"] == "RayJob")
     teacher, student = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = [g["template"]["spec"]["containers"][0]["resources"]["limits"] for g in (teacher, student)]
@@ -238,11 +242,11 @@ def test_a_run_that_a_new_cluster_cannot_do_is_not_rendered(tmp_path: Path) -> N
     tree["data"]["train"] = {"kind": "files", "paths": ["train.jsonl"]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ConfigError, match=r"(?s)files of this machine.*train.jsonl.*raykd submit"):
-        render(read_request(tmp_path / "run.yaml"), RenderOptions())
+        render_manifests(read_request(tmp_path / "run.yaml"), RenderOptions())
     there = read_request(tmp_path / "run.yaml", ["data.train.paths=[/raykd/runs/data/train.jsonl]"])
-    assert "/raykd/runs/data/train.jsonl" in render(there, RenderOptions())
+    assert "/raykd/runs/data/train.jsonl" in render_manifests(there, RenderOptions())
     with pytest.raises(ConfigError, match="named pool"):
-        render(read_request(CLUSTER / "run.yaml", ["serving.pool=warm"]), RenderOptions())
+        render_manifests(read_request(CLUSTER / "run.yaml", ["serving.pool=warm"]), RenderOptions())
 
 
 def test_ray_s_launcher_takes_its_file() -> None:

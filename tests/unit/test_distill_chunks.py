@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
-from raykd.distill.chunks import chunk_of, evaluate_hidden, evaluate_logits
+from raykd.distill.chunks import chunk_of, evaluate_hidden
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 
@@ -129,18 +129,6 @@ def test_hard_labels_alone(smoothing: float) -> None:
     same(got, wanted)
     for gradient, right in zip(gradients(got.loss, states, weight, bias), wanted_gradients, strict=True):
         torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-6)
-
-
-def test_given_logits() -> None:
-    made, signals = objective(), signals_of(ANSWERS["hidden"])
-    totals = made.counts(LABELS, signals)
-    whole, parts = draw(N, V, seed=7).requires_grad_(), draw(N, V, seed=7).requires_grad_()
-    wanted = made.evaluate(whole, LABELS, signals, 0.5, totals)
-    got = evaluate_logits(made, parts, LABELS, signals, 0.5, totals, chunk=4)
-    same(got, wanted)
-    torch.testing.assert_close(
-        gradients(got.loss, parts), gradients(wanted.loss, whole), rtol=1e-4, atol=1e-6
-    )
 
 
 def test_no_bias_frozen_head_scaled_loss() -> None:

@@ -7,19 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.quality_parts.overlap import overlap_sentence
 from raykd.distill.signals import MASKED
 from raykd.tasks.scores import spans as answers
 from raykd.text import words
 
 CONTEXT = "Le Corbusier (1887–1965) was born in La Chaux-de-Fonds. 他生于瑞士，共50万人。"
-
-
-def test_an_answer_must_stand_where_it_is_said_to() -> None:
-    at = CONTEXT.index("born")
-    assert answers.locate_answer(CONTEXT, "born in", at) == (at, at + 7)
-    assert answers.locate_answer(CONTEXT, " born ", at - 1) == (at, at + 4)
-    for text, begin in (("born", at + 1), ("", 3), (" ", 2), ("Le", -2), ("人。", len(CONTEXT) - 1)):
-        assert answers.locate_answer(CONTEXT, text, begin) is None
 
 
 @pytest.mark.parametrize(
@@ -36,9 +29,8 @@ def test_an_answer_must_stand_where_it_is_said_to() -> None:
 )
 def test_answers_become_whole_words_and_text_again(answer: str, expected: str) -> None:
     spans = words.word_spans(CONTEXT)
-    place = answers.locate_answer(CONTEXT, answer, CONTEXT.index(answer))
-    assert place is not None
-    ((first, last),) = answers.answer_words(spans, np.asarray([place])).tolist()
+    begin = CONTEXT.index(answer)
+    ((first, last),) = answers.answer_words(spans, np.asarray([[begin, begin + len(answer)]])).tolist()
     assert answers.span_text(CONTEXT, spans, first, last) == expected
 
 
@@ -61,7 +53,7 @@ def test_the_best_span_is_the_best_of_all(wide: int, limit: int, seed: int) -> N
     logits = rng.normal(size=(8, wide))
     for b, count in enumerate(counts):
         logits[2 * b : 2 * b + 2, count:] = MASKED
-    spans, score = answers.best_spans(logits, limit)
+    spans, score, _ = answers.best_answers(logits, counts, np.full(4, -1), limit)
     logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     for b, count in enumerate(counts):
         ways = {
@@ -75,7 +67,7 @@ def test_the_best_span_is_the_best_of_all(wide: int, limit: int, seed: int) -> N
 def test_impossible_spans_are_refused() -> None:
     for shape, limit in (((3, 4), 2), ((2, 0), 2), ((2, 4), 0)):
         with pytest.raises(ValueError, match="logits"):
-            answers.best_spans(np.zeros(shape), limit)
+            answers.best_answers(np.zeros(shape), np.ones(1, int), np.full(1, -1), limit)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +108,12 @@ def test_scores_by_hand() -> None:
 
 def test_the_floor_is_the_sentence_that_shares_most_words() -> None:
     context = "Tesla was born in 1856. He paid 3.5 million dollars in the U.S. for coal! Who knows? 他死于纽约。他生于瑞士。"
-    assert answers.overlap_sentence("How many million dollars did he pay?", context) == (
+    assert overlap_sentence("How many million dollars did he pay?", context) == (
         "He paid 3.5 million dollars in the U.S."
     )
-    assert answers.overlap_sentence("When was Tesla born?", context) == "Tesla was born in 1856."
-    assert answers.overlap_sentence("谁生于瑞士？", context) == "他生于瑞士。"
-    assert answers.overlap_sentence("x", "no end") == "no end" and answers.overlap_sentence("x", " ") == ""
+    assert overlap_sentence("When was Tesla born?", context) == "Tesla was born in 1856."
+    assert overlap_sentence("谁生于瑞士？", context) == "他生于瑞士。"
+    assert overlap_sentence("x", "no end") == "no end" and overlap_sentence("x", " ") == ""
 
 
 def official_best(predicted: list[str], scores: list[float], doubts: list[float], has: list[bool]) -> float:

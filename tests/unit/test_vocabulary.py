@@ -15,11 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from raykd.errors import ModelError
 from raykd.models.vocabulary import (
     check_padding,
-    id_map,
     overlap,
     roles,
     same_tokenizer,
-    shared_size,
     true_size,
 )
 from raykd.text.alignment import NOWHERE, align, start_offsets
@@ -154,12 +152,6 @@ def test_a_padded_head_is_cut_to_what_the_tokenizer_can_give() -> None:
         check_padding(tokenizer, 6)
 
 
-def test_ids_shared_by_number_must_be_shared_by_string() -> None:
-    assert shared_size(bert("cat", "dog"), bert("cat", "dog", "owl")) == 7
-    with pytest.raises(ModelError, match="1 of 7 ids: 6 is 'owl' and 'dog'"):
-        shared_size(bert("cat", "owl"), bert("cat", "dog"))
-
-
 # --- canonical tokens
 
 
@@ -243,7 +235,7 @@ def test_a_map_by_hand() -> None:
         ["<unk>", "</s>", "▁The", "s", "▁s", "<0x2C>", ",", "▁(", "中", "▁the", "the", "[UNK]"]
     )})  # fmt: skip
     named = student.convert_ids_to_tokens
-    mapped = [None if j < 0 else named(int(j)) for j in id_map(teacher, student)]
+    mapped = [None if j < 0 else named(int(j)) for j in overlap(teacher, student).ids_T]
     #        [PAD] [UNK]  [CLS]  [SEP]   [MASK]   the     The    ##s  ,    (    zebra  中   ##,
     assert mapped == [None, "<unk>", None, "</s>", None, "▁the", "▁The", "s", ",", "▁(", None, "中", None]
 
@@ -251,8 +243,8 @@ def test_a_map_by_hand() -> None:
 def test_tokens_of_one_key_are_told_apart_by_their_spelling() -> None:
     teacher = spelled({"<unk>": 0, "</s>": 1, "<0x41>": 2, "A": 3})
     student = spelled({"<unk>": 0, "</s>": 1, "A": 2, "<0x41>": 3})
-    assert id_map(teacher, student).tolist() == [0, 1, 3, 2]
-    to_bytes = id_map(teacher, byte_level())
+    assert overlap(teacher, student).ids_T.tolist() == [0, 1, 3, 2]
+    to_bytes = overlap(teacher, byte_level()).ids_T
     assert to_bytes[3] == byte_level().convert_tokens_to_ids("A") and to_bytes[2] == -1
 
 

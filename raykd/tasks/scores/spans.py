@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raykd.tasks.scores.classification import log_softmax
 from raykd.text.batch import TextBatch
-from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, word_spans, words
+from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, word_spans
 
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -32,16 +32,6 @@ _ARTICLES = {
     "ar": r"\sال^|ال",
 }
 _ELIDED = re.compile(r"\bl['’]")
-_SENTENCE = re.compile(r"[^.!?。！？\n]*(?:[.!?](?!\s|$)[^.!?。！？\n]*)*[.!?。！？\n]*")
-
-
-def locate_answer(context: str, answer: str, begin: int) -> tuple[int, int] | None:
-    """Begin and end of an answer in its context, blanks around it left out; None if it does not stand there."""
-    bare = answer.strip()
-    begin += len(answer) - len(answer.lstrip())
-    if not bare or begin < 0 or context[begin : begin + len(bare)] != bare:
-        return None
-    return begin, begin + len(bare)
 
 
 def answer_words(spans_W2: NDArray[np.integer], answers_A2: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -59,38 +49,26 @@ def answer_words(spans_W2: NDArray[np.integer], answers_A2: NDArray[np.integer])
     return found_A2
 
 
-def best_spans(
-    logits_NC: NDArray[np.floating], max_answer_words: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """First and last word ``[B, 2]`` of each row's most probable answer, and its log-probability ``[B]``.
-
-    Args:
-        logits_NC: N = 2 B units, for each row the start and then the end, over C words; `MASKED` where a row has no
-            such word or the model did not see it.
-        max_answer_words: no answer has more words.
-
-    Raises:
-        ValueError: an odd number of units, no words, or a limit below 1.
-    """
-    if len(logits_NC) % 2 or logits_NC.shape[1] == 0 or max_answer_words < 1:
-        raise ValueError(f"{logits_NC.shape} logits, answers of at most {max_answer_words} words")
-    return _best(log_softmax(logits_NC), max_answer_words)
-
-
 def best_answers(
     logits_NC: NDArray[np.floating],
     words_B: NDArray[np.int64],
     null_B: NDArray[np.int64],
     max_answer_words: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """What `best_spans` gives, and the log-probability ``[B]`` that there is no answer.
+    """Return each row's most probable answer, how probable it is, and how probable it is that there is none.
 
     Args:
+        logits_NC: N = 2 B units, for each row the start and then the end, over C words; `MASKED` where a row has no
+            such word or the model did not see it.
         words_B: words of each context: the choices that answers are made of come first.
         null_B: the choice that says so, or -1 where a row has none: its log-probability is then -inf.
+        max_answer_words: no answer has more words.
+
+    Returns:
+        First and last word ``[B, 2]``, its log-probability ``[B]``, and that of no answer ``[B]``.
 
     Raises:
-        ValueError: as `best_spans`.
+        ValueError: an odd number of units, no words, or a limit below 1.
     """
     if len(logits_NC) % 2 or logits_NC.shape[1] == 0 or max_answer_words < 1:
         raise ValueError(f"{logits_NC.shape} logits, answers of at most {max_answer_words} words")
@@ -228,17 +206,3 @@ def null_choices(batch: TextBatch) -> NDArray[np.int64]:
     if not optional_B.any():
         return np.full(len(batch), -1, dtype=np.int64)
     return np.where(optional_B, word_counts(batch), -1)
-
-
-def overlap_sentence(question: str, context: str) -> str:
-    """The sentence of the context that shares most different words with the question: a floor without training.
-
-    The first of several; words are those of `raykd.text.words`, so it works for Chinese too.
-    """
-    asked = set(words(question.lower(), signs=False))
-    sentences = [found.group().strip() for found in _SENTENCE.finditer(context)]
-    return max(
-        (sentence for sentence in sentences if sentence),
-        key=lambda sentence: len(asked & set(words(sentence.lower(), signs=False))),
-        default="",
-    )
