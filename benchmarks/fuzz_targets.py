@@ -15,7 +15,8 @@ from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswe
 from raykd.answers.layout import unit_logits
 from raykd.answers.source import TeacherSignal
 from raykd.checkpoint.curves import Curves
-from raykd.checkpoint.find import CheckpointMark, problem, write_manifest
+from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
+from raykd.checkpoint.storage import StorageFolder
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
@@ -109,7 +110,8 @@ def _text(read: Callable[[str, str], object]) -> Callable[[bytes], object]:
 
 def _manifest() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        write_manifest(Path(folder), CheckpointMark("student", "f" * 64, 1, 7))
+        place = StorageFolder(folder)
+        write_manifest(place, describe_files(place, CheckpointInfo("student", "f" * 64, 1, 7)))
         return (Path(folder) / "manifest-0.json").read_bytes()
 
 
@@ -155,9 +157,9 @@ def targets() -> list[Target]:
         Target("spool", _file("spool.jsonl", lambda p: list(from_lines(p))), (points,), spool),
         Target(
             "manifest",
-            _file("manifest-0.json", lambda p: problem(p.parent)),
+            _file("manifest-0.json", lambda p: find_problem(StorageFolder(str(p.parent)))),
             (manifest,),
-            ("checkpoint/find.py",),
+            ("checkpoint/manifest.py",),
         ),
         Target(
             "YAML", _text(parse_yaml), (text,), ("raykd/parse.py", "scanner.py", "parser.py"), (RaykdError,)

@@ -241,10 +241,10 @@ def label(
         ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
         RaykdError: As `train`.
     """
-    from raykd.config.loading import load_run
+    from raykd.config.loading import load_any
     from raykd.runs.labelling import label as run_label
 
-    run = load_run(config, _overrides(overrides, keys))
+    run = load_any(config, _overrides(overrides, keys))
     return run_label(run, _console(progress), everything=everything)
 
 

@@ -20,7 +20,7 @@ from raykd.keys import key_part
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from raykd.config import RunConfig
+    from raykd.config import MultiRun, RunConfig
     from raykd.experiments.confirmation import Confirmation
     from raykd.report.sweeps.confirmation import PairedDifference
     from raykd.scoring.model import Model
@@ -166,7 +166,7 @@ class SweepResult:
     """
 
     folder: Path
-    best: RunConfig | None = field(repr=False)
+    best: RunConfig | MultiRun | None = field(repr=False)
     best_path: Path | None
     score: float | None
     metric: str
@@ -183,13 +183,13 @@ class SweepResult:
     @classmethod
     def of(cls, outcome: SweepOutcome) -> SweepResult:
         """The result of what a sweep made."""
-        from raykd.config.loading import load_run
+        from raykd.config.loading import load_any
         from raykd.report.sweeps.trial_table import TrialTable
 
         report = outcome.report
         return cls(
             folder=outcome.page.parent,
-            best=None if outcome.best is None else load_run(outcome.best),
+            best=None if outcome.best is None else load_any(outcome.best),
             best_path=outcome.best,
             score=None if report.best is None else report.best.score,
             metric=report.metric,

@@ -23,7 +23,7 @@ class Curves:
     """Points by job, each metric with growing steps.
 
     Args:
-        path: the file; points of an earlier part of the run are read from it.
+        path: The file; points of an earlier part of the run are read from it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Curves:
         self._last.update({(job, name): point.step for name in point.values})
 
     def add(self, job: str, point: Point) -> Point | None:
-        """Keeps what is new of a point, in the file too, and returns it; None if nothing is."""
+        """Keep what is new of a point, in the file too, and return it; None if nothing is."""
         values = {
             name: value
             for name, value in point.values.items()
@@ -62,12 +62,12 @@ class Curves:
 
 
 def save_points(path: Path, points: Sequence[Point]) -> None:
-    """Puts a job's points into its checkpoint: those on their way to the driver are lost with it."""
+    """Put a job's points into its checkpoint: those on their way to the driver are lost with it."""
     path.write_text(json.dumps([_to_row(point) for point in points]), encoding="utf-8")
 
 
 def load_points(path: Path) -> list[Point]:
-    """What `save_points` wrote."""
+    """Return what `save_points` wrote."""
     return [_from_row(row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 

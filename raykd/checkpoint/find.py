@@ -1,175 +1,103 @@
-"""Which checkpoint a run goes on from, and whether it is whole.
+"""Find the checkpoint that a run or a trial goes on from.
 
 Decision record: Ray Train keeps its list of checkpoints in a file that it writes in place, so a driver that is
 killed at the wrong moment leaves a list that nobody can read; a checkpoint that is cut off it would load again
 and again. So its list is used neither over a resume (each start of a run is a Ray Train run of its own) nor after
-workers were lost: rank 0 looks for the newest checkpoint that is whole, and tells the other ranks. What makes it
-whole are manifests, one a rank: sizes and sha256 of the rank's files, the job, its configuration's fingerprint (for
-people: whether a run may go on is judged by its settings, see `earlier`), the number of workers, the step. A manifest
-is written last, to a file of another name that is then renamed: a checkpoint with all its manifests is one that was
-finished. Only manifests are forced onto the disk; files that a power cut took are found by their hashes, and the
-checkpoint before is used.
+workers were lost: rank 0 looks for the newest checkpoint that is whole, and tells the other ranks. Tune's list is not
+used either, so runs and trials look by the same rule: the latest attempt first, and of one attempt the highest step.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
-from raykd.checkpoint.ownership import foreign
+from raykd.checkpoint.manifest import CheckpointInfo, find_problem, is_finished
+from raykd.checkpoint.storage import StorageFolder
 
 log = logging.getLogger("raykd.runs")
-_OF_A_RANK = re.compile(r"_pp_rank_(\d+)_")
-_NAME = re.compile(r"checkpoint_\d{8}-\d+-(?P<job>.+)")
+_NAME = re.compile(r"(?:checkpoint_)?(?P<step>\d{8})-(?P<attempt>\d+)(?:-(?P<job>.+))?")
+"""Trials of earlier versions wrote a step and an attempt alone."""
 
 
-@dataclass(frozen=True)
-class CheckpointMark:
-    """What a checkpoint says of itself.
-
-    job: what is trained. config: fingerprint of its configuration. world: ranks that wrote it. step: steps done.
-    """
-
-    job: str = ""
-    config: str = ""
-    world: int = 1
-    step: int = 0
-
-
-def folder_name(mark: CheckpointMark, attempt: int) -> str:
-    """The name of a checkpoint: names are in the order of steps, then of attempts at them."""
-    return f"checkpoint_{mark.step:08d}-{attempt}-{mark.job}"
-
-
-def write_manifest(folder: Path, mark: CheckpointMark, rank: int = 0, parts: int = 1) -> None:
-    """Adds the manifest of what this rank has written; with the last of ``parts`` manifests the checkpoint is finished.
-
-    Files of several ranks lie in one folder: those that DeepSpeed names by a rank are that rank's, others rank 0's.
-    """
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        owner = _OF_A_RANK.search(path.name)
-        mine = parts == 1 or (int(owner[1]) if owner else 0) == rank
-        if mine and path.is_file() and not path.name.startswith("manifest-"):
-            files[str(path.relative_to(folder))] = {"size": path.stat().st_size, "sha256": _digest(path)}
-    written = {**asdict(mark), "parts": parts, "files": files}
-    target = folder / f"manifest-{rank}.json"
-    fresh = target.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(written, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, target)
-
-
-def problem(folder: Path, *, world: int | None = None) -> str | None:
-    """Why a checkpoint cannot be used; None if it is whole.
+def checkpoint_name(info: CheckpointInfo, attempt: int) -> str:
+    """Return the name of a checkpoint's folder.
 
     Args:
-        world: how many ranks, where that may not differ.
+        info: What the checkpoint says of itself.
+        attempt: Grows with time.
     """
-    if (wrong := foreign(folder)) is not None:
-        return wrong
-    manifests = sorted(folder.glob("manifest-*.json"))
-    if not manifests:
-        return "it has no manifest"
-    for path in manifests:
-        try:
-            manifest = json.loads(path.read_text("utf-8"))
-            parts, files = int(manifest["parts"]), dict(manifest["files"])
-            job, config, ranks, step = (manifest[name] for name in asdict(CheckpointMark()))
-            mark = CheckpointMark(str(job), str(config), int(ranks), int(step))
-            sizes = {name: (int(f["size"]), str(f["sha256"])) for name, f in files.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
-            return f"{path.name} cannot be read"
-        if parts != len(manifests):
-            return f"it has {len(manifests)} parts of {parts}"
-        if world is not None and mark.world != world:
-            return f"it is of {mark.world} workers, wanted {world}"
-        for name, (size, digest) in sizes.items():
-            file = folder / name
-            if not os.path.isfile(file):  # which says no to what can be no name, too
-                return f"{name[:80]} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes of {size}"
-            if _digest(file) != digest:
-                return f"{name} is not as it was written"
-    return None
+    return f"checkpoint_{info.step:08d}-{attempt}-{info.job}"
 
 
-def newest(
-    storage: Path,
-    name: str,
+def find_checkpoint(
+    folders: Sequence[StorageFolder],
     job: str,
     passed_over: Callable[[str], None] = log.warning,
     *,
     world: int | None = None,
-) -> Path | None:
-    """The newest whole checkpoint of a job over all starts of a Ray Train run.
+) -> StorageFolder | None:
+    """Return the newest whole checkpoint of a job.
 
     Args:
-        passed_over: told of each newer one that cannot be used, and why. world: as for `problem`.
+        folders: Those that hold checkpoints.
+        job: Of its name.
+        passed_over: Told of each newer one that cannot be used, and why.
+        world: As for `find_problem`.
     """
-    for folder in _checkpoints(storage, name, job):
-        wrong = problem(folder, world=world)
+    found: list[tuple[int, int, StorageFolder]] = []
+    for folder in folders:
+        for name in {file.partition("/")[0] for file in folder.sizes()}:
+            match = _NAME.fullmatch(name)
+            if match is not None and match["job"] in (None, job):
+                found.append((int(match["attempt"]), int(match["step"]), folder.child(name)))
+    for _, _, checkpoint in sorted(found, key=lambda one: one[:2], reverse=True):
+        wrong = find_problem(checkpoint, world=world)
         if wrong is None:
-            return folder
-        passed_over(f"passed over checkpoint {folder}: {wrong}")
+            return checkpoint
+        passed_over(f"passed over checkpoint {checkpoint.url}: {wrong}")
     return None
 
 
-def prune(storage: Path, name: str, current: str, keep: Path | None) -> None:
-    """Removes what no attempt needs: earlier starts but for ``keep``, and checkpoints that were never finished.
+def starts_of(storage: StorageFolder, name: str) -> list[StorageFolder]:
+    """Return the folders of all starts of a worker group; each holds the checkpoints of one."""
+    return [storage.child(f"{name}-{number}") for number in _numbers(storage, name)]
+
+
+def next_start(storage: StorageFolder, name: str) -> str:
+    """Return a name for the next start of a worker group."""
+    return f"{name}-{max(_numbers(storage, name), default=0) + 1}"
+
+
+def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder | None) -> None:
+    """Remove what no attempt needs: earlier starts but for ``keep``, and checkpoints that were never finished.
 
     Checkpoints of the start ``current`` that were finished are left to Ray Train, which counts them.
     """
-    for start in _starts(storage, name):
-        if start.name != current and (keep is None or start != keep.parent):
-            shutil.rmtree(start, ignore_errors=True)
+    for start in starts_of(storage, name):
+        if start.name != current and (keep is None or not keep.url.startswith(f"{start.url}/")):
+            start.remove()
             continue
-        for folder in start.glob("checkpoint_*"):
-            if folder != keep and not _finished(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        for checkpoint, files in _checkpoints_in(start):
+            if checkpoint != keep and not is_finished(checkpoint, files):
+                checkpoint.remove()
 
 
-def next_start(storage: Path, name: str) -> str:
-    """A name for the next start."""
-    last = max((int(start.name.rpartition("-")[2]) for start in _starts(storage, name)), default=0)
-    return f"{name}-{last + 1}"
+def _checkpoints_in(start: StorageFolder) -> Iterator[tuple[StorageFolder, dict[str, int]]]:
+    files: dict[str, dict[str, int]] = {}
+    for path, size in start.sizes().items():
+        name, _, inner = path.partition("/")
+        if name.startswith("checkpoint_") and inner:
+            files.setdefault(name, {})[inner] = size
+    for name, found in files.items():
+        yield start.child(name), found
 
 
-def _checkpoints(storage: Path, name: str, job: str) -> Iterator[Path]:
-    found = [p for start in _starts(storage, name) for p in start.glob("checkpoint_*") if p.is_dir()]
-    for folder in sorted(found, key=lambda path: path.name, reverse=True):
-        match = _NAME.fullmatch(folder.name)
-        if match is not None and match["job"] == job:
-            yield folder
-
-
-def _finished(folder: Path) -> bool:
-    """Whether all manifests are there, without a look at the files."""
-    manifests = list(folder.glob("manifest-*.json"))
-    try:
-        return bool(manifests) and json.loads(manifests[0].read_text("utf-8"))["parts"] == len(manifests)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _starts(storage: Path, name: str) -> list[Path]:
-    return [
-        path
-        for path in sorted(storage.glob(f"{name}-*"))
-        if path.is_dir() and path.name.removeprefix(f"{name}-").isdigit()
-    ]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _numbers(storage: StorageFolder, name: str) -> list[int]:
+    if (local := storage.local_path) is not None:
+        names = [path.name for path in local.glob("*") if path.is_dir()]
+    else:
+        names = sorted({file.partition("/")[0] for file in storage.sizes() if "/" in file})
+    numbers = [one.removeprefix(f"{name}-") for one in names if one.startswith(f"{name}-")]
+    return sorted(int(number) for number in numbers if number.isdigit())

@@ -16,7 +16,7 @@ _SHOWN = 80
 
 
 def foreign(folder: Path) -> str | None:
-    """Why state must not be restored from this folder; None if it is ours.
+    """Return why state must not be restored from this folder; None if it is ours.
 
     The folder that holds it counts too, since who may write there can put another in its place.
     """

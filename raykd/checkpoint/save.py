@@ -1,9 +1,8 @@
-"""Checkpoints of a loop that Ray Train hosts: written into the run's folder, looked for after a loss.
+"""Save a training loop's checkpoint, and load it.
 
-Decision record: every rank writes its part where it stays, and Ray Train is told only that it is there: nothing is
-written twice, and a worker that is killed leaves no files elsewhere. A checkpoint that was never finished lacks a
-manifest; the next attempt passes over it and removes it. A notice that a node will be taken away is looked for by all
-ranks together, and answered with a checkpoint at once, so that nothing is done twice.
+Decision record: every rank writes its part where it stays, its manifest last, so that a process that is killed on the
+way leaves a checkpoint without a manifest, which is passed over and removed. A checkpoint holds also the points of the
+curves up to it: those on their way to the driver are lost with the process.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from raykd.checkpoint.curves import load_points, save_points
-from raykd.checkpoint.find import CheckpointMark, folder_name, newest, prune, write_manifest
+from raykd.checkpoint.manifest import CheckpointInfo, describe_files, write_manifest
+from raykd.checkpoint.storage import StorageFolder
 from raykd.errors import TrainingError
 from raykd.point import Point
 
@@ -28,122 +26,76 @@ STOP_AT = "RAYKD_KILL_BEFORE_MANIFEST"
 """For tests: the process ends itself by SIGKILL before the manifest of the checkpoint of this step."""
 
 
-@dataclass(frozen=True)
-class CheckpointLocation:
-    """Where the checkpoints of a worker group are. start: the folder below ``storage`` of this start of ``name``."""
+class SavedLoop(Protocol):
+    """What of a training loop is saved: `raykd.student.worker.TrainingLoop`."""
 
-    storage: Path
-    name: str
-    start: str
+    rank: int
+    kept: Path | None
 
+    def save(self, directory: Path) -> None:
+        """Write this rank's part."""
 
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt at a job, the same on all ranks. found: the checkpoint that it goes on from."""
-
-    found: Path | None
-    number: int
-    passed_over: tuple[str, ...]
+    def load(self, directory: Path) -> None:
+        """Restore what `save` wrote."""
 
 
-def attempt_at(
-    where: CheckpointLocation, wanted: CheckpointMark, rank: int, *, world: int | None = None
-) -> Attempt:
-    """Rank 0 looks for the newest whole checkpoint and removes what nobody needs; all ranks must call.
+def save_checkpoint(
+    folder: StorageFolder,
+    info: CheckpointInfo,
+    loop: SavedLoop,
+    points: Sequence[Point],
+    files: Mapping[str, str] | None = None,
+) -> None:
+    """Write this rank's part of a checkpoint, its manifest last; all ranks must call.
 
     Args:
-        world: of so many ranks, where that may not differ (`bound_to`).
-    """
-    import torch
-
-    said: list[Attempt | None] = [None]
-    if rank == 0:
-        passed_over: list[str] = []
-        found = newest(where.storage, where.name, wanted.job, passed_over.append, world=world)
-        prune(where.storage, where.name, where.start, found)
-        said[0] = Attempt(found, time.time_ns(), tuple(passed_over))
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.broadcast_object_list(said, src=0)
-    assert said[0] is not None
-    return said[0]
-
-
-def bound_to(loop: Any) -> int | None:
-    """The number of ranks that a loop's checkpoints must be of; None where they are converted (see `Engine.load`)."""
-    return loop.world if loop.engine.zero_stage == 3 else None
-
-
-def restore(loop: Any, folder: Path) -> list[Point]:
-    """Takes the loop to a checkpoint; returns the points up to it."""
-    loop.load(folder / "loop")
-    return load_points(folder / POINTS)
-
-
-def write_checkpoint(loop: Any, folder: Path, mark: CheckpointMark, points: Sequence[Point]) -> None:
-    """This rank's part of a checkpoint, its manifest last; all ranks must call.
+        folder: The checkpoint's own folder.
+        info: What the checkpoint says of itself.
+        loop: What is saved.
+        points: Of the curves up to here; rank 0's count.
+        files: What else it holds, name to content; rank 0's count.
 
     Raises:
-        TrainingError: it cannot be written; the checkpoints before are untouched.
+        TrainingError: It cannot be written; the checkpoints before are untouched.
     """
     try:
-        (folder / "loop").mkdir(parents=True, exist_ok=True)
-        loop.save(folder / "loop")
-        if loop.rank == 0:
-            save_points(folder / POINTS, points)
-        if os.environ.get(STOP_AT) == str(mark.step):
+        with folder.written() as local:
+            (local / "loop").mkdir(exist_ok=True)
+            loop.save(local / "loop")
+            if loop.rank == 0:
+                save_points(local / POINTS, points)
+                for name, content in (files or {}).items():
+                    (local / name).write_text(content, encoding="utf-8")
+            manifest = describe_files(StorageFolder(str(local)), info, loop.rank)
+        if os.environ.get(STOP_AT) == str(info.step):
             os.kill(os.getpid(), signal.SIGKILL)
-        write_manifest(folder, mark, loop.rank, loop.world)
+        write_manifest(folder, manifest, loop.rank)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a file cannot be written
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.remove()
         raise cannot_save(folder, error) from error
 
 
-def cannot_save(folder: Path, error: Exception) -> TrainingError:
-    """What to say of a checkpoint that cannot be written: where, why, how much room there is."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
-    free = shutil.disk_usage(there).free
+def load_checkpoint(loop: SavedLoop, folder: StorageFolder) -> list[Point]:
+    """Take a loop to a checkpoint; all ranks must call. Return the points up to it."""
+    with folder.fetched() as local:
+        loop.load(local / "loop")
+        points = load_points(local / POINTS)
+    if folder.local_path is None:
+        loop.kept = None  # what was fetched is gone
+    return points
+
+
+def cannot_save(folder: StorageFolder, error: Exception) -> TrainingError:
+    """Make the error of a checkpoint that cannot be written: where, why, how much room there is."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
+    local = folder.local_path
+    room = ""
+    if local is not None:
+        there = next((path for path in (local, *local.parents) if path.exists()), Path("/"))
+        room = f" ({shutil.disk_usage(there).free:,} bytes are free in {there})"
     return TrainingError(
-        f"the checkpoint {folder} cannot be written",
-        got=f"{first} ({free:,} bytes are free in {there})",
+        f"the checkpoint {folder.url} cannot be written",
+        got=f"{first}{room}",
         wanted="room for three checkpoints",
         next_step="make room, then raykd train --resume: the checkpoints written before are intact",
     )
-
-
-def keeper(
-    where: CheckpointLocation, wanted: CheckpointMark, attempt: Attempt, points: Sequence[Point]
-) -> Callable[[Any], Path]:
-    """What a loop calls to keep a checkpoint; returns where its own part is."""
-
-    def keep(loop: Any) -> Path:
-        import ray.train
-        from ray.train import CheckpointUploadMode
-
-        mark = CheckpointMark(wanted.job, wanted.config, wanted.world, loop.state.step)
-        folder = where.storage / where.start / folder_name(mark, attempt.number)
-        write_checkpoint(loop, folder, mark, points)
-        ray.train.report(
-            {"job": mark.job, "step": mark.step, "best": loop.state.best},
-            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
-        return folder / "loop"
-
-    return keep
-
-
-def preemption() -> Callable[[], bool]:
-    """Whether a node of this worker group is about to be taken away, said once; all ranks must ask together."""
-    import ray.train
-
-    told: set[str] = set()
-
-    def noticed() -> bool:
-        info = ray.train.get_preemption_info()
-        nodes = set() if info is None else set(info.preempted_node_ids)
-        fresh = bool(nodes - told)
-        told.update(nodes)
-        return fresh
-
-    return noticed

@@ -23,9 +23,10 @@ from raykd.config.home import at_home, file_in
 from raykd.errors import ConfigError
 from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, plain_tree, read_text
 from raykd.redaction import credentials_in, names_a_secret, redact
+from raykd.spec import Spec
 
 _INDEX = re.compile(r"^[0-9]{1,9}\Z")
-R = TypeVar("R", RunConfig, MultiRun)
+R = TypeVar("R", bound=Spec)
 Override = str | tuple[str, Any]
 """``key.path=value`` as a command line has it, or a key path and its value."""
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | BaseModel
@@ -113,6 +114,11 @@ def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
     return _validated(RunConfig, tree, origin)
 
 
+def validate_any(tree: Mapping[str, Any], origin: str) -> Run:
+    """As `validate`, and also a run of several tasks."""
+    return _validated(MultiRun, tree, origin) if several_tasks(tree) else _validated(RunConfig, tree, origin)
+
+
 def is_sweep(tree: Mapping[str, Any]) -> bool:
     """Whether a file's tree is a search space, and not a run."""
     return bool({"space", "base"} & set(tree))
@@ -157,9 +163,9 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
         raise ConfigError("\n".join(explain(error, origin, model))) from None
 
 
-def resolve_paths(config: RunConfig, base_dir: Path) -> RunConfig:
+def resolve_paths(config: R, base_dir: Path) -> R:
     """Paths made absolute (relative ones are relative to the YAML), a DeepSpeed file replaced by its content."""
-    return RunConfig.model_validate(_resolved(config.model_dump(mode="json"), base_dir))
+    return type(config).model_validate(_resolved(config.model_dump(mode="json"), base_dir))
 
 
 def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
@@ -218,22 +224,13 @@ def load_run(source: ConfigSource, overrides: Sequence[Override] = ()) -> RunCon
             tasks, which `load_any` reads.
     """
     tree, path = read_source(source)
-    return _one_task(_overridden(tree, overrides), path)
+    return resolve_paths(validate(_overridden(tree, overrides), str(path)), path.resolve().parent)
 
 
 def load_any(source: ConfigSource, overrides: Sequence[Override] = ()) -> Run:
     """As `load_run`, and also runs of several tasks."""
     tree, path = read_source(source)
-    tree = _overridden(tree, overrides)
-    if not several_tasks(tree):
-        return _one_task(tree, path)
-    run = _validated(MultiRun, tree, str(path))
-    resolved = _resolved(run.model_dump(mode="json"), path.resolve().parent)
-    return _validated(MultiRun, resolved, str(path))
-
-
-def _one_task(tree: Any, path: Path) -> RunConfig:
-    return resolve_paths(validate(tree, str(path)), path.resolve().parent)
+    return resolve_paths(validate_any(_overridden(tree, overrides), str(path)), path.resolve().parent)
 
 
 def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:

@@ -184,6 +184,12 @@ class MultiRun(Spec):
             said = first["msg"].removeprefix("Value error, ")
             raise ValueError(f"task {name}: {where}{': ' if where else ''}{said}") from None
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MultiRun:
+        """As of any model; the members are made anew from what is changed."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("members", None)
+        return copied
+
     @property
     def metric(self) -> str:
         """The validation metric that the run is judged by."""

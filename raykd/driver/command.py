@@ -24,7 +24,7 @@ from raykd.config import Run
 from raykd.driver.session import Session, print_notes
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
-from raykd.folders.earlier_start import Earlier, changed_settings_error
+from raykd.folders.earlier_start import EarlierStart, changed_settings_error
 from raykd.folders.folder import (
     Owner,
     RunFolder,
@@ -92,7 +92,7 @@ class Command(ABC, Generic[Result]):
         return changed_settings_error(path, changes)
 
     @abstractmethod
-    def prepare(self, earlier: Earlier) -> FolderContents:
+    def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the rows and refuse what cannot be run over them; return what goes into the folder.
 
         Args:

@@ -18,7 +18,10 @@ from raykd.tasks.scores.ranking import rank
 class Ending:
     """The best evaluation of a job and where it ended.
 
-    step, total: the last step and those that were asked for. waited: evaluations after the best one.
+    Attributes:
+        step: The last step.
+        total: Steps that were asked for.
+        waited: Evaluations after the best one.
     """
 
     metric: str
@@ -45,11 +48,12 @@ class Ending:
         return "; ".join(filter(None, [self.stopped, self.saved]))
 
 
-def ending_of(points: Sequence[Point], metric: str, total: int) -> Ending | None:
-    """How the job with these curves ended; None where it was scored by nobody.
+def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | None:
+    """Return how the job with these curves ended; None where it was scored by nobody.
 
     Args:
-        metric: the validation metric that chooses the best checkpoint. total: steps that were asked for.
+        metric: The validation metric that chooses the best checkpoint.
+        total: Steps that were asked for.
     """
     name = f"eval/mean/{metric}"
     scored = {p.step: p for p in points if name in p.values}

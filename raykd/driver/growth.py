@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raykd.checkpoint.find import newest
+from raykd.checkpoint.find import find_checkpoint, starts_of
+from raykd.checkpoint.storage import StorageFolder
 from raykd.config import Run
 from raykd.driver.jobs import Job
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
-from raykd.folders.earlier_start import Earlier
+from raykd.folders.earlier_start import EarlierStart
 
 GROUP = "student"
 """Name of the worker group that trains baseline and student."""
@@ -37,19 +38,23 @@ class Growth:
     notes: tuple[str, ...] = ()
 
     def set_aside(self) -> None:
-        """Renames saved models, so that their jobs are not over."""
+        """Rename saved models, so that their jobs are not over."""
         for now, then in self.aside:
             shutil.rmtree(then, ignore_errors=True)
             now.rename(then)
 
 
-def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[Job], path: Path) -> Growth:
-    """What it takes to make a run longer; changes nothing.
+def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: Path) -> Growth:
+    """Return what it takes to make a run longer; change nothing.
 
     Args:
-        earlier: what is there. jobs: baseline and student with the settings of now. path: the run's folder.
+        earlier: What is there.
+        jobs: Baseline and student with the settings of now.
+        path: The run's folder.
+
     Raises:
-        ConfigError: fewer steps or less patience than before; or a finished run whose last checkpoint is gone.
+        ConfigError: Fewer steps or less patience than before; or a finished run whose last checkpoint is
+            gone.
     """
     if earlier.config is None or not earlier.changes.growing:
         return Growth()
@@ -89,21 +94,22 @@ def plan_growth(earlier: Earlier, config: Run, jobs: Sequence[Job], path: Path) 
 
 
 def _with_settings(job: Job, config: Run) -> Job:
-    """The job as it would be with these settings, over the same rows."""
+    """Return the job as it would be with these settings, over the same rows."""
     return replace(job, config=job.config.model_copy(update={"train": config.train}))
 
 
 def _less(before: int | None, now: int | None) -> bool:
-    """Whether a run would be stopped earlier than before; None never stops."""
+    """Return whether a run would be stopped earlier than before; None never stops."""
     return now is not None and (before is None or now < before)
 
 
 def _progress(path: Path, job: Job) -> tuple[int | None, int]:
     """Steps at the job's newest whole checkpoint (None without one), and its evaluations without a better score."""
-    found = newest(path / STORAGE, GROUP, job.name, passed_over=lambda why: None)
+    starts = starts_of(StorageFolder(str(path / STORAGE)), GROUP)
+    found = find_checkpoint(starts, job.name, passed_over=lambda why: None)
     if found is None:
         return None, 0
-    state = json.loads((found / "loop" / "state.json").read_text(encoding="utf-8"))
+    state = json.loads(found.read("loop/state.json"))
     return int(state["step"]), int(state["stale"])
 
 

@@ -140,7 +140,7 @@ def load_rows(config: Run) -> dict[str, Dataset]:
 
 
 def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
-    """The plain supervised run that makes a teacher: all labelled rows of its languages, no unlabelled ones."""
+    """Return the plain supervised run that makes a teacher: all labelled rows of its languages, no unlabelled ones."""
     training = teacher.training
     assert training is not None
     tree = config.data.model_dump(mode="json")
@@ -173,7 +173,7 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
 
 
 def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
-    """The job of a teacher that is trained first; its folder is named by its content."""
+    """Return the job of a teacher that is trained first; its folder is named by its content."""
     run = teacher_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form)
     start = models_of(run).get("student.path", "")
@@ -195,13 +195,14 @@ def teacher_jobs(config: Run) -> list[Job]:
     ]
 
 
-def existing_teachers(config: RunConfig, next_step: str) -> dict[str, Path]:
+def existing_teachers(config: Run, next_step: str) -> dict[str, Path]:
     """Folders of the teachers that were trained before, by the names of their jobs.
 
     Args:
-        next_step: for a teacher that is not there.
+        next_step: For a teacher that is not there.
+
     Raises:
-        ModelError: a teacher is not trained yet.
+        ModelError: A teacher is not trained yet.
     """
     jobs = teacher_jobs(config)
     check_trained(jobs, next_step)
@@ -209,7 +210,7 @@ def existing_teachers(config: RunConfig, next_step: str) -> dict[str, Path]:
 
 
 def check_trained(jobs: Sequence[Job], next_step: str) -> None:
-    """Raises ModelError where one of these teachers is not trained yet."""
+    """Raise ModelError where one of these teachers is not trained yet."""
     missing = [job for job in jobs if not job.done]
     if missing:
         raise ModelError(

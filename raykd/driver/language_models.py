@@ -33,14 +33,17 @@ def check_language_model(
     *,
     trust_remote_code: bool = False,
 ) -> str:
-    """What is to be said of a model directory that serves a language task ("" is nothing).
+    """Return what is to be said of a model directory that serves a language task ("" is nothing).
 
     Args:
-        who: for messages, such as "teacher fr". max_length: of this model; None is the task's. spoken: its languages;
-            None is any. codes: of the run's languages, as its `language_codes` say.
+        who: For messages, such as "teacher fr".
+        max_length: Of this model; None is the task's.
+        spoken: Its languages; None is any.
+        codes: Of the run's languages, as its `language_codes` say.
+
     Raises:
-        ModelError: its decoder has no token to start with, or it has no place for what it is to write.
-        ConfigError: its length leaves no room for a prompt, or its tokenizer has no code for a language.
+        ModelError: Its decoder has no token to start with, or it has no place for what it is to write.
+        ConfigError: Its length leaves no room for a prompt, or its tokenizer has no code for a language.
     """
     task = config.task
     if not isinstance(task, LanguageTask):
@@ -70,7 +73,7 @@ def _encode_one(tokenizer: Any, task: Any) -> None:
     """Whether the tokenizer can do what the task asks: hide tokens, say where a target's stand.
 
     Raises:
-        ConfigError: what it lacks.
+        ConfigError: What it lacks.
     """
     one = TextBatch(("",), ("a",), ("",), np.zeros(1, np.int64), None if task.kind == "masked_lm" else ("a",))
     if not getattr(tokenizer, "by_language", False):
@@ -78,10 +81,10 @@ def _encode_one(tokenizer: Any, task: Any) -> None:
 
 
 def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> str:
-    """How the languages that are written are named, where the tokenizer marks texts with their language.
+    """Return how the languages that are written are named, where the tokenizer marks texts with their language.
 
     Raises:
-        ConfigError: one has no code.
+        ConfigError: One has no code.
     """
     if not is_coded(folder):
         return ""
@@ -91,16 +94,17 @@ def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> 
 
 
 def is_coded(folder: Path) -> bool:
-    """Whether the tokenizer of a directory marks texts with their language."""
+    """Return whether the tokenizer of a directory marks texts with their language."""
     place = folder / "tokenizer_config.json"
     return place.is_file() and coded_name(files.read_json(place).get("tokenizer_class"))
 
 
 def check_source_languages(config: RunConfig, rows: Rows) -> str:
-    """How sources are read by models that mark their language ("" where no model does, or every row says it).
+    """Return how sources are read by models that mark their language ("" where no model does, or every row says it).
 
     Raises:
-        ConfigError: a model has no code for a language, or would read sources without one as what is to be written.
+        ConfigError: A model has no code for a language, or would read sources without one as what is to be
+            written.
     """
     if config.task.kind != "seq2seq":
         return ""
@@ -144,7 +148,7 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
     """Whether each model can begin where a prompt is empty.
 
     Raises:
-        ConfigError: a model's tokenizer has no token to begin with; names the model.
+        ConfigError: A model's tokenizer has no token to begin with; names the model.
     """
     empty = [i for i, text in enumerate(rows.texts) if not text]
     if config.task.kind != "causal_lm" or not empty:
@@ -218,10 +222,10 @@ def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str],
 
 
 def _with_length(task: Any, max_length: int | None) -> Any:
-    """The task with this model's length.
+    """Return the task with this model's length.
 
     Raises:
-        ConfigError: the longest target leaves no room for a prompt.
+        ConfigError: The longest target leaves no room for a prompt.
     """
     if max_length is not None and task.kind == "causal_lm" and task.max_target_length >= max_length:
         raise ConfigError(
@@ -247,12 +251,12 @@ def _check_room(folder: Path, task: LanguageTask) -> None:
 
 
 def _generation_settings(folder: Path) -> dict[str, Any]:
-    """The checkpoint's generation_config.json; empty where there is none."""
+    """Return the checkpoint's generation_config.json; empty where there is none."""
     return files.read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
 
 
 def _said(folder: Path, task: LanguageTask) -> str:
-    """What of its generation config is set aside."""
+    """Return what of its generation config is set aside."""
     settings = _generation_settings(folder)
     aside, never = (
         find_ignored_settings(settings, task.generation),

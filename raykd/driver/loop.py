@@ -28,11 +28,13 @@ def make_loop(
     publish: Callable[[Point], None],
     noticed: Callable[[], bool] | None = None,
 ) -> TrainingLoop:
-    """A loop at its seeded start; where it goes on from is the host's affair.
+    """Return a loop at its seeded start; where it goes on from is the host's affair.
 
     Args:
-        prepared: the rows, by task. pools: the teachers, by task, which are not asked where the run is plain.
-        publish: takes points of the curves, on rank 0 only. noticed: whether a checkpoint is wanted at once.
+        prepared: The rows, by task.
+        pools: The teachers, by task, which are not asked where the run is plain.
+        publish: Takes points of the curves, on rank 0 only.
+        noticed: Whether a checkpoint is wanted at once.
     """
     sources = {
         name: pools[name].source(member.objective.weighting, rank, member.select_teachers)
@@ -53,14 +55,14 @@ def make_loop(
 
 
 def fresh_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
-    """The student at its seeded start, with a head a task and one encoder where there are several tasks."""
+    """Return the student at its seeded start, with a head a task and one encoder where there are several tasks."""
     if isinstance(config, RunConfig):
         return fresh_student(config, tokenizer)
     return share({name: fresh_student(member, tokenizer) for name, member in config.members.items()})
 
 
 def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
-    """The student at its seeded start."""
+    """Return the student at its seeded start."""
     labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(
         model=config.student.build(tokenizer, labels, config.seed, config.task.kind),
@@ -75,7 +77,7 @@ def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
 
 
 def save_student(loop: TrainingLoop, output: Path) -> None:
-    """Writes the best student: a directory, or where there are several tasks one with a folder a task."""
+    """Write the best student: a directory, or where there are several tasks one with a folder a task."""
     student, members = loop.best_student(), loop.config.members
     cards = {name: model_card(member, loop, name) for name, member in members.items()}
     if isinstance(student, MultiModel):
@@ -85,7 +87,7 @@ def save_student(loop: TrainingLoop, output: Path) -> None:
 
 
 def model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:
-    """What the model's README tells of its training."""
+    """Return what the model's README tells of its training."""
     best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
     prefix = f"{task}/eval/" if task else "eval/"
     return models.ModelCard(

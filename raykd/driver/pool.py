@@ -183,15 +183,15 @@ def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bo
         check_fits([*pools, *demands], ray.cluster_resources(), "the cluster")
 
 
-def check_teachers(config: RunConfig, trained: Mapping[str, Path]) -> None:
+def check_teachers(config: Run, trained: Mapping[str, Path]) -> None:
     """Whether the cluster can hold the teachers alone beside the named pools; nothing is held by one that attaches.
 
     Raises:
         ResourceError: with the arithmetic.
     """
     if config.serving.pool is None:
-        own = pool_demand(group(placements_of(config, trained)))
-        check_fits([*held_by_pools(), own], ray.cluster_resources(), "the cluster")
+        groups = [g for member in config.members.values() for g in group(placements_of(member, trained))]
+        check_fits([*held_by_pools(), pool_demand(groups)], ray.cluster_resources(), "the cluster")
 
 
 def held_by_pools() -> list[Demand]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from raykd.checkpoint.curves import Curves
 from raykd.cluster.mailbox import Event, mailbox_on_cluster
-from raykd.driver.ending import ending_of
+from raykd.driver.ending import find_ending
 from raykd.driver.listening import listening
 from raykd.errors import RaykdError
 from raykd.point import Point
@@ -34,8 +34,10 @@ class JobProgress:
     """Bars of a run's jobs, and the way of their points into the curves.
 
     Args:
-        console: where to show. metric: the validation metric that chooses the best checkpoint.
-        curves: keeps the points. on_point: takes (job, point) for tracking, each value once.
+        console: Where to show.
+        metric: The validation metric that chooses the best checkpoint.
+        curves: Keeps the points.
+        on_point: Takes (job, point) for tracking, each value once.
     """
 
     def __init__(
@@ -59,14 +61,14 @@ class JobProgress:
         self._taken, self._beat = 0, time.monotonic()
 
     def expect(self, job: str, steps: int) -> None:
-        """Shows a job before it starts."""
+        """Show a job before it starts."""
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(
                 job, total=steps, start=False, steps=f"0/{steps}", note="waiting for its turn"
             )
 
     def note(self, job: str, note: str, steps: int | None = None) -> None:
-        """Sets a job's note; with steps, marks it done."""
+        """Set a job's note; with steps, mark it done."""
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(job, total=steps or 1, start=True, steps="", note=note)
         self._bars.update(self._tasks[job], note=note, completed=steps)
@@ -141,10 +143,10 @@ class JobProgress:
             self._end(event, task)
 
     def _end(self, event: Event, task: TaskID) -> None:
-        """Says how a job ended, on the terminal and in the log."""
+        """Say how a job ended, on the terminal and in the log."""
         assert event.point is not None
         points = self._curves.by_job.get(event.job, [])
-        ending = ending_of(points, self._metric, event.total_steps)
+        ending = find_ending(points, self._metric, event.total_steps)
         bar = self._bars.tasks[self._bars.task_ids.index(task)]
         note = bar.fields["note"] if ending is None else str(ending)
         self._bars.update(task, note=note)

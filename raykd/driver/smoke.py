@@ -20,17 +20,17 @@ TAG = "raykd.smoke"
 
 
 def smoke_run(config: Run) -> Run:
-    """The short copy of a run.
+    """Return the short copy of a run.
 
     Raises:
-        ConfigError: its folder holds something else than an earlier short copy.
+        ConfigError: Its folder holds something else than an earlier short copy.
     """
     check_smoke_folder(config.output, config.name)
     return shorten_run(apart(config, config.name))
 
 
 def apart(config: R, of: str) -> R:
-    """The run as one that touches nothing of the run or sweep ``of``: marked, with a place for its answers."""
+    """Return the run as one that touches nothing of the run or sweep ``of``: marked, with a place for its answers."""
     serving = config.serving
     if serving.store is not None:
         serving = serving.model_copy(update={"store": f"{smoke_name(of)}/store"})
@@ -41,10 +41,10 @@ def apart(config: R, of: str) -> R:
 
 
 def check_smoke_folder(output: str, name: str) -> None:
-    """Refuses to empty a folder that is not a short copy's.
+    """Refuse to empty a folder that is not a short copy's.
 
     Raises:
-        ConfigError: there is something else.
+        ConfigError: There is something else.
     """
     path = Path(output).resolve() / smoke_name(name)
     if not path.exists():
@@ -63,7 +63,7 @@ def check_smoke_folder(output: str, name: str) -> None:
 
 
 def refuse_going_on(*, resume: bool) -> None:
-    """Raises ConfigError where a smoke run is to be resumed."""
+    """Raise ConfigError where a smoke run is to be resumed."""
     if resume:
         raise ConfigError(
             "a smoke run always begins anew",
@@ -74,5 +74,5 @@ def refuse_going_on(*, resume: bool) -> None:
 
 
 def smoke_tags(config: Run) -> dict[str, str]:
-    """What MLflow is told of a run that is a short copy."""
+    """Return what MLflow is told of a run that is a short copy."""
     return {} if config.smoke is None else {TAG: config.smoke}

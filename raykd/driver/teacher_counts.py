@@ -32,9 +32,11 @@ class TeacherCounts:
     """The counters of a run's teachers in this start and those before.
 
     Args:
-        folder: of the run; keeps them. pools: of this start, opened.
+        folder: Of the run; keeps them.
+        pools: Of this start, opened.
 
-    completed: counters of the starts before that were cut off and that nobody had completed yet.
+    Attributes:
+        completed: Counters of the starts before that were cut off and that nobody had completed yet.
     """
 
     def __init__(self, folder: RunFolder, pools: Sequence[TeacherPool]) -> None:
@@ -57,8 +59,8 @@ class TeacherCounts:
         return found
 
     @contextlib.contextmanager
-    def growing(self) -> Iterator[None]:
-        """Writes them while the body runs, and once more where it comes to its end."""
+    def watched(self) -> Iterator[None]:
+        """Write them while the body runs, and once more where it comes to its end."""
         thread = threading.Thread(target=self._watch, name="raykd-counts", daemon=True)
         thread.start()
         try:
@@ -71,13 +73,13 @@ class TeacherCounts:
         self._folder.write_state(**{KEY: self._starts})
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Nothing is read while the body runs, which ends actors and starts others."""
         with self._lock:
             yield
 
     def keep(self) -> None:
-        """Reads and writes them now."""
+        """Read and write them now."""
         with self._lock:
             counters: dict[str, dict[str, int]] = {}
             for pool in self._pools:
@@ -87,7 +89,7 @@ class TeacherCounts:
             self._now["counters"] = counters
         self._folder.write_state(**{KEY: self._starts})
 
-    def filled(self) -> None:
+    def mark_filled(self) -> None:
         """The teachers have answered what is asked of them ahead: from here on the counters are as they are written."""
         self._now["filling"] = False
         self._keep_what_is_left()
@@ -122,20 +124,20 @@ def totals(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def came_to_an_end(state: Mapping[str, Any]) -> int:
-    """How many starts ended in order."""
+    """Return how many starts ended in order."""
     return sum(bool(start["ended"]) for start in state.get(KEY, ()))
 
 
 def _is_cut_off(start: Mapping[str, Any]) -> bool:
-    """Whether a start did not come to its end, and no later one has completed it."""
+    """Return whether a start did not come to its end, and no later one has completed it."""
     return not start["ended"] and not start.get("completed")
 
 
 def _completed(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str, Any]:
-    """A start that was cut off, with what the stores gained by it.
+    """Return a start that was cut off, with what the stores gained by it.
 
     Args:
-        stored: answers in the store of each teacher, now.
+        stored: Answers in the store of each teacher, now.
     """
     counters = {name: dict(values) for name, values in start["counters"].items()}
     if not start.get("filling"):

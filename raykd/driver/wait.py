@@ -27,12 +27,15 @@ def wait_for(
     *,
     every_s: float = HEARTBEAT_S,
 ) -> None:
-    """Blocks until the cluster can place these bundles at once.
+    """Block until the cluster can place these bundles at once.
 
     Args:
-        bundles: resources of each process. what: whose they are, for people. say: takes a line every ``every_s``.
+        bundles: Resources of each process.
+        what: Whose they are, for people.
+        say: Takes a line every ``every_s``.
+
     Raises:
-        ResourceError: it could not within ``limit_s``.
+        ResourceError: It could not within ``limit_s``.
     """
     asked = [{name: amount for name, amount in bundle.items() if amount} for bundle in bundles]
     asked = [bundle for bundle in asked if bundle]
@@ -46,18 +49,18 @@ def wait_for(
             if now - begun >= limit_s:
                 raise ResourceError(
                     f"{what} could not start: the cluster is busy",
-                    got=f"{wanted_and_free(asked, ray.available_resources())} after {now - begun:.0f} s",
+                    got=f"{describe_demand(asked, ray.available_resources())} after {now - begun:.0f} s",
                     wanted="what is asked for, at once",
                     next_step="end what holds it (other runs, raykd teachers down), or wait longer: ray.wait_s",
                 )
             if now - said >= every_s:
                 said = now
-                say(f"{what}: waiting for {wanted_and_free(asked, ray.available_resources())}")
+                say(f"{what}: waiting for {describe_demand(asked, ray.available_resources())}")
     finally:
         remove_placement_group(group)
 
 
-def wanted_and_free(bundles: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> str:
+def describe_demand(bundles: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> str:
     """For example ``2 CPU, 1 free``."""
     totals: dict[str, float] = {}
     for bundle in bundles:

@@ -17,9 +17,10 @@ from typing import Any
 
 from rich.console import Console
 
-from raykd.config import Run, RunConfig
+from raykd.config import Run
 from raykd.config.home import find_folder
-from raykd.config.loading import dump, flatten, load_run
+from raykd.config.loading import dump, flatten, load_any
+from raykd.config.multi import SCORE
 from raykd.distill.weighting import Weighting
 from raykd.driver.command import Command, FolderContents, run_command
 from raykd.driver.jobs import Job
@@ -27,12 +28,12 @@ from raykd.driver.session import Session
 from raykd.errors import ConfigError
 from raykd.experiments.resume import compare_arms, explain_arms
 from raykd.folders.changes import Changes
-from raykd.folders.earlier_start import Earlier
+from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.keys import key_part
 from raykd.point import Point
 from raykd.preflight.check import preflight
-from raykd.report.sweeps.confirmation import MACRO, ConfirmationReport
+from raykd.report.sweeps.confirmation import MACRO, SPLITS, ConfirmationReport
 from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.scoring.score import student_system
 from raykd.spaces.schedulers import Fifo
@@ -54,15 +55,15 @@ FIRST_SEED = 1001
 class Arms:
     """Winner and default with each seed: what a confirmation trains."""
 
-    winner: RunConfig
-    default: RunConfig
+    winner: Run
+    default: Run
     seeds: tuple[int, ...]
     name: str
     output: str
 
-    def config(self, sample: Mapping[str, Any]) -> RunConfig:
-        """The run of an arm with a seed."""
-        run: RunConfig = getattr(self, sample["arm"])
+    def config(self, sample: Mapping[str, Any]) -> Run:
+        """Return the run of an arm with a seed."""
+        run: Run = getattr(self, sample["arm"])
         return run.model_copy(update={"seed": int(sample["seed"])})
 
     def fingerprint(self) -> str:
@@ -70,7 +71,7 @@ class Arms:
         return hashlib.sha256((self.winner.fingerprint() + self.default.fingerprint()).encode()).hexdigest()
 
     def weightings(self) -> Weightings:
-        """The weightings of both arms, of each task; None where they choose other teachers."""
+        """Return the weightings of both arms, of each task; None where they choose other teachers."""
         differs = self.winner.select_teachers != self.default.select_teachers
         found: dict[str, list[Weighting | None]] = {}
         for task, default in self.default.members.items():
@@ -80,7 +81,7 @@ class Arms:
 
     @property
     def trials(self) -> int:
-        """Runs to train."""
+        """Number of runs to train."""
         return len(ARMS) * len(self.seeds)
 
     # as a sampler: both arms of a seed after one another
@@ -161,7 +162,7 @@ class ConfirmCommand(Command[Confirmation]):
         """Say which changed settings stop the resume."""
         return explain_arms(path, changes)
 
-    def prepare(self, earlier: Earlier) -> FolderContents:
+    def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the base's rows."""
         self.teachers, self.student = read_base(self.base)
         runs = {"winner": self.arms.winner, "default": self.arms.default, "run": self.base}
@@ -237,7 +238,7 @@ def _arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
             wanted="the folder of a sweep, output/name",
             next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
         )
-    plan, winner = load_sweep(space, check=False), load_run(best)
+    plan, winner = load_sweep(space, check=False), load_any(best)
     used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
     seeds: list[int] = []
     seed = FIRST_SEED
@@ -279,25 +280,16 @@ def _conclude(
 def _report(
     plan: Sweep, arms: Arms, student: Job, journal: Journal, students: Path, notes: Sequence[str]
 ) -> ConfirmationReport:
-    """Every student reads the held-out rows here, for the first time and once."""
-    data = student.data[""]
-    splits = {"validation": data.validation, **({"test": data.test} if data.test is not None else {})}
+    """Score every student on the held-out rows, for the first time and once."""
     scores: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
     for trial in journal.trials.values():
         if trial.status != "finished":
             continue
         arm, seed = str(trial.sample["arm"]), int(trial.sample["seed"])
-        values: dict[str, float] = {}
-        for split, rows in splits.items():
-            # Under the name that Tune gave the trial at its last start.
-            folder = students / trial.tune_ids[-1]
-            _, found = student_system(arm, "student", folder, arms.config(trial.sample), rows)
-            by_language = {key_part(name): own for name, own in found.by_language.items()}
-            by_language |= {MACRO: found.macro} if found.macro else {}
-            for language, metrics in by_language.items():
-                values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
-        scores[arm][seed] = values
-    chosen_there = [] if data.test is not None else [
+        # Under the name that Tune gave the trial at its last start.
+        folder = students / trial.tune_ids[-1]
+        scores[arm][seed] = _score_student(arm, folder, arms.config(trial.sample), student)
+    chosen_there = [] if all(data.test is not None for data in student.data.values()) else [
         "there is no test set: both arms are compared on the validation rows, on which the winner was chosen"
     ]  # fmt: skip
     return ConfirmationReport(
@@ -311,3 +303,29 @@ def _report(
         environment=environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
+
+
+def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[str, float]:
+    """Return ``split/language/metric`` of a trained student on all held-out rows.
+
+    Of several tasks a language is named behind its task, and ``split/macro/score`` is the mean over tasks.
+    """
+    values: dict[str, float] = {}
+    for split in SPLITS:
+        rates = []
+        for task, member in config.members.items():
+            rows = getattr(student.data[task], split)
+            if rows is None:
+                continue
+            _, found = student_system(arm, "student", folder / task, member, rows)
+            by_language = {
+                key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
+            }
+            if found.macro:
+                by_language[f"{task} mean" if task else MACRO] = found.macro
+                rates.append(found.macro[member.metric])
+            for language, metrics in by_language.items():
+                values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
+        if config.metric == SCORE and len(rates) == len(config.members):
+            values[f"{split}/{MACRO}/{SCORE}"] = sum(rates) / len(rates)
+    return values

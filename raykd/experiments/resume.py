@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raykd.config import Run, RunConfig
-from raykd.config.loading import load_run
+from raykd.config import Run
+from raykd.config.loading import load_any
 from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Changes, compare_trees
-from raykd.folders.earlier_start import changed_settings_error, unreadable
+from raykd.folders.earlier_start import changed_settings_error, unreadable_settings
 
 if TYPE_CHECKING:
     from raykd.experiments.confirmation import Arms
@@ -22,22 +22,22 @@ def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Chan
     """The changed settings of a confirmation: of the winner, which a sweep that went on may have changed, and default.
 
     Raises:
-        ConfigError: as `compare_sweep`.
+        ConfigError: As `compare_sweep`.
     """
     found = []
     for name, run in (("winner", arms.winner), ("default", arms.default)):
         file = path / f"{name}.yaml"
         try:
-            found.append(_of_arm(name, load_run(file), run))
+            found.append(_of_arm(name, load_any(file), run))
         except ConfigError as error:
             if state.get("fingerprint") == arms.fingerprint():
                 return Changes(), None
-            raise unreadable(file, error) from None
+            raise unreadable_settings(file, error) from None
     free, refused = ([c for changes in found for c in getattr(changes, kind)] for kind in ("free", "refused"))
     return Changes(free=tuple(free), refused=tuple(refused)), None
 
 
-def _of_arm(name: str, before: RunConfig, now: RunConfig) -> Changes:
+def _of_arm(name: str, before: Run, now: Run) -> Changes:
     was, is_now = (
         {name: run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})}
         for run in (before, now)

@@ -73,8 +73,10 @@ def compare_trees(
     """Compare two resolved trees of settings.
 
     Args:
-        before: what the folder was made with. now: what is asked for.
-        free: matches keys that may change. growing: keys that may grow.
+        before: What the folder was made with.
+        now: What is asked for.
+        free: Matches keys that may change.
+        growing: Keys that may grow.
     """
     found = list(_differences("", _plain(before), _plain(now)))
     kinds: dict[str, list[Change]] = {"free": [], "growing": [], "refused": []}
@@ -85,12 +87,12 @@ def compare_trees(
 
 
 def list_changes(changes: Sequence[Change], which: str) -> str:
-    """The keys with their values ``before`` or ``now``, for a message."""
+    """Return the keys with their values ``before`` or ``now``, for a message."""
     return ", ".join(f"{change.key} {getattr(change, which)}" for change in changes)
 
 
 def _plain(node: Any) -> Any:
-    """A tree as people write it: a constant schedule is its number, a list of named things goes by names."""
+    """Return a tree as people write it: a constant schedule is its number, a list of named things goes by names."""
     if isinstance(node, Mapping):
         if set(node) == {"kind", "value"} and node["kind"] == "constant":
             return node["value"]
@@ -108,7 +110,7 @@ _NOTHING = object()
 
 
 def _differences(key: str, before: Any, now: Any) -> list[Change]:
-    """The changed leaves below a key; where a part is of another kind, the part as a whole."""
+    """Return the changed leaves below a key; where a part is of another kind, the part as a whole."""
     if before == now and type(before) is type(now):
         return []
     if isinstance(before, Mapping) and isinstance(now, Mapping) and before.get("kind") == now.get("kind"):
@@ -128,7 +130,7 @@ def _equal(before: Any, now: Any) -> bool:
 
 
 def _shown(key: str, value: Any) -> str:
-    """A value as YAML writes it in one line, without secrets."""
+    """Return a value as YAML writes it in one line, without secrets."""
     if value is _NOTHING:
         return ABSENT
     text = redact_value(key, _flow(value))

@@ -39,7 +39,7 @@ def digest(folder: Path) -> str:
     """sha256 (hex) over the names and contents of a model folder's files; of large files blocks of them.
 
     Raises:
-        ModelError: a file cannot be read.
+        ModelError: A file cannot be read.
     """
     try:
         return _digest(folder)

@@ -33,10 +33,11 @@ WAITING = ("mlflow_spool.jsonl", "mlflow_later.jsonl", "mlflow", "spool")
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierStart:
     """What is there of an earlier start. state: its `run.json`, empty without one. changes: of its settings.
 
-    config: its settings, where the folder is a run's.
+    Attributes:
+        config: Its settings, where the folder is a run's.
     """
 
     state: dict[str, Any] = field(default_factory=dict)
@@ -45,10 +46,11 @@ class Earlier:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state of an earlier start.
+    """Return the state of an earlier start.
 
     Raises:
-        ConfigError: the folder is not one of ours, so nothing in it may be removed or reused; or its state is cut off.
+        ConfigError: The folder is not one of ours, so nothing in it may be removed or reused; or its state is
+            cut off.
     """
     state = state_of(path)
     if state is not None:
@@ -63,17 +65,17 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
-    """The changed settings of a run, and the settings that it had.
+    """Return the changed settings of a run, and the settings that it had.
 
     Raises:
-        ConfigError: what it was made with cannot be read any more, and is not what is asked for.
+        ConfigError: What it was made with cannot be read any more, and is not what is asked for.
     """
     try:
         before = load_any(path / RUN)
     except ConfigError as error:
         if state.get("fingerprint") == config.fingerprint():
             return Changes(), None
-        raise unreadable(path / RUN, error) from None
+        raise unreadable_settings(path / RUN, error) from None
     was, now = (
         run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})
         for run in (before, config)
@@ -82,8 +84,8 @@ def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Chan
     return with_models(changes, before, config, state), before
 
 
-def unreadable(file: Path, error: ConfigError) -> ConfigError:
-    """What to say where the settings of an earlier start cannot be compared."""
+def unreadable_settings(file: Path, error: ConfigError) -> ConfigError:
+    """Return what to say where the settings of an earlier start cannot be compared."""
     return ConfigError(
         f"cannot resume {file.parent}: the settings that it was made with cannot be read",
         got=f"{file}: {error.what.splitlines()[-1].strip()}",
@@ -95,10 +97,10 @@ def unreadable(file: Path, error: ConfigError) -> ConfigError:
 def with_models(
     changes: Changes, before: Run, now: Run, state: Mapping[str, Any], prefix: str = ""
 ) -> Changes:
-    """The changes, those of model folders judged by what lies in them.
+    """Return the changes, those of model folders judged by what lies in them.
 
     Args:
-        state: holds digests of the models that the folder began with, unless it is of an earlier version.
+        state: Holds digests of the models that the folder began with, unless it is of an earlier version.
     """
     known, here = dict(state.get("models", {})), models_of(now)
     were, found = paths_of(before), []
@@ -114,7 +116,7 @@ def with_models(
 
 
 def _only_moved(before: str, now: str) -> bool:
-    """Whether a folder of this name has gone there, and lies here."""
+    """Return whether a folder of this name has gone there, and lies here."""
     gone = os.path.isabs(before) and not os.path.exists(before)
     return gone and os.path.isdir(now) and Path(before).name == Path(now).name
 
@@ -122,10 +124,11 @@ def _only_moved(before: str, now: str) -> bool:
 def changed_settings_error(
     path: Path, changes: Changes, *, file: str = RUN, next_step: str = ""
 ) -> ConfigError:
-    """What to say of settings that do not go together with a resume.
+    """Return what to say of settings that do not go together with a resume.
 
     Args:
-        file: in the folder, with the old ones. next_step: what can be done beside that, where it is no run.
+        file: In the folder, with the old ones.
+        next_step: What can be done beside that, where it is no run.
     """
     other = f"{path.name}-2"
     begin = (
@@ -141,7 +144,7 @@ def changed_settings_error(
     )
 
 
-def copied_from(path: Path, state: Mapping[str, Any], tracking: TrackingConfig) -> Path | None:
+def find_original(path: Path, state: Mapping[str, Any], tracking: TrackingConfig) -> Path | None:
     """The folder that this one is a copy of, where both are recorded as one MLflow run in one place; else None."""
     before = state.get("folder")
     if before is None or str(before) == str(path) or "mlflow_run_id" not in state:
@@ -155,8 +158,8 @@ def copied_from(path: Path, state: Mapping[str, Any], tracking: TrackingConfig) 
     )
 
 
-def part_from(path: Path, state: dict[str, Any]) -> None:
-    """Takes what belongs to the original's MLflow run out of a copy and its state."""
+def detach_copy(path: Path, state: dict[str, Any]) -> None:
+    """Take what belongs to the original's MLflow run out of a copy and its state."""
     for key in RECORDED:
         state.pop(key, None)
     for name in WAITING:
@@ -164,8 +167,8 @@ def part_from(path: Path, state: dict[str, Any]) -> None:
             shutil.rmtree(path / name) if (path / name).is_dir() else (path / name).unlink()
 
 
-def move_in(path: Path, before: Path) -> None:
-    """Rewrites the paths in the YAML files of a folder that was moved."""
+def rewrite_paths(path: Path, before: Path) -> None:
+    """Rewrite the paths in the YAML files of a folder that was moved."""
     import yaml
 
     for file in sorted(path.glob("*.yaml")):
@@ -176,14 +179,14 @@ def move_in(path: Path, before: Path) -> None:
             continue
         moved = find_again(tree, before, path)
         if moved != tree:
-            write_whole(file, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
+            write_atomically(file, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file so that it is never seen half written, whatever ends the process or the power.
+def write_atomically(file: Path, text: str) -> None:
+    """Write a file so that it is never seen half written, whatever ends the process or the power.
 
     Raises:
-        ResourceError: it cannot be written; what it held before stays.
+        ResourceError: It cannot be written; what it held before stays.
     """
     fresh = file.with_name(f"{file.name}.tmp")
     try:

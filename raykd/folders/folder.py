@@ -29,14 +29,14 @@ from raykd.errors import ConfigError
 from raykd.folders.changes import Change, Changes
 from raykd.folders.contents import models_of
 from raykd.folders.earlier_start import (
-    Earlier,
+    EarlierStart,
     changed_settings_error,
     compare_run,
-    copied_from,
-    move_in,
-    part_from,
+    detach_copy,
+    find_original,
     read_state,
-    write_whole,
+    rewrite_paths,
+    write_atomically,
 )
 from raykd.folders.lock import is_held
 from raykd.student.settings import deepspeed_config
@@ -62,8 +62,11 @@ _writing = threading.Lock()
 class RunFolder:
     """output/name and what is known of the run from before.
 
-    state: what `run.json` holds. fresh: whether this run made the folder. notes: what to say of a resume. changes:
-    settings that are not what they were.
+    Attributes:
+        state: What `run.json` holds.
+        fresh: Whether this run made the folder.
+        notes: What to say of a resume.
+        changes: Settings that are not what they were.
     """
 
     path: Path
@@ -78,17 +81,17 @@ class RunFolder:
         return self.path / "log.txt"
 
     def write_state(self, **values: Any) -> None:
-        """Keeps values for a later resume, atomically; threads may call at once.
+        """Keep values for a later resume, atomically; threads may call at once.
 
         Raises:
-            ResourceError: the file cannot be written; what it held before stays.
+            ResourceError: The file cannot be written; what it held before stays.
         """
         with _writing:
             self.state.update(values)
-            write_whole(self.path / STATE, json.dumps(self.state, indent=2))
+            write_atomically(self.path / STATE, json.dumps(self.state, indent=2))
 
     def say(self, console: Console, more: Sequence[str] = ()) -> None:
-        """Says and logs what a reader must know of a resume."""
+        """Say and log what a reader must know of a resume."""
         changed = (
             [f"resumed with other settings: {', '.join(map(str, self.changes))}"] if self.changes else []
         )
@@ -97,12 +100,12 @@ class RunFolder:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
     def interrupted(self) -> None:
-        """Writes that the run was interrupted, before anything else is put in order; a run that is on record alone."""
+        """Write that the run was interrupted, before anything else is put in order; a run that is on record alone."""
         if self.state.get("status") != "finished" and (not self.fresh or "mlflow_run_id" in self.state):
             self.write_state(status="interrupted")
 
     def give_up(self, status: str) -> None:
-        """Writes how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
+        """Write how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
         if self.state.get("status") == "finished":
             return  # what comes after that changes nothing
         if self.fresh and "mlflow_run_id" not in self.state:
@@ -131,12 +134,12 @@ Compare = Callable[[Path, Mapping[str, Any]], tuple[Changes, Run | None]]
 
 
 def path_of(config: Owner) -> Path:
-    """The folder of a run, a sweep or a confirmation."""
+    """Return the folder of a run, a sweep or a confirmation."""
     return Path(config.output).resolve() / config.name
 
 
 def status_of(path: Path, state: Mapping[str, Any]) -> str:
-    """What became of a run: what its file says, but that none runs whose process is gone."""
+    """Return what became of a run: what its file says, but that none runs whose process is gone."""
     said = str(state.get("status", "unknown"))
     return "killed" if said == "running" and not is_held(path) else said
 
@@ -148,13 +151,16 @@ def look_at_folder(
     overwrite: bool,
     compare: Compare | None = None,
     explain: Callable[[Path, Changes], ConfigError] = changed_settings_error,
-) -> Earlier:
-    """Whether the run may use its folder; changes nothing. Returns what there is to go on from.
+) -> EarlierStart:
+    """Check whether the run may use its folder, and return what there is to go on from; change nothing.
 
     Args:
-        compare: of a sweep or a confirmation; a run has its own. explain: makes the error where settings changed.
+        compare: Of a sweep or a confirmation; a run has its own.
+        explain: Makes the error where settings changed.
+
     Raises:
-        ConfigError: the folder exists and neither resume nor overwrite was asked for; or resume with other settings.
+        ConfigError: The folder exists and neither resume nor overwrite was asked for; or resume with other
+            settings.
     """
     output = Path(config.output).resolve()
     path = output / config.name
@@ -166,10 +172,10 @@ def look_at_folder(
             next_step=f"name the folder that it leads to: output={path.resolve().parent} name={path.resolve().name}",
         )
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return Earlier()
+        return EarlierStart()
     state = read_state(path)
     if overwrite:
-        return Earlier()
+        return EarlierStart()
     if not resume:
         raise ConfigError(
             f"the run folder {path} exists already",
@@ -180,7 +186,7 @@ def look_at_folder(
     changes, before = (compare or partial(compare_settings, cast(Run, config)))(path, state)
     if changes.refused:
         raise explain(path, changes)
-    return Earlier(state, changes, before)
+    return EarlierStart(state, changes, before)
 
 
 def compare_settings(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
@@ -196,18 +202,21 @@ def open_run_folder(
     rows: Mapping[str, str],
     files: Mapping[str, str],
     *,
-    earlier: Earlier,
+    earlier: EarlierStart,
     base: Run,
     overwrite: bool,
 ) -> RunFolder:
-    """Makes or reopens the run folder and writes what it was made from.
+    """Make or reopen the run folder and write what it was made from.
 
     Args:
-        rows: fingerprints of the rows, by the key of the part; a run goes on over the rows that it began with.
-        files: what it was made from, name to content. earlier: what `look_at_folder` found.
-        base: the run that says which models and which MLflow.
+        rows: Fingerprints of the rows, by the key of the part; a run goes on over the rows that it began
+            with.
+        files: What it was made from, name to content.
+        earlier: What `look_at_folder` found.
+        base: The run that says which models and which MLflow.
+
     Raises:
-        ConfigError: the data changed since the run began.
+        ConfigError: The data changed since the run began.
     """
     path, state = path_of(config), dict(earlier.state)
     check_rows(path, state, rows)
@@ -217,7 +226,7 @@ def open_run_folder(
     path.mkdir(parents=True, exist_ok=True)
     notes = _settle(path, state, base.tracking)
     for name, content in files.items():
-        write_whole(path / name, content)
+        write_atomically(path / name, content)
     folder = RunFolder(path, state, fresh, notes, earlier.changes.allowed)
     models = {"models": state.get("models") or models_of(base)}
     folder.write_state(
@@ -232,7 +241,7 @@ def open_run_folder(
 
 
 def check_rows(path: Path, state: Mapping[str, Any], rows: Mapping[str, str]) -> None:
-    """Raises ConfigError where rows are not those that a run began with; says of which part."""
+    """Raise ConfigError where rows are not those that a run began with; say of which part."""
     before = state.get(
         "rows", {ALL: state.get("data", rows[ALL])}
     )  # an earlier version kept that of all alone
@@ -250,19 +259,19 @@ def check_rows(path: Path, state: Mapping[str, Any], rows: Mapping[str, str]) ->
 
 
 def _settle(path: Path, state: dict[str, Any], tracking: TrackingConfig) -> tuple[str, ...]:
-    """Puts a folder that was moved or copied in order; returns what to say of it."""
+    """Put a folder that was moved or copied in order; return what to say of it."""
     before, notes = state.get("folder"), []
     if before is None or str(before) == str(path):
         return ()
-    original = copied_from(path, state, tracking)
+    original = find_original(path, state, tracking)
     if original is not None:
-        part_from(path, state)
+        detach_copy(path, state)
         notes.append(
             f"{path} is a copy of {original}, which is still there: it gets an MLflow run of its own"
         )
     else:
         notes.append(f"going on in {path}; it lay in {before} before")
-    move_in(path, Path(str(before)))
+    rewrite_paths(path, Path(str(before)))
     return tuple(notes)
 
 
@@ -275,7 +284,7 @@ class Finished:
 
 
 def finished_before(config: Run) -> Finished | None:
-    """What the same run said when it finished; None if it did not, or if more is asked of it now."""
+    """Return what the same run said when it finished; None if it did not, or if more is asked of it now."""
     path = path_of(config)
     state = read_state(path) if path.exists() and not path.is_symlink() else {}
     if state.get("status") != "finished" or not (path / "student" / "config.json").is_file():
@@ -310,7 +319,7 @@ def _check_workers(config: Run, state: Mapping[str, Any], path: Path) -> None:
 
 @contextlib.contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Sends every logger's records and all warnings to the run's log file while the body runs.
+    """Send every logger's records and all warnings to the run's log file while the body runs.
 
     Nothing is left behind in the process: the next run of it logs to its own file.
     """
@@ -333,7 +342,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 def hush() -> None:
-    """Takes the libraries' handlers off the terminal; called again after they were imported, which adds them."""
+    """Take the libraries' handlers off the terminal; called again after they were imported, which adds them."""
     for name in NOISY:
         noisy = logging.getLogger(name)
         for old in list(noisy.handlers):

@@ -30,10 +30,11 @@ _REASONS = {
 
 
 def check_places(config: Run) -> str:
-    """Tries the folder of all runs, the teachers' answers and Python's folder for temporary files.
+    """Try the folder of all runs, the teachers' answers and Python's folder for temporary files.
 
     Raises:
-        ConfigError: a place cannot be a folder, or cannot be written. ResourceError: its disk is full.
+        ConfigError: A place cannot be a folder, or cannot be written.
+        ResourceError: Its disk is full.
     """
     output = Path(config.output)
     folder = output.resolve() / config.name
@@ -63,12 +64,14 @@ def check_places(config: Run) -> str:
 
 
 def try_folder(folder: Path, key: str) -> None:
-    """Writes a small file where a folder is, or will be made, and removes it.
+    """Write a small file where a folder is, or will be made, and remove it.
 
     Args:
-        key: what names the folder, for people.
+        key: What names the folder, for people.
+
     Raises:
-        ConfigError: it is below a file, or cannot be written. ResourceError: its disk is full.
+        ConfigError: It is below a file, or cannot be written.
+        ResourceError: Its disk is full.
     """
     near = folder
     try:

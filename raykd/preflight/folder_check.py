@@ -9,7 +9,7 @@ from raykd.config import Run
 from raykd.driver.growth import plan_growth
 from raykd.driver.jobs import Job
 from raykd.errors import ConfigError
-from raykd.folders.earlier_start import Earlier
+from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import Owner, check_rows, look_at_folder, path_of, status_of
 
 
@@ -22,7 +22,7 @@ def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
         ConfigError: the folder can neither be gone on with nor be emptied.
     """
 
-    def go_on(path: Path) -> Earlier:
+    def go_on(path: Path) -> EarlierStart:
         earlier = look_at_folder(config, resume=True, overwrite=False)
         if jobs:
             check_rows(path, earlier.state, jobs[-1].fingerprints())
@@ -32,7 +32,7 @@ def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
     return describe(config, go_on, "--resume")
 
 
-def describe(owner: Owner, go_on: Callable[[Path], Earlier], option: str) -> tuple[str, str]:
+def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -> tuple[str, str]:
     """As `describe_folder`, of a run or a sweep.
 
     Args:

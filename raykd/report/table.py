@@ -29,7 +29,7 @@ ROLE_TITLES: Mapping[Role, str] = {
 METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
     "f1": "F1 %", "precision": "precision %", "recall": "recall %", "exact_match": "exact match %",
-    "best_f1": "best F1 %", "best_exact_match": "best exact %",
+    "score": "score %", "best_f1": "best F1 %", "best_exact_match": "best exact %",
     "perplexity": "perplexity", "chrf": "chrF", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
 }  # fmt: skip
@@ -41,7 +41,8 @@ _NARROW = {
 }
 """Headings that a terminal has no room for."""
 RATES = (
-    "accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match", "best_f1", "best_exact_match",
+    "accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match", "score", "best_f1",
+    "best_exact_match",
 )  # fmt: skip
 """Metrics in [0, 1], shown in per cent."""
 WRITTEN = ("chrf", "bleu", "rouge1", "rouge2", "rougeL")

@@ -16,29 +16,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raykd.config import RunConfig
-from raykd.data.load import load_data
+from raykd.config import Run
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import existing_teachers
-from raykd.driver.pool import check_teachers, start_pool
+from raykd.driver.jobs import existing_teachers, load_rows
+from raykd.driver.pool import check_teachers, opened_pools
 from raykd.driver.session import ray_connected
 from raykd.errors import ConfigError
 from raykd.folders.places import check_places
 from raykd.preflight.model_check import look_at_teachers
+from raykd.runs.label_progress import show_progress
+from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import review_teachers, stop_if_poor
 from raykd.teachers.call import PoolTicket
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import TeacherPool
-from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.store import text_keys
 
 FEWEST, MOST = 64, 128
@@ -47,7 +45,6 @@ EVEN = 0.85
 IN_FLIGHT = 2
 """Requests of a replica at once."""
 _LOOKED_UP = 4096
-_LINE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class _Stream:
     sent: list[tuple[PoolTicket, int]] = field(default_factory=list)
 
     def send(self, source: PoolSource, rows: Rows) -> int:
-        """Sends up to the limit; returns pairs that turn out to be stored meanwhile, by another process."""
+        """Send up to the limit; return pairs that turn out to be stored meanwhile, by another process."""
         stored = 0
         while self.waiting and len(self.sent) < self.limit:
             picked, asked_MB = self.waiting.popleft()
@@ -102,7 +99,7 @@ class _Stream:
         return stored
 
     def take(self) -> tuple[int, int]:
-        """Takes the answers that are there; returns pairs answered and pairs computed for it."""
+        """Take the answers that are there; return pairs answered and pairs computed for it."""
         ready = [item for item in self.sent if item[0].ready()]
         self.sent = [item for item in self.sent if item not in ready]
         computed = sum(signal.forwarded for ticket, _ in ready for signal in ticket.result())
@@ -112,13 +109,16 @@ class _Stream:
 def label_rows(
     pool: TeacherPool, rows: Rows, weighting: Weighting | None, report: Callable[[int, int], None]
 ) -> LabelReport:
-    """Answers every text that is not stored yet, over all replicas, and returns when all is answered.
+    """Answer every text that is not stored yet, over all replicas, and return when all is answered.
 
     Args:
-        pool: opened. weighting: decides which teachers are asked for a row, as in training; None asks every
-            teacher that speaks its language. report: takes (pairs done, pairs in all) as it goes on.
+        pool: Opened.
+        weighting: Decides which teachers are asked for a row, as in training; None asks every teacher that
+            speaks its language.
+        report: Takes (pairs done, pairs in all) as it goes on.
+
     Raises:
-        TeacherError, NonFiniteError: a teacher cannot answer; what was answered before is kept.
+        TeacherError, NonFiniteError: A teacher cannot answer; what was answered before is kept.
     """
     begun = time.perf_counter()
     before = _counts(pool)
@@ -153,7 +153,7 @@ def _counts(pool: TeacherPool) -> NDArray[np.int64]:
 
 
 def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
-    """Blocks until one request is answered; where none is in time, the processes that owe answers hang: see `Call`."""
+    """Block until one request is answered; where none is in time, the processes that owe answers hang: see `Call`."""
     sent = [ticket for stream in streams for ticket, _ in stream.sent]
     if sent and not any(ticket.ready() for ticket in sent):
         references = [reference for ticket in sent for reference in ticket.references]
@@ -164,7 +164,7 @@ def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
 
 
 def _once(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool_]:
-    """Asks each teacher for equal texts once."""
+    """Ask each teacher for equal texts once."""
     asked_MN = asked_MN.copy()
     for asked_N in asked_MN:
         seen: set[bytes] = set()
@@ -217,94 +217,67 @@ def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np
     return [np.asarray(members[a:b]) for a, b in zip(cuts, [*cuts[1:], len(members)], strict=True)]
 
 
-@contextlib.contextmanager
-def show_progress(console: Console, what: str = "labelling") -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, else a line now and then; gives what `label_rows` reports to."""
-    if not console.is_terminal:
-        yield _Lines(console, what)
-        return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn()]
-    columns += [TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn()]
-    with Progress(*columns, console=console, refresh_per_second=4) as bars:
-        bar = bars.add_task(what, total=None, rate="")
-
-        def report(done: int, total: int) -> None:
-            speed = bars.tasks[bar].speed
-            bars.update(bar, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
-
-        yield report
-
-
-class _Lines:
-    """Progress where nobody watches: a line at the start, every quarter of a minute and at the end."""
-
-    def __init__(self, console: Console, what: str) -> None:
-        self._console, self._what = console, what
-        self._begun = self._said = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        first = self._first is None
-        if self._first is None:
-            self._first, self._begun = done, now
-        if not (first or done == total or now - self._said >= _LINE_S):
-            return
-        self._said = now
-        rate = (done - self._first) / max(1e-9, now - self._begun)
-        left = f", {(total - done) / rate:,.0f} s left" if rate > 0 and done < total else ""
-        speed = f", {rate:,.0f} texts/s" if rate > 0 else ""
-        self._console.print(f"{self._what}: {done:,} of {total:,}{speed}{left}", highlight=False)
-
-
-def label(config: RunConfig, console: Console, *, everything: bool = False) -> LabelReport:
-    """`raykd label`: keeps the answers to the training texts of a run, as its weighting asks for them.
+def label(config: Run, console: Console, *, everything: bool = False) -> LabelReport:
+    """`raykd label`: keep the answers to the training texts of a run, as its weighting asks for them.
 
     Args:
-        everything: also the validation and test texts, by every teacher that speaks their language (so are they
-            asked when a run is scored).
+        config: The run, of one task or of several.
+        console: Where progress is shown.
+        everything: Also the validation and test texts, by every teacher that speaks their language (so are
+            they asked when a run is scored).
+
     Raises:
-        ConfigError: no store, no teachers. ModelError: a teacher is not trained yet, or not good enough (`on_poor`).
-        ResourceError, TeacherError.
+        ConfigError: No store, or no teachers.
+        ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
+        ResourceError, TeacherError: The teachers do not fit, or cannot answer.
     """
     trained = trained_teachers(config)
-    data = load_data(config.data, Path.cwd(), config.form)
-    with teachers_alone(config, trained) as (pool, infos):
-        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-        rows, languages = data.validation, data.train.languages
-        judged = review_teachers(config, pool, infos, rows, languages, say)
-        say("\n".join((*judged.lines, *judged.idle)))
-        stop_if_poor([judged], config)
-        with show_progress(console, "training texts") as report:
-            total = label_rows(pool, data.train, config.objective.weighting, report)
-        if everything:
-            held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
-            with show_progress(console, "held-out texts") as report:
-                total += label_rows(pool, held_out, None, report)
+    rows, total = load_rows(config), LabelReport(0, 0, 0, 0.0)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    with teachers_alone(config, trained) as pools:
+        reviews = []
+        for task, (pool, infos) in pools.items():
+            data, member = rows[task], config.members[task]
+            review = review_teachers(member, pool, infos, data.validation, data.train.languages, say)
+            say("\n".join((*review.lines, *review.idle)))
+            reviews.append(review)
+        stop_if_poor(reviews, config)
+        for task, (pool, _) in pools.items():
+            data, weighting = rows[task], config.members[task].objective.weighting
+            with show_progress(console, f"training texts {task}".rstrip()) as report:
+                total += label_rows(pool, data.train, weighting, report)
+            if everything:
+                held_out = Rows.concat([data.validation, *([data.test] if data.test is not None else [])])
+                with show_progress(console, f"held-out texts {task}".rstrip()) as report:
+                    total += label_rows(pool, held_out, None, report)
     return total
 
 
 @contextlib.contextmanager
-def teachers_alone(
-    config: RunConfig, trained: Mapping[str, Path]
-) -> Iterator[tuple[TeacherPool, list[TeacherInfo]]]:
-    """The teachers of a run on its cluster, without a student, and what they say of themselves; ended afterwards.
+def teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Pools]:
+    """Open the teachers of a run on its cluster, without a student; they end with the body.
+
+    Args:
+        config: The run.
+        trained: Folders of the teachers that it trains.
 
     Raises:
-        ResourceError, TeacherError, ModelError: they do not fit, or cannot be opened.
+        ResourceError, TeacherError, ModelError: They do not fit, or cannot be opened.
     """
     look_at_teachers(config)
     with ray_connected(config.ray):
         check_teachers(config, trained)
-        pool, infos = start_pool(config, trained)
-        try:
-            yield pool, infos
-        finally:
-            pool.stop()
+        with opened_pools(config, trained) as pools:
+            yield pools
 
 
-def trained_teachers(config: RunConfig) -> dict[str, Path]:
-    """Folders of the teachers that a run trains."""
+def trained_teachers(config: Run) -> dict[str, Path]:
+    """Return the folders of the teachers that a run trains.
+
+    Raises:
+        ConfigError: There are no teachers, or no store.
+        ModelError: A teacher is not trained yet.
+    """
     if not config.active_teachers or config.serving.store is None:
         raise ConfigError(
             "there is nothing to label",

@@ -2,9 +2,9 @@
 
 Decision record: everything a worker needs travels with the call (rows and tokenizers through the object store,
 once), so workers read no file but the run folder. Points of the curves go to a mailbox actor that the driver
-drains; checkpoints are written into the run's folder, one an evaluation (`saving`), and are what a lost worker group
-goes on from. Training that is not finite is not tried again: the loop has gone back by itself, all ranks agree, and
-the error travels in the mailbox.
+drains; checkpoints are written into the run's folder, one an evaluation (`raykd.runs.checkpoints`), and are what a
+lost worker group goes on from. Training that is not finite is not tried again: the loop has gone back by itself, all
+ranks agree, and the error travels in the mailbox.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Any
 
 import ray
 
-from raykd.checkpoint.find import CheckpointMark, next_start
-from raykd.checkpoint.save import CheckpointLocation, attempt_at, bound_to, keeper, preemption, restore
+from raykd.checkpoint.find import next_start
+from raykd.checkpoint.manifest import CheckpointInfo
+from raykd.checkpoint.save import load_checkpoint
+from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.interrupts import is_ending
 from raykd.cluster.mailbox import Event
 from raykd.cluster.own_processes import started_here
@@ -28,6 +30,13 @@ from raykd.config import Run, WorkersConfig
 from raykd.driver.jobs import Job
 from raykd.errors import RaykdError, ResourceError, TeacherError, TrainingError
 from raykd.point import Point
+from raykd.runs.checkpoints import (
+    CheckpointPlace,
+    begin_attempt,
+    checkpoint_saver,
+    preemption,
+    required_world,
+)
 from raykd.teachers.pool import PoolHandle
 
 IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -42,7 +51,9 @@ ABORT_S = 1.0
 class Payload:
     """One job as it travels to the workers; rows and tokenizer are object references.
 
-    rows: of each task those to train on and those to validate on. pools: of each task its teachers.
+    Attributes:
+        rows: Of each task those to train on and those to validate on.
+        pools: Of each task its teachers.
     """
 
     name: str
@@ -54,7 +65,7 @@ class Payload:
 
 
 def pack_job(job: Job, tokenizer: Any, pools: dict[str, PoolHandle]) -> Payload:
-    """A job with its rows and tokenizer in the object store."""
+    """Return a job with its rows and tokenizer in the object store."""
     return Payload(
         name=job.name,
         config=job.config,
@@ -80,7 +91,7 @@ def run_jobs(call: dict[str, Any]) -> None:
         if _done(payload):
             continue
         try:
-            _run_job(payload, mailbox, call["where"])
+            _run_job(payload, mailbox, call["place"])
         except RaykdError as error:
             # Waits: this process may end before a call that nobody waits for is sent.
             ray.get(mailbox.put.remote(Event("error", payload.name, error=error)))
@@ -89,7 +100,7 @@ def run_jobs(call: dict[str, Any]) -> None:
             raise
 
 
-def _run_job(payload: Payload, mailbox: Any, where: CheckpointLocation) -> None:
+def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
     import ray.train
     import torch
 
@@ -117,17 +128,17 @@ def _run_job(payload: Payload, mailbox: Any, where: CheckpointLocation) -> None:
         config, prepared, tokenizer, payload.pools, rank=rank, world=world, device=device, publish=publish,
         noticed=preemption(),
     )  # fmt: skip
-    wanted = CheckpointMark(payload.name, config.fingerprint(), world)
-    attempt = attempt_at(where, wanted, rank, world=bound_to(loop))
+    wanted = CheckpointInfo(payload.name, config.fingerprint(), world)
+    attempt = begin_attempt(place, wanted, rank, world=required_world(loop))
     for line in attempt.passed_over if rank == 0 else ():
         mailbox.put.remote(Event("note", payload.name, text=line))
     if attempt.found is not None:
-        earlier = restore(loop, attempt.found)
+        earlier = load_checkpoint(loop, attempt.found)
         for point in earlier if rank == 0 else ():
             publish(point)
     if rank == 0:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
-    loop.run(keeper(where, wanted, attempt, points))
+    loop.run(checkpoint_saver(place, wanted, attempt, points))
     if rank == 0:
         save_student(loop, Path(payload.output))
         # Waits: with this event all points before it have arrived.
@@ -136,7 +147,7 @@ def _run_job(payload: Payload, mailbox: Any, where: CheckpointLocation) -> None:
 
 
 def _done(payload: Payload) -> bool:
-    """Whether the model is there already: rank 0 looks, so that all ranks do the same."""
+    """Return whether the model is there already: rank 0 looks, so that all ranks do the same."""
     import torch
 
     there = [(Path(payload.output) / "config.json").exists()]
@@ -154,23 +165,24 @@ def fit(
     mailbox: Any,
     max_failures: int,
 ) -> None:
-    """Runs the jobs on a Ray Train worker group and blocks until they are done.
+    """Run the jobs on a Ray Train worker group and block until they are done.
 
     Raises:
-        TrainingError: Ray Train gave up; the message holds the first cause. ResourceError: others took what was free.
+        TrainingError: Ray Train gave up; the message holds the first cause.
+        ResourceError: Others took what was free.
     """
     import ray.train
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRun
 
-    start = next_start(storage, name)
+    start = next_start(StorageFolder(str(storage)), name)
 
     trainer: HostTrainer = make_trainer_class(IDLE_CALLBACKS)(
         run_jobs,
         train_loop_config={
             "jobs": list(payloads),
             "mailbox": mailbox,
-            "where": CheckpointLocation(storage, name, start),
+            "place": CheckpointPlace(StorageFolder(str(storage)), name, start),
             "threads": max(1, int(workers.num_cpus + 1e-6)),
         },
         scaling_config=ScalingConfig(
@@ -199,7 +211,7 @@ def fit(
 
 
 def worker_needs(workers: WorkersConfig) -> dict[str, float]:
-    """What one worker holds, of a run or of a trial."""
+    """Return what one worker holds, of a run or of a trial."""
     needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
     return {name: amount for name, amount in needs.items() if amount > 0}
 
@@ -220,7 +232,7 @@ def _gave_up(error: BaseException) -> RaykdError:
 
 
 def _abort(controller: Any) -> None:
-    """Ends the worker group now: a process that goes on (a notebook) would keep its resources."""
+    """End the worker group now: a process that goes on (a notebook) would keep its resources."""
     if controller is None:
         return
     with contextlib.suppress(ray.exceptions.RayError):  # the controller ends itself, which is an error to us

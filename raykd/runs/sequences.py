@@ -20,7 +20,8 @@ from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.folders.places import try_folder
-from raykd.runs.labelling import show_progress, teachers_alone, trained_teachers
+from raykd.runs.label_progress import show_progress
+from raykd.runs.labelling import teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import WRITTEN, TeacherPool
 
@@ -32,9 +33,13 @@ def write_sequences(
 
     Args:
         path: JSON lines ``{id, src, tgt, lang, teacher}``; what it holds already is not written again.
-        beams: of the search. max_new_tokens: None takes the task's.
+        beams: Of the search.
+        max_new_tokens: None takes the task's.
+
     Raises:
-        ConfigError: no language task, no teachers. DataError: the file holds something else. ModelError, TeacherError.
+        ConfigError: No language task, no teachers.
+        DataError: The file holds something else.
+        ModelError, TeacherError
     """
     task = config.task
     if not isinstance(task, LanguageTask):
@@ -54,10 +59,11 @@ def write_sequences(
     written = _there(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        teachers_alone(config, trained) as (pool, _),
+        teachers_alone(config, trained) as pools,
         path.open("a", encoding="utf-8") as file,
         show_progress(console, "sequences") as report,
     ):
+        pool, _ = pools[""]
         work = _work(config, pool, data.train, written)
         done, total = 0, sum(len(picked) for _, picked in work)
         report(done, total)
@@ -109,7 +115,7 @@ def _there(path: Path) -> set[tuple[str, str, str]]:
     """Teacher, source and language of each line; a last line that was cut short is taken away.
 
     Raises:
-        DataError: a line that is not one of ours.
+        DataError: A line that is not one of ours.
     """
     if not path.exists():
         return set()

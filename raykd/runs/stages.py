@@ -62,7 +62,7 @@ def fit_group(
     """One worker group for all these jobs, one after the other.
 
     Args:
-        pools: of each task the teachers that students ask; a union of vocabularies is joined from theirs.
+        pools: Of each task the teachers that students ask; a union of vocabularies is joined from theirs.
     """
     if not jobs:
         return

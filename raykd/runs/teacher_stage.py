@@ -47,7 +47,8 @@ class TeacherStage:
         """Score the teachers on the validation rows, print and record it.
 
         Args:
-            asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
+            asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in
+                that.
         """
         self.reviews = review_all(self.config, self.student, self.pools, self.say, asked_alike=asked_alike)
         record_once(self.reviews, self.session.tracker(), self.session.folder)
@@ -80,5 +81,5 @@ def opened_teachers(
     trained = {job.name: job.output for job in jobs}
     with opened_pools(config, trained, say) as pools:
         counts = TeacherCounts(session.folder, [pool for pool, _ in pools.values()])
-        with counts.growing():
+        with counts.watched():
             yield TeacherStage(config, student, session, say, pools, counts)

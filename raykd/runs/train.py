@@ -23,7 +23,7 @@ from raykd.driver.pool import check_cluster
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
 from raykd.driver.smoke import smoke_tags
-from raykd.folders.earlier_start import Earlier
+from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RESULTS, RunFolder, check_rows, path_of
 from raykd.point import Point
 from raykd.preflight.check import preflight
@@ -69,7 +69,7 @@ class TrainCommand(Command[Outcome]):
         """Check models, combinations, resources and places."""
         return preflight(self.config)
 
-    def prepare(self, earlier: Earlier) -> FolderContents:
+    def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the rows; set saved students aside where the run is made longer."""
         path = path_of(self.config)
         self.teachers, self.students = jobs_of(self.config, path)
@@ -123,7 +123,7 @@ class TrainCommand(Command[Outcome]):
             train_teachers(self.teachers, folder, progress)
             with opened_teachers(config, self.teachers, self.students[-1], session, progress.say) as teachers:
                 teachers.review()
-                teachers.counts.filled()
+                teachers.counts.mark_filled()
                 teachers.refuse_poor()
                 train_students(self.students, folder, progress, teachers.pools)
                 progress.note("scoring", "held-out rows, report, MLflow")

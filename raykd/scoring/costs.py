@@ -20,10 +20,11 @@ Times = Mapping[str, tuple[Timing | None, Timing | None]]
 
 
 def times_of(pool: TeacherPool, config: RunConfig, student: Path, trained: Rows, held_out: Rows) -> Times:
-    """What a held-out text takes each teacher and, in its process, the student.
+    """Return what a held-out text takes each teacher and, in its process, the student.
 
     Args:
-        trained: the rows that the student learnt from: a teacher is timed on texts of the languages that it taught.
+        trained: The rows that the student learnt from: a teacher is timed on texts of the languages that it
+            taught.
     """
     taught = languages_taught(config, pool, trained)
     samples = {
@@ -49,7 +50,7 @@ def cost_table(
     student: Path,
     trained: Rows,
 ) -> CostTable:
-    """The table of a run with teachers."""
+    """Return the table of a run with teachers."""
     taught = languages_taught(config, pool, trained)
     texts = Counter(trained.languages)
     own = models.stored_parameters(student)
@@ -73,7 +74,7 @@ def cost_table(
 
 
 def _conditions(times: Times) -> str:
-    """How times were taken, in a sentence."""
+    """Return how times were taken, in a sentence."""
     taken = [own for own, _ in times.values() if own is not None]
     if not taken:
         return "no time was taken"

@@ -38,7 +38,8 @@ def read_texts(
     Args:
         texts: Arguments; where there are any, nothing else is read.
         jsonl: A file of JSON lines, ``-`` for standard input.
-        column: Key of the text; None takes what the lines have: question and context, tokens, text, src, prompt.
+        column: Key of the text; None takes what the lines have: question and context, tokens, text, src,
+            prompt.
         pair: Key of the second text.
         stdin: Standard input.
         lines_of: Gives the lines of standard input as text.
@@ -73,7 +74,8 @@ def rows_from(inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[s
         pairs: Second texts, or contexts, one for each text; None without any.
 
     Raises:
-        DataError: Texts and mappings are mixed, a mapping lacks a key of the first one, or `pairs` has another length.
+        DataError: Texts and mappings are mixed, a mapping lacks a key of the first one, or `pairs` has
+            another length.
     """
     items = [inputs] if isinstance(inputs, str) else list(inputs)
     texts = [_readable(item) for item in items if isinstance(item, str)]
@@ -128,21 +130,21 @@ class _Row:
     where: str
 
     def text(self, key: str) -> str:
-        """The string under a key."""
+        """Return the string under a key."""
         value = self.values.get(key)
         if not isinstance(value, str):
             raise self._lacks(f"text {key!r}", f"a string under {key!r}")
         return _readable(value)
 
     def words(self, key: str) -> list[str]:
-        """The list of words under a key."""
+        """Return the list of words under a key."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
             raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
         return [_readable(word) for word in value]
 
     def others(self, *read: str | None) -> dict[str, Any]:
-        """What stands under other keys."""
+        """Return what stands under other keys."""
         return {key: value for key, value in self.values.items() if key not in read}
 
     def _lacks(self, what: str, wanted: str) -> DataError:
@@ -155,7 +157,7 @@ class _Row:
 
 
 def _readable(text: str) -> str:
-    """A text that a tokenizer takes: halves of surrogate pairs, which JSON can hold, become U+FFFD."""
+    """Return a text that a tokenizer takes: halves of surrogate pairs, which JSON can hold, become U+FFFD."""
     return _HALVES.sub("\ufffd", text)
 
 
@@ -189,7 +191,7 @@ class InputRows:
         """Rows of the task's form.
 
         Raises:
-            DataError: questions without contexts, or words for a task that reads texts.
+            DataError: Questions without contexts, or words for a task that reads texts.
         """
         from raykd.prediction.predictor import rows_to_ask  # imports torch; reading inputs does not
 
@@ -212,7 +214,7 @@ class InputRows:
         return rows_to_ask(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
 
     def in_languages(self, batch: TextBatch, source: str | None, target: str | None) -> TextBatch:
-        """The rows with their languages: these, else what each row says, else unknown ones."""
+        """Return the rows with their languages: these, else what each row says, else unknown ones."""
 
         def said(row: dict[str, Any], *keys: str) -> str:
             return next((value for key in keys if isinstance(value := row.get(key), str)), "")
@@ -226,7 +228,7 @@ class InputRows:
 
 
 def _lacks_answers(row: dict[str, Any]) -> bool:
-    """Whether a row says that its question has no answer, in one of SQuAD's ways."""
+    """Return whether a row says that its question has no answer, in one of SQuAD's ways."""
     answers = row.get("answers")
     texts = answers.get("text") if isinstance(answers, dict) else answers
     return row.get("is_impossible") is True or texts == []

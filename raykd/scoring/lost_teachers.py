@@ -32,7 +32,7 @@ def lost_since(curve: Sequence[Point]) -> dict[str, int]:
 
 
 def loss_notes(since: Mapping[str, int], lost: Collection[str]) -> tuple[str, ...]:
-    """What a reader must know of the lost teachers."""
+    """Return what a reader must know of the lost teachers."""
     return tuple(
         f"teacher {name} was lost by step {since[name]:,}: from there on the others taught alone, their weights "
         "renormalised (serving.on_teacher_loss)"
@@ -45,7 +45,7 @@ def loss_notes(since: Mapping[str, int], lost: Collection[str]) -> tuple[str, ..
 def surviving(
     config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], since: Mapping[str, int]
 ) -> tuple[RunConfig, TeacherPool, list[TeacherInfo], tuple[str, ...]]:
-    """The run, its pool and its teachers without the lost ones, and who those are.
+    """Return the run, its pool and its teachers without the lost ones, and who those are.
 
     Where the run fails on a loss nobody is left out, and who asks a lost teacher is told.
     """

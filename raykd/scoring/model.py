@@ -58,13 +58,16 @@ class Model:
 
         Args:
             inputs: Texts; or mappings with the keys of a JSON line of `raykd predict`: ``{"text": ...}``,
-                ``{"tokens": [...]}``, ``{"question": ..., "context": ...}``. Other keys of a mapping come out again.
+                ``{"tokens": [...]}``, ``{"question": ..., "context": ...}``. Other keys of a mapping come out
+                again.
             pairs: Second texts, or contexts, one for each text.
-            no_answer: Whether "no answer" is a choice for questions. It also is where an input's ``answers`` are
-                empty, and for a student that learnt it.
-            max_length: Longest prompt or source in tokens, of a model that writes; None is what it was trained with.
+            no_answer: Whether "no answer" is a choice for questions. It also is where an input's ``answers``
+                are empty, and for a student that learnt it.
+            max_length: Longest prompt or source in tokens, of a model that writes; None is what it was
+                trained with.
             max_new_tokens: Longest text in tokens that a model writes; None is what it was judged with.
-            language: Language to write, for a multilingual model; None is what an input says under tgt_lang or lang.
+            language: Language to write, for a multilingual model; None is what an input says under tgt_lang
+                or lang.
             source_language: Language of the sources; None is what an input says under src_lang.
 
         Returns:

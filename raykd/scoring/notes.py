@@ -30,10 +30,11 @@ ENOUGH_COVERAGE = 0.98
 def notes_of(
     config: RunConfig, data: Dataset, curve: Sequence[Point], systems: Sequence[System]
 ) -> tuple[str, ...]:
-    """All notes, those about the data first.
+    """Return all notes, those about the data first.
 
     Args:
-        curve: of the student. systems: scores of the final table.
+        curve: Of the student.
+        systems: Scores of the final table.
     """
     unseen = _unseen(curve) if not config.task.language else _unread(curve)
     for line in unseen:
@@ -94,7 +95,7 @@ def _unshared(curve: Sequence[Point]) -> tuple[str, ...]:
 
 
 def _unread(curve: Sequence[Point]) -> tuple[str, ...]:
-    """Says so where the student reads less of the targets than it should."""
+    """Say so where the student reads less of the targets than it should."""
     shares = [p.values["train/coverage"] for p in curve if "train/coverage" in p.values]
     share = float(np.mean(shares)) if shares else 1.0
     if share >= ENOUGH_COVERAGE:
@@ -106,7 +107,7 @@ def _unread(curve: Sequence[Point]) -> tuple[str, ...]:
 
 
 def _unseen(curve: Sequence[Point]) -> tuple[str, ...]:
-    """Says so where the student or a teacher does not see what it should: by the lowest share of any window."""
+    """Say so where the student or a teacher does not see what it should: by the lowest share of any window."""
     shares: dict[str, list[float]] = {}
     for point in curve:
         for name, value in point.values.items():
@@ -128,7 +129,7 @@ def _unseen(curve: Sequence[Point]) -> tuple[str, ...]:
 
 
 def _long_rows(config: RunConfig, curve: Sequence[Point]) -> tuple[str, ...]:
-    """What was cut off, counted once by the student's loop."""
+    """Return what was cut off, counted once by the student's loop."""
     said = {name: value for point in curve for name, value in point.values.items()}
     long, dropped = said.get("train/long_rows", 0.0), said.get("train/dropped_rows", 0.0)
     unmarked = said.get("train/rows_without_markers", 0.0)
@@ -150,7 +151,7 @@ def _long_rows(config: RunConfig, curve: Sequence[Point]) -> tuple[str, ...]:
 
 
 def _weak_teachers(systems: Sequence[System]) -> tuple[str, ...]:
-    """Says so where the teachers have nothing to teach, by the task's first metric."""
+    """Say so where the teachers have nothing to teach, by the task's first metric."""
     found = {p.role: next(iter(s.macro.items())) for p, s in systems if s.macro}
     ensemble, baseline = found.get("ensemble"), found.get("baseline")
     if ensemble is None or baseline is None:

@@ -49,8 +49,11 @@ LOST_TAG = "raykd.lost_teachers"
 class Outcome:
     """What a run made. tables and lines are for the terminal, notes are what a reader must know.
 
-    table: of a run of several tasks that of the first. parts: of such a run what each task made. of_teachers: of the
-        notes those about single teachers. costs: the student beside its teachers; None without any.
+    Attributes:
+        table: Of a run of several tasks that of the first.
+        parts: Of such a run what each task made.
+        of_teachers: Of the notes those about single teachers.
+        costs: The student beside its teachers; None without any.
     """
 
     table: ResultTable
@@ -65,7 +68,7 @@ class Outcome:
     costs: CostTable | None = None
 
     def markdown(self) -> str:
-        """The table as it is kept beside the run, one a task."""
+        """Return the table as it is kept beside the run, one a task."""
         if not self.parts:
             costs = "" if self.costs is None else f"\n{self.costs.markdown()}"
             return "".join([self.table.markdown(), costs, *(f"\n{note}\n" for note in self.of_teachers)])
@@ -98,12 +101,12 @@ def conclude(
     ending: Ending | None,
     read_counters: Callable[[], Counters],
 ) -> Outcome:
-    """Scores every system on the held-out rows, writes the report and logs everything.
+    """Score every system on the held-out rows, write the report and log everything.
 
     Args:
-        judged: what the teachers scored on the validation rows before they taught.
-        ending: of the student's training; of a run of several tasks that of all of them.
-        read_counters: of all teachers of the run, over all its starts.
+        judged: What the teachers scored on the validation rows before they taught.
+        ending: Of the student's training; of a run of several tasks that of all of them.
+        read_counters: Of all teachers of the run, over all its starts.
     """
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
@@ -152,7 +155,7 @@ def conclude(
 
 
 def _tag(name: str, task: str) -> str:
-    """The name of a tag that each task has: names of teachers are those of the whole run already."""
+    """Return the name of a tag that each task has: names of teachers are those of the whole run already."""
     return f"{name}.{task}" if task else name
 
 
@@ -161,7 +164,7 @@ def _last_step(curve: Sequence[Point]) -> int:
 
 
 def _restarted(restarts: Mapping[str, int], processes: Sequence[Sequence[str]]) -> dict[str, float]:
-    """How often the process of each teacher was started again, and processes in all; teachers may share one."""
+    """Return how often the process of each teacher was started again, and processes in all; teachers may share one."""
     each = {f"teacher/{name}/restarts": float(count) for name, count in restarts.items()}
     return {**each, "teacher_restarts": float(sum(restarts[names[0]] for names in processes))} if each else {}
 

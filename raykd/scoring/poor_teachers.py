@@ -35,13 +35,14 @@ class Complaint:
 def complaint_of(
     config: RunConfig, spec: TeacherSpec, info: TeacherInfo, found: Comparison, scored: Score, *, stops: bool
 ) -> Complaint | None:
-    """What to say of a teacher; None where nothing is wrong with it.
+    """Return what to say of a teacher; None where nothing is wrong with it.
 
     One that is no better than one label, but not surely worse, is warned of. So is a tagger whose tags only fit better
     in another order: schemes of tags overlap.
 
     Args:
-        scored: of the validation rows, by language. stops: whether it may stop the run.
+        scored: Of the validation rows, by language.
+        stops: Whether it may stop the run.
     """
     if not found.is_no_better and found.swap is None:
         return None

@@ -45,10 +45,10 @@ System = tuple[Predictions, Score]
 def ask_all(
     handle: PoolHandle, rows: Rows, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[TeacherSignal]:
-    """Every teacher's answers to all rows of its languages, in row order.
+    """Return every teacher's answers to all rows of its languages, in row order.
 
     Args:
-        report: takes (rows answered, rows in all) as it goes on.
+        report: Takes (rows answered, rows in all) as it goes on.
     """
     source = handle.source(None)
     waiting = [
@@ -76,7 +76,7 @@ def measure_system(
     name: str, role: Role, config: RunConfig, said: SystemAnswers, asked_B: NDArray[np.bool_], rows: Rows,
     parameters: int, ms_per_1000: float | None = None,
 ) -> System:  # fmt: skip
-    """What a system said to the rows it was asked for, measured by the task."""
+    """Return what a system said to the rows it was asked for, measured by the task."""
     labels = config.data.labels
     found = score(
         rows.languages,
@@ -120,7 +120,7 @@ def _same_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
 
 
 def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> SystemAnswers:
-    """A teacher's answers to all rows as what a task measures."""
+    """Return a teacher's answers to all rows as what a task measures."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.counts(batch)
     if signal.bodies is None:
@@ -135,7 +135,7 @@ def stacked(
     languages: Sequence[frozenset[str] | None],
     rows: Rows,
 ) -> Signals:
-    """The teachers' answers to all rows as the objective sees them, without gold labels."""
+    """Return the teachers' answers to all rows as the objective sees them, without gold labels."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.counts(batch)
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
@@ -153,10 +153,10 @@ def teacher_systems(
     rows: Rows,
     times: Mapping[str, float | None] | None = None,
 ) -> list[System]:
-    """The teachers' rows of the table.
+    """Return the teachers' rows of the table.
 
     Args:
-        times: milliseconds for 1,000 texts by teacher, where they are shown.
+        times: Milliseconds for 1,000 texts by teacher, where they are shown.
     """
     said = [
         teacher_said(pool, m, s, config, rows) if config.task.language else said_by(config, s, rows)
@@ -177,10 +177,11 @@ def ensemble_system(
     teachers: Sequence[Predictions],
     rows: Rows,
 ) -> System:
-    """What the student is taught: the combined target at temperature 1, as log-probabilities.
+    """Return what the student is taught: the combined target at temperature 1, as log-probabilities.
 
     Args:
-        signals: of all units. asked_B: rows that some teacher was asked for.
+        signals: Of all units.
+        asked_B: Rows that some teacher was asked for.
     """
     weighting = config.objective.weighting
     weights_MN, mixture = weighting.weights(signals), config.objective.mixture
@@ -231,7 +232,7 @@ def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> t
 
 
 def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
-    """A saved student as a teacher that answers for itself, in float32."""
+    """Return a saved student as a teacher that answers for itself, in float32."""
     codes = student_codes(config) if config.task.language else {}
     return TeacherSpec(
         name, str(directory), config.data.labels, config.task, language_codes=dict(codes), dtype="float32"
@@ -239,7 +240,7 @@ def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
 
 
 def student_system(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
-    """A saved student's answers, from the files that a user gets."""
+    """Return a saved student's answers, from the files that a user gets."""
     threads = max(1, int(config.workers.num_cpus + 1e-6))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -272,7 +273,7 @@ def _timed(student: Teacher, rows: Rows) -> float | None:
 
 
 def sample_texts(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:
-    """The texts that a model is timed on: some of all rows, or of those in these languages."""
+    """Return the texts that a model is timed on: some of all rows, or of those in these languages."""
     picked = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
     picked = picked or list(range(len(rows)))
     count = min(TIMED_TEXTS, len(picked))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raykd.config import Run
 from raykd.config.loading import dump
-from raykd.driver.ending import ending_of
+from raykd.driver.ending import find_ending
 from raykd.driver.jobs import Job
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
@@ -85,7 +85,7 @@ def conclude_all(
         tracker: The MLflow run.
         counters: Reads those of the teachers, over all starts.
     """
-    ending = ending_of(curves.get("student", ()), config.metric, jobs[-1].steps)
+    ending = find_ending(curves.get("student", ()), config.metric, jobs[-1].steps)
     outcomes: dict[str, Outcome] = {}
     for task, member in config.members.items():
         pool, infos = pools.get(task, (None, []))
@@ -110,7 +110,7 @@ def conclude_all(
 
 
 def of_task(points: Sequence[Point], task: str) -> list[Point]:
-    """A task's own curves, and those of the whole run (learning rate, epoch) where it has none of that name."""
+    """Return a task's own curves, and those of the whole run (learning rate, epoch) where it has none of that name."""
     if not task:
         return list(points)
     found = []

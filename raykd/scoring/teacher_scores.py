@@ -44,10 +44,14 @@ SAID_EVERY_S = 15.0
 class TeacherReview:
     """What is known of a run's teachers before they teach.
 
-    scores: on the validation rows, by teacher. held: their answers to these, where no store keeps them.
-    complaints: of teachers that are no better than one label for everything, or right only with other labels.
-    summary: all scores in a line. warnings: complaints, teachers far below others or not judged. idle: teachers that
-    are never asked.
+    Attributes:
+        scores: On the validation rows, by teacher.
+        held: Their answers to these, where no store keeps them.
+        complaints: Of teachers that are no better than one label for everything, or right only with other
+            labels.
+        summary: All scores in a line.
+        warnings: Complaints, teachers far below others or not judged.
+        idle: Teachers that are never asked.
     """
 
     scores: Mapping[str, Score] = field(default_factory=dict)
@@ -68,7 +72,7 @@ class TeacherReview:
         return (self.summary, *(f"warning: {warning}" for warning in self.warnings))
 
     def announce(self, say: Callable[[str], None]) -> None:
-        """Says it, and writes it to the log."""
+        """Say it, and write it to the log."""
         for line in self.lines:
             say(line)
         log.info("%s", self.summary)
@@ -97,11 +101,13 @@ def review_teachers(
     *,
     asked_alike: bool = True,
 ) -> TeacherReview:
-    """Asks all teachers for the validation rows and judges them; stops nothing.
+    """Ask all teachers for the validation rows and judge them; stop nothing.
 
     Args:
-        rows: of the validation split. languages: of the training rows. say: takes lines while it takes long.
-        asked_alike: whether the run's own weighting decides who is asked; False where trials differ in that.
+        rows: Of the validation split.
+        languages: Of the training rows.
+        say: Takes lines while it takes long.
+        asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
     """
     signals = ask_all(pool.handle, rows, _slowly(say))
     for name, line in pool.findings().items():
@@ -125,10 +131,10 @@ def review_teachers(
 
 
 def stop_if_poor(judged: Iterable[TeacherReview], config: Run, key: str = "teachers") -> None:
-    """Raises ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
+    """Raise ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
 
     Args:
-        key: where an override finds the run's teachers.
+        key: Where an override finds the run's teachers.
     """
     stopping = [c for part in judged for c in part.complaints if c.stops]
     if not stopping:
@@ -152,10 +158,10 @@ def stop_if_poor(judged: Iterable[TeacherReview], config: Run, key: str = "teach
 
 
 def record_once(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: RunFolder) -> None:
-    """Logs what was found to the MLflow run, which a resume does not do again.
+    """Log what was found to the MLflow run, which a resume does not do again.
 
     Args:
-        judged: by task; the name is empty in a run of one task.
+        judged: By task; the name is empty in a run of one task.
     """
     if folder.state.get("teachers_scored_in") == tracker.run_id:
         return
@@ -165,7 +171,7 @@ def record_once(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: R
 
 
 def _unwritten(config: RunConfig) -> RunConfig:
-    """The run, measured by likelihoods alone: what teachers write is measured once, on the held-out rows."""
+    """Return the run, measured by likelihoods alone: what teachers write is measured once, on the held-out rows."""
     if not config.task.language:
         return config
     return config.model_copy(update={"task": config.task.model_copy(update={"written": ()})})
@@ -184,7 +190,7 @@ def _slowly(say: Callable[[str], None]) -> Callable[[int, int], None]:
 
 
 def comparison_of(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Comparison | None:
-    """A teacher beside one label for everything; None where a task has no labels, or nothing can be compared.
+    """Return a teacher beside one label for everything; None where a task has no labels, or nothing can be compared.
 
     A tagger is compared with O everywhere, by words.
     """

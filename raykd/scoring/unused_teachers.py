@@ -12,7 +12,7 @@ def never_asked(config: RunConfig, languages: Iterable[str]) -> dict[str, str]:
     """Teachers that are asked for no training row, and why.
 
     Args:
-        languages: of the training rows.
+        languages: Of the training rows.
     """
     there = sorted(set(languages))
     names = tuple(t.name for t in config.active_teachers)
@@ -45,5 +45,5 @@ def _why(config: RunConfig, name: str, own: list[str], others: dict[str, list[st
 
 
 def describe_never_asked(reasons: dict[str, str]) -> tuple[str, ...]:
-    """A sentence a teacher."""
+    """Return a sentence a teacher."""
     return tuple(f"teacher {name} is asked for no row of this run: {why}" for name, why in reasons.items())

@@ -29,7 +29,7 @@ from raykd.teachers.pool import TeacherPool
 
 
 def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[SystemAnswers, int]:
-    """What a saved student says to the rows, and its parameters."""
+    """Return what a saved student says to the rows, and its parameters."""
     task = config.task
     assert isinstance(task, LanguageTask)
     from raykd.models.lm import Headless
@@ -62,10 +62,10 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[System
 def teacher_said(
     pool: TeacherPool, m: int, signal: TeacherSignal, config: RunConfig, rows: Rows
 ) -> SystemAnswers:
-    """What a teacher says to the rows of its languages; zeros and empty texts for the others.
+    """Return what a teacher says to the rows of its languages; zeros and empty texts for the others.
 
     Raises:
-        TeacherError: its answers carry no likelihoods.
+        TeacherError: Its answers carry no likelihoods.
     """
     task = config.task
     assert isinstance(task, LanguageTask)

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raykd.config import RunConfig
+from raykd.config import Run
 from raykd.config.loading import flatten
 from raykd.errors import ConfigError
 from raykd.spaces.domains import ChoiceDomain, IntegerDomain, Scalar
@@ -52,7 +52,7 @@ def read_point(space: Space, point: Mapping[str, Any], where: str) -> Sample:
     }
 
 
-def sample_of_run(space: Space, run: RunConfig, where: str) -> Sample:
+def sample_of_run(space: Space, run: Run, where: str) -> Sample:
     """The sample that stands for a run, whatever else the run differs in.
 
     Raises:
@@ -61,7 +61,7 @@ def sample_of_run(space: Space, run: RunConfig, where: str) -> Sample:
     return _read(space.tree, run.model_dump(mode="json"), "", where, False)
 
 
-def list_differing_keys(one: RunConfig, other: RunConfig, besides: Sequence[str] = ()) -> list[str]:
+def list_differing_keys(one: Run, other: Run, besides: Sequence[str] = ()) -> list[str]:
     """Keys in which two runs differ, with both values.
 
     Args:

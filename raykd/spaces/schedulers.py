@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from raykd.config import RunConfig
+from raykd.config import Run
 from raykd.errors import ConfigError
 from raykd.spaces.domains import ChoiceDomain, UniformDomain
 from raykd.spaces.samplers import tune_domain
@@ -46,7 +46,7 @@ class SchedulerBase(Spec):
     pauses: ClassVar[bool] = False
     """Trials are put aside and go on later, so each needs Tune checkpoints."""
 
-    def check(self, base: RunConfig, space: Space, search: str, trials: int, origin: str) -> None:
+    def check(self, base: Run, space: Space, search: str, trials: int, origin: str) -> None:
         """Refuses what this scheduler cannot do with the sweep.
 
         Raises:
@@ -175,7 +175,7 @@ class _Population(SchedulerBase):
     def _interval(self, evaluations: int) -> int:
         return self.interval or math.ceil(evaluations / 5)
 
-    def check(self, base: RunConfig, space: Space, search: str, trials: int, origin: str) -> None:
+    def check(self, base: Run, space: Space, search: str, trials: int, origin: str) -> None:
         if search != "random":
             raise ConfigError(
                 f"{origin}: {self.kind} chooses for itself after the start",
@@ -192,7 +192,13 @@ class _Population(SchedulerBase):
                 got=f"patience with {self.kind}",
                 wanted="set: {train: {patience: null}}",
             )
-        if base.phases or "phases" in space.keys:
+        if list(base.members) != [""]:
+            raise ConfigError(
+                f"{origin}: {self.kind} finds phases, which a run of several tasks does not have",
+                got=f"tasks {', '.join(base.members)}",
+                wanted="another scheduler: asha, median, hyperband or fifo",
+            )
+        if any(member.phases for member in base.members.values()) or "phases" in space.keys:
             raise ConfigError(
                 f"{origin}: phases would undo mutations",
                 got=f"phases with {self.kind}",

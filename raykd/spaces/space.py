@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raykd.config import RunConfig, overlay
-from raykd.config.loading import resolve_paths, validate
+from raykd.config import Run, overlay
+from raykd.config.loading import resolve_paths, validate_any
 from raykd.config.smoke import shorten_run
 from raykd.errors import ConfigError, RaykdError
 from raykd.report.names import is_constant, short_names
@@ -38,8 +38,9 @@ TRIAL = ", the trial with "
 Sample = dict[str, Scalar]
 """A value for every active domain, by path, in the order of `Space.domains`."""
 
-LAMBDA = re.compile(r"objective\.terms(\.\d+)?\.lambda_schedule(\.|$)")
-ALPHA = re.compile(r"objective\.alpha(\.|$)")
+_OF_A_TASK = r"(task\.tasks\.[^.]+\.)?"
+LAMBDA = re.compile(rf"{_OF_A_TASK}objective\.terms(\.\d+)?\.lambda_schedule(\.|$)")
+ALPHA = re.compile(rf"{_OF_A_TASK}objective\.alpha(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Space:
         filled: dict[str, Any] = _fill(self.tree, sample)
         return filled
 
-    def config(self, sample: Mapping[str, Scalar]) -> RunConfig:
+    def config(self, sample: Mapping[str, Scalar]) -> Run:
         """The run of a trial.
 
         Raises:
@@ -243,7 +244,7 @@ class Space:
                 tree = overlay(
                     tree, {"train": {"steps": None}}
                 )  # the trial says epochs, the short base said steps
-            config = resolve_paths(validate(tree, where), self.base_dir)
+            config = resolve_paths(validate_any(tree, where), self.base_dir)
             if config.smoke is not None:
                 config = shorten_run(config, evaluations=None)
         except RaykdError as error:
@@ -266,16 +267,18 @@ class Space:
                 ]
         return samples
 
-    def _refuse_size_twice(self, config: RunConfig, where: str) -> None:
+    def _refuse_size_twice(self, config: Run, where: str) -> None:
         """Alpha is the size of the teachers' part, lambda its shape: searching both sizes confounds them."""
-        terms = config.objective.terms
-        both = any(map(ALPHA.match, self.searched)) and any(map(LAMBDA.match, self.searched))
-        if both and len(terms) == 1 and not math.isclose(peak := terms[0].lambda_schedule.bounds()[1], 1.0):
-            raise ConfigError(
-                f"{where}: alpha is searched, so a single term's lambda_schedule is a shape with peak 1",
-                got=f"peak {peak:g}",
-                wanted="a schedule whose largest value is 1, or lambda searched instead of alpha",
-            )
+        if not (any(map(ALPHA.match, self.searched)) and any(map(LAMBDA.match, self.searched))):
+            return
+        for member in config.members.values():
+            terms = member.objective.terms
+            if len(terms) == 1 and not math.isclose(peak := terms[0].lambda_schedule.bounds()[1], 1.0):
+                raise ConfigError(
+                    f"{where}: alpha is searched, so a single term's lambda_schedule is a shape with peak 1",
+                    got=f"peak {peak:g}",
+                    wanted="a schedule whose largest value is 1, or lambda searched instead of alpha",
+                )
 
 
 def _refuse_dots(node: Mapping[str, Any], above: str) -> None:

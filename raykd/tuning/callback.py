@@ -80,7 +80,7 @@ class TrialRuns:
 
     @property
     def open(self) -> dict[str, Tracker]:
-        """Runs that have not ended, by trial."""
+        """Run that have not ended, by trial."""
         return self._children.open
 
     def of(self, name: str) -> Tracker:
@@ -117,7 +117,7 @@ class TrialRuns:
         return [(t.name, t.status) for t in over if t.status is not None and t.status != "failed"]
 
     def end(self, name: str, status: str) -> None:
-        """Ends a trial's run as what it became."""
+        """End a trial's run as what it became."""
         row = self._journal.trials[name].row(self._higher)
         tracker = self.of(name)
         if row.best is not None:
@@ -273,7 +273,7 @@ class TuneCallback(Callback):  # type: ignore[misc]
 
 
 def _error_of(trial: Any) -> BaseException | None:
-    """What a trial raised last; Tune's own `get_error` looks where the file will be only later."""
+    """Return what a trial raised last; Tune's own `get_error` looks where the file will be only later."""
     try:
         with open(trial.pickled_error_file, "rb") as file:
             error = ray.cloudpickle.load(file)
@@ -283,7 +283,7 @@ def _error_of(trial: Any) -> BaseException | None:
 
 
 def cause(error: BaseException | None) -> str:
-    """What went wrong in a trial, the whole message: its later lines say which key, why, and what to do."""
+    """Return what went wrong in a trial, the whole message: its later lines say which key, why, and what to do."""
     inner = getattr(error, "cause", None) or error
     if inner is None:
         return "the trial's process ended, and nobody said why"

@@ -25,12 +25,12 @@ def concurrent_trials(
     """Trials that fit at once.
 
     Args:
-        nodes: resources of each node, without what named pools hold there.
-        groups: teachers that keep their resources while trials run.
-        asked: the user's own limit; one that does not fit is refused, not lowered.
+        nodes: Resources of each node, without what named pools hold there.
+        groups: Teachers that keep their resources while trials run.
+        asked: The user's own limit; one that does not fit is refused, not lowered.
 
     Raises:
-        ResourceError: with the arithmetic: not one trial fits, or fewer than were asked for.
+        ResourceError: With the arithmetic: not one trial fits, or fewer than were asked for.
     """
     needs = worker_needs(workers)
     free = _without_teachers(nodes, groups)
@@ -70,7 +70,7 @@ def _without_teachers(
 
 
 def _times(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """How often ``needs`` fit on a node."""
+    """Return how often ``needs`` fit on a node."""
     counts = [int((node.get(name, 0.0) + 1e-6) // amount) for name, amount in needs.items() if amount > 0]
     return max(0, min(counts, default=0))
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from raykd.config import Run, RunConfig, checked_name, overlay
+from raykd.config import Run, checked_name, overlay
 from raykd.config.explain import explain
 from raykd.config.home import SPACE, find_folder, output_of
 from raykd.config.loading import (
@@ -32,7 +32,7 @@ from raykd.config.loading import (
     refuse_credentials,
     resolve_paths,
     set_path,
-    validate,
+    validate_any,
 )
 from raykd.errors import ConfigError
 from raykd.presets import preset
@@ -100,15 +100,17 @@ class SweepConfig(Spec):
 class Sweep:
     """A sweep that was read and checked. Written by `load_sweep`, read by everything that runs or shows one.
 
-    config: the file's keys with `metric`, `mode` and `num_samples` filled in.
-    base: the run without anything searched: the base, `set` over it, and the sweep's metric; paths absolute.
-    space: makes a trial's run from a sample, `space.config(sample)`.
-    known: what is tried first, and what is known of an earlier sweep. notes: what a reader must know of that
-        and of the space.
+    Attributes:
+        config: The file's keys with `metric`, `mode` and `num_samples` filled in.
+        base: The run without anything searched: the base, `set` over it, and the sweep's metric; paths
+            absolute.
+        space: Makes a trial's run from a sample, `space.config(sample)`.
+        known: What is tried first, and what is known of an earlier sweep.
+        notes: What a reader must know of that and of the space.
     """
 
     config: SweepConfig
-    base: RunConfig
+    base: Run
     space: Space
     known: Known = NOTHING
     notes: tuple[str, ...] = ()
@@ -132,7 +134,7 @@ class Sweep:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def metric(self) -> MetricName:
+    def metric(self) -> str:
         """What trials are compared by."""
         return self.base.metric
 
@@ -165,18 +167,19 @@ def load_sweep(
     *,
     check: bool = True,
 ) -> Sweep:
-    """The sweep of a YAML file, a tree or a `SweepConfig` with overrides on top.
+    """Return the sweep of a YAML file, a tree or a `SweepConfig` with overrides on top.
 
     An override below ``space`` replaces what stands there, so that one domain can take another's place.
 
     Args:
-        source: the file, or a sweep's folder, whose file belongs to it (`raykd.config.home`); or the sweep itself.
+        source: The file, or a sweep's folder, whose file belongs to it (`raykd.config.home`); or the sweep
+            itself.
         overrides: ``key.path=value``, or pairs of a key path and a value.
-        folder: the sweep's folder, where a file that lies elsewhere is to go on there.
+        folder: The sweep's folder, where a file that lies elsewhere is to go on there.
         check: Whether it is to be run, so that what cannot work is refused.
 
     Raises:
-        ConfigError: with the path, what was got and what is allowed.
+        ConfigError: With the path, what was got and what is allowed.
     """
     tree: Any
     tree, path = read_source(source)
@@ -205,7 +208,7 @@ def load_sweep(
     config = config.model_copy(
         update={
             "search": search,
-            "metric": metric,
+            "metric": base.train.metric,  # of several tasks it is their score, which no key says
             "mode": _direction(metric),
             "num_samples": config.num_samples or default,
             "base_dir": str(base_dir),
@@ -259,17 +262,17 @@ def resumed_sweep(
 
 
 def dump_sweep(sweep: Sweep) -> str:
-    """The sweep as YAML that `load_sweep` takes again, whatever became of the files that it was read from."""
+    """Return the sweep as YAML that `load_sweep` takes again, whatever became of the files that it was read from."""
     tree = sweep.config.model_dump(mode="json") | {"base": sweep.base.model_dump(mode="json"), "set": {}}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _direction(metric: str) -> Mode:
-    return "max" if HIGHER_IS_BETTER[metric] else "min"
+    return "max" if HIGHER_IS_BETTER.get(metric, True) else "min"
 
 
-def _base(config: SweepConfig, path: Path) -> tuple[RunConfig, Path]:
-    """The run without anything searched, and the folder that its relative paths are relative to."""
+def _base(config: SweepConfig, path: Path) -> tuple[Run, Path]:
+    """Return the run without anything searched, and the folder that its relative paths are relative to."""
     if isinstance(config.base, str):
         file = _run_file(config.base, path)
         tree: Mapping[str, Any] = read_yaml_mapping(file)
@@ -286,7 +289,7 @@ def _base(config: SweepConfig, path: Path) -> tuple[RunConfig, Path]:
         tree = overlay(tree, {"train": {"metric": config.metric}})
     folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
     return resolve_paths(
-        validate(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
+        validate_any(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
     ), folder
 
 

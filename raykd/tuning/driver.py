@@ -20,7 +20,8 @@ from raykd.driver.pool import check_cluster, placements_of
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
 from raykd.driver.wait import wait_for
-from raykd.runs.labelling import LabelReport, label_rows, show_progress
+from raykd.runs.label_progress import show_progress
+from raykd.runs.labelling import LabelReport, label_rows
 from raykd.runs.ray_train import worker_needs
 from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, opened_teachers
@@ -193,7 +194,7 @@ class SweepDriver:
     def _answer(self, teachers: TeacherStage) -> None:
         """Have every text answered, then give the teachers' resources to the trials; nothing if on demand."""
         if not teachers.pools or self.label == "on_demand":
-            teachers.counts.filled()
+            teachers.counts.mark_filled()
             return
         report = LabelReport(0, 0, 0, 0.0)
         for task in teachers.pools:
@@ -201,8 +202,8 @@ class SweepDriver:
                 with show_progress(self.console, f"teachers answer {task}".rstrip()) as show:
                     report += self._label(teachers, task, weighting, show)
         log.info("teachers answered ahead: %s", report)
-        teachers.counts.filled()
-        with teachers.counts.still():
+        teachers.counts.mark_filled()
+        with teachers.counts.paused():
             for pool, _ in teachers.pools.values():
                 pool.park()
 
@@ -253,7 +254,7 @@ class SweepDriver:
             raise no_score(journal, self.folder, search.settings.time_budget_s)
 
     def _context(self, search: Search, teachers: TeacherStage, mailbox: Any) -> TrialContext:
-        """What travels to the trials' processes: rows, the student's tokenizer, the pools' addresses."""
+        """Return what travels to the trials' processes: rows, the student's tokenizer, the pools' addresses."""
         student = self.base.student
         rows = [(task.config.task, task.data.train) for task in self.student.tasks.values()]
         joined = teachers.handles[""].source(direct=False) if "" in teachers.handles else None

@@ -25,8 +25,11 @@ FILE = "trials.jsonl"
 class Labelling:
     """What the teachers answered ahead in one start of the sweep, in (text, teacher) pairs.
 
-    asked: all pairs. stored: those that were there before. forwarded: computed; None where the start was cut off.
-    task: whose texts; empty where there is one.
+    Attributes:
+        asked: All pairs.
+        stored: Those that were there before.
+        forwarded: Computed; None where the start was cut off.
+        task: Whose texts; empty where there is one.
     """
 
     asked: int
@@ -42,10 +45,14 @@ Ended = Literal["finished", "stopped", "failed", "diverged"]
 class Trial:
     """What is known of a trial.
 
-    tune_ids: Tune's names for it, one a start of the sweep. evaluations: by number. objective: the best so far.
-    segments: (first step, sample) of each part of its history, where population based training changed it;
-        the evaluations of the parts before the last may then be those of the trial that it was copied from.
-    status: None while it is not over.
+    Attributes:
+        tune_ids: Tune's names for it, one a start of the sweep.
+        evaluations: By number.
+        objective: The best so far.
+        segments: (first step, sample) of each part of its history, where population based training changed
+            it; the evaluations of the parts before the last may then be those of the trial that it was copied
+            from.
+        status: None while it is not over.
     """
 
     name: str
@@ -78,7 +85,7 @@ class Journal:
     """The events of a sweep, on disk and in memory.
 
     Args:
-        path: the file; what an earlier start of the sweep wrote is read from it.
+        path: The file; what an earlier start of the sweep wrote is read from it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -16,7 +16,7 @@ NO_RUN = "the setting is no run: "
 
 
 def no_score(journal: Journal, folder: RunFolder, budget_s: float | None) -> SweepError:
-    """The error of a sweep in which not one trial came to a score.
+    """Return the error of a sweep in which not one trial came to a score.
 
     Args:
         budget_s: The sweep's time budget; None is no limit.
@@ -37,7 +37,7 @@ def no_score(journal: Journal, folder: RunFolder, budget_s: float | None) -> Swe
 
 
 def error_lines(trials: Iterable[Trial]) -> list[str]:
-    """Each different error once and whole, with the trials that ended with it."""
+    """Return each different error once and whole, with the trials that ended with it."""
     ended: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         if trial.error and trial.status is not None:
@@ -52,7 +52,7 @@ def error_lines(trials: Iterable[Trial]) -> list[str]:
 
 
 def next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | None) -> list[str]:
-    """What can be done for the trials that have no score, a sentence each; empty where nothing is to be said.
+    """Return what can be done for the trials that have no score, a sentence each; empty where nothing is to be said.
 
     Args:
         sweep: What `raykd sweep --resume` is to be given.

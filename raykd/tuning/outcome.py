@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from raykd.config import Phase, RunConfig
-from raykd.config.loading import dump
+from raykd.config import Phase, Run
+from raykd.config.loading import dump, validate_any
 from raykd.driver.teacher_counts import came_to_an_end
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
@@ -56,10 +56,10 @@ def conclude(
     tracker: Tracker,
     notes: Sequence[str] = (),
 ) -> SweepOutcome:
-    """Writes and logs everything that a sweep leaves.
+    """Write and log everything that a sweep leaves.
 
     Args:
-        notes: what a reader must know of its teachers.
+        notes: What a reader must know of its teachers.
     """
     best_path = folder.path / BEST
     report = _report(plan, folder, journal, tracker, "", notes)
@@ -85,25 +85,22 @@ def conclude(
     )
 
 
-def best_run(plan: Sweep, trial: Trial) -> RunConfig:
-    """A trial as a run that `raykd train` takes: its sample, and what changed on its way as phases."""
+def best_run(plan: Sweep, trial: Trial) -> Run:
+    """Return a trial as a run that `raykd train` takes: its sample, and what changed on its way as phases."""
     segments = trial.segments or [(0, trial.sample)]
     config = plan.space.config(segments[0][1])
     phases = tuple(
         Phase(at=step / trial.total_steps, set=_mutable(plan.space.assemble(sample)))
         for step, sample in segments[1:]
     )
-    return RunConfig.model_validate(
-        {
-            **config.model_dump(mode="json"),
-            "name": f"{plan.name[:95]}-best",  # a name has 100 letters at most
-            "phases": [phase.model_dump(mode="json") for phase in phases],
-        }
-    )
+    changes: dict[str, Any] = {"name": f"{plan.name[:95]}-best"}  # a name has 100 letters at most
+    if phases:
+        changes["phases"] = [phase.model_dump(mode="json") for phase in phases]
+    return validate_any({**config.model_dump(mode="json"), **changes}, f"the best run of {plan.name}")
 
 
 def _mutable(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an overlay may change on the way."""
+    """Return what of an overlay may change on the way."""
     train = {k: v for k, v in tree.get("train", {}).items() if k in ("learning_rate", "weight_decay")}
     objective = {"objective": tree["objective"]} if "objective" in tree else {}
     return {**objective, **({"train": train} if train else {})}
@@ -147,14 +144,14 @@ def _report(
 
 
 def _passes(journal: Journal) -> dict[str, str]:
-    """What the teachers did for the sweep, in words."""
+    """Return what the teachers did for the sweep, in words."""
     if journal.passes is None:
         return {}
     return {"teacher passes": f"{journal.passes:.4g} over {journal.pairs:,} pairs of a text and a teacher"}
 
 
 def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
-    """What a reader should know before believing the numbers."""
+    """Return what a reader should know before believing the numbers."""
     missing = plan.trials - len(journal.trials)
     notes = [f"{missing} trials never began: the time budget was over"] if missing > 0 else []
     if cut := len(journal.cut_off):

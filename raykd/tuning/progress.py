@@ -24,7 +24,7 @@ SILENCE_S = 30.0
 
 
 def indented(text: str) -> str:
-    """A message whose later lines stand below the first one."""
+    """Return a message whose later lines stand below the first one."""
     return text.replace("\n", "\n      ")
 
 
@@ -32,7 +32,8 @@ class SweepProgress:
     """Bars on a terminal, a line a trial elsewhere. Called from Tune's thread.
 
     Args:
-        total: trials of the sweep, None where only a time budget ends it. before: trials that are over already.
+        total: Trials of the sweep, None where only a time budget ends it. before: trials that are over
+            already.
     """
 
     def __init__(self, console: Console, metric: str, total: int | None, names: dict[str, str]) -> None:
@@ -55,7 +56,7 @@ class SweepProgress:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Shows the bars while the body runs."""
+        """Show the bars while the body runs."""
         with self._bars if self._console.is_terminal else contextlib.nullcontext():
             yield
 

@@ -23,7 +23,7 @@ from raykd.driver.session import Session
 from raykd.driver.smoke import smoke_tags
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
-from raykd.folders.earlier_start import Earlier
+from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.search import NOW, SCORE
@@ -82,7 +82,7 @@ class SweepCommand(Command[SweepOutcome]):
         """Say which changed settings stop the resume."""
         return explain_sweep(path, changes)
 
-    def prepare(self, earlier: Earlier) -> FolderContents:
+    def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the base's rows and check every trial that is known."""
         self.teachers, self.student = read_base(self.base)
         preflight_trials(self.plan, self.student.data)

@@ -38,10 +38,10 @@ class Suggestions(Searcher):  # type: ignore[misc]
     """The trials of one start of a sweep.
 
     Args:
-        scheduler: takes earlier results again, if it judges trials as they come; None where it does not.
-        begun: called with each trial's name and Tune's name for it.
-        check: raises RaykdError where a sample can be no run.
-        refused: called with the name of such a trial and the error; it fails before a process is asked.
+        scheduler: Takes earlier results again, if it judges trials as they come; None where it does not.
+        begun: Called with each trial's name and Tune's name for it.
+        check: Raises RaykdError where a sample can be no run.
+        refused: Called with the name of such a trial and the error; it fails before a process is asked.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Suggestions(Searcher):  # type: ignore[misc]
                 self._replay(trial, trial.tune_ids[-1])
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration for Tune, or that there is none left."""
+        """Return the next trial's configuration for Tune, or that there is none left."""
         while self._going_on:
             trial = self._going_on.pop(0)
             earlier = trial.tune_ids[-1]
@@ -91,7 +91,7 @@ class Suggestions(Searcher):  # type: ignore[misc]
         return Searcher.FINISHED
 
     def _begin(self, name: str, index: int, sample: Mapping[str, Any], trial_id: str) -> bool:
-        """Notes a trial; whether it can be run. One that cannot has failed, and Tune never hears of it."""
+        """Note a trial; whether it can be run. One that cannot has failed, and Tune never hears of it."""
         try:
             self._check(sample)
         except RaykdError as error:
@@ -105,7 +105,7 @@ class Suggestions(Searcher):  # type: ignore[misc]
         return True
 
     def _replay(self, trial: Trial, trial_id: str) -> None:
-        """Shows the scheduler what a trial reported before; its decisions are past."""
+        """Show the scheduler what a trial reported before; its decisions are past."""
         if self._scheduler is None:
             return
         stand_in = StandIn(trial_id)
@@ -120,14 +120,14 @@ class Suggestions(Searcher):  # type: ignore[misc]
             self._scheduler.on_trial_result(None, stand_in, {"evaluation": number, "objective": best})
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Hands a score on to the sampler."""
+        """Hand a score on to the sampler."""
         self._objective[trial_id] = float(result["objective"])
         self._sampler.report(self._index[trial_id], int(result["evaluation"]), self._objective[trial_id])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Hands the outcome on to the sampler; Tune gives no result of a trial that is stopped while paused."""
+        """Hand the outcome on to the sampler; Tune gives no result of a trial that is stopped while paused."""
         score = self._objective.get(trial_id) if result is None else float(result["objective"])
         failed = error or (result is not None and bool(result.get("diverged")))
         self._sampler.tell(self._index[trial_id], None if failed else score)

@@ -16,19 +16,16 @@ says so at its first step, since Tune tries again what fails in a step, and give
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
-from raykd.checkpoint.curves import load_points, save_points
-from raykd.checkpoint.find import CheckpointMark, problem, write_manifest
-from raykd.checkpoint.save import POINTS, cannot_save
+from raykd.checkpoint.find import checkpoint_name, find_checkpoint
+from raykd.checkpoint.manifest import CheckpointInfo, find_problem
+from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.mailbox import Event
 from raykd.driver.loop import save_student
 from raykd.errors import NonFiniteError
@@ -38,6 +35,10 @@ from raykd.student.worker import TrainingLoop
 from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.trial_rank import TrialContext, TrialRank
 
+JOB = "trial"
+"""Name of the job in a trial's checkpoints: each trial has a folder of its own."""
+SEGMENTS = "segments.json"
+"""Where a checkpoint keeps the parts of the trial's history."""
 RESUMED = "resumed_from"
 """Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
 
@@ -77,19 +78,19 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         return others
 
     def _all(self, what: str, *arguments: Any) -> Any:
-        """Every rank does the same; rank 0's answer."""
+        """Return every rank does the same; rank 0's answer."""
         waiting = [getattr(other, what).remote(*arguments) for other in self.others]
         answer = getattr(self.rank, what)(*arguments)
         ray.get(waiting)
         return answer
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begins another trial in this process; one that was begun before goes on from its last checkpoint."""
+        """Begin another trial in this process; one that was begun before goes on from its last checkpoint."""
         self.sample = {k: v for k, v in new_config.items() if k != RESUMED}
         self.failed: NonFiniteError | None = None
         self.unbegun: Exception | None = None
         self.last_save = time.monotonic()
-        self.saved: list[Path] = []
+        self.saved: list[StorageFolder] = []
         self.told: list[Point] = []
         self.went_on = False
         self.segments: list[tuple[int, dict[str, Any]]] = [(0, self.sample)]
@@ -100,15 +101,13 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, earlier: str | None) -> None:
-        folders = [self._folder(), *([Path(earlier)] if earlier else [])]
+        folders = [self._folder, *([StorageFolder(earlier)] if earlier else [])]
         passed_over: list[str] = []
-        looked = (newest_checkpoint(folder, passed_over.append, self._bound()) for folder in folders)
-        found = next((at for at in looked if at is not None), None)
-        self._all("begin", self.sample, None if found is None else str(found))
+        found = find_checkpoint(folders, JOB, passed_over.append, world=self._required_world())
+        self._all("begin", self.sample, None if found is None else found.url)
         if found is not None:
             self._take_over(found)
             self.went_on = True
-            self.rank.points += load_points(found / POINTS)
         begun = Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps)
         self._send(*(Event("note", self.trial_id, text=line) for line in passed_over), begun)
 
@@ -138,7 +137,8 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
             save_student(loop, Path(self.context.students) / self.trial_id)
         if not done and time.monotonic() - self.last_save >= self.context.checkpoint_s:
             kept = self._save()
-            self._forget([path for path in self.saved if path != kept])
+            for folder in self.saved:
+                folder.remove()
             self.saved = [kept]
         return self._result(done, time.monotonic() - begun)
 
@@ -177,58 +177,45 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune asks: before a pause, and before another trial goes on from here."""
-        (Path(checkpoint_dir) / "where.json").write_text(json.dumps(str(self._save())), encoding="utf-8")
+        where = Path(checkpoint_dir) / "where.json"
+        where.write_text(json.dumps(self._save().url), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Goes on from a checkpoint, perhaps another trial's, with this trial's own sample."""
-        where = Path(json.loads((Path(checkpoint) / "where.json").read_text(encoding="utf-8")))
-        wrong = problem(where, world=self._bound())
+        """Go on from a checkpoint, perhaps another trial's, with this trial's own sample."""
+        where = StorageFolder(json.loads((Path(checkpoint) / "where.json").read_text(encoding="utf-8")))
+        wrong = find_problem(where, world=self._required_world())
         if wrong is not None:
-            raise FileNotFoundError(f"the checkpoint {where} cannot be used: {wrong}")
-        self._all("begin", self.sample, str(where))
+            raise FileNotFoundError(f"the checkpoint {where.url} cannot be used: {wrong}")
+        self._all("begin", self.sample, where.url)
+        self.rank.points.clear()  # another trial's curve, or one that was told
         self.unbegun = None
         self._take_over(where)
 
-    def _take_over(self, checkpoint: Path) -> None:
+    def _take_over(self, checkpoint: StorageFolder) -> None:
         """The checkpoint's history becomes this trial's; from here on its own sample holds."""
-        rows = json.loads((checkpoint / "segments.json").read_text(encoding="utf-8"))
-        self.segments = [(int(step), dict(sample)) for step, sample in rows]
+        self.segments = [(int(step), dict(sample)) for step, sample in json.loads(checkpoint.read(SEGMENTS))]
         if self.segments[-1][1] != self.sample:
             self.segments.append((self.loop.state.step, self.sample))
 
-    def _bound(self) -> int | None:
-        """How many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
+    def _required_world(self) -> int | None:
+        """Return how many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
         stage = deepspeed_config(self.context.base.train, self.rank.world)["zero_optimization"].get(
             "stage", 0
         )
         return self.rank.world if stage == 3 else None
 
-    def _folder(self) -> Path:
-        return Path(self.context.folder) / self.trial_id
+    @property
+    def _folder(self) -> StorageFolder:
+        return StorageFolder(self.context.folder).child(self.trial_id)
 
-    def _save(self) -> Path:
-        """A new checkpoint; it counts once its manifest is there and it has its name."""
-        target = self._folder() / f"{self.loop.state.step:08d}-{time.time_ns()}"
-        fresh = target.with_name(f"{target.name}.part")
-        config = self.loop.config.fingerprint()
-        try:
-            fresh.mkdir(parents=True)
-            self._all("save", str(fresh))
-            (fresh / "segments.json").write_text(json.dumps(self.segments), encoding="utf-8")
-            save_points(fresh / POINTS, [*self.told, *self.rank.points])
-            write_manifest(
-                fresh, CheckpointMark(self.trial_id, config, self.rank.world, self.loop.state.step)
-            )
-            os.replace(fresh, target)
-        except (OSError, RuntimeError) as error:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise cannot_save(fresh, error) from error
+    def _save(self) -> StorageFolder:
+        """Write a new checkpoint; every rank writes its part."""
+        info = CheckpointInfo(JOB, self.loop.config.fingerprint(), self.rank.world, self.loop.state.step)
+        target = self._folder.child(checkpoint_name(info, time.time_ns()))
+        points, files = [*self.told, *self.rank.points], {SEGMENTS: json.dumps(self.segments)}
+        self._all("save", target.url, info, points, files)
         self.last_save = time.monotonic()
         return target
-
-    def _forget(self, paths: list[Path]) -> None:
-        for path in paths:
-            shutil.rmtree(path, ignore_errors=True)
 
     def _send(self, *events: Event) -> None:
         """All points since the last time in one message."""
@@ -244,20 +231,3 @@ class TrialHost(tune.Trainable):  # type: ignore[misc]
         self.rank.close()
         for other in self.others:
             ray.kill(other)
-
-
-def newest_checkpoint(
-    folder: Path, passed_over: Callable[[str], None], world: int | None = None
-) -> Path | None:
-    """The whole checkpoint of a trial that was written last; after a copy that may be one of an earlier step.
-
-    Args:
-        passed_over: told of each newer one that cannot be used, and why. world: of so many ranks.
-    """
-    found = [path for path in folder.glob("*") if path.is_dir() and path.suffix != ".part"]
-    for path in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
-        wrong = problem(path, world=world)
-        if wrong is None:
-            return path
-        passed_over(f"passed over checkpoint {path}: {wrong}")
-    return None

@@ -7,7 +7,7 @@ differs; the process group of a trial's ranks stays too.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,9 @@ from typing import Any, Protocol
 
 import ray
 
+from raykd.checkpoint.manifest import CheckpointInfo
+from raykd.checkpoint.save import load_checkpoint, save_checkpoint
+from raykd.checkpoint.storage import StorageFolder
 from raykd.config import Run
 from raykd.data.load import Dataset, load_data
 from raykd.driver.loop import make_loop
@@ -32,10 +35,10 @@ class Configs(Protocol):
     """What makes a run of a sample."""
 
     def config(self, sample: Mapping[str, Any]) -> Run:
-        """The run of a trial.
+        """Return the run of a trial.
 
         Raises:
-            ConfigError: the sample cannot be a run.
+            ConfigError: The sample cannot be a run.
         """
 
 
@@ -81,7 +84,7 @@ class TrialRank:
         self.points: list[Point] = []
 
     def address(self) -> tuple[str, int]:
-        """Opens the group's store on rank 0; the others join it."""
+        """Open the group's store on rank 0; the others join it."""
         import torch
 
         host = ray.util.get_node_ip_address()
@@ -89,7 +92,7 @@ class TrialRank:
         return host, int(self._store.port)
 
     def join(self, host: str, port: int) -> None:
-        """Joins the trial's process group, which stays for all trials of these processes."""
+        """Join the trial's process group, which stays for all trials of these processes."""
         import torch
 
         if self.rank:
@@ -117,23 +120,28 @@ class TrialRank:
             publish=self.points.append,
         )
         if checkpoint is not None:
-            self.loop.load(Path(checkpoint) / "loop")
+            points = load_checkpoint(self.loop, StorageFolder(checkpoint))
+            self.points += points if self.rank == 0 else []
             self.loop.kept = None  # a trial that diverges is over: its checkpoints come and go
 
     def advance(self) -> bool:
-        """Trains to the next evaluation."""
+        """Train to the next evaluation."""
         assert self.loop is not None
         return self.loop.advance()
 
-    def save(self, folder: str) -> None:
-        """This rank's part of a checkpoint."""
+    def save(
+        self,
+        folder: str,
+        info: CheckpointInfo,
+        points: Sequence[Point] = (),
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write this rank's part of a checkpoint (see `save_checkpoint`)."""
         assert self.loop is not None
-        part = Path(folder) / "loop"
-        part.mkdir(parents=True, exist_ok=True)
-        self.loop.save(part)
+        save_checkpoint(StorageFolder(folder), info, self.loop, points, files)
 
     def close(self) -> None:
-        """Ends the loop."""
+        """End the loop."""
         if self.loop is not None:
             self.loop.engine.close()
             self.loop = None

@@ -39,8 +39,11 @@ ENVIRONMENT = {
 class TuneSettings:
     """How Tune runs a sweep's trials.
 
-    concurrent: trials that are not over at one time; None where the scheduler pauses some, and resources are the limit.
-    population: trials that all must be there from the start. scratch: Tune's own folder, removed afterwards.
+    Attributes:
+        concurrent: Trials that are not over at one time; None where the scheduler pauses some, and resources
+            are the limit.
+        population: Trials that all must be there from the start.
+        scratch: Tune's own folder, removed afterwards.
     """
 
     workers: WorkersConfig
@@ -58,7 +61,7 @@ def run_trials(
     callback: TuneCallback,
     settings: TuneSettings,
 ) -> None:
-    """Runs trials until the sampler or the time budget ends them. Failed trials are in the journal, not raised."""
+    """Run trials until the sampler or the time budget ends them. Failed trials are in the journal, not raised."""
     needs = worker_needs(settings.workers)
     bundles = [dict(needs) for _ in range(settings.workers.num_workers)]
     trainable = tune.with_resources(
@@ -102,14 +105,14 @@ class Places(tune.PlacementGroupFactory):  # type: ignore[misc]
     made: ClassVar[list[PlacementGroup]] = []
 
     def to_placement_group(self) -> PlacementGroup:
-        """A placement group for one trial process after another."""
+        """Return a placement group for one trial process after another."""
         group = super().to_placement_group()
         Places.made.append(group)
         return group
 
     @classmethod
     def free(cls) -> None:
-        """Removes them all, and with them what runs in them."""
+        """Remove them all, and with them what runs in them."""
         with contextlib.suppress(ray.exceptions.RayError):
             for group in cls.made:
                 remove_placement_group(group)

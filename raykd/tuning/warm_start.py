@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raykd.config import RunConfig
+from raykd.config import Run
 from raykd.errors import ConfigError, RaykdError
 from raykd.spaces.domains import GridDomain
 from raykd.spaces.points import LONGEST, list_differing_keys, read_point, sample_of_run
@@ -31,7 +31,7 @@ BESIDES = ("name", "output", "ray.", "tracking.", "serving.", "workers.", "basel
 
 
 def known_before(
-    search: Search, base: RunConfig, space: Space, path: Path, origin: str
+    search: Search, base: Run, space: Space, path: Path, origin: str
 ) -> tuple[Search, Known, tuple[str, ...]]:
     """Read what a search begins with.
 
@@ -61,7 +61,7 @@ def known_before(
     return search, Known(_once(first), observed if search.observes else ()), notes
 
 
-def _first(search: Search, base: RunConfig, space: Space, origin: str) -> list[Sample]:
+def _first(search: Search, base: Run, space: Space, origin: str) -> list[Sample]:
     first = [_of_base(base, space, f"{origin}: search.base_first")] if search.base_first else []
     points: list[Sample] = []
     for at, point in enumerate(search.points_to_evaluate):
@@ -73,8 +73,8 @@ def _first(search: Search, base: RunConfig, space: Space, origin: str) -> list[S
     return first + points
 
 
-def _of_base(base: RunConfig, space: Space, where: str) -> Sample:
-    """The base as a sample, which must come back from it unchanged."""
+def _of_base(base: Run, space: Space, where: str) -> Sample:
+    """Return the base as a sample, which must come back from it unchanged."""
     try:
         sample = sample_of_run(space, base, where)
         apart = list_differing_keys(base, space.config(sample))
@@ -103,12 +103,12 @@ def _best(warm: WarmStart | None, observed: Sequence[Observation], search: Searc
 
 
 def _once(first: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Each setting at its first place."""
+    """Return each setting at its first place."""
     return tuple({key_of(sample): sample for sample in first}.values())
 
 
 def _read_warm_start(
-    warm: WarmStart, base: RunConfig, space: Space, path: Path, origin: str
+    warm: WarmStart, base: Run, space: Space, path: Path, origin: str
 ) -> tuple[WarmStart, tuple[str, ...]]:
     from raykd.tuning.config import load_sweep
     from raykd.tuning.journal import FILE, Journal
@@ -159,9 +159,9 @@ def _read_warm_start(
 
 def _translated(
     earlier: Sweep, journal: Journal, space: Space
-) -> tuple[list[tuple[Observation, RunConfig]], list[str]]:
+) -> tuple[list[tuple[Observation, Run]], list[str]]:
     """An earlier sweep's scored trials in this space with their runs, the best first; and why others are left out."""
-    taken: list[tuple[Observation, RunConfig]] = []
+    taken: list[tuple[Observation, Run]] = []
     left: list[str] = []
     rows = [(trial.row(earlier.mode == "max"), trial) for trial in journal.trials.values()]
     for row, trial in sorted(rows, key=lambda pair: pair[0].order):

@@ -17,10 +17,13 @@ from raykd.config import MultiRun, TeacherConfig
 from raykd.config.loading import load_any
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
+from raykd.experiments.confirmation import confirm
 from raykd.models.multi import load_tasks
 from raykd.preflight.check import check_teacher, collect_findings
 from raykd.runs.train import train
 from raykd.scoring.outcome import Outcome
+from raykd.tuning.config import load_sweep
+from raykd.tuning.run import sweep
 from tests.e2e.conftest import World
 from tests.fakes import LABELS
 
@@ -138,3 +141,28 @@ def test_a_task_of_the_student_answers_and_can_teach(mix: tuple[MultiRun, Outcom
     names = config.members["names"]
     teacher = TeacherConfig(name="again", languages="all", path=str(outcome.student / "names"))
     assert "lstm" in check_teacher(teacher, names)
+
+
+def test_a_sweep_over_both_tasks_and_its_confirmation(mix: tuple[MultiRun, Outcome], tmp_path: Path) -> None:
+    """Each task's teachers answer their own rows once; winner and default are compared on both tasks."""
+    config, _ = mix
+    folder = Path(config.output).parent
+    path = tmp_path / "space.yaml"
+    own = {"names": {"objective": {"temperature": {"choice": [1.0, 4.0]}}}}
+    space = {"objective": {"alpha": {"uniform": [0.0, 0.9]}}, "task": {"tasks": own}}
+    base = {**json.loads((folder / "mix.yaml").read_text(encoding="utf-8")), "ray": {"num_cpus": 4}}
+    base["train"] = {**base["train"], "steps": 24}
+    keys = {"name": "both", "num_samples": 3, "scheduler": {"kind": "fifo"}, "max_concurrent_trials": 2}
+    path.write_text(json.dumps({"base": base, "space": space, **keys}), encoding="utf-8")
+    found = sweep(load_sweep(path))
+    assert found.failed == 0 and found.report.metric == "score" and len(found.report.trials) == 3
+    assert found.report.facts["teacher passes"].startswith("0 over"), "the run before has asked for all of it"
+    assert found.best is not None and isinstance(load_any(found.best), MultiRun)
+    confirmed = confirm(found.page.parent, seeds=2)
+    assert confirmed.failed == 0 and confirmed.report.main is not None
+    rows = {(row["split"], row["language"], row["metric"]) for row in confirmed.report.rows()}
+    assert {
+        ("test", "macro", "score"),
+        ("test", "opinion mean", "accuracy"),
+        ("test", "names zh", "f1"),
+    } <= rows

@@ -32,7 +32,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402
 
 from raykd.checkpoint.curves import Curves  # noqa: E402
-from raykd.checkpoint.find import problem  # noqa: E402
+from raykd.checkpoint.manifest import find_problem  # noqa: E402
+from raykd.checkpoint.storage import StorageFolder  # noqa: E402
 from raykd.runs.train import train  # noqa: E402
 from raykd.student import worker as loops  # noqa: E402
 from tests.e2e.conftest import World, wait_until  # noqa: E402
@@ -68,7 +69,12 @@ def strike(fault: str, cluster: Cluster, world: World, told: dict[str, Any]) -> 
         GcsClient(address=cluster.address).drain_node(
             at, autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "taken away", deadline
         )
-        wait_until(lambda: any(problem(p) is None for p in set(checkpoints(world, fault)) - known), 30.0)
+        wait_until(
+            lambda: any(
+                find_problem(StorageFolder(str(p))) is None for p in set(checkpoints(world, fault)) - known
+            ),
+            30.0,
+        )
         told["at_once"] = [p.name for p in sorted(set(checkpoints(world, fault)) - known)]
     begun = time.monotonic()
     cluster.remove_node(node, allow_graceful=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raykd.driver.ending import ending_of
+from raykd.driver.ending import find_ending
 from raykd.point import Point
 
 
@@ -14,17 +14,17 @@ def curve(*scores: float, metric: str = "accuracy") -> list[Point]:
 
 
 def test_the_saved_step_and_an_early_stop_are_said() -> None:
-    ending = ending_of(curve(0.5, 0.6, 0.67, 0.59), "accuracy", 144)
+    ending = find_ending(curve(0.5, 0.6, 0.67, 0.59), "accuracy", 144)
     assert str(ending) == (
         "stopped early at 48 of 144 steps: no better for 1 evaluation; best validation accuracy 0.670 at step 36 (saved)"
     )
-    whole = ending_of(curve(0.5, 0.67, 0.6), "accuracy", 36)
+    whole = find_ending(curve(0.5, 0.67, 0.6), "accuracy", 36)
     assert str(whole) == "best validation accuracy 0.670 at step 24 (saved)"
 
 
 def test_less_is_better_and_equal_scores_are_one() -> None:
-    lower = ending_of(curve(0.5, 0.4, 0.45, metric="nll"), "nll", 36)
+    lower = find_ending(curve(0.5, 0.4, 0.45, metric="nll"), "nll", 36)
     assert lower is not None and (lower.best, lower.best_step, lower.waited) == (0.4, 24, 1)
-    first = ending_of(curve(0.6499999999999999, 0.65), "accuracy", 24)
+    first = find_ending(curve(0.6499999999999999, 0.65), "accuracy", 24)
     assert first is not None and first.best_step == 12
-    assert ending_of([], "accuracy", 12) is None
+    assert find_ending([], "accuracy", 12) is None

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,16 +24,10 @@ import pytest
 from rich.console import Console
 
 from raykd.checkpoint.curves import Curves
-from raykd.checkpoint.find import (
-    CheckpointMark,
-    folder_name,
-    newest,
-    next_start,
-    problem,
-    prune,
-    write_manifest,
-)
+from raykd.checkpoint.find import checkpoint_name, find_checkpoint, next_start, prune, starts_of
+from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
 from raykd.checkpoint.save import STOP_AT
+from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.mailbox import Event
 from raykd.config import RunConfig
 from raykd.config.loading import dump
@@ -152,19 +147,28 @@ def test_a_point_that_comes_again_counts_once_also_after_a_restart(tmp_path: Pat
     assert fresh is not None and fresh.values == {"accuracy": 0.9}
 
 
-CONFIG = CheckpointMark("student", "abc", 2)
+CONFIG = CheckpointInfo("student", "abc", 2)
 
 
-def checkpoint(storage: Path, start: str, step: int, mark: CheckpointMark = CONFIG, attempt: int = 1) -> Path:
+def newest(
+    storage: Path, job: str, told: Callable[[str], None] = lambda why: None, *, world: int | None = None
+) -> Path | None:
+    """The checkpoint that a run goes on from."""
+    found = find_checkpoint(starts_of(StorageFolder(str(storage)), "student"), job, told, world=world)
+    return None if found is None else found.local_path
+
+
+def checkpoint(storage: Path, start: str, step: int, mark: CheckpointInfo = CONFIG, attempt: int = 1) -> Path:
     """As two ranks write it: shards named by a rank, the rest by rank 0."""
     mark = replace(mark, step=step)
-    folder = storage / start / folder_name(mark, attempt)
+    folder = storage / start / checkpoint_name(mark, attempt)
     (folder / "loop").mkdir(parents=True)
     (folder / "loop" / "engine").write_bytes(b"x" * 50)
     for rank in range(mark.world):
         (folder / "loop" / f"zero_pp_rank_{rank}_optim.pt").write_bytes(bytes([rank]) * 100)
     for rank in range(mark.world):
-        write_manifest(folder, mark, rank, mark.world)
+        place = StorageFolder(str(folder))
+        write_manifest(place, describe_files(place, mark, rank), rank)
     return folder
 
 
@@ -188,9 +192,9 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_use
     made = replace(CONFIG, world=3) if harm == "world" else CONFIG
     newer = checkpoint(tmp_path, "student-1", 20, made)
     checkpoint(tmp_path, "student-2", 30, replace(CONFIG, job="baseline"))
-    assert problem(newer) is None and (newest(tmp_path, "student", CONFIG.job, world=2) == newer) == (
-        made == CONFIG
-    )
+    assert find_problem(StorageFolder(str(newer))) is None and (
+        newest(tmp_path, CONFIG.job, world=2) == newer
+    ) == (made == CONFIG)
     engine = newer / "loop" / "engine"
     if harm in ("cut", "flip", "zeroed"):
         engine.write_bytes(
@@ -206,21 +210,24 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_the_one_before_is_use
     if harm == "torn manifest":
         (newer / "manifest-0.json").write_text("", encoding="utf-8")
     said: list[str] = []
-    assert newest(tmp_path, "student", CONFIG.job, said.append, world=2) == good
+    assert newest(tmp_path, CONFIG.job, said.append, world=2) == good
     assert len(said) == 1 and str(newer) in said[0] and why in said[0]
-    assert newest(tmp_path, "student", "dent") is None
+    assert newest(tmp_path, "dent") is None
 
 
 def test_each_start_is_a_run_of_its_own_whatever_ray_left_in_those_before(tmp_path: Path) -> None:
     """Ray Train reads its list of checkpoints from the folder of its run: a folder that was never there has none."""
-    assert newest(tmp_path, "student", CONFIG.job) is None and next_start(tmp_path, "student") == "student-1"
+    assert (
+        newest(tmp_path, CONFIG.job) is None
+        and next_start(StorageFolder(str(tmp_path)), "student") == "student-1"
+    )
     kept = checkpoint(tmp_path, "student-1", 10)
     lists = ["", '{"checkpoint_results": [{"che', '{"checkpoint_results": [{"checkpoint_dir_name": "gone"}]}',
              '{"ray_version": "1.0"}']  # fmt: skip
     for text in lists:
         (kept.parent / "checkpoint_manager_snapshot.json").write_text(text, encoding="utf-8")
-        start = next_start(tmp_path, "student")
-        assert newest(tmp_path, "student", CONFIG.job) == kept
+        start = next_start(StorageFolder(str(tmp_path)), "student")
+        assert newest(tmp_path, CONFIG.job) == kept
         assert start == "student-2" and not (tmp_path / start).exists()
 
 
@@ -233,7 +240,7 @@ def test_what_no_attempt_needs_goes(tmp_path: Path) -> None:
     (torn / "manifest-0.json").unlink()
     (running / "loop" / "engine").write_bytes(b"y")  # Ray Train counts it, so it stays until the next start
     (tmp_path / "student-copy").mkdir()
-    prune(tmp_path, "student", "student-3", kept)
+    prune(StorageFolder(str(tmp_path)), "student", "student-3", StorageFolder(str(kept)))
     left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/checkpoint_*"))
     assert left == [str(kept.relative_to(tmp_path)), str(running.relative_to(tmp_path))]
     assert not (tmp_path / "student-1").exists() and (tmp_path / "student-copy").exists()
@@ -242,15 +249,17 @@ def test_what_no_attempt_needs_goes(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from raykd.checkpoint.find import CheckpointMark
-from raykd.checkpoint.save import write_checkpoint
+from raykd.checkpoint.manifest import CheckpointInfo
+from raykd.checkpoint.save import save_checkpoint
+from raykd.checkpoint.storage import StorageFolder
 
 class Loop:
     rank, world = 0, 1
     def save(self, folder):
         (folder / "engine").write_bytes(b"x" * int(sys.argv[3]))
 
-write_checkpoint(Loop(), Path(sys.argv[1]), CheckpointMark("student", "abc", 1, int(sys.argv[2])), [])
+info = CheckpointInfo("student", "abc", 1, int(sys.argv[2]))
+save_checkpoint(StorageFolder(sys.argv[1]), info, Loop(), [])
 """
 
 
@@ -269,8 +278,8 @@ def written_by_a_process(
 
 
 def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_path: Path) -> None:
-    mark = CheckpointMark("student", "abc", 1)
-    folders = [tmp_path / "student-1" / folder_name(replace(mark, step=step), 1) for step in (10, 20, 30)]
+    mark = CheckpointInfo("student", "abc", 1)
+    folders = [tmp_path / "student-1" / checkpoint_name(replace(mark, step=step), 1) for step in (10, 20, 30)]
     assert written_by_a_process(folders[0], 10, 5000).returncode == 0
     killed = written_by_a_process(folders[1], 20, 5000, **{STOP_AT: "20"})
     assert killed.returncode == -signal.SIGKILL
@@ -281,8 +290,8 @@ def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_pa
     assert f"TrainingError: the checkpoint {folders[2]} cannot be written" in said
     assert re.search(r"File too large \([\d,]+ bytes are free in ", said) and "--resume" in said
     told: list[str] = []
-    assert newest(tmp_path, "student", mark.job, told.append) == folders[0] and len(told) == 1
-    prune(tmp_path, "student", "student-2", folders[0])
+    assert newest(tmp_path, mark.job, told.append) == folders[0] and len(told) == 1
+    prune(StorageFolder(str(tmp_path)), "student", "student-2", StorageFolder(str(folders[0])))
     assert list((tmp_path / "student-1").iterdir()) == [folders[0]]
 
 

@@ -15,7 +15,9 @@ import torch
 import yaml
 from rich.console import Console
 
-from raykd.checkpoint.find import CheckpointMark, folder_name, write_manifest
+from raykd.checkpoint.find import checkpoint_name
+from raykd.checkpoint.manifest import CheckpointInfo, describe_files, write_manifest
+from raykd.checkpoint.storage import StorageFolder
 from raykd.config.home import find_again, find_folder, is_home, refuse_another, student_in
 from raykd.config.loading import dump, load_any, load_run
 from raykd.driver.growth import Growth, plan_growth
@@ -322,12 +324,13 @@ def test_folders_go_by_name_too(tmp_path: Path, here: Any) -> None:
 
 
 def last_checkpoint(folder: RunFolder, step: int, stale: int, job: str = "student") -> Path:
-    mark = CheckpointMark(job, "any", 1, step)
-    made = folder.path / "ray" / "student-1" / folder_name(mark, 1)
+    mark = CheckpointInfo(job, "any", 1, step)
+    made = folder.path / "ray" / "student-1" / checkpoint_name(mark, 1)
     (made / "loop").mkdir(parents=True)
     state = {"step": step, "stale": stale, "stopped": False}
     (made / "loop" / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    write_manifest(made, mark)
+    place = StorageFolder(str(made))
+    write_manifest(place, describe_files(place, mark))
     return made
 
 
@@ -508,7 +511,7 @@ def test_counters_over_starts_that_were_killed_are_those_of_an_unbroken_run(tmp_
     assert again.completed == [{"t": {"answered": 130, "forwarded": 130, "loaded": 1}}], (
         "for a sweep's journal"
     )
-    with again.growing():
+    with again.watched():
         second.answer(270)
     assert again.totals() == {"t": {"answered": 400, "forwarded": 400, "loaded": 1}}
     third = TeacherCounts(
@@ -521,7 +524,7 @@ def test_what_other_runs_put_into_the_stores_meanwhile_is_not_this_ones(tmp_path
     folder, pool = RunFolder(tmp_path, {}), Pool()
     counts = TeacherCounts(folder, [pool])  # type: ignore[list-item]
     pool.answer(260)
-    counts.filled()  # and is killed while trials run; another run asks 60 other texts
+    counts.mark_filled()  # and is killed while trials run; another run asks 60 other texts
     state = json.loads((tmp_path / "run.json").read_text("utf-8"))
     again = TeacherCounts(RunFolder(tmp_path, state), [Pool(kept=320)])  # type: ignore[list-item]
     assert again.totals()["t"]["forwarded"] == 260

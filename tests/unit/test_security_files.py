@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from raykd import models
-from raykd.checkpoint.find import CheckpointMark, problem, write_manifest
+from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
 from raykd.checkpoint.ownership import foreign
+from raykd.checkpoint.storage import StorageFolder
 from raykd.config import checked_name
 from raykd.config.loading import load_run, validate
 from raykd.errors import ConfigError, ModelError, TeacherError
@@ -117,10 +118,11 @@ def test_a_whole_checkpoint_is_passed_over_where_others_may_write(tmp_path: Path
     folder = tmp_path / "start-1" / "checkpoint_1"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text("{}")
-    write_manifest(folder, CheckpointMark("student", "f" * 64, 1, 7))
-    assert problem(folder) is None
+    place = StorageFolder(str(folder))
+    write_manifest(place, describe_files(place, CheckpointInfo("student", "f" * 64, 1, 7)))
+    assert find_problem(place) is None
     (folder / "state.json").chmod(0o666)
-    assert "written by everybody" in str(problem(folder))
+    assert "written by everybody" in str(find_problem(place))
 
 
 def test_a_store_follows_no_link(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ from raykd.scoring.several_tasks import of_task
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.tuning.config import Sweep, dump_sweep, load_sweep
+from raykd.tuning.driver import same_weightings
+from raykd.tuning.journal import Journal, Trial
+from raykd.tuning.outcome import best_run
 from tests.fakes import LABELS, FixedSource, text_batch, texts_and_labels
 from tests.worlds import build_loop, rows, run_config
 
@@ -350,3 +354,94 @@ def test_a_resumed_mix_goes_on_as_an_unbroken_one(tmp_path: Path) -> None:
     assert isinstance(best, MultiModel) and isinstance(other, MultiModel)
     for one, same in zip(best.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(one, same)
+
+
+# a sweep over several tasks ------------------------------------------------------------------------------------
+
+
+def sweep_of(folder: Path, space: dict[str, Any], **keys: Any) -> Sweep:
+    path = folder / "space.yaml"
+    base = {**tree(), "train": {**tree()["train"], "patience": None}}
+    path.write_text(
+        json.dumps({"name": "s", "base": base, "space": space, "num_samples": 4, **keys}), encoding="utf-8"
+    )
+    return load_sweep(path)
+
+
+KNOBS = {
+    "objective": {"alpha": {"uniform": [0.1, 0.9]}},
+    "task": {
+        "power": {"choice": [0.0, 1.0]},
+        "tasks": {"names": {"objective": {"alpha": {"uniform": [0.1, 0.9]}}}},
+    },
+}
+
+
+def test_a_trial_of_several_tasks_changes_what_all_share_and_what_one_has(tmp_path: Path) -> None:
+    plan = sweep_of(tmp_path, KNOBS)
+    assert (plan.metric, plan.mode) == ("score", "max")
+    sample = {"objective.alpha": 0.25, "task.power": 1.0, "task.tasks.names.objective.alpha": 0.75}
+    run = plan.space.config(sample)
+    assert run.task_power == 1.0
+    alphas = {task: member.objective.alpha.value_at(0.0) for task, member in run.members.items()}
+    assert alphas == {"opinion": 0.25, "names": 0.75}
+    trial = Trial("t0", 0, sample, total_steps=10)
+    best = best_run(plan, trial)
+    assert best == run.model_copy(update={"name": "s-best"})
+    (tmp_path / "again.yaml").write_text(dump_sweep(plan), encoding="utf-8")
+    again = load_sweep(tmp_path / "again.yaml")
+    assert again.base == plan.base and again.fingerprint() == plan.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("space", "keys", "why"),
+    [
+        ({"task": {"tasks": {"names": {"metric": {"choice": ["f1", "recall"]}}}}}, {}, "mean of the tasks'"),
+        (
+            {"task": {"tasks": {"names": {"task": {"max_length": {"choice": [8, 16]}}}}}},
+            {},
+            "label: on_demand",
+        ),
+        (KNOBS, {"scheduler": {"kind": "pbt"}, "search": {"kind": "random"}}, "another scheduler"),
+        (KNOBS, {"metric": "f1"}, "judged by the mean"),
+    ],
+)
+def test_what_a_sweep_over_several_tasks_cannot_do_is_refused_by_its_key(
+    tmp_path: Path, space: dict[str, Any], keys: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        sweep_of(tmp_path, space, **keys)
+
+
+def test_teachers_are_asked_alike_unless_trials_differ_in_it() -> None:
+    run = MultiRun.model_validate(tree())
+    shared = {task: [member.objective.weighting] for task, member in run.members.items()}
+    assert same_weightings(run, ["objective.alpha", "task.tasks.names.objective.temperature"]) == shared
+    for key in (
+        "task.tasks.names.objective.weighting",
+        "objective.weighting.kind",
+        "select_teachers",
+        "objective",
+    ):
+        assert same_weightings(run, [key]) == {"opinion": [None], "names": [None]}
+
+
+def test_a_changed_run_has_members_of_its_own() -> None:
+    run = MultiRun.model_validate(tree())
+    assert {member.seed for member in run.members.values()} == {run.seed}
+    changed = run.model_copy(update={"seed": 17})
+    assert {member.seed for member in changed.members.values()} == {17}
+
+
+def test_passes_are_counted_for_each_task(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "trials.jsonl")
+    journal.labelling(10, 0, "opinion")
+    journal.labelled(10)
+    journal.labelling(20, 0, "names")  # cut off after 5 answers
+    journal.labelling(10, 10, "opinion")
+    journal.labelled(0)
+    journal.labelling(20, 5, "names")
+    journal.labelled(15)
+    journal.counters({})
+    again = Journal(tmp_path / "trials.jsonl")
+    assert (again.pairs, again.passes) == (journal.pairs, journal.passes) == (30, 1.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raykd.driver.jobs import Job, load_rows
 from raykd.errors import RaykdError
-from raykd.folders.earlier_start import Earlier
+from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import check_rows, look_at_folder
 from raykd.preflight.check import Finding, collect_findings
 from raykd.preflight.folder_check import describe
@@ -24,7 +24,7 @@ from raykd.tuning.config import Sweep
 
 
 def check_sweep(sweep: Sweep) -> list[Finding]:
-    """All findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
+    """Return all findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
     names = ", ".join(dict.fromkeys(sweep.space.names().values()))
     config, ahead = sweep.config, sweep.config.label == "ahead"
     told = (
@@ -43,7 +43,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
 
 
 def _check_trials(sweep: Sweep) -> Finding:
-    """Every trial that is known before the start, as a run beside the base's rows."""
+    """Check every trial that is known before the start, as a run beside the base's rows."""
     try:
         preflight_trials(sweep, load_rows(sweep.base))
     except RaykdError as error:
@@ -59,7 +59,7 @@ def _check_trials(sweep: Sweep) -> Finding:
 def _describe_folder(sweep: Sweep, jobs: Sequence[Job]) -> tuple[str, str]:
     """As `raykd.preflight.folder_check.describe_folder`, of a sweep."""
 
-    def go_on(path: Path) -> Earlier:
+    def go_on(path: Path) -> EarlierStart:
         compare = partial(compare_sweep, sweep)
         earlier = look_at_folder(sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep)
         if jobs:

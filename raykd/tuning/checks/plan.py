@@ -18,10 +18,10 @@ from raykd.tuning.config import Sweep
 
 
 def plan_sweep(sweep: Sweep) -> list[Item]:
-    """The plan of a sweep.
+    """Return the plan of a sweep.
 
     Raises:
-        RaykdError: as the run's.
+        RaykdError: As the run's.
     """
     base, config = sweep.base, sweep.config
     ahead = config.label == "ahead"
@@ -46,7 +46,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
 
 
 def trials_at_once(sweep: Sweep) -> tuple[int | None, Item]:
-    """How many trials fit on this machine; None where a cluster decides or none fits."""
+    """Return how many trials fit on this machine; None where a cluster decides or none fits."""
     base, asked, ahead = sweep.base, sweep.config.max_concurrent_trials, sweep.config.label == "ahead"
     here = available_here(base)
     if here is None:

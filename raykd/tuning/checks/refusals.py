@@ -46,16 +46,19 @@ REFUSED = {
     "teacher_defaults": "all trials share the teachers",
     "baseline": "the baseline is no trial",
     "train.metric": "trials are compared by one metric, the sweep's `metric`",
+    "task.tasks.*.metric": "trials are compared by one metric, the mean of the tasks'",
     "train.evaluations": "trials are compared at the same evaluations; write it under `set`",
 }
 """Keys of a run that no space may mention, and why."""
 
-NEEDS_ON_DEMAND = ("data", "task")
+NEEDS_ON_DEMAND = ("data", "task", "task.tasks.*.data", "task.tasks.*.task")
 """Keys that change which texts the teachers read, so that they cannot be answered ahead."""
+SHARED_BY_TASKS = re.compile(r"task(\.power|\.tasks(\.[^.]+(\.objective(\..*)?)?)?)?$")
+"""Keys of a run of several tasks below which nothing changes a text."""
 
 
 def refuse_sweep(sweep: Sweep, origin: str) -> None:
-    """Refuses what cannot work, before a cluster is asked.
+    """Refuse what cannot work, before a cluster is asked.
 
     Raises:
         ConfigError: With the key, and what would do.
@@ -69,7 +72,7 @@ def refuse_sweep(sweep: Sweep, origin: str) -> None:
 
 
 def doubts(space: Space) -> tuple[str, ...]:
-    """What is no error, and hardly ever meant."""
+    """Return what is no error, and hardly ever meant."""
     found = []
     for one in space.domains:
         ends = one.domain.labels if isinstance(one.domain, ChoiceDomain) else (one.domain.high,)
@@ -83,7 +86,7 @@ def doubts(space: Space) -> tuple[str, ...]:
 
 
 def check_trials(sweep: Sweep, origin: str) -> None:
-    """Makes every known trial into a run; of a search that learns, what is tried first and draws of its space.
+    """Make every known trial into a run; of a search that learns, what is tried first and draw of its space.
 
     Raises:
         ConfigError: Some cannot be run, or some are equal.
@@ -102,7 +105,7 @@ def check_trials(sweep: Sweep, origin: str) -> None:
 
 
 def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str) -> None:
-    """Raises ConfigError with the settings, and the key and why; one reason once."""
+    """Raise ConfigError with the settings, and the key and why; one reason once."""
     reasons: dict[str, tuple[str, list[Sample]]] = {}
     for sample, error in bad:
         reason = reason_of(error, sample)
@@ -130,7 +133,7 @@ def _next_step(text: str) -> str | None:
 
 
 def reason_of(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
-    """A trial's error without the trial's own values, which stand before it."""
+    """Return a trial's error without the trial's own values, which stand before it."""
     text, values = str(error), f"{TRIAL}{format_sample(sample)}: "
     if values in text:
         text = text.partition(values)[2]
@@ -153,7 +156,7 @@ def _first(sweep: Sweep) -> Iterator[Sample]:
 
 
 def _check_number(sweep: Sweep, origin: str) -> None:
-    """Refuses more trials than there are settings; a population copies and changes, so it may have more."""
+    """Refuse more trials than there are settings; a population copies and changes, so it may have more."""
     config, size = sweep.config, sweep.space.size
     asked = len(sweep.known.first)
     if asked > sweep.trials:
@@ -281,8 +284,10 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
                 wanted="one of them",
                 next_step=f"set {by.rpartition('.')[2]} to auto, or leave it out of the DeepSpeed configuration",
             )
+    several = list(sweep.base.members) != [""]
     for key in NEEDS_ON_DEMAND:
-        if sweep.config.label == "ahead" and _mentions(space.keys, key):
+        keys = {one for one in space.keys if not (several and SHARED_BY_TASKS.match(one))}
+        if sweep.config.label == "ahead" and _mentions(keys, key):
             raise ConfigError(
                 f"{origin}: space.{key} changes the texts, so teachers cannot answer them ahead",
                 got="label: ahead",
@@ -304,4 +309,5 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
 
 
 def _mentions(keys: Iterable[str], key: str) -> bool:
-    return any(one == key or one.startswith(f"{key}.") for one in keys)
+    wanted = re.compile(re.escape(key).replace(r"\*", "[^.]+") + r"(\.|$)")
+    return any(wanted.match(one) for one in keys)

@@ -12,7 +12,7 @@ from raykd.config import Run
 from raykd.config.home import SPACE
 from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare_trees
-from raykd.folders.earlier_start import changed_settings_error, unreadable, with_models
+from raykd.folders.earlier_start import changed_settings_error, unreadable_settings, with_models
 from raykd.tuning.config import Sweep, load_sweep
 from raykd.tuning.journal import FILE, Journal
 
@@ -23,17 +23,17 @@ FREE = re.compile(
 
 
 def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
-    """The changed settings of a sweep; see `raykd.folders.earlier_start.compare_run`.
+    """Return the changed settings of a sweep; see `raykd.folders.earlier_start.compare_run`.
 
     Raises:
-        ConfigError: what it was made with cannot be read any more, and is not what is asked for.
+        ConfigError: What it was made with cannot be read any more, and is not what is asked for.
     """
     try:
         before = load_sweep(path / SPACE, check=False)
     except ConfigError as error:
         if state.get("fingerprint") == plan.fingerprint():
             return Changes(), None
-        raise unreadable(path / SPACE, error) from None
+        raise unreadable_settings(path / SPACE, error) from None
     changes = compare_trees(_tree(before), _tree(plan), FREE, growing=())
     begun = Journal(path / FILE).next_index
     if plan.trials < begun:
@@ -49,7 +49,7 @@ def _tree(plan: Sweep) -> dict[str, Any]:
 
 
 def explain_sweep(path: Path, changes: Changes) -> ConfigError:
-    """What to say of settings that stop a sweep's resume: its trials are compared, so all are trained alike."""
+    """Return what to say of settings that stop a sweep's resume: its trials are compared, so all are trained alike."""
     return changed_settings_error(
         path,
         changes,

@@ -21,10 +21,10 @@ BUDGET_S = 20.0
 
 
 def smoke_sweep(sweep: Sweep) -> Sweep:
-    """The short copy of a sweep: the same search, scheduler and space.
+    """Return the short copy of a sweep: the same search, scheduler and space.
 
     Raises:
-        ConfigError: its folder holds something else than an earlier short copy.
+        ConfigError: Its folder holds something else than an earlier short copy.
     """
     config = sweep.config
     check_smoke_folder(sweep.output, sweep.name)

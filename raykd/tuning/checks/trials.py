@@ -67,7 +67,7 @@ class TrialCheck:
 
 
 def preflight_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
-    """Looks at every trial that is known before the start; of a search that learns, at draws of its space.
+    """Look at every trial that is known before the start; of a search that learns, at draws of its space.
 
     Args:
         data: The base's rows, by task.
