@@ -60,7 +60,7 @@ def find_checkpoint(
     return None
 
 
-def starts_of(storage: StorageFolder, name: str) -> list[StorageFolder]:
+def list_starts(storage: StorageFolder, name: str) -> list[StorageFolder]:
     """Return the folders of all starts of a worker group; each holds the checkpoints of one."""
     return [storage.child(f"{name}-{number}") for number in _numbers(storage, name)]
 
@@ -75,7 +75,7 @@ def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder |
 
     Checkpoints of the start ``current`` that were finished are left to Ray Train, which counts them.
     """
-    for start in starts_of(storage, name):
+    for start in list_starts(storage, name):
         if start.name != current and (keep is None or not keep.url.startswith(f"{start.url}/")):
             start.remove()
             continue

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raykd.checkpoint.find import find_checkpoint, starts_of
+from raykd.checkpoint.find import find_checkpoint, list_starts
 from raykd.checkpoint.storage import StorageFolder
 from raykd.config import Run
 from raykd.driver.jobs import Job
@@ -105,7 +105,7 @@ def _less(before: int | None, now: int | None) -> bool:
 
 def _progress(path: Path, job: Job) -> tuple[int | None, int]:
     """Steps at the job's newest whole checkpoint (None without one), and its evaluations without a better score."""
-    starts = starts_of(StorageFolder(str(path / STORAGE)), GROUP)
+    starts = list_starts(StorageFolder(str(path / STORAGE)), GROUP)
     found = find_checkpoint(starts, job.name, passed_over=lambda why: None)
     if found is None:
         return None, 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raykd.checkpoint.find import checkpoint_name, find_checkpoint, prune, starts_of
+from raykd.checkpoint.find import checkpoint_name, find_checkpoint, list_starts, prune
 from raykd.checkpoint.manifest import CheckpointInfo
 from raykd.checkpoint.save import save_checkpoint
 from raykd.checkpoint.storage import StorageFolder
@@ -69,7 +69,7 @@ def begin_attempt(
     told: list[Attempt | None] = [None]
     if rank == 0:
         passed_over: list[str] = []
-        starts = starts_of(place.storage, place.name)
+        starts = list_starts(place.storage, place.name)
         found = find_checkpoint(starts, wanted.job, passed_over.append, world=world)
         prune(place.storage, place.name, place.start, found)
         told[0] = Attempt(found, time.time_ns(), tuple(passed_over))

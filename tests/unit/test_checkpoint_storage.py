@@ -11,7 +11,7 @@ import fsspec
 import pytest
 from fsspec.spec import AbstractFileSystem
 
-from raykd.checkpoint.find import checkpoint_name, find_checkpoint, next_start, prune, starts_of
+from raykd.checkpoint.find import checkpoint_name, find_checkpoint, list_starts, next_start, prune
 from raykd.checkpoint.manifest import CheckpointInfo, find_problem
 from raykd.checkpoint.save import load_checkpoint, save_checkpoint
 from raykd.checkpoint.storage import StorageFolder
@@ -106,14 +106,14 @@ def write(start: StorageFolder, step: int, *, attempt: int = 1, ranks: int = 2) 
 
 
 def test_what_was_written_is_found_and_loaded_on_any_file_system(storage: StorageFolder) -> None:
-    assert find_checkpoint(starts_of(storage, "student"), "student") is None
+    assert find_checkpoint(list_starts(storage, "student"), "student") is None
     start = storage.child(next_start(storage, "student"))
     assert start.name == "student-1"
     write(start, 10)
     newest = write(start, 20)
     unfinished = write(start, 30, ranks=1)
     passed_over: list[str] = []
-    found = find_checkpoint(starts_of(storage, "student"), "student", passed_over.append)
+    found = find_checkpoint(list_starts(storage, "student"), "student", passed_over.append)
     assert found == newest and found.read("more") == b"x"
     assert passed_over == [f"passed over checkpoint {unfinished.url}: it has 1 parts of 2"]
     assert find_problem(newest, world=1) == "it is of 2 workers, wanted 1"
@@ -144,7 +144,7 @@ def test_damage_is_found_by_size_and_by_content(storage: StorageFolder) -> None:
 def test_pruning_leaves_what_is_gone_on_from(storage: StorageFolder) -> None:
     for number in (1, 2, 3):
         write(storage.child(f"student-{number}"), 10 * number)
-    kept = find_checkpoint(starts_of(storage, "student"), "student")
+    kept = find_checkpoint(list_starts(storage, "student"), "student")
     running = write(storage.child("student-4"), 5)
     write(storage.child("student-4"), 6, ranks=1)
     write(storage.child("teachers-ab-1"), 7)

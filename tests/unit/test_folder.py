@@ -24,7 +24,7 @@ import pytest
 from rich.console import Console
 
 from raykd.checkpoint.curves import Curves
-from raykd.checkpoint.find import checkpoint_name, find_checkpoint, next_start, prune, starts_of
+from raykd.checkpoint.find import checkpoint_name, find_checkpoint, list_starts, next_start, prune
 from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
 from raykd.checkpoint.save import STOP_AT
 from raykd.checkpoint.storage import StorageFolder
@@ -154,7 +154,7 @@ def newest(
     storage: Path, job: str, told: Callable[[str], None] = lambda why: None, *, world: int | None = None
 ) -> Path | None:
     """The checkpoint that a run goes on from."""
-    found = find_checkpoint(starts_of(StorageFolder(str(storage)), "student"), job, told, world=world)
+    found = find_checkpoint(list_starts(StorageFolder(str(storage)), "student"), job, told, world=world)
     return None if found is None else found.local_path
 
 
