@@ -10,7 +10,7 @@ and their data), so that changing a student's seed never trains a teacher again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +128,11 @@ class Job:
             if key != ALL
         }
         return {ALL: hashlib.sha256(whole.encode()).hexdigest(), **named}
+
+
+def metrics_of(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return of each job, by its name, the validation metric that it is judged by."""
+    return {job.name: job.config.metric for job in jobs}
 
 
 def load_rows(config: Run) -> dict[str, Dataset]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -35,15 +35,19 @@ class JobProgress:
 
     Args:
         console: Where to show.
-        metric: The validation metric that chooses the best checkpoint.
+        metrics: Of each job the validation metric that chooses the best checkpoint.
         curves: Keeps the points.
         on_point: Takes (job, point) for tracking, each value once.
     """
 
     def __init__(
-        self, console: Console, metric: str, curves: Curves, on_point: Callable[[str, Point], None]
+        self,
+        console: Console,
+        metrics: Mapping[str, str],
+        curves: Curves,
+        on_point: Callable[[str, Point], None],
     ) -> None:
-        self._console, self._metric, self._curves, self._on_point = console, metric, curves, on_point
+        self._console, self._metrics, self._curves, self._on_point = console, metrics, curves, on_point
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/green]"),
             TextColumn("{task.description:<18}"),
@@ -134,9 +138,10 @@ class JobProgress:
             fresh = self._curves.add(event.job, event.point)
             if fresh is not None:
                 self._on_point(event.job, fresh)
-            score = event.point.values.get(f"eval/mean/{self._metric}")
+            metric = self._metrics[event.job]
+            score = event.point.values.get(f"eval/mean/{metric}")
             if score is not None:
-                self._bars.update(task, note=f"validation {self._metric} {score:.3f}")
+                self._bars.update(task, note=f"validation {metric} {score:.3f}")
         step = event.total_steps if event.kind == "done" else event.point.step
         self._bars.update(task, completed=step, steps=f"{event.point.step}/{event.total_steps}")
         if event.kind == "done":
@@ -146,7 +151,7 @@ class JobProgress:
         """Say how a job ended, on the terminal and in the log."""
         assert event.point is not None
         points = self._curves.by_job.get(event.job, [])
-        ending = find_ending(points, self._metric, event.total_steps)
+        ending = find_ending(points, self._metrics[event.job], event.total_steps)
         bar = self._bars.tasks[self._bars.task_ids.index(task)]
         note = bar.fields["note"] if ending is None else str(ending)
         self._bars.update(task, note=note)

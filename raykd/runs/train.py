@@ -18,7 +18,7 @@ from raykd.config import Run
 from raykd.config.loading import dump, flatten
 from raykd.driver.command import Command, FolderContents, run_command
 from raykd.driver.growth import plan_growth
-from raykd.driver.jobs import Job, TaskJob, jobs_of
+from raykd.driver.jobs import Job, TaskJob, jobs_of, metrics_of
 from raykd.driver.pool import check_cluster
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
@@ -113,12 +113,13 @@ class TrainCommand(Command[Outcome]):
     def run(self, session: Session) -> Outcome:
         """Train teachers, open and review them, train the students, score everything."""
         config, folder, tracker = self.config, session.folder, session.tracker()
-        recorder = PointRecorder({job.name: job for job in [*self.teachers, *self.students]}, session)
+        jobs = {job.name: job for job in [*self.teachers, *self.students]}
+        recorder = PointRecorder(jobs, session)
         check_cluster(config, self.teachers)
         curves = Curves(folder.path / FILE)
         for name, points in curves.by_job.items():
             recorder.log(name, *points)
-        progress = JobProgress(session.console, config.metric, curves, recorder.log)
+        progress = JobProgress(session.console, metrics_of(jobs.values()), curves, recorder.log)
         with progress.listening():
             train_teachers(self.teachers, folder, progress)
             with opened_teachers(config, self.teachers, self.students[-1], session, progress.say) as teachers:

@@ -15,7 +15,7 @@ from raykd.checkpoint.curves import FILE, Curves
 from raykd.cluster.mailbox import mailbox_on_cluster
 from raykd.config import Run
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import Job, load_rows, teacher_jobs
+from raykd.driver.jobs import Job, load_rows, metrics_of, teacher_jobs
 from raykd.driver.pool import check_cluster, placements_of
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
@@ -184,7 +184,7 @@ class SweepDriver:
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / TEACHER_CURVES)
-        progress = JobProgress(self.console, self.base.metric, curves, lambda job, point: None)
+        progress = JobProgress(self.console, metrics_of(self.teacher_jobs), curves, lambda job, point: None)
         if all(job.done for job in self.teacher_jobs):
             train_teachers(self.teacher_jobs, self.folder, progress)  # says that they are there
             return

@@ -344,7 +344,7 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
 
 def test_what_a_worker_notes_is_shown_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = io.StringIO()
-    progress = JobProgress(Console(file=text, width=60), "accuracy", Curves(tmp_path / "c"), lambda *_: None)
+    progress = JobProgress(Console(file=text, width=60), {}, Curves(tmp_path / "c"), lambda *_: None)
     progress._take(
         Event("note", "student", text=f"passed over checkpoint {tmp_path}/[20]: it has no manifest")
     )
