@@ -40,9 +40,9 @@ TABLE = Path(__file__).with_name("habits.yaml")
 
 def overrides() -> list[str]:
     """Keys that every run of a case gets: its teachers have random weights, and that is not what is asked about."""
-    from raykd.config import TeacherConfig
+    from raykd.config import ModelTeacher
 
-    return ["teacher_defaults.on_poor=warn"] if "on_poor" in TeacherConfig.model_fields else []
+    return ["teacher_defaults.on_poor=warn"] if "on_poor" in ModelTeacher.model_fields else []
 
 
 def judge(name: str, path: Path, case: Case, slow: bool, train: bool, fresh: bool) -> tuple[str, Verdict]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from raykd.config import RunConfig, TeacherConfig
+from raykd.config import RunConfig, TrainedTeacher
 
 TUNING_SEED = 100
 """Seed on which trials are compared by their validation score; not reported."""
@@ -41,11 +41,11 @@ class Maker:
     rows: int | None = None
     like: str | None = None
 
-    def config(self) -> TeacherConfig:
+    def config(self) -> TrainedTeacher:
         """The teacher as a run has it."""
         data = {} if self.rows is None else {"labelled_per_language": self.rows}
         made = {"model": self.model, "train": self.train, "data": data}
-        return TeacherConfig.model_validate(
+        return TrainedTeacher.model_validate(
             {"name": self.name, "languages": self.languages, "training": made}
         )
 

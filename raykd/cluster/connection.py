@@ -204,9 +204,7 @@ def check_fits(demands: list[Demand], available: dict[str, float], where: str) -
 def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> list[list[Demand]]:
     """What is held at once, a list a stage: each teacher's training, then pool and student, together or in turn."""
     stages = [
-        [workers_demand(t.training.workers, f"training teacher {t.name}")]
-        for t in config.active_teachers
-        if t.training is not None
+        [workers_demand(t.training.workers, f"training teacher {t.name}")] for t in config.trained_teachers
     ]
     pool = [pool_demand(groups)] if groups else []
     students = [workers_demand(config.workers, "student workers")]

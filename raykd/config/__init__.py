@@ -6,10 +6,17 @@ name. Unknown keys are errors that name the path, what was got and what is allow
 """
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
-from raykd.config.multi import MemberTeacher, MultiRun, Run
+from raykd.config.multi import MultiRun, Run
 from raykd.config.overlay import checked_name, overlay
 from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig, plain_objective
-from raykd.config.teachers import ActorConfig, ServingConfig, TeacherConfig, TeacherTraining
+from raykd.config.teachers import (
+    ActorConfig,
+    ModelTeacher,
+    ServingConfig,
+    TeacherConfig,
+    TeacherTraining,
+    TrainedTeacher,
+)
 from raykd.config.train import TrainConfig, WorkersConfig
 
 __all__ = [
@@ -19,7 +26,7 @@ __all__ = [
     "Embedded",
     "Files",
     "Hub",
-    "MemberTeacher",
+    "ModelTeacher",
     "MultiRun",
     "Phase",
     "RayConfig",
@@ -31,6 +38,7 @@ __all__ = [
     "TeacherTraining",
     "TrackingConfig",
     "TrainConfig",
+    "TrainedTeacher",
     "WorkersConfig",
     "checked_name",
     "overlay",

@@ -172,14 +172,14 @@ def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     tree["output"] = _output(tree["output"])
     if tree["serving"]["store"] is not None:
         check_path(tree["serving"]["store"], "serving.store")
-    trained = [t["training"] for t in tree["teachers"] if t["training"] is not None]
+    trained = [t["training"] for t in tree["teachers"] if "training" in t]
     members = tree["task"]["tasks"].values() if several_tasks(tree) else [tree]
     for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
         for source in part.values():
             if isinstance(source, dict) and isinstance(source.get("paths"), list):
                 source["paths"] = [_absolute(path, base_dir, "data.*.paths") for path in source["paths"]]
     for teacher in tree["teachers"]:
-        if teacher["path"] is not None:
+        if "path" in teacher:
             teacher["path"] = _local(teacher["path"], base_dir, f"teachers.{teacher['name']}.path")
     for model in [tree["student"], *(training["model"] for training in trained)]:
         if model["kind"] == "pretrained":

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from raykd.config.data import DataConfig
 from raykd.config.overlay import checked_name, overlay
 from raykd.config.run import RayConfig, RunConfig, TrackingConfig, lay_over_defaults
-from raykd.config.teachers import ServingConfig, TeacherConfig
+from raykd.config.teachers import ServingConfig, TeacherConfig, TrainedTeacher
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.models import Student
@@ -76,13 +76,6 @@ class MultiTask(Spec):
         return value
 
 
-class MemberTeacher(TeacherConfig):
-    """A teacher of one of the tasks; it is asked for rows of that task only."""
-
-    task: str
-    """Name of the task (of `task.tasks`)."""
-
-
 class MultiRun(Spec):
     """One run of several tasks; the keys mean what they mean in `RunConfig`."""
 
@@ -92,7 +85,7 @@ class MultiRun(Spec):
     task: MultiTask
     student: Student
     """One with an encoder: transformer, lstm or pretrained."""
-    teachers: tuple[MemberTeacher, ...] = ()
+    teachers: tuple[TeacherConfig, ...] = ()
     teacher_defaults: dict[str, Any] = {}
     select_teachers: tuple[str, ...] | None = None
     baseline: bool = False
@@ -201,10 +194,15 @@ class MultiRun(Spec):
         return self.task.power
 
     @property
-    def active_teachers(self) -> tuple[MemberTeacher, ...]:
+    def active_teachers(self) -> tuple[TeacherConfig, ...]:
         """The teachers that take part, in their order."""
         chosen = self.select_teachers
         return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
+
+    @property
+    def trained_teachers(self) -> tuple[TrainedTeacher, ...]:
+        """Those that the run trains first."""
+        return tuple(t for t in self.active_teachers if isinstance(t, TrainedTeacher))
 
     @property
     def plain(self) -> bool:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import DataConfig
 from raykd.config.overlay import checked_name, overlay
-from raykd.config.teachers import ServingConfig, TeacherConfig
+from raykd.config.teachers import ServingConfig, TeacherConfig, TrainedTeacher, foreign_keys, kind_of
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
@@ -86,7 +86,8 @@ class RunConfig(Spec):
     student: Student
     teachers: tuple[TeacherConfig, ...] = ()
     teacher_defaults: dict[str, Any] = {}
-    """Keys that every teacher has unless it says otherwise (`training` only where a teacher has no path)."""
+    """Keys that every teacher has unless it says otherwise. What one kind alone has (`training`) is for teachers
+    of that kind."""
     select_teachers: tuple[str, ...] | None = None
     """Names of the teachers that take part (of `teachers`); None takes all."""
     baseline: bool = False
@@ -136,7 +137,9 @@ class RunConfig(Spec):
                 f"wanted one of {', '.join(self.task.metric_names)}"
             )
         students = [("student", self.student)]
-        students += [(f"teacher {t.name}", t.training.model) for t in self.teachers if t.training is not None]
+        students += [
+            (f"teacher {t.name}", t.training.model) for t in self.teachers if isinstance(t, TrainedTeacher)
+        ]
         for name, student in students:
             if self.task.kind not in student.tasks:
                 raise ValueError(
@@ -183,6 +186,8 @@ class RunConfig(Spec):
         if len(set(names)) != len(names):
             raise ValueError(f"two teachers have the same name: {names}")
         for teacher in self.teachers:
+            if teacher.task is not None:
+                raise ValueError(f"teacher {teacher.name}: task {teacher.task} is for a run of several tasks")
             unknown = set(teacher.language_set or ()) - set(self.data.languages)
             if unknown:
                 raise ValueError(
@@ -260,6 +265,11 @@ class RunConfig(Spec):
         return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
 
     @property
+    def trained_teachers(self) -> tuple[TrainedTeacher, ...]:
+        """Those that the run trains first."""
+        return tuple(t for t in self.active_teachers if isinstance(t, TrainedTeacher))
+
+    @property
     def plain(self) -> bool:
         """Whether no teacher is ever asked: alpha is 1 from the beginning to the end."""
         return self.objective.plain and all(self.at(phase.at).objective.plain for phase in self.phases)
@@ -310,9 +320,16 @@ class RunConfig(Spec):
             if isinstance(source, dict):
                 source.pop("paths", None)
         models = [tree["student"]]
+        # As before teachers had kinds, so that what was made then is found again.
+        tree["teachers"] = [{**_NO_ORIGIN, **teacher} for teacher in tree["teachers"]]
         for teacher in tree["teachers"]:
-            teacher.pop("actor")
-            teacher.pop("on_poor")  # whether a run goes on, not what it learns
+            for key in (
+                "kind",
+                "task",
+                "actor",
+                "on_poor",
+            ):  # the last: whether a run goes on, not what it learns
+                teacher.pop(key)
             (teacher["training"] or {}).pop("workers", None)
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
             models += [teacher, *([teacher["training"]["model"]] if teacher["training"] else [])]
@@ -321,6 +338,9 @@ class RunConfig(Spec):
                 model["path"] = os.path.basename(model["path"])
         tree["serving"] = {"dtype": self.serving.dtype}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+_NO_ORIGIN = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
 
 
 def plain_objective(label_smoothing: float = 0.0) -> Objective:
@@ -333,9 +353,14 @@ def lay_over_defaults(data: Any) -> Any:
     if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
         return data
     defaults = data["teacher_defaults"]
-    bare = {key: value for key, value in defaults.items() if key != "training"}
     teachers = data.get("teachers")
     if not isinstance(teachers, (list, tuple)) or not all(isinstance(t, Mapping) for t in teachers):
         return data
-    laid = [overlay(defaults if t.get("path") is None else bare, t) for t in teachers]
-    return {**data, "teachers": laid}
+    return {**data, "teachers": [overlay(_of_kind(defaults, t), t) for t in teachers]}
+
+
+def _of_kind(defaults: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that a teacher's kind has."""
+    kind = kind_of(teacher) or kind_of(defaults)
+    other = foreign_keys(kind) | ({"kind"} if defaults.get("kind") != kind else set())
+    return {key: value for key, value in defaults.items() if key not in other}

@@ -39,7 +39,7 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
     """
     tree = config.model_dump(mode="json")
     teachers: list[dict[str, Any]] = tree["teachers"]
-    trained = [teacher["training"] for teacher in teachers if teacher["training"] is not None]
+    trained = [teacher["training"] for teacher in teachers if "training" in teacher]
     batches = [train["batch_size"] for train in (tree["train"], *(t["train"] for t in trained))]
     few = max(ROWS, *batches) if rows is None else rows
     for data in _data_of(tree):
@@ -49,7 +49,7 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
         _shorten_train(training["train"], 2)
         _shorten_data(training["data"], few)
     for teacher in teachers:
-        if teacher["training"] is not None:
+        if "training" in teacher:
             teacher["on_poor"] = "warn"
     tree["teacher_defaults"] = {}  # each teacher has them already
     made: R = type(config).model_validate(tree)  # type: ignore[assignment]

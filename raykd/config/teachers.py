@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from raykd.config.overlay import checked_name
 from raykd.config.train import TrainConfig, WorkersConfig
@@ -41,20 +42,20 @@ class TeacherTraining(Spec):
     """Seed of the teacher's weights, of dropout and of the order of rows."""
 
 
-class TeacherConfig(Spec):
-    """One teacher: a model that exists (`path`) or one that is trained first (`training`)."""
+class TeacherBase(Spec):
+    """What every kind of teacher has.
 
+    Decision record: a kind is plain config; the class that serves it is registered by its kind in
+    `raykd.teachers.backends`, which lies above. A new kind is a member of `TeacherConfig` and a backend.
+    """
+
+    kind: str
     name: str
     """Of the teacher, in overrides, curves, tables and MLflow."""
     languages: tuple[str, ...] | Literal["all"]
     """Languages it may be asked for; one language makes it monolingual."""
-    path: str | None = None
-    """A local directory or a hub name; weights must be safetensors."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    trust_remote_code: bool = False
-    """Run the Python code that comes with the model; said in the log."""
-    training: TeacherTraining | None = None
+    task: str | None = None
+    """In a run of several tasks the name of its task (of `task.tasks`): it is asked for rows of that task only."""
     label_map: dict[str, str] = {}
     """The teacher's own label names to the run's, where they differ."""
     language_codes: dict[str, str] = {}
@@ -69,16 +70,76 @@ class TeacherConfig(Spec):
 
     _name = field_validator("name")(checked_name)
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> TeacherConfig:
-        if (self.path is None) == (self.training is None):
-            raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
-        return self
-
     @property
     def language_set(self) -> frozenset[str] | None:
         """The languages as a set; None is any."""
         return None if self.languages == "all" else frozenset(self.languages)
+
+
+class ModelTeacher(TeacherBase):
+    """A model that exists."""
+
+    kind: Literal["model"] = "model"
+    path: str
+    """A local directory or a hub name; weights must be safetensors."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model; said in the log."""
+
+
+class TrainedTeacher(TeacherBase):
+    """A model that the run trains first; later runs that ask for the same one use it again."""
+
+    kind: Literal["trained"] = "trained"
+    training: TeacherTraining = TeacherTraining()
+    """How it is made."""
+
+
+_KINDS: dict[str, type[TeacherBase]] = {"model": ModelTeacher, "trained": TrainedTeacher}
+_TOLD_BY = {"path": "model", "training": "trained"}
+"""The kind of a teacher that does not say it, by the key that it has."""
+
+
+def infer_kind(tree: Any) -> Any:
+    """Write down the kind of a teacher that has `path` or `training` alone.
+
+    Raises:
+        ValueError: It has neither, or both, or the one of another kind than its own.
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    kind = kind_of(tree)
+    if kind is None:
+        raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
+    for key, other in _TOLD_BY.items():
+        if kind in _KINDS and kind != other and tree.get(key) is not None:
+            raise ValueError(f"a teacher of kind {kind} has no {key}; leave it out, or write kind: {other}")
+    # Files of earlier versions hold the keys of all kinds, and no kind.
+    foreign = foreign_keys(kind)
+    unused = foreign if "kind" not in tree else {key for key in foreign if tree.get(key) in (None, False)}
+    return {"kind": kind, **{key: value for key, value in tree.items() if key not in unused}}
+
+
+def kind_of(tree: Mapping[str, Any]) -> str | None:
+    """The kind that a teacher's tree says, or that its keys tell; None where they tell none or two."""
+    told = [kind for key, kind in _TOLD_BY.items() if tree.get(key) is not None]
+    return tree.get("kind") or (told[0] if len(told) == 1 else None)
+
+
+def foreign_keys(kind: str | None) -> set[str]:
+    """Keys that other kinds than this one have; none of a kind that is not known."""
+    if kind not in _KINDS:
+        return set()
+    return {key for member in _KINDS.values() for key in member.model_fields} - _KINDS[
+        kind
+    ].model_fields.keys()
+
+
+TeacherConfig = Annotated[
+    ModelTeacher | TrainedTeacher, Field(discriminator="kind"), BeforeValidator(infer_kind)
+]
+"""One teacher, of one of the kinds."""
 
 
 class ServingConfig(Spec):

@@ -78,7 +78,7 @@ def _teachers(run: Run, groups: Sequence[Group]) -> NodeType:
             else:
                 bins.append((cpus - g.num_cpus, gpus - g.num_gpus, 1))
     processes = max(count for _, _, count in bins)
-    weights = sum(_weights(t.path) for t in run.active_teachers)
+    weights = sum(_weights(getattr(t, "path", None)) for t in run.active_teachers)
     gib = BASE_GIB + PROCESS_GIB * processes + 2 * weights / 2**30
     why = ", ".join(f"{g.name} {g.replicas} x {g.num_cpus:g} CPU" + (f" {g.num_gpus:g} GPU" if g.num_gpus else "")
                      for g in groups)  # fmt: skip
@@ -87,7 +87,7 @@ def _teachers(run: Run, groups: Sequence[Group]) -> NodeType:
 
 
 def _students(run: Run, trials_at_once: int) -> NodeType:
-    training = [t.training.workers for t in run.active_teachers if t.training is not None]
+    training = [t.training.workers for t in run.trained_teachers]
     most = max([run.workers.num_workers * trials_at_once, *(w.num_workers for w in training)])
     workers: list[WorkersConfig] = [run.workers, *training]
     cpus = max(math.ceil(w.num_cpus) for w in workers)

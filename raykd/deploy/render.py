@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from raykd import __version__
-from raykd.config import Run, TeacherConfig, overlay
+from raykd.config import Run, TeacherConfig, TrainedTeacher, overlay
 from raykd.deploy.manifests import read_manifests
 from raykd.deploy.nodes import PLACE, plan_nodes, with_memory
 from raykd.deploy.request import JobRequest
@@ -174,6 +174,6 @@ def _lay_over(tree: Mapping[str, Any], run: Run, options: RenderOptions) -> dict
 def _place(teacher: TeacherConfig) -> dict[str, Any]:
     """Return node types for a teacher that names none."""
     place: dict[str, Any] = {} if teacher.actor.resources else {"actor": {"resources": {"teacher": PLACE}}}
-    if teacher.training is not None and not teacher.training.workers.resources:
+    if isinstance(teacher, TrainedTeacher) and not teacher.training.workers.resources:
         place["training"] = {"workers": {"resources": {"student": PLACE}}}
     return place

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from raykd.config import Run, RunConfig, TeacherConfig, overlay, plain_objective
+from raykd.config import Run, RunConfig, TrainedTeacher, overlay, plain_objective
 from raykd.config.loading import validate
 from raykd.config.smoke import smoke_name
 from raykd.data.load import ALL, Dataset, load_data
@@ -144,10 +144,9 @@ def load_rows(config: Run) -> dict[str, Dataset]:
     return {task: load_data(member.data, Path.cwd(), member.form) for task, member in config.members.items()}
 
 
-def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
+def teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     """Return the plain supervised run that makes a teacher: all labelled rows of its languages, no unlabelled ones."""
     training = teacher.training
-    assert training is not None
     tree = config.data.model_dump(mode="json")
     own = {
         "select_languages": None if teacher.languages == "all" else list(teacher.languages),
@@ -177,7 +176,7 @@ def teacher_run(config: RunConfig, teacher: TeacherConfig) -> RunConfig:
     )
 
 
-def teacher_job(config: RunConfig, teacher: TeacherConfig) -> Job:
+def teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
     """Return the job of a teacher that is trained first; its folder is named by its content."""
     run = teacher_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form)
@@ -195,8 +194,7 @@ def teacher_jobs(config: Run) -> list[Job]:
     return [
         teacher_job(member, teacher)
         for member in config.members.values()
-        for teacher in member.active_teachers
-        if teacher.training is not None
+        for teacher in member.trained_teachers
     ]
 
 
@@ -254,8 +252,3 @@ def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
         if not job.done:
             check_long_rows([(task.config, task.data.train) for task in job.tasks.values()])
     return teachers, students
-
-
-def teacher_path(teacher: TeacherConfig, trained: dict[str, Path]) -> str:
-    """Where a teacher's model lies: where it was trained to, or where the config says."""
-    return str(trained[teacher.name]) if teacher.training is not None else str(teacher.path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raykd.config import RunConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.models.loading import load_tokenizer
@@ -208,7 +208,7 @@ def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str],
     found = [
         (f"teacher {t.name}", Path(t.path), t.language_codes, t.trust_remote_code)
         for t in config.active_teachers
-        if t.path is not None
+        if isinstance(t, ModelTeacher)
     ]
     if config.student.kind == "pretrained":
         own = config.student

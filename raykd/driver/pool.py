@@ -16,8 +16,8 @@ from pathlib import Path
 import ray
 
 from raykd.cluster.connection import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
-from raykd.config import Run, RunConfig, TeacherConfig
-from raykd.driver.jobs import Job, check_trained, teacher_path
+from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig
+from raykd.driver.jobs import Job, check_trained
 from raykd.driver.wait import wait_for
 from raykd.errors import TeacherError
 from raykd.teachers.attached import AttachedPool, differences, refuse
@@ -56,15 +56,14 @@ def spec_of(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Pat
     """
     serving, root = config.serving, store_root(config)
     paths = {t.name: trained[f"teacher-{t.name}"] for t in config.teachers if f"teacher-{t.name}" in trained}
-    made = teacher.training is None or teacher.name in paths
     return TeacherSpec(
         name=teacher.name,
-        path=teacher_path(teacher, paths) if made else "",
+        path=teacher.path if isinstance(teacher, ModelTeacher) else str(paths.get(teacher.name, "")),
         labels=config.data.labels,
         task=config.task,
         languages=teacher.language_set,
-        revision=teacher.revision,
-        trust_remote_code=teacher.trust_remote_code,
+        revision=teacher.revision if isinstance(teacher, ModelTeacher) else None,
+        trust_remote_code=isinstance(teacher, ModelTeacher) and teacher.trust_remote_code,
         label_map=dict(teacher.label_map),
         language_codes=dict(teacher.language_codes),
         max_length=teacher.max_length,

@@ -34,7 +34,7 @@ def apart(config: R, of: str) -> R:
     serving = config.serving
     if serving.store is not None:
         serving = serving.model_copy(update={"store": f"{smoke_name(of)}/store"})
-    if any(teacher.training is not None for teacher in config.active_teachers):
+    if config.trained_teachers:
         serving = serving.model_copy(update={"pool": None})  # it serves teachers that are trained to the end
     made: R = config.model_copy(update={"name": smoke_name(of), "smoke": of, "serving": serving})  # type: ignore[assignment]
     return made

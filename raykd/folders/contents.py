@@ -21,12 +21,11 @@ _IGNORED = (".md", ".log", ".lock")
 
 def paths_of(config: Run) -> dict[str, str]:
     """Folders and names of the models that a run begins with, by key."""
-    paths = {f"teachers.{t.name}.path": t.path for t in config.active_teachers}
+    paths = {f"teachers.{t.name}.path": getattr(t, "path", None) for t in config.active_teachers}
     paths["student.path"] = getattr(config.student, "path", None)
-    for teacher in config.active_teachers:
-        if teacher.training is not None:
-            key = f"teachers.{teacher.name}.training.model.path"
-            paths[key] = getattr(teacher.training.model, "path", None)
+    for teacher in config.trained_teachers:
+        key = f"teachers.{teacher.name}.training.model.path"
+        paths[key] = getattr(teacher.training.model, "path", None)
     return {key: path for key, path in paths.items() if path is not None}
 
 

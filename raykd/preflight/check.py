@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raykd.cluster.address import asked_for, check_ray
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
-from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTeacher
 from raykd.data.rows import Rows
 from raykd.driver.jobs import Job, jobs_of
 from raykd.driver.language_models import check_source_languages, describe_marks
@@ -56,13 +56,13 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
     Raises:
         ModelError, LabelMismatchError, ConfigError: as loading it would.
     """
-    if teacher.training is not None:
+    if isinstance(teacher, TrainedTeacher):
         check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
         languages = "all languages" if teacher.languages == "all" else ", ".join(teacher.languages)
         return f"will be trained: {teacher.training.model.kind} on {languages}"
-    path = Path(str(teacher.path))
+    path = Path(teacher.path)
     if not path.is_dir():
-        if path.is_absolute() or str(teacher.path).startswith("."):
+        if path.is_absolute() or teacher.path.startswith("."):
             raise ModelError(
                 f"teacher {teacher.name}: there is no model directory {path}",
                 got=str(path),
@@ -104,7 +104,7 @@ def check_combinations(config: RunConfig) -> str:
         ConfigError: what, and which two keys.
     """
     made = {"student": config.student}
-    made |= {f"teacher {t.name}": t.training.model for t in config.active_teachers if t.training is not None}
+    made |= {f"teacher {t.name}": t.training.model for t in config.trained_teachers}
     for name, model in made.items():
         positions = getattr(model, "max_positions", None)
         for key in ("max_length", "max_target_length"):
@@ -145,19 +145,18 @@ def _check_deepspeed(config: RunConfig) -> list[str]:
                 wanted="one of them",
                 next_step=f"set {by.rpartition('.')[2]} to auto",
             )
-    for teacher in config.active_teachers:
-        if teacher.training is not None:
-            train, workers = teacher.training.train, teacher.training.workers
-            try:
-                found = check_deepspeed(train, workers.num_workers, gpus=workers.num_gpus > 0)
-            except ConfigError as error:
-                raise ConfigError(
-                    f"teachers.{teacher.name}.training: {error.what}",
-                    got=error.got,
-                    wanted=error.wanted,
-                    next_step=error.next_step,
-                ) from None
-            notes += [f"teachers.{teacher.name}.training: {note}" for note in found]
+    for teacher in config.trained_teachers:
+        train, workers = teacher.training.train, teacher.training.workers
+        try:
+            found = check_deepspeed(train, workers.num_workers, gpus=workers.num_gpus > 0)
+        except ConfigError as error:
+            raise ConfigError(
+                f"teachers.{teacher.name}.training: {error.what}",
+                got=error.got,
+                wanted=error.wanted,
+                next_step=error.next_step,
+            ) from None
+        notes += [f"teachers.{teacher.name}.training: {note}" for note in found]
     return notes
 
 
@@ -174,7 +173,7 @@ def available_here(config: Run) -> tuple[dict[str, float], str] | None:
 
 
 def _asks_for_gpus(config: Run) -> bool:
-    training = [t.training.workers for t in config.active_teachers if t.training is not None]
+    training = [t.training.workers for t in config.trained_teachers]
     return any(w.num_gpus for w in [config.workers, *training]) or any(
         t.actor.num_gpus for t in config.active_teachers
     )
@@ -251,7 +250,7 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
     for name, member in config.members.items():
         rows = job.tasks[name].data.train
         for teacher in member.active_teachers if config.serving.pool is None else ():
-            if teacher.path is not None and Path(teacher.path).is_dir():
+            if isinstance(teacher, ModelTeacher) and Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
         if member.student.kind == "pretrained" and Path(member.student.path).is_dir():
             look("self-test student", partial(check_student_answers, member, rows))

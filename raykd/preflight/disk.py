@@ -127,9 +127,7 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
     """Bytes of teachers that are trained, checkpoints and models, and of what is recorded of their training."""
     kept = told = 0
     for member in config.members.values():
-        for teacher in member.active_teachers:
-            if teacher.training is None:
-                continue
+        for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
             count = parameters(model, member.task, member.data.labels)
             kept += (COPIES - 1) * checkpoint_bytes(count or 0, train.precision) + model_bytes(model, count)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd import models
-from raykd.config import Run, RunConfig, TeacherConfig
+from raykd.config import ModelTeacher, Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
@@ -33,7 +33,7 @@ _SPECIAL = {"transformer": (2, 3), "lstm": (2, 3), "decoder": (1, 1), "encoder_d
 """Special tokens that the tokenizers learnt by raykd add to a text, and to a pair."""
 
 
-def look_at_teacher(teacher: TeacherConfig, config: RunConfig, folder: Path) -> tuple[str, tuple[str, ...]]:
+def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> tuple[str, tuple[str, ...]]:
     """Compare a teacher's directory with a run.
 
     Args:
@@ -93,7 +93,7 @@ def look_at_teachers(config: Run) -> None:
     """
     for member in config.members.values():
         for teacher in member.active_teachers:
-            if teacher.path is None:
+            if not isinstance(teacher, ModelTeacher):
                 continue
             folder = models.resolve_model(
                 teacher.path, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code
@@ -212,7 +212,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     if isinstance(task, LanguageTask):
         return []
     for teacher in config.active_teachers:
-        if teacher.path is not None and Path(teacher.path).is_dir():
+        if isinstance(teacher, ModelTeacher) and Path(teacher.path).is_dir():
             looked = models.inspect_model(
                 Path(teacher.path), task.kind, trust_remote_code=teacher.trust_remote_code
             )

@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from raykd.config import RunConfig, TeacherConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.prediction.findings import content_key, keep_finding, kept_finding
 
@@ -23,7 +23,7 @@ ROWS = 64
 """Rows that a test chooses from."""
 
 
-def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
+def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     """Test whether a teacher's answer to a text depends on the texts beside it; return what was found.
 
     Args:
@@ -33,7 +33,7 @@ def check_answers(teacher: TeacherConfig, config: RunConfig, rows: Rows) -> str:
     Raises:
         ModelError: The model draws at random, fails at a row, or answers with NaN.
     """
-    folder = Path(str(teacher.path))
+    folder = Path(teacher.path)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if size > LARGEST:
         return f"left to its serving process: {size / 1e9:.1f} GB of weights"

@@ -174,7 +174,8 @@ def store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
         seen: set[bytes] = set()
         for rows, asked_MN in asked:
             chosen = _unseen(rows.select(asked_MN[m]), seen)
-            mean, about = body_bytes(config.task, len(config.data.labels), chosen, _width(teacher.path))
+            width = _width(getattr(teacher, "path", None))
+            mean, about = body_bytes(config.task, len(config.data.labels), chosen, width)
             known = known and mean is not None
             pairs += len(chosen)
             total += len(chosen) * stored_bytes(int(np.ceil(mean or 0.0)))

@@ -76,7 +76,7 @@ def _percent(share: float) -> str:
 
 def _cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swap: Swap | None) -> str:
     key, labels = f"teachers.{spec.name}", config.data.labels
-    if swap is None and any(t.name == spec.name and t.training is not None for t in config.teachers):
+    if swap is None and spec.name in [t.name for t in config.trained_teachers]:
         return f"the run trained it so: more steps, more rows, or another learning rate ({key}.training)"
     if swap is None:
         return (

@@ -108,8 +108,7 @@ def plain_loop(config: RunConfig) -> TrainingLoop:
     tokenizer = config.student.fit_tokenizer(list(data.train.texts))
     source = None
     if not config.plain:
-        trained = [teacher for teacher in config.active_teachers if teacher.training is not None]
-        jobs = [teacher_job(config, teacher) for teacher in trained]
+        jobs = [teacher_job(config, teacher) for teacher in config.trained_teachers]
         placed = placements_of(config, {job.name: job.output for job in jobs})
         source = LocalSource([Teacher(p.spec) for p in placed], config.objective.weighting)
     prepared = prepare(config, data.train, data.validation, tokenizer)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from raykd import models
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.cli import app
-from raykd.config import MultiRun, TeacherConfig
+from raykd.config import ModelTeacher, MultiRun
 from raykd.config.loading import load_any
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
@@ -139,7 +139,7 @@ def test_a_task_of_the_student_answers_and_can_teach(mix: tuple[MultiRun, Outcom
     with pytest.raises(ModelError, match="several tasks"):
         models.load_model(outcome.student)
     names = config.members["names"]
-    teacher = TeacherConfig(name="again", languages="all", path=str(outcome.student / "names"))
+    teacher = ModelTeacher(name="again", languages="all", path=str(outcome.student / "names"))
     assert "lstm" in check_teacher(teacher, names)
 
 

@@ -90,8 +90,8 @@ def with_rows(path: Path, folder: Path) -> Path:
 
 def skip_what_is_not_there(config: Any) -> None:
     """Skips, by name, a run of pretrained models that this machine does not have."""
-    named = [t.path for t in config.active_teachers if t.path is not None]
-    named += [m.path for m in (config.student, *(t.training.model for t in config.active_teachers if t.training))
+    named = [t.path for t in config.active_teachers if t.kind == "model"]
+    named += [m.path for m in (config.student, *(t.training.model for t in config.trained_teachers))
               if m.kind == "pretrained"]  # fmt: skip
     for name in named:
         try:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from raykd.config import RunConfig, overlay
+from raykd.config import ModelTeacher, RunConfig, TrainedTeacher, overlay
 from raykd.config.dsfile import check_switches
 from raykd.config.loading import dump, flatten, load_any, load_run, parse_yaml, set_path, validate
 from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
+from tests.golden.record import trees as golden_trees
 
 ROOT = Path(__file__).parents[2]
 RUNS = [*sorted((ROOT / "raykd" / "presets").glob("*.yaml")), *sorted((ROOT / "examples").glob("*.yaml"))]
@@ -205,6 +206,7 @@ def test_overrides_reach_keys_list_items_by_name_and_whole_branches() -> None:
         changed = set_path(changed, assignment)
     config = validate(changed, "x")
     assert config.objective.alpha.value_at(0.3) == 0.5
+    assert isinstance(config.teachers[0], ModelTeacher)
     assert (config.teachers[0].path, config.teachers[0].languages) == ("other", ("zh", "en"))
     assert config.student.kind == "lstm" and config.train.learning_rate == 1e-4
     with pytest.raises(ConfigError, match="no item"):
@@ -229,13 +231,76 @@ def test_teacher_defaults_lie_under_every_teacher() -> None:
     ]
     config = validate(tree(teachers=teachers, teacher_defaults=defaults), "x")
     a, b = config.teachers
-    assert a.training is not None and (a.training.seed, a.training.train.steps, a.actor.num_cpus) == (
-        7,
-        3,
-        0.5,
-    )
-    assert b.training is None and (b.actor.group, b.actor.num_cpus, b.languages) == ("g", 2.0, "all")
+    assert isinstance(a, TrainedTeacher) and isinstance(b, ModelTeacher)
+    assert (a.training.seed, a.training.train.steps, a.actor.num_cpus) == (7, 3, 0.5)
+    assert (b.actor.group, b.actor.num_cpus, b.languages) == ("g", 2.0, "all")
     assert validate(yaml.safe_load(dump(config)), "again") == config
+
+
+def teachers_of(*teachers: dict[str, Any], **defaults: Any) -> tuple[Any, ...]:
+    named = [{"name": f"t{at}", "languages": "all", **teacher} for at, teacher in enumerate(teachers)]
+    return validate(tree(teachers=named, teacher_defaults=defaults), "x").teachers
+
+
+def test_the_kind_of_a_teacher_is_written_down_where_a_file_leaves_it_out() -> None:
+    trained = {"training": {"seed": 3}}
+    found = teachers_of(
+        {"path": "m"}, trained, {"kind": "model", "path": "m"}, {"kind": "trained", **trained}
+    )
+    assert [t.kind for t in found] == ["model", "trained"] * 2
+    dumped = [t.model_dump(exclude={"name"}) for t in found]
+    assert dumped[:2] == dumped[2:]
+    # As a run.yaml of an earlier version has them: the keys of both kinds, and no kind.
+    before = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
+    old = teachers_of({**before, "path": "m"}, {**before, **trained, "trust_remote_code": True})
+    assert [t.model_dump(exclude={"name"}) for t in old] == dumped[:2]
+    config = validate(tree(), "x")
+    assert yaml.safe_load(dump(config))["teachers"][0]["kind"] == "model"
+
+
+def test_defaults_of_a_kind_are_for_teachers_of_that_kind() -> None:
+    made, model = teachers_of({}, {"path": "m"}, training={"seed": 5}, revision="r", on_poor="warn")
+    assert (made.kind, made.training.seed, made.on_poor) == ("trained", 5, "warn")
+    assert (model.kind, model.revision, model.on_poor) == ("model", "r", "warn")
+    made, model = teachers_of({}, {"path": "m"}, kind="trained")
+    assert (made.kind, made.training.seed, model.kind) == ("trained", 0, "model")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({}, r"teachers\.0: a teacher needs either path \(a model that exists\) or training"),
+        ({"path": "m", "training": {}}, "a teacher needs either path"),
+        (
+            {"kind": "trained", "path": "m"},
+            "a teacher of kind trained has no path; leave it out, or write kind: model",
+        ),
+        ({"kind": "model", "path": "m", "training": {}}, "a teacher of kind model has no training"),
+        ({"kind": "model"}, r"teachers\.0\.path: this key is missing"),
+        ({"kind": "trained", "revision": "r"}, r"teachers\.0\.revision\s+got:\s+an unknown key 'revision'"),
+        ({"kind": "modle", "path": "m"}, r"wanted:\s+kind: model \| trained"),
+        ({"path": "m", "task": "topic"}, "task topic is for a run of several tasks"),
+    ],
+)
+def test_a_teacher_without_one_kind_is_refused(teacher: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        teachers_of(teacher)
+
+
+def test_runs_of_before_teachers_had_kinds_are_the_same_runs() -> None:
+    # The fingerprint is in the folders of finished runs, and names those of trained teachers.
+    known = {
+        "classification": "4bedf3ac59a129c6e0a977692f1d7f61c0d2a92a37454392b49f257822063884",
+        "seq2seq": "a9875439c2f6dde031fc2e2a19f79329273188ac93aa3e656a37666a240371c4",
+    }
+    for name, fingerprint in known.items():
+        assert validate(golden_trees()[name], name).fingerprint() == fingerprint
+    mixed = golden_trees()["classification"]
+    mixed["teachers"][0] |= {"path": "/models/fr", "revision": "abc"}
+    mixed["teachers"][1]["training"] = {"seed": 4}
+    assert validate(mixed, "x").fingerprint() == (
+        "28322ed617b145081d06dfef8f2f13cef8fedc6fb17a9dc7ec0af53e712f8275"
+    )
 
 
 def test_flat_names_are_those_of_the_yaml() -> None:

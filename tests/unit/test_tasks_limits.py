@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from raykd import models
-from raykd.config import RunConfig, TeacherConfig
+from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, Signals
@@ -97,7 +97,7 @@ def test_a_teacher_of_another_task_is_refused_before_its_weights_are_read(task: 
     path = save_transformer(tmp_path / "classifier")
     (path / "model.safetensors").write_bytes(b"")  # what is wrong is said without them
     config = RunConfig.model_validate(tree(task.model_dump()))
-    teacher = TeacherConfig(name="t", languages="all", path=str(path))
+    teacher = ModelTeacher(name="t", languages="all", path=str(path))
     with pytest.raises(ModelError, match=r"made for another task[\s\S]*classification[\s\S]*" + task.kind):
         check_teacher(teacher, config)
     with pytest.raises(ModelError, match="made for another task"):

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+from raykd.config import TrainedTeacher
 from raykd.config.smoke import ROWS, shorten_run, smoke_name
 from raykd.driver.smoke import apart, check_smoke_folder
 from raykd.errors import ConfigError
@@ -28,7 +29,7 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     """
     config = sweep.config
     check_smoke_folder(sweep.output, sweep.name)
-    taught = [t.training.train.batch_size for t in sweep.base.teachers if t.training is not None]
+    taught = [t.training.train.batch_size for t in sweep.base.teachers if isinstance(t, TrainedTeacher)]
     rows = max(ROWS, *_batches(sweep), *taught)
     # Its own name: the base has one, and only the sweep's folder is used.
     base = apart(sweep.base, sweep.name).model_copy(update={"name": sweep.base.name})
