@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         self.depth = self.nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        line = self.peek_event().start_mark.line + 1
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases (*name) are not allowed, line {line}")
         self.depth += 1

@@ -84,8 +84,8 @@ class EagerHyperBand(HyperBandForBOHB):
     def _create_bracket(self, s: int) -> _Bracket:
         return _FullBracket(
             time_attr=self._time_attr,
-            max_trials=self._get_n0(s),
-            init_t_attr=self._get_r0(s),
+            max_trials=self._get_n0(s),  # type: ignore[no-untyped-call]
+            init_t_attr=self._get_r0(s),  # type: ignore[no-untyped-call]
             max_t_attr=self._max_t_attr,
             eta=self._eta,
             s=s,

@@ -61,7 +61,7 @@ def render_manifests(request: JobRequest, options: RenderOptions) -> str:
     _check(request)
     gib = {"teacher": options.teacher_gib, "student": options.student_gib}
     nodes = plan_nodes(request.run, _trials_at_once(request, options))
-    text = _template("raycluster" if options.staying else "rayjob").render(
+    text: str = _template("raycluster" if options.staying else "rayjob").render(
         source=request.file.name,
         name=_dns(request.name),
         nodes=[with_memory(node, gib[node.name]) for node in nodes],

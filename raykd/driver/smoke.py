@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from raykd.config import Run
+from raykd.config.home import STATE
 from raykd.config.loading import read_yaml_mapping
 from raykd.config.smoke import R, shorten_run, smoke_name
 from raykd.errors import ConfigError, RaykdError
-from raykd.folders.folder import STATE
 
 TAG = "raykd.smoke"
 """In MLflow, the name of the run that a run is the short copy of."""

@@ -17,6 +17,7 @@ from raykd.networks.heads import LABELLED, LANGUAGE, Head, choose_head, head_of,
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
+from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import label_names
 from raykd.pretrained.positions import Positions, positions_of
 from raykd.pretrained.structure import build_empty, missing_weights
@@ -71,7 +72,7 @@ def inspect_base(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
-    kind = str(files.read_json(folder / files.CONFIG).get("model_type") or "unknown")
+    kind = str(read_json(folder / files.CONFIG).get("model_type") or "unknown")
     return Base(kind, positions_of(model), look_at(tokenizer))
 
 
@@ -88,7 +89,7 @@ def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
         )
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     if head in LANGUAGE:
-        choose_head(folder, head_of(files.read_json(folder / files.CONFIG)), head)
+        choose_head(folder, head_of(read_json(folder / files.CONFIG)), head)
 
 
 def load_for_training(
@@ -140,7 +141,7 @@ def fit_to_task(
     Raises:
         ModelError: The encoder is not whole, the head cannot be told from the rest, or it has no such layers.
     """
-    config = files.read_json(folder / files.CONFIG)
+    config = read_json(folder / files.CONFIG)
     own, own_head = label_names(config), head_of(config)
     outside = [name for name in missing if not _in_encoder(model, name)]
     lost = [name for name in missing if _in_encoder(model, name) and "pooler" not in name]

@@ -127,11 +127,11 @@ class Headless(nn.Module):
     @property
     def head(self) -> OutputHead:
         """The head as it is now; read it anew after the model was moved."""
-        return output_head(cast("PreTrainedModel", self.model), self._after)
+        return output_head(self.model, self._after)
 
     def forward(self, **inputs: Any) -> HiddenOutput:
         """See `hidden_states`."""
-        return HiddenOutput(hidden_states(cast("PreTrainedModel", self.model), **inputs))
+        return HiddenOutput(hidden_states(self.model, **inputs))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""

@@ -51,8 +51,8 @@ class MultiHead(nn.Module):
         self.parts = nn.ModuleDict(dict(parts))
         self.aliases = _share({name: model for name, model in parts.items()})
         """Names in the state dict that are another one's weight."""
-        self.register_state_dict_post_hook(_leave_out_aliases)
-        self.register_load_state_dict_pre_hook(_give_aliases)
+        self.register_state_dict_post_hook(_leave_out_aliases)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_give_aliases)  # type: ignore[no-untyped-call]
 
     def forward(self, route: str, **inputs: torch.Tensor) -> Any:
         """The outputs of the task ``route`` to the inputs that its model takes."""

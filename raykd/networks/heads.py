@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from raykd.errors import ModelError
 
@@ -99,7 +99,7 @@ def choose_head(folder: Path, own: Head | None, wanted: Head | None) -> Head:
 
 def known_head(name: object) -> Head | None:
     """The head of this name, None where there is none: for what a file says."""
-    return cast("Head", name) if isinstance(name, str) and name in HEADS else None
+    return name if isinstance(name, str) and name in HEADS else None
 
 
 def check_offered(kind: str, head: Head, offered: frozenset[Head]) -> None:

@@ -56,7 +56,7 @@ class LinearForSequenceClassification(PreTrainedModel):
         classes = len(config.id2label or ())
         self.weights = nn.EmbeddingBag(config.buckets, classes, mode="sum", padding_idx=0)
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.EmbeddingBag):
@@ -163,7 +163,7 @@ class RecurrentModel(PreTrainedModel):
                     if name.startswith("bias_ih") and not is_initialized(weight):
                         init.ones_(weight[module.hidden_size : 2 * module.hidden_size])
         else:
-            super()._init_weights(module)
+            super()._init_weights(module)  # type: ignore[no-untyped-call]
 
     def states(
         self,
@@ -223,7 +223,7 @@ class LSTMForSequenceClassification(RecurrentModel):
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__(config)
         self.classifier = nn.Linear(self.width, len(config.id2label or ()))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -258,7 +258,7 @@ class LSTMForTokenClassification(RecurrentModel):
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__(config)
         self.classifier = nn.Linear(self.width, len(config.id2label or ()))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -291,7 +291,7 @@ class LSTMForQuestionAnswering(RecurrentModel):
         self.summary = nn.Linear(self.width, 1)
         self.asking = nn.Linear(self.width, 2 * self.width)
         self.qa_outputs = nn.Linear(self.width, 2)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -343,7 +343,8 @@ class LSTMForQuestionAnswering(RecurrentModel):
         near_BLQ = score_BLQ.masked_fill(~asked_BQ[:, None, :], -1e4).softmax(dim=2) * asked_BQ[:, None, :]
         aligned_BLE = near_BLQ @ embedded_BLE[:, :longest] * behind_BL[:, :, None]
         told = torch.cat([aligned_BLE, match_BL[:, :, None], behind_BL[:, :, None]], dim=2)
-        return embedded_BLE + self.matching(told.to(embedded_BLE.dtype))
+        read_BLE: torch.Tensor = embedded_BLE + self.matching(told.to(embedded_BLE.dtype))
+        return read_BLE
 
 
 def _take(states_BLH: torch.Tensor, place_BK: torch.Tensor) -> torch.Tensor:

@@ -174,7 +174,7 @@ def _beginning(batch: TextBatch, share: int) -> TextBatch:
 
 def _body_parameters(network: Any) -> int:
     """Return the weights that every token is multiplied with: all but the table of embeddings."""
-    total = sum(parameter.numel() for parameter in network.parameters())
+    total: int = sum(parameter.numel() for parameter in network.parameters())
     with suppress(AttributeError, NotImplementedError):
         total -= network.get_input_embeddings().weight.numel()
     return max(1, total)

@@ -81,7 +81,7 @@ def generate_texts(
     closed = bool(model.config.is_encoder_decoder)
     limit = input_limit(model.config, max_new_tokens, max_input_tokens)
     rest = (source_languages,) if closed else ()
-    read = (source_ids if closed else prompt_ids)(tokenizer, texts, limit, *rest)  # type: ignore[operator]
+    read = (source_ids if closed else prompt_ids)(tokenizer, texts, limit, *rest)
     if read.long_B.any():
         lost = "their end" if closed else "their beginning"
         log.warning(

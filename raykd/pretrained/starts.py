@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
-from raykd.pretrained import files
+from raykd.pretrained.jsonfile import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +65,7 @@ def check_decoder_start(folder: Path) -> None:
         return
     if not config.is_encoder_decoder or config.model_type in WRAPPING:
         return
-    own = files.read_json(folder / GENERATION) if (folder / GENERATION).is_file() else config.to_dict()
+    own = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else config.to_dict()
     start = _start(config, GenerationConfig.from_dict(dict(own)))
     if start is None:
         raise _missing(folder)

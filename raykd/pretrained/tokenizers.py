@@ -18,6 +18,7 @@ from raykd.networks.heads import Head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_installed
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
+from raykd.pretrained.jsonfile import read_json
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
 from raykd.tokenizers.pieces import KINDS, PieceTokenizer
@@ -76,7 +77,7 @@ def load_tokenizer(
     if not files.has_tokenizer(folder):
         raise files.no_tokenizer(folder)
     config = folder / files.CONFIG
-    if config.is_file() and str(files.read_json(config).get("model_type")).startswith("raykd_"):
+    if config.is_file() and str(read_json(config).get("model_type")).startswith("raykd_"):
         register()
     check_packages(folder)
     with raise_as_model_error(f"the tokenizer of {folder} cannot be loaded"), warnings.catch_warnings():

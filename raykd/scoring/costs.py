@@ -12,7 +12,7 @@ from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.scoring.score import sample_texts, student_spec
 from raykd.teachers.pool import TeacherPool
-from raykd.teachers.teacher import TeacherInfo
+from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
 
 Times = Mapping[str, tuple[Timing | None, Timing | None]]

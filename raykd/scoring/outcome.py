@@ -36,7 +36,7 @@ from raykd.scoring.notes import notes_of
 from raykd.scoring.score import System, ask_all, ensemble_system, stacked, student_system, teacher_systems
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pool import TeacherPool
-from raykd.teachers.teacher import TeacherInfo
+from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker, environment, redact
 
 Counters = Mapping[str, Mapping[str, float]]

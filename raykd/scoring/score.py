@@ -28,8 +28,8 @@ from raykd.scoring.written import student_said, teacher_said
 from raykd.student.prepare import student_codes
 from raykd.tasks import SystemAnswers
 from raykd.teachers.pool import PoolHandle, TeacherPool
-from raykd.teachers.spec import TeacherSpec
-from raykd.teachers.teacher import Teacher, TeacherInfo
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.teacher import Teacher
 from raykd.teachers.timing import TIMED_TEXTS
 from raykd.text.batch import TextBatch
 

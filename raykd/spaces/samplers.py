@@ -255,7 +255,7 @@ class TuneSampler:
         name = self._config.name.lower()
         options = dict(self._config.options) | ({"points_to_evaluate": points} if points else {})
         try:
-            searcher = SEARCH_ALG_IMPORT[name]()(metric=SCORE, mode=self._mode, **options)
+            searcher = SEARCH_ALG_IMPORT[name]()(metric=SCORE, mode=self._mode, **options)  # type: ignore[no-untyped-call]
             searcher.set_max_concurrency(self._limit)  # the sweep limits how many run
             flat = {self._alias(one): tune_domain(one) for one in self._space.domains}
             searcher.set_search_properties(SCORE, self._mode, flat)

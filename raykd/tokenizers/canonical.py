@@ -159,7 +159,8 @@ def find_comparable_offsets(
         return fine_N
     inner = np.asarray([not words.stands_alone(c) for c in text]) | is_blank(text)
     after_N = inner[np.clip(offsets_N, 1, len(text)) - 1]
-    return fine_N & (np.where(begin_N, blanks.first, after_N) | (offsets_N == len(text)))
+    same_N: NDArray[np.bool_] = np.where(begin_N, blanks.first, after_N) | (offsets_N == len(text))
+    return fine_N & same_N
 
 
 def backend_of(tokenizer: Any) -> Any:

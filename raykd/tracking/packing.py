@@ -81,11 +81,11 @@ def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[A
         names = {"answer": "string", "start": "long", "end": "long", "probability": "double"}
         return (
             [ColSpec("string", "question"), ColSpec("string", "context")],
-            [ColSpec(kind, name) for name, kind in names.items()],  # type: ignore[arg-type]
+            [ColSpec(kind, name) for name, kind in names.items()],
         )
     if task == "token_classification":
         parts = {"text": "string", "type": "string", "start": "long", "end": "long"}
-        entity = Object([Property(name, kind) for name, kind in parts.items()])  # type: ignore[arg-type]
+        entity = Object([Property(name, kind) for name, kind in parts.items()])
         return [ColSpec("string", "text")], [ColSpec(Array(entity), "entities")]
     if task in ("causal_lm", "seq2seq"):
         return [ColSpec("string", "text")], [ColSpec("string", "written")]

@@ -135,7 +135,7 @@ class TrialRuns:
             (self._spool / name).rmdir()
 
 
-class TuneCallback(Callback):  # type: ignore[misc]
+class TuneCallback(Callback):
     """Tune's callback, and the thread that takes in the trials' points."""
 
     def __init__(
@@ -226,7 +226,7 @@ class TuneCallback(Callback):  # type: ignore[misc]
             for name in list(self._runs.open):
                 # One that is over was opened again by a point that came after its end.
                 status = self._journal.trials[name].status or "interrupted"
-                self._guarded(lambda n=name, s=status: self._runs.end(n, s))  # type: ignore[misc]
+                self._guarded(lambda n=name, s=status: self._runs.end(n, s))
             self._runs.tidy()
 
     def _take(self) -> None:
@@ -244,14 +244,14 @@ class TuneCallback(Callback):  # type: ignore[misc]
                 log.warning("%s: %s", name, event.text)
                 self._progress.note(name, event.text)
             if name is not None and event.kind == "point":
-                self._guarded(lambda n=name, p=event.point: self._point(n, p))  # type: ignore[misc]
+                self._guarded(lambda n=name, p=event.point: self._point(n, p))
         for name, status in ends:
             self._ended += 1
-            self._guarded(lambda n=name, s=status: self._runs.end(n, s))  # type: ignore[misc]
+            self._guarded(lambda n=name, s=status: self._runs.end(n, s))
             best = self._progress.best
             if best is not None:
                 self._guarded(
-                    lambda b=best: self._tracker.log_points([Point(self._ended, {"sweep/best": b.score})])  # type: ignore[misc]
+                    lambda b=best: self._tracker.log_points([Point(self._ended, {"sweep/best": b.score})])
                 )
 
     def _point(self, name: str, point: Point) -> None:

@@ -34,7 +34,7 @@ class StandIn:
         return True
 
 
-class Suggestions(Searcher):  # type: ignore[misc]
+class Suggestions(Searcher):
     """The trials of one start of a sweep.
 
     Args:

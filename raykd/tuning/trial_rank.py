@@ -88,7 +88,9 @@ class TrialRank:
         import torch
 
         host = ray.util.get_node_ip_address()
-        self._store = torch.distributed.TCPStore(host, 0, self.world, is_master=True, wait_for_workers=False)
+        self._store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+            host, 0, self.world, is_master=True, wait_for_workers=False
+        )
         return host, int(self._store.port)
 
     def join(self, host: str, port: int) -> None:
@@ -96,7 +98,9 @@ class TrialRank:
         import torch
 
         if self.rank:
-            self._store = torch.distributed.TCPStore(host, port, self.world, is_master=False)
+            self._store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+                host, port, self.world, is_master=False
+            )
         os.environ["LOCAL_RANK"] = "0"
         backend = "nccl" if self._device() != "cpu" else "gloo"
         torch.distributed.init_process_group(

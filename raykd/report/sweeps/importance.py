@@ -210,7 +210,8 @@ def _encode(axis: SearchAxis, trials: Sequence[TrialRow]) -> NDArray[np.float64]
     if len(axis.categories) == 1:
         index_N[:] = 0
     index_N[~active_N] = np.bincount(index_N[active_N]).argmax()
-    return np.eye(len(axis.categories))[index_N]
+    one_hot_NC: NDArray[np.float64] = np.eye(len(axis.categories))[index_N]
+    return one_hot_NC
 
 
 def _groups(columns: Sequence[NDArray[np.float64]]) -> list[slice]:

@@ -13,20 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raykd.report.names import folded
+from raykd.report.names import folded, short_names
 from raykd.report.page import template
 from raykd.report.sweeps import plots as sweep_plots
 from raykd.report.sweeps import search_plots
 from raykd.report.sweeps.importance import too_few
 from raykd.report.sweeps.rungs import RungAgreement, rank_correlations, rung_sentence
-from raykd.report.sweeps.trial_table import (
-    TrialTable,
-    metric_name,
-    metric_title,
-    sample_text,
-    short_names,
-    value_text,
-)
+from raykd.report.sweeps.trial_table import TrialTable, metric_name, metric_title, sample_text, value_text
 from raykd.report.sweeps.trials import BROKEN, SweepReport
 from raykd.report.table import ABSENT, RATES, format_metric
 

@@ -120,7 +120,8 @@ class Bound:
         opened = open_folder(path, classes, MAP_BYTES, create=path == own)
         if opened is None:
             return 0
-        wanted = left = math.ceil(share * opened.env.stat()["entries"])
+        wanted: int = math.ceil(share * opened.env.stat()["entries"])
+        left = wanted
         key = os.urandom(KEY_BYTES)
         while left > 0:
             with opened.env.begin(write=True) as write:
