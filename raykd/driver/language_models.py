@@ -13,10 +13,11 @@ import numpy as np
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError
-from raykd.models.loading import load_tokenizer
 from raykd.prediction.generation_settings import check_ids, find_ignored_settings, input_limit
 from raykd.pretrained import files
+from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.starts import GENERATION, check_decoder_start
+from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import TextBatch
 from raykd.text.codes import code_for, coded_name, codes_of
@@ -57,7 +58,7 @@ def check_language_model(
             check_decoder_start(folder)
             languages = config.data.select_languages or config.data.languages
             said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
-        described = files.read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
+        described = read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
         size = described.get("vocab_size")
         check_ids(_generation_settings(folder) or described, size if isinstance(size, int) else None)
         task = _with_length(task, max_length)
@@ -96,7 +97,7 @@ def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> 
 def is_coded(folder: Path) -> bool:
     """Return whether the tokenizer of a directory marks texts with their language."""
     place = folder / "tokenizer_config.json"
-    return place.is_file() and coded_name(files.read_json(place).get("tokenizer_class"))
+    return place.is_file() and coded_name(read_json(place).get("tokenizer_class"))
 
 
 def check_source_languages(config: RunConfig, rows: Rows) -> str:
@@ -252,7 +253,7 @@ def _check_room(folder: Path, task: LanguageTask) -> None:
 
 def _generation_settings(folder: Path) -> dict[str, Any]:
     """Return the checkpoint's generation_config.json; empty where there is none."""
-    return files.read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    return read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
 
 
 def _said(folder: Path, task: LanguageTask) -> str:

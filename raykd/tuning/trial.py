@@ -43,7 +43,7 @@ RESUMED = "resumed_from"
 """Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
 
 
-class TrialHost(tune.Trainable):  # type: ignore[misc]
+class TrialHost(tune.Trainable):
     """What Tune calls: rank 0 of a trial, and the other ranks' master."""
 
     def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]

@@ -99,14 +99,14 @@ def run_trials(
             shutil.rmtree(settings.scratch, ignore_errors=True)
 
 
-class Places(tune.PlacementGroupFactory):  # type: ignore[misc]
+class Places(tune.PlacementGroupFactory):
     """Resources of a trial; remembers the placement groups, which Tune leaves behind where it is interrupted."""
 
     made: ClassVar[list[PlacementGroup]] = []
 
     def to_placement_group(self) -> PlacementGroup:
         """Return a placement group for one trial process after another."""
-        group = super().to_placement_group()
+        group: PlacementGroup = super().to_placement_group()  # type: ignore[no-untyped-call]
         Places.made.append(group)
         return group
 
