@@ -22,7 +22,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raykd.cluster.own_processes import processes
+from raykd.cluster.own_processes import find_own_processes
 
 IN_TIME_S = 3.0
 
@@ -55,7 +55,7 @@ def interrupt(command: list[str], at_s: float, number: int, *, twice: bool, resu
         process.send_signal(number)
     code = process.wait()
     seconds = time.monotonic() - begun
-    left = [f"{name} ({pid})" for pid, name in processes(process.pid).items()]
+    left = [f"{name} ({pid})" for pid, name in find_own_processes(process.pid).items()]
     _, said = process.communicate()
     states = [json.loads(path.read_text(encoding="utf-8")) for path in output.glob("*/run.json")]
     status = ", ".join(str(state.get("status")) for state in states) or "no folder"

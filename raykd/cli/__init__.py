@@ -33,7 +33,7 @@ def _say_interrupted() -> None:
 
 if _is_the_program():
     use_utf8()
-    interrupt.own_process(_say_interrupted)
+    interrupt.listen_for_signals(_say_interrupted)
     surroundings.settle()
 
 import typer  # noqa: E402
@@ -53,14 +53,14 @@ from raykd.cli import cluster  # noqa: E402, F401  # isort: skip
 
 def main() -> None:
     """Runs the command line; an error of raykd is one message and an exit code, never a traceback."""
-    interrupt.may_unwind()
+    interrupt.allow_unwinding()
     try:
         _main()
     except KeyboardInterrupt:  # it came once more while the first was put in order
         interrupt.end_if_told()
         raise SystemExit(interrupt.INTERRUPTED) from None
     finally:
-        interrupt.may_unwind(False)
+        interrupt.allow_unwinding(False)
 
 
 def _main() -> None:
@@ -137,4 +137,4 @@ def _say_fault(error: Exception) -> None:
 
 
 if _is_the_program():
-    interrupt.at_the_end(_say_unrecorded)
+    interrupt.run_before_exit(_say_unrecorded)

@@ -32,10 +32,11 @@ _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^:/\[\]\s]+):(?P<port>
 
 
 def check_ray(config: RayConfig) -> str:
-    """Which Ray the run will use, as far as can be known before it connects.
+    """Describe which Ray the run will use, as far as can be known before it connects.
 
     Raises:
-        ConfigError, ResourceError: as `ray_address`, or a Ray of its own cannot be started.
+        ConfigError: As `ray_address`, or a Ray of its own cannot be started.
+        ResourceError: As `ray_address`.
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
@@ -47,40 +48,41 @@ def check_ray(config: RayConfig) -> str:
 
 
 def ray_address(config: RayConfig) -> str | None:
-    """Host and port of the cluster that is asked for; None where the run starts a Ray of its own.
+    """Return host and port of the cluster that is asked for; None where the run starts a Ray of its own.
 
     Raises:
-        ConfigError: it is no address of a cluster. ResourceError: there is no cluster, or one of other versions.
+        ConfigError: It is no address of a cluster.
+        ResourceError: There is no cluster, or one of other versions.
     """
-    given, where = asked_for(config)
+    given, where = configured_address(config)
     if given is None or given == "local":
         return None
     if given == "auto":
-        given, where = _found_here(), "the cluster that was last started here"
-    host, port = _parsed(given, where)
-    _knock(given, host, port, where)
-    _compare(f"{host}:{port}", given, where)
+        given, where = _find_cluster_here(), "the cluster that was last started here"
+    host, port = _parse_host_port(given, where)
+    _check_port(given, host, port, where)
+    _check_versions(f"{host}:{port}", given, where)
     return given
 
 
-def asked_for(config: RayConfig) -> tuple[str | None, str]:
-    """The address as it is written, and where: `ray.address` or RAY_ADDRESS."""
+def configured_address(config: RayConfig) -> tuple[str | None, str]:
+    """Return the address as it is written, and where: `ray.address` or RAY_ADDRESS."""
     environment = os.environ.get("RAY_ADDRESS", "").strip() or None
     if config.address is None or (config.address == "auto" and environment):
         return environment, "RAY_ADDRESS"
     return config.address.strip(), "ray.address"
 
 
-def _parsed(given: str, where: str) -> tuple[str, int]:
-    """Host and port.
+def _parse_host_port(given: str, where: str) -> tuple[str, int]:
+    """Return host and port of an address.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: It is something else.
     """
     got = f"{where}: {redact(given)}"
     wanted = "host:port of the cluster's head (6379 is Ray's own choice), auto, or local"
     scheme = given.partition("://")[0].lower() if "://" in given else ""
-    own = f"{_leave(where)} starts a Ray on this machine"
+    own = f"{_how_to_ask_for_none(where)} starts a Ray on this machine"
     if scheme in ("http", "https"):
         raise ConfigError(
             f"{where} is the address of a dashboard, which takes jobs and no runs",
@@ -107,11 +109,11 @@ def _parsed(given: str, where: str) -> tuple[str, int]:
     return found["host"].strip("[]"), int(found["port"])
 
 
-def _found_here() -> str:
+def _find_cluster_here() -> str:
     try:
         found = find_local_cluster()
     except (ValueError, OSError) as error:
-        found, why = None, _said(error)
+        found, why = None, _first_line(error)
     else:
         why = "none was found"
     if found is None:
@@ -124,11 +126,17 @@ def _found_here() -> str:
     return found
 
 
-def _knock(given: str, host: str, port: int, where: str) -> None:
-    """Raises ConfigError unless a server of gRPC answers there."""
-    resolved = _within(KNOCK_S, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+def _check_port(given: str, host: str, port: int, where: str) -> None:
+    """Check that a server of gRPC answers there.
+
+    Raises:
+        ConfigError: None does.
+    """
+    resolved = _run_within(KNOCK_S, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     if not isinstance(resolved, list):
-        raise _absent(given, where, f"the name {host} cannot be resolved ({_said(resolved, KNOCK_S)})")
+        raise _no_cluster_error(
+            given, where, f"the name {host} cannot be resolved ({_first_line(resolved, KNOCK_S)})"
+        )
     failed: object = None
     until = time.monotonic() + KNOCK_S
     for family, kind, protocol, _, place in resolved:
@@ -139,7 +147,7 @@ def _knock(given: str, host: str, port: int, where: str) -> None:
             with socket.socket(family, kind, protocol) as line:
                 line.settimeout(left)
                 line.connect(place)
-                _greet(line, given, where)
+                _check_protocol(line, given, where)
                 return
         except (OSError, TimeoutError) as error:
             failed = error
@@ -147,12 +155,12 @@ def _knock(given: str, host: str, port: int, where: str) -> None:
     reason = (
         f"no answer in {KNOCK_S:g} s (a firewall, or another network)"
         if quiet
-        else f"nobody listens there ({_said(failed)})"
+        else f"nobody listens there ({_first_line(failed)})"
     )
-    raise _absent(given, where, reason)
+    raise _no_cluster_error(given, where, reason)
 
 
-def _greet(line: socket.socket, given: str, where: str) -> None:
+def _check_protocol(line: socket.socket, given: str, where: str) -> None:
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return  # it speaks through TLS, which Ray checks itself
     line.settimeout(KNOCK_S)
@@ -164,28 +172,32 @@ def _greet(line: socket.socket, given: str, where: str) -> None:
     if answer[3:4] == b"\x04" and not answer.startswith(b"HTTP/"):
         return
     what = "an HTTP server" if answer.startswith((b"HTTP/", b"<")) else "another service"
-    raise _absent(given, where, f"{what} listens there, and no head of a Ray cluster")
+    raise _no_cluster_error(given, where, f"{what} listens there, and no head of a Ray cluster")
 
 
-def _leave(where: str) -> str:
-    """What to do so that no cluster is asked for."""
+def _how_to_ask_for_none(where: str) -> str:
+    """Return what to do so that no cluster is asked for."""
     return "unset RAY_ADDRESS" if where == "RAY_ADDRESS" else "ray.address=null"
 
 
-def _absent(given: str, where: str, reason: str) -> ConfigError:
+def _no_cluster_error(given: str, where: str, reason: str) -> ConfigError:
     return ConfigError(
         f"there is no Ray cluster at {redact(given)}",
         got=f"{where}: {redact(given)}; {reason}",
         wanted="the address of a cluster that runs",
         next_step="`ray status` on its head shows whether it runs; `ray start --head` starts one here; or "
-        f"{_leave(where)}, which starts a Ray for this run alone",
+        f"{_how_to_ask_for_none(where)}, which starts a Ray for this run alone",
     )
 
 
-def _compare(address: str, given: str, where: str) -> None:
-    """Raises ResourceError unless the cluster's Ray and Python are those of this process."""
-    with _hushed():
-        said = _within(ASK_S, lambda: _ask(address))
+def _check_versions(address: str, given: str, where: str) -> None:
+    """Check that the cluster's Ray and Python are those of this process.
+
+    Raises:
+        ResourceError: They are not, or the cluster does not say.
+    """
+    with _silence_stderr():
+        said = _run_within(ASK_S, lambda: _read_versions(address))
     if not isinstance(said, dict):
         raise cannot_connect(given, where, said)
     own = {"ray_version": _ray_version(), "python_version": platform.python_version()}
@@ -203,15 +215,15 @@ def _compare(address: str, given: str, where: str) -> None:
         )
 
 
-def _ask(address: str) -> dict[str, Any]:
+def _read_versions(address: str) -> dict[str, Any]:
     kept = read_cluster_metadata(address, ASK_S)
     said = json.loads(kept) if kept else {}
     return said if isinstance(said, dict) else {}
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Ray's own lines, which its C++ part writes past Python; what they say is in the error that is raised."""
+def _silence_stderr() -> Iterator[None]:
+    """Hide Ray's own lines, which its C++ part writes past Python; the error that is raised says what they say."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -230,10 +242,10 @@ def _ray_version() -> str:
 
 
 def cannot_connect(given: str | None, where: str, error: object) -> RaykdError:
-    """One message of what Ray said when it could not connect."""
+    """Return the error for what Ray said when it could not connect."""
     if isinstance(error, RaykdError):
         return error
-    said = _said(error)
+    said = _first_line(error)
     token = "token" in said.lower() or "auth" in said.lower()
     return ResourceError(
         f"cannot connect to the Ray cluster {redact(str(given))}",
@@ -246,8 +258,8 @@ def cannot_connect(given: str | None, where: str, error: object) -> RaykdError:
     )
 
 
-def _said(error: object, waited_s: float = ASK_S) -> str:
-    """The first line of an error, as `_within` returns it; None is an answer that was waited for in vain."""
+def _first_line(error: object, waited_s: float = ASK_S) -> str:
+    """Return the first line of an error, as `_run_within` returns it; None is an answer that never came."""
     if error is None:
         return f"no answer in {waited_s:g} s"
     if isinstance(error, OSError) and error.strerror:
@@ -256,8 +268,8 @@ def _said(error: object, waited_s: float = ASK_S) -> str:
     return redact(lines[0][:300]) if lines else type(error).__name__
 
 
-def _within(seconds: float, body: Callable[[], Any]) -> Any:
-    """What the body returns, or the exception it raised; None if it took too long."""
+def _run_within(seconds: float, body: Callable[[], Any]) -> Any:
+    """Return what the body returns, or the exception it raised; None if it took too long."""
     result: list[Any] = [None]
 
     def run() -> None:

@@ -16,14 +16,14 @@ from typing import Any
 
 import ray
 
-from raykd.cluster.address import asked_for, cannot_connect, ray_address
-from raykd.cluster.interrupts import listen
-from raykd.cluster.own_processes import claim, hold_until_ended, kill_own_ray
+from raykd.cluster.address import cannot_connect, configured_address, ray_address
+from raykd.cluster.interrupts import retake_signals
+from raykd.cluster.own_processes import claim_own_ray, hold_until_ended, kill_own_ray
 from raykd.cluster.startup import (
     PROCESS_ENVIRONMENT,
+    clean_environment,
     ray_start_error,
     start_options,
-    surroundings,
 )
 from raykd.compat.ray_private import build_job_config
 from raykd.config import RayConfig, Run, WorkersConfig
@@ -47,10 +47,11 @@ class Demand:
 
 
 def connect_ray(config: RayConfig) -> None:
-    """Connects to the cluster of the config, of RAY_ADDRESS, or starts a local one.
+    """Connect to the cluster of the config, to that of RAY_ADDRESS, or start a local one.
 
     Raises:
-        ConfigError, ResourceError: there is no such cluster, or no Ray can be started here.
+        ConfigError: There is no such cluster.
+        ResourceError: It has other versions, or no Ray can be started here.
     """
     if ray.is_initialized():
         _check_no_client()
@@ -72,13 +73,13 @@ def connect_ray(config: RayConfig) -> None:
         }
         failed = _init(options, JOIN_S)
         if failed is not None:
-            raise cannot_connect(*asked_for(config), failed) from None
+            raise cannot_connect(*configured_address(config), failed) from None
         return
     # Without "local" Ray joins whatever cluster was last started on this machine.
     options |= {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
     options |= start_options()
-    claim()
-    with surroundings():
+    claim_own_ray()
+    with clean_environment():
         failed = _init(options, START_S)
     if failed is not None:
         kill_own_ray()
@@ -86,7 +87,11 @@ def connect_ray(config: RayConfig) -> None:
 
 
 def _check_no_client() -> None:
-    """Raises ConfigError where this process is connected through Ray's client, which knows no placement groups."""
+    """Refuse a connection through Ray's client, which knows no placement groups.
+
+    Raises:
+        ConfigError: This process has one.
+    """
     from ray.util.client import ray as client
 
     if client.is_connected():
@@ -99,7 +104,7 @@ def _check_no_client() -> None:
 
 
 def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
-    """`ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
+    """Call `ray.init` on a thread, so that this one hears of signals, which Ray takes for itself there.
 
     The thread stays as long as the Ray that it started: the kernel ends its processes together with the thread.
 
@@ -120,24 +125,26 @@ def _init(options: dict[str, Any], limit_s: float) -> BaseException | None:
     threading.Thread(target=start, name="raykd-ray", daemon=True).start()
     until = time.monotonic() + limit_s
     while not done.wait(0.02):
-        listen()
+        retake_signals()
         if time.monotonic() > until:
             return TimeoutError(f"no answer within {limit_s:g} s")
-    listen()
+    retake_signals()
     return failed[0] if failed else None
 
 
 def cluster_address(config: RayConfig, what: str) -> str | None:
-    """The address of the running cluster; None where this process is connected to one already.
+    """Return the address of the running cluster; None where this process is connected to one already.
 
     Args:
-        what: what is sought there, for people.
+        config: Where the address stands.
+        what: What is sought there, for people.
+
     Raises:
-        ConfigError: there is no address, so that connecting would start a local Ray that ends with the command.
+        ConfigError: There is no address, so that connecting would start a local Ray that ends with the command.
     """
     if ray.is_initialized():
         return None
-    address, _ = asked_for(config)
+    address, _ = configured_address(config)
     if not address or address == "local":
         raise ConfigError(
             f"{what} needs a Ray cluster that outlives this command",
@@ -149,7 +156,7 @@ def cluster_address(config: RayConfig, what: str) -> str | None:
 
 
 def pool_demand(groups: list[Group]) -> Demand:
-    """What all replicas of all teachers hold."""
+    """Return what all replicas of all teachers hold."""
     resources: dict[str, float] = {}
     for g in groups:
         for name, amount in g.resources.items():
@@ -163,7 +170,7 @@ def pool_demand(groups: list[Group]) -> Demand:
 
 
 def workers_demand(workers: WorkersConfig, name: str) -> Demand:
-    """What the student's workers hold."""
+    """Return what the student's workers hold."""
     n = workers.num_workers
     return Demand(
         name, workers.num_cpus * n, workers.num_gpus * n, {k: v * n for k, v in workers.resources.items()}
@@ -171,10 +178,10 @@ def workers_demand(workers: WorkersConfig, name: str) -> Demand:
 
 
 def check_fits(demands: list[Demand], available: dict[str, float], where: str) -> None:
-    """Compares what is held at once with what the cluster has.
+    """Compare what is held at once with what the cluster has.
 
     Raises:
-        ResourceError: with the arithmetic.
+        ResourceError: It has less; with the arithmetic.
     """
     totals: dict[str, float] = {}
     parts: dict[str, list[str]] = {}
@@ -202,7 +209,13 @@ def check_fits(demands: list[Demand], available: dict[str, float], where: str) -
 
 
 def demands_of(config: Run, groups: list[Group], *, together: bool = True) -> list[list[Demand]]:
-    """What is held at once, a list a stage: each teacher's training, then pool and student, together or in turn."""
+    """Return what is held at once, one list per stage: each teacher's training, then pool and student.
+
+    Args:
+        config: The run.
+        groups: The processes of its teachers.
+        together: Whether pool and student hold their resources at once, or in turn.
+    """
     stages = [
         [workers_demand(t.training.workers, f"training teacher {t.name}")] for t in config.trained_teachers
     ]

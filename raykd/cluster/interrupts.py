@@ -57,7 +57,7 @@ class _Listener:
     """Hears of signals on a thread of its own.
 
     Args:
-        say: what is written before this process is ended; None where it is not ours to end (a notebook's).
+        say: Writes what is written before this process is ended; None where it is not ours to end (a notebook's).
     """
 
     def __init__(self, say: Action | None) -> None:
@@ -69,7 +69,7 @@ class _Listener:
         self._begun: list[threading.Thread] = []
         self._raised: weakref.ref[Interrupted] | None = None
         self._ending = threading.Lock()
-        self._before: dict[int, Any] = {number: signal.getsignal(number) for number in _numbers()}
+        self._before: dict[int, Any] = {number: signal.getsignal(number) for number in _ending_signals()}
         self._mine, self._kernels = socket.socketpair()
         self._kernels.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._kernels.fileno(), warn_on_full_buffer=False)
@@ -77,40 +77,40 @@ class _Listener:
         threading.Thread(target=self._hear, name="raykd-signals", daemon=True).start()
 
     def take(self) -> None:
-        """Takes the signals; again where a library has taken them for itself."""
+        """Take the signals; again where a library has taken them for itself."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     def close(self) -> None:
-        """Gives the signals back."""
+        """Give the signals back."""
         signal.set_wakeup_fd(self._wakeup_before)
         self._kernels.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def begin(self, action: Action) -> None:
-        """Does it on a thread of its own."""
-        self._begun.append(threading.Thread(target=_guarded, args=(action,), daemon=True))
+        """Do it on a thread of its own."""
+        self._begun.append(threading.Thread(target=_run_guarded, args=(action,), daemon=True))
         self._begun[-1].start()
 
     def wait(self) -> None:
-        """Waits for what was begun, within the time that there is."""
+        """Wait for what was begun, within the time that there is."""
         if self.handled:  # the main thread may be quicker than the one that hears
             self._heard.wait(UNWIND_S)
         _join(self._begun, self.told_at + UNWIND_S)
 
     def end(self, written_s: float = WRITTEN_S) -> NoReturn:
-        """Ends this process; whoever comes second waits for the first.
+        """End this process; whoever comes second waits for the first.
 
         Args:
-            written_s: until when, after the signal, what is being written at once is waited for.
+            written_s: Until when, after the signal, what is being written at once is waited for.
         """
         if self._ending.acquire(blocking=False):
             actions = [action for scope in self.scopes for action in scope.at_last]
-            _all_within(LAST_S, [*actions, *_at_last])
+            _run_all_within(LAST_S, [*actions, *_at_last])
             _join(self._begun, self.told_at + written_s)
             if self.say is not None:
-                _all_within(SAY_S, [self.say])
+                _run_all_within(SAY_S, [self.say])
             os._exit(INTERRUPTED)
         time.sleep(LAST_S + SAY_S)
         os._exit(INTERRUPTED)
@@ -147,14 +147,14 @@ class _Listener:
                 continue
             now = time.monotonic()
             if self.say is not None and now >= self.told_at + UNWIND_S:
-                _all_within(0.1, [_log_where])
+                _run_all_within(0.1, [_log_main_thread])
                 self.end()
             lost = self._raised is not None and self._raised() is None and not self._ending.locked()
             lost_since = (lost_since or now) if lost else None
             if lost_since is not None and now - lost_since >= AGAIN_S:
                 lost_since, self._own = None, self._own + 1
                 with contextlib.suppress(ProcessLookupError):
-                    signal.pthread_kill(_main(), signal.SIGINT)
+                    signal.pthread_kill(_main_thread_id(), signal.SIGINT)
 
     def _hear_of_one(self) -> None:
         if self._own:
@@ -175,48 +175,48 @@ _listener: _Listener | None = None
 _at_last: list[Action] = []
 
 
-def own_process(say: Action) -> None:
-    """The process is the command line's: it ends with 130 in time after a signal, whatever its main thread does.
+def listen_for_signals(say: Action) -> None:
+    """End this process with 130 in time after a signal, whatever its main thread does: it is the command line's.
 
-    Until `may_unwind` is called it ends at once, since nothing has begun that would have to be put in order.
+    Until `allow_unwinding` is called it ends at once, since nothing has begun that would have to be put in order.
 
     Args:
-        say: writes what the user is told, once.
+        say: Writes what the user is told, once.
     """
     global _listener
     _listener = _Listener(say)
 
 
-def may_unwind(allowed: bool = True) -> None:
-    """From here on a signal raises `Interrupted` in the main thread; or, not allowed, no longer."""
+def allow_unwinding(allowed: bool = True) -> None:
+    """Let a signal raise `Interrupted` in the main thread from here on; or, not allowed, no longer."""
     if _listener is not None:
         _listener.can_unwind = allowed
 
 
 def is_ending() -> bool:
-    """Whether a signal has told this process to end, and it is ours to end."""
+    """Return whether a signal has told this process to end, and it is ours to end."""
     return _listener is not None and _listener.say is not None and _listener.handled
 
 
 def end_if_told() -> None:
-    """Ends the process with 130 if a signal said so and it is ours to end; else returns."""
+    """End the process with 130 if a signal said so and it is ours to end; else return."""
     if is_ending() and _listener is not None:
         _listener.end()
 
 
-def at_the_end(action: Action) -> None:
-    """Adds to what is done just before an interrupted process is ended, whatever its main thread does then."""
+def run_before_exit(action: Action) -> None:
+    """Add to what is done just before an interrupted process is ended, whatever its main thread does then."""
     _at_last.append(action)
 
 
 @contextlib.contextmanager
 def interruptible(*at_once: Action, at_last: Sequence[Action] = ()) -> Iterator[None]:
-    """SIGTERM ends the run like Ctrl-C does, so that its state is written; a second signal ends the process at once.
+    """Let SIGTERM end the body like Ctrl-C does, so that its state is written; a second one ends the process at once.
 
     Args:
-        at_once: done first, on a thread each: who sent the signal may send SIGKILL three seconds later, and by then
+        at_once: Done first, on a thread each: who sent the signal may send SIGKILL three seconds later, and by then
             what lasts (state, MLflow) must be written; actors and placement groups end with this process anyway.
-        at_last: done where the process is ended before this body was left.
+        at_last: Done where the process is ended before this body was left.
     """
     global _listener
     if threading.current_thread() is not threading.main_thread():
@@ -237,8 +237,8 @@ def interruptible(*at_once: Action, at_last: Sequence[Action] = ()) -> Iterator[
         _listener = outer
 
 
-def at_interrupt(action: Action) -> None:
-    """Adds to what is done first when this process is told to end; at once if it was."""
+def run_at_interrupt(action: Action) -> None:
+    """Add to what is done first when this process is told to end; do it at once if it was told."""
     if _listener is None or not _listener.scopes:
         return
     _listener.scopes[-1].at_once.append(action)
@@ -246,47 +246,47 @@ def at_interrupt(action: Action) -> None:
         _listener.begin(action)
 
 
-def listen() -> None:
-    """Takes the signals again: Ray takes SIGTERM for itself when it connects."""
+def retake_signals() -> None:
+    """Take the signals again: Ray takes SIGTERM for itself when it connects."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
         _listener.take()
 
 
-def _forget() -> None:
-    """In a fork: what is sent to a child is not for this process to hear, through the socket that both have."""
+def _forget_in_fork() -> None:
+    """Let a forked child have its signals for itself: through the socket that both have, the parent would hear them."""
     global _listener
     if _listener is None:
         return
     _listener = None
     with contextlib.suppress(ValueError):
         signal.set_wakeup_fd(-1)
-        for number in _numbers():
+        for number in _ending_signals():
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_forget_in_fork)
 
 
-def _numbers() -> list[int]:
-    """SIGHUP that is ignored (nohup) stays ignored."""
+def _ending_signals() -> list[int]:
+    """Return the signals that end a run; a SIGHUP that is ignored (nohup) stays ignored."""
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
-def _main() -> int:
+def _main_thread_id() -> int:
     return threading.main_thread().ident or 0
 
 
-def _log_where() -> None:
-    """For who wants to know why the main thread did not end by itself."""
-    frame = sys._current_frames().get(_main())
+def _log_main_thread() -> None:
+    """Log why the main thread did not end by itself."""
+    frame = sys._current_frames().get(_main_thread_id())
     where = "".join(traceback.format_stack(frame)[-8:]) if frame is not None else "gone"
     log.info("interrupted; the main thread was still busy after %.1f s:\n%s", UNWIND_S, where)
 
 
-def _all_within(seconds: float, actions: Sequence[Action]) -> None:
-    threads = [threading.Thread(target=_guarded, args=(action,), daemon=True) for action in actions]
+def _run_all_within(seconds: float, actions: Sequence[Action]) -> None:
+    threads = [threading.Thread(target=_run_guarded, args=(action,), daemon=True) for action in actions]
     for thread in threads:
         thread.start()
     _join(threads, time.monotonic() + seconds)
@@ -297,7 +297,7 @@ def _join(threads: Sequence[threading.Thread], until: float) -> None:
         thread.join(timeout=max(0.0, until - time.monotonic()))
 
 
-def _guarded(action: Action) -> None:
+def _run_guarded(action: Action) -> None:
     try:
         action()
     except Exception:

@@ -23,7 +23,16 @@ HEAD = "node:__internal_head__"
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells the driver. kind: started, point, done, note or error. text: of a note."""
+    """What a worker tells the driver.
+
+    Args:
+        kind: started, point, done, note or error.
+        job: The name of the job.
+        point: Of kind point.
+        total_steps: Of kind started.
+        error: Of kind error.
+        text: Of kind note.
+    """
 
     kind: str
     job: str
@@ -43,7 +52,7 @@ class Mailbox:
         self._lock = threading.Lock()
 
     def put(self, *events: Event) -> None:
-        """Adds events."""
+        """Add events."""
         with self._lock:
             self._events.extend(events)
             self._sent += len(events)
@@ -52,16 +61,16 @@ class Mailbox:
             )
 
     def hopeless(self) -> bool:
-        """Whether a worker met an error that another attempt meets again."""
+        """Return whether a worker met an error that another attempt meets again."""
         return self._hopeless
 
     def sent(self) -> int:
-        """Events so far, taken or not."""
+        """Return the number of events so far, taken or not."""
         with self._lock:
             return self._sent
 
     def drain(self) -> list[Event]:
-        """Takes all events."""
+        """Take all events."""
         with self._lock:
             events, self._events = self._events, []
         return events
@@ -69,7 +78,7 @@ class Mailbox:
 
 @contextlib.contextmanager
 def mailbox_on_cluster() -> Iterator[Any]:
-    """The actor, while the body runs; it is dead afterwards, however the body ended."""
+    """Yield the actor while the body runs; it is dead afterwards, however the body ended."""
     import ray
 
     # Without the mark (an older Ray) any node has to do.

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from raykd.cluster.interrupts import at_the_end, is_ending
+from raykd.cluster.interrupts import is_ending, run_before_exit
 
 log = logging.getLogger("raykd.runs")
 KILLED_S = 0.8
@@ -36,12 +36,12 @@ _ended = threading.Event()
 
 
 def started_here() -> bool:
-    """Whether this process started a Ray of its own, which is there still."""
+    """Return whether this process started a Ray of its own, which is there still."""
     return _own
 
 
-def claim() -> None:
-    """Says that this process is about to start a Ray of its own, which ends with it."""
+def claim_own_ray() -> None:
+    """Note that this process is about to start a Ray of its own, which ends with it."""
     global _own
     _end_with_process()
     _own = True
@@ -50,14 +50,14 @@ def claim() -> None:
 
 @functools.cache
 def _end_with_process() -> None:
-    """Says once, however many a process starts one after the other, what becomes of its Ray when it ends."""
+    """Arrange once, however many Rays a process starts one after the other, that they end with it."""
     atexit.register(end_own_ray)  # before Ray's own, since later
-    at_the_end(kill_own_ray)
+    run_before_exit(kill_own_ray)
 
 
 @contextlib.contextmanager
-def own_ray_ended() -> Iterator[None]:
-    """Ends the Ray that the body started, however the body ends."""
+def ending_own_ray() -> Iterator[None]:
+    """End the Ray that the body started, however the body ends."""
     before = started_here()
     try:
         yield
@@ -67,17 +67,17 @@ def own_ray_ended() -> Iterator[None]:
 
 
 def end_own_ray() -> None:
-    """Shuts the own Ray down, looks for what it left, ends that and says so."""
+    """Shut the own Ray down, look for what it left, end that and say so."""
     global _own
     if not _own:
         return
     ray = sys.modules.get("ray")
     if ray is not None:
-        ending = threading.Thread(target=_quietly, args=(ray.shutdown,), daemon=True)
+        ending = threading.Thread(target=_run_quietly, args=(ray.shutdown,), daemon=True)
         ending.start()
         ending.join(timeout=SHUTDOWN_S)
     until = time.monotonic() + ENDING_S
-    while (left := processes()) and time.monotonic() < until:
+    while (left := find_own_processes()) and time.monotonic() < until:
         time.sleep(0.05)
     if left:
         kill_own_ray()
@@ -88,12 +88,12 @@ def end_own_ray() -> None:
 
 
 def hold_until_ended() -> None:
-    """Keeps the calling thread until the own Ray has ended: the kernel ends what a thread started when it ends."""
+    """Keep the calling thread until the own Ray has ended: the kernel ends what a thread started when it ends."""
     _ended.wait()
 
 
 def kill_own_ray() -> None:
-    """Ends every process of the own Ray at once, and waits a moment until they are gone.
+    """End every process of the own Ray at once, and wait a moment until they are gone.
 
     The raylet first, so that it starts no others. It is looked at last, because a driver ends itself with another exit
     code once it has noticed that its raylet is gone.
@@ -105,32 +105,37 @@ def kill_own_ray() -> None:
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     until = time.monotonic() + KILLED_S
     while True:
-        found = processes()
+        found = find_own_processes()
         raylets = [pid for pid, name in found.items() if name == "raylet"]
         _kill([*raylets, *found])
         for pid in found:
             if pid not in raylets:
                 _reap(pid)
-        if not any(map(_lives, found)) or time.monotonic() > until:
+        if not any(map(_is_alive, found)) or time.monotonic() > until:
             return
         time.sleep(0.01)
 
 
-def processes(driver: int | None = None) -> dict[int, str]:
-    """Live processes of the Ray that a driver started (None: this process): name by process id."""
+def find_own_processes(driver: int | None = None) -> dict[int, str]:
+    """Return the live processes of the Ray that a driver started: name by process id.
+
+    Args:
+        driver: Process id of the driver; None is this process.
+    """
     driver = os.getpid() if driver is None else driver
     session = re.compile(rf"session_[\d_-]+_{driver}(?!\d)")
-    parents = dict(_parents())
+    parents = dict(_read_parents())
     below = _descendants({driver}, parents)
     roots = {
         pid
         for pid in parents
-        if pid != driver and (_writes_to(pid, session) or (pid in below and session.search(_command(pid))))
+        if pid != driver
+        and (_is_writing_to(pid, session) or (pid in below and session.search(_read_command(pid))))
     }
-    return {pid: _name(pid) for pid in roots | _descendants(roots, parents) if _lives(pid)}
+    return {pid: _read_name(pid) for pid in roots | _descendants(roots, parents) if _is_alive(pid)}
 
 
-def _parents() -> Iterable[tuple[int, int]]:
+def _read_parents() -> Iterable[tuple[int, int]]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -147,8 +152,8 @@ def _descendants(roots: set[int], parents: dict[int, int]) -> set[int]:
     return found
 
 
-def _writes_to(pid: int, session: re.Pattern[str]) -> bool:
-    """Whether output or errors of the process go into the session's folder."""
+def _is_writing_to(pid: int, session: re.Pattern[str]) -> bool:
+    """Return whether output or errors of the process go into the session's folder."""
     for number in (1, 2):
         with contextlib.suppress(OSError):
             if session.search(os.readlink(f"/proc/{pid}/fd/{number}")):
@@ -156,15 +161,15 @@ def _writes_to(pid: int, session: re.Pattern[str]) -> bool:
     return False
 
 
-def _command(pid: int) -> str:
+def _read_command(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     return ""
 
 
-def _name(pid: int) -> str:
-    """`ray::TrainController` where Ray has named it so, else the program's."""
-    command = _command(pid).strip("\0")
+def _read_name(pid: int) -> str:
+    """Return the name of a process: `ray::TrainController` where Ray has named it so, else the program's."""
+    command = _read_command(pid).strip("\0")
     if command.startswith("ray::"):
         return command.partition("\0")[0]
     with contextlib.suppress(OSError):
@@ -172,8 +177,8 @@ def _name(pid: int) -> str:
     return "gone"
 
 
-def _lives(pid: int) -> bool:
-    """A zombie does not."""
+def _is_alive(pid: int) -> bool:
+    """Return whether a process lives; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -192,6 +197,6 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def _quietly(body: Callable[[], object]) -> None:
+def _run_quietly(body: Callable[[], object]) -> None:
     with contextlib.suppress(Exception):  # what it did not end is ended here
         body()

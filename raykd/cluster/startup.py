@@ -30,7 +30,7 @@ PROCESS_ENVIRONMENT = {
 SOCKET_BYTES = 107
 """Longest path of a unix socket."""
 _SOCKET = f"session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
-_NOT_THEIRS = (
+_HIDDEN = (
     "PYTHONWARNINGS",
     "PYTHONSTARTUP",
     "PYTHONINSPECT",
@@ -43,20 +43,20 @@ _NOT_THEIRS = (
 
 
 def check_ray_start() -> str:
-    """What can be known of a Ray that the run will start here.
+    """Describe the Ray that the run will start here.
 
     Raises:
-        ConfigError: its folder cannot be made, or its sockets' names would be too long.
+        ConfigError: Its folder cannot be made, or its sockets' names would be too long.
     """
     folder = _folder()
     return f"a Ray of its own on this machine, its files in {folder}"
 
 
 def _folder() -> Path:
-    """Where Ray's files go."""
+    """Return the folder of Ray's files."""
     named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
     folder = Path(os.environ[named] if named else "/tmp") / "ray"
-    reason = _unfit(folder)
+    reason = _explain_unfit(folder)
     if reason is None:
         return folder
     if named == "RAY_TMPDIR":
@@ -67,19 +67,19 @@ def _folder() -> Path:
             next_step="RAY_TMPDIR=/tmp, or another folder that this user may write; unset RAY_TMPDIR takes /tmp",
         )
     other = Path("/tmp") / f"ray-{os.geteuid()}"
-    reason = _unfit(other)
+    reason = _explain_unfit(other)
     if reason is not None:
         raise ConfigError(
             "there is no folder in which Ray could work",
-            got=f"{folder}: {_unfit(folder)}; {other}: {reason}",
+            got=f"{folder}: {_explain_unfit(folder)}; {other}: {reason}",
             wanted="a folder of this user's with a short path",
             next_step="RAY_TMPDIR=FOLDER",
         )
     return other
 
 
-def _unfit(folder: Path) -> str | None:
-    """Why Ray cannot work in this folder, which need not be there yet; None if it can."""
+def _explain_unfit(folder: Path) -> str | None:
+    """Return why Ray cannot work in this folder, which need not be there yet; None if it can."""
     length = len(os.fsencode(folder / _SOCKET))
     if length > SOCKET_BYTES:
         return f"sockets in it would have names of {length} bytes, of {SOCKET_BYTES} that there may be"
@@ -97,27 +97,27 @@ def _unfit(folder: Path) -> str | None:
     if not os.access(there, os.W_OK | os.X_OK):
         return f"{there} belongs to user {found.st_uid}, and user {os.geteuid()} may not write there"
     link = folder / "session_latest"
-    if link.is_symlink() and link.lstat().st_uid not in (os.geteuid(), 0) and _sticky(folder):
+    if link.is_symlink() and link.lstat().st_uid not in (os.geteuid(), 0) and _is_sticky(folder):
         return f"{link} belongs to user {link.lstat().st_uid}, and may not be replaced"
     return None
 
 
-def _sticky(folder: Path) -> bool:
+def _is_sticky(folder: Path) -> bool:
     return bool(folder.stat().st_mode & stat.S_ISVTX) and folder.stat().st_uid != os.geteuid()
 
 
 def start_options() -> dict[str, Any]:
-    """What `ray.init` is told for a Ray of this run's own.
+    """Return what `ray.init` is told for a Ray of this run's own.
 
     Raises:
-        ConfigError: as `check_ray_start`.
+        ConfigError: As `check_ray_start`.
     """
     folder = _folder()
     return build_init_options(folder)
 
 
 def ray_start_error(error: BaseException) -> ResourceError:
-    """One message of why Ray did not start here."""
+    """Return the error for why Ray did not start here."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ResourceError(
         "Ray cannot be started on this machine",
@@ -129,9 +129,9 @@ def ray_start_error(error: BaseException) -> ResourceError:
 
 
 @contextlib.contextmanager
-def surroundings() -> Iterator[None]:
-    """What Ray's processes inherit while the body starts them."""
-    kept = {name: os.environ.pop(name) for name in _NOT_THEIRS if name in os.environ}
+def clean_environment() -> Iterator[None]:
+    """Hide from Ray's processes what they must not inherit, while the body starts them."""
+    kept = {name: os.environ.pop(name) for name in _HIDDEN if name in os.environ}
     lent = {}
     if "RAY_AUTH_TOKEN" not in os.environ and not _can_keep_a_token():
         lent["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # nobody else asks this Ray anything
@@ -143,7 +143,7 @@ def surroundings() -> Iterator[None]:
 
 
 def _can_keep_a_token() -> bool:
-    """Whether Ray can read its token, or write one, where it looks for it."""
+    """Return whether Ray can read its token, or write one, where it looks for it."""
     if "RAY_AUTH_TOKEN_PATH" in os.environ:
         return True
     try:

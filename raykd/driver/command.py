@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from rich.console import Console
 
 from raykd.cluster.interrupts import interruptible
-from raykd.cluster.own_processes import own_ray_ended
+from raykd.cluster.own_processes import ending_own_ray
 from raykd.config import Run
 from raykd.driver.session import Session, print_notes
 from raykd.errors import ConfigError
@@ -147,7 +147,7 @@ def run_command(
             overwrite=overwrite,
         )
         ending = interruptible(folder.interrupted, at_last=[lambda: folder.give_up("interrupted")])
-        with log_to_file(folder.log), ending, own_ray_ended():
+        with log_to_file(folder.log), ending, ending_own_ray():
             try:
                 folder.say(shown, contents.notes)
                 return _run_recorded(command, folder, shown)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from raykd.cluster.connection import connect_ray
-from raykd.cluster.interrupts import at_interrupt, interruptible
-from raykd.cluster.own_processes import own_ray_ended
+from raykd.cluster.interrupts import interruptible, run_at_interrupt
+from raykd.cluster.own_processes import ending_own_ray
 from raykd.compat.ray_private import find_log_folder
 from raykd.config import RayConfig
 from raykd.errors import RaykdError
@@ -32,7 +32,7 @@ def ray_connected(config: RayConfig) -> Iterator[None]:
     Raises:
         ConfigError, ResourceError: There is no such cluster, or no Ray can be started here.
     """
-    with interruptible(), own_ray_ended():
+    with interruptible(), ending_own_ray():
         connect_ray(config)
         yield
 
@@ -64,7 +64,7 @@ class Session:
         self._starting = self._background.submit(start_tracker)
         self._tracker: Tracker | None = None
         self._children: list[ChildRuns] = []
-        at_interrupt(lambda: self._end_run(KeyboardInterrupt()))
+        run_at_interrupt(lambda: self._end_run(KeyboardInterrupt()))
         try:
             connect_ray(config)
         except BaseException as error:
@@ -90,7 +90,7 @@ class Session:
     def child_runs(self) -> ChildRuns:
         """Return an opener of child runs that end together with the session."""
         children = ChildRuns(self.tracker(), self.folder)
-        at_interrupt(lambda: children.finish("KILLED"))
+        run_at_interrupt(lambda: children.finish("KILLED"))
         self._children.append(children)
         return children
 

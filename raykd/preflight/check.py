@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from raykd.cluster.address import asked_for, check_ray
+from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTeacher
 from raykd.data.rows import Rows
@@ -162,7 +162,7 @@ def _check_deepspeed(config: RunConfig) -> list[str]:
 
 def available_here(config: Run) -> tuple[dict[str, float], str] | None:
     """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
-    if asked_for(config.ray)[0] not in (None, "local"):
+    if configured_address(config.ray)[0] not in (None, "local"):
         return None
     has = {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}
     if _asks_for_gpus(config):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.cluster.own_processes import processes
+from raykd.cluster.own_processes import find_own_processes
 from tests.e2e.conftest import wait_until
 
 pytestmark = pytest.mark.nightly
@@ -56,16 +56,18 @@ def test_no_process_of_its_own_ray_outlives_a_run(number: signal.Signals, tmp_pa
         )
         assert process.poll() is None, process.communicate()
         time.sleep(2.0)
-        assert "raylet" in processes(process.pid).values()
+        assert "raylet" in find_own_processes(process.pid).values()
         begun = time.monotonic()
         process.send_signal(number)
         _, err = process.communicate(timeout=ENDED_S)
         took = time.monotonic() - begun
-        left = processes(process.pid)
+        left = find_own_processes(process.pid)
     finally:
         process.kill()
     if number == signal.SIGKILL:
-        assert wait_until(lambda: not processes(process.pid), ENDED_S), processes(process.pid)
+        assert wait_until(lambda: not find_own_processes(process.pid), ENDED_S), find_own_processes(
+            process.pid
+        )
         return
     assert process.returncode == 130 and took < ENDED_S and err.count("interrupted") == 1, (took, err)
     assert left == {}, left

@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from raykd.cluster.interrupts import at_interrupt, interruptible
+from raykd.cluster.interrupts import run_at_interrupt, interruptible
 
 folder = Path(sys.argv[1])
 
@@ -23,8 +23,8 @@ def unwinding():
 
 try:
     with interruptible(lambda: (folder / "state").write_text("interrupted")):
-        at_interrupt(lambda: 1 / 0)  # what goes wrong there stops nothing
-        at_interrupt(lambda: (folder / "mlflow").write_text("KILLED"))
+        run_at_interrupt(lambda: 1 / 0)  # what goes wrong there stops nothing
+        run_at_interrupt(lambda: (folder / "mlflow").write_text("KILLED"))
         try:
             print("ready", flush=True)
             time.sleep(60)
@@ -66,7 +66,7 @@ def test_last_words_are_first_and_a_second_signal_ends_at_once(
 SWALLOWING = """
 import contextlib, sys, time, weakref
 from pathlib import Path
-from raykd.cluster.interrupts import end_if_told, interruptible, may_unwind, own_process
+from raykd.cluster.interrupts import end_if_told, interruptible, allow_unwinding, listen_for_signals
 
 folder = Path(sys.argv[1])
 
@@ -119,8 +119,8 @@ def in_a_blocked_queue():
             queue.Queue().get()
 
 if sys.argv[3] == "owned":
-    own_process(lambda: print("interrupted", file=sys.stderr, flush=True))
-    may_unwind()
+    listen_for_signals(lambda: print("interrupted", file=sys.stderr, flush=True))
+    allow_unwinding()
 try:
     with interruptible(lambda: (folder / "state").write_text("interrupted"),
                        at_last=[lambda: (folder / "last").write_text("ended")]):
@@ -203,9 +203,9 @@ def test_a_hangup_that_is_ignored_stays_ignored_and_another_is_heard(tmp_path: P
 
 FORKING = """
 import os, signal, sys, time
-from raykd.cluster.interrupts import may_unwind, own_process
-own_process(lambda: print("interrupted", file=sys.stderr, flush=True))
-may_unwind()
+from raykd.cluster.interrupts import allow_unwinding, listen_for_signals
+listen_for_signals(lambda: print("interrupted", file=sys.stderr, flush=True))
+allow_unwinding()
 child = os.fork()
 if child == 0:
     time.sleep(60)
@@ -227,9 +227,9 @@ def test_what_is_sent_to_a_fork_is_not_heard_here() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_command_line_is_imported(number: signal.Signals) -> None:
-    late = "import sys; sys.argv[0] = 'raykd'; import raykd.cluster.interrupts as i; own = i.own_process\n"
+    late = "import sys; sys.argv[0] = 'raykd'; import raykd.cluster.interrupts as i; own = i.listen_for_signals\n"
     late += "def told(say):\n    own(say)\n    print('ready', flush=True)\n    import time; time.sleep(60)\n"
-    process = _started(late + "i.own_process = told\nimport raykd.cli")
+    process = _started(late + "i.listen_for_signals = told\nimport raykd.cli")
     try:
         process.send_signal(number)
         out, err = process.communicate(timeout=30.0)

@@ -16,7 +16,7 @@ import pytest
 
 from raykd.cluster import address as rayaddress
 from raykd.cluster.address import check_ray, ray_address
-from raykd.cluster.startup import SOCKET_BYTES, check_ray_start, surroundings
+from raykd.cluster.startup import SOCKET_BYTES, check_ray_start, clean_environment
 from raykd.config import RayConfig
 from raykd.errors import ConfigError, RaykdError
 
@@ -105,11 +105,11 @@ def test_another_service_at_the_port_is_named(answer: bytes | None, said: str) -
     [("ray_version", "2.9.0", "Ray 2.9.0, here"), ("python_version", "3.9.1", "Python 3.9.1, here")],
 )
 def test_other_versions_are_named(key: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rayaddress, "_ask", lambda address: {key: value})
+    monkeypatch.setattr(rayaddress, "_read_versions", lambda address: {key: value})
     with serving(SETTINGS) as port:
         with pytest.raises(RaykdError, match=said):
             ray_address(RayConfig(address=f"localhost:{port}"))
-        monkeypatch.setattr(rayaddress, "_ask", lambda address: {})
+        monkeypatch.setattr(rayaddress, "_read_versions", lambda address: {})
         assert ray_address(RayConfig(address=f"localhost:{port}")) == f"localhost:{port}"
 
 
@@ -117,7 +117,7 @@ def test_what_a_cluster_answers_to_a_stranger_is_told_with_the_token(monkeypatch
     def refuse(address: str) -> dict[str, str]:
         raise RuntimeError("RPC error: InvalidAuthToken: Authentication token is missing or incorrect")
 
-    monkeypatch.setattr(rayaddress, "_ask", refuse)
+    monkeypatch.setattr(rayaddress, "_read_versions", refuse)
     with serving(SETTINGS) as port, pytest.raises(RaykdError, match="RAY_AUTH_TOKEN_PATH"):
         ray_address(RayConfig(address=f"127.0.0.1:{port}"))
 
@@ -157,7 +157,7 @@ def test_a_folder_in_which_ray_cannot_work_is_named(tmp_path: Path, monkeypatch:
 def test_what_would_mislead_rays_processes_is_kept_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHONWARNINGS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         monkeypatch.setenv(name, "error")
-    with surroundings():
+    with clean_environment():
         assert "PYTHONWARNINGS" not in os.environ and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
     assert os.environ["PYTHONWARNINGS"] == "error"
 
@@ -185,12 +185,12 @@ time.sleep(1.0)
 assert not ownray.started_here()
 ownray.kill_own_ray()
 assert worker.poll() is None  # nothing was started here by us
-ownray.claim()
-found = ownray.processes()
+ownray.claim_own_ray()
+found = ownray.find_own_processes()
 assert {worker.pid, orphan, named.pid} <= set(found) and not {foreign.pid, reader} & set(found), found
 assert len(found) == 4, found  # the worker's child too
 ownray.kill_own_ray()
-assert ownray.processes() == {}
+assert ownray.find_own_processes() == {}
 assert foreign.poll() is None
 foreign.kill(); os.kill(reader, 9)
 print("done")
