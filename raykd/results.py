@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from raykd.config import MultiRun, RunConfig
-    from raykd.experiments.confirmation import Confirmation
+    from raykd.experiments.comparison import Confirmation
     from raykd.report.sweeps.confirmation import PairedDifference
     from raykd.scoring.model import Model
     from raykd.tuning.outcome import SweepOutcome

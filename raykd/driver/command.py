@@ -22,6 +22,7 @@ from raykd.cluster.interrupts import interruptible
 from raykd.cluster.own_processes import ending_own_ray
 from raykd.config import Run
 from raykd.driver.session import Session, print_notes
+from raykd.driver.smoke import smoke_tags
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart, changed_settings_error
@@ -35,7 +36,7 @@ from raykd.folders.folder import (
     path_of,
 )
 from raykd.folders.lock import locked
-from raykd.tracking import Tracker
+from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
@@ -64,6 +65,23 @@ class FolderContents:
     rows: Mapping[str, str]
     files: Mapping[str, str]
     notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What the MLflow run of a command is opened with.
+
+    Attributes:
+        name: Of the run.
+        params: Its parameters.
+        tags: Its tags, beside those that say where it runs.
+        required: Whether the command may not begin while MLflow does not answer.
+    """
+
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    required: bool = True
 
 
 class Command(ABC, Generic[Result]):
@@ -104,8 +122,8 @@ class Command(ABC, Generic[Result]):
         """Print what is about to be done."""
 
     @abstractmethod
-    def start_tracker(self, folder: RunFolder) -> Tracker:
-        """Open the MLflow run. Called on a thread of its own, while Ray is being connected."""
+    def record(self) -> TrackedRun:
+        """Return what its MLflow run is opened with."""
 
     @abstractmethod
     def run(self, session: Session) -> Result:
@@ -162,7 +180,7 @@ def run_command(
 
 def _run_recorded(command: Command[Result], folder: RunFolder, console: Console) -> Result:
     command.introduce(folder, console)
-    session = Session(command.base.ray, folder, console, lambda: command.start_tracker(folder))
+    session = Session(command.base.ray, folder, console, lambda: _start_tracker(command, folder))
     try:
         result = command.run(session)
     except BaseException as error:
@@ -171,3 +189,18 @@ def _run_recorded(command: Command[Result], folder: RunFolder, console: Console)
     session.end()
     folder.write_state(status="finished", lines=list(result.lines))
     return result
+
+
+def _start_tracker(command: Command[Result], folder: RunFolder) -> Tracker:
+    """Open the MLflow run. Called on a thread of its own, while Ray is being connected."""
+    tracking, run = command.base.tracking, command.record()
+    return Tracker.start(
+        tracking_uri(tracking, Path(command.base.output).resolve()),
+        Experiment.of(tracking),
+        run.name,
+        params=run.params,
+        tags={**environment(), **smoke_tags(command.base), **run.tags},
+        run_id=folder.state.get("mlflow_run_id"),
+        directory=folder.path,
+        required=run.required,
+    )

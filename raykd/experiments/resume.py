@@ -15,7 +15,7 @@ from raykd.folders.changes import ALWAYS_FREE, Changes, compare_trees
 from raykd.folders.earlier_start import changed_settings_error, unreadable_settings
 
 if TYPE_CHECKING:
-    from raykd.experiments.confirmation import Arms
+    from raykd.experiments.arms import Arms
 
 
 def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import Run
 from raykd.config.loading import dump, flatten
-from raykd.driver.command import Command, FolderContents, run_command
+from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.growth import plan_growth
 from raykd.driver.jobs import Job, TaskJob, jobs_of, metrics_of
 from raykd.driver.pool import check_cluster
@@ -33,7 +33,6 @@ from raykd.runs.teacher_stage import opened_teachers
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.several_tasks import conclude_all
 from raykd.student.overruled import describe_overruled
-from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
@@ -91,24 +90,11 @@ class TrainCommand(Command[Outcome]):
             log.warning("%s", note)
             console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
-    def start_tracker(self, folder: RunFolder) -> Tracker:
-        """Open the run in MLflow; the jobs beside the student get children of it."""
+    def record(self) -> TrackedRun:
+        """Record the settings; the jobs beside the student get child runs."""
         config = self.config
-        return Tracker.start(
-            tracking_uri(config.tracking, folder.path.parent),
-            Experiment.of(config.tracking),
-            config.name,
-            params=flatten(config),
-            tags={
-                "raykd.role": "run",
-                "raykd.fingerprint": config.fingerprint(),
-                **environment(),
-                **smoke_tags(config),
-            },
-            run_id=folder.state.get("mlflow_run_id"),
-            directory=folder.path,
-            required=config.tracking.required,
-        )
+        tags = {"raykd.role": "run", "raykd.fingerprint": config.fingerprint()}
+        return TrackedRun(config.name, flatten(config), tags, config.tracking.required)
 
     def run(self, session: Session) -> Outcome:
         """Train teachers, open and review them, train the students, score everything."""

@@ -6,7 +6,6 @@ test set the validation rows are used and the table says so.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
 
 from raykd.config import RunConfig
 from raykd.config.loading import dump
@@ -23,6 +21,7 @@ from raykd.data.load import Dataset
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.ending import Ending
 from raykd.driver.jobs import TaskJob
+from raykd.driver.recording import describe_results, record_report
 from raykd.folders.folder import RunFolder
 from raykd.keys import key_part
 from raykd.point import Point
@@ -88,7 +87,7 @@ class TeacherScores:
     costs: CostTable | None = None
 
 
-def conclude(
+def conclude_task(
     config: RunConfig,
     task: str,
     folder: RunFolder,
@@ -144,7 +143,9 @@ def conclude(
     return Outcome(
         table=report.table,
         tables=(report.table.rich(), *(() if report.costs is None else (report.costs.rich(),))),
-        lines=_lines(report, page, jobs[-1].output, tracker, folder, logged),
+        lines=describe_results(
+            report.notes, page, tracker, folder, logged=logged, places=[f"student  {jobs[-1].output}"]
+        ),
         student=jobs[-1].output,
         report=page,
         mlflow_run_id=tracker.run_id,
@@ -305,7 +306,6 @@ def _log(
     counters: Counters,
     curves: Mapping[str, Sequence[Point]],
 ) -> str | None:
-    place = f"{task}/" if task else ""
     tracker.log_points(
         [Point(_last_step(curves.get("student", ())), _final_values(report, counters)).with_task(task)]
     )
@@ -313,15 +313,19 @@ def _log(
     tracker.set_tags({f"raykd.teacher.{i.name}.dtype": f"{i.dtype} on {i.device}" for i in infos})
     tracker.set_tags({_tag("raykd.data.fingerprint", task): jobs[-1].data.fingerprint()})
     rows, costs = report.table.rows(), report.costs
-    tracker.log_table(rows if costs is None else costs.joined(rows), f"{place}results.json")
-    text = report.table.markdown() + ("" if costs is None else f"\n{costs.markdown()}")
-    tracker.log_text(text, f"{place}results.md")
-    tracker.log_text(dump(config), f"{place}run.yaml")
-    tracker.log_text(json.dumps(dict(report.environment), indent=2), f"{place}environment.json")
     page, pictures = drawn
-    tracker.log_file(page, task or None)
-    for name, (svg, _) in pictures.items():
-        tracker.log_figure(svg, f"{place}plots/{name}.svg")
+    record_report(
+        tracker,
+        page,
+        pictures,
+        tables={"results.json": rows if costs is None else costs.joined(rows)},
+        texts={
+            "results.md": report.table.markdown() + ("" if costs is None else f"\n{costs.markdown()}"),
+            "run.yaml": dump(config),
+        },
+        environment=report.environment,
+        task=task,
+    )
     if config.tracking.log_model:
         languages = config.data.select_languages or config.data.languages
         return tracker.log_student(jobs[-1].output, config.data.labels, languages)
@@ -345,21 +349,3 @@ def _final_values(report: RunReport, counters: Counters) -> dict[str, float]:
     for name, count in counters.items():
         values |= {f"teacher/{name}/rows_{what}": float(count[what]) for what in ("answered", "forwarded")}
     return values
-
-
-def _lines(
-    report: RunReport,
-    page: Path,
-    student: Path,
-    tracker: Tracker,
-    folder: RunFolder,
-    logged: str | None,
-) -> tuple[str, ...]:
-    lines = [f"[yellow]note[/yellow]     {escape(note)}" for note in report.notes]
-    lines += [
-        f"report   {page}",
-        f"student  {student}",
-        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}" + (f"  model {logged}" if logged else ""),
-        f"log      {folder.log}",
-    ]
-    return tuple(lines)

@@ -16,14 +16,15 @@ from raykd.config import Run
 from raykd.config.loading import dump
 from raykd.driver.ending import find_ending
 from raykd.driver.jobs import Job
+from raykd.driver.recording import describe_results
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.mix_page import TaskResult, write_mix_page
-from raykd.scoring.outcome import Counters, Outcome, conclude
+from raykd.scoring.outcome import Counters, Outcome, conclude_task
 from raykd.scoring.teacher_scores import TeacherReview, review_teachers
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
-from raykd.tracking import Tracker, redact
+from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.runs")
 TASKS = "tasks"
@@ -91,7 +92,7 @@ def conclude_all(
         pool, infos = pools.get(task, (None, []))
         place = RunFolder(folder.path / TASKS / task, {}) if task else folder
         place.path.mkdir(parents=True, exist_ok=True)
-        outcomes[task] = conclude(
+        outcomes[task] = conclude_task(
             member,
             task,
             place,
@@ -136,17 +137,15 @@ def _together(
     page = write_mix_page(config.name, summary, shown, folder.path / "report.html")
     tracker.log_file(page)
     tracker.log_text(dump(config), "run.yaml")
-    lines = [
-        f"[yellow]note[/yellow]     {task}: {note}" for task, part in parts.items() for note in part.notes
-    ]
-    lines += [f"report   {page}", f"student  {student} (a folder a task: {names})"]
-    lines += [f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}", f"log      {folder.log}"]
+    notes = [f"{task}: {note}" for task, part in parts.items() for note in part.notes]
+    places = [f"student  {student} (a folder a task: {names})"]
+    lines = describe_results(notes, page, tracker, folder, places=places)
     tables = [table.titled(task) for task, part in parts.items() for table in part.tables]
     first = next(iter(parts.values()))
     return replace(
         first,
         tables=tuple(tables),
-        lines=tuple(lines),
+        lines=lines,
         student=student,
         report=page,
         parts=dict(parts),

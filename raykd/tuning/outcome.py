@@ -7,7 +7,6 @@ changes on the way as `phases`, and training it goes through the same steps agai
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rich.markup import escape
 
 from raykd.config import Phase, Run
 from raykd.config.loading import dump, validate_any
+from raykd.driver.recording import describe_results, record_report
 from raykd.driver.teacher_counts import came_to_an_end
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
@@ -49,7 +49,7 @@ class SweepOutcome:
     mlflow_run_id: str
 
 
-def conclude(
+def conclude_sweep(
     plan: Sweep,
     folder: RunFolder,
     journal: Journal,
@@ -207,13 +207,14 @@ def _log(
         tracker.set_tags({"raykd.best": report.best.name})
         tracker.log_text(report.best_yaml, BEST)
     tracker.log_points([Point(len(report.trials), values)])
-    tracker.log_table(table.rows(), "trials.json")
-    tracker.log_text(table.csv(), "trials.csv")
-    tracker.log_text(report.space_yaml, "space.yaml")
-    tracker.log_text(json.dumps(dict(report.environment), indent=2), "environment.json")
-    tracker.log_file(page)
-    for name, (svg, _) in pictures.items():
-        tracker.log_figure(svg, f"plots/{name}.svg")
+    record_report(
+        tracker,
+        page,
+        pictures,
+        tables={"trials.json": table.rows()},
+        texts={"trials.csv": table.csv(), "space.yaml": report.space_yaml},
+        environment=report.environment,
+    )
 
 
 def _lines(
@@ -224,14 +225,8 @@ def _lines(
     tracker: Tracker,
     folder: RunFolder,
 ) -> tuple[str, ...]:
-    lines = [f"[yellow]note[/yellow]     {escape(note)}" for note in report.notes]
-    lines += [f"[red]broken[/red]   {indented(escape(line))}" for line in error_lines(trials)]
+    found = [f"[red]broken[/red]   {indented(escape(line))}" for line in error_lines(trials)]
     if report.best is not None:
-        lines.append(f"best     {best}   (raykd train {best})")
-        lines.append(f"         raykd confirm {folder.path} trains it and the default again with fresh seeds")
-    lines += [
-        f"report   {page}",
-        f"MLflow   {redact(tracker.uri)}  run {tracker.run_id}",
-        f"log      {folder.log}",
-    ]
-    return tuple(lines)
+        found.append(f"best     {best}   (raykd train {best})")
+        found.append(f"         raykd confirm {folder.path} trains it and the default again with fresh seeds")
+    return describe_results(report.notes, page, tracker, folder, found=found)

@@ -18,22 +18,20 @@ from rich.console import Console
 
 from raykd.config import Run
 from raykd.config.loading import dump, flatten
-from raykd.driver.command import Command, FolderContents, run_command
+from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
-from raykd.driver.smoke import smoke_tags
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.search import NOW, SCORE
-from raykd.tracking import Experiment, Tracker, environment, tracking_uri
 from raykd.tuning.capacity import concurrent_trials
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.checks.trials import preflight_resources, preflight_trials
 from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.driver import CHECKPOINTS, Search, SweepDriver, node_resources, read_base, same_weightings
-from raykd.tuning.outcome import SweepOutcome, conclude
+from raykd.tuning.outcome import SweepOutcome, conclude_sweep
 from raykd.tuning.tuner import TuneSettings
 
 log = logging.getLogger("raykd.tuning")
@@ -101,27 +99,13 @@ class SweepCommand(Command[SweepOutcome]):
             soft_wrap=True,
         )
 
-    def start_tracker(self, folder: RunFolder) -> Tracker:
-        """Open the sweep's run in MLflow; trials get children of it."""
+    def record(self) -> TrackedRun:
+        """Record the base and the sweep's own keys; trials get child runs."""
         plan = self.plan
         tree = plan.config.model_dump(mode="json", exclude={"base", "set"})
-        return Tracker.start(
-            tracking_uri(plan.base.tracking, folder.path.parent),
-            Experiment.of(plan.base.tracking),
-            plan.name,
-            params={
-                **flatten(plan.base),
-                **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()},
-            },
-            tags={
-                "raykd.role": "sweep",
-                "raykd.fingerprint": plan.fingerprint(),
-                **environment(),
-                **smoke_tags(plan.base),
-            },
-            run_id=folder.state.get("mlflow_run_id"),
-            directory=folder.path,
-        )
+        params = {**flatten(plan.base), **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()}}
+        tags = {"raykd.role": "sweep", "raykd.fingerprint": plan.fingerprint()}
+        return TrackedRun(plan.name, params, tags)
 
     def run(self, session: Session) -> SweepOutcome:
         """Have the teachers answer, run the trials, write the table, the page and the best run."""
@@ -130,7 +114,7 @@ class SweepCommand(Command[SweepOutcome]):
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
         search = self._search(driver)  # refuses what cannot start, before teachers work for it
         journal = driver.run(search)
-        outcome = conclude(plan, folder, journal, session.tracker(), (*plan.notes, *driver.notes))
+        outcome = conclude_sweep(plan, folder, journal, session.tracker(), (*plan.notes, *driver.notes))
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return outcome

@@ -11,7 +11,7 @@ import pytest
 
 from raykd.config.loading import dump
 from raykd.errors import ConfigError
-from raykd.experiments.confirmation import FIRST_SEED, Arms, _arms
+from raykd.experiments.arms import FIRST_SEED, Arms, find_arms
 from raykd.report.sweeps.axes import search_axes
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.journal import FILE, Journal
@@ -69,7 +69,7 @@ def test_seeds_of_trials_and_of_the_base_are_passed_over(tmp_path: Path) -> None
         journal.begin(f"t{index}", index, {"objective.alpha": 0.5, "seed": seed}, "a")
     journal.trials["t0"].total_steps = 12
     (folder / "best.yaml").write_text(dump(best_run(plan, journal.trials["t0"])), encoding="utf-8")
-    _, found = _arms(folder, 3)
+    _, found = find_arms(folder, 3)
     assert found.seeds == (FIRST_SEED + 1, FIRST_SEED + 3, FIRST_SEED + 4)
     assert found.default == plan.base and found.winner.objective.alpha.value_at(0.0) == 0.5
     assert (found.output, found.name) == (str(folder), "confirm")
@@ -81,7 +81,7 @@ def test_a_folder_without_an_outcome_is_refused(tmp_path: Path, missing: str) ->
     (tmp_path / "best.yaml").write_text("name: x")
     (tmp_path / missing).unlink()
     with pytest.raises(ConfigError, match=rf"holds no finished sweep[\s\S]*no {missing}"):
-        _arms(tmp_path, 2)
+        find_arms(tmp_path, 2)
 
 
 def test_the_best_run_holds_the_sample_and_a_populations_changes(tmp_path: Path) -> None:

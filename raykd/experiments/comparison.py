@@ -1,0 +1,114 @@
+"""The end of a confirmation: every student reads the held-out rows once, and the arms are compared seed by seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raykd.config import Run
+from raykd.config.multi import SCORE
+from raykd.driver.jobs import Job
+from raykd.driver.recording import describe_results, record_report
+from raykd.experiments.arms import ARMS, Arms
+from raykd.folders.folder import RunFolder
+from raykd.keys import key_part
+from raykd.point import Point
+from raykd.report.sweeps.confirmation import MACRO, SPLITS, ConfirmationReport
+from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.scoring.score import student_system
+from raykd.tracking import Tracker, environment
+from raykd.tuning.config import Sweep
+from raykd.tuning.journal import Journal
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a confirmation found. tables and lines are for the terminal."""
+
+    report: ConfirmationReport
+    tables: tuple[Any, ...]
+    lines: tuple[str, ...]
+    failed: int
+    page: Path
+
+
+def compare_students(
+    plan: Sweep, arms: Arms, student: Job, journal: Journal, students: Path, notes: Sequence[str]
+) -> ConfirmationReport:
+    """Score every student on the held-out rows, for the first time and once."""
+    scores: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
+    for trial in journal.trials.values():
+        if trial.status != "finished":
+            continue
+        arm, seed = str(trial.sample["arm"]), int(trial.sample["seed"])
+        # Under the name that Tune gave the trial at its last start.
+        folder = students / trial.tune_ids[-1]
+        scores[arm][seed] = _score_student(arm, folder, arms.config(trial.sample), student)
+    chosen_there = [] if all(data.test is not None for data in student.data.values()) else [
+        "there is no test set: both arms are compared on the validation rows, on which the winner was chosen"
+    ]  # fmt: skip
+    return ConfirmationReport(
+        arms=ARMS,
+        seeds=arms.seeds,
+        scores=scores,
+        metric=plan.metric,
+        title=f"{plan.name}: winner against default",
+        summary=f"The sweep's best run and its base, each trained with {len(arms.seeds)} seeds that no trial had.",
+        notes=(*notes, *chosen_there),
+        environment=environment(),
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    )
+
+
+def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[str, float]:
+    """Return ``split/language/metric`` of a trained student on all held-out rows.
+
+    Of several tasks a language is named behind its task, and ``split/macro/score`` is the mean over tasks.
+    """
+    values: dict[str, float] = {}
+    for split in SPLITS:
+        rates = []
+        for task, member in config.members.items():
+            rows = getattr(student.data[task], split)
+            if rows is None:
+                continue
+            _, found = student_system(arm, "student", folder / task, member, rows)
+            by_language = {
+                key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
+            }
+            if found.macro:
+                by_language[f"{task} mean" if task else MACRO] = found.macro
+                rates.append(found.macro[member.metric])
+            for language, metrics in by_language.items():
+                values |= {f"{split}/{language}/{metric}": value for metric, value in metrics.items()}
+        if config.metric == SCORE and len(rates) == len(config.members):
+            values[f"{split}/{MACRO}/{SCORE}"] = sum(rates) / len(rates)
+    return values
+
+
+def conclude_confirmation(
+    report: ConfirmationReport, folder: RunFolder, journal: Journal, tracker: Tracker
+) -> Confirmation:
+    pictures = confirmation_figures(report)
+    page = write_confirmation_page(report, folder.path / "report.html", pictures)
+    (folder.path / "results.md").write_text(report.markdown(), encoding="utf-8")
+    main = report.main
+    if main is not None:
+        values = {"confirm/difference": main.mean, "confirm/wins": float(main.wins)}
+        bounds = {"confirm/low": main.low, "confirm/high": main.high}
+        tracker.log_points(
+            [Point(main.seeds, {**values, **{k: v for k, v in bounds.items() if v is not None}})]
+        )
+    record_report(
+        tracker,
+        page,
+        pictures,
+        tables={"confirmation.json": report.rows()},
+        texts={"confirmation.md": report.markdown()},
+    )
+    failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())
+    lines = describe_results(report.notes, page, tracker, folder)
+    return Confirmation(report, (report.rich(),), lines, failed, page)
