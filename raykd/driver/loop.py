@@ -56,9 +56,8 @@ def make_loop(
 
 def fresh_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
     """Return the student at its seeded start, with a head a task and one encoder where there are several tasks."""
-    if isinstance(config, RunConfig):
-        return fresh_student(config, tokenizer)
-    return share({name: fresh_student(member, tokenizer) for name, member in config.members.items()})
+    students = {name: fresh_student(member, tokenizer) for name, member in config.members.items()}
+    return students[""] if "" in students else share(students)
 
 
 def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
