@@ -35,7 +35,7 @@ from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
 from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.teacher import Teacher, TeacherSpec
 
 TEXTS_A_LANGUAGE = 350
@@ -115,7 +115,7 @@ def reported(
 class Client(threading.Thread):
     """Asks for random rows until the time is over."""
 
-    def __init__(self, pool: TeacherPool, rows: Rows, want_NC: NDArray[np.float32], number: int, most: int,
+    def __init__(self, pool: OwnPool, rows: Rows, want_NC: NDArray[np.float32], number: int, most: int,
                  until: float) -> None:  # fmt: skip
         super().__init__(daemon=True)
         self.tally = Tally()
@@ -141,7 +141,7 @@ class Client(threading.Thread):
 class Killer(threading.Thread):
     """Kills one process of the pool after the other."""
 
-    def __init__(self, pool: TeacherPool, every_s: float, until: float) -> None:
+    def __init__(self, pool: OwnPool, every_s: float, until: float) -> None:
         super().__init__(daemon=True)
         self._pool, self._every_s, self._until = pool, every_s, until
         self.kills: list[float] = []
@@ -174,7 +174,7 @@ def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]
     )
     want_NC = Teacher(teacher).answer(rows.take(range(len(rows)))).logits_NC
     serving = ServingConfig(max_restarts=10_000, store=None)
-    pool = TeacherPool([Placement(teacher, ActorConfig(replicas=args.replicas, num_cpus=0.5))], serving)
+    pool = OwnPool([Placement(teacher, ActorConfig(replicas=args.replicas, num_cpus=0.5))], serving)
     try:
         pool.open()
         pool.load()

@@ -244,7 +244,7 @@ def main() -> None:
     data = load_data(config.data, Path.cwd(), config.form)
 
     from raykd.cluster.connection import connect_ray
-    from raykd.teachers.pool import Placement, TeacherPool
+    from raykd.teachers.pool import OwnPool, Placement
 
     with tempfile.TemporaryDirectory() as folder:
         directories = make_teachers(Path(folder), data.train.texts)
@@ -254,7 +254,7 @@ def main() -> None:
         ]
         share = round(1 / TEACHERS, 4)
         actor = ActorConfig(num_cpus=share, group="teachers")
-        pool = TeacherPool([Placement(s, actor) for s in specs], ServingConfig())
+        pool = OwnPool([Placement(s, actor) for s in specs], ServingConfig())
         infos = pool.open()
         served = pool.handle.source(None)
         languages = tuple(frozenset({lang}) for lang in config.data.languages)

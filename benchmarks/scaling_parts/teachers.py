@@ -20,7 +20,7 @@ from raykd.student.prefetch import Asked, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupAnswer, GroupRequest
@@ -49,7 +49,7 @@ class SlowTeacher(TeacherActor):
         return ray.get_runtime_context().get_node_id(), []
 
 
-class SlowPool(TeacherPool):
+class SlowPool(OwnPool):
     """Slow teachers, each in processes of its own, with so many replicas."""
 
     def __init__(self, replicas: int, latency_s: float, teachers: int = 1) -> None:

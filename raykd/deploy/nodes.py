@@ -16,7 +16,7 @@ from pathlib import Path
 
 from raykd.config import Run, RunConfig, WorkersConfig
 from raykd.teachers.groups import Group
-from raykd.teachers.pool import Placement, group
+from raykd.teachers.pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 
 PLACE = 0.001
@@ -62,7 +62,7 @@ def plan_nodes(run: Run, trials_at_once: int) -> list[NodeType]:
 
 def _groups(member: RunConfig) -> list[Group]:
     teachers = member.active_teachers
-    return group([Placement(TeacherSpec(t.name, "", (), member.task), t.actor) for t in teachers])
+    return group_placements([Placement(TeacherSpec(t.name, "", (), member.task), t.actor) for t in teachers])
 
 
 def _teachers(run: Run, groups: Sequence[Group]) -> NodeType:

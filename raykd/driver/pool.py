@@ -20,10 +20,10 @@ from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig
 from raykd.driver.jobs import Job, check_trained
 from raykd.driver.wait import wait_for
 from raykd.errors import TeacherError
-from raykd.teachers.attached import AttachedPool, differences, refuse
-from raykd.teachers.pool import Placement, TeacherPool, group
+from raykd.teachers.attachment import AttachedPool, compare_teachers, refuse_differences
+from raykd.teachers.named_pool import find_named_pool, find_whole_pools, list_pool_names
+from raykd.teachers.pool import OwnPool, Placement, TeacherPool, group_placements
 from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
-from raykd.teachers.warm import find, pool_names, whole_pools
 
 log = logging.getLogger("raykd.runs")
 
@@ -84,7 +84,7 @@ def start_pool(
     Args:
         say: takes lines that say what is waited for.
     Raises:
-        ModelError, LabelMismatchError, TeacherError, ResourceError: as `TeacherPool.open`; no actor is left then.
+        ModelError, LabelMismatchError, TeacherError, ResourceError: as `OwnPool.open`; no actor is left then.
         TeacherError: there is no such named pool, or it serves other teachers.
     """
     if config.serving.pool is not None:
@@ -125,9 +125,9 @@ def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> Attache
     Raises:
         TeacherError: there is no such pool, it is not whole, serves other teachers, or one of them is dead.
     """
-    served = find(name)
+    served = find_named_pool(name)
     if served is None:
-        there = pool_names()
+        there = list_pool_names()
         raise TeacherError(
             f"there is no teacher pool {name} on this cluster",
             got=f"serving.pool: {name}",
@@ -135,9 +135,9 @@ def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> Attache
             next_step=f"raykd teachers up POOL.yaml --name {name}, or serving.pool=null for teachers of the run's own",
         )
     wanted = described(placements_of(config, trained))
-    refuse(
+    refuse_differences(
         name,
-        differences(wanted, served),
+        compare_teachers(wanted, served),
         f"change the run; or raykd teachers down {name}, then raykd teachers up with these teachers (or another "
         "--name); or serving.pool=null for teachers of the run's own",
     )
@@ -171,7 +171,7 @@ def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bo
             f"train them without serving.pool (raykd train RUN.yaml serving.pool=null), then raykd teachers up "
             f"POOL.yaml --name {name}",
         )
-    groups = [g for member in config.members.values() for g in group(placements_of(member, {}))]
+    groups = [g for member in config.members.values() for g in group_placements(placements_of(member, {}))]
     stages = (
         demands_of(config, groups, together=together)
         if name is None
@@ -189,24 +189,24 @@ def check_teachers(config: Run, trained: Mapping[str, Path]) -> None:
         ResourceError: with the arithmetic.
     """
     if config.serving.pool is None:
-        groups = [g for member in config.members.values() for g in group(placements_of(member, trained))]
+        groups = [g for member in config.members.values() for g in group_placements(placements_of(member, trained))]
         check_fits([*held_by_pools(), pool_demand(groups)], ray.cluster_resources(), "the cluster")
 
 
 def held_by_pools() -> list[Demand]:
     """What the named pools of this cluster hold."""
-    return [replace(pool_demand(list(s.handle.groups)), name=f"{POOL}{s.name}") for s in whole_pools()]
+    return [replace(pool_demand(list(s.handle.groups)), name=f"{POOL}{s.name}") for s in find_whole_pools()]
 
 
 def _start(
     config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None]
 ) -> tuple[TeacherPool, list[TeacherInfo]]:
-    groups = group(placements_of(config, trained))
+    groups = group_placements(placements_of(config, trained))
     processes = [
         {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources} for g in groups for _ in range(g.replicas)
     ]
     wait_for(processes, "teachers", say, config.ray.wait_s)
-    pool = TeacherPool(placements_of(config, trained), config.serving)
+    pool = OwnPool(placements_of(config, trained), config.serving)
     try:
         infos = pool.open()
     except BaseException:

@@ -35,7 +35,7 @@ from raykd.preflight.selftests import check_answers, check_student_answers
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.student.overruled import fixed_keys
 from raykd.student.validation import check_deepspeed
-from raykd.teachers.pool import Group, Placement, group
+from raykd.teachers.pool import Group, Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import find_recording_place as look_at_records
 
@@ -313,7 +313,7 @@ def list_replica_groups(config: Run) -> list[Group]:
     """The teachers' processes that a run starts; none where a named pool is there already."""
     groups: list[Group] = []
     for member in config.members.values() if config.serving.pool is None else ():
-        groups += group(
+        groups += group_placements(
             [
                 Placement(TeacherSpec(t.name, "", member.data.labels, member.task), t.actor)
                 for t in member.active_teachers

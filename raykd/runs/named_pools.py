@@ -24,10 +24,17 @@ from raykd.errors import ConfigError, TeacherError
 from raykd.preflight.model_check import look_at_teachers
 from raykd.report.fitted import FittedTable, fitted
 from raykd.teachers.actor import Standing
-from raykd.teachers.attached import differences, refuse
+from raykd.teachers.attachment import compare_teachers, refuse_differences
 from raykd.teachers.groups import Group
-from raykd.teachers.pool import Placement, group
-from raykd.teachers.warm import Served, end, find, pool_names, standings, start
+from raykd.teachers.named_pool import (
+    Served,
+    end_named_pool,
+    find_named_pool,
+    list_pool_names,
+    read_standings,
+    start_named_pool,
+)
+from raykd.teachers.pool import Placement, group_placements
 
 log = logging.getLogger("raykd.runs")
 
@@ -39,7 +46,7 @@ def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = Fals
         name: of the pool; None takes the run's. load: load all weights now, not on the first miss.
     Raises:
         ConfigError: no teachers, no running cluster. ModelError: a teacher is not trained yet. TeacherError: the pool
-            exists and serves other teachers, or not all of it is alive. As `raykd.teachers.warm.start`.
+            exists and serves other teachers, or not all of it is alive. As `start_named_pool`.
     """
     name = config.name if name is None else name
     config = config.model_copy(update={"serving": config.serving.model_copy(update={"pool": None})})
@@ -53,12 +60,12 @@ def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = Fals
     placements = placements_of(config, trained)
     with interruptible():
         connect_ray(config.ray)
-        served = find(name)
+        served = find_named_pool(name)
         if served is not None:
             return _there_already(placements, served)
         check_teachers(config, trained)
         begun = time.monotonic()
-        served = start(name, placements, config.serving, load=load)
+        served = start_named_pool(name, placements, config.serving, load=load)
     return [
         f"teacher pool {name} is up after {time.monotonic() - begun:.1f} s: {_summary(served.handle.groups)}",
         *(f"  {i.name} answers in {i.dtype} ({i.dtype_reason}) on {i.device}" for i in served.infos),
@@ -80,20 +87,20 @@ def _summary(groups: Sequence[Group]) -> str:
 def _there_already(placements: Sequence[Placement], served: Served) -> list[str]:
     """The pool that is there, if it serves the same and is alive; what it was started with otherwise is said."""
     down = f"raykd teachers down {served.name}"
-    refuse(
+    refuse_differences(
         served.name,
-        differences(described(placements), served, exactly=True),
+        compare_teachers(described(placements), served, exactly=True),
         f"{down}, then again; or another --name",
     )
     dead = [f"{g.name} replica {r}" for i, g in enumerate(served.handle.groups)
-            for (at, r), s in standings(served.handle).items() if at == i and s == "dead"]  # fmt: skip
+            for (at, r), s in read_standings(served.handle).items() if at == i and s == "dead"]  # fmt: skip
     if dead:
         raise TeacherError(
             f"teacher pool {served.name} is there, but not all of it is alive",
             got=f"dead: {', '.join(dead)}",
             next_step=f"{down}, then again",
         )
-    wanted = group(placements)
+    wanted = group_placements(placements)
     lines = [f"teacher pool {served.name} is up already and serves the same teachers; nothing was changed"]
     asked, runs = ([_shape(g) for g in groups] for groups in (wanted, served.handle.groups))
     if asked != runs:
@@ -116,7 +123,7 @@ def teachers_status(name: str | None = None, address: str | None = None) -> Fitt
         ConfigError: there is no pool of that name.
     """
     _connect(address)
-    names = pool_names()
+    names = list_pool_names()
     if name is not None and name not in names:
         raise ConfigError(
             f"there is no teacher pool {name} on this cluster", got=name, wanted=f"one of {names}"
@@ -129,7 +136,7 @@ def teachers_status(name: str | None = None, address: str | None = None) -> Fitt
     hosts = {node["NodeID"]: str(node["NodeManagerHostname"]) for node in ray.nodes()}
     for pool in names if name is None else [name]:
         try:
-            served = find(pool)
+            served = find_named_pool(pool)
         except TeacherError as error:
             broken = f"not whole: {error.got}; raykd teachers down {pool} removes it"
             lines.append([pool, broken, *[""] * (len(heads) - 2)])
@@ -139,7 +146,7 @@ def teachers_status(name: str | None = None, address: str | None = None) -> Fitt
 
 
 def _rows(served: Served, hosts: dict[str, str]) -> list[list[str]]:
-    said = standings(served.handle)
+    said = read_standings(served.handle)
     rows: dict[int, list[str]] = {}
     for i, g in enumerate(served.handle.groups):
         replicas = [said[i, r] for r in range(g.replicas)]
@@ -194,9 +201,9 @@ def _age(seconds: float) -> str:
 def teachers_down(names: Sequence[str] | None = None, address: str | None = None) -> list[str]:
     """Ends these named pools, or all of them for None; lines for people. A pool that is not there is no error."""
     _connect(address)
-    there = pool_names()
+    there = list_pool_names()
     lines = [
-        f"teacher pool {name} is down: {end(name)} actors ended, stores flushed"
+        f"teacher pool {name} is down: {end_named_pool(name)} actors ended, stores flushed"
         if name in there
         else f"there is no teacher pool {name} on this cluster; nothing was done"
         for name in (there if names is None else names)

@@ -23,7 +23,8 @@ from raykd.folders.places import try_folder
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
-from raykd.teachers.pool import WRITTEN, TeacherPool
+from raykd.teachers.pool import TeacherPool
+from raykd.teachers.replica_client import WRITTEN
 
 
 def write_sequences(
@@ -69,7 +70,9 @@ def write_sequences(
         report(done, total)
         for m, picked in _batches(work):
             rows = data.train.take(picked)
-            made = pool.generate(m, rows, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens)
+            made = pool.replicas.generate(
+                m, rows, beams=beams, max_new_tokens=max_new_tokens or task.max_new_tokens
+            )
             for i, text in zip(picked, made, strict=True):
                 file.write(_line(data.train, i, text, pool.handle.teachers[m]))
             file.flush()

@@ -31,7 +31,7 @@ def times_of(pool: TeacherPool, config: RunConfig, student: Path, trained: Rows,
         name: sample_texts(held_out, taught[name] or own)
         for name, own in zip(pool.handle.teachers, pool.handle.teacher_languages, strict=True)
     }
-    return pool.timed(samples, student_spec("student", student, config))
+    return pool.replicas.measure_times(samples, student_spec("student", student, config))
 
 
 def languages_taught(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:

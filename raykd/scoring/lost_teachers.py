@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from raykd.config import RunConfig
 from raykd.distill.weighting import Fixed
 from raykd.point import Point
-from raykd.teachers.attached import Survivors
+from raykd.teachers.attachment import SurvivingPool
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 
@@ -49,7 +49,7 @@ def surviving(
 
     Where the run fails on a loss nobody is left out, and who asks a lost teacher is told.
     """
-    gone = set(since) | set(pool.lost()) if config.serving.on_teacher_loss != "fail" else set()
+    gone = set(since) | set(pool.replicas.lost()) if config.serving.on_teacher_loss != "fail" else set()
     lost = tuple(name for name in pool.handle.teachers if name in gone)
     if not lost or len(lost) == len(infos):
         return config, pool, list(infos), ()
@@ -60,4 +60,4 @@ def surviving(
             update={"weighting": weighting.model_copy(update={"by_teacher": kept})}
         )
     left = config.model_copy(update={"objective": objective})
-    return left, Survivors(pool, gone), [info for info in infos if info.name not in gone], lost
+    return left, SurvivingPool(pool, infos, gone), [info for info in infos if info.name not in gone], lost

@@ -110,7 +110,7 @@ def review_teachers(
         asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
     """
     signals = ask_all(pool.handle, rows, _slowly(say))
-    for name, line in pool.findings().items():
+    for name, line in pool.replicas.findings().items():
         log.info("teacher %s: %s", name, line)
     scores = {p.name: s for p, s in teacher_systems(_unwritten(config), pool, signals, infos, rows)}
     idle = never_asked(config, languages) if asked_alike else {}

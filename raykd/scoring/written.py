@@ -82,7 +82,9 @@ def teacher_said(
     texts: list[str] | None = None
     if task.written:
         asked = np.flatnonzero(signal.covered_N).tolist()
-        made = pool.generate(m, rows.take(asked), beams=task.beams, max_new_tokens=task.max_new_tokens)
+        made = pool.replicas.generate(
+            m, rows.take(asked), beams=task.beams, max_new_tokens=task.max_new_tokens
+        )
         at = dict(zip(asked, made, strict=True))
         texts = [at.get(i, "") for i in range(len(rows))]
     return SystemAnswers(

@@ -28,8 +28,8 @@ from raykd.compat.ray_private import find_memory_kill
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PoolTicket
-from raykd.teachers.fates import fate
 from raykd.teachers.groups import Group
+from raykd.teachers.replica_state import read_replica_state
 from raykd.teachers.source import Answered, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupRequest, Sheet
@@ -45,7 +45,7 @@ class PoolHandle:
     replicas: the actors of each group. nodes: the Ray node of each of them, empty before the pool is opened.
     answers: of each of them the stores' names, one a member of the group; None where it keeps none.
     classes: width of an answer, None where an answer is a body (`TeacherSpec.classes`).
-    pool: name of a pool that outlives runs (`raykd.teachers.warm`); None where the run owns it.
+    pool: name of a pool that outlives runs (`raykd.teachers.named_pool`); None where the run owns it.
     max_restarts, on_loss: as `ServingConfig`.
     """
 
@@ -285,7 +285,7 @@ class PoolSource(RosterSource):
 
     def starting(self, index: int, replica: int) -> bool:
         """Whether a replica's process is being started."""
-        return fate(self.handle.replicas[index][replica]).starting
+        return read_replica_state(self.handle.replicas[index][replica]).restarting
 
     def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
         """What Ray says of it if a replica's last process was killed for memory since then."""

@@ -1,4 +1,4 @@
-"""`TeacherPool`: places groups of teachers on a Ray cluster, opens them, parks them, ends them.
+"""`TeacherPool`: the teachers of a run; `OwnPool` places them on a Ray cluster, opens, parks and ends them.
 
 Decision record: the pool is made once by the driver and its `PoolHandle` travels to any number of workers. Opening
 loads no weights: a teacher whose answers are all stored never needs them. A pool that has answered everything can
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 import pickle
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,25 +20,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
-from raykd.teachers.call import up_again
-from raykd.teachers.fates import fates, lost_of, restarts_of
 from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle, PoolSource
-from raykd.teachers.parked import ParkedActor
+from raykd.teachers.parked_actor import ParkedActor
+from raykd.teachers.replica_client import STANDING, ReplicaClient, add_counters, last_line
+from raykd.teachers.replica_state import count_restarts
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.timing import Timing
-from raykd.text.batch import TextBatch
 
-__all__ = ["Group", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group"]
+__all__ = ["Group", "OwnPool", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group_placements"]
 
 log = logging.getLogger("raykd.teachers")
 CALLS_AT_ONCE = 16
 """Requests that a replica takes in; the models answer them one after the other."""
-STANDING = "standing"
-"""Ray's concurrency group in which a replica says how it is, however many requests wait."""
-WRITTEN = 64
-"""Texts that a replica writes in one call."""
-_PAUSE_S = 0.5
 CLOSE_S = 30.0
 """Longest wait for stores to be flushed."""
 
@@ -52,8 +44,8 @@ class Placement:
     actor: ActorConfig
 
 
-def group(placements: Sequence[Placement]) -> list[Group]:
-    """Teachers by their `actor.group`; resources of a group add up, a teacher without a group is its own."""
+def group_placements(placements: Sequence[Placement]) -> list[Group]:
+    """Group teachers by their `actor.group`; resources of a group add up, a teacher without a group is its own."""
     members: dict[str, list[int]] = {}
     for index, placement in enumerate(placements):
         members.setdefault(placement.actor.group or f"teacher:{placement.spec.name}", []).append(index)
@@ -78,13 +70,59 @@ def group(placements: Sequence[Placement]) -> list[Group]:
     return groups
 
 
-class TeacherPool:
+class TeacherPool(Protocol):
+    """The teachers of a run, whoever started their processes.
+
+    `OwnPool` starts and ends them; `raykd.teachers.attachment.AttachedPool` asks a named pool, which serves other runs
+    too.
+
+    Attributes:
+        handle: What a worker needs to ask the pool; it changes when the pool is opened or parked.
+        groups: Teachers that share a process.
+        parked: Whether the teachers answer from their stores alone and hold no CPU or GPU.
+        replicas: Asks the replicas for all that is no answer to a batch.
+    """
+
+    handle: PoolHandle
+    groups: list[Group]
+    parked: bool
+
+    @property
+    def replicas(self) -> ReplicaClient: ...
+
+    def open(self) -> list[TeacherInfo]:
+        """Open the teachers and their stores, without loading weights; return what each teacher says of itself."""
+
+    def park(self) -> None:
+        """Give all CPUs and GPUs back, where they are the run's: from here the teachers answer from their stores."""
+
+    def stop(self) -> None:
+        """End the processes, where they are the run's."""
+
+    def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """Read what each teacher did for this run (`Teacher.counters`).
+
+        Args:
+            teachers: Those that are asked; None is all.
+
+        Raises:
+            TeacherError: One of them has no replica left.
+        """
+
+    def stored(self) -> dict[str, int]:
+        """Count the answers in the store of each teacher, where the run alone fills it; else nothing."""
+
+    def restarts(self) -> dict[str, int]:
+        """Count how often the processes of each teacher were restarted during this run."""
+
+
+class OwnPool:
     """The actors of all teachers, owned by this process: they end with it, unless they have names.
 
     Args:
-        placements: the teachers, in the order of M.
-        serving: restarts and time-out.
-        named: gives each replica of a group the name under which it outlives this process; None lets it end.
+        placements: The teachers, in the order of M.
+        serving: Restarts and time-out.
+        named: Gives each replica of a group the name under which it outlives this process; None lets it end.
     """
 
     def __init__(
@@ -93,7 +131,7 @@ class TeacherPool:
         serving: ServingConfig,
         named: Callable[[Group, int], dict[str, Any]] | None = None,
     ) -> None:
-        self.groups = group(placements)
+        self.groups = group_placements(placements)
         self._serving, self._named = serving, named
         self._infos: list[list[list[TeacherInfo]]] = []
         self._ended: dict[str, dict[str, int]] = {}
@@ -179,7 +217,7 @@ class TeacherPool:
                 f"teacher {names} cannot be opened", got=str(error).strip().splitlines()[-1]
             ) from None
         except ray.exceptions.RayActorError as error:
-            raise TeacherError(f"teacher {names} cannot be started", got=_reason(error)) from None
+            raise TeacherError(f"teacher {names} cannot be started", got=last_line(error)) from None
 
     def load(self) -> None:
         """Loads all weights now, in all replicas at once.
@@ -190,7 +228,7 @@ class TeacherPool:
         waiting = [(g, a.load.remote()) for g, actors in zip(self.groups, self.handle.replicas, strict=True)
                    for a in actors]  # fmt: skip
         for g, reference in waiting:
-            self._answer(g, reference)
+            self.replicas.wait(g, reference)
 
     def park(self) -> None:
         """Gives all CPUs and GPUs back: from here the teachers answer from their stores. The handle changes.
@@ -231,142 +269,27 @@ class TeacherPool:
         options = self._options(ParkedActor, num_cpus=0, num_gpus=0, scheduling_strategy=place)
         return options.remote(pickle.dumps((specs, 1)))
 
-    def counters(self) -> dict[str, dict[str, int]]:
-        """`Teacher.counters` of each teacher, summed over replicas, also those that ended when it was parked.
+    @property
+    def replicas(self) -> ReplicaClient:
+        """What asks the replicas as they are now."""
+        return ReplicaClient(self.handle)
 
-        A replica that is dead for good is not in it.
-
-        Raises:
-            TeacherError: a teacher has no replica left.
-        """
-        total = {name: dict(values) for name, values in self._ended.items()}
-        for counters in self.each("counters").values():
-            add_counters(total, counters)
+    def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """Sum `Teacher.counters` over replicas, also those that ended when the pool was parked."""
+        total = {
+            name: dict(values) for name, values in self._ended.items() if teachers is None or name in teachers
+        }
+        add_counters(total, ReplicaClient(restricted(self.handle, teachers)).counters())
         return total
 
     def stored(self) -> dict[str, int]:
-        """Answers in the store of each teacher, over all nodes; a teacher without a store is left out.
-
-        Raises:
-            TeacherError: a teacher has no replica left.
-        """
-        held: dict[tuple[str, str], int] = {}
-        for standing in self.each("standing", STANDING).values():
-            for name, count in standing.stored.items():
-                if count is not None:
-                    held[name, standing.node] = count
-        return {name: sum(n for (of, _), n in held.items() if of == name) for name, _ in held}
-
-    def findings(self) -> dict[str, str]:
-        """What the self-tests of the teachers found that have computed an answer: how their rows share a forward pass.
-
-        Raises:
-            TeacherError: a teacher has no replica left.
-        """
-        found: dict[str, str] = {}
-        for part in self.each("findings").values():
-            found |= {name: line for name, line in part.items() if name in self.handle.teachers}
-        return found
+        """Count the answers in each teacher's store."""
+        return self.replicas.stored()
 
     def restarts(self) -> dict[str, int]:
-        """How often a process of each teacher was started again, also of those that ended when it was parked."""
-        now = restarts_of(self.handle, fates(self.handle))
+        """Count the restarts of each teacher's processes, also of those that ended when the pool was parked."""
+        now = count_restarts(self.handle)
         return {name: count + self._restarts.get(name, 0) for name, count in now.items()}
-
-    def lost(self) -> tuple[str, ...]:
-        """Teachers that have no replica left."""
-        return lost_of(self.handle, fates(self.handle))
-
-    def timed(
-        self, samples: Mapping[str, TextBatch], student: TeacherSpec
-    ) -> dict[str, tuple[Timing | None, Timing | None]]:
-        """What a text takes each teacher, and the student beside it in the same process; one process after the other.
-
-        Args:
-            samples: By teacher the texts. student: Its saved model, as a teacher's.
-
-        Returns:
-            Of each teacher its own time and the student's; None is not known (see `Teacher.timed`).
-        """
-        found: dict[str, tuple[Timing | None, Timing | None]] = {}
-        for g, actors in zip(self.groups, self.handle.replicas, strict=True):
-            for actor in actors:
-                names = [s.name for s in g.specs if s.name in samples and None in found.get(s.name, (None,))]
-                if not names:
-                    break
-                try:
-                    found |= self._answer(g, actor.timed.remote({n: samples[n] for n in names}, student))
-                except (RaykdError, ray.exceptions.RayError) as error:
-                    log.warning("the times of %s were not measured: %s", ", ".join(names), error)
-        return found
-
-    def generate(self, m: int, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
-        """What teacher m writes for each prompt or source; its replicas share the rows.
-
-        Raises:
-            ModelError: no language model. TeacherError: a replica died, or took too long for its part.
-        """
-        index = next(i for i, g in enumerate(self.groups) if m in g.members)
-        actors = self.handle.replicas[index]
-        name = self.handle.teachers[m]
-        parts = [rows.take(range(at, min(at + WRITTEN, len(rows)))) for at in range(0, len(rows), WRITTEN)]
-        waiting = [
-            actors[at % len(actors)].generate.remote(name, part, beams, max_new_tokens)
-            for at, part in enumerate(parts)
-        ]
-        return [text for call in waiting for text in self._answer(self.groups[index], call)]
-
-    def each(self, method: str, group: str | None = None) -> dict[tuple[int, int], Any]:
-        """What each replica that is alive answers, by group and replica.
-
-        Raises:
-            TeacherError: a teacher has no replica left.
-        """
-        options = {} if group is None else {"concurrency_group": group}
-        waiting = {
-            (i, r): getattr(actor, method).options(**options).remote()
-            for i, actors in enumerate(self.handle.replicas)
-            for r, actor in enumerate(actors)
-        }
-        answers: dict[tuple[int, int], Any] = {}
-        lost: dict[int, TeacherError] = {}
-        for (i, r), reference in waiting.items():
-            again = getattr(self.handle.replicas[i][r], method).options(**options)
-            try:
-                answers[i, r] = self._answer(self.groups[i], reference, again.remote)
-            except TeacherError as error:
-                lost[i] = error
-        for i in range(len(self.groups)):
-            if not any(index == i for index, _ in answers):
-                raise lost[i]
-        return answers
-
-    def _answer(self, g: Group, reference: Any, again: Callable[[], Any] | None = None) -> Any:
-        """The answer to a call; ``again`` sends it to a process that is being started anew."""
-        until = time.monotonic() + self.handle.timeout_s
-        try:
-            while again is not None and time.monotonic() + _PAUSE_S < until:
-                try:
-                    return ray.get(reference, timeout=until - time.monotonic())
-                except (ray.exceptions.ActorUnavailableError, ray.exceptions.OutOfMemoryError):
-                    time.sleep(_PAUSE_S)
-                    reference = again()
-            return ray.get(reference, timeout=max(0.0, until - time.monotonic()))
-        except ray.exceptions.RayTaskError as error:
-            cause = getattr(error, "cause", None)
-            raise (cause if isinstance(cause, RaykdError) else error) from None
-        except (
-            ray.exceptions.RayActorError,
-            ray.exceptions.OutOfMemoryError,
-            ray.exceptions.GetTimeoutError,
-        ) as error:
-            names, pool = ", ".join(spec.name for spec in g.specs), self.handle.pool
-            raise TeacherError(
-                f"{'' if pool is None else f'teacher pool {pool}: '}teacher {names} does not answer",
-                got=_reason(error),
-                wanted=f"a replica that is alive and answers within {self.handle.timeout_s:g} s",
-                next_step="see the log of its process" if pool is None else up_again(pool),
-            ) from None
 
     def stop(self) -> None:
         """Flushes the stores and ends the actors."""
@@ -380,15 +303,10 @@ class TeacherPool:
             ray.kill(actor)
 
 
-def add_counters(into: dict[str, dict[str, int]], counters: Mapping[str, Mapping[str, int]]) -> None:
-    """Adds the counters of one replica."""
-    for name, values in counters.items():
-        sums = into.setdefault(name, dict.fromkeys(values, 0))
-        for key, value in values.items():
-            sums[key] += value
-
-
-def _reason(error: BaseException) -> Any:
-    """The last line of an actor's death that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def restricted(handle: PoolHandle, teachers: Collection[str] | None) -> PoolHandle:
+    """The handle with these teachers alone; None takes all."""
+    if teachers is None:
+        return handle
+    return handle.view(
+        [name for name in handle.teachers if name in teachers], handle.timeout_s, handle.on_loss
+    )

@@ -28,8 +28,8 @@ from raykd.runs.teacher_stage import TeacherStage, opened_teachers
 from raykd.spaces.search import Sampler
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
-from raykd.teachers.pool import group
-from raykd.teachers.warm import held, whole_pools
+from raykd.teachers.named_pool import find_whole_pools, resources_by_node
+from raykd.teachers.pool import group_placements
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import FILE as JOURNAL
@@ -139,7 +139,7 @@ class SweepDriver:
         """Teachers of its own that keep their resources while trials run."""
         own = self.base.serving.pool is None and self.label == "on_demand"
         members = self.base.members.values() if own else ()
-        return [g for member in members for g in group(placements_of(member, {}))]
+        return [g for member in members for g in group_placements(placements_of(member, {}))]
 
     def run(self, search: Search) -> Journal:
         """Train, open and review the teachers, have them answer, and run the trials that are not over yet.
@@ -274,8 +274,8 @@ class SweepDriver:
 def node_resources() -> list[Mapping[str, float]]:
     """Resources of each node that is alive, without what named pools of teachers hold there."""
     taken: dict[str, dict[str, float]] = {}
-    for served in whole_pools():
-        for node, resources in held(served).items():
+    for served in find_whole_pools():
+        for node, resources in resources_by_node(served).items():
             for name, amount in resources.items():
                 there = taken.setdefault(node, {})
                 there[name] = there.get(name, 0.0) + amount

@@ -18,7 +18,7 @@ import numpy as np, ray, sys
 from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import Placement, OwnPool
 from raykd.teachers.teacher import Teacher, TeacherSpec
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
 import json
@@ -27,7 +27,7 @@ def main():
     folder = Path(sys.argv[1])
     ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, _temp_dir=sys.argv[2])
     spec = TeacherSpec("one", str(save_transformer(folder / "m")), LABELS, Classification(max_length=64), dtype="float32")
-    pool = TeacherPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
+    pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     source, alone = pool.handle.source(None), Teacher(spec)
     held = [ray.put(np.full(10 * 2**20, i, dtype=np.uint8)) for i in range(30)]  # 300 MB in a store of 80 MB
@@ -70,7 +70,7 @@ import numpy as np, ray
 from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import Placement, OwnPool
 from raykd.teachers.teacher import Teacher, TeacherSpec
 from tests.fakes import LABELS, save_transformer, text_batch
 from hungry import Hungry
@@ -85,7 +85,7 @@ def main():
     ray.init(num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[2])
     path = str(save_transformer(folder / "m"))
     spec = TeacherSpec("hungry", path, LABELS, Hungry(max_length=64), dtype="float32")
-    pool = TeacherPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
+    pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     batch = text_batch(["a good day", "a bad day"])
     got = pool.handle.source(None).submit(batch).result()[0].logits_NC

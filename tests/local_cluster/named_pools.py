@@ -27,8 +27,8 @@ from raykd.config.loading import load_run
 from raykd.driver.pool import attach, check_cluster, placements_of
 from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
 from raykd.runs.named_pools import teachers_down, teachers_status, teachers_up
-from raykd.teachers import warm
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers import named_pool
+from raykd.teachers.pool import OwnPool, TeacherPool
 from raykd.tuning.driver import node_resources
 from tests.e2e.sweeps import plain_loop
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
@@ -124,10 +124,10 @@ def free_cpus() -> float:
 
 
 def nothing_is_left() -> None:
-    assert warm.pool_names() == []
+    assert named_pool.list_pool_names() == []
     # Ray Train has named actors of its own, in namespaces of its own.
     assert [
-        a for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == warm.NAMESPACE
+        a for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == named_pool.NAMESPACE
     ] == []
     until(lambda: free_cpus() == CPUS)
 
@@ -163,7 +163,7 @@ def life(address: str, path: Path) -> None:
     assert "3 teachers (zh, en, multi) in 3 processes, 2 CPU" in up.stdout
     join(address)
     config = load_run(path, ["serving.pool=kept"])
-    own = TeacherPool(
+    own = OwnPool(
         [replace(p, spec=replace(p.spec, store=None)) for p in placements_of(config, {})], config.serving
     )
     own.open()
@@ -224,12 +224,12 @@ def same_again(path: Path) -> None:
 
 def processes() -> list[int]:
     """Of the replicas of the pool."""
-    said = warm.standings(found("kept").handle).values()
-    return [s.pid for s in said if isinstance(s, warm.Standing)]
+    said = named_pool.read_standings(found("kept").handle).values()
+    return [s.pid for s in said if isinstance(s, named_pool.Standing)]
 
 
-def found(name: str) -> warm.Served:
-    served = warm.find(name)
+def found(name: str) -> named_pool.Served:
+    served = named_pool.find_named_pool(name)
     assert served is not None
     return served
 
@@ -308,8 +308,10 @@ def unloadable(path: Path) -> None:
     assert "teachers 7 = 7 CPU" in raised(ResourceError, lambda: teachers_up(large, "bad"))
     nothing_is_left()
     keeper = (
-        ray.remote(warm.PoolKeeper)
-        .options(num_cpus=0, name="raykd.teachers/half/keeper", namespace=warm.NAMESPACE, lifetime="detached")
+        ray.remote(named_pool.PoolKeeper)
+        .options(
+            num_cpus=0, name="raykd.teachers/half/keeper", namespace=named_pool.NAMESPACE, lifetime="detached"
+        )
         .remote()
     )
     assert ray.get(keeper.served.remote()) is None  # its process is there

@@ -18,7 +18,7 @@ from raykd.distill.weighting import ByLanguage
 from raykd.errors import ConfigError, TeacherError
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store.inventory import stats
@@ -41,10 +41,10 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
     ]
 
 
-def start(specs: list[TeacherSpec], store: Path | None, **actor: object) -> TeacherPool:
+def start(specs: list[TeacherSpec], store: Path | None, **actor: object) -> OwnPool:
     config = ActorConfig(**{"num_cpus": 0.5, "group": "all", **actor})
     kept = [replace(s, store=None if store is None else str(store)) for s in specs]
-    pool = TeacherPool([Placement(s, config) for s in kept], ServingConfig())
+    pool = OwnPool([Placement(s, config) for s in kept], ServingConfig())
     pool.open()
     return pool
 
@@ -56,7 +56,7 @@ def rows_of(count: int, seed: int = 0) -> Rows:
     return Rows(tuple(f"r{i}" for i in range(count)), tuple(texts), None, tuple(map(str, codes)), hidden)
 
 
-def total(pool: TeacherPool, what: str) -> int:
+def total(pool: OwnPool, what: str) -> int:
     return sum(counters[what] for counters in pool.counters().values())
 
 

@@ -13,7 +13,7 @@ import pytest
 from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
 from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
@@ -35,9 +35,9 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TeacherSpec]:
     ]
 
 
-def start(specs: list[TeacherSpec], serving: ServingConfig | None = None, **actor: object) -> TeacherPool:
+def start(specs: list[TeacherSpec], serving: ServingConfig | None = None, **actor: object) -> OwnPool:
     config = ActorConfig(**{"num_cpus": CPU, **actor})
-    return TeacherPool([Placement(s, config) for s in specs], serving or ServingConfig())
+    return OwnPool([Placement(s, config) for s in specs], serving or ServingConfig())
 
 
 def batches(count: int = 6, size: int = 16) -> list:

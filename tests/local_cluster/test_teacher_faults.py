@@ -16,7 +16,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import TeacherLostError
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
 from raykd.text.batch import TextBatch
@@ -58,7 +58,7 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
         for seed, (name, spoken) in enumerate({"zh": frozenset({"zh"}), "multi": None}.items())
     ]  # fmt: skip
     serving = ServingConfig(timeout_s=120.0, max_restarts=1, on_teacher_loss="drop_and_renormalise")
-    pool = TeacherPool([Placement(s, ActorConfig(num_cpus=0.5)) for s in specs], serving)
+    pool = OwnPool([Placement(s, ActorConfig(num_cpus=0.5)) for s in specs], serving)
     weighting = ByLanguage()
     batch = text_batch(["a good day", "a bad day"], ["zh", "en"])
     try:
@@ -77,7 +77,7 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
             np.testing.assert_array_equal(served.covered_N, here.covered_N)
             np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-6)
         recovered_s = time.monotonic() - begun
-        assert source.hangs == 1 and pool.restarts() == {"zh": 1, "multi": 0} and pool.lost() == ()
+        assert source.hangs == 1 and pool.restarts() == {"zh": 1, "multi": 0} and pool.replicas.lost() == ()
         assert wait_until(lambda: not alive(pids["zh"]), 20.0), "a stopped process was left behind"
 
         poison = text_batch([MARKER, "a bad day"], ["zh", "en"])
@@ -86,7 +86,7 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
         with pytest.raises(TeacherLostError, match="teacher zh") as caught:
             tickets[0].result()
         assert "drop_and_renormalise" in str(caught.value)
-        assert wait_until(lambda: pool.lost() == ("zh",), 10.0)
+        assert wait_until(lambda: pool.replicas.lost() == ("zh",), 10.0)
 
         # The teacher is dead for good: whoever asked it goes on with the one that speaks its language too.
         zh, multi = source.submit(batch).result()

@@ -13,7 +13,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
 from raykd.teachers.handle import PoolSource
-from raykd.teachers.pool import Placement, TeacherPool
+from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_keys
 from tests.fakes import LABELS
@@ -22,18 +22,18 @@ from tests.local_cluster.test_label import rows_of
 SPEC = TeacherSpec("multi", sys.argv[1], LABELS, Classification(max_length=64), dtype="float32")
 
 
-def forwarded(pool: TeacherPool) -> list[int]:
+def forwarded(pool: OwnPool) -> list[int]:
     return [ray.get(a.counters.remote())["multi"]["forwarded"] for a in pool.handle.replicas[0]]
 
 
-def pool_of(spec: TeacherSpec) -> TeacherPool:
-    pool = TeacherPool([Placement(spec, ActorConfig(num_cpus=1, replicas=2))], ServingConfig())
+def pool_of(spec: TeacherSpec) -> OwnPool:
+    pool = OwnPool([Placement(spec, ActorConfig(num_cpus=1, replicas=2))], ServingConfig())
     pool.open()
     assert len(set(pool.handle.nodes[0])) == 2, pool.handle.nodes
     return pool
 
 
-def per_home(source: PoolSource, pool: TeacherPool, rows: range) -> list[int]:
+def per_home(source: PoolSource, pool: OwnPool, rows: range) -> list[int]:
     keys = set(text_keys(rows_of(300).take(rows)))
     return [sum(source.home(0, key) == node for key in keys) for node in pool.handle.nodes[0]]
 

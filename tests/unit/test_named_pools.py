@@ -13,11 +13,11 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import ConfigError, TeacherError
 from raykd.tasks import Classification
 from raykd.teachers.actor import Standing
-from raykd.teachers.attached import _since, differences, refuse
+from raykd.teachers.attachment import _since, compare_teachers, refuse_differences
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.pool import Placement, group
+from raykd.teachers.named_pool import Served, resources_by_node
+from raykd.teachers.pool import Placement, group_placements
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.warm import Served, held
 
 NAMES = ("zh", "en", "multi")
 GROUPS = {"zh": "pair", "en": None, "multi": "pair"}
@@ -44,7 +44,7 @@ def served(specs: dict[str, Any] | None = None, infos: dict[str, Any] | None = N
         )
         for name in NAMES
     ]
-    groups = group(placed)
+    groups = group_placements(placed)
     handle = PoolHandle(
         groups=tuple(groups),
         replicas=(("zm",), ("e0", "e1")),
@@ -68,8 +68,8 @@ def test_equal_teachers_have_no_difference_whatever_changes_no_answer() -> None:
         "device": "cuda",
     }
     wanted = [(spec(name, **elsewhere), info(name, device="cuda", parameters=11)) for name in reversed(NAMES)]
-    assert differences(wanted, served(), exactly=True) == []
-    assert differences(wanted[:1], served()) == []
+    assert compare_teachers(wanted, served(), exactly=True) == []
+    assert compare_teachers(wanted[:1], served()) == []
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_equal_teachers_have_no_difference_whatever_changes_no_answer() -> None:
 )
 def test_what_changes_an_answer_is_a_difference(what: str, in_spec: Any, in_info: Any) -> None:
     wanted = [(spec("zh", **in_spec), info("zh", **in_info))]
-    found = differences(wanted, served())
+    found = compare_teachers(wanted, served())
     assert [(d.teacher, d.what) for d in found] == [("zh", what)] and found[0].got != found[0].wanted
-    back = differences([(spec("zh"), info("zh"))], served(in_spec, in_info))
+    back = compare_teachers([(spec("zh"), info("zh"))], served(in_spec, in_info))
     assert [(d.teacher, d.what, d.got, d.wanted) for d in back] == [
         ("zh", what, found[0].wanted, found[0].got)
     ]
@@ -97,31 +97,31 @@ def test_what_changes_an_answer_is_a_difference(what: str, in_spec: Any, in_info
 
 def test_auto_of_both_is_the_same_request_wherever_it_is_decided() -> None:
     pool = served({"dtype": "auto"}, {"dtype": "bfloat16"})
-    assert differences([(spec("zh", dtype="auto"), info("zh"))], pool) == []
+    assert compare_teachers([(spec("zh", dtype="auto"), info("zh"))], pool) == []
     assert (
-        differences([(spec("zh", dtype="auto"), info("zh"))], served()) == []
+        compare_teachers([(spec("zh", dtype="auto"), info("zh"))], served()) == []
     )  # and here it would be float32
 
 
 def test_a_run_that_keeps_answers_wants_a_pool_that_does() -> None:
     bare = served({"store": None})
-    assert [d.what for d in differences([(spec("zh"), info("zh"))], bare)] == ["store"]
-    assert differences([(spec("zh", store=None), info("zh"))], served()) == []
+    assert [d.what for d in compare_teachers([(spec("zh"), info("zh"))], bare)] == ["store"]
+    assert compare_teachers([(spec("zh", store=None), info("zh"))], served()) == []
 
 
 def test_absent_and_surplus_teachers() -> None:
     wanted = [(spec("zh"), info("zh")), (spec("fr"), info("fr"))]
-    assert [(d.teacher, d.got) for d in differences(wanted, served())] == [("fr", "not in the pool")]
-    exactly = differences(wanted, served(), exactly=True)
+    assert [(d.teacher, d.got) for d in compare_teachers(wanted, served())] == [("fr", "not in the pool")]
+    exactly = compare_teachers(wanted, served(), exactly=True)
     assert [(d.teacher, d.got) for d in exactly] == [
         ("fr", "not in the pool"), ("en", "in the pool"), ("multi", "in the pool")]  # fmt: skip
 
 
 def test_a_refusal_names_all_differences_and_the_next_step() -> None:
-    refuse("kept", [], "nothing")
-    found = differences([(spec("zh", labels=("yes", "no")), info("zh", fingerprint="x"))], served())
+    refuse_differences("kept", [], "nothing")
+    found = compare_teachers([(spec("zh", labels=("yes", "no")), info("zh", fingerprint="x"))], served())
     with pytest.raises(TeacherError) as error:
-        refuse("kept", found, "raykd teachers down kept")
+        refuse_differences("kept", found, "raykd teachers down kept")
     assert error.value.got == "zh: fingerprint zh-weights; zh: labels ['no', 'yes']"
     assert error.value.wanted == "zh: fingerprint x; zh: labels ['yes', 'no']"
     assert error.value.next_step == "raykd teachers down kept"
@@ -159,7 +159,7 @@ def test_what_was_done_before_attaching_is_not_counted() -> None:
 
 
 def test_what_a_pool_holds_by_node() -> None:
-    assert held(served()) == {"n0": {"CPU": 1.5, "GPU": 0.0}, "n1": {"CPU": 0.5, "GPU": 0.0}}
+    assert resources_by_node(served()) == {"n0": {"CPU": 1.5, "GPU": 0.0}, "n1": {"CPU": 0.5, "GPU": 0.0}}
 
 
 def test_the_key_takes_names_only() -> None:

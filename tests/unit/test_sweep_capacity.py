@@ -9,7 +9,7 @@ import pytest
 from raykd.config import ActorConfig, WorkersConfig
 from raykd.errors import ResourceError
 from raykd.tasks import Classification
-from raykd.teachers.pool import Group, Placement, group
+from raykd.teachers.pool import Group, Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 from raykd.tuning.capacity import concurrent_trials, worker_needs
 
@@ -24,7 +24,7 @@ def cpus(*amounts: float, **more: float) -> list[Node]:
 def teachers(**actor: Any) -> list[Group]:
     """One teacher, as it asks to be placed."""
     spec = TeacherSpec("en", "", ("no", "yes"), Classification())
-    return group([Placement(spec, ActorConfig.model_validate(actor))])
+    return group_placements([Placement(spec, ActorConfig.model_validate(actor))])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, Teacher
 from raykd.tasks import Classification
 from raykd.tasks.base import label_columns
 from raykd.teachers.actor import Coalescer, _cut
-from raykd.teachers.pool import Placement, group
+from raykd.teachers.pool import Placement, group_placements
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
@@ -119,7 +119,7 @@ def test_passes_are_padded_little_and_not_tiny() -> None:
 
 def test_what_stands_by_imports_nothing_heavy_until_it_is_asked() -> None:
     code = (
-        "import sys, raykd.teachers.parked as p, raykd.cluster.mailbox;"
+        "import sys, raykd.teachers.parked_actor as p, raykd.cluster.mailbox;"
         "print(p.ParkedActor(b'').counters(), [m for m in ('torch', 'transformers', 'ray') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -285,7 +285,7 @@ def test_groups_share_a_process_and_add_up() -> None:
     def place(name: str, **actor: object) -> Placement:
         return Placement(TeacherSpec(name, "", LABELS, TASK), ActorConfig(**actor))
 
-    groups = group(
+    groups = group_placements(
         [place("a", group="g", num_cpus=0.25), place("b", num_cpus=2), place("c", group="g", num_cpus=0.75)]
     )
     assert [(g.name, g.members, g.num_cpus, g.threads) for g in groups] == [

@@ -14,17 +14,18 @@ from typing import Any
 
 from raykd.errors import TeacherError
 from raykd.teachers.actor import Standing
-from raykd.teachers.fates import fates, restarts_of
-from raykd.teachers.pool import STANDING, TeacherPool, add_counters
+from raykd.teachers.named_pool import Served
+from raykd.teachers.pool import TeacherPool, restricted
+from raykd.teachers.replica_client import STANDING, ReplicaClient, add_counters
+from raykd.teachers.replica_state import count_restarts
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.warm import Served
 
 _LEVELS = ("loaded",)
 """Counters that say how things are, not how much was done."""
 
 
 @dataclass(frozen=True)
-class Difference:
+class TeacherDifference:
     """Something of a teacher in which a pool and a run do not agree."""
 
     teacher: str
@@ -33,33 +34,39 @@ class Difference:
     wanted: str
 
 
-def differences(
+def compare_teachers(
     wanted: Sequence[tuple[TeacherSpec, TeacherInfo]], served: Served, *, exactly: bool = False
-) -> list[Difference]:
-    """In what the pool's teachers are not the wanted ones; none where each answers alike.
+) -> list[TeacherDifference]:
+    """Compare the pool's teachers with the wanted ones; nothing differs where each answers alike.
 
     Args:
-        wanted: what each teacher is asked to be, and what its directory says. exactly: the pool may have no others.
+        wanted: What each teacher is asked to be, and what its directory says.
+        served: What the pool serves.
+        exactly: Whether the pool may have no others.
     """
     found = []
     for spec, info in wanted:
         if spec.name not in served.handle.teachers:
             found.append(
-                Difference(spec.name, "teacher", "not in the pool", f"one of {list(served.handle.teachers)}")
+                TeacherDifference(
+                    spec.name, "teacher", "not in the pool", f"one of {list(served.handle.teachers)}"
+                )
             )
             continue
         found += _compare(spec, info, served.spec(spec.name), served.info(spec.name))
     names = [spec.name for spec, _ in wanted]
     if exactly:
         found += [
-            Difference(name, "teacher", "in the pool", "not there")
+            TeacherDifference(name, "teacher", "in the pool", "not there")
             for name in served.handle.teachers
             if name not in names
         ]
     return found
 
 
-def _compare(spec: TeacherSpec, info: TeacherInfo, has: TeacherSpec, is_: TeacherInfo) -> list[Difference]:
+def _compare(
+    spec: TeacherSpec, info: TeacherInfo, has: TeacherSpec, is_: TeacherInfo
+) -> list[TeacherDifference]:
     """One teacher. Equal are two whose answers are equal; only where `auto` was asked of both may the precision be
     another than it would be here, since it is chosen where the teacher computes."""
     pairs: dict[str, tuple[Any, Any]] = {
@@ -76,7 +83,7 @@ def _compare(spec: TeacherSpec, info: TeacherInfo, has: TeacherSpec, is_: Teache
     if spec.store is not None:
         pairs["store"] = ("none" if has.store is None else "kept", "kept")
     return [
-        Difference(spec.name, what, str(got), str(wanted))
+        TeacherDifference(spec.name, what, str(got), str(wanted))
         for what, (got, wanted) in pairs.items()
         if got != wanted
     ]
@@ -86,8 +93,8 @@ def _spoken(languages: frozenset[str] | None) -> str:
     return "all" if languages is None else ", ".join(sorted(languages))
 
 
-def refuse(pool: str, found: Sequence[Difference], next_step: str) -> None:
-    """Raises TeacherError that says all differences; returns where there are none."""
+def refuse_differences(pool: str, found: Sequence[TeacherDifference], next_step: str) -> None:
+    """Raise TeacherError that says all differences; return where there are none."""
     if found:
         raise TeacherError(
             f"teacher pool {pool} serves other teachers",
@@ -97,42 +104,51 @@ def refuse(pool: str, found: Sequence[Difference], next_step: str) -> None:
         )
 
 
-class AttachedPool(TeacherPool):
+class AttachedPool:
     """A named pool as a run sees it: the run's teachers in its order; asked, but never stopped and never parked.
 
     Args:
-        served: what the pool serves. teachers: the run's. timeout_s: longest wait for one answer. on_loss: as
-            `ServingConfig.on_teacher_loss`.
+        served: What the pool serves.
+        teachers: The run's.
+        timeout_s: Longest wait for one answer.
+        on_loss: As `ServingConfig.on_teacher_loss`.
+
     Raises:
-        TeacherError: one of the teachers has no replica left.
+        TeacherError: One of the teachers has no replica left.
     """
 
     def __init__(
         self, served: Served, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail"
     ) -> None:
-        # The actors are there and somebody else's, so nothing of what the base does is done here.
         self.served = served
         self.handle = served.handle.view(teachers, timeout_s, on_loss)
         self.groups = list(self.handle.groups)
         self.parked = False
-        self._ended = {}
-        self._restarts = {
-            name: -count for name, count in restarts_of(self.handle, fates(self.handle)).items()
-        }
-        self._before: dict[tuple[int, int], Standing] = self.each("standing", STANDING)
+        self._restarts = count_restarts(self.handle)
+        self._before: dict[tuple[str, int], Standing] = self.replicas.call_each("standing", STANDING)
+
+    @property
+    def replicas(self) -> ReplicaClient:
+        """What asks the replicas."""
+        return ReplicaClient(self.handle)
 
     def open(self) -> list[TeacherInfo]:
         """What each teacher says of itself."""
         return [self.served.info(name) for name in self.handle.teachers]
 
-    def counters(self) -> dict[str, dict[str, int]]:
-        """What the replicas did since this run attached, for all who asked them; `loaded` as it is now."""
+    def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """Read what the replicas did since this run attached, for all who asked them; `loaded` as it is now."""
+        handle = restricted(self.handle, teachers)
         total: dict[str, dict[str, int]] = {}
-        for key, now in self.each("standing", STANDING).items():
+        for key, now in ReplicaClient(handle).call_each("standing", STANDING).items():
             before = self._before.get(key)
             done = now.counters if before is None or before.pid != now.pid else _since(before, now)
-            add_counters(total, {name: done[name] for name in done if name in self.handle.teachers})
+            add_counters(total, {name: done[name] for name in done if name in handle.teachers})
         return total
+
+    def restarts(self) -> dict[str, int]:
+        """Count the restarts since this run attached."""
+        return {name: count - self._restarts[name] for name, count in count_restarts(self.handle).items()}
 
     def stored(self) -> dict[str, int]:
         """Nothing: others ask it too, so what its stores gain is not this run's."""
@@ -145,23 +161,41 @@ class AttachedPool(TeacherPool):
         """Nothing: it serves others."""
 
 
-class Survivors(TeacherPool):
-    """A pool as its owner sees it after some teachers were lost: asked like any other, ended by its owner.
+class SurvivingPool:
+    """A pool after some teachers were lost, as its owner sees it: asked like any other, ended by its owner.
 
     Args:
-        whole: the pool. lost: teachers that have no replica left.
+        whole: The pool.
+        infos: What its teachers say of themselves.
+        lost: Teachers that have no replica left.
     """
 
-    def __init__(self, whole: TeacherPool, lost: Collection[str]) -> None:
+    def __init__(self, whole: TeacherPool, infos: Sequence[TeacherInfo], lost: Collection[str]) -> None:
         self._whole = whole
-        names = [name for name in whole.handle.teachers if name not in lost]
-        self.handle = whole.handle.view(names, whole.handle.timeout_s)
+        self._infos = [info for info in infos if info.name not in lost]
+        self.handle = restricted(whole.handle, [info.name for info in self._infos])
         self.groups, self.parked = list(self.handle.groups), whole.parked
-        self._ended = {name: count for name, count in whole._ended.items() if name in names}
+
+    @property
+    def replicas(self) -> ReplicaClient:
+        """What asks the replicas."""
+        return ReplicaClient(self.handle)
+
+    def open(self) -> list[TeacherInfo]:
+        """What each teacher says of itself."""
+        return list(self._infos)
+
+    def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
+        """As the whole pool, of the teachers that are left."""
+        return self._whole.counters(self.handle.teachers if teachers is None else teachers)
 
     def restarts(self) -> dict[str, int]:
         """As the whole pool, lost teachers too."""
         return self._whole.restarts()
+
+    def stored(self) -> dict[str, int]:
+        """Nothing: it is its owner's."""
+        return {}
 
     def park(self) -> None:
         """Nothing: it is its owner's."""

@@ -5,7 +5,7 @@ a keeper without CPU that says what is served. The keeper is made first, so that
 starts at once, and filled last, so that what it holds is whole; whatever a start that was killed left behind is
 found again by its name. Ray itself compares nothing: asked for an actor that exists it gives the old one with its
 old arguments, silently. So a run that attaches compares what each teacher *is* (weights, labels, truncation,
-precision), never names alone (`attached`), and a pool that is asked to start twice says what differs.
+precision), never names alone (`raykd.teachers.attachment`), and a pool that is asked to start twice says what differs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from raykd.config import ServingConfig
 from raykd.errors import TeacherError
 from raykd.teachers.actor import Standing
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.pool import CLOSE_S, STANDING, Placement, TeacherPool
+from raykd.teachers.pool import CLOSE_S, OwnPool, Placement
+from raykd.teachers.replica_client import STANDING
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.teachers")
@@ -70,8 +71,8 @@ class PoolKeeper:
         return self._served
 
 
-def pool_names() -> list[str]:
-    """Named pools of this cluster, whole or not."""
+def list_pool_names() -> list[str]:
+    """List the named pools of this cluster, whole or not."""
     return sorted({name.split("/")[1] for name in _actors()})
 
 
@@ -81,8 +82,8 @@ def _actors(pool: str | None = None) -> list[str]:
     return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(prefix)]
 
 
-def find(pool: str) -> Served | None:
-    """What a named pool serves; None where there is no such pool.
+def find_named_pool(pool: str) -> Served | None:
+    """Find what a named pool serves; None where there is no such pool.
 
     Raises:
         TeacherError: it is not whole: its start goes on, or was killed, or its keeper does not answer.
@@ -110,12 +111,12 @@ def find(pool: str) -> Served | None:
     )
 
 
-def whole_pools() -> list[Served]:
-    """What the named pools of this cluster serve; those that are not whole are left out, with a warning."""
+def find_whole_pools() -> list[Served]:
+    """Find what the named pools of this cluster serve; those that are not whole are left out, with a warning."""
     found = []
-    for name in pool_names():
+    for name in list_pool_names():
         try:
-            served = find(name)
+            served = find_named_pool(name)
         except TeacherError as error:
             log.warning("%s", error)
             continue
@@ -124,15 +125,15 @@ def whole_pools() -> list[Served]:
     return found
 
 
-def start(
+def start_named_pool(
     pool: str, placements: Sequence[Placement], serving: ServingConfig, *, load: bool = False
 ) -> Served:
-    """Starts and opens a pool that outlives this process. A start that fails leaves no actor.
+    """Start and open a pool that outlives this process. A start that fails leaves no actor.
 
     Args:
         load: load all weights now; else each teacher does on the first row that its store does not hold.
     Raises:
-        TeacherError: the name is taken. As `TeacherPool.open` and `TeacherPool.load`.
+        TeacherError: the name is taken. As `OwnPool.open` and `OwnPool.load`.
     """
     lasting = {"namespace": NAMESPACE, "lifetime": "detached"}
     try:
@@ -145,7 +146,7 @@ def start(
             next_step=f"raykd teachers status {pool}; raykd teachers down {pool} removes it",
         ) from None
     try:
-        teachers = TeacherPool(
+        teachers = OwnPool(
             placements,
             serving,
             named=lambda g, r: {"name": f"{_PREFIX}/{pool}/{g.name}/{r}", **lasting},
@@ -156,13 +157,13 @@ def start(
         served = Served(pool, replace(teachers.handle, pool=pool), tuple(infos), time.time())
         ray.get(keeper.keep.remote(served), timeout=serving.timeout_s)
     except BaseException:
-        end(pool, flush=False)
+        end_named_pool(pool, flush=False)
         raise
     return served
 
 
-def end(pool: str, *, flush: bool = True) -> int:
-    """Flushes the stores and ends every actor of a named pool, the keeper last; returns how many there were.
+def end_named_pool(pool: str, *, flush: bool = True) -> int:
+    """Flush the stores and end every actor of a named pool, the keeper last; return how many there were.
 
     Raises:
         TeacherError: an actor is still there after a while.
@@ -194,8 +195,8 @@ def _actor(name: str) -> Any:
         return None
 
 
-def standings(handle: PoolHandle, timeout_s: float = ANSWER_S) -> dict[tuple[int, int], Standing | str]:
-    """How each replica is, by group and replica, or in a word why it does not say; waits once for all of them."""
+def read_standings(handle: PoolHandle, timeout_s: float = ANSWER_S) -> dict[tuple[int, int], Standing | str]:
+    """Read how each replica is, by group and replica, or in a word why it does not say; waits once for all of them."""
     waiting = {
         (i, r): actor.standing.options(concurrency_group=STANDING).remote()
         for i, actors in enumerate(handle.replicas)
@@ -220,7 +221,7 @@ def _said(reference: Any, ready: bool) -> Standing | str:
         return type(error).__name__
 
 
-def held(served: Served) -> dict[str, dict[str, float]]:
+def resources_by_node(served: Served) -> dict[str, dict[str, float]]:
     """What a named pool holds, by node."""
     nodes: dict[str, dict[str, float]] = {}
     for g, places in zip(served.handle.groups, served.handle.nodes, strict=True):
