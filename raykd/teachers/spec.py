@@ -16,7 +16,7 @@ from typing import Any
 from raykd import models
 from raykd.pretrained.lengths import teacher_length
 from raykd.tasks import Task
-from raykd.teachers.precision import choose
+from raykd.teachers.backends.precision import choose
 
 _FORMAT = "dense-float32, crc over key and body, rows that do not depend on their neighbours"
 

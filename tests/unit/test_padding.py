@@ -230,7 +230,7 @@ def test_half_precision_hides_nothing() -> None:
 
 
 def test_a_precision_in_which_a_model_cannot_compute_is_refused_and_never_chosen() -> None:
-    from raykd.teachers.precision import choose
+    from raykd.teachers.backends.precision import choose
 
     model = classifier("fnet")
     model.model.to(torch.bfloat16)
