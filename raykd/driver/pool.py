@@ -189,7 +189,9 @@ def check_teachers(config: Run, trained: Mapping[str, Path]) -> None:
         ResourceError: with the arithmetic.
     """
     if config.serving.pool is None:
-        groups = [g for member in config.members.values() for g in group_placements(placements_of(member, trained))]
+        groups = [
+            g for member in config.members.values() for g in group_placements(placements_of(member, trained))
+        ]
         check_fits([*held_by_pools(), pool_demand(groups)], ray.cluster_resources(), "the cluster")
 
 

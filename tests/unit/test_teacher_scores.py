@@ -82,6 +82,11 @@ class FakePool:
             signals.append(TeacherSignal(name, logits_NC, covered_N))
         return Answered(signals)
 
+    @property
+    def replicas(self) -> FakePool:
+        """What asks the replicas is the pool itself."""
+        return self
+
     def findings(self) -> dict[str, str]:
         return {}
 
