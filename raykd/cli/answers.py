@@ -29,8 +29,8 @@ Output = Annotated[Path, typer.Option(help="The folder of all runs, `output` of 
 Store = Annotated[str, typer.Option(help="The stores' folder under it, `serving.store` of a run file.")]
 
 
-@app.command()
-def label(
+@app.command("label")
+def label_command(
     run: RunFile,
     overrides: Overrides = None,
     everything: Annotated[

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from raykd.preflight.plan import Item
 
 
-@app.command()
-def plan(
+@app.command("plan")
+def plan_command(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as for train and sweep.")

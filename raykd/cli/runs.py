@@ -20,8 +20,8 @@ NOT_CHECKED = "not checked"
 """What a finding says that only the run itself can know."""
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_command(
     run: RunFile,
     overrides: Overrides = None,
     resume: Annotated[
@@ -53,8 +53,8 @@ def train(
     )
 
 
-@app.command()
-def check(
+@app.command("check")
+def check_command(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space.")],
     overrides: Overrides = None,
 ) -> None:
@@ -120,8 +120,8 @@ def demo(
     show_result(api.train(config, overwrite=there, progress=console))
 
 
-@app.command()
-def predict(
+@app.command("predict")
+def predict_command(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL_DIR", help="A saved student, for example runs/NAME/student.")
     ],

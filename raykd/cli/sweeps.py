@@ -11,8 +11,8 @@ from raykd import api
 from raykd.cli.app import app, console, show_result
 
 
-@app.command()
-def sweep(
+@app.command("sweep")
+def sweep_command(
     space: Annotated[
         Path | None,
         typer.Argument(metavar="SPACE.yaml", help="What is searched, over which run: see tune_spaces/."),
@@ -75,8 +75,8 @@ def sweep(
         raise typer.Exit(4)
 
 
-@app.command()
-def confirm(
+@app.command("confirm")
+def confirm_command(
     sweep_folder: Annotated[
         Path, typer.Argument(metavar="SWEEP", help="The folder of a finished sweep: runs/NAME.")
     ],
