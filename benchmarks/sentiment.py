@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 
 from benchmarks.measure import show
 from raykd.config.loading import load_run
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 
 ROUTED, UNIFORM, PLAIN, ENSEMBLE = "distilled, routed", "distilled, uniform", "undistilled", "routed ensemble"
@@ -52,13 +52,13 @@ def run_seed(
 ) -> dict[str, dict[str, float]]:
     """All arms of one seed."""
     common = [f"seed={seed}", f"data.labelled_seed={seed}", f"output={json.dumps(str(output))}", *overrides]
-    routed = train(
+    routed = run_training(
         load_run(run, [*common, f"name=routed-{seed}"]),
         console=console,
         overwrite=_exists(output, f"routed-{seed}"),
     )
     changes = ["objective.weighting={kind: uniform}", "baseline=false", f"name=uniform-{seed}"]
-    uniform = train(
+    uniform = run_training(
         load_run(run, [*common, *changes]), console=console, overwrite=_exists(output, f"uniform-{seed}")
     )
     teachers = {

@@ -99,12 +99,12 @@ def train(
     before = finished_before(run) if resume else None
     if before is not None:
         return replace(Run.read(path_of(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
-    from raykd.runs.train import train as run_train
+    from raykd.runs.train import run_training
 
     console = _console(progress)
     if resume:
         _say_start(console, config, run)
-    outcome = run_train(run, resume=resume, overwrite=overwrite, console=console)
+    outcome = run_training(run, resume=resume, overwrite=overwrite, console=console)
     return replace(Run.read(path_of(run)), shown=outcome.tables, lines=outcome.lines)
 
 
@@ -162,7 +162,7 @@ def sweep(
     from raykd.results import SweepResult
     from raykd.tuning.checks.smoke import smoke_sweep
     from raykd.tuning.config import load_sweep, resumed_sweep
-    from raykd.tuning.run import sweep as run_sweep
+    from raykd.tuning.run import run_sweep
 
     changes = _overrides(overrides, keys)
     if isinstance(resume, str | os.PathLike):
@@ -204,13 +204,13 @@ def confirm(
         ConfigError: The folder holds no finished sweep, or `seeds` is less than 2.
         RaykdError: As `train`.
     """
-    from raykd.experiments.confirmation import confirm as run_confirm
+    from raykd.experiments.confirmation import run_confirmation
     from raykd.results import ConfirmationResult, SweepResult
 
     if seeds < 2:
         raise ConfigError("a confirmation needs seeds to compare", got=seeds, wanted="at least 2 seeds")
     folder = sweep.folder if isinstance(sweep, SweepResult) else Path(sweep)
-    found = run_confirm(folder, seeds, resume=resume, overwrite=overwrite, console=_console(progress))
+    found = run_confirmation(folder, seeds, resume=resume, overwrite=overwrite, console=_console(progress))
     return ConfirmationResult.of(found)
 
 
@@ -242,10 +242,10 @@ def label(
         RaykdError: As `train`.
     """
     from raykd.config.loading import load_any
-    from raykd.runs.labelling import label as run_label
+    from raykd.runs.labelling import run_labelling
 
     run = load_any(config, _overrides(overrides, keys))
-    return run_label(run, _console(progress), everything=everything)
+    return run_labelling(run, _console(progress), everything=everything)
 
 
 def label_sequences(

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from raykd.tuning.config import load_sweep
-from raykd.tuning.run import sweep
+from raykd.tuning.run import run_sweep
 
 BASE = {
     "name": "small",
@@ -68,7 +68,7 @@ def run(folder: Path, trials: int, concurrent: int) -> Cost:
     }
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     before, cpu, begun = resident(), time.process_time(), time.perf_counter()
-    outcome = sweep(load_sweep(path), console=Console(quiet=True))
+    outcome = run_sweep(load_sweep(path), console=Console(quiet=True))
     assert len(outcome.report.trials) == trials and outcome.failed == 0
     del outcome
     made = output / "runs" / "many"

@@ -34,7 +34,7 @@ from raykd.tuning.driver import CHECKPOINTS, Search, SweepDriver, node_resources
 from raykd.tuning.tuner import TuneSettings
 
 
-def confirm(
+def run_confirmation(
     sweep_folder: Path,
     seeds: int = 5,
     *,

@@ -217,7 +217,7 @@ def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np
     return [np.asarray(members[a:b]) for a, b in zip(cuts, [*cuts[1:], len(members)], strict=True)]
 
 
-def label(config: Run, console: Console, *, everything: bool = False) -> LabelReport:
+def run_labelling(config: Run, console: Console, *, everything: bool = False) -> LabelReport:
     """`raykd label`: keep the answers to the training texts of a run, as its weighting asks for them.
 
     Args:

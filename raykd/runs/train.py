@@ -37,7 +37,7 @@ from raykd.student.overruled import describe_overruled
 log = logging.getLogger("raykd.runs")
 
 
-def train(
+def run_training(
     config: Run, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> Outcome:
     """Run the run and return what it made.

@@ -37,7 +37,7 @@ from raykd.tuning.tuner import TuneSettings
 log = logging.getLogger("raykd.tuning")
 
 
-def sweep(
+def run_sweep(
     plan: Sweep, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> SweepOutcome:
     """Run the sweep and return what it found.

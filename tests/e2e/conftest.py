@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from raykd.config.loading import resolve_paths, validate
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from raykd.tuning.outcome import SweepOutcome
 from tests.commands import started_commands
@@ -168,7 +168,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def first(world: World, server: Server, ray_cluster: None) -> Outcome:
     """A whole run through real actors, Ray Train, DeepSpeed and MLflow on SQLite, never interrupted."""
-    return train(world.config("first"))
+    return run_training(world.config("first"))
 
 
 @pytest.fixture(scope="session")

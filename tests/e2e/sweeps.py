@@ -23,7 +23,7 @@ from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, load_sweep
 from raykd.tuning.journal import FILE, Journal
 from raykd.tuning.outcome import SweepOutcome
-from raykd.tuning.run import sweep
+from raykd.tuning.run import run_sweep
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -71,7 +71,7 @@ class Sweeps:
 
     def run(self, name: str, base: Mapping[str, Any] | None = None, **keys: Any) -> SweepOutcome:
         """A sweep, run in this process."""
-        return sweep(self.plan(name, base, **keys), console=Console(quiet=True))
+        return run_sweep(self.plan(name, base, **keys), console=Console(quiet=True))
 
     def folder(self, name: str) -> Path:
         """Where a sweep lies."""

@@ -14,7 +14,7 @@ from raykd import models
 from raykd.config.loading import resolve_paths, validate
 from raykd.data.load import load_data
 from raykd.runs.sequences import write_sequences
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.model import Model
 from raykd.scoring.outcome import Outcome
 
@@ -66,7 +66,7 @@ def translation(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> 
         model = spec.build(tokenizer, (), 0)
         made = models.TextModel(model, tokenizer, (), kind=spec.kind, task="seq2seq", max_length=48)
         models.save_model(made, folder / name)
-    return folder, train(config)
+    return folder, run_training(config)
 
 
 def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tuple[Path, Outcome]) -> None:

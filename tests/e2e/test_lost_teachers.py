@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from raykd.errors import TeacherError
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World, still_held, wait_until
 
@@ -67,7 +67,7 @@ def ran(world: World, name: str, **changes: Any) -> Outcome:
     killer = Killer(world.run(name))
     killer.start()
     try:
-        return train(world.config(name, baseline=False, serving=serving, **changes))
+        return run_training(world.config(name, baseline=False, serving=serving, **changes))
     finally:
         assert killer.killed
 

@@ -17,13 +17,13 @@ from raykd.config import ModelTeacher, MultiRun
 from raykd.config.loading import load_any
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
-from raykd.experiments.confirmation import confirm
+from raykd.experiments.confirmation import run_confirmation
 from raykd.models.multi import load_tasks
 from raykd.preflight.check import check_teacher, collect_findings
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from raykd.tuning.config import load_sweep
-from raykd.tuning.run import sweep
+from raykd.tuning.run import run_sweep
 from tests.e2e.conftest import World
 from tests.fakes import LABELS
 
@@ -92,7 +92,7 @@ def mix(
     config = load_any(path)
     assert isinstance(config, MultiRun)
     assert [f.error for f in collect_findings(config) if f.error is not None] == []
-    return config, train(config)
+    return config, run_training(config)
 
 
 def test_each_task_has_its_table_its_page_and_its_curves(mix: tuple[MultiRun, Outcome]) -> None:
@@ -154,11 +154,11 @@ def test_a_sweep_over_both_tasks_and_its_confirmation(mix: tuple[MultiRun, Outco
     base["train"] = {**base["train"], "steps": 24}
     keys = {"name": "both", "num_samples": 3, "scheduler": {"kind": "fifo"}, "max_concurrent_trials": 2}
     path.write_text(json.dumps({"base": base, "space": space, **keys}), encoding="utf-8")
-    found = sweep(load_sweep(path))
+    found = run_sweep(load_sweep(path))
     assert found.failed == 0 and found.report.metric == "score" and len(found.report.trials) == 3
     assert found.report.facts["teacher passes"].startswith("0 over"), "the run before has asked for all of it"
     assert found.best is not None and isinstance(load_any(found.best), MultiRun)
-    confirmed = confirm(found.page.parent, seeds=2)
+    confirmed = run_confirmation(found.page.parent, seeds=2)
     assert confirmed.failed == 0 and confirmed.report.main is not None
     rows = {(row["split"], row["language"], row["metric"]) for row in confirmed.report.rows()}
     assert {

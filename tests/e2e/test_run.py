@@ -11,7 +11,7 @@ import pytest
 from raykd import models
 from raykd.config.loading import flatten
 from raykd.errors import ConfigError, ModelError, NonFiniteError
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import CANARY, World, still_held
 from tests.fakes import BAD, GOOD, LABELS
@@ -65,7 +65,7 @@ def test_swapped_labels_stop_the_run_before_the_student(first: Outcome, world: W
     defaults = {"actor": {"num_cpus": 0.5, "group": "teachers"}}
     config = world.config("turned", teachers=teachers, teacher_defaults=defaults, baseline=False)
     with pytest.raises(ModelError) as raised:
-        train(config)
+        run_training(config)
     said = str(raised.value)
     assert raised.value.exit_code == 3
     for part in (
@@ -177,9 +177,9 @@ def test_no_secret_of_the_environment_is_in_anything_written(first: Outcome, wor
 def test_the_same_folder_is_refused_without_a_flag(first: Outcome, world: World) -> None:
     before = first.report.read_bytes()
     with pytest.raises(ConfigError, match=r"exists already[\s\S]*finished[\s\S]*--resume"):
-        train(world.config("first"))
+        run_training(world.config("first"))
     with pytest.raises(ConfigError, match=r"seed 5 \(was 0\)"):
-        train(world.config("first", seed=5), resume=True)
+        run_training(world.config("first", seed=5), resume=True)
     assert first.report.read_bytes() == before
 
 
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows_and_keeps_what_was_writte
     }  # fmt: skip
     config = world.config("overflow", teachers=[], baseline=False, objective={"alpha": 1.0}, train=broken)
     with pytest.raises(NonFiniteError) as raised:
-        train(config)
+        run_training(config)
     found = re.search(r"at step (\d+) of 20, rows \['(en|fr)-train:\d+'", str(raised.value))
     assert found and 10 <= int(found[1]) <= 13
     assert len(world.checkpoints("overflow")) == 2

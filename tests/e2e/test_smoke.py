@@ -17,10 +17,10 @@ from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any, read_yaml_mapping
 from raykd.driver.smoke import TAG, smoke_run
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.tuning.checks.smoke import smoke_sweep
 from raykd.tuning.config import load_sweep
-from raykd.tuning.run import sweep
+from raykd.tuning.run import run_sweep
 from tests.e2e.conftest import still_held
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_pat
     whole = load_any(with_rows(path, tmp_path), [f"output={tmp_path / 'runs'}", "ray.wait_s=60"])
     skip_what_is_not_there(whole)
     config, begun = smoke_run(whole), time.monotonic()
-    outcome = train(config, overwrite=True)
+    outcome = run_training(config, overwrite=True)
     assert time.monotonic() - begun < LIMIT_S
     folder = tmp_path / "runs" / config.name
     assert {p.name for p in (tmp_path / "runs").iterdir() if p.is_dir()} <= {
@@ -137,7 +137,7 @@ def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_p
     whole = load_sweep(path, [f"set.output={tmp_path / 'runs'}"])
     skip_what_is_not_there(whole.base)
     plan, begun = smoke_sweep(whole), time.monotonic()
-    outcome = sweep(plan, overwrite=True)
+    outcome = run_sweep(plan, overwrite=True)
     assert time.monotonic() - begun < LIMIT_S
     assert not outcome.failed
     folder = tmp_path / "runs" / plan.name

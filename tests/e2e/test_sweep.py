@@ -11,7 +11,7 @@ import pytest
 
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError, ResourceError
-from raykd.experiments.confirmation import confirm
+from raykd.experiments.confirmation import run_confirmation
 from raykd.preflight.check import preflight
 from raykd.tuning.outcome import SweepOutcome
 from tests.e2e.conftest import still_held, wait_until
@@ -170,7 +170,7 @@ def test_a_sweep_that_cannot_start_says_so_before_teachers_work(
 
 
 def test_the_winner_is_confirmed_with_fresh_seeds(asha: SweepOutcome, sweeps: Sweeps) -> None:
-    result = confirm(sweeps.folder("asha"), seeds=2)
+    result = run_confirmation(sweeps.folder("asha"), seeds=2)
     report, folder = result.report, sweeps.folder("asha") / "confirm"
     assert (report.arms, report.seeds, result.failed) == (("winner", "default"), (1001, 1002), 0)
     for arm in report.arms:

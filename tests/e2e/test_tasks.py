@@ -24,7 +24,7 @@ from raykd.data.load import load_data
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.pool import start_pool
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.model import Model
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.score import ask_all
@@ -114,7 +114,7 @@ def tagging(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tupl
         path = taught(folder / name, config, rows, labels, 90, **student)
         teachers.append({"name": name, "languages": languages, "path": path})
     config = config_of(folder, TAGGING, teachers)
-    return config, train(config)
+    return config, run_training(config)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def asking(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple
         path = taught(folder / name, config, rows, [], 90, vocab_size=600 if limit else 900)
         teachers.append({"name": name, "languages": languages, "path": path, "max_length": limit})
     config = config_of(folder, ASKING, teachers)
-    return config, train(config)
+    return config, run_training(config)
 
 
 @pytest.mark.parametrize("run", ["tagging", "asking"])
@@ -220,7 +220,7 @@ def test_a_second_run_forwards_nothing(tagging: tuple[Any, Outcome]) -> None:
 
     config, _ = tagging
     changes = {"name": "again", "seed": 1, "train": config.train.model_copy(update={"steps": 4})}
-    outcome = train(config.model_copy(update=changes))
+    outcome = run_training(config.model_copy(update=changes))
     metrics = mlflow.MlflowClient(config.tracking.uri).get_run(outcome.mlflow_run_id).data.metrics
     assert [metrics[f"teacher/{t.name}/rows_forwarded"] for t in config.teachers] == [0.0, 0.0, 0.0]
     # Workers read the store themselves: not even the actors were asked.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raykd import models
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World
 from tests.e2e.sweeps import plain_loop
@@ -16,7 +16,7 @@ def test_two_workers_learn_what_one_learns(first: Outcome, world: World) -> None
     """The one is the loop without Ray, over micro-batches of the same size."""
     one = world.config("one-worker", student=STUDENT, train={**STEPS, "gradient_accumulation": 4})
     alone = plain_loop(one).best_student().model.state_dict()
-    outcome = train(
+    outcome = run_training(
         world.config(
             "two-workers",
             baseline=False,

@@ -34,7 +34,7 @@ from ray.core.generated import autoscaler_pb2  # noqa: E402
 from raykd.checkpoint.curves import Curves  # noqa: E402
 from raykd.checkpoint.manifest import find_problem  # noqa: E402
 from raykd.checkpoint.storage import StorageFolder  # noqa: E402
-from raykd.runs.train import train  # noqa: E402
+from raykd.runs.train import run_training  # noqa: E402
 from raykd.student import worker as loops  # noqa: E402
 from tests.e2e.conftest import World, wait_until  # noqa: E402
 from tests.faults.test_workers import LONG, checkpoints, last_step  # noqa: E402
@@ -123,7 +123,7 @@ def main(fault: str, folder: Path) -> None:
     striking = threading.Thread(target=strike, args=(fault, cluster, world, told), daemon=True)
     striking.start()
     with contextlib.suppress(KeyboardInterrupt):
-        train(world.config(fault, **LONG))
+        run_training(world.config(fault, **LONG))
     striking.join(10.0)
     tell(world, fault, told)
     ray.shutdown()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from raykd.checkpoint.curves import Curves
 from raykd.driver.wait import wait_for
 from raykd.errors import ResourceError
-from raykd.runs.train import train
+from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from tests.e2e.conftest import World, still_held, wait_until
 
@@ -93,7 +93,7 @@ class Fault(threading.Thread):
 @pytest.fixture(scope="module")
 def whole(world: World, ray_cluster: None) -> Outcome:
     """The run without a fault."""
-    return train(world.config("whole", **PLAIN))
+    return run_training(world.config("whole", **PLAIN))
 
 
 def same(outcome: Outcome, whole: Outcome, world: World, name: str) -> None:
@@ -137,7 +137,7 @@ def test_a_worker_killed_and_the_newest_checkpoint_broken(
 
     fault = Fault(world, "killed", strike)
     fault.start()
-    outcome = train(world.config("killed", **PLAIN))
+    outcome = run_training(world.config("killed", **PLAIN))
     fault.join(5.0)
     same(outcome, whole, world, "killed")
     said = capsys.readouterr().out
@@ -153,7 +153,7 @@ def test_a_frozen_worker(whole: Outcome, world: World, monkeypatch: pytest.Monke
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "5")
     fault = Fault(world, "frozen", lambda: os.kill(worker_pids()[1], signal.SIGSTOP))
     fault.start()
-    outcome = train(world.config("frozen", **PLAIN))
+    outcome = run_training(world.config("frozen", **PLAIN))
     fault.join(5.0)
     same(outcome, whole, world, "frozen")
     assert fault.recovered_s > 0 and still_held() == []
@@ -183,7 +183,7 @@ def test_a_busy_cluster_is_waited_for_aloud_and_not_for_ever(ray_cluster: None) 
 @pytest.fixture(scope="module")
 def long(world: World, ray_cluster: None) -> dict[str, float]:
     """The scores of the long run without a fault."""
-    train(world.config("long", **LONG))
+    run_training(world.config("long", **LONG))
     curve = Curves(world.run("long") / "curves.jsonl").by_job["student"]
     return {str(p.step): p.values["eval/mean/nll"] for p in curve if "eval/mean/nll" in p.values}
 

@@ -123,14 +123,14 @@ def perform(name: str, folder: Path) -> None:
     try:
         if name == SWEEP:
             from raykd.tuning.config import load_sweep
-            from raykd.tuning.run import sweep
+            from raykd.tuning.run import run_sweep
 
-            sweep(load_sweep(path), console=quiet)
+            run_sweep(load_sweep(path), console=quiet)
         else:
             from raykd.config.loading import load_run
-            from raykd.runs.train import train
+            from raykd.runs.train import run_training
 
-            train(load_run(path), console=quiet)
+            run_training(load_run(path), console=quiet)
     finally:
         os.chdir(before)
 

@@ -336,14 +336,14 @@ def start(address: str, path: Path) -> None:
 
 def runs(address: str, path: Path) -> None:
     """A run over a named pool learns what the loop learns without Ray; a sweep asks it and leaves it as it is."""
-    from raykd.runs.train import train
+    from raykd.runs.train import run_training
     from raykd.tuning.config import load_sweep
-    from raykd.tuning.run import sweep
+    from raykd.tuning.run import run_sweep
 
     join(address)
     there, quick = f"ray.address={address}", "tracking.log_model=false"
     teachers_up(load_run(path, [there]), "kept", load=True)
-    attached = train(load_run(path, [there, "name=attached", "serving.pool=kept", quick]))
+    attached = run_training(load_run(path, [there, "name=attached", "serving.pool=kept", quick]))
     space = {
         "name": "search",
         "base": str(path),
@@ -353,7 +353,7 @@ def runs(address: str, path: Path) -> None:
     }
     (path.parent / "space.yaml").write_text(json.dumps(space), encoding="utf-8")
     before = [(r["alive"], r["forwarded"]) for r in table("kept")]
-    sweep(load_sweep(path.parent / "space.yaml"))
+    run_sweep(load_sweep(path.parent / "space.yaml"))
     # Every training text was answered for the run; the sweep computed nothing and took nothing away.
     assert [(r["alive"], r["forwarded"]) for r in table("kept")] == before
     until(lambda: free_cpus() == CPUS - 2)
