@@ -26,7 +26,7 @@ class RaykdError(Exception):
     exit_code = 1
 
     def __init__(
-        self, what: str, *, got: Any = None, wanted: str | None = None, next_step: str | None = None
+        self, what: str, *, got: object = None, wanted: str | None = None, next_step: str | None = None
     ) -> None:
         self.what, self.got, self.wanted, self.next_step = what, got, wanted, next_step
         super().__init__(self.render())
@@ -47,7 +47,7 @@ class RaykdError(Exception):
 
 
 def _rebuild(
-    kind: type[RaykdError], what: str, got: Any, wanted: str | None, next_step: str | None
+    kind: type[RaykdError], what: str, got: object, wanted: str | None, next_step: str | None
 ) -> RaykdError:
     return kind(what, got=got, wanted=wanted, next_step=next_step)
 

@@ -108,9 +108,9 @@ yaml.SafeDumper.add_representer(WrittenInt, yaml.SafeDumper.represent_int)
 yaml.SafeDumper.add_representer(WrittenFloat, yaml.SafeDumper.represent_float)
 
 
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[str, object]:
     """A mapping whose keys are the texts that stand there, also where they look like numbers or truth values."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -124,7 +124,7 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
-def parse_override(text: str, origin: str) -> Any:
+def parse_override(text: str, origin: str) -> object:
     """Reads the value of ``key.path=value``: YAML of one value, in which # begins no comment.
 
     A shell takes the quotes from ``data.columns.text="a #b"``, so that what was quoted arrives without them.
@@ -136,7 +136,7 @@ def parse_override(text: str, origin: str) -> Any:
     return _without(parse_yaml(text.replace("#", f"{mark}#"), origin), mark)
 
 
-def _without(tree: Any, mark: str) -> Any:
+def _without(tree: object, mark: str) -> object:
     """The tree with the mark taken out of all its texts."""
     if isinstance(tree, dict):
         return {_without(key, mark): _without(value, mark) for key, value in tree.items()}
@@ -145,7 +145,7 @@ def _without(tree: Any, mark: str) -> Any:
     return tree.replace(mark, "") if isinstance(tree, str) else tree
 
 
-def parse_yaml(text: str, origin: str) -> Any:
+def parse_yaml(text: str, origin: str) -> object:
     """Reads YAML safely.
 
     Raises:
@@ -172,7 +172,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     return tree
 
 
-def plain_tree(value: Any, origin: str) -> Any:
+def plain_tree(value: object, origin: str) -> object:
     """Make plain values, as `parse_yaml` gives them, of what a Python program passes.
 
     Args:
@@ -187,7 +187,7 @@ def plain_tree(value: Any, origin: str) -> Any:
     return tree
 
 
-def _plain(value: Any, origin: str, depth: int) -> Any:
+def _plain(value: object, origin: str, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise ConfigError(f"{origin} is nested too deep", wanted=f"at most {MAX_DEPTH} levels")
     if isinstance(value, BaseModel):
@@ -214,7 +214,7 @@ def _plain(value: Any, origin: str, depth: int) -> Any:
     )
 
 
-def parse_json(text: str, origin: str, *, comments: bool = False) -> Any:
+def parse_json(text: str, origin: str, *, comments: bool = False) -> object:
     """Reads JSON within the same bounds.
 
     Args:
@@ -240,7 +240,7 @@ def _blanked(found: re.Match[str]) -> str:
     return found.group() if found.group().startswith('"') else re.sub(r"[^\n]", " ", found.group())
 
 
-def object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Make a JSON object of its keys and values; for ``object_pairs_hook`` of `json.loads`.
 
     Raises:
@@ -308,7 +308,7 @@ def check_path(path: str, key: str) -> None:
         )
 
 
-def _check_values(tree: Any, origin: str) -> None:
+def _check_values(tree: object, origin: str) -> None:
     """Iterative, since JSON may be as deep as Python's parser takes."""
     waiting = [tree]
     while waiting:

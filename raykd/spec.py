@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -47,14 +47,14 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_written(cls, data: Any) -> Any:
+    def _as_written(cls, data: object) -> object:
         """Keeps texts from becoming numbers, and makes texts of numbers where texts are wanted.
 
         pydantic's own strictness would also refuse a YAML list where a tuple stands, so only this is strict.
         """
         if not isinstance(data, Mapping):
             return data
-        changed: dict[Any, Any] = {}
+        changed: dict[object, object] = {}
         for name, value in data.items():
             field = cls.model_fields.get(name) if isinstance(name, str) else None
             if field is None:
@@ -72,14 +72,14 @@ class Spec(BaseModel):
 class NotANumber:
     """Takes the place of a text or truth value where a number stands, so that the field itself refuses it."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
     def __repr__(self) -> str:
         return repr(self.value)
 
 
-def _numeric(annotation: Any) -> bool:
+def _numeric(annotation: object) -> bool:
     """Whether an annotation takes numbers (and None) only."""
     if get_origin(annotation) in (Union, types.UnionType):
         parts = [part for part in get_args(annotation) if part is not type(None)]
@@ -87,7 +87,7 @@ def _numeric(annotation: Any) -> bool:
     return annotation in (int, float)
 
 
-def _with_texts(value: Any, annotation: Any) -> Any:
+def _with_texts(value: object, annotation: object) -> object:
     """The value with its numbers and truth values as texts, wherever the annotation takes texts alone."""
     if isinstance(value, bool | int | float):
         return written(value) if _takes_text(annotation) else value
@@ -100,7 +100,7 @@ def _with_texts(value: Any, annotation: Any) -> Any:
     return value
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def _members(annotation: object) -> tuple[object, ...]:
     """The annotations that a union is made of; of another one itself."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
@@ -109,7 +109,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _takes_text(annotation: Any) -> bool:
+def _takes_text(annotation: object) -> bool:
     """Whether an annotation takes any text, and of plain values texts alone."""
     members = [part for part in _members(annotation) if part is not type(None)]
     return str in members and all(

@@ -71,7 +71,7 @@ def load_points(path: Path) -> list[Point]:
     return [_from_row(row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def _to_row(point: Point) -> dict[str, Any]:
+def _to_row(point: Point) -> dict[str, object]:
     values = {name: value if math.isfinite(value) else str(value) for name, value in point.values.items()}
     return {"step": point.step, "time_ms": point.time_ms, "values": values}
 

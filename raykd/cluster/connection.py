@@ -60,7 +60,7 @@ def connect_ray(config: RayConfig) -> None:
         os.environ.setdefault(name, value)
     address = ray_address(config)
     logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "namespace": "raykd",

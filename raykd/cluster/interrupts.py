@@ -115,7 +115,7 @@ class _Listener:
         time.sleep(LAST_S + SAY_S)
         os._exit(INTERRUPTED)
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         self.handled = True
         if self._ending.locked():
             return

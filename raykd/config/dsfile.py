@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from raykd.errors import ConfigError
 from raykd.parse import check_path, parse_json, parse_yaml, read_text
 
 
-def read_deepspeed(value: Any, base_dir: Path) -> Any:
+def read_deepspeed(value: object, base_dir: Path) -> object:
     """What `train.deepspeed` says: a mapping as it is, a file's content in its place.
 
     Raises:
@@ -56,7 +55,7 @@ def _refuse_other_format(text: str, origin: str) -> None:
     )
 
 
-def check_switches(node: Any, path: str) -> None:
+def check_switches(node: object, path: str) -> None:
     """Refuses yes, no, on and off in a tree of DeepSpeed's: they are texts, and each of them would be true.
 
     Raises:

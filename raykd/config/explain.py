@@ -11,12 +11,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from raykd.config import RunConfig
 from raykd.spec import NotANumber
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def explain(
@@ -69,7 +72,7 @@ def explain(
             yield f"    got:     {_shown(value)}"
 
 
-def _nearest_kind(got: Any, kinds: Sequence[str]) -> str | None:
+def _nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
     """The kind that a text, or the wrong kind of a mapping, was meant as."""
     name = got.get("kind") if isinstance(got, Mapping) else got
     if not isinstance(name, str):
@@ -104,7 +107,7 @@ _PLAINLY = {
 """pydantic's names of what is wanted, for people."""
 
 
-def _wanted(problem: Mapping[str, Any], kinds: Sequence[str]) -> str:
+def _wanted(problem: ErrorDetails, kinds: Sequence[str]) -> str:
     kind = problem["type"]
     wanted = _PLAINLY.get(kind, problem["msg"])
     if kind == "string_type" and problem["input"] is None:
@@ -133,11 +136,11 @@ _MEANT = {
 """Values as other libraries call them."""
 
 
-def _choices(problem: Mapping[str, Any]) -> list[str]:
+def _choices(problem: ErrorDetails) -> list[str]:
     return re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
 
 
-def _near_choice(problem: Mapping[str, Any]) -> str | None:
+def _near_choice(problem: ErrorDetails) -> str | None:
     """The one of some fixed texts that a text was meant as: without what trackers put before a metric's name."""
     got, known = problem["input"], _choices(problem) if problem["type"] == "literal_error" else []
     if not isinstance(got, str) or not known:
@@ -157,7 +160,7 @@ def _place_of(model: type[BaseModel], key: str) -> str | None:
     return None
 
 
-def _without_echoes(problems: Sequence[Any]) -> list[Any]:
+def _without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     """The problems but a list that is too short only because its items are wrong."""
     places = [problem["loc"] for problem in problems]
     return [
@@ -170,12 +173,12 @@ def _without_echoes(problems: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     got = json.dumps(value.value if isinstance(value, NotANumber) else value, default=str, ensure_ascii=False)
     return got if len(got) <= 120 else got[:117] + "..."
 
 
-def _allowed_keys(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+def _allowed_keys(model: type[BaseModel], loc: Sequence[object]) -> list[str]:
     """Keys of the model at a location of a validation error (which passes through lists and union kinds)."""
     found = [model]
     for part in loc:
@@ -183,7 +186,7 @@ def _allowed_keys(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
     return sorted({key for candidate in found for key in candidate.model_fields})
 
 
-def _below(found: Sequence[type[BaseModel]], part: Any) -> list[type[BaseModel]]:
+def _below(found: Sequence[type[BaseModel]], part: object) -> list[type[BaseModel]]:
     """The models that a part of a location leads to; none where it leads to a plain value."""
     following: list[type[BaseModel]] = []
     for candidate in found:
@@ -194,7 +197,7 @@ def _below(found: Sequence[type[BaseModel]], part: Any) -> list[type[BaseModel]]
     return following
 
 
-def _key(model: type[BaseModel], loc: Sequence[Any]) -> str:
+def _key(model: type[BaseModel], loc: Sequence[object]) -> str:
     """A location as it is written in a run file and in overrides: without the kinds of unions."""
     found, kept = [model], []
     for part in loc:
@@ -204,7 +207,7 @@ def _key(model: type[BaseModel], loc: Sequence[Any]) -> str:
     return ".".join(kept)
 
 
-def _kinds(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+def _kinds(model: type[BaseModel], loc: Sequence[object]) -> list[str]:
     """The kinds of the union at a location; none where there is none."""
     found = [model]
     for part in loc:
@@ -212,12 +215,12 @@ def _kinds(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
     return sorted({str(kind) for candidate in found if (kind := _kind(candidate)) is not None})
 
 
-def _kind(model: type[BaseModel]) -> Any:
+def _kind(model: type[BaseModel]) -> object:
     field = model.model_fields.get("kind")
     return field.default if field is not None else None
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -28,7 +28,7 @@ def is_home(folder: Path) -> bool:
     return state_of(folder) is not None
 
 
-def state_of(folder: Path) -> dict[str, Any] | None:
+def state_of(folder: Path) -> dict[str, object] | None:
     """What a folder's `run.json` holds; None where there is none of ours that can be read."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def file_in(path: Path) -> Path:
     return next((path / name for name in (SPACE, RUN) if (path / name).is_file()), path)
 
 
-def at_home(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+def at_home(tree: dict[str, Any], path: Path) -> dict[str, object]:
     """The tree of a YAML as it stands for the folder that it lies in; unchanged where that is none of ours.
 
     Args:
@@ -128,7 +128,7 @@ def refuse_another(file: Path, output: str, name: str, command: str) -> None:
         )
 
 
-def find_again(tree: Any, before: Path, now: Path) -> Any:
+def find_again(tree: object, before: Path, now: Path) -> Any:
     """The tree with every path that lay beside a folder as it lies beside it now.
 
     Args:

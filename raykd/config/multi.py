@@ -60,7 +60,7 @@ class MultiTask(Spec):
 
     @field_validator("tasks", mode="before")
     @classmethod
-    def _encoder_tasks(cls, value: Any) -> Any:
+    def _encoder_tasks(cls, value: object) -> object:
         """Said before anything else of such a task is read: its data differ in all."""
         for name, member in value.items() if isinstance(value, Mapping) else ():
             checked_name(str(name))
@@ -103,7 +103,7 @@ class MultiRun(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults(cls, data: Any) -> Any:
+    def _defaults(cls, data: object) -> object:
         return lay_over_defaults(data)
 
     @model_validator(mode="after")
@@ -157,7 +157,7 @@ class MultiRun(Spec):
 
     def _member(self, name: str, spec: MemberTask) -> RunConfig:
         own = ("student", "output", "seed", "baseline", "workers", "serving", "ray", "tracking", "smoke")
-        tree: dict[str, Any] = self.model_dump(mode="json", include=set(own))
+        tree: dict[str, object] = self.model_dump(mode="json", include=set(own))
         teachers = [
             t.model_dump(mode="json", exclude={"task"}) for t in self.active_teachers if t.task == name
         ]

@@ -18,7 +18,7 @@ def checked_name(value: str) -> str:
     return value
 
 
-def overlay(base: Any, top: Any) -> Any:
+def overlay(base: object, top: object) -> Any:
     """``top`` laid over ``base``: mappings merge key by key, anything else replaces.
 
     A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys.

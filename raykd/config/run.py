@@ -59,7 +59,7 @@ class Phase(Spec):
 
     @field_validator("set")
     @classmethod
-    def _only_what_may_change(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _only_what_may_change(cls, value: dict[str, object]) -> dict[str, object]:
         train = value.get("train", {})
         rest = set(value) - {"objective", "train"}
         wrong = rest | (
@@ -107,12 +107,12 @@ class RunConfig(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults(cls, data: Any) -> Any:
+    def _defaults(cls, data: object) -> object:
         return lay_over_defaults(data)
 
     @model_validator(mode="before")
     @classmethod
-    def _metric_of_the_task(cls, data: Any) -> Any:
+    def _metric_of_the_task(cls, data: object) -> object:
         """Writes down the metric that a run is judged by, where it is left to the task."""
         if not isinstance(data, Mapping):
             return data
@@ -348,7 +348,7 @@ def plain_objective(label_smoothing: float = 0.0) -> Objective:
     return Objective(alpha=Constant(value=1.0), label_smoothing=label_smoothing)
 
 
-def lay_over_defaults(data: Any) -> Any:
+def lay_over_defaults(data: object) -> object:
     """A run's tree with `teacher_defaults` laid under every teacher; anything but a tree is left as it is."""
     if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
         return data

@@ -19,7 +19,7 @@ class BadRowError(Exception):
     """What is wrong with one row; becomes a line of the message about the file."""
 
 
-def text(value: Any, column: str) -> str:
+def text(value: object, column: str) -> str:
     """A text that is not empty."""
     found = any_text(value, column)
     if is_blank_text(found):
@@ -44,7 +44,7 @@ def is_blank_text(found: str) -> bool:
     )
 
 
-def any_text(value: Any, column: str) -> str:
+def any_text(value: object, column: str) -> str:
     """A text, perhaps an empty one."""
     if not isinstance(value, str):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a text")
@@ -90,7 +90,7 @@ def parse_list(value: Any, column: str, flat: bool) -> list[Any]:
     return value
 
 
-def answers(value: Any, column: str, flat: bool) -> list[tuple[str, int]]:
+def answers(value: object, column: str, flat: bool) -> list[tuple[str, int]]:
     """Accepted answers as (text, offset), from a table of two lists or a list of pairs; none of a question that has
     none, which is also how one empty text is read."""
     if flat and isinstance(value, str):
@@ -129,7 +129,7 @@ def _of_json(value: str, column: str, kind: Any) -> Any:
     return found
 
 
-def suggest_spelling(value: Any, allowed: tuple[str, ...]) -> str:
+def suggest_spelling(value: object, allowed: tuple[str, ...]) -> str:
     """A suggestion where only case, blanks or a letter differ."""
     if not isinstance(value, str):
         return ""

@@ -8,7 +8,6 @@ user wrote is never replaced.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from raykd.config import Columns, DataConfig, Files, Hub
 from raykd.data.files.textfiles import Record
@@ -94,7 +93,7 @@ def _shown(column: str) -> str:
     return column if column.isprintable() and column == column.strip() else ascii(column)
 
 
-def _is_chat(value: Any) -> bool:
+def _is_chat(value: object) -> bool:
     """Whether a value is a list of messages, as chats are written."""
     return (
         isinstance(value, list)
@@ -103,7 +102,7 @@ def _is_chat(value: Any) -> bool:
     )
 
 
-def _refuse_chats(first: dict[str, Any], names: dict[str, str], name: str, named: set[str]) -> None:
+def _refuse_chats(first: dict[str, object], names: dict[str, str], name: str, named: set[str]) -> None:
     """Says what to do with chats, which are lists of messages and no texts. named: those that are asked for."""
     there = dict.fromkeys(first)
     usual = [c for c in ("messages", "conversations", "conversation") if c in there]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from raykd.config import DataConfig
 from raykd.data import cells
@@ -138,7 +137,7 @@ def _target(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     source = ""
     if "source" in names:
         column = names["source"]
-        value: Any = values.get(column)
+        value: object = values.get(column)
         needs_source = wanted.form == "source_target" or "target" not in names
         source = (cells.text if needs_source else cells.any_text)("" if value is None else value, column)
     spoken = wanted.source_language

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, suggest_spelling
@@ -38,7 +37,7 @@ class LeftOutError(Exception):
     """`data.label_map` leads from the row's label to nothing."""
 
 
-def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
+def label_index(value: object, config: DataConfig, what: str = "label") -> int:
     """Place of a label in ``data.labels``.
 
     Raises:
@@ -76,7 +75,7 @@ def label_index(value: Any, config: DataConfig, what: str = "label") -> int:
     return config.labels.index(name)
 
 
-def spellings(value: Any) -> tuple[str, ...]:
+def spellings(value: object) -> tuple[str, ...]:
     """The texts that a value can mean, the one that stands there first; none of what is no text, number or truth."""
     if isinstance(value, bool):
         return _BOOLEANS[value]
@@ -93,7 +92,7 @@ def spellings(value: Any) -> tuple[str, ...]:
     return (value,)
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a value says that there is no label: null, NaN, an empty text, -1."""
     if isinstance(value, str):
         return not value.strip() or value in ("-1", "-1.0")

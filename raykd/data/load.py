@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +57,7 @@ class Dataset:
         """How files were read and what is not used, for people."""
         return (*self.notes, *_lines(self.left_out))
 
-    def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, object]]:
         """Counts of each part by language; see `raykd.data.summary`."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: summary_of(rows, self.form, labels) for name, rows in parts.items() if rows is not None}

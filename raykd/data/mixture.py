@@ -11,7 +11,6 @@ as it would alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +73,7 @@ class Mixture:
         return self._plan[1]
 
 
-def quotas(rows: Any, power: float, steps: int) -> NDArray[np.int64]:
+def quotas(rows: object, power: float, steps: int) -> NDArray[np.int64]:
     """Steps of each task out of ``steps``, in proportion to rows ** power; largest remainders first."""
     sizes = np.asarray(rows, dtype=np.float64)
     share = (sizes / sizes.max()) ** power

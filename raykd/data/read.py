@@ -13,7 +13,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -173,7 +172,7 @@ def _as_rows(kept: list[tuple[str, str, Parts]], wanted: Wanted) -> Rows:
     )
 
 
-def _language(value: Any, wanted: Wanted, config: DataConfig) -> str:
+def _language(value: object, wanted: Wanted, config: DataConfig) -> str:
     if value is None and wanted.of_all is not None:
         return wanted.of_all
     if not isinstance(value, str) or value not in config.languages:

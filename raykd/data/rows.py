@@ -144,7 +144,7 @@ class Rows:
                 digest.update(json.dumps(numbers).encode())
         return digest.hexdigest()
 
-    def summary(self, labels: Sequence[str] = ()) -> dict[str, Any]:
+    def summary(self, labels: Sequence[str] = ()) -> dict[str, object]:
         """Counts: rows, labelled, unlabelled, and for each language its rows by label.
 
         Args:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from raykd.data.rows import Rows
 from raykd.tasks.forms import RowForm
 
 
-def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, Any]:
+def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, object]:
     """Counts: rows, labelled, unlabelled, and for each language those of its form.
 
     By form: rows by label; words and entities (spans that begin with B-, U-, S- or W-; entities of labelled rows);

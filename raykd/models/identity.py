@@ -80,7 +80,7 @@ def stored_parameters(folder: Path) -> int:
     return count_numbers(files.stored_weights(folder))
 
 
-def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenizer_content(tokenizer: Tokenizer) -> dict[str, object]:
     """All that decides which ids a text gets, as JSON; padding and truncation belong to the call."""
     if isinstance(tokenizer, HashedNgrams):
         return {"hashed_ngrams": repr(tokenizer)}
@@ -107,7 +107,7 @@ def tokenizer_content(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Mapping[str, object]) -> dict[str, object]:
     """The configuration without what does not change an answer; id2label carries the labels."""
     return {key: value for key, value in config.items() if key not in _VOLATILE and value is not None}
 

@@ -137,7 +137,7 @@ class Headless(nn.Module):
         """The model's."""
         return self.model.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> object:
         """Into the model."""
         return self.model.load_state_dict(*args, **kwargs)
 

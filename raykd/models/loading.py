@@ -73,7 +73,9 @@ def load_model(
     )
 
 
-def _read(folder: Path, head: Head, trust_remote_code: bool, dtype: Any) -> tuple[PreTrainedModel, list[str]]:
+def _read(
+    folder: Path, head: Head, trust_remote_code: bool, dtype: object
+) -> tuple[PreTrainedModel, list[str]]:
     """As `read_model`; of an adapter the model that it is merged into, and what both lack."""
     if not is_adapter(folder):
         return read_model(folder, head, trust_remote_code, dtype=dtype)
@@ -89,7 +91,7 @@ def _read(folder: Path, head: Head, trust_remote_code: bool, dtype: Any) -> tupl
         return merge(model, adapter), [name for name in missing if name not in brought]
 
 
-def _config(folder: Path, trust_remote_code: bool, changes: dict[str, Any]) -> Any:
+def _config(folder: Path, trust_remote_code: bool, changes: dict[str, object]) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(

@@ -165,12 +165,12 @@ def _in_trunk(model: PreTrainedModel, path: str) -> bool:
     return path.split(".", 1)[0] in getattr(model, "trunk", ())
 
 
-def _leave_out_aliases(module: nn.Module, state: dict[str, Any], prefix: str, meta: Any) -> None:
+def _leave_out_aliases(module: nn.Module, state: dict[str, object], prefix: str, meta: object) -> None:
     for alias in getattr(module, "aliases", ()):
         state.pop(prefix + alias, None)
 
 
-def _give_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+def _give_aliases(module: nn.Module, state: dict[str, object], prefix: str, *rest: Any) -> None:
     aliases: Mapping[str, str] = getattr(module, "aliases", {})
     for alias, name in aliases.items():
         if prefix + name in state:

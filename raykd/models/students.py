@@ -10,7 +10,7 @@ configuration. Students that generate text are in `raykd.networks.generators`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -109,7 +109,7 @@ class TransformerStudent(Spec):
 
         check_offered(self.kind, head, self.tasks)
         wide = self.feed_forward or 4 * self.hidden
-        settings: dict[str, Any] = {"vocab_size": len(tokenizer), **label_settings(labels, head)}  # type: ignore[arg-type]
+        settings: dict[str, object] = {"vocab_size": len(tokenizer), **label_settings(labels, head)}  # type: ignore[arg-type]
         settings |= {"max_position_embeddings": self.max_positions, "pad_token_id": tokenizer.pad_token_id}
         if head == "masked_lm":
             # With transformers' 0.02 a narrow model (width 128) said no more than how frequent tokens are after 561

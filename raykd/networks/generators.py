@@ -11,7 +11,7 @@ is post-norm, 6.21 with 0.02 and 6.41 with the wider. That is too early in train
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -173,7 +173,7 @@ def check_heads(hidden: int, heads: int, rotary: bool = False) -> None:
         )
 
 
-def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+def special_ids(tokenizer: Tokenizer) -> dict[str, object]:
     """The vocabulary's size and the ids that mark padding, beginning and end, as a configuration names them."""
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     return {"vocab_size": len(tokenizer), **ids}  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def auto_class(head: Head) -> Any:
     return getattr(transformers, _AUTO[head])
 
 
-def head_of(config: Mapping[str, Any]) -> Head | None:
+def head_of(config: Mapping[str, object]) -> Head | None:
     """The head that a config.json tells of; None where it names no architecture, or one of another purpose."""
     named = config.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
@@ -117,7 +117,7 @@ def check_offered(kind: str, head: Head, offered: frozenset[Head]) -> None:
         )
 
 
-def label_settings(labels: Sequence[str], head: Head = "classification") -> dict[str, Any]:
+def label_settings(labels: Sequence[str], head: Head = "classification") -> dict[str, object]:
     """The label keys of a transformers config; the order of the labels is the order of the logits.
 
     Raises:
@@ -129,7 +129,7 @@ def label_settings(labels: Sequence[str], head: Head = "classification") -> dict
         return {"num_labels": len(SPAN)} if head == "question_answering" else {}
     if len(labels) < 2 or len(set(labels)) != len(labels):
         raise ModelError("a classifier needs at least two labels, all different", got=list(labels))
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},

@@ -13,7 +13,7 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
@@ -32,7 +32,7 @@ def cache_folder() -> Path | None:
 
 
 def content_key(
-    fingerprint: str, task: str, max_length: int, dtype: str, device: str, rule: Any = None
+    fingerprint: str, task: str, max_length: int, dtype: str, device: str, rule: object = None
 ) -> str:
     """Return the name of a finding: a hash of all that it follows from.
 

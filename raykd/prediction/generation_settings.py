@@ -24,6 +24,8 @@ from raykd.text.prompts import end_id, marks_of
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
+    from raykd.text.tokens import Tokenizer
+
 log = logging.getLogger("raykd.models")
 MARKS = (
     "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
@@ -54,7 +56,7 @@ _told: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def settings_in(
-    settings: GenerationConfig, model: PreTrainedModel, tokenizer: Any, code: str | None
+    settings: GenerationConfig, model: PreTrainedModel, tokenizer: Tokenizer, code: str | None
 ) -> GenerationConfig:
     """The settings for texts in one language: where targets begin with its code, that is forced; a decoder of mBART's
     kind, whose targets end with it, starts with it.
@@ -92,7 +94,7 @@ def _no_language(codes: Sequence[str]) -> ModelError:
 
 
 def settings_of(
-    model: PreTrainedModel, tokenizer: Any, generation: Generation, *, max_new_tokens: int, **given: Any
+    model: PreTrainedModel, tokenizer: Tokenizer, generation: Generation, *, max_new_tokens: int, **given: Any
 ) -> GenerationConfig:
     """What a text is written by.
 
@@ -127,7 +129,7 @@ def settings_of(
     return settings
 
 
-def check_ids(settings: Mapping[str, Any], size: int | None) -> None:
+def check_ids(settings: Mapping[str, object], size: int | None) -> None:
     """Refuse ids that a generation config forces or forbids and that the vocabulary has not.
 
     Args:
@@ -148,11 +150,11 @@ def check_ids(settings: Mapping[str, Any], size: int | None) -> None:
             )
 
 
-def _flat(value: Any) -> list[Any]:
+def _flat(value: object) -> list[object]:
     return [each for part in value for each in _flat(part)] if isinstance(value, list | tuple) else [value]
 
 
-def find_ignored_settings(settings: Mapping[str, Any], generation: Generation) -> dict[str, Any]:
+def find_ignored_settings(settings: Mapping[str, object], generation: Generation) -> dict[str, object]:
     """What a checkpoint's generation config (as JSON) says that is not followed; said by check and in the log."""
     aside = {
         name: value
@@ -197,7 +199,7 @@ def input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | No
 def places_of(config: Any) -> tuple[int | None, int | None]:
     """Positions of what a model reads and of what it writes (one and the same for a decoder); None is any number."""
 
-    def first(part: Any, *names: str) -> int | None:
+    def first(part: object, *names: str) -> int | None:
         found = (getattr(part, name, None) for name in names)
         return next((value for value in found if isinstance(value, int) and value > 0), None)
 

@@ -181,10 +181,10 @@ class Predictor:
                 log.warning("%s", found.describe())
         return padding
 
-    def _part(self, batch: TextBatch) -> list[dict[str, Any]]:
+    def _part(self, batch: TextBatch) -> list[dict[str, object]]:
         padding = self._padding(batch)
         rows = self.task.encode(self.model.tokenizer, batch)
-        found: list[dict[str, Any]] = [{} for _ in range(len(batch))]
+        found: list[dict[str, object]] = [{} for _ in range(len(batch))]
         for picked in split_passes(rows.lengths_B, PASS_TOKENS):
             encoded = self.task.collate(rows, picked, padding)
             said = self._said(encoded, int(rows.lengths_B[picked].max(initial=0)))

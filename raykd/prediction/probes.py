@@ -77,7 +77,7 @@ class ProbeRows:
         lengths_B = self.encoded.lengths_B
         return int(lengths_B.min()), int(lengths_B.max())
 
-    def alone(self, asked: Any) -> list[NDArray[np.float64]]:
+    def alone(self, asked: object) -> list[NDArray[np.float64]]:
         """Return each row's probabilities without any other row.
 
         Raises:
@@ -101,7 +101,7 @@ class ProbeRows:
             found.append(logits_NC.double().softmax(dim=-1).cpu().numpy())
         return found
 
-    def gap(self, asked: Any, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:
+    def gap(self, asked: object, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:
         """Return the largest difference between rows together and alone; infinite where the model fails."""
         last = len(self) - 1
         try:

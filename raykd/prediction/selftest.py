@@ -34,6 +34,8 @@ from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, Shapes, Side
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from raykd.models.textmodel import TextModel
 
 log = logging.getLogger("raykd.models")
@@ -92,7 +94,7 @@ class PaddingFinding:
             why = "this model reads short and long inputs differently (its attention_type is block_sparse)"
         return f"{why}, so a forward pass holds {how}; differences up to {self.difference:.0e}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return asdict(self)
 
@@ -108,7 +110,9 @@ class PaddingFinding:
             return None
 
 
-def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: Any = None) -> PaddingFinding:
+def find_padding(
+    model: TextModel, task: TaskBase, batch: TextBatch, *, module: object = None
+) -> PaddingFinding:
     """Find the fastest way to batch rows with which a row's answer is that of the row alone.
 
     Args:
@@ -121,7 +125,7 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
     Raises:
         ModelError: The model answers the same row differently when it is asked twice, or fails at a row.
     """
-    network: Any = model.model
+    network: PreTrainedModel = model.model
     asked = network if module is None else module
     with _evaluating(network), _in_float32(network), torch.no_grad():
         try:
@@ -155,7 +159,7 @@ def find_padding(model: TextModel, task: TaskBase, batch: TextBatch, *, module: 
     return replace(found, rounding=_rounding(network, asked, rows, alone[-1]))
 
 
-def _rounding(network: Any, asked: Any, rows: ProbeRows, exact: NDArray[np.float64]) -> float:
+def _rounding(network: PreTrainedModel, asked: object, rows: ProbeRows, exact: NDArray[np.float64]) -> float:
     """Return how far the longest row's answer in the model's own precision is from ``exact``, 0 in float32.
 
     Raises:
@@ -201,7 +205,7 @@ def nonfinite_answers_error(where: str) -> ModelError:
 
 
 @contextmanager
-def _in_float32(network: Any) -> Iterator[None]:
+def _in_float32(network: PreTrainedModel) -> Iterator[None]:
     """The weights as float32 and back, which loses nothing; left alone where they would not fit."""
     held = [*network.parameters(), *network.buffers()]
     half = [(tensor, tensor.dtype) for tensor in held if tensor.dtype in (torch.bfloat16, torch.float16)]
@@ -217,7 +221,7 @@ def _in_float32(network: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(network: Any) -> Iterator[None]:
+def _evaluating(network: PreTrainedModel) -> Iterator[None]:
     training = network.training
     network.eval()
     try:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raykd import models
 from raykd.config import ModelTeacher, Run, RunConfig
@@ -25,6 +25,9 @@ from raykd.pretrained.lengths import check_room, check_student_length, check_tar
 from raykd.pretrained.tokenizers import look_at
 from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import marker_ids
+
+if TYPE_CHECKING:
+    pass
 
 log = logging.getLogger("raykd.runs")
 NOTE = "note: "
@@ -226,7 +229,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     return [note for note in found if note]
 
 
-def _signs_in(rows: Rows, task: Any, who: str, signs: Sequence[str], rowless: Sequence[str]) -> str:
+def _signs_in(rows: Rows, task: object, who: str, signs: Sequence[str], rowless: Sequence[str]) -> str:
     """What is to be said of the signs of one model in the rows; "" where there are none."""
     count, shown = _count([sign for sign in signs if sign not in getattr(task, "markers", ())], rows)
     if broken := sorted(set(shown) & set(rowless)):

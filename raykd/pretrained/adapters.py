@@ -117,7 +117,7 @@ def adapter_of(folder: Path) -> Adapter:
     return Adapter(folder, base, settings)
 
 
-def adapted_config(adapter: Adapter) -> dict[str, Any]:
+def adapted_config(adapter: Adapter) -> dict[str, object]:
     """Return the config.json of the merged model: the folder's or the base's, with the adapter's task and labels."""
     own = adapter.folder / "config.json"
     config = read_json(own if own.is_file() else adapter.base / "config.json")
@@ -135,7 +135,7 @@ def adapted_config(adapter: Adapter) -> dict[str, Any]:
     return config
 
 
-def label_changes(config: dict[str, Any], head: Head) -> dict[str, Any]:
+def label_changes(config: dict[str, object], head: Head) -> dict[str, object]:
     """Return what the base has to be loaded with so that the adapter's head fits."""
     labels = label_names(config) if head in LABELLED else None
     if labels is None:

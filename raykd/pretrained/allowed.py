@@ -30,7 +30,7 @@ MODEL_TYPES = frozenset(
 """Model types of transformers for text, and raykd's own."""
 
 
-def unknown_types(config: Any) -> list[str]:
+def unknown_types(config: object) -> list[str]:
     """Values of ``model_type`` at any level of a configuration that are not in the list; empty if there are none.
 
     A value that is no name is given as what it is; an empty one, which transformers writes for "not said", counts as
@@ -40,13 +40,13 @@ def unknown_types(config: Any) -> list[str]:
     return sorted({str(v)[:60] for v in found if not isinstance(v, str) or v not in MODEL_TYPES})
 
 
-def code_in(config: Any) -> list[str]:
+def code_in(config: object) -> list[str]:
     """Keys at any level of a configuration that bring in code: ``auto_map``, kernels of the hub; empty if none."""
     found = [key for key, value in items(config) if key == "auto_map" or _is_kernel(key, value)]
     return sorted(set(found))
 
 
-def _is_kernel(key: str, value: Any) -> bool:
+def _is_kernel(key: str, value: object) -> bool:
     if key in ("use_kernels", "kernel_config"):
         return bool(value)
     if "_implementation" not in key:
@@ -55,7 +55,7 @@ def _is_kernel(key: str, value: Any) -> bool:
     return any(isinstance(one, str) and not one.replace("_", "").isalnum() for one in named)
 
 
-def items(tree: Any) -> Iterator[tuple[str, Any]]:
+def items(tree: object) -> Iterator[tuple[str, Any]]:
     """Every key and value at any level; not recursive, since a file may nest as deep as it likes."""
     waiting = [tree]
     while waiting:

@@ -78,7 +78,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     """Looks at a directory; what is wrong with it is told in `problems`, not raised."""
     folder = Path(path)
     problems: list[str] = []
-    found: dict[str, dict[str, Any]] = {CONFIG: {}, CARD: {}}
+    found: dict[str, dict[str, object]] = {CONFIG: {}, CARD: {}}
     for name in (CONFIG, CARD):
         try:
             if name == CONFIG and is_adapter(folder):
@@ -276,7 +276,7 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> None:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """The config.json of a directory; of an adapter that of the merged model.
 
     Raises:
@@ -294,7 +294,7 @@ def config_folder(folder: Path) -> Path:
     return folder if (folder / CONFIG).is_file() or not is_adapter(folder) else adapter_of(folder).base
 
 
-def _task(config: Mapping[str, Any], card: Mapping[str, Any]) -> Head | None:
+def _task(config: Mapping[str, object], card: Mapping[str, object]) -> Head | None:
     """What the head serves: the architecture is what will be loaded, the card tells where it does not say."""
     return head_of(config) or known_head(card.get("task"))
 

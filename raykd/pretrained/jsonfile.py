@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from raykd.errors import ModelError
 
@@ -13,7 +12,7 @@ POINTER = "version https://git-lfs"
 """How a file begins that git-lfs puts in the place of a large one."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON object.
 
     Raises:
@@ -25,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_file(path: Path) -> Any:
+def parse_file(path: Path) -> object:
     """Any JSON value.
 
     Raises:

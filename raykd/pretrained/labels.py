@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from raykd.errors import ModelError
 from raykd.networks.heads import LABELLED, Head, head_of
@@ -18,7 +17,7 @@ from raykd.networks.heads import LABELLED, Head, head_of
 _DEFAULT = re.compile(r"LABEL_\d+\Z")
 
 
-def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+def label_names(config: Mapping[str, object]) -> tuple[str, ...] | None:
     """Return the labels of a config.json in the order of its logits; None where it does not number them from 0."""
     named = config.get("id2label")
     if "id2label" not in config and head_of(config) in LABELLED:
@@ -38,7 +37,7 @@ def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     )
 
 
-def check_outputs(config: Mapping[str, Any], head: Head, where: str) -> None:
+def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
     """Refuse a classifier whose outputs are no choice among labels.
 
     Args:
@@ -84,7 +83,7 @@ def one_output(where: str, kind: object = None) -> ModelError:
     )
 
 
-def contradiction(config: Mapping[str, Any]) -> str:
+def contradiction(config: Mapping[str, object]) -> str:
     """Describe where `label2id` contradicts `id2label`; empty where it does not."""
     labels, reverse = label_names(config), config.get("label2id")
     if not labels or not isinstance(reverse, dict) or not reverse:

@@ -10,7 +10,7 @@ was made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +38,7 @@ class Positions:
 
 def positions_of(model: PreTrainedModel) -> Positions:
     """Count the positions of a model, which may be on torch's meta device."""
-    config: Any = model.config.get_text_config(decoder=True)
+    config: object = model.config.get_text_config(decoder=True)
     made_for = getattr(config, "max_position_embeddings", None)
     made_for = made_for if isinstance(made_for, int) and made_for > 0 else None
     pairs = bool(getattr(model.config, "is_encoder_decoder", False))
@@ -53,7 +53,7 @@ def positions_of(model: PreTrainedModel) -> Positions:
     return Positions(found, min(target, default=None) if pairs else found, made_for)
 
 
-def _rows(table: Any, made_for: int | None) -> int | None:
+def _rows(table: object, made_for: int | None) -> int | None:
     """Rows of a table that tokens can have; None where it grows with the text."""
     shape = getattr(getattr(table, "weight", table), "shape", None)
     if shape is None:

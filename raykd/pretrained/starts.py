@@ -9,7 +9,7 @@ target's last token (its language) is moved to the front.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.pretrained.jsonfile import read_json
@@ -91,7 +91,7 @@ def start_of(model: PreTrainedModel) -> int | None:
     return own
 
 
-def _start(config: Any, generation: Any) -> int | None:
+def _start(config: object, generation: object) -> int | None:
     places = (
         (config, "decoder_start_token_id"),
         (generation, "decoder_start_token_id"),

@@ -157,7 +157,7 @@ def missing_weights(
 def _vocabulary(model: PreTrainedModel) -> int | None:
     """Rows of the table that token ids are looked up in."""
     try:
-        table: Any = model.get_input_embeddings()
+        table: object = model.get_input_embeddings()
     except (NotImplementedError, AttributeError):
         return None
     rows = getattr(getattr(table, "weight", None), "shape", (None,))[0]

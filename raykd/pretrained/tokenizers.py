@@ -114,7 +114,7 @@ def check_packages(folder: Path) -> None:
         )
 
 
-def look_at(tokenizer: Any) -> TokenizerFacts:
+def look_at(tokenizer: Tokenizer) -> TokenizerFacts:
     """What a tokenizer says of itself."""
     size, last, idle = None, {}, frozenset[int]()
     if hasattr(tokenizer, "get_vocab") and type(tokenizer).__name__ != "CanineTokenizer":
@@ -145,7 +145,7 @@ def _used(tokenizer: Any) -> frozenset[int]:
     return frozenset(i for i in used if i is not None)
 
 
-def _added(tokenizer: Any, pair: bool) -> int:
+def _added(tokenizer: Tokenizer, pair: bool) -> int:
     count = getattr(tokenizer, "num_special_tokens_to_add", None)
     return int(count(pair=pair)) if count is not None else 0
 
@@ -168,7 +168,7 @@ def check_words(tokenizer: Any, where: str) -> None:
         )
 
 
-def check_placed(tokenizer: Any, head: Head, where: str) -> None:
+def check_placed(tokenizer: Tokenizer, head: Head, where: str) -> None:
     """Refuse a tokenizer that does not say where its tokens stand, or has no mask, for a task that asks for it.
 
     Raises:

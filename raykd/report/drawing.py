@@ -63,7 +63,7 @@ def panels_of(
 
     figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
     shape = (panels, 1) if rows else (1, panels)
-    ratios: dict[str, Any] = {"height_ratios": [3] + [1] * (panels - 1)} if rows else {}
+    ratios: dict[str, object] = {"height_ratios": [3] + [1] * (panels - 1)} if rows else {}
     grid = figure.subplots(*shape, squeeze=False, sharey=sharey, sharex=rows, gridspec_kw=ratios)
     axes_list = list(grid.ravel())
     figure.patch.set_alpha(0)

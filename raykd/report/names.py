@@ -29,7 +29,7 @@ def is_constant(key: str, keys: Sequence[str]) -> bool:
     return key.endswith("]") and key[: key.rindex("[")] in keys
 
 
-def folded(sample: Mapping[str, Any]) -> dict[str, Any]:
+def folded(sample: Mapping[str, object]) -> dict[str, object]:
     """A sample as people read it: where an option of a choice is a number that is searched, the choice is that number.
 
     ``alpha: uniform`` with ``alpha[uniform]: 0.42`` is ``alpha: 0.42``; other options keep their names.
@@ -43,7 +43,7 @@ def folded(sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def recorded(sample: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(sample: Mapping[str, object]) -> dict[str, Any]:
     """A sample as MLflow's parameters have it, which take no brackets.
 
     ``objective.temperature[linear].start`` is ``objective.temperature.linear.start``. Two keys of one sample never

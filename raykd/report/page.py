@@ -209,7 +209,7 @@ def template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """JSON-able: mappings and sequences of texts, numbers and None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}

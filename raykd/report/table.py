@@ -175,7 +175,7 @@ class ResultTable:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat, JSON-able row for each system and language, and one with language ``macro``."""
-        flat: list[dict[str, Any]] = []
+        flat: list[dict[str, object]] = []
         for p, s in self.systems:
             head = {"system": p.name, "role": p.role}
             flat += [

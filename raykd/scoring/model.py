@@ -45,7 +45,7 @@ class Model:
 
     def predict(
         self,
-        inputs: str | Iterable[str | Mapping[str, Any]],
+        inputs: str | Iterable[str | Mapping[str, object]],
         pairs: Sequence[str] | None = None,
         *,
         no_answer: bool = False,
@@ -98,7 +98,7 @@ class Model:
         max_new_tokens: int | None = None,
         language: str | None = None,
         source_language: str | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, object]]:
         """Predict rows one after the other, as `predict`; what is not asked for yet is not computed."""
         lengths = Lengths(max_length, max_new_tokens)
         if lengths not in self._predictors:

@@ -114,7 +114,7 @@ class GridDomain(ChoiceDomain):
 Domain = UniformDomain | LogUniformDomain | IntegerDomain | ChoiceDomain | GridDomain
 
 
-def domain_of(node: Mapping[str, Any], path: str) -> Domain | None:
+def domain_of(node: Mapping[str, object], path: str) -> Domain | None:
     """The domain that a mapping is, None for any other mapping.
 
     Raises:
@@ -137,7 +137,7 @@ def domain_of(node: Mapping[str, Any], path: str) -> Domain | None:
     return _interval(kind, value, path)
 
 
-def refuse_foreign(node: Any, path: str) -> None:
+def refuse_foreign(node: object, path: str) -> None:
     """Refuses a domain as another library writes it.
 
     Raises:
@@ -167,13 +167,13 @@ def _interval(kind: str, value: Any, path: str) -> UniformDomain | LogUniformDom
     return (LogUniformDomain if kind == "log_uniform" else UniformDomain)(float(low), float(high))
 
 
-def _number(value: Any, *, whole: bool) -> bool:
+def _number(value: object, *, whole: bool) -> bool:
     if isinstance(value, bool):
         return False
     return isinstance(value, int) or (not whole and isinstance(value, float) and math.isfinite(value))
 
 
-def _options(kind: str, value: Any, path: str) -> ChoiceDomain:
+def _options(kind: str, value: object, path: str) -> ChoiceDomain:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"space.{path}: {kind} needs options", got=value, wanted="a list that is not empty")
     texts = [json.dumps(option, sort_keys=True, default=str) for option in value]
@@ -183,7 +183,7 @@ def _options(kind: str, value: Any, path: str) -> ChoiceDomain:
     return (GridDomain if kind == "grid" else ChoiceDomain)(_labels(value), tuple(value))
 
 
-def _labels(options: Sequence[Any]) -> tuple[Scalar, ...]:
+def _labels(options: Sequence[object]) -> tuple[Scalar, ...]:
     """A label an option: scalars are their own; a tree's text counts up where it is taken (``linear#2``)."""
     taken = {option for option in options if isinstance(option, str)}
     labels: list[Scalar] = []
@@ -201,7 +201,7 @@ def _labels(options: Sequence[Any]) -> tuple[Scalar, ...]:
     return tuple(labels)
 
 
-def _short(option: Any) -> str:
+def _short(option: object) -> str:
     """A tree in a few words, without brackets: they delimit labels in paths."""
     if isinstance(option, Mapping):
         if isinstance(option.get("kind"), str):

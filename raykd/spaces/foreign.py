@@ -96,7 +96,7 @@ ALSO_CALLED = {
 """Kinds of searchers and schedulers elsewhere."""
 
 
-def written_here(node: Any) -> str | None:
+def written_here(node: object) -> str | None:
     """What a node is here if it is a domain of another library; None for anything else."""
     if isinstance(node, str):
         return _of_call(node)
@@ -121,7 +121,7 @@ def written_here(node: Any) -> str | None:
     return _of_parts(node)
 
 
-def interval_here(kind: str, value: Any) -> str | None:
+def interval_here(kind: str, value: object) -> str | None:
     """What wrong bounds were meant as, in the words of this file; None where nobody can tell."""
     if isinstance(value, str):
         try:
@@ -137,7 +137,7 @@ def interval_here(kind: str, value: Any) -> str | None:
     return _domain(kind, value, quantised=len(value) == 3, log=kind == "log_uniform")
 
 
-def nearest_kind(got: Any, kinds: Sequence[str]) -> str | None:
+def nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
     """The kind of a union that a text, or a mapping with a wrong one, was meant as, ready to be written."""
     if isinstance(got, Mapping):
         got = next((got[key] for key in ("kind", *KIND) if key in got), None)
@@ -166,7 +166,7 @@ def _of_call(text: str) -> str | None:
     return _domain(kind, value, quantised=name.startswith("q"), log="log" in name)
 
 
-def _of_parts(node: Mapping[str, Any]) -> str:
+def _of_parts(node: Mapping[str, object]) -> str:
     name = next((str(node[key]).lower() for key in KIND if key in node), "")
     whole = name in ("randint", "int", "integer", "int_uniform", "suggest_int")
     log = "log" in name or node.get("log") is True or node.get("scale") == "log"
@@ -219,15 +219,15 @@ def _steps(low: float, high: float, step: float) -> list[float]:
     return [round(first + k * step, 12) for k in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _list(values: Sequence[Any]) -> str:
+def _list(values: Sequence[object]) -> str:
     return f"[{', '.join(map(_text, values))}]"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)

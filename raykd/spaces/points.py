@@ -22,7 +22,7 @@ LONGEST = 3
 """Keys that a message names."""
 
 
-def read_point(space: Space, point: Mapping[str, Any], where: str) -> Sample:
+def read_point(space: Space, point: Mapping[str, object], where: str) -> Sample:
     """A point as a user writes it, as a sample that may lack domains.
 
     Args:
@@ -35,7 +35,7 @@ def read_point(space: Space, point: Mapping[str, Any], where: str) -> Sample:
     """
     paths = {one.path: one for one in space.domains}
     sample: Sample = {}
-    tree: dict[str, Any] = {}
+    tree: dict[str, object] = {}
     for key, value in sorted(point.items(), key=lambda item: item[0].count(".")):
         if "[" in key and key in paths:
             sample |= {**dict(paths[key].condition), **_read(_slot(space.tree, key), value, key, where, True)}
@@ -72,7 +72,7 @@ def list_differing_keys(one: Run, other: Run, besides: Sequence[str] = ()) -> li
     return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if not key.startswith(tuple(besides))]
 
 
-def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+def _put(tree: dict[str, object], key: str, value: object, where: str) -> None:
     """Set a key with dots in a tree, which has all shorter keys already.
 
     Raises:
@@ -95,13 +95,13 @@ def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     tree[last] = copy.deepcopy(value)  # a mapping may get more keys, and it is the user's
 
 
-def _twice(key: str, one: Any, other: Any, where: str) -> ConfigError:
+def _twice(key: str, one: object, other: object, where: str) -> ConfigError:
     return ConfigError(
         f"{where}: {key} is given twice", got=f"{_short(one)}, {_short(other)}", wanted="one value"
     )
 
 
-def _slot(node: Any, path: str) -> Any:
+def _slot(node: object, path: str) -> object:
     """The slot of a path."""
     if isinstance(node, Slot):
         if node.path == path:
@@ -111,7 +111,7 @@ def _slot(node: Any, path: str) -> Any:
     return next((found for child in children if (found := _slot(child, path))), None)
 
 
-def _read(node: Any, value: Any, key: str, where: str, is_point: bool) -> Sample:
+def _read(node: object, value: object, key: str, where: str, is_point: bool) -> Sample:
     """The sample of a value at a place of the space.
 
     Args:
@@ -139,7 +139,7 @@ def _read(node: Any, value: Any, key: str, where: str, is_point: bool) -> Sample
     return {}
 
 
-def _read_mapping(node: Mapping[str, Any], value: Any, key: str, where: str, is_point: bool) -> Sample:
+def _read_mapping(node: Mapping[str, object], value: object, key: str, where: str, is_point: bool) -> Sample:
     if not isinstance(value, Mapping):
         raise _outside(key, where, value, f"keys of {', '.join(node)}")
     dot = f"{key}." if key else ""
@@ -166,7 +166,7 @@ def _read_number(node: Slot, value: Any, key: str, where: str, is_point: bool) -
     return {node.path: int(number) if whole else float(number)}
 
 
-def _read_choice(node: Slot, value: Any, key: str, where: str, is_point: bool) -> Sample:
+def _read_choice(node: Slot, value: object, key: str, where: str, is_point: bool) -> Sample:
     domain = node.domain
     assert isinstance(domain, ChoiceDomain)
     fitting: list[tuple[int, Scalar, Sample]] = []
@@ -194,28 +194,28 @@ def _read_choice(node: Slot, value: Any, key: str, where: str, is_point: bool) -
     return chosen[0][1]
 
 
-def _likeness(option: Any, value: Any) -> int:
+def _likeness(option: object, value: object) -> int:
     """How much of an option a value names."""
     if isinstance(option, Mapping) and isinstance(value, Mapping):
         return sum(1 + _likeness(below, value[name]) for name, below in option.items() if name in value)
     return 0 if isinstance(option, Slot) else 1  # 0.1 is rather the option 0.1 than a number of an interval
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A constant schedule is the number that it is made of."""
     if isinstance(value, Mapping) and value.get("kind") == "constant" and "value" in value:
         return value["value"]
     return value
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     a, b = _plain(a), _plain(b)
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     return bool(a == b)
 
 
-def _outside(key: str, where: str, value: Any, wanted: str) -> ConfigError:
+def _outside(key: str, where: str, value: object, wanted: str) -> ConfigError:
     return ConfigError(
         f"{where}: {key or 'the point'} is outside the space", got=_short(value), wanted=wanted
     )
@@ -227,6 +227,6 @@ def _unknown(key: str, where: str, known: Sequence[str]) -> ConfigError:
     )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 from collections.abc import Collection, Mapping
+from types import ModuleType
 from typing import Any
 
 from raykd.errors import ConfigError
@@ -249,7 +250,7 @@ class TuneSampler:
     def _alias(self, one: Dimension) -> str:
         return f"d{self._space.domains.index(one)}"
 
-    def _make(self, points: list[dict[str, Any]]) -> None:
+    def _make(self, points: list[dict[str, object]]) -> None:
         from ray.tune.search import SEARCH_ALG_IMPORT
 
         name = self._config.name.lower()
@@ -287,7 +288,7 @@ class TuneSampler:
 
     def _point(self, sample: Sample) -> dict[str, Any]:
         """The sample, with a drawn value for each inactive domain: a searcher of Tune wants them all."""
-        point: dict[str, Any] = {}
+        point: dict[str, object] = {}
         for one in self._space.domains:
             value = sample[one.path] if one.path in sample else one.domain.at(0.5)
             point[self._alias(one)] = (
@@ -311,7 +312,7 @@ class TuneSampler:
         self._searcher = None
 
 
-def _import(module: str, package: str) -> Any:
+def _import(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:

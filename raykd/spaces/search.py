@@ -68,7 +68,7 @@ class WarmStart(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _folder_alone(cls, data: Any) -> Any:
+    def _folder_alone(cls, data: object) -> object:
         return {"sweep": data} if isinstance(data, str) else data
 
 

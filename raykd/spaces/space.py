@@ -86,8 +86,8 @@ class Space:
 
     def __init__(
         self,
-        tree: Mapping[str, Any],
-        base: Mapping[str, Any] | None = None,
+        tree: Mapping[str, object],
+        base: Mapping[str, object] | None = None,
         base_dir: Path = Path(),
         origin: str = "space",
     ) -> None:
@@ -111,7 +111,9 @@ class Space:
         self.size = _size(self.tree)
         """Number of different samples; infinite where a number is drawn from an interval."""
 
-    def _compile(self, node: Any, path: str, key: str, condition: tuple[tuple[str, Scalar], ...]) -> Any:
+    def _compile(
+        self, node: object, path: str, key: str, condition: tuple[tuple[str, Scalar], ...]
+    ) -> object:
         if key:
             self.keys.add(key)
         if condition:
@@ -281,7 +283,7 @@ class Space:
                 )
 
 
-def _refuse_dots(node: Mapping[str, Any], above: str) -> None:
+def _refuse_dots(node: Mapping[str, object], above: str) -> None:
     """A key with dots is how an override is written, not a file."""
     for name in node:
         if "." in str(name):
@@ -303,7 +305,7 @@ def format_sample(sample: Mapping[str, Scalar]) -> str:
     )
 
 
-def _children(node: Any) -> list[Any]:
+def _children(node: object) -> list[Any]:
     return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
 
 
@@ -319,7 +321,7 @@ def _values(domain: Domain) -> Sequence[Scalar]:
     return range(domain.low, domain.high + 1)
 
 
-def _size(node: Any) -> float:
+def _size(node: object) -> float:
     if not isinstance(node, Slot):
         return math.prod(map(_size, _children(node)))
     if isinstance(node.domain, ChoiceDomain):
@@ -327,13 +329,13 @@ def _size(node: Any) -> float:
     return node.domain.high - node.domain.low + 1 if isinstance(node.domain, IntegerDomain) else math.inf
 
 
-def _grid_size(node: Any) -> int:
+def _grid_size(node: object) -> int:
     if isinstance(node, Slot):
         return sum(map(_grid_size, node.options)) if isinstance(node.domain, GridDomain) else 1
     return math.prod(map(_grid_size, _children(node)))
 
 
-def _grid_point(node: Any, index: int) -> Sample:
+def _grid_point(node: object, index: int) -> Sample:
     if isinstance(node, Slot):
         if not isinstance(node.domain, GridDomain):
             return {}
@@ -348,7 +350,7 @@ def _grid_point(node: Any, index: int) -> Sample:
     return point
 
 
-def _fill(node: Any, sample: Mapping[str, Scalar]) -> Any:
+def _fill(node: object, sample: Mapping[str, Scalar]) -> Any:
     if isinstance(node, dict):
         return {key: _fill(value, sample) for key, value in node.items()}
     if isinstance(node, list):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from raykd.tasks.forms import RowForm
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, SubBatch, pad, run_sub_batches, sub_batches_of
 from raykd.text.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class EncodedBatch:
     parts: tuple[SubBatch, ...] | None = None
     shift_S: NDArray[np.int64] | None = None
 
-    def run(self, model: Callable[..., Any]) -> Any:
+    def run(self, model: Callable[..., object]) -> Any:
         """Return the outputs of a model, called with keyword arguments, for this batch."""
         return model(**self.inputs) if self.parts is None else run_sub_batches(model, self.inputs, self.parts)
 
@@ -204,14 +207,14 @@ class TaskBase(Spec):
         return batch.labels_B
 
     @torch.no_grad()
-    def say(self, model: Any, encoded: EncodedBatch) -> SystemAnswers:
+    def say(self, model: Callable[..., Any], encoded: EncodedBatch) -> SystemAnswers:
         """What a model says to a batch."""
         logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         seen = np.ones(len(logits_NC), dtype=bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
         return SystemAnswers(logits_NC, encoded.counts_B, seen)
 
     @abstractmethod
-    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
+    def gather(self, outputs: object, encoded: EncodedBatch) -> torch.Tensor:
         """The model's outputs as ``[N, C]`` logits, one row a unit."""
 
     def columns(
@@ -224,7 +227,9 @@ class TaskBase(Spec):
         """
         return tuple((column,) for column in label_columns(own, wanted, label_map, name))
 
-    def answer(self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]) -> list[Any]:
+    def answer(
+        self, model: PreTrainedModel, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    ) -> list[Any]:
         """What a teacher answers to each row of a batch: logits ``[C]`` of the run's labels where rows are the units,
         else a body; None for a row with a logit that is not finite."""
         raw_NC = self.gather(encoded.run(model), encoded).float()
@@ -232,13 +237,13 @@ class TaskBase(Spec):
         good_N = np.isfinite(logits_NC).all(axis=1)
         return [row if good else None for row, good in zip(logits_NC, good_N.tolist(), strict=True)]
 
-    def answer_key(self) -> Any:
+    def answer_key(self) -> object:
         """What of the task changes a teacher's answer, beside labels and lengths; a part of the store's name."""
         return self.kind
 
     def predictions(
         self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """What was answered to each row as people and programs read it: plain data, a mapping a row."""
         raise NotImplementedError(f"{self.kind} has no predictions to show")
 

@@ -9,7 +9,7 @@ because where the target is still to be written nobody knows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -72,6 +72,6 @@ class CausalLM(LanguageTask):
         """What the longest target leaves of the whole."""
         return max(1, self.max_length - self.max_target_length)
 
-    def lengths_key(self) -> Any:
+    def lengths_key(self) -> object:
         """Targets may be cut."""
         return self.max_target_length

@@ -75,7 +75,7 @@ class Classification(TaskBase):
 
     def predictions(
         self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """Text, label and the probability of every label."""
         p_NC = np.exp(metrics.log_softmax(said.logits_NC))
         return [

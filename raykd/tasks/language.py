@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ from raykd.text.batch import TextBatch
 from raykd.text.prompts import Prompts, Targets
 from raykd.text.tokens import Tokenizer
 
+if TYPE_CHECKING:
+    pass
+
 
 class TopKAnswers(Spec):
     """The k largest logits, and a log-sum-exp for each temperature that the student may use."""
@@ -54,7 +57,7 @@ class TopKAnswers(Spec):
         return value
 
     def form(
-        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
+        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: object, common: dict[str, Any]
     ) -> Answer:
         """The answer for a chunk of units."""
         return keep_top_k(logits_NV, self.k, self.temperatures, **common)
@@ -92,7 +95,7 @@ class HiddenAnswers(Spec):
         return ()
 
     def form(
-        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
+        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: object, common: dict[str, Any]
     ) -> Answer:
         """The answer for a chunk of units."""
         return keep_hidden(hidden_ND, logits_NV=logits_NV, **common)
@@ -206,7 +209,7 @@ class LanguageTask(TaskBase):
         """There are no labels."""
         return ()
 
-    def answer_key(self) -> Any:
+    def answer_key(self) -> object:
         """The form of the answers, and how long source and target may be."""
         return [self.kind, _IDS, self.answers.model_dump(mode="json"), self.lengths_key()]
 
@@ -223,7 +226,7 @@ class LanguageTask(TaskBase):
         """Tokens of a source or prompt that generation reads, at most."""
 
     @abstractmethod
-    def lengths_key(self) -> Any:
+    def lengths_key(self) -> object:
         """What cuts a text, beside `max_length`."""
 
     def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:

@@ -103,7 +103,7 @@ class MaskedLM(LanguageTask):
         """The picked rows, with their units' offsets."""
         return language_batch(collate(rows, picked, padding), rows, picked)
 
-    def lengths_key(self) -> Any:
+    def lengths_key(self) -> object:
         """What decides which places are hidden."""
         return [self.share, self.views]
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shorten_questions, tokenize_words
 from raykd.text.words import word_spans
+
+if TYPE_CHECKING:
+    pass
 
 REST, BESIDE = 1, 2
 """Behind a row's words stand "no answer" and, `REST` places on, the tokens at which no answer may begin or end; both
@@ -222,13 +225,13 @@ class QuestionAnswering(TaskBase):
         """There are no labels."""
         return ()
 
-    def answer_key(self) -> Any:
+    def answer_key(self) -> object:
         """Windows change what a model sees."""
         return [self.kind, self.stride, "ends at the last token"]
 
     def predictions(
         self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """Question, answer, its begin and end in the characters of the context, and its probability.
 
         Where there may be none: the answer "" with the probability that there is none.
@@ -237,7 +240,7 @@ class QuestionAnswering(TaskBase):
         places_B2, logp_B, null_logp_B = answers.best_answers(
             logits_NC, word_counts(rows), null_B, self.max_answer_words
         )
-        found: list[dict[str, Any]] = []
+        found: list[dict[str, object]] = []
         contexts = rows.pairs or ()
         for i, (question, context) in enumerate(zip(rows.texts, contexts, strict=True)):
             spans, (first, last) = word_spans(context), places_B2[i].tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -84,6 +84,6 @@ class Seq2Seq(LanguageTask):
         """The source."""
         return self.max_length
 
-    def lengths_key(self) -> Any:
+    def lengths_key(self) -> object:
         """Targets may be cut."""
         return self.max_target_length

@@ -11,7 +11,7 @@ when the model is measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from raykd.tasks.scores import entities
 from raykd.text.batch import TextBatch
 from raykd.text.tokens import Tokenizer, Tokens, take_tokens, tokenize_apart, tokenize_words
 from raykd.text.words import first_tokens, shared
+
+if TYPE_CHECKING:
+    pass
 
 
 class TokenClassification(TaskBase):
@@ -103,13 +106,13 @@ class TokenClassification(TaskBase):
         """As in `TaskBase`; tags of another scheme are added up, and types that the teacher lacks are unknown."""
         return map_columns(own, wanted, label_map, name).columns
 
-    def answer_key(self) -> Any:
+    def answer_key(self) -> object:
         """How words are given and read changes what a model says of them."""
         return [self.kind, "tokens apart"]
 
     def predictions(
         self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """Text and its entities: what stands there, type, begin and end in characters, in order."""
         scheme = parse(labels)
         outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
@@ -118,7 +121,7 @@ class TokenClassification(TaskBase):
         )
         kinds = list(dict.fromkeys(scheme.types))
         starts_B1 = starts_of(said.counts_B)
-        found: list[list[dict[str, Any]]] = [[] for _ in rows.texts]
+        found: list[list[dict[str, object]]] = [[] for _ in rows.texts]
         for first, behind, kind in entities.spans(tags_N, said.counts_B, scheme).tolist():
             row = int(np.searchsorted(starts_B1, first, side="right")) - 1
             words = (rows.words or ())[row]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +114,7 @@ def null_tokens(tokenizer: Tokenizer, tokens: LocatedTokens) -> NDArray[np.int64
     """``[S]``: the token of each window where "no answer" is read: the classification token, or the one that begins a
     text, or the first, as `run_qa.py` chooses it."""
     found = np.zeros(len(tokens.row_of), dtype=np.int64)
-    own: Any = tokenizer
+    own: object = tokenizer
     for name in ("bos_token_id", "cls_token_id"):  # the latter wins
         wanted = getattr(own, name, None)
         if wanted is not None:

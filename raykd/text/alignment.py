@@ -12,7 +12,6 @@ the text before; the others have offset `NOWHERE` and match nothing. So the offs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,9 @@ def is_blank(text: str) -> NDArray[np.bool_]:
     return np.isin(points, _BLANKS)
 
 
-def start_offsets(offsets_L2: Any, text: str, special_L: Any, *, ends: bool = True) -> NDArray[np.int64]:
+def start_offsets(
+    offsets_L2: object, text: str, special_L: object, *, ends: bool = True
+) -> NDArray[np.int64]:
     """Where each of the L tokens begins in ``text``, or `NOWHERE`; ``[L]`` int64.
 
     Args:

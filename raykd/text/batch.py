@@ -108,11 +108,11 @@ def _modes(batch: TextBatch) -> tuple[Mode, ...]:
     return (none,) * len(batch) if batch.modes is None else batch.modes
 
 
-def _picked(column: tuple[Any, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:
+def _picked(column: tuple[object, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:
     return None if column is None else tuple(column[i] for i in rows)
 
 
-def _joined(columns: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+def _joined(columns: Sequence[tuple[object, ...] | None]) -> tuple[Any, ...] | None:
     if all(column is None for column in columns):
         return None
     return tuple(value for column in columns for value in column or ())

@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raykd.text.tokens import Tokenizer
 
 CODED = ("MBartTokenizer", "MBart50Tokenizer", "NllbTokenizer", "M2M100Tokenizer")
 """Tokenizers of transformers that mark texts with their language (older files add "Fast" to the name)."""
@@ -90,12 +93,12 @@ def _found(codes: Sequence[str], language: str) -> list[str]:
     return preferred if len(found) > 1 and preferred else found
 
 
-def coded_name(name: Any) -> bool:
+def coded_name(name: object) -> bool:
     """Whether a tokenizer_config.json's tokenizer_class is one of `CODED`."""
     return isinstance(name, str) and name.removesuffix("Fast") in CODED
 
 
-def wraps(tokenizer: Any) -> bool:
+def wraps(tokenizer: Tokenizer) -> bool:
     """Whether models of this tokenizer start a target with the target's last token (mBART)."""
     return type(_own(tokenizer)).__name__.removesuffix("Fast") in ("MBartTokenizer", "MBart50Tokenizer")
 
@@ -119,7 +122,7 @@ def speaking(tokenizer: Any, source: str | None = None, target: str | None = Non
 
 
 def group_rows_by_code(
-    tokenizer: Any, languages: Sequence[str], count: int
+    tokenizer: Tokenizer, languages: Sequence[str], count: int
 ) -> Mapping[str | None, list[int]]:
     """Rows by the code of their language; None where the tokenizer has no codes, or the language is not known ("").
 
@@ -136,6 +139,6 @@ def group_rows_by_code(
     return groups
 
 
-def _own(tokenizer: Any) -> Any:
+def _own(tokenizer: Tokenizer) -> Any:
     """The tokenizer of transformers."""
     return getattr(tokenizer, "inner", tokenizer)

@@ -16,11 +16,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from raykd.text.tokens import Tokenizer
 
 Side = Literal["right", "left"]
 Shapes = Literal["longest", "equal", "single"]
@@ -73,14 +76,14 @@ RIGHT = Padding()
 """Padding behind each sequence with the tokenizer's own pad id, and every input that there is."""
 
 
-def padding_of(model: Any, tokenizer: Any) -> Padding:
+def padding_of(model: object, tokenizer: Tokenizer) -> Padding:
     """Return how a model's sequences are padded, as its configuration and its forward's signature say.
 
     Args:
         model: A model of transformers, or one that looks like it.
         tokenizer: Its tokenizer.
     """
-    config: Any = getattr(model, "config", None)
+    config: object = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     own = getattr(text, "pad_token_id", None)
     table = _embedding_rows(model)
@@ -192,8 +195,8 @@ _OUTPUTS = ("logits", "start_logits", "end_logits", "hidden")
 
 
 def run_sub_batches(
-    run: Callable[..., Any], inputs: Mapping[str, torch.Tensor], parts: Sequence[SubBatch]
-) -> Any:
+    run: Callable[..., object], inputs: Mapping[str, torch.Tensor], parts: Sequence[SubBatch]
+) -> object:
     """Run a batch part by part and return the outputs as one forward pass would give them; gradients flow.
 
     Args:

@@ -56,7 +56,7 @@ class Targets(Prompts):
     last_B: NDArray[np.int64]
 
 
-def end_id(tokenizer: Any) -> int | None:
+def end_id(tokenizer: Tokenizer) -> int | None:
     """The token that ends a text: of a tokenizer of BERT's kind the separator; None where there is none."""
     end = getattr(tokenizer, "eos_token_id", None)
     return getattr(tokenizer, "sep_token_id", None) if end is None else end
@@ -76,7 +76,7 @@ def marks_of(tokenizer: Any, *, as_target: bool = False) -> Marks:
     return Marks((), ())
 
 
-def prompt_ids(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -> Prompts:
+def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None) -> Prompts:
     """Ids of prompts that a decoder goes on with; a long one loses its beginning, except the token that begins a text.
 
     Raises:
@@ -120,7 +120,7 @@ def source_ids(
     return Prompts(ids, np.asarray(long_B, dtype=bool), np.asarray(held_B, dtype=bool))
 
 
-def _sources(tokenizer: Any, texts: Sequence[str], limit: int | None) -> Prompts:
+def _sources(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> Prompts:
     marks = marks_of(tokenizer)
     left = getattr(tokenizer, "truncation_side", "right") == "left"
     ids, long, held = [], [], []

@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
         """Token ids (and masks) of each text as lists, not padded."""
         ...
 
-    def save_pretrained(self, save_directory: str) -> Any: ...
+    def save_pretrained(self, save_directory: str) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def by_language(tokenizer: Tokenizer, languages: Sequence[str]) -> dict[str, Any
     return {"languages": [language or None for language in languages]}
 
 
-def _cut(encoded: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+def _cut(encoded: Mapping[str, object]) -> NDArray[np.bool_] | None:
     """Whether each sequence lost tokens, as a fast tokenizer's encodings tell; None of another tokenizer."""
     encodings = getattr(encoded, "encodings", None)
     if encodings is None:

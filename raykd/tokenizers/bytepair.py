@@ -69,7 +69,7 @@ def train_bytepair(
         pair=f"$A $B {EOS}" if closed else f"{BOS} $A $B",
         special_tokens=[(name, SPECIALS.index(name)) for name in (BOS, EOS)],
     )
-    settings: dict[str, Any] = {} if max_length is None else {"model_max_length": max_length}
+    settings: dict[str, object] = {} if max_length is None else {"model_max_length": max_length}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "attention_mask"],

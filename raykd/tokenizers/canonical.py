@@ -18,13 +18,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.errors import ModelError
 from raykd.text.alignment import NOWHERE, is_blank
+
+if TYPE_CHECKING:
+    from raykd.text.tokens import Tokenizer
 
 BEGINS, WITHIN, DEAD, SPECIAL = b"\x01", b"\x00", b"\x02", b"\x03"
 ULD = "use sorted probabilities (uld), which need no common strings"
@@ -163,7 +166,7 @@ def find_comparable_offsets(
     return fine_N & same_N
 
 
-def backend_of(tokenizer: Any) -> Any:
+def backend_of(tokenizer: Tokenizer) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(

@@ -17,7 +17,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
 
 KINDS = ("MarianTokenizer", "M2M100Tokenizer")
 """Tokenizers of transformers that are served this way."""
@@ -45,7 +48,7 @@ class PieceTokenizer:
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # Languages, for example, are set on the tokenizer that encodes.
         if name == "inner":
             object.__setattr__(self, name, value)

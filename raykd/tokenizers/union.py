@@ -110,7 +110,7 @@ class UnionTokenizer:
         wanted = set(self.model_input_names)
         wanted |= {"offset_mapping"} if return_offsets_mapping else set()
         wanted |= {"special_tokens_mask"} if return_special_tokens_mask else set()
-        result: dict[str, list[Any]] = {name: [None] * len(text) for name in _FIELDS if name in wanted}
+        result: dict[str, list[object]] = {name: [None] * len(text) for name in _FIELDS if name in wanted}
         for k in np.unique(chosen_B):
             rows = np.flatnonzero(chosen_B == k).tolist()
             encoded = self.members[k](
@@ -224,7 +224,7 @@ def _numbered(members: Sequence[Any]) -> tuple[tuple[NDArray[np.int32], ...], in
     return tuple(maps), len(ROLES) + len(numbers)
 
 
-def _content(member: Any) -> dict[str, Any]:
+def _content(member: Any) -> dict[str, object]:
     """A member's tokenizer as JSON; padding and truncation belong to the call."""
     backend = json.loads(backend_of(member).to_str())
     return {
@@ -234,7 +234,7 @@ def _content(member: Any) -> dict[str, Any]:
     }
 
 
-def _loaded(content: Mapping[str, Any]) -> Any:
+def _loaded(content: Mapping[str, Any]) -> object:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

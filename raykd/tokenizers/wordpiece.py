@@ -52,7 +52,7 @@ def train_wordpiece(
     inputs = (
         ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
     )
-    settings: dict[str, Any] = {} if max_length is None else {"model_max_length": max_length}
+    settings: dict[str, object] = {} if max_length is None else {"model_max_length": max_length}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=inputs,

@@ -202,7 +202,7 @@ def log_rows(
     """
     size = METRICS_PER_CALL if kind == "metrics" else PARAMS_PER_CALL
 
-    def log(part: Sequence[Any]) -> None:
+    def log(part: Sequence[object]) -> None:
         client.log_batch(run_id, **{kind: part}, synchronous=True)
 
     for start in range(0, len(rows), size):

@@ -34,7 +34,7 @@ class StudentModel(PythonModel):
         self.predictor = Predictor.of(load_model(context.artifacts["student"]))
 
     def predict(
-        self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
+        self, context: object, model_input: pandas.DataFrame, params: dict[str, object] | None = None
     ) -> Any:
         """A row for each row of the input, with its index."""
         from raykd.prediction.predictor import rows_to_ask
@@ -47,7 +47,7 @@ class StudentModel(PythonModel):
         found = list(self.predictor.predict(rows_to_ask(form, texts, pairs)))
         return pandas.DataFrame(self._columns(form, found), index=model_input.index)
 
-    def _columns(self, form: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    def _columns(self, form: str, found: list[dict[str, Any]]) -> dict[str, object]:
         if form == "text":
             labels = self.predictor.model.labels
             columns: dict[str, Any] = {"label": [row["label"] for row in found]}

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
 from raykd.tracking.client import connect_mlflow, experiment_id_of, stage_of
@@ -22,6 +22,9 @@ from raykd.tracking.delivery.replay import replay
 from raykd.tracking.patience import PROBE, set_mlflow_variables
 from raykd.tracking.stores.artifacts import repair_artifact_location
 from raykd.tracking.stores.database import away
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PARENT = "mlflow.parentRunId"
 
@@ -73,13 +76,15 @@ def open_run(
     return _again(client, uri, run_id, parent)
 
 
-def _made_since(client: Any, uri: str, asked: Experiment, run_id: str, directory: Path) -> str | None:
+def _made_since(
+    client: MlflowClient, uri: str, asked: Experiment, run_id: str, directory: Path
+) -> str | None:
     """The run that an earlier start could not make, made now."""
     replay(uri, directory)
     return found_by(client, experiment_id_of(client, uri, asked), run_id)
 
 
-def _new(client: Any, uri: str, asked: Experiment, name: str, parent: str | None) -> OpenedRun:
+def _new(client: MlflowClient, uri: str, asked: Experiment, name: str, parent: str | None) -> OpenedRun:
     with set_mlflow_variables(PROBE if is_server(uri) else {}):
         experiment_id = experiment_id_of(client, uri, asked)
     moved = repair_artifact_location(client, uri, experiment_id)
@@ -91,7 +96,7 @@ def _new(client: Any, uri: str, asked: Experiment, name: str, parent: str | None
     return OpenedRun(client, str(run.info.run_id), experiment_id, named, notes=(moved,) if moved else ())
 
 
-def _again(client: Any, uri: str, run_id: str, parent: str | None) -> OpenedRun:
+def _again(client: MlflowClient, uri: str, run_id: str, parent: str | None) -> OpenedRun:
     experiment_id = client.get_run(run_id).info.experiment_id
     moved = repair_artifact_location(client, uri, experiment_id)
     client.update_run(run_id, status="RUNNING")
@@ -107,7 +112,7 @@ def _again(client: Any, uri: str, run_id: str, parent: str | None) -> OpenedRun:
     )
 
 
-def _end_stale(client: Any, experiment_id: str, run_id: str) -> None:
+def _end_stale(client: MlflowClient, experiment_id: str, run_id: str) -> None:
     with contextlib.suppress(Exception):  # no reason not to run
         end_stale(client, experiment_id, but=run_id)
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import raykd
 from raykd import models
@@ -22,6 +22,9 @@ from raykd.errors import TrackingError
 from raykd.tracking.address import redact
 from raykd.tracking.delivery.outbox import first_line
 from raykd.tracking.patience import set_mlflow_variables, silence_loggers
+
+if TYPE_CHECKING:
+    from mlflow.types import ColSpec
 
 CODE = "code"
 CARRIED = (
@@ -72,7 +75,7 @@ def log_model(
     return f"models:/{entry.model_id}"
 
 
-def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[Any], list[Any]]:
+def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[ColSpec], list[ColSpec]]:
     """What the model reads and what it answers with; see `raykd.tracking.model`."""
     from mlflow.types import ColSpec
     from mlflow.types.schema import Array, Object, Property

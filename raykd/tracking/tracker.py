@@ -88,7 +88,7 @@ class Tracker:
         experiment: str | Experiment,
         run_name: str,
         *,
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
         run_id: str | None = None,
@@ -168,7 +168,7 @@ class Tracker:
         encoded = base64.b64encode(data).decode("ascii")
         self._attempt("bytes", path, {"data": encoded, "path": artifact_path(path)})
 
-    def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
+    def log_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
         """Keeps rows as JSON in the form that MLflow's page shows as a table; columns are all keys."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(column) for column in columns] for row in rows]
@@ -273,7 +273,7 @@ class Tracker:
         else:
             self.finish("FINISHED" if error is None else "FAILED")
 
-    def _attempt(self, kind: Kind, what: str, values: dict[str, Any]) -> Any:
+    def _attempt(self, kind: Kind, what: str, values: dict[str, object]) -> Any:
         """Does it now, or at `finish` if MLflow does not take it now; a known outage is not waited for."""
         act = TrackingOp(self.run_id, kind, what, values)
         if not self._outbox.down:

@@ -148,7 +148,7 @@ def _seed(source: Embedded, language: str, corpus: str, what: str) -> str:
     return f"{source.seed}/{language}/{source.split}/{middle}{what}"
 
 
-def _records(source: Embedded, language: str, corpus: str) -> list[Any]:
+def _records(source: Embedded, language: str, corpus: str) -> list[object]:
     """Records of a language; seed 0 takes them in the order of the file, any other seed in an order of its own."""
     file = Path(__file__).parent / corpus / f"{language}-{source.split}.jsonl.xz"
     with lzma.open(file, "rt", encoding="utf-8") as stream:

@@ -82,7 +82,7 @@ def open_packed(path: Path) -> Iterator[IO[bytes]]:
             yield unpacked
 
 
-def _open_zstd(handle: IO[bytes]) -> Any:
+def _open_zstd(handle: IO[bytes]) -> object:
     import pyarrow as pa
 
     return pa.CompressedInputStream(pa.PythonFile(handle, "r"), "zstd")

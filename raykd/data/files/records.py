@@ -117,7 +117,7 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
     return {name: names for name, names in found.items() if names}
 
 
-def _names_in(feature: Any) -> list[str] | None:
+def _names_in(feature: object) -> list[str] | None:
     """The class names of a feature as `datasets` writes it, looking into lists."""
     if isinstance(feature, list):
         return _names_in(feature[0]) if feature else None
@@ -161,7 +161,7 @@ def hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
     return _table_records(table, f"{source.name}[{source.split}]: row ")
 
 
-def _saved(folder: Path, source: Hub) -> Any:
+def _saved(folder: Path, source: Hub) -> object:
     """The split of a folder that `save_to_disk` wrote; None for a folder of another kind."""
     import datasets
 
@@ -184,7 +184,7 @@ def _table_records(table: Any, place: str) -> Iterator[Record]:
         yield Record(f"{place}{number}", number, {**values, **rest})
 
 
-def _readable(feature: Any, inside: bool = False) -> bool:
+def _readable(feature: object, inside: bool = False) -> bool:
     """Text, numbers, class labels, and lists and tables of them; lists of fractions are vectors."""
     import datasets
 
@@ -197,7 +197,7 @@ def _readable(feature: Any, inside: bool = False) -> bool:
     return isinstance(feature, datasets.ClassLabel) if inner is None else _readable(inner, inside=True)
 
 
-def _inner(feature: Any) -> Any:
+def _inner(feature: object) -> object:
     """What a list feature is a list of; None for another feature."""
     import datasets
 
@@ -206,7 +206,7 @@ def _inner(feature: Any) -> Any:
     return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
 
 
-def _classes(feature: Any) -> list[str] | None:
+def _classes(feature: object) -> list[str] | None:
     """The names of class labels that are kept as numbers, in lists too."""
     import datasets
 
@@ -216,7 +216,7 @@ def _classes(feature: Any) -> list[str] | None:
     return None if inner is None else _classes(inner)
 
 
-def _by_name(value: Any, names: list[str]) -> Any:
+def _by_name(value: object, names: list[str]) -> object:
     """Class labels as names, lists of them too; -1 (no gold label) and a number that is no class as they are."""
     if isinstance(value, list):
         return [_by_name(part, names) for part in value]

@@ -15,7 +15,7 @@ from typing import Any
 from raykd.errors import DataError
 
 
-def rows_of_split(loaded: Any, split: str, folder: Path) -> Any:
+def rows_of_split(loaded: Any, split: str, folder: Path) -> object:
     """The rows that ``split`` names in a folder that `save_to_disk` wrote.
 
     Args:

@@ -117,7 +117,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         yield Record(f"{path}:{number}", number, value)
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object; a key that stands twice with different values holds no value, since JSON does not say which counts."""
     found = dict(pairs)
     if len(found) != len(pairs):

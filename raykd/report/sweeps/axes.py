@@ -82,7 +82,7 @@ class SearchAxis:
         inside = [v for v in inside if self.low - slack <= v <= self.high + slack]
         return inside if len(inside) > 1 else [self.low, self.high]
 
-    def _index(self, value: Any) -> int:
+    def _index(self, value: object) -> int:
         return next(at for at, known in enumerate(self.categories) if _same(known, value))
 
     def _scaled(self, value: float) -> float:
@@ -123,8 +123,8 @@ def _names(keys: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _categories(values: Sequence[Any]) -> tuple[Any, ...]:
-    distinct: list[Any] = []
+def _categories(values: Sequence[object]) -> tuple[object, ...]:
+    distinct: list[object] = []
     for value in values:
         if not any(_same(known, value) for known in distinct):
             distinct.append(value)
@@ -135,15 +135,15 @@ def _order(value: Any) -> tuple[float, str]:
     return (float(value), "") if _is_number(value) or isinstance(value, bool) else (math.inf, str(value))
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     """Equal and of one kind: true is not 1."""
     return bool(isinstance(one, bool) == isinstance(other, bool) and one == other)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = value_text(value)
     return text if len(text) <= 18 else text[:8] + "…" + text[-8:]

@@ -38,7 +38,7 @@ def metric_title(metric: str) -> str:
     return METRIC_TITLES.get(metric_name(metric), metric_name(metric))
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """A sampled value as text: numbers with four significant digits, booleans and null as in YAML."""
     if value is None:
         return "null"
@@ -49,7 +49,7 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def sample_text(sample: Mapping[str, Any], names: Mapping[str, str]) -> str:
+def sample_text(sample: Mapping[str, object], names: Mapping[str, str]) -> str:
     """A sample on one line: ``alpha 0.1, temperature.start 4``."""
     return ", ".join(f"{names.get(key, key)} {value_text(value)}" for key, value in folded(sample).items())
 
@@ -83,7 +83,7 @@ class TrialTable:
         """One flat, JSON-able row a trial, the best first; every row has the same keys, absent is None."""
         flat = []
         for rank, t in enumerate(self.report.ranked(), 1):
-            row: dict[str, Any] = {
+            row: dict[str, object] = {
                 "rank": rank if t.counts else None, "trial": t.name, "status": t.status, "score": t.score,
                 "nll": t.nll, "best_step": t.best_step, "evaluations": len(t.evaluations),
                 "steps": 0 if t.last is None else t.last.step, "total_steps": t.total_steps,
@@ -160,5 +160,5 @@ def _broken(head: str) -> str:
     return head.replace(" ", "\n", 1).replace(".", ".\n").replace("_", "_\n")
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

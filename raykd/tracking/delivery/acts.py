@@ -17,13 +17,16 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from raykd.keys import LONGEST_KEY, marked, slug
 from raykd.tracking.address import Experiment, redact_value
 from raykd.tracking.client import Names, cut, experiment_id_of, log_rows, log_tags, storable
 from raykd.tracking.packing import log_model
 from raykd.tracking.stores.artifacts import repair_artifact_location
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 Kind = Literal["create", "params", "tags", "text", "bytes", "file", "model", "status"]
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000
@@ -104,7 +107,7 @@ def stored_path(path: Path, folder: Path | None) -> str:
     return str(resolved)
 
 
-def perform_op(client: Any, run_id: str, act: TrackingOp, folder: Path | None) -> Any:
+def perform_op(client: MlflowClient, run_id: str, act: TrackingOp, folder: Path | None) -> object:
     """Does an act in the run ``run_id``; an act of kind ``create`` is done by `create_run` and nothing here.
 
     Args:
@@ -140,7 +143,7 @@ def _found(path: str, folder: Path | None) -> Path:
     return Path(path) if folder is None else folder / path
 
 
-def create_run(client: Any, uri: str, act: TrackingOp) -> str:
+def create_run(client: MlflowClient, uri: str, act: TrackingOp) -> str:
     """The run that an act of kind ``create`` asks for: made, or found if that was done before."""
     asked = Experiment(act.values["experiment"], act.values.get("experiment_id"))
     experiment_id = experiment_id_of(client, uri, asked)
@@ -160,18 +163,18 @@ def create_run(client: Any, uri: str, act: TrackingOp) -> str:
     return str(run.info.run_id)
 
 
-def found_by(client: Any, experiment_id: str, local: str) -> str | None:
+def found_by(client: MlflowClient, experiment_id: str, local: str) -> str | None:
     """The run that was made for a local id, if it was."""
     found = client.search_runs([experiment_id], f"tags.`{LOCAL_TAG}` = '{local}'", max_results=1)
     return str(found[0].info.run_id) if found else None
 
 
-def redacted(params: Mapping[str, Any]) -> dict[str, str]:
+def redacted(params: Mapping[str, object]) -> dict[str, str]:
     """Parameters as they may be written anywhere: texts, secrets hidden."""
     return {key: storable(redact_value(key, value)) for key, value in params.items()}
 
 
-def _log_params(client: Any, run_id: str, params: Mapping[str, str], resumed: bool) -> None:
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str], resumed: bool) -> None:
     """Logs `redacted` parameters; names and long values that MLflow does not take are kept beside."""
     from mlflow.entities import Param
 
@@ -193,7 +196,7 @@ def _fitting(key: str) -> str:
     return key if len(key) <= LONGEST_KEY else slug(key)
 
 
-def _only_new(client: Any, run_id: str, values: Mapping[str, str]) -> dict[str, str]:
+def _only_new(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> dict[str, str]:
     """On resume: parameters that are new; changed ones become tags, as MLflow refuses new values."""
     data = client.get_run(run_id).data
     count = int(data.tags.get("resumes", "0")) + 1
@@ -218,7 +221,7 @@ def _file_name(part: str) -> str:
     return marked(short or "_", part) + ending
 
 
-def _log_bytes(client: Any, run_id: str, data: bytes, artifact_path: str) -> None:
+def _log_bytes(client: MlflowClient, run_id: str, data: bytes, artifact_path: str) -> None:
     folder, _, name = artifact_path.rpartition("/")
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / name

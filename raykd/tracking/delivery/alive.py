@@ -9,7 +9,10 @@ the server for so long and lives is marked as well; it says itself how it ended 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 HEARTBEAT = "raykd.heartbeat"
 """Tag of the last sign of life, in seconds since 1970."""
@@ -24,7 +27,7 @@ def sign() -> dict[str, str]:
 
 
 def end_stale(
-    client: Any, experiment_id: str, *, but: str | None = None, now: float | None = None
+    client: MlflowClient, experiment_id: str, *, but: str | None = None, now: float | None = None
 ) -> list[str]:
     """Marks running runs of this experiment KILLED that gave no sign of life for long; returns their ids.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
@@ -32,6 +32,9 @@ from raykd.tracking.patience import PROBE, set_mlflow_variables
 from raykd.tracking.stores.artifacts import repair_artifact_location
 from raykd.tracking.stores.database import is_new
 from raykd.tracking.stores.failure import as_failure
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _connected(
 
 
 def _runs(
-    client: Any,
+    client: MlflowClient,
     uri: str,
     folder: Path,
     rows: list[tuple[str, Point]],
@@ -142,7 +145,7 @@ def _unknown(run_id: str, what: str, folder: Path, uri: str) -> TrackingError:
     )
 
 
-def _send_points(client: Any, runs: dict[str, str], rows: list[tuple[str, Point]]) -> None:
+def _send_points(client: MlflowClient, runs: dict[str, str], rows: list[tuple[str, Point]]) -> None:
     by_run: dict[str, list[Point]] = {}
     for run_id, point in rows:
         by_run.setdefault(runs[run_id], []).append(point)
@@ -152,7 +155,7 @@ def _send_points(client: Any, runs: dict[str, str], rows: list[tuple[str, Point]
             send(client, run_id, points[start : start + CHUNK], names)
 
 
-def _made_before(client: Any, run_id: str) -> str | None:
+def _made_before(client: MlflowClient, run_id: str) -> str | None:
     """The run that was made earlier for an id that MLflow does not know."""
     for experiment in client.search_experiments():
         if (found := found_by(client, experiment.experiment_id, run_id)) is not None:
@@ -160,7 +163,7 @@ def _made_before(client: Any, run_id: str) -> str | None:
     return None
 
 
-def _perform(client: Any, runs: dict[str, str], later: WaitingOps, folder: Path) -> Sent:
+def _perform(client: MlflowClient, runs: dict[str, str], later: WaitingOps, folder: Path) -> Sent:
     done, kept, acts = 0, [], list(later.acts)
     births = [act for act in acts if act.kind == "create"]
     rest = [act for act in acts if act.kind != "create"]

@@ -14,7 +14,7 @@ import importlib.util
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from raykd.compat.mlflow_private import forget_artifact_folders
@@ -23,6 +23,9 @@ from raykd.errors import TrackingError
 from raykd.tracking.address import database_path, is_server
 from raykd.tracking.delivery.outbox import logger
 from raykd.tracking.stores.database import LOCKED_S, closed_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ARTIFACTS = "mlartifacts"
 _COLUMNS = (
@@ -127,7 +130,7 @@ def _can_import(module: str) -> bool:
         return False
 
 
-def repair_artifact_location(client: Any, uri: str, experiment_id: str) -> str | None:
+def repair_artifact_location(client: MlflowClient, uri: str, experiment_id: str) -> str | None:
     """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
     try:
         done = follow_move(uri, client.get_experiment(experiment_id).artifact_location)
