@@ -24,7 +24,7 @@ from raykd.tracking.delivery.outbox import first_line
 from raykd.tracking.patience import set_mlflow_variables, silence_loggers
 
 if TYPE_CHECKING:
-    from mlflow.types import ColSpec
+    from mlflow.types import ColSpec, TensorSpec
 
 CODE = "code"
 CARRIED = (
@@ -75,7 +75,9 @@ def log_model(
     return f"models:/{entry.model_id}"
 
 
-def _columns(task: str | None, labels: Sequence[str]) -> tuple[list[ColSpec], list[ColSpec]]:
+def _columns(
+    task: str | None, labels: Sequence[str]
+) -> tuple[list[ColSpec | TensorSpec], list[ColSpec | TensorSpec]]:
     """What the model reads and what it answers with; see `raykd.tracking.model`."""
     from mlflow.types import ColSpec
     from mlflow.types.schema import Array, Object, Property
