@@ -350,7 +350,7 @@ def test_coalescer_gives_the_error_to_everyone_and_goes_on() -> None:
 
 
 def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    from raykd.teachers import precision
+    from raykd.teachers.backends import precision
 
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
     for gain, expected in ((3.4, "bfloat16"), (1.2, "float32"), (0.53, "float32")):
