@@ -14,9 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from raykd.config import RunConfig
 from raykd.spec import NotANumber
+from raykd.tasks.registry import Registered, registered_tasks
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -155,7 +157,7 @@ def _near_choice(problem: ErrorDetails) -> str | None:
 def _place_of(model: type[BaseModel], key: str) -> str | None:
     """Where a key of the first level stands, if it is one of a level below."""
     for name, field in model.model_fields.items():
-        if any(key in below.model_fields for below in _models_in(field.annotation) if _kind(below) is None):
+        if any(key in below.model_fields for below in _models_of(field) if _kind(below) is None):
             return f"{name}.{key}"
     return None
 
@@ -191,7 +193,7 @@ def _below(found: Sequence[type[BaseModel]], part: object) -> list[type[BaseMode
     following: list[type[BaseModel]] = []
     for candidate in found:
         if isinstance(part, str) and part in candidate.model_fields:
-            following += _models_in(candidate.model_fields[part].annotation)
+            following += _models_of(candidate.model_fields[part])
         elif isinstance(part, int) or _kind(candidate) == part:
             following.append(candidate)
     return following
@@ -218,6 +220,13 @@ def _kinds(model: type[BaseModel], loc: Sequence[object]) -> list[str]:
 def _kind(model: type[BaseModel]) -> object:
     field = model.model_fields.get("kind")
     return field.default if field is not None else None
+
+
+def _models_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The models that a field takes; of a task all that are registered."""
+    if any(isinstance(note, Registered) for note in field.metadata):
+        return [*registered_tasks()]
+    return _models_in(field.annotation)
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

@@ -24,19 +24,18 @@ from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.models import Student
 from raykd.spec import Spec
-from raykd.tasks import Task
-from raykd.tasks.scores.classification import MetricName
+from raykd.tasks import Task, holds_task, task_class
+from raykd.tasks.scores.metrics import MetricName, is_higher_better, is_rate
 
 SCORE = "score"
 """Name of the metric of a run of several tasks: the unweighted mean of the tasks' own metrics, each a rate."""
-RATES = ("accuracy", "macro_f1", "f1", "precision", "recall", "exact_match")
-"""Metrics in [0, 1], higher is better: what can be averaged over tasks as it is."""
 RESERVED = ("eval", "train", "teacher")
 """What curves of a run begin with; those of a task begin with its name."""
 ENCODED = ("classification", "token_classification", "question_answering")
 """Kinds of task that are heads on an encoder."""
 
 
+@holds_task
 class MemberTask(Spec):
     """One task of a run of several: what is learnt, from which rows."""
 
@@ -48,6 +47,7 @@ class MemberTask(Spec):
     """Laid over the run's `objective` for this task (alpha, temperature, terms, weighting, ...)."""
 
 
+@holds_task
 class MultiTask(Spec):
     """Several tasks in one student; each optimizer step is of one of them."""
 
@@ -68,7 +68,8 @@ class MultiTask(Spec):
                 raise ValueError(f"a task cannot be named {name}: curves of the whole run are")
             task = member.get("task") if isinstance(member, Mapping) else getattr(member, "task", None)
             kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
-            if kind in ("causal_lm", "seq2seq", "masked_lm", "multi"):
+            known = task_class(str(kind))
+            if kind == "multi" or (known is not None and known.language):
                 raise ValueError(
                     f"task {name} is {kind}, which is no head on a shared encoder: wanted {', '.join(ENCODED)}; "
                     "train it in a run of its own"
@@ -76,6 +77,7 @@ class MultiTask(Spec):
         return value
 
 
+@holds_task
 class MultiRun(Spec):
     """One run of several tasks; the keys mean what they mean in `RunConfig`."""
 
@@ -140,9 +142,10 @@ class MultiRun(Spec):
         if unknown or self.select_teachers == ():
             raise ValueError(f"select_teachers {list(self.select_teachers or ())}: wanted some of {names}")
         for name, member in self.members.items():
-            if member.metric not in RATES:
+            rates = [m for m in member.task.metric_names if is_rate(m) and is_higher_better(m)]
+            if member.metric not in rates:
                 raise ValueError(
-                    f"task {name}: {member.metric} cannot be averaged over tasks; wanted one of {', '.join(RATES)}"
+                    f"task {name}: {member.metric} cannot be averaged over tasks; wanted one of {', '.join(rates)}"
                 )
         return self
 

@@ -18,9 +18,9 @@ from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
 from raykd.models import Student
 from raykd.spec import Spec
-from raykd.tasks import METRICS, Classification, Task
-from raykd.tasks.forms import RowForm, form_of
-from raykd.tasks.scores.classification import MetricName
+from raykd.tasks import Classification, Task, holds_task, task_class
+from raykd.tasks.forms import RowForm
+from raykd.tasks.scores.metrics import MetricName
 
 
 class RayConfig(Spec):
@@ -72,6 +72,7 @@ class Phase(Spec):
         return value
 
 
+@holds_task
 class RunConfig(Spec):
     """One run."""
 
@@ -118,9 +119,10 @@ class RunConfig(Spec):
             return data
         task, train = data.get("task", {}), data.get("train", {})
         kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
-        names = METRICS.get(kind or "classification")
-        if names is None:
+        chosen = task_class(kind or "classification")
+        if chosen is None:
             return data
+        names = chosen.metric_names
         if isinstance(train, TrainConfig) and train.metric is None:
             return {**data, "train": train.model_copy(update={"metric": names[0]})}
         if isinstance(train, Mapping) and train.get("metric") is None:
@@ -141,7 +143,7 @@ class RunConfig(Spec):
             (f"teacher {t.name}", t.training.model) for t in self.teachers if isinstance(t, TrainedTeacher)
         ]
         for name, student in students:
-            if self.task.kind not in student.tasks:
+            if self.task.head not in student.tasks:
                 raise ValueError(
                     f"{name}: a model of kind {student.kind} cannot learn {self.task.kind}; "
                     f"it can learn {', '.join(sorted(student.tasks))}"
@@ -156,7 +158,7 @@ class RunConfig(Spec):
             raise ValueError(
                 f"{name}: vocabulary union is that of a model's teachers, and a teacher has none"
             )
-        if self.task.kind != "masked_lm":
+        if not self.task.union_vocabulary:
             raise ValueError(f"student.vocabulary union serves masked_lm, not {self.task.kind}")
         spoken = [t.language_set for t in self.active_teachers]
         silent = [
@@ -178,7 +180,7 @@ class RunConfig(Spec):
     @property
     def form(self) -> RowForm:
         """What a row of the task consists of."""
-        return form_of(self.task)
+        return self.task.form
 
     @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from raykd.distill.schedules import Schedule, WarmupStableDecay
 from raykd.spec import Spec
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER, MetricName
+from raykd.tasks.scores.metrics import MetricName, is_higher_better
 
 
 class TrainConfig(Spec):
@@ -65,7 +65,7 @@ class TrainConfig(Spec):
     @property
     def higher_is_better(self) -> bool:
         """Direction of `metric`."""
-        return HIGHER_IS_BETTER[self.metric or "accuracy"]
+        return is_higher_better(self.metric or "accuracy")
 
 
 class WorkersConfig(Spec):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raykd.point import Point
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER
+from raykd.tasks.scores.metrics import is_higher_better
 from raykd.tasks.scores.ranking import rank
 
 
@@ -59,7 +59,7 @@ def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | No
     scored = {p.step: p for p in points if name in p.values}
     if not scored:
         return None
-    higher = HIGHER_IS_BETTER.get(metric, True)
+    higher = is_higher_better(metric)
 
     def order(point: Point) -> tuple[tuple[float, float], int]:
         return (

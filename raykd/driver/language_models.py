@@ -51,10 +51,10 @@ def check_language_model(
         return ""
     try:
         _encode_one(load_tokenizer(folder, trust_remote_code=trust_remote_code), task)
-        if task.kind == "masked_lm":
+        if not task.generates:
             return ""
         said = []
-        if task.kind == "seq2seq":
+        if task.marks_languages:
             check_decoder_start(folder)
             languages = config.data.select_languages or config.data.languages
             said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
@@ -76,7 +76,7 @@ def _encode_one(tokenizer: Any, task: Any) -> None:
     Raises:
         ConfigError: What it lacks.
     """
-    one = TextBatch(("",), ("a",), ("",), np.zeros(1, np.int64), None if task.kind == "masked_lm" else ("a",))
+    one = TextBatch(("",), ("a",), ("",), np.zeros(1, np.int64), None if task.form == "plain" else ("a",))
     if not getattr(tokenizer, "by_language", False):
         task.encode(tokenizer, one)
 
@@ -107,7 +107,7 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
         ConfigError: A model has no code for a language, or would read sources without one as what is to be
             written.
     """
-    if config.task.kind != "seq2seq":
+    if not config.task.marks_languages:
         return ""
     named = sorted({name for name in rows.source_languages or () if name})
     silent = {
@@ -152,7 +152,7 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
         ConfigError: A model's tokenizer has no token to begin with; names the model.
     """
     empty = [i for i, text in enumerate(rows.texts) if not text]
-    if config.task.kind != "causal_lm" or not empty:
+    if config.task.form != "target" or not empty:
         return
     for who, folder, _, trusted in _local_models(config):
         try:
@@ -169,7 +169,7 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
 def describe_marks(config: RunConfig, rows: Rows) -> str:
     """How many rows already hold what a tokenizer would put around them ("" is none); they do not get it twice."""
     task, said = config.task, []
-    if not isinstance(task, LanguageTask) or task.kind == "masked_lm":
+    if not isinstance(task, LanguageTask) or not task.generates:
         return ""
     for who, folder, given, trusted in _local_models(config):
         try:
@@ -228,7 +228,7 @@ def _with_length(task: Any, max_length: int | None) -> Any:
     Raises:
         ConfigError: The longest target leaves no room for a prompt.
     """
-    if max_length is not None and task.kind == "causal_lm" and task.max_target_length >= max_length:
+    if max_length is not None and task.form == "target" and task.max_target_length >= max_length:
         raise ConfigError(
             "its length leaves no room for a prompt before the longest target",
             got=f"max_length {max_length}, task.max_target_length {task.max_target_length}",

@@ -12,7 +12,6 @@ from raykd.models.multi import MultiModel, save_tasks, share
 from raykd.point import Point
 from raykd.student.prepare import Prepared
 from raykd.student.worker import TrainingLoop
-from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import PoolHandle
 
 
@@ -64,14 +63,14 @@ def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
     """Return the student at its seeded start."""
     labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(
-        model=config.student.build(tokenizer, labels, config.seed, config.task.kind),
+        model=config.student.build(tokenizer, labels, config.seed, config.task.head),
         tokenizer=tokenizer,
         labels=labels,
         kind=config.student.kind,
-        task=config.task.kind,
+        task=config.task.head,
         max_length=config.task.max_length,
         languages=config.data.select_languages or config.data.languages,
-        settings=config.task.settings if isinstance(config.task, LanguageTask) else {},
+        settings=config.task.settings,
     )
 
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from raykd.errors import ModelError
+from raykd.tasks.forms import Head
 
-Head = Literal[
-    "classification", "token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"
-]
 HEADS: frozenset[Head] = frozenset(get_args(Head))
 LABELLED: frozenset[Head] = frozenset({"classification", "token_classification"})
 LANGUAGE: frozenset[Head] = frozenset({"causal_lm", "seq2seq", "masked_lm"})

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
@@ -22,7 +22,7 @@ from raykd.models.textmodel import TextModel
 from raykd.prediction.generation_settings import input_limit, places_of
 from raykd.prediction.probes import FAILURES, failed_at_row
 from raykd.prediction.selftest import find_padding, nonfinite_answers_error
-from raykd.tasks import EncodedBatch, SystemAnswers, Task, TaskBase
+from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, task_class
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes
@@ -55,9 +55,17 @@ def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
         ModelError: the model has no place for so many tokens, or raykd.json holds settings that are none.
     """
     places = None if model.positions is None else model.positions.source
-    longest = model.max_length or (LONGEST if model.task == "question_answering" else _own_longest(model))
-    settings: dict[str, Any] = {"kind": model.task, "max_length": min(longest, places or longest)}
-    if model.task in ("causal_lm", "seq2seq"):
+    kind = str(model.settings.get("kind", model.task))
+    chosen = task_class(kind)
+    if chosen is None:
+        raise ModelError(
+            "the model was trained for a kind of task that nobody registered",
+            got=kind,
+            wanted="the module that defines it, imported before the model is asked",
+            next_step="import it, or load the model with plain transformers",
+        )
+    longest = model.max_length or (LONGEST if chosen.form == "answers" else _own_longest(model))
+    if chosen.generates:
         return _language_task(model, lengths)
     if lengths != Lengths():
         raise ModelError(
@@ -66,10 +74,7 @@ def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
             wanted="a model of task causal_lm or seq2seq",
             next_step="leave --max-length and --max-new-tokens out",
         )
-    if model.task == "question_answering":
-        settings["stride"] = min(64, settings["max_length"] // 4)
-    task: TaskBase = TypeAdapter[Any](Task).validate_python(settings)
-    return task
+    return build_task({"kind": kind, **chosen.served_settings(min(longest, places or longest))})
 
 
 def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
@@ -90,7 +95,7 @@ def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
     if not closed:
         settings |= {"max_target_length": new, "max_length": longest + new}
     try:
-        task: TaskBase = TypeAdapter[Any](Task).validate_python(settings)
+        task = build_task(settings)
     except ValidationError as error:
         raise ModelError(
             "raykd.json of the model holds settings that are none", got=str(error)[:300]
@@ -132,7 +137,7 @@ class Predictor:
         Raises:
             ModelError: a masked language model, which says nothing of a text as a whole.
         """
-        if self.task.kind == "masked_lm":
+        if self.task.language and not self.task.generates:
             raise ModelError(
                 "a masked language model has nothing to predict of a whole text",
                 got=f"a model of task {self.task.kind}",

@@ -35,6 +35,7 @@ from raykd.preflight.selftests import check_answers, check_student_answers
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.student.overruled import fixed_keys
 from raykd.student.validation import check_deepspeed
+from raykd.tasks.language import LanguageTask
 from raykd.teachers.pool import Group, Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import find_recording_place as look_at_records
@@ -116,7 +117,9 @@ def check_combinations(config: RunConfig) -> str:
                     wanted=f"at most {positions}",
                 )
         written = getattr(config.task, "max_new_tokens", 0) if getattr(config.task, "written", ()) else 0
-        read = getattr(config.task, "prompt_tokens", 0) if config.task.kind == "causal_lm" else 0
+        task = config.task
+        shared = isinstance(task, LanguageTask) and task.generates and not task.target_positions
+        read = getattr(task, "prompt_tokens", 0) if shared else 0
         if positions is not None and written and read + written > positions:
             raise ConfigError(
                 f"task.max_new_tokens is larger than max_positions of the {name} leave",

@@ -20,7 +20,6 @@ from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
 from raykd.models.bases import inspect_base
-from raykd.networks.heads import known_head
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, teacher_length
 from raykd.pretrained.tokenizers import look_at
 from raykd.tasks.language import LanguageTask
@@ -52,7 +51,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     """
     task, name = config.task, teacher.name
     with _named(f"teacher {name}"):
-        looked = models.inspect_model(folder, task.kind, trust_remote_code=teacher.trust_remote_code)
+        looked = models.inspect_model(folder, task.head, trust_remote_code=teacher.trust_remote_code)
     try:
         task.columns(looked.labels, config.data.labels, teacher.label_map, name)
     except LabelMismatchError as error:
@@ -147,7 +146,7 @@ def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str,
         looked = inspect_base(
             folder,
             tuple(config.data.labels),
-            known_head(task.kind) or "classification",
+            task.head,
             trust_remote_code=model.trust_remote_code,
             layers=model.layers,
         )
@@ -217,7 +216,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     for teacher in config.active_teachers:
         if isinstance(teacher, ModelTeacher) and Path(teacher.path).is_dir():
             looked = models.inspect_model(
-                Path(teacher.path), task.kind, trust_remote_code=teacher.trust_remote_code
+                Path(teacher.path), task.head, trust_remote_code=teacher.trust_remote_code
             )
             found.append(
                 _signs_in(rows, task, f"teacher {teacher.name}", looked.tokenizer.signs, looked.rowless)

@@ -46,7 +46,7 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
         return "no training row in its languages"
     key = content_key(
         _stamp(folder),
-        config.task.kind,
+        config.task.head,
         teacher.max_length or config.task.max_length,
         config.serving.dtype,
         "cpu",

@@ -22,15 +22,12 @@ from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.errors import RaykdError
 from raykd.models import Student, stored_parameters
-from raykd.networks.heads import known_head
 from raykd.pretrained import files
 from raykd.student.worker import LOGGED_WINDOWS
 from raykd.tasks import Task
-from raykd.tasks.question_answering import BESIDE
 from raykd.teachers.source import Roster
 from raykd.teachers.store.bound import stored_bytes
 from raykd.teachers.store.values import text_keys
-from raykd.text.words import word_spans
 
 HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
 """Bytes of a body's header, of each temperature in it, and of a unit's offset, entropy and gold (`answers.codec`)."""
@@ -79,9 +76,7 @@ def parameters(student: Student, task: Task, labels: Sequence[str], *, least: bo
     import torch
 
     with torch.device("meta"):
-        model = student.build(
-            _tokenizer(student, least), labels, 0, known_head(task.kind) or "classification"
-        )
+        model = student.build(_tokenizer(student, least), labels, 0, task.head)
     return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
 
 
@@ -128,11 +123,8 @@ def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tupl
         return 0.0, False
     if task.row_units:
         return 4.0 * classes, False
-    if task.kind == "token_classification":
-        return HEADER + 4.0 * classes * float(np.mean(task.counts(batch))), False
-    if task.kind == "question_answering":
-        words = [len(word_spans(context)) for context in batch.pairs or ()]
-        return HEADER + 2 * 4.0 * (float(np.mean(words)) + BESIDE), False
+    if not task.language:
+        return HEADER + 4.0 * task.mean_choices(batch, classes), False
     answers: Any = getattr(task, "answers")  # noqa: B009  (of language tasks alone)
     a_unit: float = OFFSET + 2 * HALF
     if answers.kind == "hidden":
@@ -149,7 +141,7 @@ def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tupl
 
 def _units(task: Task, rows: Rows) -> list[float]:
     """About the tokens of each row, and an end; none goes beyond the task's limit."""
-    written = rows.texts if task.kind == "masked_lm" or rows.pairs is None else rows.pairs
+    written = rows.texts if task.form == "plain" or rows.pairs is None else rows.pairs
     limit = getattr(task, "max_target_length", task.max_length)
     share = getattr(task, "share", 1.0) * getattr(task, "views", 1)
     sizes = (len(text.encode("utf-8", "surrogatepass")) for text in written)

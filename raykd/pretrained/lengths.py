@@ -79,7 +79,7 @@ def check_target(who: str, looked: Looked, task: Task) -> None:
         ConfigError: With the number to set.
     """
     limit = looked.positions.target
-    longest = getattr(task, "max_target_length", 0) if task.kind == "seq2seq" else 0
+    longest = task.target_positions if isinstance(task, LanguageTask) else 0
     if limit is not None and longest > limit:
         raise _too_long("task.max_target_length", longest, limit, who)
 
@@ -97,7 +97,7 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
     Raises:
         ConfigError: Nothing of a text would be left; with the smallest number that leaves something.
     """
-    answers = task.kind == "question_answering"
+    answers = task.form == "answers"
     added = special[1] if pairs or answers else special[0]
     least = added + 1
     if answers:
@@ -118,7 +118,10 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
 
 def _most(looked: Looked, task: Task) -> int | None:
     """Most tokens of a text; an encoder-decoder that does not translate reads it on both sides."""
-    sides = (looked.positions.source, None if task.kind == "seq2seq" else looked.positions.target)
+    sides = (
+        looked.positions.source,
+        None if isinstance(task, LanguageTask) and task.target_positions else looked.positions.target,
+    )
     return min((side for side in sides if side is not None), default=None)
 
 

@@ -32,7 +32,8 @@ from raykd.report.plots import (
     weight_curves,
 )
 from raykd.report.results import Predictions, Score, agreement
-from raykd.report.table import ABSENT, METRIC_TITLES, RATES, ResultTable, count, format_metric, system_title
+from raykd.report.table import ABSENT, ResultTable, count, format_metric, system_title
+from raykd.tasks.scores.metrics import is_rate, metric_title
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -166,7 +167,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
         ),
         figures={k: (Markup(svg), caption) for k, (svg, caption) in (pictures or figures(report)).items()},
         teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
-        titles=METRIC_TITLES,
+        title_of=metric_title,
         shown=format_metric,
         count=count,
         absent=ABSENT,
@@ -184,14 +185,14 @@ def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:
     first = table.metrics[0] if table.metrics else None
     for p, s in table.systems:
         if p.role != "teacher" and s.macro is not None and first is not None:
-            unit = " %" if first in RATES else " nats" if first == "nll" else ""
-            remark = f"mean {METRIC_TITLES.get(first, first).split()[0]}, {count(p.parameters)} parameters"
+            unit = " %" if is_rate(first) else " nats" if first == "nll" else ""
+            remark = f"mean {metric_title(first).split()[0]}, {count(p.parameters)} parameters"
             found.append((system_title(p), format_metric(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
             "" if table.gap.closed is None else f"; {table.gap.closed:.0%} of the gap to the ensemble closed"
         )
-        title = METRIC_TITLES.get(table.gap.metric, table.gap.metric).split()[0]
+        title = metric_title(table.gap.metric).split()[0]
         number, _, unit = table.gap.change.partition(" ")
         remark = f"{unit} of mean {title}".strip() + (f" ({table.gap.verdict})" if table.gap.verdict else "")
         found.append(("distilled − undistilled", number, remark + closed))

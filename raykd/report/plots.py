@@ -19,13 +19,14 @@ from raykd.distill.signals import UNLABELLED
 from raykd.point import Point
 from raykd.report.drawing import COLOURS, INK, STYLES, legend, line, panels_of, plain, to_svg
 from raykd.report.results import Agreement, Predictions, Role
-from raykd.report.table import METRIC_TITLES, RATES, ResultTable, system_title
+from raykd.report.table import ResultTable, system_title
 from raykd.tasks.scores.classification import (
     ECE_BINS,
     calibration_bins,
     expected_calibration_error,
     log_softmax,
 )
+from raykd.tasks.scores.metrics import is_rate, metric_title
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name to (step, value) in the order of steps."""
@@ -63,7 +64,7 @@ def evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nl
         return None
     figure, panels = panels_of(len(shown), width=4.4 * len(shown) + 0.6, height=3.4)
     for axes, metric in zip(panels, shown, strict=True):
-        scale = 100.0 if metric in RATES else 1.0
+        scale = 100.0 if is_rate(metric) else 1.0
         names = [
             n for n in curves if n.startswith("eval/") and n.endswith(f"/{metric}") and "/mean/" not in n
         ]
@@ -71,7 +72,7 @@ def evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nl
             line(axes, curves[name], name.split("/")[1], at + 1, scale=scale)
         if f"eval/mean/{metric}" in curves:
             line(axes, curves[f"eval/mean/{metric}"], "mean", 0, scale=scale, width=2.4)
-        axes.set(xlabel="optimizer step", ylabel=f"validation {METRIC_TITLES.get(metric, metric)}")
+        axes.set(xlabel="optimizer step", ylabel=f"validation {metric_title(metric)}")
         legend(axes)
     return to_svg(figure)
 
@@ -103,7 +104,7 @@ def language_bars(table: ResultTable, metric: str | None = None) -> str | None:
     figure, panels = panels_of(
         len(names) + 1, width=2.6 + 1.75 * (len(names) + 1), height=1.0 + 0.32 * len(systems), sharey=True
     )
-    scale = 100.0 if metric in RATES else 1.0
+    scale = 100.0 if is_rate(metric) else 1.0
     for axes, name in zip(panels, [*names, "mean"], strict=True):
         for at, (p, s) in enumerate(systems):
             whole = len(s.by_language) == len(names)
@@ -124,7 +125,7 @@ def language_bars(table: ResultTable, metric: str | None = None) -> str | None:
         axes.grid(visible=False, axis="y")
     panels[0].set_yticks(range(len(systems)), [plain(system_title(p)) for p, _ in systems])
     panels[0].invert_yaxis()
-    figure.supxlabel(METRIC_TITLES.get(metric, metric), fontsize=10, color=INK)
+    figure.supxlabel(metric_title(metric), fontsize=10, color=INK)
     return to_svg(figure)
 
 

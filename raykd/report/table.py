@@ -19,19 +19,12 @@ from rich.text import Text
 
 from raykd.report.fitted import FittedTable
 from raykd.report.results import ROLES, Predictions, Role, Score
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER
+from raykd.tasks.scores.metrics import is_higher_better, is_hundred, is_rate, metric_title
 
 ABSENT = "–"
 ROLE_TITLES: Mapping[Role, str] = {
     "teacher": "teacher", "ensemble": "teachers' ensemble", "baseline": "undistilled student",
     "student": "distilled student",
-}  # fmt: skip
-METRIC_TITLES: Mapping[str, str] = {
-    "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "nll": "NLL nats", "ece": "ECE %",
-    "f1": "F1 %", "precision": "precision %", "recall": "recall %", "exact_match": "exact match %",
-    "score": "score %", "best_f1": "best F1 %", "best_exact_match": "best exact %",
-    "perplexity": "perplexity", "chrf": "chrF", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
 }  # fmt: skip
 _NARROW = {
     "languages": "langs",
@@ -40,13 +33,6 @@ _NARROW = {
     "macro-F1 %": "macro\nF1 %",
 }
 """Headings that a terminal has no room for."""
-RATES = (
-    "accuracy", "macro_f1", "ece", "f1", "precision", "recall", "exact_match", "score", "best_f1",
-    "best_exact_match",
-)  # fmt: skip
-"""Metrics in [0, 1], shown in per cent."""
-WRITTEN = ("chrf", "bleu", "rouge1", "rouge2", "rougeL")
-"""Metrics of written texts, from 0 to 100."""
 ONE_ANSWER = "(!)"
 """Mark of a system that answers alike to every row."""
 
@@ -73,26 +59,26 @@ class Gap:
     @property
     def change(self) -> str:
         """The difference of the means, as the metric comes, with its sign and unit: ``−0.037 nats``."""
-        raw = self.points if HIGHER_IS_BETTER.get(self.metric, True) else -self.points
+        raw = self.points if is_higher_better(self.metric) else -self.points
         unit = unit_of(self.metric)
         return f"{format_signed(raw, 1 if unit == 'points' else 3)} {unit}".rstrip()
 
     @property
     def verdict(self) -> str:
         """What the sign means, where less is better; empty elsewhere."""
-        if HIGHER_IS_BETTER.get(self.metric, True) or not self.points:
+        if is_higher_better(self.metric) or not self.points:
             return ""
         return f"{'better' if self.points > 0 else 'worse'}: lower is better"
 
     def __str__(self) -> str:
-        title = METRIC_TITLES.get(self.metric, self.metric).split(" ")[0]
+        title = metric_title(self.metric).split(" ")[0]
         two = f"{format_metric(self.metric, self.before)} to {format_metric(self.metric, self.after)}"
         text = f"distilled − undistilled: {self.change} of mean {title}, {two}"
         if self.verdict:
             text += f" ({self.verdict})"
         if self.besides is not None:
             name, points = self.besides
-            text += f"; {METRIC_TITLES.get(name, name)} {format_signed(points, 1)} points (worse)"
+            text += f"; {metric_title(name)} {format_signed(points, 1)} points (worse)"
         return (
             text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
         )
@@ -100,7 +86,7 @@ class Gap:
 
 def unit_of(metric: str) -> str:
     """What a difference of a metric is counted in."""
-    if metric in RATES or metric in WRITTEN:
+    if is_rate(metric) or is_hundred(metric):
         return "points"
     return "nats" if metric == "nll" else ""
 
@@ -159,10 +145,10 @@ class ResultTable:
         if gained is None:
             return None
         lead = None if ensemble is None else _lead(ensemble, baseline, metric)
-        unit = 100 if metric in RATES else 1
+        unit = 100 if is_rate(metric) else 1
         ours, theirs = student.macro or {}, baseline.macro or {}
         worse = [
-            (m, ours[m] - theirs[m]) for m in WRITTEN if m in ours and m in theirs and ours[m] < theirs[m]
+            (m, ours[m] - theirs[m]) for m in ours if is_hundred(m) and m in theirs and ours[m] < theirs[m]
         ]
         return Gap(
             points=unit * gained,
@@ -199,12 +185,9 @@ class ResultTable:
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of the main table as texts, the same for Markdown, HTML and the terminal."""
         first, *others = self.metrics or ("accuracy",)
-        title = METRIC_TITLES.get(first, first).split()[0]
+        title = metric_title(first).split()[0]
         heads = ["system", "languages", *(f"{title} {x}" for x in self.languages)]
-        heads += [
-            f"mean {METRIC_TITLES.get(m, m)}" if m == first else METRIC_TITLES.get(m, m)
-            for m in (first, *others)
-        ]
+        heads += [f"mean {metric_title(m)}" if m == first else metric_title(m) for m in (first, *others)]
         heads += ["parameters", "ms / 1,000 texts"]
         return heads, [self._line(p, s, (first, *others)) for p, s in self.systems]
 
@@ -223,7 +206,7 @@ class ResultTable:
 
     def language_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of the second table: every metric in every language."""
-        heads = ["system", "language", "rows", *(METRIC_TITLES.get(m, m) for m in self.metrics)]
+        heads = ["system", "language", "rows", *(metric_title(m) for m in self.metrics)]
         lines = [
             [system_title(p), x, f"{s.rows[x]:,}", *(format_metric(m, values.get(m)) for m in self.metrics)]
             for p, s in self.systems
@@ -254,7 +237,7 @@ class ResultTable:
     def _wide(self) -> Table:
         """A row for each system."""
         heads, lines = self.cells()
-        of = METRIC_TITLES.get(self.metrics[0], self.metrics[0]) if self.metrics else "accuracy"
+        of = metric_title(self.metrics[0]) if self.metrics else "accuracy"
         table = self._frame(f"Results on the held-out rows; the columns of languages hold {of}")
         for at, head in enumerate(heads):
             language = 2 <= at < 2 + len(self.languages)
@@ -268,7 +251,7 @@ class ResultTable:
         """A row for each system and language, then its mean over them."""
         table = self._frame("Results on the held-out rows, by language")
         metrics = self.metrics or ("accuracy",)
-        titles = [METRIC_TITLES.get(m, m).replace(" ", "\n", 1) for m in metrics]
+        titles = [metric_title(m).replace(" ", "\n", 1) for m in metrics]
         for at, head in enumerate(["system", "language", *titles, "params", "ms per\n1,000"]):
             table.add_column(Text(head), justify="left" if at < 2 else "right", no_wrap=True)
         for p, s in self.systems:
@@ -299,7 +282,7 @@ def _lead(one: Score, other: Score, metric: str) -> float | None:
         return None
     if metric not in one.macro or metric not in other.macro:
         return None
-    sign = 1.0 if HIGHER_IS_BETTER.get(metric, True) else -1.0
+    sign = 1.0 if is_higher_better(metric) else -1.0
     return sign * (one.macro[metric] - other.macro[metric])
 
 
@@ -317,7 +300,7 @@ def format_metric(metric: str, value: float | None, *, compared: bool = False) -
     """
     if value is None:
         return ABSENT
-    return f"{100 * value:.{1 + compared}f}" if metric in RATES else f"{value:.{3 + compared}f}"
+    return f"{100 * value:.{1 + compared}f}" if is_rate(metric) else f"{value:.{3 + compared}f}"
 
 
 def count(number: int) -> str:

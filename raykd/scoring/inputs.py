@@ -19,7 +19,6 @@ from raykd.data.files.opening import read_lines
 from raykd.errors import DataError
 from raykd.parse import object_without_duplicates
 from raykd.tasks import TaskBase
-from raykd.tasks.forms import form_of
 from raykd.text.batch import TextBatch
 
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -195,7 +194,7 @@ class InputRows:
         """
         from raykd.prediction.predictor import rows_to_ask  # imports torch; reading inputs does not
 
-        form = form_of(task)
+        form = task.form
         if self.tokens is not None and form != "words":
             raise DataError(
                 "this model reads texts, not words",

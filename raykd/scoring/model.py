@@ -105,7 +105,7 @@ class Model:
             self._predictors[lengths] = Predictor.of(self._loaded, lengths)
         predictor = self._predictors[lengths]
         batch = rows.batch(predictor.task, no_answer=no_answer)
-        if predictor.task.kind == "seq2seq":
+        if predictor.task.marks_languages:
             batch = rows.in_languages(batch, source_language, language)
         predictions = predictor.predict(batch)
         if rows.others is None:

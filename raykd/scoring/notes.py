@@ -18,7 +18,7 @@ from raykd.driver.language_models import describe_set_aside
 from raykd.point import Point
 from raykd.scoring.score import System
 from raykd.student.overruled import describe_overruled
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER
+from raykd.tasks.scores.metrics import is_higher_better
 from raykd.tasks.scores.ranking import round_score
 
 log = logging.getLogger("raykd.runs")
@@ -156,7 +156,7 @@ def _weak_teachers(systems: Sequence[System]) -> tuple[str, ...]:
     ensemble, baseline = found.get("ensemble"), found.get("baseline")
     if ensemble is None or baseline is None:
         return ()
-    sign = 1.0 if HIGHER_IS_BETTER.get(ensemble[0], True) else -1.0
+    sign = 1.0 if is_higher_better(ensemble[0]) else -1.0
     if sign * round_score(ensemble[1]) <= sign * round_score(baseline[1]):
         return (
             "the teachers together are no better than the undistilled student: train them longer, with another "

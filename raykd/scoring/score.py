@@ -99,7 +99,7 @@ def measure_system(
 
 def _same_label(config: RunConfig, answers: Predictions) -> str | None:
     """The one label that a system gives to all units, in words; None where it gives several, or gold is one too."""
-    if config.task.kind not in ("classification", "token_classification"):
+    if not config.task.labelled:
         return None
     counted_N = answers.covered_N & (answers.labels_N != UNLABELLED)
     if not counted_N.any() or len(set(answers.labels_N[counted_N].tolist())) == 1:

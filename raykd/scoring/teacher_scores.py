@@ -23,13 +23,14 @@ from raykd.errors import ModelError
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.results import Score
-from raykd.report.table import METRIC_TITLES, RATES, format_metric
+from raykd.report.table import format_metric
 from raykd.scoring.poor_teachers import Complaint, complaint_of
 from raykd.scoring.score import ask_all, said_by, teacher_systems
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
 from raykd.tasks.schemes import parse
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
+from raykd.tasks.scores.metrics import is_rate, metric_title
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
@@ -235,7 +236,7 @@ def _complaints(
 def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str]) -> list[str]:
     """Teachers far below another one on the languages that both are measured on, each beside the best of those."""
     metric = config.task.metric_names[0]
-    if metric not in RATES:
+    if not is_rate(metric):
         return []
     notes = []
     for name, own in scores.items():
@@ -251,7 +252,7 @@ def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str
             gap, mine, best, other, shared = max(gaps)
             notes.append(
                 f"teacher {name} is {100 * gap:.1f} points below teacher {other} on the validation rows in "
-                f"{', '.join(shared)}: {METRIC_TITLES[metric].removesuffix(' %')} {100 * mine:.1f} against "
+                f"{', '.join(shared)}: {metric_title(metric).removesuffix(' %')} {100 * mine:.1f} against "
                 f"{100 * best:.1f} %"
             )
     return notes
@@ -285,4 +286,4 @@ def _shown(config: RunConfig, scores: Mapping[str, Score]) -> str:
         f"({', '.join(s.by_language) or 'none'})"
         for name, s in scores.items()
     ]
-    return f"teachers on the validation rows, {METRIC_TITLES.get(metric, metric)}: {', '.join(each)}"
+    return f"teachers on the validation rows, {metric_title(metric)}: {', '.join(each)}"

@@ -35,7 +35,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[System
     from raykd.models.lm import Headless
     from raykd.prediction.writing import generate_texts
 
-    student = models.load_model(directory, head=task.kind)
+    student = models.load_model(directory, head=task.head)
     batch = rows.take(range(len(rows))).in_codes(student_codes(config))
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)

@@ -23,7 +23,8 @@ from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import LabelMismatchError
 from raykd.spec import Spec
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.signature import Signature
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, SubBatch, pad, run_sub_batches, sub_batches_of
 from raykd.text.tokens import Tokenizer
@@ -165,9 +166,17 @@ class SystemAnswers:
 
 
 class TaskBase(Spec):
-    """What one prediction is; see the module's docstring."""
+    """What one prediction is; see the module's docstring.
+
+    A task owns its facets: what a row of it consists of (`form`), which head of a model it reads (`head`), its metrics,
+    how a prediction is shown (`predictions`) and served (`signature`, `to_columns`), what it may be combined with
+    (`check`, `union_vocabulary`, `marks_languages`). Nothing outside asks of which kind a task is. A class registers
+    itself with `raykd.tasks.registry.register_task`.
+    """
 
     form: ClassVar[RowForm]
+    head: ClassVar[Head]
+    """The head of a model that the task reads."""
     metric_names: ClassVar[tuple[str, ...]]
     """Names of what `metrics` gives, the one that a run is judged by first."""
     labelled: ClassVar[bool] = False
@@ -176,6 +185,12 @@ class TaskBase(Spec):
     """Whether the unit is the row and all rows have the run's labels as choices: answers are then one matrix."""
     language: ClassVar[bool] = False
     """Whether the choices are a model's own vocabulary: then it gives hidden states, and answers are short forms."""
+    generates: ClassVar[bool] = False
+    """Whether models of the task write text."""
+    marks_languages: ClassVar[bool] = False
+    """Whether models may mark sources and targets with their languages."""
+    union_vocabulary: ClassVar[bool] = False
+    """Whether a student may have the union of its teachers' vocabularies."""
     kind: str
     max_length: int
 
@@ -201,6 +216,10 @@ class TaskBase(Spec):
     def choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
         """C: choices that a unit of these rows has, at most."""
         return len(labels)
+
+    def mean_choices(self, batch: TextBatch, classes: int) -> float:
+        """Mean number of logits in a teacher's answer to one of these rows: units times choices."""
+        return float(np.mean(self.counts(batch))) * classes
 
     def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
         """``[N]``: the gold label of each unit, or `UNLABELLED`."""
@@ -236,6 +255,34 @@ class TaskBase(Spec):
         logits_NC = raw_NC[:, [own[0] for own in columns]].cpu().numpy()
         good_N = np.isfinite(logits_NC).all(axis=1)
         return [row if good else None for row, good in zip(logits_NC, good_N.tolist(), strict=True)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a saved student must remember to be asked as it was judged: its kind, where its head serves another."""
+        return {} if self.kind == self.head else {"kind": self.kind}
+
+    @classmethod
+    def served_settings(cls, longest: int) -> dict[str, Any]:
+        """Return the settings with which a saved model of the task is asked.
+
+        Args:
+            longest: Tokens of the longest text that the model reads.
+        """
+        return {"max_length": longest}
+
+    @classmethod
+    def signature(cls, labels: Sequence[str]) -> Signature:
+        """Return the columns that a saved model of the task reads, and those that it answers with."""
+        raise NotImplementedError(f"{cls.__name__} is not served as a table")
+
+    def to_columns(
+        self, predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]
+    ) -> dict[str, list[Any]]:
+        """Return predictions as the output columns of `signature`: by name a cell for each row."""
+        return {
+            column.name: [row[column.name] for row in predictions]
+            for column in self.signature(labels).outputs
+        }
 
     def answer_key(self) -> object:
         """What of the task changes a teacher's answer, beside labels and lengths; a part of the store's name."""

@@ -15,18 +15,22 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
 from raykd.tasks.language import LanguageTask, language_batch, target_units
+from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import prompt_ids, target_ids
 from raykd.text.tokens import Tokenizer
 
 
+@register_task
 class CausalLM(LanguageTask):
     """A target that follows a prompt (which may be empty), by a decoder."""
 
     form: ClassVar[RowForm] = "target"
+    head: ClassVar[Head] = "causal_lm"
+    generates: ClassVar[bool] = True
     kind: Literal["causal_lm"] = "causal_lm"
     max_length: int = Field(256, ge=2)
     """Longest prompt and target together, in tokens, special tokens included."""

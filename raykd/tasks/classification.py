@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.registry import register_task
 from raykd.tasks.scores import classification as metrics
+from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.tokens import Tokenizer, Tokens, marker_ids, tokenize
 
 
+@register_task
 class Classification(TaskBase):
     """One label a row; N = B."""
 
     form: ClassVar[RowForm] = "text"
+    head: ClassVar[Head] = "classification"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "nll", "ece")
     labelled: ClassVar[bool] = True
     row_units: ClassVar[bool] = True
@@ -86,6 +90,21 @@ class Classification(TaskBase):
             }
             for text, p_C in zip(rows.texts, p_NC, strict=True)
         ]
+
+    @classmethod
+    def signature(cls, labels: Sequence[str]) -> Signature:
+        """A text or two; the label, and the probability of every label in a column ``p_LABEL``."""
+        return Signature(
+            (Column("text", "string"), Column("text_pair", "string", required=False)),
+            (Column("label", "string"), *(Column(f"p_{label}", "double") for label in labels)),
+        )
+
+    def to_columns(
+        self, predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]
+    ) -> dict[str, list[Any]]:
+        """Labels, and the probabilities of each label."""
+        columns = {"label": [row["label"] for row in predictions]}
+        return columns | {f"p_{name}": [row["probabilities"][name] for row in predictions] for name in labels}
 
     def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Accuracy, macro-F1, NLL and ECE of labelled units; see `raykd.tasks.scores.classification`."""

@@ -13,14 +13,9 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 where the answers stand in it. target: a text to be written after a prompt, which may be empty. source_target: the same
 with a source that may not be empty. plain: one text, which is its own gold."""
 FORMS: tuple[RowForm, ...] = get_args(RowForm)
+Head = Literal[
+    "classification", "token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"
+]
+"""The heads that models can have (`raykd.networks.heads`); a task names the one that it reads."""
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
 """Forms whose gold is one of `data.labels`."""
-
-
-def form_of(task: object) -> RowForm:
-    """The form of a task's rows: what its class names in ``form`` ("text" where it names none).
-
-    A target of seq2seq has a source; that of a causal language model may do without a prompt.
-    """
-    form: RowForm = getattr(task, "form", "text")
-    return "source_target" if form == "target" and getattr(task, "kind", "") == "seq2seq" else form

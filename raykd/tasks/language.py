@@ -32,6 +32,7 @@ from raykd.distill.objective import Objective
 from raykd.spec import Spec
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, starts_of
 from raykd.tasks.scores import generation
+from raykd.tasks.signature import WRITTEN, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.prompts import Prompts, Targets
 from raykd.text.tokens import Tokenizer
@@ -228,6 +229,16 @@ class LanguageTask(TaskBase):
     @abstractmethod
     def lengths_key(self) -> object:
         """What cuts a text, beside `max_length`."""
+
+    @classmethod
+    def signature(cls, labels: Sequence[str]) -> Signature:
+        """A text; what is written after it, or from it."""
+        return WRITTEN
+
+    @property
+    def target_positions(self) -> int:
+        """Places that a decoder of its own needs for the longest target; 0 where the target stands in the text."""
+        return 0
 
     def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """NLL (nats a token of the model's own tokenizer), perplexity, and what is `written`."""

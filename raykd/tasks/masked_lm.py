@@ -21,17 +21,21 @@ from pydantic import Field, model_validator
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import ConfigError
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, collate, starts_of
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
+from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, by_language
 
 
+@register_task
 class MaskedLM(LanguageTask):
     """Masked tokens of a text, by an encoder; N = masked tokens of the batch."""
 
     form: ClassVar[RowForm] = "plain"
+    head: ClassVar[Head] = "masked_lm"
+    union_vocabulary: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = ("nll", "perplexity", "accuracy")
     kind: Literal["masked_lm"] = "masked_lm"
     max_length: int = Field(128, ge=3)

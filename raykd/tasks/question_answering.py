@@ -41,10 +41,12 @@ from raykd.tasks.base import (
     ranges,
     starts_of,
 )
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.registry import register_task
 from raykd.tasks.scores import spans as answers
 from raykd.tasks.scores.classification import log_softmax
 from raykd.tasks.scores.spans import null_choices, word_counts
+from raykd.tasks.signature import Column, Signature
 from raykd.tasks.windows import null_tokens, reads_of
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
@@ -59,10 +61,12 @@ REST, BESIDE = 1, 2
 together are `BESIDE`."""
 
 
+@register_task
 class QuestionAnswering(TaskBase):
     """Begin and end of an answer in a context; N = 2 B, C = words of the longest context, and "no answer"."""
 
     form: ClassVar[RowForm] = "answers"
+    head: ClassVar[Head] = "question_answering"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "exact_match", "nll")
     kind: Literal["question_answering"] = "question_answering"
     max_length: int = Field(256, ge=1)
@@ -166,6 +170,10 @@ class QuestionAnswering(TaskBase):
         """Words of the longest context, and what stands beside them."""
         return int(word_counts(batch).max(initial=0)) + BESIDE
 
+    def mean_choices(self, batch: TextBatch, classes: int) -> float:
+        """Begin and end, each over the words of the row's own context and what stands behind them."""
+        return 2 * (float(np.mean(word_counts(batch))) + BESIDE)
+
     def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
         """First and last word of the first accepted answer, or the choice "no answer"; else `UNLABELLED`."""
         found = np.full((len(batch), 2), UNLABELLED, dtype=np.int64)
@@ -259,6 +267,22 @@ class QuestionAnswering(TaskBase):
                 }
             )
         return found
+
+    @classmethod
+    def served_settings(cls, longest: int) -> dict[str, Any]:
+        """Windows of a long context overlap by a quarter, at most by the task's default."""
+        return {"max_length": longest, "stride": min(cls.model_fields["stride"].default, longest // 4)}
+
+    @classmethod
+    def signature(cls, labels: Sequence[str]) -> Signature:
+        """A question and its context; the answer, where it stands and how probable it is."""
+        return Signature(
+            (Column("question", "string"), Column("context", "string")),
+            (
+                Column("answer", "string"), Column("start", "long"), Column("end", "long"),
+                Column("probability", "double"),
+            ),
+        )  # fmt: skip
 
     def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """F1 and exact match of the most probable answer, and the NLL (nats a unit) of the first accepted one.

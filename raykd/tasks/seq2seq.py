@@ -15,8 +15,9 @@ from pydantic import Field
 
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
 from raykd.tasks.language import LanguageTask, Written, language_batch, target_units
+from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.codes import wraps
 from raykd.text.padding import RIGHT, Padding
@@ -24,10 +25,14 @@ from raykd.text.prompts import source_ids, target_ids
 from raykd.text.tokens import Tokenizer
 
 
+@register_task
 class Seq2Seq(LanguageTask):
     """A target that is written from a source, by an encoder and a decoder."""
 
     form: ClassVar[RowForm] = "source_target"
+    head: ClassVar[Head] = "seq2seq"
+    generates: ClassVar[bool] = True
+    marks_languages: ClassVar[bool] = True
     kind: Literal["seq2seq"] = "seq2seq"
     written: tuple[Written, ...] = ("chrf", "bleu")
     """Metrics of what is generated for the held-out rows; none generates nothing."""
@@ -35,6 +40,11 @@ class Seq2Seq(LanguageTask):
     """Longest source in tokens, special tokens included; what is longer is truncated."""
     max_target_length: int = Field(128, ge=1)
     """Longest target in tokens, the end token included."""
+
+    @property
+    def target_positions(self) -> int:
+        """The decoder reads the target alone."""
+        return self.max_target_length
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Source tokens of B rows, and their targets as labels; a unit is read at its own label."""

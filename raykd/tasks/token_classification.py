@@ -23,9 +23,11 @@ from raykd.answers.codec import encode_answer as encode_body
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, ranges, starts_of
-from raykd.tasks.forms import RowForm
+from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
 from raykd.tasks.scores import entities
+from raykd.tasks.signature import TEXT, Column, Scalar, Signature
 from raykd.text.batch import TextBatch
 from raykd.text.tokens import Tokenizer, Tokens, take_tokens, tokenize_apart, tokenize_words
 from raykd.text.words import first_tokens, shared
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     pass
 
 
+@register_task
 class TokenClassification(TaskBase):
     """One tag a word; N = all words of the batch."""
 
     form: ClassVar[RowForm] = "words"
+    head: ClassVar[Head] = "token_classification"
     metric_names: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy", "nll")
     labelled: ClassVar[bool] = True
     kind: Literal["token_classification"] = "token_classification"
@@ -130,6 +134,12 @@ class TokenClassification(TaskBase):
             text = rows.texts[row][begin:end]
             found[row].append({"text": text, "type": kinds[kind], "start": int(begin), "end": int(end)})
         return [{"text": text, "entities": own} for text, own in zip(rows.texts, found, strict=True)]
+
+    @classmethod
+    def signature(cls, labels: Sequence[str]) -> Signature:
+        """A text; its entities."""
+        entity: dict[str, Scalar] = {"text": "string", "type": "string", "start": "long", "end": "long"}
+        return Signature(TEXT, (Column("entities", entity),))
 
     def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
         """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.scores.entities`."""

@@ -83,7 +83,7 @@ def open_teacher(spec: TeacherSpec) -> TeacherInfo:
     if spec.parked is not None:
         return spec.parked
     folder = models.resolve_model(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    looked = models.inspect_model(folder, spec.task.kind, trust_remote_code=spec.trust_remote_code)
+    looked = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
     columns = spec.task.columns(looked.labels, spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
     precision = choose(spec.dtype, looked.model_type, spec.device)

@@ -123,7 +123,7 @@ class Teacher:
                 spec.path,
                 revision=spec.revision,
                 trust_remote_code=spec.trust_remote_code,
-                head=spec.task.kind,
+                head=spec.task.head,
             )
             model.model.eval()
             model.model.requires_grad_(False)

@@ -38,25 +38,13 @@ class StudentModel(PythonModel):
     ) -> Any:
         """A row for each row of the input, with its index."""
         from raykd.prediction.predictor import rows_to_ask
-        from raykd.tasks.forms import form_of
 
-        form = form_of(self.predictor.task)
-        first, second = ("question", "context") if form == "answers" else ("text", "text_pair")
+        task, labels = self.predictor.task, self.predictor.model.labels
+        first, second = [*(column.name for column in task.signature(labels).inputs), ""][:2]
         texts = [str(text) for text in model_input[first]]
         pairs = [str(text) for text in model_input[second]] if second in model_input.columns else None
-        found = list(self.predictor.predict(rows_to_ask(form, texts, pairs)))
-        return pandas.DataFrame(self._columns(form, found), index=model_input.index)
-
-    def _columns(self, form: str, found: list[dict[str, Any]]) -> dict[str, object]:
-        if form == "text":
-            labels = self.predictor.model.labels
-            columns: dict[str, Any] = {"label": [row["label"] for row in found]}
-            return columns | {f"p_{name}": [row["probabilities"][name] for row in found] for name in labels}
-        names: tuple[str, ...] = ("answer", "start", "end", "probability")
-        names = {"words": ("entities",), "target": ("written",), "source_target": ("written",)}.get(
-            form, names
-        )
-        return {name: [row[name] for row in found] for name in names}
+        found = list(self.predictor.predict(rows_to_ask(task.form, texts, pairs)))
+        return pandas.DataFrame(task.to_columns(found, labels), index=model_input.index)
 
 
 def _make_importable(folder: str) -> None:

@@ -12,19 +12,21 @@ import contextlib
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import raykd
 from raykd import models
 from raykd.errors import TrackingError
+from raykd.tasks import Classification, task_class
+from raykd.tasks.signature import Column
 from raykd.tracking.address import redact
 from raykd.tracking.delivery.outbox import first_line
 from raykd.tracking.patience import set_mlflow_variables, silence_loggers
 
 if TYPE_CHECKING:
-    from mlflow.types import ColSpec, TensorSpec
+    pass
 
 CODE = "code"
 CARRIED = (
@@ -75,29 +77,18 @@ def log_model(
     return f"models:/{entry.model_id}"
 
 
-def _columns(
-    task: str | None, labels: Sequence[str]
-) -> tuple[list[ColSpec | TensorSpec], list[ColSpec | TensorSpec]]:
-    """What the model reads and what it answers with; see `raykd.tracking.model`."""
-    from mlflow.types import ColSpec
-    from mlflow.types.schema import Array, Object, Property
+def _schema(columns: Sequence[Column]) -> Any:
+    """The columns in MLflow's terms."""
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import Array, DataType, Object, Property
 
-    if task == "question_answering":
-        names = {"answer": "string", "start": "long", "end": "long", "probability": "double"}
-        return (
-            [ColSpec("string", "question"), ColSpec("string", "context")],
-            [ColSpec(kind, name) for name, kind in names.items()],
-        )
-    if task == "token_classification":
-        parts = {"text": "string", "type": "string", "start": "long", "end": "long"}
-        entity = Object([Property(name, kind) for name, kind in parts.items()])
-        return [ColSpec("string", "text")], [ColSpec(Array(entity), "entities")]
-    if task in ("causal_lm", "seq2seq"):
-        return [ColSpec("string", "text")], [ColSpec("string", "written")]
-    return (
-        [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)],
-        [ColSpec("string", "label"), *(ColSpec("double", f"p_{label}") for label in labels)],
-    )
+    found: list[Any] = []
+    for column in columns:
+        kind: Any = column.type
+        if isinstance(kind, Mapping):
+            kind = Array(Object([Property(name, DataType[scalar]) for name, scalar in kind.items()]))
+        found.append(ColSpec(kind, column.name, required=column.required))
+    return Schema(found)
 
 
 def copied_code(folder: Path) -> Path:
@@ -128,10 +119,10 @@ def _pack_model(
     import mlflow.pyfunc
     import pandas
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema
 
-    inputs, outputs = _columns(models.inspect_directory(directory).task, labels)
-    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+    task = task_class(str(models.inspect_directory(directory).task))
+    columns = (task or Classification).signature(labels)
+    signature = ModelSignature(inputs=_schema(columns.inputs), outputs=_schema(columns.outputs))
     try:
         with (
             set_mlflow_variables({"MLFLOW_UV_AUTO_DETECT": "false"}),

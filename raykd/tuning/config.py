@@ -41,7 +41,7 @@ from raykd.spaces.schedulers import Asha, Scheduler
 from raykd.spaces.search import NOTHING, GridSearch, Known, Mode, Random, Sampler, Search
 from raykd.spaces.space import Sample, Space
 from raykd.spec import Spec
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER, MetricName
+from raykd.tasks.scores.metrics import MetricName, is_higher_better
 from raykd.tuning.checks.refusals import doubts, refuse_sweep
 from raykd.tuning.warm_start import known_before
 
@@ -268,7 +268,7 @@ def dump_sweep(sweep: Sweep) -> str:
 
 
 def _direction(metric: str) -> Mode:
-    return "max" if HIGHER_IS_BETTER.get(metric, True) else "min"
+    return "max" if is_higher_better(metric) else "min"
 
 
 def _base(config: SweepConfig, path: Path) -> tuple[Run, Path]:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from raykd.report.sweeps.axes import INACTIVE, search_axes
-from raykd.report.sweeps.trial_table import TrialTable, metric_title, short_names, value_text
+from raykd.report.sweeps.trial_table import TrialTable, score_title, short_names, value_text
 from raykd.report.sweeps.trials import Evaluation, TrialRow
 from tests.made_trials import made_sweep, report_of, row
 
@@ -108,7 +108,7 @@ def test_cells_hold_the_numbers_and_a_dash_for_what_is_not_there():
 
 def test_a_sweep_over_nll_shows_it_once():
     heads, _ = TrialTable(report_of([row()], metric="eval/mean/nll", higher_is_better=False)).cells()
-    assert heads.count("NLL nats") == 1 and metric_title("eval/mean/accuracy") == "accuracy %"
+    assert heads.count("NLL nats") == 1 and score_title("eval/mean/accuracy") == "accuracy %"
 
 
 def test_values_are_written_as_in_yaml():

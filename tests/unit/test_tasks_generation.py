@@ -9,7 +9,7 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from raykd.tasks.scores import generation
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER
+from raykd.tasks.scores.metrics import is_higher_better
 
 EN = ["The cat sat on the mat.", "It's a fine, sunny day today", "Nothing in common"]
 EN_GOLD = ["The cat sat on a mat.", "It's a sunny day, today.", "Wholly different words here"]
@@ -77,7 +77,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 def test_every_score_has_a_direction() -> None:
     known = {"f1", "precision", "recall", "perplexity", *generation.NAMES}
-    assert {name for name in known if HIGHER_IS_BETTER[name]} == known - {"perplexity"}
+    assert {name for name in known if is_higher_better(name)} == known - {"perplexity"}
 
 
 def test_an_end_that_a_reference_spells_out_is_no_part_of_it() -> None:

@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.report.fitted import FittedTable
-from raykd.report.table import ABSENT, METRIC_TITLES, RATES, markdown_table
-from raykd.tasks.scores.classification import HIGHER_IS_BETTER
+from raykd.report.table import ABSENT, markdown_table
+from raykd.tasks.scores.metrics import is_higher_better, is_rate, metric_title
 from raykd.tasks.scores.ranking import round_score
 
 SPLITS = ("test", "validation")
@@ -58,7 +58,7 @@ class PairedDifference:
     @property
     def unit(self) -> tuple[float, str]:
         """(factor, unit) in which it is shown: rates in percentage points."""
-        return (100.0, "points") if self.metric in RATES else (1.0, "nats" if self.metric == "nll" else "")
+        return (100.0, "points") if is_rate(self.metric) else (1.0, "nats" if self.metric == "nll" else "")
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ class ConfirmationReport:
         first, second = self.arms
         if d is None:
             return f"There is no seed for which both {first} and {second} were measured on {self.metric}."
-        title = METRIC_TITLES.get(d.metric, d.metric).split()[0]
+        title = metric_title(d.metric).split()[0]
         mean = f"{format_difference(d, d.mean)} {d.unit[1]}".rstrip()
         head = f"{first} − {second}, {d.split} {title}, mean over languages: {mean}"
         if d.low is None or d.high is None:
             return f"{head}, from {d.seeds} seed; an interval needs at least two."
         interval = f"95 % interval {format_difference(d, d.low)} to {format_difference(d, d.high)}"
-        better = (d.mean > 0) == HIGHER_IS_BETTER.get(d.metric, True)
+        better = (d.mean > 0) == is_higher_better(d.metric)
         says = (
             f"excludes 0: {first} is {'better' if better else 'worse'} than {second}"
             if d.excludes_zero
@@ -148,7 +148,7 @@ class ConfirmationReport:
             interval = f"{format_difference(d, d.low)} to {format_difference(d, d.high)}"
         wins = f"{d.wins} of {d.seeds}" + (f", {d.ties} equal" if d.ties else "")
         return [
-            d.split, "mean" if d.language == MACRO else d.language, METRIC_TITLES.get(d.metric, d.metric),
+            d.split, "mean" if d.language == MACRO else d.language, metric_title(d.metric),
             *means, format_difference(d, d.mean), interval, wins, str(d.seeds),
         ]  # fmt: skip
 
@@ -196,7 +196,7 @@ def compute_paired_difference(
         half = float(t.ppf(0.975, n - 1) * apart_n.std(ddof=1) / math.sqrt(n))
         low, high = mean - half, mean + half
     seen_n = np.asarray([round_score(p[1]) - round_score(p[2]) for p in pairs])
-    better_n = seen_n > 0 if HIGHER_IS_BETTER.get(metric, True) else seen_n < 0
+    better_n = seen_n > 0 if is_higher_better(metric) else seen_n < 0
     return PairedDifference(
         split, language, metric, n, (float(first_n.mean()), float(second_n.mean())), mean, low, high,
         wins=int(better_n.sum()), ties=int((seen_n == 0).sum()),

@@ -19,9 +19,10 @@ from raykd.report.sweeps import plots as sweep_plots
 from raykd.report.sweeps import search_plots
 from raykd.report.sweeps.importance import too_few
 from raykd.report.sweeps.rungs import RungAgreement, rank_correlations, rung_sentence
-from raykd.report.sweeps.trial_table import TrialTable, metric_name, metric_title, sample_text, value_text
+from raykd.report.sweeps.trial_table import TrialTable, metric_name, sample_text, score_title, value_text
 from raykd.report.sweeps.trials import BROKEN, SweepReport
-from raykd.report.table import ABSENT, RATES, format_metric
+from raykd.report.table import ABSENT, format_metric
+from raykd.tasks.scores.metrics import is_rate
 
 CAPTIONS: Mapping[str, str] = {
     "objective": "The best score of each trial, and the best so far of those that count. Marks at the edge: no "
@@ -93,9 +94,9 @@ def summarize_sweep(report: SweepReport) -> list[tuple[str, str, str]]:
     if best is None:
         found = [("best trial", ABSENT, "no trial has a score that counts")]
     else:
-        unit = " %" if name in RATES else ""
+        unit = " %" if is_rate(name) else ""
         nll = "" if best.nll is None or name == "nll" else f", NLL {best.nll:.3f}"
-        remark = f"validation {metric_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
+        remark = f"validation {score_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
         found = [(f"best trial: {best.name}", format_metric(name, best.score, compared=True) + unit, remark)]
     found.append(("trials", str(len(report.trials)), statuses))
     planned = sum(t.total_steps for t in report.trials)

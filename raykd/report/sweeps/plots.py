@@ -16,9 +16,9 @@ import numpy as np
 from raykd.report.drawing import COLOURS, INK, STYLES, legend, panels_of, plain, to_svg
 from raykd.report.sweeps.importance import WEAK, Importance
 from raykd.report.sweeps.rungs import compute_survival, count_trials_by_evaluation, rank_correlations
-from raykd.report.sweeps.trial_table import metric_name, metric_title
+from raykd.report.sweeps.trial_table import metric_name, score_title
 from raykd.report.sweeps.trials import BROKEN, Status, SweepReport, TrialRow
-from raykd.report.table import RATES
+from raykd.tasks.scores.metrics import is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ MARKS: Mapping[Status, dict[str, Any]] = {
 
 def scale_of(report: SweepReport) -> float:
     """100 for rates, which are drawn in per cent, else 1."""
-    return 100.0 if metric_name(report.metric) in RATES else 1.0
+    return 100.0 if is_rate(metric_name(report.metric)) else 1.0
 
 
 def leaders(report: SweepReport) -> list[TrialRow]:
@@ -58,9 +58,7 @@ def objective_by_trial(report: SweepReport) -> str | None:
         axes.step([*x, len(report.trials)], [*y, y[-1]], where="post", color=INK, lw=1.0, label="best so far")
     spread(axes, report, [scale_of(report) * t.score for _, t in scored if t.score is not None])
     scatter(axes, report, [(float(at), t) for at, t in enumerate(report.trials, 1)])
-    axes.set(
-        xlabel="trial, in the order of starting", ylabel=f"best validation {metric_title(report.metric)}"
-    )
+    axes.set(xlabel="trial, in the order of starting", ylabel=f"best validation {score_title(report.metric)}")
     axes.set_xlim(0.4, len(report.trials) + 0.6)
     _whole_numbers(axes)
     legend(axes, outside=True)
@@ -84,7 +82,7 @@ def learning_curves(report: SweepReport) -> str | None:
         axes.plot(x, y, color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
                   label=plain(t.name), zorder=3)  # fmt: skip
     spread(axes, report, [y for points in curves.values() for _, y in points])
-    axes.set(xlabel="optimizer step", ylabel=f"validation {metric_title(report.metric)}", xlim=(0, None))
+    axes.set(xlabel="optimizer step", ylabel=f"validation {score_title(report.metric)}", xlim=(0, None))
     legend(axes, outside=True)
     return to_svg(figure)
 
@@ -119,7 +117,7 @@ def rung_survival(report: SweepReport) -> str | None:
     right.set_xticks(range(len(rungs)), titles)
     right.set(
         xlabel="rung (evaluation)",
-        ylabel=f"{metric_title(report.metric)} there",
+        ylabel=f"{score_title(report.metric)} there",
         xlim=(-0.6, len(rungs) - 0.4),
     )
     right.grid(visible=False, axis="x")

@@ -14,7 +14,7 @@ import numpy as np
 from raykd.report.drawing import COLOURS, INK, STYLES, grid_of, halo, panels_of, plain, to_svg
 from raykd.report.sweeps.axes import INACTIVE, SearchAxis, search_axes
 from raykd.report.sweeps.plots import GREY, leaders, limits, scale_of, scatter, spread
-from raykd.report.sweeps.trial_table import metric_title
+from raykd.report.sweeps.trial_table import score_title
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def slices(report: SweepReport) -> str | None:
         if not axis.inactive:
             panel.set_xlim(-0.13, 1.13)
         if at % 3 == 0:
-            panel.set_ylabel(metric_title(report.metric))
+            panel.set_ylabel(score_title(report.metric))
     handles = {label: h for p in panels for h, label in zip(*p.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=6, frameon=False,
                   fontsize=9, labelcolor=INK)  # fmt: skip
@@ -98,7 +98,7 @@ def _score_axis(report: SweepReport, scored: list[TrialRow]) -> SearchAxis:
     bottom, top = limits(report, values)
     kept = [v for v in values if bottom <= v <= top]
     flipped = not report.higher_is_better
-    return SearchAxis("", metric_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
+    return SearchAxis("", score_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
 
 
 def _lane(axes: Axes, at: int, lane: SearchAxis) -> None:

@@ -22,7 +22,8 @@ from rich.text import Text
 from raykd.report.fitted import FittedTable
 from raykd.report.names import folded, short_names
 from raykd.report.sweeps.trials import SweepReport, TrialRow
-from raykd.report.table import ABSENT, METRIC_TITLES, format_metric, markdown_table
+from raykd.report.table import ABSENT, format_metric, markdown_table
+from raykd.tasks.scores.metrics import metric_title
 
 LEAST_VALUES = 24
 """Characters of a column that holds the values of all searched keys."""
@@ -33,9 +34,9 @@ def metric_name(metric: str) -> str:
     return metric.rsplit("/", 1)[-1]
 
 
-def metric_title(metric: str) -> str:
+def score_title(metric: str) -> str:
     """How a metric is called in headings, with its unit."""
-    return METRIC_TITLES.get(metric_name(metric), metric_name(metric))
+    return metric_title(metric_name(metric))
 
 
 def value_text(value: object) -> str:
@@ -64,7 +65,7 @@ class TrialTable:
         """Headings and rows as texts, the same for Markdown, HTML and the terminal."""
         names = short_names(self.report.shown_keys)
         nll = [] if metric_name(self.report.metric) == "nll" else ["NLL nats"]
-        heads = ["trial", "status", metric_title(self.report.metric), *nll]
+        heads = ["trial", "status", score_title(self.report.metric), *nll]
         heads += ["best step", "steps", "seconds", *names.values()]
         return heads, [self._line(t, bool(nll)) for t in self.report.ranked()]
 

@@ -6,34 +6,11 @@ temperature or lambda and can be compared between trials.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
 
-MetricName = Literal[
-    "accuracy",
-    "macro_f1",
-    "nll",
-    "ece",
-    "f1",
-    "precision",
-    "recall",
-    "exact_match",
-    "best_f1",
-    "best_exact_match",
-    "perplexity",
-    "chrf",
-    "bleu",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-]
-HIGHER_IS_BETTER: dict[str, bool] = {
-    name: name not in ("nll", "ece", "perplexity") for name in get_args(MetricName)
-}
 ECE_BINS = 15
 
 

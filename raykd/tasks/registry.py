@@ -1,0 +1,81 @@
+"""The kinds of task: each is a class that registers itself, and a configuration may name any of them.
+
+Decision record: the union of tasks is built from the classes that are registered when a configuration model is built,
+so that a task in a file of its own, or in another package, is read, checked and explained like those that ship.
+Models that hold a task say so with `holds_task`; they are built again when a class comes later.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar, Union
+
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema
+
+from raykd.tasks.base import TaskBase
+
+T = TypeVar("T", bound=TaskBase)
+M = TypeVar("M", bound=type[BaseModel])
+
+_CLASSES: dict[str, type[TaskBase]] = {}
+_HOLDERS: list[type[BaseModel]] = []
+
+
+def register_task(task: type[T]) -> type[T]:
+    """Add a class to the kinds of task. Use it as a decorator.
+
+    Args:
+        task: A concrete `TaskBase` whose field ``kind`` is a literal with that default.
+
+    Raises:
+        ValueError: Another class has this kind, or the class lacks a facet (see `TaskBase`).
+    """
+    kind = str(task.model_fields["kind"].default)
+    known = _CLASSES.get(kind)
+    if known is not None and known.__qualname__ != task.__qualname__:
+        raise ValueError(f"two tasks are of kind {kind}: {known.__qualname__} and {task.__qualname__}")
+    lacking = [name for name in ("form", "head", "metric_names") if not hasattr(task, name)]
+    if lacking or getattr(task, "__abstractmethods__", None):
+        raise ValueError(f"task {kind} lacks {', '.join(lacking or sorted(task.__abstractmethods__))}")
+    _CLASSES[kind] = task
+    for holder in _HOLDERS:
+        holder.model_rebuild(force=True)
+    return task
+
+
+def holds_task(model: M) -> M:
+    """Mark a configuration model with a field of the union, or with another such model inside. Use it as a decorator.
+
+    Models are built again in the order in which they were marked: the inner one first.
+    """
+    _HOLDERS.append(model)
+    return model
+
+
+def task_class(kind: str) -> type[TaskBase] | None:
+    """Return the class of a kind of task; None for a kind that nobody registered."""
+    return _CLASSES.get(kind)
+
+
+def registered_tasks() -> tuple[type[TaskBase], ...]:
+    """Return all classes that are registered, in the order of their registration."""
+    return tuple(_CLASSES.values())
+
+
+def build_task(settings: dict[str, Any]) -> TaskBase:
+    """Return the task that a tree describes.
+
+    Raises:
+        pydantic.ValidationError: A key is wrong, or nobody registered its kind.
+    """
+    found: TaskBase = TypeAdapter[Any](Annotated[Any, Registered()]).validate_python(settings)
+    return found
+
+
+class Registered:
+    """Annotates a field that takes a task of any registered kind, told apart by its key ``kind``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Build the union of the classes that are registered now."""
+        union: Any = Union[tuple(_CLASSES.values())]  # noqa: UP007  (made of what is known at run time)
+        return handler.generate_schema(Annotated[union, Field(discriminator="kind")])

@@ -1,0 +1,97 @@
+"""What every metric is: its title, its unit, and which direction is better.
+
+Decision record: one table that tasks add to, because the run's configuration, the sweep's ranking, tables and
+plots each need one column of it. A metric of a task in another package is registered with that task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, WithJsonSchema
+
+Unit = Literal["rate", "hundred", "nats", "number"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: As in `train.metric` and in MLflow.
+        title: As in tables, with its unit.
+        unit: rate: in [0, 1], shown in per cent. hundred: from 0 to 100. nats, number: shown as it is.
+        higher_is_better: Its direction.
+    """
+
+    name: str
+    title: str
+    unit: Unit = "rate"
+    higher_is_better: bool = True
+
+
+_METRICS: dict[str, Metric] = {}
+
+
+def register_metric(metric: Metric) -> None:
+    """Add a metric; the task that computes it names it in `metric_names`.
+
+    Raises:
+        ValueError: Another metric has this name.
+    """
+    if _METRICS.setdefault(metric.name, metric) != metric:
+        raise ValueError(f"two metrics are called {metric.name}: {_METRICS[metric.name]} and {metric}")
+
+
+for _known in (
+    Metric("accuracy", "accuracy %"),
+    Metric("macro_f1", "macro-F1 %"),
+    Metric("nll", "NLL nats", "nats", higher_is_better=False),
+    Metric("ece", "ECE %", higher_is_better=False),
+    Metric("f1", "F1 %"),
+    Metric("precision", "precision %"),
+    Metric("recall", "recall %"),
+    Metric("exact_match", "exact match %"),
+    Metric("score", "score %"),
+    Metric("best_f1", "best F1 %"),
+    Metric("best_exact_match", "best exact %"),
+    Metric("perplexity", "perplexity", "number", higher_is_better=False),
+    Metric("chrf", "chrF", "hundred"),
+    Metric("bleu", "BLEU", "hundred"),
+    Metric("rouge1", "ROUGE-1", "hundred"),
+    Metric("rouge2", "ROUGE-2", "hundred"),
+    Metric("rougeL", "ROUGE-L", "hundred"),
+):
+    register_metric(_known)
+
+
+def metric_title(name: str) -> str:
+    """The title of a metric with its unit; of an unknown one its name."""
+    known = _METRICS.get(name)
+    return name if known is None else known.title
+
+
+def is_rate(name: str) -> bool:
+    """Whether a metric is shown in per cent."""
+    return name in _METRICS and _METRICS[name].unit == "rate"
+
+
+def is_higher_better(name: str) -> bool:
+    """Whether a higher value is better; of an unknown name (a run's own score) it is."""
+    return name not in _METRICS or _METRICS[name].higher_is_better
+
+
+def is_hundred(name: str) -> bool:
+    """Whether a metric runs from 0 to 100."""
+    return name in _METRICS and _METRICS[name].unit == "hundred"
+
+
+def _is_known(name: str) -> str:
+    if name not in _METRICS:
+        raise ValueError(f"unknown metric {name!r}, wanted one of {', '.join(_METRICS)}")
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_is_known), WithJsonSchema({"type": "string"})]
+"""A field that takes the name of a registered metric."""

@@ -1,0 +1,37 @@
+"""What a saved student reads and answers with, as columns of a table: MLflow's signature without MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Scalar = Literal["string", "long", "double"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a served model's input or output.
+
+    Attributes:
+        name: Its name in the frame.
+        type: What a cell holds: a scalar, or by name the scalars of each object in a list.
+        required: Whether a frame must have it.
+    """
+
+    name: str
+    type: Scalar | Mapping[str, Scalar]
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The columns of a task's inputs and outputs, in order."""
+
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+
+
+TEXT = (Column("text", "string"),)
+WRITTEN = Signature(TEXT, (Column("written", "string"),))
+"""Of every task that writes text."""

@@ -1,0 +1,106 @@
+"""A task of somebody else's, in a file of its own, is read, checked, trained, shown and served like those that ship."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+import tests.toy_task  # noqa: F401  (registers its task)
+from raykd import models
+from raykd.config.loading import validate
+from raykd.driver.loop import fresh_student
+from raykd.errors import ConfigError
+from raykd.prediction.predictor import Predictor, rows_to_ask
+from raykd.tasks import TaskBase, build_task, register_task, task_class
+from raykd.tasks.scores.metrics import is_higher_better, metric_title
+from tests.fakes import LABELS, texts_and_labels
+from tests.toy_task import Ordinal
+
+SOURCE = {"kind": "files", "paths": ["rows.jsonl"]}
+PACKAGE = Path(__file__).resolve().parents[2] / "raykd"
+
+
+def tree(**changes: object) -> dict[str, object]:
+    return {
+        "task": {"kind": "ordinal", "max_length": 32},
+        "data": {"train": SOURCE, "validation": SOURCE, "labels": list(LABELS), "languages": ["en"]},
+        "student": {"kind": "lstm", "embedding": 8, "hidden": 8, "vocab_size": 120, "dropout": 0.0},
+        "objective": {"alpha": 1.0},
+        "train": {"steps": 4},
+        **changes,
+    }
+
+
+def test_a_configuration_names_it_and_is_judged_by_its_own_metric() -> None:
+    config = validate(tree(), "test")
+    assert type(config.task) is Ordinal and config.metric == "rank_distance"
+    assert not config.train.higher_is_better and not is_higher_better("rank_distance")
+    assert metric_title("rank_distance") == "rank distance"
+    several = validate_multi()
+    assert type(several.members["stars"].task) is Ordinal
+
+
+def validate_multi() -> object:
+    from raykd.config.multi import MultiRun
+
+    member = {"task": {"kind": "ordinal"}, "data": tree()["data"], "metric": "accuracy"}
+    one = {key: value for key, value in tree().items() if key not in ("task", "data")}
+    return MultiRun.model_validate({**one, "task": {"kind": "multi", "tasks": {"stars": member}}})
+
+
+def test_wrong_keys_of_it_are_answered_like_those_of_any_task() -> None:
+    with pytest.raises(ConfigError, match=r"task[\s\S]*max_lenth"):
+        validate(tree(task={"kind": "ordinal", "max_lenth": 3}), "test")
+    with pytest.raises(ConfigError, match=r"ordinal"):  # among the kinds that there are
+        validate(tree(task={"kind": "nobody's"}), "test")
+    with pytest.raises(ConfigError, match=r"metric"):
+        validate(tree(train={"steps": 4, "metric": "f1"}), "test")
+
+
+def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: Path) -> None:
+    config = validate(tree(), "test")
+    texts, labels = texts_and_labels(40, 0)
+    student = fresh_student(config, config.student.fit_tokenizer(texts))
+    models.save(student, tmp_path / "student")
+    predictor = Predictor.of(models.load_model(tmp_path / "student"))
+    assert type(predictor.task) is Ordinal
+    batch = rows_to_ask("text", list(texts[:5]))
+    found = list(predictor.predict(batch))
+    assert all(row["label"] in LABELS for row in found)
+    columns = predictor.task.to_columns(found, LABELS)
+    assert list(columns) == [c.name for c in Ordinal.signature(LABELS).outputs]
+    assert (
+        len(labels) == 40
+        and np.isfinite([row for name in columns if name != "label" for row in columns[name]]).all()
+    )
+
+
+def test_a_kind_is_registered_once_and_whole() -> None:
+    assert task_class("ordinal") is Ordinal and type(build_task({"kind": "ordinal"})) is Ordinal
+    with pytest.raises(ValueError, match="two tasks are of kind ordinal"):
+
+        @register_task
+        class Other(Ordinal):
+            kind: Literal["ordinal"] = "ordinal"
+
+    with pytest.raises(ValueError, match="lacks"):
+
+        @register_task
+        class Half(TaskBase):
+            kind: Literal["half"] = "half"  # type: ignore[assignment]
+
+
+def test_nothing_outside_the_tasks_asks_of_which_kind_one_is() -> None:
+    asking = re.compile(r"task\.kind (?:==|!=|in|not in)|\.task (?:==|in) \(?\"")
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}"
+        for path in PACKAGE.rglob("*.py")
+        if "tasks" not in path.relative_to(PACKAGE).parts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if asking.search(line)
+    ]
+    assert found == []
