@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from raykd.errors import ModelError
-from raykd.tasks.forms import Head
+from raykd.head import Head
 
 HEADS: frozenset[Head] = frozenset(get_args(Head))
 LABELLED: frozenset[Head] = frozenset({"classification", "token_classification"})

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import LabelMismatchError
+from raykd.head import Head
 from raykd.spec import Spec
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.signature import Signature
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, SubBatch, pad, run_sub_batches, sub_batches_of

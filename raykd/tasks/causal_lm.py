@@ -14,8 +14,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from raykd.head import Head
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, target_units
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from raykd.head import Head
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores import classification as metrics
 from raykd.tasks.signature import Column, Signature

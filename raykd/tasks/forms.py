@@ -13,9 +13,5 @@ RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"
 where the answers stand in it. target: a text to be written after a prompt, which may be empty. source_target: the same
 with a source that may not be empty. plain: one text, which is its own gold."""
 FORMS: tuple[RowForm, ...] = get_args(RowForm)
-Head = Literal[
-    "classification", "token_classification", "question_answering", "causal_lm", "seq2seq", "masked_lm"
-]
-"""The heads that models can have (`raykd.networks.heads`); a task names the one that it reads."""
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
 """Forms whose gold is one of `data.labels`."""

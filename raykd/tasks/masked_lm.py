@@ -20,8 +20,9 @@ from pydantic import Field, model_validator
 
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import ConfigError
+from raykd.head import Head
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, collate, starts_of
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch

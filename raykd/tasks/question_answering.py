@@ -32,6 +32,7 @@ from raykd.answers.codec import encode_answer as encode_body
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
+from raykd.head import Head
 from raykd.tasks.base import (
     EncodedBatch,
     EncodedRows,
@@ -41,7 +42,7 @@ from raykd.tasks.base import (
     ranges,
     starts_of,
 )
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores import spans as answers
 from raykd.tasks.scores.classification import log_softmax

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from raykd.distill.signals import UNLABELLED
+from raykd.head import Head
 from raykd.tasks.base import EncodedBatch, EncodedRows, collate
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.language import LanguageTask, Written, language_batch, target_units
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch

@@ -22,8 +22,9 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer as encode_body
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
+from raykd.head import Head
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, ranges, starts_of
-from raykd.tasks.forms import Head, RowForm
+from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
 from raykd.tasks.scores import entities

@@ -66,6 +66,11 @@ for _known in (
     register_metric(_known)
 
 
+def registered_metrics() -> tuple[str, ...]:
+    """The names of all metrics that there are."""
+    return tuple(_METRICS)
+
+
 def metric_title(name: str) -> str:
     """The title of a metric with its unit; of an unknown one its name."""
     known = _METRICS.get(name)
