@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
-from pydantic_core import CoreSchema
 
 from raykd.tasks.base import TaskBase
 
@@ -75,7 +74,7 @@ def build_task(settings: dict[str, Any]) -> TaskBase:
 class Registered:
     """Annotates a field that takes a task of any registered kind, told apart by its key ``kind``."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         """Build the union of the classes that are registered now."""
         union: Any = Union[tuple(_CLASSES.values())]  # noqa: UP007  (made of what is known at run time)
         return handler.generate_schema(Annotated[union, Field(discriminator="kind")])

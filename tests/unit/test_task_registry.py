@@ -65,7 +65,7 @@ def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: P
     config = validate(tree(), "test")
     texts, labels = texts_and_labels(40, 0)
     student = fresh_student(config, config.student.fit_tokenizer(texts))
-    models.save(student, tmp_path / "student")
+    models.save_model(student, tmp_path / "student")
     predictor = Predictor.of(models.load_model(tmp_path / "student"))
     assert type(predictor.task) is Ordinal
     batch = rows_to_ask("text", list(texts[:5]))
