@@ -9,13 +9,14 @@ does so for those who load with transformers' auto classes. How a language model
 it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.models.multi`; both import torch.
 """
 
+from raykd.head import Head
 from raykd.models.identity import fingerprint, stored_parameters
 from raykd.models.inspection import Inspection, inspect_model
 from raykd.models.loading import load_model
 from raykd.models.students import LinearStudent, LSTMStudent, PretrainedStudent, Student, TransformerStudent
 from raykd.models.textmodel import ModelCard, TextModel, parameter_count, save_model
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
-from raykd.networks.heads import HEADS, LABELLED, LANGUAGE, SPAN, Head, register
+from raykd.networks.heads import HEADS, LABELLED, LANGUAGE, SPAN, register
 from raykd.pretrained.files import ModelInfo, folder_of, inspect_directory, read_labels, tasks_of
 from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.tokenizers import load_tokenizer

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
+from raykd.head import Head
 from raykd.models.loading import read_model
-from raykd.networks.heads import LABELLED, LANGUAGE, Head, choose_head, head_of, label_settings, register
+from raykd.networks.heads import LABELLED, LANGUAGE, choose_head, head_of, label_settings, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter
 from raykd.pretrained.hub import raise_as_model_error, resolve_model

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
+from raykd.head import Head
 from raykd.models.identity import tokenizer_content
-from raykd.networks.heads import LABELLED, LANGUAGE, Head, choose_head, register
+from raykd.networks.heads import LABELLED, LANGUAGE, choose_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter, label_changes
 from raykd.pretrained.hub import raise_as_model_error

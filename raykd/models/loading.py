@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raykd.head import Head
 from raykd.models.inspection import incomplete, inspect_model
 from raykd.models.textmodel import TextModel
-from raykd.networks.heads import Head, auto_class, register
+from raykd.networks.heads import auto_class, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import adapter_of, is_adapter, label_changes, merge
 from raykd.pretrained.hub import raise_as_model_error, resolve_model

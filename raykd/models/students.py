@@ -15,17 +15,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field, model_validator
 
 from raykd.errors import ModelError
+from raykd.head import Head
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
-from raykd.networks.heads import (
-    ENCODED,
-    HEADS,
-    LANGUAGE,
-    Head,
-    auto_class,
-    check_offered,
-    label_settings,
-    seeded,
-)
+from raykd.networks.heads import ENCODED, HEADS, LANGUAGE, auto_class, check_offered, label_settings, seeded
 from raykd.spec import Spec
 from raykd.tokenizers.ngrams import HashedNgrams
 

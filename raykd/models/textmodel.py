@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
-from raykd.networks.heads import LABELLED, PIPELINES, Head, fits
+from raykd.head import Head
+from raykd.networks.heads import LABELLED, PIPELINES, fits
 from raykd.pretrained.files import CARD
 from raykd.pretrained.positions import Positions
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from raykd.networks.heads import Head, auto_class, check_offered, label_settings, seeded
+from raykd.head import Head
+from raykd.networks.heads import auto_class, check_offered, label_settings, seeded
 from raykd.spec import Spec
 from raykd.tokenizers.bytepair import SMALLEST
 

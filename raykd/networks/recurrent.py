@@ -27,7 +27,8 @@ from transformers.modeling_outputs import (
 )
 
 from raykd.compat.transformers_private import is_initialized
-from raykd.networks.heads import Head, auto_class
+from raykd.head import Head
+from raykd.networks.heads import auto_class
 
 
 class LinearConfig(PreTrainedConfig):

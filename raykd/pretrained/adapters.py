@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
-from raykd.networks.heads import LABELLED, Head
+from raykd.head import Head
+from raykd.networks.heads import LABELLED
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import label_names
 from raykd.pretrained.weights import StoredTensor, read_header

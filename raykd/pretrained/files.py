@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
-from raykd.networks.heads import LABELLED, Head, head_of, known_head
+from raykd.head import Head
+from raykd.networks.heads import LABELLED, head_of, known_head
 from raykd.pretrained.adapters import FILE as ADAPTER
 from raykd.pretrained.adapters import adapted_config, adapter_of, is_adapter
 from raykd.pretrained.allowed import code_in, unknown_types

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 
 from raykd.errors import ModelError
-from raykd.networks.heads import LABELLED, Head, head_of
+from raykd.head import Head
+from raykd.networks.heads import LABELLED, head_of
 
 _DEFAULT = re.compile(r"LABEL_\d+\Z")
 

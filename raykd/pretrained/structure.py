@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.compat.transformers_private import drop_ignorable_keys
-from raykd.networks.heads import Head, auto_class
+from raykd.head import Head
+from raykd.networks.heads import auto_class
 from raykd.pretrained.positions import Positions, positions_of
 from raykd.pretrained.weights import StoredTensor
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from raykd.errors import ModelError
-from raykd.networks.heads import Head, register
+from raykd.head import Head
+from raykd.networks.heads import register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_installed
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
