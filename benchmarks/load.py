@@ -135,7 +135,7 @@ class Client(threading.Thread):
                 self.tally.errors.append(f"{type(error).__name__}: {error}")
                 continue
             took = time.monotonic() - begun
-            self.tally.answered(begun, took, signal_.logits_NC, self._want[picked], signal_.covered_N)
+            self.tally.answered(begun, took, logits_of(signal_), self._want[picked], signal_.answered_B)
 
 
 class Killer(threading.Thread):
@@ -172,7 +172,7 @@ def measured(folder: Path, args: argparse.Namespace) -> tuple[Report, list[str]]
     teacher = TeacherSpec(
         "load", str(folder / "teacher"), labels, Classification(max_length=64), dtype="float32"
     )
-    want_NC = Teacher(teacher).answer(rows.take(range(len(rows)))).logits_NC
+    want_NC = logits_of(Teacher(teacher).answer(rows.take(range(len(rows)))))
     serving = ServingConfig(max_restarts=10_000, store=None)
     pool = OwnPool([Placement(teacher, ActorConfig(replicas=args.replicas, num_cpus=0.5))], serving)
     try:

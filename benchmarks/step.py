@@ -93,15 +93,15 @@ class Arm:
     def __init__(self, loop: TrainingLoop, source: Any, threads: int, padded: bool = False) -> None:
         self.loop, self.threads, self.source = loop, threads, source
         self.served_cpu: list[float] = []
-        loop.member.source = source
-        self._encoded = loop.member.tokens
+        loop.trainer.source = source
+        self._encoded = loop.trainer.tokens
         self._work: Iterator[StepWork] = Prefetcher(
             loop.ask, loop.config.serving.prefetch if not padded else 1
         ).steps(0, loop.total_steps)
         self.cpu: list[float] = []
         self.busy: list[float] = []
         if padded:
-            loop.member.micro = self._padded(loop.member.micro)  # type: ignore[method-assign]
+            loop.trainer.micro = self._padded(loop.trainer.micro)  # type: ignore[method-assign]
 
     @staticmethod
     def _padded(micro: Any) -> Any:
@@ -124,8 +124,8 @@ class Arm:
         begun = time.perf_counter()
         for _ in range(STEPS):
             work = next(self._work)
-            if work.signals is not None:
-                teacher_s += sum(signal.latency_s for signal in work.signals[0])
+            if work.answers is not None:
+                teacher_s += sum(signal.latency_s for signal in work.answers[0])
             self.loop.step(work)
         elapsed = time.perf_counter() - begun
         self.busy.append(teacher_s / elapsed)
@@ -202,7 +202,7 @@ def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     state = {"step": 0}
     encoded = [
-        loop.member.task.collate(loop.member.tokens, loop.member.stream.batch(i).tolist()) for i in range(64)
+        loop.trainer.task.collate(loop.trainer.tokens, loop.trainer.stream.batch(i).tolist()) for i in range(64)
     ]
 
     def engine_step() -> None:

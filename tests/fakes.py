@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raykd import models
-from raykd.answers.source import TeacherSignal
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import decode_answers, encode_answer
+from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import UNLABELLED
 from raykd.report.results import Predictions, Score, score
 from raykd.tasks.scores.classification import classification
-from raykd.teachers.source import Answered, Roster, RosterSource
+from raykd.teachers.source import ReadyBatch, Roster, RosterSource
 from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
@@ -86,17 +90,37 @@ class FixedSource(RosterSource):
         self.classes = classes
         self.submitted: list[TextBatch] = []
 
-    def submit(self, batch: TextBatch) -> Answered:
+    def submit(self, batch: TextBatch) -> ReadyBatch:
         self.submitted.append(batch)
         asked_MB = self.roster.asked(batch)
-        signals = []
+        answers = []
         for m, name in enumerate(self.teachers):
-            logits_NC = np.asarray(
-                [[np.sin(len(t) + m + c) * 3 for c in range(self.classes)] for t in batch.texts],
-                dtype=np.float32,
-            )
-            signals.append(TeacherSignal(name, logits_NC * asked_MB[m][:, None], asked_MB[m]))
-        return Answered(signals)
+            logits = [[np.sin(len(t) + m + c) * 3 for c in range(self.classes)] for t in batch.texts]
+            answers.append(answer_slots(name, logits, asked_MB[m]))
+        return ReadyBatch(answers)
+
+
+def encode_logits(logits_NC: Any) -> list[bytes]:
+    """The body of each row of a classifier's logits."""
+    rows = np.asarray(logits_NC, dtype=np.float32)
+    return [encode_answer(DenseAnswer(logits_NC=row[None], covered_N=np.ones(1, bool))) for row in rows]
+
+
+def answer_slots(teacher: str, logits_NC: Any, asked_B: Any = None, **options: Any) -> AnswerSlots:
+    """A classifier's answers to a batch; rows that were not asked for have none."""
+    bodies = encode_logits(logits_NC)
+    asked = [True] * len(bodies) if asked_B is None else np.asarray(asked_B).tolist()
+    kept = [body if there else None for body, there in zip(bodies, asked, strict=True)]
+    return AnswerSlots(teacher, kept, **options)
+
+
+def logits_of(slots: AnswerSlots) -> NDArray[np.float32]:
+    """``[N, C]``: a teacher's logits, 0 for a row without an answer."""
+    answer, units_B = decode_answers(slots.bodies)
+    assert isinstance(answer, DenseAnswer)
+    logits_NC = np.zeros((len(slots), answer.logits_NC.shape[1]), dtype=np.float32)
+    logits_NC[units_B > 0] = answer.logits_NC
+    return logits_NC
 
 
 def scored(p: Predictions) -> Score:

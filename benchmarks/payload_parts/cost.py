@@ -126,12 +126,12 @@ def _looped(config: RunConfig, teacher: RunConfig, folder: Path) -> tuple[Traini
 def _measured(name: str, loop: TrainingLoop, source: LocalSource, steps: int) -> Cost:
     from raykd.student.prefetch import Prefetcher
 
-    member, found = loop.member, []
+    member, found = loop.trainer, []
     loop.engine.train()
     works = Prefetcher(loop.ask, loop.config.serving.prefetch).steps(0, loop.total_steps)
     for number, work in zip(range(steps + SKIPPED), works, strict=False):
-        assert work.signals is not None
-        rows, answers = work.rows[0], work.signals[0]
+        assert work.answers is not None
+        rows, answers = work.rows[0], work.answers[0]
         times = [time.process_time()]
         decode_answers(answers[0].bodies or ())
         times.append(time.process_time())

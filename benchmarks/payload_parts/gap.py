@@ -71,7 +71,7 @@ def _gradient(setting: Setting, form: Form, student: models.TextModel) -> torch.
     data = setting.student_rows()
     prepared = prepare(config, data.train, data.validation, student.tokenizer)
     loop = TrainingLoop(config, prepared, copy.deepcopy(student), setting.source(config))
-    member = loop.member
+    member = loop.trainer
     rows = loop.ask(0).rows[0]
     answers = setting.source(config).submit(member.rows.take(rows.tolist())).result()
     micro = member.micro(rows, answers)

@@ -1,127 +1,216 @@
-"""Teachers' bodies laid out over the student's units: what `stack` is for answers that are one matrix.
+"""Lay the teachers' answers out over the student's units: bytes become `Signals`.
 
-Decision record: a body says what a teacher answered to one row; which units the row has is the student's to say. Both
-see the same words, so the numbers of units must agree, and a body with another number is an error and not a smaller
-batch. A unit that the student itself does not see (its own tokenizer cut it off) is covered by nobody.
+Decision record: an answer says what a teacher said of one row; which units the row has is the student's to say.
+Where the choices are labels both see the same units, so their numbers must agree, and an answer with another number
+is an error and not a smaller batch. Over a vocabulary the teacher's units are matched with the student's: of the same
+tokenizer (proved by content) by their number, of another one where both begin a token at the same character and end
+it at the same one; a teacher that is read by rank needs its units to begin at one place only. Where the student cuts a
+text with the teacher's own tokenizer (a union of vocabularies) units correspond by their number, and that they begin
+at one character is checked. A unit that does not correspond, or that the student itself does not see (its tokenizer
+cut it off), is covered by nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.answers.answer import DenseAnswer
+from raykd.answers.answer import Answer, DenseAnswer
 from raykd.answers.codec import decode_answers
-from raykd.answers.source import TeacherSignal
-from raykd.distill.signals import MASKED, Signals
+from raykd.answers.source import AnswerSlots
+from raykd.answers.tensors import to_vocabulary_signal
+from raykd.answers.vocabularies import VocabularyMatch
+from raykd.distill.signals import MASKED, Signals, VocabularySignal
+from raykd.text.alignment import NOWHERE, align_flat
 
 FAINT = -20.0
 """Log-probability of a choice that a teacher lacks and the student has."""
 
 
-def lay_out(
-    signals: Sequence[TeacherSignal],
-    teacher_languages: Sequence[frozenset[str] | None],
-    labels_N: torch.Tensor,
-    languages: Sequence[str],
-    counts_B: NDArray[np.int64],
-    *,
-    choices: int,
-    seen_N: torch.Tensor | None = None,
-    visible_NC: torch.Tensor | None = None,
-) -> Signals:
-    """M answers to B rows as `Signals` of N units, on the device of ``labels_N``.
+@dataclass(frozen=True)
+class StudentUnits:
+    """The student's N units of a batch of B rows. Written by the student's loop, read by `lay_out`.
 
-    Args:
-        languages: of the B rows. counts_B: units of each row.
-        choices: C, the student's; a teacher's answer of fewer choices is padded with `MASKED`.
+    Attributes:
+        labels_N: int64, gold labels; their device is the signals' device.
+        counts_B: Units of each row.
+        languages: A code a row.
+        choices: C, the student's, where they are labels or words; a teacher's answer of fewer is padded with `MASKED`.
         seen_N: False where the student does not see the unit; None where it sees all.
         visible_NC: False where the student has no logit for a choice; None where it has one for each.
+        offsets_N: Over a vocabulary the character at which each unit's token begins.
+        places_N: Over a vocabulary the position of each unit among those of all training rows.
+    """
+
+    labels_N: torch.Tensor
+    counts_B: NDArray[np.int64]
+    languages: Sequence[str]
+    choices: int = 0
+    seen_N: torch.Tensor | None = None
+    visible_NC: torch.Tensor | None = None
+    offsets_N: NDArray[np.int64] | None = None
+    places_N: NDArray[np.int64] | None = None
+
+    @property
+    def unit_languages(self) -> tuple[str, ...]:
+        """A code a unit."""
+        return tuple(np.repeat(np.asarray(self.languages, dtype=object), self.counts_B).tolist())
+
+
+def lay_out(
+    answers: Sequence[AnswerSlots],
+    teacher_languages: Sequence[frozenset[str] | None],
+    units: StudentUnits,
+    matches: Sequence[VocabularyMatch] = (),
+) -> Signals:
+    """Return the answers of M teachers to B rows as `Signals` of the student's N units.
+
+    Args:
+        answers: One entry per teacher.
+        teacher_languages: What each teacher was declared for.
+        units: The student's.
+        matches: Where the choices are a vocabulary, how each teacher's stands to the student's; empty elsewhere.
 
     Raises:
-        ValueError: a teacher answered for another number of units, or more choices than there are.
+        ValueError: An answer cannot be read, is of another number of units or of more choices than there are, or one
+            teacher's answers are of two kinds.
     """
-    n, device = len(labels_N), labels_N.device
-    logits_MNC = np.zeros((len(signals), n, choices), dtype=np.float32)
-    covered_MN = np.zeros((len(signals), n), dtype=bool)
+    lay = _lay_out_tokens if matches else _lay_out_labels
+    return lay(answers, teacher_languages, units, matches)
+
+
+def _lay_out_labels(
+    answers: Sequence[AnswerSlots],
+    teacher_languages: Sequence[frozenset[str] | None],
+    units: StudentUnits,
+    matches: Sequence[VocabularyMatch],
+) -> Signals:
+    n, device = len(units.labels_N), units.labels_N.device
+    logits_MNC = np.zeros((len(answers), n, units.choices), dtype=np.float32)
+    covered_MN = np.zeros((len(answers), n), dtype=bool)
     columns: list[tuple[int, ...] | None] = []
-    for m, signal in enumerate(signals):
-        answer_NC, there_N = unit_logits(signal, counts_B, choices)
+    for m, slots in enumerate(answers):
+        answer_NC, there_N = read_unit_logits(slots, units.counts_B, units.choices)
         # A label that a teacher does not know has the logit -inf in all its answers.
         logits_MNC[m], covered_MN[m] = answer_NC, there_N
-        unknown_C = np.isneginf(answer_NC[int(there_N.argmax())]) if n else np.zeros(choices, dtype=bool)
+        unknown_C = (
+            np.isneginf(answer_NC[int(there_N.argmax())]) if n else np.zeros(units.choices, dtype=bool)
+        )
         columns.append(tuple(np.flatnonzero(~unknown_C).tolist()) if unknown_C.any() else None)
         if unknown_C.any():
             logits_MNC[m][:, unknown_C] = 0.0
-    covered = torch.from_numpy(covered_MN).to(device)
-    logits = torch.from_numpy(logits_MNC).to(device)
-    if visible_NC is not None:
+    covered, logits = torch.from_numpy(covered_MN).to(device), torch.from_numpy(logits_MNC).to(device)
+    if units.visible_NC is not None:
         # What the student cannot say a teacher does not teach it, since no probability could come near the teacher's;
         # what the teacher cannot say is all but impossible to it and not impossible, for divergences of q over p.
         faint_MN1 = logits.logsumexp(dim=-1, keepdim=True) + FAINT
-        logits = torch.where(logits > MASKED / 2, logits, faint_MN1).masked_fill(~visible_NC, MASKED)
+        logits = torch.where(logits > MASKED / 2, logits, faint_MN1).masked_fill(~units.visible_NC, MASKED)
     return Signals(
-        teachers=tuple(s.teacher for s in signals),
+        teachers=tuple(slots.teacher for slots in answers),
         teacher_languages=tuple(teacher_languages),
         logits_MNC=logits,
-        covered_MN=covered if seen_N is None else covered & seen_N,
-        labels_N=labels_N,
-        languages=tuple(np.repeat(np.asarray(languages, dtype=object), counts_B).tolist()),
+        covered_MN=covered if units.seen_N is None else covered & units.seen_N,
+        labels_N=units.labels_N,
+        languages=units.unit_languages,
         columns_M=tuple(columns),
     )
 
 
-def unit_logits(
-    signal: TeacherSignal, counts_B: NDArray[np.int64], choices: int
+def read_unit_logits(
+    slots: AnswerSlots, counts_B: NDArray[np.int64], choices: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """One teacher's logits ``[N, C]`` (0 where it was not asked) and what it covers, ``[N]``.
+    """Return one teacher's logits ``[N, C]`` (0 where it was not asked) and which units it covers, ``[N]``.
 
     Raises:
-        ValueError: as `lay_out`.
+        ValueError: As `lay_out`.
     """
-    bodies = signal.bodies or ()
-    payload, units_B = decode_answers(bodies)
+    answer, units_B = decode_answers(slots.bodies)
     units = int(counts_B.sum())
-    if payload is None:
+    if answer is None:
         return np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
-    asked_B = np.asarray([body is not None for body in bodies])
-    if not isinstance(payload, DenseAnswer) or (units_B[asked_B] != counts_B[asked_B]).any():
+    asked_B = slots.answered_B
+    if not isinstance(answer, DenseAnswer) or (units_B[asked_B] != counts_B[asked_B]).any():
         raise ValueError(
-            f"teacher {signal.teacher} answered for {units_B.tolist()} units a row ({payload.kind}), "
+            f"teacher {slots.teacher} answered for {units_B.tolist()} units a row ({answer.kind}), "
             f"the rows have {counts_B.tolist()}"
         )
-    width = payload.logits_NC.shape[1]
+    width = answer.logits_NC.shape[1]
     if width > choices:
-        raise ValueError(f"teacher {signal.teacher} answered with {width} choices, there are {choices}")
-    if width == choices and asked_B.all() and payload.covered_N.all():  # as it mostly is: nothing to lay out
-        return payload.logits_NC, payload.covered_N
+        raise ValueError(f"teacher {slots.teacher} answered with {width} choices, there are {choices}")
+    if width == choices and asked_B.all() and answer.covered_N.all():  # as it mostly is: nothing to lay out
+        return answer.logits_NC, answer.covered_N
     logits_NC, covered_N = np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
     asked_N = np.repeat(asked_B, counts_B)
-    covered_N[asked_N] = payload.covered_N
-    filled = np.full((len(payload), choices), MASKED, dtype=np.float32)
-    filled[:, :width] = payload.logits_NC
-    logits_NC[asked_N] = np.where(payload.covered_N[:, None], filled, 0.0)
+    covered_N[asked_N] = answer.covered_N
+    filled = np.full((len(answer), choices), MASKED, dtype=np.float32)
+    filled[:, :width] = answer.logits_NC
+    logits_NC[asked_N] = np.where(answer.covered_N[:, None], filled, 0.0)
     return logits_NC, covered_N
 
 
-def stack(
-    signals: Sequence[TeacherSignal],
+def _lay_out_tokens(
+    answers: Sequence[AnswerSlots],
     teacher_languages: Sequence[frozenset[str] | None],
-    labels_N: torch.Tensor,
-    languages: tuple[str, ...],
+    units: StudentUnits,
+    matches: Sequence[VocabularyMatch],
 ) -> Signals:
-    """Joins M answers of equal shape ``[N, C]`` to `Signals` on the device of ``labels_N``."""
-    device = labels_N.device
-    logits = np.stack([s.logits_NC for s in signals]).astype(np.float32, copy=False)
-    covered = np.stack([s.covered_N for s in signals])
+    device, n = units.labels_N.device, len(units.labels_N)
+    covered_MN = np.zeros((len(answers), n), dtype=bool)
+    signals: list[VocabularySignal | None] = []
+    for m, (slots, match) in enumerate(zip(answers, matches, strict=True)):
+        answer, units_B = decode_answers(slots.bodies)
+        if answer is None:
+            signals.append(None)
+            continue
+        index_N = _index(answer, units_B, match, units)
+        taken = answer.take(index_N)
+        covered_MN[m] = (index_N >= 0) & taken.covered_N
+        signals.append(
+            to_vocabulary_signal(
+                taken,
+                device,
+                weight_VD=match.weight_VD,
+                bias_V=match.bias_V,
+                after=match.after,
+                ids=match.ids,
+                own_vocabulary=match.vocabulary == "own",
+            )
+        )
     return Signals(
-        teachers=tuple(s.teacher for s in signals),
+        teachers=tuple(slots.teacher for slots in answers),
         teacher_languages=tuple(teacher_languages),
-        logits_MNC=torch.from_numpy(logits).to(device),
-        covered_MN=torch.from_numpy(covered).to(device),
-        labels_N=labels_N,
-        languages=languages,
+        logits_MNC=torch.zeros((len(answers), n, 0), device=device),
+        covered_MN=torch.from_numpy(covered_MN).to(device),
+        labels_N=units.labels_N,
+        languages=units.unit_languages,
+        vocabulary_M=tuple(signals),
     )
+
+
+def _index(
+    answer: Answer, units_B: NDArray[np.int64], match: VocabularyMatch, units: StudentUnits
+) -> NDArray[np.int64]:
+    """Return for each of the student's units the position of the teacher's, or -1."""
+    assert units.offsets_N is not None and units.places_N is not None
+    if match.vocabulary == "same" or match.numbered:
+        first_B = np.cumsum(units_B) - units_B
+        place_N = np.arange(len(units.offsets_N)) - np.repeat(
+            np.cumsum(units.counts_B) - units.counts_B, units.counts_B
+        )
+        there_N = place_N < np.repeat(units_B, units.counts_B)
+        index_N = np.where(there_N, place_N + np.repeat(first_B, units.counts_B), NOWHERE)
+        if match.numbered and answer.offsets_N is not None and len(answer):
+            alike_N = answer.offsets_N[np.maximum(index_N, 0)] == units.offsets_N
+            index_N = np.where(alike_N, index_N, NOWHERE)
+        return index_N
+    assert answer.offsets_N is not None
+    index_N = align_flat(
+        answer.offsets_N, units_B, units.offsets_N, units.counts_B, whole=match.vocabulary == "overlap"
+    )
+    if match.comparable_N is not None:
+        index_N = np.where(match.comparable_N[units.places_N], index_N, NOWHERE)
+    return index_N

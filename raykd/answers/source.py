@@ -1,13 +1,15 @@
 """Where answers come from: the interface that a student sees of its teachers.
 
-Decision record: student and teachers never import each other; both know this. What comes back is bytes and numpy,
-never torch, because Ray moves numpy without a copy and torch 22 times slower.
+Decision record: student and teachers never import each other; both know this. An answer travels as the bytes that the
+store keeps, so what was stored, what a replica computes and what a teacher in this process says look alike, and only
+`raykd.answers.layout` reads them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +18,75 @@ from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.text.batch import TextBatch
 
 
-@dataclass(frozen=True)
-class TeacherSignal:
-    """One teacher's answer to a `TextBatch`. Written by `teachers`, read by weighting and targets.
+@dataclass(slots=True)
+class AnswerSlots:
+    """One teacher's answers to the rows of a batch, a slot a row, filled as they come in.
 
-    logits_NC: raw logits at temperature 1, columns in the order of the run's labels; rows that are not covered hold 0.
-    covered_N: False where this teacher has nothing to say: another language, a truncated unit, a teacher that is down.
-    latency_s: seconds the teacher's process spent on this batch, encoding and look-up included.
-    forwarded: rows that needed a forward pass; the others came from the store.
-    bodies: where a row has several units (or choices of its own): the answer to each row as `raykd.answers.answer`
-        writes it, None where the teacher was not asked; logits and covered are then empty.
-    lost: the teacher has no process left, and is not asked any more.
+    Written by teachers (on their side of the wire and on the student's), read by `raykd.answers.layout` and the meter.
+
+    Attributes:
+        teacher: Its name.
+        bodies: The answer to each row, as `raykd.answers.codec` writes it; None where the teacher was not asked, does
+            not speak the row's language or has no process left.
+        latency_s: Seconds that the teacher's process spent, encoding and look-up included.
+        forwarded: Rows that needed a forward pass; the others came from the store.
+        lost: Whether the teacher has no process left and is not asked any more.
     """
 
     teacher: str
-    logits_NC: NDArray[np.float32]
-    covered_N: NDArray[np.bool_]
+    bodies: list[bytes | None]
     latency_s: float = 0.0
     forwarded: int = 0
-    bodies: tuple[bytes | None, ...] | None = None
     lost: bool = False
+
+    @classmethod
+    def empty(cls, teacher: str, rows: int, *, lost: bool = False) -> Self:
+        """Return slots for so many rows, none of them filled."""
+        return cls(teacher, [None] * rows, lost=lost)
+
+    @classmethod
+    def concat(cls, parts: Sequence[AnswerSlots]) -> Self:
+        """Return one teacher's answers to several batches as its answers to all their rows."""
+        return cls(
+            parts[0].teacher,
+            [body for part in parts for body in part.bodies],
+            sum(part.latency_s for part in parts),
+            sum(part.forwarded for part in parts),
+            any(part.lost for part in parts),
+        )
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    @property
+    def answered_B(self) -> NDArray[np.bool_]:  # noqa: N802  (a shape, as the fields)
+        """``[B]``: which rows have an answer."""
+        return np.asarray([body is not None for body in self.bodies], dtype=bool)
+
+    def fill(self, rows: Iterable[int], bodies: Sequence[bytes | None]) -> None:
+        """Take the answers to these rows; where one is None the slot stays as it is."""
+        for row, body in zip(rows, bodies, strict=True):
+            if body is not None:
+                self.bodies[row] = body
+
+    def merge(self, part: AnswerSlots, rows: Iterable[int]) -> None:
+        """Take a reply to some of the rows, and what it cost."""
+        self.fill(rows, part.bodies)
+        self.latency_s += part.latency_s
+        self.forwarded += part.forwarded
+
+    def slice(self, begin: int, end: int) -> AnswerSlots:
+        """Return the slots of the rows from begin to before end, with their share of the cost."""
+        share = (end - begin) / max(1, len(self))
+        forwarded = min(end - begin, round(self.forwarded * share))
+        return AnswerSlots(self.teacher, self.bodies[begin:end], self.latency_s * share, forwarded, self.lost)
 
 
 class PendingBatch(Protocol):
-    """A request on its way."""
+    """The answers to one batch, on their way."""
 
-    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
-        """Blocks for the answers, one a teacher in the source's order."""
+    def result(self, timeout: float | None = None) -> list[AnswerSlots]:
+        """Block for the answers; returns one entry per teacher, in the source's order."""
         ...
 
 
@@ -56,9 +100,9 @@ class SignalSource(Protocol):
     def teacher_languages(self) -> tuple[frozenset[str] | None, ...]: ...
 
     def submit(self, batch: TextBatch) -> PendingBatch:
-        """Sends a batch and returns at once."""
+        """Send a batch and return at once."""
         ...
 
     def vocabularies(self) -> list[TeacherVocabulary]:
-        """The vocabulary of each language teacher; asked for once."""
+        """Return the vocabulary of each language teacher; called once per run."""
         ...

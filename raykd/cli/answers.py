@@ -84,7 +84,7 @@ def stats_command(output: Output = Path("runs"), store: Store = "store") -> None
     heads, lines = ("store", "teachers", "answers", "MB", "bytes an answer", "last used"), []
     for s in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(s.last_used))
-        entries = "damaged" if s.entries is None else f"{s.entries:,}"
+        entries = "older version" if s.older else "damaged" if s.entries is None else f"{s.entries:,}"
         row = "" if s.bytes_a_row is None else f"{s.bytes_a_row:,.0f}"
         lines.append(
             [s.fingerprint[:12], ", ".join(s.teachers) or "?", entries, f"{s.bytes / 1e6:,.1f}", row, used]
@@ -105,17 +105,17 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
 
     verdicts = verify(output / store)
     for v in verdicts:
-        mark = "[green]whole[/green]  " if v.whole else "[red]damaged[/red]"
-        problem = escape(f"; the file: {v.problem}") if v.problem else ""
-        damaged = f", {v.damaged_values:,} damaged" if v.damaged_values else ""
+        mark = "[green]whole[/green]  " if v.is_whole else "[red]damaged[/red]"
+        problem = escape(f"; the file: {v.found.problem}") if v.found.problem else ""
+        damaged = f", {v.found.damaged:,} damaged" if v.found.damaged else ""
         console.print(
-            f"{mark} {v.fingerprint[:12]} {', '.join(v.teachers)}: {v.entries:,} answers{damaged}{problem}",
+            f"{mark} {v.fingerprint[:12]} {', '.join(v.teachers)}: {v.found.entries:,} answers{damaged}{problem}",
             highlight=False,
             soft_wrap=True,
         )
     if not verdicts:
         console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
-    if not all(v.whole for v in verdicts):
+    if not all(v.is_whole for v in verdicts):
         console.print("raykd store clear STORE removes one; its answers are computed again", highlight=False)
         raise typer.Exit(DAMAGED)
 

@@ -90,7 +90,7 @@ def check_student_answers(config: RunConfig, rows: Rows) -> str:
     found = kept_finding(key)
     if found is None:
         from raykd.driver.loop import fresh_student
-        from raykd.student.member import find_student_padding
+        from raykd.student.task_trainer import find_student_padding
         from raykd.text.tokens import add_markers
 
         tokenizer = config.student.fit_tokenizer([])

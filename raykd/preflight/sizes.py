@@ -26,7 +26,7 @@ from raykd.pretrained import files
 from raykd.student.worker import LOGGED_WINDOWS
 from raykd.tasks import Task
 from raykd.teachers.source import Roster
-from raykd.teachers.store.bound import stored_bytes
+from raykd.teachers.store.sqlite import stored_bytes
 from raykd.teachers.store.values import text_keys
 
 HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
@@ -121,8 +121,6 @@ def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tupl
     batch = rows.take(range(len(rows)))
     if not len(rows):
         return 0.0, False
-    if task.row_units:
-        return 4.0 * classes, False
     if not task.language:
         return HEADER + 4.0 * task.mean_choices(batch, classes), False
     answers: Any = getattr(task, "answers")  # noqa: B009  (of language tasks alone)

@@ -34,7 +34,7 @@ from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.label_progress import show_progress
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import review_teachers, stop_if_poor
-from raykd.teachers.call import PoolTicket
+from raykd.teachers.call import PendingPoolBatch
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.store import text_keys
@@ -84,7 +84,7 @@ class _Stream:
 
     limit: int
     waiting: deque[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=deque)
-    sent: list[tuple[PoolTicket, int]] = field(default_factory=list)
+    sent: list[tuple[PendingPoolBatch, int]] = field(default_factory=list)
 
     def send(self, source: PoolSource, rows: Rows) -> int:
         """Send up to the limit; return pairs that turn out to be stored meanwhile, by another process."""
@@ -92,7 +92,7 @@ class _Stream:
         while self.waiting and len(self.sent) < self.limit:
             picked, asked_MB = self.waiting.popleft()
             ticket, pairs = source.submit(rows.take(picked), asked_MB), int(asked_MB.sum())
-            if isinstance(ticket, PoolTicket):
+            if isinstance(ticket, PendingPoolBatch):
                 self.sent.append((ticket, pairs))
             else:
                 stored += pairs
@@ -102,7 +102,7 @@ class _Stream:
         """Take the answers that are there; return pairs answered and pairs computed for it."""
         ready = [item for item in self.sent if item[0].ready()]
         self.sent = [item for item in self.sent if item not in ready]
-        computed = sum(signal.forwarded for ticket, _ in ready for signal in ticket.result())
+        computed = sum(slots.forwarded for ticket, _ in ready for slots in ticket.result())
         return sum(pairs for _, pairs in ready), computed
 
 

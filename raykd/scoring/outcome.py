@@ -190,7 +190,7 @@ def _score_teachers(
     weights: list[dict[str, float]] = [{} for _ in infos]
     if not config.task.language:
         together = stacked(config, signals, languages, held_out)
-        asked_B = np.any([signal.covered_N for signal in signals], axis=0)
+        asked_B = np.any([signal.answered_B for signal in signals], axis=0)
         systems.append(ensemble_system(config, together, asked_B, [p for p, _ in systems], held_out))
         weights_MN = config.objective.weighting.weights(together).numpy()
         weights = [_mean_weights(weights_N, together.languages) for weights_N in weights_MN]

@@ -46,7 +46,7 @@ def complaint_of(
     """
     if not found.is_no_better and found.swap is None:
         return None
-    labels, tagging = config.data.labels, not config.task.row_units
+    labels, tagging = config.data.labels, config.task.form == "words"
     most, units = labels[found.label], "words" if tagging else "texts"
     always = f"{most} everywhere" if tagging else f"always {most}, the most frequent label,"
     what = f"teacher {spec.name} is {'worse' if found.is_poor else 'no better'} on the validation rows than one label"

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.answers.layout import lay_out, stack, unit_logits
-from raykd.answers.source import TeacherSignal
+from raykd.answers.layout import StudentUnits, lay_out, read_unit_logits
+from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
@@ -44,7 +44,7 @@ System = tuple[Predictions, Score]
 
 def ask_all(
     handle: PoolHandle, rows: Rows, report: Callable[[int, int], None] = lambda done, total: None
-) -> list[TeacherSignal]:
+) -> list[AnswerSlots]:
     """Return every teacher's answers to all rows of its languages, in row order.
 
     Args:
@@ -59,17 +59,7 @@ def ask_all(
     for ticket in waiting:
         parts.append(ticket.result())
         report(min(len(parts) * ASKED_ROWS, len(rows)), len(rows))
-    return [concatenate_signals([part[m] for part in parts]) for m in range(len(handle.teachers))]
-
-
-def concatenate_signals(parts: Sequence[TeacherSignal]) -> TeacherSignal:
-    """One teacher's answers to several batches as its answer to all of them."""
-    return TeacherSignal(
-        parts[0].teacher,
-        np.concatenate([part.logits_NC for part in parts]),
-        np.concatenate([part.covered_N for part in parts]),
-        bodies=None if parts[0].bodies is None else sum((part.bodies or () for part in parts), ()),
-    )
+    return [AnswerSlots.concat([part[m] for part in parts]) for m in range(len(handle.teachers))]
 
 
 def measure_system(
@@ -119,19 +109,17 @@ def _same_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
     return f"the text {texts[0][:40]!r}" if texts[0].strip() else "nothing is written"
 
 
-def said_by(config: RunConfig, signal: TeacherSignal, rows: Rows) -> SystemAnswers:
+def said_by(config: RunConfig, signal: AnswerSlots, rows: Rows) -> SystemAnswers:
     """Return a teacher's answers to all rows as what a task measures."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.counts(batch)
-    if signal.bodies is None:
-        return SystemAnswers(signal.logits_NC, counts_B, signal.covered_N)
-    logits_NC, covered_N = unit_logits(signal, counts_B, config.task.choices(batch, config.data.labels))
+    logits_NC, covered_N = read_unit_logits(signal, counts_B, config.task.choices(batch, config.data.labels))
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
 def stacked(
     config: RunConfig,
-    signals: Sequence[TeacherSignal],
+    signals: Sequence[AnswerSlots],
     languages: Sequence[frozenset[str] | None],
     rows: Rows,
 ) -> Signals:
@@ -139,16 +127,14 @@ def stacked(
     batch = rows.take(range(len(rows)))
     counts_B = config.task.counts(batch)
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
-    if config.task.row_units:
-        return stack(signals, languages, hidden_N, tuple(rows.languages))
     choices = config.task.choices(batch, config.data.labels)
-    return lay_out(signals, languages, hidden_N, rows.languages, counts_B, choices=choices)
+    return lay_out(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
 
 
 def teacher_systems(
     config: RunConfig,
     pool: TeacherPool,
-    signals: Sequence[TeacherSignal],
+    signals: Sequence[AnswerSlots],
     infos: Sequence[TeacherInfo],
     rows: Rows,
     times: Mapping[str, float | None] | None = None,
@@ -164,7 +150,7 @@ def teacher_systems(
     ]
     return [
         measure_system(
-            s.teacher, "teacher", config, what, s.covered_N, rows, i.parameters, (times or {}).get(s.teacher)
+            s.teacher, "teacher", config, what, s.answered_B, rows, i.parameters, (times or {}).get(s.teacher)
         )
         for what, s, i in zip(said, signals, infos, strict=True)
     ]
@@ -258,7 +244,7 @@ def student_system(name: str, role: Role, directory: Path, config: RunConfig, ro
     finally:
         torch.set_num_threads(before)
     said = said_by(config, signal, rows)
-    return measure_system(name, role, config, said, signal.covered_N, rows, info.parameters, spent)
+    return measure_system(name, role, config, said, signal.answered_B, rows, info.parameters, spent)
 
 
 def _timed(student: Teacher, rows: Rows) -> float | None:

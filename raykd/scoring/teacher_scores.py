@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.config import Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
@@ -56,7 +56,7 @@ class TeacherReview:
     """
 
     scores: Mapping[str, Score] = field(default_factory=dict)
-    held: Mapping[str, TeacherSignal] = field(default_factory=dict)
+    held: Mapping[str, AnswerSlots] = field(default_factory=dict)
     complaints: tuple[Complaint, ...] = ()
     summary: str = ""
     warnings: tuple[str, ...] = ()
@@ -190,19 +190,19 @@ def _slowly(say: Callable[[str], None]) -> Callable[[int, int], None]:
     return report
 
 
-def comparison_of(config: RunConfig, signal: TeacherSignal, rows: Rows) -> Comparison | None:
+def comparison_of(config: RunConfig, signal: AnswerSlots, rows: Rows) -> Comparison | None:
     """Return a teacher beside one label for everything; None where a task has no labels, or nothing can be compared.
 
     A tagger is compared with O everywhere, by words.
     """
-    picked = np.flatnonzero(signal.covered_N & rows.labelled)
+    picked = np.flatnonzero(signal.answered_B & rows.labelled)
     if not config.task.labelled or not len(picked):
         return None
     said, batch = said_by(config, signal, rows).take(picked), rows.take(picked)
     gold_N, labels = config.task.unit_labels(batch), config.data.labels
     if not len(gold_N):
         return None
-    if config.task.row_units:
+    if config.task.form != "words":
         return compare_with_constant_label(said.logits_NC.argmax(axis=1), gold_N, len(labels))
     scheme = parse(labels)
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
@@ -216,7 +216,7 @@ def _complaints(
     config: RunConfig,
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
-    signals: Sequence[TeacherSignal],
+    signals: Sequence[AnswerSlots],
     scores: Mapping[str, Score],
     rows: Rows,
     idle: Mapping[str, str],

@@ -16,7 +16,7 @@ import torch
 
 from raykd import models
 from raykd.answers.codec import decode_answers
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import TeacherError
@@ -60,7 +60,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[System
 
 
 def teacher_said(
-    pool: TeacherPool, m: int, signal: TeacherSignal, config: RunConfig, rows: Rows
+    pool: TeacherPool, m: int, signal: AnswerSlots, config: RunConfig, rows: Rows
 ) -> SystemAnswers:
     """Return what a teacher says to the rows of its languages; zeros and empty texts for the others.
 
@@ -69,7 +69,7 @@ def teacher_said(
     """
     task = config.task
     assert isinstance(task, LanguageTask)
-    payload, units_B = decode_answers(signal.bodies or ())
+    payload, units_B = decode_answers(signal.bodies)
     nll_B = np.zeros(len(rows))
     if payload is not None:
         if payload.gold_logp_N is None:
@@ -81,7 +81,7 @@ def teacher_said(
         nll_B = -np.bincount(row_N, weights=weights_N, minlength=len(rows)).astype(np.float64)
     texts: list[str] | None = None
     if task.written:
-        asked = np.flatnonzero(signal.covered_N).tolist()
+        asked = np.flatnonzero(signal.answered_B).tolist()
         made = pool.replicas.generate(
             m, rows.take(asked), beams=task.beams, max_new_tokens=task.max_new_tokens
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.distill.objective import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.tasks import EncodedBatch
@@ -68,19 +68,19 @@ class Meter:
         self._tokens[0] += real_tokens
         self._tokens[1] += computed_tokens
 
-    def add_signals(self, answers: Sequence[TeacherSignal], signals: Signals, encoded: EncodedBatch) -> None:
+    def add_signals(self, answers: Sequence[AnswerSlots], signals: Signals, encoded: EncodedBatch) -> None:
         """The answers to one micro-batch, as they came and as they lie over the student's units."""
         self._batches += 1
-        for m, signal in enumerate(answers):
-            if signal.bodies is not None:
-                asked_N = np.repeat(signal.covered_N, encoded.counts_B)
-                seen_N = True if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
-                self._asked_units[m] += int((asked_N & seen_N).sum())
-                self._covered_units[m] += int(signals.covered_MN[m].sum())
-            self._latency[m] += signal.latency_s
-            self._answered[m] += int(signal.covered_N.sum())
-            self._forwarded[m] += signal.forwarded
-            self._lost[m] += int(signal.lost)
+        seen_N = True if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
+        for m, slots in enumerate(answers):
+            answered_B = slots.answered_B
+            asked_N = np.repeat(answered_B, encoded.counts_B)
+            self._asked_units[m] += int((asked_N & seen_N).sum())
+            self._covered_units[m] += int(signals.covered_MN[m].sum())
+            self._latency[m] += slots.latency_s
+            self._answered[m] += int(answered_B.sum())
+            self._forwarded[m] += slots.forwarded
+            self._lost[m] += int(slots.lost)
 
     def end_step(self, waited_s: float) -> None:
         """Closes an optimizer step."""

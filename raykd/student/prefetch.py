@@ -15,31 +15,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.answers.source import PendingBatch, TeacherSignal
+from raykd.answers.source import AnswerSlots, PendingBatch
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One optimizer step of one rank that was asked for.
+class PendingStep:
+    """One optimizer step of one rank whose answers are on their way.
 
-    rows: the rows of each micro-batch. tickets: of each of them the teachers' answers to come, None without teachers.
+    rows: the rows of each micro-batch. batches: of each of them the teachers' answers to come, None without teachers.
     """
 
     rows: list[NDArray[np.int64]]
-    tickets: list[PendingBatch] | None
+    batches: list[PendingBatch] | None
 
 
 @dataclass(frozen=True)
 class StepWork:
     """One optimizer step of one rank. Written by the prefetcher, read by the loop.
 
-    rows: the rows of each micro-batch. signals: the teachers' answers to each, None without teachers.
+    rows: the rows of each micro-batch. answers: the teachers' answers to each, None without teachers.
     waited_s: how long the student waited for answers.
     """
 
     step: int
     rows: list[NDArray[np.int64]]
-    signals: list[list[TeacherSignal]] | None
+    answers: list[list[AnswerSlots]] | None
     waited_s: float
 
 
@@ -51,18 +51,18 @@ class Prefetcher:
         depth: steps asked for ahead of the one in hand.
     """
 
-    def __init__(self, ask: Callable[[int], Asked], depth: int) -> None:
+    def __init__(self, ask: Callable[[int], PendingStep], depth: int) -> None:
         self._ask, self._depth = ask, depth
 
     def steps(self, begin: int, end: int) -> Iterator[StepWork]:
         """The steps ``begin`` to ``end - 1``, in order."""
-        ahead: deque[Asked] = deque()
+        ahead: deque[PendingStep] = deque()
         sent = begin
         for step in range(begin, end):
             while sent < end and sent <= step + self._depth:
                 ahead.append(self._ask(sent))
                 sent += 1
-            asked = ahead.popleft()
+            pending = ahead.popleft()
             begun = time.perf_counter()
-            signals = None if asked.tickets is None else [ticket.result() for ticket in asked.tickets]
-            yield StepWork(step, asked.rows, signals, time.perf_counter() - begun)
+            answers = None if pending.batches is None else [batch.result() for batch in pending.batches]
+            yield StepWork(step, pending.rows, answers, time.perf_counter() - begun)

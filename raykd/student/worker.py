@@ -5,7 +5,7 @@ benchmark) gives it rows, a model and a source of signals, and receives points a
 callables. Everything that differs between two steps is a function of (seed, step, rank): the order of rows,
 dropout, schedules; so a resumed run goes on exactly as an unbroken one. Counts of units are made global
 before the first backward of a step: that is the only division of the loss. What belongs to one task is in
-`Member`; a step is of one task, and a run of one task is a run of several with one.
+`TaskTrainer`; a step is of one task, and a run of one task is a run of several with one.
 
 A step whose loss or gradient is not finite changes no weight on any rank: a bad loss is made a bad gradient, which
 every rank sees after the reduction, so nothing is said between ranks. `train.max_skipped_steps` of them in a row are
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from raykd import models
-from raykd.answers.source import SignalSource, TeacherSignal
+from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run
 from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
@@ -39,11 +39,16 @@ from raykd.point import Point
 from raykd.student.blame import blame, not_finite, well
 from raykd.student.engine import Engine
 from raykd.student.evaluate import gather_ranks, judged, named
-from raykd.student.member import Member, Micro, check_one_pass, members_of
 from raykd.student.meter import reduce_sum
-from raykd.student.prefetch import Asked, Prefetcher, StepWork
+from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
-from raykd.student.reading import trained_module
+from raykd.student.task_trainer import (
+    MicroBatch,
+    TaskTrainer,
+    build_task_trainers,
+    check_one_pass,
+    trained_module,
+)
 from raykd.tasks.scores.ranking import rank
 
 log = logging.getLogger("raykd.student")
@@ -105,10 +110,10 @@ class TrainingLoop:
     ) -> None:
         self.config, self.student, self._noticed = config, student, noticed
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
-        self.members = members_of(config, prepared, student, source, self.device)
+        self.trainers = build_task_trainers(config, prepared, student, source, self.device)
         self.mixture = Mixture(
-            {name: member.stream for name, member in self.members.items()},
-            {name: len(member.rows) for name, member in self.members.items()},
+            {name: trainer.stream for name, trainer in self.trainers.items()},
+            {name: len(trainer.rows) for name, trainer in self.trainers.items()},
             power=config.task_power,
             seed=config.seed,
         )
@@ -121,14 +126,14 @@ class TrainingLoop:
             device=self.device,
         )
         if self.engine.zero_stage == 3 and world > 1:
-            check_one_pass(self.members)
+            check_one_pass(self.trainers)
         self.state = LoopState()
         self.best_weights: dict[str, torch.Tensor] | None = None
         self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
-        for member in self.members.values():
-            at = {round(p.at * self.total_steps): member.config.at(p.at) for p in member.config.phases}
-            member.phases = at
+        for trainer in self.trainers.values():
+            at = {round(p.at * self.total_steps): trainer.config.at(p.at) for p in trainer.config.phases}
+            trainer.phases = at
         self._works: Iterator[StepWork] | None = None
         self.kept: Path | None = None
         self._bad: str | None = None
@@ -137,34 +142,34 @@ class TrainingLoop:
         self._enter_phase(0)
 
     @property
-    def member(self) -> Member:
+    def trainer(self) -> TaskTrainer:
         """The only task of a run of one."""
-        (member,) = self.members.values()
-        return member
+        (trainer,) = self.trainers.values()
+        return trainer
 
     # one optimizer step ---------------------------------------------------------------------------------------
 
     def step(self, work: StepWork) -> None:
         """One optimizer step: count units over all ranks, then forward, objective, backward, update."""
         progress = work.step / self.total_steps
-        member = self.members[self.mixture.at(work.step)[0]]
-        if work.step in member.phases:
+        trainer = self.trainers[self.mixture.at(work.step)[0]]
+        if work.step in trainer.phases:
             self._enter_phase(work.step)
         torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
-        answers: Sequence[list[TeacherSignal] | None] = work.signals or [None] * len(work.rows)
-        micros = [member.micro(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
-        totals = self._global_counts(member, micros)
+        answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
+        micros = [trainer.micro(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
+        totals = self._global_counts(trainer, micros)
         self._rate = self.engine.learning_rate()
         results = []
         for micro in micros:
-            outputs = micro.encoded.run(partial(self.engine.forward, member.name))
-            result = member.reading.evaluate(
-                member.objective, self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
+            outputs = micro.encoded.run(partial(self.engine.forward, trainer.name))
+            result = trainer.evaluate(
+                self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
             )
             results.append((result, micro.encoded.real_tokens, micro.encoded.computed_tokens))
             loss = result.loss
             if not well(result):
-                where = self._where(work.step, member, micro)
+                where = self._where(work.step, trainer, micro)
                 self._bad = self._bad or f"{blame(result, micro.signals)} {where}"
                 loss = loss * math.nan
             self.engine.backward(loss)
@@ -172,17 +177,17 @@ class TrainingLoop:
         self.state.step = work.step + 1
         if applied:
             for counted in results:
-                member.meter.add(*counted)
-            member.meter.end_step(work.waited_s)
+                trainer.meter.add(*counted)
+            trainer.meter.end_step(work.waited_s)
             self.state.in_a_row, self._bad = 0, None
         else:
-            self._skip(self._where(work.step, member, micros[0]))
+            self._skip(self._where(work.step, trainer, micros[0]))
 
-    def _global_counts(self, member: Member, micros: Sequence[Micro]) -> Counts:
+    def _global_counts(self, trainer: TaskTrainer, micros: Sequence[MicroBatch]) -> Counts:
         """Units of this optimizer step over all ranks and micro-batches; here ranks look for a notice together."""
         local = Counts(0, 0, 0)
         for micro in micros:
-            local = local + member.objective.counts(micro.encoded.labels_N, micro.signals)
+            local = local + trainer.objective.counts(micro.encoded.labels_N, micro.signals)
         now = time.monotonic()
         due = self._noticed is not None and self.rank == 0 and now - self._looked >= NOTICE_S
         hard, soft, uncovered, look = reduce_sum([local.hard, local.soft, local.uncovered, float(due)])
@@ -190,8 +195,8 @@ class TrainingLoop:
             self._looked, self._hurry = now, self._noticed()
         return Counts(int(hard), int(soft), int(uncovered))
 
-    def _where(self, step: int, member: Member, micro: Micro) -> str:
-        ids = [member.rows.ids[i] for i in micro.rows[:8]]
+    def _where(self, step: int, trainer: TaskTrainer, micro: MicroBatch) -> str:
+        ids = [trainer.rows.ids[i] for i in micro.rows[:8]]
         return f"at step {step} of {self.total_steps}, rows {ids} and others of their batch"
 
     def _skip(self, where: str) -> None:
@@ -261,21 +266,21 @@ class TrainingLoop:
 
     def _enter_phase(self, step: int) -> None:
         """What `config.phases` say from this step on; the steps of earlier phases are past."""
-        for member in self.members.values():
-            config = member.enter_phase(step)
+        for trainer in self.trainers.values():
+            config = trainer.enter_phase(step)
             if config is not None:
                 self.engine.set_rates(config.train)
 
-    def ask(self, step: int) -> Asked:
+    def ask(self, step: int) -> PendingStep:
         """The rows of a step for this rank, and what the teachers of its task were asked."""
         name, at = self.mixture.at(step)
-        return self.members[name].ask(at, self.rank, self.world)
+        return self.trainers[name].ask(at, self.rank, self.world)
 
     def _log(self, done: int) -> None:
         progress = (done - 1) / self.total_steps
         values: dict[str, float] = {}
-        for name, member in self.members.items():
-            values |= named(name, member.logged(progress))
+        for name, trainer in self.trainers.items():
+            values |= named(name, trainer.logged(progress))
         values["train/learning_rate"] = self._rate
         values["train/epoch"] = done / self.mixture.steps_per_epoch
         if self.state.skipped:
@@ -294,10 +299,10 @@ class TrainingLoop:
         begin, every = (0, 1) if shared else (self.rank, self.world)
         with self.engine.evaluating() as module:
             found = {
-                name: member.scores(module, begin, every, shared=shared)
-                for name, member in self.members.items()
+                name: trainer.scores(module, begin, every, shared=shared)
+                for name, trainer in self.trainers.items()
             }
-        values = judged(found, {name: member.config.metric for name, member in self.members.items()})
+        values = judged(found, {name: trainer.config.metric for name, trainer in self.trainers.items()})
         if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
             self._turn_back(f"validation NLL {nll} after step {self.state.step} of {self.total_steps}")
             return {}
@@ -333,8 +338,8 @@ class TrainingLoop:
     def load(self, directory: Path) -> None:
         """Restores what `save` wrote."""
         self.engine.load(directory, tag="engine")
-        for member in self.members.values():
-            member.go_on()
+        for trainer in self.trainers.values():
+            trainer.go_on()
         self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
         patience = self.config.train.patience  # of now, which may be more than it was
         self.state.stopped = patience is not None and self.state.stale >= patience
@@ -352,7 +357,7 @@ class TrainingLoop:
         if isinstance(self.student, MultiModel):
             whole = rebuilt(self.student, self.best_weights)
             parts = {
-                name: replace(part, no_answer=self.members[name].learns_no_answer)
+                name: replace(part, no_answer=self.trainers[name].learns_no_answer)
                 for name, part in whole.parts.items()
             }
             return replace(whole, parts=parts)
@@ -361,8 +366,8 @@ class TrainingLoop:
         # Where texts begin and end may stand there alone.
         if hasattr(self.student.model, "generation_config"):
             model.generation_config = self.student.model.generation_config
-        (member,) = self.members.values()
-        return replace(self.student, model=model, no_answer=member.learns_no_answer)
+        (trainer,) = self.trainers.values()
+        return replace(self.student, model=model, no_answer=trainer.learns_no_answer)
 
 
 def evaluation_steps(total: int, evaluations: int) -> set[int]:

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import LabelMismatchError
@@ -182,8 +184,6 @@ class TaskBase(Spec):
     """Names of what `metrics` gives, the one that a run is judged by first."""
     labelled: ClassVar[bool] = False
     """Whether the choices are the run's labels."""
-    row_units: ClassVar[bool] = False
-    """Whether the unit is the row and all rows have the run's labels as choices: answers are then one matrix."""
     language: ClassVar[bool] = False
     """Whether the choices are a model's own vocabulary: then it gives hidden states, and answers are short forms."""
     generates: ClassVar[bool] = False
@@ -249,13 +249,22 @@ class TaskBase(Spec):
 
     def answer(
         self, model: PreTrainedModel, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
-    ) -> list[Any]:
-        """What a teacher answers to each row of a batch: logits ``[C]`` of the run's labels where rows are the units,
-        else a body; None for a row with a logit that is not finite."""
+    ) -> list[bytes | None]:
+        """Return what a teacher answers to each row of a batch, as `raykd.answers.codec` writes it.
+
+        Args:
+            model: The teacher's.
+            encoded: The rows in its tokens.
+            columns: For each of the run's labels the teacher's columns that are it.
+
+        Returns:
+            One body per row; None for a row with a logit that is not finite.
+        """
         raw_NC = self.gather(encoded.run(model), encoded).float()
         logits_NC = raw_NC[:, [own[0] for own in columns]].cpu().numpy()
-        good_N = np.isfinite(logits_NC).all(axis=1)
-        return [row if good else None for row, good in zip(logits_NC, good_N.tolist(), strict=True)]
+        covered_N = np.ones(len(logits_NC), dtype=bool)
+        answer = DenseAnswer(logits_NC=logits_NC, covered_N=covered_N)
+        return encode_rows(answer, encoded.counts_B, np.isfinite(logits_NC).all(axis=1))
 
     @property
     def settings(self) -> dict[str, Any]:

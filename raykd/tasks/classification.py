@@ -28,7 +28,6 @@ class Classification(TaskBase):
     head: ClassVar[Head] = "classification"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "nll", "ece")
     labelled: ClassVar[bool] = True
-    row_units: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
     max_length: int = Field(128, ge=1)
     """Longest text in tokens, special tokens included; what is longer is truncated."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from raykd.answers.answer import Answer, join_answers
-from raykd.answers.codec import encode_answer as encode_body
+from raykd.answers.codec import encode_rows
 from raykd.answers.compress import MOST_DRAWS, draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.servable import check_servable
 from raykd.distill.chunks import chunk_of
@@ -177,9 +177,7 @@ class LanguageTask(TaskBase):
             parts.append(self.answers.form(hidden_ND[here], logits_NV, uniforms_ND[here], common))
         if not parts:
             return [b""] * len(counts)
-        bad = [bool((~row).any()) for row in np.split(np.concatenate(good), np.cumsum(counts)[:-1])]
-        rows = join_answers(parts).rows(counts.tolist())
-        return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
+        return encode_rows(join_answers(parts), counts, np.concatenate(good))
 
     @torch.no_grad()
     def say(self, model: Any, encoded: EncodedBatch) -> SystemAnswers:

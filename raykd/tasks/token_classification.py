@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raykd.answers.answer import DenseAnswer
-from raykd.answers.codec import encode_answer as encode_body
+from raykd.answers.codec import encode_rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.head import Head
@@ -99,11 +99,8 @@ class TokenClassification(TaskBase):
         logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
         logits_NC[:, [not own for own in columns]] = -np.inf
         seen_N = np.ones(len(raw_NC), bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
-        counts = encoded.counts_B.tolist()
-        bad_N = ~np.isfinite(raw_NC).all(axis=1)
-        bad = [bool(part.any()) for part in np.split(bad_N, np.cumsum(counts)[:-1])]
-        rows = DenseAnswer(logits_NC=logits_NC, covered_N=seen_N).rows(counts)
-        return [None if wrong else encode_body(row) for row, wrong in zip(rows, bad, strict=True)]
+        answer = DenseAnswer(logits_NC=logits_NC, covered_N=seen_N)
+        return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
 
     def columns(
         self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import RaykdError
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import text_keys
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.timing import Timing
-from raykd.teachers.wire import GroupAnswer, GroupRequest, pack
+from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
@@ -45,17 +46,17 @@ class Coalescer:
     """
 
     def __init__(
-        self, answer: Callable[[GroupRequest], GroupAnswer], prepare: Callable[[], None] = lambda: None
+        self, answer: Callable[[GroupRequest], list[AnswerSlots]], prepare: Callable[[], None] = lambda: None
     ) -> None:
         self._answer, self._prepare = answer, prepare
-        self._waiting: queue.Queue[tuple[GroupRequest, Future[GroupAnswer]] | None] = queue.Queue()
-        self._held: tuple[GroupRequest, Future[GroupAnswer]] | None = None
+        self._waiting: queue.Queue[tuple[GroupRequest, Future[list[AnswerSlots]]] | None] = queue.Queue()
+        self._held: tuple[GroupRequest, Future[list[AnswerSlots]]] | None = None
         self.passes = 0
         threading.Thread(target=self._run, name="raykd-teacher", daemon=True).start()
 
-    def ask(self, request: GroupRequest) -> GroupAnswer:
+    def ask(self, request: GroupRequest) -> list[AnswerSlots]:
         """Blocks for the answer; called from any thread."""
-        future: Future[GroupAnswer] = Future()
+        future: Future[list[AnswerSlots]] = Future()
         self._waiting.put((request, future))
         return future.result()
 
@@ -71,7 +72,7 @@ class Coalescer:
                 self._gather(group)
             self._serve(group)
 
-    def _gather(self, group: list[tuple[GroupRequest, Future[GroupAnswer]]]) -> None:
+    def _gather(self, group: list[tuple[GroupRequest, Future[list[AnswerSlots]]]]) -> None:
         """Adds what already waits, as long as it is small; never waits for more."""
         rows = len(group[0][0].batch)
         while rows < MERGED_ROWS:
@@ -85,7 +86,7 @@ class Coalescer:
             group.append(item)
             rows += len(item[0].batch)
 
-    def _serve(self, group: list[tuple[GroupRequest, Future[GroupAnswer]]]) -> None:
+    def _serve(self, group: list[tuple[GroupRequest, Future[list[AnswerSlots]]]]) -> None:
         self.passes += 1
         try:
             answer = self._answer(_merge([request for request, _ in group]))
@@ -95,7 +96,10 @@ class Coalescer:
             return
         at = 0
         for request, future in group:
-            future.set_result(_cut(answer, at, at + len(request.batch)))
+            whole = len(group) == 1
+            future.set_result(
+                answer if whole else [slots.slice(at, at + len(request.batch)) for slots in answer]
+            )
             at += len(request.batch)
 
 
@@ -112,20 +116,6 @@ def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
         batch=TextBatch.concat([r.batch for r in requests]),
         asked_MB=np.concatenate([r.asked_MB for r in requests], axis=1),
         halved=requests[0].halved,
-    )
-
-
-def _cut(answer: GroupAnswer, begin: int, end: int) -> GroupAnswer:
-    rows = answer.covered_MN.shape[1]
-    if begin == 0 and end == rows:
-        return answer
-    share = (end - begin) / rows
-    return GroupAnswer(
-        answer.logits_MNC[:, begin:end],
-        answer.covered_MN[:, begin:end],
-        tuple(latency * share for latency in answer.latency_M),
-        tuple(min(end - begin, round(count * share)) for count in answer.forwarded_M),
-        None if answer.bodies_MB is None else tuple(bodies[begin:end] for bodies in answer.bodies_MB),
     )
 
 
@@ -170,18 +160,16 @@ class TeacherActor:
 
         torch.set_num_threads(self._threads)
 
-    def _answer_group(self, request: GroupRequest) -> GroupAnswer:
+    def _answer_group(self, request: GroupRequest) -> list[AnswerSlots]:
         if request.halved:
             for teacher in self._teachers:
                 teacher.halve()
         stored = any(t.spec.store is not None for t in self._teachers)
         keys = text_keys(request.batch) if stored else None
-        return pack(
-            [t.answer(request.batch, request.asked_MB[m], keys) for m, t in enumerate(self._teachers)]
-        )
+        return [t.answer(request.batch, request.asked_MB[m], keys) for m, t in enumerate(self._teachers)]
 
-    def answer(self, request: GroupRequest) -> GroupAnswer:
-        """Raw logits of the rows asked for, one block a teacher."""
+    def answer(self, request: GroupRequest) -> list[AnswerSlots]:
+        """Answers to the rows asked for, one entry per teacher."""
         return self._coalescer.ask(request)
 
     def open(self) -> tuple[str, list[TeacherInfo]]:

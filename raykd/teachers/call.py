@@ -1,4 +1,4 @@
-"""`Call` and `PoolTicket`: requests of one batch on their way to the actors, and their answers laid out.
+"""`Call` and `PendingPoolBatch`: requests of one batch on their way to the actors, and their answers laid out.
 
 Decision record: an answer is a pure function of weights and text, so a call that died with its process is simply asked
 again, of another replica or of the same one when Ray has started it anew. Each attempt may take `serving.timeout_s`;
@@ -23,11 +23,11 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from raykd.answers.source import PendingBatch, TeacherSignal
+from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.errors import RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Roster
-from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
+from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
@@ -120,7 +120,7 @@ class Call:
         actor = self.source.handle.replicas[self.index][self.replica]
         self.reference = actor.answer.remote(self.request)
 
-    def result(self, deadline: float | None = None) -> GroupAnswer:
+    def result(self, deadline: float | None = None) -> list[AnswerSlots]:
         """Blocks for the answer, through deaths and hangs of processes.
 
         Args:
@@ -133,8 +133,8 @@ class Call:
             begun = time.monotonic()
             wait_s = self._patience_s() if deadline is None else max(0.0, deadline - begun)
             try:
-                answer: GroupAnswer = self.source.fetch(self.reference, wait_s)
-                self.source.slowest_s = max(self.source.slowest_s, sum(answer.latency_M))
+                answer: list[AnswerSlots] = self.source.fetch(self.reference, wait_s)
+                self.source.slowest_s = max(self.source.slowest_s, sum(slots.latency_s for slots in answer))
                 return answer
             except ray.exceptions.GetTimeoutError:
                 if deadline is not None:
@@ -282,8 +282,8 @@ def _finally_dead(error: BaseException) -> bool:
 
 
 @dataclass
-class PoolTicket:
-    """The requests of one batch, and the sheets that hold what was stored already.
+class PendingPoolBatch:
+    """The requests of one batch, and the answers that were stored already.
 
     batch: where the source decided who is asked, so that it may decide anew when a teacher is lost; None where the
         caller did, who then has the loss as an error.
@@ -291,7 +291,7 @@ class PoolTicket:
 
     source: Asker
     calls: list[Call]
-    sheets: list[Sheet]
+    answers: list[AnswerSlots]
     batch: TextBatch | None = None
 
     def __post_init__(self) -> None:
@@ -307,7 +307,7 @@ class PoolTicket:
         references = self.references
         return len(ray.wait(references, num_returns=len(references), timeout=0.0)[0]) == len(references)
 
-    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
+    def result(self, timeout: float | None = None) -> list[AnswerSlots]:
         """Blocks for all groups and lays their answers out over the batch, teachers in the source's order.
 
         Args:
@@ -324,7 +324,7 @@ class PoolTicket:
                 answer = call.result(deadline)
                 for row, m in zip(call.group.places, call.group.members, strict=True):
                     if m in place:
-                        self.sheets[place[m]].add(answer, row, call.rows)
+                        self.answers[place[m]].merge(answer[row], call.rows.tolist())
         except TeacherLostError as error:
             if self.batch is None or at_work is None:
                 raise
@@ -336,4 +336,4 @@ class PoolTicket:
         if self.batch is not None and self.source.roster.lost != self._lost:
             # Asked anew as a whole: what the others answered is stored, and those who stand in are asked.
             return self.source.submit(self.batch).result(timeout)
-        return [sheet.signal() for sheet in self.sheets]
+        return self.answers

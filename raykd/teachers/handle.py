@@ -22,17 +22,17 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from raykd.answers.source import PendingBatch
+from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.compat.ray_private import find_memory_kill
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
-from raykd.teachers.call import Call, PoolTicket
+from raykd.teachers.call import Call, PendingPoolBatch
 from raykd.teachers.groups import Group
 from raykd.teachers.replica_state import read_replica_state
-from raykd.teachers.source import Answered, Roster, RosterSource
+from raykd.teachers.source import ReadyBatch, Roster, RosterSource
 from raykd.teachers.store import SignalStore, text_keys
-from raykd.teachers.wire import GroupRequest, Sheet
+from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
@@ -44,7 +44,6 @@ class PoolHandle:
 
     replicas: the actors of each group. nodes: the Ray node of each of them, empty before the pool is opened.
     answers: of each of them the stores' names, one a member of the group; None where it keeps none.
-    classes: width of an answer, None where an answer is a body (`TeacherSpec.classes`).
     pool: name of a pool that outlives runs (`raykd.teachers.named_pool`); None where the run owns it.
     max_restarts, on_loss: as `ServingConfig`.
     """
@@ -53,7 +52,6 @@ class PoolHandle:
     replicas: tuple[tuple[Any, ...], ...]
     teachers: tuple[str, ...]
     teacher_languages: tuple[frozenset[str] | None, ...]
-    classes: int | None
     timeout_s: float
     nodes: tuple[tuple[str, ...], ...] = ()
     answers: tuple[tuple[tuple[str | None, ...], ...], ...] = ()
@@ -156,19 +154,19 @@ class PoolSource(RosterSource):
         routed = any(len(nodes) > 1 for nodes in self._homes)
         keys = text_keys(batch) if self._stores or routed else []
         lost = self.roster.lost
-        sheets = [Sheet(name, len(batch), self.handle.classes, lost=name in lost) for name in self.teachers]
-        for at, sheet in enumerate(sheets):
-            self._read(at, sheet, asked_MB[at], keys)
+        answers = [AnswerSlots.empty(name, len(batch), lost=name in lost) for name in self.teachers]
+        for at, slots in enumerate(answers):
+            self._read(at, slots, asked_MB[at], keys)
         if not asked_MB.any():
-            return Answered([sheet.signal() for sheet in sheets])
+            return ReadyBatch(answers)
         everyone_MB = np.zeros((len(self.handle.teachers), len(batch)), dtype=bool)
         everyone_MB[self.members] = asked_MB
         calls: list[Call] = []
         for index in range(len(self.handle.groups)):
             calls += self._send(index, batch, everyone_MB, keys)
-        return PoolTicket(self, calls, sheets, again)
+        return PendingPoolBatch(self, calls, answers, again)
 
-    def _read(self, at: int, sheet: Sheet, asked_B: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
+    def _read(self, at: int, slots: AnswerSlots, asked_B: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
         """Answers from this node's store; what was found is taken out of what is asked."""
         rows = np.flatnonzero(asked_B)
         self.answered_rows[at] += len(rows)
@@ -176,24 +174,13 @@ class PoolSource(RosterSource):
         if store is None or not len(rows):
             return
         begun = time.perf_counter()
-        everything = len(rows) == len(keys)
-        wanted = keys if everything else [keys[i] for i in rows.tolist()]
-        if self.handle.classes is None:
-            bodies = store.get_bodies(wanted)
-            found_N = np.asarray([body is not None for body in bodies], dtype=bool)
-            sheet.lay(rows, bodies)
-            asked_B[rows[found_N]] = False
-            self.direct_rows[at] += int(found_N.sum())
-            sheet.latency_s += time.perf_counter() - begun
-            return
-        logits_NC, found_N = store.get(wanted)
-        if found_N.all() and everything:
-            sheet.logits_NC[:], sheet.covered_N[:], asked_B[:] = logits_NC, True, False
-        else:
-            there = rows[found_N]
-            sheet.logits_NC[there], sheet.covered_N[there], asked_B[there] = logits_NC[found_N], True, False
-        self.direct_rows[at] += int(found_N.sum())
-        sheet.latency_s += time.perf_counter() - begun
+        places = rows.tolist()
+        bodies = store.get([keys[i] for i in places])
+        slots.fill(places, bodies)
+        found = [place for place, body in zip(places, bodies, strict=True) if body is not None]
+        asked_B[found] = False
+        self.direct_rows[at] += len(found)
+        slots.latency_s += time.perf_counter() - begun
 
     def _send(
         self, index: int, batch: TextBatch, asked_MB: NDArray[np.bool_], keys: Sequence[bytes]
@@ -255,9 +242,7 @@ class PoolSource(RosterSource):
         store = self._stores.get(self.handle.teachers.index(teacher))
         if store is None:
             return np.zeros(len(keys), dtype=bool)
-        if self.handle.classes is None:
-            return np.asarray([body is not None for body in store.get_bodies(keys)], dtype=bool)
-        return store.get(keys)[1]
+        return np.asarray([body is not None for body in store.get(keys)], dtype=bool)
 
     def home(self, index: int, key: bytes) -> str | None:
         """The node that computes a text for a group; None where the group has one node only."""
@@ -335,5 +320,5 @@ def _stores_here(handle: PoolHandle, members: Sequence[int]) -> dict[int, Signal
             continue
         for m, spec, name in zip(group.members, group.specs, answers[nodes.index(here)], strict=True):
             if m in members and spec.store is not None and name is not None:
-                stores[m] = SignalStore(Path(spec.store), name, handle.classes, read_only=True)
+                stores[m] = SignalStore(Path(spec.store), name, read_only=True)
     return stores

@@ -142,7 +142,6 @@ class OwnPool:
             replicas=tuple(tuple(self._start(g, r) for r in range(g.replicas)) for g in self.groups),
             teachers=tuple(p.spec.name for p in placements),
             teacher_languages=tuple(p.spec.languages for p in placements),
-            classes=placements[0].spec.classes,
             timeout_s=serving.timeout_s,
             max_restarts=serving.max_restarts,
             on_loss=serving.on_teacher_loss,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.answers.source import PendingBatch, TeacherSignal
+from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.distill.weighting import Weighting
 from raykd.teachers.teacher import Teacher
@@ -58,14 +58,14 @@ class Roster:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A ticket whose answers are there already."""
+class ReadyBatch:
+    """A batch whose answers are there already."""
 
-    signals: list[TeacherSignal]
+    answers: list[AnswerSlots]
 
-    def result(self, timeout: float | None = None) -> list[TeacherSignal]:
+    def result(self, timeout: float | None = None) -> list[AnswerSlots]:
         """The answers."""
-        return self.signals
+        return self.answers
 
 
 class RosterSource:
@@ -97,7 +97,7 @@ class LocalSource(RosterSource):
         """Answers at once."""
         asked_MB = self.roster.asked(batch)
         blind = batch.without_labels()
-        return Answered([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])
+        return ReadyBatch([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])
 
     def vocabularies(self) -> list[TeacherVocabulary]:
         """What each teacher brings beside its answers."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raykd import models
+from raykd.answers.codec import VERSION
 from raykd.pretrained.lengths import teacher_length
 from raykd.tasks import Task
 from raykd.teachers.backends.precision import choose
 
-_FORMAT = "dense-float32, crc over key and body, rows that do not depend on their neighbours"
+_FORMAT = f"answers of layout {VERSION}, rows that do not depend on their neighbours"
+"""How answers are made and written; another way is another store."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,6 @@ class TeacherSpec:
     store: str | None = None
     store_limit_gb: float = 20.0
     parked: TeacherInfo | None = None
-
-    @property
-    def classes(self) -> int | None:
-        """Width of an answer where rows are the units and the labels the choices; None where an answer is a body."""
-        return len(self.labels) if self.task.row_units else None
 
 
 def open_teacher(spec: TeacherSpec) -> TeacherInfo:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from raykd import models
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import ModelError, NonFiniteError, TeacherError
 from raykd.prediction.findings import content_key, found_or_tested
@@ -73,7 +72,6 @@ class Teacher:
                 self._store = SignalStore(
                     Path(self.spec.store),
                     info.answers,
-                    self.spec.classes,
                     limit_gb=self.spec.store_limit_gb,
                     teacher=self.name,
                 )
@@ -138,8 +136,8 @@ class Teacher:
         batch: TextBatch,
         asked_B: NDArray[np.bool_] | None = None,
         keys: Sequence[bytes] | None = None,
-    ) -> TeacherSignal:
-        """Logits of the rows asked for (all by default) that are in one of this teacher's languages.
+    ) -> AnswerSlots:
+        """Answers to the rows asked for (all by default) that are in one of this teacher's languages.
 
         Args:
             keys: of the rows in the store, where the caller has them already.
@@ -153,61 +151,37 @@ class Teacher:
             [self.spec.languages is None or lang in self.spec.languages for lang in batch.languages]
         )
         rows = np.flatnonzero(asked_B & spoken_B).tolist()
-        covered_N = np.zeros(len(batch), dtype=bool)
-        covered_N[rows] = True
         asked = batch if len(rows) == len(batch) else batch.take(rows)
         if self.spec.store is not None:
             keys = text_keys(asked) if keys is None else [keys[i] for i in rows]
         self.answered_rows += len(rows)
-        if self.spec.classes is None:
-            bodies, forwarded = self._bodies(asked, keys) if rows else ([], 0)
-            at = dict(zip(rows, bodies, strict=True))
-            signal = TeacherSignal(self.name, np.empty((0, 0), np.float32), covered_N, forwarded=forwarded)
-            signal = replace(signal, bodies=tuple(at.get(i) for i in range(len(batch))))
-        else:
-            logits_NC = np.zeros((len(batch), self.spec.classes), dtype=np.float32)
-            forwarded = 0
-            if rows:
-                logits_NC[rows], forwarded = self._look_up(asked, keys)
-            signal = TeacherSignal(self.name, logits_NC, covered_N, forwarded=forwarded)
-        return replace(signal, latency_s=time.perf_counter() - begun)
+        slots = AnswerSlots.empty(self.name, len(batch))
+        if rows:
+            bodies, slots.forwarded = self._look_up(asked, keys)
+            slots.fill(rows, bodies)
+        slots.latency_s = time.perf_counter() - begun
+        return slots
 
-    def _look_up(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[NDArray[np.float32], int]:
-        """Logits ``[B, C]`` and how many rows were computed; rows are the units."""
-        self.open()
-        if self._store is None or keys is None:
-            return np.stack(self._compute(batch)), len(batch)
-        logits_NC, found_N = self._store.get(keys)
-        if found_N.all():
-            return logits_NC, 0
-        fresh = self._fresh(batch, keys, np.flatnonzero(~found_N).tolist())
-        self._store.put(list(fresh), np.stack(list(fresh.values())))
-        logits_NC = logits_NC.copy()
-        for i in np.flatnonzero(~found_N).tolist():
-            logits_NC[i] = fresh[keys[i]]
-        return logits_NC, len(fresh)
-
-    def _bodies(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[list[bytes], int]:
-        """The answer to each row, and how many rows were computed; rows have several units."""
+    def _look_up(self, batch: TextBatch, keys: Sequence[bytes] | None) -> tuple[list[bytes], int]:
+        """Return the answer to each row, stored or computed, and how many were computed."""
         self.open()
         if self._store is None or keys is None:
             return self._compute(batch), len(batch)
-        found = self._store.get_bodies(keys)
+        found = self._store.get(keys)
         missing = [i for i, body in enumerate(found) if body is None]
         if not missing:
             return [body for body in found if body is not None], 0
         fresh = self._fresh(batch, keys, missing)
-        self._store.put_bodies(list(fresh), list(fresh.values()))
-        return [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)], len(
-            fresh
-        )
+        self._store.put(list(fresh), list(fresh.values()))
+        bodies = [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)]
+        return bodies, len(fresh)
 
-    def _fresh(self, batch: TextBatch, keys: Sequence[bytes], missing: Sequence[int]) -> dict[bytes, Any]:
+    def _fresh(self, batch: TextBatch, keys: Sequence[bytes], missing: Sequence[int]) -> dict[bytes, bytes]:
         """Answers by key to the missing rows; a text that stands twice is computed once."""
         first = {keys[i]: i for i in reversed(missing)}
         return dict(zip(first, self._compute(batch.take(list(first.values()))), strict=True))
 
-    def _compute(self, batch: TextBatch) -> list[Any]:
+    def _compute(self, batch: TextBatch) -> list[bytes]:
         """A forward pass that is asked for: a parked teacher may, if it computes as it did before."""
         parked = self.spec.parked
         if parked is not None:
@@ -226,8 +200,8 @@ class Teacher:
             )  # fmt: skip
         return self._forward(batch)
 
-    def _forward(self, batch: TextBatch) -> list[Any]:
-        """The answer to every row (logits ``[C]``, or a body), in forward passes of similar length."""
+    def _forward(self, batch: TextBatch) -> list[bytes]:
+        """The answer to every row, in forward passes of similar length."""
         padding = self._tested_padding(batch)
         answers, real, computed = self._pass(batch, padding)
         self.real_tokens += real
@@ -241,7 +215,7 @@ class Teacher:
                 wanted="finite logits",
                 next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
             )
-        return answers
+        return [answer for answer in answers if answer is not None]
 
     def _tested_padding(self, batch: TextBatch) -> Padding:
         """How its rows share a forward pass, tested now if they were not before."""
@@ -249,13 +223,13 @@ class Teacher:
             return self._padding
         return self.test(batch).of(self._load().padding)
 
-    def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[Any], int, int]:
+    def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
         """The answer to every row (None where it is not finite), and tokens before and after padding."""
         model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
         task = self._task()
         speaker = self._speaker(model)
         encoded = task.encode(model.tokenizer, batch)
-        answers: list[Any] = [None] * len(batch)
+        answers: list[bytes | None] = [None] * len(batch)
         device = torch.device(self.spec.device)
         real = computed = 0
         with torch.inference_mode():

@@ -20,7 +20,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, OwnPool
 from raykd.teachers.teacher import Teacher, TeacherSpec
-from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
 import json
 
 def main():
@@ -35,8 +35,8 @@ def main():
     for seed in range(20):
         batch = text_batch(texts_and_labels(64, seed=seed)[0])
         waiting = [source.submit(batch) for _ in range(3)]
-        want = alone.answer(batch).logits_NC
-        wrong += sum(not np.allclose(t.result()[0].logits_NC, want, atol=1e-5) for t in waiting)
+        want = logits_of(alone.answer(batch))
+        wrong += sum(not np.allclose(logits_of(t.result()[0]), want, atol=1e-5) for t in waiting)
     whole = all(int(ray.get(ref)[-1]) == i for i, ref in enumerate(held))
     print(json.dumps({"wrong": wrong, "whole": whole, "in_flight": source.in_flight, "restarts": pool.restarts()}))
     pool.stop()
@@ -88,9 +88,9 @@ def main():
     pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     batch = text_batch(["a good day", "a bad day"])
-    got = pool.handle.source(None).submit(batch).result()[0].logits_NC
+    got = pool.logits_of(handle.source(None).submit(batch).result()[0])
     want = Teacher(TeacherSpec("same", path, LABELS, Classification(max_length=64), dtype="float32")).answer(batch)
-    same = bool(np.allclose(got, want.logits_NC, atol=1e-5))
+    same = bool(np.allclose(got, logits_of(want), atol=1e-5))
     print(json.dumps({"same": same, "said": said, "restarts": pool.restarts()}))
     pool.stop()
     ray.shutdown()

@@ -21,7 +21,7 @@ import torch
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig, ServingConfig
 from raykd.config.loading import load_run
 from raykd.driver.pool import attach, check_cluster, placements_of
@@ -31,7 +31,7 @@ from raykd.teachers import named_pool
 from raykd.teachers.pool import OwnPool, TeacherPool
 from raykd.tuning.driver import node_resources
 from tests.e2e.sweeps import plain_loop
-from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
 
 CPUS = 4
 ROOT = Path(__file__).parents[2]
@@ -138,21 +138,21 @@ def table(name: str | None = None) -> list[dict[str, str]]:
     return [dict(zip(shown.heads, line, strict=True)) for line in shown.lines]
 
 
-def answers(pool: TeacherPool, direct: bool = True) -> list[TeacherSignal]:
+def answers(pool: TeacherPool, direct: bool = True) -> list[AnswerSlots]:
     texts, labels = texts_and_labels(64, seed=7)
     batch = text_batch(texts, ["zh", "en"] * 32, labels)
-    signals: list[TeacherSignal] = pool.handle.source(None, direct=direct).submit(batch).result()
+    signals: list[AnswerSlots] = pool.handle.source(None, direct=direct).submit(batch).result()
     return signals
 
 
-def same(a: list[TeacherSignal], b: list[TeacherSignal]) -> bool:
+def same(a: list[AnswerSlots], b: list[AnswerSlots]) -> bool:
     """Whether the same teachers cover the same rows with the same logits, to 1e-6.
 
     Two processes need not add in the same order: float32 logits of one text were seen to differ by 3e-8.
     """
-    return [(s.teacher, s.covered_N.tobytes()) for s in a] == [
-        (s.teacher, s.covered_N.tobytes()) for s in b
-    ] and all(np.allclose(x.logits_NC, y.logits_NC, rtol=0.0, atol=1e-6) for x, y in zip(a, b, strict=True))
+    return [(s.teacher, s.answered_B.tobytes()) for s in a] == [
+        (s.teacher, s.answered_B.tobytes()) for s in b
+    ] and all(np.allclose(logits_of(x), logits_of(y), rtol=0.0, atol=1e-6) for x, y in zip(a, b, strict=True))
 
 
 def life(address: str, path: Path) -> None:

@@ -31,9 +31,9 @@ def plain_torch() -> Weights:
     """The reference: the same rows, objective and AdamW in a plain loop without DeepSpeed or micro-batches."""
     config = run_config()
     loop = build_loop(config)
-    model, source = loop.student.model, loop.member.source
+    model, source = loop.student.model, loop.trainer.source
     assert source is not None
-    tokenizer_rows = loop.member.tokens
+    tokenizer_rows = loop.trainer.tokens
     fresh = type(model)(model.config)
     fresh.load_state_dict(
         config.student.build(loop.student.tokenizer, config.data.labels, config.seed).state_dict()
@@ -45,14 +45,14 @@ def plain_torch() -> Weights:
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=0.002
     )
     for step in range(12):
-        picked = loop.member.stream.batch(step)
+        picked = loop.trainer.stream.batch(step)
         encoded = config.task.collate(tokenizer_rows, picked.tolist())
-        answers = source.submit(loop.member.rows.take(picked.tolist())).result()
+        answers = source.submit(loop.trainer.rows.take(picked.tolist())).result()
         signals = stack(
             answers,
             source.teacher_languages,
             encoded.labels_N,
-            tuple(loop.member.rows.languages[i] for i in picked),
+            tuple(loop.trainer.rows.languages[i] for i in picked),
         )
         counts = config.objective.counts(encoded.labels_N, signals)
         logits = fresh(**encoded.inputs).logits
@@ -72,9 +72,9 @@ def furthest(a: Weights, b: Weights) -> float:
 def test_the_world_has_uneven_units() -> None:
     """Otherwise the tests below would show nothing: micro-batches differ in labelled and in covered units."""
     loop = build_loop(run_config(gradient_accumulation=4))
-    parts = loop.member.stream.shard(0, 0, 1, 4)
-    labelled = [int((loop.member.rows.labels_B[p] >= 0).sum()) for p in parts]
-    covered = [sum(loop.member.rows.languages[i] != "fr" for i in p) for p in parts]
+    parts = loop.trainer.stream.shard(0, 0, 1, 4)
+    labelled = [int((loop.trainer.rows.labels_B[p] >= 0).sum()) for p in parts]
+    covered = [sum(loop.trainer.rows.languages[i] != "fr" for i in p) for p in parts]
     assert len(set(labelled)) > 1 and len(set(covered)) > 1
 
 
@@ -161,10 +161,10 @@ def test_one_teacher_of_weight_1_is_single_teacher_distillation() -> None:
     alone = alone.model_copy(update={"teachers": alone.teachers[2:]})
     one = build_loop(alone)
     # The fake answers by position; give the single teacher the position it has among three.
-    inner = three.member.source
-    assert inner is not None and one.member.source is not None
+    inner = three.trainer.source
+    assert inner is not None and one.trainer.source is not None
     submit = inner.submit
-    one.member.source.submit = lambda batch: type(submit(batch))([submit(batch).result()[2]])  # type: ignore[method-assign]
+    one.trainer.source.submit = lambda batch: type(submit(batch))([submit(batch).result()[2]])  # type: ignore[method-assign]
     for loop in (three, one):
         loop.run()
     assert furthest(three.engine.weights() or {}, one.engine.weights() or {}) < 1e-6
@@ -177,7 +177,7 @@ def test_prefetch_asks_ahead_but_never_further_than_told() -> None:
     submitted = []
 
     def checkpoint(current) -> None:  # type: ignore[no-untyped-def]
-        submitted.append((current.state.step, len(loop.member.source.submitted)))  # type: ignore[union-attr]
+        submitted.append((current.state.step, len(loop.trainer.source.submitted)))  # type: ignore[union-attr]
 
     loop.run(checkpoint)
     assert submitted == [(4, 7), (8, 11), (12, 12)]

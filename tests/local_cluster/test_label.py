@@ -23,7 +23,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store.inventory import stats
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TASK = Classification(max_length=64)
@@ -94,8 +94,8 @@ def test_labelled_ahead_equals_asked_on_demand_and_each_pair_is_computed_once(
         batch = rows.take(range(200))
         source = pool.handle.source(None)
         for served, here in zip(source.submit(batch).result(), local.submit(batch).result(), strict=True):
-            np.testing.assert_array_equal(served.covered_N, here.covered_N)
-            np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-5)
+            np.testing.assert_array_equal(served.answered_B, here.answered_B)
+            np.testing.assert_allclose(logits_of(served), logits_of(here), atol=1e-5)
             assert served.forwarded == 0
         assert source.calls == 0
         again = label_rows(pool, twice, None, lambda a, b: None)
@@ -147,9 +147,9 @@ def test_only_missing_pairs_are_asked_and_a_second_pool_loads_no_weights(
         asked = pool.handle.source(None, direct=False).submit(rows.take(range(64))).result()
         read = pool.handle.source(None).submit(rows.take(range(64))).result()
         for a, b, c in zip(signals, asked, read, strict=True):
-            assert a.logits_NC.tobytes() == b.logits_NC.tobytes() == c.logits_NC.tobytes()
-            np.testing.assert_array_equal(a.covered_N, b.covered_N)
-            np.testing.assert_array_equal(a.covered_N, c.covered_N)
+            assert logits_of(a).tobytes() == logits_of(b).tobytes() == logits_of(c).tobytes()
+            np.testing.assert_array_equal(a.answered_B, b.answered_B)
+            np.testing.assert_array_equal(a.answered_B, c.answered_B)
         assert (total(pool, "loaded"), total(pool, "forwarded")) == (0, 0)
     finally:
         pool.stop()
@@ -165,8 +165,8 @@ def test_without_a_store_some_teachers_answer_in_the_pools_order_and_none_is_par
         batch = text_batch(["good food", "bad food", "fine"], ["zh", "en", "fr"])
         en, multi = source.submit(batch).result()
         assert (en.teacher, multi.teacher) == ("en", "multi")
-        assert en.covered_N.tolist() == [False, True, False]
-        assert multi.covered_N.tolist() == [True, False, True]  # nobody else speaks zh here
+        assert en.answered_B.tolist() == [False, True, False]
+        assert multi.answered_B.tolist() == [True, False, True]  # nobody else speaks zh here
         with pytest.raises(ConfigError, match="pool has"):
             pool.handle.source(None, teachers=("de",))
         with pytest.raises(TeacherError, match="cannot be parked"):
@@ -194,13 +194,13 @@ def test_a_parked_pool_holds_no_cpu_answers_equally_and_counts_what_it_computes(
         for direct in (True, False):
             answers = pool.handle.source(None, direct=direct).submit(rows.take(range(100))).result()
             for a, b in zip(reference, answers, strict=True):
-                assert a.logits_NC.tobytes() == b.logits_NC.tobytes()
+                assert logits_of(a).tobytes() == logits_of(b).tobytes()
         counters = pool.counters()
         assert total(pool, "computed_while_parked") == 0
         assert [c["forwarded"] for c in counters.values()] == [c["forwarded"] for c in labelled.values()]
         new = pool.handle.source(None).submit(text_batch(["never seen"], ["en"])).result()
         here = LocalSource([Teacher(s) for s in specs]).submit(text_batch(["never seen"], ["en"])).result()
-        np.testing.assert_allclose(new[1].logits_NC, here[1].logits_NC, atol=1e-6)
+        np.testing.assert_allclose(logits_of(new[1]), logits_of(here[1]), atol=1e-6)
         assert pool.counters()["en"]["computed_while_parked"] == 1
     finally:
         pool.stop()

@@ -16,7 +16,7 @@ from raykd.tasks import Classification
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
-from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TASK = Classification(max_length=64)
@@ -59,8 +59,8 @@ def test_served_by_actors_equals_in_process_and_what_is_late_is_an_error(
         tickets = [source.submit(batch) for batch in batches()]
         for ticket, batch in zip(tickets, batches(), strict=True):
             for served, here in zip(ticket.result(), local.submit(batch).result(), strict=True):
-                np.testing.assert_array_equal(served.covered_N, here.covered_N)
-                np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-5)
+                np.testing.assert_array_equal(served.answered_B, here.answered_B)
+                np.testing.assert_allclose(logits_of(served), logits_of(here), atol=1e-5)
         assert source.calls <= len(batches()) * len(pool.groups)
         assert not np.any(source.in_flight)
         late = pool.handle.source(None).submit(text_batch(["a"] * 64, ["zh"] * 64))
@@ -84,7 +84,7 @@ def test_replicas_share_the_load_and_a_killed_one_is_asked_again(specs: list[Tea
         os.kill(victim, signal.SIGKILL)
         for ticket, batch in zip(tickets, batches(8), strict=True):
             np.testing.assert_allclose(
-                ticket.result()[0].logits_NC, local.submit(batch).result()[0].logits_NC, atol=1e-5
+                logits_of(ticket.result()[0]), logits_of(local.submit(batch).result()[0]), atol=1e-5
             )
         assert not np.any(source.in_flight)
     finally:
@@ -103,7 +103,7 @@ def test_without_restarts_a_dead_replica_is_left_out_and_the_last_ones_death_is_
         source = pool.handle.source(None)
         tickets = [source.submit(batch) for batch in batches(8)]
         os.kill(first, signal.SIGKILL)
-        assert all(ticket.result()[0].covered_N.all() for ticket in tickets)
+        assert all(ticket.result()[0].answered_B.all() for ticket in tickets)
         assert {source.pick(0) for _ in range(4)} == {1}
         os.kill(second, signal.SIGKILL)
         time.sleep(0.5)

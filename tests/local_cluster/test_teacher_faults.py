@@ -21,7 +21,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
 from raykd.text.batch import TextBatch
 from tests.e2e.conftest import wait_until
-from tests.fakes import LABELS, save_transformer, text_batch
+from tests.fakes import logits_of, LABELS, save_transformer, text_batch
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.nightly]
 MARKER = "HANG"
@@ -74,8 +74,8 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
         os.kill(pids["zh"], signal.SIGSTOP)
         begun = time.monotonic()
         for served, here in zip(source.submit(batch).result(), expected, strict=True):
-            np.testing.assert_array_equal(served.covered_N, here.covered_N)
-            np.testing.assert_allclose(served.logits_NC, here.logits_NC, atol=1e-6)
+            np.testing.assert_array_equal(served.answered_B, here.answered_B)
+            np.testing.assert_allclose(logits_of(served), logits_of(here), atol=1e-6)
         recovered_s = time.monotonic() - begun
         assert source.hangs == 1 and pool.restarts() == {"zh": 1, "multi": 0} and pool.replicas.lost() == ()
         assert wait_until(lambda: not alive(pids["zh"]), 20.0), "a stopped process was left behind"
@@ -91,8 +91,8 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
         # The teacher is dead for good: whoever asked it goes on with the one that speaks its language too.
         zh, multi = source.submit(batch).result()
         whole = LocalSource([Teacher(specs[1])]).submit(batch).result()[0]
-        assert zh.lost and not zh.covered_N.any() and not multi.lost and multi.covered_N.all()
-        np.testing.assert_allclose(multi.logits_NC, whole.logits_NC, atol=1e-6)
+        assert zh.lost and not zh.answered_B.any() and not multi.lost and multi.answered_B.all()
+        np.testing.assert_allclose(logits_of(multi), logits_of(whole), atol=1e-6)
         assert not np.any(source.in_flight)
     finally:
         pool.stop()

@@ -16,7 +16,7 @@ from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_keys
-from tests.fakes import LABELS
+from tests.fakes import logits_of, LABELS
 from tests.local_cluster.test_label import rows_of
 
 SPEC = TeacherSpec("multi", sys.argv[1], LABELS, Classification(max_length=64), dtype="float32")
@@ -50,7 +50,7 @@ def main() -> None:
         sources = [pool.handle.source(None, rank, direct=False) for rank in range(2)]
         for source in (*sources, *sources):
             signals = source.submit(rows.take(range(200))).result()
-            assert signals[0].covered_N.all()
+            assert signals[0].answered_B.all()
         expected = per_home(sources[0], pool, range(200))
         assert forwarded(pool) == expected and min(expected) > 50, (forwarded(pool), expected)
         assert [source.calls for source in sources] == [4, 4]
@@ -60,7 +60,7 @@ def main() -> None:
         pool.park()
         assert len(set(pool.handle.nodes[0])) == 2 and len(pool.handle.replicas[0]) == 2
         parked = pool.handle.source(None, direct=False).submit(rows.take(range(200))).result()
-        np.testing.assert_array_equal(parked[0].logits_NC, signals[0].logits_NC)
+        np.testing.assert_array_equal(logits_of(parked[0]), logits_of(signals[0]))
         assert pool.counters()["multi"]["computed_while_parked"] == 0
         pool.stop()
     finally:

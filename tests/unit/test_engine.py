@@ -20,6 +20,7 @@ from raykd.student.engine import decay_groups
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.settings import deepspeed_config
 from raykd.student.worker import TrainingLoop, evaluation_steps
+from tests.fakes import logits_of
 from tests.worlds import build_loop, run_config
 
 
@@ -142,13 +143,13 @@ def weights_of_26_rows(accumulation: int) -> dict[str, torch.Tensor]:
     """The weights after 12 steps of 26 rows, each of which must be trained on."""
     loop = build_loop(run_config(batch_size=26, gradient_accumulation=accumulation))
     sizes: list[int] = []
-    micro = loop.member.micro
+    micro = loop.trainer.micro
 
     def counted(rows: Any, answers: Any) -> Any:
         sizes.append(len(rows))
         return micro(rows, answers)
 
-    loop.member.micro = counted  # type: ignore[method-assign]
+    loop.trainer.micro = counted  # type: ignore[method-assign]
     loop.run()
     assert (len(sizes), sum(sizes)) == (12 * accumulation, 12 * 26)
     return loop.engine.weights() or {}
@@ -283,14 +284,14 @@ def test_no_checkpoint_to_go_back_to_ends_the_run_at_once() -> None:
 
 def test_the_part_and_the_teacher_that_are_not_finite_are_named() -> None:
     loop = build_loop(run_config(max_skipped_steps=0))
-    source = loop.member.source
+    source = loop.trainer.source
     assert source is not None
     submit = source.submit
 
     def broken(batch: Any) -> Any:
         ticket = submit(batch)
         answers = ticket.result()
-        bad = answers[2].logits_NC.copy()
+        bad = logits_of(answers[2]).copy()
         bad[:, 0] = math.nan
         answers[2] = replace(answers[2], logits_NC=bad)
         return SimpleNamespace(result=lambda: answers)
@@ -307,10 +308,10 @@ def test_a_batch_that_nobody_labels_or_covers_gives_no_nan() -> None:
     """Every unit is ignored: the sums are empty and the loss is 0."""
     points: list[Any] = []
     loop = build_loop(run_config({"alpha": 0.5}), publish=points.append)
-    train = loop.member.rows
+    train = loop.trainer.rows
     empty = np.flatnonzero((train.labels_B < 0) & (np.asarray(train.languages) == "fr"))
-    assert len(empty) > 4 and loop.member.source is not None
-    said = loop.member.source.submit(train.take(empty.tolist())).result()
+    assert len(empty) > 4 and loop.trainer.source is not None
+    said = loop.trainer.source.submit(train.take(empty.tolist())).result()
     loop.step(StepWork(0, [empty], [said], 0.0))
     loop._log(1)
     assert points[0].values["train/loss"] == 0.0 and loop.state.skipped == 0

@@ -18,7 +18,7 @@ from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.tasks import Classification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
-from tests.fakes import text_batch
+from tests.fakes import logits_of, text_batch
 from tests.made_models import (
     ARCHITECTURES,
     FAMILIES,
@@ -77,7 +77,7 @@ def taught(
         dtype="float32",
     )
     batch = replace(text_batch(texts), pairs=None if pairs is None else tuple(pairs))
-    logits_NC = torch.from_numpy(np.array(Teacher(spec).answer(batch).logits_NC))
+    logits_NC = torch.from_numpy(np.array(logits_of(Teacher(spec).answer(batch))))
     return logits_NC.double().softmax(-1).numpy()
 
 

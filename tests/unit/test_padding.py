@@ -25,6 +25,7 @@ from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, pad, padding_of, split_passes
+from tests.fakes import logits_of
 
 SENTENCE = "the room was bad and food awful today again good we said it here very quite not so"
 WORDS = SENTENCE.split()
@@ -350,7 +351,7 @@ def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
     teacher = Teacher(TeacherSpec("f", str(tmp_path / "fnet"), model.labels, TASK, dtype="float32"))
     labels = np.full(len(TEXTS), UNLABELLED)
     batch = TextBatch(tuple("abc"), tuple(TEXTS), ("en",) * 3, labels)
-    said = teacher.answer(batch).logits_NC
+    said = logits_of(teacher.answer(batch))
     for i, text in enumerate(TEXTS):
         p = np.exp(said[i].astype(float)) / np.exp(said[i].astype(float)).sum()
         assert p == pytest.approx(alone(model, text), abs=1e-5)
@@ -360,7 +361,7 @@ def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
         lambda *a, **k: (_ for _ in ()).throw(ModelError("twice differs")),
     )
     again = Teacher(teacher.spec)
-    assert np.array_equal(again.answer(batch).logits_NC, said)  # the finding is kept
+    assert np.array_equal(logits_of(again.answer(batch)), said)  # the finding is kept
     monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "other"))
     with pytest.raises(ModelError, match="teacher f: twice differs"):
         Teacher(teacher.spec).answer(batch)

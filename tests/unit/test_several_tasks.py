@@ -310,7 +310,7 @@ def test_teachers_are_asked_for_rows_of_their_task_only_and_steps_follow_the_mix
     loop = loop_of(two_opinions(), points)
     loop.run()
     drawn = Counter(loop.mixture.at(step)[0] for step in range(12))
-    for name, member in loop.members.items():
+    for name, member in loop.trainers.items():
         asked = member.source.submitted  # type: ignore[union-attr]
         assert len(asked) == drawn[name] > 0
         assert {text for batch in asked for text in batch.texts} <= set(member.rows.texts)

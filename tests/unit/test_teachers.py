@@ -27,7 +27,7 @@ from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
 from raykd.text.padding import split_passes
-from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
 
 TASK = Classification(max_length=64)
 
@@ -52,8 +52,8 @@ def test_answers_are_the_models_logits_row_by_row(directory: Path) -> None:
         encoded = loaded.tokenizer([text], truncation=True, max_length=64)
         with torch.no_grad():
             one = loaded.model(**{k: torch.tensor(v) for k, v in encoded.items()}).logits[0].numpy()
-        np.testing.assert_allclose(answer.logits_NC[i], one, atol=1e-5)
-    assert answer.covered_N.all() and answer.forwarded == 20
+        np.testing.assert_allclose(logits_of(answer)[i], one, atol=1e-5)
+    assert answer.answered_B.all() and answer.forwarded == 20
 
 
 def test_teacher_is_frozen_and_in_eval_mode(directory: Path) -> None:
@@ -67,8 +67,8 @@ def test_teacher_is_frozen_and_in_eval_mode(directory: Path) -> None:
 def test_only_rows_of_its_languages_are_covered(directory: Path) -> None:
     batch = text_batch(["good", "bad", "fine"], ["en", "zh", "en"])
     answer = Teacher(spec(directory, languages=frozenset({"en"}))).answer(batch)
-    assert answer.covered_N.tolist() == [True, False, True]
-    assert (answer.logits_NC[1] == 0).all() and answer.forwarded == 2
+    assert answer.answered_B.tolist() == [True, False, True]
+    assert (logits_of(answer)[1] == 0).all() and answer.forwarded == 2
 
 
 def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path, directory: Path) -> None:
@@ -81,7 +81,7 @@ def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path, directory: Pa
     models.save_model(replace(permuted, labels=("pos", "neg")), tmp_path / "p")
     batch = text_batch(texts_and_labels(8)[0])
     mapped = Teacher(spec(tmp_path / "p", label_map={"pos": "positive", "neg": "negative"})).answer(batch)
-    np.testing.assert_allclose(mapped.logits_NC, Teacher(spec(directory)).answer(batch).logits_NC, atol=1e-6)
+    np.testing.assert_allclose(logits_of(mapped), logits_of(Teacher(spec(directory)).answer(batch)), atol=1e-6)
 
 
 def test_other_labels_are_refused_with_both_lists() -> None:
@@ -134,7 +134,7 @@ def test_store_serves_what_was_answered_without_a_forward(tmp_path: Path, direct
     second = Teacher(spec(directory, store=str(tmp_path)))
     two = second.answer(batch)
     assert second.forwarded_rows == 0 and two.forwarded == 0 and second._model is None
-    np.testing.assert_array_equal(one.logits_NC, two.logits_NC)
+    np.testing.assert_array_equal(logits_of(one), logits_of(two))
 
 
 def test_a_teacher_opens_without_its_weights_in_memory(tmp_path: Path, directory: Path) -> None:
@@ -179,15 +179,15 @@ def test_a_hub_name_opens_and_answers(
     assert teacher.open().fingerprint == models.fingerprint(directory)
     batch = text_batch(["good food", "bad food"])
     np.testing.assert_array_equal(
-        teacher.answer(batch).logits_NC, Teacher(spec(directory)).answer(batch).logits_NC
+        logits_of(teacher.answer(batch)), logits_of(Teacher(spec(directory)).answer(batch))
     )
 
 
 def test_equal_texts_of_a_batch_are_computed_once(tmp_path: Path, directory: Path) -> None:
     answer = Teacher(spec(directory, store=str(tmp_path))).answer(text_batch(["good", "bad", "good"]))
     assert answer.forwarded == 2
-    np.testing.assert_array_equal(answer.logits_NC[0], answer.logits_NC[2])
-    assert (answer.logits_NC[1] != answer.logits_NC[0]).any()
+    np.testing.assert_array_equal(logits_of(answer)[0], logits_of(answer)[2])
+    assert (logits_of(answer)[1] != logits_of(answer)[0]).any()
 
 
 def test_a_parked_teacher_answers_from_its_store_and_computes_only_where_it_did(
@@ -198,7 +198,7 @@ def test_a_parked_teacher_answers_from_its_store_and_computes_only_where_it_did(
     kept = first.answer(text_batch(["good"]))
     parked = Teacher(spec(directory, store=str(tmp_path), parked=info))
     assert parked.open() is info
-    np.testing.assert_array_equal(parked.answer(text_batch(["good"])).logits_NC, kept.logits_NC)
+    np.testing.assert_array_equal(logits_of(parked.answer(text_batch(["good"]))), logits_of(kept))
     assert not parked.loaded
     assert parked.answer(text_batch(["bad", "fine"])).forwarded == 2
     assert parked.counters()["computed_while_parked"] == 2 and "2 rows" in caplog.text
@@ -215,7 +215,7 @@ def test_a_store_that_cannot_be_written_does_not_change_answers(tmp_path: Path, 
     for _ in range(2):
         answer = teacher.answer(text_batch(["good", "bad"]))
         np.testing.assert_array_equal(
-            answer.logits_NC, Teacher(spec(directory)).answer(text_batch(["good", "bad"])).logits_NC
+            logits_of(answer), logits_of(Teacher(spec(directory)).answer(text_batch(["good", "bad"])))
         )
     assert teacher.counters()["unkept"] == 4
 
@@ -255,11 +255,11 @@ def test_a_sheet_lays_answers_out_over_the_batch_and_keeps_what_is_there() -> No
         (2, 1),
     )
     sheet = Sheet("y", 4, 2)
-    sheet.logits_NC[2], sheet.covered_N[2] = 9, True
+    logits_of(sheet)[2], sheet.answered_B[2] = 9, True
     sheet.add(answer, 1, np.asarray([0, 3]))
     signal = sheet.signal()
-    assert signal.logits_NC.tolist() == [[4, 5], [0, 0], [9, 9], [0, 0]]
-    assert signal.covered_N.tolist() == [True, False, True, False]
+    assert logits_of(signal).tolist() == [[4, 5], [0, 0], [9, 9], [0, 0]]
+    assert signal.answered_B.tolist() == [True, False, True, False]
     assert (signal.latency_s, signal.forwarded) == (0.25, 1)
 
 

@@ -1,39 +1,50 @@
-"""What a person may ask of the stores under a root: what is there, whether it is whole, and to remove it.
-
-Decision record: the scan of a file runs in a process of its own, because a damaged file can end the process that
-reads it; then that is the finding. Statistics come from meta pages alone and disturb nobody.
-"""
+"""What a person may ask of the stores under a root: what is there, whether it is whole, and to remove it."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from raykd.errors import TeacherError
+from raykd.teachers.store.base import StoreBusyError, StoreCheck, StoreDamagedError, StoreUnwritableError
 from raykd.teachers.store.bound import file_bytes, folders, last_used
-from raykd.teachers.store.folder import DAMAGED, DATA, classes_of, forget, read_note, root_lock, unused
-from raykd.teachers.store.pages import Damaged, read_metas
+from raykd.teachers.store.folder import (
+    DAMAGED,
+    DATA,
+    OLD_DATA,
+    is_unused,
+    open_folder,
+    read_note,
+    root_lock,
+)
 
-SCAN = "raykd.teachers.store.scan"
+OLDER = "written by an older raykd, which kept answers otherwise; they are not read"
 
 
 @dataclass(frozen=True)
 class StoreStats:
-    """One teacher's store. classes is None where answers are of any size, entries where the file cannot be read;
-    last_used is in seconds since 1970."""
+    """One teacher's store.
+
+    Attributes:
+        fingerprint: The folder's name.
+        path: The folder.
+        teachers: Names under which it was used.
+        entries: Answers in it; None where the file cannot be read.
+        bytes: Everything in the folder.
+        last_used: Seconds since 1970.
+        set_aside: Damaged files that were moved away.
+        older: Whether an older raykd wrote it, whose answers are not read any more.
+    """
 
     fingerprint: str
     path: Path
     teachers: tuple[str, ...]
-    classes: int | None
     entries: int | None
     bytes: int
     last_used: float
     set_aside: int
+    older: bool
 
     @property
     def bytes_a_row(self) -> float | None:
@@ -42,59 +53,62 @@ class StoreStats:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a scan of one store found. problem is None where the file is whole."""
+class StoreVerdict:
+    """What reading one store found."""
 
     fingerprint: str
     teachers: tuple[str, ...]
-    entries: int
-    damaged_values: int
-    problem: str | None
+    found: StoreCheck
 
     @property
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether nothing is damaged."""
-        return self.problem is None and self.damaged_values == 0
+        return self.found.problem is None and self.found.damaged == 0
 
 
 def stats(root: Path) -> list[StoreStats]:
-    """The stores under a root, the one used last first; no store, no entry."""
-    found = []
-    for path in folders(root):
-        note = read_note(path)
-        try:
-            entries: int | None = read_metas(path / DATA)[0].main.entries
-        except (OSError, Damaged):
-            entries = None
-        found.append(
-            StoreStats(
-                fingerprint=path.name,
-                path=path,
-                teachers=tuple(str(name) for name in note.get("teachers", ())),
-                classes=classes_of(note),
-                entries=entries,
-                bytes=file_bytes(path),
-                last_used=last_used(path),
-                set_aside=len(list(path.glob(f"{DAMAGED}*"))),
-            )
+    """Return the stores under a root, the one used last first; no store, no entry."""
+    found = [
+        StoreStats(
+            fingerprint=path.name,
+            path=path,
+            teachers=tuple(str(name) for name in read_note(path).get("teachers", ())),
+            entries=_count(path),
+            bytes=file_bytes(path),
+            last_used=last_used(path),
+            set_aside=len(list(path.glob(f"{DAMAGED}*"))),
+            older=(path / OLD_DATA).exists() and not (path / DATA).exists(),
         )
+        for path in folders(root)
+    ]
     return sorted(found, key=lambda s: -s.last_used)
 
 
-def verify(root: Path) -> list[Verdict]:
-    """Reads every value of every store under a root."""
-    return [_verify(s) for s in stats(root)]
+def _count(path: Path) -> int | None:
+    opened = open_folder(path, "read")
+    if opened is None:
+        return None
+    try:
+        return opened.store.count()
+    except (StoreBusyError, StoreDamagedError, StoreUnwritableError):
+        return None
+    finally:
+        opened.close()
 
 
-def _verify(store: StoreStats) -> Verdict:
-    command = [sys.executable, "-m", SCAN, str(store.path), str(store.classes or 0)]
-    scan = subprocess.run(command, capture_output=True, text=True, check=False)
-    if scan.returncode == 0:
-        found = json.loads(scan.stdout.splitlines()[-1])
-    else:
-        said = (scan.stderr.strip().splitlines() or [f"exit code {scan.returncode}"])[-1]
-        found = {"entries": 0, "damaged": 0, "problem": f"reading it ended the process: {said}"}
-    return Verdict(store.fingerprint, store.teachers, found["entries"], found["damaged"], found["problem"])
+def verify(root: Path) -> list[StoreVerdict]:
+    """Read every value of every store under a root."""
+    return [StoreVerdict(s.fingerprint, s.teachers, _check(s)) for s in stats(root)]
+
+
+def _check(store: StoreStats) -> StoreCheck:
+    opened = open_folder(store.path, "read")
+    if opened is None:
+        return StoreCheck(0, 0, OLDER if store.older else "the file cannot be opened")
+    try:
+        return opened.store.check()
+    finally:
+        opened.close()
 
 
 def clear(root: Path, fingerprint: str | None = None, *, force: bool = False) -> list[StoreStats]:
@@ -116,7 +130,7 @@ def clear(root: Path, fingerprint: str | None = None, *, force: bool = False) ->
     if not chosen:
         return []
     with root_lock(root):
-        busy = [] if force else [s for s in chosen if not unused(s.path)]
+        busy = [] if force else [s for s in chosen if not is_unused(s.path)]
         if busy:
             raise TeacherError(
                 "a process has the store open",
@@ -125,6 +139,5 @@ def clear(root: Path, fingerprint: str | None = None, *, force: bool = False) ->
                 next_step="wait for the run, or use --force: it goes on and computes again what it asks for",
             )
         for store in chosen:
-            forget(store.path)
             shutil.rmtree(store.path, ignore_errors=True)
     return chosen

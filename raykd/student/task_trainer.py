@@ -1,14 +1,15 @@
-"""`Member`: one task of a training loop, with its own rows, teachers, objective and meter.
+"""`TaskTrainer`: one task of a training loop, with its own rows, teachers, objective and meter.
 
-Decision record: a loop over one task has one member and one over several tasks has several, so there is one loop. What
-a step needs to know of its task is here; the engine, the schedule of the learning rate and the order of tasks are the
-loop's.
+Decision record: a loop over one task has one trainer and one over several tasks has several, so there is one loop.
+What a step needs to know of its task is here; the engine, the schedule of the learning rate and the order of tasks are
+the loop's. Over a vocabulary the engine trains a model without its output head, and head, loss and gradient go through
+a chunk of units at a time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from raykd import models
-from raykd.answers.source import SignalSource, TeacherSignal
-from raykd.config import Run, RunConfig
+from raykd.answers.layout import StudentUnits, lay_out
+from raykd.answers.source import AnswerSlots, SignalSource
+from raykd.answers.vocabularies import VocabularyMatch
+from raykd.config import MultiRun, Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
+from raykd.distill.chunks import evaluate_hidden
+from raykd.distill.objective import Counts, ObjectiveResult
 from raykd.distill.signals import Signals
 from raykd.errors import ModelError
 from raykd.models.lm import Headless
@@ -30,9 +36,9 @@ from raykd.prediction.probes import PROBED_ROWS
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
-from raykd.student.prefetch import Asked
+from raykd.student.prefetch import PendingStep
 from raykd.student.prepare import Prepared, student_codes
-from raykd.student.reading import Reading
+from raykd.student.vocabularies import match_vocabularies
 from raykd.tasks import EncodedBatch
 from raykd.text.padding import Padding
 
@@ -40,7 +46,7 @@ log = logging.getLogger("raykd.student")
 
 
 @dataclass(frozen=True)
-class Micro:
+class MicroBatch:
     """One micro-batch, ready for the forward pass."""
 
     encoded: EncodedBatch
@@ -48,7 +54,7 @@ class Micro:
     rows: NDArray[np.int64]
 
 
-class Member:
+class TaskTrainer:
     """One task of a loop.
 
     Args:
@@ -56,7 +62,8 @@ class Member:
         config: the run that the task would be alone. prepared: its rows and their tokens.
         student: the model of this task. source: its teachers, or None for plain training.
     Raises:
-        DataError: the batch is larger than the data. ConfigError, ModelError: as `Reading`.
+        DataError: the batch is larger than the data. ConfigError, ModelError: a teacher's vocabulary and the student's
+            cannot be compared as the run wants.
     """
 
     def __init__(
@@ -82,7 +89,17 @@ class Member:
             labelled_share=config.data.labelled_share,
             length_grouping=config.data.length_grouping,
         )
-        self.reading = Reading(config, prepared, student, self.source, device)
+        self._matches: list[VocabularyMatch] = []
+        if self.task.language and self.source is not None:
+            self._matches = match_vocabularies(
+                config,
+                self.source.teachers,
+                self.source.vocabularies(),
+                student.tokenizer,
+                self.rows,
+                self.tokens,
+                device,
+            )
         names = () if self.source is None else self.source.teachers
         kinds = [t.divergence.kind for t in self.objective.terms] if self.source is not None else []
         self.meter = Meter(kinds, names)
@@ -98,7 +115,7 @@ class Member:
         """The module as this task calls it: with the task's name, where it has one."""
         return partial(module, self.name) if self.name else module
 
-    def ask(self, step: int, rank: int, world: int) -> Asked:
+    def ask(self, step: int, rank: int, world: int) -> PendingStep:
         """The rows of each micro-batch of one of this task's steps, and what its teachers were asked.
 
         Args:
@@ -106,17 +123,71 @@ class Member:
         """
         rows = self.stream.shard(step, rank, world, self.config.train.gradient_accumulation)
         if self.source is None:
-            return Asked(rows, None)
-        return Asked(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
+            return PendingStep(rows, None)
+        return PendingStep(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
 
-    def micro(self, rows: NDArray[np.int64], answers: list[TeacherSignal] | None) -> Micro:
+    def micro(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
         """One micro-batch on the device, with what the teachers said of its units."""
         encoded = self.task.collate(self.tokens, rows.tolist(), self.padding).to(self.device)
         if answers is None:
-            return Micro(encoded, None, rows)
-        signals = self.reading.signals(answers, encoded, rows.tolist())
+            return MicroBatch(encoded, None, rows)
+        signals = self.signals(answers, encoded, rows.tolist())
         self.meter.add_signals(answers, signals, encoded)
-        return Micro(encoded, signals, rows)
+        return MicroBatch(encoded, signals, rows)
+
+    def signals(self, answers: Sequence[AnswerSlots], encoded: EncodedBatch, rows: Sequence[int]) -> Signals:
+        """The teachers' answers to one micro-batch, unit by unit.
+
+        Args:
+            answers: One entry per teacher.
+            encoded: The micro-batch in the student's tokens.
+            rows: Which of the training rows it holds.
+        """
+        assert self.source is not None
+        offsets_N, places_N = self.tokens.extra.get("offsets_N"), self.tokens.units(rows)
+        units = StudentUnits(
+            encoded.labels_N,
+            encoded.counts_B,
+            [self.rows.languages[i] for i in rows],
+            choices=len(self.config.data.labels) if encoded.choices is None else encoded.choices,
+            seen_N=encoded.seen_N,
+            visible_NC=encoded.extra.get("visible_NC"),
+            offsets_N=None if offsets_N is None else offsets_N[places_N],
+            places_N=places_N,
+        )
+        return lay_out(answers, self.source.teacher_languages, units, self._matches)
+
+    def evaluate(
+        self,
+        module: Any,
+        outputs: Any,
+        encoded: EncodedBatch,
+        signals: Signals | None,
+        progress: float,
+        totals: Counts,
+    ) -> ObjectiveResult:
+        """This micro-batch's share of the loss; ``module`` is what the engine trains."""
+        units = self.task.gather(outputs, encoded)
+        if not self.task.language:
+            open_NC = encoded.extra.get("open_NC")
+            return self.objective.evaluate(
+                units.float(), encoded.labels_N, signals, progress, totals, open_NC
+            )
+        head, size = module.head, int(encoded.extra["vocabulary"])
+        weight_VD, bias_V = head.weight_VD, head.bias_V
+        if len(weight_VD) > size:  # rows that stand for no token take no probability
+            weight_VD, bias_V = weight_VD[:size], None if bias_V is None else bias_V[:size]
+        return evaluate_hidden(
+            self.objective,
+            units,
+            weight_VD,
+            bias_V,
+            encoded.labels_N,
+            signals,
+            progress,
+            totals,
+            after=head.after,
+        )
 
     def enter_phase(self, step: int) -> RunConfig | None:
         """Takes the objective that `phases` say from this step on; returns that phase's run, None before the first."""
@@ -191,7 +262,7 @@ def find_student_padding(config: RunConfig, rows: Rows, student: models.TextMode
     return find_padding(student, config.task, sample, module=module)
 
 
-def check_one_pass(members: Mapping[str, Member]) -> None:
+def check_one_pass(trainers: Mapping[str, TaskTrainer]) -> None:
     """Refuse students whose batches run in several forward passes where parameters are shared out (ZeRO 3).
 
     Ranks have different numbers of them, and each gathers weights from all ranks: they would wait for each other.
@@ -199,7 +270,7 @@ def check_one_pass(members: Mapping[str, Member]) -> None:
     Raises:
         ModelError: Names the student.
     """
-    apart = [member for member in members.values() if member.padding.shapes != "longest"]
+    apart = [trainer for trainer in trainers.values() if trainer.padding.shapes != "longest"]
     if apart:
         raise ModelError(
             f"padding changes the answers of the student {apart[0].config.name}, so its batches run in parts of equal "
@@ -210,18 +281,30 @@ def check_one_pass(members: Mapping[str, Member]) -> None:
         )
 
 
-def members_of(
+def trained_module(config: Run, model: Any) -> nn.Module:
+    """What the engine trains: the model, or over a vocabulary the model up to its output head.
+
+    Raises:
+        ModelError: the family changes its logits after the head.
+    """
+    if isinstance(config, MultiRun) or not config.task.language:
+        module: nn.Module = model
+        return module
+    return Headless(model)
+
+
+def build_task_trainers(
     config: Run,
     prepared: Prepared | Mapping[str, Prepared],
     student: models.TextModel | MultiModel,
     source: SignalSource | Mapping[str, SignalSource] | None,
     device: torch.device,
-) -> dict[str, Member]:
+) -> dict[str, TaskTrainer]:
     """The tasks of a run; what is not given by task is that of the only one."""
     rows = {"": prepared} if isinstance(prepared, Prepared) else prepared
     sources = source if isinstance(source, Mapping) else {"": source}
     parts = student.parts if isinstance(student, MultiModel) else {"": student}
     return {
-        name: Member(name, member, rows[name], parts[name], sources.get(name), device)
+        name: TaskTrainer(name, member, rows[name], parts[name], sources.get(name), device)
         for name, member in config.members.items()
     }
