@@ -12,8 +12,8 @@ import numpy as np
 
 from raykd.answers import codec
 from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer
-from raykd.answers.layout import unit_logits
-from raykd.answers.source import TeacherSignal
+from raykd.answers.layout import read_unit_logits
+from raykd.answers.source import AnswerSlots
 from raykd.checkpoint.curves import Curves
 from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
 from raykd.checkpoint.storage import StorageFolder
@@ -71,14 +71,14 @@ def _bodies(data: bytes) -> object:
 
 def _laid_out(data: bytes) -> object:
     count = data[0] if data else 0
-    signal = TeacherSignal("t", np.zeros((0, 0), np.float32), np.ones(1, bool), bodies=(data[1:],))
-    logits_NC, covered_N = unit_logits(signal, np.asarray([count]), 4)
+    slots = AnswerSlots("t", [data[1:]])
+    logits_NC, covered_N = read_unit_logits(slots, np.asarray([count]), 4)
     assert logits_NC.shape == (count, 4) and covered_N.shape == (count,)
     return logits_NC
 
 
 def _value(data: bytes) -> object:
-    body = values.decode(KEY, data, None)
+    body = values.decode_value(KEY, data)
     assert body is None or values.encode(KEY, body) == data
     return body
 
@@ -138,20 +138,23 @@ def targets() -> list[Target]:
             "bodies of answers",
             _bodies,
             (*pairs, mixed),
-            ("codec.py", "sections.py", "payloads.py"),
+            ("codec.py", "sections.py", "answer.py"),
             (ValueError,),
         ),
         Target(
             "answers laid out",
             _laid_out,
             tuple(b"\3" + b for b in bodies),
-            ("bodies.py", "codec.py"),
+            ("layout.py", "codec.py"),
             (ValueError,),
         ),
         Target(
-            "values of the store", _value, tuple(values.encode(KEY, b) for b in bodies), ("store/values.py",)
+            "values of the store",
+            _value,
+            tuple(values.encode_value(KEY, b) for b in bodies),
+            ("store/values.py",),
         ),
-        Target("request of a group", _asked, (b"\3\1\0\1",), ("wire.py", "signals.py"), (ValueError,)),
+        Target("request of a group", _asked, (b"\3\1\0\1",), ("wire.py", "batch.py"), (ValueError,)),
         Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("tuning/journal.py",)),
         Target("curves", _file("curves.jsonl", Curves), (points,), ("checkpoint/curves.py",)),
         Target("spool", _file("spool.jsonl", lambda p: list(from_lines(p))), (points,), spool),

@@ -28,6 +28,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from benchmarks.class_answers import logits_of
 from benchmarks.measure import show
 from raykd import models
 from raykd.cluster.connection import connect_ray

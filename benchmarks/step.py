@@ -23,13 +23,15 @@ import torch
 
 from benchmarks.measure import Rounds, alternate, show, timed
 from raykd import models
-from raykd.answers.source import TeacherSignal
+from raykd.answers.answer import DenseAnswer
+from raykd.answers.codec import encode_rows
+from raykd.answers.source import AnswerSlots
 from raykd.config import ActorConfig, RunConfig, ServingConfig
 from raykd.data.load import load_data
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
-from raykd.teachers.source import Answered
+from raykd.teachers.source import ReadyBatch
 from raykd.teachers.teacher import TeacherSpec
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
@@ -70,9 +72,9 @@ class PlainTeachers:
         for each in self._models:
             each.model.eval()
 
-    def submit(self, batch: TextBatch) -> Answered:
+    def submit(self, batch: TextBatch) -> ReadyBatch:
         """Runs all teachers, one after the other."""
-        signals = []
+        answers = []
         for name, each in zip(self.teachers, self._models, strict=True):
             encoded: Any = each.tokenizer(
                 list(batch.texts),
@@ -83,8 +85,10 @@ class PlainTeachers:
             )  # type: ignore[call-arg]
             with torch.no_grad():
                 logits_NC = each.model(**encoded).logits.numpy()
-            signals.append(TeacherSignal(name, logits_NC, np.ones(len(batch), dtype=bool)))
-        return Answered(signals)
+            answer = DenseAnswer(logits_NC=logits_NC, covered_N=np.ones(len(batch), dtype=bool))
+            bodies = encode_rows(answer, np.ones(len(batch), dtype=np.int64), answer.covered_N)
+            answers.append(AnswerSlots(name, bodies))
+        return ReadyBatch(answers)
 
 
 class Arm:
@@ -202,7 +206,8 @@ def deepspeed_ratio(config: RunConfig, data: Any, rounds: int) -> Rounds:
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     state = {"step": 0}
     encoded = [
-        loop.trainer.task.collate(loop.trainer.tokens, loop.trainer.stream.batch(i).tolist()) for i in range(64)
+        loop.trainer.task.collate(loop.trainer.tokens, loop.trainer.stream.batch(i).tolist())
+        for i in range(64)
     ]
 
     def engine_step() -> None:

@@ -133,11 +133,11 @@ def _measured(name: str, loop: TrainingLoop, source: LocalSource, steps: int) ->
         assert work.answers is not None
         rows, answers = work.rows[0], work.answers[0]
         times = [time.process_time()]
-        decode_answers(answers[0].bodies or ())
+        decode_answers(answers[0].bodies)
         times.append(time.process_time())
         encoded = member.task.collate(member.tokens, rows.tolist())
         times.append(time.process_time())
-        member.reading.signals(answers, encoded, rows.tolist())
+        member.signals(answers, encoded, rows.tolist())
         times.append(time.process_time())
         loop.step(work)
         times.append(time.process_time())

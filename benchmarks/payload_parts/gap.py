@@ -79,9 +79,7 @@ def _gradient(setting: Setting, form: Form, student: models.TextModel) -> torch.
     module.eval()
     counts = member.objective.counts(micro.encoded.labels_N, micro.signals)
     outputs = module(**micro.encoded.inputs)
-    result = member.reading.evaluate(
-        member.objective, module, outputs, micro.encoded, micro.signals, 0.0, counts
-    )
+    result = member.evaluate(module, outputs, micro.encoded, micro.signals, 0.0, counts)
     result.loss.backward()  # type: ignore[no-untyped-call]
     gradient = torch.cat([p.grad.double().flatten() for p in module.parameters() if p.grad is not None])
     loop.engine.close()

@@ -49,7 +49,7 @@ def _dense(setting: Setting) -> list[Size]:
     """What nobody sends: float16 of every logit, as an array of one row's, and by arithmetic."""
     config = setting.config("student", Form("", {"kind": "hidden"}))
     teacher = Teacher(setting.spec(config, None))
-    payload, _ = decode_answers(teacher.answer(setting.rows().train.take(range(1))).bodies or ())
+    payload, _ = decode_answers(teacher.answer(setting.rows().train.take(range(1))).bodies)
     assert isinstance(payload, HiddenAnswer)
     head = teacher.vocabulary().weight_VD
     assert head is not None
@@ -67,10 +67,10 @@ def _size(setting: Setting, name: str, answers: Mapping[str, Any]) -> Size:
     batch = rows.take(range(min(ROWS, len(rows))))
     with tempfile.TemporaryDirectory() as folder:
         teacher = Teacher(setting.spec(config, Path(folder)))
-        bodies = teacher.answer(batch).bodies or ()
+        bodies = teacher.answer(batch).bodies
         teacher.close()
         _, units_B = decode_answers(bodies)
-        files = [path.stat() for path in Path(folder).rglob("data.mdb")]
+        files = [path.stat() for path in Path(folder).rglob("answers.sqlite")]
         # The file is as long as what is used of it, or sparse; either way these are the bytes of the disk.
         stored = sum(min(file.st_size, 512 * file.st_blocks) for file in files)
     tokens = int(units_B.sum())

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import ray
 
+from benchmarks.class_answers import encode_logits
+from raykd.answers.source import AnswerSlots
 from raykd.config import ActorConfig, ServingConfig
-from raykd.student.prefetch import Asked, Prefetcher
+from raykd.student.prefetch import PendingStep, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore, text_keys
-from raykd.teachers.wire import GroupAnswer, GroupRequest
+from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
@@ -38,11 +40,14 @@ class SlowTeacher(TeacherActor):
         self._threads = 1
         super().__init__([], 1)
 
-    def _answer_group(self, request: GroupRequest) -> GroupAnswer:
+    def _answer_group(self, request: GroupRequest) -> list[AnswerSlots]:
         time.sleep(self.latency_s)
         rows = len(request.batch)
-        logits_MNC = np.ones((1, rows, len(LABELS)), dtype=np.float32)
-        return GroupAnswer(logits_MNC, np.ones((1, rows), dtype=bool), (self.latency_s,), (rows,))
+        return [
+            AnswerSlots(
+                "slow", encode_logits(np.ones((rows, len(LABELS)), dtype=np.float32)), self.latency_s, rows
+            )
+        ]
 
     def open(self) -> tuple[str, list[Any]]:
         """Its node."""
@@ -80,7 +85,7 @@ def steps_per_second(handle: PoolHandle, *, rank: int, prefetch: int, step_s: fl
     """Optimizer steps a second of a student whose own step takes ``step_s``, after a second to warm up."""
     source = handle.source(rank=rank, direct=False)
     rows, texts = [np.arange(ROWS)], batch()
-    works = Prefetcher(lambda step: Asked(rows, [source.submit(texts)]), prefetch).steps(0, 1 << 30)
+    works = Prefetcher(lambda step: PendingStep(rows, [source.submit(texts)]), prefetch).steps(0, 1 << 30)
     done, begun = 0, time.perf_counter()
     warm = False
     for _ in works:
@@ -120,6 +125,7 @@ def reading(folder: Path, teachers: int, steps: int, rows: int = 4096) -> float:
     """Seconds a random batch that reading the stored answers of so many teachers takes."""
     generator = np.random.default_rng(teachers)
     logits_NC = generator.normal(size=(rows, len(LABELS))).astype(np.float32)
+    bodies = encode_logits(logits_NC)
     texts = [
         replace(batch(), texts=tuple(f"row {at + i}" for i in range(ROWS))) for at in range(0, rows, ROWS)
     ]
@@ -127,10 +133,10 @@ def reading(folder: Path, teachers: int, steps: int, rows: int = 4096) -> float:
     stores = []
     for m in range(teachers):
         fingerprint = hashlib.sha256(f"teacher {m}".encode()).hexdigest()
-        SignalStore(folder, fingerprint, len(LABELS)).put(keys, logits_NC)
-        stores.append(SignalStore(folder, fingerprint, len(LABELS), read_only=True))
+        SignalStore(folder, fingerprint).put(keys, bodies)
+        stores.append(SignalStore(folder, fingerprint, read_only=True))
     begun = time.perf_counter()
     for _ in range(steps):
         wanted = [keys[i] for i in generator.integers(rows, size=ROWS).tolist()]
-        assert all(store.get(wanted)[1].all() for store in stores)
+        assert all(None not in store.get(wanted) for store in stores)
     return (time.perf_counter() - begun) / steps

@@ -194,9 +194,9 @@ def restarted(setting: Setting, trials: int) -> dict[str, Any]:
 
 def stored_rows(output: Path) -> int:
     """Entries of all stores of an output folder."""
-    from raykd.teachers.store.pages import read_metas
+    from raykd.teachers.store.inventory import stats
 
-    return sum(read_metas(path)[0].main.entries for path in (output / "store").glob("*/data.mdb"))
+    return sum(store.entries or 0 for store in stats(output / "store"))
 
 
 def counted(counters: dict[str, dict[str, float]], what: str) -> float:

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.quality_parts.overlap import overlap_sentence
 from raykd import models
-from raykd.answers.layout import unit_logits
+from raykd.answers.layout import read_unit_logits
 from raykd.config import Embedded
 from raykd.config.loading import resolve_paths, validate
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
@@ -151,7 +151,7 @@ def test_what_actors_served_is_what_the_same_teachers_answer_here(
     counts_B, wide = config.task.counts(batch), config.task.choices(batch, config.data.labels)
     for spec, there in zip(specs, served, strict=True):
         here = Teacher(replace(spec, store=None)).answer(batch)
-        (ours, seen), (theirs, covered) = (unit_logits(s, counts_B, wide) for s in (here, there))
+        (ours, seen), (theirs, covered) = (read_unit_logits(s, counts_B, wide) for s in (here, there))
         assert (seen == covered).all() and seen.any()
         assert np.isneginf(ours).any() == (spec.name == "zh" and run == "tagging")
         known = np.isfinite(ours)

@@ -88,7 +88,7 @@ def main():
     pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     batch = text_batch(["a good day", "a bad day"])
-    got = pool.logits_of(handle.source(None).submit(batch).result()[0])
+    got = logits_of(pool.handle.source(None).submit(batch).result()[0])
     want = Teacher(TeacherSpec("same", path, LABELS, Classification(max_length=64), dtype="float32")).answer(batch)
     same = bool(np.allclose(got, logits_of(want), atol=1e-5))
     print(json.dumps({"same": same, "said": said, "restarts": pool.restarts()}))

@@ -31,7 +31,7 @@ from raykd.teachers import named_pool
 from raykd.teachers.pool import OwnPool, TeacherPool
 from raykd.tuning.driver import node_resources
 from tests.e2e.sweeps import plain_loop
-from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
 CPUS = 4
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.answers.layout import stack
 from tests.local_cluster.ranks import run_ranks
 from tests.worlds import build_loop, rows, run_config
 
@@ -48,12 +47,7 @@ def plain_torch() -> Weights:
         picked = loop.trainer.stream.batch(step)
         encoded = config.task.collate(tokenizer_rows, picked.tolist())
         answers = source.submit(loop.trainer.rows.take(picked.tolist())).result()
-        signals = stack(
-            answers,
-            source.teacher_languages,
-            encoded.labels_N,
-            tuple(loop.trainer.rows.languages[i] for i in picked),
-        )
+        signals = loop.trainer.signals(answers, encoded, picked.tolist())
         counts = config.objective.counts(encoded.labels_N, signals)
         logits = fresh(**encoded.inputs).logits
         loss = config.objective.evaluate(logits, encoded.labels_N, signals, step / 12, counts).loss

@@ -23,7 +23,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store.inventory import stats
 from raykd.teachers.teacher import Teacher
-from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TASK = Classification(max_length=64)

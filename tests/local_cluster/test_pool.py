@@ -16,7 +16,7 @@ from raykd.tasks import Classification
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
-from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 TASK = Classification(max_length=64)

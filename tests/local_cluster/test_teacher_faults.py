@@ -21,7 +21,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher, TeacherSpec
 from raykd.text.batch import TextBatch
 from tests.e2e.conftest import wait_until
-from tests.fakes import logits_of, LABELS, save_transformer, text_batch
+from tests.fakes import LABELS, logits_of, save_transformer, text_batch
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.nightly]
 MARKER = "HANG"

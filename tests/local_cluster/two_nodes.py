@@ -16,7 +16,7 @@ from raykd.teachers.handle import PoolSource
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_keys
-from tests.fakes import logits_of, LABELS
+from tests.fakes import LABELS, logits_of
 from tests.local_cluster.test_label import rows_of
 
 SPEC = TeacherSpec("multi", sys.argv[1], LABELS, Classification(max_length=64), dtype="float32")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from raykd.cli import main
-from raykd.teachers.store.folder import DATA, forget
+from raykd.teachers.store.folder import DATA
 from tests.unit.test_cli_bad_input import tree
 from tests.unit.test_store import PRINT, filled
 
@@ -24,7 +24,6 @@ def test_stats_verify_and_clear_tell_what_they_find(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = filled(tmp_path / "store", 300, teacher="zh").path
-    forget(path)
     where = ("--output", tmp_path)
     assert call(monkeypatch, "store", "stats", *where) == 0
     said = capsys.readouterr().out

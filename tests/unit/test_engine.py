@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from raykd.student.engine import decay_groups
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.settings import deepspeed_config
 from raykd.student.worker import TrainingLoop, evaluation_steps
-from tests.fakes import logits_of
+from tests.fakes import answer_slots, logits_of
 from tests.worlds import build_loop, run_config
 
 
@@ -293,7 +292,7 @@ def test_the_part_and_the_teacher_that_are_not_finite_are_named() -> None:
         answers = ticket.result()
         bad = logits_of(answers[2]).copy()
         bad[:, 0] = math.nan
-        answers[2] = replace(answers[2], logits_NC=bad)
+        answers[2] = answer_slots(answers[2].teacher, bad)
         return SimpleNamespace(result=lambda: answers)
 
     source.submit = broken  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ import seqeval.metrics
 import torch
 
 from raykd import models
-from raykd.answers.layout import unit_logits
+from raykd.answers.layout import read_unit_logits
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.schedules import Constant
 from raykd.distill.signals import MASKED, UNLABELLED
@@ -79,7 +79,7 @@ def said_by(directory: Path, task: TaskBase, batch: TextBatch, labels: tuple[str
     """What a teacher says to rows in one batch."""
     spec = TeacherSpec("t", str(directory), labels, task, max_length=task.max_length, dtype="float32")
     signal, counts_B = Teacher(spec).answer(batch.without_labels()), task.counts(batch)
-    logits_NC, covered_N = unit_logits(signal, counts_B, task.choices(batch, labels))
+    logits_NC, covered_N = read_unit_logits(signal, counts_B, task.choices(batch, labels))
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 

@@ -17,7 +17,7 @@ CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
 def test_the_wheels_are_what_a_run_imports_in_the_pinned_versions() -> None:
     published, built = select_pins(CONSTRAINTS)
     names = {normalise(pin.partition("==")[0]) for pin in published}
-    needed = "alembic databricks-sdk datasets jsonschema lmdb mlflow nltk optuna pydantic-core ray sqlalchemy tensorboardx"
+    needed = "alembic databricks-sdk datasets jsonschema mlflow nltk optuna pydantic-core ray sqlalchemy tensorboardx"
     assert set(needed.split()) <= names and not names & {"torch", "numpy", "pytest", "flask", "ruff"}
     assert set(published) <= set(CONSTRAINTS)
     assert {normalise(pin.partition("==")[0]) for pin in built} == {normalise(name) for name in BUILT}

@@ -10,8 +10,8 @@ import torch
 
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
-from raykd.answers.layout import lay_out
-from raykd.answers.source import TeacherSignal
+from raykd.answers.layout import StudentUnits, lay_out
+from raykd.answers.source import AnswerSlots
 from raykd.distill.losses import gold_loss
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
@@ -52,12 +52,11 @@ def signals_of(
             else encode_answer(DenseAnswer(logits_NC=own[i], covered_N=np.ones(2, bool)))
             for i in picked
         ]
-        covered = np.asarray([body is not None for body in said])
-        found.append(TeacherSignal(name, np.empty((0, 0), np.float32), covered, bodies=tuple(said)))
+        found.append(AnswerSlots(name, said))
     visible = torch.tensor([[c < CHOICES[i] for c in range(wide)] for i in picked for _ in range(2)])
     counts = np.full(len(picked), 2)
     return lay_out(
-        found, [None, None], labels_N, ("en",) * len(picked), counts, choices=wide, visible_NC=visible
+        found, [None, None], StudentUnits(labels_N, counts, ("en",) * len(picked), wide, visible_NC=visible)
     )
 
 
@@ -119,10 +118,10 @@ def test_labels_are_smoothed_over_the_choices_that_a_unit_has() -> None:
 def test_what_a_student_cannot_say_is_not_taught_and_what_a_teacher_cannot_say_is_faint() -> None:
     logits = np.asarray([[2.0, 1.0], [0.0, 1.0]], np.float32)
     body = encode_answer(DenseAnswer(logits_NC=logits, covered_N=np.ones(2, bool)))
-    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(1, bool), bodies=(body,))
+    signal = AnswerSlots("t", [body])
     visible = torch.tensor([[False, True, True], [True, True, False]])
     found = lay_out(
-        [signal], [None], torch.zeros(2).long(), ("en",), np.asarray([2]), choices=3, visible_NC=visible
+        [signal], [None], StudentUnits(torch.zeros(2).long(), np.asarray([2]), ("en",), 3, visible_NC=visible)
     )
     p = found.logits_MNC[0].softmax(-1)
     assert p[0, 0] == 0.0 and p[0, 1] == pytest.approx(1.0, abs=1e-6) and 0.0 < p[0, 2] < 1e-7

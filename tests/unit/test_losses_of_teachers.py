@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from raykd.answers.source import TeacherSignal
 from raykd.config import ServingConfig
 from raykd.distill.signals import Signals
 from raykd.distill.weighting import ByLanguage, Fixed, Uniform
 from raykd.point import Point
 from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
 from raykd.student.meter import Meter
+from tests.fakes import answer_slots
 from tests.worlds import run_config
 
 
@@ -43,10 +43,9 @@ def test_windows_count_the_share_of_batches_without_a_teacher() -> None:
     signals = Signals(("zh", "multi"), (None, None), torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.bool),
                       torch.zeros(1, dtype=torch.int64), ("en",))  # fmt: skip
     for lost in (False, True, True, True):
-        covered = np.asarray([True])
         answers = [
-            TeacherSignal("zh", np.zeros((1, 2), np.float32), covered & (not lost), lost=lost),
-            TeacherSignal("multi", np.zeros((1, 2), np.float32), covered),
+            answer_slots("zh", [[0.0, 0.0]], [not lost], lost=lost),
+            answer_slots("multi", [[0.0, 0.0]]),
         ]
         meter.add_signals(answers, signals, nobody)
     values = meter.flush()

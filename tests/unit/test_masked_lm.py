@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from raykd import models
 from raykd.answers.answer import SampledAnswer
 from raykd.answers.codec import decode_answers
+from raykd.answers.layout import StudentUnits, lay_out
 from raykd.answers.servable import support_of
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.answers.tensors import to_vocabulary_signal
-from raykd.answers.token_layout import Units, lay_out_tokens
 from raykd.answers.vocabularies import TeacherVocabulary, VocabularyMatch
 from raykd.config import DataConfig, RunConfig
 from raykd.data.embedded.rows import embedded_rows
@@ -189,17 +189,16 @@ def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor
             said = dict(zip(mine, task.answer(head, encoded, ()), strict=True))
             hidden = task.gather(head(**encoded.inputs), encoded)
             logits[language] = head.head.logits(hidden)
-        covered = np.asarray([i in mine for i in picked])
-        bodies = tuple(said.get(i) for i in picked)
-        signals.append(TeacherSignal(language, np.empty((0, 0), np.float32), covered, bodies=bodies))
+        signals.append(AnswerSlots(language, [said.get(i) for i in picked]))
         if form.kind == "hidden":
             found[m] = replace(found[m], weight_VD=head.head.weight_VD, bias_V=head.head.bias_V)
     encoded = task.collate(rows, picked)
     places = rows.units(picked)
     names = tuple(batch().languages[i] for i in picked)
-    units = Units(encoded.labels_N, rows.extra["offsets_N"][places], encoded.counts_B, places, names)
+    offsets = rows.extra["offsets_N"][places]
+    units = StudentUnits(encoded.labels_N, encoded.counts_B, names, offsets_N=offsets, places_N=places)
     spoken_by = [frozenset({"en"}), frozenset({"zh"})]
-    return lay_out_tokens(signals, spoken_by, found, units), encoded, logits
+    return lay_out(signals, spoken_by, units, found), encoded, logits
 
 
 FORMS = [TopKAnswers(k=500), HiddenAnswers(), SampledAnswers(draws=200)]

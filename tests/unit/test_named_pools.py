@@ -50,7 +50,6 @@ def served(specs: dict[str, Any] | None = None, infos: dict[str, Any] | None = N
         replicas=(("zm",), ("e0", "e1")),
         teachers=NAMES,
         teacher_languages=tuple(p.spec.languages for p in placed),
-        classes=2,
         timeout_s=300.0,
         nodes=(("n0",), ("n0", "n1")),
         answers=((("a-zh", "a-multi"),), (("a-en",), ("a-en",))),

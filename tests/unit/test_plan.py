@@ -21,7 +21,7 @@ from raykd.preflight.plan import measured_pace, plan_run
 from raykd.preflight.sizes import StoreSize, body_bytes, parameters, store_sizes
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
 from raykd.tasks.question_answering import BESIDE
-from raykd.teachers.store.bound import stored_bytes
+from raykd.teachers.store.sqlite import stored_bytes
 from raykd.tuning.checks.plan import plan_sweep
 from raykd.tuning.config import load_sweep
 from tests.fakes import texts_and_labels
@@ -62,7 +62,7 @@ def test_weights_are_those_of_the_model_that_is_built() -> None:
 
 def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig) -> None:
     rows = load_data(run.data, Path.cwd(), run.form).train.select(range(3))
-    assert body_bytes(Classification(), 7, rows, None) == (28.0, False)
+    assert body_bytes(Classification(), 7, rows, None) == (14 + 28.0, False)
     words = ((0, 1), (2, 3), (4, 6))
     tagged = type(rows)(rows.ids, rows.texts, None, rows.languages, rows.labels_B, (words,) * 3, None)
     body = encode_answer(DenseAnswer(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
@@ -82,7 +82,7 @@ def test_the_store_counts_each_text_once_and_held_out_texts_by_every_teacher(run
     data = load_data(run.data, Path.cwd(), run.form)
     texts = {*data.train.texts, *data.validation.texts}
     (size,) = store_sizes(run, data)
-    assert size == StoreSize("en", len(texts), len(texts) * stored_bytes(8), False)
+    assert size == StoreSize("en", len(texts), len(texts) * stored_bytes(14 + 8), False)
     assert (
         store_sizes(run.model_copy(update={"serving": run.serving.model_copy(update={"store": None})}), data)
         == []

@@ -132,18 +132,18 @@ def test_a_store_follows_no_link(tmp_path: Path) -> None:
     (elsewhere / "thesis").write_text("years")
     (root / ("a" * 32)).symlink_to(elsewhere)
     with pytest.raises(TeacherError, match="link"):
-        SignalStore(root, "a" * 64, 2)
+        SignalStore(root, "a" * 64)
     assert sorted(p.name for p in elsewhere.iterdir()) == ["thesis"]
-    for name in ("in-use", "data.mdb"):
-        folder = root / (name[0] * 32)
+    for letter, name in (("c", "in-use"), ("d", "answers.sqlite")):
+        folder = root / (letter * 32)
         folder.mkdir()
         (folder / name).symlink_to(elsewhere / "thesis")
         with pytest.raises(TeacherError):
-            SignalStore(root, name[0] * 64, 2)
+            SignalStore(root, letter * 64)
     (root / ".lock").unlink(missing_ok=True)
     (root / ".lock").symlink_to(elsewhere / "thesis")
     with pytest.raises(TeacherError):
-        SignalStore(root, "b" * 64, 2)
+        SignalStore(root, "b" * 64)
     assert (elsewhere / "thesis").read_text() == "years"
 
 

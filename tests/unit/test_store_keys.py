@@ -18,7 +18,7 @@ from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec, open_teacher
 from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher
-from tests.fakes import LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
 
 @pytest.fixture(scope="module")
@@ -121,4 +121,4 @@ def test_teachers_with_other_tokenizers_each_read_the_raw_text(tmp_path: Path) -
     batch = text_batch(texts)
     together = LocalSource([Teacher(s) for s in specs], Uniform()).submit(batch).result()
     for signal, alone in zip(together, specs, strict=True):
-        np.testing.assert_allclose(signal.logits_NC, Teacher(alone).answer(batch).logits_NC, atol=1e-6)
+        np.testing.assert_allclose(logits_of(signal), logits_of(Teacher(alone).answer(batch)), atol=1e-6)

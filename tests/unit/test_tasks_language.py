@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from raykd.answers.codec import decode_answers
-from raykd.answers.source import TeacherSignal
-from raykd.answers.token_layout import Units, lay_out_tokens
+from raykd.answers.layout import StudentUnits, lay_out
+from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.models import DecoderStudent, EncoderDecoderStudent
 from raykd.models.lm import Headless
@@ -101,12 +101,12 @@ def laid(kind: str, texts: tuple[str, ...], match: VocabularyMatch) -> tuple[Any
     rows, theirs = task.encode(own, batch()), task.encode(other, batch())
     with torch.no_grad():
         bodies = task.answer(Headless(model), task.collate(theirs, [0, 1, 2]), ())
-    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(3, bool), bodies=tuple(bodies))
     encoded = task.collate(rows, [2, 0])
-    picked = TeacherSignal("t", signal.logits_NC, np.ones(2, bool), bodies=(bodies[2], bodies[0]))
+    picked = AnswerSlots("t", [bodies[2], bodies[0]])
     places = rows.units([2, 0])
-    units = Units(encoded.labels_N, rows.extra["offsets_N"][places], encoded.counts_B, places, ("zh", "en"))
-    return lay_out_tokens([picked], [None], [match], units), rows, theirs
+    offsets = rows.extra["offsets_N"][places]
+    units = StudentUnits(encoded.labels_N, encoded.counts_B, ("zh", "en"), offsets_N=offsets, places_N=places)
+    return lay_out([picked], [None], units, [match]), rows, theirs
 
 
 def test_the_same_tokenizer_covers_every_unit() -> None:
@@ -131,11 +131,11 @@ def test_a_teacher_that_was_asked_for_nothing_covers_nothing() -> None:
     task, tokenizer, _ = made("causal_lm")
     rows = task.encode(tokenizer, batch())
     encoded = task.collate(rows, [0])
-    silent = TeacherSignal("t", np.empty((0, 0), np.float32), np.zeros(1, bool), bodies=(None,))
-    units = Units(
-        encoded.labels_N, rows.extra["offsets_N"][rows.units([0])], encoded.counts_B, rows.units([0]), ("en",)
-    )
-    signals = lay_out_tokens([silent], [None], [VocabularyMatch("same")], units)
+    silent = AnswerSlots.empty("t", 1)
+    places = rows.units([0])
+    offsets = rows.extra["offsets_N"][places]
+    units = StudentUnits(encoded.labels_N, encoded.counts_B, ("en",), offsets_N=offsets, places_N=places)
+    signals = lay_out([silent], [None], units, [VocabularyMatch("same")])
     assert not signals.covered_MN.any()
     from raykd.distill.objective import Objective
 

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from raykd.answers.layout import lay_out, unit_logits
-from raykd.answers.source import TeacherSignal
+from raykd.answers.layout import StudentUnits, lay_out, read_unit_logits
+from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
 from raykd.models import HashedNgrams, TransformerStudent
@@ -83,17 +83,17 @@ def test_a_body_holds_the_runs_tags_whatever_the_teachers_scheme() -> None:
     encoded = task.collate(task.encode(tokenizer(), batch), [0, 1])
     raw = torch.randn(2, encoded.inputs["input_ids"].shape[1], 5)
     bodies = task.answer(lambda **inputs: SimpleNamespace(logits=raw), encoded, columns)
-    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(2, bool), bodies=tuple(bodies))
-    logits_NC, covered_N = unit_logits(signal, encoded.counts_B, 5)
+    signal = AnswerSlots("t", list(bodies))
+    logits_NC, covered_N = read_unit_logits(signal, encoded.counts_B, 5)
     units = task.gather(SimpleNamespace(logits=raw), encoded).numpy()
     assert covered_N.all() and np.isneginf(logits_NC[:, 3:]).all()
     np.testing.assert_allclose(logits_NC[:, 1], np.logaddexp(units[:, 1], units[:, 3]), rtol=1e-5)
-    signals = lay_out([signal], [None], encoded.labels_N, ("en", "zh"), encoded.counts_B, choices=5)
+    signals = lay_out([signal], [None], StudentUnits(encoded.labels_N, encoded.counts_B, ("en", "zh"), 5))
     assert signals.columns_M == ((0, 1, 2),) and signals.languages == ("en",) * 6 + ("zh",) * 4
-    nobody = TeacherSignal("t", np.empty((0, 0), np.float32), np.zeros(2, bool), bodies=(bodies[0], None))
-    assert unit_logits(nobody, encoded.counts_B, 5)[1].tolist() == [True] * 6 + [False] * 4
+    nobody = AnswerSlots("t", [bodies[0], None])
+    assert read_unit_logits(nobody, encoded.counts_B, 5)[1].tolist() == [True] * 6 + [False] * 4
     with pytest.raises(ValueError, match="units a row"):
-        unit_logits(signal, np.asarray([6, 5]), 5)
+        read_unit_logits(signal, np.asarray([6, 5]), 5)
 
 
 CONTEXTS = ("The cat sat. Anna Smith lives in Paris now.", "安娜住在北京。")

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import ray.exceptions
 
+from raykd.answers.source import AnswerSlots
 from raykd.errors import TeacherError, TeacherLostError
-from raykd.teachers.call import Call, PoolTicket, out_of_memory
+from raykd.teachers.call import Call, PendingPoolBatch, out_of_memory
 from raykd.teachers.groups import Group
 from raykd.teachers.source import Roster
-from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet
-from tests.fakes import text_batch
+from raykd.teachers.wire import GroupRequest
+from tests.fakes import answer_slots, logits_of, text_batch
 
 OOM = ray.exceptions.OutOfMemoryError(
     "1 worker was killed due to the node running low on memory.\n(actor ID: abc, name=TeacherActor.__init__, pid=4711, "
@@ -68,8 +69,7 @@ class Scripted:
         self.waits.append(timeout_s)
         if isinstance(reference, BaseException):
             raise reference
-        logits = np.full((1, 1, 2), reference, np.float32)
-        return GroupAnswer(logits, np.ones((1, 1), bool), (9.0,), (1,))
+        return [answer_slots("zh", [[reference, reference]], latency_s=9.0, forwarded=1)]
 
     def kill(self, index: int, replica: int) -> None:
         self.killed.append(replica)
@@ -94,8 +94,8 @@ class Scripted:
         self.roster.drop(["zh"])
 
     def submit(self, batch: Any) -> Any:
-        lost = Sheet("zh", len(batch), 2, lost="zh" in self.roster.lost)
-        return PoolTicket(self, [], [lost], batch)  # type: ignore[arg-type]
+        lost = AnswerSlots.empty("zh", len(batch), lost="zh" in self.roster.lost)
+        return PendingPoolBatch(self, [], [lost], batch)  # type: ignore[arg-type]
 
 
 def ask(source: Scripted) -> Call:
@@ -107,7 +107,7 @@ def test_a_process_killed_for_memory_is_asked_again_with_half_as_much_and_the_no
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = Scripted([[OOM]])
-    assert ask(source).result().logits_MNC[0, 0, 0] == 0.0
+    assert logits_of(ask(source).result()[0])[0, 0] == 0.0
     assert source.asked == [(0, False), (0, True)] and not source.killed
     for part in (
         "teacher zh",
@@ -126,7 +126,7 @@ def test_a_process_of_which_only_its_restart_is_heard_is_looked_up(caplog: pytes
     detail = "(actor ID: a, name=T, pid=7, actual memory used=3.10GB, worker ID=w)"
     source = Scripted([[AWAY, AWAY, 4.0]], reason=detail)
     with caplog.at_level("WARNING", "raykd.teachers"):
-        assert ask(source).result().logits_MNC.max() == 4.0
+        assert logits_of(ask(source).result()[0]).max() == 4.0
     assert source.asked == [(0, False), (0, True), (0, True)]
     assert "killed for memory (its process 7 had 3.10 GB" in caplog.text and caplog.text.count("killed") == 1
 
@@ -139,7 +139,7 @@ def test_a_process_that_restarts_is_waited_for_and_a_dead_one_is_left_out() -> N
     call.done()
     assert source.in_flight == [[0]]
     other = Scripted([[DEAD], [AWAY]])
-    assert ask(other).result().logits_MNC[0, 0, 0] == 1.0
+    assert logits_of(ask(other).result()[0])[0, 0] == 1.0
     assert other.dead == {0} and [r for r, _ in other.asked] == [0, 1, 1]
     with pytest.raises(TeacherLostError, match="is gone: ActorDiedError") as caught:
         ask(Scripted([[DEAD]])).result()
@@ -184,10 +184,12 @@ def test_processes_of_a_named_pool_and_callers_in_a_hurry_kill_nobody() -> None:
 def test_a_lost_teacher_is_dropped_for_this_batch_and_for_those_on_their_way() -> None:
     source = Scripted([[DEAD]], on_loss="drop_and_renormalise")
     batch = text_batch(["a"])
-    first, second = (PoolTicket(source, [ask(source)], [Sheet("zh", 1, 2)], batch) for _ in range(2))  # type: ignore[arg-type]
+    first, second = (
+        PendingPoolBatch(source, [ask(source)], [AnswerSlots.empty("zh", 1)], batch) for _ in range(2)
+    )  # type: ignore[arg-type]
     for ticket in (first, second):
         (signal,) = ticket.result()
-        assert signal.lost and not signal.covered_N.any()
+        assert signal.lost and not signal.answered_B.any()
     assert len(source.waits) == 1  # nobody waits for the second one
     assert source.in_flight == [[0]]
 
@@ -195,7 +197,7 @@ def test_a_lost_teacher_is_dropped_for_this_batch_and_for_those_on_their_way() -
 def test_who_decides_himself_whom_to_ask_has_the_loss_as_an_error() -> None:
     source = Scripted([[DEAD]], on_loss="drop_and_renormalise")
     with pytest.raises(TeacherLostError):
-        PoolTicket(source, [ask(source)], [Sheet("zh", 1, 2)]).result()  # type: ignore[arg-type]
+        PendingPoolBatch(source, [ask(source)], [AnswerSlots.empty("zh", 1)]).result()  # type: ignore[arg-type]
 
 
 def test_after_a_loss_routing_turns_to_the_next_class_of_teachers() -> None:

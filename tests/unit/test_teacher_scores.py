@@ -16,7 +16,7 @@ from rich.console import Console
 
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
-from raykd.answers.source import TeacherSignal
+from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
@@ -29,9 +29,10 @@ from raykd.runs.teacher_stage import TeacherStage
 from raykd.scoring.score import ensemble_system, stacked
 from raykd.scoring.teacher_scores import TeacherReview, record_once, review_teachers, stop_if_poor
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
-from raykd.teachers.source import Answered
+from raykd.teachers.source import ReadyBatch
 from raykd.text.batch import TextBatch
 from raykd.tuning.driver import SweepDriver
+from tests.fakes import answer_slots
 from tests.worlds import run_config
 
 Answer = Callable[[TextBatch, int], int]
@@ -69,7 +70,7 @@ class FakePool:
         source = SimpleNamespace(submit=self.submit)
         self.handle = SimpleNamespace(teachers=names, source=lambda weighting: source)
 
-    def submit(self, batch: TextBatch) -> Answered:
+    def submit(self, batch: TextBatch) -> ReadyBatch:
         assert isinstance(batch, TextBatch)
         self.asked += batch.ids
         signals = []
@@ -79,8 +80,8 @@ class FakePool:
             logits_NC = np.zeros((len(batch), 2), np.float32)
             for i in np.flatnonzero(covered_N):
                 logits_NC[i, answer(batch, int(i))] = 5.0
-            signals.append(TeacherSignal(name, logits_NC, covered_N))
-        return Answered(signals)
+            signals.append(answer_slots(name, logits_NC, covered_N))
+        return ReadyBatch(signals)
 
     @property
     def replicas(self) -> FakePool:
@@ -252,12 +253,12 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> TeacherReview:
     logits_NC = np.full((200, 5), -5.0, np.float32)
     logits_NC[np.arange(200), [answer(tag) for tag in gold * 20]] = 5.0
     seen_N = np.tile(np.arange(10) < cut, 20)
-    bodies = tuple(
+    bodies: list[bytes | None] = [
         encode_answer(row) for row in DenseAnswer(logits_NC=logits_NC, covered_N=seen_N).rows([10] * 20)
-    )
-    signal = TeacherSignal("t", np.empty((0, 0), np.float32), np.ones(20, bool), bodies=bodies)
+    ]
+    signal = AnswerSlots("t", bodies)
     pool: Any = FakePool({"t": right}, {"t": None})
-    pool.handle.source = lambda weighting: SimpleNamespace(submit=lambda batch: Answered([signal]))
+    pool.handle.source = lambda weighting: SimpleNamespace(submit=lambda batch: ReadyBatch([signal]))
     tree = config_of([{"name": "t", "languages": "all", "path": "x"}]).model_dump(mode="json")
     data = {**tree["data"], "labels": TAGS}
     config = RunConfig.model_validate(
@@ -330,7 +331,7 @@ def test_an_ensemble_has_a_time_where_all_that_it_asks_have_one(weights: Any, ex
     teachers = [{"name": n, "languages": "all", "path": "x"} for n in weights]
     config = config_of(teachers, weighting={"kind": "fixed", "by_teacher": weights})
     pool = FakePool({"a": right, "b": right}, {"a": None, "b": None})
-    signals = pool.submit(rows.take(range(20))).signals
+    signals = pool.submit(rows.take(range(20))).answers
     together = stacked(config, signals, [None, None], rows)
     empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
     own = [Predictions(n, "teacher", *empty, 1, t) for n, t in (("a", 40.0), ("b", None))]

@@ -14,20 +14,29 @@ import pytest
 import torch
 
 from raykd import models
+from raykd.answers.source import AnswerSlots
 from raykd.config import ActorConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
 from raykd.tasks.base import label_columns
-from raykd.teachers.actor import Coalescer, _cut
+from raykd.teachers.actor import Coalescer
 from raykd.teachers.pool import Placement, group_placements
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher
-from raykd.teachers.wire import GroupAnswer, GroupRequest, Sheet, pack
+from raykd.teachers.wire import GroupRequest
 from raykd.text.padding import split_passes
-from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
+from tests.fakes import (
+    LABELS,
+    answer_slots,
+    encode_logits,
+    logits_of,
+    save_transformer,
+    text_batch,
+    texts_and_labels,
+)
 
 TASK = Classification(max_length=64)
 
@@ -81,7 +90,9 @@ def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path, directory: Pa
     models.save_model(replace(permuted, labels=("pos", "neg")), tmp_path / "p")
     batch = text_batch(texts_and_labels(8)[0])
     mapped = Teacher(spec(tmp_path / "p", label_map={"pos": "positive", "neg": "negative"})).answer(batch)
-    np.testing.assert_allclose(logits_of(mapped), logits_of(Teacher(spec(directory)).answer(batch)), atol=1e-6)
+    np.testing.assert_allclose(
+        logits_of(mapped), logits_of(Teacher(spec(directory)).answer(batch)), atol=1e-6
+    )
 
 
 def test_other_labels_are_refused_with_both_lists() -> None:
@@ -140,7 +151,7 @@ def test_store_serves_what_was_answered_without_a_forward(tmp_path: Path, direct
 def test_a_teacher_opens_without_its_weights_in_memory(tmp_path: Path, directory: Path) -> None:
     teacher = Teacher(spec(directory, store=str(tmp_path)))
     info = teacher.open()
-    assert teacher.counters()["loaded"] == 0 and (tmp_path / info.answers[:32] / "data.mdb").exists()
+    assert teacher.counters()["loaded"] == 0 and (tmp_path / info.answers[:32] / "answers.sqlite").exists()
     assert info.parameters == models.parameter_count(models.load_model(directory).model)
     assert (info.fingerprint, info.dtype, info.max_length) == (models.fingerprint(directory), "float32", 64)
     teacher.answer(text_batch(["good"]))
@@ -247,20 +258,15 @@ def test_pairs_and_texts_have_keys_of_their_own() -> None:
     assert len(keys) == 5
 
 
-def test_a_sheet_lays_answers_out_over_the_batch_and_keeps_what_is_there() -> None:
-    answer = GroupAnswer(
-        np.arange(8, dtype=np.float32).reshape(2, 2, 2),
-        np.asarray([[True, True], [True, False]]),
-        (0.5, 0.25),
-        (2, 1),
-    )
-    sheet = Sheet("y", 4, 2)
-    logits_of(sheet)[2], sheet.answered_B[2] = 9, True
-    sheet.add(answer, 1, np.asarray([0, 3]))
-    signal = sheet.signal()
-    assert logits_of(signal).tolist() == [[4, 5], [0, 0], [9, 9], [0, 0]]
-    assert signal.answered_B.tolist() == [True, False, True, False]
-    assert (signal.latency_s, signal.forwarded) == (0.25, 1)
+def test_slots_take_replies_to_some_rows_and_keep_what_is_there() -> None:
+    slots = AnswerSlots.empty("y", 4)
+    slots.fill([2], encode_logits([[9, 9]]))
+    slots.merge(answer_slots("y", [[4, 5], [6, 7]], [True, False], latency_s=0.25, forwarded=1), [0, 3])
+    assert logits_of(slots).tolist() == [[4, 5], [0, 0], [9, 9], [0, 0]]
+    assert slots.answered_B.tolist() == [True, False, True, False]
+    assert (slots.latency_s, slots.forwarded) == (0.25, 1)
+    both = AnswerSlots.concat([slots, slots])
+    assert both.bodies == slots.bodies * 2 and (both.latency_s, both.forwarded) == (0.5, 2)
 
 
 def test_roster_asks_by_language_and_by_weighting() -> None:
@@ -297,14 +303,13 @@ def test_groups_share_a_process_and_add_up() -> None:
 def test_coalescer_answers_small_waiting_requests_together() -> None:
     gate, sizes = threading.Event(), []
 
-    def answer(request: GroupRequest) -> GroupAnswer:
+    def answer(request: GroupRequest) -> list[AnswerSlots]:
         gate.wait(5)
         sizes.append(len(request.batch))
-        logits = np.asarray([[float(text), -float(text)] for text in request.batch.texts], dtype=np.float32)
-        return GroupAnswer(logits[None], np.ones((1, len(logits)), dtype=bool), (0.0,), (len(logits),))
+        return [answer_slots("t", [[float(text), -float(text)] for text in request.batch.texts])]
 
     coalescer = Coalescer(answer)
-    results: dict[int, GroupAnswer] = {}
+    results: dict[int, list[AnswerSlots]] = {}
 
     def ask(number: int, rows: int) -> None:
         texts = [str(number * 100 + i) for i in range(rows)]
@@ -323,30 +328,26 @@ def test_coalescer_answers_small_waiting_requests_together() -> None:
         thread.join(5)
     assert sizes == [32, 6, 32]
     for number, rows in enumerate([32, 2, 3, 1, 32]):
-        assert results[number].logits_MNC[0, :, 0].tolist() == [number * 100.0 + i for i in range(rows)]
+        assert logits_of(results[number][0])[:, 0].tolist() == [number * 100.0 + i for i in range(rows)]
 
 
 def test_merged_requests_share_latency_and_forwarded_rows() -> None:
-    whole = GroupAnswer(np.zeros((1, 6, 2), np.float32), np.ones((1, 6), dtype=bool), (0.6,), (6,))
-    parts = [_cut(whole, 0, 2), _cut(whole, 2, 5), _cut(whole, 5, 6)]
-    assert [p.forwarded_M for p in parts] == [(2,), (3,), (1,)]
-    assert [p.latency_M[0] for p in parts] == pytest.approx([0.2, 0.3, 0.1])
+    whole = answer_slots("t", np.zeros((6, 2)), latency_s=0.6, forwarded=6)
+    parts = [whole.slice(0, 2), whole.slice(2, 5), whole.slice(5, 6)]
+    assert [p.forwarded for p in parts] == [2, 3, 1] and [len(p) for p in parts] == [2, 3, 1]
+    assert [p.latency_s for p in parts] == pytest.approx([0.2, 0.3, 0.1])
 
 
 def test_coalescer_gives_the_error_to_everyone_and_goes_on() -> None:
-    def answer(request: GroupRequest) -> GroupAnswer:
+    def answer(request: GroupRequest) -> list[AnswerSlots]:
         if request.batch.texts[0] == "bad":
             raise NonFiniteError("no")
-        return (
-            pack([])
-            if not request.batch.texts
-            else GroupAnswer(np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool), (0.0,), (1,))
-        )
+        return [answer_slots("t", [[0.0, 0.0]])]
 
     coalescer = Coalescer(answer)
     with pytest.raises(NonFiniteError):
         coalescer.ask(GroupRequest(text_batch(["bad"]), np.ones((1, 1), dtype=bool)))
-    assert coalescer.ask(GroupRequest(text_batch(["good"]), np.ones((1, 1), dtype=bool))).covered_MN.all()
+    assert coalescer.ask(GroupRequest(text_batch(["good"]), np.ones((1, 1), dtype=bool)))[0].answered_B.all()
 
 
 def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
