@@ -1,6 +1,6 @@
 """`SqliteStore`: one teacher's answers in one SQLite database (standard library, write-ahead log).
 
-Decision record: measured beside LMDB by `benchmarks/store_engines.py`; the figures are in docs/measurements.md. LMDB
+Decision record: measured beside LMDB by `benchmarks/store_engines.py`; the figures are in docs/figures.md. LMDB
 reads a batch somewhat faster, but trusts its pages: a flipped bit ends the process that reads it, so it needs a
 second implementation of its file format to look first. SQLite reports damage as an error, gives freed pages back,
 and is in the standard library. One database per teacher, so that damage, eviction and removal concern one teacher.
