@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from raykd.cli import main
-from raykd.teachers.store.folder import DATA
+from raykd.teachers.store.sqlite import DATA
 from tests.unit.test_cli_bad_input import tree
 from tests.unit.test_store import PRINT, filled
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from raykd.teachers.store.base import Store, StoreBusyError, StoreDamagedError, StoreUnwritableError
 from raykd.teachers.store.folder import (
     DAMAGED,
-    DATA,
     IN_USE,
     is_unused,
     open_folder,
     read_note,
     root_lock,
 )
+from raykd.teachers.store.sqlite import DATA
 
 log = logging.getLogger("raykd.teachers")
 FULL, AIM = 0.9, 0.8
@@ -89,10 +89,8 @@ class Bound:
                 share = min(1.0, wanted / max(1, _size(largest, own, store)))
                 count = store.evict(share) if largest == own else _evict_other(largest, share)
                 gone.append(f"{count:,} answers of {_who(largest)}, chosen at random")
-            if (
-                self._room(own, store, FULL) >= 0
-            ):  # values differ in size: as many as seemed enough may be too few
-                break
+            if self._room(own, store, FULL) >= 0:
+                break  # values differ in size: as many as seemed enough may be too few
         if gone and not self._warned:
             self._warned = True
             log.warning(

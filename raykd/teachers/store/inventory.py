@@ -11,13 +11,13 @@ from raykd.teachers.store.base import StoreBusyError, StoreCheck, StoreDamagedEr
 from raykd.teachers.store.bound import file_bytes, folders, last_used
 from raykd.teachers.store.folder import (
     DAMAGED,
-    DATA,
     OLD_DATA,
     is_unused,
     open_folder,
     read_note,
     root_lock,
 )
+from raykd.teachers.store.sqlite import DATA
 
 OLDER = "written by an older raykd, which kept answers otherwise; they are not read"
 
