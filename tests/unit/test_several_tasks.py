@@ -28,7 +28,7 @@ from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.driver import same_weightings
 from raykd.tuning.journal import Journal, Trial
 from raykd.tuning.outcome import best_run
-from tests.fakes import LABELS, FixedSource, text_batch, texts_and_labels
+from tests.fakes import LABELS, FixedSource, logits_of, text_batch, texts_and_labels
 from tests.worlds import build_loop, rows, run_config
 
 TAGS = ("O", "B-PER", "I-PER")
@@ -244,7 +244,7 @@ def test_a_task_of_a_saved_student_is_a_teacher(tmp_path: Path) -> None:
     encoded = task.collate(task.encode(part.tokenizer, batch), [0, 1])
     with torch.no_grad():
         own = part.model.eval()(**encoded.inputs).logits
-    np.testing.assert_allclose(said.logits_NC, own.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits_of(said), own.numpy(), rtol=1e-5, atol=1e-6)
 
 
 # one loop ------------------------------------------------------------------------------------------------------
