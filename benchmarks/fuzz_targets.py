@@ -79,7 +79,7 @@ def _laid_out(data: bytes) -> object:
 
 def _value(data: bytes) -> object:
     body = values.decode_value(KEY, data)
-    assert body is None or values.encode(KEY, body) == data
+    assert body is None or values.encode_value(KEY, body) == data
     return body
 
 
