@@ -306,6 +306,4 @@ def restricted(handle: PoolHandle, teachers: Collection[str] | None) -> PoolHand
     """The handle with these teachers alone; None takes all."""
     if teachers is None:
         return handle
-    return handle.view(
-        [name for name in handle.teachers if name in teachers], handle.timeout_s, handle.on_loss
-    )
+    return handle.view([name for name in handle.teachers if name in teachers], handle.timeout_s)

@@ -56,14 +56,11 @@ class Pool:
     """A pool whose teachers are dead as told."""
 
     def __init__(self, dead: tuple[str, ...]) -> None:
-        self._dead, self.parked, self._ended = dead, False, dict[str, dict[str, int]]()
+        self.parked, self.replicas = False, SimpleNamespace(lost=lambda: dead)
         view = SimpleNamespace(groups=(), teachers=("multi",), timeout_s=1.0)
         self.handle = SimpleNamespace(
             teachers=("zh", "multi"), timeout_s=1.0, view=lambda names, timeout_s: view
         )
-
-    def lost(self) -> tuple[str, ...]:
-        return self._dead
 
 
 @pytest.mark.parametrize("weighting", [Uniform(), ByLanguage(), Fixed(by_teacher={"zh": 3.0, "multi": 1.0})])
