@@ -11,11 +11,18 @@ import yaml
 from tests.golden import record
 
 RENAMED = yaml.safe_load((record.FOLDER / "renamed.yaml").read_text(encoding="utf-8"))
+ALWAYS = ("classification", "seq2seq", record.SWEEP)
+"""Runs of every change; those of the other tasks are nightly, for their length."""
 TOLERANCE = 1e-4
 """Relative; two builds of torch differ by less."""
 
 
-@pytest.fixture(scope="module", params=list(record.trees()))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in ALWAYS else pytest.mark.nightly) for name in record.trees()
+    ],
+)
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
