@@ -36,8 +36,8 @@ CARRIED = (
 )  # fmt: skip
 """The rooms of raykd that a saved student is loaded and asked with: prediction, and what lies below it."""
 NEEDED = (
-    "huggingface_hub", "mlflow", "numpy", "pandas", "pydantic", "PyYAML", "regex", "rouge-score", "sacrebleu",
-    "safetensors", "scipy", "sentencepiece", "tokenizers", "torch", "transformers",
+    "huggingface_hub", "mlflow", "numpy", "pandas", "pydantic", "pydantic_core", "PyYAML", "regex", "rouge-score",
+    "sacrebleu", "safetensors", "scipy", "sentencepiece", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 """Packages that these rooms import; a test holds both lists against the code."""
 

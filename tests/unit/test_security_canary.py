@@ -63,7 +63,7 @@ def test_what_is_shown_and_kept_holds_no_secret(
         monkeypatch.setattr("sys.argv", ["raykd", *arguments])
         with pytest.raises(SystemExit):
             main()
-    monkeypatch.setattr("raykd.config.loading.load_any", fault)
+    monkeypatch.setattr("raykd.tuning.config.load_config", fault)
     monkeypatch.setattr("sys.argv", ["raykd", "check", str(path)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
 Unit = Literal["rate", "hundred", "nats", "number"]
 
@@ -94,7 +95,9 @@ def is_hundred(name: str) -> bool:
 
 def _is_known(name: str) -> str:
     if name not in _METRICS:
-        raise ValueError(f"unknown metric {name!r}, wanted one of {', '.join(_METRICS)}")
+        raise PydanticKnownError(
+            "literal_error", {"expected": " or ".join(f"'{known}'" for known in _METRICS)}
+        )
     return name
 
 
