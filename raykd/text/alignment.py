@@ -11,8 +11,6 @@ the text before; the others have offset `NOWHERE` and match nothing. So the offs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,16 +63,6 @@ def start_offsets(
     return found_L
 
 
-def align(
-    teacher_rows: Sequence[NDArray[np.int64]],
-    student_rows: Sequence[NDArray[np.int64]],
-    *,
-    whole: bool = False,
-) -> NDArray[np.int64]:
-    """`align_flat` of one array of offsets a row."""
-    return align_flat(*_flat(teacher_rows), *_flat(student_rows), whole=whole)
-
-
 def align_flat(
     teacher_N: NDArray[np.int64],
     teacher_units_B: NDArray[np.int64],
@@ -123,8 +111,3 @@ def _next(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[n
     lasts = np.cumsum(units_B)[np.asarray(units_B) > 0] - 1
     following_N[lasts] = _LAST
     return following_N
-
-
-def _flat(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    empty = np.zeros(0, dtype=np.int64)
-    return np.concatenate([empty, *rows]), np.asarray([len(row) for row in rows], dtype=np.int64)

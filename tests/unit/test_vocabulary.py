@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,7 +22,7 @@ from raykd.models.vocabulary import (
     same_tokenizer,
     true_size,
 )
-from raykd.text.alignment import NOWHERE, align, start_offsets
+from raykd.text.alignment import NOWHERE, align_flat, start_offsets
 from raykd.tokenizers.bytepair import train_bytepair
 from raykd.tokenizers.canonical import (
     BEGINS,
@@ -42,6 +44,21 @@ SENTENCES = (
     "L'été est là, déjà : le chat dort sur le tapis.",
     "Où est la gare ? Elle est près du marché.",
 )
+
+
+def _flat(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    empty = np.zeros(0, dtype=np.int64)
+    return np.concatenate([empty, *rows]), np.asarray([len(row) for row in rows], dtype=np.int64)
+
+
+def align(
+    teacher_rows: Sequence[NDArray[np.int64]],
+    student_rows: Sequence[NDArray[np.int64]],
+    *,
+    whole: bool = False,
+) -> NDArray[np.int64]:
+    """`align_flat` of one array of offsets a row."""
+    return align_flat(*_flat(teacher_rows), *_flat(student_rows), whole=whole)
 
 
 def wrapped(backend: Tokenizer, **names: str) -> PreTrainedTokenizerFast:
