@@ -197,7 +197,7 @@ def run_student(
     if test:
         assert data.test is not None
         scores = measure(fitted.model, config, data.test, experiment.metric)
-    forwarded = 0 if source is None else sum(t.forwarded_rows for t in teachers)
+    forwarded = 0 if source is None else sum(t.counters()["forwarded"] for t in teachers)
     size = sum(p.numel() for p in fitted.model.model.parameters())
     return {
         "arm": arm.name, "trial": trial, "seed": seed, "validation": 100 * fitted.validation, "test": scores,

@@ -21,9 +21,10 @@ from raykd.driver.jobs import Job, check_trained
 from raykd.driver.wait import wait_for
 from raykd.errors import TeacherError
 from raykd.teachers.attachment import AttachedPool, compare_teachers, refuse_differences
+from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.named_pool import find_named_pool, find_whole_pools, list_pool_names
 from raykd.teachers.pool import OwnPool, Placement, TeacherPool, group_placements
-from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.runs")
 
@@ -58,6 +59,7 @@ def spec_of(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Pat
     paths = {t.name: trained[f"teacher-{t.name}"] for t in config.teachers if f"teacher-{t.name}" in trained}
     return TeacherSpec(
         name=teacher.name,
+        kind=teacher.kind,
         path=teacher.path if isinstance(teacher, ModelTeacher) else str(paths.get(teacher.name, "")),
         labels=config.data.labels,
         task=config.task,
@@ -152,7 +154,7 @@ def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> Attache
 
 def described(placements: Sequence[Placement]) -> list[tuple[TeacherSpec, TeacherInfo]]:
     """What each teacher is asked to be, and what its directory says; loads no weights."""
-    return [(p.spec, open_teacher(p.spec)) for p in placements]
+    return [(p.spec, describe_teacher(p.spec)) for p in placements]
 
 
 def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bool = True) -> None:

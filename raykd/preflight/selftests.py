@@ -55,10 +55,10 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     if found is None:
         from raykd.driver.pool import spec_of
         from raykd.prediction.selftest import nonfinite_answers_error
-        from raykd.teachers.teacher import Teacher
+        from raykd.teachers.backends.model import ModelBackend
 
         spec = replace(spec_of(config, teacher, {}), store=None)
-        found = Teacher(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
+        found = ModelBackend(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         if not math.isfinite(found.difference):
             raise nonfinite_answers_error(f"teacher {teacher.name}")
         keep_finding(key, found)

@@ -1,26 +1,14 @@
-"""What a teacher is, and all that can be known of one before its weights are in memory.
+"""What a process needs to become a teacher, and what a teacher says of itself.
 
-Decision record: a teacher is opened from its directory alone: JSON files, the header of its safetensors and their
-bytes for the fingerprint. So a run whose answers are all stored never loads weights, and a directory that is cut
-short or has other labels is refused at the start. Everything that changes an answer is in `answers`, under which
-answers are stored: a store of one teacher never serves another, nor the same one in another precision.
+Decision record: everything that changes an answer is in `TeacherInfo.answers`, under which answers are stored: a store
+of one teacher never serves another, nor the same one in another precision.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
-from raykd import models
-from raykd.answers.codec import VERSION
-from raykd.pretrained.lengths import teacher_length
 from raykd.tasks import Task
-from raykd.teachers.backends.precision import choose
-
-_FORMAT = f"answers of layout {VERSION}, rows that do not depend on their neighbours"
-"""How answers are made and written; another way is another store."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +38,7 @@ class TeacherSpec:
     path: local directory or hub name. labels: the run's. label_map: the teacher's label names to the run's.
     language_codes: the run's languages to the tokenizer's codes. languages: None is any.
     dtype: auto, float32 or bfloat16. store: folder of stores, None keeps nothing.
+    kind: of the teacher in the configuration; says which backend serves it.
     parked: what the teacher said of itself before it was parked; None of a teacher that is not.
     """
 
@@ -69,42 +58,4 @@ class TeacherSpec:
     store: str | None = None
     store_limit_gb: float = 20.0
     parked: TeacherInfo | None = None
-
-
-def open_teacher(spec: TeacherSpec) -> TeacherInfo:
-    """What there is to know of a teacher, from its directory (a hub name is downloaded to one first).
-
-    Raises:
-        ModelError: the directory cannot be loaded, must not be, or is cut short. LabelMismatchError: other labels.
-    """
-    if spec.parked is not None:
-        return spec.parked
-    folder = models.resolve_model(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    looked = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
-    columns = spec.task.columns(looked.labels, spec.labels, spec.label_map, spec.name)
-    fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
-    precision = choose(spec.dtype, looked.model_type, spec.device)
-    length, _ = teacher_length(spec.name, spec.max_length, looked.trained_length, looked, spec.task)
-    parts: list[Any] = [
-        fingerprint,
-        spec.labels,
-        sorted(spec.label_map.items()),
-        length,
-        precision.name,
-        spec.task.answer_key(),
-        spec.device.partition(":")[0],
-        _FORMAT,
-    ]
-    if spec.language_codes:
-        parts.append(sorted(spec.language_codes.items()))
-    return TeacherInfo(
-        name=spec.name,
-        fingerprint=fingerprint,
-        parameters=models.stored_parameters(folder),
-        dtype=precision.name,
-        dtype_reason=precision.reason,
-        device=spec.device,
-        max_length=length,
-        answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
-        columns=columns,
-    )
+    kind: str = "model"

@@ -1,9 +1,8 @@
-"""A teacher: a frozen model with its own tokenizer. Knows no Ray.
+"""A teacher: a backend that answers, a store that keeps its answers. Knows no Ray.
 
-Decision record: the teacher encodes for itself, sorts the rows it is asked for by length and cuts them into
-forward passes of at most `max_tokens` padded tokens, because a forward costs in proportion to the padded
-length. It answers with raw logits at temperature 1 whose columns are the run's labels, mapped by *name*:
-a permuted label list shows in no loss curve. Weights are loaded on the first row that the store does not hold.
+Decision record: the store, counters and what a parked teacher may do are the same whatever the kind of the teacher;
+what computes an answer is a `TeacherBackend`, chosen by kind. Nothing is computed that the store holds, and a text that
+stands twice in a batch is computed once. Weights are loaded on the first row that the store does not hold.
 """
 
 from __future__ import annotations
@@ -12,31 +11,25 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from raykd import models
 from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import TeacherVocabulary
-from raykd.errors import ModelError, NonFiniteError, TeacherError
-from raykd.prediction.findings import content_key, found_or_tested
-from raykd.prediction.selftest import PaddingFinding, find_padding
-from raykd.tasks import Task
-from raykd.tasks.language import LanguageTask
-from raykd.teachers.spec import TeacherInfo, TeacherSpec, open_teacher
+from raykd.errors import TeacherError
+from raykd.prediction.selftest import PaddingFinding
+from raykd.teachers.backends.backend import make_backend
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import SignalStore, text_keys
-from raykd.teachers.timing import Timing, conditions_of, read_timing, take_time
+from raykd.teachers.timing import Timing, read_timing
 from raykd.text.batch import TextBatch
-from raykd.text.padding import Padding, split_passes
 
 log = logging.getLogger("raykd.teachers")
 
 
 class Teacher:
-    """A frozen model that answers batches of text.
+    """Answers batches of text, from its store or by its backend.
 
     Args:
         spec: what to load and how to answer. Nothing is read before the first `open` or `answer`.
@@ -46,18 +39,10 @@ class Teacher:
         self.spec = spec
         self.name = spec.name
         self._info: TeacherInfo | None = None
-        self._model: models.TextModel | None = None
         self._store: SignalStore | None = None
-        self._headless: Any = None
-        self._padding: Padding | None = None
-        self.finding: PaddingFinding | None = None
-        """How its rows share a forward pass; None while no answer was computed."""
-        self._max_tokens = spec.max_tokens
-        self.forwarded_rows = 0
+        self.backend = make_backend(spec)
         self.answered_rows = 0
         self.computed_while_parked = 0
-        self.real_tokens = 0
-        self.computed_tokens = 0
 
     def open(self) -> TeacherInfo:
         """What the teacher is, and its store opened; no weights come into memory.
@@ -67,7 +52,7 @@ class Teacher:
             LabelMismatchError: other labels. TeacherError: the store's folder cannot be written.
         """
         if self._info is None:
-            info = open_teacher(self.spec)
+            info = self.backend.describe()
             if self.spec.store is not None:
                 self._store = SignalStore(
                     Path(self.spec.store),
@@ -81,7 +66,7 @@ class Teacher:
     @property
     def loaded(self) -> bool:
         """Whether the weights are in memory."""
-        return self._model is not None
+        return self.backend.loaded
 
     def load(self) -> None:
         """Loads the weights now, not on the first row that the store does not hold.
@@ -89,7 +74,8 @@ class Teacher:
         Raises:
             ModelError: they cannot be loaded.
         """
-        self._load()
+        self.open()
+        self.backend.load()
 
     @property
     def stored(self) -> int | None:
@@ -101,35 +87,15 @@ class Teacher:
         memory, answers that the store did not take, rows computed after the teacher was parked."""
         return {
             "answered": self.answered_rows,
-            "forwarded": self.forwarded_rows,
-            "real_tokens": self.real_tokens,
-            "computed_tokens": self.computed_tokens,
+            **self.backend.counters(),
             "loaded": int(self.loaded),
             "unkept": 0 if self._store is None else self._store.unkept,
             "computed_while_parked": self.computed_while_parked,
         }
 
     def halve(self) -> None:
-        """From here forward passes of half of `max_tokens`: a whole one did not fit into memory."""
-        self._max_tokens = max(1, self.spec.max_tokens // 2)
-
-    def _load(self) -> models.TextModel:
-        """The weights, loaded if they are not there yet; frozen, in `eval` mode, on their device."""
-        if self._model is None:
-            spec, info = self.spec, self.open()
-            model = models.load_model(
-                spec.path,
-                revision=spec.revision,
-                trust_remote_code=spec.trust_remote_code,
-                head=spec.task.head,
-            )
-            model.model.eval()
-            model.model.requires_grad_(False)
-            cast(torch.nn.Module, model.model).to(
-                device=torch.device(spec.device), dtype=getattr(torch, info.dtype)
-            )
-            self._model = model
-        return self._model
+        """From here compute half as much at once: a whole pass did not fit into memory."""
+        self.backend.halve()
 
     def answer(
         self,
@@ -198,156 +164,36 @@ class Teacher:
                 "be in use by others",
                 self.name, len(batch), self.computed_while_parked,
             )  # fmt: skip
-        return self._forward(batch)
-
-    def _forward(self, batch: TextBatch) -> list[bytes]:
-        """The answer to every row, in forward passes of similar length."""
-        padding = self._tested_padding(batch)
-        answers, real, computed = self._pass(batch, padding)
-        self.real_tokens += real
-        self.computed_tokens += computed
-        self.forwarded_rows += len(batch)
-        bad = [i for i, answer in enumerate(answers) if answer is None]
-        if bad:
-            raise NonFiniteError(
-                f"teacher {self.name} answered with NaN or infinite logits",
-                got=f"rows {[batch.ids[i] for i in bad[:5]]} and {max(0, len(bad) - 5)} more",
-                wanted="finite logits",
-                next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
-            )
-        return [answer for answer in answers if answer is not None]
-
-    def _tested_padding(self, batch: TextBatch) -> Padding:
-        """How its rows share a forward pass, tested now if they were not before."""
-        if self._padding is not None:
-            return self._padding
-        return self.test(batch).of(self._load().padding)
-
-    def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
-        """The answer to every row (None where it is not finite), and tokens before and after padding."""
-        model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
-        task = self._task()
-        speaker = self._speaker(model)
-        encoded = task.encode(model.tokenizer, batch)
-        answers: list[bytes | None] = [None] * len(batch)
-        device = torch.device(self.spec.device)
-        real = computed = 0
-        with torch.inference_mode():
-            for picked in split_passes(encoded.lengths_B, self._max_tokens):
-                padded = task.collate(encoded, picked, padding).to(device)
-                said = task.answer(speaker, padded, info.columns)
-                for row, answer in zip(picked, said, strict=True):
-                    answers[row] = answer
-                real += padded.real_tokens
-                computed += padded.computed_tokens
-        return answers, real, computed
+        return self.backend.compute(batch)
 
     def timed(self, batch: TextBatch) -> Timing | None:
-        """What a text takes, by passes over these rows that count nowhere else.
+        """Measure what a text takes, or read what was measured under the conditions of this process.
 
         Returns:
-            None where the weights are not in memory, as all answers were stored, and no time is kept that was taken
-            under the conditions of this process.
+            None where nothing is in memory, as all answers were stored, and no such time is kept.
         """
-        dtype = self.open().dtype
-        now = conditions_of(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
-        if self._model is None:
+        self.open()
+        took = self.backend.time(batch)
+        if took is None:
             kept = None if self._store is None else read_timing(self._store.read_time())
-            return kept if kept is not None and kept.conditions == now.conditions else None
-        padding = self._tested_padding(batch)
-        took = take_time(lambda: self._pass(batch, padding), now)
+            here = self.backend.conditions(batch).conditions
+            return kept if kept is not None and kept.conditions == here else None
         if self._store is not None:
             self._store.write_time(took.dump())
         return took
 
-    def test(self, batch: TextBatch) -> PaddingFinding:
-        """Test how this model's rows are batched (`raykd.prediction.selftest`), once by content, and batch them so.
-
-        Args:
-            batch: Rows of the run in the teacher's languages.
-
-        Raises:
-            ModelError: The model answers the same text differently when it is asked twice, or fails at a row.
-        """
-        model, info, batch = self._load(), self.open(), batch.in_codes(self.spec.language_codes)
-        task = self._task()
-        key = content_key(
-            info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
-        )
-        try:
-            found = found_or_tested(
-                key, lambda: find_padding(model, task, batch, module=self._speaker(model))
-            )
-        except ModelError as error:
-            raise ModelError(
-                f"teacher {self.name}: {error.what}",
-                got=error.got,
-                wanted=error.wanted,
-                next_step=error.next_step,
-            ) from None
-        self.finding = found
-        if found.is_conclusive:
-            self._padding = found.of(model.padding)
-        return found
-
-    def _task(self) -> Task:
-        """The run's task with this teacher's length."""
-        return self.spec.task.model_copy(update={"max_length": self.open().max_length})
-
-    def _speaker(self, model: models.TextModel) -> Any:
-        """What a task asks: the model, or over a vocabulary the model up to its output head."""
-        if not self.spec.task.language:
-            return model.model
-        if self._headless is None:
-            from raykd.models.lm import Headless
-
-            self._headless = Headless(model.model)
-        return self._headless
+    @property
+    def finding(self) -> PaddingFinding | None:
+        """What that test found; None while no answer was computed."""
+        return self.backend.finding
 
     def vocabulary(self) -> TeacherVocabulary:
-        """The tokenizer, and the output head where answers are hidden states; loads weights for those only.
-
-        Raises:
-            ModelError: as `open`, or a head that changes its logits.
-        """
-        spec = self.spec
-        if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
-            folder = models.resolve_model(
-                spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-            )
-            return TeacherVocabulary(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
-        model = self._load()
-        head = self._speaker(model).head
-        bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
-        return TeacherVocabulary(
-            model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V, head.after
-        )
+        """The tokenizer, and the output head where answers are hidden states."""
+        return self.backend.vocabulary()
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
-        """What the teacher writes for each prompt or source, by beam search (1 is greedy; None is the task's
-        way).
-
-        Raises:
-            ModelError: no language model, or no place for so many tokens.
-        """
-        from raykd.prediction.writing import generate_texts
-
-        model, task, rows = self._load(), self._task(), rows.in_codes(self.spec.language_codes)
-        if not isinstance(task, LanguageTask):
-            raise TeacherError(
-                f"teacher {self.name} writes no text", got=f"task {task.kind}", wanted="causal_lm or seq2seq"
-            )
-        return generate_texts(
-            model.model,
-            model.tokenizer,
-            rows.texts,
-            languages=rows.languages,
-            source_languages=rows.source_languages or (),
-            beams=beams,
-            max_new_tokens=max_new_tokens,
-            max_input_tokens=task.prompt_tokens,
-            generation=task.generation,
-        )
+        """Write a text for each prompt or source."""
+        return self.backend.generate(rows, beams=beams, max_new_tokens=max_new_tokens)
 
     def close(self) -> None:
         """Flushes the store."""

@@ -357,7 +357,7 @@ def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(
         assert p == pytest.approx(alone(model, text), abs=1e-5)
     assert len(list((tmp_path / "cache" / "selftests").glob("*.json"))) == 1
     monkeypatch.setattr(
-        "raykd.teachers.teacher.find_padding",
+        "raykd.teachers.backends.model.find_padding",
         lambda *a, **k: (_ for _ in ()).throw(ModelError("twice differs")),
     )
     again = Teacher(teacher.spec)

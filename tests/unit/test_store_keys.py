@@ -14,8 +14,9 @@ import pytest
 from raykd import models
 from raykd.distill.weighting import Uniform
 from raykd.tasks import Classification
+from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.source import LocalSource
-from raykd.teachers.spec import TeacherSpec, open_teacher
+from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
@@ -59,12 +60,12 @@ def other_config(folder: Path) -> None:
 
 
 def test_any_other_weight_tokenizer_or_configuration_is_a_miss(directory: Path, tmp_path: Path) -> None:
-    found = {open_teacher(spec(directory)).answers}
+    found = {describe_teacher(spec(directory)).answers}
     for change in (flip_weight, other_tokenizer, other_config):
         folder = shutil.copytree(directory, tmp_path / change.__name__)
-        assert open_teacher(spec(folder)).answers in found, "a copy is the same teacher"
+        assert describe_teacher(spec(folder)).answers in found, "a copy is the same teacher"
         change(folder)
-        found.add(open_teacher(spec(folder)).answers)
+        found.add(describe_teacher(spec(folder)).answers)
     assert len(found) == 4
 
 
@@ -81,14 +82,16 @@ def test_any_other_weight_tokenizer_or_configuration_is_a_miss(directory: Path, 
     ids=str,
 )
 def test_any_other_setting_that_changes_an_answer_is_a_miss(directory: Path, changes: dict[str, Any]) -> None:
-    assert open_teacher(spec(directory, **changes)).answers != open_teacher(spec(directory)).answers
+    assert describe_teacher(spec(directory, **changes)).answers != describe_teacher(spec(directory)).answers
 
 
 def test_a_name_a_language_a_batch_size_and_a_folder_change_nothing(directory: Path, tmp_path: Path) -> None:
     same = {"name": "other", "languages": frozenset({"zh"}), "max_tokens": 7, "store": str(tmp_path)}
     moved = shutil.copytree(directory, tmp_path / "moved")
     for change in [{k: v} for k, v in same.items()] + [{"path": str(moved)}]:
-        assert open_teacher(spec(directory, **change)).answers == open_teacher(spec(directory)).answers
+        assert (
+            describe_teacher(spec(directory, **change)).answers == describe_teacher(spec(directory)).answers
+        )
 
 
 def test_every_part_of_a_text_is_in_its_key() -> None:

@@ -27,7 +27,8 @@ from raykd.scoring.score import completed
 from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.scores import entities
-from raykd.teachers.spec import TeacherSpec, open_teacher
+from raykd.teachers.backends.backend import describe_teacher
+from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
 from raykd.text.tokens import marker_ids, tokenize
 from raykd.text.words import word_spans
@@ -101,7 +102,7 @@ def test_a_teacher_of_another_task_is_refused_before_its_weights_are_read(task: 
     with pytest.raises(ModelError, match=r"made for another task[\s\S]*classification[\s\S]*" + task.kind):
         check_teacher(teacher, config)
     with pytest.raises(ModelError, match="made for another task"):
-        open_teacher(TeacherSpec("t", str(path), config.data.labels, task))
+        describe_teacher(TeacherSpec("t", str(path), config.data.labels, task))
 
 
 # long rows ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,15 +16,17 @@ import torch
 
 from raykd import models
 from raykd.answers.source import AnswerSlots
-from raykd.config import ActorConfig
+from raykd.config import ActorConfig, TeacherConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
 from raykd.tasks.base import label_columns
 from raykd.teachers.actor import Coalescer
+from raykd.teachers.backends.backend import BACKENDS
+from raykd.teachers.backends.model import ModelBackend
 from raykd.teachers.pool import Placement, group_placements
 from raykd.teachers.source import LocalSource, Roster
-from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import text_key
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.wire import GroupRequest
@@ -67,8 +70,8 @@ def test_answers_are_the_models_logits_row_by_row(directory: Path) -> None:
 
 def test_teacher_is_frozen_and_in_eval_mode(directory: Path) -> None:
     teacher = Teacher(spec(directory))
-    teacher._load()
-    model = teacher._model
+    teacher.load()
+    model = teacher.backend._model
     assert model is not None
     assert not model.model.training and not any(p.requires_grad for p in model.model.parameters())
 
@@ -106,8 +109,8 @@ def test_other_labels_are_refused_with_both_lists() -> None:
 
 def test_non_finite_logits_name_teacher_and_rows(directory: Path) -> None:
     teacher = Teacher(spec(directory))
-    teacher._load()
-    teacher._model.model.classifier.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
+    teacher.load()
+    teacher.backend._model.model.classifier.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
     with pytest.raises(NonFiniteError, match="teacher t"):
         teacher.answer(text_batch(["good"]))
 
@@ -144,7 +147,7 @@ def test_store_serves_what_was_answered_without_a_forward(tmp_path: Path, direct
     first.close()
     second = Teacher(spec(directory, store=str(tmp_path)))
     two = second.answer(batch)
-    assert second.forwarded_rows == 0 and two.forwarded == 0 and second._model is None
+    assert second.counters()["forwarded"] == 0 and two.forwarded == 0 and not second.loaded
     np.testing.assert_array_equal(logits_of(one), logits_of(two))
 
 
@@ -389,3 +392,26 @@ def test_a_time_is_kept_beside_the_answers_and_counts_under_its_conditions(
         assert Teacher(spec(directory, store=str(tmp_path))).timed(batch) is None
     kept.write_text(whole.replace(f'"threads": {took.threads}', '"threads": 99'), encoding="utf-8")
     assert Teacher(spec(directory, store=str(tmp_path))).timed(batch) is None, "other threads"
+
+
+def test_every_kind_of_teacher_has_a_backend() -> None:
+    members = get_args(get_args(TeacherConfig)[0])
+    assert set(BACKENDS) == {member.model_fields["kind"].default for member in members}
+
+
+def test_a_backend_of_another_kind_is_stored_and_counted_like_a_model(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, tmp_path: Path
+) -> None:
+    class Reversed(ModelBackend):
+        """Answers as the model, and says that it is something else."""
+
+        def describe(self) -> TeacherInfo:
+            return replace(super().describe(), answers="another", dtype_reason="reversed")
+
+    monkeypatch.setitem(BACKENDS, "reversed", Reversed)
+    other = Teacher(replace(spec(directory, store=str(tmp_path)), kind="reversed"))
+    texts = texts_and_labels(6)[0]
+    batch = text_batch([*texts, texts[0]])
+    first, again = other.answer(batch), other.answer(batch)
+    assert (first.forwarded, again.forwarded) == (len(set(texts)), 0)
+    assert other.counters()["answered"] == 14 and other.open().dtype_reason == "reversed"

@@ -1,0 +1,288 @@
+"""`ModelBackend`: a frozen model with its own tokenizer, in this process. Knows no Ray and no store.
+
+Decision record: the model encodes for itself, sorts the rows it is asked for by length and cuts them into forward
+passes of at most `max_tokens` padded tokens, because a forward costs in proportion to the padded length. It answers
+with raw logits at temperature 1 whose columns are the run's labels, mapped by *name*: a permuted label list shows in no
+loss curve. It is described from its directory alone: JSON files, the header of its safetensors and their bytes for the
+fingerprint. So a run whose answers are all stored never loads weights, and a directory that is cut short or has other
+labels is refused at the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, cast
+
+import torch
+
+from raykd import models
+from raykd.answers.codec import VERSION
+from raykd.answers.vocabularies import TeacherVocabulary
+from raykd.errors import ModelError, NonFiniteError, TeacherError
+from raykd.prediction.findings import content_key, found_or_tested
+from raykd.prediction.selftest import PaddingFinding, find_padding
+from raykd.pretrained.lengths import teacher_length
+from raykd.tasks import Task
+from raykd.tasks.language import LanguageTask
+from raykd.teachers.backends.precision import choose
+from raykd.teachers.spec import TeacherInfo, TeacherSpec
+from raykd.teachers.timing import Timing, conditions_of, take_time
+from raykd.text.batch import TextBatch
+from raykd.text.padding import Padding, split_passes
+
+_FORMAT = f"answers of layout {VERSION}, rows that do not depend on their neighbours"
+"""How answers are made and written; another way is another store."""
+
+
+class ModelBackend:
+    """A model of a local directory or of the hub.
+
+    Args:
+        spec: What to load and how to answer. Nothing is read before the first `describe` or `compute`.
+    """
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        self.spec = spec
+        self.finding: PaddingFinding | None = None
+        self._info: TeacherInfo | None = None
+        self._model: models.TextModel | None = None
+        self._headless: Any = None
+        self._padding: Padding | None = None
+        self._max_tokens = spec.max_tokens
+        self._forwarded = self._real_tokens = self._computed_tokens = 0
+
+    def describe(self) -> TeacherInfo:
+        """Say what the teacher is, from its directory (a hub name is downloaded to one first).
+
+        Raises:
+            ModelError: The directory cannot be loaded, must not be, or is cut short.
+            LabelMismatchError: Other labels.
+        """
+        if self._info is None:
+            self._info = self.spec.parked or _describe_model(self.spec)
+        return self._info
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._model is not None
+
+    def load(self) -> models.TextModel:
+        """Load the weights if they are not there yet: frozen, in `eval` mode, on their device.
+
+        Raises:
+            ModelError: They cannot be loaded.
+        """
+        if self._model is None:
+            spec, info = self.spec, self.describe()
+            model = models.load_model(
+                spec.path,
+                revision=spec.revision,
+                trust_remote_code=spec.trust_remote_code,
+                head=spec.task.head,
+            )
+            model.model.eval()
+            model.model.requires_grad_(False)
+            cast(torch.nn.Module, model.model).to(
+                device=torch.device(spec.device), dtype=getattr(torch, info.dtype)
+            )
+            self._model = model
+        return self._model
+
+    def counters(self) -> dict[str, int]:
+        """Rows that needed a forward pass, and tokens before and after padding."""
+        return {
+            "forwarded": self._forwarded,
+            "real_tokens": self._real_tokens,
+            "computed_tokens": self._computed_tokens,
+        }
+
+    def halve(self) -> None:
+        """From here forward passes of half of `max_tokens`: a whole one did not fit into memory."""
+        self._max_tokens = max(1, self.spec.max_tokens // 2)
+
+    def compute(self, batch: TextBatch) -> list[bytes]:
+        """Answer every row, in forward passes of similar length.
+
+        Raises:
+            NonFiniteError: A logit is NaN or infinite; names the teacher and the rows.
+        """
+        padding = self._tested_padding(batch)
+        answers, real, computed = self._pass(batch, padding)
+        self._real_tokens += real
+        self._computed_tokens += computed
+        self._forwarded += len(batch)
+        bad = [i for i, answer in enumerate(answers) if answer is None]
+        if bad:
+            raise NonFiniteError(
+                f"teacher {self.spec.name} answered with NaN or infinite logits",
+                got=f"rows {[batch.ids[i] for i in bad[:5]]} and {max(0, len(bad) - 5)} more",
+                wanted="finite logits",
+                next_step="try serving.dtype: float32; if it stays, the teacher's weights are broken",
+            )
+        return [answer for answer in answers if answer is not None]
+
+    def _tested_padding(self, batch: TextBatch) -> Padding:
+        """How its rows share a forward pass, tested now if they were not before."""
+        if self._padding is not None:
+            return self._padding
+        return self.test(batch).of(self.load().padding)
+
+    def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
+        """The answer to every row (None where it is not finite), and tokens before and after padding."""
+        model, info, batch = self.load(), self.describe(), batch.in_codes(self.spec.language_codes)
+        task = self._task()
+        speaker = self._speaker(model)
+        encoded = task.encode(model.tokenizer, batch)
+        answers: list[bytes | None] = [None] * len(batch)
+        device = torch.device(self.spec.device)
+        real = computed = 0
+        with torch.inference_mode():
+            for picked in split_passes(encoded.lengths_B, self._max_tokens):
+                padded = task.collate(encoded, picked, padding).to(device)
+                said = task.answer(speaker, padded, info.columns)
+                for row, answer in zip(picked, said, strict=True):
+                    answers[row] = answer
+                real += padded.real_tokens
+                computed += padded.computed_tokens
+        return answers, real, computed
+
+    def time(self, batch: TextBatch) -> Timing | None:
+        """Measure what a text takes, by passes over these rows that count nowhere else.
+
+        Returns:
+            None where the weights are not in memory; with an unknown time it never loads them.
+        """
+        if self._model is None:
+            return None
+        padding = self._tested_padding(batch)
+        return take_time(lambda: self._pass(batch, padding), self.conditions(batch))
+
+    def conditions(self, batch: TextBatch) -> Timing:
+        """The conditions under which these rows would be timed here."""
+        dtype = self.describe().dtype
+        return conditions_of(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
+
+    def test(self, batch: TextBatch) -> PaddingFinding:
+        """Test how this model's rows are batched (`raykd.prediction.selftest`), once by content, and batch them so.
+
+        Args:
+            batch: Rows of the run in the teacher's languages.
+
+        Raises:
+            ModelError: The model answers the same text differently when it is asked twice, or fails at a row.
+        """
+        model, info, batch = self.load(), self.describe(), batch.in_codes(self.spec.language_codes)
+        task = self._task()
+        key = content_key(
+            info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
+        )
+        try:
+            found = found_or_tested(
+                key, lambda: find_padding(model, task, batch, module=self._speaker(model))
+            )
+        except ModelError as error:
+            raise ModelError(
+                f"teacher {self.spec.name}: {error.what}",
+                got=error.got,
+                wanted=error.wanted,
+                next_step=error.next_step,
+            ) from None
+        self.finding = found
+        if found.is_conclusive:
+            self._padding = found.of(model.padding)
+        return found
+
+    def _task(self) -> Task:
+        """The run's task with this teacher's length."""
+        return self.spec.task.model_copy(update={"max_length": self.describe().max_length})
+
+    def _speaker(self, model: models.TextModel) -> Any:
+        """What a task asks: the model, or over a vocabulary the model up to its output head."""
+        if not self.spec.task.language:
+            return model.model
+        if self._headless is None:
+            from raykd.models.lm import Headless
+
+            self._headless = Headless(model.model)
+        return self._headless
+
+    def vocabulary(self) -> TeacherVocabulary:
+        """The tokenizer, and the output head where answers are hidden states; loads weights for those only.
+
+        Raises:
+            ModelError: As `describe`, or a head that changes its logits.
+        """
+        spec = self.spec
+        if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
+            folder = models.resolve_model(
+                spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            )
+            return TeacherVocabulary(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
+        model = self.load()
+        head = self._speaker(model).head
+        bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
+        return TeacherVocabulary(
+            model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V, head.after
+        )
+
+    def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
+        """What the teacher writes for each prompt or source, by beam search (1 is greedy; None is the task's
+        way).
+
+        Raises:
+            ModelError: no language model, or no place for so many tokens.
+        """
+        from raykd.prediction.writing import generate_texts
+
+        model, task, rows = self.load(), self._task(), rows.in_codes(self.spec.language_codes)
+        if not isinstance(task, LanguageTask):
+            raise TeacherError(
+                f"teacher {self.spec.name} writes no text",
+                got=f"task {task.kind}",
+                wanted="causal_lm or seq2seq",
+            )
+        return generate_texts(
+            model.model,
+            model.tokenizer,
+            rows.texts,
+            languages=rows.languages,
+            source_languages=rows.source_languages or (),
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            max_input_tokens=task.prompt_tokens,
+            generation=task.generation,
+        )
+
+
+def _describe_model(spec: TeacherSpec) -> TeacherInfo:
+    folder = models.resolve_model(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    looked = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
+    columns = spec.task.columns(looked.labels, spec.labels, spec.label_map, spec.name)
+    fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
+    precision = choose(spec.dtype, looked.model_type, spec.device)
+    length, _ = teacher_length(spec.name, spec.max_length, looked.trained_length, looked, spec.task)
+    parts: list[Any] = [
+        fingerprint,
+        spec.labels,
+        sorted(spec.label_map.items()),
+        length,
+        precision.name,
+        spec.task.answer_key(),
+        spec.device.partition(":")[0],
+        _FORMAT,
+    ]
+    if spec.language_codes:
+        parts.append(sorted(spec.language_codes.items()))
+    return TeacherInfo(
+        name=spec.name,
+        fingerprint=fingerprint,
+        parameters=models.stored_parameters(folder),
+        dtype=precision.name,
+        dtype_reason=precision.reason,
+        device=spec.device,
+        max_length=length,
+        answers=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        columns=columns,
+    )
