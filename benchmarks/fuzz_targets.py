@@ -23,7 +23,7 @@ from raykd.parse import parse_json, parse_yaml
 from raykd.teachers.store import values
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
-from raykd.tracking.delivery.outbox import from_lines
+from raykd.tracking.delivery.outbox import read_spool_lines
 from raykd.tuning.journal import Journal
 
 KEY = bytes(range(32))
@@ -157,7 +157,7 @@ def targets() -> list[Target]:
         Target("request of a group", _asked, (b"\3\1\0\1",), ("wire.py", "batch.py"), (ValueError,)),
         Target("journal of a sweep", _file("trials.jsonl", Journal), (journal,), ("tuning/journal.py",)),
         Target("curves", _file("curves.jsonl", Curves), (points,), ("checkpoint/curves.py",)),
-        Target("spool", _file("spool.jsonl", lambda p: list(from_lines(p))), (points,), spool),
+        Target("spool", _file("spool.jsonl", lambda p: list(read_spool_lines(p))), (points,), spool),
         Target(
             "manifest",
             _file("manifest-0.json", lambda p: find_problem(StorageFolder(str(p.parent)))),

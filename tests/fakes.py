@@ -15,7 +15,7 @@ from raykd.answers.codec import decode_answers, encode_answer
 from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import UNLABELLED
 from raykd.report.results import Predictions, Score, score
-from raykd.tasks.scores.classification import classification
+from raykd.tasks.scores.classification import compute_classification_metrics
 from raykd.teachers.source import ReadyBatch, Roster, RosterSource
 from raykd.text.batch import TextBatch
 
@@ -126,4 +126,8 @@ def logits_of(slots: AnswerSlots) -> NDArray[np.float32]:
 def scored(p: Predictions) -> Score:
     """The score of a classifier whose rows are the units."""
     counted_N = p.covered_N & (p.labels_N != UNLABELLED)
-    return score(p.languages, counted_N, lambda rows: classification(p.logits_NC[rows], p.labels_N[rows]))
+    return score(
+        p.languages,
+        counted_N,
+        lambda rows: compute_classification_metrics(p.logits_NC[rows], p.labels_N[rows]),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from raykd.text.words import words
+from raykd.text.words import split_words
 
 _SENTENCE = re.compile(r"[^.!?。！？\n]*(?:[.!?](?!\s|$)[^.!?。！？\n]*)*[.!?。！？\n]*")
 
@@ -14,10 +14,10 @@ def overlap_sentence(question: str, context: str) -> str:
 
     The first of several; words are those of `raykd.text.words`, so it works for Chinese too.
     """
-    asked = set(words(question.lower(), signs=False))
+    asked = set(split_words(question.lower(), signs=False))
     sentences = [found.group().strip() for found in _SENTENCE.finditer(context)]
     return max(
         (sentence for sentence in sentences if sentence),
-        key=lambda sentence: len(asked & set(words(sentence.lower(), signs=False))),
+        key=lambda sentence: len(asked & set(split_words(sentence.lower(), signs=False))),
         default="",
     )

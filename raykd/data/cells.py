@@ -19,9 +19,9 @@ class BadRowError(Exception):
     """What is wrong with one row; becomes a line of the message about the file."""
 
 
-def text(value: object, column: str) -> str:
+def parse_text(value: object, column: str) -> str:
     """A text that is not empty."""
-    found = any_text(value, column)
+    found = parse_any_text(value, column)
     if is_blank_text(found):
         raise BadRowError(f"column {column!r}: got an empty text {shorten_text(ascii(found))}, wanted words")
     return found
@@ -44,7 +44,7 @@ def is_blank_text(found: str) -> bool:
     )
 
 
-def any_text(value: object, column: str) -> str:
+def parse_any_text(value: object, column: str) -> str:
     """A text, perhaps an empty one."""
     if not isinstance(value, str):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a text")
@@ -65,7 +65,7 @@ def _check_unicode(value: str, column: str) -> None:
         ) from None
 
 
-def tokens(value: Any, column: str, flat: bool) -> list[str]:
+def parse_tokens(value: Any, column: str, flat: bool) -> list[str]:
     """Words, at least one.
 
     Args:
@@ -90,7 +90,7 @@ def parse_list(value: Any, column: str, flat: bool) -> list[Any]:
     return value
 
 
-def answers(value: object, column: str, flat: bool) -> list[tuple[str, int]]:
+def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int]]:
     """Accepted answers as (text, offset), from a table of two lists or a list of pairs; none of a question that has
     none, which is also how one empty text is read."""
     if flat and isinstance(value, str):

@@ -11,7 +11,7 @@ import json
 
 from raykd.config import Columns, DataConfig, Files, Hub
 from raykd.data.files.textfiles import Record
-from raykd.data.forms import Wanted
+from raykd.data.forms import WantedColumns
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 
@@ -21,9 +21,9 @@ _GOLD = {"text": "label", "words": "tags", "answers": "answers"}
 """What unlabelled rows do without."""
 
 
-def columns_of(
+def choose_columns(
     found: list[Record], name: str, source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
-) -> Wanted:
+) -> WantedColumns:
     """The columns to read, all of them there.
 
     Raises:
@@ -57,7 +57,7 @@ def columns_of(
             wanted=", ".join(names.values()),
             next_step=_further_in(missing, found) or _how_to_name(missing, form, there, found[0].flat),
         )
-    return Wanted(form, names, of_all, source.source_language or "", labelled=labelled)
+    return WantedColumns(form, names, of_all, source.source_language or "", labelled=labelled)
 
 
 def _named(

@@ -1,6 +1,6 @@
 """One row by its form: what text, second text, words and gold its cells make.
 
-Decision record: each form is one function from a record to `Parts`; what is common to all (id, language, counting
+Decision record: each form is one function from a record to `RowParts`; what is common to all (id, language, counting
 bad rows) stands in `read`. An answer has to stand where its offset says, character for character: an offset that is
 off by one trains a wrong boundary and no loss curve shows it, so nothing is searched for and moved, only reported.
 """
@@ -15,15 +15,15 @@ from raykd.data import cells
 from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import Record, shorten_text
 from raykd.data.labels import NoLabelError, is_missing, label_index
-from raykd.data.tags import tag_indices
+from raykd.data.tags import parse_tags
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
 from raykd.text.batch import Mode, Spans
-from raykd.text.words import join_tokens, word_spans
+from raykd.text.words import find_word_spans, join_tokens
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedColumns:
     """What to read. Written by `columns`, read here and by `read`.
 
     names: the column of each key that is there. of_all: the language of all rows, if the source tells one.
@@ -39,7 +39,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Parts:
+class RowParts:
     """A row without its id and language. mended: tags that were read as another one. mode: as in `TextBatch`."""
 
     text: str
@@ -52,7 +52,7 @@ class Parts:
     source_language: str = ""
 
 
-def parse_row(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     """What the row holds.
 
     Raises:
@@ -61,48 +61,48 @@ def parse_row(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     return _READ[wanted.form](record, wanted, config)
 
 
-def _text(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def _text(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
-    text = cells.text(values.get(names["text"]), names["text"])
+    text = cells.parse_text(values.get(names["text"]), names["text"])
     pair = names.get("text_pair")
-    return Parts(
+    return RowParts(
         text=text,
-        pair=None if pair is None else cells.text(values.get(pair), pair),
+        pair=None if pair is None else cells.parse_text(values.get(pair), pair),
         label=label_index(values.get(names["label"]), config) if wanted.labelled else UNLABELLED,
     )
 
 
-def _words(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def _words(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     if "tokens" not in names:
-        text = cells.text(values.get(names["text"]), names["text"])
-        spans = tuple((begin, end) for begin, end in word_spans(text).tolist())
+        text = cells.parse_text(values.get(names["text"]), names["text"])
+        spans = tuple((begin, end) for begin, end in find_word_spans(text).tolist())
         if not spans:
             raise BadRowError(f"column {names['text']!r}: got {shorten_text(text)!r}, which holds no word")
-        return Parts(text, words=spans, gold=())
-    tokens = cells.tokens(values.get(names["tokens"]), names["tokens"], record.flat)
+        return RowParts(text, words=spans, gold=())
+    tokens = cells.parse_tokens(values.get(names["tokens"]), names["tokens"], record.flat)
     text, spans = join_tokens(tokens)
     if not wanted.labelled:
-        return Parts(text, words=spans, gold=(), mode="split")
+        return RowParts(text, words=spans, gold=(), mode="split")
     column = names["tags"]
     if is_missing(values.get(column)):
         raise NoLabelError(f"column {column!r}: got {values.get(column)!r}, wanted a list of tags")
     tags = cells.parse_list(values.get(column), column, record.flat)
-    gold, mended = tag_indices(tags, len(tokens), config, column)
-    return Parts(text, label=0, words=spans, gold=gold, mended=mended, mode="split")
+    gold, mended = parse_tags(tags, len(tokens), config, column)
+    return RowParts(text, label=0, words=spans, gold=gold, mended=mended, mode="split")
 
 
-def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def _answers(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
-    question = cells.text(values.get(names["question"]), names["question"])
-    context = cells.text(values.get(names["context"]), names["context"])
+    question = cells.parse_text(values.get(names["question"]), names["question"])
+    context = cells.parse_text(values.get(names["context"]), names["context"])
     if not wanted.labelled:
-        return Parts(question, context, gold=())
+        return RowParts(question, context, gold=())
     column = names["answers"]
     value, impossible = values.get(column), values.get("is_impossible")
     if is_missing(value) and impossible is not True:
         raise NoLabelError(f"column {column!r}: got {value!r}, wanted {{text: [...], answer_start: [...]}}")
-    found = [] if is_missing(value) else cells.answers(value, column, record.flat)
+    found = [] if is_missing(value) else cells.parse_answers(value, column, record.flat)
     if found and impossible is True:
         raise BadRowError(
             f"column {column!r}: got {len(found)} answers, but column 'is_impossible' says that there is none"
@@ -113,7 +113,7 @@ def _answers(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     for answer, start in found:
         _check_place(answer, start, context, column)
         spans[start, start + len(answer)] = None
-    return Parts(question, context, label=0, gold=tuple(edge for span in spans for edge in span))
+    return RowParts(question, context, label=0, gold=tuple(edge for span in spans for edge in span))
 
 
 def _check_place(answer: str, start: int, context: str, column: str) -> None:
@@ -132,21 +132,23 @@ def _check_place(answer: str, start: int, context: str, column: str) -> None:
     raise BadRowError(f"{what} is not at its offset {start}, where {there} is; {elsewhere}")
 
 
-def _target(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def _target(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     source = ""
     if "source" in names:
         column = names["source"]
         value: object = values.get(column)
         needs_source = wanted.form == "source_target" or "target" not in names
-        source = (cells.text if needs_source else cells.any_text)("" if value is None else value, column)
+        source = (cells.parse_text if needs_source else cells.parse_any_text)(
+            "" if value is None else value, column
+        )
     spoken = wanted.source_language
     if "source_language" in names:
-        spoken = cells.text(values.get(names["source_language"]), names["source_language"])
+        spoken = cells.parse_text(values.get(names["source_language"]), names["source_language"])
     if "target" not in names:
-        return Parts(source, pair="", source_language=spoken)
-    target = cells.text(values.get(names["target"]), names["target"])
-    return Parts(
+        return RowParts(source, pair="", source_language=spoken)
+    target = cells.parse_text(values.get(names["target"]), names["target"])
+    return RowParts(
         source if source.strip() else "",
         target,
         label=0 if wanted.labelled else UNLABELLED,
@@ -154,12 +156,12 @@ def _target(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
     )
 
 
-def _plain(record: Record, wanted: Wanted, config: DataConfig) -> Parts:
+def _plain(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     column = wanted.names["text"]
-    return Parts(cells.text(record.values.get(column), column), label=0)
+    return RowParts(cells.parse_text(record.values.get(column), column), label=0)
 
 
-_READ: dict[RowForm, Callable[[Record, Wanted, DataConfig], Parts]] = {
+_READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = {
     "text": _text,
     "words": _words,
     "answers": _answers,

@@ -45,7 +45,7 @@ def label_index(value: object, config: DataConfig, what: str = "label") -> int:
         BadRowError: it is no text, number or truth value, so that no map could lead from it.
     """
     known = (*config.labels, *config.label_map)
-    texts = spellings(value)
+    texts = list_spellings(value)
     meant = [text for text in texts if text in known]
     if is_missing(value) and not meant:
         raise NoLabelError(
@@ -75,7 +75,7 @@ def label_index(value: object, config: DataConfig, what: str = "label") -> int:
     return config.labels.index(name)
 
 
-def spellings(value: object) -> tuple[str, ...]:
+def list_spellings(value: object) -> tuple[str, ...]:
     """The texts that a value can mean, the one that stands there first; none of what is no text, number or truth."""
     if isinstance(value, bool):
         return _BOOLEANS[value]

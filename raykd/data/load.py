@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from raykd.config import DataConfig, Embedded, Source
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
-from raykd.data.summary import summary_of
+from raykd.data.summary import summarize_rows
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
 
@@ -60,7 +60,9 @@ class Dataset:
     def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, object]]:
         """Counts of each part by language; see `raykd.data.summary`."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: summary_of(rows, self.form, labels) for name, rows in parts.items() if rows is not None}
+        return {
+            name: summarize_rows(rows, self.form, labels) for name, rows in parts.items() if rows is not None
+        }
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the content and order of all parts."""
@@ -299,20 +301,20 @@ def _stratified_order(labels_B: NDArray[np.int64], generator: np.random.Generato
     return order
 
 
-def normalised(text: str) -> str:
+def normalize_text(text: str) -> str:
     """What two texts share that are the same to a reader: NFC, case and blanks folded."""
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
 def _row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
     """What makes a row the same as another."""
-    texts = [normalised(text) for text in rows.texts]
+    texts = [normalize_text(text) for text in rows.texts]
     if rows.pairs is None:
         return [(text,) for text in texts]
     if form in _WITH_TARGETS:  # by the source; where there is no prompt, by the target
         pairs = zip(texts, rows.pairs, strict=True)
-        return [(text,) if text else ("", normalised(target)) for text, target in pairs]
-    return list(zip(texts, map(normalised, rows.pairs), strict=True))
+        return [(text,) if text else ("", normalize_text(target)) for text, target in pairs]
+    return list(zip(texts, map(normalize_text, rows.pairs), strict=True))
 
 
 def _keys(rows: Rows, form: RowForm) -> set[tuple[str, ...]]:

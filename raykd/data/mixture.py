@@ -39,7 +39,7 @@ class Mixture:
         self.names = tuple(streams)
         self.steps_per_epoch = sum(stream.steps_per_epoch for stream in streams.values())
         self._seed = seed & _SEED_MASK
-        self.quotas = quotas([rows[name] for name in self.names], power, self.steps_per_epoch)
+        self.quotas = compute_quotas([rows[name] for name in self.names], power, self.steps_per_epoch)
         """Steps of each task in an epoch."""
         if not self.quotas.all():
             missed = self.names[int(np.argmin(self.quotas))]
@@ -73,7 +73,7 @@ class Mixture:
         return self._plan[1]
 
 
-def quotas(rows: object, power: float, steps: int) -> NDArray[np.int64]:
+def compute_quotas(rows: object, power: float, steps: int) -> NDArray[np.int64]:
     """Steps of each task out of ``steps``, in proportion to rows ** power; largest remainders first."""
     sizes = np.asarray(rows, dtype=np.float64)
     share = (sizes / sizes.max()) ** power

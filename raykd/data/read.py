@@ -18,13 +18,13 @@ import numpy as np
 
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
 from raykd.data.cells import BadRowError, suggest_spelling
-from raykd.data.columns import columns_of
+from raykd.data.columns import choose_columns
 from raykd.data.embedded.rows import embedded_rows
 from raykd.data.files.opening import PACKED
-from raykd.data.files.records import file_records, hub_records
-from raykd.data.files.slices import matching_files
-from raykd.data.files.textfiles import Record, Unread, require_file
-from raykd.data.forms import Parts, Wanted, parse_row
+from raykd.data.files.records import read_file_records, read_hub_records
+from raykd.data.files.slices import list_matching_files
+from raykd.data.files.textfiles import Record, UnreadValue, require_file
+from raykd.data.forms import RowParts, WantedColumns, parse_row
 from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, join_names
 from raykd.data.rows import Rows
 from raykd.errors import DataError
@@ -81,12 +81,12 @@ def read_rows(
         return embedded_rows(source, config, form, labelled)
     tally = Tally() if tally is None else tally
     if isinstance(source, Hub):
-        records: Iterable[Record] = hub_records(source, base_dir)
+        records: Iterable[Record] = read_hub_records(source, base_dir)
         return _judged(records, source.name, source, config, form, labelled, tally)
     parts = []
-    for path in matching_files(source.paths, base_dir):
+    for path in list_matching_files(source.paths, base_dir):
         require_file(path)
-        records = file_records(path, source, tally.tell)
+        records = read_file_records(path, source, tally.tell)
         parts.append(_judged(records, str(path), source, config, form, labelled, tally))
     return Rows.concat(parts)
 
@@ -105,10 +105,10 @@ def _judged(
     if not found:
         split = f" in split {source.split!r}" if isinstance(source, Hub) else ""
         raise DataError(f"{name}: holds no rows{split}", got="no rows", wanted="at least one row")
-    wanted = columns_of(found, name, source, config, form, labelled)
+    wanted = choose_columns(found, name, source, config, form, labelled)
     file = Path(Path(name).stem) if Path(name).suffix in PACKED else Path(name)
     stem = file.stem if isinstance(source, Files) else name
-    kept: list[tuple[str, str, Parts]] = []
+    kept: list[tuple[str, str, RowParts]] = []
     bad: list[str] = []
     unknown: dict[str, None] = {}
     bare = 0
@@ -138,7 +138,7 @@ def _judged(
     return _as_rows(kept, wanted)
 
 
-def _row(record: Record, wanted: Wanted, config: DataConfig, stem: str) -> tuple[str, str, Parts]:
+def _row(record: Record, wanted: WantedColumns, config: DataConfig, stem: str) -> tuple[str, str, RowParts]:
     """id, language and parts of a good row."""
     try:
         parts = parse_row(record, wanted, config)
@@ -149,12 +149,12 @@ def _row(record: Record, wanted: Wanted, config: DataConfig, stem: str) -> tuple
     column = wanted.names.get("language")
     language = _language(record.values.get(column) if column else None, wanted, config)
     given = record.values.get(wanted.names["id"]) if "id" in wanted.names else None
-    if isinstance(given, Unread):
+    if isinstance(given, UnreadValue):
         raise BadRowError(f"column {wanted.names['id']!r}: got {given!r}, wanted a text or a number")
     return (f"{stem}:{record.line}" if given is None else str(given)), language, parts
 
 
-def _as_rows(kept: list[tuple[str, str, Parts]], wanted: Wanted) -> Rows:
+def _as_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:
     with_pairs = wanted.form not in ("text", "words", "plain") or "text_pair" in wanted.names
     with_golds = wanted.form in ("words", "answers")
     return Rows(
@@ -172,7 +172,7 @@ def _as_rows(kept: list[tuple[str, str, Parts]], wanted: Wanted) -> Rows:
     )
 
 
-def _language(value: object, wanted: Wanted, config: DataConfig) -> str:
+def _language(value: object, wanted: WantedColumns, config: DataConfig) -> str:
     if value is None and wanted.of_all is not None:
         return wanted.of_all
     if not isinstance(value, str) or value not in config.languages:

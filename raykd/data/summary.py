@@ -1,4 +1,4 @@
-"""`summary_of`: what a set of rows holds, counted in the units that its form is spoken of in."""
+"""`summarize_rows`: what a set of rows holds, counted in the units that its form is spoken of in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raykd.data.rows import Rows
 from raykd.tasks.forms import RowForm
 
 
-def summary_of(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, object]:
+def summarize_rows(rows: Rows, form: RowForm, labels: Sequence[str] = ()) -> dict[str, object]:
     """Counts: rows, labelled, unlabelled, and for each language those of its form.
 
     By form: rows by label; words and entities (spans that begin with B-, U-, S- or W-; entities of labelled rows);

@@ -17,14 +17,14 @@ from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import shorten_text
 from raykd.data.labels import NoLabelError, label_index
 from raykd.errors import DataError
-from raykd.tasks.schemes import SchemeName, convert, parse, rename
-from raykd.tasks.scores.entities import transitions
+from raykd.tasks.schemes import SchemeName, convert_tags, parse, rename_tag
+from raykd.tasks.scores.entities import list_transitions
 
 
 @cache
 def _rules(labels: tuple[str, ...]) -> tuple[frozenset[tuple[int, int]], frozenset[int], frozenset[int]]:
     """Pairs of tags that may not follow each other, tags that may not begin a row, and that may not end one."""
-    allowed_CC, begins_C, ends_C = transitions(parse(labels))
+    allowed_CC, begins_C, ends_C = list_transitions(parse(labels))
     count = range(len(labels))
     barred = frozenset((i, j) for i in count for j in count if not allowed_CC[i, j])
     return (
@@ -34,7 +34,7 @@ def _rules(labels: tuple[str, ...]) -> tuple[frozenset[tuple[int, int]], frozens
     )
 
 
-def tag_indices(
+def parse_tags(
     tags: Sequence[object], words: int, config: DataConfig, column: str
 ) -> tuple[tuple[int, ...], int]:
     """Label index of each word, and how many loose I- were read as B- (`on_loose_inside: begin`).
@@ -57,7 +57,7 @@ def tag_indices(
     found: list[int] = []
     mended = 0
     for at, tag in enumerate(tags, 1):
-        name = rename(tag, renames) if renames and isinstance(tag, str) else tag
+        name = rename_tag(tag, renames) if renames and isinstance(tag, str) else tag
         place = places.get(name) if isinstance(name, str) else None
         if place is None:
             place = _place(tag, config, f"column {column!r}, tag {at} of {words}")
@@ -91,11 +91,11 @@ def _in_scheme(
     tags: Sequence[object], renames: Mapping[str, str], column: str, source: SchemeName, target: SchemeName
 ) -> list[str]:
     """The tags, renamed, in another scheme."""
-    names = [rename(tag, renames) for tag in tags if isinstance(tag, str)]
+    names = [rename_tag(tag, renames) for tag in tags if isinstance(tag, str)]
     if len(names) < len(tags):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(tags))}, wanted tags of {source}")
     try:
-        return convert(names, source, target)
+        return convert_tags(names, source, target)
     except DataError as error:
         raise BadRowError(f"column {column!r}: {error.what} (data.scheme: {source})") from None
 

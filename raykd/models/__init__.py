@@ -17,7 +17,7 @@ from raykd.models.students import LinearStudent, LSTMStudent, PretrainedStudent,
 from raykd.models.textmodel import ModelCard, TextModel, parameter_count, save_model
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
 from raykd.networks.heads import HEADS, LABELLED, LANGUAGE, SPAN, register
-from raykd.pretrained.files import ModelInfo, folder_of, inspect_directory, read_labels, tasks_of
+from raykd.pretrained.files import ModelInfo, folder_of, inspect_directory, list_tasks, read_labels
 from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.tokenizers.ngrams import HashedNgrams
@@ -44,6 +44,7 @@ __all__ = [
     "folder_of",
     "inspect_directory",
     "inspect_model",
+    "list_tasks",
     "load_model",
     "load_tokenizer",
     "parameter_count",
@@ -52,5 +53,4 @@ __all__ = [
     "resolve_model",
     "save_model",
     "stored_parameters",
-    "tasks_of",
 ]

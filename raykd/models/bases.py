@@ -14,22 +14,28 @@ from typing import TYPE_CHECKING
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.models.loading import read_model
-from raykd.networks.heads import LABELLED, LANGUAGE, choose_head, head_of, label_settings, register
+from raykd.networks.heads import LABELLED, LANGUAGE, build_label_settings, choose_head, read_head, register
 from raykd.pretrained import files
 from raykd.pretrained.adapters import is_adapter
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.jsonfile import read_json
-from raykd.pretrained.labels import label_names
-from raykd.pretrained.positions import Positions, positions_of
-from raykd.pretrained.structure import build_empty, missing_weights
-from raykd.pretrained.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
+from raykd.pretrained.labels import read_label_names
+from raykd.pretrained.positions import Positions, count_positions
+from raykd.pretrained.structure import build_empty, find_missing_weights
+from raykd.pretrained.tokenizers import (
+    TokenizerFacts,
+    check_placed,
+    check_words,
+    inspect_tokenizer,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseInspection:
     """What was found of a checkpoint that a student starts from. Made by `inspect_base`.
 
     Attributes:
@@ -50,7 +56,7 @@ def inspect_base(
     *,
     trust_remote_code: bool = False,
     layers: tuple[int, ...] | None = None,
-) -> Base:
+) -> BaseInspection:
     """Look at a checkpoint that a student is to start from; reads no weights.
 
     Args:
@@ -65,16 +71,18 @@ def inspect_base(
     """
     check_base(folder, head, trust_remote_code)
     register()
-    stored = files.stored_weights(folder)
+    stored = files.read_stored_weights(folder)
     with raise_as_model_error(f"the model {folder} cannot be loaded"):
-        model = build_empty(folder, head, trust_remote_code=trust_remote_code, **label_settings(labels, head))
-        missing, _ = missing_weights(model, stored)
+        model = build_empty(
+            folder, head, trust_remote_code=trust_remote_code, **build_label_settings(labels, head)
+        )
+        missing, _ = find_missing_weights(model, stored)
     fit_to_task(model, missing, folder, labels, head, layers)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
     kind = str(read_json(folder / files.CONFIG).get("model_type") or "unknown")
-    return Base(kind, positions_of(model), look_at(tokenizer))
+    return BaseInspection(kind, count_positions(model), inspect_tokenizer(tokenizer))
 
 
 def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
@@ -90,7 +98,7 @@ def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
         )
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     if head in LANGUAGE:
-        choose_head(folder, head_of(read_json(folder / files.CONFIG)), head)
+        choose_head(folder, read_head(read_json(folder / files.CONFIG)), head)
 
 
 def load_for_training(
@@ -113,7 +121,7 @@ def load_for_training(
 
     folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
     check_base(folder, head, trust_remote_code)
-    settings = label_settings(labels, head)
+    settings = build_label_settings(labels, head)
     model, missing = read_model(
         folder, head, trust_remote_code, dtype=torch.float32, ignore_mismatched_sizes=True, **settings
     )
@@ -143,7 +151,7 @@ def fit_to_task(
         ModelError: The encoder is not whole, the head cannot be told from the rest, or it has no such layers.
     """
     config = read_json(folder / files.CONFIG)
-    own, own_head = label_names(config), head_of(config)
+    own, own_head = read_label_names(config), read_head(config)
     outside = [name for name in missing if not _in_encoder(model, name)]
     lost = [name for name in missing if _in_encoder(model, name) and "pooler" not in name]
     if lost or len(missing) == len(model.state_dict()) or (outside and head in LANGUAGE):

@@ -18,11 +18,11 @@ from raykd.compat.transformers_private import ATTENTION_KEY, ORIGIN_KEY, list_co
 from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
 from raykd.pretrained import files
-from raykd.pretrained.adapters import adapter_of, is_adapter
+from raykd.pretrained.adapters import find_adapter, is_adapter
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.pretrained.weights import count_numbers, read_headers
 from raykd.tokenizers.ngrams import HashedNgrams
-from raykd.tokenizers.pieces import PieceTokenizer, slow_content
+from raykd.tokenizers.pieces import PieceTokenizer, describe_slow_tokenizer
 from raykd.tokenizers.union import UnionTokenizer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
             load_tokenizer(folder, trust_remote_code=trust_remote_code),
         )
     digest = hashlib.sha256(b"raykd model 1")
-    for part in (_settings(config), tokenizer_content(tokenizer)):
+    for part in (_settings(config), describe_tokenizer(tokenizer)):
         digest.update(hashlib.sha256(json.dumps(part, sort_keys=True).encode()).digest())
     for name, weight in weights:
         digest.update(name.encode() + b"\0" + weight)
@@ -77,10 +77,10 @@ def stored_parameters(folder: Path) -> int:
     Raises:
         ModelError: A file is cut short or is no safetensors file.
     """
-    return count_numbers(files.stored_weights(folder))
+    return count_numbers(files.read_stored_weights(folder))
 
 
-def tokenizer_content(tokenizer: Tokenizer) -> dict[str, object]:
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, object]:
     """All that decides which ids a text gets, as JSON; padding and truncation belong to the call."""
     if isinstance(tokenizer, HashedNgrams):
         return {"hashed_ngrams": repr(tokenizer)}
@@ -89,7 +89,7 @@ def tokenizer_content(tokenizer: Tokenizer) -> dict[str, object]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         if type(tokenizer).__module__.startswith("transformers."):
-            return slow_content(tokenizer)
+            return describe_slow_tokenizer(tokenizer)
         raise ModelError(
             "this tokenizer has no serialised form",
             got=type(tokenizer).__name__,
@@ -131,9 +131,9 @@ def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
     """The same from safetensors files."""
-    found = read_headers(files.weight_files(folder))
+    found = read_headers(files.list_weight_files(folder))
     if is_adapter(folder):
-        adapter = adapter_of(folder)
+        adapter = find_adapter(folder)
         settings = json.dumps(adapter.settings, sort_keys=True).encode()
         yield "adapter", hashlib.sha256(settings).digest()
         found |= {f"adapter {name}": tensor for name, tensor in adapter.weights().items()}

@@ -17,15 +17,21 @@ from typing import Any
 
 from raykd.errors import ModelError
 from raykd.head import Head
-from raykd.models.identity import tokenizer_content
+from raykd.models.identity import describe_tokenizer
 from raykd.networks.heads import LABELLED, LANGUAGE, choose_head, register
 from raykd.pretrained import files
-from raykd.pretrained.adapters import is_adapter, label_changes
+from raykd.pretrained.adapters import is_adapter, list_label_changes
 from raykd.pretrained.hub import raise_as_model_error
-from raykd.pretrained.labels import check_outputs, contradiction, one_output
+from raykd.pretrained.labels import check_outputs, describe_contradiction, single_output_error
 from raykd.pretrained.positions import Positions
 from raykd.pretrained.structure import Structure, compare_structure
-from raykd.pretrained.tokenizers import TokenizerFacts, check_placed, check_words, load_tokenizer, look_at
+from raykd.pretrained.tokenizers import (
+    TokenizerFacts,
+    check_placed,
+    check_words,
+    inspect_tokenizer,
+    load_tokenizer,
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
     if info.problems:
         raise ModelError(info.problems[0])
     head = choose_head(folder, info.task, wanted)
-    stamp = _stamp(folder) + _stamp(files.config_folder(folder))
+    stamp = _stamp(folder) + _stamp(files.find_config_folder(folder))
     return _inspect(folder, head, trust_remote_code, stamp)
 
 
@@ -97,8 +103,8 @@ def _inspect(
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        tokenizer_content(tokenizer)  # answers are stored under it
-    facts = look_at(tokenizer)
+        describe_tokenizer(tokenizer)  # answers are stored under it
+    facts = inspect_tokenizer(tokenizer)
     rowless = check_vocabulary(folder, head, facts, structure.vocabulary)
     return Inspection(
         kind=info.kind,
@@ -113,7 +119,7 @@ def _inspect(
         no_answer=info.no_answer,
         settings=info.settings,
         rowless=rowless,
-        notes=tuple(note for note in (contradiction(config) if head in LABELLED else "",) if note),
+        notes=tuple(note for note in (describe_contradiction(config) if head in LABELLED else "",) if note),
     )
 
 
@@ -126,11 +132,11 @@ def check_weights(
         ModelError: Weights are missing, or have another shape than config.json says.
     """
     register()
-    stored = files.stored_weights(folder)
-    changes = label_changes(files.read_config(folder), head) if is_adapter(folder) else {}
+    stored = files.read_stored_weights(folder)
+    changes = list_label_changes(files.read_config(folder), head) if is_adapter(folder) else {}
     with raise_as_model_error(f"the model {folder} cannot be loaded"):
         structure = compare_structure(
-            files.config_folder(folder), head, stored, trust_remote_code=trust_remote_code, **changes
+            files.find_config_folder(folder), head, stored, trust_remote_code=trust_remote_code, **changes
         )
     if head in LABELLED:
         _check_rows(folder, structure, labels)
@@ -143,7 +149,7 @@ def check_weights(
             next_step="take config.json and weights from one checkpoint",
         )
     if structure.missing:
-        raise incomplete(folder, head, structure.missing)
+        raise missing_weights_error(folder, head, structure.missing)
     return structure
 
 
@@ -157,7 +163,7 @@ def _check_rows(folder: Path, structure: Structure, labels: tuple[str, ...]) -> 
     if outputs:
         rows = next(iter(outputs))[0]
         if rows == 1:
-            raise one_output(str(folder))
+            raise single_output_error(str(folder))
         raise ModelError(
             f"{folder}: id2label does not fit the head",
             got=f"{structure.labels} labels ({', '.join(labels[:8])}), and a head of {rows} outputs",
@@ -172,7 +178,7 @@ def _check_rows(folder: Path, structure: Structure, labels: tuple[str, ...]) -> 
         )
 
 
-def incomplete(folder: Path, head: Head, missing: Sequence[str]) -> ModelError:
+def missing_weights_error(folder: Path, head: Head, missing: Sequence[str]) -> ModelError:
     """Return the error of a checkpoint that lacks weights."""
     return ModelError(
         f"{folder} is not a complete {head} model; these weights are not in it",

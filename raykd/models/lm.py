@@ -36,7 +36,7 @@ _LARGE = 20.0
 
 @dataclass(frozen=True)
 class OutputHead:
-    """What turns hidden states into logits: ``after(hidden @ weight.T + bias)``. Made by `output_head`.
+    """What turns hidden states into logits: ``after(hidden @ weight.T + bias)``. Made by `find_output_head`.
 
     weight_VD: the model's own parameter (often its embeddings too), so gradients reach it. bias_V: likewise, or a
     constant of the model's; None where it has none. after: what the model does to the product.
@@ -66,7 +66,7 @@ class _HeadReachedError(Exception):
         self.hidden = hidden
 
 
-def hidden_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
+def compute_hidden_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     """``[B, L, D]``: exactly what the output head is applied to; the head is not applied. Gradients flow.
 
     Args:
@@ -93,7 +93,7 @@ def hidden_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     raise ModelError(f"{type(model).__name__} did not call its output head")
 
 
-def output_head(model: PreTrainedModel, after: LogitMap | None = None) -> OutputHead:
+def find_output_head(model: PreTrainedModel, after: LogitMap | None = None) -> OutputHead:
     """The head's weight and bias, shared with the model.
 
     Args:
@@ -122,16 +122,16 @@ class Headless(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self._after = output_head(model).after
+        self._after = find_output_head(model).after
 
     @property
     def head(self) -> OutputHead:
         """The head as it is now; read it anew after the model was moved."""
-        return output_head(self.model, self._after)
+        return find_output_head(self.model, self._after)
 
     def forward(self, **inputs: Any) -> HiddenOutput:
-        """See `hidden_states`."""
-        return HiddenOutput(hidden_states(self.model, **inputs))
+        """See `compute_hidden_states`."""
+        return HiddenOutput(compute_hidden_states(self.model, **inputs))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
@@ -189,7 +189,7 @@ def _find_map(model: PreTrainedModel, plain: OutputHead) -> LogitMap:
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids_BL
     with _evaluating(model), torch.no_grad():
-        hidden = hidden_states(model, **inputs)
+        hidden = compute_hidden_states(model, **inputs)
         # Small logits do not tell a cap from none, so the head is given states that make them large.
         hidden = hidden * (_LARGE / float(plain.logits(hidden).abs().max().clamp(min=1e-6)))
         handle = _head_module(model).register_forward_pre_hook(lambda module, args: (hidden,))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.head import Head
-from raykd.models.inspection import incomplete, inspect_model
+from raykd.models.inspection import inspect_model, missing_weights_error
 from raykd.models.textmodel import TextModel
-from raykd.networks.heads import auto_class, register
+from raykd.networks.heads import find_auto_class, register
 from raykd.pretrained import files
-from raykd.pretrained.adapters import adapter_of, is_adapter, label_changes, merge
+from raykd.pretrained.adapters import find_adapter, is_adapter, list_label_changes, merge_adapter
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.starts import fill_start
 from raykd.pretrained.structure import silence_transformers
@@ -58,7 +58,7 @@ def load_model(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     model, missing = _read(folder, looked.head, trust_remote_code, "auto" if dtype is None else dtype)
     if missing:
-        raise incomplete(folder, looked.head, missing)
+        raise missing_weights_error(folder, looked.head, missing)
     name_padding(model, tokenizer)
     return TextModel(
         model=model.eval(),
@@ -80,8 +80,8 @@ def _read(
     """As `read_model`; of an adapter the model that it is merged into, and what both lack."""
     if not is_adapter(folder):
         return read_model(folder, head, trust_remote_code, dtype=dtype)
-    adapter, changes = adapter_of(folder), label_changes(files.read_config(folder), head)
-    base = files.config_folder(folder)
+    adapter, changes = find_adapter(folder), list_label_changes(files.read_config(folder), head)
+    base = files.find_config_folder(folder)
     if base == folder:  # its own config.json, the base's weights
         changes = {"config": _config(folder, trust_remote_code, changes)}
     model, missing = read_model(
@@ -89,7 +89,7 @@ def _read(
     )
     brought = adapter.whole_weights()
     with raise_as_model_error(f"the adapter {folder} cannot be merged into {adapter.base}"):
-        return merge(model, adapter), [name for name in missing if name not in brought]
+        return merge_adapter(model, adapter), [name for name in missing if name not in brought]
 
 
 def _config(folder: Path, trust_remote_code: bool, changes: dict[str, object]) -> Any:
@@ -122,7 +122,7 @@ def read_model(
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     register()
     with raise_as_model_error(f"the model {folder} cannot be loaded"), silence_transformers():
-        model, found = auto_class(head).from_pretrained(
+        model, found = find_auto_class(head).from_pretrained(
             str(folder),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,

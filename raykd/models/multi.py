@@ -23,7 +23,7 @@ from torch import nn
 
 from raykd.errors import ModelError
 from raykd.models.loading import load_model
-from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save_model, written_whole
+from raykd.models.textmodel import FORMAT, ModelCard, TextModel, save_model, write_whole_folder
 from raykd.pretrained import files
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def save_tasks(
         ModelError: the directory holds something else.
     """
     target = Path(directory)
-    with written_whole(target) as fresh:
+    with write_whole_folder(target) as fresh:
         for name, part in student.parts.items():
             save_model(part, fresh / name, card=(cards or {}).get(name))
         _split(fresh, list(student.parts))
@@ -112,7 +112,7 @@ def load_tasks(directory: str | Path) -> MultiModel:
         ModelError: it is no such directory, or a part is broken.
     """
     folder = Path(directory)
-    names = files.tasks_of(folder)
+    names = files.list_tasks(folder)
     if not names:
         raise ModelError(
             f"{folder} holds no model of several tasks", wanted="a directory that raykd train wrote"

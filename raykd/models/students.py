@@ -17,7 +17,15 @@ from pydantic import Field, model_validator
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
-from raykd.networks.heads import ENCODED, HEADS, LANGUAGE, auto_class, check_offered, label_settings, seeded
+from raykd.networks.heads import (
+    ENCODED,
+    HEADS,
+    LANGUAGE,
+    build_label_settings,
+    check_offered,
+    find_auto_class,
+    seeded,
+)
 from raykd.spec import Spec
 from raykd.tokenizers.ngrams import HashedNgrams
 
@@ -101,7 +109,7 @@ class TransformerStudent(Spec):
 
         check_offered(self.kind, head, self.tasks)
         wide = self.feed_forward or 4 * self.hidden
-        settings: dict[str, object] = {"vocab_size": len(tokenizer), **label_settings(labels, head)}  # type: ignore[arg-type]
+        settings: dict[str, object] = {"vocab_size": len(tokenizer), **build_label_settings(labels, head)}  # type: ignore[arg-type]
         settings |= {"max_position_embeddings": self.max_positions, "pad_token_id": tokenizer.pad_token_id}
         if head == "masked_lm":
             # With transformers' 0.02 a narrow model (width 128) said no more than how frequent tokens are after 561
@@ -126,7 +134,7 @@ class TransformerStudent(Spec):
             settings |= {"seq_classif_dropout": self.dropout, "qa_dropout": self.dropout}
         config = AutoConfig.for_model(self.architecture, **settings)
         with seeded(seed):
-            model: PreTrainedModel = auto_class(head).from_config(config)
+            model: PreTrainedModel = find_auto_class(head).from_config(config)
             return model
 
 
@@ -235,10 +243,10 @@ class LSTMStudent(Spec):
             pooling=self.pooling,
             pad_token_id=tokenizer.pad_token_id,
             sep_token_id=getattr(tokenizer, "sep_token_id", None),
-            **label_settings(labels, head),
+            **build_label_settings(labels, head),
         )
         with seeded(seed):
-            model: PreTrainedModel = auto_class(head).from_config(config)
+            model: PreTrainedModel = find_auto_class(head).from_config(config)
             return model
 
 
@@ -287,7 +295,7 @@ class LinearStudent(Spec):
         from raykd.networks.recurrent import LinearConfig, LinearForSequenceClassification
 
         check_offered(self.kind, head, self.tasks)
-        config = LinearConfig(buckets=self.buckets, **label_settings(labels))
+        config = LinearConfig(buckets=self.buckets, **build_label_settings(labels))
         with seeded(seed):
             return LinearForSequenceClassification(config)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
 from raykd.head import Head
-from raykd.networks.heads import LABELLED, PIPELINES, fits
+from raykd.networks.heads import LABELLED, PIPELINES, has_labels
 from raykd.pretrained.files import CARD
 from raykd.pretrained.positions import Positions
 
@@ -61,9 +61,9 @@ class TextModel:
     @property
     def padding(self) -> Padding:
         """How batches for this model are padded, as its configuration says; the self-test may know better."""
-        from raykd.text.padding import padding_of
+        from raykd.text.padding import read_padding
 
-        return padding_of(self.model, self.tokenizer)
+        return read_padding(self.model, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
     target = Path(directory)
     named = tuple(label for _, label in sorted((text_model.model.config.id2label or {}).items()))
     named = named if text_model.task in LABELLED else ()
-    if not fits(text_model.labels, named, text_model.task):
+    if not has_labels(text_model.labels, named, text_model.task):
         raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
-    with written_whole(target) as fresh:
-        with no_progress_bars():
+    with write_whole_folder(target) as fresh:
+        with hide_progress_bars():
             text_model.model.save_pretrained(str(fresh))
         text_model.tokenizer.save_pretrained(str(fresh))
         _write_length(fresh / "tokenizer_config.json", text_model.max_length)
-        (fresh / "README.md").write_text(readme(text_model, card or ModelCard()), encoding="utf-8")
+        (fresh / "README.md").write_text(render_model_card(text_model, card or ModelCard()), encoding="utf-8")
         described = {
             "format": FORMAT,
             "kind": text_model.kind,
@@ -130,7 +130,7 @@ def _write_length(path: Path, length: int | None) -> None:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def write_whole_folder(target: Path) -> Iterator[Path]:
     """A folder to write a model to, which takes the place of ``target`` when all is written.
 
     Raises:
@@ -152,7 +152,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
+def hide_progress_bars() -> Iterator[None]:
     """transformers draws a bar for each file it reads or writes; in the log of an actor they are noise."""
     from transformers.utils import logging
 
@@ -165,7 +165,7 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def readme(text_model: TextModel, card: ModelCard) -> str:
+def render_model_card(text_model: TextModel, card: ModelCard) -> str:
     """The model card: YAML front matter as the hub reads it, then text."""
     import yaml
 

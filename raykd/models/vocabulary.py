@@ -2,9 +2,9 @@
 
 Decision record: vocabularies are compared by content, because sizes prove nothing: two models of one family
 pad their heads differently, and two tokenizers of one size need not share a string. Tokens of different
-vocabularies are the same where their canonical keys are (`raykd.tokenizers.canonical`). Special tokens match by role
-first (a decoder of BERT's kind ends with `sep`), then by string. The two `unk` are one role but not one event:
-texts unknown to the one may be known to the other.
+vocabularies are the same where their canonical keys are (`raykd.tokenizers.canonical`). Special tokens
+match by role first (a decoder of BERT's kind ends with `sep`), then by string. The two `unk` are one role but not one
+event: texts unknown to the one may be known to the other.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.errors import ModelError
-from raykd.models.identity import tokenizer_content
+from raykd.models.identity import describe_tokenizer
 from raykd.text.alignment import NOWHERE
-from raykd.tokenizers.canonical import Canonical, canonical, toggle_blank
+from raykd.tokenizers.canonical import CanonicalVocabulary, list_canonical_tokens, toggle_blank
 
 ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")
 _INSTEAD = {"eos": "sep", "bos": "cls"}
 
 
 @dataclass(frozen=True)
-class Overlap:
+class VocabularyOverlap:
     """What `overlap` found.
 
     ids_T: for each id of the teacher the student's id of the same string, or -1; int32. No student id twice.
@@ -50,11 +50,13 @@ def same_tokenizer(a: Any, b: Any) -> bool:
         return True
     if type(a) is type(b) and len(a) != len(b):
         return False
-    return _decisive(a) == _decisive(b) and roles(a).get("eos") == roles(b).get("eos")
+    return _decisive(a) == _decisive(b) and map_special_tokens(a).get("eos") == map_special_tokens(b).get(
+        "eos"
+    )
 
 
 def _decisive(tokenizer: Any) -> dict[str, Any]:
-    content = tokenizer_content(tokenizer)
+    content = describe_tokenizer(tokenizer)
     return {key: value for key, value in content.items() if key not in ("specials", "inputs", "pad")}
 
 
@@ -82,7 +84,7 @@ def check_padding(tokenizer: Any, rows_of_logits: int) -> int:
     return size
 
 
-def roles(tokenizer: Any) -> dict[str, int]:
+def map_special_tokens(tokenizer: Any) -> dict[str, int]:
     """Ids of the special tokens by role; ``eos`` is ``sep`` and ``bos`` is ``cls`` where there is no other."""
     found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
     for role, instead in _INSTEAD.items():
@@ -91,7 +93,7 @@ def roles(tokenizer: Any) -> dict[str, int]:
     return {role: int(i) for role, i in found.items() if i is not None}
 
 
-def overlap(teacher: Any, student: Any) -> Overlap:
+def overlap(teacher: Any, student: Any) -> VocabularyOverlap:
     """Teacher id -> student id of the same string, one to one, and how much of both vocabularies that is.
 
     Where several tokens of one tokenizer have one key, those spelt alike in both are matched first, then the
@@ -101,9 +103,9 @@ def overlap(teacher: Any, student: Any) -> Overlap:
     Raises:
         ModelError: as `raykd.tokenizers.canonical.marking`.
     """
-    T, S = canonical(teacher), canonical(student)
+    T, S = list_canonical_tokens(teacher), list_canonical_tokens(student)
     ids_T = np.full(T.size, NOWHERE, dtype=np.int32)
-    roles_T, roles_S = roles(teacher), roles(student)
+    roles_T, roles_S = map_special_tokens(teacher), map_special_tokens(student)
     for role in ROLES:
         i, j = roles_T.get(role, NOWHERE), roles_S.get(role, NOWHERE)
         if NOWHERE not in (i, j) and ids_T[i] == NOWHERE and j not in ids_T:
@@ -114,10 +116,12 @@ def overlap(teacher: Any, student: Any) -> Overlap:
         # Keys that turn into nothing stay as they are: they have found what there is.
         _match(ids_T, T, S, [toggle_blank(key, words) or key for key in T.keys])
     count = int((ids_T != NOWHERE).sum())
-    return Overlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
+    return VocabularyOverlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
 
 
-def _match(ids_T: NDArray[np.int32], T: Canonical, S: Canonical, keys: list[bytes]) -> None:
+def _match(
+    ids_T: NDArray[np.int32], T: CanonicalVocabulary, S: CanonicalVocabulary, keys: list[bytes]
+) -> None:
     """Maps the teacher's tokens that are not mapped yet to the student's of these keys that are still free."""
     mapped = ids_T.tolist()
     taken = set(mapped)

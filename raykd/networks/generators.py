@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from raykd.head import Head
-from raykd.networks.heads import auto_class, check_offered, label_settings, seeded
+from raykd.networks.heads import build_label_settings, check_offered, find_auto_class, seeded
 from raykd.spec import Spec
 from raykd.tokenizers.bytepair import SMALLEST
 
@@ -71,7 +71,9 @@ class DecoderStudent(Spec):
         from transformers import AutoConfig
 
         check_offered(self.kind, head, self.tasks)
-        settings = label_settings(labels, head) | special_ids(tokenizer) | {"tie_word_embeddings": True}
+        settings = (
+            build_label_settings(labels, head) | read_special_ids(tokenizer) | {"tie_word_embeddings": True}
+        )
         if self.architecture == "llama":
             settings |= {
                 "hidden_size": self.hidden,
@@ -93,7 +95,7 @@ class DecoderStudent(Spec):
             settings |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), self.dropout)
         config = AutoConfig.for_model(self.architecture, **settings)
         with seeded(seed):
-            model: PreTrainedModel = auto_class(head).from_config(config)
+            model: PreTrainedModel = find_auto_class(head).from_config(config)
             return model
 
 
@@ -141,7 +143,7 @@ class EncoderDecoderStudent(Spec):
         from transformers import AutoConfig
 
         check_offered(self.kind, head, self.tasks)
-        settings = label_settings(labels, head) | special_ids(tokenizer)
+        settings = build_label_settings(labels, head) | read_special_ids(tokenizer)
         settings |= {
             "d_model": self.hidden,
             "max_position_embeddings": self.max_positions,
@@ -160,7 +162,7 @@ class EncoderDecoderStudent(Spec):
             settings[f"{side}_layerdrop"] = 0.0
         config = AutoConfig.for_model("m2m_100", **settings)
         with seeded(seed):
-            model: PreTrainedModel = auto_class(head).from_config(config)
+            model: PreTrainedModel = find_auto_class(head).from_config(config)
             return model
 
 
@@ -174,7 +176,7 @@ def check_heads(hidden: int, heads: int, rotary: bool = False) -> None:
         )
 
 
-def special_ids(tokenizer: Tokenizer) -> dict[str, object]:
+def read_special_ids(tokenizer: Tokenizer) -> dict[str, object]:
     """The vocabulary's size and the ids that mark padding, beginning and end, as a configuration names them."""
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     return {"vocab_size": len(tokenizer), **ids}  # type: ignore[arg-type]

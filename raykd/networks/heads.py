@@ -55,14 +55,14 @@ _ENDINGS: dict[str, Head] = {
 }
 
 
-def auto_class(head: Head) -> Any:
+def find_auto_class(head: Head) -> Any:
     """transformers' auto class of a head; imports transformers."""
     import transformers
 
     return getattr(transformers, _AUTO[head])
 
 
-def head_of(config: Mapping[str, object]) -> Head | None:
+def read_head(config: Mapping[str, object]) -> Head | None:
     """The head that a config.json tells of; None where it names no architecture, or one of another purpose."""
     named = config.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
@@ -95,7 +95,7 @@ def choose_head(folder: Path, own: Head | None, wanted: Head | None) -> Head:
     return wanted or own or "classification"
 
 
-def known_head(name: object) -> Head | None:
+def parse_head(name: object) -> Head | None:
     """The head of this name, None where there is none: for what a file says."""
     return name if isinstance(name, str) and name in HEADS else None
 
@@ -115,14 +115,14 @@ def check_offered(kind: str, head: Head, offered: frozenset[Head]) -> None:
         )
 
 
-def label_settings(labels: Sequence[str], head: Head = "classification") -> dict[str, object]:
+def build_label_settings(labels: Sequence[str], head: Head = "classification") -> dict[str, object]:
     """The label keys of a transformers config; the order of the labels is the order of the logits.
 
     Raises:
         ModelError: labels that do not tell classes apart, or labels for a head that has none.
     """
     if head not in LABELLED:
-        if not fits(tuple(labels), (), head):
+        if not has_labels(tuple(labels), (), head):
             raise ModelError(f"a {head} model has no labels", got=list(labels), wanted="none")
         return {"num_labels": len(SPAN)} if head == "question_answering" else {}
     if len(labels) < 2 or len(set(labels)) != len(labels):
@@ -135,7 +135,7 @@ def label_settings(labels: Sequence[str], head: Head = "classification") -> dict
     return settings | ({"problem_type": "single_label_classification"} if head == "classification" else {})
 
 
-def fits(labels: tuple[str, ...], named: tuple[str, ...], head: Head) -> bool:
+def has_labels(labels: tuple[str, ...], named: tuple[str, ...], head: Head) -> bool:
     """Whether a run's labels are those that a model of this head names; a span's two outputs may be named."""
     if head in LABELLED:
         return labels == named

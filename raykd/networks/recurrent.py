@@ -28,7 +28,7 @@ from transformers.modeling_outputs import (
 
 from raykd.compat.transformers_private import is_initialized
 from raykd.head import Head
-from raykd.networks.heads import auto_class
+from raykd.networks.heads import find_auto_class
 
 
 class LinearConfig(PreTrainedConfig):
@@ -367,4 +367,4 @@ _NETWORKS: tuple[tuple[Head, type[PreTrainedConfig], type[PreTrainedModel]], ...
     ("question_answering", LSTMConfig, LSTMForQuestionAnswering),
 )
 for _head, _config, _network in _NETWORKS:
-    auto_class(_head).register(_config, _network, exist_ok=True)
+    find_auto_class(_head).register(_config, _network, exist_ok=True)

@@ -50,7 +50,7 @@ def content_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def kept_finding(key: str) -> PaddingFinding | None:
+def read_finding(key: str) -> PaddingFinding | None:
     """Return the finding of this name; None where there is none that can be read."""
     from raykd.prediction.selftest import PaddingFinding
 
@@ -65,7 +65,7 @@ def kept_finding(key: str) -> PaddingFinding | None:
         return None
 
 
-def keep_finding(key: str, finding: PaddingFinding) -> None:
+def write_finding(key: str, finding: PaddingFinding) -> None:
     """Write a finding; nothing happens where the folder cannot be written."""
     folder = cache_folder()
     if folder is None or not finding.is_conclusive:
@@ -81,8 +81,8 @@ def keep_finding(key: str, finding: PaddingFinding) -> None:
 
 def found_or_tested(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:
     """Return the kept finding of this name, or make the test and keep what it finds."""
-    known = kept_finding(key)
+    known = read_finding(key)
     if known is None:
         known = test()
-        keep_finding(key, known)
+        write_finding(key, known)
     return known

@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from raykd.errors import ModelError
-from raykd.pretrained.starts import WRAPPING, start_of
+from raykd.pretrained.starts import WRAPPING, find_start_token
 from raykd.tasks.language import Generation
-from raykd.text.codes import codes_of, speaking
-from raykd.text.prompts import end_id, marks_of
+from raykd.text.codes import codes_of, set_languages
+from raykd.text.prompts import find_end_id, find_text_marks
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -55,7 +55,7 @@ _NEUTRAL: dict[str, Any] = {
 _told: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def settings_in(
+def adapt_settings(
     settings: GenerationConfig, model: PreTrainedModel, tokenizer: Tokenizer, code: str | None
 ) -> GenerationConfig:
     """The settings for texts in one language: where targets begin with its code, that is forced; a decoder of mBART's
@@ -68,8 +68,8 @@ def settings_in(
     code = code or (getattr(tokenizer, "tgt_lang", None) if codes else None)
     if not codes:
         return settings
-    with speaking(tokenizer, target=code or codes[0]):
-        marks = marks_of(tokenizer, as_target=True)
+    with set_languages(tokenizer, target=code or codes[0]):
+        marks = find_text_marks(tokenizer, as_target=True)
     starts = not marks.before and model.config.model_type in WRAPPING
     if code is None:
         said = settings.decoder_start_token_id if starts else settings.forced_bos_token_id
@@ -93,7 +93,7 @@ def _no_language(codes: Sequence[str]) -> ModelError:
     )
 
 
-def settings_of(
+def build_generation_settings(
     model: PreTrainedModel, tokenizer: Tokenizer, generation: Generation, *, max_new_tokens: int, **given: Any
 ) -> GenerationConfig:
     """What a text is written by.
@@ -119,10 +119,10 @@ def settings_of(
         if value is not None:
             setattr(settings, name, value)
     settings.max_new_tokens = max_new_tokens
-    settings.decoder_start_token_id = start_of(model)
+    settings.decoder_start_token_id = find_start_token(model)
     ends = [own.eos_token_id] if isinstance(own.eos_token_id, int) else list(own.eos_token_id or ())
     ends += [model.config.eos_token_id] if not ends and isinstance(model.config.eos_token_id, int) else []
-    last = end_id(tokenizer)  # what targets end with is an end for whoever was trained on them
+    last = find_end_id(tokenizer)  # what targets end with is an end for whoever was trained on them
     settings.eos_token_id = [*ends, *([last] if last is not None and last not in ends else [])] or None
     pads = (getattr(tokenizer, "pad_token_id", None), own.pad_token_id, *(settings.eos_token_id or ()))
     settings.pad_token_id = next((pad for pad in pads if pad is not None), None)
@@ -180,7 +180,7 @@ def input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | No
     Raises:
         ModelError: the model has fewer places than that.
     """
-    places, written = places_of(config)
+    places, written = count_places(config)
     room = places if config.is_encoder_decoder or places is None else places - max_new_tokens
     if (written is not None and max_new_tokens > written) or (
         room is not None and (room < 1 or (asked or 0) > room)
@@ -196,7 +196,7 @@ def input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | No
     return asked or room
 
 
-def places_of(config: Any) -> tuple[int | None, int | None]:
+def count_places(config: Any) -> tuple[int | None, int | None]:
     """Positions of what a model reads and of what it writes (one and the same for a decoder); None is any number."""
 
     def first(part: object, *names: str) -> int | None:

@@ -19,14 +19,14 @@ from pydantic import ValidationError
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
-from raykd.prediction.generation_settings import input_limit, places_of
-from raykd.prediction.probes import FAILURES, failed_at_row
+from raykd.prediction.generation_settings import count_places, input_limit
+from raykd.prediction.probes import FAILURES, failed_row_error
 from raykd.prediction.selftest import find_padding, nonfinite_answers_error
 from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, task_class
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes
-from raykd.text.words import join_tokens, word_spans
+from raykd.text.words import find_word_spans, join_tokens
 
 log = logging.getLogger("raykd.models")
 ROWS = 256
@@ -48,7 +48,7 @@ class Lengths:
     new: int | None = None
 
 
-def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
+def build_served_task(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
     """The task that a model serves.
 
     Raises:
@@ -80,7 +80,7 @@ def task_of(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
 def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
     """Lengths as they were asked for, else as the model was judged with, else as its positions allow."""
     config, own = model.model.config, dict(model.settings)
-    read, written = places_of(config)
+    read, written = count_places(config)
     closed = bool(config.is_encoder_decoder)
     some = NEW if written is None else min(NEW, written if closed else written // 2)
     new = lengths.new or int(own.get("max_new_tokens") or some)
@@ -111,7 +111,7 @@ def _own_longest(model: TextModel) -> int:
 
 def _longest(model: TextModel) -> int | None:
     """The longest text of a model that does not tell in positions: what its tokenizer says, else `LONGEST`."""
-    if model.max_length is not None or places_of(model.model.config)[0] is not None:
+    if model.max_length is not None or count_places(model.model.config)[0] is not None:
         return None
     said = getattr(model.tokenizer, "model_max_length", None)
     return said if isinstance(said, int) and 0 < said < 10**6 else LONGEST
@@ -129,7 +129,7 @@ class Predictor:
     def of(model: TextModel, lengths: Lengths = Lengths()) -> Predictor:
         """The predictor of a loaded model."""
         model.model.eval()
-        return Predictor(model, task_of(model, lengths))
+        return Predictor(model, build_served_task(model, lengths))
 
     def predict(self, batch: TextBatch) -> Iterator[dict[str, Any]]:
         """The task's prediction for each row, in order; of a language model what it writes.
@@ -211,7 +211,7 @@ class Predictor:
             with torch.inference_mode():
                 said = self.task.say(self.model.model, encoded)
         except FAILURES as error:
-            raise failed_at_row(error, longest) from None
+            raise failed_row_error(error, longest) from None
         if np.isnan(said.logits_NC).any():
             raise nonfinite_answers_error("the model")
         return said
@@ -237,7 +237,7 @@ def rows_to_ask(
         joined = [join_tokens(row) for row in tokens]
         texts, words = [text for text, _ in joined], tuple(spans for _, spans in joined)
     elif form == "words":
-        words = tuple(tuple((int(b), int(e)) for b, e in word_spans(text)) for text in texts)
+        words = tuple(tuple((int(b), int(e)) for b, e in find_word_spans(text)) for text in texts)
     return TextBatch(
         ids=tuple(f"text {i + 1}" for i in range(len(texts))),
         texts=tuple(texts),

@@ -86,7 +86,7 @@ class ProbeRows:
         try:
             return [self.answer(asked, [i], RIGHT)[0] for i in range(len(self))]
         except FAILURES as error:
-            raise failed_at_row(error, self.extremes[1], "a row of the run") from None
+            raise failed_row_error(error, self.extremes[1], "a row of the run") from None
 
     def answer(self, asked: Any, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
         """Return the probabilities ``[n, C]`` of some units of each picked row."""
@@ -111,7 +111,10 @@ class ProbeRows:
                 worst = max(
                     [
                         worst,
-                        *(largest_difference(one, alone[i]) for one, i in zip(together, picked, strict=True)),
+                        *(
+                            compute_largest_difference(one, alone[i])
+                            for one, i in zip(together, picked, strict=True)
+                        ),
                     ]
                 )
             return worst
@@ -121,7 +124,7 @@ class ProbeRows:
             return float("inf")
 
 
-def failed_at_row(error: Exception, tokens: int, where: str = "a row") -> ModelError:
+def failed_row_error(error: Exception, tokens: int, where: str = "a row") -> ModelError:
     """Return the error of a model that raises at a row.
 
     Args:
@@ -138,7 +141,7 @@ def failed_at_row(error: Exception, tokens: int, where: str = "a row") -> ModelE
     )
 
 
-def largest_difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def compute_largest_difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Return the largest difference of two answers; choices that one of them lacks have probability 0."""
     width = min(one.shape[-1], other.shape[-1])
     inside = np.abs(one[..., :width] - other[..., :width])

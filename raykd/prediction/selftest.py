@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from raykd.errors import ModelError
-from raykd.prediction.probes import FAILURES, ProbeRows, largest_difference
+from raykd.prediction.probes import FAILURES, ProbeRows, compute_largest_difference
 from raykd.tasks import TaskBase
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, Shapes, Side
@@ -137,7 +137,7 @@ def find_padding(
         declared = model.padding
         if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
             return PaddingFinding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
-        again = largest_difference(
+        again = compute_largest_difference(
             rows.answer(asked, [len(rows) - 1], RIGHT)[0], alone[-1]
         )  # hashing begins with long rows
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
@@ -178,7 +178,7 @@ def _rounding(network: PreTrainedModel, asked: object, rows: ProbeRows, exact: N
                 wanted="an answer to a row",
                 next_step="set serving.dtype: float32",
             ) from None
-    return largest_difference(own, exact)
+    return compute_largest_difference(own, exact)
 
 
 def _candidates(declared: Padding) -> Iterator[Padding]:

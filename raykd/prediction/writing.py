@@ -22,16 +22,16 @@ import torch
 from torch import nn
 
 from raykd.prediction.generation_settings import (
+    adapt_settings,
+    build_generation_settings,
+    count_places,
     input_limit,
     log_ignored_settings,
-    places_of,
-    settings_in,
-    settings_of,
 )
-from raykd.pretrained.starts import start_of
+from raykd.pretrained.starts import find_start_token
 from raykd.tasks.language import Generation
 from raykd.text.codes import group_rows_by_code
-from raykd.text.prompts import prompt_ids, source_ids
+from raykd.text.prompts import encode_sources, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -81,14 +81,14 @@ def generate_texts(
     closed = bool(model.config.is_encoder_decoder)
     limit = input_limit(model.config, max_new_tokens, max_input_tokens)
     rest = (source_languages,) if closed else ()
-    read = (source_ids if closed else prompt_ids)(tokenizer, texts, limit, *rest)
+    read = (encode_sources if closed else prompt_ids)(tokenizer, texts, limit, *rest)
     if read.long_B.any():
         lost = "their end" if closed else "their beginning"
         log.warning(
             "%d of %d texts are longer than %d tokens and lose %s", read.long_B.sum(), len(texts), limit, lost
         )
     rows = [row.tolist() for row in read.ids]
-    settings = settings_of(
+    settings = build_generation_settings(
         model,
         tokenizer,
         generation,
@@ -98,9 +98,9 @@ def generate_texts(
     )
     log_ignored_settings(model, generation)
     answers = [""] * len(rows)
-    together = rows_together(model) if len(rows) > 1 else "any"
+    together = find_rows_together(model) if len(rows) > 1 else "any"
     for code, members in group_rows_by_code(tokenizer, languages if closed else (), len(rows)).items():
-        begun = settings_in(settings, model, tokenizer, code)
+        begun = adapt_settings(settings, model, tokenizer, code)
         with _writing(model, begun), torch.no_grad():
             for batch in _batches([rows[i] for i in members], batch_size, together):
                 picked = [members[at] for at in batch]
@@ -110,7 +110,7 @@ def generate_texts(
     return answers
 
 
-def rows_together(model: PreTrainedModel) -> Together:
+def find_rows_together(model: PreTrainedModel) -> Together:
     """Which rows may share a batch, tried once a model: their logits must be those of each row alone."""
     if model not in _tried:
         _tried[model] = _try_together(model)
@@ -121,14 +121,14 @@ def _try_together(model: PreTrainedModel) -> Together:
     from transformers import GenerationConfig
 
     size = int(cast("nn.Embedding", model.get_input_embeddings()).num_embeddings)
-    longest = max(2, min(9, *((n or 11) - 2 for n in places_of(model.config))))
+    longest = max(2, min(9, *((n or 11) - 2 for n in count_places(model.config))))
     probe = GenerationConfig(
         max_new_tokens=2,
         min_new_tokens=2,
         do_sample=False,
         num_beams=1,
         pad_token_id=0,
-        decoder_start_token_id=start_of(model),
+        decoder_start_token_id=find_start_token(model),
         bos_token_id=model.generation_config.bos_token_id,
         output_logits=True,
         return_dict_in_generate=True,

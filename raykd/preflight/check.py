@@ -21,7 +21,7 @@ from raykd.driver.jobs import Job, jobs_of
 from raykd.driver.language_models import check_source_languages, describe_marks
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.folders.places import check_places
-from raykd.preflight.disk import check_disk, disk_of
+from raykd.preflight.disk import check_disk, compute_disk
 from raykd.preflight.folder_check import describe_folder
 from raykd.preflight.model_check import (
     NOTE,
@@ -94,7 +94,7 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
     check_pool(config)
     check_resources(config, together=together)
     check_places(config)
-    check_disk(disk_of(config))
+    check_disk(compute_disk(config))
     return look_at_records(config.tracking, Path(config.output).resolve()).notes
 
 
@@ -225,7 +225,7 @@ def collect_findings(
     look("tracking", lambda: _look_at_records(config))
     look(
         "disk",
-        lambda: check_disk(disk_of(config, read[-1].data if read else None)),
+        lambda: check_disk(compute_disk(config, read[-1].data if read else None)),
     )
     return findings
 

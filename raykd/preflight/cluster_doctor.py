@@ -23,7 +23,7 @@ from raykd.cluster.connection import connect_ray
 from raykd.compat.ray_private import find_dashboard
 from raykd.config import RayConfig
 from raykd.errors import RaykdError, ResourceError
-from raykd.preflight.doctor import probe_file
+from raykd.preflight.doctor import write_probe_file
 from raykd.preflight.plan import Item
 
 ANSWER_S = 60.0
@@ -31,7 +31,7 @@ ANSWER_S = 60.0
 COMPARED = ("raykd", "ray", "torch", "transformers", "deepspeed")
 
 
-def cluster(output: Path, address: str) -> list[Item]:
+def inspect_cluster(output: Path, address: str) -> list[Item]:
     """What the cluster at this address is, node by node."""
     here = ray.is_initialized()
     try:
@@ -54,7 +54,7 @@ def inspect_node(path: str) -> dict[str, str]:
 
 def _nodes(output: Path) -> list[Item]:
     alive = [node for node in ray.nodes() if node["Alive"]]
-    probe = probe_file(output)
+    probe = write_probe_file(output)
     try:
         task: Any = ray.remote(num_cpus=0)(inspect_node)
         asked = {

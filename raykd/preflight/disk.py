@@ -21,12 +21,12 @@ from raykd.preflight.sizes import (
     PAGES,
     WINDOW,
     StoreSize,
-    checkpoint_bytes,
-    free_bytes,
-    model_bytes,
-    parameters,
-    store_sizes,
-    windows,
+    count_student_parameters,
+    count_windows,
+    estimate_checkpoint_bytes,
+    estimate_model_bytes,
+    estimate_store_sizes,
+    read_free_bytes,
 )
 
 MAY_NOT_FIT = "may not fit on the disk"
@@ -84,7 +84,7 @@ class Disk:
         return f"{' + '.join(parts)} = {format_bytes(self.needed)}"
 
 
-def disk_of(
+def compute_disk(
     config: Run, data: Mapping[str, Dataset] | None = None, *, copies: int = COPIES, trials: int = 0
 ) -> Disk:
     """What a run needs on the disk.
@@ -95,30 +95,32 @@ def disk_of(
         trials: of a sweep, students that are recorded and not kept as models.
     """
     members = config.members
-    made = [parameters(config.student, m.task, m.data.labels) for m in members.values()]
-    small = [parameters(config.student, m.task, m.data.labels, least=True) for m in members.values()]
+    made = [count_student_parameters(config.student, m.task, m.data.labels) for m in members.values()]
+    small = [
+        count_student_parameters(config.student, m.task, m.data.labels, least=True) for m in members.values()
+    ]
     largest = max((n for n in made if n is not None), default=None)
     smallest = max((n for n in small if n is not None), default=None)
     precision = config.train.precision
-    store = [part for task, own in (data or {}).items() for part in store_sizes(members[task], own)]
+    store = [part for task, own in (data or {}).items() for part in estimate_store_sizes(members[task], own)]
     output = Path(config.output).resolve()
     saved = 0 if trials else (2 if config.baseline else 1) + config.tracking.log_model
     rows = sum(len(own.train) for own in (data or {}).values()) or None
     jobs = trials or 1 + config.baseline
     first = 0 if (output / "mlflow.db").exists() else DATABASE
-    records = first + PAGES * len(members) + jobs * WINDOW * windows(config.train, rows)
+    records = first + PAGES * len(members) + jobs * WINDOW * count_windows(config.train, rows)
     teachers, told = _teachers(config, rows)
     return Disk(
         output=output,
         parameters=largest,
-        checkpoint=None if largest is None else checkpoint_bytes(largest, precision),
-        least=None if smallest is None else checkpoint_bytes(smallest, precision),
+        checkpoint=None if largest is None else estimate_checkpoint_bytes(largest, precision),
+        least=None if smallest is None else estimate_checkpoint_bytes(smallest, precision),
         store=tuple(store),
         store_limit=int(config.serving.store_limit_gb * 1e9),
-        free=free_bytes(output),
+        free=read_free_bytes(output),
         copies=copies,
         teachers=teachers,
-        models=saved * model_bytes(config.student, largest),
+        models=saved * estimate_model_bytes(config.student, largest),
         records=records + told,
     )
 
@@ -129,9 +131,11 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
     for member in config.members.values():
         for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
-            count = parameters(model, member.task, member.data.labels)
-            kept += (COPIES - 1) * checkpoint_bytes(count or 0, train.precision) + model_bytes(model, count)
-            told += WINDOW * windows(train, rows)
+            count = count_student_parameters(model, member.task, member.data.labels)
+            kept += (COPIES - 1) * estimate_checkpoint_bytes(
+                count or 0, train.precision
+            ) + estimate_model_bytes(model, count)
+            told += WINDOW * count_windows(train, rows)
     return kept, told
 
 

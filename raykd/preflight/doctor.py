@@ -25,7 +25,7 @@ from raykd.config import TrackingConfig
 from raykd.errors import RaykdError, ResourceError
 from raykd.preflight.disk import format_bytes
 from raykd.preflight.plan import Item
-from raykd.preflight.sizes import free_bytes
+from raykd.preflight.sizes import read_free_bytes
 from raykd.tracking import database_path, environment, probe, redact, tracking_uri
 
 LITTLE_DISK, LITTLE_SHM = 5_000_000_000, 1_000_000_000
@@ -39,9 +39,10 @@ def diagnose(output: Path, address: str | None) -> list[Item]:
         output: the folder of runs. address: of a Ray cluster; None looks at this machine alone.
     """
     looks: list[Callable[[], Item]] = [
-        python, packages, processor, accelerators, threads, compilers, shared_memory,
-        lambda: disk("output", output), lambda: disk("Ray's files", Path(os.environ.get("RAY_TMPDIR", "/tmp"))),
-        lambda: writable(output), lambda: records(output), hub, token_file,
+        check_python, check_versions, check_processor, check_accelerators, check_threads, check_compilers,
+        check_shared_memory, lambda: check_free_space("output", output),
+        lambda: check_free_space("Ray's files", Path(os.environ.get("RAY_TMPDIR", "/tmp"))),
+        lambda: check_writable(output), lambda: check_records(output), check_hub, check_token_file,
     ]  # fmt: skip
     found = []
     for look in looks:
@@ -54,17 +55,17 @@ def diagnose(output: Path, address: str | None) -> list[Item]:
             Item("cluster", "none was named; --address auto (or host:port) looks at one and at its nodes")
         )
         return found
-    from raykd.preflight.cluster_doctor import cluster
+    from raykd.preflight.cluster_doctor import inspect_cluster
 
-    return [*found, *cluster(output, address)]
+    return [*found, *inspect_cluster(output, address)]
 
 
-def python() -> Item:
+def check_python() -> Item:
     """The interpreter."""
     return Item("python", f"{platform.python_version()} at {sys.executable}")
 
 
-def packages() -> Item:
+def check_versions() -> Item:
     """Installed versions against those that raykd asks for."""
     wrong, names = [], []
     for line in importlib.metadata.requires("raykd") or ():
@@ -90,7 +91,7 @@ def packages() -> Item:
     return Item("packages", ", ".join(n for n in names if n.split()[0].partition("[")[0] in chosen))
 
 
-def processor() -> Item:
+def check_processor() -> Item:
     """The CPU, and whether it computes bfloat16 by itself."""
     facts = environment()
     flags = facts.get("cpu_flags", "")
@@ -101,7 +102,7 @@ def processor() -> Item:
     return Item("processor", f"{facts.get('cpu')}, {facts['cores']} cores, {facts['memory']}; {told}")
 
 
-def accelerators() -> Item:
+def check_accelerators() -> Item:
     """GPUs that torch sees."""
     import torch
 
@@ -114,7 +115,7 @@ def accelerators() -> Item:
     )
 
 
-def threads() -> Item:
+def check_threads() -> Item:
     """What the environment says of threads, against the cores."""
     cores = int(environment()["cores"])
     said = os.environ.get("OMP_NUM_THREADS")
@@ -126,7 +127,7 @@ def threads() -> Item:
     )
 
 
-def compilers() -> Item:
+def check_compilers() -> Item:
     """Compiler and ninja, which raykd does without."""
     there = [name for name in ("g++", "ninja", "nvcc") if shutil.which(name)]
     return Item(
@@ -135,7 +136,7 @@ def compilers() -> Item:
     )
 
 
-def shared_memory() -> Item:
+def check_shared_memory() -> Item:
     """The size of /dev/shm, where Ray keeps objects."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
@@ -150,9 +151,9 @@ def shared_memory() -> Item:
     return Item("shared memory", f"/dev/shm has {format_bytes(size)}{more}", little)
 
 
-def disk(what: str, folder: Path) -> Item:
+def check_free_space(what: str, folder: Path) -> Item:
     """Free space where a folder lies, or will."""
-    free = free_bytes(folder.resolve())
+    free = read_free_bytes(folder.resolve())
     if free is None:
         return Item(f"disk of {what}", f"{folder} does not tell what is free", doubt=True)
     little = free < LITTLE_DISK
@@ -160,7 +161,7 @@ def disk(what: str, folder: Path) -> Item:
     return Item(f"disk of {what}", f"{format_bytes(free)} free at {folder}{more}", little)
 
 
-def writable(output: Path) -> Item:
+def check_writable(output: Path) -> Item:
     """Whether runs can be written; a folder that is not there is not made."""
     near = output.resolve()
     while not near.exists() and near != near.parent:
@@ -175,7 +176,7 @@ def writable(output: Path) -> Item:
     return Item("output", f"{output.resolve()} can be written")
 
 
-def records(output: Path) -> Item:
+def check_records(output: Path) -> Item:
     """MLflow: a probe run is made and deleted; a database that is not there yet is not made."""
     uri = tracking_uri(TrackingConfig(), output.resolve())
     database = database_path(uri)
@@ -185,7 +186,7 @@ def records(output: Path) -> Item:
     return Item("MLflow", f"{redact(uri)} took a probe run, which was deleted again")
 
 
-def hub() -> Item:
+def check_hub() -> Item:
     """Whether models and data may come from the hub."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
@@ -197,7 +198,7 @@ def hub() -> Item:
     return Item("hub", f"{told}; cache {home}{'' if home.is_dir() else ' (empty)'}")
 
 
-def token_file() -> Item:
+def check_token_file() -> Item:
     """Whether others can read the token that opens Ray's clusters; Ray makes the file readable for all."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if not path.exists():
@@ -210,7 +211,7 @@ def token_file() -> Item:
     return Item("Ray's token", f"{path} has mode {mode:04o}")
 
 
-def probe_file(output: Path) -> Path:
+def write_probe_file(output: Path) -> Path:
     """A fresh file in the output folder that says its own name."""
     output.mkdir(parents=True, exist_ok=True)
     path = output.resolve() / f".doctor-{uuid.uuid4().hex[:12]}"
@@ -218,7 +219,7 @@ def probe_file(output: Path) -> Path:
     return path
 
 
-def states(items: list[Item]) -> Iterator[str]:
+def list_states(items: list[Item]) -> Iterator[str]:
     """ok, warn or wrong, an item each."""
     for item in items:
         yield "wrong" if item.error is not None else "warn" if item.doubt else "ok"

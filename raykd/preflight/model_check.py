@@ -21,9 +21,9 @@ from raykd.driver.language_models import check_language_model
 from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
 from raykd.models.bases import inspect_base
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, teacher_length
-from raykd.pretrained.tokenizers import look_at
+from raykd.pretrained.tokenizers import inspect_tokenizer
 from raykd.tasks.language import LanguageTask
-from raykd.text.tokens import marker_ids
+from raykd.text.tokens import find_marker_ids
 
 if TYPE_CHECKING:
     pass
@@ -180,7 +180,7 @@ def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_co
         return
     tokenizer = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
     with _named(who):
-        marker_ids(tokenizer, markers)
+        find_marker_ids(tokenizer, markers)
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
     student = config.student
     if student.kind == "pretrained" and Path(student.path).is_dir():
         tokenizer = models.load_tokenizer(student.path, trust_remote_code=student.trust_remote_code)
-        found.append(_signs_in(rows, task, "the student", look_at(tokenizer).signs, ()))
+        found.append(_signs_in(rows, task, "the student", inspect_tokenizer(tokenizer).signs, ()))
     return [note for note in found if note]
 
 

@@ -19,7 +19,7 @@ from raykd.data.load import Dataset
 from raykd.driver.jobs import Job, jobs_of
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
-from raykd.preflight.disk import Disk, check_disk, disk_of, format_bytes
+from raykd.preflight.disk import Disk, check_disk, compute_disk, format_bytes
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def plan_run(config: Run, *, together: bool = True) -> list[Item]:
     return [
         *resources(config, together=together),
         *steps([*teachers, *students]),
-        *sizes(disk_of(config, students[-1].data)),
+        *sizes(compute_disk(config, students[-1].data)),
         duration(config, students[-1]),
     ]
 
@@ -138,7 +138,7 @@ def duration(
         trials: students of a sweep. at_once: of them at one time. budget_s: when no more of them begin.
     """
     folder = Path(config.output).resolve() / config.name
-    pace = measured_pace(config, folder)
+    pace = read_measured_pace(config, folder)
     if pace is None:
         return Item(
             "time",
@@ -157,7 +157,7 @@ def duration(
     )
 
 
-def measured_pace(config: Run, folder: Path) -> float | None:
+def read_measured_pace(config: Run, folder: Path) -> float | None:
     """Seconds a step of the student of the run in this folder; None if there is none, or it was another one."""
     try:
         before = load_any(folder / "run.yaml")
@@ -179,7 +179,7 @@ def measured_pace(config: Run, folder: Path) -> float | None:
 
 def disk_of_trials(base: Run, data: Mapping[str, Dataset], trials: int, at_once: int) -> Disk:
     """What a sweep needs: each trial keeps its newest checkpoint till the sweep ends, and writes one more."""
-    return disk_of(base, data, copies=trials + at_once, trials=trials)
+    return compute_disk(base, data, copies=trials + at_once, trials=trials)
 
 
 def _held(demand: Demand) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
-from raykd.prediction.findings import content_key, keep_finding, kept_finding
+from raykd.prediction.findings import content_key, read_finding, write_finding
 
 LARGEST = 2 * 10**9
 """Bytes of weights up to which a check loads a teacher."""
@@ -51,7 +51,7 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
         config.serving.dtype,
         "cpu",
     )
-    found = kept_finding(key)
+    found = read_finding(key)
     if found is None:
         from raykd.driver.pool import spec_of
         from raykd.prediction.selftest import nonfinite_answers_error
@@ -61,7 +61,7 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
         found = ModelBackend(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         if not math.isfinite(found.difference):
             raise nonfinite_answers_error(f"teacher {teacher.name}")
-        keep_finding(key, found)
+        write_finding(key, found)
     return found.describe()
 
 
@@ -87,7 +87,7 @@ def check_student_answers(config: RunConfig, rows: Rows) -> str:
         "float32",
         "cpu",
     )
-    found = kept_finding(key)
+    found = read_finding(key)
     if found is None:
         from raykd.driver.loop import fresh_student
         from raykd.student.task_trainer import find_student_padding
@@ -96,7 +96,7 @@ def check_student_answers(config: RunConfig, rows: Rows) -> str:
         tokenizer = config.student.fit_tokenizer([])
         student = fresh_student(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
         found = find_student_padding(config, rows, student)
-        keep_finding(key, found)
+        write_finding(key, found)
     return found.describe()
 
 

@@ -62,7 +62,9 @@ class StoreSize:
     about: bool
 
 
-def parameters(student: Student, task: Task, labels: Sequence[str], *, least: bool = False) -> int | None:
+def count_student_parameters(
+    student: Student, task: Task, labels: Sequence[str], *, least: bool = False
+) -> int | None:
     """Weights of a student; None where only a tokenizer that is not there would tell.
 
     Args:
@@ -92,17 +94,17 @@ def _tokenizer(student: Student, least: bool) -> Any:
     return _Vocabulary(size=SMALLEST if least else getattr(student, "vocab_size", 0), **ids)
 
 
-def checkpoint_bytes(count: int, precision: str) -> int:
+def estimate_checkpoint_bytes(count: int, precision: str) -> int:
     """A checkpoint of so many parameters, all ranks together."""
     return STATE_BYTES[precision] * count
 
 
-def model_bytes(student: Student, count: int | None) -> int:
+def estimate_model_bytes(student: Student, count: int | None) -> int:
     """A saved model: float32 weights and its tokenizer."""
     return 4 * (count or 0) + TOKEN * int(getattr(student, "vocab_size", 0))
 
 
-def windows(train: TrainConfig, rows: int | None) -> int:
+def count_windows(train: TrainConfig, rows: int | None) -> int:
     """Steps of a job that are logged, and its evaluations.
 
     Args:
@@ -112,7 +114,9 @@ def windows(train: TrainConfig, rows: int | None) -> int:
     return min(steps, LOGGED_WINDOWS) + min(steps, train.evaluations)
 
 
-def body_bytes(task: Task, classes: int, rows: Rows, hidden: int | None) -> tuple[float | None, bool]:
+def estimate_body_bytes(
+    task: Task, classes: int, rows: Rows, hidden: int | None
+) -> tuple[float | None, bool]:
     """Mean bytes of a stored answer to these rows, and whether that is an estimate.
 
     Args:
@@ -146,7 +150,7 @@ def _units(task: Task, rows: Rows) -> list[float]:
     return [1 + share * min(limit, size / BYTES_A_TOKEN + 1) for size in sizes]
 
 
-def store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
+def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
     """What each teacher's answers of a run take in the store; nothing where no store is kept.
 
     Training texts are asked as the weighting says, held-out texts of every teacher that speaks their language.
@@ -165,7 +169,7 @@ def store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
         for rows, asked_MN in asked:
             chosen = _unseen(rows.select(asked_MN[m]), seen)
             width = _width(getattr(teacher, "path", None))
-            mean, about = body_bytes(config.task, len(config.data.labels), chosen, width)
+            mean, about = estimate_body_bytes(config.task, len(config.data.labels), chosen, width)
             known = known and mean is not None
             pairs += len(chosen)
             total += len(chosen) * stored_bytes(int(np.ceil(mean or 0.0)))
@@ -195,7 +199,7 @@ def _width(path: str | None) -> int | None:
     return next((w for w in widths if isinstance(w, int) and w > 0), None)
 
 
-def free_bytes(folder: Path) -> int | None:
+def read_free_bytes(folder: Path) -> int | None:
     """Free on the disk that holds a folder, or will; None where that cannot be told."""
     near = folder
     while not near.exists() and near != near.parent:

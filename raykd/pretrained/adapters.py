@@ -19,7 +19,7 @@ from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LABELLED
 from raykd.pretrained.jsonfile import read_json
-from raykd.pretrained.labels import label_names
+from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.weights import StoredTensor, read_header
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _MERGE = "merge the adapter into its base (peft: merge_and_unload), save that, a
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that can be merged. Made by `adapter_of`.
+    """An adapter that can be merged. Made by `find_adapter`.
 
     Attributes:
         folder: Where it lies.
@@ -80,7 +80,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / FILE).is_file() and not (folder / "model.safetensors").is_file()
 
 
-def adapter_of(folder: Path) -> Adapter:
+def find_adapter(folder: Path) -> Adapter:
     """Find the base of an adapter.
 
     Raises:
@@ -118,7 +118,7 @@ def adapter_of(folder: Path) -> Adapter:
     return Adapter(folder, base, settings)
 
 
-def adapted_config(adapter: Adapter) -> dict[str, object]:
+def read_adapted_config(adapter: Adapter) -> dict[str, object]:
     """Return the config.json of the merged model: the folder's or the base's, with the adapter's task and labels."""
     own = adapter.folder / "config.json"
     config = read_json(own if own.is_file() else adapter.base / "config.json")
@@ -128,7 +128,7 @@ def adapted_config(adapter: Adapter) -> dict[str, object]:
     head, architecture = known
     config["architectures"] = [architecture]
     outputs = _outputs(adapter) if head in LABELLED else None
-    labels = label_names(config)
+    labels = read_label_names(config)
     if outputs is not None and (labels is None or len(labels) != outputs):
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(outputs)}
         config["label2id"] = {f"LABEL_{i}": i for i in range(outputs)}
@@ -136,16 +136,16 @@ def adapted_config(adapter: Adapter) -> dict[str, object]:
     return config
 
 
-def label_changes(config: dict[str, object], head: Head) -> dict[str, object]:
+def list_label_changes(config: dict[str, object], head: Head) -> dict[str, object]:
     """Return what the base has to be loaded with so that the adapter's head fits."""
-    labels = label_names(config) if head in LABELLED else None
+    labels = read_label_names(config) if head in LABELLED else None
     if labels is None:
         return {}
     numbered = dict(enumerate(labels))
     return {"num_labels": len(labels), "id2label": numbered, "label2id": {v: k for k, v in numbered.items()}}
 
 
-def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """Merge an adapter into its loaded base.
 
     Args:

@@ -30,19 +30,19 @@ MODEL_TYPES = frozenset(
 """Model types of transformers for text, and raykd's own."""
 
 
-def unknown_types(config: object) -> list[str]:
+def find_unknown_types(config: object) -> list[str]:
     """Values of ``model_type`` at any level of a configuration that are not in the list; empty if there are none.
 
     A value that is no name is given as what it is; an empty one, which transformers writes for "not said", counts as
     none.
     """
-    found = [value for key, value in items(config) if key == "model_type" and value not in ("", None)]
+    found = [value for key, value in walk_items(config) if key == "model_type" and value not in ("", None)]
     return sorted({str(v)[:60] for v in found if not isinstance(v, str) or v not in MODEL_TYPES})
 
 
-def code_in(config: object) -> list[str]:
+def find_code_keys(config: object) -> list[str]:
     """Keys at any level of a configuration that bring in code: ``auto_map``, kernels of the hub; empty if none."""
-    found = [key for key, value in items(config) if key == "auto_map" or _is_kernel(key, value)]
+    found = [key for key, value in walk_items(config) if key == "auto_map" or _is_kernel(key, value)]
     return sorted(set(found))
 
 
@@ -55,7 +55,7 @@ def _is_kernel(key: str, value: object) -> bool:
     return any(isinstance(one, str) and not one.replace("_", "").isalnum() for one in named)
 
 
-def items(tree: object) -> Iterator[tuple[str, Any]]:
+def walk_items(tree: object) -> Iterator[tuple[str, Any]]:
     """Every key and value at any level; not recursive, since a file may nest as deep as it likes."""
     waiting = [tree]
     while waiting:

@@ -18,12 +18,12 @@ from typing import Any
 
 from raykd.errors import ModelError
 from raykd.head import Head
-from raykd.networks.heads import LABELLED, head_of, known_head
+from raykd.networks.heads import LABELLED, parse_head, read_head
 from raykd.pretrained.adapters import FILE as ADAPTER
-from raykd.pretrained.adapters import adapted_config, adapter_of, is_adapter
-from raykd.pretrained.allowed import code_in, unknown_types
+from raykd.pretrained.adapters import find_adapter, is_adapter, read_adapted_config
+from raykd.pretrained.allowed import find_code_keys, find_unknown_types
 from raykd.pretrained.jsonfile import parse_file, read_json
-from raykd.pretrained.labels import label_names
+from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.weights import StoredTensor, read_headers
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.union import FILE as UNION
@@ -89,7 +89,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         except ModelError as error:
             problems.append(str(error))
     task = _task(found[CONFIG], found[CARD])
-    labels = () if task is not None and task not in LABELLED else label_names(found[CONFIG])
+    labels = () if task is not None and task not in LABELLED else read_label_names(found[CONFIG])
     needs_code: tuple[str, ...] = ()
     try:
         needs_code = tuple(name for name, _ in _naming_code(folder))
@@ -98,7 +98,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
         problems.append(str(error))
     tokenized = has_tokenizer(folder)
     if not tokenized and folder.is_dir():
-        problems.append(str(no_tokenizer(folder)))
+        problems.append(str(missing_tokenizer_error(folder)))
     card = found[CARD]
     length, languages, settings = (card.get(key) for key in ("max_length", "languages", "settings"))
     return ModelInfo(
@@ -116,7 +116,7 @@ def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> M
     )
 
 
-def no_tokenizer(folder: Path) -> ModelError:
+def missing_tokenizer_error(folder: Path) -> ModelError:
     """Return the error of a directory without files of a tokenizer."""
     return ModelError(
         f"{folder} holds no tokenizer",
@@ -130,20 +130,20 @@ def has_tokenizer(folder: Path) -> bool:
     return bool(
         any((folder / name).is_file() for name in TOKENIZERS)
         or any(True for pattern in PIECES for _ in folder.glob(pattern))
-        or (tokenizer_folder(folder) != folder and has_tokenizer(tokenizer_folder(folder)))
+        or (find_tokenizer_folder(folder) != folder and has_tokenizer(find_tokenizer_folder(folder)))
     )
 
 
-def tokenizer_folder(folder: Path) -> Path:
+def find_tokenizer_folder(folder: Path) -> Path:
     """Where the tokenizer of a model lies: an adapter without one has its base's."""
     own = any((folder / name).is_file() for name in TOKENIZERS)
     try:
-        return folder if own or not is_adapter(folder) else adapter_of(folder).base
+        return folder if own or not is_adapter(folder) else find_adapter(folder).base
     except ModelError:
         return folder
 
 
-def tasks_of(path: str | Path) -> tuple[str, ...]:
+def list_tasks(path: str | Path) -> tuple[str, ...]:
     """Names of the tasks of a directory that holds a folder for each (`raykd.models.multi`); () for any other.
 
     Raises:
@@ -162,7 +162,7 @@ def folder_of(path: Path, task: str | None) -> Path:
     Raises:
         ModelError: a task that the directory has not, or none where it has several.
     """
-    names = tasks_of(path)
+    names = list_tasks(path)
     if task is None and not names:
         return path
     if task not in names:
@@ -190,7 +190,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     head = _task(config, read_json(folder / CARD) if (folder / CARD).is_file() else {})
     if head is not None and head not in LABELLED:
         return ()
-    labels = label_names(config)
+    labels = read_label_names(config)
     if labels is None:
         raise ModelError(
             f"{folder / CONFIG} does not say what its logits mean",
@@ -211,7 +211,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
     _check_exists(folder)
     if is_adapter(folder):
         check_code(folder, trust_remote_code=trust_remote_code)
-        check_directory(adapter_of(folder).base, trust_remote_code=trust_remote_code)
+        check_directory(find_adapter(folder).base, trust_remote_code=trust_remote_code)
         return
     if not (folder / CONFIG).is_file():
         inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
@@ -244,7 +244,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
             next_step="name the checkpoint that it was made from, or save it dequantised (model.dequantize())",
         )
     check_code(folder, trust_remote_code=trust_remote_code)
-    weight_files(folder)
+    list_weight_files(folder)
 
 
 def check_code(folder: Path, *, trust_remote_code: bool) -> None:
@@ -253,7 +253,7 @@ def check_code(folder: Path, *, trust_remote_code: bool) -> None:
     What is trusted is said as a warning, once a process.
     """
     naming = [f"{keys} in {name}" for name, keys in _naming_code(folder)]
-    unknown = unknown_types(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else []
+    unknown = find_unknown_types(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else []
     if not naming and not unknown:
         return
     if trust_remote_code:
@@ -283,21 +283,21 @@ def read_config(folder: Path) -> dict[str, object]:
     Raises:
         ModelError: there is none, or the adapter cannot be merged.
     """
-    return adapted_config(adapter_of(folder)) if is_adapter(folder) else read_json(folder / CONFIG)
+    return read_adapted_config(find_adapter(folder)) if is_adapter(folder) else read_json(folder / CONFIG)
 
 
-def config_folder(folder: Path) -> Path:
+def find_config_folder(folder: Path) -> Path:
     """Where the config.json lies that transformers reads: an adapter's own, or its base's.
 
     Raises:
         ModelError: the adapter cannot be merged.
     """
-    return folder if (folder / CONFIG).is_file() or not is_adapter(folder) else adapter_of(folder).base
+    return folder if (folder / CONFIG).is_file() or not is_adapter(folder) else find_adapter(folder).base
 
 
 def _task(config: Mapping[str, object], card: Mapping[str, object]) -> Head | None:
     """What the head serves: the architecture is what will be loaded, the card tells where it does not say."""
-    return head_of(config) or known_head(card.get("task"))
+    return read_head(config) or parse_head(card.get("task"))
 
 
 def _check_exists(folder: Path) -> None:
@@ -308,24 +308,24 @@ def _check_exists(folder: Path) -> None:
         )
 
 
-def stored_weights(folder: Path) -> dict[str, StoredTensor]:
+def read_stored_weights(folder: Path) -> dict[str, StoredTensor]:
     """Names and shapes of a directory's weights; of an adapter those of the merged model.
 
     Raises:
-        ModelError: As `weight_files`; or one of the files is cut short.
+        ModelError: As `list_weight_files`; or one of the files is cut short.
     """
-    found = read_headers(weight_files(folder))
-    return found | adapter_of(folder).whole_weights() if is_adapter(folder) else found
+    found = read_headers(list_weight_files(folder))
+    return found | find_adapter(folder).whole_weights() if is_adapter(folder) else found
 
 
-def weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a directory's weights: one, or the shards that its index names.
 
     Raises:
         ModelError: There are none, only pickles, or not all that the index names.
     """
     if is_adapter(folder):
-        return weight_files(adapter_of(folder).base)
+        return list_weight_files(find_adapter(folder).base)
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -369,7 +369,7 @@ def _naming_code(folder: Path) -> Iterator[tuple[str, str]]:
     """JSON files of the directory that bring in code at any level, and the keys that do."""
     for path in sorted(folder.glob("*config*.json")):
         try:
-            keys = code_in(parse_file(path))
+            keys = find_code_keys(parse_file(path))
         except ModelError:
             if path.name in READ_BY_NAME:
                 raise

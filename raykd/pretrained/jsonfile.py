@@ -37,13 +37,13 @@ def parse_file(path: Path) -> object:
             )
         text = path.read_text(encoding="utf-8")
         if text.startswith(POINTER):
-            raise pointer(path)
+            raise pointer_file_error(path)
         return json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read", got=str(error)[:300], wanted="a JSON object") from None
 
 
-def pointer(path: Path) -> ModelError:
+def pointer_file_error(path: Path) -> ModelError:
     """Return the error of a file that only points to the one that is meant."""
     return ModelError(
         f"{path} is a pointer of git-lfs, not the file itself",

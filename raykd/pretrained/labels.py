@@ -13,15 +13,15 @@ from collections.abc import Mapping
 
 from raykd.errors import ModelError
 from raykd.head import Head
-from raykd.networks.heads import LABELLED, head_of
+from raykd.networks.heads import LABELLED, read_head
 
 _DEFAULT = re.compile(r"LABEL_\d+\Z")
 
 
-def label_names(config: Mapping[str, object]) -> tuple[str, ...] | None:
+def read_label_names(config: Mapping[str, object]) -> tuple[str, ...] | None:
     """Return the labels of a config.json in the order of its logits; None where it does not number them from 0."""
     named = config.get("id2label")
-    if "id2label" not in config and head_of(config) in LABELLED:
+    if "id2label" not in config and read_head(config) in LABELLED:
         # transformers' default, which it does not write down.
         count = config.get("num_labels", 2)
         return tuple(f"LABEL_{i}" for i in range(count)) if isinstance(count, int) and count > 0 else None
@@ -52,7 +52,7 @@ def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
     if head not in LABELLED:
         return
     kind = config.get("problem_type")
-    labels = label_names(config)
+    labels = read_label_names(config)
     if head == "classification" and kind == "multi_label_classification":
         raise ModelError(
             f"{where} gives several labels at once, which a classification cannot use: its outputs are sigmoids, not "
@@ -63,7 +63,7 @@ def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
             "problem_type in its config.json",
         )
     if (head == "classification" and kind == "regression") or (labels is not None and len(labels) == 1):
-        raise one_output(where, kind)
+        raise single_output_error(where, kind)
     if labels is not None and len(set(labels)) != len(labels):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         raise ModelError(
@@ -74,7 +74,7 @@ def check_outputs(config: Mapping[str, object], head: Head, where: str) -> None:
         )
 
 
-def one_output(where: str, kind: object = None) -> ModelError:
+def single_output_error(where: str, kind: object = None) -> ModelError:
     """Return the error of a model whose one output is a number and not a label."""
     return ModelError(
         f"{where} is a regression: one output is a number, not a choice among labels",
@@ -84,9 +84,9 @@ def one_output(where: str, kind: object = None) -> ModelError:
     )
 
 
-def contradiction(config: Mapping[str, object]) -> str:
+def describe_contradiction(config: Mapping[str, object]) -> str:
     """Describe where `label2id` contradicts `id2label`; empty where it does not."""
-    labels, reverse = label_names(config), config.get("label2id")
+    labels, reverse = read_label_names(config), config.get("label2id")
     if not labels or not isinstance(reverse, dict) or not reverse:
         return ""
     by_id = dict(enumerate(labels))

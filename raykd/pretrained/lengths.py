@@ -18,7 +18,7 @@ from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import ADVANCE
 
 
-class Looked(Protocol):
+class InspectedLengths(Protocol):
     """What `inspect_model` and `inspect_base` both find."""
 
     @property
@@ -29,7 +29,7 @@ class Looked(Protocol):
 
 
 def teacher_length(
-    name: str, asked: int | None, trained: int | None, looked: Looked, task: Task
+    name: str, asked: int | None, trained: int | None, looked: InspectedLengths, task: Task
 ) -> tuple[int, str]:
     """Return how many tokens of a text a teacher reads, and what is to be said about it.
 
@@ -55,7 +55,7 @@ def teacher_length(
     return length, _said(length, looked)
 
 
-def check_student_length(looked: Looked, task: Task) -> str:
+def check_student_length(looked: InspectedLengths, task: Task) -> str:
     """Compare a checkpoint that a student starts from with the task's lengths, and return what is to be said.
 
     Raises:
@@ -67,7 +67,7 @@ def check_student_length(looked: Looked, task: Task) -> str:
     return _said(task.max_length, looked)
 
 
-def check_target(who: str, looked: Looked, task: Task) -> None:
+def check_target(who: str, looked: InspectedLengths, task: Task) -> None:
     """Compare the targets of an encoder-decoder with the positions of its decoder.
 
     Args:
@@ -116,7 +116,7 @@ def check_room(key: str, length: int, special: tuple[int, int], task: Task, *, p
         )
 
 
-def _most(looked: Looked, task: Task) -> int | None:
+def _most(looked: InspectedLengths, task: Task) -> int | None:
     """Most tokens of a text; an encoder-decoder that does not translate reads it on both sides."""
     sides = (
         looked.positions.source,
@@ -134,7 +134,7 @@ def _too_long(key: str, length: int, limit: int, who: str) -> ConfigError:
     )
 
 
-def _said(length: int, looked: Looked) -> str:
+def _said(length: int, looked: InspectedLengths) -> str:
     """What a model or its tokenizer says about texts of this length."""
     made_for, own = looked.positions.made_for, looked.tokenizer.limit
     if looked.positions.source is None and made_for is not None and length > made_for:

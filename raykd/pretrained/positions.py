@@ -36,7 +36,7 @@ class Positions:
     made_for: int | None = None
 
 
-def positions_of(model: PreTrainedModel) -> Positions:
+def count_positions(model: PreTrainedModel) -> Positions:
     """Count the positions of a model, which may be on torch's meta device."""
     config: object = model.config.get_text_config(decoder=True)
     made_for = getattr(config, "max_position_embeddings", None)

@@ -31,7 +31,7 @@ def fill_start(model: PreTrainedModel, folder: Path) -> None:
     if not model.config.is_encoder_decoder:
         return
     config, generation = model.config, model.generation_config
-    start = start_of(model) if config.model_type in WRAPPING else _start(config, generation)
+    start = find_start_token(model) if config.model_type in WRAPPING else _start(config, generation)
     if start is None and config.model_type not in WRAPPING:
         raise _missing(folder)
     if getattr(config, "decoder_start_token_id", None) is None:
@@ -79,7 +79,7 @@ def check_decoder_start(folder: Path) -> None:
         )
 
 
-def start_of(model: PreTrainedModel) -> int | None:
+def find_start_token(model: PreTrainedModel) -> int | None:
     """The token that writing starts with; None of a decoder, and where each target has its own."""
     if not model.config.is_encoder_decoder:
         return None

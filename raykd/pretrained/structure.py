@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from raykd.compat.transformers_private import drop_ignorable_keys
 from raykd.head import Head
-from raykd.networks.heads import auto_class
-from raykd.pretrained.positions import Positions, positions_of
+from raykd.networks.heads import find_auto_class
+from raykd.pretrained.positions import Positions, count_positions
 from raykd.pretrained.weights import StoredTensor
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def compare_structure(
         Exception: Whatever building the class raises, which loading would raise too.
     """
     model = build_empty(folder, head, trust_remote_code=trust_remote_code, **settings)
-    missing, reshaped = missing_weights(model, stored)
+    missing, reshaped = find_missing_weights(model, stored)
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else None
     return Structure(
         missing=tuple(missing),
@@ -84,7 +84,7 @@ def compare_structure(
         encoder=tuple(name for name in missing if prefix and name.startswith(prefix)),
         names=len(model.state_dict()),
         labels=getattr(model.config, "num_labels", None),
-        positions=positions_of(model),
+        positions=count_positions(model),
         vocabulary=_vocabulary(model),
         token_types=_token_types(model),
     )
@@ -102,7 +102,9 @@ def build_empty(
         str(folder), trust_remote_code=trust_remote_code, local_files_only=True, **settings
     )
     with silence_transformers(), no_init_weights(), torch.device("meta"), meta_device_safe_creation_ops():
-        model: PreTrainedModel = auto_class(head).from_config(config, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = find_auto_class(head).from_config(
+            config, trust_remote_code=trust_remote_code
+        )
     return model
 
 
@@ -122,7 +124,7 @@ def silence_transformers() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
-def missing_weights(
+def find_missing_weights(
     model: PreTrainedModel, stored: Mapping[str, StoredTensor]
 ) -> tuple[list[str], list[tuple[str, Shape, Shape]]]:
     """Find what transformers would find missing, or of another shape, where a checkpoint has these tensors.

@@ -39,7 +39,7 @@ _PLACED: frozenset[Head] = frozenset(
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """What is known of a tokenizer before it is used. Made by `look_at`.
+    """What is known of a tokenizer before it is used. Made by `inspect_tokenizer`.
 
     Attributes:
         size: The highest id that it gives, plus 1; None where ids are not numbers of a vocabulary.
@@ -74,9 +74,9 @@ def load_tokenizer(
         return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
     if (folder / UNION).is_file():
         return UnionTokenizer.from_pretrained(folder)
-    folder = files.tokenizer_folder(folder)
+    folder = files.find_tokenizer_folder(folder)
     if not files.has_tokenizer(folder):
-        raise files.no_tokenizer(folder)
+        raise files.missing_tokenizer_error(folder)
     config = folder / files.CONFIG
     if config.is_file() and str(read_json(config).get("model_type")).startswith("raykd_"):
         register()
@@ -115,7 +115,7 @@ def check_packages(folder: Path) -> None:
         )
 
 
-def look_at(tokenizer: Tokenizer) -> TokenizerFacts:
+def inspect_tokenizer(tokenizer: Tokenizer) -> TokenizerFacts:
     """What a tokenizer says of itself."""
     size, last, idle = None, {}, frozenset[int]()
     if hasattr(tokenizer, "get_vocab") and type(tokenizer).__name__ != "CanineTokenizer":

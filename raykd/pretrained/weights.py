@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.errors import ModelError
-from raykd.pretrained.jsonfile import POINTER, pointer
+from raykd.pretrained.jsonfile import POINTER, pointer_file_error
 
 _LARGEST_HEADER = 100 * 2**20
 _CHUNK = 16 * 2**20
@@ -59,7 +59,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         length = path.stat().st_size
         with path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER.encode():
-                raise pointer(path)
+                raise pointer_file_error(path)
             file.seek(0)
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _LARGEST_HEADER:

@@ -1,7 +1,7 @@
 """What a person reads after a run or a sweep: scores, tables, plots, one page. Knows neither Ray nor MLflow."""
 
 from raykd.report.page import RunReport, TeacherFacts, write_page
-from raykd.report.results import Agreement, Predictions, Role, Score, agreement, score
+from raykd.report.results import Agreement, Predictions, Role, Score, compute_agreement, score
 from raykd.report.sweeps.confirmation import ConfirmationReport, PairedDifference
 from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
 from raykd.report.sweeps.importance import Importance
@@ -26,7 +26,7 @@ __all__ = [
     "TeacherFacts",
     "TrialRow",
     "TrialTable",
-    "agreement",
+    "compute_agreement",
     "confirmation_figures",
     "score",
     "sweep_figures",

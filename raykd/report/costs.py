@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.report.fitted import FittedTable
-from raykd.report.table import ABSENT, count, markdown_table
+from raykd.report.table import ABSENT, format_count, render_markdown_table
 
 TITLE = "Who taught what, and the student beside its teachers"
 KEPT = "*"
@@ -77,7 +77,9 @@ class CostTable:
         told = [_between([t.smaller for t in self.teachers], "smaller", "larger")]
         known = [t.faster for t in self.teachers if t.faster is not None]
         told += [_between(known, "faster", "slower")] if known else []
-        return f"the student ({count(self.parameters)} parameters) is {', '.join(told)} than its teachers"
+        return (
+            f"the student ({format_count(self.parameters)} parameters) is {', '.join(told)} than its teachers"
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ class CostTable:
     def _line(self, t: TeacherCost) -> list[str]:
         ms, own = (ABSENT if value is None else f"{value:#.3g}".rstrip(".") for value in (t.ms, t.student_ms))
         return [
-            t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", count(t.parameters),
+            t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", format_count(t.parameters),
             ms + (KEPT if t.kept else ""), own, _times(t.smaller), ABSENT if t.faster is None else _times(t.faster),
         ]  # fmt: skip
 
@@ -122,7 +124,7 @@ class CostTable:
 
     def markdown(self) -> str:
         """As GitHub Markdown."""
-        return "\n\n".join([f"{TITLE}:", markdown_table(*self.cells()), *self.notes]) + "\n"
+        return "\n\n".join([f"{TITLE}:", render_markdown_table(*self.cells()), *self.notes]) + "\n"
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-able row a teacher."""

@@ -33,7 +33,7 @@ MOST_POINTS = 400
 _serial = itertools.count()
 
 
-def line(
+def draw_line(
     axes: Axes,
     points: Sequence[tuple[int, float]],
     label: str,
@@ -50,12 +50,12 @@ def line(
         steps = np.asarray([steps[g].mean() for g in groups])
         values = np.asarray([values[g].mean() for g in groups])
     axes.plot(
-        steps, scale * values, label=plain(label), lw=width, color=COLOURS[at % len(COLOURS)],
+        steps, scale * values, label=escape_math(label), lw=width, color=COLOURS[at % len(COLOURS)],
         ls=STYLES[(at // 2) % len(STYLES)], marker="o" if len(steps) <= 25 else None, ms=3,
     )  # fmt: skip
 
 
-def panels_of(
+def make_panels(
     panels: int, *, width: float, height: float, rows: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure (inches) with panels in a row, or one above the other."""
@@ -72,7 +72,7 @@ def panels_of(
     return figure, axes_list
 
 
-def grid_of(panels: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def make_grid(panels: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with panels of ``width`` x ``height`` inches in rows of ``columns``, which share the y axis."""
     import matplotlib.figure
 
@@ -100,7 +100,7 @@ def _dress(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def legend(axes: Axes, outside: bool = False) -> None:
+def draw_legend(axes: Axes, outside: bool = False) -> None:
     """A legend where it covers least, or right of the panel."""
     place: dict[str, Any] = (
         {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if outside else {"loc": "best"}
@@ -109,19 +109,19 @@ def legend(axes: Axes, outside: bool = False) -> None:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK, **place)
 
 
-def plain(text: str) -> str:
+def escape_math(text: str) -> str:
     """A name as it is: matplotlib reads ``$`` as the start of a formula."""
     return text.replace("$", r"\$")
 
 
-def halo(text: Text) -> None:
+def add_halo(text: Text) -> None:
     """Makes a text readable over lines."""
     from matplotlib.patheffects import withStroke
 
     text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
 
 
-def to_svg(figure: Figure) -> str:
+def render_svg(figure: Figure) -> str:
     """The figure as an SVG element: no XML header, no metadata, ids of its own, the page's ink."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from raykd.report.page import template
+from raykd.report.page import load_template
 from raykd.report.results import Role
 from raykd.report.table import ResultTable
 
@@ -31,7 +31,7 @@ def write_mix_page(title: str, summary: str, parts: Mapping[str, TaskResult], pa
     Args:
         summary: one sentence. parts: by name of the task.
     """
-    html = template("mix.html.j2").render(title=title, summary=summary, parts=parts)
+    html = load_template("mix.html.j2").render(title=title, summary=summary, parts=parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path

@@ -10,7 +10,7 @@ _BARE = ("kind", "start", "end", "value", "name", "steps")
 """Last parts of a path that say nothing without their parent."""
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
+def shorten_names(keys: Sequence[str]) -> dict[str, str]:
     """Key path to its shortest end that is not the end of another key's path, and says something."""
     paths = {key: key.split(".") for key in keys}
     names = {}
@@ -29,7 +29,7 @@ def is_constant(key: str, keys: Sequence[str]) -> bool:
     return key.endswith("]") and key[: key.rindex("[")] in keys
 
 
-def folded(sample: Mapping[str, object]) -> dict[str, object]:
+def fold_sample(sample: Mapping[str, object]) -> dict[str, object]:
     """A sample as people read it: where an option of a choice is a number that is searched, the choice is that number.
 
     ``alpha: uniform`` with ``alpha[uniform]: 0.42`` is ``alpha: 0.42``; other options keep their names.
@@ -49,4 +49,4 @@ def recorded(sample: Mapping[str, object]) -> dict[str, Any]:
     ``objective.temperature[linear].start`` is ``objective.temperature.linear.start``. Two keys of one sample never
     become one, since a choice has one option there; between trials ``a[x.y].z`` and ``a[x].y.z`` may.
     """
-    return {re.sub(r"\[([^\]]*)\]", r".\1", key): value for key, value in folded(sample).items()}
+    return {re.sub(r"\[([^\]]*)\]", r".\1", key): value for key, value in fold_sample(sample).items()}

@@ -22,17 +22,17 @@ import numpy as np
 from raykd.report.costs import TITLE, CostTable
 from raykd.report.plots import (
     History,
-    agreement_map,
-    evaluation_curves,
-    language_bars,
-    reliability,
-    schedule_curves,
-    training_curves,
-    weight_bars,
-    weight_curves,
+    draw_agreement_map,
+    draw_evaluation_curves,
+    draw_language_bars,
+    draw_reliability,
+    draw_schedule_curves,
+    draw_training_curves,
+    draw_weight_bars,
+    draw_weight_curves,
 )
-from raykd.report.results import Predictions, Score, agreement
-from raykd.report.table import ABSENT, ResultTable, count, format_metric, system_title
+from raykd.report.results import Predictions, Score, compute_agreement
+from raykd.report.table import ABSENT, ResultTable, format_count, format_metric, system_title
 from raykd.tasks.scores.metrics import is_rate, metric_title
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data: scores and agreement, not the answers of each row. NaN becomes null."""
-        table, matrix = self.table, agreement([p for p, _ in self.systems])
+        table, matrix = self.table, compute_agreement([p for p, _ in self.systems])
         rest = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
@@ -127,18 +127,18 @@ def figures(report: RunReport) -> dict[str, tuple[str, str]]:
     """Name to (SVG, caption) of every plot this run has data for; the caller may also log them one by one."""
     systems = [p for p, _ in report.systems]
     compared = [p for p in systems if p.role != "teacher"]
-    matrix = agreement(systems)
+    matrix = compute_agreement(systems)
     weights = {t.name: t.weights for t in report.teachers if t.weights}
     judged = report.table.metrics[0] if report.table.metrics else "accuracy"
     drawn = {
-        "languages": language_bars(report.table),
-        "evaluation": evaluation_curves(report.history, list(dict.fromkeys([judged, "nll"]))),
-        "training": training_curves(report.history),
-        "schedules": schedule_curves(report.history),
-        "reliability": reliability(compared),
-        "agreement": agreement_map(matrix, [system_title(p) for p in systems]),
-        "weights": weight_bars(weights),
-        "weights_over_steps": weight_curves(report.history),
+        "languages": draw_language_bars(report.table),
+        "evaluation": draw_evaluation_curves(report.history, list(dict.fromkeys([judged, "nll"]))),
+        "training": draw_training_curves(report.history),
+        "schedules": draw_schedule_curves(report.history),
+        "reliability": draw_reliability(compared),
+        "agreement": draw_agreement_map(matrix, [system_title(p) for p in systems]),
+        "weights": draw_weight_bars(weights),
+        "weights_over_steps": draw_weight_curves(report.history),
     }
     return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
 
@@ -152,7 +152,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
     from markupsafe import Markup
 
     table = report.table
-    html = template("page.html.j2").render(
+    html = load_template("page.html.j2").render(
         report=report,
         headline=summarize_run(table),
         gap=table.gap,
@@ -169,7 +169,7 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
         teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
         title_of=metric_title,
         shown=format_metric,
-        count=count,
+        count=format_count,
         absent=ABSENT,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:
     for p, s in table.systems:
         if p.role != "teacher" and s.macro is not None and first is not None:
             unit = " %" if is_rate(first) else " nats" if first == "nll" else ""
-            remark = f"mean {metric_title(first).split()[0]}, {count(p.parameters)} parameters"
+            remark = f"mean {metric_title(first).split()[0]}, {format_count(p.parameters)} parameters"
             found.append((system_title(p), format_metric(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
@@ -199,7 +199,7 @@ def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:
     return found
 
 
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """A template of this folder, with autoescape."""
     import jinja2
 

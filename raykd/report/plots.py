@@ -17,13 +17,22 @@ from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
 from raykd.point import Point
-from raykd.report.drawing import COLOURS, INK, STYLES, legend, line, panels_of, plain, to_svg
+from raykd.report.drawing import (
+    COLOURS,
+    INK,
+    STYLES,
+    draw_legend,
+    draw_line,
+    escape_math,
+    make_panels,
+    render_svg,
+)
 from raykd.report.results import Agreement, Predictions, Role
 from raykd.report.table import ResultTable, system_title
 from raykd.tasks.scores.classification import (
     ECE_BINS,
-    calibration_bins,
-    expected_calibration_error,
+    compute_calibration_bins,
+    compute_calibration_error,
     log_softmax,
 )
 from raykd.tasks.scores.metrics import is_rate, metric_title
@@ -44,64 +53,66 @@ def history(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(values.items()) for name, values in curves.items()}
 
 
-def training_curves(curves: History) -> str | None:
+def draw_training_curves(curves: History) -> str | None:
     """Loss and its parts over steps; None if there is nothing to draw."""
     names = _present(curves, "train/loss", "train/hard") + [n for n in curves if n.startswith("train/soft/")]
     if not names:
         return None
-    figure, (axes,) = panels_of(1, width=7.0, height=3.4)
+    figure, (axes,) = make_panels(1, width=7.0, height=3.4)
     for at, name in enumerate(names):
-        line(axes, curves[name], name.removeprefix("train/"), at, width=2.0 if name == "train/loss" else 1.3)
+        draw_line(
+            axes, curves[name], name.removeprefix("train/"), at, width=2.0 if name == "train/loss" else 1.3
+        )
     axes.set(xlabel="optimizer step", ylabel="loss / nats a unit")
-    legend(axes)
-    return to_svg(figure)
+    draw_legend(axes)
+    return render_svg(figure)
 
 
-def evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nll")) -> str | None:
+def draw_evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy", "nll")) -> str | None:
     """Validation metrics over steps, a panel each: the mean over languages thick, each language thin."""
     shown = [m for m in metrics if any(n.startswith("eval/") and n.endswith(f"/{m}") for n in curves)]
     if not shown:
         return None
-    figure, panels = panels_of(len(shown), width=4.4 * len(shown) + 0.6, height=3.4)
+    figure, panels = make_panels(len(shown), width=4.4 * len(shown) + 0.6, height=3.4)
     for axes, metric in zip(panels, shown, strict=True):
         scale = 100.0 if is_rate(metric) else 1.0
         names = [
             n for n in curves if n.startswith("eval/") and n.endswith(f"/{metric}") and "/mean/" not in n
         ]
         for at, name in enumerate(names):
-            line(axes, curves[name], name.split("/")[1], at + 1, scale=scale)
+            draw_line(axes, curves[name], name.split("/")[1], at + 1, scale=scale)
         if f"eval/mean/{metric}" in curves:
-            line(axes, curves[f"eval/mean/{metric}"], "mean", 0, scale=scale, width=2.4)
+            draw_line(axes, curves[f"eval/mean/{metric}"], "mean", 0, scale=scale, width=2.4)
         axes.set(xlabel="optimizer step", ylabel=f"validation {metric_title(metric)}")
-        legend(axes)
-    return to_svg(figure)
+        draw_legend(axes)
+    return render_svg(figure)
 
 
-def schedule_curves(curves: History) -> str | None:
+def draw_schedule_curves(curves: History) -> str | None:
     """Alpha and lambda in one panel, temperature in another, over steps."""
     shares = _present(curves, "train/alpha") + [n for n in curves if n.startswith("train/lambda/")]
     groups = [(shares, "weight"), (_present(curves, "train/temperature"), "temperature")]
     groups = [(names, title) for names, title in groups if names]
     if not groups:
         return None
-    figure, panels = panels_of(len(groups), width=3.0 * len(groups) + 0.6, height=3.0)
+    figure, panels = make_panels(len(groups), width=3.0 * len(groups) + 0.6, height=3.0)
     for axes, (names, title) in zip(panels, groups, strict=True):
         for at, name in enumerate(names):
             label = name.removeprefix("train/").replace("lambda/", "lambda ")
-            line(axes, curves[name], label, at)
+            draw_line(axes, curves[name], label, at)
         axes.set(xlabel="optimizer step", ylabel=title, ylim=(0, None))
-        legend(axes)
-    return to_svg(figure)
+        draw_legend(axes)
+    return render_svg(figure)
 
 
-def language_bars(table: ResultTable, metric: str | None = None) -> str | None:
+def draw_language_bars(table: ResultTable, metric: str | None = None) -> str | None:
     """A panel for each language and for the mean, a bar for each system; what is not measured has no bar."""
     names = table.languages
     metric = metric or (table.metrics[0] if table.metrics else None)
     if metric is None or not names:
         return None
     systems = table.systems
-    figure, panels = panels_of(
+    figure, panels = make_panels(
         len(names) + 1, width=2.6 + 1.75 * (len(names) + 1), height=1.0 + 0.32 * len(systems), sharey=True
     )
     scale = 100.0 if is_rate(metric) else 1.0
@@ -123,15 +134,15 @@ def language_bars(table: ResultTable, metric: str | None = None) -> str | None:
             axes.set_xlim(0, 128)
             axes.set_xticks([0, 50, 100])
         axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(systems)), [plain(system_title(p)) for p, _ in systems])
+    panels[0].set_yticks(range(len(systems)), [escape_math(system_title(p)) for p, _ in systems])
     panels[0].invert_yaxis()
     figure.supxlabel(metric_title(metric), fontsize=10, color=INK)
-    return to_svg(figure)
+    return render_svg(figure)
 
 
-def reliability(systems: Sequence[Predictions]) -> str | None:
+def draw_reliability(systems: Sequence[Predictions]) -> str | None:
     """Accuracy over confidence in 15 bins (above) and how often each confidence occurs (below)."""
-    figure, panels = panels_of(2, width=5.4, height=5.4, rows=True)
+    figure, panels = make_panels(2, width=5.4, height=5.4, rows=True)
     upper, lower = panels
     upper.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=":")
     drawn = 0
@@ -140,12 +151,12 @@ def reliability(systems: Sequence[Predictions]) -> str | None:
         if not len(confidence_N):
             continue
         drawn += 1
-        bins = [row for row in calibration_bins(confidence_N, correct_N) if row[0]]
-        ece = 100 * expected_calibration_error(confidence_N, correct_N)
+        bins = [row for row in compute_calibration_bins(confidence_N, correct_N) if row[0]]
+        ece = 100 * compute_calibration_error(confidence_N, correct_N)
         style: dict[str, Any] = {"color": ROLE_COLOURS[p.role], "ls": STYLES[drawn % len(STYLES)]}
         x, y = [100 * c for _, c, _ in bins], [100 * a for _, _, a in bins]
         upper.plot(
-            x, y, marker="o", ms=4, lw=1.6, label=f"{plain(system_title(p))}, ECE {ece:.1f} %", **style
+            x, y, marker="o", ms=4, lw=1.6, label=f"{escape_math(system_title(p))}, ECE {ece:.1f} %", **style
         )
         shares, edges = np.histogram(confidence_N, bins=ECE_BINS, range=(0, 1))
         lower.stairs(100 * shares / len(confidence_N), 100 * edges, lw=1.6, **style)
@@ -155,16 +166,16 @@ def reliability(systems: Sequence[Predictions]) -> str | None:
     lower.set(
         xlabel=f"confidence % ({ECE_BINS} bins)", ylabel="rows %", xlim=(least - 2, 101), ylim=(0, None)
     )
-    legend(upper)
-    return to_svg(figure) if drawn else None
+    draw_legend(upper)
+    return render_svg(figure) if drawn else None
 
 
-def agreement_map(matrix: Agreement, titles: Sequence[str] | None = None) -> str | None:
+def draw_agreement_map(matrix: Agreement, titles: Sequence[str] | None = None) -> str | None:
     """Heat map of how often two systems choose the same label; empty where they share no row."""
     size = len(matrix.names)
     if size < 2:
         return None
-    figure, (axes,) = panels_of(1, width=2.4 + 0.72 * size, height=1.7 + 0.5 * size)
+    figure, (axes,) = make_panels(1, width=2.4 + 0.72 * size, height=1.7 + 0.5 * size)
     low = float(np.nanmin(matrix.share_SS)) * 100
     image = axes.imshow(100 * matrix.share_SS, cmap="cividis", vmin=min(low, 95.0), vmax=100, aspect="auto")
     for a, b in itertools.product(range(size), repeat=2):
@@ -180,27 +191,27 @@ def agreement_map(matrix: Agreement, titles: Sequence[str] | None = None) -> str
             color=colour,
             fontsize=9,
         )
-    names = [plain(name) for name in titles or matrix.names]
+    names = [escape_math(name) for name in titles or matrix.names]
     axes.set_xticks(range(size), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(size), names)
     axes.grid(visible=False)
     bar = figure.colorbar(image, ax=axes, fraction=0.05)
     bar.set_label("same label, % of shared rows", color=INK)
     bar.ax.tick_params(colors=INK)
-    return to_svg(figure)
+    return render_svg(figure)
 
 
-def weight_bars(weights: Mapping[str, Mapping[str, float]]) -> str | None:
+def draw_weight_bars(weights: Mapping[str, Mapping[str, float]]) -> str | None:
     """Mean weight of each teacher in each language (``weights[teacher][language]``), stacked to 100 %."""
     languages = list(dict.fromkeys(language for by in weights.values() for language in by))
     if not languages:
         return None
-    figure, (axes,) = panels_of(1, width=6.4, height=1.3 + 0.42 * len(languages))
+    figure, (axes,) = make_panels(1, width=6.4, height=1.3 + 0.42 * len(languages))
     left = np.zeros(len(languages))
     for at, (teacher, by) in enumerate(weights.items()):
         share = np.asarray([100 * by.get(language, 0.0) for language in languages])
         axes.barh(range(len(languages)), share, left=left, color=COLOURS[at % len(COLOURS)], height=0.7,
-                  label=plain(teacher), hatch="//" if at >= len(COLOURS) else None)  # fmt: skip
+                  label=escape_math(teacher), hatch="//" if at >= len(COLOURS) else None)  # fmt: skip
         for row, value in enumerate(share):
             if value >= 8:
                 axes.text(
@@ -217,21 +228,21 @@ def weight_bars(weights: Mapping[str, Mapping[str, float]]) -> str | None:
     axes.invert_yaxis()
     axes.set(xlabel="mean weight %", ylabel="language", xlim=(0, 100))
     axes.grid(visible=False, axis="y")
-    legend(axes, outside=True)
-    return to_svg(figure)
+    draw_legend(axes, outside=True)
+    return render_svg(figure)
 
 
-def weight_curves(curves: History) -> str | None:
+def draw_weight_curves(curves: History) -> str | None:
     """Mean weight of each teacher over steps."""
     names = [n for n in curves if n.startswith("teacher/") and n.endswith("/weight")]
     if not names:
         return None
-    figure, (axes,) = panels_of(1, width=6.4, height=2.8)
+    figure, (axes,) = make_panels(1, width=6.4, height=2.8)
     for at, name in enumerate(names):
-        line(axes, curves[name], name.split("/")[1], at, scale=100)
+        draw_line(axes, curves[name], name.split("/")[1], at, scale=100)
     axes.set(xlabel="optimizer step", ylabel="mean weight %", ylim=(0, None))
-    legend(axes, outside=True)
-    return to_svg(figure)
+    draw_legend(axes, outside=True)
+    return render_svg(figure)
 
 
 def _present(curves: History, *names: str) -> list[str]:

@@ -103,7 +103,7 @@ def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
     return {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}
 
 
-def agreement(systems: Sequence[Predictions]) -> Agreement:
+def compute_agreement(systems: Sequence[Predictions]) -> Agreement:
     """Share of equal top-1 labels, over units that both systems cover; gold labels play no part."""
     systems = [system for system in systems if system.logits_NC.shape[1]]
     chosen = [system.logits_NC.argmax(axis=1) for system in systems]

@@ -60,7 +60,7 @@ class Gap:
     def change(self) -> str:
         """The difference of the means, as the metric comes, with its sign and unit: ``−0.037 nats``."""
         raw = self.points if is_higher_better(self.metric) else -self.points
-        unit = unit_of(self.metric)
+        unit = choose_unit(self.metric)
         return f"{format_signed(raw, 1 if unit == 'points' else 3)} {unit}".rstrip()
 
     @property
@@ -84,7 +84,7 @@ class Gap:
         )
 
 
-def unit_of(metric: str) -> str:
+def choose_unit(metric: str) -> str:
     """What a difference of a metric is counted in."""
     if is_rate(metric) or is_hundred(metric):
         return "points"
@@ -201,7 +201,7 @@ class ResultTable:
         speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
         return [
             system_title(p), " ".join(measured) or ABSENT, *per_language, means[0] + mark, *means[1:],
-            count(p.parameters), speed,
+            format_count(p.parameters), speed,
         ]  # fmt: skip
 
     def language_cells(self) -> tuple[list[str], list[list[str]]]:
@@ -262,16 +262,16 @@ class ResultTable:
                 name = ""
             means = [format_metric(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
             speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
-            cells = [name, "mean", *means, count(p.parameters), speed]
+            cells = [name, "mean", *means, format_count(p.parameters), speed]
             table.add_row(*(Text(cell) for cell in cells), style=style, end_section=True)
         return table
 
     def markdown(self) -> str:
         """Both tables and the gap as GitHub Markdown."""
         parts = [
-            markdown_table(*self.cells()),
+            render_markdown_table(*self.cells()),
             "\n\n".join(self._below()),
-            markdown_table(*self.language_cells()),
+            render_markdown_table(*self.language_cells()),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -303,7 +303,7 @@ def format_metric(metric: str, value: float | None, *, compared: bool = False) -
     return f"{100 * value:.{1 + compared}f}" if is_rate(metric) else f"{value:.{3 + compared}f}"
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """A number of parameters as 1.2 M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= 0.9995 * size:
@@ -311,7 +311,7 @@ def count(number: int) -> str:
     return str(number)
 
 
-def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def render_markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table as GitHub Markdown; the first two columns are texts."""
 
     def row(cells: Sequence[str]) -> str:

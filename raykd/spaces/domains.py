@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import yaml
 
 from raykd.errors import ConfigError
-from raykd.spaces.foreign import KINDS, interval_here, written_here
+from raykd.spaces.foreign import KINDS, suggest_domain, suggest_interval
 
 Scalar = str | int | float | bool | None
 """What a sample holds for a domain: the value itself, or the label of an option that is a tree."""
@@ -114,7 +114,7 @@ class GridDomain(ChoiceDomain):
 Domain = UniformDomain | LogUniformDomain | IntegerDomain | ChoiceDomain | GridDomain
 
 
-def domain_of(node: Mapping[str, object], path: str) -> Domain | None:
+def parse_domain(node: Mapping[str, object], path: str) -> Domain | None:
     """The domain that a mapping is, None for any other mapping.
 
     Raises:
@@ -143,7 +143,7 @@ def refuse_foreign(node: object, path: str) -> None:
     Raises:
         ConfigError: with what to write.
     """
-    if (here := written_here(node)) is not None:
+    if (here := suggest_domain(node)) is not None:
         raise ConfigError(
             f"space.{path}: no domain is written so",
             got=node,
@@ -158,7 +158,7 @@ def _interval(kind: str, value: Any, path: str) -> UniformDomain | LogUniformDom
     wanted += ", both above 0" if kind == "log_uniform" else ""
     good = isinstance(value, list) and len(value) == 2 and all(_number(one, whole=whole) for one in value)
     if not good or not value[0] < value[1] or (kind == "log_uniform" and value[0] <= 0):
-        meant = interval_here(kind, value)
+        meant = suggest_interval(kind, value)
         step = None if meant is None else f"write {meant}"
         raise ConfigError(f"space.{path}: wrong bounds of {kind}", got=value, wanted=wanted, next_step=step)
     low, high = value

@@ -96,7 +96,7 @@ ALSO_CALLED = {
 """Kinds of searchers and schedulers elsewhere."""
 
 
-def written_here(node: object) -> str | None:
+def suggest_domain(node: object) -> str | None:
     """What a node is here if it is a domain of another library; None for anything else."""
     if isinstance(node, str):
         return _of_call(node)
@@ -121,7 +121,7 @@ def written_here(node: object) -> str | None:
     return _of_parts(node)
 
 
-def interval_here(kind: str, value: object) -> str | None:
+def suggest_interval(kind: str, value: object) -> str | None:
     """What wrong bounds were meant as, in the words of this file; None where nobody can tell."""
     if isinstance(value, str):
         try:

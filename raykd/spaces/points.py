@@ -16,7 +16,7 @@ from raykd.config import Run
 from raykd.config.loading import flatten
 from raykd.errors import ConfigError
 from raykd.spaces.domains import ChoiceDomain, IntegerDomain, Scalar
-from raykd.spaces.space import Sample, Slot, Space, same
+from raykd.spaces.space import Sample, Slot, Space, is_same_value
 
 LONGEST = 3
 """Keys that a message names."""
@@ -45,7 +45,7 @@ def read_point(space: Space, point: Mapping[str, object], where: str) -> Sample:
             _put(tree, key, value, where)
     found = _read(space.tree, tree, "", where, True)
     for path, value in {**found, **sample}.items():
-        if path in found and not same(found[path], value):
+        if path in found and not is_same_value(found[path], value):
             raise _twice(path, found[path], value, where)
     return {
         one.path: {**found, **sample}[one.path] for one in space.domains if one.path in {**found, **sample}

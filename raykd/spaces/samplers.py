@@ -27,7 +27,7 @@ MOST_LISTED = 100_000
 """Settings of a space that are gone through for one that was not tried."""
 
 
-class Drawn:
+class DrawnSampler:
     """Random and grid: nothing is learnt, so nothing need be told, and all samples are known before the start."""
 
     def __init__(self, space: Space, seed: int, trials: int, known: Known = NOTHING) -> None:
@@ -52,7 +52,9 @@ class Drawn:
             if key_of(sample) not in self._seen:
                 return sample
         point = {**self._space.grid(index % self._space.grid_size), **(fixed or {})}
-        return unseen(self._space, self._seen, point) or self._space.sample(self._seed, index, fixed)
+        return find_unseen_sample(self._space, self._seen, point) or self._space.sample(
+            self._seed, index, fixed
+        )
 
     def report(self, index: int, evaluation: int, score: float) -> None:
         pass
@@ -64,7 +66,7 @@ class Drawn:
         pass
 
 
-def unseen(space: Space, seen: Collection[str], point: Mapping[str, Scalar]) -> Sample | None:
+def find_unseen_sample(space: Space, seen: Collection[str], point: Mapping[str, Scalar]) -> Sample | None:
     """The first sample with the values of ``point`` that was not seen; None where all were, or nobody can list them."""
     if space.size > MOST_LISTED:
         return None
@@ -95,7 +97,7 @@ class OptunaSampler:
                 break
             self._study.tell(self._running.pop(index), state=self._optuna.trial.TrialState.FAIL)
         else:
-            sample = self._begin(index, unseen(self._space, self._seen, fixed) or fixed)
+            sample = self._begin(index, find_unseen_sample(self._space, self._seen, fixed) or fixed)
         self._seen.add(key_of(sample))
         return sample
 
@@ -195,7 +197,7 @@ def _suggest(trial: Any, one: Dimension) -> Scalar:
     )
 
 
-def tune_domain(one: Dimension) -> Any:
+def build_tune_domain(one: Dimension) -> Any:
     """A domain as Ray Tune's own; options go by position, since labels may be equal in Python."""
     from ray import tune
 
@@ -258,7 +260,7 @@ class TuneSampler:
         try:
             searcher = SEARCH_ALG_IMPORT[name]()(metric=SCORE, mode=self._mode, **options)  # type: ignore[no-untyped-call]
             searcher.set_max_concurrency(self._limit)  # the sweep limits how many run
-            flat = {self._alias(one): tune_domain(one) for one in self._space.domains}
+            flat = {self._alias(one): build_tune_domain(one) for one in self._space.domains}
             searcher.set_search_properties(SCORE, self._mode, flat)
         except (ImportError, AssertionError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(

@@ -20,7 +20,7 @@ from pydantic import Field
 from raykd.config import Run
 from raykd.errors import ConfigError
 from raykd.spaces.domains import ChoiceDomain, UniformDomain
-from raykd.spaces.samplers import tune_domain
+from raykd.spaces.samplers import build_tune_domain
 from raykd.spaces.search import SCORE, Mode
 from raykd.spaces.space import Dimension, Space
 from raykd.spec import Spec
@@ -250,7 +250,7 @@ class Pbt(_Population):
             hyperparam_mutations={
                 one.path: list(one.domain.labels)
                 if isinstance(one.domain, ChoiceDomain)
-                else tune_domain(one)
+                else build_tune_domain(one)
                 for one in space.domains
             },
             quantile_fraction=self.quantile,

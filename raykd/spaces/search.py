@@ -117,9 +117,9 @@ class Random(SearchBase):
     """Of the draws."""
 
     def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
-        from raykd.spaces.samplers import Drawn
+        from raykd.spaces.samplers import DrawnSampler
 
-        return Drawn(space, self.seed, trials, known)
+        return DrawnSampler(space, self.seed, trials, known)
 
 
 class GridSearch(SearchBase):
@@ -131,9 +131,9 @@ class GridSearch(SearchBase):
 
     def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
         """As of every searcher; `Sweep.trials` is the grid's size times its repeats."""
-        from raykd.spaces.samplers import Drawn
+        from raykd.spaces.samplers import DrawnSampler
 
-        return Drawn(space, self.seed, trials, known)
+        return DrawnSampler(space, self.seed, trials, known)
 
 
 class Optuna(SearchBase):

@@ -21,14 +21,14 @@ from raykd.config import Run, overlay
 from raykd.config.loading import resolve_paths, validate_any
 from raykd.config.smoke import shorten_run
 from raykd.errors import ConfigError, RaykdError
-from raykd.report.names import is_constant, short_names
+from raykd.report.names import is_constant, shorten_names
 from raykd.spaces.domains import (
     ChoiceDomain,
     Domain,
     GridDomain,
     IntegerDomain,
     Scalar,
-    domain_of,
+    parse_domain,
     refuse_foreign,
 )
 
@@ -59,7 +59,7 @@ class Dimension:
 
     def active(self, sample: Mapping[str, Scalar]) -> bool:
         """Whether the sample chose every option above this domain."""
-        return all(path in sample and same(sample[path], label) for path, label in self.condition)
+        return all(path in sample and is_same_value(sample[path], label) for path, label in self.condition)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Space:
         self.searched: set[str] = set()
         """Of `keys`, those that differ between samples."""
         self._dimensions: list[Dimension] = []
-        if not isinstance(tree, Mapping) or domain_of(tree, "(root)") is not None:
+        if not isinstance(tree, Mapping) or parse_domain(tree, "(root)") is not None:
             raise ConfigError(
                 f"{origin}: the space is a mapping of a run's keys",
                 got=tree,
@@ -125,7 +125,7 @@ class Space:
         if not isinstance(node, Mapping):
             refuse_foreign(node, path)
             return node
-        domain = domain_of(node, path)
+        domain = parse_domain(node, path)
         if domain is None:
             dot = "." if path else ""
             _refuse_dots(node, f"{key}{dot}")
@@ -163,7 +163,7 @@ class Space:
     def names(self) -> dict[str, str]:
         """A short name for each path, as tables call it; a number that is an option of a choice has the choice's."""
         paths = [one.path for one in self.domains]
-        names = short_names([path for path in paths if not is_constant(path, paths)])
+        names = shorten_names([path for path in paths if not is_constant(path, paths)])
         return {path: names.get(path) or names[path[: path.rindex("[")]] for path in paths}
 
     def walk(self, choose: Callable[[Dimension], Scalar]) -> Sample:
@@ -292,7 +292,7 @@ def _refuse_dots(node: Mapping[str, object], above: str) -> None:
             raise ConfigError(f"space.{above}{name}: keys are nested, not dotted", got=name, wanted=nested)
 
 
-def same(a: Scalar, b: Scalar) -> bool:
+def is_same_value(a: Scalar, b: Scalar) -> bool:
     """Whether two values of a sample are one: 1, 1.0 and true are not."""
     return json.dumps(a) == json.dumps(b)
 

@@ -29,7 +29,7 @@ from raykd.spec import Spec
 from raykd.tasks.forms import RowForm
 from raykd.tasks.signature import Signature
 from raykd.text.batch import TextBatch
-from raykd.text.padding import RIGHT, Padding, SubBatch, pad, run_sub_batches, sub_batches_of
+from raykd.text.padding import RIGHT, Padding, SubBatch, pad_sequences, run_sub_batches, split_batch
 from raykd.text.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Rows after tokenisation, not padded. Written by a task's `encode`, read by its `collate`.
+    """Rows after tokenisation, not padded. Written by a task's `encode`, read by its `collate_rows`.
 
     fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
     pad_values: what each field is padded with.
@@ -86,12 +86,12 @@ class EncodedRows:
 
     def units(self, picked: Sequence[int]) -> NDArray[np.int64]:
         """Positions of the picked rows' units, row after row."""
-        return ranges(self.starts_B1, picked)
+        return expand_ranges(self.starts_B1, picked)
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """One padded batch. Written by a task's `collate`, read by the model's forward and the task's `gather`.
+    """One padded batch. Written by a task's `collate_rows`, read by the model's forward and the task's `gather`.
 
     inputs: keyword arguments of the model, each ``[S, L]`` int64; S sequences, one a row for most tasks.
     labels_N: int64 or `UNLABELLED`, one a unit; `UNLABELLED` where the unit was cut off.
@@ -156,7 +156,7 @@ class SystemAnswers:
     def take(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> SystemAnswers:
         """What was answered to these rows, in this order."""
         picked = np.asarray(rows, dtype=np.int64)
-        units = ranges(starts_of(self.counts_B), picked)
+        units = expand_ranges(compute_starts(self.counts_B), picked)
         return SystemAnswers(
             self.logits_NC[units],
             self.counts_B[picked],
@@ -208,7 +208,7 @@ class TaskBase(Spec):
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows as a batch, padded for one model."""
-        return collate(rows, picked, padding)
+        return collate_rows(rows, picked, padding)
 
     @abstractmethod
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
@@ -245,7 +245,7 @@ class TaskBase(Spec):
         Raises:
             LabelMismatchError: a label of one list has no counterpart in the other; names both lists.
         """
-        return tuple((column,) for column in label_columns(own, wanted, label_map, name))
+        return tuple((column,) for column in map_label_columns(own, wanted, label_map, name))
 
     def answer(
         self, model: PreTrainedModel, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
@@ -309,7 +309,7 @@ class TaskBase(Spec):
         """Scores of one system on labelled rows of one language."""
 
 
-def label_columns(
+def map_label_columns(
     own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
 ) -> list[int]:
     """For each of the run's labels the teacher's column.
@@ -346,15 +346,15 @@ def _label_advice(own: Sequence[str], wanted: Sequence[str], name: str) -> str:
     return f"{rule}. Name a teacher with {len(wanted)} labels, or give the run (data.labels) those of this teacher"
 
 
-def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
+def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
     """The picked rows, padded: sequences one after the other, units with their places in the batch."""
     chosen = np.asarray(picked, dtype=np.int64)
-    sequences = chosen if rows.sequences_B1 is None else ranges(rows.sequences_B1, chosen)
+    sequences = chosen if rows.sequences_B1 is None else expand_ranges(rows.sequences_B1, chosen)
     chosen_S = sequences.tolist()
-    parts = sub_batches_of(rows.fields, chosen_S, padding.shapes)
+    parts = split_batch(rows.fields, chosen_S, padding.shapes)
     if parts is not None:
         padding = replace(padding, side="right", buckets=())  # nothing is padded where parts run
-    inputs = pad(rows, chosen_S, padding)
+    inputs = pad_sequences(rows, chosen_S, padding)
     lengths_S = np.asarray([len(rows.fields["input_ids"][s]) for s in chosen_S], dtype=np.int64)
     shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
     units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.units(picked)
@@ -365,7 +365,7 @@ def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) 
         places, seen = rows.places_N2[units], rows.places_N2[units, 0] >= 0
         first_B = np.arange(len(chosen))
         if rows.sequences_B1 is not None:
-            first_B = starts_of(np.diff(rows.sequences_B1)[chosen])[:-1]
+            first_B = compute_starts(np.diff(rows.sequences_B1)[chosen])[:-1]
         shift_N = np.repeat(first_B, counts_B)
         places = np.where(seen[:, None], np.stack([places[:, 0] + shift_N, places[:, 1]], axis=1), 0)
         if shift_S is not None and "labels" not in inputs:  # targets are padded on the right
@@ -386,12 +386,14 @@ def collate(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) 
     )
 
 
-def starts_of(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+def compute_starts(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """``[B + 1]``: where each row's units begin, and where the last one's end."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])
 
 
-def ranges(starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+def expand_ranges(
+    starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.int64]:
     """The positions ``starts[i] .. starts[i + 1] - 1`` of each picked row, row after row."""
     chosen = np.asarray(picked, dtype=np.int64)
     counts = starts_B1[chosen + 1] - starts_B1[chosen]

@@ -15,13 +15,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, collate
+from raykd.tasks.base import EncodedBatch, EncodedRows, collate_rows
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, language_batch, target_units
+from raykd.tasks.language import LanguageTask, build_target_units, collate_language_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.prompts import prompt_ids, target_ids
+from raykd.text.prompts import encode_targets, prompt_ids
 from raykd.text.tokens import Tokenizer
 
 
@@ -48,9 +48,9 @@ class CausalLM(LanguageTask):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Prompt and target tokens of B rows; a unit is read at the token before it."""
-        targets = target_ids(tokenizer, batch.pairs or (), self.max_target_length, as_target=False)
+        targets = encode_targets(tokenizer, batch.pairs or (), self.max_target_length, as_target=False)
         prompts = prompt_ids(tokenizer, batch.texts, self.prompt_tokens)
-        units = target_units(tokenizer, batch, prompts, targets)
+        units = build_target_units(tokenizer, batch, prompts, targets)
         ids = [np.concatenate(row) for row in zip(prompts.ids, targets.ids, strict=True)]
         places = [
             len(prompt) - 1 + np.arange(len(target))
@@ -70,7 +70,7 @@ class CausalLM(LanguageTask):
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
-        return language_batch(collate(rows, picked, padding), rows, picked)
+        return collate_language_rows(collate_rows(rows, picked, padding), rows, picked)
 
     @property
     def prompt_tokens(self) -> int:

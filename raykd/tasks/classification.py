@@ -17,7 +17,7 @@ from raykd.tasks.registry import register_task
 from raykd.tasks.scores import classification as metrics
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.tokens import Tokenizer, Tokens, marker_ids, tokenize
+from raykd.text.tokens import Tokenizer, Tokens, find_marker_ids, tokenize
 
 
 @register_task
@@ -63,7 +63,7 @@ class Classification(TaskBase):
         Raises:
             ConfigError: a tokenizer that does not keep a marker as one token.
         """
-        ids = marker_ids(tokenizer, self.markers)
+        ids = find_marker_ids(tokenizer, self.markers)
         return np.asarray([not np.isin(ids, row).all() for row in tokens.fields["input_ids"]], dtype=bool)
 
     def counts(self, batch: TextBatch) -> NDArray[np.int64]:
@@ -107,5 +107,6 @@ class Classification(TaskBase):
         return columns | {f"p_{name}": [row["probabilities"][name] for row in predictions] for name in labels}
 
     def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """Accuracy, macro-F1, NLL and ECE of labelled units; see `raykd.tasks.scores.classification`."""
-        return metrics.classification(said.logits_NC, rows.labels_B)
+        """Accuracy, macro-F1, NLL and ECE of labelled units; see
+        `raykd.tasks.scores.classification`."""
+        return metrics.compute_classification_metrics(said.logits_NC, rows.labels_B)

@@ -30,7 +30,7 @@ from raykd.answers.servable import check_servable
 from raykd.distill.chunks import chunk_of
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, compute_starts
 from raykd.tasks.scores import generation
 from raykd.tasks.signature import WRITTEN, Signature
 from raykd.text.batch import TextBatch
@@ -242,7 +242,10 @@ class LanguageTask(TaskBase):
         """NLL (nats a token of the model's own tokenizer), perplexity, and what is `written`."""
         assert said.nll_B is not None and said.tokens_B is not None
         total, tokens = float(said.nll_B.sum()), int(said.tokens_B.sum())
-        found = {"nll": total / max(tokens, 1), "perplexity": generation.perplexity(total, max(tokens, 1))}
+        found = {
+            "nll": total / max(tokens, 1),
+            "perplexity": generation.compute_perplexity(total, max(tokens, 1)),
+        }
         if said.texts is not None and self.written:
             references = rows.pairs or ()
             found |= generation.compute_generation_metrics(
@@ -253,7 +256,7 @@ class LanguageTask(TaskBase):
 
 @dataclass(frozen=True)
 class _Units:
-    """The units of encoded rows as `EncodedRows` holds them. Made by `target_units`."""
+    """The units of encoded rows as `EncodedRows` holds them. Made by `build_target_units`."""
 
     labels_N: NDArray[np.int64]
     starts_B1: NDArray[np.int64]
@@ -261,7 +264,7 @@ class _Units:
     long_B: NDArray[np.bool_]
 
 
-def target_units(tokenizer: Tokenizer, batch: TextBatch, prompts: Prompts, targets: Targets) -> _Units:
+def build_target_units(tokenizer: Tokenizer, batch: TextBatch, prompts: Prompts, targets: Targets) -> _Units:
     """What rows of prompts (or sources) and targets have in common, whatever model reads them."""
     counts_B = np.asarray([len(row) for row in targets.ids], dtype=np.int64)
     seen_W = np.concatenate(
@@ -269,15 +272,15 @@ def target_units(tokenizer: Tokenizer, batch: TextBatch, prompts: Prompts, targe
     )
     extra = {
         "offsets_N": np.concatenate([np.empty(0, np.int64), *targets.starts]),
-        "seeds_B": row_seeds(batch),
-        "vocabulary": np.asarray(vocabulary_size(tokenizer)),
+        "seeds_B": compute_row_seeds(batch),
+        "vocabulary": np.asarray(count_vocabulary(tokenizer)),
         # All tokens of the targets, so that coverage counts what a limit cut off.
         "places_W2": np.where(seen_W[:, None], 0, -1).repeat(2, axis=1),
         "held_B": prompts.held_B | targets.held_B,
     }
     return _Units(
         labels_N=np.concatenate([np.empty(0, np.int64), *targets.ids]),
-        starts_B1=starts_of(counts_B),
+        starts_B1=compute_starts(counts_B),
         extra=extra,
         long_B=prompts.long_B | targets.long_B,
     )
@@ -290,7 +293,7 @@ def _never_falling(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> 
     return np.concatenate([np.empty(0, np.int64), *rows])
 
 
-def row_seeds(batch: TextBatch) -> NDArray[np.int64]:
+def compute_row_seeds(batch: TextBatch) -> NDArray[np.int64]:
     """``[B]``: a number that follows from a row's texts alone, for answers that are drawn."""
     found = [
         hashlib.sha256(f"{len(text)} {text}{target}".encode("utf-8", "surrogatepass")).digest()[:8]
@@ -299,7 +302,7 @@ def row_seeds(batch: TextBatch) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(found), dtype="<i8").astype(np.int64)
 
 
-def vocabulary_size(tokenizer: Any) -> int:
+def count_vocabulary(tokenizer: Any) -> int:
     """The highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
     return len(tokenizer) if getattr(tokenizer, "by_language", False) else _highest(tokenizer) + 1
 
@@ -309,7 +312,7 @@ def _highest(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values(), default=-1))
 
 
-def language_batch(encoded: EncodedBatch, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
+def collate_language_rows(encoded: EncodedBatch, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
     """What a language model's batch carries beside tokens: offsets of its units, seeds of its rows, the vocabulary."""
     chosen = np.asarray(picked, dtype=np.int64)
     extra = {

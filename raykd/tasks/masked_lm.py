@@ -21,13 +21,13 @@ from pydantic import Field, model_validator
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import ConfigError
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, collate, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, collate_rows, compute_starts
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, language_batch, row_seeds, vocabulary_size
+from raykd.tasks.language import LanguageTask, collate_language_rows, compute_row_seeds, count_vocabulary
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.tokens import Tokenizer, by_language
+from raykd.text.tokens import Tokenizer, build_language_arguments
 
 
 @register_task
@@ -91,13 +91,13 @@ class MaskedLM(LanguageTask):
             pad_values={name: roles["pad"] if name == "input_ids" else 0 for name in fields},
             lengths_B=np.asarray(lengths, dtype=np.int64),
             labels_N=np.concatenate(labels),
-            starts_B1=starts_of(np.asarray(units, dtype=np.int64)),
+            starts_B1=compute_starts(np.asarray(units, dtype=np.int64)),
             sequences_B1=np.arange(len(batch) + 1, dtype=np.int64) * self.views,
             places_N2=np.concatenate(places),
             extra={
                 "offsets_N": np.concatenate(offsets),
-                "seeds_B": row_seeds(batch),
-                "vocabulary": np.asarray(vocabulary_size(tokenizer)),
+                "seeds_B": compute_row_seeds(batch),
+                "vocabulary": np.asarray(count_vocabulary(tokenizer)),
                 # All places that would be hidden, so that coverage counts what the limit cut off.
                 "places_W2": np.where(np.concatenate(seen)[:, None], 0, -1).repeat(2, axis=1),
             },
@@ -106,7 +106,7 @@ class MaskedLM(LanguageTask):
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
-        return language_batch(collate(rows, picked, padding), rows, picked)
+        return collate_language_rows(collate_rows(rows, picked, padding), rows, picked)
 
     def lengths_key(self) -> object:
         """What decides which places are hidden."""
@@ -179,7 +179,7 @@ def _called(
     call: Any = tokenizer
     # Without a limit a text may be longer than the model: it is cut afterwards, so that is nothing to warn of.
     how: dict[str, Any] = {"verbose": False} if limit is None else {"truncation": True, "max_length": limit}
-    how |= by_language(tokenizer, languages)
+    how |= build_language_arguments(tokenizer, languages)
     side = getattr(tokenizer, "truncation_side", "right")
     if side == "left":
         call.truncation_side = "right"  # places count from a text's beginning

@@ -38,21 +38,21 @@ from raykd.tasks.base import (
     EncodedRows,
     SystemAnswers,
     TaskBase,
-    collate,
-    ranges,
-    starts_of,
+    collate_rows,
+    compute_starts,
+    expand_ranges,
 )
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.scores import spans as answers
 from raykd.tasks.scores.classification import log_softmax
-from raykd.tasks.scores.spans import null_choices, word_counts
+from raykd.tasks.scores.spans import count_words, find_null_choices
 from raykd.tasks.signature import Column, Signature
-from raykd.tasks.windows import null_tokens, reads_of
+from raykd.tasks.windows import find_null_tokens, find_word_reads
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.tokens import Tokenizer, shorten_questions, tokenize_words
-from raykd.text.words import word_spans
+from raykd.text.words import find_word_spans
 
 if TYPE_CHECKING:
     pass
@@ -103,9 +103,9 @@ class QuestionAnswering(TaskBase):
         asked = [question.lstrip() for question in batch.texts]  # as run_qa.py does
         questions, long_B = shorten_questions(tokenizer, asked, self.max_length, self.stride)
         tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
-        spans = [word_spans(context) for context in contexts]
-        sequences_B1 = starts_of(np.bincount(tokens.row_of, minlength=len(batch)))
-        reads = reads_of(tokens, spans, sequences_B1)
+        spans = [find_word_spans(context) for context in contexts]
+        sequences_B1 = compute_starts(np.bincount(tokens.row_of, minlength=len(batch)))
+        reads = find_word_reads(tokens, spans, sequences_B1)
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
@@ -113,25 +113,25 @@ class QuestionAnswering(TaskBase):
             if len(batch)
             else tokens.lengths_B,
             labels_N=self.unit_labels(batch),
-            starts_B1=starts_of(self.counts(batch)),
+            starts_B1=compute_starts(self.counts(batch)),
             sequences_B1=sequences_B1,
             extra={
-                "words_B1": starts_of(np.asarray([len(s) for s in spans], dtype=np.int64)),
+                "words_B1": compute_starts(np.asarray([len(s) for s in spans], dtype=np.int64)),
                 "reads_R4": reads.reads_R4,
                 "reads_B1": reads.starts_B1,
                 "rests_R3": reads.rests_R3,
                 "rests_B1": reads.rest_starts_B1,
                 "seen": reads.seen_W,
                 "shared": reads.shared_W,
-                "null_S": null_tokens(tokenizer, tokens),
-                "null_B": null_choices(batch),
+                "null_S": find_null_tokens(tokenizer, tokens),
+                "null_B": find_null_choices(batch),
             },
             long_B=long_B,
         )
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows' windows; ``extra`` says where each choice is read."""
-        encoded = collate(rows, picked, padding)
+        encoded = collate_rows(rows, picked, padding)
         chosen = np.asarray(picked, dtype=np.int64)
         assert rows.sequences_B1 is not None
         words_B = np.diff(rows.extra["words_B1"])[chosen]
@@ -169,20 +169,20 @@ class QuestionAnswering(TaskBase):
 
     def choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
         """Words of the longest context, and what stands beside them."""
-        return int(word_counts(batch).max(initial=0)) + BESIDE
+        return int(count_words(batch).max(initial=0)) + BESIDE
 
     def mean_choices(self, batch: TextBatch, classes: int) -> float:
         """Begin and end, each over the words of the row's own context and what stands behind them."""
-        return 2 * (float(np.mean(word_counts(batch))) + BESIDE)
+        return 2 * (float(np.mean(count_words(batch))) + BESIDE)
 
     def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
         """First and last word of the first accepted answer, or the choice "no answer"; else `UNLABELLED`."""
         found = np.full((len(batch), 2), UNLABELLED, dtype=np.int64)
-        null_B = null_choices(batch)
+        null_B = find_null_choices(batch)
         for i, gold in enumerate(batch.golds or ()):
             if gold:
-                spans = word_spans((batch.pairs or ())[i])
-                place = answers.answer_words(spans, np.asarray([gold[:2]]))[0]
+                spans = find_word_spans((batch.pairs or ())[i])
+                place = answers.find_answer_words(spans, np.asarray([gold[:2]]))[0]
                 if place[0] >= 0:
                     found[i] = place
             elif batch.labels_B[i] != UNLABELLED and null_B[i] >= 0:
@@ -245,14 +245,14 @@ class QuestionAnswering(TaskBase):
 
         Where there may be none: the answer "" with the probability that there is none.
         """
-        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), null_choices(rows)
-        places_B2, logp_B, null_logp_B = answers.best_answers(
-            logits_NC, word_counts(rows), null_B, self.max_answer_words
+        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), find_null_choices(rows)
+        places_B2, logp_B, null_logp_B = answers.find_best_answers(
+            logits_NC, count_words(rows), null_B, self.max_answer_words
         )
         found: list[dict[str, object]] = []
         contexts = rows.pairs or ()
         for i, (question, context) in enumerate(zip(rows.texts, contexts, strict=True)):
-            spans, (first, last) = word_spans(context), places_B2[i].tolist()
+            spans, (first, last) = find_word_spans(context), places_B2[i].tolist()
             begin, end, logp = 0, 0, logp_B[i] if len(spans) else -np.inf
             if null_logp_B[i] > logp:
                 logp = null_logp_B[i]
@@ -290,13 +290,13 @@ class QuestionAnswering(TaskBase):
 
         Where there may be none also what the best threshold on its score gives, as in SQuAD v2.
         """
-        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), null_choices(rows)
-        places_B2, logp_B, null_logp_B = answers.best_answers(
-            logits_NC, word_counts(rows), null_B, self.max_answer_words
+        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), find_null_choices(rows)
+        places_B2, logp_B, null_logp_B = answers.find_best_answers(
+            logits_NC, count_words(rows), null_B, self.max_answer_words
         )
         contexts, golds = rows.pairs or (), rows.golds or ()
         spans_of_words = [
-            answers.span_text(context, word_spans(context), int(first), int(last))
+            answers.read_span_text(context, find_word_spans(context), int(first), int(last))
             for context, (first, last) in zip(contexts, places_B2, strict=True)
         ]
         accepted = [
@@ -307,7 +307,7 @@ class QuestionAnswering(TaskBase):
         predicted = ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, spans_of_words, strict=True)]
         found = answers.compute_answer_metrics(predicted, accepted, rows.languages)
         if (null_B >= 0).any():
-            found |= answers.best_thresholds(spans_of_words, doubt_B, accepted, rows.languages)
+            found |= answers.find_best_thresholds(spans_of_words, doubt_B, accepted, rows.languages)
         gold_N = self.unit_labels(rows)
         labelled = gold_N != UNLABELLED
         logp_NC = log_softmax(said.logits_NC)
@@ -320,7 +320,7 @@ def _null_reads(
 ) -> NDArray[np.int64]:
     """``[S, 4]``: window, token, row and choice of every "no answer" of the chosen rows that may have none."""
     assert rows.sequences_B1 is not None
-    token_S = rows.extra["null_S"][ranges(rows.sequences_B1, chosen)]
+    token_S = rows.extra["null_S"][expand_ranges(rows.sequences_B1, chosen)]
     token_S = token_S if shift_S is None else token_S + shift_S
     row_S = np.repeat(np.arange(len(chosen)), np.diff(rows.sequences_B1)[chosen])
     read_S4 = np.stack([np.arange(len(row_S)), token_S, row_S, null_B[row_S]], axis=1)
@@ -335,10 +335,10 @@ def _reads(
     assert rows.sequences_B1 is not None
     starts_B1 = rows.extra[f"{name}_B1"]
     found_RK: NDArray[np.int64] = rows.extra["reads_R4" if name == "reads" else "rests_R3"][
-        ranges(starts_B1, chosen)
+        expand_ranges(starts_B1, chosen)
     ]
     row_R = np.repeat(np.arange(len(chosen)), np.diff(starts_B1)[chosen])
-    found_RK[:, 0] += starts_of(np.diff(rows.sequences_B1)[chosen])[row_R]
+    found_RK[:, 0] += compute_starts(np.diff(rows.sequences_B1)[chosen])[row_R]
     if shift_S is not None:
         found_RK[:, 1] += shift_S[found_RK[:, 0]]
     found_RK[:, 2] += 2 * row_R

@@ -121,7 +121,7 @@ def parse(tags: Sequence[str], *, whole: bool = True) -> Scheme:
     return Scheme(name, tuple(tags), tuple(letters), tuple(types))
 
 
-def entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
+def read_entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
     """The entities of one row of tags.
 
     Raises:
@@ -152,7 +152,7 @@ def entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
     return found
 
 
-def tags_of(found: Sequence[Entity], length: int, scheme: SchemeName) -> list[str]:
+def write_tags(found: Sequence[Entity], length: int, scheme: SchemeName) -> list[str]:
     """One row of tags that says where these entities are.
 
     IO cannot tell two neighbouring entities of one type apart; all other schemes lose nothing.
@@ -165,9 +165,9 @@ def tags_of(found: Sequence[Entity], length: int, scheme: SchemeName) -> list[st
     return tags
 
 
-def convert(tags: Sequence[str], source: SchemeName, target: SchemeName) -> list[str]:
-    """One row of gold tags of one scheme in another (not in IOB1). Raises `DataError` as `entities` does."""
-    return tags_of(entities(tags, source), len(tags), target)
+def convert_tags(tags: Sequence[str], source: SchemeName, target: SchemeName) -> list[str]:
+    """One row of gold tags of one scheme in another (not in IOB1). Raises `DataError` as `read_entities` does."""
+    return write_tags(read_entities(tags, source), len(tags), target)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def map_columns(
             or have a type that the run has not; names both lists. ConfigError: the run's tags are of no scheme.
     """
     target = parse(wanted)
-    renamed = [rename(tag, label_map) for tag in own]
+    renamed = [rename_tag(tag, label_map) for tag in own]
     if target.name == "IO":  # which says the same of every word of an entity, whatever the teacher's scheme
         renamed = [tag if tag == OUTSIDE else f"I-{tag.partition('-')[2]}" for tag in renamed]
     try:
@@ -236,7 +236,7 @@ def map_columns(
     return ColumnMap(tuple(tuple(column) for column in columns))
 
 
-def rename(tag: str, label_map: Mapping[str, str]) -> str:
+def rename_tag(tag: str, label_map: Mapping[str, str]) -> str:
     """The tag that a map leads to, which holds tags or types."""
     if tag in label_map:
         return label_map[tag]

@@ -15,14 +15,14 @@ from pydantic import Field
 
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, collate
+from raykd.tasks.base import EncodedBatch, EncodedRows, collate_rows
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, Written, language_batch, target_units
+from raykd.tasks.language import LanguageTask, Written, build_target_units, collate_language_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
-from raykd.text.codes import wraps
+from raykd.text.codes import has_wrapped_targets
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.prompts import source_ids, target_ids
+from raykd.text.prompts import encode_sources, encode_targets
 from raykd.text.tokens import Tokenizer
 
 
@@ -49,11 +49,11 @@ class Seq2Seq(LanguageTask):
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Source tokens of B rows, and their targets as labels; a unit is read at its own label."""
-        sources = source_ids(tokenizer, batch.texts, self.max_length, batch.source_languages or ())
-        targets = target_ids(
+        sources = encode_sources(tokenizer, batch.texts, self.max_length, batch.source_languages or ())
+        targets = encode_targets(
             tokenizer, batch.pairs or (), self.max_target_length, as_target=True, languages=batch.languages
         )
-        units = target_units(tokenizer, batch, sources, targets)
+        units = build_target_units(tokenizer, batch, sources, targets)
         counts_B = np.diff(units.starts_B1)
         place_N = np.concatenate([np.empty(0, np.int64), *(np.arange(n) for n in counts_B.tolist())])
         pad_id = tokenizer.pad_token_id or 0
@@ -62,7 +62,7 @@ class Seq2Seq(LanguageTask):
             "attention_mask": [np.ones_like(row) for row in sources.ids],
             "labels": targets.ids,
         }
-        if wraps(tokenizer):  # the model would take the last token that is left of a cut target
+        if has_wrapped_targets(tokenizer):  # the model would take the last token that is left of a cut target
             fields["decoder_input_ids"] = [
                 np.concatenate([[last], row[:-1]])
                 for last, row in zip(targets.last_B, targets.ids, strict=True)
@@ -85,7 +85,7 @@ class Seq2Seq(LanguageTask):
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
         """The picked rows, with their units' offsets."""
-        encoded = language_batch(collate(rows, picked, padding), rows, picked)
+        encoded = collate_language_rows(collate_rows(rows, picked, padding), rows, picked)
         tokens = int(encoded.inputs["labels"].numel())
         real, computed = encoded.real_tokens + int(encoded.counts_B.sum()), encoded.computed_tokens + tokens
         return replace(encoded, real_tokens=real, computed_tokens=computed)

@@ -23,15 +23,15 @@ from raykd.answers.codec import encode_rows
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, ranges, starts_of
+from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, compute_starts, expand_ranges
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import ColumnMap, map_columns, parse
 from raykd.tasks.scores import entities
 from raykd.tasks.signature import TEXT, Column, Scalar, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.tokens import Tokenizer, Tokens, take_tokens, tokenize_apart, tokenize_words
-from raykd.text.words import first_tokens, shared
+from raykd.text.tokens import Tokenizer, Tokens, merge_tokens, tokenize_apart, tokenize_words
+from raykd.text.words import find_first_tokens, find_shared_tokens
 
 if TYPE_CHECKING:
     pass
@@ -66,9 +66,9 @@ class TokenClassification(TaskBase):
             pad_values=tokens.pad_values,
             lengths_B=tokens.lengths_B,
             labels_N=self.unit_labels(batch),
-            starts_B1=starts_of(self.counts(batch)),
+            starts_B1=compute_starts(self.counts(batch)),
             places_N2=np.stack([np.where(token_N < 0, -1, 0), token_N], axis=1),
-            extra={"shared": shared(row_N, token_N)},
+            extra={"shared": find_shared_tokens(row_N, token_N)},
             long_B=tokens.long_B,
         )
 
@@ -122,9 +122,9 @@ class TokenClassification(TaskBase):
             np.where(said.covered_N[:, None], said.logits_NC, outside), said.counts_B, scheme
         )
         kinds = list(dict.fromkeys(scheme.types))
-        starts_B1 = starts_of(said.counts_B)
+        starts_B1 = compute_starts(said.counts_B)
         found: list[list[dict[str, object]]] = [[] for _ in rows.texts]
-        for first, behind, kind in entities.spans(tags_N, said.counts_B, scheme).tolist():
+        for first, behind, kind in entities.find_entity_spans(tags_N, said.counts_B, scheme).tolist():
             row = int(np.searchsorted(starts_B1, first, side="right")) - 1
             words = (rows.words or ())[row]
             begin = words[first - int(starts_B1[row])][0]
@@ -156,9 +156,11 @@ def _read(tokenizer: Tokenizer, batch: TextBatch, max_length: int) -> tuple[Toke
         parts.append((apart, *tokenize_apart(tokenizer, words, max_length)))
     if whole or not apart:
         tokens = tokenize_words(tokenizer, [batch.texts[i] for i in whole], None, max_length)
-        parts.append((whole, tokens, first_tokens(tokens.offsets, tokens.special, [spans[i] for i in whole])))
-    starts_B1 = starts_of(np.asarray([len(row) for row in spans], dtype=np.int64))
+        parts.append(
+            (whole, tokens, find_first_tokens(tokens.offsets, tokens.special, [spans[i] for i in whole]))
+        )
+    starts_B1 = compute_starts(np.asarray([len(row) for row in spans], dtype=np.int64))
     token_N = np.full(int(starts_B1[-1]), -1, dtype=np.int64)
     for rows, _, found_N in parts:
-        token_N[ranges(starts_B1, rows)] = found_N
-    return take_tokens([(rows, tokens) for rows, tokens, _ in parts], len(batch)), token_N
+        token_N[expand_ranges(starts_B1, rows)] = found_N
+    return merge_tokens([(rows, tokens) for rows, tokens, _ in parts], len(batch)), token_N

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.tasks.base import starts_of
+from raykd.tasks.base import compute_starts
 from raykd.text.tokens import LocatedTokens, Tokenizer
-from raykd.text.words import shared, word_tokens
+from raykd.text.words import find_shared_tokens, find_word_tokens
 
 
 @dataclass(frozen=True)
-class Reads:
-    """Where the words of all rows' contexts are read. Written by `reads_of`.
+class WordReads:
+    """Where the words of all rows' contexts are read. Written by `find_word_reads`.
 
     reads_R4: window (of its row), token, side (0 begin, 1 end) and word (of its row), row after row.
     starts_B1: where each row's reads begin, and where the last one's end.
@@ -39,9 +39,9 @@ class Reads:
     shared_W: NDArray[np.bool_]
 
 
-def reads_of(
+def find_word_reads(
     tokens: LocatedTokens, spans: Sequence[NDArray[np.int32]], sequences_B1: NDArray[np.int64]
-) -> Reads:
+) -> WordReads:
     """Where each word of each context is read.
 
     Args:
@@ -50,7 +50,7 @@ def reads_of(
     """
     row_of, inside_S = tokens.row_of, [part == tokens.second for part in tokens.parts]
     window_spans = [spans[row] for row in row_of.tolist()]
-    found = word_tokens(tokens.offsets, [~inside for inside in inside_S], window_spans)
+    found = find_word_tokens(tokens.offsets, [~inside for inside in inside_S], window_spans)
     counts_S = np.asarray([len(s) for s in window_spans], dtype=np.int64)
     window_X = np.repeat(np.arange(len(row_of)), counts_S)
     # How far the nearer end of the window's context is from a token.
@@ -58,8 +58,8 @@ def reads_of(
     last_S = np.asarray(
         [len(inside) - 1 - int(np.argmax(inside[::-1])) for inside in inside_S], dtype=np.int64
     )
-    starts_B1 = starts_of(np.asarray([len(s) for s in spans], dtype=np.int64))
-    inside_X = np.arange(len(window_X)) - np.repeat(starts_of(counts_S)[:-1], counts_S)
+    starts_B1 = compute_starts(np.asarray([len(s) for s in spans], dtype=np.int64))
+    inside_X = np.arange(len(window_X)) - np.repeat(compute_starts(counts_S)[:-1], counts_S)
     word_X = inside_X + starts_B1[row_of[window_X]]
     seen_W, shared_W = np.zeros(int(starts_B1[-1]), dtype=bool), np.zeros(int(starts_B1[-1]), dtype=bool)
     reads, rests = [], []
@@ -70,13 +70,13 @@ def reads_of(
         around_X = np.minimum(token_X - first_S[window_X], last_S[window_X] - token_X)
         read_X = held_X | _only(word_X, held_X, np.where(token_X < 0, -1, around_X))
         seen_W[word_X[read_X]] = True
-        shared_W[word_X[shared(window_X, np.where(read_X, token_X, -1))]] = True
+        shared_W[word_X[find_shared_tokens(window_X, np.where(read_X, token_X, -1))]] = True
         side_X = np.full_like(token_X, side)
         reads.append(np.stack([window_X, token_X, side_X, inside_X], axis=1)[read_X])
         is_read_T = np.isin(context_T2 @ [width, 1], window_X[read_X] * width + token_X[read_X])
         rest_T2 = context_T2[~is_read_T]
         rests.append(np.concatenate([rest_T2, np.full_like(rest_T2[:, :1], side)], axis=1))
-    return Reads(
+    return WordReads(
         *_by_row(np.concatenate(reads), row_of, sequences_B1),
         *_by_row(np.concatenate(rests), row_of, sequences_B1),
         seen_W,
@@ -92,7 +92,7 @@ def _by_row(
     order = np.argsort(row_R, kind="stable")
     reads_RK, row_R = reads_RK[order], row_R[order]
     reads_RK[:, 0] -= sequences_B1[row_R]
-    return reads_RK, starts_of(np.bincount(row_R, minlength=len(sequences_B1) - 1))
+    return reads_RK, compute_starts(np.bincount(row_R, minlength=len(sequences_B1) - 1))
 
 
 def _only(
@@ -110,7 +110,7 @@ def _only(
     return chosen_X
 
 
-def null_tokens(tokenizer: Tokenizer, tokens: LocatedTokens) -> NDArray[np.int64]:
+def find_null_tokens(tokenizer: Tokenizer, tokens: LocatedTokens) -> NDArray[np.int64]:
     """``[S]``: the token of each window where "no answer" is read: the classification token, or the one that begins a
     text, or the first, as `run_qa.py` chooses it."""
     found = np.zeros(len(tokens.row_of), dtype=np.int64)

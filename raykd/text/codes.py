@@ -98,13 +98,13 @@ def coded_name(name: object) -> bool:
     return isinstance(name, str) and name.removesuffix("Fast") in CODED
 
 
-def wraps(tokenizer: Tokenizer) -> bool:
+def has_wrapped_targets(tokenizer: Tokenizer) -> bool:
     """Whether models of this tokenizer start a target with the target's last token (mBART)."""
     return type(_own(tokenizer)).__name__.removesuffix("Fast") in ("MBartTokenizer", "MBart50Tokenizer")
 
 
 @contextmanager
-def speaking(tokenizer: Any, source: str | None = None, target: str | None = None) -> Iterator[None]:
+def set_languages(tokenizer: Any, source: str | None = None, target: str | None = None) -> Iterator[None]:
     """The tokenizer set to these codes, and afterwards to those that it was set to."""
     own = _own(tokenizer)
     before = getattr(own, "src_lang", None), getattr(own, "tgt_lang", None)

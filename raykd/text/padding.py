@@ -39,7 +39,7 @@ MUCH_SHORTER = 0.85
 
 @dataclass(frozen=True)
 class Padding:
-    """How the sequences of one model are padded. Made by `padding_of`, refined by the self-test.
+    """How the sequences of one model are padded. Made by `read_padding`, refined by the self-test.
 
     Attributes:
         pad_id: The id that fills `input_ids`; None takes what the tokenizer pads with.
@@ -76,7 +76,7 @@ RIGHT = Padding()
 """Padding behind each sequence with the tokenizer's own pad id, and every input that there is."""
 
 
-def padding_of(model: object, tokenizer: Tokenizer) -> Padding:
+def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
     """Return how a model's sequences are padded, as its configuration and its forward's signature say.
 
     Args:
@@ -147,7 +147,7 @@ class Sequences(Protocol):
         ...
 
 
-def pad(
+def pad_sequences(
     rows: Sequences, picked: Sequence[int] | NDArray[np.int64], padding: Padding = RIGHT
 ) -> dict[str, torch.Tensor]:
     """Return the picked sequences as int64 tensors ``[S, L]``, input by input, L the padded length of that input."""
@@ -174,7 +174,7 @@ def pad(
     return inputs
 
 
-def sub_batches_of(
+def split_batch(
     fields: Mapping[str, Sequence[NDArray[np.int64]]], picked: Sequence[int], shapes: Shapes
 ) -> tuple[SubBatch, ...] | None:
     """Return the parts of a batch that run apart; None where all sequences share one pass."""

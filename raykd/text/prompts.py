@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raykd.errors import ConfigError
 from raykd.text.alignment import start_offsets
-from raykd.text.codes import group_rows_by_code, speaking
+from raykd.text.codes import group_rows_by_code, set_languages
 from raykd.text.tokens import Tokenizer
 
 _PROBES = ("a", "1", ".", "的", "の", "는", "и", "ا", "ก")
@@ -26,7 +26,7 @@ _PROBES = ("a", "1", ".", "的", "の", "는", "и", "ا", "ก")
 
 
 @dataclass(frozen=True)
-class Marks:
+class TextMarks:
     """Ids that a tokenizer puts before and after a text."""
 
     before: tuple[int, ...]
@@ -56,13 +56,13 @@ class Targets(Prompts):
     last_B: NDArray[np.int64]
 
 
-def end_id(tokenizer: Tokenizer) -> int | None:
+def find_end_id(tokenizer: Tokenizer) -> int | None:
     """The token that ends a text: of a tokenizer of BERT's kind the separator; None where there is none."""
     end = getattr(tokenizer, "eos_token_id", None)
     return getattr(tokenizer, "sep_token_id", None) if end is None else end
 
 
-def marks_of(tokenizer: Any, *, as_target: bool = False) -> Marks:
+def find_text_marks(tokenizer: Any, *, as_target: bool = False) -> TextMarks:
     """What the tokenizer's own call puts around a text (as it is set now, for tokenizers that know languages)."""
     name = "text_target" if as_target else "text"
     for probe in _PROBES:
@@ -72,8 +72,8 @@ def marks_of(tokenizer: Any, *, as_target: bool = False) -> Marks:
     whole = list(tokenizer(**{name: [probe]})["input_ids"][0])
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
-            return Marks(tuple(whole[:at]), tuple(whole[at + len(bare) :]))
-    return Marks((), ())
+            return TextMarks(tuple(whole[:at]), tuple(whole[at + len(bare) :]))
+    return TextMarks((), ())
 
 
 def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None) -> Prompts:
@@ -82,7 +82,7 @@ def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = N
     Raises:
         ConfigError: an empty prompt, and the tokenizer has no token to begin with.
     """
-    marks, end = marks_of(tokenizer), end_id(tokenizer)
+    marks, end = find_text_marks(tokenizer), find_end_id(tokenizer)
     begin = getattr(tokenizer, "bos_token_id", None)
     after = tuple(takewhile(lambda i: i != end, marks.after))
     ids, long, held = [], [], []
@@ -100,7 +100,7 @@ def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = N
     return Prompts(ids, np.asarray(long, dtype=bool), np.asarray(held, dtype=bool))
 
 
-def source_ids(
+def encode_sources(
     tokenizer: Any, texts: Sequence[str], limit: int | None = None, languages: Sequence[str] = ()
 ) -> Prompts:
     """Ids of sources that an encoder reads, marks included; a long one loses its end (its beginning, where the
@@ -114,14 +114,14 @@ def source_ids(
     parts = []
     groups = group_rows_by_code(tokenizer, languages, len(texts))
     for code, rows in groups.items():
-        with speaking(tokenizer, source=code):
+        with set_languages(tokenizer, source=code):
             parts.append(_sources(tokenizer, [texts[i] for i in rows], limit))
     ids, long_B, held_B = _in_order(groups, [(p.ids, p.long_B, p.held_B) for p in parts])
     return Prompts(ids, np.asarray(long_B, dtype=bool), np.asarray(held_B, dtype=bool))
 
 
 def _sources(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> Prompts:
-    marks = marks_of(tokenizer)
+    marks = find_text_marks(tokenizer)
     left = getattr(tokenizer, "truncation_side", "right") == "left"
     ids, long, held = [], [], []
     for content in _bare(tokenizer, texts):
@@ -135,7 +135,7 @@ def _sources(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> P
     return Prompts(ids, np.asarray(long, dtype=bool), np.asarray(held, dtype=bool))
 
 
-def target_ids(
+def encode_targets(
     tokenizer: Any, texts: Sequence[str], limit: int, *, as_target: bool, languages: Sequence[str] = ()
 ) -> Targets:
     """Ids of targets and where each token begins; cut after ``limit`` tokens.
@@ -143,7 +143,7 @@ def target_ids(
     Args:
         as_target: the tokenizer encodes a target and ends it itself (encoder-decoders); else only the end token is
             added.
-        languages: as for `source_ids`, of the targets.
+        languages: as for `encode_sources`, of the targets.
     Raises:
         ConfigError: a tokenizer that does not tell where its tokens stand, or has no code for a language.
     """
@@ -151,7 +151,7 @@ def target_ids(
     parts = []
     groups = group_rows_by_code(tokenizer, languages if as_target else (), len(texts))
     for code, rows in groups.items():
-        with speaking(tokenizer, target=code):
+        with set_languages(tokenizer, target=code):
             parts.append(_targets(tokenizer, [texts[i] for i in rows], limit, as_target))
     columns = [(p.ids, p.long_B, p.held_B, p.starts, p.whole_B, p.last_B) for p in parts]
     ids, long_B, held_B, starts, whole_B, last_B = _in_order(groups, columns)
@@ -173,8 +173,12 @@ def _in_order(groups: Mapping[str | None, list[int]], parts: Sequence[tuple[Any,
 
 
 def _targets(tokenizer: Any, texts: Sequence[str], limit: int, as_target: bool) -> Targets:
-    end = end_id(tokenizer)
-    marks = marks_of(tokenizer, as_target=True) if as_target else Marks((), () if end is None else (end,))
+    end = find_end_id(tokenizer)
+    marks = (
+        find_text_marks(tokenizer, as_target=True)
+        if as_target
+        else TextMarks((), () if end is None else (end,))
+    )
     name = "text_target" if as_target else "text"
     how: dict[str, Any] = {name: list(texts), "add_special_tokens": False, "return_offsets_mapping": True}
     found = tokenizer(**how, verbose=False) if texts else {}

@@ -61,15 +61,15 @@ def tokenize(
     """
     firsts, seconds = list(texts), None if pairs is None else list(pairs)
     call: Any = tokenizer
-    told = by_language(tokenizer, languages or ("",) * len(firsts))
+    told = build_language_arguments(tokenizer, languages or ("",) * len(firsts))
     encoded = call(firsts, seconds, truncation=True, max_length=max_length, **told)
     long_B = _cut(encoded)
     if long_B is None:
         long_B = _compared(tokenizer, firsts, seconds, max_length, encoded, languages)
-    return as_tokens(encoded, tokenizer, long_B)
+    return build_tokens(encoded, tokenizer, long_B)
 
 
-def by_language(tokenizer: Tokenizer, languages: Sequence[str]) -> dict[str, Any]:
+def build_language_arguments(tokenizer: Tokenizer, languages: Sequence[str]) -> dict[str, Any]:
     """How a tokenizer is told the languages of texts ("" is unknown): not at all, unless it cuts each text by its
     language's tokenizer (`raykd.tokenizers.union`)."""
     if not getattr(tokenizer, "by_language", False):
@@ -105,7 +105,7 @@ def _compared(
             None if pairs is None else [pairs[i] for i in doubtful],
             truncation=False,
             max_length=max_length,
-            **by_language(tokenizer, [spoken[i] for i in doubtful]),
+            **build_language_arguments(tokenizer, [spoken[i] for i in doubtful]),
         )["input_ids"]
         long_B[doubtful] = [
             len(ids) > len(encoded["input_ids"][i]) for i, ids in zip(doubtful, whole, strict=True)
@@ -113,7 +113,7 @@ def _compared(
     return long_B
 
 
-def as_tokens(
+def build_tokens(
     encoded: Mapping[str, Any], tokenizer: Tokenizer, long_B: NDArray[np.bool_] | None = None
 ) -> Tokens:
     """The model's inputs out of what a tokenizer gave."""
@@ -184,7 +184,7 @@ def tokenize_words(
     ]
     # Windows show all of a text, so a row of windows lost nothing.
     long_B = _cut(encoded) if stride is None else np.zeros(len(texts), dtype=bool)
-    tokens = as_tokens(encoded, tokenizer, long_B)
+    tokens = build_tokens(encoded, tokenizer, long_B)
     return LocatedTokens(
         tokens.fields,
         tokens.pad_values,
@@ -221,10 +221,10 @@ def tokenize_apart(
         owners, places = np.unique(owners_L, return_index=True)
         first_N[begin + owners[owners >= 0]] = places[owners >= 0]
         begin += len(row)
-    return as_tokens(encoded, tokenizer, _cut(encoded)), first_N
+    return build_tokens(encoded, tokenizer, _cut(encoded)), first_N
 
 
-def take_tokens(parts: Sequence[tuple[Sequence[int], Tokens]], count: int) -> Tokens:
+def merge_tokens(parts: Sequence[tuple[Sequence[int], Tokens]], count: int) -> Tokens:
     """The sequences of several calls as those of one of ``count`` rows.
 
     Args:
@@ -328,7 +328,7 @@ def _added(marker: str) -> Any:
     return AddedToken(marker, special=True, normalized=False)
 
 
-def marker_ids(tokenizer: Tokenizer, markers: Sequence[str]) -> NDArray[np.int64]:
+def find_marker_ids(tokenizer: Tokenizer, markers: Sequence[str]) -> NDArray[np.int64]:
     """The token of each marker.
 
     Raises:

@@ -33,13 +33,13 @@ UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my"})
 _LEXICAL = regex.compile(r"[\p{L}\p{N}]")
 
 
-def word_spans(text: str) -> NDArray[np.int32]:
+def find_word_spans(text: str) -> NDArray[np.int32]:
     """``[W, 2]`` begin and end of each word of a text, in characters, in order, without overlap."""
     spans = [match.span() for match in _WORD.finditer(text)]
     return np.asarray(spans, dtype=np.int32).reshape(-1, 2)
 
 
-def words(text: str, *, signs: bool = True) -> list[str]:
+def split_words(text: str, *, signs: bool = True) -> list[str]:
     """The words of a text as strings; without ``signs`` only those that hold a letter or a digit."""
     found: list[str] = _WORD.findall(text)
     return found if signs else [word for word in found if _LEXICAL.match(word)]
@@ -79,7 +79,7 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class WordTokens:
-    """Where each word of all rows stands among its row's tokens. Written by `word_tokens`.
+    """Where each word of all rows stands among its row's tokens. Written by `find_word_tokens`.
 
     first_N: the first token that holds a part of the word; -1 where there is none (truncated, or dropped by the
         tokenizer).
@@ -96,16 +96,16 @@ class WordTokens:
     ends_N: NDArray[np.bool_]
 
 
-def first_tokens(
+def find_first_tokens(
     offsets: Sequence[NDArray[np.integer]],
     ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
     spans: Sequence[NDArray[np.integer]],
 ) -> NDArray[np.int64]:
-    """``[N]``: the first token of each word, as `word_tokens` says."""
-    return word_tokens(offsets, ignored, spans).first_N
+    """``[N]``: the first token of each word, as `find_word_tokens` says."""
+    return find_word_tokens(offsets, ignored, spans).first_N
 
 
-def word_tokens(
+def find_word_tokens(
     offsets: Sequence[NDArray[np.integer]],
     ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
     spans: Sequence[NDArray[np.integer]],
@@ -165,7 +165,7 @@ def word_tokens(
     )
 
 
-def shared(row_N: NDArray[np.integer], token_N: NDArray[np.integer]) -> NDArray[np.bool_]:
+def find_shared_tokens(row_N: NDArray[np.integer], token_N: NDArray[np.integer]) -> NDArray[np.bool_]:
     """``[N]``: which words are read at the same token as the word before or behind them.
 
     Args:

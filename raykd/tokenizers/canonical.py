@@ -36,8 +36,8 @@ _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff
 
 
 @dataclass(frozen=True)
-class Marking:
-    """How a tokenizer marks words. Written by `marking`, read by `canonical` and `find_comparable_offsets`.
+class WordMarking:
+    """How a tokenizer marks words. Written by `marking`, read by `list_canonical_tokens` and `find_comparable_offsets`.
 
     style: ``blank``: a token says that a blank comes before it; ``word``: that it continues a word.
     marker: ``Ġ``, ``▁`` or the blank itself of the first style, ``##`` of the second.
@@ -58,8 +58,9 @@ class Marking:
 
 
 @dataclass(frozen=True)
-class Canonical:
-    """The tokens of a vocabulary. Written by `canonical`, read by `raykd.models.vocabulary.overlap` and unions.
+class CanonicalVocabulary:
+    """The tokens of a vocabulary. Written by `list_canonical_tokens`, read by `raykd.models.vocabulary.overlap` and
+    unions.
 
     ids: without gaps in the vocabulary. In this order tokens of one key are preferred: by number, but tokens
         that spell a single byte (``<0x41>``) come after all others.
@@ -71,26 +72,26 @@ class Canonical:
     keys: list[bytes]
     tokens: list[str]
     size: int
-    marking: Marking
+    marking: WordMarking
 
     def by_id(self) -> dict[int, bytes]:
         """The key of each id."""
         return dict(zip(self.ids, self.keys, strict=True))
 
 
-def marking(tokenizer: Any) -> Marking:
+def marking(tokenizer: Any) -> WordMarking:
     """Found by what normaliser and pre-tokenizer make of a few letters.
 
     Raises:
         ModelError: a tokenizer that marks words in no known way.
     """
-    backend = backend_of(tokenizer)
+    backend = find_backend(tokenizer)
     kind = type(backend.model).__name__
     inside = getattr(backend.model, "continuing_subword_prefix", None)
     pieces = _pieces(backend, "a a")
     for marker in ("Ġ", "▁", *(() if inside or kind == "WordLevel" else " ")):
         if any(marker in piece for piece in pieces):
-            return Marking("blank", marker, first=_pieces(backend, "a")[0].startswith(marker))
+            return WordMarking("blank", marker, first=_pieces(backend, "a")[0].startswith(marker))
     suffix = getattr(backend.model, "end_of_word_suffix", None)
     if suffix or (kind != "WordLevel" and not inside):
         raise ModelError(
@@ -100,16 +101,16 @@ def marking(tokenizer: Any) -> Marking:
             next_step=ULD,
         )
     cut = tuple(_pieces(backend, f"a{c}a")[:2] == ["a", c] for c in (",", "中"))
-    return Marking("word", inside or "", cut=(cut[0], cut[1]))
+    return WordMarking("word", inside or "", cut=(cut[0], cut[1]))
 
 
-def canonical(tokenizer: Any) -> Canonical:
+def list_canonical_tokens(tokenizer: Any) -> CanonicalVocabulary:
     """The key of each token of a vocabulary; see the module's docstring.
 
     Raises:
         ModelError: as `marking`.
     """
-    backend, marks = backend_of(tokenizer), marking(tokenizer)
+    backend, marks = find_backend(tokenizer), marking(tokenizer)
     added = backend.get_added_tokens_decoder()
     special = set(getattr(tokenizer, "all_special_ids", ())) | {i for i, t in added.items() if t.special}
     by_bytes = bool(getattr(backend.model, "byte_fallback", False))
@@ -139,11 +140,11 @@ def canonical(tokenizer: Any) -> Canonical:
         ids.append(i)
         keys.append(key)
         tokens.append(spelling)
-    return Canonical(ids, keys, tokens, size, marks)
+    return CanonicalVocabulary(ids, keys, tokens, size, marks)
 
 
 def find_comparable_offsets(
-    text: str, offsets_N: NDArray[np.int64], teacher: Marking, student: Marking
+    text: str, offsets_N: NDArray[np.int64], teacher: WordMarking, student: WordMarking
 ) -> NDArray[np.bool_]:
     """At which offsets "a word begins here" means the same to both; ``[N]``, false for `NOWHERE`.
 
@@ -166,7 +167,7 @@ def find_comparable_offsets(
     return fine_N & same_N
 
 
-def backend_of(tokenizer: Tokenizer) -> Any:
+def find_backend(tokenizer: Tokenizer) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
@@ -187,7 +188,7 @@ def _pieces(backend: Any, text: str) -> list[str]:
     return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
 
 
-def _key(token: str, marks: Marking) -> bytes:
+def _key(token: str, marks: WordMarking) -> bytes:
     marker = marks.marker
     if marks.style == "word":
         inside = bool(marker) and token.startswith(marker) and token != marker
@@ -214,7 +215,7 @@ def _after_blank(text: bytes) -> bytes:
     return BEGINS + text[1:] if text.startswith(b" ") else WITHIN + text
 
 
-def toggle_blank(key: bytes, words: Marking) -> bytes:
+def toggle_blank(key: bytes, words: WordMarking) -> bytes:
     """The key of the same sign with or without a blank before it; of all else a key that matches nothing."""
     if len(key) > 5 or key[:1] not in (BEGINS, WITHIN):
         return b""

@@ -59,7 +59,7 @@ class PieceTokenizer:
         return len(self.inner)
 
     def __reduce__(self) -> Any:
-        return rebuild, (_files_of(self.inner),)
+        return rebuild_tokenizer, (_files_of(self.inner),)
 
     def __call__(
         self,
@@ -114,7 +114,7 @@ class PieceTokenizer:
 
     def content(self) -> dict[str, Any]:
         """All that decides which ids a text gets, as JSON."""
-        return slow_content(self.inner)
+        return describe_slow_tokenizer(self.inner)
 
     def _offsets(self, text: str, ids: Sequence[int], is_target: bool) -> list[tuple[int, int]]:
         """Places of the tokens of one text; (0, 0) of those that were put around it.
@@ -176,7 +176,7 @@ class PieceTokenizer:
         return self.inner.sp_model
 
 
-def slow_content(tokenizer: Any) -> dict[str, Any]:
+def describe_slow_tokenizer(tokenizer: Any) -> dict[str, Any]:
     """Identify a tokenizer without a Rust form by its class, its settings and the bytes of its files."""
     settings = {
         key: str(value)
@@ -195,7 +195,7 @@ def slow_content(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def rebuild(files: Mapping[str, bytes]) -> PieceTokenizer:
+def rebuild_tokenizer(files: Mapping[str, bytes]) -> PieceTokenizer:
     """Make a tokenizer from its files' bytes, in another process perhaps."""
     from transformers import AutoTokenizer
 

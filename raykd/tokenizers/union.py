@@ -3,8 +3,8 @@
 Decision record: in MergeDistill a text is cut by the tokenizer of its language's teacher and the pieces are
 numbered in the union of all vocabularies, so teacher and student see the same tokens at the same places, and
 a teacher's answer moves to the student by a table. Pieces of different tokenizers share a number where their
-canonical keys are equal (`raykd.tokenizers.canonical`); the roles pad, unk, cls, sep and mask are shared whatever
-they are spelt. The union is numbered in the members' order and each member's own order, so it is a function
+canonical keys are equal (`raykd.tokenizers.canonical`); the roles pad, unk, cls, sep and mask are shared
+whatever they are spelt. The union is numbered in the members' order and each member's own order, so it is a function
 of the members alone: a saved union holds the members and a digest of the numbering. Which tokens are masked is in
 `raykd.distill.masking`.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from raykd.distill.masking import ROLES
 from raykd.errors import DataError, ModelError
-from raykd.tokenizers.canonical import backend_of, canonical
+from raykd.tokenizers.canonical import find_backend, list_canonical_tokens
 
 FILE = "union_tokenizer.json"
 FORMAT = 1
@@ -203,7 +203,7 @@ def _numbered(members: Sequence[Any]) -> tuple[tuple[NDArray[np.int32], ...], in
     numbers: dict[tuple[bytes, int], int] = {}
     maps = []
     for member in members:
-        own = canonical(member)
+        own = list_canonical_tokens(member)
         ids = np.full(own.size, -1, dtype=np.int32)
         for number, role in enumerate(ROLES):
             i = getattr(member, f"{role}_token_id", None)
@@ -226,7 +226,7 @@ def _numbered(members: Sequence[Any]) -> tuple[tuple[NDArray[np.int32], ...], in
 
 def _content(member: Any) -> dict[str, object]:
     """A member's tokenizer as JSON; padding and truncation belong to the call."""
-    backend = json.loads(backend_of(member).to_str())
+    backend = json.loads(find_backend(member).to_str())
     return {
         "backend": {**backend, "padding": None, "truncation": None},
         "specials": {f"{role}_token": str(getattr(member, f"{role}_token")) for role in ROLES},

@@ -8,10 +8,10 @@ from raykd.point import Point
 from raykd.tracking.address import (
     Experiment,
     RedactingFilter,
+    build_sqlite_uri,
     database_path,
     redact,
     slug,
-    sqlite_uri,
     tracking_uri,
 )
 from raykd.tracking.delivery.replay import Sent, folders_to_send, replay
@@ -29,6 +29,7 @@ __all__ = [
     "RedactingFilter",
     "Sent",
     "Tracker",
+    "build_sqlite_uri",
     "database_path",
     "environment",
     "find_recording_place",
@@ -39,6 +40,5 @@ __all__ = [
     "replay",
     "serve_ui",
     "slug",
-    "sqlite_uri",
     "tracking_uri",
 ]

@@ -31,15 +31,15 @@ from raykd.redaction import RedactingFilter, redact, redact_value
 __all__ = [
     "Experiment",
     "RedactingFilter",
-    "checked_uri",
+    "build_sqlite_uri",
+    "check_uri",
     "database_path",
-    "environment_notes",
     "is_server",
+    "list_environment_notes",
     "mlflow_command",
     "redact",
     "redact_value",
     "slug",
-    "sqlite_uri",
     "sync_command",
     "tracking_uri",
 ]
@@ -96,7 +96,7 @@ class Experiment:
         return Experiment()
 
 
-def environment_notes(config: TrackingConfig) -> list[str]:
+def list_environment_notes(config: TrackingConfig) -> list[str]:
     """Return what a reader must know of MLflow's variables: which count for this run and which do not."""
     asked, told = Experiment.of(config), []
     if asked.source in (NAME, ID):
@@ -124,11 +124,11 @@ def tracking_uri(config: TrackingConfig, output: Path) -> str:
     """
     given = (config.uri or os.environ.get(URI) or "").strip()
     if not given:
-        return sqlite_uri(output.expanduser().resolve() / "mlflow.db")
-    return checked_uri(given, "tracking.uri" if config.uri else URI)
+        return build_sqlite_uri(output.expanduser().resolve() / "mlflow.db")
+    return check_uri(given, "tracking.uri" if config.uri else URI)
 
 
-def checked_uri(uri: str, source: str = "the tracking URI") -> str:
+def check_uri(uri: str, source: str = "the tracking URI") -> str:
     """The URI if raykd can use it, with an SQLite path made absolute.
 
     Raises:
@@ -173,7 +173,7 @@ def _sqlite(uri: str, source: str) -> str:
     if path.startswith("file:"):  # SQLite's own form, which only SQLite reads
         return uri
     read = Path(unquote(path) if _unquotes() else path).expanduser().resolve()
-    return sqlite_uri(read) + (f"?{query}" if query else "")
+    return build_sqlite_uri(read) + (f"?{query}" if query else "")
 
 
 @cache
@@ -183,7 +183,7 @@ def _unquotes() -> bool:
     return version >= [2, 1]
 
 
-def sqlite_uri(path: Path) -> str:
+def build_sqlite_uri(path: Path) -> str:
     """The URI of a database file, whatever signs its folders have.
 
     Raises:
@@ -203,7 +203,7 @@ def sqlite_uri(path: Path) -> str:
 
 
 def database_path(uri: str) -> Path | None:
-    """The file of a `checked_uri` of SQLite; None for any other store."""
+    """The file of a `check_uri` of SQLite; None for any other store."""
     if not uri.startswith("sqlite") or ":///" not in uri:
         return None
     path = uri.split(":///", 1)[1].partition("?")[0]
@@ -241,5 +241,5 @@ def mlflow_command(uri: str, words: str) -> str:
 def sync_command(uri: str, folder: Path) -> str:
     """The command that sends what a run's folder keeps, with the URI before it where only the environment says it."""
     given = os.environ.get(URI, "").strip()
-    before = f"{URI}={shlex.quote(redact(uri))} " if given and checked_uri(given) == uri else ""
+    before = f"{URI}={shlex.quote(redact(uri))} " if given and check_uri(given) == uri else ""
     return f"{before}raykd mlflow sync {shlex.quote(str(folder))}"

@@ -18,7 +18,7 @@ from raykd.keys import marked
 from raykd.point import Point
 from raykd.tracking.address import Experiment, database_path, mlflow_command, redact, slug
 from raykd.tracking.delivery.outbox import first_line, logger
-from raykd.tracking.patience import one_attempt, silence_loggers
+from raykd.tracking.patience import limit_attempts, silence_loggers
 from raykd.tracking.stores.database import (
     check_database,
     forget_removed,
@@ -56,11 +56,11 @@ def connect_mlflow(uri: str) -> Any:
             check_database(path, uri)
         forget_removed(uri, path)
     # which would print a page of migrations, and try for 100 s where the first try says all
-    with one_attempt(), only_our_folders(uri), silence_loggers("alembic", "mlflow.store.db.utils"):
+    with limit_attempts(), only_our_folders(uri), silence_loggers("alembic", "mlflow.store.db.utils"):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def experiment_of(client: Any, uri: str, asked: Experiment) -> Any | None:
+def find_experiment(client: Any, uri: str, asked: Experiment) -> Any | None:
     """The experiment that is there; None where it is to be made.
 
     Raises:
@@ -76,7 +76,7 @@ def experiment_of(client: Any, uri: str, asked: Experiment) -> Any | None:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise no_experiment(uri, asked) from None
+            raise missing_experiment_error(uri, asked) from None
     if found is not None and found.lifecycle_stage != "active":
         restore = mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
         raise TrackingError(
@@ -87,7 +87,7 @@ def experiment_of(client: Any, uri: str, asked: Experiment) -> Any | None:
     return found
 
 
-def no_experiment(uri: str, asked: Experiment) -> TrackingError:
+def missing_experiment_error(uri: str, asked: Experiment) -> TrackingError:
     """The error where an id is named that MLflow does not have."""
     return TrackingError(
         f"there is no MLflow experiment {asked}",
@@ -97,22 +97,22 @@ def no_experiment(uri: str, asked: Experiment) -> TrackingError:
     )
 
 
-def experiment_id_of(client: Any, uri: str, asked: Experiment) -> str:
+def find_or_create_experiment(client: Any, uri: str, asked: Experiment) -> str:
     """The id of the experiment, made if needed. With SQLite its artifacts lie beside the database.
 
     Raises:
-        TrackingError: as `experiment_of`. What MLflow raises.
+        TrackingError: as `find_experiment`. What MLflow raises.
     """
     from mlflow.exceptions import MlflowException
 
-    found = experiment_of(client, uri, asked)
+    found = find_experiment(client, uri, asked)
     if found is None:
         path = database_path(uri)
         beside = None if path is None else (path.parent / "mlartifacts").as_uri()
         try:
             return str(client.create_experiment(asked.name, artifact_location=beside))
         except MlflowException:  # another driver was faster
-            found = experiment_of(client, uri, asked)
+            found = find_experiment(client, uri, asked)
             if found is None:
                 raise
     return str(found.experiment_id)
@@ -121,7 +121,7 @@ def experiment_id_of(client: Any, uri: str, asked: Experiment) -> str:
 Stage = Literal["active", "deleted", "absent"]
 
 
-def stage_of(client: Any, run_id: str) -> Stage:
+def read_stage(client: Any, run_id: str) -> Stage:
     """Whether a run is there; what MLflow raises otherwise."""
     from mlflow.exceptions import MlflowException
 
@@ -140,7 +140,7 @@ def check_run(client: Any, uri: str, run_id: str) -> None:
     Raises:
         TrackingError: it is deleted or not there, with what helps. What MLflow raises.
     """
-    stage = stage_of(client, run_id)
+    stage = read_stage(client, run_id)
     if stage == "deleted":
         raise TrackingError(
             f"the MLflow run {run_id} is deleted", got=redact(uri), wanted="an active run",
@@ -153,7 +153,7 @@ def check_run(client: Any, uri: str, run_id: str) -> None:
         )  # fmt: skip
 
 
-class Names:
+class KeyNames:
     """Keys of one run, made so that none meets another, also where upper and lower case are one.
 
     Args:
@@ -169,7 +169,9 @@ class Names:
         return key if self._owner.setdefault(key.casefold(), key) == key else marked(key, name)
 
 
-def send(client: Any, run_id: str, points: Sequence[Point], names: Callable[[str], str] = slug) -> None:
+def send_points(
+    client: Any, run_id: str, points: Sequence[Point], names: Callable[[str], str] = slug
+) -> None:
     """Sends points, 1000 metrics a call; NaN and infinities become tags ``non_finite.<metric>``."""
     from mlflow.entities import Metric, RunTag
 
@@ -206,7 +208,7 @@ def log_rows(
         client.log_batch(run_id, **{kind: part}, synchronous=True)
 
     for start in range(0, len(rows), size):
-        refused = _by_halves(log, rows[start : start + size], lambda: stage_of(client, run_id) == "active")
+        refused = _by_halves(log, rows[start : start + size], lambda: read_stage(client, run_id) == "active")
         for row, error in refused:
             if not _shortened(log, row):
                 logger.warning(
@@ -242,18 +244,18 @@ def _shortened(log: Callable[[Sequence[Any]], None], row: Any) -> bool:
     for limit in SHORTER:
         if isinstance(row.value, str) and len(row.value) > limit:
             try:
-                log([type(row)(row.key, cut(row.value, limit))])
+                log([type(row)(row.key, truncate_text(row.value, limit))])
                 return True
             except MlflowException:
                 continue
     return False
 
 
-def storable(text: str) -> str:
+def clean_text(text: str) -> str:
     """The text as every database and file takes it: no half of a surrogate pair, no NUL."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
-def cut(text: str, limit: int) -> str:
+def truncate_text(text: str, limit: int) -> str:
     """The text, with an ellipsis at its end where it is longer than the limit."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
-from raykd.tracking.client import connect_mlflow, experiment_id_of, stage_of
-from raykd.tracking.delivery.acts import LOCAL, found_by
+from raykd.tracking.client import connect_mlflow, find_or_create_experiment, read_stage
+from raykd.tracking.delivery.acts import LOCAL, find_created_run
 from raykd.tracking.delivery.alive import end_stale
-from raykd.tracking.delivery.outbox import SPOOL, from_lines, logger, write_spool
+from raykd.tracking.delivery.outbox import SPOOL, logger, read_spool_lines, write_spool
 from raykd.tracking.delivery.replay import replay
 from raykd.tracking.patience import PROBE, set_mlflow_variables
 from raykd.tracking.stores.artifacts import repair_artifact_location
-from raykd.tracking.stores.database import away
+from raykd.tracking.stores.database import away_error
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,12 +59,12 @@ def open_run(
         TrackingError: it cannot be recorded. What MLflow raises.
     """
     if parent is not None and parent.startswith(LOCAL):
-        raise away("the run above was not recorded either")
+        raise away_error("the run above was not recorded either")
     with set_mlflow_variables(PROBE if is_server(uri) else {}):
         client = connect_mlflow(uri)
         if run_id is not None and run_id.startswith(LOCAL) and directory is not None:
             run_id = _made_since(client, uri, asked, run_id, directory)
-        stage = None if run_id is None else stage_of(client, run_id)
+        stage = None if run_id is None else read_stage(client, run_id)
     if run_id is None or stage != "active":
         opened = _new(client, uri, asked, name, parent)
         if run_id is None:
@@ -81,12 +81,12 @@ def _made_since(
 ) -> str | None:
     """The run that an earlier start could not make, made now."""
     replay(uri, directory)
-    return found_by(client, experiment_id_of(client, uri, asked), run_id)
+    return find_created_run(client, find_or_create_experiment(client, uri, asked), run_id)
 
 
 def _new(client: MlflowClient, uri: str, asked: Experiment, name: str, parent: str | None) -> OpenedRun:
     with set_mlflow_variables(PROBE if is_server(uri) else {}):
-        experiment_id = experiment_id_of(client, uri, asked)
+        experiment_id = find_or_create_experiment(client, uri, asked)
     moved = repair_artifact_location(client, uri, experiment_id)
     family = {PARENT: parent} if parent else {}
     run = client.create_run(experiment_id, run_name=name, tags=family)
@@ -121,7 +121,7 @@ def _hand_over(directory: Path | None, old: str, new: str) -> None:
     """Points that wait for the old run wait for the new one."""
     if directory is None or not (directory / SPOOL).exists():
         return
-    rows = list(from_lines(directory / SPOOL))
+    rows = list(read_spool_lines(directory / SPOOL))
     write_spool(directory / SPOOL, [(new if run_id == old else run_id, point) for run_id, point in rows])
 
 

@@ -65,7 +65,7 @@ def log_model(
                 artifact_path=entry.artifact_location, run_id=run_id, model_uuid=entry.model_id,
                 model_id=entry.model_id, metadata={"labels": list(labels), "languages": list(languages)},
             )  # fmt: skip
-            code = copied_code(Path(temporary) / CODE)
+            code = copy_code(Path(temporary) / CODE)
             _pack_model(path, directory, model, labels, texts, code)
             client.log_model_artifacts(entry.model_id, str(path))
         client.finalize_logged_model(entry.model_id, "READY")
@@ -91,7 +91,7 @@ def _schema(columns: Sequence[Column]) -> Any:
     return Schema(found)
 
 
-def copied_code(folder: Path) -> Path:
+def copy_code(folder: Path) -> Path:
     """A copy of the carried rooms in a folder, as they are imported now."""
     source, target = Path(raykd.__file__).parent, folder / "raykd"
     target.mkdir(parents=True)
@@ -106,7 +106,7 @@ def copied_code(folder: Path) -> Path:
     return folder
 
 
-def requirements() -> list[str]:
+def list_requirements() -> list[str]:
     """What a saved student is loaded with, in the versions of this machine, as an index has them."""
     versions = {name: version for name in NEEDED if (version := _version(name))}
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
@@ -136,7 +136,7 @@ def _pack_model(
                 mlflow_model=model,
                 signature=signature,  # else MLflow runs the model on the example to guess one
                 input_example=pandas.DataFrame({"text": list(texts)}) if texts else None,
-                pip_requirements=requirements(),
+                pip_requirements=list_requirements(),
             )
     except Exception as error:
         raise TrackingError(

@@ -35,7 +35,7 @@ def set_mlflow_variables(values: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def take_patience() -> None:
+def shorten_timeouts() -> None:
     """While a tracker is open MLflow waits seconds, not 4 minutes, and draws no bars, unless the user set it."""
     global _open_trackers
     with _environment_lock:
@@ -45,8 +45,8 @@ def take_patience() -> None:
         _open_trackers += 1
 
 
-def return_patience() -> None:
-    """Undoes `take_patience` when the last tracker ends."""
+def restore_timeouts() -> None:
+    """Undoes `shorten_timeouts` when the last tracker ends."""
     global _open_trackers
     with _environment_lock:
         _open_trackers -= 1
@@ -56,7 +56,7 @@ def return_patience() -> None:
 
 
 @contextlib.contextmanager
-def one_attempt() -> Iterator[None]:
+def limit_attempts() -> Iterator[None]:
     """MLflow opens a database once: it tries ten times, 100 s in all, and says what it did last."""
     from mlflow.store.db import utils
 

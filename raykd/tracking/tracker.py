@@ -21,8 +21,8 @@ from typing import Any, Literal, Self
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking.address import Experiment, checked_uri, database_path, redact, redact_value, sync_command
-from raykd.tracking.client import Names, cut, log_tags, send, storable
+from raykd.tracking.address import Experiment, check_uri, database_path, redact, redact_value, sync_command
+from raykd.tracking.client import KeyNames, clean_text, log_tags, send_points, truncate_text
 from raykd.tracking.delivery.acts import (
     LATER,
     LOCAL,
@@ -31,18 +31,18 @@ from raykd.tracking.delivery.acts import (
     TrackingOp,
     WaitingOps,
     artifact_path,
-    local_id,
+    make_local_id,
     perform_op,
-    redacted,
+    redact_params,
     stored_path,
 )
-from raykd.tracking.delivery.alive import BEAT_S, sign
+from raykd.tracking.delivery.alive import BEAT_S, make_heartbeat_tag
 from raykd.tracking.delivery.outbox import SPOOL, Outbox, first_line, logger
-from raykd.tracking.delivery.unrecorded import Left, note_left, run_folder
+from raykd.tracking.delivery.unrecorded import UnrecordedRun, note_unrecorded, run_folder
 from raykd.tracking.opening import OpenedRun, open_run
-from raykd.tracking.patience import PROBE_S, return_patience, take_patience
-from raykd.tracking.stores.database import identity
-from raykd.tracking.stores.failure import as_failure
+from raykd.tracking.patience import PROBE_S, restore_timeouts, shorten_timeouts
+from raykd.tracking.stores.database import identify_file
+from raykd.tracking.stores.failure import convert_failure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_S = 20.0
@@ -66,14 +66,14 @@ class Tracker:
         self.experiment_id, self.experiment = opened.experiment_id, opened.experiment
         self._file = _file_of(uri)
         self._client, self._folder = client, directory
-        self._tag_names, metric_names = Names(opened.tags), Names(opened.metrics)
+        self._tag_names, metric_names = KeyNames(opened.tags), KeyNames(opened.metrics)
         self._tables: list[dict[str, str]] = _tables_in(opened.tags)
         self._why = ""
         self._outbox = Outbox(
             run_id,
-            lambda points: send(client, run_id, points, metric_names),
+            lambda points: send_points(client, run_id, points, metric_names),
             None if directory is None else directory / SPOOL,
-            beat=lambda: log_tags(client, run_id, sign()),
+            beat=lambda: log_tags(client, run_id, make_heartbeat_tag()),
             beat_s=BEAT_S,
             offline=client is None,
         )
@@ -109,26 +109,26 @@ class Tracker:
         Raises:
             TrackingError: MLflow does not answer within 5 s, or refuses.
         """
-        uri = checked_uri(uri)
+        uri = check_uri(uri)
         asked = Experiment(experiment) if isinstance(experiment, str) else experiment
-        take_patience()
+        shorten_timeouts()
         try:
             opened = open_run(uri, asked, run_name, parent_run_id, run_id, directory)
             tracker = cls(uri, opened, directory)
         except Exception as error:
-            return_patience()
-            failure = as_failure(uri, error)
+            restore_timeouts()
+            failure = convert_failure(uri, error)
             if required or not getattr(failure, "is_away", False) or directory is None:
                 raise failure from None  # the cause may hold what must not be printed
             logger.warning(
                 "%s; the run goes on without it: what is to be recorded waits in %s", failure, directory
             )
-            opened = OpenedRun(None, run_id or local_id(), "", asked, resumed=run_id is not None)
+            opened = OpenedRun(None, run_id or make_local_id(), "", asked, resumed=run_id is not None)
             tracker = cls(uri, opened, directory)
             tracker._why = f"{failure.what}: {failure.got}"
             tracker._create_later(asked, run_name, parent_run_id)
-        tracker.set_tags({**tags, **sign()})
-        tracker._attempt("params", "parameters", {"params": redacted(params), "resumed": opened.resumed})
+        tracker.set_tags({**tags, **make_heartbeat_tag()})
+        tracker._attempt("params", "parameters", {"params": redact_params(params), "resumed": opened.resumed})
         return tracker
 
     def _create_later(self, asked: Experiment, name: str, parent: str | None) -> None:
@@ -147,14 +147,14 @@ class Tracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags; secrets are hidden, long values are cut."""
         clean = {
-            self._tag_names(key): cut(storable(redact_value(key, value)), LONGEST_TAG)
+            self._tag_names(key): truncate_text(clean_text(redact_value(key, value)), LONGEST_TAG)
             for key, value in tags.items()
         }
         self._attempt("tags", "tags", {"tags": clean})
 
     def log_text(self, text: str, path: str) -> None:
         """Keeps a text as the artifact ``path``."""
-        self._attempt("text", path, {"text": storable(text), "path": artifact_path(path)})
+        self._attempt("text", path, {"text": clean_text(text), "path": artifact_path(path)})
 
     def log_file(self, path: Path, artifact_dir: str | None = None) -> None:
         """Keeps a file, or a folder with all its files, in the artifact folder ``artifact_dir``."""
@@ -243,7 +243,7 @@ class Tracker:
             logger.warning("what MLflow did not take is lost: %s", redact(error))
         finally:
             if not self._outbox.offline:
-                return_patience()
+                restore_timeouts()
 
     def _say_rest(self, left: Sequence[TrackingOp]) -> None:
         names = ", ".join(act.what for act in left)
@@ -258,7 +258,7 @@ class Tracker:
         why = self._why or self._outbox.why
         if self._file is not None and _file_of(self.uri) != self._file:
             why = "the database was removed or replaced while the run went on"
-        note_left(Left(self.uri, self._folder, waiting + lost, len(left), why, lost))
+        note_unrecorded(UnrecordedRun(self.uri, self._folder, waiting + lost, len(left), why, lost))
 
     def __enter__(self) -> Self:
         return self
@@ -308,7 +308,7 @@ class Tracker:
 
 def _file_of(uri: str) -> tuple[int, int] | None:
     path = database_path(uri)
-    return None if path is None else identity(path)
+    return None if path is None else identify_file(path)
 
 
 def _tables_in(tags: Mapping[str, str]) -> list[dict[str, str]]:

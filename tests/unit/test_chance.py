@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from raykd.tasks.scores.chance import compare_with_constant_label, find_swap, wilson
+from raykd.tasks.scores.chance import compare_with_constant_label, compute_wilson_interval, find_swap
 
 
 @pytest.mark.parametrize(
@@ -16,15 +16,15 @@ from raykd.tasks.scores.chance import compare_with_constant_label, find_swap, wi
 )
 def test_the_interval_is_that_of_scipy(hits: int, units: int) -> None:
     theirs = binomtest(hits, units).proportion_ci(0.95, method="wilson")
-    assert wilson(hits, units) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert compute_wilson_interval(hits, units) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_the_interval_is_that_of_a_textbook() -> None:
     """Newcombe 1998, table I: 81 of 263 is 0.2553 to 0.3662, 15 of 148 is 0.0624 to 0.1605."""
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert compute_wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert compute_wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     with pytest.raises(ValueError, match="needs a unit"):
-        wilson(0, 0)
+        compute_wilson_interval(0, 0)
 
 
 def answers(gold_N: np.ndarray, names: list[int], wrong: float, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from raykd.config import Embedded
 from raykd.data.embedded.rows import REVIEW_LABELS, available, read_corpus
-from raykd.data.load import normalised
+from raykd.data.load import normalize_text
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
@@ -94,7 +94,9 @@ def test_noise_flips_its_share_and_no_text() -> None:
 
 def test_splits_are_disjoint_and_no_text_comes_twice() -> None:
     texts = [
-        normalised(t) for s in ("train", "validation", "test", "unlabeled") for t in rows_of(s, 1500).texts
+        normalize_text(t)
+        for s in ("train", "validation", "test", "unlabeled")
+        for t in rows_of(s, 1500).texts
     ]
     assert len(set(texts)) == len(texts) == 4 * 3 * 1500
     assert set(rows_of("unlabeled", 1500).labels_B.tolist()) == {UNLABELLED}

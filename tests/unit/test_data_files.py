@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raykd.config import DataConfig
 from raykd.data.files.opening import LONGEST_LINE, read_lines
-from raykd.data.files.records import file_records
+from raykd.data.files.records import read_file_records
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
 from raykd.errors import DataError
@@ -307,7 +307,7 @@ def test_what_csv_writes_is_read_back_or_refused(rows: list[tuple[str, str]], ma
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, delimiter=mark, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
         try:
-            found = [(r.values["text"], r.values["label"]) for r in file_records(path)]
+            found = [(r.values["text"], r.values["label"]) for r in read_file_records(path)]
         except DataError as error:
             assert "looks like a row of its own" in str(error)
         else:

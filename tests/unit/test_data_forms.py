@@ -13,7 +13,7 @@ from raykd.config import DataConfig
 from raykd.data.load import load_data
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
-from raykd.data.summary import summary_of
+from raykd.data.summary import summarize_rows
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import DataError
 
@@ -297,13 +297,15 @@ def test_same_question_of_another_context_stays(tmp_path: Path) -> None:
 
 def test_summaries_count_in_the_form_s_units(tmp_path: Path) -> None:
     rows = read(write(tmp_path / "a.jsonl", [NAMED, NAMED]), "words")
-    assert summary_of(rows, "words", TAGS)["languages"] == {"en": {"labelled": 2, "words": 8, "entities": 4}}
+    assert summarize_rows(rows, "words", TAGS)["languages"] == {
+        "en": {"labelled": 2, "words": 8, "entities": 4}
+    }
     rows = read(write(tmp_path / "a.jsonl", [ASKED, ASKED]), "answers")
-    assert summary_of(rows, "answers")["languages"]["en"] == {
+    assert summarize_rows(rows, "answers")["languages"]["en"] == {
         "labelled": 2, "questions": 2, "answers": 2, "contexts": 1,
     }  # fmt: skip
     rows = read(write(tmp_path / "a.jsonl", [PAIR]), "target")
-    assert summary_of(rows, "target")["languages"]["fr"] == {
+    assert summarize_rows(rows, "target")["languages"]["fr"] == {
         "labelled": 1, "pairs": 1, "without prompt": 0, "target characters": 7,
     }  # fmt: skip
 
@@ -329,7 +331,7 @@ def test_real_files_hold_no_bad_row(
     tags = [*TAGS, "B-ORG", "I-ORG"]
     found = read(path, form, **({"labels": tags} if form == "words" else {}))
     assert len(found) == rows and set(found.languages) == {code}
-    assert summary_of(found, form, tags)["languages"][code][counted[0]] == counted[1]
+    assert summarize_rows(found, form, tags)["languages"][code][counted[0]] == counted[1]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +384,7 @@ def test_a_question_without_an_answer_makes_none_a_choice(tmp_path: Path, row: d
     data = load_data(config, tmp_path, "answers")
     assert data.train.golds == ((0, 3), ()) and data.train.labels_B.tolist() == [0, 0]
     assert data.train.modes == data.validation.modes == ("optional",) * 2
-    assert summary_of(data.train, "answers")["languages"]["en"]["without answer"] == 1
+    assert summarize_rows(data.train, "answers")["languages"]["en"]["without answer"] == 1
 
 
 def test_whether_none_is_a_choice_can_be_said(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, is_blank_text
-from raykd.data.files.textfiles import Unread, require_file
+from raykd.data.files.textfiles import UnreadValue, require_file
 from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, label_index
 from raykd.data.load import Dataset, load_data
 from raykd.data.read import Tally, read_rows
@@ -357,7 +357,7 @@ def test_chats_of_a_task_without_targets_are_to_be_one_text(tmp_path: Path) -> N
     assert "src" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [["a"], {"a": 1}, ["a", "b"], Unread("a value of type timestamp[us]")])
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, ["a", "b"], UnreadValue("a value of type timestamp[us]")])
 def test_what_no_map_can_lead_from_is_not_told_to_be_mapped(value: Any) -> None:
     with pytest.raises(BadRowError, match="no text or number") as caught:
         label_index(value, config_of(["a", "b"]))

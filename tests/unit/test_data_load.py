@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raykd.config import DataConfig
-from raykd.data.load import load_data, normalised
+from raykd.data.load import load_data, normalize_text
 from raykd.errors import DataError
 
 
@@ -60,8 +60,8 @@ def test_everything_is_joined_and_kept_apart(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_normalised() -> None:
-    assert normalised("  CAFE\u0301\n au  lait ") == normalised("caf\u00e9 au lait")
-    assert normalised("Straße") == normalised("STRASSE")
+    assert normalize_text("  CAFE\u0301\n au  lait ") == normalize_text("caf\u00e9 au lait")
+    assert normalize_text("Straße") == normalize_text("STRASSE")
 
 
 def test_draws_are_nested_stratified_and_dropped_rows_stay_dropped(tmp_path: Path) -> None:

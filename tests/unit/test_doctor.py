@@ -15,22 +15,22 @@ from raykd.tracking import probe
 def test_the_token_file_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "auth_token"
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    assert not doctor.token_file().doubt
+    assert not doctor.check_token_file().doubt
     path.write_text("t")
     for mode, doubt in ((0o644, True), (0o640, True), (0o600, False), (0o400, False)):
         path.chmod(mode)
-        found = doctor.token_file()
+        found = doctor.check_token_file()
         assert found.doubt is doubt and f"{mode:04o}" in found.detail
         assert ("chmod 600" in found.detail) is doubt
 
 
 def test_packages_are_compared_with_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "ray " in doctor.packages().detail
+    assert "ray " in doctor.check_versions().detail
     monkeypatch.setattr(
         "importlib.metadata.requires", lambda name: ["ray>=99", "nothing-like-it", "x; extra == 'dev'"]
     )
     with pytest.raises(ResourceError) as caught:
-        doctor.packages()
+        doctor.check_versions()
     assert (
         "ray 2." in str(caught.value)
         and ">=99" in str(caught.value)
@@ -39,22 +39,22 @@ def test_packages_are_compared_with_what_is_asked_for(monkeypatch: pytest.Monkey
 
 
 def test_what_is_little_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raykd.preflight.doctor.free_bytes", lambda folder: doctor.LITTLE_DISK - 1)
-    assert doctor.disk("output", tmp_path).doubt
-    monkeypatch.setattr("raykd.preflight.doctor.free_bytes", lambda folder: doctor.LITTLE_DISK)
-    assert not doctor.disk("output", tmp_path).doubt
+    monkeypatch.setattr("raykd.preflight.doctor.read_free_bytes", lambda folder: doctor.LITTLE_DISK - 1)
+    assert doctor.check_free_space("output", tmp_path).doubt
+    monkeypatch.setattr("raykd.preflight.doctor.read_free_bytes", lambda folder: doctor.LITTLE_DISK)
+    assert not doctor.check_free_space("output", tmp_path).doubt
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
-    assert doctor.threads().doubt and "unset it" in doctor.threads().detail
+    assert doctor.check_threads().doubt and "unset it" in doctor.check_threads().detail
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceError, match="cannot be written"):
-        doctor.writable(tmp_path / "file" / "runs")
+        doctor.check_writable(tmp_path / "file" / "runs")
 
 
 def test_nothing_is_made_and_all_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     items = doctor.diagnose(tmp_path / "runs", None)
     assert list(tmp_path.iterdir()) == []
-    assert {"ok"} <= set(doctor.states(items)) <= {"ok", "warn"}
+    assert {"ok"} <= set(doctor.list_states(items)) <= {"ok", "warn"}
     assert {"python", "packages", "shared memory", "MLflow", "cluster"} <= {item.what for item in items}
 
 

@@ -17,7 +17,7 @@ import transformers
 from raykd import models
 from raykd.models.lm import Headless
 from raykd.networks import heads
-from raykd.prediction.writing import generate_texts, rows_together
+from raykd.prediction.writing import find_rows_together, generate_texts
 from raykd.scoring.model import Model
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.batch import TextBatch
@@ -86,7 +86,7 @@ def built(architecture: str, tokenizer: Any) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = heads.auto_class(task).from_config(config)
+        model = heads.find_auto_class(task).from_config(config)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.ndim > 1:
@@ -182,7 +182,7 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
         ),
         tmp_path / "ours",
     )
-    again = heads.auto_class(task).from_pretrained(tmp_path / "ours").eval()
+    again = heads.find_auto_class(task).from_pretrained(tmp_path / "ours").eval()
     its = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert [plain_nll(task, again, its, encoded, i) for i in range(4)] == pytest.approx(
         nll, rel=1e-4, abs=1e-4
@@ -207,4 +207,4 @@ def test_rows_in_a_batch_are_written_as_alone(architecture: str) -> None:
     alone = [generate_texts(model, tokenizer, [text], max_new_tokens=6)[0] for text in texts]
     for size in (2, 16):
         assert generate_texts(model, tokenizer, texts, max_new_tokens=6, batch_size=size) == alone
-    assert rows_together(model) == "any"
+    assert find_rows_together(model) == "any"

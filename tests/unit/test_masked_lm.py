@@ -29,7 +29,7 @@ from raykd.distill.vocabulary_signals import IdMap
 from raykd.driver.loop import fresh_student
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import DecoderStudent, PretrainedStudent, TransformerStudent
-from raykd.models.identity import tokenizer_content
+from raykd.models.identity import describe_tokenizer
 from raykd.models.lm import Headless
 from raykd.student.prepare import fit_tokenizer, prepare
 from raykd.student.vocabularies import match_vocabularies
@@ -376,7 +376,7 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
         isinstance(again.tokenizer, UnionTokenizer)
         and models.inspect_directory(tmp_path / "student").problems == ()
     )
-    assert tokenizer_content(again.tokenizer) == tokenizer_content(joined)
+    assert describe_tokenizer(again.tokenizer) == describe_tokenizer(joined)
     assert models.fingerprint(again) == models.fingerprint(tmp_path / "student")
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from raykd import models
 from raykd.errors import ModelError
 from raykd.models import LinearStudent, LSTMStudent, PretrainedStudent, Student, TextModel, TransformerStudent
-from raykd.text.padding import pad
+from raykd.text.padding import pad_sequences
 from raykd.text.tokens import tokenize
 
 LABELS = ("sad", "glad", "neither")
@@ -59,7 +59,7 @@ def logits(
 ) -> torch.Tensor:
     """``[B, C]`` of one batch, padded ``extra`` further than needed."""
     rows = tokenize(text_model.tokenizer, texts, pairs, 32)
-    inputs = pad(rows, range(len(texts)))
+    inputs = pad_sequences(rows, range(len(texts)))
     inputs = {
         name: torch.nn.functional.pad(value, (0, extra), value=rows.pad_values[name])
         for name, value in inputs.items()
@@ -162,7 +162,7 @@ def test_lstm_is_torchs_lstm_over_a_packed_sequence(bidirectional: bool) -> None
                 weights[name.replace("_l0", f"_l{at}{suffix}")] = weight
     reference.load_state_dict(weights)
     rows = tokenize(text_model.tokenizer, TEXTS, None, 32)
-    inputs = pad(rows, range(len(TEXTS)))
+    inputs = pad_sequences(rows, range(len(TEXTS)))
     with torch.no_grad():
         packed = torch.nn.utils.rnn.pack_padded_sequence(
             model.embedding(inputs["input_ids"]), torch.as_tensor(rows.lengths_B), True, enforce_sorted=False
@@ -248,7 +248,7 @@ def test_auto_classes_know_the_kinds_of_raykd(tmp_path: Path) -> None:
         path = models.save_model(text_model, tmp_path / name)
         assert AutoConfig.from_pretrained(path).model_type == model_type
         loaded = AutoModelForSequenceClassification.from_pretrained(path)
-        inputs = pad(tokenize(text_model.tokenizer, TEXTS, None, 32), range(len(TEXTS)))
+        inputs = pad_sequences(tokenize(text_model.tokenizer, TEXTS, None, 32), range(len(TEXTS)))
         with torch.no_grad():
             out = loaded(**inputs, labels=torch.tensor([0, 1, 2, 0, 1, 2]))
         assert torch.equal(out.logits, logits(text_model, TEXTS))
@@ -276,12 +276,12 @@ def test_a_student_learns_a_toy_task(name: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     for step in range(200):
         picked = [(step * 16 + i) % 120 for i in range(16)]
-        loss = model(**pad(rows, picked), labels=gold[picked]).loss
+        loss = model(**pad_sequences(rows, picked), labels=gold[picked]).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        right = model.eval()(**pad(rows, range(120))).logits.argmax(dim=1) == gold
+        right = model.eval()(**pad_sequences(rows, range(120))).logits.argmax(dim=1) == gold
     assert float(right.float().mean()) > 0.95
 
 

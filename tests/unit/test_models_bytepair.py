@@ -13,7 +13,7 @@ import pytest
 
 from raykd.errors import ModelError
 from raykd.models import DecoderStudent, EncoderDecoderStudent, load_tokenizer
-from raykd.models.identity import tokenizer_content
+from raykd.models.identity import describe_tokenizer
 from raykd.tokenizers.bytepair import BYTES, SMALLEST, SPECIALS, train_bytepair
 
 TEXTS = [
@@ -84,7 +84,7 @@ def test_saved_and_loaded_it_is_the_same_tokenizer(tmp_path: Path) -> None:
     before.save_pretrained(str(tmp_path))
     after: Any = load_tokenizer(tmp_path)
     assert after(TEXTS + STRANGE)["input_ids"] == before(TEXTS + STRANGE)["input_ids"]
-    assert tokenizer_content(after) == tokenizer_content(before)
+    assert describe_tokenizer(after) == describe_tokenizer(before)
     assert after.model_max_length == 48 and after.eos_token_id == 2
     for text in TEXTS + STRANGE:
         assert after.decode(after([text])["input_ids"][0], skip_special_tokens=True) == text

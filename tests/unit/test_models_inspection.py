@@ -14,9 +14,9 @@ from raykd.config.loading import load_run
 from raykd.errors import ConfigError, LabelMismatchError, ModelError
 from raykd.models import TransformerStudent
 from raykd.models.textmodel import TextModel
-from raykd.networks.heads import auto_class
+from raykd.networks.heads import find_auto_class
 from raykd.preflight.check import Finding, collect_findings
-from raykd.pretrained.labels import contradiction, label_names
+from raykd.pretrained.labels import describe_contradiction, read_label_names
 from tests.families import save, tiny
 
 LABELS = ("negative", "positive")
@@ -95,7 +95,7 @@ def test_what_cannot_be_used_is_refused_at_check_and_at_load(
 def test_a_head_of_one_row_is_a_regression_though_the_configuration_says_nothing(
     tmp_path: Path, teacher: Path
 ) -> None:
-    save(tiny("bert", auto_class("classification"), num_labels=1, vocab_size=200), tmp_path / "model")
+    save(tiny("bert", find_auto_class("classification"), num_labels=1, vocab_size=200), tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     for key in ("id2label", "label2id", "problem_type"):
         config.pop(key, None)
@@ -145,18 +145,18 @@ def test_labels_that_contradict_are_said(teacher: Path, tmp_path: Path) -> None:
     ],
 )
 def test_default_names_contradict_nothing(config: dict[str, Any], contradicts: bool) -> None:
-    assert bool(contradiction(config)) is contradicts
+    assert bool(describe_contradiction(config)) is contradicts
 
 
 def test_transformers_count_of_labels_is_followed_where_no_names_are_given() -> None:
     classifier = {"architectures": ["BertForSequenceClassification"]}
-    assert label_names(classifier) == ("LABEL_0", "LABEL_1")
-    assert label_names(classifier | {"num_labels": 3}) == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert read_label_names(classifier) == ("LABEL_0", "LABEL_1")
+    assert read_label_names(classifier | {"num_labels": 3}) == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
 def test_several_labels_cannot_be_merged_and_that_is_said(teacher: Path, tmp_path: Path) -> None:
     five = {f"{i}": f"{i + 1} stars" for i in range(5)}
-    save(tiny("bert", auto_class("classification"), num_labels=5, vocab_size=200), tmp_path / "five")
+    save(tiny("bert", find_auto_class("classification"), num_labels=5, vocab_size=200), tmp_path / "five")
     rewrite(tmp_path / "five" / "config.json", id2label=five, label2id={v: int(k) for k, v in five.items()})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "five" / name).write_bytes((teacher / name).read_bytes())

@@ -11,7 +11,7 @@ import transformers
 
 from raykd.errors import ModelError
 from raykd.models import DecoderStudent, EncoderDecoderStudent, LSTMStudent
-from raykd.models.lm import Headless, hidden_states, output_head
+from raykd.models.lm import Headless, compute_hidden_states, find_output_head
 from raykd.prediction.writing import generate_texts
 
 SMALL: dict[str, Any] = {
@@ -73,7 +73,7 @@ def test_hidden_states_times_the_head_are_the_models_logits(family: str) -> None
     with torch.no_grad():
         wanted = model(**inputs).logits
         hidden = Headless(model)(**inputs).hidden
-        head = output_head(model)
+        head = find_output_head(model)
         made = hidden @ head.weight_VD.T + (0.0 if head.bias_V is None else head.bias_V)
     assert hidden.shape == (*wanted.shape[:2], 16)
     assert (made - wanted).abs().max() < 1e-5
@@ -90,7 +90,7 @@ def test_an_encoder_decoder_shifts_its_labels_itself(family: str) -> None:
     labels = torch.tensor([[11, 12, 2], [13, 2, -100]])
     with torch.no_grad():
         wanted = model(**inputs, labels=labels).logits
-        made = output_head(model).logits(hidden_states(model, **inputs, labels=labels))
+        made = find_output_head(model).logits(compute_hidden_states(model, **inputs, labels=labels))
     assert (made - wanted).abs().max() < 1e-5
 
 

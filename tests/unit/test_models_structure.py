@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from raykd.models import register
-from raykd.networks.heads import auto_class
+from raykd.networks.heads import find_auto_class
 from raykd.pretrained import files
-from raykd.pretrained.positions import positions_of
-from raykd.pretrained.structure import build_empty, missing_weights
+from raykd.pretrained.positions import count_positions
+from raykd.pretrained.structure import build_empty, find_missing_weights
 from raykd.pretrained.weights import read_headers
 from tests.families import CLASSIFIERS, QUICK, TRANSLATORS, save, tiny
 
@@ -35,13 +35,13 @@ def rewrite_weights(folder: Path, change: Any) -> None:
 
 
 def by_header(folder: Path, head: Any) -> tuple[list[str], list[str]]:
-    stored = read_headers(files.weight_files(folder))
-    missing, reshaped = missing_weights(build_empty(folder, head), stored)
+    stored = read_headers(files.list_weight_files(folder))
+    missing, reshaped = find_missing_weights(build_empty(folder, head), stored)
     return missing, [name for name, _, _ in reshaped]
 
 
 def by_loading(folder: Path, head: Any) -> tuple[list[str], list[str]]:
-    _, found = auto_class(head).from_pretrained(
+    _, found = find_auto_class(head).from_pretrained(
         str(folder), output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
     )
     reshaped = [key[0] for key in found["mismatched_keys"]]
@@ -67,11 +67,11 @@ def changes_of(model: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_header_tells_what_loading_would_miss(model_type: str, tmp_path: Path) -> None:
-    model = tiny(model_type, auto_class("classification"))
+    model = tiny(model_type, find_auto_class("classification"))
     for number, (what, change) in enumerate(changes_of(model).items()):
         folder = save(model, tmp_path / str(number))
         rewrite_weights(folder, change)
-        if not read_headers(files.weight_files(folder)):
+        if not read_headers(files.list_weight_files(folder)):
             continue
         assert by_header(folder, "classification") == by_loading(folder, "classification"), what
         if what == "whole":
@@ -80,20 +80,20 @@ def test_the_header_tells_what_loading_would_miss(model_type: str, tmp_path: Pat
 
 @pytest.mark.parametrize("model_type", PAIRS)
 def test_the_header_tells_the_same_of_translators(model_type: str, tmp_path: Path) -> None:
-    folder = save(tiny(model_type, auto_class("seq2seq")), tmp_path / "model")
+    folder = save(tiny(model_type, find_auto_class("seq2seq")), tmp_path / "model")
     assert by_header(folder, "seq2seq") == by_loading(folder, "seq2seq") == ([], [])
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "qwen3", "gemma2", "bloom"])
 def test_tied_heads_are_not_missing(model_type: str, tmp_path: Path) -> None:
-    folder = save(tiny(model_type, auto_class("causal_lm")), tmp_path / "model")
+    folder = save(tiny(model_type, find_auto_class("causal_lm")), tmp_path / "model")
     assert by_header(folder, "causal_lm") == by_loading(folder, "causal_lm") == ([], [])
 
 
 def test_shards_and_other_shapes_are_seen(tmp_path: Path) -> None:
-    model = tiny("bert", auto_class("classification"))
+    model = tiny("bert", find_auto_class("classification"))
     folder = save(model, tmp_path / "model", max_shard_size="4KB")
-    assert len(files.weight_files(folder)) > 2
+    assert len(files.list_weight_files(folder)) > 2
     assert by_header(folder, "classification") == by_loading(folder, "classification") == ([], [])
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {str(i): f"l{i}" for i in range(3)}
@@ -119,8 +119,8 @@ def can_read(model: Any, source: int, target: int | None = None) -> bool:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_positions_end_where_a_forward_pass_fails(model_type: str) -> None:
-    model = tiny(model_type, auto_class("classification"))
-    found = positions_of(model)
+    model = tiny(model_type, find_auto_class("classification"))
+    found = count_positions(model)
     if model.config.is_encoder_decoder:
         pytest.skip("its classifier reads one text twice; see translators")
     if found.source is None:
@@ -132,8 +132,8 @@ def test_positions_end_where_a_forward_pass_fails(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", PAIRS)
 def test_positions_of_both_sides_end_where_a_forward_pass_fails(model_type: str) -> None:
-    model = tiny(model_type, auto_class("seq2seq"))
-    found = positions_of(model)
+    model = tiny(model_type, find_auto_class("seq2seq"))
+    found = count_positions(model)
     for limit, ask in (
         (found.source, lambda n: can_read(model, n, 4)),
         (found.target, lambda n: can_read(model, 4, n)),
@@ -147,7 +147,7 @@ def test_raykds_own_networks_have_no_positions() -> None:
     register()
     for student in (LSTMStudent(embedding=8, hidden=8, vocab_size=120), LinearStudent(buckets=64)):
         model = student.build(student.fit_tokenizer(["a text", "another one"]), ("no", "yes"), 0)
-        assert positions_of(model).source is None
+        assert count_positions(model).source is None
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -162,7 +162,7 @@ def test_what_is_called_well_loads_and_answers(model_type: str, tmp_path: Path) 
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if model_type == "t5":
         ids["decoder_start_token_id"] = 0
-    folder = save(tiny(model_type, auto_class("classification"), **ids), tmp_path / "model")
+    folder = save(tiny(model_type, find_auto_class("classification"), **ids), tmp_path / "model")
     tokenizer.save_pretrained(str(folder))
     looked = models.inspect_model(folder, "classification")
     assert models.load_model(folder, head="classification").labels == looked.labels

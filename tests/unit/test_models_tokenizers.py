@@ -12,11 +12,11 @@ import pytest
 
 from raykd import models
 from raykd.errors import ModelError
-from raykd.models.identity import tokenizer_content
-from raykd.networks.heads import auto_class
+from raykd.models.identity import describe_tokenizer
+from raykd.networks.heads import find_auto_class
 from raykd.pretrained import tokenizers
 from raykd.pretrained.tokenizers import check_placed, load_tokenizer
-from raykd.text.prompts import target_ids
+from raykd.text.prompts import encode_targets
 from raykd.tokenizers.canonical import marking
 from tests.families import save, tiny
 
@@ -80,7 +80,7 @@ def marian(tmp_path: Path) -> Path:
         "eos_token_id": 0,
         "bos_token_id": None,
     }
-    return save(tiny("marian", auto_class("seq2seq"), **ids, decoder_start_token_id=size - 1), folder)
+    return save(tiny("marian", find_auto_class("seq2seq"), **ids, decoder_start_token_id=size - 1), folder)
 
 
 def test_marian_gives_the_ids_of_plain_transformers(marian: Path) -> None:
@@ -108,7 +108,7 @@ def test_places_of_marians_tokens_spell_the_text(marian: Path) -> None:
         spelt = [text[b:e] for (b, e), end in zip(places, special, strict=True) if not end]
         assert "".join(spelt).strip() == text.strip(), spelt
     texts = [TARGETS[2], ">>fra<< le film", "le</s>film", "le film</s>"]
-    starts = [row.tolist() for row in target_ids(own, texts, 64, as_target=True).starts]
+    starts = [row.tolist() for row in encode_targets(own, texts, 64, as_target=True).starts]
     assert starts[0][0] == 0 and starts[0][-1] == len(TARGETS[2])
     assert starts[1][0] == 0 and starts[1][1] == len(">>fra<< ")
     assert len("le") in starts[2] and len("le</s>") in starts[2]
@@ -117,12 +117,12 @@ def test_places_of_marians_tokens_spell_the_text(marian: Path) -> None:
 
 def test_marian_travels_and_keeps_its_name(marian: Path, tmp_path: Path) -> None:
     own: Any = load_tokenizer(marian)
-    content = tokenizer_content(own)
+    content = describe_tokenizer(own)
     body = pickle.dumps(own)
     own.save_pretrained(str(tmp_path / "saved"))
     shutil.rmtree(marian)
     again = pickle.loads(body)
-    assert tokenizer_content(again) == content == tokenizer_content(load_tokenizer(tmp_path / "saved"))
+    assert describe_tokenizer(again) == content == describe_tokenizer(load_tokenizer(tmp_path / "saved"))
     assert again(SOURCES)["input_ids"] == own(SOURCES)["input_ids"]
     mark = marking(again)
     assert (mark.style, mark.marker, mark.first) == ("blank", "▁", True)
@@ -163,7 +163,7 @@ def test_a_marian_model_is_inspected_loaded_and_named(marian: Path) -> None:
     assert models.load_model(marian, head="seq2seq").task == "seq2seq"
     saved = models.save_model(models.load_model(marian, head="seq2seq"), marian.parent / "saved")
     assert models.load_model(saved).task == "seq2seq"
-    assert tokenizer_content(load_tokenizer(saved)) == tokenizer_content(load_tokenizer(marian))
+    assert describe_tokenizer(load_tokenizer(saved)) == describe_tokenizer(load_tokenizer(marian))
     assert models.fingerprint(saved) == models.fingerprint(marian)
 
 
@@ -171,7 +171,7 @@ def test_a_sentencepiece_file_alone_is_a_tokenizer(tmp_path: Path) -> None:
     folder = tmp_path / "t5"
     folder.mkdir()
     spm_file(folder / "spiece.model", SOURCES + TARGETS)
-    save(tiny("t5", auto_class("seq2seq"), vocab_size=200, decoder_start_token_id=0), folder)
+    save(tiny("t5", find_auto_class("seq2seq"), vocab_size=200, decoder_start_token_id=0), folder)
     tokenizer = load_tokenizer(folder)
     assert tokenizer.is_fast and len(tokenizer(SOURCES)["input_ids"]) == len(SOURCES)  # type: ignore[attr-defined]
     assert models.inspect_model(folder, "seq2seq").kind == "t5"
@@ -203,11 +203,11 @@ def test_a_missing_package_is_named(
 def test_characters_serve_whole_texts_and_nothing_that_needs_places(tmp_path: Path) -> None:
     from transformers import CanineTokenizer
 
-    folder = save(tiny("canine", auto_class("classification")), tmp_path / "canine")
+    folder = save(tiny("canine", find_auto_class("classification")), tmp_path / "canine")
     CanineTokenizer().save_pretrained(str(folder))
     looked = models.inspect_model(folder, "classification")
     assert looked.labels == ("LABEL_0", "LABEL_1") and looked.positions.source == 24
-    content = tokenizer_content(load_tokenizer(folder))
+    content = describe_tokenizer(load_tokenizer(folder))
     assert content["class"] == "CanineTokenizer" and models.fingerprint(folder)
     with pytest.raises(ModelError, match="does not say where its tokens stand"):
         check_placed(load_tokenizer(folder), "token_classification", "canine")

@@ -16,7 +16,7 @@ from raykd.config import RunConfig
 from raykd.driver.language_models import describe_set_aside
 from raykd.errors import ModelError
 from raykd.prediction.generation_settings import check_ids, find_ignored_settings
-from raykd.prediction.predictor import Lengths, task_of
+from raykd.prediction.predictor import Lengths, build_served_task
 from raykd.prediction.writing import generate_texts
 from raykd.pretrained.starts import check_decoder_start
 from tests.tokenizers import byte_level
@@ -176,16 +176,16 @@ def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:
     model, tokenizer = made
     kind = "seq2seq" if model.config.is_encoder_decoder else "causal_lm"
     stranger = models.TextModel(model, tokenizer, (), task=kind)
-    task: Any = task_of(stranger)
+    task: Any = build_served_task(stranger)
     if kind == "seq2seq":
         assert (task.max_length, task.max_new_tokens) == (96, 64)
-        assert task_of(stranger, Lengths(10, 96)).max_length == 10
+        assert build_served_task(stranger, Lengths(10, 96)).max_length == 10
     else:
         assert (task.prompt_tokens, task.max_new_tokens) == (48, 48)
-        asked: Any = task_of(stranger, Lengths(10, 90))
+        asked: Any = build_served_task(stranger, Lengths(10, 90))
         with pytest.raises(ModelError, match="no place"):
             generate_texts(model, tokenizer, TEXTS, max_new_tokens=90, max_input_tokens=asked.prompt_tokens)
-        assert task_of(stranger, Lengths(None, 90)).prompt_tokens == 6  # type: ignore[attr-defined]
+        assert build_served_task(stranger, Lengths(None, 90)).prompt_tokens == 6  # type: ignore[attr-defined]
     known = models.TextModel(
         model,
         tokenizer,
@@ -194,10 +194,10 @@ def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:
         max_length=40,
         settings={"max_target_length": 10, "max_new_tokens": 7},
     )
-    again: Any = task_of(known)
+    again: Any = build_served_task(known)
     assert again.max_new_tokens == 7 and again.prompt_tokens == (40 if kind == "seq2seq" else 30)
     with pytest.raises(ModelError, match="settings that are none"):
-        task_of(models.TextModel(model, tokenizer, (), task=kind, settings={"beams": "many"}))
+        build_served_task(models.TextModel(model, tokenizer, (), task=kind, settings={"beams": "many"}))
 
 
 @pytest.mark.parametrize(

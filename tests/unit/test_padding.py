@@ -16,15 +16,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.models import TextModel
-from raykd.prediction.findings import content_key, found_or_tested, keep_finding, kept_finding
+from raykd.prediction.findings import content_key, found_or_tested, read_finding, write_finding
 from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.prediction.selftest import PaddingFinding, find_padding
-from raykd.pretrained.positions import positions_of
+from raykd.pretrained.positions import count_positions
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
-from raykd.text.padding import RIGHT, Padding, pad, padding_of, split_passes
+from raykd.text.padding import RIGHT, Padding, pad_sequences, read_padding, split_passes
 from tests.fakes import logits_of
 
 SENTENCE = "the room was bad and food awful today again good we said it here very quite not so"
@@ -81,7 +81,7 @@ def rows(texts: list[str]) -> TextBatch:
 def alone(model: TextModel, text: str) -> np.ndarray:
     """What plain transformers gives for one text."""
     inputs = model.tokenizer(text, truncation=True, max_length=32, return_tensors="pt")
-    taken = padding_of(model.model, model.tokenizer)
+    taken = read_padding(model.model, model.tokenizer)
     with torch.no_grad():
         logits = model.model(**{name: value for name, value in inputs.items() if taken.takes(name)}).logits
     return logits.double().softmax(-1)[0].numpy()
@@ -133,7 +133,7 @@ def test_the_model_says_what_padding_is_where_the_tokenizer_does_not_know() -> N
         config=SimpleNamespace(pad_token_id=99),
         get_input_embeddings=lambda: SimpleNamespace(num_embeddings=10),
     )
-    assert padding_of(beyond, tokenizer()).pad_id == 0
+    assert read_padding(beyond, tokenizer()).pad_id == 0
 
 
 def test_padding_on_the_left_moves_the_places_that_are_read() -> None:
@@ -215,9 +215,9 @@ def test_buckets_decide_the_width_and_what_is_longer_keeps_its_own() -> None:
     padding = Padding(buckets=(8, 16))
     assert [padding.width(n) for n in (1, 8, 9, 16, 17)] == [8, 8, 16, 16, 17]
     encoded = TASK.encode(tokenizer(), rows(TEXTS))
-    assert pad(encoded, [0], padding)["input_ids"].shape == (1, 8)
-    assert pad(encoded, [0, 1], padding)["attention_mask"].sum() == encoded.lengths_B[:2].sum()
-    assert pad(encoded, [0, 1], RIGHT)["input_ids"].shape[1] == encoded.lengths_B[:2].max()
+    assert pad_sequences(encoded, [0], padding)["input_ids"].shape == (1, 8)
+    assert pad_sequences(encoded, [0, 1], padding)["attention_mask"].sum() == encoded.lengths_B[:2].sum()
+    assert pad_sequences(encoded, [0, 1], RIGHT)["input_ids"].shape[1] == encoded.lengths_B[:2].max()
 
 
 def test_half_precision_hides_nothing() -> None:
@@ -314,7 +314,7 @@ def test_a_text_is_read_as_far_as_the_tokenizer_says_and_the_model_has_places() 
     for (said, places), wanted in sizes.items():
         learnt = tokenizer() if said is None else tokenizer(model_max_length=said)
         model = classifier("bert", learnt, max_position_embeddings=places)
-        model = replace(model, positions=positions_of(model.model))
+        model = replace(model, positions=count_positions(model.model))
         assert Predictor.of(model).task.max_length == wanted
 
 
@@ -329,16 +329,16 @@ def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
     made = []
     for _ in range(2):
         assert found_or_tested(key, lambda: made.append(1) or finding) == finding  # type: ignore[func-returns-value]
-    assert made == [1] and kept_finding(key) == finding
+    assert made == [1] and read_finding(key) == finding
     kept = next((tmp_path / "cache" / "selftests").glob("*.json"))
     for bad in ("", "[]", "{}", json.dumps({**finding.to_json(), "shapes": "any"})):
         kept.write_text(bad, encoding="utf-8")
-        assert kept_finding(key) is None
-    keep_finding("inconclusive", PaddingFinding("right", "longest", 0.0, 0.0, (4, 4)))
-    assert kept_finding("inconclusive") is None
+        assert read_finding(key) is None
+    write_finding("inconclusive", PaddingFinding("right", "longest", 0.0, 0.0, (4, 4)))
+    assert read_finding("inconclusive") is None
     monkeypatch.setenv("RAYKD_CACHE", "/proc/none")
-    keep_finding(key, finding)
-    assert kept_finding(key) is None
+    write_finding(key, finding)
+    assert read_finding(key) is None
 
 
 def test_a_teacher_tests_itself_before_its_first_answer_and_refuses_by_name(

@@ -16,9 +16,14 @@ from raykd.config import RunConfig
 from raykd.config.loading import load_run
 from raykd.data.load import load_data
 from raykd.errors import ResourceError
-from raykd.preflight.disk import MAY_NOT_FIT, Disk, check_disk, disk_of, format_bytes
-from raykd.preflight.plan import measured_pace, plan_run
-from raykd.preflight.sizes import StoreSize, body_bytes, parameters, store_sizes
+from raykd.preflight.disk import MAY_NOT_FIT, Disk, check_disk, compute_disk, format_bytes
+from raykd.preflight.plan import plan_run, read_measured_pace
+from raykd.preflight.sizes import (
+    StoreSize,
+    count_student_parameters,
+    estimate_body_bytes,
+    estimate_store_sizes,
+)
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
 from raykd.tasks.question_answering import BESIDE
 from raykd.teachers.store.sqlite import stored_bytes
@@ -46,45 +51,51 @@ def test_weights_are_those_of_the_model_that_is_built() -> None:
     layer = 4 * (h * h + h) + 2 * h + (h * f + f) + (f * h + h) + 2 * h
     spec = models.TransformerStudent(layers=1, hidden=h, heads=2, vocab_size=200, max_positions=64)
     by_hand = embeddings + layer + (h * h + h) + (h * 2 + 2)
-    assert parameters(spec, Classification(), ("a", "b")) == by_hand
-    assert parameters(spec, Classification(), ("a", "b"), least=True) == by_hand - (200 - 5) * h
+    assert count_student_parameters(spec, Classification(), ("a", "b")) == by_hand
+    assert count_student_parameters(spec, Classification(), ("a", "b"), least=True) == by_hand - (200 - 5) * h
     lstm = models.LSTMStudent(embedding=8, hidden=6, vocab_size=100)
     tokenizer = lstm.fit_tokenizer(texts_and_labels(300)[0])
     built = lstm.build(tokenizer, ("a", "b"), 0)
     least = 8 * (100 - len(tokenizer))  # type: ignore[arg-type]
     assert (
-        parameters(lstm, Classification(), ("a", "b")) == sum(p.numel() for p in built.parameters()) + least
+        count_student_parameters(lstm, Classification(), ("a", "b"))
+        == sum(p.numel() for p in built.parameters()) + least
     )
     linear = models.LinearStudent(buckets=1000)
-    assert parameters(linear, Classification(), ("a", "b", "c")) == 3 * 1000 + 3
-    assert parameters(models.PretrainedStudent(path="who/knows"), Classification(), ("a", "b")) is None
+    assert count_student_parameters(linear, Classification(), ("a", "b", "c")) == 3 * 1000 + 3
+    assert (
+        count_student_parameters(models.PretrainedStudent(path="who/knows"), Classification(), ("a", "b"))
+        is None
+    )
 
 
 def test_bytes_of_an_answer_are_those_of_the_body_that_is_written(run: RunConfig) -> None:
     rows = load_data(run.data, Path.cwd(), run.form).train.select(range(3))
-    assert body_bytes(Classification(), 7, rows, None) == (14 + 28.0, False)
+    assert estimate_body_bytes(Classification(), 7, rows, None) == (14 + 28.0, False)
     words = ((0, 1), (2, 3), (4, 6))
     tagged = type(rows)(rows.ids, rows.texts, None, rows.languages, rows.labels_B, (words,) * 3, None)
     body = encode_answer(DenseAnswer(logits_NC=np.zeros((3, 5), np.float32), covered_N=np.ones(3, bool)))
-    assert body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
+    assert estimate_body_bytes(TokenClassification(), 5, tagged, None) == (float(len(body)), False)
     asked = type(rows)(rows.ids, rows.texts, ("one two three four",) * 3, rows.languages, rows.labels_B)
     body = encode_answer(
         DenseAnswer(logits_NC=np.zeros((2, 4 + BESIDE), np.float32), covered_N=np.ones(2, bool))
     )
-    assert body_bytes(QuestionAnswering(), 0, asked, None) == (float(len(body)), False)
+    assert estimate_body_bytes(QuestionAnswering(), 0, asked, None) == (float(len(body)), False)
     hidden = MaskedLM(answers={"kind": "hidden"})  # type: ignore[arg-type]
-    assert body_bytes(hidden, 0, rows, None)[0] is None
-    size, bound = body_bytes(hidden, 0, rows, 10)
+    assert estimate_body_bytes(hidden, 0, rows, None)[0] is None
+    size, bound = estimate_body_bytes(hidden, 0, rows, 10)
     assert bound and size is not None and size >= 14 + 20
 
 
 def test_the_store_counts_each_text_once_and_held_out_texts_by_every_teacher(run: RunConfig) -> None:
     data = load_data(run.data, Path.cwd(), run.form)
     texts = {*data.train.texts, *data.validation.texts}
-    (size,) = store_sizes(run, data)
+    (size,) = estimate_store_sizes(run, data)
     assert size == StoreSize("en", len(texts), len(texts) * stored_bytes(14 + 8), False)
     assert (
-        store_sizes(run.model_copy(update={"serving": run.serving.model_copy(update={"store": None})}), data)
+        estimate_store_sizes(
+            run.model_copy(update={"serving": run.serving.model_copy(update={"store": None})}), data
+        )
         == []
     )
 
@@ -120,10 +131,10 @@ def test_the_plan_of_a_run(run: RunConfig, tmp_path: Path) -> None:
     )
     assert detail(items, "student") == "2 steps (train.steps); 48 rows / batch 16 = 3 steps an epoch"
     assert detail(items, "teacher-en") == "48 rows / batch 16 = 3 steps an epoch x 3 epochs = 9 steps"
-    count = parameters(run.student, run.task, run.data.labels)
+    count = count_student_parameters(run.student, run.task, run.data.labels)
     assert f"16 bytes x {count:,} = {format_bytes(16 * (count or 0))}" in detail(items, "weights")
     assert "unknown" in detail(items, "time") and not [i for i in items if i.error]
-    disk, count = disk_of(run), parameters(run.student, run.task, run.data.labels) or 0
+    disk, count = compute_disk(run), count_student_parameters(run.student, run.task, run.data.labels) or 0
     assert disk.copies == 3 and not (tmp_path / "runs").exists()
     assert disk.models == 2 * (4 * count + 60 * run.student.vocab_size)  # type: ignore[union-attr]
     assert disk.records > 2_000_000 and disk.teachers > 0
@@ -140,10 +151,10 @@ def test_time_is_told_only_where_it_was_measured(run: RunConfig, tmp_path: Path)
         {"job": "student", "step": s, "time_ms": 1000 + 250 * s, "values": {"x": 1.0}} for s in (10, 30)
     ]
     (folder / "curves.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points), encoding="utf-8")
-    assert measured_pace(run, folder) == 0.25
+    assert read_measured_pace(run, folder) == 0.25
     assert "2 steps x 250.0 ms" in detail(plan_run(run), "time")
     wider = run.model_copy(update={"train": run.train.model_copy(update={"batch_size": 8})})
-    assert measured_pace(wider, folder) is None and measured_pace(run, tmp_path / "none") is None
+    assert read_measured_pace(wider, folder) is None and read_measured_pace(run, tmp_path / "none") is None
 
 
 def test_the_plan_of_a_sweep(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raykd.report.names import folded, recorded
+from raykd.report.names import fold_sample, recorded
 from raykd.report.results import Predictions
 from raykd.report.sweeps.confirmation import ConfirmationReport
 from raykd.report.sweeps.trial_table import TrialTable, sample_text
@@ -68,7 +68,7 @@ def test_trials_and_confirmations_show_every_number_at_every_width(width: int) -
 
 def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
     sample = {"objective.alpha": "uniform", "objective.alpha[uniform]": 0.42, "train.batch_size": 8}
-    assert folded(sample) == {"objective.alpha": 0.42, "train.batch_size": 8}
+    assert fold_sample(sample) == {"objective.alpha": 0.42, "train.batch_size": 8}
     names = {
         "objective.alpha": "alpha",
         "objective.alpha[uniform]": "alpha",
@@ -76,7 +76,7 @@ def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
     }
     assert sample_text(sample, names) == "alpha 0.42, batch_size 8"
     other = {"objective.alpha": "annealing", "objective.alpha[annealing].end": 0.7}
-    assert folded(other) == other
+    assert fold_sample(other) == other
     assert recorded(other) == {"objective.alpha": "annealing", "objective.alpha.annealing.end": 0.7}
     heads, lines = TrialTable(
         report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])

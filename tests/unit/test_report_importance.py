@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from raykd.report.sweeps.importance import LEAST_TRIALS, compute_importance, select_comparable_trials, too_few
+from raykd.report.sweeps.importance import (
+    LEAST_TRIALS,
+    compute_importance,
+    explain_too_few,
+    select_comparable_trials,
+)
 from raykd.report.sweeps.rungs import (
     RungAgreement,
+    compute_rank_correlations,
     compute_survival,
     count_trials_by_evaluation,
-    rank_correlations,
-    rung_sentence,
+    describe_rungs,
 )
 from tests.made_trials import made_sweep, report_of, row
 
@@ -95,10 +100,13 @@ def test_the_same_seed_gives_the_same_numbers():
 
 def test_few_trials_and_equal_scores_give_none_and_a_reason():
     few = searched(LEAST_TRIALS - 1)
-    assert compute_importance(few) is None and f"there are {LEAST_TRIALS - 1}" in too_few(few)
-    assert compute_importance(searched(LEAST_TRIALS)) is not None and too_few(searched(LEAST_TRIALS)) == ""
+    assert compute_importance(few) is None and f"there are {LEAST_TRIALS - 1}" in explain_too_few(few)
+    assert (
+        compute_importance(searched(LEAST_TRIALS)) is not None
+        and explain_too_few(searched(LEAST_TRIALS)) == ""
+    )
     equal = report_of([row(f"t{i}", (0.5,), sample={"x": i}) for i in range(20)])
-    assert compute_importance(equal) is None and "equal" in too_few(equal)
+    assert compute_importance(equal) is None and "equal" in explain_too_few(equal)
     assert compute_importance(report_of([])) is None
 
 
@@ -135,26 +143,26 @@ def test_tau_is_scipys_over_the_trials_that_ran_to_their_end():
     curves = rng.uniform(size=(8, 4))
     ended = [row(f"f{i}", tuple(c)) for i, c in enumerate(curves)]
     stopped = [row(f"s{i}", (float(rng.uniform()),), "stopped") for i in range(5)]
-    found = rank_correlations(report_of([*ended, *stopped], rungs=(1, 2, 4)))
+    found = compute_rank_correlations(report_of([*ended, *stopped], rungs=(1, 2, 4)))
     assert [(r.evaluation, r.trials) for r in found] == [(1, 8), (2, 8)]  # the last rung is the end itself
     for r in found:
         assert r.tau == pytest.approx(kendalltau(curves[:, r.evaluation - 1], curves[:, -1]).statistic)
 
 
 def test_tau_needs_three_trials_and_scores_that_differ():
-    assert rank_correlations(report_of([row("a", (0.1, 0.2)), row("b", (0.2, 0.3))], rungs=(1,))) == [
+    assert compute_rank_correlations(report_of([row("a", (0.1, 0.2)), row("b", (0.2, 0.3))], rungs=(1,))) == [
         RungAgreement(1, None, 2)
     ]
     equal = [row(f"t{i}", (0.5, 0.1 * i)) for i in range(4)]
-    assert rank_correlations(report_of(equal, rungs=(1,))) == [RungAgreement(1, None, 4)]
-    assert rank_correlations(report_of(equal)) == []
+    assert compute_rank_correlations(report_of(equal, rungs=(1,))) == [RungAgreement(1, None, 4)]
+    assert compute_rank_correlations(report_of(equal)) == []
 
 
 def test_the_sentence_warns_where_tau_is_low():
-    assert "let trials run longer" in rung_sentence([RungAgreement(1, 0.3, 9), RungAgreement(3, 0.8, 9)])
-    assert "evaluation 1 here" in rung_sentence([RungAgreement(1, 0.3, 9), RungAgreement(3, 0.8, 9)])
-    assert "did not do here" in rung_sentence([RungAgreement(1, 0.6, 9)])
-    assert "Too few" in rung_sentence([RungAgreement(1, None, 2)])
+    assert "let trials run longer" in describe_rungs([RungAgreement(1, 0.3, 9), RungAgreement(3, 0.8, 9)])
+    assert "evaluation 1 here" in describe_rungs([RungAgreement(1, 0.3, 9), RungAgreement(3, 0.8, 9)])
+    assert "did not do here" in describe_rungs([RungAgreement(1, 0.6, 9)])
+    assert "Too few" in describe_rungs([RungAgreement(1, None, 2)])
 
 
 def test_survival_puts_every_trial_that_came_in_one_place():

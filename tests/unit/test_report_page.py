@@ -177,12 +177,12 @@ def test_every_plot_is_drawn_and_is_valid_svg(report):
 
 def test_plots_without_data_are_none():
     nobody = system("x", "student", 0.5, ())
-    assert plots.training_curves({}) is None
-    assert plots.evaluation_curves({"train/loss": [(1, 1.0)]}) is None
-    assert plots.schedule_curves({}) is None
-    assert plots.weight_curves({}) is None
-    assert plots.weight_bars({}) is None
-    assert plots.reliability([nobody]) is None
+    assert plots.draw_training_curves({}) is None
+    assert plots.draw_evaluation_curves({"train/loss": [(1, 1.0)]}) is None
+    assert plots.draw_schedule_curves({}) is None
+    assert plots.draw_weight_curves({}) is None
+    assert plots.draw_weight_bars({}) is None
+    assert plots.draw_reliability([nobody]) is None
 
 
 def test_history_keeps_the_later_value_of_a_step_that_was_run_twice():

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from raykd.distill.signals import UNLABELLED
-from raykd.report.results import Predictions, Score, agreement
-from raykd.report.table import ResultTable, count, format_metric
+from raykd.report.results import Predictions, Score, compute_agreement
+from raykd.report.table import ResultTable, format_count, format_metric
 from tests.fakes import scored
 
 LANGUAGES = ("zh", "zh", "zh", "zh", "en", "en", "fr", "fr")
@@ -64,7 +64,7 @@ def test_lengths_that_differ_are_refused():
 
 
 def test_agreement_by_hand():
-    matrix = agreement([SYSTEMS[0], SYSTEMS[1], system("fr", "teacher", [1] * 8, {"fr"})])
+    matrix = compute_agreement([SYSTEMS[0], SYSTEMS[1], system("fr", "teacher", [1] * 8, {"fr"})])
     assert matrix.names == ("student", "zh-bert", "fr")
     expected = [[1, 3 / 4, 1 / 2], [3 / 4, 1, np.nan], [1 / 2, np.nan, 1]]  # the unlabelled row counts here
     np.testing.assert_allclose(matrix.share_SS, expected)
@@ -210,7 +210,7 @@ def test_an_empty_table_is_still_a_table():
     [(0, "0"), (999, "999"), (12_345, "12.3 k"), (999_900, "1 M"), (1_234_567, "1.23 M"), (7.3e9, "7.3 G")],
 )
 def test_counts(number, text):
-    assert count(int(number)) == text
+    assert format_count(int(number)) == text
 
 
 def test_shown():

@@ -13,10 +13,10 @@ from raykd.report.sweeps import plots as sweep_plots
 from raykd.report.sweeps import search_plots
 from raykd.report.sweeps.axes import INACTIVE, SearchAxis
 from raykd.report.sweeps.page import (
+    build_teacher_cells,
     summarize_sweep,
+    summarize_teacher_passes,
     sweep_figures,
-    teacher_cells,
-    teacher_passes,
     write_sweep_page,
 )
 from raykd.report.sweeps.trial_table import TrialTable
@@ -95,16 +95,16 @@ def test_the_headline_says_the_score_the_statuses_the_steps_and_the_passes(repor
 
 def test_passes_without_the_number_of_texts_are_counted_not_guessed():
     report = report_of([row()], teachers={"zh": {"answered": 5000, "forwarded": 1000}})
-    assert teacher_passes(report) == (
+    assert summarize_teacher_passes(report) == (
         "teacher forward passes",
         "1,000",
         "for 5,000 texts that were asked for",
     )
-    assert teacher_passes(report_of([row()])) is None
+    assert summarize_teacher_passes(report_of([row()])) is None
 
 
 def test_counters_of_teachers_are_shown_as_they_are(report):
-    heads, lines = teacher_cells(report)
+    heads, lines = build_teacher_cells(report)
     assert heads == ["teacher", "texts", "answered", "forwarded", "store hit %"]
     assert lines[0][1:] == ["1,000", "29,000", "1,000", "96.5"] or lines[0][1:] == [
         "1,000",
@@ -136,9 +136,11 @@ def test_plots_without_data_are_none():
     waiting = report_of([row("t0", (), "waiting", {"a": 1, "b": 2})], rungs=(1,))
     for nothing in (report_of([], rungs=(1,)), waiting):
         assert sweep_figures(nothing) == {}
-    assert sweep_plots.rung_survival(made_sweep(6, rungs=())) is None
+    assert sweep_plots.draw_rung_survival(made_sweep(6, rungs=())) is None
     assert (
-        search_plots.parallel_coordinates(report_of([row("a", sample={"x": 1}), row("b", sample={"x": 2})]))
+        search_plots.draw_parallel_coordinates(
+            report_of([row("a", sample={"x": 1}), row("b", sample={"x": 2})])
+        )
         is None
     )
 
@@ -149,9 +151,9 @@ def test_the_axis_of_scores_leaves_out_only_far_outliers_on_the_bad_side(higher)
     scores = [sign * s for s in (*np.linspace(0.7, 0.8, 20), -40.0)]
     trials = [row(f"t{i}", (s,)) for i, s in enumerate(scores)]
     report = report_of(trials, metric="score", higher_is_better=higher)
-    low, high = sweep_plots.limits(report, scores)
+    low, high = sweep_plots.choose_limits(report, scores)
     assert sorted(s for s in scores if not low <= s <= high) == [sign * -40.0]
-    low, high = sweep_plots.limits(report, [0.6, 0.6])
+    low, high = sweep_plots.choose_limits(report, [0.6, 0.6])
     assert low < 0.6 < high
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raykd.report.sweeps.axes import INACTIVE, search_axes
-from raykd.report.sweeps.trial_table import TrialTable, score_title, short_names, value_text
+from raykd.report.sweeps.axes import INACTIVE, build_search_axes
+from raykd.report.sweeps.trial_table import TrialTable, score_title, shorten_names, value_text
 from raykd.report.sweeps.trials import Evaluation, TrialRow
 from tests.made_trials import made_sweep, report_of, row
 
@@ -74,7 +74,7 @@ def test_two_trials_of_one_name_are_refused():
     ],
 )  # fmt: skip
 def test_short_names_are_the_shortest_that_say_which(keys, names):
-    assert list(short_names(keys).values()) == names
+    assert list(shorten_names(keys).values()) == names
 
 
 def test_cells_hold_the_numbers_and_a_dash_for_what_is_not_there():
@@ -171,7 +171,7 @@ def test_markup_in_a_name_is_shown_as_it_is():
 
 def axis_of(values, **fields):
     trials = [row(f"t{i}", sample={} if v is ... else {"k": v}) for i, v in enumerate(values)]
-    return search_axes(report_of(trials, **fields))[0]
+    return build_search_axes(report_of(trials, **fields))[0]
 
 
 def test_numbers_are_logarithmic_over_two_decades_or_where_the_sweep_says_so():

@@ -18,7 +18,7 @@ from raykd.config.loading import load_run, validate
 from raykd.errors import ConfigError, ModelError, TeacherError
 from raykd.parse import MAX_DEPTH, MAX_NODES, parse_json, parse_yaml
 from raykd.pretrained import files
-from raykd.pretrained.allowed import MODEL_TYPES, code_in, unknown_types
+from raykd.pretrained.allowed import MODEL_TYPES, find_code_keys, find_unknown_types
 from raykd.teachers.store import SignalStore
 from tests.fakes import save_transformer
 
@@ -87,8 +87,8 @@ def test_what_is_trusted_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 def test_the_list_of_types_holds_what_raykd_builds_and_no_pictures() -> None:
     assert {"bert", "distilbert", "llama", "gpt2", "m2m_100", "raykd_linear", "raykd_lstm"} <= MODEL_TYPES
     assert not {"vit", "clip", "lightglue", "whisper", "layoutlmv3", "timm_wrapper"} & MODEL_TYPES
-    assert unknown_types({"model_type": "", "b": {"model_type": None}}) == []
-    assert code_in({"attn_implementation": "sdpa", "experts_implementation": "grouped_mm"}) == []
+    assert find_unknown_types({"model_type": "", "b": {"model_type": None}}) == []
+    assert find_code_keys({"attn_implementation": "sdpa", "experts_implementation": "grouped_mm"}) == []
 
 
 def test_checkpoints_are_ours_alone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from benchmarks.fuzz_targets import Target, targets
 from raykd import models
 from raykd.config import checked_name
 from raykd.config.loading import set_path
-from raykd.data.files.records import file_records
+from raykd.data.files.records import read_file_records
 from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
 from raykd.pretrained.files import check_directory, read_labels
@@ -95,7 +95,7 @@ def test_any_data_file_is_read_or_refused(data: bytes, ending: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows{ending}"
         path.write_bytes(data)
-        for record in answered(lambda: list(file_records(path))) or ():
+        for record in answered(lambda: list(read_file_records(path))) or ():
             assert isinstance(record.values, dict) and str(path) in record.place
 
 
@@ -126,7 +126,7 @@ def test_any_model_folder_is_told_of_or_refused(config: Any, card: Any, weights:
         refused = answered(lambda: (check_directory(folder, trust_remote_code=False), True)[1]) is None
         assert info.problems if refused else True
         answered(lambda: read_labels(folder))
-        answered(lambda: models.tasks_of(folder))
+        answered(lambda: models.list_tasks(folder))
 
 
 @quick

@@ -12,7 +12,7 @@ import pytest
 from raykd.config.loading import dump
 from raykd.errors import ConfigError
 from raykd.experiments.arms import FIRST_SEED, Arms, find_arms
-from raykd.report.sweeps.axes import search_axes
+from raykd.report.sweeps.axes import build_search_axes
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.journal import FILE, Journal
 from raykd.tuning.outcome import _notes, _report, best_run
@@ -124,6 +124,6 @@ def test_a_domain_that_is_logarithmic_is_drawn_so(tmp_path: Path) -> None:
         journal.begin(f"t{index}", index, {"objective.alpha": 0.1 * index, "train.learning_rate": rate}, "a")
     folder: Any = SimpleNamespace(path=tmp_path, state={})
     tracker: Any = SimpleNamespace(run_id="r", uri="sqlite:///x")
-    axes = {axis.key: axis for axis in search_axes(_report(plan, folder, journal, tracker, ""))}
+    axes = {axis.key: axis for axis in build_search_axes(_report(plan, folder, journal, tracker, ""))}
     assert axes["train.learning_rate"].place({"train.learning_rate": 0.004}) == pytest.approx(0.5)
     assert axes["objective.alpha"].place({"objective.alpha": 0.1}) == pytest.approx(0.5)

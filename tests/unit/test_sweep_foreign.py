@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from raykd.errors import ConfigError
-from raykd.spaces.domains import domain_of
-from raykd.spaces.foreign import interval_here, written_here
+from raykd.spaces.domains import parse_domain
+from raykd.spaces.foreign import suggest_domain, suggest_interval
 from raykd.spaces.space import Space
 from raykd.tuning.config import load_sweep
 
@@ -42,9 +42,9 @@ ALPHA = {"objective": {"alpha": {"uniform": [0.0, 0.9]}}}
     ],
 )
 def test_a_domain_of_another_library_is_told_in_ours(node: Any, here: str) -> None:
-    assert written_here(node) == here
+    assert suggest_domain(node) == here
     if "low" not in here:
-        assert domain_of(yaml.safe_load(here), "x") is not None
+        assert parse_domain(yaml.safe_load(here), "x") is not None
     with pytest.raises(ConfigError, match=r"space.objective.alpha: no domain is written so") as error:
         Space({"objective": {"alpha": node}})
     assert f"write {here}" in str(error.value)
@@ -67,7 +67,7 @@ def test_a_domain_of_another_library_is_told_in_ours(node: Any, here: str) -> No
     ],
 )
 def test_what_is_no_domain_is_left_alone(node: Any) -> None:
-    assert written_here(node) is None
+    assert suggest_domain(node) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_no_domain_is_left_alone(node: Any) -> None:
     ],
 )
 def test_wrong_bounds_are_told_right(kind: str, value: Any, here: str | None) -> None:
-    assert interval_here(kind, value) == here
+    assert suggest_interval(kind, value) == here
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from raykd.config.loading import read_yaml_mapping
 from raykd.errors import ConfigError
 from raykd.presets import preset
-from raykd.spaces.domains import ChoiceDomain, IntegerDomain, LogUniformDomain, UniformDomain, domain_of
+from raykd.spaces.domains import ChoiceDomain, IntegerDomain, LogUniformDomain, UniformDomain, parse_domain
 from raykd.spaces.space import Space
 
 N = 4000
@@ -203,7 +203,9 @@ def test_wrong_domains_are_one_clear_error(node: dict[str, Any], words: str) -> 
 
 
 def test_a_mapping_of_one_key_that_is_no_domain_stays_a_mapping() -> None:
-    assert domain_of({"chain": ["monolingual"]}, "x") is None and domain_of({"paths": ["a"]}, "x") is None
+    assert (
+        parse_domain({"chain": ["monolingual"]}, "x") is None and parse_domain({"paths": ["a"]}, "x") is None
+    )
 
 
 def test_errors_of_a_trial_name_its_sample() -> None:

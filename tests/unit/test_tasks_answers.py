@@ -28,21 +28,24 @@ CONTEXT = "Le Corbusier (1887–1965) was born in La Chaux-de-Fonds. 他生于�
     ],
 )
 def test_answers_become_whole_words_and_text_again(answer: str, expected: str) -> None:
-    spans = words.word_spans(CONTEXT)
+    spans = words.find_word_spans(CONTEXT)
     begin = CONTEXT.index(answer)
-    ((first, last),) = answers.answer_words(spans, np.asarray([[begin, begin + len(answer)]])).tolist()
-    assert answers.span_text(CONTEXT, spans, first, last) == expected
+    ((first, last),) = answers.find_answer_words(spans, np.asarray([[begin, begin + len(answer)]])).tolist()
+    assert answers.read_span_text(CONTEXT, spans, first, last) == expected
 
 
 def test_an_answer_that_touches_no_word_has_no_place() -> None:
-    spans = words.word_spans("a  b")
-    assert answers.answer_words(spans, np.asarray([[1, 3], [0, 4], [3, 4]])).tolist() == [
+    spans = words.find_word_spans("a  b")
+    assert answers.find_answer_words(spans, np.asarray([[1, 3], [0, 4], [3, 4]])).tolist() == [
         [-1, -1],
         [0, 1],
         [1, 1],
     ]
-    assert answers.answer_words(spans[:0], np.asarray([[0, 1]])).tolist() == [[-1, -1]]
-    assert answers.span_text("a  b", spans, -1, -1) == "" and answers.span_text("a  b", spans, 0, 2) == ""
+    assert answers.find_answer_words(spans[:0], np.asarray([[0, 1]])).tolist() == [[-1, -1]]
+    assert (
+        answers.read_span_text("a  b", spans, -1, -1) == ""
+        and answers.read_span_text("a  b", spans, 0, 2) == ""
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -53,7 +56,7 @@ def test_the_best_span_is_the_best_of_all(wide: int, limit: int, seed: int) -> N
     logits = rng.normal(size=(8, wide))
     for b, count in enumerate(counts):
         logits[2 * b : 2 * b + 2, count:] = MASKED
-    spans, score, _ = answers.best_answers(logits, counts, np.full(4, -1), limit)
+    spans, score, _ = answers.find_best_answers(logits, counts, np.full(4, -1), limit)
     logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     for b, count in enumerate(counts):
         ways = {
@@ -67,7 +70,7 @@ def test_the_best_span_is_the_best_of_all(wide: int, limit: int, seed: int) -> N
 def test_impossible_spans_are_refused() -> None:
     for shape, limit in (((3, 4), 2), ((2, 0), 2), ((2, 4), 0)):
         with pytest.raises(ValueError, match="logits"):
-            answers.best_answers(np.zeros(shape), np.ones(1, int), np.full(1, -1), limit)
+            answers.find_best_answers(np.zeros(shape), np.ones(1, int), np.full(1, -1), limit)
 
 
 @pytest.mark.parametrize(
@@ -85,19 +88,19 @@ def test_impossible_spans_are_refused() -> None:
     ],
 )
 def test_answers_are_normalised_by_their_language(answer: str, language: str, tokens: list[str]) -> None:
-    assert answers.normalize(answer, language) == tokens
+    assert answers.normalize_answer(answer, language) == tokens
 
 
 def test_scores_by_hand() -> None:
-    assert answers.exact_match("the Eiffel Tower!", ["tower", "Eiffel tower"], "en") == 1
-    assert answers.exact_match("Eiffel", ["Eiffel tower"], "en") == 0
-    assert answers.exact_match("50 万", ["50万"], "zh") == 1
-    assert answers.f1("in the Eiffel Tower", ["Paris", "Eiffel Tower of Paris"], "en") == pytest.approx(
-        2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)
-    )
-    assert answers.f1("约50万人", ["50万"], "zh") == pytest.approx(2 * (2 / 4) * 1 / (2 / 4 + 1))
-    assert answers.f1("a a b", ["a b b"], "de") == pytest.approx(2 / 3)
-    assert answers.f1("", ["x"], "en") == 0 == answers.f1("the", ["the"], "en")
+    assert answers.compute_exact_match("the Eiffel Tower!", ["tower", "Eiffel tower"], "en") == 1
+    assert answers.compute_exact_match("Eiffel", ["Eiffel tower"], "en") == 0
+    assert answers.compute_exact_match("50 万", ["50万"], "zh") == 1
+    assert answers.compute_f1(
+        "in the Eiffel Tower", ["Paris", "Eiffel Tower of Paris"], "en"
+    ) == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    assert answers.compute_f1("约50万人", ["50万"], "zh") == pytest.approx(2 * (2 / 4) * 1 / (2 / 4 + 1))
+    assert answers.compute_f1("a a b", ["a b b"], "de") == pytest.approx(2 / 3)
+    assert answers.compute_f1("", ["x"], "en") == 0 == answers.compute_f1("the", ["the"], "en")
     assert answers.compute_answer_metrics(
         ["the Tower", "约50万人"], [["tower"], ["50万"]], ["en", "zh"]
     ) == pytest.approx({"exact_match": 0.5, "f1": (1 + 2 / 3) / 2})
@@ -132,8 +135,8 @@ def test_the_best_threshold_is_that_of_squad_2() -> None:
         predicted = [str(name) for name in rng.choice(names, size=12)]
         accepted = [[str(name)] if rng.random() < 0.6 else [] for name in rng.choice(names, size=12)]
         doubts = rng.normal(size=12)
-        found = answers.best_thresholds(predicted, doubts, accepted, ["en"] * 12)
-        for name, measure in (("exact_match", answers.exact_match), ("f1", answers.f1)):
+        found = answers.find_best_thresholds(predicted, doubts, accepted, ["en"] * 12)
+        for name, measure in (("exact_match", answers.compute_exact_match), ("f1", answers.compute_f1)):
             scores = [measure(p, a, "en") if a else 0.0 for p, a in zip(predicted, accepted, strict=True)]
             wanted = official_best(predicted, scores, doubts.tolist(), [bool(a) for a in accepted])
             assert found[f"best_{name}"] == pytest.approx(wanted)

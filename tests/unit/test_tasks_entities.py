@@ -68,8 +68,8 @@ def test_entities_survive_every_change_of_scheme(
     row: tuple[list[schemes.Entity], int], source: str, target: str
 ) -> None:
     found, length = row
-    tags = schemes.tags_of(found, length, source)
-    assert schemes.entities(schemes.convert(tags, source, target), target) == found
+    tags = schemes.write_tags(found, length, source)
+    assert schemes.read_entities(schemes.convert_tags(tags, source, target), target) == found
     if tags:
         theirs = seqeval.scheme.Entities([tags], SEQEVAL[source]).entities[0]
         assert [(e.start, e.end, e.tag) for e in theirs] == found
@@ -84,7 +84,7 @@ def test_io_joins_neighbours_of_one_type_and_nothing_else(row: tuple[list[scheme
             joined[-1] = (joined[-1][0], end, kind)
         else:
             joined.append((start, end, kind))
-    assert schemes.entities(schemes.tags_of(found, length, "IO"), "IO") == joined
+    assert schemes.read_entities(schemes.write_tags(found, length, "IO"), "IO") == joined
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_io_joins_neighbours_of_one_type_and_nothing_else(row: tuple[list[scheme
 )  # fmt: skip
 def test_gold_tags_that_cannot_follow_each_other_are_refused(tags: list[str], scheme: str) -> None:
     with pytest.raises(DataError):
-        schemes.entities(tags, scheme)
+        schemes.read_entities(tags, scheme)
 
 
 def test_a_teacher_in_another_order_and_scheme() -> None:
@@ -163,7 +163,7 @@ def brute_force(logits: np.ndarray, tags: list[str], name: str) -> tuple[int, ..
     best, winner = -np.inf, ()
     for path in itertools.product(range(len(tags)), repeat=len(logits)):
         try:
-            schemes.entities([tags[i] for i in path], name)
+            schemes.read_entities([tags[i] for i in path], name)
         except DataError:
             continue
         score = sum(logits[t, i] for t, i in enumerate(path))
@@ -209,7 +209,7 @@ def test_scores_are_seqevals(name: str, seed: int) -> None:
         f1_score(y_true, y_pred, mode="strict", scheme=SEQEVAL[name], zero_division=0)
     )
     ours = [
-        {(i, *e) for i, row in enumerate(side) for e in schemes.entities(row, name)}
+        {(i, *e) for i, row in enumerate(side) for e in schemes.read_entities(row, name)}
         for side in (y_true, y_pred)
     ]
     hits = len(ours[0] & ours[1])
@@ -232,7 +232,7 @@ def test_impossible_tags_are_counted_as_seqeval_counts_them(name: str, seed: int
     ]
     kind = SEQEVAL.get(name, seqeval.scheme.IOB1)
     p, r, f, _ = precision_recall_fscore_support(*rows, average="micro", scheme=kind, zero_division=0)
-    got = entities.entity_scores(y_pred, y_true, counts, scheme)
+    got = entities.compute_entity_scores(y_pred, y_true, counts, scheme)
     assert got == pytest.approx({"precision": p, "recall": r, "f1": f})
 
 
@@ -277,6 +277,6 @@ def test_schemes_with_other_letters_and_teachers_that_lack_some() -> None:
     with pytest.raises(LabelMismatchError, match="if they are IOB1, give the run IO labels"):
         schemes.map_columns(iob1, BIO, {}, "t")
     assert schemes.map_columns(iob1, ["O", "I-PER", "I-LOC"], {}, "t").columns == ((0,), (1,), (2, 3))
-    assert schemes.convert(["I-PER", "B-PER", "I-LOC", "O", "I-LOC"], "IOB1", "BIOES") == [
+    assert schemes.convert_tags(["I-PER", "B-PER", "I-LOC", "O", "I-LOC"], "IOB1", "BIOES") == [
         "S-PER", "S-PER", "S-LOC", "O", "S-LOC",
     ]  # fmt: skip

@@ -31,7 +31,7 @@ def test_corpus_scores_are_sacrebleus() -> None:
     ("language", "tokenizer"), [("en", "13a"), ("zh", "zh"), ("zh_CN", "zh"), ("ja", "char"), ("th", "char")]
 )
 def test_bleu_is_tokenized_by_language(language: str, tokenizer: str) -> None:
-    assert generation.bleu_tokenizer(language) == tokenizer
+    assert generation.choose_bleu_tokenizer(language) == tokenizer
     assert generation.compute_generation_metrics(["ab cd ef gh"], ["ab cd ef gh"], language, ("bleu",))[
         "bleu"
     ] == pytest.approx(100)
@@ -61,10 +61,10 @@ def test_exact_match_and_order_of_names() -> None:
 
 
 def test_perplexity_of_a_uniform_guess_is_the_number_of_choices() -> None:
-    assert generation.perplexity(7 * math.log(50), 7) == pytest.approx(50)
-    assert generation.perplexity(0.0, 3) == 1 and generation.perplexity(1e9, 1) == math.inf
+    assert generation.compute_perplexity(7 * math.log(50), 7) == pytest.approx(50)
+    assert generation.compute_perplexity(0.0, 3) == 1 and generation.compute_perplexity(1e9, 1) == math.inf
     with pytest.raises(ValueError, match="no tokens"):
-        generation.perplexity(0.0, 0)
+        generation.compute_perplexity(0.0, 0)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

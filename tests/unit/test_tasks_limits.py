@@ -30,8 +30,8 @@ from raykd.tasks.scores import entities
 from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.spec import TeacherSpec
 from raykd.text.batch import TextBatch
-from raykd.text.tokens import marker_ids, tokenize
-from raykd.text.words import word_spans
+from raykd.text.tokens import find_marker_ids, tokenize
+from raykd.text.words import find_word_spans
 from tests.fakes import save_transformer, texts_and_labels
 
 TAGS = ["O", "B-PER", "I-PER"]
@@ -156,7 +156,7 @@ def test_long_rows_stop_a_run_that_wants_none() -> None:
 
 def test_coverage_is_the_share_of_words_that_are_seen() -> None:
     texts = ["one two three", "two " * 8 + "two"]
-    spans = [tuple((int(b), int(e)) for b, e in word_spans(text)) for text in texts]
+    spans = [tuple((int(b), int(e)) for b, e in find_word_spans(text)) for text in texts]
     rows = replace(rows_of(texts), words=tuple(spans), golds=tuple((0,) * len(s) for s in spans))
     config = RunConfig.model_validate(tree({"kind": "token_classification", "max_length": 8}))
     found = prepare(config, rows, rows, SMALL.fit_tokenizer([*texts] * 3))
@@ -246,7 +246,7 @@ def test_a_relation_is_told_by_its_markers_alone() -> None:
     texts, labels = relations(64)
     rows = rows_of(texts, labels)
     tokenizer = fit_tokenizer(SMALL, [(task, rows)])
-    assert len(set(marker_ids(tokenizer, MARKERS).tolist())) == 4
+    assert len(set(find_marker_ids(tokenizer, MARKERS).tolist())) == 4
     assert "e" not in "".join(t for t in tokenizer.get_vocab() if t.startswith("[e"))
     encoded = task.encode(tokenizer, rows.take(range(64)))
     assert not encoded.extra["unmarked_B"].any()
@@ -285,7 +285,7 @@ def test_a_checkpoint_is_given_markers_and_keeps_what_it_knew(tmp_path: Path) ->
     assert torch.equal(grown[:-4], before.get_input_embeddings().weight)
     made = models.TextModel(after, tokenizer, ("negative", "positive"))
     again = models.load_model(models.save_model(made, tmp_path / "new"))
-    assert marker_ids(again.tokenizer, MARKERS).tolist() == marker_ids(tokenizer, MARKERS).tolist()
+    assert find_marker_ids(again.tokenizer, MARKERS).tolist() == find_marker_ids(tokenizer, MARKERS).tolist()
 
 
 def test_a_tokenizer_that_cannot_keep_markers_says_so() -> None:

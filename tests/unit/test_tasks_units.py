@@ -20,7 +20,7 @@ from raykd.models import HashedNgrams, TransformerStudent
 from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
 from raykd.teachers.store import text_keys
 from raykd.text.batch import Mode, TextBatch
-from raykd.text.words import join_tokens, word_spans
+from raykd.text.words import find_word_spans, join_tokens
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SENTENCES = [["Anna", "Smith", "lives", "in", "Paris", "."], ["我", "住", "在", "北京"], ["Marie", "rit"]]
@@ -114,7 +114,7 @@ def test_answers_are_words_of_the_context_begun_at_their_first_token_and_ended_a
     rows = task.encode(own, batch)
     assert rows.sequences_B1 is not None and (int(rows.sequences_B1[-1]) > 2) == (length == 16)
     encoded = task.collate(rows, [1, 0])
-    words = [[c[a:b] for a, b in word_spans(c)] for c in CONTEXTS]
+    words = [[c[a:b] for a, b in find_word_spans(c)] for c in CONTEXTS]
     assert encoded.labels_N.tolist() == [4, 5, 8, 8] and encoded.choices == len(words[0]) + 2
     ids_SL = encoded.inputs["input_ids"]
     units = task.gather(SimpleNamespace(start_logits=ids_SL.float(), end_logits=-ids_SL.float()), encoded)

@@ -86,20 +86,20 @@ def slow_first_tokens(offsets: list, ignored: list, spans: list) -> list[int]:
 
 def test_words_of_spaced_and_unspaced_scripts() -> None:
     def cut(text: str) -> list[str]:
-        return [text[a:b] for a, b in words.word_spans(text)]
+        return [text[a:b] for a, b in words.find_word_spans(text)]
 
     assert cut("Hello, world 3.5!") == ["Hello", ",", "world", "3", ".", "5", "!"]
     assert cut("我爱Python3和「東京」。") == ["我", "爱", "Python3", "和", "「", "東", "京", "」", "。"]
     assert cut("コーヒー ๑๒ ลั") == ["コ", "ー", "ヒ", "ー", "๑๒", "ลั"]
     assert cut("cafe\u0301 soft\u00adhyphen \u200b \t x") == ["cafe\u0301", "soft\u00adhyphen", "x"]
-    assert cut("𠮷野") == ["𠮷", "野"] and words.word_spans("𠮷野").tolist() == [[0, 1], [1, 2]]
-    assert words.word_spans(" ").shape == (0, 2) and words.word_spans("a").dtype == np.int32
-    assert words.words("我, you & 3", signs=False) == ["我", "you", "3"]
+    assert cut("𠮷野") == ["𠮷", "野"] and words.find_word_spans("𠮷野").tolist() == [[0, 1], [1, 2]]
+    assert words.find_word_spans(" ").shape == (0, 2) and words.find_word_spans("a").dtype == np.int32
+    assert words.split_words("我, you & 3", signs=False) == ["我", "you", "3"]
 
 
 @given(st.text(max_size=40))
 def test_words_are_in_order_and_leave_out_only_what_is_invisible(text: str) -> None:
-    spans = words.word_spans(text)
+    spans = words.find_word_spans(text)
     flat = spans.reshape(-1)
     assert (np.diff(flat) >= 0).all() and (spans[:, 1] > spans[:, 0]).all()
     inside = np.zeros(len(text), dtype=bool)
@@ -118,10 +118,10 @@ def test_tokens_are_joined_by_the_scripts_that_meet() -> None:
 
 
 def test_first_tokens_hold_the_first_character_of_their_word(tokenizer: Tokenizer) -> None:
-    spans = [words.word_spans(text) for text in TEXTS]
+    spans = [words.find_word_spans(text) for text in TEXTS]
     for limit in (None, 6):
         offsets, special = encoded(tokenizer, TEXTS, limit)
-        got = words.first_tokens(offsets, special, spans)
+        got = words.find_first_tokens(offsets, special, spans)
         assert got.tolist() == slow_first_tokens(offsets, special, spans)
         covered, units = int((got >= 0).sum()), sum(map(len, spans))
         assert len(got) == units and (covered == units if limit is None else 0 < covered < units)
@@ -130,18 +130,20 @@ def test_first_tokens_hold_the_first_character_of_their_word(tokenizer: Tokenize
 def test_first_tokens_of_a_pair_look_at_the_second_text_alone(tokenizer: Tokenizer) -> None:
     row = tokenizer.encode("who is the quick fox", TEXTS[0])
     ignored = np.asarray([s != 1 for s in row.sequence_ids])
-    spans = words.word_spans(TEXTS[0])
-    got = words.first_tokens([np.asarray(row.offsets)], [ignored], [spans])
+    spans = words.find_word_spans(TEXTS[0])
+    got = words.find_first_tokens([np.asarray(row.offsets)], [ignored], [spans])
     assert (got > row.sequence_ids.index(1) - 1).all()
     alone = tokenizer.encode(TEXTS[0])
-    single = words.first_tokens([np.asarray(alone.offsets)], [np.asarray(alone.special_tokens_mask)], [spans])
+    single = words.find_first_tokens(
+        [np.asarray(alone.offsets)], [np.asarray(alone.special_tokens_mask)], [spans]
+    )
     shift = row.sequence_ids.index(1) - alone.sequence_ids.index(0)
     assert (got == single + shift).all()
 
 
 def test_first_tokens_of_no_rows_and_unequal_rows() -> None:
     none = np.zeros((0, 2), dtype=np.int64)
-    assert words.first_tokens([], [], []).tolist() == []
-    assert words.first_tokens([none], [none[:, 0]], [np.asarray([[0, 1]])]).tolist() == [-1]
+    assert words.find_first_tokens([], [], []).tolist() == []
+    assert words.find_first_tokens([none], [none[:, 0]], [np.asarray([[0, 1]])]).tolist() == [-1]
     with pytest.raises(ValueError, match="1 rows of tokens"):
-        words.first_tokens([none], [], [])
+        words.find_first_tokens([none], [], [])

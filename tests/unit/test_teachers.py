@@ -20,7 +20,7 @@ from raykd.config import ActorConfig, TeacherConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
-from raykd.tasks.base import label_columns
+from raykd.tasks.base import map_label_columns
 from raykd.teachers.actor import Coalescer
 from raykd.teachers.backends.backend import BACKENDS
 from raykd.teachers.backends.model import ModelBackend
@@ -100,11 +100,11 @@ def test_labels_are_mapped_by_name_not_by_position(tmp_path: Path, directory: Pa
 
 def test_other_labels_are_refused_with_both_lists() -> None:
     with pytest.raises(LabelMismatchError) as error:
-        label_columns(["good", "bad"], LABELS, {}, "zh")
+        map_label_columns(["good", "bad"], LABELS, {}, "zh")
     assert "teacher zh" in str(error.value) and "good" in str(error.value) and "positive" in str(error.value)
     with pytest.raises(LabelMismatchError):
-        label_columns(["negative", "positive", "neutral"], LABELS, {}, "zh")
-    assert label_columns(["positive", "negative"], LABELS, {}, "zh") == [1, 0]
+        map_label_columns(["negative", "positive", "neutral"], LABELS, {}, "zh")
+    assert map_label_columns(["positive", "negative"], LABELS, {}, "zh") == [1, 0]
 
 
 def test_non_finite_logits_name_teacher_and_rows(directory: Path) -> None:

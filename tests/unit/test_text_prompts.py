@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from raykd.errors import ConfigError
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.batch import TextBatch
-from raykd.text.prompts import prompt_ids, source_ids, target_ids
+from raykd.text.prompts import encode_sources, encode_targets, prompt_ids
 from tests.tokenizers import SPECIALS, byte_level, fast
 
 TEXT = "say one : uno due tre"
@@ -62,7 +62,7 @@ def test_a_tokenizer_that_leaves_out_what_it_does_not_know_begins_once_too() -> 
     tokenizer = fast(backend, "<s> $A </s>")
     assert tokenizer("a")["input_ids"] == [0, 2]
     assert prompt_ids(tokenizer, ["你好"]).ids[0].tolist() == [0, 5, 6]
-    assert target_ids(tokenizer, ["吗"], 9, as_target=True).ids[0].tolist() == [0, 7, 2]
+    assert encode_targets(tokenizer, ["吗"], 9, as_target=True).ids[0].tolist() == [0, 7, 2]
 
 
 def test_an_empty_prompt_takes_what_there_is_to_begin_with() -> None:
@@ -75,7 +75,9 @@ def test_an_empty_prompt_takes_what_there_is_to_begin_with() -> None:
 def test_a_target_ends_once(as_target: bool) -> None:
     tokenizer = byte_level([TEXT], "<s> $A </s>" if as_target else "<s> $A")
     first = "<s>" if as_target else ""
-    found = target_ids(tokenizer, ["uno", "uno</s>", "uno</s>\n", "uno</s>due", ""], 9, as_target=as_target)
+    found = encode_targets(
+        tokenizer, ["uno", "uno</s>", "uno</s>\n", "uno</s>due", ""], 9, as_target=as_target
+    )
     assert [spelt(tokenizer, row) for row in found.ids] == [
         *[f"{first}uno</s>"] * 3,
         f"{first}uno</s>due</s>",
@@ -84,13 +86,13 @@ def test_a_target_ends_once(as_target: bool) -> None:
     assert found.held_B.tolist() == [False, True, True, False, False]
     # The end begins where the text ends, whatever stood there.
     assert [int(row[-1]) for row in found.starts] == [3, 3, 3, 10, 0]
-    cut = target_ids(tokenizer, ["uno due tre"], 2, as_target=as_target)
+    cut = encode_targets(tokenizer, ["uno due tre"], 2, as_target=as_target)
     assert cut.long_B.all() and cut.whole_B[0] > 2 == len(cut.ids[0]) and cut.last_B[0] == 2
 
 
 def test_an_end_that_is_not_the_tokenizers_stays() -> None:
     tokenizer = byte_level([TEXT], "<s> $A </s>", split_special_tokens=True)  # "</s>" is text
-    found = target_ids(tokenizer, ["uno</s>"], 20, as_target=False)
+    found = encode_targets(tokenizer, ["uno</s>"], 20, as_target=False)
     assert not found.held_B.any() and tokenizer.decode(found.ids[0][:-1]) == "uno</s>"
 
 
@@ -101,10 +103,10 @@ def test_sources_are_what_the_tokenizers_own_call_gives(side: str) -> None:
     texts = [TEXT, "uno", ""]
     for limit in (4, 6, 100):
         wanted = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
-        found = source_ids(tokenizer, texts, limit)
+        found = encode_sources(tokenizer, texts, limit)
         assert [row.tolist() for row in found.ids] == wanted
         assert found.long_B.tolist() == [len(tokenizer(text)["input_ids"]) > limit for text in texts]
-    assert spelt(tokenizer, source_ids(tokenizer, ["<s>uno</s>"]).ids[0]) == "<s>uno</s>"
+    assert spelt(tokenizer, encode_sources(tokenizer, ["<s>uno</s>"]).ids[0]) == "<s>uno</s>"
 
 
 def test_training_and_writing_read_one_prompt_whatever_its_target() -> None:
@@ -126,7 +128,7 @@ def test_cut_rows_are_counted_and_lower_the_coverage(task: Any) -> None:
     batch = rows(["uno", TEXT, "due", "due"], ["due", "due", TEXT, "uno</s>"])
     encoded = task.encode(tokenizer, batch)
     assert encoded.long_B is not None and encoded.long_B.tolist() == [False, True, True, False]
-    whole = target_ids(tokenizer, batch.pairs or (), 99, as_target=task.kind == "seq2seq").whole_B
+    whole = encode_targets(tokenizer, batch.pairs or (), 99, as_target=task.kind == "seq2seq").whole_B
     assert encoded.coverage == pytest.approx(np.minimum(whole, 4).sum() / whole.sum())
     assert encoded.extra["held_B"].tolist() == [False, False, False, True]
     assert len(task.encode(tokenizer, rows([], []))) == 0

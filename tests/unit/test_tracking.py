@@ -276,7 +276,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     import torch
 
     from raykd.models import LinearStudent, TextModel, load_model, save_model
-    from raykd.text.padding import pad
+    from raykd.text.padding import pad_sequences
     from raykd.text.tokens import tokenize
 
     texts = ["bon film", "mauvais film", "这部电影很好", ""]
@@ -308,7 +308,7 @@ def test_a_student_is_logged_as_a_model_that_predicts(start, uri, tmp_path, monk
     direct = load_model(student)
     rows = tokenize(direct.tokenizer, texts, None, direct.max_length or 512)
     with torch.inference_mode():
-        p_NC = torch.softmax(direct.model(**pad(rows, range(4))).logits.double(), -1).numpy()
+        p_NC = torch.softmax(direct.model(**pad_sequences(rows, range(4))).logits.double(), -1).numpy()
     np.testing.assert_allclose(answer[["p_negative", "p_positive"]].to_numpy(), p_NC, atol=1e-6)
     assert list(answer["label"]) == [("negative", "positive")[c] for c in p_NC.argmax(1)]
     assert [c.name for c in model.metadata.signature.inputs] == ["text", "text_pair"]

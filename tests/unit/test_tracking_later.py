@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking import Sent, Tracker, folders_to_send, replay, slug
-from raykd.tracking.client import send
+from raykd.tracking.client import send_points
 from raykd.tracking.delivery.acts import LATER
 from raykd.tracking.delivery.alive import HEARTBEAT, STALE_S, end_stale
-from raykd.tracking.delivery.outbox import SPOOL, Outbox, from_lines
+from raykd.tracking.delivery.outbox import SPOOL, Outbox, read_spool_lines
 
 DEAD = "http://127.0.0.1:9"
 """A port that nobody listens on."""
@@ -151,7 +151,7 @@ def test_in_an_outage_points_are_on_disk_at_once_so_that_a_killed_process_loses_
     while not outbox.down and time.monotonic() < until:
         time.sleep(0.01)
     outbox.put(points(2, 5))
-    assert [p.step for _, p in from_lines(tmp_path / SPOOL)] == [1, 2, 3, 4, 5, 6]
+    assert [p.step for _, p in read_spool_lines(tmp_path / SPOOL)] == [1, 2, 3, 4, 5, 6]
 
 
 KILLED = """
@@ -205,7 +205,7 @@ class Counting:
 
 def test_points_cost_one_call_a_thousand_metrics():
     counting = Counting()
-    send(counting, "r", [Point(s, {f"m{i}": 1.0 for i in range(10)}, s) for s in range(250)])
+    send_points(counting, "r", [Point(s, {f"m{i}": 1.0 for i in range(10)}, s) for s in range(250)])
     assert counting.sizes == [1000, 1000, 500]
 
 

@@ -14,7 +14,7 @@ import raykd
 from raykd.models import LinearStudent, LSTMStudent, TextModel, TransformerStudent, load_model, save_model
 from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.tracking import Tracker
-from raykd.tracking.packing import CARRIED, NEEDED, requirements
+from raykd.tracking.packing import CARRIED, NEEDED, list_requirements
 
 TEXTS = ["bon film", "mauvais film", "这部电影很好", ""]
 LABELS = ("negative", "positive")
@@ -63,7 +63,7 @@ def test_what_a_model_carries_imports_nothing_that_it_does_not_carry_or_name() -
     assert own <= {name.partition("/")[0].removesuffix(".py") for name in CARRIED}
     foreign = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"raykd"}
     assert {IMPORTED.get(name, name) for name in foreign} - {"peft"} <= set(NEEDED)
-    assert all("raykd" not in line and "+" not in line for line in requirements())
+    assert all("raykd" not in line and "+" not in line for line in list_requirements())
 
 
 @pytest.mark.nightly

@@ -13,7 +13,7 @@ from raykd.keys import RESERVED_PARTS, key_part, slug
 from raykd.point import Point
 from raykd.student.evaluate import scores_by_language
 from raykd.tracking import Tracker, replay
-from raykd.tracking.client import Names, log_rows
+from raykd.tracking.client import KeyNames, log_rows
 from raykd.tracking.delivery.acts import artifact_path
 
 LANGUAGES = [
@@ -75,7 +75,7 @@ def test_a_language_called_mean_is_not_the_mean_over_languages():
 def test_parts_and_keys_never_meet(names):
     assert len({key_part(name) for name in names}) == len(names)
     assert len({slug(name) for name in names}) == len(names)
-    keys = Names()
+    keys = KeyNames()
     made = [keys(name) for name in names]
     assert [keys(name) for name in names] == made
     assert len({key.casefold() for key in made}) == len(names)

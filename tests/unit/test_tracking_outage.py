@@ -14,7 +14,7 @@ from raykd.point import Point
 from raykd.tracking import Sent, Tracker, replay
 from raykd.tracking import patience as tracking_patience
 from raykd.tracking.delivery import outbox as tracking_outbox
-from raykd.tracking.delivery.outbox import Outbox, from_lines, to_line
+from raykd.tracking.delivery.outbox import Outbox, read_spool_lines, write_spool_line
 
 CANARY = "s3cr3tCANARY"
 RUN = {"info": {"run_id": "f" * 32, "experiment_id": "1", "status": "RUNNING"}, "data": {}}
@@ -124,7 +124,7 @@ def test_a_server_that_hangs_does_not_hold_up_training(server, tmp_path, caplog)
     tracker.set_tags({"seen": "late"})  # a known outage is not waited for again
     tracker.log_text("x", "x.txt")
     assert time.monotonic() - begin < 8
-    assert next(p.step for _, p in from_lines(tmp_path / "mlflow_spool.jsonl")) == 4
+    assert next(p.step for _, p in read_spool_lines(tmp_path / "mlflow_spool.jsonl")) == 4
     server.mode = "answer"
     assert tracker.flush(10)
     assert steps(server.metrics) == list(range(1, 304))
@@ -161,8 +161,8 @@ def test_a_run_that_ends_during_an_outage_leaves_a_spool_that_can_be_sent_later(
 
 def test_a_resumed_run_sends_what_the_last_one_left(server, tmp_path):
     spool = tmp_path / "mlflow_spool.jsonl"
-    other = to_line("0" * 32, Point(99, {"x": 1.0}, 1))
-    spool.write_text("".join(to_line("f" * 32, p) + "\n" for p in points(1, 4)) + other + "\n")
+    other = write_spool_line("0" * 32, Point(99, {"x": 1.0}, 1))
+    spool.write_text("".join(write_spool_line("f" * 32, p) + "\n" for p in points(1, 4)) + other + "\n")
     tracker = open_run(server, tmp_path)
     tracker.log_points(points(5, 1))
     assert tracker.flush(5)

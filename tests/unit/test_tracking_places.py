@@ -16,7 +16,14 @@ from raykd.config import TrackingConfig
 from raykd.environ import go_around_proxy, is_this_machine, proxy_for
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Experiment, Tracker, database_path, find_recording_place, sqlite_uri, tracking_uri
+from raykd.tracking import (
+    Experiment,
+    Tracker,
+    build_sqlite_uri,
+    database_path,
+    find_recording_place,
+    tracking_uri,
+)
 from raykd.tracking.stores import database as tracking_database
 from raykd.tracking.stores.failure import mlflow_start_error
 
@@ -84,7 +91,7 @@ def test_two_first_runs_at_once_share_one_database(tmp_path):
         "import sys; from raykd.tracking import Tracker\n"
         "t = Tracker.start(sys.argv[1], 'raykd', sys.argv[2], params={}, tags={}); t.finish(); print(t.run_id)"
     )
-    uri = sqlite_uri(tmp_path / "mlflow.db")
+    uri = build_sqlite_uri(tmp_path / "mlflow.db")
     both = [
         subprocess.Popen([sys.executable, "-c", code, uri, name], stdout=subprocess.PIPE, text=True)
         for name in ("par1", "par2")
@@ -118,7 +125,7 @@ def changed(made, path, sql=""):
 
 
 def looked(path, **config):
-    return find_recording_place(TrackingConfig(uri=sqlite_uri(path), **config), path.parent)
+    return find_recording_place(TrackingConfig(uri=build_sqlite_uri(path), **config), path.parent)
 
 
 def test_versions_damage_and_locks_are_told_apart(made, tmp_path, monkeypatch):
@@ -149,9 +156,9 @@ def test_versions_damage_and_locks_are_told_apart(made, tmp_path, monkeypatch):
             looked(path)
         assert "does not answer now" in looked(path, required=False).notes[0]
         with pytest.raises(TrackingError, match="locked"):
-            Tracker.start(sqlite_uri(path), "raykd", "r", params={}, tags={}, directory=tmp_path / "r")
+            Tracker.start(build_sqlite_uri(path), "raykd", "r", params={}, tags={}, directory=tmp_path / "r")
         away = Tracker.start(
-            sqlite_uri(path), "raykd", "r", params={}, tags={}, directory=tmp_path / "r", required=False
+            build_sqlite_uri(path), "raykd", "r", params={}, tags={}, directory=tmp_path / "r", required=False
         )
         assert away.run_id.startswith("local-")
         away.finish()
@@ -160,7 +167,9 @@ def test_versions_damage_and_locks_are_told_apart(made, tmp_path, monkeypatch):
 
 def test_looking_makes_nothing(tmp_path):
     found = find_recording_place(TrackingConfig(), tmp_path / "new" / "runs")
-    assert found.uri == sqlite_uri(tmp_path / "new" / "runs" / "mlflow.db") and not list(tmp_path.iterdir())
+    assert found.uri == build_sqlite_uri(tmp_path / "new" / "runs" / "mlflow.db") and not list(
+        tmp_path.iterdir()
+    )
     (tmp_path / "file").touch()
     with pytest.raises(TrackingError, match="cannot be made"):
         find_recording_place(TrackingConfig(), tmp_path / "file" / "runs")
@@ -168,19 +177,19 @@ def test_looking_makes_nothing(tmp_path):
 
 def test_a_deleted_experiment_is_found_before_a_run(made, tmp_path):
     path = changed(made, tmp_path / "it's.db")
-    client = client_of(sqlite_uri(path))
+    client = client_of(build_sqlite_uri(path))
     client.delete_experiment(client.get_experiment_by_name("raykd").experiment_id)
     with pytest.raises(
         TrackingError, match=r"MLFLOW_TRACKING_URI=(.|\n)*tracking\.experiment=NAME"
     ) as caught:
         looked(path)
     words = shlex.split(str(caught.value).split("restore it: ")[1].split("; or")[0])
-    assert words[0] == f"MLFLOW_TRACKING_URI={sqlite_uri(path)}" and words[-2] == "-x"
+    assert words[0] == f"MLFLOW_TRACKING_URI={build_sqlite_uri(path)}" and words[-2] == "-x"
     assert looked(path, experiment="another").notes == ()
 
 
 def test_the_environment_names_the_experiment_and_the_run_file_wins(made, monkeypatch, tmp_path):
-    uri = sqlite_uri(made)
+    uri = build_sqlite_uri(made)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
     found = find_recording_place(TrackingConfig(uri=uri), tmp_path)
@@ -211,11 +220,11 @@ def test_a_moved_database_takes_its_artifacts_along(how, made, tmp_path):
     old, new = tmp_path / "old", tmp_path / "ne w"
     old.mkdir()
     changed(made, old / "mlflow.db")
-    with Tracker.start(sqlite_uri(old / "mlflow.db"), "own", "r", params={}, tags={}) as first:
+    with Tracker.start(build_sqlite_uri(old / "mlflow.db"), "own", "r", params={}, tags={}) as first:
         first.log_text("one", "a.txt")
     before = sorted(old.rglob("*.txt"))
     (shutil.move if how == "moved" else shutil.copytree)(old, new)
-    uri = sqlite_uri(new / "mlflow.db")
+    uri = build_sqlite_uri(new / "mlflow.db")
     assert any(
         "moved or copied" in note
         for note in find_recording_place(TrackingConfig(uri=uri, experiment="own"), new).notes
@@ -235,7 +244,7 @@ def test_a_moved_database_takes_its_artifacts_along(how, made, tmp_path):
 def test_a_place_that_somebody_chose_stays_and_is_said(made, tmp_path):
     (tmp_path / "db").mkdir()
     path = changed(made, tmp_path / "db" / "mlflow.db")
-    client = client_of(sqlite_uri(path))
+    client = client_of(build_sqlite_uri(path))
     client.create_experiment("chosen", artifact_location=(tmp_path / "far" / "mlartifacts").as_uri())
     (tmp_path / "far" / "mlartifacts").mkdir(parents=True)
     assert str(tmp_path / "far") in looked(path, experiment="chosen").notes[0]

@@ -6,8 +6,8 @@ import pytest
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
-from raykd.tracking import Experiment, Tracker, database_path, lines_of_left, replay, sqlite_uri
-from raykd.tracking.delivery.unrecorded import Left, note_left
+from raykd.tracking import Experiment, Tracker, build_sqlite_uri, database_path, lines_of_left, replay
+from raykd.tracking.delivery.unrecorded import UnrecordedRun, note_unrecorded
 
 DEAD = "http://127.0.0.1:9"
 
@@ -32,7 +32,7 @@ def test_a_run_and_its_children_are_one_line(tmp_path, monkeypatch):
     assert f"raykd mlflow sync '{folder}'" in line and "MLFLOW_TRACKING_URI" not in line
     assert lines_of_left() == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
-    note_left(Left(DEAD, folder, 1, 1, "away"))
+    note_unrecorded(UnrecordedRun(DEAD, folder, 1, 1, "away"))
     assert lines_of_left() == [
         f"not recorded in MLflow: 1 point and 1 other record (away); they wait in {folder}; send them with: "
         f"MLFLOW_TRACKING_URI={DEAD} raykd mlflow sync '{folder}'"
@@ -48,7 +48,7 @@ def test_a_run_and_its_children_are_one_line(tmp_path, monkeypatch):
 )
 def test_points_that_no_disk_took_are_not_said_to_wait(tmp_path, lost, records, words):
     lines_of_left()
-    note_left(Left(DEAD, tmp_path, 3, records, "away", lost))
+    note_unrecorded(UnrecordedRun(DEAD, tmp_path, 3, records, "away", lost))
     (line,) = lines_of_left()
     assert all(word in line for word in words), line
     assert ("sync" in line) is (lost < 3)
@@ -66,14 +66,14 @@ def test_a_database_that_is_removed_on_the_way_is_said(tmp_path, mlflow_uri):
     lines_of_left()
     path = tmp_path / "mlflow.db"
     shutil.copy(database_path(mlflow_uri), path)
-    with start(sqlite_uri(path), tmp_path / "r") as tracker:
+    with start(build_sqlite_uri(path), tmp_path / "r") as tracker:
         path.unlink()
         tracker.log_points([Point(1, {"x": 1.0})])
     (line,) = lines_of_left()
     assert "removed or replaced" in line and "raykd mlflow sync" in line
     with pytest.raises(TrackingError, match=r"no database(.|\n)*--new-run"):
-        replay(sqlite_uri(path), tmp_path / "r")
-    assert replay(sqlite_uri(path), tmp_path / "r", new_run=Experiment("left")).points == 1
+        replay(build_sqlite_uri(path), tmp_path / "r")
+    assert replay(build_sqlite_uri(path), tmp_path / "r", new_run=Experiment("left")).points == 1
 
 
 def sync(*words):
@@ -116,7 +116,7 @@ def test_sync_refuses_by_name_and_one_record_does_not_hold_up_the_others(tmp_pat
     assert sync(str(folder)).exit_code == 0 and "nothing waits" in sync(str(folder)).output
     from mlflow import MlflowClient
 
-    client = MlflowClient(sqlite_uri(runs / "mlflow.db"))
+    client = MlflowClient(build_sqlite_uri(runs / "mlflow.db"))
     (run,) = client.search_runs(
         [client.get_experiment_by_name("left").experiment_id], "tags.`raykd.local_id` != ''"
     )

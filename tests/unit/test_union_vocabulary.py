@@ -20,7 +20,7 @@ from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import DataError, ModelError
 from raykd.models.vocabulary import true_size
 from raykd.tasks import base as protocol
-from raykd.tokenizers.canonical import SPECIAL, canonical
+from raykd.tokenizers.canonical import SPECIAL, list_canonical_tokens
 from raykd.tokenizers.union import FILE, UnionTokenizer
 from raykd.tokenizers.wordpiece import train_wordpiece
 
@@ -73,7 +73,7 @@ def test_maps_are_total_one_to_one_and_share_equal_strings(mixed: bool) -> None:
     id_of: dict[bytes, int] = {}
     for member, ids in zip(tokenizer.members, tokenizer.maps, strict=True):
         assert ids.min() >= 0 and len(ids) == true_size(member) and len(set(ids.tolist())) == len(ids)
-        for i, key in canonical(member).by_id().items():
+        for i, key in list_canonical_tokens(member).by_id().items():
             if key[:1] != SPECIAL:
                 assert (
                     key_of.setdefault(int(ids[i]), key) == key

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from raykd.errors import ModelError
 from raykd.models.vocabulary import (
     check_padding,
+    map_special_tokens,
     overlap,
-    roles,
     same_tokenizer,
     true_size,
 )
@@ -29,8 +29,8 @@ from raykd.tokenizers.canonical import (
     DEAD,
     SPECIAL,
     WITHIN,
-    canonical,
     find_comparable_offsets,
+    list_canonical_tokens,
     marking,
 )
 from raykd.tokenizers.ngrams import HashedNgrams
@@ -174,7 +174,7 @@ def test_a_padded_head_is_cut_to_what_the_tokenizer_can_give() -> None:
 
 def test_canonical_keys_by_hand() -> None:
     def keyed(tokenizer: Any, *tokens: str) -> list[bytes]:
-        keys = canonical(tokenizer).by_id()
+        keys = list_canonical_tokens(tokenizer).by_id()
         return [keys[tokenizer.convert_tokens_to_ids(token)] for token in tokens]
 
     words = bert("the", "##the", "中", "##中", ",", "##,", "Été")
@@ -199,7 +199,7 @@ def test_canonical_keys_by_hand() -> None:
 @settings(max_examples=25, deadline=None)
 def test_the_keys_of_a_texts_tokens_spell_the_text(kind: str, text: str) -> None:
     tokenizer = KINDS[kind]()
-    keys = canonical(tokenizer).by_id()
+    keys = list_canonical_tokens(tokenizer).by_id()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     spelt = b"".join((b" " if keys[i][:1] == BEGINS else b"") + keys[i][1:] for i in ids)
     assert spelt.decode() == (" " if marking(tokenizer).first else "") + text
@@ -226,7 +226,11 @@ def test_how_words_are_marked_is_tried_out() -> None:
 def test_mapped_tokens_have_one_key_and_no_student_id_is_hit_twice(teacher: str, student: str) -> None:
     a, b = KINDS[teacher](), KINDS[student]()
     found = overlap(a, b)
-    keys_a, keys_b, named = canonical(a).by_id(), canonical(b).by_id(), set(roles(a).values())
+    keys_a, keys_b, named = (
+        list_canonical_tokens(a).by_id(),
+        list_canonical_tokens(b).by_id(),
+        set(map_special_tokens(a).values()),
+    )
     hit = found.ids_T[found.ids_T >= 0]
     assert found.ids_T.dtype == np.int32 and len(found.ids_T) == true_size(a)
     assert len(set(hit.tolist())) == len(hit)
@@ -241,7 +245,7 @@ def test_mapped_tokens_have_one_key_and_no_student_id_is_hit_twice(teacher: str,
     # Nothing that could have been mapped was left out.
     left_b = {key for i, key in keys_b.items() if i not in set(hit.tolist())}
     assert not left_b & {keys_a[i] for i in keys_a if found.ids_T[i] < 0}
-    assert found.ids_T[roles(a)["eos"]] == roles(b)["eos"]
+    assert found.ids_T[map_special_tokens(a)["eos"]] == map_special_tokens(b)["eos"]
     if teacher == student:
         np.testing.assert_array_equal(found.ids_T, np.arange(true_size(a)))
 

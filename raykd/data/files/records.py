@@ -2,7 +2,7 @@
 
 Decision record: `datasets` reads hub sets and saved folders, pyarrow Parquet files; text files are read by `textfiles`
 and `delimited`. Columns that hold neither text nor number nor lists of them (vectors, maps, images) are not decoded:
-`Unread` stands in their place, so that a source may hold anything as long as nobody asks for it.
+`UnreadValue` stands in their place, so that a source may hold anything as long as nobody asks for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from raykd.config import Files, Hub
 from raykd.data.files.delimited import Tell, read_delimited
 from raykd.data.files.opening import PACKED
-from raykd.data.files.slices import rows_of_split
-from raykd.data.files.textfiles import Record, Unread, read_json_lines, shorten_text
+from raykd.data.files.slices import select_split
+from raykd.data.files.textfiles import Record, UnreadValue, read_json_lines, shorten_text
 from raykd.errors import DataError
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -29,7 +29,7 @@ def _silent(line: str) -> None:
     """Takes what nobody asked to be told."""
 
 
-def file_records(path: Path, source: Files | None = None, tell: Tell = _silent) -> Iterable[Record]:
+def read_file_records(path: Path, source: Files | None = None, tell: Tell = _silent) -> Iterable[Record]:
     """The records of a local file; its ending says what it is, behind that of packing.
 
     Args:
@@ -74,7 +74,9 @@ def _parquet_records(path: Path) -> Iterator[Record]:
                     f"{path}: a column stands twice", got=", ".join(twice), wanted="each name once"
                 )
             kept = [column.name for column in schema if _is_plain(column.type)]
-            rest = {c.name: Unread(f"a value of type {c.type}") for c in schema if c.name not in set(kept)}
+            rest = {
+                c.name: UnreadValue(f"a value of type {c.type}") for c in schema if c.name not in set(kept)
+            }
             names = _class_names(schema)
             number = 0
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=kept):
@@ -130,7 +132,7 @@ def _names_in(feature: object) -> list[str] | None:
     return _names_in(inner) if inner is not None and feature.get("_type") != "Translation" else None
 
 
-def hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
+def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
     """The records of a split of a hub data set, or of a local folder of that name (saved, or of data files)."""
     import datasets
 
@@ -169,14 +171,16 @@ def _saved(folder: Path, source: Hub) -> object:
         return None
     loaded = datasets.load_from_disk(str(folder))
     several = not isinstance(loaded, datasets.Dataset)
-    return rows_of_split(dict(loaded) if several else loaded, source.split, folder)
+    return select_split(dict(loaded) if several else loaded, source.split, folder)
 
 
 def _table_records(table: Any, place: str) -> Iterator[Record]:
     """Rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
     features = table.features
     kept = [name for name, feature in features.items() if _readable(feature)]
-    rest = {name: Unread(f"a value of type {f}") for name, f in features.items() if name not in set(kept)}
+    rest = {
+        name: UnreadValue(f"a value of type {f}") for name, f in features.items() if name not in set(kept)
+    }
     named = {name: names for name in kept if (names := _classes(features[name]))}
     for number, values in enumerate(table.select_columns(kept), start=1):
         for column, names in named.items():
@@ -223,5 +227,7 @@ def _by_name(value: object, names: list[str]) -> object:
     if not isinstance(value, int) or value == -1:
         return value
     return (
-        names[value] if 0 <= value < len(names) else Unread(f"class {value} of {len(names)} classes {names}")
+        names[value]
+        if 0 <= value < len(names)
+        else UnreadValue(f"class {value} of {len(names)} classes {names}")
     )

@@ -15,7 +15,7 @@ from typing import Any
 from raykd.errors import DataError
 
 
-def rows_of_split(loaded: Any, split: str, folder: Path) -> object:
+def select_split(loaded: Any, split: str, folder: Path) -> object:
     """The rows that ``split`` names in a folder that `save_to_disk` wrote.
 
     Args:
@@ -52,7 +52,7 @@ def rows_of_split(loaded: Any, split: str, folder: Path) -> object:
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
+def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
     """The files of a source, in its order; those of a pattern (* ? [] **) sorted by name.
 
     Raises:

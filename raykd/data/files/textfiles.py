@@ -30,7 +30,7 @@ class Record:
     """A row as it stands in its source.
 
     place: ``file:line`` (or what the source has instead), for messages. flat: every value is a string, lists too.
-    values: by column; `Unread` for one that holds no text.
+    values: by column; `UnreadValue` for one that holds no text.
     """
 
     place: str
@@ -40,7 +40,7 @@ class Record:
 
 
 @dataclass(frozen=True, repr=False)
-class Unread:
+class UnreadValue:
     """Takes the place of a value that is no text, list or number; whoever asked for it shows what it is."""
 
     what: str
@@ -124,7 +124,9 @@ def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
         for key in found:
             values = [value for name, value in pairs if name == key]
             if any(value != values[0] for value in values):
-                found[key] = Unread(f"{len(values)} values, as the key stands {len(values)} times: {values}")
+                found[key] = UnreadValue(
+                    f"{len(values)} values, as the key stands {len(values)} times: {values}"
+                )
     return found
 
 

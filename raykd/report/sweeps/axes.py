@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from raykd.report.names import is_constant, short_names
+from raykd.report.names import is_constant, shorten_names
 from raykd.report.sweeps.trial_table import value_text
 from raykd.report.sweeps.trials import SweepReport
 from raykd.report.table import ABSENT
@@ -93,7 +93,7 @@ class SearchAxis:
         return part / whole if whole else 0.5
 
 
-def search_axes(report: SweepReport) -> list[SearchAxis]:
+def build_search_axes(report: SweepReport) -> list[SearchAxis]:
     """An axis for each searched key that any trial has a value for."""
     names, found = _names(report.keys), []
     for key in report.keys:
@@ -116,7 +116,7 @@ def _names(keys: Sequence[str]) -> dict[str, str]:
     """A name for each axis: a choice and the number that is one of its options are two axes."""
     constants = [key for key in keys if is_constant(key, keys)]
     choices = {key[: key.rindex("[")] for key in constants}
-    names = short_names([key for key in keys if key not in constants])
+    names = shorten_names([key for key in keys if key not in constants])
     return {
         key: names[key[: key.rindex("[")]] if key in constants else names[key] + " kind" * (key in choices)
         for key in keys

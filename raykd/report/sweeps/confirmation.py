@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.report.fitted import FittedTable
-from raykd.report.table import ABSENT, markdown_table
+from raykd.report.table import ABSENT, render_markdown_table
 from raykd.tasks.scores.metrics import is_higher_better, is_rate, metric_title
 from raykd.tasks.scores.ranking import round_score
 
@@ -179,7 +179,7 @@ class ConfirmationReport:
 
     def markdown(self) -> str:
         """The sentence and the table as GitHub Markdown."""
-        return f"{self.sentence()}\n\n{markdown_table(*self.cells())}\n"
+        return f"{self.sentence()}\n\n{render_markdown_table(*self.cells())}\n"
 
 
 def compute_paired_difference(

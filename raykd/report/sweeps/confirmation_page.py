@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from raykd.report.drawing import INK, panels_of, plain, to_svg
-from raykd.report.page import template
+from raykd.report.drawing import INK, escape_math, make_panels, render_svg
+from raykd.report.page import load_template
 from raykd.report.sweeps.confirmation import (
     MACRO,
     SPLITS,
@@ -28,23 +28,23 @@ CAPTION = (
 
 def confirmation_figures(report: ConfirmationReport) -> dict[str, tuple[str, str]]:
     """Name to (SVG, caption); empty where no seed was measured in both arms."""
-    svg = paired_dots(report)
+    svg = draw_paired_dots(report)
     return {} if svg is None else {"confirmation": (svg, CAPTION)}
 
 
-def paired_dots(report: ConfirmationReport) -> str | None:
+def draw_paired_dots(report: ConfirmationReport) -> str | None:
     """Scores of both arms joined by seed, and paired differences of the mean and each language."""
     main = report.main
     if main is None:
         return None
     metric, scale = main.metric, main.unit[0]
     rows = [d for d in report.differences() if d.metric == metric and d.split in SPLITS]
-    figure, (left, right) = panels_of(2, width=9.6, height=max(2.8, 1.0 + 0.36 * len(rows)))
+    figure, (left, right) = make_panels(2, width=9.6, height=max(2.8, 1.0 + 0.36 * len(rows)))
     for _, one, two in report.pairs(main.split, main.language, metric):
         left.plot([0, 1], [scale * two, scale * one], color="#999999", lw=1.0, zorder=1)
         left.scatter([0], [scale * two], color="#999999", s=30, zorder=2)
         left.scatter([1], [scale * one], color="#D55E00", s=30, zorder=2)
-    left.set_xticks([0, 1], [plain(arm) for arm in reversed(report.arms)])
+    left.set_xticks([0, 1], [escape_math(arm) for arm in reversed(report.arms)])
     left.set(xlim=(-0.4, 1.4), ylabel=f"{main.split} {metric_title(metric)}")
     left.grid(visible=False, axis="x")
     for at, d in enumerate(rows):
@@ -59,9 +59,11 @@ def paired_dots(report: ConfirmationReport) -> str | None:
     )
     right.invert_yaxis()
     right.margins(y=0.12)
-    right.set_xlabel(plain(f"{report.arms[0]} − {report.arms[1]}, {_title(metric)} {main.unit[1]}".rstrip()))
+    right.set_xlabel(
+        escape_math(f"{report.arms[0]} − {report.arms[1]}, {_title(metric)} {main.unit[1]}".rstrip())
+    )
     right.grid(visible=False, axis="y")
-    return to_svg(figure)
+    return render_svg(figure)
 
 
 def write_confirmation_page(
@@ -76,7 +78,7 @@ def write_confirmation_page(
         *report.notes,
         *([f"Not measured: {'; '.join(missing)}; its partner is left out."] if missing else []),
     ]
-    html = template("confirmation.html.j2").render(
+    html = load_template("confirmation.html.j2").render(
         report=report,
         headline=[] if main is None else _headline(report, main),
         notes=notes,

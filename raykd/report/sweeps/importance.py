@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.report.sweeps.axes import SearchAxis, search_axes
+from raykd.report.sweeps.axes import SearchAxis, build_search_axes
 from raykd.report.sweeps.trials import BROKEN, SweepReport, TrialRow
 
 LEAST_TRIALS = 10
@@ -105,10 +105,10 @@ def select_comparable_trials(report: SweepReport) -> ComparableTrials:
 
 
 def compute_importance(report: SweepReport, seed: int = 0) -> Importance | None:
-    """Importance of every searched key; None where `too_few` says why."""
+    """Importance of every searched key; None where `explain_too_few` says why."""
     found = select_comparable_trials(report)
-    axes = search_axes(report)
-    if too_few(report) or not axes:
+    axes = build_search_axes(report)
+    if explain_too_few(report) or not axes:
         return None
     columns = [_encode(axis, found.trials) for axis in axes]
     active = [np.asarray([a.key in t.sample for t in found.trials]) for a in axes]
@@ -134,7 +134,7 @@ def compute_importance(report: SweepReport, seed: int = 0) -> Importance | None:
     return Importance(tuple(keys), explained, count, found.basis)
 
 
-def too_few(report: SweepReport) -> str:
+def explain_too_few(report: SweepReport) -> str:
     """Why there is no importance, as a sentence; empty if there is one."""
     found = select_comparable_trials(report)
     if len(found.trials) < LEAST_TRIALS:

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raykd.report.names import folded, short_names
-from raykd.report.page import template
+from raykd.report.names import fold_sample, shorten_names
+from raykd.report.page import load_template
 from raykd.report.sweeps import plots as sweep_plots
 from raykd.report.sweeps import search_plots
-from raykd.report.sweeps.importance import too_few
-from raykd.report.sweeps.rungs import RungAgreement, rank_correlations, rung_sentence
+from raykd.report.sweeps.importance import explain_too_few
+from raykd.report.sweeps.rungs import RungAgreement, compute_rank_correlations, describe_rungs
 from raykd.report.sweeps.trial_table import TrialTable, metric_name, sample_text, score_title, value_text
 from raykd.report.sweeps.trials import BROKEN, SweepReport
 from raykd.report.table import ABSENT, format_metric
@@ -41,12 +41,12 @@ CAPTIONS: Mapping[str, str] = {
 def sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
     """Name to (SVG, caption) of every plot this sweep has data for; the caller may also log them one by one."""
     drawn = {
-        "objective": sweep_plots.objective_by_trial(report),
-        "learning_curves": sweep_plots.learning_curves(report),
-        "importance": sweep_plots.importance_bars(report.importance),
-        "parallel_coordinates": search_plots.parallel_coordinates(report),
-        "slices": search_plots.slices(report),
-        "rungs": sweep_plots.rung_survival(report),
+        "objective": sweep_plots.draw_objective_by_trial(report),
+        "learning_curves": sweep_plots.draw_learning_curves(report),
+        "importance": sweep_plots.draw_importance_bars(report.importance),
+        "parallel_coordinates": search_plots.draw_parallel_coordinates(report),
+        "slices": search_plots.draw_slices(report),
+        "rungs": sweep_plots.draw_rung_survival(report),
     }
     return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
 
@@ -58,27 +58,27 @@ def write_sweep_page(
     from markupsafe import Markup
 
     found = report.importance
-    script = template("sort.js.j2").render()
-    names, ranked = short_names(report.shown_keys), report.ranked()
-    correlations = rank_correlations(report)
-    html = template("sweep.html.j2").render(
+    script = load_template("sort.js.j2").render()
+    names, ranked = shorten_names(report.shown_keys), report.ranked()
+    correlations = compute_rank_correlations(report)
+    html = load_template("sweep.html.j2").render(
         report=report,
         headline=summarize_sweep(report),
         notes=report.notes,
         text=value_text,
-        folded=folded,
+        folded=fold_sample,
         figures={
             k: (Markup(svg), caption) for k, (svg, caption) in (pictures or sweep_figures(report)).items()
         },
-        importance_says=found.sentence() if found else too_few(report),
-        rungs_say=rung_sentence(correlations),
-        rungs=rung_cells(correlations),
+        importance_says=found.sentence() if found else explain_too_few(report),
+        rungs_say=describe_rungs(correlations),
+        rungs=build_rung_cells(correlations),
         table=TrialTable(report).cells(),
         ranked=ranked,
         broken=BROKEN,
         paths={short: key for key, short in names.items()},
         errors=[(t, sample_text(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
-        teachers=teacher_cells(report),
+        teachers=build_teacher_cells(report),
         script=Markup(script),
         script_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
     )
@@ -109,11 +109,11 @@ def summarize_sweep(report: SweepReport) -> list[tuple[str, str, str]]:
                 f"{run:,} of {planned:,} that all trials would take",
             )
         )
-    passes = teacher_passes(report)
+    passes = summarize_teacher_passes(report)
     return found if passes is None else [*found, passes]
 
 
-def rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
+def build_rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
     """A row for each rung; none if nothing is known of any."""
     if all(r.tau is None for r in found):
         return []
@@ -121,7 +121,7 @@ def rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
     return [[str(r.evaluation), tau, str(r.trials)] for r, tau in zip(found, taus, strict=True)]
 
 
-def teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
+def summarize_teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
     """How often a text went through a teacher, and how often trials asked for one; None without counters.
 
     Where the number of distinct texts is not known, the forward passes are counted instead.
@@ -141,7 +141,7 @@ def teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
     return "teacher forward passes", f"{forwarded:,.0f}", f"for {answered:,.0f} texts that were asked for"
 
 
-def teacher_cells(report: SweepReport) -> tuple[list[str], list[list[str]]]:
+def build_teacher_cells(report: SweepReport) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the teachers' counters as texts."""
     counters = list(dict.fromkeys(name for by in report.teachers.values() for name in by))
     heads = [name.replace("_rate", " %").replace("_", " ") for name in counters]

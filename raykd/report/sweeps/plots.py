@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raykd.report.drawing import COLOURS, INK, STYLES, legend, panels_of, plain, to_svg
+from raykd.report.drawing import COLOURS, INK, STYLES, draw_legend, escape_math, make_panels, render_svg
 from raykd.report.sweeps.importance import WEAK, Importance
-from raykd.report.sweeps.rungs import compute_survival, count_trials_by_evaluation, rank_correlations
+from raykd.report.sweeps.rungs import compute_rank_correlations, compute_survival, count_trials_by_evaluation
 from raykd.report.sweeps.trial_table import metric_name, score_title
 from raykd.report.sweeps.trials import BROKEN, Status, SweepReport, TrialRow
 from raykd.tasks.scores.metrics import is_rate
@@ -36,42 +36,42 @@ MARKS: Mapping[Status, dict[str, Any]] = {
 }
 
 
-def scale_of(report: SweepReport) -> float:
+def choose_scale(report: SweepReport) -> float:
     """100 for rates, which are drawn in per cent, else 1."""
     return 100.0 if is_rate(metric_name(report.metric)) else 1.0
 
 
-def leaders(report: SweepReport) -> list[TrialRow]:
+def list_leaders(report: SweepReport) -> list[TrialRow]:
     """The best five trials, as far as there are so many."""
     return [t for t in report.ranked() if t.counts][:SHOWN]
 
 
-def objective_by_trial(report: SweepReport) -> str | None:
+def draw_objective_by_trial(report: SweepReport) -> str | None:
     """Best score of each trial in the order they were started, and the best so far."""
     scored = [(at, t) for at, t in enumerate(report.trials, 1) if t.score is not None]
     if not scored:
         return None
-    figure, (axes,) = panels_of(1, width=7.4, height=3.3)
+    figure, (axes,) = make_panels(1, width=7.4, height=3.3)
     so_far = _running_best(report)
     if so_far:
         x, y = zip(*so_far, strict=True)
         axes.step([*x, len(report.trials)], [*y, y[-1]], where="post", color=INK, lw=1.0, label="best so far")
-    spread(axes, report, [scale_of(report) * t.score for _, t in scored if t.score is not None])
-    scatter(axes, report, [(float(at), t) for at, t in enumerate(report.trials, 1)])
+    set_limits(axes, report, [choose_scale(report) * t.score for _, t in scored if t.score is not None])
+    draw_scatter(axes, report, [(float(at), t) for at, t in enumerate(report.trials, 1)])
     axes.set(xlabel="trial, in the order of starting", ylabel=f"best validation {score_title(report.metric)}")
     axes.set_xlim(0.4, len(report.trials) + 0.6)
     _whole_numbers(axes)
-    legend(axes, outside=True)
-    return to_svg(figure)
+    draw_legend(axes, outside=True)
+    return render_svg(figure)
 
 
-def learning_curves(report: SweepReport) -> str | None:
+def draw_learning_curves(report: SweepReport) -> str | None:
     """Score over steps: the best five in colour, the others grey."""
-    best = leaders(report)
+    best = list_leaders(report)
     curves = {t.name: _curve(report, t) for t in report.trials}
     if not best:
         return None
-    figure, (axes,) = panels_of(1, width=7.4, height=3.4)
+    figure, (axes,) = make_panels(1, width=7.4, height=3.4)
     others = [t for t in report.trials if t not in best and curves[t.name]]
     for at, t in enumerate(others):
         x, y = zip(*curves[t.name], strict=True)
@@ -80,19 +80,19 @@ def learning_curves(report: SweepReport) -> str | None:
     for at, t in enumerate(best):
         x, y = zip(*curves[t.name], strict=True)
         axes.plot(x, y, color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
-                  label=plain(t.name), zorder=3)  # fmt: skip
-    spread(axes, report, [y for points in curves.values() for _, y in points])
+                  label=escape_math(t.name), zorder=3)  # fmt: skip
+    set_limits(axes, report, [y for points in curves.values() for _, y in points])
     axes.set(xlabel="optimizer step", ylabel=f"validation {score_title(report.metric)}", xlim=(0, None))
-    legend(axes, outside=True)
-    return to_svg(figure)
+    draw_legend(axes, outside=True)
+    return render_svg(figure)
 
 
-def rung_survival(report: SweepReport) -> str | None:
+def draw_rung_survival(report: SweepReport) -> str | None:
     """How many trials reached each evaluation; beside it the scores at each rung, survivors marked."""
     counts, rungs = count_trials_by_evaluation(report), compute_survival(report)
     if not report.rungs or not counts:
         return None
-    figure, (left, right) = panels_of(2, width=9.6, height=3.5)
+    figure, (left, right) = make_panels(2, width=9.6, height=3.5)
     x, n = zip(*counts, strict=True)
     left.bar(x, n, color=["#E69F00" if e in report.rungs else "#56B4E9" for e in x], width=0.75)
     for at, number in counts if len(counts) <= 20 else []:
@@ -103,8 +103,8 @@ def rung_survival(report: SweepReport) -> str | None:
     _whole_numbers(left)
     left.grid(visible=False, axis="x")
     scores = _rung_scores(right, report)
-    spread(right, report, scores)
-    taus = {r.evaluation: r for r in rank_correlations(report)}
+    set_limits(right, report, scores)
+    taus = {r.evaluation: r for r in compute_rank_correlations(report)}
     titles = []
     for s in rungs:
         agreed = taus.get(s.evaluation)
@@ -121,16 +121,16 @@ def rung_survival(report: SweepReport) -> str | None:
         xlim=(-0.6, len(rungs) - 0.4),
     )
     right.grid(visible=False, axis="x")
-    legend(right, outside=True)
-    return to_svg(figure)
+    draw_legend(right, outside=True)
+    return render_svg(figure)
 
 
-def importance_bars(found: Importance | None) -> str | None:
+def draw_importance_bars(found: Importance | None) -> str | None:
     """Share of the explained variance of each key, with its 95 % interval; grey if next to nothing is explained."""
     if found is None or not found.keys:
         return None
     keys = found.keys[:20]
-    figure, (axes,) = panels_of(1, width=6.6, height=1.0 + 0.34 * len(keys))
+    figure, (axes,) = make_panels(1, width=6.6, height=1.0 + 0.34 * len(keys))
     share, low, high = (
         100 * np.asarray([getattr(k, name) for k in keys]) for name in ("share", "low", "high")
     )
@@ -144,22 +144,22 @@ def importance_bars(found: Importance | None) -> str | None:
         axes.annotate(text, (1.0, row), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                       va="center", fontsize=9, color=INK)  # fmt: skip
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(rows, [plain(k.label) for k in keys])
+    axes.set_yticks(rows, [escape_math(k.label) for k in keys])
     axes.invert_yaxis()
     axes.set(
         xlabel="share of the explained variance %", xlim=(min(-10.0, low.min() - 3), max(100.0, high.max()))
     )
     axes.grid(visible=False, axis="y")
-    return to_svg(figure)
+    return render_svg(figure)
 
 
-def scatter(axes: Axes, report: SweepReport, points: Sequence[tuple[float, TrialRow]]) -> None:
+def draw_scatter(axes: Axes, report: SweepReport, points: Sequence[tuple[float, TrialRow]]) -> None:
     """Trials at (x, best score), a marker for each status; those without a score, or below the axis, on its edge."""
     bottom, top = axes.get_ylim()
     transform = axes.get_xaxis_transform()
     for status, style in MARKS.items():
         members = [(x, t.score) for x, t in points if t.status == status and t.score is not None]
-        placed = [(x, scale_of(report) * score) for x, score in members]
+        placed = [(x, choose_scale(report) * score) for x, score in members]
         inside = [(x, y) for x, y in placed if bottom <= y <= top]
         edge = [(x, 0.02 if y < bottom else 0.98) for x, y in placed if not bottom <= y <= top]
         worst = 0.02 if report.higher_is_better else 0.98
@@ -175,7 +175,7 @@ def scatter(axes: Axes, report: SweepReport, points: Sequence[tuple[float, Trial
             axes.scatter(x, y, label=label, transform=transform, clip_on=False, **look)
 
 
-def limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, float]:
+def choose_limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, float]:
     """Limits of an axis of scores; far outliers on the bad side lie outside."""
     sign = 1.0 if report.higher_is_better else -1.0
     values = np.asarray(scores, dtype=np.float64)
@@ -186,12 +186,12 @@ def limits(report: SweepReport, scores: Sequence[float]) -> tuple[float, float]:
     return float(kept.min()) - room, float(kept.max()) + room
 
 
-def spread(axes: Axes, report: SweepReport, scores: Sequence[float]) -> None:
+def set_limits(axes: Axes, report: SweepReport, scores: Sequence[float]) -> None:
     """Sets these limits, and says in a corner how many values lie outside."""
     finite = [s for s in scores if np.isfinite(s)]
     if not finite:
         return
-    low, high = limits(report, finite)
+    low, high = choose_limits(report, finite)
     axes.set_ylim(low, high)
     outside = sum(not low <= s <= high for s in finite)
     if outside:
@@ -208,7 +208,7 @@ def _whole_numbers(axes: Axes) -> None:
 
 
 def _curve(report: SweepReport, t: TrialRow) -> list[tuple[int, float]]:
-    return [(e.step, scale_of(report) * e.score) for e in t.evaluations if np.isfinite(e.score)]
+    return [(e.step, choose_scale(report) * e.score) for e in t.evaluations if np.isfinite(e.score)]
 
 
 def _running_best(report: SweepReport) -> list[tuple[int, float]]:
@@ -218,7 +218,7 @@ def _running_best(report: SweepReport) -> list[tuple[int, float]]:
     for at, t in enumerate(report.trials, 1):
         if t.counts and t.score is not None and (best is None or t.order[:2] < best.order[:2]):
             best = t
-            found.append((at, scale_of(report) * t.score))
+            found.append((at, choose_scale(report) * t.score))
     return found
 
 
@@ -230,7 +230,7 @@ def _rung_scores(axes: Axes, report: SweepReport) -> list[float]:
     scores: list[float] = []
     for label, name, marker, colour, shift in groups:
         points = [
-            (at + shift + float(rng.uniform(-0.09, 0.09)), scale_of(report) * score)
+            (at + shift + float(rng.uniform(-0.09, 0.09)), choose_scale(report) * score)
             for at, s in enumerate(compute_survival(report))
             for t in getattr(s, name)
             if (score := t.at(s.evaluation)) is not None

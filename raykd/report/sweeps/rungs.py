@@ -60,7 +60,7 @@ def count_trials_by_evaluation(report: SweepReport) -> list[tuple[int, int]]:
     return [(e, sum(t.reached >= e for t in report.trials)) for e in range(1, last + 1)]
 
 
-def rank_correlations(report: SweepReport) -> list[RungAgreement]:
+def compute_rank_correlations(report: SweepReport) -> list[RungAgreement]:
     """Tau of each rung before the end; empty without early stopping."""
     from scipy.stats import kendalltau
 
@@ -81,7 +81,7 @@ def rank_correlations(report: SweepReport) -> list[RungAgreement]:
     return found
 
 
-def rung_sentence(found: list[RungAgreement]) -> str:
+def describe_rungs(found: list[RungAgreement]) -> str:
     """What the figures mean, for a person."""
     known = [(r.tau, r.evaluation) for r in found if r.tau is not None]
     if not known:

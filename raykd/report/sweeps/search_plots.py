@@ -11,9 +11,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raykd.report.drawing import COLOURS, INK, STYLES, grid_of, halo, panels_of, plain, to_svg
-from raykd.report.sweeps.axes import INACTIVE, SearchAxis, search_axes
-from raykd.report.sweeps.plots import GREY, leaders, limits, scale_of, scatter, spread
+from raykd.report.drawing import (
+    COLOURS,
+    INK,
+    STYLES,
+    add_halo,
+    escape_math,
+    make_grid,
+    make_panels,
+    render_svg,
+)
+from raykd.report.sweeps.axes import INACTIVE, SearchAxis, build_search_axes
+from raykd.report.sweeps.plots import (
+    GREY,
+    choose_limits,
+    choose_scale,
+    draw_scatter,
+    list_leaders,
+    set_limits,
+)
 from raykd.report.sweeps.trial_table import score_title
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 
@@ -23,20 +39,20 @@ if TYPE_CHECKING:
 MOST_SLICES = 24
 
 
-def parallel_coordinates(report: SweepReport) -> str | None:
+def draw_parallel_coordinates(report: SweepReport) -> str | None:
     """A line for each scored trial through its values to its score; the best five in colour."""
-    axes_list = search_axes(report)
+    axes_list = build_search_axes(report)
     scored = [t for t in report.trials if t.score is not None]
     if len(axes_list) < 2 or len(scored) < 2:
         return None
     step = min(1.15, max(0.72, 10.4 / (len(axes_list) + 1)))
-    figure, (axes,) = panels_of(1, width=0.9 + step * (len(axes_list) + 1), height=4.6)
-    best = leaders(report)
+    figure, (axes,) = make_panels(1, width=0.9 + step * (len(axes_list) + 1), height=4.6)
+    best = list_leaders(report)
     score_axis = _score_axis(report, scored)
     lanes = [*axes_list, score_axis]
 
     def heights(t: TrialRow) -> list[float]:
-        score = scale_of(report) * (t.score or 0.0)
+        score = choose_scale(report) * (t.score or 0.0)
         return [a.place(t.sample) for a in axes_list] + [max(score_axis.place({"": score}), INACTIVE)]
 
     x = range(len(lanes))
@@ -45,7 +61,7 @@ def parallel_coordinates(report: SweepReport) -> str | None:
             axes.plot(x, heights(t), color=GREY, lw=0.8, alpha=max(0.2, min(0.6, 20 / len(scored))))
     for at, t in reversed(list(enumerate(best))):
         axes.plot(x, heights(t), color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
-                  label=plain(t.name))  # fmt: skip
+                  label=escape_math(t.name))  # fmt: skip
     for at, lane in enumerate(lanes):
         _lane(axes, at, lane)
     axes.set_xticks(list(x), [_wrapped(lane.label) for lane in lanes])
@@ -57,18 +73,18 @@ def parallel_coordinates(report: SweepReport) -> str | None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, labelcolor=INK, ncols=5,
                   loc="outside lower left")  # fmt: skip
-    return to_svg(figure)
+    return render_svg(figure)
 
 
-def slices(report: SweepReport) -> str | None:
+def draw_slices(report: SweepReport) -> str | None:
     """Best score over the value of each searched key, a panel a key."""
-    axes_list = search_axes(report)[:MOST_SLICES]
-    scored = [scale_of(report) * t.score for t in report.trials if t.score is not None]
+    axes_list = build_search_axes(report)[:MOST_SLICES]
+    scored = [choose_scale(report) * t.score for t in report.trials if t.score is not None]
     if not axes_list or len(scored) < 2:
         return None
-    figure, panels = grid_of(len(axes_list), columns=3, width=3.7, height=2.5)
+    figure, panels = make_grid(len(axes_list), columns=3, width=3.7, height=2.5)
     rng = np.random.default_rng(0)
-    spread(panels[0], report, scored)
+    set_limits(panels[0], report, scored)
     for at, (panel, axis) in enumerate(zip(panels, axes_list, strict=True)):
         shake = min(0.07, 0.2 / max(1, len(axis.categories) - 1)) if axis.categories else 0.0
         points = [
@@ -76,12 +92,14 @@ def slices(report: SweepReport) -> str | None:
             for t in report.trials
             for place in [axis.place(t.sample)]
         ]
-        scatter(panel, report, points)
+        draw_scatter(panel, report, points)
         ticks = axis.ticks(4)
-        panel.set_xticks([place for place, _ in ticks], [plain(label) for _, label in ticks])
+        panel.set_xticks([place for place, _ in ticks], [escape_math(label) for _, label in ticks])
         if len(axis.categories) > 3:
             panel.tick_params(axis="x", rotation=25)
-        panel.set(xlabel=plain(axis.label + (" (log)" if axis.log else "")), xlim=(INACTIVE - 0.1, 1.13))
+        panel.set(
+            xlabel=escape_math(axis.label + (" (log)" if axis.log else "")), xlim=(INACTIVE - 0.1, 1.13)
+        )
         if not axis.inactive:
             panel.set_xlim(-0.13, 1.13)
         if at % 3 == 0:
@@ -89,13 +107,13 @@ def slices(report: SweepReport) -> str | None:
     handles = {label: h for p in panels for h, label in zip(*p.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=6, frameon=False,
                   fontsize=9, labelcolor=INK)  # fmt: skip
-    return to_svg(figure)
+    return render_svg(figure)
 
 
 def _score_axis(report: SweepReport, scored: list[TrialRow]) -> SearchAxis:
     """The axis of scores, the better ones at the top."""
-    values = [scale_of(report) * t.score for t in scored if t.score is not None]
-    bottom, top = limits(report, values)
+    values = [choose_scale(report) * t.score for t in scored if t.score is not None]
+    bottom, top = choose_limits(report, values)
     kept = [v for v in values if bottom <= v <= top]
     flipped = not report.higher_is_better
     return SearchAxis("", score_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
@@ -106,13 +124,20 @@ def _lane(axes: Axes, at: int, lane: SearchAxis) -> None:
     axes.plot([at, at], [0, 1], color=INK, lw=0.9, zorder=4)
     for place, label in lane.ticks():
         axes.plot([at - 0.03, at], [place, place], color=INK, lw=0.9, zorder=4)
-        halo(
+        add_halo(
             axes.text(
-                at - 0.06, place, plain(label), ha="right", va="center", fontsize=8.5, color=INK, zorder=5
+                at - 0.06,
+                place,
+                escape_math(label),
+                ha="right",
+                va="center",
+                fontsize=8.5,
+                color=INK,
+                zorder=5,
             )
         )
 
 
 def _wrapped(label: str) -> str:
     """A label over lines: lanes are narrow."""
-    return plain(label).replace(".", ".\n").replace("_", "_\n").replace(" ", "\n")
+    return escape_math(label).replace(".", ".\n").replace("_", "_\n").replace(" ", "\n")

@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raykd.report.fitted import FittedTable
-from raykd.report.names import folded, short_names
+from raykd.report.names import fold_sample, shorten_names
 from raykd.report.sweeps.trials import SweepReport, TrialRow
-from raykd.report.table import ABSENT, format_metric, markdown_table
+from raykd.report.table import ABSENT, format_metric, render_markdown_table
 from raykd.tasks.scores.metrics import metric_title
 
 LEAST_VALUES = 24
@@ -52,7 +52,9 @@ def value_text(value: object) -> str:
 
 def sample_text(sample: Mapping[str, object], names: Mapping[str, str]) -> str:
     """A sample on one line: ``alpha 0.1, temperature.start 4``."""
-    return ", ".join(f"{names.get(key, key)} {value_text(value)}" for key, value in folded(sample).items())
+    return ", ".join(
+        f"{names.get(key, key)} {value_text(value)}" for key, value in fold_sample(sample).items()
+    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class TrialTable:
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows as texts, the same for Markdown, HTML and the terminal."""
-        names = short_names(self.report.shown_keys)
+        names = shorten_names(self.report.shown_keys)
         nll = [] if metric_name(self.report.metric) == "nll" else ["NLL nats"]
         heads = ["trial", "status", score_title(self.report.metric), *nll]
         heads += ["best step", "steps", "seconds", *names.values()]
@@ -71,7 +73,7 @@ class TrialTable:
 
     def _line(self, t: TrialRow, nll: bool) -> list[str]:
         done = 0 if t.last is None else t.last.step
-        sample = folded(t.sample)
+        sample = fold_sample(t.sample)
         values = [value_text(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys]
         return [
             t.name, t.status, format_metric(metric_name(self.report.metric), t.score, compared=True),
@@ -116,7 +118,7 @@ class TrialTable:
         heads, lines = self.cells()
         lines, rest = lines[:top], len(lines) - top
         first = len(heads) - len(self.report.shown_keys)
-        names, ranked = short_names(self.report.shown_keys), self.report.ranked()[:top]
+        names, ranked = shorten_names(self.report.shown_keys), self.report.ranked()[:top]
         joined = [[*x[:first], sample_text(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
         more = f"and {rest} more trials, in the report and in the CSV" if rest > 0 else ""
         best = self.report.best
@@ -134,7 +136,7 @@ class TrialTable:
         shown_lines = lines if top is None else lines[:top]
         rest = len(lines) - len(shown_lines)
         more = f"\nand {rest} more trials\n" if rest else ""
-        return markdown_table(heads, shown_lines) + "\n" + more
+        return render_markdown_table(heads, shown_lines) + "\n" + more
 
 
 def _table(

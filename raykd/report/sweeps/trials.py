@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from raykd.report.names import folded
+from raykd.report.names import fold_sample
 from raykd.tasks.scores.ranking import rank
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class SweepReport:
     @property
     def shown_keys(self) -> tuple[str, ...]:
         """Key paths as tables have columns for them: a number that is an option of a choice is in the choice's."""
-        return tuple(dict.fromkeys(key for t in self.trials for key in folded(t.sample)))
+        return tuple(dict.fromkeys(key for t in self.trials for key in fold_sample(t.sample)))
 
     @property
     def best(self) -> TrialRow | None:

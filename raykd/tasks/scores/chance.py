@@ -53,7 +53,7 @@ class Comparison:
         return self.accuracy <= self.share
 
 
-def wilson(hits: int, units: int, z: float = Z_95) -> tuple[float, float]:
+def compute_wilson_interval(hits: int, units: int, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a share.
 
     Raises:
@@ -87,7 +87,7 @@ def compare_with_constant_label(
     counts_C = np.bincount(gold_N, minlength=classes)
     label = int(counts_C.argmax()) if label is None else label
     hits = int((predicted_N == gold_N).sum())
-    low, high = wilson(hits, len(gold_N))
+    low, high = compute_wilson_interval(hits, len(gold_N))
     found = Comparison(
         len(gold_N), hits / len(gold_N), low, high, label, float(counts_C[label] / len(gold_N))
     )
@@ -116,7 +116,11 @@ def find_swap(confusion_CC: NDArray[np.int64], bar: float) -> Swap | None:
     if assignment == list(range(classes)) or not units:
         return None
     luck = math.sqrt(math.lgamma(classes + 1) / (2 * units))
-    return Swap(tuple(assignment), hits / units) if wilson(hits, units)[0] - luck > bar else None
+    return (
+        Swap(tuple(assignment), hits / units)
+        if compute_wilson_interval(hits, units)[0] - luck > bar
+        else None
+    )
 
 
 def _settled(assignment: list[int], confusion_CC: NDArray[np.int64]) -> list[int]:

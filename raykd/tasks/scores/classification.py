@@ -21,7 +21,7 @@ def log_softmax(logits_NC: NDArray[np.floating]) -> NDArray[np.float64]:
     return shifted - log_total
 
 
-def macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
+def compute_macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
     """Mean F1 over the classes that occur among labels or predictions."""
     scores = []
     for c in np.union1d(predicted_N, labels_N):
@@ -30,7 +30,7 @@ def macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> flo
     return float(np.mean(scores))
 
 
-def calibration_bins(
+def compute_calibration_bins(
     confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_], bins: int = ECE_BINS
 ) -> list[tuple[int, float, float]]:
     """``(count, mean confidence, accuracy)`` of each equal-width bin of (0, 1]; empty bins hold zeros."""
@@ -47,13 +47,15 @@ def calibration_bins(
     return rows
 
 
-def expected_calibration_error(confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_]) -> float:
+def compute_calibration_error(confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_]) -> float:
     """ECE with 15 equal-width bins (Guo et al. 2017, 1706.04599)."""
-    rows = calibration_bins(confidence_N, correct_N)
+    rows = compute_calibration_bins(confidence_N, correct_N)
     return float(sum(n * abs(conf - acc) for n, conf, acc in rows) / max(1, len(confidence_N)))
 
 
-def classification(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) -> dict[str, float]:
+def compute_classification_metrics(
+    logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]
+) -> dict[str, float]:
     """Accuracy, macro-F1, NLL (nats) and ECE over the labelled units.
 
     Raises:
@@ -69,7 +71,7 @@ def classification(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]) 
     confidence_N = np.exp(logp_NC.max(axis=1))
     return {
         "accuracy": float(correct_N.mean()),
-        "macro_f1": macro_f1(predicted_N, labels_N),
+        "macro_f1": compute_macro_f1(predicted_N, labels_N),
         "nll": float(-logp_NC[np.arange(len(labels_N)), labels_N].mean()),
-        "ece": expected_calibration_error(confidence_N, correct_N),
+        "ece": compute_calibration_error(confidence_N, correct_N),
     }

@@ -19,7 +19,7 @@ from raykd.tasks.schemes import Scheme, parse
 from raykd.tasks.scores.classification import log_softmax
 
 
-def transitions(scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+def list_transitions(scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Which tag may follow which ``[C, C]``, which may begin a row ``[C]``, which may end one ``[C]``."""
     n = len(scheme.tags)
     place = [(True, True) if i == scheme.outside else scheme.place(i) for i in range(n)]
@@ -51,7 +51,7 @@ def decode_tags(
         raise ValueError(f"{len(logits_NC)} words, but the rows count {int(counts_B.sum())}")
     if len(logits_NC) == 0:
         return np.zeros(0, dtype=np.int64)
-    allowed_CC, begins_C, ends_C = transitions(scheme)
+    allowed_CC, begins_C, ends_C = list_transitions(scheme)
     barred_CC, barred_C = np.where(allowed_CC, 0.0, -np.inf), np.where(begins_C, 0.0, -np.inf)
     logp_NC = log_softmax(logits_NC)
     # The longest rows come first, so the rows that still have a word at step t are the first ones.
@@ -79,7 +79,9 @@ def decode_tags(
     return out_N
 
 
-def spans(tags_N: NDArray[np.integer], counts_B: NDArray[np.integer], scheme: Scheme) -> NDArray[np.int64]:
+def find_entity_spans(
+    tags_N: NDArray[np.integer], counts_B: NDArray[np.integer], scheme: Scheme
+) -> NDArray[np.int64]:
     """The entities ``[E, 3]`` of B rows: first word, the word behind the last (both counted over all rows), type.
 
     Strict as seqeval is: a tag that cannot follow the one before it belongs to no entity, and an entity of BILOU
@@ -108,14 +110,14 @@ def spans(tags_N: NDArray[np.integer], counts_B: NDArray[np.integer], scheme: Sc
     return kept_E3
 
 
-def entity_scores(
+def compute_entity_scores(
     predicted_N: NDArray[np.integer],
     gold_N: NDArray[np.integer],
     counts_B: NDArray[np.integer],
     scheme: Scheme,
 ) -> dict[str, float]:
     """F1, precision and recall, micro over entities of B rows of tags; 0 where there is nothing to divide by."""
-    own, true = spans(predicted_N, counts_B, scheme), spans(gold_N, counts_B, scheme)
+    own, true = find_entity_spans(predicted_N, counts_B, scheme), find_entity_spans(gold_N, counts_B, scheme)
     weights = np.asarray([(len(gold_N) + 1) * len(scheme.tags), len(scheme.tags), 1])
     hits = len(np.intersect1d(own @ weights, true @ weights, assume_unique=True))
     return {
@@ -160,7 +162,7 @@ def compute_entity_metrics(
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
     predicted_N = decode_tags(np.where(seen_N[:, None], kept, outside), counts_B, scheme)
     return {
-        **entity_scores(predicted_N, gold_N, counts_B, scheme),
+        **compute_entity_scores(predicted_N, gold_N, counts_B, scheme),
         "accuracy": float((predicted_N == gold_N).mean()),
         "nll": float(nll_N[told_N].mean()) if told_N.any() else float("nan"),
     }

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raykd.text.words import UNSPACED_LANGUAGES, words
+from raykd.text.words import UNSPACED_LANGUAGES, split_words
 
 NAMES = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 """What `compute_generation_metrics` can measure."""
@@ -31,10 +31,10 @@ class _Words:
     """A tokenizer as rouge_score wants one."""
 
     def tokenize(self, text: str) -> list[str]:
-        return words(text.lower(), signs=False)
+        return split_words(text.lower(), signs=False)
 
 
-def bleu_tokenizer(language: str) -> str:
+def choose_bleu_tokenizer(language: str) -> str:
     """Sacrebleu's name of the tokenization for a language code."""
     main = language.lower().replace("_", "-").partition("-")[0]
     if main in ("zh", "yue"):
@@ -42,7 +42,7 @@ def bleu_tokenizer(language: str) -> str:
     return "char" if main in UNSPACED_LANGUAGES else "13a"
 
 
-def perplexity(nll_sum: float, tokens: int) -> float:
+def compute_perplexity(nll_sum: float, tokens: int) -> float:
     """``exp`` of the mean negative log-likelihood (nats) a token; infinite where that is more than a float holds.
 
     Raises:
@@ -98,7 +98,7 @@ def _sacrebleu(hypotheses: Sequence[str], references: Sequence[str], language: s
     texts, golds = list(hypotheses), [list(references)]
     return {
         "chrf": float(CHRF().corpus_score(texts, golds).score),
-        "bleu": float(BLEU(tokenize=bleu_tokenizer(language)).corpus_score(texts, golds).score),
+        "bleu": float(BLEU(tokenize=choose_bleu_tokenizer(language)).corpus_score(texts, golds).score),
     }
 
 

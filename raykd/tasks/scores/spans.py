@@ -1,8 +1,8 @@
 """Extractive answers: characters to words and back, the best span, exact match and F1.
 
-Decision record: an answer is two places among the words of the context (`raykd.text.words`), which every tokenizer
-shares; one that begins or ends inside a word is widened to whole words, because no model can point between two
-tokens of its own choosing. Scores are those of the official scripts: English is SQuAD v1.1's; other languages are
+Decision record: an answer is two places among the words of the context (`raykd.text.words`), which every
+tokenizer shares; one that begins or ends inside a word is widened to whole words, because no model can point between
+two tokens of its own choosing. Scores are those of the official scripts: English is SQuAD v1.1's; other languages are
 MLQA's (all of Unicode's punctuation removed, articles of the language, and for scripts without blanks the overlap of
 characters, mixed with blank-separated words of other scripts, which is also CMRC 2018's). MLQA has no French; there
 the articles are le, la, les, du, des, au, aux, un, une and the elided l'.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raykd.tasks.scores.classification import log_softmax
 from raykd.text.batch import TextBatch
-from raykd.text.words import UNSPACED_LANGUAGES, is_unspaced, word_spans
+from raykd.text.words import UNSPACED_LANGUAGES, find_word_spans, is_unspaced
 
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -34,7 +34,7 @@ _ARTICLES = {
 _ELIDED = re.compile(r"\bl['’]")
 
 
-def answer_words(spans_W2: NDArray[np.integer], answers_A2: NDArray[np.integer]) -> NDArray[np.int64]:
+def find_answer_words(spans_W2: NDArray[np.integer], answers_A2: NDArray[np.integer]) -> NDArray[np.int64]:
     """First and last word ``[A, 2]`` of each answer, widened to whole words; -1, -1 where it touches no word.
 
     Args:
@@ -49,7 +49,7 @@ def answer_words(spans_W2: NDArray[np.integer], answers_A2: NDArray[np.integer])
     return found_A2
 
 
-def best_answers(
+def find_best_answers(
     logits_NC: NDArray[np.floating],
     words_B: NDArray[np.int64],
     null_B: NDArray[np.int64],
@@ -99,14 +99,14 @@ def _best(
     return np.stack([first_B, first_B + far_BC[rows, first_B]], axis=1), total_BC[rows, first_B]
 
 
-def span_text(context: str, spans_W2: NDArray[np.integer], first: int, last: int) -> str:
+def read_span_text(context: str, spans_W2: NDArray[np.integer], first: int, last: int) -> str:
     """The text from the first word to the last one, both included; empty for words that the context has not."""
     if not 0 <= first <= last < len(spans_W2):
         return ""
     return context[int(spans_W2[first, 0]) : int(spans_W2[last, 1])]
 
 
-def normalize(answer: str, language: str) -> list[str]:
+def normalize_answer(answer: str, language: str) -> list[str]:
     """The tokens by which answers are compared: lower case, without punctuation and articles of the language."""
     language = language.lower().replace("_", "-").partition("-")[0]
     text = answer.lower()
@@ -126,18 +126,18 @@ def _is_punctuation(character: str, language: str) -> bool:
     return language != "en" and unicodedata.category(character).startswith("P")
 
 
-def exact_match(predicted: str, accepted: Sequence[str], language: str) -> float:
+def compute_exact_match(predicted: str, accepted: Sequence[str], language: str) -> float:
     """1 if the answer is one of the accepted ones after normalisation, else 0."""
-    own = normalize(predicted, language)
-    return float(any(own == normalize(answer, language) for answer in accepted))
+    own = normalize_answer(predicted, language)
+    return float(any(own == normalize_answer(answer, language) for answer in accepted))
 
 
-def f1(predicted: str, accepted: Sequence[str], language: str) -> float:
+def compute_f1(predicted: str, accepted: Sequence[str], language: str) -> float:
     """Overlap of tokens with the accepted answer that fits best: harmonic mean of precision and recall."""
-    own = Counter(normalize(predicted, language))
+    own = Counter(normalize_answer(predicted, language))
     best = 0.0
     for answer in accepted:
-        theirs = Counter(normalize(answer, language))
+        theirs = Counter(normalize_answer(answer, language))
         common = (own & theirs).total()
         if common:
             best = max(best, 2 * common / (own.total() + theirs.total()))
@@ -158,7 +158,7 @@ def compute_answer_metrics(
     return {"exact_match": float(exact_B.mean()), "f1": float(f1_B.mean())}
 
 
-def best_thresholds(
+def find_best_thresholds(
     predicted: Sequence[str],
     doubt_B: NDArray[np.float64],
     accepted: Sequence[Sequence[str]],
@@ -188,21 +188,24 @@ def _scores(
     if not predicted or not len(predicted) == len(accepted) == len(languages):
         raise ValueError(f"{len(predicted)} answers, {len(accepted)} rows, {len(languages)} languages")
     rows = list(zip(predicted, accepted, languages, strict=True))
-    exact_B = np.asarray([exact_match(own, wanted or ("",), code) for own, wanted, code in rows])
+    exact_B = np.asarray([compute_exact_match(own, wanted or ("",), code) for own, wanted, code in rows])
     f1_B = np.asarray(
-        [f1(own, wanted, code) if wanted else exact_match(own, ("",), code) for own, wanted, code in rows]
+        [
+            compute_f1(own, wanted, code) if wanted else compute_exact_match(own, ("",), code)
+            for own, wanted, code in rows
+        ]
     )
     return exact_B, f1_B
 
 
-def word_counts(batch: TextBatch) -> NDArray[np.int64]:
+def count_words(batch: TextBatch) -> NDArray[np.int64]:
     """``[B]``: words of each context."""
-    return np.asarray([len(word_spans(context)) for context in batch.pairs or ()], dtype=np.int64)
+    return np.asarray([len(find_word_spans(context)) for context in batch.pairs or ()], dtype=np.int64)
 
 
-def null_choices(batch: TextBatch) -> NDArray[np.int64]:
+def find_null_choices(batch: TextBatch) -> NDArray[np.int64]:
     """``[B]``: the choice that says of a row that there is no answer, behind its last word; -1 where that is none."""
     optional_B = batch.in_mode("optional")
     if not optional_B.any():
         return np.full(len(batch), -1, dtype=np.int64)
-    return np.where(optional_B, word_counts(batch), -1)
+    return np.where(optional_B, count_words(batch), -1)

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raykd.keys import LONGEST_KEY, marked, slug
 from raykd.tracking.address import Experiment, redact_value
-from raykd.tracking.client import Names, cut, experiment_id_of, log_rows, log_tags, storable
+from raykd.tracking.client import (
+    KeyNames,
+    clean_text,
+    find_or_create_experiment,
+    log_rows,
+    log_tags,
+    truncate_text,
+)
 from raykd.tracking.packing import log_model
 from raykd.tracking.stores.artifacts import repair_artifact_location
 
@@ -50,7 +57,7 @@ class TrackingOp:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def local_id() -> str:
+def make_local_id() -> str:
     """An id for a run that is to be made later."""
     return LOCAL + uuid.uuid4().hex
 
@@ -146,15 +153,15 @@ def _found(path: str, folder: Path | None) -> Path:
 def create_run(client: MlflowClient, uri: str, act: TrackingOp) -> str:
     """The run that an act of kind ``create`` asks for: made, or found if that was done before."""
     asked = Experiment(act.values["experiment"], act.values.get("experiment_id"))
-    experiment_id = experiment_id_of(client, uri, asked)
-    found = found_by(client, experiment_id, act.run_id)
+    experiment_id = find_or_create_experiment(client, uri, asked)
+    found = find_created_run(client, experiment_id, act.run_id)
     if found is not None:
         return found
     repair_artifact_location(client, uri, experiment_id)
     tags = {LOCAL_TAG: act.run_id}
     parent = act.values.get("parent")
     if parent is not None and str(parent).startswith(LOCAL):
-        parent = found_by(client, experiment_id, parent)
+        parent = find_created_run(client, experiment_id, parent)
     if parent is not None:
         tags["mlflow.parentRunId"] = parent
     run = client.create_run(
@@ -163,30 +170,32 @@ def create_run(client: MlflowClient, uri: str, act: TrackingOp) -> str:
     return str(run.info.run_id)
 
 
-def found_by(client: MlflowClient, experiment_id: str, local: str) -> str | None:
+def find_created_run(client: MlflowClient, experiment_id: str, local: str) -> str | None:
     """The run that was made for a local id, if it was."""
     found = client.search_runs([experiment_id], f"tags.`{LOCAL_TAG}` = '{local}'", max_results=1)
     return str(found[0].info.run_id) if found else None
 
 
-def redacted(params: Mapping[str, object]) -> dict[str, str]:
+def redact_params(params: Mapping[str, object]) -> dict[str, str]:
     """Parameters as they may be written anywhere: texts, secrets hidden."""
-    return {key: storable(redact_value(key, value)) for key, value in params.items()}
+    return {key: clean_text(redact_value(key, value)) for key, value in params.items()}
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str], resumed: bool) -> None:
-    """Logs `redacted` parameters; names and long values that MLflow does not take are kept beside."""
+    """Logs `redact_params` parameters; names and long values that MLflow does not take are kept beside."""
     from mlflow.entities import Param
 
-    names = Names()
+    names = KeyNames()
     texts = {names(key): text for key, text in params.items()}
     renamed = {_fitting(f"param_name.{names(key)}"): key for key in params if names(key) != key}
     long = {key: text for key, text in texts.items() if len(text) > LONGEST_PARAM}
-    values = {key: cut(text, LONGEST_PARAM) for key, text in texts.items()}
+    values = {key: truncate_text(text, LONGEST_PARAM) for key, text in texts.items()}
     if resumed:
         values = _only_new(client, run_id, values)
     log_rows(client, run_id, "params", [Param(key, value) for key, value in values.items()])
-    log_tags(client, run_id, {key: cut(storable(value), LONGEST_TAG) for key, value in renamed.items()})
+    log_tags(
+        client, run_id, {key: truncate_text(clean_text(value), LONGEST_TAG) for key, value in renamed.items()}
+    )
     for key, text in long.items():
         client.log_text(run_id, text, artifact_path(f"params/{key}.txt"))
 
@@ -201,7 +210,9 @@ def _only_new(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> d
     data = client.get_run(run_id).data
     count = int(data.tags.get("resumes", "0")) + 1
     changed = {k: v for k, v in values.items() if k in data.params and data.params[k] != v}
-    tags = {_fitting(f"resume.{count}.{key}"): cut(value, LONGEST_TAG) for key, value in changed.items()}
+    tags = {
+        _fitting(f"resume.{count}.{key}"): truncate_text(value, LONGEST_TAG) for key, value in changed.items()
+    }
     log_tags(client, run_id, {"resumes": str(count), **tags})
     return {k: v for k, v in values.items() if k not in data.params}
 

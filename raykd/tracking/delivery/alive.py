@@ -21,7 +21,7 @@ BEAT_S, STALE_S = 60.0, 600.0
 ENDED = "raykd.ended"
 
 
-def sign() -> dict[str, str]:
+def make_heartbeat_tag() -> dict[str, str]:
     """The tag, now."""
     return {HEARTBEAT: str(int(time.time()))}
 

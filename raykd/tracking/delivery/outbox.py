@@ -38,13 +38,13 @@ BACKOFF_S = (1.0, 60.0)
 Send = Callable[[Sequence[Point]], None]
 
 
-def to_line(run_id: str, point: Point) -> str:
+def write_spool_line(run_id: str, point: Point) -> str:
     """One line of a spool: strict JSON, numbers that JSON cannot hold as strings."""
     values = {k: v if math.isfinite(v) else str(v) for k, v in point.values.items()}
     return json.dumps({"run_id": run_id, "step": point.step, "time_ms": point.time_ms, "values": values})
 
 
-def from_lines(path: Path) -> Iterator[tuple[str, Point]]:
+def read_spool_lines(path: Path) -> Iterator[tuple[str, Point]]:
     """``(run id, point)`` of each whole line; a line that was torn by a crash is passed over."""
     if not path.exists():
         return
@@ -92,7 +92,7 @@ class Outbox:
         self._attempts = 0
         self._closing = False
         self._wait_s = 0.0
-        self._spooled = sum(1 for i, _ in from_lines(spool) if i == run_id) if spool else 0
+        self._spooled = sum(1 for i, _ in read_spool_lines(spool) if i == run_id) if spool else 0
         self.dropped = 0
         self.why = ""
         self._thread = threading.Thread(target=self._run, name=f"raykd-tracking-{run_id[:8]}", daemon=True)
@@ -189,12 +189,12 @@ class Outbox:
             return bool(self._in_flight) and not self._closing
 
     def _send_spool(self, path: Path) -> None:
-        rows = list(from_lines(path))
+        rows = list(read_spool_lines(path))
         mine = [point for run_id, point in rows if run_id == self._run_id]
         for start in range(0, len(mine), CHUNK):
             self._send(mine[start : start + CHUNK])
         with self._changed:  # lines that were added while these were sent stay
-            rest = [row for row in rows if row[0] != self._run_id] + list(from_lines(path))[len(rows) :]
+            rest = [row for row in rows if row[0] != self._run_id] + list(read_spool_lines(path))[len(rows) :]
             write_spool(path, rest)
             self._spooled = sum(1 for run_id, _ in rest if run_id == self._run_id)
 
@@ -231,7 +231,7 @@ class Outbox:
         try:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
             with self._spool.open("a", encoding="utf-8") as file:
-                file.writelines(to_line(self._run_id, point) + "\n" for point in points)
+                file.writelines(write_spool_line(self._run_id, point) + "\n" for point in points)
             self._spooled += len(points)
         except OSError as error:
             self.dropped += len(points)
@@ -246,7 +246,9 @@ def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
         path.unlink(missing_ok=True)
         return
     fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(to_line(run_id, point) + "\n" for run_id, point in rows), encoding="utf-8")
+    fresh.write_text(
+        "".join(write_spool_line(run_id, point) + "\n" for run_id, point in rows), encoding="utf-8"
+    )
     fresh.replace(path)
 
 

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
-from raykd.tracking.address import Experiment, checked_uri, database_path, is_server, redact, sync_command
-from raykd.tracking.client import FOR_GOOD, Names, check_run, connect_mlflow, send, stage_of
+from raykd.tracking.address import Experiment, check_uri, database_path, is_server, redact, sync_command
+from raykd.tracking.client import FOR_GOOD, KeyNames, check_run, connect_mlflow, read_stage, send_points
 from raykd.tracking.delivery.acts import (
     LATER,
     LOCAL,
     TrackingOp,
     WaitingOps,
     create_run,
-    found_by,
+    find_created_run,
     perform_op,
 )
-from raykd.tracking.delivery.outbox import CHUNK, SPOOL, first_line, from_lines, write_spool
+from raykd.tracking.delivery.outbox import CHUNK, SPOOL, first_line, read_spool_lines, write_spool
 from raykd.tracking.patience import PROBE, set_mlflow_variables
 from raykd.tracking.stores.artifacts import repair_artifact_location
 from raykd.tracking.stores.database import is_new
-from raykd.tracking.stores.failure import as_failure
+from raykd.tracking.stores.failure import convert_failure
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,21 +67,23 @@ def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent
         TrackingError: MLflow does not take them; what it did not take stays.
     """
     spool, later = folder / SPOOL, WaitingOps(folder / LATER)
-    rows = list(from_lines(spool))
+    rows = list(read_spool_lines(spool))
     if not rows and not later.acts:
         return Sent()
-    uri = checked_uri(uri)
+    uri = check_uri(uri)
     try:
         with set_mlflow_variables(PROBE if is_server(uri) else {}):
             client = _connected(uri, folder, rows, later.acts, new_run)
         runs = _runs(client, uri, folder, rows, later.acts, new_run)
         _send_points(client, runs, rows)
-        write_spool(spool, list(from_lines(spool))[len(rows) :])  # what a live run added meanwhile stays
+        write_spool(
+            spool, list(read_spool_lines(spool))[len(rows) :]
+        )  # what a live run added meanwhile stays
         return Sent(len(rows)) + _perform(client, runs, later, folder)
     except RaykdError:
         raise
     except Exception as error:
-        raise as_failure(uri, error) from None
+        raise convert_failure(uri, error) from None
 
 
 def _connected(
@@ -117,7 +119,7 @@ def _runs(
         if run_id in runs:
             continue
         runs[run_id] = run_id
-        if run_id.startswith(LOCAL) or stage_of(client, run_id) == "absent":
+        if run_id.startswith(LOCAL) or read_stage(client, run_id) == "absent":
             before = _made_before(client, run_id)
             if before is not None:
                 runs[run_id] = before
@@ -150,15 +152,15 @@ def _send_points(client: MlflowClient, runs: dict[str, str], rows: list[tuple[st
     for run_id, point in rows:
         by_run.setdefault(runs[run_id], []).append(point)
     for run_id, points in by_run.items():
-        names = Names(client.get_run(run_id).data.metrics)
+        names = KeyNames(client.get_run(run_id).data.metrics)
         for start in range(0, len(points), CHUNK):
-            send(client, run_id, points[start : start + CHUNK], names)
+            send_points(client, run_id, points[start : start + CHUNK], names)
 
 
 def _made_before(client: MlflowClient, run_id: str) -> str | None:
     """The run that was made earlier for an id that MLflow does not know."""
     for experiment in client.search_experiments():
-        if (found := found_by(client, experiment.experiment_id, run_id)) is not None:
+        if (found := find_created_run(client, experiment.experiment_id, run_id)) is not None:
             return found
     return None
 

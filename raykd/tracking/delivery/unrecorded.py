@@ -16,7 +16,7 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Left:
+class UnrecordedRun:
     """What one MLflow run lacks.
 
     folder: where it waits; None where all of it is lost. why: what MLflow said last. lost: of the points those that the
@@ -31,10 +31,10 @@ class Left:
     lost: int = 0
 
 
-_left: list[Left] = []
+_left: list[UnrecordedRun] = []
 
 
-def note_left(left: Left) -> None:
+def note_unrecorded(left: UnrecordedRun) -> None:
     """Keep it until somebody asks."""
     with _lock:
         _left.append(left)
@@ -44,7 +44,7 @@ def lines_of_left() -> list[str]:
     """What to say of it, a line for each run's folder; it is said once."""
     with _lock:
         found, _left[:] = list(_left), []
-    by_folder: dict[tuple[str, Path | None], list[Left]] = {}
+    by_folder: dict[tuple[str, Path | None], list[UnrecordedRun]] = {}
     for left in found:
         folder = None if left.folder is None else run_folder(left.folder)
         by_folder.setdefault((left.uri, folder), []).append(left)
@@ -56,7 +56,7 @@ def run_folder(folder: Path) -> Path:
     return next((near for near in (folder, *folder.parents) if (near / "run.json").exists()), folder)
 
 
-def _line(uri: str, folder: Path | None, lefts: list[Left]) -> str:
+def _line(uri: str, folder: Path | None, lefts: list[UnrecordedRun]) -> str:
     points, records = sum(left.points for left in lefts), sum(left.records for left in lefts)
     what = " and ".join(
         f"{count:,} {name}{'' if count == 1 else 's'}"

@@ -22,7 +22,7 @@ from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
 from raykd.tracking.address import database_path, is_server
 from raykd.tracking.delivery.outbox import logger
-from raykd.tracking.stores.database import LOCKED_S, closed_folder
+from raykd.tracking.stores.database import LOCKED_S, find_closed_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +51,7 @@ def local_path(location: str) -> Path | None:
     return Path(unquote(parts.path) if parts.scheme else location)
 
 
-def left_behind(uri: str, location: str) -> Path | None:
+def find_left_behind(uri: str, location: str) -> Path | None:
     """The folder that a moved or copied database still names for its artifacts; None where it was not moved."""
     database, old = database_path(uri), local_path(location)
     if database is None or old is None or old.name != ARTIFACTS or old.parent == database.parent:
@@ -69,7 +69,7 @@ def follow_move(uri: str, location: str) -> str | None:
     Raises:
         sqlite3.Error: the database cannot be written.
     """
-    database, old = database_path(uri), left_behind(uri, location)
+    database, old = database_path(uri), find_left_behind(uri, location)
     if database is None or old is None:
         return None
     before, after = old.as_uri(), (database.parent / ARTIFACTS).as_uri()
@@ -103,9 +103,9 @@ def check_place(uri: str, name: str, location: str) -> str | None:
             got=location, wanted=wanted, next_step=f"pip install {_PACKAGES.get(client, client)}; or {other}",
         )  # fmt: skip
     path = local_path(location)
-    if path is None or left_behind(uri, location) is not None:
+    if path is None or find_left_behind(uri, location) is not None:
         return None
-    if (closed := closed_folder(path)) is not None:
+    if (closed := find_closed_folder(path)) is not None:
         raise TrackingError(
             f"artifacts of the MLflow experiment {name!r} cannot be written",
             got=f"{path}: {closed} is no folder that this user may write",

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from raykd.compat.mlflow_private import close_connections
 from raykd.errors import TrackingError
-from raykd.tracking.address import database_path, mlflow_command, sqlite_uri
+from raykd.tracking.address import build_sqlite_uri, database_path, mlflow_command
 from raykd.tracking.patience import silence_loggers
 
 LOCKED_S = 10.0
@@ -34,7 +34,7 @@ CHECKED_BYTES = 64 << 20
 """Size up to which all pages of a database are looked at: a tenth of a second."""
 
 
-def away(what: str, **more: str) -> TrackingError:
+def away_error(what: str, **more: str) -> TrackingError:
     """An error that says that MLflow does not answer now; a run that need not be recorded goes on without it."""
     error = TrackingError(what, **more)
     error.is_away = True
@@ -51,7 +51,7 @@ def is_new(path: Path) -> bool:
         return False
 
 
-def closed_folder(folder: Path) -> Path | None:
+def find_closed_folder(folder: Path) -> Path | None:
     """Return what keeps this user from writing in a folder, or from making it; None where nothing does."""
     near = folder
     while not near.exists() and near != near.parent:
@@ -65,7 +65,7 @@ def check_folder(path: Path) -> None:
     Raises:
         TrackingError: the folder cannot be written.
     """
-    closed = closed_folder(path.parent)
+    closed = find_closed_folder(path.parent)
     if path.is_dir() or closed is not None:
         got = f"{path} is a folder" if path.is_dir() else f"{closed} is no folder that this user may write"
         raise TrackingError(
@@ -84,10 +84,10 @@ def check_database(path: Path, uri: str) -> None:
     """
     found = _revision(path)
     until = time.monotonic() + MAKING_S
-    while found != head() and _is_young(path) and time.monotonic() < until:
+    while found != read_schema_revision() and _is_young(path) and time.monotonic() < until:
         time.sleep(0.5)
         found = _revision(path)
-    if found == head():
+    if found == read_schema_revision():
         return
     if found is None and not _tables(path):
         return  # a database of somebody else, or an empty one: MLflow adds its tables
@@ -96,13 +96,13 @@ def check_database(path: Path, uri: str) -> None:
         raise TrackingError(
             f"the MLflow database {path} was written by a newer MLflow",
             got=f"schema {found}, which MLflow {_version()} does not know",
-            wanted=f"schema {head()}",
+            wanted=f"schema {read_schema_revision()}",
             next_step="pip install -U mlflow; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
         )
     raise TrackingError(
         f"the MLflow database {path} was written by an older MLflow, or cut off while it was made",
         got=f"schema {found or 'unfinished'}",
-        wanted=f"schema {head()} (MLflow {_version()})",
+        wanted=f"schema {read_schema_revision()} (MLflow {_version()})",
         next_step=f"keep a copy of the file, then: {upgrade}; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
     )
 
@@ -131,7 +131,7 @@ def _revision(path: Path) -> str | None:
             return None if row is None else str(row[0])
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise away(
+            raise away_error(
                 f"the MLflow database {path} is locked",
                 got=f"another process has held it for {LOCKED_S:.0f} s ({error})",
                 wanted="a database that others hold for moments",
@@ -185,7 +185,7 @@ def _script() -> Any:
 
 
 @cache
-def head() -> str:
+def read_schema_revision() -> str:
     """The revision of the schema that this MLflow reads and writes."""
     return str(_script().get_current_head())
 
@@ -213,8 +213,8 @@ def make_database(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     made, whole = (path.with_name(f".mlflow-{uuid.uuid4().hex[:12]}.db") for _ in range(2))
     try:
-        with only_our_folders(sqlite_uri(made)), silence_loggers("alembic", "mlflow.store.db.utils"):
-            MlflowClient(tracking_uri=sqlite_uri(made), registry_uri=sqlite_uri(made))
+        with only_our_folders(build_sqlite_uri(made)), silence_loggers("alembic", "mlflow.store.db.utils"):
+            MlflowClient(tracking_uri=build_sqlite_uri(made), registry_uri=build_sqlite_uri(made))
         # A copy, since MLflow keeps the first file open as long as this process lives.
         with (
             contextlib.closing(_opened(made, LOCKED_S)) as source,
@@ -239,7 +239,7 @@ def _name(whole: Path, path: Path) -> None:
             os.replace(whole, path)
 
 
-def identity(path: Path) -> tuple[int, int] | None:
+def identify_file(path: Path) -> tuple[int, int] | None:
     """Which file lies at a path; None for none."""
     try:
         return path.stat().st_dev, path.stat().st_ino
@@ -252,7 +252,7 @@ _opened_before: dict[str, tuple[int, int] | None] = {}
 
 def forget_removed(uri: str, path: Path) -> None:
     """Let go of a file that was removed: MLflow keeps connections for each URI as long as the process lives."""
-    now = identity(path)
+    now = identify_file(path)
     if _opened_before.setdefault(uri, now) != now:
         _opened_before[uri] = now
         close_connections(uri)

@@ -14,12 +14,12 @@ from raykd.errors import RaykdError, TrackingError
 from raykd.tracking.address import is_server, redact
 from raykd.tracking.delivery.outbox import first_line
 from raykd.tracking.patience import PROBE_S
-from raykd.tracking.stores.database import away
+from raykd.tracking.stores.database import away_error
 
 ELSEWHERE = "remove tracking.uri and MLFLOW_TRACKING_URI to record in an SQLite database under `output`"
 
 
-def as_failure(uri: str, error: BaseException) -> RaykdError:
+def convert_failure(uri: str, error: BaseException) -> RaykdError:
     """The error to show for one that was raised while MLflow was opened."""
     return error if isinstance(error, RaykdError) else mlflow_start_error(uri, error)
 
@@ -35,7 +35,7 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
             next_step=f"pip install {DRIVERS.get(str(error.name), error.name)}",
         )  # fmt: skip
     if not is_server(uri):
-        return away(
+        return away_error(
             what, got=got, wanted="a database that opens",
             next_step="see that it is there and may be written, or set tracking.uri to another database",
         )  # fmt: skip
@@ -56,11 +56,11 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
         )  # fmt: skip
     wanted = f"an answer within {PROBE_S + 1} s"
     if (proxy := proxy_for(uri)) is not None:
-        return away(
+        return away_error(
             f"{what}: it was asked through a proxy", got=f"{got} ({redact(proxy)})", wanted=wanted,
             next_step=f"NO_PROXY={urlsplit(uri).hostname} asks it directly; or start the server, or correct the proxy",
         )  # fmt: skip
-    return away(
+    return away_error(
         what, got=got, wanted=wanted,
         next_step=f"start the server (mlflow server --port {urlsplit(uri).port or 5000}) or correct tracking.uri; "
         f"{ELSEWHERE}",

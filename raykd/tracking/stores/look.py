@@ -16,16 +16,16 @@ from raykd.errors import TrackingError
 from raykd.tracking.address import (
     Experiment,
     database_path,
-    environment_notes,
     is_server,
+    list_environment_notes,
     redact,
     tracking_uri,
 )
-from raykd.tracking.client import connect_mlflow, experiment_of, no_experiment
+from raykd.tracking.client import connect_mlflow, find_experiment, missing_experiment_error
 from raykd.tracking.patience import PROBE, PROBE_S, set_mlflow_variables
-from raykd.tracking.stores.artifacts import check_place, left_behind, local_path
+from raykd.tracking.stores.artifacts import check_place, find_left_behind, local_path
 from raykd.tracking.stores.database import check_folder, is_new
-from raykd.tracking.stores.failure import as_failure
+from raykd.tracking.stores.failure import convert_failure
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -51,7 +51,7 @@ def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace
         TrackingError: it cannot be recorded there.
     """
     uri, asked = tracking_uri(config, output), Experiment.of(config)
-    notes = environment_notes(config)
+    notes = list_environment_notes(config)
     try:
         notes += _look_at_store(uri, asked)
     except TrackingError as error:
@@ -68,19 +68,19 @@ def _look_at_store(uri: str, asked: Experiment) -> list[str]:
     if path is not None and is_new(path):
         check_folder(path)
         if asked.id not in (None, "0"):  # what a new database has is MLflow's own experiment 0
-            raise no_experiment(uri, asked)
+            raise missing_experiment_error(uri, asked)
         return []
     try:
         if path is None and not is_server(uri):
             _check_database_server(uri)
         with set_mlflow_variables(PROBE if is_server(uri) else {}):
-            found = experiment_of(connect_mlflow(uri), uri, asked)
+            found = find_experiment(connect_mlflow(uri), uri, asked)
     except Exception as error:
-        raise as_failure(uri, error) from None  # the cause may hold what must not be printed
+        raise convert_failure(uri, error) from None  # the cause may hold what must not be printed
     if found is None:
         return []
     notes = [check_place(uri, found.name, found.artifact_location)]
-    if (old := left_behind(uri, found.artifact_location)) is not None:
+    if (old := find_left_behind(uri, found.artifact_location)) is not None:
         notes.append(f"the database was moved or copied from {old.parent}: artifacts will lie beside it")
     return [note for note in notes if note]
 

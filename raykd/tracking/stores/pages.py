@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raykd.errors import TrackingError
-from raykd.tracking.address import sqlite_uri
+from raykd.tracking.address import build_sqlite_uri
 from raykd.tracking.stores.database import check_database, only_our_folders
 
 
@@ -27,7 +27,7 @@ def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
             "there is no MLflow database to show", got=database, wanted="the `output` folder of a run",
             next_step="raykd ui --output FOLDER; runs on a tracking server are shown by that server",
         )  # fmt: skip
-    uri = sqlite_uri(database)
+    uri = build_sqlite_uri(database)
     check_database(database, uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", uri, "--workers", "1"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from raykd.point import Point
-from raykd.tracking.address import Experiment, checked_uri, is_server
-from raykd.tracking.client import connect_mlflow, experiment_id_of, send
+from raykd.tracking.address import Experiment, check_uri, is_server
+from raykd.tracking.client import connect_mlflow, find_or_create_experiment, send_points
 from raykd.tracking.patience import PROBE, set_mlflow_variables
-from raykd.tracking.stores.failure import as_failure
+from raykd.tracking.stores.failure import convert_failure
 
 
 def probe(uri: str) -> None:
@@ -17,14 +17,16 @@ def probe(uri: str) -> None:
     Raises:
         TrackingError: MLflow does not answer within seconds, or refuses.
     """
-    uri = checked_uri(uri)
+    uri = check_uri(uri)
     try:
         with set_mlflow_variables(PROBE if is_server(uri) else {}):
             client = connect_mlflow(uri)
-            run = client.create_run(experiment_id_of(client, uri, Experiment()), run_name="raykd doctor")
+            run = client.create_run(
+                find_or_create_experiment(client, uri, Experiment()), run_name="raykd doctor"
+            )
             try:
-                send(client, run.info.run_id, [Point(0, {"probe": 1.0}, int(time.time() * 1000))])
+                send_points(client, run.info.run_id, [Point(0, {"probe": 1.0}, int(time.time() * 1000))])
             finally:
                 client.delete_run(run.info.run_id)
     except Exception as error:
-        raise as_failure(uri, error) from None  # the cause may hold what must not be printed
+        raise convert_failure(uri, error) from None  # the cause may hold what must not be printed
