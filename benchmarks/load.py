@@ -37,7 +37,8 @@ from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
 from raykd.tasks import Classification
 from raykd.teachers.pool import OwnPool, Placement
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 
 TEXTS_A_LANGUAGE = 350
 KILL_S = 30.0

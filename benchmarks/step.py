@@ -32,7 +32,7 @@ from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import ReadyBatch
-from raykd.teachers.teacher import TeacherSpec
+from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 

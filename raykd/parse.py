@@ -19,7 +19,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from pydantic import BaseModel
@@ -27,6 +27,8 @@ from pydantic import BaseModel
 from raykd.errors import ConfigError
 from raykd.spec import WrittenFloat, WrittenInt
 
+JsonObject: TypeAlias = dict[str, Any]
+"""A mapping read from YAML or JSON that no schema has validated yet: a configuration tree, a manifest."""
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_NODES = 20_000

@@ -31,7 +31,8 @@ from raykd.driver.loop import fresh_student
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import LocalSource
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 
 BATCH = 32
 SKIPPED = 3

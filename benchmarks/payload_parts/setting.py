@@ -19,7 +19,8 @@ from benchmarks.quality_parts.fitting import data_of
 from raykd.config import RunConfig
 from raykd.data.load import Dataset
 from raykd.teachers.source import LocalSource
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 
 TASK = {"kind": "causal_lm", "max_length": 65, "max_target_length": 64}
 GOAL_BYTES = 40.0

@@ -31,7 +31,8 @@ from raykd.student.worker import TrainingLoop
 from raykd.tasks.forms import RowForm
 from raykd.tasks.scores import spans as answers
 from raykd.teachers.source import LocalSource
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 
 ASKED_ROWS = 256
 """Rows of a request when all answers are collected."""

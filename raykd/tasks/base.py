@@ -1,11 +1,9 @@
 """What all tasks share: rows are encoded once, batches are padded to their own longest sequence, units are read.
 
-Decision record: encoding is done once a row, not once a batch, because a student sees a row in every epoch;
-padding is done per batch, by `raykd.text.padding`, because a forward pass costs in proportion to the padded
-length. What a unit is, and where a model says something about it, is known when a row is encoded: each
-unit has a *place*, the sequence and the token whose output is read, so that `gather` is one indexing operation and
-nothing after it knows the task. A text that is longer than the model's limit has units without a place: they are
-neither trained nor taught, and counted.
+Decision record: a row is encoded once, because a student sees it in every epoch. A batch is padded by
+`raykd.text.padding`, because a forward pass costs in proportion to the padded length. Encoding gives each unit a
+*place*, the sequence and the token whose output is read, so `gather` is one indexing operation and nothing after it
+knows the task. Units beyond the model's limit have no place: they are counted, and neither trained nor taught.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Rows after tokenisation, not padded. Written by a task's `encode`, read by its `collate_rows`.
+    """Rows after tokenisation, not padded. Written by a task's `encode`, read by its `collate`.
 
     fields: for each model input (``input_ids``, ``attention_mask``, ...) one int array a sequence.
     pad_values: what each field is padded with.
@@ -91,7 +89,7 @@ class EncodedRows:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """One padded batch. Written by a task's `collate_rows`, read by the model's forward and the task's `gather`.
+    """One padded batch. Written by a task's `collate`, read by the model's forward and the task's `gather`.
 
     inputs: keyword arguments of the model, each ``[S, L]`` int64; S sequences, one a row for most tasks.
     labels_N: int64 or `UNLABELLED`, one a unit; `UNLABELLED` where the unit was cut off.

@@ -19,7 +19,8 @@ from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, OwnPool
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
 import json
 
@@ -71,7 +72,8 @@ from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
 from raykd.teachers.pool import Placement, OwnPool
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, save_transformer, text_batch
 from hungry import Hungry
 

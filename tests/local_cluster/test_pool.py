@@ -15,7 +15,8 @@ from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, Teacher
 from raykd.tasks import Classification
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

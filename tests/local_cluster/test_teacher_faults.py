@@ -18,7 +18,8 @@ from raykd.errors import TeacherLostError
 from raykd.tasks import Classification
 from raykd.teachers.pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 from raykd.text.batch import TextBatch
 from tests.e2e.conftest import wait_until
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch

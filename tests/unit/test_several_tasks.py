@@ -23,7 +23,8 @@ from raykd.point import Point
 from raykd.scoring.several_tasks import of_task
 from raykd.student.prepare import prepare
 from raykd.student.worker import TrainingLoop
-from raykd.teachers.teacher import Teacher, TeacherSpec
+from raykd.teachers.spec import TeacherSpec
+from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.driver import same_weightings
 from raykd.tuning.journal import Journal, Trial
