@@ -193,7 +193,7 @@ class SweepResult:
             best_path=outcome.best,
             score=None if report.best is None else report.best.score,
             metric=report.metric,
-            table=TrialTable(report).rows(),
+            table=TrialTable(report).to_rows(),
             report=outcome.page,
             mlflow_run_id=outcome.mlflow_run_id,
             failed=outcome.failed,
@@ -234,8 +234,8 @@ class ConfirmationResult:
         report = confirmation.report
         return cls(
             folder=confirmation.page.parent,
-            difference=report.main,
-            table=report.rows(),
+            difference=report.main_difference,
+            table=report.to_rows(),
             report=confirmation.page,
             failed=confirmation.failed,
             notes=report.notes,

@@ -14,7 +14,7 @@ from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import decode_answers, encode_answer
 from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import UNLABELLED
-from raykd.report.results import Predictions, Score, score
+from raykd.report.results import Predictions, Score, score_by_language
 from raykd.tasks.scores.classification import compute_classification_metrics
 from raykd.teachers.source import ReadyBatch, Roster, RosterSource
 from raykd.text.batch import TextBatch
@@ -126,7 +126,7 @@ def logits_of(slots: AnswerSlots) -> NDArray[np.float32]:
 def scored(p: Predictions) -> Score:
     """The score of a classifier whose rows are the units."""
     counted_N = p.covered_N & (p.labels_N != UNLABELLED)
-    return score(
+    return score_by_language(
         p.languages,
         counted_N,
         lambda rows: compute_classification_metrics(p.logits_NC[rows], p.labels_N[rows]),

@@ -101,9 +101,9 @@ def _say_unrecorded() -> None:
     """What MLflow did not take, and the command that sends it."""
     if "raykd.tracking" not in sys.modules:
         return
-    from raykd.tracking import lines_of_left, redact
+    from raykd.tracking import redact, take_unrecorded_lines
 
-    for line in lines_of_left():
+    for line in take_unrecorded_lines():
         errors.print(redact(line), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -74,7 +74,7 @@ def label_command(
 @store_app.command("stats")
 def stats_command(output: Output = Path("runs"), store: Store = "store") -> None:
     """List the stores: whose answers, how many, how large, used last when."""
-    from raykd.report.fitted import fitted
+    from raykd.report.fitted_table import build_plain_table
     from raykd.teachers.store.inventory import stats
 
     found = stats(output / store)
@@ -89,7 +89,7 @@ def stats_command(output: Output = Path("runs"), store: Store = "store") -> None
         lines.append(
             [s.fingerprint[:12], ", ".join(s.teachers) or "?", entries, f"{s.bytes / 1e6:,.1f}", row, used]
         )
-    console.print(fitted(heads, lines, left=2))
+    console.print(build_plain_table(heads, lines, left=2))
     aside = sum(s.set_aside for s in found)
     more = f"; {aside} damaged files were set aside (damaged-N)" if aside else ""
     console.print(f"{sum(s.bytes for s in found) / 1e6:,.1f} MB in all{more}", highlight=False)

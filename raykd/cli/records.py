@@ -29,13 +29,19 @@ def sync(
     from raykd.config.home import find_folder
     from raykd.config.loading import read_yaml_mapping
     from raykd.folders.lock import locked
-    from raykd.tracking import Experiment, Sent, folders_to_send, replay, tracking_uri
+    from raykd.tracking import (
+        Experiment,
+        SyncResult,
+        find_waiting_folders,
+        resolve_tracking_uri,
+        send_waiting,
+    )
 
     folder = find_folder(run).resolve()
     _check_run_folder(folder, run)
     try:
         with locked(folder):
-            folders = folders_to_send(folder)
+            folders = find_waiting_folders(folder)
             if not folders:
                 console.print("nothing waits to be sent")
                 return
@@ -43,9 +49,9 @@ def sync(
             tracking = TrackingConfig.model_validate(
                 read_yaml_mapping(folder / "run.yaml").get("tracking") or {}
             )
-            uri = tracking_uri(tracking, _output_of(folder))
+            uri = resolve_tracking_uri(tracking, _output_of(folder))
             asked = Experiment.of(tracking) if new_run else None
-            sent = sum((replay(uri, part, new_run=asked) for part in folders), Sent())
+            sent = sum((send_waiting(uri, part, new_run=asked) for part in folders), SyncResult())
     except (OSError, ValueError) as error:
         raise TrackingError(
             f"{folder} cannot be sent from here",
@@ -53,7 +59,7 @@ def sync(
             wanted="a run's folder that can be read and written",
             next_step="see who may write it; what waits there stays",
         ) from None
-    console.print(f"sent {sent.points:,} points and {sent.acts:,} other records")
+    console.print(f"sent {sent.points:,} points and {sent.operations:,} other records")
     if sent.kept:
         print_lines([escape(f"not sent: {line}") for line in sent.kept])
         raise typer.Exit(TrackingError.exit_code)

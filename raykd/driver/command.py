@@ -36,7 +36,7 @@ from raykd.folders.folder import (
     path_of,
 )
 from raykd.folders.lock import locked
-from raykd.tracking import Experiment, Tracker, environment, tracking_uri
+from raykd.tracking import Experiment, Tracker, describe_environment, resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
 
@@ -195,11 +195,11 @@ def _start_tracker(command: Command[Result], folder: RunFolder) -> Tracker:
     """Open the MLflow run. Called on a thread of its own, while Ray is being connected."""
     tracking, run = command.base.tracking, command.record()
     return Tracker.start(
-        tracking_uri(tracking, Path(command.base.output).resolve()),
+        resolve_tracking_uri(tracking, Path(command.base.output).resolve()),
         Experiment.of(tracking),
         run.name,
         params=run.params,
-        tags={**environment(), **smoke_tags(command.base), **run.tags},
+        tags={**describe_environment(), **smoke_tags(command.base), **run.tags},
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
         required=run.required,

@@ -17,9 +17,9 @@ from raykd.folders.folder import RunFolder
 from raykd.keys import key_part
 from raykd.point import Point
 from raykd.report.sweeps.confirmation import MACRO, SPLITS, ConfirmationReport
-from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.report.sweeps.confirmation_page import draw_confirmation_figures, write_confirmation_page
 from raykd.scoring.score import student_system
-from raykd.tracking import Tracker, environment
+from raykd.tracking import Tracker, describe_environment
 from raykd.tuning.config import Sweep
 from raykd.tuning.journal import Journal
 
@@ -58,7 +58,7 @@ def compare_students(
         title=f"{plan.name}: winner against default",
         summary=f"The sweep's best run and its base, each trained with {len(arms.seeds)} seeds that no trial had.",
         notes=(*notes, *chosen_there),
-        environment=environment(),
+        environment=describe_environment(),
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
 
@@ -92,10 +92,10 @@ def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[st
 def conclude_confirmation(
     report: ConfirmationReport, folder: RunFolder, journal: Journal, tracker: Tracker
 ) -> Confirmation:
-    pictures = confirmation_figures(report)
+    pictures = draw_confirmation_figures(report)
     page = write_confirmation_page(report, folder.path / "report.html", pictures)
-    (folder.path / "results.md").write_text(report.markdown(), encoding="utf-8")
-    main = report.main
+    (folder.path / "results.md").write_text(report.to_markdown(), encoding="utf-8")
+    main = report.main_difference
     if main is not None:
         values = {"confirm/difference": main.mean, "confirm/wins": float(main.wins)}
         bounds = {"confirm/low": main.low, "confirm/high": main.high}
@@ -106,9 +106,9 @@ def conclude_confirmation(
         tracker,
         page,
         pictures,
-        tables={"confirmation.json": report.rows()},
-        texts={"confirmation.md": report.markdown()},
+        tables={"confirmation.json": report.to_rows()},
+        texts={"confirmation.md": report.to_markdown()},
     )
     failed = sum(t.status in ("failed", "diverged") for t in journal.trials.values())
     lines = describe_results(report.notes, page, tracker, folder)
-    return Confirmation(report, (report.rich(),), lines, failed, page)
+    return Confirmation(report, (report.to_rich(),), lines, failed, page)

@@ -23,7 +23,7 @@ from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.folders.changes import Change, Changes, compare_trees, list_changes
 from raykd.folders.contents import models_of, paths_of
-from raykd.tracking import tracking_uri
+from raykd.tracking import resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
 RECORDED = ("mlflow_run_id", "children", "ended", "teachers_scored_in")
@@ -154,7 +154,9 @@ def find_original(path: Path, state: Mapping[str, Any], tracking: TrackingConfig
     if not same or os.path.realpath(other) == os.path.realpath(path):
         return None
     return (
-        other if tracking_uri(tracking, output_of(other)) == tracking_uri(tracking, output_of(path)) else None
+        other
+        if resolve_tracking_uri(tracking, output_of(other)) == resolve_tracking_uri(tracking, output_of(path))
+        else None
     )
 
 

@@ -26,7 +26,13 @@ from raykd.errors import RaykdError, ResourceError
 from raykd.preflight.disk import format_bytes
 from raykd.preflight.plan import Item
 from raykd.preflight.sizes import read_free_bytes
-from raykd.tracking import database_path, environment, probe, redact, tracking_uri
+from raykd.tracking import (
+    describe_environment,
+    find_database_path,
+    probe_mlflow,
+    redact,
+    resolve_tracking_uri,
+)
 
 LITTLE_DISK, LITTLE_SHM = 5_000_000_000, 1_000_000_000
 """Free bytes below which a doubt is said: checkpoints and Ray's spilling; Ray's object store."""
@@ -93,7 +99,7 @@ def check_versions() -> Item:
 
 def check_processor() -> Item:
     """The CPU, and whether it computes bfloat16 by itself."""
-    facts = environment()
+    facts = describe_environment()
     flags = facts.get("cpu_flags", "")
     native = "bf16" in flags
     told = (
@@ -117,7 +123,7 @@ def check_accelerators() -> Item:
 
 def check_threads() -> Item:
     """What the environment says of threads, against the cores."""
-    cores = int(environment()["cores"])
+    cores = int(describe_environment()["cores"])
     said = os.environ.get("OMP_NUM_THREADS")
     if said is None or not said.isdecimal():
         return Item("threads", f"raykd sets them by num_cpus; {cores} cores")
@@ -178,11 +184,11 @@ def check_writable(output: Path) -> Item:
 
 def check_records(output: Path) -> Item:
     """MLflow: a probe run is made and deleted; a database that is not there yet is not made."""
-    uri = tracking_uri(TrackingConfig(), output.resolve())
-    database = database_path(uri)
+    uri = resolve_tracking_uri(TrackingConfig(), output.resolve())
+    database = find_database_path(uri)
     if database is not None and not database.exists():
         return Item("MLflow", f"{uri} is made by the first run")
-    probe(uri)
+    probe_mlflow(uri)
     return Item("MLflow", f"{redact(uri)} took a probe run, which was deleted again")
 
 

@@ -1,11 +1,11 @@
 """What a person reads after a run or a sweep: scores, tables, plots, one page. Knows neither Ray nor MLflow."""
 
-from raykd.report.page import RunReport, TeacherFacts, write_page
-from raykd.report.results import Agreement, Predictions, Role, Score, compute_agreement, score
+from raykd.report.page import RunReport, TeacherFacts, write_run_page
+from raykd.report.results import Agreement, Predictions, Role, Score, compute_agreement, score_by_language
 from raykd.report.sweeps.confirmation import ConfirmationReport, PairedDifference
-from raykd.report.sweeps.confirmation_page import confirmation_figures, write_confirmation_page
+from raykd.report.sweeps.confirmation_page import draw_confirmation_figures, write_confirmation_page
 from raykd.report.sweeps.importance import Importance
-from raykd.report.sweeps.page import sweep_figures, write_sweep_page
+from raykd.report.sweeps.page import draw_sweep_figures, write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
 from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
 from raykd.report.table import Gap, ResultTable
@@ -27,10 +27,10 @@ __all__ = [
     "TrialRow",
     "TrialTable",
     "compute_agreement",
-    "confirmation_figures",
-    "score",
-    "sweep_figures",
+    "draw_confirmation_figures",
+    "draw_sweep_figures",
+    "score_by_language",
     "write_confirmation_page",
-    "write_page",
+    "write_run_page",
     "write_sweep_page",
 ]

@@ -14,11 +14,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from raykd.report.fitted import FittedTable
+from raykd.report.fitted_table import FittedTable
 from raykd.report.table import ABSENT, format_count, render_markdown_table
 
-TITLE = "Who taught what, and the student beside its teachers"
-KEPT = "*"
+COST_TITLE = "Who taught what, and the student beside its teachers"
+EARLIER_MARK = "*"
 """Mark of a time that an earlier run took."""
 
 
@@ -87,7 +87,8 @@ class CostTable:
         lines = [self.by_language, *([self.summary] if self.teachers else []), self.conditions]
         if any(t.kept for t in self.teachers):
             lines.append(
-                f"{KEPT} taken by an earlier run in the same way, as all answers were stored and no weights were loaded"
+                f"{EARLIER_MARK} taken by an earlier run in the same way, as all answers were stored and no weights "
+                "were loaded"
             )
         unknown = [t.teacher for t in self.teachers if t.ms is None]
         if unknown:
@@ -95,7 +96,7 @@ class CostTable:
             lines.append(f"the time of {who} is not known: all answers were stored, or it did not answer")
         return tuple(lines)
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
+    def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows as texts."""
         heads = ["teacher", "taught", "texts", "parameters", "ms a text", "student's ms", "smaller", "faster"]
         return heads, [self._line(t) for t in self.teachers]
@@ -104,14 +105,15 @@ class CostTable:
         ms, own = (ABSENT if value is None else f"{value:#.3g}".rstrip(".") for value in (t.ms, t.student_ms))
         return [
             t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", format_count(t.parameters),
-            ms + (KEPT if t.kept else ""), own, _times(t.smaller), ABSENT if t.faster is None else _times(t.faster),
+            ms + (EARLIER_MARK if t.kept else ""), own, _times(t.smaller),
+            ABSENT if t.faster is None else _times(t.faster),
         ]  # fmt: skip
 
-    def rich(self) -> FittedTable:
+    def to_rich(self) -> FittedTable:
         """For the terminal."""
-        heads, lines = self.cells()
+        heads, lines = self.to_cells()
         table = Table(
-            title=TITLE, caption="\n".join(self.notes), caption_justify="left", box=SIMPLE_HEAD,
+            title=COST_TITLE, caption="\n".join(self.notes), caption_justify="left", box=SIMPLE_HEAD,
             pad_edge=False, collapse_padding=True,
         )  # fmt: skip
         narrow = {"parameters": "params", "ms a text": "ms a\ntext", "student's ms": "student's\nms"}
@@ -120,17 +122,17 @@ class CostTable:
             table.add_column(Text(narrow.get(head, head)), justify=justify, no_wrap=True)
         for line in lines:
             table.add_row(*(Text(cell) for cell in line))
-        return FittedTable((table,), heads, lines, title=TITLE, remarks=self.notes)
+        return FittedTable((table,), heads, lines, title=COST_TITLE, remarks=self.notes)
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """As GitHub Markdown."""
-        return "\n\n".join([f"{TITLE}:", render_markdown_table(*self.cells()), *self.notes]) + "\n"
+        return "\n\n".join([f"{COST_TITLE}:", render_markdown_table(*self.to_cells()), *self.notes]) + "\n"
 
-    def rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """One JSON-able row a teacher."""
         return [{"teacher": t.teacher, "parameters": t.parameters, **t.row()} for t in self.teachers]
 
-    def joined(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def merge_into(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows of results, of which a teacher's mean says also what stands here."""
         known = {t.teacher: t.row() for t in self.teachers}
         return [

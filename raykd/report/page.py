@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raykd.report.costs import TITLE, CostTable
+from raykd.report.costs import COST_TITLE, CostTable
 from raykd.report.plots import (
     History,
     draw_agreement_map,
@@ -32,7 +32,7 @@ from raykd.report.plots import (
     draw_weight_curves,
 )
 from raykd.report.results import Predictions, Score, compute_agreement
-from raykd.report.table import ABSENT, ResultTable, format_count, format_metric, system_title
+from raykd.report.table import ABSENT, ResultTable, format_count, format_metric, format_system
 from raykd.tasks.scores.metrics import is_rate, metric_title
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TeacherFacts:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything the page shows. Written by `runs`, read by `write_page`.
+    """Everything the page shows. Written by `runs`, read by `write_run_page`.
 
     summary: one sentence, what was run. systems: answers and scores on the test rows.
     history: metric to (step, value). data: a heading and rows of a table, for example rows by split and
@@ -114,8 +114,8 @@ class RunReport:
         }
         tree = {
             **rest,
-            "results": table.rows() if self.costs is None else self.costs.joined(table.rows()),
-            "costs": [] if self.costs is None else self.costs.rows(),
+            "results": table.to_rows() if self.costs is None else self.costs.merge_into(table.to_rows()),
+            "costs": [] if self.costs is None else self.costs.to_rows(),
             "gap": dataclasses.asdict(table.gap) if table.gap else None,
             "agreement": {"names": matrix.names, "share": matrix.share_SS.tolist()},
             "teachers": [dataclasses.asdict(teacher) for teacher in self.teachers],
@@ -123,7 +123,7 @@ class RunReport:
         return _plain(tree)  # type: ignore[no-any-return]
 
 
-def figures(report: RunReport) -> dict[str, tuple[str, str]]:
+def draw_run_figures(report: RunReport) -> dict[str, tuple[str, str]]:
     """Name to (SVG, caption) of every plot this run has data for; the caller may also log them one by one."""
     systems = [p for p, _ in report.systems]
     compared = [p for p in systems if p.role != "teacher"]
@@ -136,18 +136,20 @@ def figures(report: RunReport) -> dict[str, tuple[str, str]]:
         "training": draw_training_curves(report.history),
         "schedules": draw_schedule_curves(report.history),
         "reliability": draw_reliability(compared),
-        "agreement": draw_agreement_map(matrix, [system_title(p) for p in systems]),
+        "agreement": draw_agreement_map(matrix, [format_system(p) for p in systems]),
         "weights": draw_weight_bars(weights),
         "weights_over_steps": draw_weight_curves(report.history),
     }
     return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
 
 
-def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None) -> Path:
+def write_run_page(
+    report: RunReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
+) -> Path:
     """Writes the page to ``path`` and ``report.json`` beside it; returns ``path``.
 
     Args:
-        pictures: what `figures` drew, if it did already.
+        pictures: what `draw_run_figures` drew, if it did already.
     """
     from markupsafe import Markup
 
@@ -157,15 +159,17 @@ def write_page(report: RunReport, path: Path, pictures: Mapping[str, tuple[str, 
         headline=summarize_run(table),
         gap=table.gap,
         remarks=table.remarks,
-        main=table.cells(),
+        main=table.to_cells(),
         by_language=table.language_cells(),
         costs=report.costs,
-        costs_title=TITLE,
+        costs_title=COST_TITLE,
         roles=[p.role for p, _ in table.systems],
         monolingual=any(
             s.by_language and len(s.by_language) < len(table.languages) for _, s in table.systems
         ),
-        figures={k: (Markup(svg), caption) for k, (svg, caption) in (pictures or figures(report)).items()},
+        figures={
+            k: (Markup(svg), caption) for k, (svg, caption) in (pictures or draw_run_figures(report)).items()
+        },
         teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
         title_of=metric_title,
         shown=format_metric,
@@ -187,7 +191,7 @@ def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:
         if p.role != "teacher" and s.macro is not None and first is not None:
             unit = " %" if is_rate(first) else " nats" if first == "nll" else ""
             remark = f"mean {metric_title(first).split()[0]}, {format_count(p.parameters)} parameters"
-            found.append((system_title(p), format_metric(first, s.macro[first]) + unit, remark))
+            found.append((format_system(p), format_metric(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
             "" if table.gap.closed is None else f"; {table.gap.closed:.0%} of the gap to the ensemble closed"

@@ -28,7 +28,7 @@ from raykd.report.drawing import (
     render_svg,
 )
 from raykd.report.results import Agreement, Predictions, Role
-from raykd.report.table import ResultTable, system_title
+from raykd.report.table import ResultTable, format_system
 from raykd.tasks.scores.classification import (
     ECE_BINS,
     compute_calibration_bins,
@@ -44,7 +44,7 @@ ROLE_COLOURS: Mapping[Role, str] = {
 }  # fmt: skip
 
 
-def history(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]]:
+def collect_curves(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]]:
     """Curves out of points; of two values for one metric and step (a resumed run) the later one stays."""
     curves: dict[str, dict[int, float]] = {}
     for point in points:
@@ -134,7 +134,7 @@ def draw_language_bars(table: ResultTable, metric: str | None = None) -> str | N
             axes.set_xlim(0, 128)
             axes.set_xticks([0, 50, 100])
         axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(systems)), [escape_math(system_title(p)) for p, _ in systems])
+    panels[0].set_yticks(range(len(systems)), [escape_math(format_system(p)) for p, _ in systems])
     panels[0].invert_yaxis()
     figure.supxlabel(metric_title(metric), fontsize=10, color=INK)
     return render_svg(figure)
@@ -156,7 +156,7 @@ def draw_reliability(systems: Sequence[Predictions]) -> str | None:
         style: dict[str, Any] = {"color": ROLE_COLOURS[p.role], "ls": STYLES[drawn % len(STYLES)]}
         x, y = [100 * c for _, c, _ in bins], [100 * a for _, _, a in bins]
         upper.plot(
-            x, y, marker="o", ms=4, lw=1.6, label=f"{escape_math(system_title(p))}, ECE {ece:.1f} %", **style
+            x, y, marker="o", ms=4, lw=1.6, label=f"{escape_math(format_system(p))}, ECE {ece:.1f} %", **style
         )
         shares, edges = np.histogram(confidence_N, bins=ECE_BINS, range=(0, 1))
         lower.stairs(100 * shares / len(confidence_N), 100 * edges, lw=1.6, **style)

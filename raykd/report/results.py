@@ -80,7 +80,7 @@ class Agreement:
     share_SS: NDArray[np.float64]
 
 
-def score(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:
+def score_by_language(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:
     """Metrics of each language that has a row that counts, and their mean.
 
     Args:

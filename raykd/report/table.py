@@ -17,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from raykd.report.fitted import FittedTable
+from raykd.report.fitted_table import FittedTable
 from raykd.report.results import ROLES, Predictions, Role, Score
 from raykd.tasks.scores.metrics import is_higher_better, is_hundred, is_rate, metric_title
 
@@ -33,7 +33,7 @@ _NARROW = {
     "macro-F1 %": "macro\nF1 %",
 }
 """Headings that a terminal has no room for."""
-ONE_ANSWER = "(!)"
+CONSTANT_MARK = "(!)"
 """Mark of a system that answers alike to every row."""
 
 
@@ -128,7 +128,8 @@ class ResultTable:
     def remarks(self) -> list[str]:
         """What a reader must know of marked systems, a line each."""
         return [
-            f"{ONE_ANSWER} {system_title(p).removesuffix(f' {ONE_ANSWER}')} answers alike to every row: {p.constant}"
+            f"{CONSTANT_MARK} {format_system(p).removesuffix(f' {CONSTANT_MARK}')} answers alike to every row: "
+            f"{p.constant}"
             for p, _ in self.systems
             if p.constant is not None
         ]
@@ -159,7 +160,7 @@ class ResultTable:
             besides=worse[0] if worse and gained > 0 and worse[0][0] != metric else None,
         )
 
-    def rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """One flat, JSON-able row for each system and language, and one with language ``macro``."""
         flat: list[dict[str, object]] = []
         for p, s in self.systems:
@@ -182,7 +183,7 @@ class ResultTable:
                 )
         return flat
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
+    def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of the main table as texts, the same for Markdown, HTML and the terminal."""
         first, *others = self.metrics or ("accuracy",)
         title = metric_title(first).split()[0]
@@ -200,7 +201,7 @@ class ResultTable:
         means = [format_metric(m, None if s.macro is None else s.macro.get(m)) for m in metrics]
         speed = ABSENT if p.ms_per_1000 is None else f"{p.ms_per_1000:,.0f}"
         return [
-            system_title(p), " ".join(measured) or ABSENT, *per_language, means[0] + mark, *means[1:],
+            format_system(p), " ".join(measured) or ABSENT, *per_language, means[0] + mark, *means[1:],
             format_count(p.parameters), speed,
         ]  # fmt: skip
 
@@ -208,16 +209,16 @@ class ResultTable:
         """Headings and rows of the second table: every metric in every language."""
         heads = ["system", "language", "rows", *(metric_title(m) for m in self.metrics)]
         lines = [
-            [system_title(p), x, f"{s.rows[x]:,}", *(format_metric(m, values.get(m)) for m in self.metrics)]
+            [format_system(p), x, f"{s.rows[x]:,}", *(format_metric(m, values.get(m)) for m in self.metrics)]
             for p, s in self.systems
             for x, values in s.by_language.items()
         ]
         return heads, lines
 
-    def rich(self) -> FittedTable:
+    def to_rich(self) -> FittedTable:
         """The main table: a column for each language where the terminal is wide enough, else a row for each,
         else a record for each system."""
-        heads, lines = self.cells()
+        heads, lines = self.to_cells()
         return FittedTable(
             (self._wide(), self._tall()),
             heads,
@@ -236,7 +237,7 @@ class ResultTable:
 
     def _wide(self) -> Table:
         """A row for each system."""
-        heads, lines = self.cells()
+        heads, lines = self.to_cells()
         of = metric_title(self.metrics[0]) if self.metrics else "accuracy"
         table = self._frame(f"Results on the held-out rows; the columns of languages hold {of}")
         for at, head in enumerate(heads):
@@ -255,7 +256,7 @@ class ResultTable:
         for at, head in enumerate(["system", "language", *titles, "params", "ms per\n1,000"]):
             table.add_column(Text(head), justify="left" if at < 2 else "right", no_wrap=True)
         for p, s in self.systems:
-            style, name = "bold" if p.role == "student" else "", system_title(p)
+            style, name = "bold" if p.role == "student" else "", format_system(p)
             for language, values in s.by_language.items():
                 cells = [name, language, *(format_metric(m, values.get(m)) for m in metrics), "", ""]
                 table.add_row(*(Text(cell) for cell in cells), style=style)
@@ -266,10 +267,10 @@ class ResultTable:
             table.add_row(*(Text(cell) for cell in cells), style=style, end_section=True)
         return table
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """Both tables and the gap as GitHub Markdown."""
         parts = [
-            render_markdown_table(*self.cells()),
+            render_markdown_table(*self.to_cells()),
             "\n\n".join(self._below()),
             render_markdown_table(*self.language_cells()),
         ]
@@ -286,10 +287,10 @@ def _lead(one: Score, other: Score, metric: str) -> float | None:
     return sign * (one.macro[metric] - other.macro[metric])
 
 
-def system_title(p: Predictions) -> str:
+def format_system(p: Predictions) -> str:
     """How a system is called in tables: a teacher by its name, the others by their role."""
     title = p.name if p.role == "teacher" else "student" if p.plain else ROLE_TITLES[p.role]
-    return title if p.constant is None else f"{title} {ONE_ANSWER}"
+    return title if p.constant is None else f"{title} {CONSTANT_MARK}"
 
 
 def format_metric(metric: str, value: float | None, *, compared: bool = False) -> str:

@@ -22,7 +22,7 @@ from raykd.driver.jobs import existing_teachers
 from raykd.driver.pool import check_teachers, described, placements_of
 from raykd.errors import ConfigError, TeacherError
 from raykd.preflight.model_check import look_at_teachers
-from raykd.report.fitted import FittedTable, fitted
+from raykd.report.fitted_table import FittedTable, build_plain_table
 from raykd.teachers.actor import Standing
 from raykd.teachers.attachment import compare_teachers, refuse_differences
 from raykd.teachers.groups import Group
@@ -142,7 +142,7 @@ def teachers_status(name: str | None = None, address: str | None = None) -> Fitt
             lines.append([pool, broken, *[""] * (len(heads) - 2)])
             continue
         lines += [] if served is None else _rows(served, hosts)
-    return fitted(heads, lines, left=5)
+    return build_plain_table(heads, lines, left=5)
 
 
 def _rows(served: Served, hosts: dict[str, str]) -> list[list[str]]:

@@ -125,7 +125,7 @@ class TrainCommand(Command[Outcome]):
                     teachers.counts.totals,
                 )
                 progress.note("scoring", "done", steps=1)
-        (folder.path / RESULTS).write_text(outcome.markdown(), encoding="utf-8")
+        (folder.path / RESULTS).write_text(outcome.to_markdown(), encoding="utf-8")
         return outcome
 
 

@@ -26,8 +26,8 @@ from raykd.folders.folder import RunFolder
 from raykd.keys import key_part
 from raykd.point import Point
 from raykd.report.costs import CostTable
-from raykd.report.page import RunReport, TeacherFacts, figures, write_page
-from raykd.report.plots import history
+from raykd.report.page import RunReport, TeacherFacts, draw_run_figures, write_run_page
+from raykd.report.plots import collect_curves
 from raykd.report.table import ResultTable
 from raykd.scoring.costs import cost_table, times_of
 from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
@@ -36,7 +36,7 @@ from raykd.scoring.score import System, ask_all, ensemble_system, stacked, stude
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
-from raykd.tracking import Tracker, environment, redact
+from raykd.tracking import Tracker, describe_environment, redact
 
 Counters = Mapping[str, Mapping[str, float]]
 """Counters of the teachers, by teacher."""
@@ -66,12 +66,12 @@ class Outcome:
     of_teachers: tuple[str, ...] = ()
     costs: CostTable | None = None
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """Return the table as it is kept beside the run, one a task."""
         if not self.parts:
-            costs = "" if self.costs is None else f"\n{self.costs.markdown()}"
-            return "".join([self.table.markdown(), costs, *(f"\n{note}\n" for note in self.of_teachers)])
-        return "\n".join(f"## {task}\n\n{part.markdown()}" for task, part in self.parts.items())
+            costs = "" if self.costs is None else f"\n{self.costs.to_markdown()}"
+            return "".join([self.table.to_markdown(), costs, *(f"\n{note}\n" for note in self.of_teachers)])
+        return "\n".join(f"## {task}\n\n{part.to_markdown()}" for task, part in self.parts.items())
 
     def macro(self, role: str) -> Mapping[str, float]:
         """Macro metrics of the system with this role."""
@@ -134,15 +134,15 @@ def conclude_task(
         costs=scored.costs,
         facts={**report.facts, **{f"teacher {n} restarts": f"{c}" for n, c in restarts.items() if c}},
     )
-    pictures = figures(report)
-    page = write_page(report, folder.path / "report.html", pictures)
+    pictures = draw_run_figures(report)
+    page = write_run_page(report, folder.path / "report.html", pictures)
     if lost:
         tracker.set_tags({_tag(LOST_TAG, task): ", ".join(lost)})
     tracker.log_points([Point(_last_step(curve), _restarted(restarts, processes)).with_task(task)])
     logged = _log(config, task, tracker, report, (page, pictures), jobs, infos, counters, curves)
     return Outcome(
         table=report.table,
-        tables=(report.table.rich(), *(() if report.costs is None else (report.costs.rich(),))),
+        tables=(report.table.to_rich(), *(() if report.costs is None else (report.costs.to_rich(),))),
         lines=describe_results(
             report.notes, page, tracker, folder, logged=logged, places=[f"student  {jobs[-1].output}"]
         ),
@@ -256,11 +256,11 @@ def _report(
         title=config.name,
         summary=summary,
         systems=systems,
-        history=history(curve),
+        history=collect_curves(curve),
         teachers=facts,
         data=_data_table(data),
         config=dump(config),
-        environment=environment(),
+        environment=describe_environment(),
         facts={
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
@@ -312,15 +312,15 @@ def _log(
     tracker.set_tags({f"raykd.teacher.{i.name}.fingerprint": i.fingerprint for i in infos})
     tracker.set_tags({f"raykd.teacher.{i.name}.dtype": f"{i.dtype} on {i.device}" for i in infos})
     tracker.set_tags({_tag("raykd.data.fingerprint", task): jobs[-1].data.fingerprint()})
-    rows, costs = report.table.rows(), report.costs
+    rows, costs = report.table.to_rows(), report.costs
     page, pictures = drawn
     record_report(
         tracker,
         page,
         pictures,
-        tables={"results.json": rows if costs is None else costs.joined(rows)},
+        tables={"results.json": rows if costs is None else costs.merge_into(rows)},
         texts={
-            "results.md": report.table.markdown() + ("" if costs is None else f"\n{costs.markdown()}"),
+            "results.md": report.table.to_markdown() + ("" if costs is None else f"\n{costs.to_markdown()}"),
             "run.yaml": dump(config),
         },
         environment=report.environment,

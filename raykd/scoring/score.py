@@ -23,7 +23,7 @@ from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.distill.targets import Mixture, combine_logits
 from raykd.errors import RaykdError
-from raykd.report.results import Predictions, Role, Score, score
+from raykd.report.results import Predictions, Role, Score, score_by_language
 from raykd.scoring.written import student_said, teacher_said
 from raykd.student.prepare import student_codes
 from raykd.tasks import SystemAnswers
@@ -68,7 +68,7 @@ def measure_system(
 ) -> System:  # fmt: skip
     """Return what a system said to the rows it was asked for, measured by the task."""
     labels = config.data.labels
-    found = score(
+    found = score_by_language(
         rows.languages,
         asked_B & rows.labelled,
         lambda picked: config.task.metrics(said.take(picked), rows.take(picked), labels),

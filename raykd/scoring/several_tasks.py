@@ -19,7 +19,7 @@ from raykd.driver.jobs import Job
 from raykd.driver.recording import describe_results
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
-from raykd.report.mix_page import TaskResult, write_mix_page
+from raykd.report.tasks_page import TaskResult, write_tasks_page
 from raykd.scoring.outcome import Counters, Outcome, conclude_task
 from raykd.scoring.teacher_scores import TeacherReview, review_teachers
 from raykd.teachers.pool import TeacherPool
@@ -134,13 +134,13 @@ def _together(
         task: TaskResult(part.table, f"{TASKS}/{task}/{part.report.name}", part.notes)
         for task, part in parts.items()
     }
-    page = write_mix_page(config.name, summary, shown, folder.path / "report.html")
+    page = write_tasks_page(config.name, summary, shown, folder.path / "report.html")
     tracker.log_file(page)
     tracker.log_text(dump(config), "run.yaml")
     notes = [f"{task}: {note}" for task, part in parts.items() for note in part.notes]
     places = [f"student  {student} (a folder a task: {names})"]
     lines = describe_results(notes, page, tracker, folder, places=places)
-    tables = [table.titled(task) for task, part in parts.items() for table in part.tables]
+    tables = [table.with_title(task) for task, part in parts.items() for table in part.tables]
     first = next(iter(parts.values()))
     return replace(
         first,

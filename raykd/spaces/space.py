@@ -21,7 +21,7 @@ from raykd.config import Run, overlay
 from raykd.config.loading import resolve_paths, validate_any
 from raykd.config.smoke import shorten_run
 from raykd.errors import ConfigError, RaykdError
-from raykd.report.names import is_constant, shorten_names
+from raykd.report.key_names import is_number_of_choice, shorten_names
 from raykd.spaces.domains import (
     ChoiceDomain,
     Domain,
@@ -163,7 +163,7 @@ class Space:
     def names(self) -> dict[str, str]:
         """A short name for each path, as tables call it; a number that is an option of a choice has the choice's."""
         paths = [one.path for one in self.domains]
-        names = shorten_names([path for path in paths if not is_constant(path, paths)])
+        names = shorten_names([path for path in paths if not is_number_of_choice(path, paths)])
         return {path: names.get(path) or names[path[: path.rindex("[")]] for path in paths}
 
     def walk(self, choose: Callable[[Dimension], Scalar]) -> Sample:

@@ -9,17 +9,17 @@ from raykd.tracking.address import (
     Experiment,
     RedactingFilter,
     build_sqlite_uri,
-    database_path,
+    find_database_path,
     redact,
+    resolve_tracking_uri,
     slug,
-    tracking_uri,
 )
-from raykd.tracking.delivery.replay import Sent, folders_to_send, replay
-from raykd.tracking.delivery.unrecorded import lines_of_left
-from raykd.tracking.environment import environment
-from raykd.tracking.stores.look import RecordingPlace, find_recording_place
-from raykd.tracking.stores.pages import serve_ui
-from raykd.tracking.stores.probe import probe
+from raykd.tracking.delivery.replay import SyncResult, find_waiting_folders, send_waiting
+from raykd.tracking.delivery.unrecorded import take_unrecorded_lines
+from raykd.tracking.environment import describe_environment
+from raykd.tracking.stores.probe import probe_mlflow
+from raykd.tracking.stores.recording_place import RecordingPlace, find_recording_place
+from raykd.tracking.stores.ui import serve_ui
 from raykd.tracking.tracker import Tracker
 
 __all__ = [
@@ -27,18 +27,18 @@ __all__ = [
     "Point",
     "RecordingPlace",
     "RedactingFilter",
-    "Sent",
+    "SyncResult",
     "Tracker",
     "build_sqlite_uri",
-    "database_path",
-    "environment",
+    "describe_environment",
+    "find_database_path",
     "find_recording_place",
-    "folders_to_send",
-    "lines_of_left",
-    "probe",
+    "find_waiting_folders",
+    "probe_mlflow",
     "redact",
-    "replay",
+    "resolve_tracking_uri",
+    "send_waiting",
     "serve_ui",
     "slug",
-    "tracking_uri",
+    "take_unrecorded_lines",
 ]

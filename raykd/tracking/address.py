@@ -33,15 +33,15 @@ __all__ = [
     "RedactingFilter",
     "build_sqlite_uri",
     "check_uri",
-    "database_path",
+    "find_database_path",
+    "format_mlflow_command",
+    "format_sync_command",
     "is_server",
     "list_environment_notes",
-    "mlflow_command",
     "redact",
     "redact_value",
+    "resolve_tracking_uri",
     "slug",
-    "sync_command",
-    "tracking_uri",
 ]
 
 SERVERS = ("http", "https")
@@ -115,7 +115,7 @@ def list_environment_notes(config: TrackingConfig) -> list[str]:
     return told
 
 
-def tracking_uri(config: TrackingConfig, output: Path) -> str:
+def resolve_tracking_uri(config: TrackingConfig, output: Path) -> str:
     """The explicit MLflow URI: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
 
     Raises:
@@ -132,7 +132,7 @@ def check_uri(uri: str, source: str = "the tracking URI") -> str:
     """The URI if raykd can use it, with an SQLite path made absolute.
 
     Raises:
-        TrackingError: see `tracking_uri`.
+        TrackingError: see `resolve_tracking_uri`.
     """
     scheme = uri.split(":", 1)[0].split("+", 1)[0].lower() if "://" in uri or uri.startswith("file:") else ""
     if scheme in ("", "file") and _files_allowed():
@@ -202,7 +202,7 @@ def build_sqlite_uri(path: Path) -> str:
     return f"sqlite:///{text}"
 
 
-def database_path(uri: str) -> Path | None:
+def find_database_path(uri: str) -> Path | None:
     """The file of a `check_uri` of SQLite; None for any other store."""
     if not uri.startswith("sqlite") or ":///" not in uri:
         return None
@@ -230,7 +230,7 @@ def is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in SERVERS
 
 
-def mlflow_command(uri: str, words: str) -> str:
+def format_mlflow_command(uri: str, words: str) -> str:
     """A command of MLflow that works as it is printed, in this folder or any other."""
     program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
     host = urlsplit(uri).hostname or "" if is_server(uri) else ""
@@ -238,7 +238,7 @@ def mlflow_command(uri: str, words: str) -> str:
     return f"{around}{URI}={shlex.quote(redact(uri))} {program} {words}"
 
 
-def sync_command(uri: str, folder: Path) -> str:
+def format_sync_command(uri: str, folder: Path) -> str:
     """The command that sends what a run's folder keeps, with the URI before it where only the environment says it."""
     given = os.environ.get(URI, "").strip()
     before = f"{URI}={shlex.quote(redact(uri))} " if given and check_uri(given) == uri else ""

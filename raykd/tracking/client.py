@@ -16,16 +16,16 @@ from raykd.environ import go_around_proxy
 from raykd.errors import TrackingError
 from raykd.keys import marked
 from raykd.point import Point
-from raykd.tracking.address import Experiment, database_path, mlflow_command, redact, slug
-from raykd.tracking.delivery.outbox import first_line, logger
-from raykd.tracking.patience import limit_attempts, silence_loggers
+from raykd.tracking.address import Experiment, find_database_path, format_mlflow_command, redact, slug
+from raykd.tracking.delivery.outbox import extract_first_line, logger
 from raykd.tracking.stores.database import (
     check_database,
-    forget_removed,
+    drop_stale_connections,
     is_new,
     make_database,
-    only_our_folders,
+    remove_misspelled_folders,
 )
+from raykd.tracking.timeouts import limit_attempts, silence_loggers
 
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 """Most that MLflow takes at once."""
@@ -46,7 +46,7 @@ def connect_mlflow(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    path = database_path(uri)
+    path = find_database_path(uri)
     if path is None:
         go_around_proxy(uri)
     else:
@@ -54,9 +54,13 @@ def connect_mlflow(uri: str) -> Any:
             make_database(path)
         else:
             check_database(path, uri)
-        forget_removed(uri, path)
+        drop_stale_connections(uri, path)
     # which would print a page of migrations, and try for 100 s where the first try says all
-    with limit_attempts(), only_our_folders(uri), silence_loggers("alembic", "mlflow.store.db.utils"):
+    with (
+        limit_attempts(),
+        remove_misspelled_folders(uri),
+        silence_loggers("alembic", "mlflow.store.db.utils"),
+    ):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -76,9 +80,9 @@ def find_experiment(client: Any, uri: str, asked: Experiment) -> Any | None:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            raise missing_experiment_error(uri, asked) from None
+            raise make_missing_experiment_error(uri, asked) from None
     if found is not None and found.lifecycle_stage != "active":
-        restore = mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
+        restore = format_mlflow_command(uri, f"experiments restore -x {found.experiment_id}")
         raise TrackingError(
             f"the MLflow experiment {found.name!r} is deleted", got=redact(uri), wanted="an active experiment",
             next_step=f"restore it: {restore}; or record in another: tracking.experiment=NAME"
@@ -87,7 +91,7 @@ def find_experiment(client: Any, uri: str, asked: Experiment) -> Any | None:
     return found
 
 
-def missing_experiment_error(uri: str, asked: Experiment) -> TrackingError:
+def make_missing_experiment_error(uri: str, asked: Experiment) -> TrackingError:
     """The error where an id is named that MLflow does not have."""
     return TrackingError(
         f"there is no MLflow experiment {asked}",
@@ -107,7 +111,7 @@ def find_or_create_experiment(client: Any, uri: str, asked: Experiment) -> str:
 
     found = find_experiment(client, uri, asked)
     if found is None:
-        path = database_path(uri)
+        path = find_database_path(uri)
         beside = None if path is None else (path.parent / "mlartifacts").as_uri()
         try:
             return str(client.create_experiment(asked.name, artifact_location=beside))
@@ -144,7 +148,7 @@ def check_run(client: Any, uri: str, run_id: str) -> None:
     if stage == "deleted":
         raise TrackingError(
             f"the MLflow run {run_id} is deleted", got=redact(uri), wanted="an active run",
-            next_step=f"restore it: {mlflow_command(uri, f'runs restore --run-id {run_id}')}",
+            next_step=f"restore it: {format_mlflow_command(uri, f'runs restore --run-id {run_id}')}",
         )  # fmt: skip
     if stage == "absent":
         raise TrackingError(
@@ -215,7 +219,7 @@ def log_rows(
                     "MLflow refuses %s %s: %s",
                     kind.removesuffix("s"),
                     row.key,
-                    redact(first_line(error))[:300],
+                    redact(extract_first_line(error))[:300],
                 )
 
 

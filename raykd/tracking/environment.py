@@ -17,7 +17,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 """Processor flags that decide how fast a model runs here; the last two are native bfloat16."""
 
 
-def environment() -> dict[str, str]:
+def describe_environment() -> dict[str, str]:
     """On what a run ran: python, platform, processor and its flags, cores, memory, versions, and the git
     commit of the current folder where there is one. Costs milliseconds; nothing is imported."""
     found = {

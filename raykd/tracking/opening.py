@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raykd.tracking.address import Experiment, is_server, mlflow_command, redact
+from raykd.tracking.address import Experiment, format_mlflow_command, is_server, redact
 from raykd.tracking.client import connect_mlflow, find_or_create_experiment, read_stage
-from raykd.tracking.delivery.acts import LOCAL, find_created_run
-from raykd.tracking.delivery.alive import end_stale
+from raykd.tracking.delivery.heartbeat import end_stale
+from raykd.tracking.delivery.operations import LOCAL, find_created_run
 from raykd.tracking.delivery.outbox import SPOOL, logger, read_spool_lines, write_spool
-from raykd.tracking.delivery.replay import replay
-from raykd.tracking.patience import PROBE, set_mlflow_variables
+from raykd.tracking.delivery.replay import send_waiting
 from raykd.tracking.stores.artifacts import repair_artifact_location
-from raykd.tracking.stores.database import away_error
+from raykd.tracking.stores.database import make_away_error
+from raykd.tracking.timeouts import PROBE, set_mlflow_variables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,7 +59,7 @@ def open_run(
         TrackingError: it cannot be recorded. What MLflow raises.
     """
     if parent is not None and parent.startswith(LOCAL):
-        raise away_error("the run above was not recorded either")
+        raise make_away_error("the run above was not recorded either")
     with set_mlflow_variables(PROBE if is_server(uri) else {}):
         client = connect_mlflow(uri)
         if run_id is not None and run_id.startswith(LOCAL) and directory is not None:
@@ -80,7 +80,7 @@ def _made_since(
     client: MlflowClient, uri: str, asked: Experiment, run_id: str, directory: Path
 ) -> str | None:
     """The run that an earlier start could not make, made now."""
-    replay(uri, directory)
+    send_waiting(uri, directory)
     return find_created_run(client, find_or_create_experiment(client, uri, asked), run_id)
 
 
@@ -129,7 +129,7 @@ def _replaced(uri: str, old: str, stage: str, new: str) -> str:
     if stage == "deleted":
         return (
             f"the MLflow run {old} of this folder is deleted; records go to a new run {new} (to go on with the old one "
-            f"instead: {mlflow_command(uri, f'runs restore --run-id {old}')}, before --resume)"
+            f"instead: {format_mlflow_command(uri, f'runs restore --run-id {old}')}, before --resume)"
         )
     return (
         f"the MLflow run {old} of this folder is not at {redact(uri)} (another database or server, or it was removed); "

@@ -22,8 +22,8 @@ from raykd.errors import TrackingError
 from raykd.tasks import Classification, task_class
 from raykd.tasks.signature import Column
 from raykd.tracking.address import redact
-from raykd.tracking.delivery.outbox import first_line
-from raykd.tracking.patience import set_mlflow_variables, silence_loggers
+from raykd.tracking.delivery.outbox import extract_first_line
+from raykd.tracking.timeouts import set_mlflow_variables, silence_loggers
 
 if TYPE_CHECKING:
     pass
@@ -140,7 +140,7 @@ def _pack_model(
             )
     except Exception as error:
         raise TrackingError(
-            "the student cannot be packed as an MLflow model", got=redact(first_line(error))
+            "the student cannot be packed as an MLflow model", got=redact(extract_first_line(error))
         ) from error
 
 

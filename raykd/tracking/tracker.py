@@ -6,7 +6,7 @@ driver, which writes them. Everything goes through `MlflowClient` with explicit 
 interface keeps its state in the process and its URI in the environment, so that a sweep's parent and trials
 would mix. A tracker that cannot start fails the run, because somebody who asked for tracking wants to know
 now, unless the run need not be recorded (`tracking.required: false`); one that fails later warns and keeps what
-it could not send: points in the `outbox`, all else as `acts`. Both lie in the run's folder until they are sent.
+it could not send: points in the `outbox`, all else as `ops`. Both lie in the run's folder until they are sent.
 """
 
 from __future__ import annotations
@@ -21,28 +21,35 @@ from typing import Any, Literal, Self
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking.address import Experiment, check_uri, database_path, redact, redact_value, sync_command
+from raykd.tracking.address import (
+    Experiment,
+    check_uri,
+    find_database_path,
+    format_sync_command,
+    redact,
+    redact_value,
+)
 from raykd.tracking.client import KeyNames, clean_text, log_tags, send_points, truncate_text
-from raykd.tracking.delivery.acts import (
+from raykd.tracking.delivery.heartbeat import BEAT_S, make_heartbeat_tag
+from raykd.tracking.delivery.operations import (
     LATER,
     LOCAL,
     LONGEST_TAG,
     Kind,
     TrackingOp,
     WaitingOps,
-    artifact_path,
+    clean_artifact_path,
     make_local_id,
+    make_stored_path,
     perform_op,
     redact_params,
-    stored_path,
 )
-from raykd.tracking.delivery.alive import BEAT_S, make_heartbeat_tag
-from raykd.tracking.delivery.outbox import SPOOL, Outbox, first_line, logger
-from raykd.tracking.delivery.unrecorded import UnrecordedRun, note_unrecorded, run_folder
+from raykd.tracking.delivery.outbox import SPOOL, Outbox, extract_first_line, logger
+from raykd.tracking.delivery.unrecorded import UnrecordedRun, find_run_folder, note_unrecorded
 from raykd.tracking.opening import OpenedRun, open_run
-from raykd.tracking.patience import PROBE_S, restore_timeouts, shorten_timeouts
 from raykd.tracking.stores.database import identify_file
 from raykd.tracking.stores.failure import convert_failure
+from raykd.tracking.timeouts import PROBE_S, restore_timeouts, shorten_timeouts
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINISH_S = 20.0
@@ -78,7 +85,7 @@ class Tracker:
             offline=client is None,
         )
         self._later = WaitingOps(None if directory is None else directory / LATER)
-        self._later.keep([act for act in self._later.acts if act.kind != "status"])  # it goes on
+        self._later.keep([op for op in self._later.ops if op.kind != "status"])  # it goes on
         self._finished = False
 
     @classmethod
@@ -100,7 +107,7 @@ class Tracker:
         A ``run_id`` that is deleted or not there is not an error: a new run takes its place, which `notes` says.
 
         Args:
-            uri: from `tracking_uri`. An SQLite database that does not exist is made, which takes about 7 s.
+            uri: from `resolve_tracking_uri`. An SQLite database that does not exist is made, which takes about 7 s.
             params: logged once; on resume, values that differ become tags ``resume.N.<key>``.
             directory: the run's folder, where what MLflow does not take waits in ``mlflow_spool.jsonl`` and
                 ``mlflow_later.jsonl``; None keeps it in memory.
@@ -132,7 +139,7 @@ class Tracker:
         return tracker
 
     def _create_later(self, asked: Experiment, name: str, parent: str | None) -> None:
-        if self.run_id.startswith(LOCAL) and not any(act.kind == "create" for act in self._later.acts):
+        if self.run_id.startswith(LOCAL) and not any(op.kind == "create" for op in self._later.ops):
             born = {"experiment": asked.name, "experiment_id": asked.id, "name": name, "parent": parent}
             self._attempt("create", "the run", {**born, "time_ms": int(time.time() * 1000)})
 
@@ -154,26 +161,26 @@ class Tracker:
 
     def log_text(self, text: str, path: str) -> None:
         """Keeps a text as the artifact ``path``."""
-        self._attempt("text", path, {"text": clean_text(text), "path": artifact_path(path)})
+        self._attempt("text", path, {"text": clean_text(text), "path": clean_artifact_path(path)})
 
     def log_file(self, path: Path, artifact_dir: str | None = None) -> None:
         """Keeps a file, or a folder with all its files, in the artifact folder ``artifact_dir``."""
         if not path.exists():
             raise TrackingError("there is nothing to log", got=path, wanted="a file or folder that exists")
-        self._attempt("file", str(path), {"file": stored_path(path, self._folder), "dir": artifact_dir})
+        self._attempt("file", str(path), {"file": make_stored_path(path, self._folder), "dir": artifact_dir})
 
     def log_figure(self, figure: bytes | str, path: str) -> None:
         """Keeps an SVG text or PNG bytes as the artifact ``path``."""
         data = figure.encode() if isinstance(figure, str) else figure
         encoded = base64.b64encode(data).decode("ascii")
-        self._attempt("bytes", path, {"data": encoded, "path": artifact_path(path)})
+        self._attempt("bytes", path, {"data": encoded, "path": clean_artifact_path(path)})
 
     def log_table(self, rows: Sequence[Mapping[str, object]], path: str) -> None:
         """Keeps rows as JSON in the form that MLflow's page shows as a table; columns are all keys."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(column) for column in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": data}, ensure_ascii=False), path)
-        entry = {"path": artifact_path(path), "type": "table"}
+        entry = {"path": clean_artifact_path(path), "type": "table"}
         if entry not in self._tables:
             self._tables.append(entry)
         self.set_tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
@@ -203,11 +210,13 @@ class Tracker:
             )
         values = {"labels": list(labels), "languages": list(languages), "texts": list(sample_texts)}
         uri: str | None = self._attempt(
-            "model", f"the model in {directory}", {"file": stored_path(directory, self._folder), **values}
+            "model",
+            f"the model in {directory}",
+            {"file": make_stored_path(directory, self._folder), **values},
         )
         return uri
 
-    def child(self, name: str) -> str | None:
+    def find_child(self, name: str) -> str | None:
         """The id of a run of this name below this one: a killed driver may have made it and not noted it.
 
         Raises:
@@ -234,7 +243,7 @@ class Tracker:
         )
         try:
             sent = self._outbox.flush(timeout_s)
-            left = self._perform_later(end) if sent and not self._outbox.down else [*self._later.acts, end]
+            left = self._perform_later(end) if sent and not self._outbox.down else [*self._later.ops, end]
             self._outbox.close(0.0 if self._outbox.down else timeout_s)
             self._later.keep(left)
             if left or self._outbox.waiting or self._outbox.dropped:
@@ -246,11 +255,12 @@ class Tracker:
                 restore_timeouts()
 
     def _say_rest(self, left: Sequence[TrackingOp]) -> None:
-        names = ", ".join(act.what for act in left)
+        names = ", ".join(op.what for op in left)
         waiting, lost = self._outbox.waiting, self._outbox.dropped
         rest = (
-            f"{waiting} points are in {self._folder / SPOOL}; {sync_command(self.uri, run_folder(self._folder))} sends "
-            "all of it" + (f"; {lost} points are lost" if lost else "")
+            f"{waiting} points are in {self._folder / SPOOL}; "
+            f"{format_sync_command(self.uri, find_run_folder(self._folder))} sends all of it"
+            + (f"; {lost} points are lost" if lost else "")
             if self._folder
             else "it is lost"
         )
@@ -275,39 +285,39 @@ class Tracker:
 
     def _attempt(self, kind: Kind, what: str, values: dict[str, object]) -> Any:
         """Does it now, or at `finish` if MLflow does not take it now; a known outage is not waited for."""
-        act = TrackingOp(self.run_id, kind, what, values)
+        op = TrackingOp(self.run_id, kind, what, values)
         if not self._outbox.down:
             try:
-                return perform_op(self._client, self.run_id, act, self._folder)
+                return perform_op(self._client, self.run_id, op, self._folder)
             except TrackingError:
                 raise
             except Exception as error:
-                self._why = redact(first_line(error))[:300]
+                self._why = redact(extract_first_line(error))[:300]
                 logger.warning("MLflow does not take %s (%s); tried again at the end", what, self._why)
                 self._outbox.suspect()
-        self._later.add(act)
+        self._later.add(op)
         return None
 
     def _perform_later(self, end: TrackingOp) -> list[TrackingOp]:
         """Does what waits, and ends the run; returns what MLflow still did not take."""
         left: list[TrackingOp] = []
-        for act in [*self._later.acts, end]:
+        for op in [*self._later.ops, end]:
             if left and self._outbox.down:
-                left.append(act)
+                left.append(op)
                 continue
             try:
-                perform_op(self._client, self.run_id, act, self._folder)
+                perform_op(self._client, self.run_id, op, self._folder)
             except Exception as error:
-                self._why = redact(first_line(error))[:300]
-                logger.warning("MLflow did not take %s: %s", act.what, self._why)
-                left.append(act)
+                self._why = redact(extract_first_line(error))[:300]
+                logger.warning("MLflow did not take %s: %s", op.what, self._why)
+                left.append(op)
                 self._outbox.suspect()
                 self._outbox.flush(PROBE_S)
         return left
 
 
 def _file_of(uri: str) -> tuple[int, int] | None:
-    path = database_path(uri)
+    path = find_database_path(uri)
     return None if path is None else identify_file(path)
 
 

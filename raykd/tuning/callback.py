@@ -27,8 +27,8 @@ from raykd.driver.session import ChildRuns
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
-from raykd.report.names import recorded
-from raykd.report.sweeps.trial_table import sample_text
+from raykd.report.key_names import name_mlflow_params
+from raykd.report.sweeps.trial_table import describe_sample
 from raykd.report.sweeps.trials import TrialRow
 from raykd.tracking import Tracker
 from raykd.tuning.checks.refusals import reason_of
@@ -90,10 +90,10 @@ class TrialRuns:
             spool.mkdir(parents=True, exist_ok=True)
             run = self._children.start(
                 name,
-                params=recorded(self._journal.trials[name].sample),
+                params=name_mlflow_params(self._journal.trials[name].sample),
                 tags={"raykd.role": "trial", "raykd.trial": "running"},
                 directory=spool,
-                find=self._parent.child if self._resumed else lambda name: None,
+                find=self._parent.find_child if self._resumed else lambda name: None,
             )
             run.log_points(self._curves.by_job.get(name, ()))
         return self.open[name]
@@ -204,7 +204,7 @@ class TuneCallback(Callback):
 
     def _end(self, name: str, status: Ended, error: str | None) -> None:
         if error is not None:
-            sample = sample_text(self._journal.trials[name].sample, {})
+            sample = describe_sample(self._journal.trials[name].sample, {})
             log.error("trial %s %s, with %s: %s", name, status, sample, error)
         self._journal.end(name, status, error)
         self._progress.ended(self._row(name))

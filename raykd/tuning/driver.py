@@ -250,7 +250,7 @@ class SweepDriver:
             context = self._context(search, teachers, mailbox)
             with progress.shown():
                 run_trials(context, suggestions, search.scheduler, callback, search.settings)
-        if not any(trial.row().counts for trial in journal.trials.values()):
+        if not any(trial.row().is_eligible for trial in journal.trials.values()):
             raise no_score(journal, self.folder, search.settings.time_budget_s)
 
     def _context(self, search: Search, teachers: TeacherStage, mailbox: Any) -> TrialContext:

@@ -21,11 +21,11 @@ from raykd.driver.recording import describe_results, record_report
 from raykd.driver.teacher_counts import came_to_an_end
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
-from raykd.report.sweeps.page import sweep_figures, write_sweep_page
+from raykd.report.sweeps.page import draw_sweep_figures, write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
 from raykd.report.sweeps.trials import SweepReport
 from raykd.spaces.domains import LogUniformDomain
-from raykd.tracking import Tracker, environment, redact
+from raykd.tracking import Tracker, describe_environment, redact
 from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.journal import Journal, Trial
 from raykd.tuning.messages import error_lines, next_steps
@@ -67,16 +67,16 @@ def conclude_sweep(
         run = best_run(plan, journal.trials[report.best.name])
         best_path.write_text(dump(run), encoding="utf-8")
         report = _report(plan, folder, journal, tracker, dump(run), notes)
-    pictures = sweep_figures(report)
+    pictures = draw_sweep_figures(report)
     page = write_sweep_page(report, folder.path / "report.html", pictures)
     table = TrialTable(report)
-    (folder.path / "trials.csv").write_text(table.csv(), encoding="utf-8")
-    (folder.path / "results.md").write_text(table.markdown(), encoding="utf-8")
+    (folder.path / "trials.csv").write_text(table.to_csv(), encoding="utf-8")
+    (folder.path / "results.md").write_text(table.to_markdown(), encoding="utf-8")
     _log(tracker, report, table, page, pictures, journal)
     failed = report.by_status.get("failed", 0)
     return SweepOutcome(
         report=report,
-        tables=(table.rich(SHOWN),),
+        tables=(table.to_rich(SHOWN),),
         lines=_lines(report, journal.trials.values(), page, best_path, tracker, folder),
         best=best_path if report.best is not None else None,
         page=page,
@@ -128,7 +128,7 @@ def _report(
         best_yaml=best_yaml,
         space_yaml=dump_sweep(plan),
         teachers=teacher_counters(journal),
-        environment=environment(),
+        environment=describe_environment(),
         facts={
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
@@ -211,8 +211,8 @@ def _log(
         tracker,
         page,
         pictures,
-        tables={"trials.json": table.rows()},
-        texts={"trials.csv": table.csv(), "space.yaml": report.space_yaml},
+        tables={"trials.json": table.to_rows()},
+        texts={"trials.csv": table.to_csv(), "space.yaml": report.space_yaml},
         environment=report.environment,
     )
 

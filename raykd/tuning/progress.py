@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from raykd.report.sweeps.trial_table import sample_text
+from raykd.report.sweeps.trial_table import describe_sample
 from raykd.report.sweeps.trials import TrialRow
 
 SHOWN = 12
@@ -121,7 +121,7 @@ class SweepProgress:
                 )
 
     def _judge(self, row: TrialRow) -> None:
-        if not row.counts or row.score is None:
+        if not row.is_eligible or row.score is None:
             return
         if self.best is None or row.order < self.best.order:
             self.best = row
@@ -132,4 +132,4 @@ class SweepProgress:
         self._bars.update(self._sweep, note="  ".join(part for part in (best, counts) if part))
 
     def _values(self, row: TrialRow) -> str:
-        return sample_text(row.sample, self._names)
+        return describe_sample(row.sample, self._names)

@@ -165,7 +165,7 @@ def _translated(
     left: list[str] = []
     rows = [(trial.row(earlier.mode == "max"), trial) for trial in journal.trials.values()]
     for row, trial in sorted(rows, key=lambda pair: pair[0].order):
-        if not row.counts or row.score is None:
+        if not row.is_eligible or row.score is None:
             continue
         if len(trial.segments) > 1:
             left.append(f"{row.name} changed its setting on its way")

@@ -77,7 +77,7 @@ def test_systems_are_scored_by_likelihood_and_by_what_they_write(translation: tu
     for found in scores.values():
         for values in found.by_language.values():
             assert 0.0 < values["nll"] < 12.0 and 0.0 <= values["chrf"] <= 100.0
-    assert "NLL" in outcome.table.markdown()
+    assert "NLL" in outcome.table.to_markdown()
     (row,) = Model.load(outcome.student).predict(["The cat sees the house."])
     assert set(row) == {"text", "written"}
 

@@ -159,8 +159,8 @@ def test_a_sweep_over_both_tasks_and_its_confirmation(mix: tuple[MultiRun, Outco
     assert found.report.facts["teacher passes"].startswith("0 over"), "the run before has asked for all of it"
     assert found.best is not None and isinstance(load_any(found.best), MultiRun)
     confirmed = run_confirmation(found.page.parent, seeds=2)
-    assert confirmed.failed == 0 and confirmed.report.main is not None
-    rows = {(row["split"], row["language"], row["metric"]) for row in confirmed.report.rows()}
+    assert confirmed.failed == 0 and confirmed.report.main_difference is not None
+    rows = {(row["split"], row["language"], row["metric"]) for row in confirmed.report.to_rows()}
     assert {
         ("test", "macro", "score"),
         ("test", "opinion mean", "accuracy"),

@@ -34,8 +34,8 @@ def test_trials_are_those_of_the_file(memory_before: set[str], asha: SweepOutcom
     assert {t.status for t in trials} <= {"finished", "stopped"} and trials[0].status == "finished"
     rungs = (1, 3)
     for trial in trials:
-        assert trial.reached == 4 if trial.status == "finished" else trial.reached in rungs
-        assert [e.step for e in trial.evaluations] == [6, 12, 18, 24][: trial.reached]
+        assert trial.last_evaluation == 4 if trial.status == "finished" else trial.last_evaluation in rungs
+        assert [e.step for e in trial.evaluations] == [6, 12, 18, 24][: trial.last_evaluation]
     assert asha.report.rungs == rungs
     assert asha.report.best == max(trials, key=lambda t: (t.score, -(t.nll or 0.0)))
 
@@ -181,12 +181,12 @@ def test_the_winner_is_confirmed_with_fresh_seeds(asha: SweepOutcome, sweeps: Sw
             )
     paired = [report.scores["winner"][s]["test/macro/accuracy"] - report.scores["default"][s]["test/macro/accuracy"]
               for s in report.seeds]  # fmt: skip
-    assert report.main is not None and report.main.seeds == 2
-    assert report.main.mean == pytest.approx(sum(paired) / 2)
+    assert report.main_difference is not None and report.main_difference.seeds == 2
+    assert report.main_difference.mean == pytest.approx(sum(paired) / 2)
     _confirmed_by_a_plain_loop(sweeps, result)
     run = sweeps.client().get_run(json.loads((folder / "run.json").read_text())["mlflow_run_id"])
     assert (run.info.status, run.data.tags["raykd.role"]) == ("FINISHED", "confirmation")
-    assert run.data.metrics["confirm/difference"] == pytest.approx(report.main.mean)
+    assert run.data.metrics["confirm/difference"] == pytest.approx(report.main_difference.mean)
     assert (folder / "report.html").exists() and (folder / "results.md").exists()
     assert left_over(folder) == set() and still_held() == []
 

@@ -99,10 +99,10 @@ def test_hyperband_runs_the_best_of_a_bracket_to_the_end(asha: SweepOutcome, swe
         num_samples=5,
         max_concurrent_trials=None,
     )
-    reached = [(t.status, t.reached) for t in outcome.report.trials]
+    reached = [(t.status, t.last_evaluation) for t in outcome.report.trials]
     assert sorted(reached[:3]) == [("finished", 3), ("stopped", 1), ("stopped", 1)]
     assert reached[3:] == [("finished", 3), ("finished", 3)]
-    first = {t.name: t.at(1) for t in outcome.report.trials[:3]}
+    first = {t.name: t.score_at(1) for t in outcome.report.trials[:3]}
     (kept,) = [t.name for t in outcome.report.trials[:3] if t.status == "finished"]
     assert first[kept] == max(first.values())  # type: ignore[type-var]
     assert left_over(sweeps.folder("hyperband")) == set()

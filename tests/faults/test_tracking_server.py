@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from raykd.point import Point
-from raykd.tracking import Sent, Tracker, folders_to_send, replay
+from raykd.tracking import SyncResult, Tracker, find_waiting_folders, send_waiting
 
 pytestmark = pytest.mark.nightly
 STEPS = 300
@@ -160,7 +160,7 @@ def test_what_a_run_could_not_record_before_its_end_is_sent_by_the_command(
 
     names = {f.path for f in MlflowClient(server.uri).list_artifacts(tracker.run_id)}
     assert {"results.md", "results.json"} <= names
-    assert folders_to_send(folder) == [] and replay(server.uri, folder) == Sent()
+    assert find_waiting_folders(folder) == [] and send_waiting(server.uri, folder) == SyncResult()
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"])[0]["path"] == "results.json"
 
 
@@ -189,7 +189,7 @@ def test_a_socket_that_accepts_and_never_answers_holds_nobody_up(server: Server,
         assert longest < 1.0, "a step waited for the server"
         tracker.finish("KILLED")
     server.start()
-    sent = replay(server.uri, tmp_path / "hole")
+    sent = send_waiting(server.uri, tmp_path / "hole")
     assert sent.points == 300
     assert history(server.uri, tracker.run_id, "train/loss") == list(range(1, 301))
     assert run_of(server.uri, tracker.run_id).info.status == "KILLED"

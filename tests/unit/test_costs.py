@@ -67,7 +67,7 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
     assert [(t.taught, t.texts, t.smaller) for t in table.teachers] == [
         (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
     assert table.by_language == "zh is taught by zh; en is taught by en; fr is taught by multi"
-    heads, lines = table.cells()
+    heads, lines = table.to_cells()
     assert heads[-2:] == ["smaller", "faster"] and [line[-2:] for line in lines] == [
         ["9.0 x", "6.0 x"], ["0.5 x", "–"], ["12 x", "8.0 x"]]  # fmt: skip
     assert (
@@ -80,14 +80,14 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
     said = " ".join(table.notes)
     assert "1 held-out texts" in said and "1 thread, cpu" in said and "the time of en is not known" in said
     assert "taken by an earlier run" in said
-    assert table.rows()[0]["x_faster"] == 0.6 / 0.1 and table.rows()[1]["x_faster"] is None
+    assert table.to_rows()[0]["x_faster"] == 0.6 / 0.1 and table.to_rows()[1]["x_faster"] is None
 
 
 def test_a_narrow_terminal_shows_every_number() -> None:
     cost = TeacherCost("a-teacher-with-a-long-name", ("zh", "en"), 12_345, 1_200_000, 17.0, 0.61, 0.08)
     table = CostTable((cost,), 70_000, ("zh", "en"), "times: so")
     console = Console(width=40, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
-    console.print(table.rich())
+    console.print(table.to_rich())
     text = console.export_text()
     assert "…" not in text
     for number in ("12,345", "1.2 M", "0.61", "0.08"):
@@ -99,7 +99,7 @@ def test_a_mean_of_results_says_what_its_teacher_costs() -> None:
     table = CostTable((cost,), 100, ("zh",), "so")
     results = [{"system": "zh", "role": "teacher", "language": x} for x in ("zh", "macro")]
     results.append({"system": "student", "role": "student", "language": "macro"})
-    joined = table.joined(results)
+    joined = table.merge_into(results)
     assert joined[0] == results[0] and joined[2] == results[2]
     assert joined[1]["x_smaller"] == 9.0 and round(joined[1]["x_faster"], 9) == 6.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from raykd.errors import ResourceError, TrackingError
 from raykd.preflight import doctor
-from raykd.tracking import probe
+from raykd.tracking import probe_mlflow
 
 
 def test_the_token_file_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_a_server_that_is_not_there_is_an_error_within_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(TrackingError, match="cannot be used"):
-        probe("http://127.0.0.1:9")
+        probe_mlflow("http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:CANARY@127.0.0.1:9")
     wrong: list[Any] = [i.error for i in doctor.diagnose(tmp_path, None) if i.error]
     assert len(wrong) == 1 and "credentials" in str(wrong[0]) and "CANARY" not in str(wrong[0])

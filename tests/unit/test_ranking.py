@@ -64,7 +64,7 @@ def test_trials_that_score_alike_rank_by_nll_then_by_name() -> None:
         trial("t2", (0.65, 0.6)),
         trial("t3", (0.66, 9.0)),
     )
-    assert [t.name for t in report(*trials).ranked()] == ["t3", "t1", "t2", "t0"]
+    assert [t.name for t in report(*trials).rank_trials()] == ["t3", "t1", "t2", "t0"]
 
 
 def test_the_lower_nll_is_better_where_lower_is_better() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raykd.report.names import fold_sample, recorded
+from raykd.report.key_names import fold_sample, name_mlflow_params
 from raykd.report.results import Predictions
 from raykd.report.sweeps.confirmation import ConfirmationReport
-from raykd.report.sweeps.trial_table import TrialTable, sample_text
+from raykd.report.sweeps.trial_table import TrialTable, describe_sample
 from raykd.report.table import ResultTable
 from tests.fakes import scored
 from tests.made_trials import report_of, row
@@ -43,9 +43,9 @@ def wide_results() -> ResultTable:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_results_show_every_number_at_every_width(width: int) -> None:
     table = wide_results()
-    text = shown(table.rich(), width)
+    text = shown(table.to_rich(), width)
     assert "…" not in text
-    _, lines = table.cells()
+    _, lines = table.to_cells()
     numbers = [cell for line in lines for cell in line[2:] if re.fullmatch(r"[\d.]+", cell)]
     assert [n for n in numbers if n not in text] == []
     assert "distilled − undistilled" in " ".join(text.split())
@@ -55,14 +55,14 @@ def test_results_show_every_number_at_every_width(width: int) -> None:
 def test_trials_and_confirmations_show_every_number_at_every_width(width: int) -> None:
     sample = {f"objective.terms.{at}.lambda_schedule": 0.125 + at for at in range(9)}
     rows = [row(f"t{at:04}", (0.5 + 0.0123 * at,), sample=sample) for at in range(3)]
-    text = shown(TrialTable(report_of(rows)).rich(), width)
+    text = shown(TrialTable(report_of(rows)).to_rich(), width)
     assert "…" not in text and all(f"{0.125 + at:.4g}" in text for at in range(9))
     scores = {
         arm: {seed: {"test/macro/accuracy": 0.5 + 0.01 * seed, "test/zh/nll": 0.123} for seed in (1, 2, 3)}
         for arm in ("winner-of-the-sweep", "default")
     }
     confirmation = ConfirmationReport(("winner-of-the-sweep", "default"), (1, 2, 3), scores)
-    text = shown(confirmation.rich(), width)
+    text = shown(confirmation.to_rich(), width)
     assert "…" not in text and "52.00" in text and "0.123" in text
 
 
@@ -74,18 +74,18 @@ def test_a_searched_constant_has_the_name_of_its_key_alone() -> None:
         "objective.alpha[uniform]": "alpha",
         "train.batch_size": "batch_size",
     }
-    assert sample_text(sample, names) == "alpha 0.42, batch_size 8"
+    assert describe_sample(sample, names) == "alpha 0.42, batch_size 8"
     other = {"objective.alpha": "annealing", "objective.alpha[annealing].end": 0.7}
     assert fold_sample(other) == other
-    assert recorded(other) == {"objective.alpha": "annealing", "objective.alpha.annealing.end": 0.7}
+    assert name_mlflow_params(other) == {"objective.alpha": "annealing", "objective.alpha.annealing.end": 0.7}
     heads, lines = TrialTable(
         report_of([row("t1", (0.5,), sample=sample), row("t2", (0.4,), sample=other)])
-    ).cells()
+    ).to_cells()
     assert heads[-3:] == ["alpha", "batch_size", "alpha[annealing].end"]
     assert [line[-3:] for line in lines] == [["0.42", "8", "–"], ["annealing", "–", "0.7"]]
 
 
 def test_tables_of_several_tasks_say_whose_they_are() -> None:
-    text = shown(wide_results().rich().titled("reviews"), 200)
+    text = shown(wide_results().to_rich().with_title("reviews"), 200)
     assert "reviews. Results on the held-out rows" in text
-    assert shown(wide_results().rich().titled("reviews"), 24).startswith("reviews. Results")
+    assert shown(wide_results().to_rich().with_title("reviews"), 24).startswith("reviews. Results")

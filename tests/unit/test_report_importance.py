@@ -7,7 +7,7 @@ from scipy.stats import kendalltau
 from raykd.report.sweeps.importance import (
     LEAST_TRIALS,
     compute_importance,
-    explain_too_few,
+    explain_missing_importance,
     select_comparable_trials,
 )
 from raykd.report.sweeps.rungs import (
@@ -46,7 +46,7 @@ def test_the_key_that_decides_gets_most_and_the_others_include_zero():
     assert all(k.low <= 0.0 <= k.high and abs(k.share) < 0.1 for k in rest)
     assert found.explained > 0.6 and found.trials == 60
     assert sum(abs(k.share) for k in found.keys) == pytest.approx(1.0)
-    assert "next to nothing" not in found.sentence()
+    assert "next to nothing" not in found.describe()
 
 
 def test_a_category_decides_as_a_whole_and_its_switched_key_gets_no_credit_for_it():
@@ -88,7 +88,7 @@ def test_a_key_that_reveals_another_by_being_inactive_takes_nothing_from_it():
 
 def test_scores_without_a_cause_are_said_to_be_noise():
     found = compute_importance(searched(40, effect=0.0))
-    assert found.explained < 0.1 and "shares of noise" in found.sentence()
+    assert found.explained < 0.1 and "shares of noise" in found.describe()
     assert all(k.low <= 0.0 <= k.high for k in found.keys)
 
 
@@ -100,13 +100,15 @@ def test_the_same_seed_gives_the_same_numbers():
 
 def test_few_trials_and_equal_scores_give_none_and_a_reason():
     few = searched(LEAST_TRIALS - 1)
-    assert compute_importance(few) is None and f"there are {LEAST_TRIALS - 1}" in explain_too_few(few)
+    assert compute_importance(few) is None and f"there are {LEAST_TRIALS - 1}" in explain_missing_importance(
+        few
+    )
     assert (
         compute_importance(searched(LEAST_TRIALS)) is not None
-        and explain_too_few(searched(LEAST_TRIALS)) == ""
+        and explain_missing_importance(searched(LEAST_TRIALS)) == ""
     )
     equal = report_of([row(f"t{i}", (0.5,), sample={"x": i}) for i in range(20)])
-    assert compute_importance(equal) is None and "equal" in explain_too_few(equal)
+    assert compute_importance(equal) is None and "equal" in explain_missing_importance(equal)
     assert compute_importance(report_of([])) is None
 
 

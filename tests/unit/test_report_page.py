@@ -11,7 +11,7 @@ import pytest
 
 from raykd.point import Point
 from raykd.report import plots
-from raykd.report.page import RunReport, TeacherFacts, figures, write_page
+from raykd.report.page import RunReport, TeacherFacts, draw_run_figures, write_run_page
 from raykd.report.results import Predictions
 from tests.fakes import scored
 
@@ -50,7 +50,7 @@ def report():
         title=f"run {EVIL}",
         summary=f"A student {EVIL} learns 情感.",
         systems=tuple((p, scored(p)) for p in systems),
-        history=plots.history(points),
+        history=plots.collect_curves(points),
         teachers=(
             TeacherFacts(
                 "t-zh",
@@ -77,7 +77,7 @@ def report():
 @pytest.fixture(scope="module")
 def page(report, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "out" / "report.html"
-    assert write_page(report, path) == path
+    assert write_run_page(report, path) == path
     return path
 
 
@@ -136,7 +136,7 @@ def test_names_are_escaped_and_the_page_is_well_formed(page, read):
 
 
 def test_the_numbers_are_those_of_the_table(report, read):
-    heads, lines = report.table.cells()
+    heads, lines = report.table.to_cells()
     second_heads, second = report.table.language_cells()
     wanted = [*heads, *chain(*lines), *second_heads, *chain(*second)]
     assert read.cells[: len(wanted)] == wanted
@@ -148,7 +148,7 @@ def test_the_numbers_are_those_of_the_table(report, read):
 
 def test_report_json_holds_the_same(report, page):
     tree = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
-    assert tree["results"] == json.loads(json.dumps(report.table.rows()))
+    assert tree["results"] == json.loads(json.dumps(report.table.to_rows()))
     assert tree["gap"]["points"] == report.table.gap.points
     assert tree["history"]["eval/mean/nll"][2] == [3, None]
     assert tree["teachers"][0]["weights"] == {"zh": 0.5}
@@ -157,12 +157,12 @@ def test_report_json_holds_the_same(report, page):
 
 
 def test_a_report_with_nothing_in_it_is_a_page(tmp_path):
-    path = write_page(RunReport("empty", "Nothing was run.", ()), tmp_path / "r.html")
+    path = write_run_page(RunReport("empty", "Nothing was run.", ()), tmp_path / "r.html")
     assert "No system was measured" in path.read_text(encoding="utf-8")
 
 
 def test_every_plot_is_drawn_and_is_valid_svg(report):
-    drawn = figures(report)
+    drawn = draw_run_figures(report)
     assert set(drawn) == {
         "languages", "evaluation", "training", "schedules", "reliability", "agreement", "weights", "weights_over_steps",
     }  # fmt: skip
@@ -187,12 +187,12 @@ def test_plots_without_data_are_none():
 
 def test_history_keeps_the_later_value_of_a_step_that_was_run_twice():
     points = [Point(1, {"a": 1.0}, 1), Point(2, {"a": 2.0, "b": 5.0}, 2), Point(2, {"a": 3.0}, 3)]
-    assert plots.history(points) == {"a": [(1, 1.0), (2, 3.0)], "b": [(2, 5.0)]}
+    assert plots.collect_curves(points) == {"a": [(1, 1.0), (2, 3.0)], "b": [(2, 5.0)]}
 
 
 def test_drawing_leaves_no_global_state(report):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    figures(report)
+    draw_run_figures(report)
     assert dict(matplotlib.rcParams) == before

@@ -71,7 +71,7 @@ def test_agreement_by_hand():
 
 
 def test_the_table_holds_the_scores_in_the_order_of_roles(table):
-    heads, lines = table.cells()
+    heads, lines = table.to_cells()
     assert heads[:6] == [
         "system",
         "languages",
@@ -97,7 +97,7 @@ def test_the_table_holds_the_scores_in_the_order_of_roles(table):
 
 
 def test_rows_are_the_scores_as_flat_json(table):
-    rows = json.loads(json.dumps(table.rows()))
+    rows = json.loads(json.dumps(table.to_rows()))
     assert len(rows) == 2 + 3 * 4
     macro = [r for r in rows if r["language"] == "macro"]
     for row, (_, s) in zip(macro, table.systems, strict=True):
@@ -142,8 +142,8 @@ def test_a_gap_is_told_in_the_metric_of_the_run_with_its_unit_and_enough_digits(
 def test_a_plain_student_is_no_distilled_one_and_one_answer_for_all_rows_is_marked():
     plain = replace(system("student", "student", [0] * 8), plain=True, constant="label negative")
     table = ResultTable(((plain, scored(plain)),))
-    assert table.cells()[1][0][0] == "student (!)"
-    assert "(!) student answers alike to every row: label negative" in table.markdown()
+    assert table.to_cells()[1][0][0] == "student (!)"
+    assert "(!) student answers alike to every row: label negative" in table.to_markdown()
 
 
 def test_the_gap_is_left_out_where_it_means_nothing():
@@ -163,10 +163,10 @@ def test_the_gap_is_left_out_where_it_means_nothing():
 @pytest.mark.parametrize("width", [100, 140])
 def test_the_terminal_shows_every_number(table, width):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table.rich())
+    console.print(table.to_rich())
     text = console.export_text()
     assert "…" not in text
-    for line in table.cells()[1]:
+    for line in table.to_cells()[1]:
         shown_line = next(row for row in text.splitlines() if row.strip().startswith(line[0]))
         assert all(cell in shown_line for cell in line)
 
@@ -181,7 +181,7 @@ def test_languages_that_do_not_fit_side_by_side_have_a_row_each(width):
     )  # fmt: skip
     many = ResultTable(((one, scored(one)),))
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(many.rich())
+    console.print(many.to_rich())
     lines = [line.split() for line in console.export_text().splitlines()]
     assert not any("…" in cell for line in lines for cell in line)
     by_language = {cells[1]: cells[2:] for cells in many.language_cells()[1]}
@@ -193,16 +193,16 @@ def test_languages_that_do_not_fit_side_by_side_have_a_row_each(width):
 
 def test_markdown_escapes_what_would_break_it():
     name = "a|b\nc"
-    text = ResultTable(((system(name, "teacher", [0] * 8), scored(SYSTEMS[0])),)).markdown()
+    text = ResultTable(((system(name, "teacher", [0] * 8), scored(SYSTEMS[0])),)).to_markdown()
     assert "| a\\|b c |" in text
     assert len({line.replace("\\|", "").count("|") for line in text.split("\n\n")[0].splitlines()}) == 1
 
 
 def test_an_empty_table_is_still_a_table():
     empty = ResultTable(())
-    assert (empty.rows(), empty.gap, empty.languages) == ([], None, ())
-    assert empty.cells()[1] == []
-    Console(file=open("/dev/null", "w")).print(empty.rich())  # noqa: SIM115
+    assert (empty.to_rows(), empty.gap, empty.languages) == ([], None, ())
+    assert empty.to_cells()[1] == []
+    Console(file=open("/dev/null", "w")).print(empty.to_rich())  # noqa: SIM115
 
 
 @pytest.mark.parametrize(

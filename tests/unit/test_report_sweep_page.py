@@ -14,9 +14,9 @@ from raykd.report.sweeps import search_plots
 from raykd.report.sweeps.axes import INACTIVE, SearchAxis
 from raykd.report.sweeps.page import (
     build_teacher_cells,
+    draw_sweep_figures,
     summarize_sweep,
     summarize_teacher_passes,
-    sweep_figures,
     write_sweep_page,
 )
 from raykd.report.sweeps.trial_table import TrialTable
@@ -73,7 +73,7 @@ def test_names_are_escaped_and_the_page_is_well_formed(page):
 
 
 def test_the_table_on_the_page_is_the_table(report, page):
-    heads, lines = TrialTable(report).cells()
+    heads, lines = TrialTable(report).to_cells()
     cells = page[1].cells
     at = cells.index("trial")
     wanted = heads + [cell for line in lines for cell in line]
@@ -116,7 +116,7 @@ def test_counters_of_teachers_are_shown_as_they_are(report):
 
 
 def test_every_plot_is_drawn_and_is_valid_svg(report):
-    drawn = sweep_figures(report)
+    drawn = draw_sweep_figures(report)
     assert set(drawn) == {
         "objective",
         "learning_curves",
@@ -135,7 +135,7 @@ def test_every_plot_is_drawn_and_is_valid_svg(report):
 def test_plots_without_data_are_none():
     waiting = report_of([row("t0", (), "waiting", {"a": 1, "b": 2})], rungs=(1,))
     for nothing in (report_of([], rungs=(1,)), waiting):
-        assert sweep_figures(nothing) == {}
+        assert draw_sweep_figures(nothing) == {}
     assert sweep_plots.draw_rung_survival(made_sweep(6, rungs=())) is None
     assert (
         search_plots.draw_parallel_coordinates(

@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console
 
 from raykd.report.sweeps.axes import INACTIVE, build_search_axes
-from raykd.report.sweeps.trial_table import TrialTable, score_title, shorten_names, value_text
+from raykd.report.sweeps.trial_table import TrialTable, format_score_title, format_value, shorten_names
 from raykd.report.sweeps.trials import Evaluation, TrialRow
 from tests.made_trials import made_sweep, report_of, row
 
 
 def test_the_score_is_the_best_evaluation_and_ties_go_to_the_lower_nll():
     trial = row(scores=(0.5, 0.8, 0.8, math.nan, 0.7), nlls=(1.0, 0.6, 0.55, math.nan, 0.4))
-    assert (trial.score, trial.nll, trial.best_step, trial.reached) == (0.8, 0.55, 30, 5)
-    assert trial.at(4) is None and trial.at(5) == 0.7 and trial.at(6) is None
+    assert (trial.score, trial.nll, trial.best_step, trial.last_evaluation) == (0.8, 0.55, 30, 5)
+    assert trial.score_at(4) is None and trial.score_at(5) == 0.7 and trial.score_at(6) is None
 
 
 def test_the_report_tells_its_trials_which_direction_is_better():
@@ -45,7 +45,7 @@ def test_the_best_is_never_a_broken_trial_and_ties_go_to_nll_then_name():
     ]
     report = report_of(trials)
     assert report.best.name == "t1"
-    assert [t.name for t in report.ranked()] == ["t1", "t2", "t3", "t0", "t4", "t5", "t6"]
+    assert [t.name for t in report.rank_trials()] == ["t1", "t2", "t3", "t0", "t4", "t5", "t6"]
     assert report.by_status == {"finished": 3, "stopped": 1, "failed": 1, "diverged": 1, "waiting": 1}
     assert report_of(trials[3:]).best is None
     lowest = report_of(trials, metric="nll", higher_is_better=False)
@@ -54,7 +54,7 @@ def test_the_best_is_never_a_broken_trial_and_ties_go_to_nll_then_name():
 
 def test_lower_is_better_turns_the_order():
     report = report_of([row("a", (0.5,)), row("b", (0.3,))], metric="nll", higher_is_better=False)
-    assert [t.name for t in report.ranked()] == ["b", "a"]
+    assert [t.name for t in report.rank_trials()] == ["b", "a"]
 
 
 def test_two_trials_of_one_name_are_refused():
@@ -89,7 +89,7 @@ def test_cells_hold_the_numbers_and_a_dash_for_what_is_not_there():
             row("t1", (), "failed", {"objective.alpha": 1e-5, "t.kind": None}, seconds=1234.4),
         ]
     )
-    heads, lines = TrialTable(report).cells()
+    heads, lines = TrialTable(report).to_cells()
     assert heads == [
         "trial",
         "status",
@@ -107,12 +107,12 @@ def test_cells_hold_the_numbers_and_a_dash_for_what_is_not_there():
 
 
 def test_a_sweep_over_nll_shows_it_once():
-    heads, _ = TrialTable(report_of([row()], metric="eval/mean/nll", higher_is_better=False)).cells()
-    assert heads.count("NLL nats") == 1 and score_title("eval/mean/accuracy") == "accuracy %"
+    heads, _ = TrialTable(report_of([row()], metric="eval/mean/nll", higher_is_better=False)).to_cells()
+    assert heads.count("NLL nats") == 1 and format_score_title("eval/mean/accuracy") == "accuracy %"
 
 
 def test_values_are_written_as_in_yaml():
-    assert [value_text(v) for v in (True, None, 3, 0.5, 1 / 3, "a")] == [
+    assert [format_value(v) for v in (True, None, 3, 0.5, 1 / 3, "a")] == [
         "true",
         "null",
         "3",
@@ -124,26 +124,26 @@ def test_values_are_written_as_in_yaml():
 
 def test_rows_and_csv_hold_every_trial_unrounded_with_whole_paths():
     report = made_sweep()
-    rows = TrialTable(report).rows()
+    rows = TrialTable(report).to_rows()
     assert len(rows) == 30 and len({tuple(r) for r in rows}) == 1
     assert rows[0]["score"] == report.best.score and rows[0]["rank"] == 1
     assert [r["rank"] for r in rows if r["status"] in ("failed", "diverged")] == [None] * 3
     json.dumps(rows, allow_nan=False)
-    read = list(csv.DictReader(io.StringIO(TrialTable(report).csv())))
+    read = list(csv.DictReader(io.StringIO(TrialTable(report).to_csv())))
     assert [r["trial"] for r in read] == [r["trial"] for r in rows]
     assert [float(r["train.learning_rate"]) for r in read] == [r["train.learning_rate"] for r in rows]
     constant = [r["objective.temperature.end"] for r in read if r["objective.temperature.kind"] == "constant"]
     assert constant and set(constant) == {""}
     assert TrialTable(report).columns()["score"] == [r["score"] for r in rows]
-    assert TrialTable(report_of([])).csv() == "" and TrialTable(report_of([])).columns() == {}
+    assert TrialTable(report_of([])).to_csv() == "" and TrialTable(report_of([])).columns() == {}
 
 
 def test_the_terminal_shows_the_best_and_says_how_many_more():
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(TrialTable(made_sweep()).rich(top=5))
+    console.print(TrialTable(made_sweep()).to_rich(top=5))
     text = console.export_text()
     assert sum(line.lstrip().startswith("t0") for line in text.splitlines()) == 5
-    assert "and 25 more trials" in text and "more trials" not in TrialTable(made_sweep(5)).markdown(5)
+    assert "and 25 more trials" in text and "more trials" not in TrialTable(made_sweep(5)).to_markdown(5)
 
 
 @pytest.mark.parametrize("keys", [2, 8])
@@ -155,18 +155,18 @@ def test_a_terminal_loses_no_digit(keys):
     ]
     table = TrialTable(report_of(trials))
     console = Console(width=112, record=True, file=io.StringIO())
-    console.print(table.rich(top=5))
+    console.print(table.to_rich(top=5))
     text = console.export_text()
     assert "…" not in text and ("values" in text) == (keys == 8)
-    for trial in table.report.ranked()[:5]:
-        assert all(value_text(v) in text for v in trial.sample.values())
+    for trial in table.report.rank_trials()[:5]:
+        assert all(format_value(v) in text for v in trial.sample.values())
 
 
 def test_markup_in_a_name_is_shown_as_it_is():
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(TrialTable(report_of([row("[red]t|1")])).rich())
+    console.print(TrialTable(report_of([row("[red]t|1")])).to_rich())
     assert "[red]t|1" in console.export_text()
-    assert "| [red]t\\|1 |" in TrialTable(report_of([row("[red]t|1")])).markdown()
+    assert "| [red]t\\|1 |" in TrialTable(report_of([row("[red]t|1")])).to_markdown()
 
 
 def axis_of(values, **fields):

@@ -145,7 +145,7 @@ def test_numbers_that_are_none_and_scores_that_are_worst(tmp_path: Path) -> None
     assert "NaN" not in (tmp_path / "trials.jsonl").read_text(encoding="utf-8")
     for trial in (journal.trials["t0"], Journal(tmp_path / "trials.jsonl").trials["t0"]):
         assert math.isnan(trial.evaluations[1].nll) and trial.evaluations[1].score == 0.0
-        assert not trial.row().counts and trial.row().error == "loss nan"
+        assert not trial.row().is_eligible and trial.row().error == "loss nan"
 
 
 def test_a_diverged_trial_keeps_its_evaluations_as_they_were(tmp_path: Path) -> None:

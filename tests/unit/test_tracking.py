@@ -12,7 +12,7 @@ import pytest
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Tracker, environment, serve_ui, slug
+from raykd.tracking import Tracker, describe_environment, serve_ui, slug
 from raykd.tracking.delivery.outbox import SPOOL, write_spool
 
 CANARY = "s3cr3tCANARY"
@@ -253,7 +253,7 @@ def test_pages_of_a_database_that_is_not_there(tmp_path):
 
 def test_the_environment_is_read_without_imports():
     begin = time.monotonic()
-    found = environment()
+    found = describe_environment()
     assert time.monotonic() - begin < 3
     assert {
         "python",

@@ -8,7 +8,7 @@ import pytest
 
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
-from raykd.tracking import RedactingFilter, redact, slug, tracking_uri
+from raykd.tracking import RedactingFilter, redact, resolve_tracking_uri, slug
 from raykd.tracking.address import redact_value
 
 CANARY = "s3cr3tCANARY"
@@ -88,7 +88,7 @@ def test_credentials_in_a_uri_are_refused_without_being_shown(uri, by_environmen
     if by_environment:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError) as caught:
-        tracking_uri(TrackingConfig(uri=None if by_environment else uri), tmp_path)
+        resolve_tracking_uri(TrackingConfig(uri=None if by_environment else uri), tmp_path)
     message = str(pickle.loads(pickle.dumps(caught.value)))
     assert CANARY not in message + repr(caught.value)
     assert "MLFLOW_TRACKING_USERNAME" in message
@@ -100,17 +100,20 @@ def test_credentials_in_a_uri_are_refused_without_being_shown(uri, by_environmen
 )
 def test_stores_that_do_not_work_are_refused(uri, tmp_path):
     with pytest.raises(TrackingError, match=r"sqlite:///|database file"):
-        tracking_uri(TrackingConfig(uri=uri), tmp_path)
+        resolve_tracking_uri(TrackingConfig(uri=uri), tmp_path)
 
 
 def test_the_uri_is_always_explicit(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("mlruns").mkdir()  # mlflow itself would take this one
-    assert tracking_uri(TrackingConfig(), Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert tracking_uri(TrackingConfig(uri="sqlite:///x/m.db"), tmp_path) == f"sqlite:///{tmp_path}/x/m.db"
+    assert resolve_tracking_uri(TrackingConfig(), Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert (
+        resolve_tracking_uri(TrackingConfig(uri="sqlite:///x/m.db"), tmp_path)
+        == f"sqlite:///{tmp_path}/x/m.db"
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert tracking_uri(TrackingConfig(), tmp_path) == "http://mlflow:5000"
-    assert tracking_uri(TrackingConfig(uri="https://other"), tmp_path) == "https://other"
+    assert resolve_tracking_uri(TrackingConfig(), tmp_path) == "http://mlflow:5000"
+    assert resolve_tracking_uri(TrackingConfig(uri="https://other"), tmp_path) == "https://other"
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Sent, Tracker, folders_to_send, replay, slug
+from raykd.tracking import SyncResult, Tracker, find_waiting_folders, send_waiting, slug
 from raykd.tracking.client import send_points
-from raykd.tracking.delivery.acts import LATER
-from raykd.tracking.delivery.alive import HEARTBEAT, STALE_S, end_stale
+from raykd.tracking.delivery.heartbeat import HEARTBEAT, STALE_S, end_stale
+from raykd.tracking.delivery.operations import LATER
 from raykd.tracking.delivery.outbox import SPOOL, Outbox, read_spool_lines
 
 DEAD = "http://127.0.0.1:9"
@@ -78,10 +78,10 @@ def test_without_a_server_a_run_that_need_not_be_recorded_goes_on_and_is_made_la
     assert CANARY not in "".join(p.read_text(encoding="utf-8") for p in folder.rglob("*.jsonl"))
     copy = shutil.copytree(folder, tmp_path / "copy")
 
-    assert folders_to_send(folder) == [folder, folder / "child"]
-    sent = [replay(mlflow_uri, part) for part in folders_to_send(folder)]
+    assert find_waiting_folders(folder) == [folder, folder / "child"]
+    sent = [send_waiting(mlflow_uri, part) for part in find_waiting_folders(folder)]
     assert sent[0].points == 250 and sent[1].points == 2
-    assert folders_to_send(folder) == []
+    assert find_waiting_folders(folder) == []
     experiment = client.get_experiment_by_name("later")
     by_name = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
     made, below = by_name["offline"], by_name["baseline"]
@@ -94,8 +94,8 @@ def test_without_a_server_a_run_that_need_not_be_recorded_goes_on_and_is_made_la
     assert {"report.html", "notes/hello.txt", "plots/a.svg", "table.json"} <= found
 
     # Cut off before it could strike anything out, and done again: nothing twice.
-    for part in folders_to_send(copy):
-        replay(mlflow_uri, part)
+    for part in find_waiting_folders(copy):
+        send_waiting(mlflow_uri, part)
     again = {r.info.run_id for r in client.search_runs([experiment.experiment_id])}
     assert again == {made.info.run_id, below.info.run_id}
     assert steps(client, made.info.run_id) == list(range(1, 251))
@@ -137,7 +137,7 @@ def test_what_was_refused_to_the_end_waits_and_how_the_run_ended_is_recorded_now
     assert [json.loads(line)["kind"] for line in (tmp_path / LATER).read_text().splitlines()] == ["text"]
     with (tmp_path / LATER).open("a", encoding="utf-8") as file:
         file.write('{"run_id": "torn by a cra')
-    assert replay(mlflow_uri, tmp_path) == Sent(0, 1)
+    assert send_waiting(mlflow_uri, tmp_path) == SyncResult(0, 1)
     assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["late.txt"]
 
 

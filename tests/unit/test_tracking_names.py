@@ -12,9 +12,9 @@ from raykd.data.rows import Rows
 from raykd.keys import RESERVED_PARTS, key_part, slug
 from raykd.point import Point
 from raykd.student.evaluate import scores_by_language
-from raykd.tracking import Tracker, replay
+from raykd.tracking import Tracker, send_waiting
 from raykd.tracking.client import KeyNames, log_rows
-from raykd.tracking.delivery.acts import artifact_path
+from raykd.tracking.delivery.operations import clean_artifact_path
 
 LANGUAGES = [
     "mean", "macro", ".", "..", "zh(CN)", "zh_CN_", "zh CN", "a/b", "a_b", " a", "a ", "", "😀", "中文", "हिन्दी", "EN", "en",
@@ -84,7 +84,7 @@ def test_parts_and_keys_never_meet(names):
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_paths_of_artifacts_never_meet_and_fit_a_file_system(one, two):
-    first, second = artifact_path(one), artifact_path(two)
+    first, second = clean_artifact_path(one), clean_artifact_path(two)
     parts = [tuple(part for part in path.split("/") if part) for path in (one, two)]
     assert (first == second) == (parts[0] == parts[1])
     assert all(
@@ -116,9 +116,9 @@ def test_what_a_deleted_run_refuses_is_kept(mlflow_uri, client, tmp_path):
     tracker.set_tags({"late": "tag"})
     tracker.finish("FAILED", timeout_s=2)
     with pytest.raises(Exception, match="is deleted"):
-        replay(mlflow_uri, tmp_path)
+        send_waiting(mlflow_uri, tmp_path)
     client.restore_run(tracker.run_id)
-    assert replay(mlflow_uri, tmp_path).points == 1
+    assert send_waiting(mlflow_uri, tmp_path).points == 1
     run = client.get_run(tracker.run_id)
     assert (run.data.metrics["x"], run.data.tags["late"], run.info.status) == (1.0, "tag", "FAILED")
 
@@ -148,5 +148,5 @@ def test_odd_texts_tags_and_tables_arrive(mlflow_uri, client, tmp_path):
         "one.json",
         "mean/two.json",
     ]
-    folder = artifact_path("../x?/zh(CN)%#.txt").rsplit("/", 1)[0]
+    folder = clean_artifact_path("../x?/zh(CN)%#.txt").rsplit("/", 1)[0]
     assert len(client.list_artifacts(tracker.run_id, folder)) == 1

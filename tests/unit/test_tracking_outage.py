@@ -11,10 +11,10 @@ import pytest
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Sent, Tracker, replay
-from raykd.tracking import patience as tracking_patience
+from raykd.tracking import SyncResult, Tracker, send_waiting
+from raykd.tracking import timeouts as tracking_timeouts
 from raykd.tracking.delivery import outbox as tracking_outbox
-from raykd.tracking.delivery.outbox import Outbox, read_spool_lines, write_spool_line
+from raykd.tracking.delivery.outbox import Outbox, format_spool_line, read_spool_lines
 
 CANARY = "s3cr3tCANARY"
 RUN = {"info": {"run_id": "f" * 32, "experiment_id": "1", "status": "RUNNING"}, "data": {}}
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(tracking_outbox, "LINGER_S", 0.02)
     monkeypatch.setattr(
-        tracking_patience,
+        tracking_timeouts,
         "_LENT",
         {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"},
     )
@@ -149,11 +149,11 @@ def test_a_run_that_ends_during_an_outage_leaves_a_spool_that_can_be_sent_later(
     assert str(spool) in caplog.text
     assert CANARY not in caplog.text
     with pytest.raises(TrackingError):
-        replay(server.uri, tmp_path)
+        send_waiting(server.uri, tmp_path)
     with spool.open("a") as file:
         file.write('{"run_id": "torn by a cra')
     server.mode = "answer"
-    assert replay(server.uri, tmp_path) == Sent(6, 1)
+    assert send_waiting(server.uri, tmp_path) == SyncResult(6, 1)
     assert server.ends == ["FAILED"]
     assert steps(server.metrics) == [1, 2, 3, 4, 5, 6]
     assert not spool.exists()
@@ -161,8 +161,8 @@ def test_a_run_that_ends_during_an_outage_leaves_a_spool_that_can_be_sent_later(
 
 def test_a_resumed_run_sends_what_the_last_one_left(server, tmp_path):
     spool = tmp_path / "mlflow_spool.jsonl"
-    other = write_spool_line("0" * 32, Point(99, {"x": 1.0}, 1))
-    spool.write_text("".join(write_spool_line("f" * 32, p) + "\n" for p in points(1, 4)) + other + "\n")
+    other = format_spool_line("0" * 32, Point(99, {"x": 1.0}, 1))
+    spool.write_text("".join(format_spool_line("f" * 32, p) + "\n" for p in points(1, 4)) + other + "\n")
     tracker = open_run(server, tmp_path)
     tracker.log_points(points(5, 1))
     assert tracker.flush(5)

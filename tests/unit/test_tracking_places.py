@@ -20,9 +20,9 @@ from raykd.tracking import (
     Experiment,
     Tracker,
     build_sqlite_uri,
-    database_path,
+    find_database_path,
     find_recording_place,
-    tracking_uri,
+    resolve_tracking_uri,
 )
 from raykd.tracking.stores import database as tracking_database
 from raykd.tracking.stores.failure import mlflow_start_error
@@ -55,7 +55,7 @@ def no_variables(monkeypatch):
 def made(mlflow_uri):
     """A database that plain raykd made, to be copied."""
     Tracker.start(mlflow_uri, "raykd", "first", params={}, tags={}).finish()
-    return database_path(mlflow_uri)
+    return find_database_path(mlflow_uri)
 
 
 def client_of(uri):
@@ -69,8 +69,8 @@ def test_any_folder_holds_its_database_and_artifacts(name, made, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     output = tmp_path / name
     output.mkdir()
-    uri = tracking_uri(TrackingConfig(), Path(name))
-    assert database_path(uri) == output / "mlflow.db" and uri == tracking_uri(
+    uri = resolve_tracking_uri(TrackingConfig(), Path(name))
+    assert find_database_path(uri) == output / "mlflow.db" and uri == resolve_tracking_uri(
         TrackingConfig(uri=uri), tmp_path
     )
     shutil.copy(made, output / "mlflow.db")

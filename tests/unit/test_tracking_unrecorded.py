@@ -6,7 +6,14 @@ import pytest
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
-from raykd.tracking import Experiment, Tracker, build_sqlite_uri, database_path, lines_of_left, replay
+from raykd.tracking import (
+    Experiment,
+    Tracker,
+    build_sqlite_uri,
+    find_database_path,
+    send_waiting,
+    take_unrecorded_lines,
+)
 from raykd.tracking.delivery.unrecorded import UnrecordedRun, note_unrecorded
 
 DEAD = "http://127.0.0.1:9"
@@ -18,7 +25,7 @@ def start(uri, folder, **more):
 
 def test_a_run_and_its_children_are_one_line(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    lines_of_left()
+    take_unrecorded_lines()
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "run.json").write_text("{}")
@@ -27,13 +34,13 @@ def test_a_run_and_its_children_are_one_line(tmp_path, monkeypatch):
     run.log_points([Point(1, {"x": 1.0}), Point(2, {"x": 1.0})])
     for tracker in (child, run):
         tracker.finish("FAILED", timeout_s=1)
-    (line,) = lines_of_left()
+    (line,) = take_unrecorded_lines()
     assert line.startswith("not recorded in MLflow: 2 points and ") and "of 2 MLflow runs" in line
     assert f"raykd mlflow sync '{folder}'" in line and "MLFLOW_TRACKING_URI" not in line
-    assert lines_of_left() == []
+    assert take_unrecorded_lines() == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
     note_unrecorded(UnrecordedRun(DEAD, folder, 1, 1, "away"))
-    assert lines_of_left() == [
+    assert take_unrecorded_lines() == [
         f"not recorded in MLflow: 1 point and 1 other record (away); they wait in {folder}; send them with: "
         f"MLFLOW_TRACKING_URI={DEAD} raykd mlflow sync '{folder}'"
     ]
@@ -47,33 +54,33 @@ def test_a_run_and_its_children_are_one_line(tmp_path, monkeypatch):
     ],
 )
 def test_points_that_no_disk_took_are_not_said_to_wait(tmp_path, lost, records, words):
-    lines_of_left()
+    take_unrecorded_lines()
     note_unrecorded(UnrecordedRun(DEAD, tmp_path, 3, records, "away", lost))
-    (line,) = lines_of_left()
+    (line,) = take_unrecorded_lines()
     assert all(word in line for word in words), line
     assert ("sync" in line) is (lost < 3)
 
 
 def test_all_that_was_recorded_is_not_spoken_of(tmp_path, mlflow_uri):
-    lines_of_left()
+    take_unrecorded_lines()
     with start(mlflow_uri, tmp_path) as tracker:
         tracker.log_points([Point(1, {"x": 1.0})])
-    assert lines_of_left() == []
+    assert take_unrecorded_lines() == []
 
 
 def test_a_database_that_is_removed_on_the_way_is_said(tmp_path, mlflow_uri):
     start(mlflow_uri, tmp_path / "r").finish()
-    lines_of_left()
+    take_unrecorded_lines()
     path = tmp_path / "mlflow.db"
-    shutil.copy(database_path(mlflow_uri), path)
+    shutil.copy(find_database_path(mlflow_uri), path)
     with start(build_sqlite_uri(path), tmp_path / "r") as tracker:
         path.unlink()
         tracker.log_points([Point(1, {"x": 1.0})])
-    (line,) = lines_of_left()
+    (line,) = take_unrecorded_lines()
     assert "removed or replaced" in line and "raykd mlflow sync" in line
     with pytest.raises(TrackingError, match=r"no database(.|\n)*--new-run"):
-        replay(build_sqlite_uri(path), tmp_path / "r")
-    assert replay(build_sqlite_uri(path), tmp_path / "r", new_run=Experiment("left")).points == 1
+        send_waiting(build_sqlite_uri(path), tmp_path / "r")
+    assert send_waiting(build_sqlite_uri(path), tmp_path / "r", new_run=Experiment("left")).points == 1
 
 
 def sync(*words):
@@ -97,7 +104,7 @@ def test_sync_refuses_by_name_and_one_record_does_not_hold_up_the_others(tmp_pat
     (folder / "run.yaml").write_text(
         "teachers: [{path: /on/another/machine}]"
     )  # all but `tracking` may be elsewhere
-    shutil.copy(database_path(mlflow_uri), runs / "mlflow.db")
+    shutil.copy(find_database_path(mlflow_uri), runs / "mlflow.db")
     assert f"raykd mlflow sync {runs / 'r'}" in str(sync(str(runs)).exception)
     away = start(DEAD, folder)
     away.log_points([Point(1, {"x": 1.0})])
@@ -106,7 +113,7 @@ def test_sync_refuses_by_name_and_one_record_does_not_hold_up_the_others(tmp_pat
     away.log_file(page)
     away.log_text("after it", "notes.txt")
     away.finish("FAILED", timeout_s=1)
-    lines_of_left()
+    take_unrecorded_lines()
     page.unlink()
     first = sync(str(folder))
     assert first.exit_code == 5 and "sent 1 points and" in first.output and "report.html" in first.output

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from raykd.report.names import is_constant, shorten_names
-from raykd.report.sweeps.trial_table import value_text
+from raykd.report.key_names import is_number_of_choice, shorten_names
+from raykd.report.sweeps.trial_table import format_value
 from raykd.report.sweeps.trials import SweepReport
 from raykd.report.table import ABSENT
 
@@ -67,7 +67,7 @@ class SearchAxis:
             names = [(at, "constant" if value in self.numbers else _short(value)) for at, value in shown]
             return found + [(self._share(at, last), name) for at, name in names]
         return found + [
-            (self.place({self.key: value}), value_text(value)) for value in self._round_values(most)
+            (self.place({self.key: value}), format_value(value)) for value in self._round_values(most)
         ]
 
     def _round_values(self, most: int) -> list[float]:
@@ -114,7 +114,7 @@ def build_search_axes(report: SweepReport) -> list[SearchAxis]:
 
 def _names(keys: Sequence[str]) -> dict[str, str]:
     """A name for each axis: a choice and the number that is one of its options are two axes."""
-    constants = [key for key in keys if is_constant(key, keys)]
+    constants = [key for key in keys if is_number_of_choice(key, keys)]
     choices = {key[: key.rindex("[")] for key in constants}
     names = shorten_names([key for key in keys if key not in constants])
     return {
@@ -145,5 +145,5 @@ def _is_number(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    text = value_text(value)
+    text = format_value(value)
     return text if len(text) <= 18 else text[:8] + "…" + text[-8:]

@@ -19,7 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from raykd.report.fitted import FittedTable
+from raykd.report.fitted_table import FittedTable
 from raykd.report.table import ABSENT, render_markdown_table
 from raykd.tasks.scores.metrics import is_higher_better, is_rate, metric_title
 from raykd.tasks.scores.ranking import round_score
@@ -79,7 +79,7 @@ class ConfirmationReport:
     environment: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
 
-    def pairs(self, split: str, language: str, metric: str) -> list[tuple[int, float, float]]:
+    def pair_scores(self, split: str, language: str, metric: str) -> list[tuple[int, float, float]]:
         """(seed, first arm, second arm) of the seeds for which both arms have this number."""
         name = f"{split}/{language}/{metric}"
         first, second = (self.scores.get(arm, {}) for arm in self.arms)
@@ -90,26 +90,26 @@ class ConfirmationReport:
                 found.append((seed, one, two))
         return found
 
-    def differences(self) -> list[PairedDifference]:
+    def compute_differences(self) -> list[PairedDifference]:
         """Every number that both arms have: test before validation, the mean before languages, `metric` first."""
         names = dict.fromkeys(n for by_seed in self.scores.values() for v in by_seed.values() for n in v)
         parts = [tuple(n.split("/")) for n in names]
-        kept = [p for p in parts if len(p) == 3 and self.pairs(*p)]
+        kept = [p for p in parts if len(p) == 3 and self.pair_scores(*p)]
         metrics = [self.metric, *dict.fromkeys(m for _, _, m in kept)]
         languages = [MACRO, *dict.fromkeys(x for _, x, _ in kept)]
         splits = [*SPLITS, *dict.fromkeys(s for s, _, _ in kept)]
         kept.sort(key=lambda p: (splits.index(p[0]), metrics.index(p[2]), languages.index(p[1])))
-        return [compute_paired_difference(self.pairs(*p), *p) for p in kept]
+        return [compute_paired_difference(self.pair_scores(*p), *p) for p in kept]
 
     @property
-    def main(self) -> PairedDifference | None:
+    def main_difference(self) -> PairedDifference | None:
         """The difference that decides: `metric`, mean over languages, test rows (validation if there are none)."""
-        wanted = [d for d in self.differences() if d.language == MACRO and d.metric == self.metric]
+        wanted = [d for d in self.compute_differences() if d.language == MACRO and d.metric == self.metric]
         return wanted[0] if wanted else None
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """What the main difference says, for a person."""
-        d = self.main
+        d = self.main_difference
         first, second = self.arms
         if d is None:
             return f"There is no seed for which both {first} and {second} were measured on {self.metric}."
@@ -128,17 +128,17 @@ class ConfirmationReport:
         wins = f"{first} wins {d.wins} of {d.seeds}" + (f", {d.ties} equal" if d.ties else "")
         return f"{head} ({interval}, {d.seeds} seeds, {wins}). The interval {says}."
 
-    def missing(self) -> list[str]:
+    def list_missing(self) -> list[str]:
         """Arms and seeds without any number, as texts."""
         return [
             f"{arm}, seed {seed}" for arm in self.arms for seed in self.seeds
             if not self.scores.get(arm, {}).get(seed)
         ]  # fmt: skip
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
+    def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of the table of paired differences as texts."""
         heads = ["split", "language", "metric", *self.arms, "difference", "95 % interval", "wins", "seeds"]
-        return heads, [self._line(d) for d in self.differences()]
+        return heads, [self._line(d) for d in self.compute_differences()]
 
     def _line(self, d: PairedDifference) -> list[str]:
         scale = d.unit[0]
@@ -152,7 +152,7 @@ class ConfirmationReport:
             *means, format_difference(d, d.mean), interval, wins, str(d.seeds),
         ]  # fmt: skip
 
-    def rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """One flat, JSON-able row for each difference, unrounded."""
         first, second = self.arms
         return [
@@ -162,24 +162,24 @@ class ConfirmationReport:
                 "low": d.low, "high": d.high, "wins": d.wins, "ties": d.ties,
                 "excludes_zero": d.excludes_zero,
             }
-            for d in self.differences()
+            for d in self.compute_differences()
         ]  # fmt: skip
 
-    def rich(self) -> FittedTable:
+    def to_rich(self) -> FittedTable:
         """The table for a terminal; the sentence stands below it."""
-        heads, lines = self.cells()
-        table = Table(caption=self.sentence(), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        heads, lines = self.to_cells()
+        table = Table(caption=self.describe(), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for at, head in enumerate(heads):
             table.add_column(Text(head), justify="left" if at < 3 else "right", no_wrap=True)
-        for d, cells in zip(self.differences(), lines, strict=True):
-            table.add_row(*(Text(cell) for cell in cells), style="bold" if d == self.main else "")
+        for d, cells in zip(self.compute_differences(), lines, strict=True):
+            table.add_row(*(Text(cell) for cell in cells), style="bold" if d == self.main_difference else "")
         named = [[f"{line[0]} {line[1]}, {line[2]}", *line[3:]] for line in lines]
-        main = frozenset(at for at, d in enumerate(self.differences()) if d == self.main)
-        return FittedTable((table,), ["", *heads[3:]], named, bold=main, remarks=(self.sentence(),))
+        main = frozenset(at for at, d in enumerate(self.compute_differences()) if d == self.main_difference)
+        return FittedTable((table,), ["", *heads[3:]], named, bold=main, remarks=(self.describe(),))
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """The sentence and the table as GitHub Markdown."""
-        return f"{self.sentence()}\n\n{render_markdown_table(*self.cells())}\n"
+        return f"{self.describe()}\n\n{render_markdown_table(*self.to_cells())}\n"
 
 
 def compute_paired_difference(

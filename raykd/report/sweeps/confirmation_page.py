@@ -26,7 +26,7 @@ CAPTION = (
 )
 
 
-def confirmation_figures(report: ConfirmationReport) -> dict[str, tuple[str, str]]:
+def draw_confirmation_figures(report: ConfirmationReport) -> dict[str, tuple[str, str]]:
     """Name to (SVG, caption); empty where no seed was measured in both arms."""
     svg = draw_paired_dots(report)
     return {} if svg is None else {"confirmation": (svg, CAPTION)}
@@ -34,13 +34,13 @@ def confirmation_figures(report: ConfirmationReport) -> dict[str, tuple[str, str
 
 def draw_paired_dots(report: ConfirmationReport) -> str | None:
     """Scores of both arms joined by seed, and paired differences of the mean and each language."""
-    main = report.main
+    main = report.main_difference
     if main is None:
         return None
     metric, scale = main.metric, main.unit[0]
-    rows = [d for d in report.differences() if d.metric == metric and d.split in SPLITS]
+    rows = [d for d in report.compute_differences() if d.metric == metric and d.split in SPLITS]
     figure, (left, right) = make_panels(2, width=9.6, height=max(2.8, 1.0 + 0.36 * len(rows)))
-    for _, one, two in report.pairs(main.split, main.language, metric):
+    for _, one, two in report.pair_scores(main.split, main.language, metric):
         left.plot([0, 1], [scale * two, scale * one], color="#999999", lw=1.0, zorder=1)
         left.scatter([0], [scale * two], color="#999999", s=30, zorder=2)
         left.scatter([1], [scale * one], color="#D55E00", s=30, zorder=2)
@@ -48,7 +48,7 @@ def draw_paired_dots(report: ConfirmationReport) -> str | None:
     left.set(xlim=(-0.4, 1.4), ylabel=f"{main.split} {metric_title(metric)}")
     left.grid(visible=False, axis="x")
     for at, d in enumerate(rows):
-        apart = [scale * (one - two) for _, one, two in report.pairs(d.split, d.language, metric)]
+        apart = [scale * (one - two) for _, one, two in report.pair_scores(d.split, d.language, metric)]
         right.scatter(apart, [at] * len(apart), color="#D55E00", s=22, alpha=0.7, zorder=2)
         if d.low is not None and d.high is not None:
             right.plot([scale * d.low, scale * d.high], [at, at], color=INK, lw=1.6, zorder=3)
@@ -69,11 +69,11 @@ def draw_paired_dots(report: ConfirmationReport) -> str | None:
 def write_confirmation_page(
     report: ConfirmationReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
 ) -> Path:
-    """Writes the page, with ``pictures`` if `confirmation_figures` drew them already, to ``path``; returns ``path``."""
+    """Write the page to ``path``, with ``pictures`` if `draw_confirmation_figures` drew them already."""
     from markupsafe import Markup
 
-    main = report.main
-    missing = report.missing()
+    main = report.main_difference
+    missing = report.list_missing()
     notes = [
         *report.notes,
         *([f"Not measured: {'; '.join(missing)}; its partner is left out."] if missing else []),
@@ -84,10 +84,10 @@ def write_confirmation_page(
         notes=notes,
         figures={
             k: (Markup(svg), caption)
-            for k, (svg, caption) in (pictures or confirmation_figures(report)).items()
+            for k, (svg, caption) in (pictures or draw_confirmation_figures(report)).items()
         },
-        table=report.cells(),
-        roles=["student" if d == main else "" for d in report.differences()],
+        table=report.to_cells(),
+        roles=["student" if d == main else "" for d in report.compute_differences()],
         script="",
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ TREES = 30
 FORESTS = 5
 """Fits to all trials, averaged for the estimate."""
 PERMUTATIONS = 3
-WEAK = 0.1
+LOW_R2 = 0.1
 """Explained variance below which the shares are shares of next to nothing."""
 
 
@@ -66,10 +66,10 @@ class Importance:
     trials: int
     basis: str
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """What was measured on, and how far to trust it."""
         text = f"Over {self.basis}. The forest explains {max(0.0, self.explained):.0%} of their variance."
-        if self.explained < WEAK:
+        if self.explained < LOW_R2:
             text += " That is next to nothing: these shares are shares of noise."
         return text
 
@@ -94,8 +94,8 @@ def select_comparable_trials(report: SweepReport) -> ComparableTrials:
             np.asarray(scores, dtype=np.float64),
             f"the best scores of {len(ended)} finished trials",
         )
-    at = min(t.reached for t in ended)
-    pairs = [(t, s) for t in sound if (s := t.at(at)) is not None]
+    at = min(t.last_evaluation for t in ended)
+    pairs = [(t, s) for t in sound if (s := t.score_at(at)) is not None]
     return ComparableTrials(
         tuple(t for t, _ in pairs),
         np.asarray([s for _, s in pairs], dtype=np.float64),
@@ -105,10 +105,10 @@ def select_comparable_trials(report: SweepReport) -> ComparableTrials:
 
 
 def compute_importance(report: SweepReport, seed: int = 0) -> Importance | None:
-    """Importance of every searched key; None where `explain_too_few` says why."""
+    """Importance of every searched key; None where `explain_missing_importance` says why."""
     found = select_comparable_trials(report)
     axes = build_search_axes(report)
-    if explain_too_few(report) or not axes:
+    if explain_missing_importance(report) or not axes:
         return None
     columns = [_encode(axis, found.trials) for axis in axes]
     active = [np.asarray([a.key in t.sample for t in found.trials]) for a in axes]
@@ -134,7 +134,7 @@ def compute_importance(report: SweepReport, seed: int = 0) -> Importance | None:
     return Importance(tuple(keys), explained, count, found.basis)
 
 
-def explain_too_few(report: SweepReport) -> str:
+def explain_missing_importance(report: SweepReport) -> str:
     """Why there is no importance, as a sentence; empty if there is one."""
     found = select_comparable_trials(report)
     if len(found.trials) < LEAST_TRIALS:

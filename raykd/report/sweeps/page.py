@@ -13,13 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raykd.report.names import fold_sample, shorten_names
+from raykd.report.key_names import fold_sample, shorten_names
 from raykd.report.page import load_template
 from raykd.report.sweeps import plots as sweep_plots
 from raykd.report.sweeps import search_plots
-from raykd.report.sweeps.importance import explain_too_few
+from raykd.report.sweeps.importance import explain_missing_importance
 from raykd.report.sweeps.rungs import RungAgreement, compute_rank_correlations, describe_rungs
-from raykd.report.sweeps.trial_table import TrialTable, metric_name, sample_text, score_title, value_text
+from raykd.report.sweeps.trial_table import (
+    TrialTable,
+    describe_sample,
+    format_score_title,
+    format_value,
+    strip_metric_path,
+)
 from raykd.report.sweeps.trials import BROKEN, SweepReport
 from raykd.report.table import ABSENT, format_metric
 from raykd.tasks.scores.metrics import is_rate
@@ -38,7 +44,7 @@ CAPTIONS: Mapping[str, str] = {
 }
 
 
-def sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
+def draw_sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
     """Name to (SVG, caption) of every plot this sweep has data for; the caller may also log them one by one."""
     drawn = {
         "objective": sweep_plots.draw_objective_by_trial(report),
@@ -54,30 +60,31 @@ def sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
 def write_sweep_page(
     report: SweepReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
 ) -> Path:
-    """Writes the page, with ``pictures`` if `sweep_figures` drew them already, to ``path``; returns ``path``."""
+    """Writes the page, with ``pictures`` if `draw_sweep_figures` drew them already, to ``path``; returns ``path``."""
     from markupsafe import Markup
 
     found = report.importance
     script = load_template("sort.js.j2").render()
-    names, ranked = shorten_names(report.shown_keys), report.ranked()
+    names, ranked = shorten_names(report.shown_keys), report.rank_trials()
     correlations = compute_rank_correlations(report)
     html = load_template("sweep.html.j2").render(
         report=report,
         headline=summarize_sweep(report),
         notes=report.notes,
-        text=value_text,
+        text=format_value,
         folded=fold_sample,
         figures={
-            k: (Markup(svg), caption) for k, (svg, caption) in (pictures or sweep_figures(report)).items()
+            k: (Markup(svg), caption)
+            for k, (svg, caption) in (pictures or draw_sweep_figures(report)).items()
         },
-        importance_says=found.sentence() if found else explain_too_few(report),
+        importance_says=found.describe() if found else explain_missing_importance(report),
         rungs_say=describe_rungs(correlations),
         rungs=build_rung_cells(correlations),
-        table=TrialTable(report).cells(),
+        table=TrialTable(report).to_cells(),
         ranked=ranked,
         broken=BROKEN,
         paths={short: key for key, short in names.items()},
-        errors=[(t, sample_text(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
+        errors=[(t, describe_sample(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
         teachers=build_teacher_cells(report),
         script=Markup(script),
         script_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
@@ -89,14 +96,14 @@ def write_sweep_page(
 
 def summarize_sweep(report: SweepReport) -> list[tuple[str, str, str]]:
     """(what, number, remark) of what a reader looks for first."""
-    best, name = report.best, metric_name(report.metric)
+    best, name = report.best, strip_metric_path(report.metric)
     statuses = ", ".join(f"{n} {status}" for status, n in report.by_status.items())
     if best is None:
         found = [("best trial", ABSENT, "no trial has a score that counts")]
     else:
         unit = " %" if is_rate(name) else ""
         nll = "" if best.nll is None or name == "nll" else f", NLL {best.nll:.3f}"
-        remark = f"validation {score_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
+        remark = f"validation {format_score_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
         found = [(f"best trial: {best.name}", format_metric(name, best.score, compared=True) + unit, remark)]
     found.append(("trials", str(len(report.trials)), statuses))
     planned = sum(t.total_steps for t in report.trials)

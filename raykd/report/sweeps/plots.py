@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raykd.report.drawing import COLOURS, INK, STYLES, draw_legend, escape_math, make_panels, render_svg
-from raykd.report.sweeps.importance import WEAK, Importance
+from raykd.report.sweeps.importance import LOW_R2, Importance
 from raykd.report.sweeps.rungs import compute_rank_correlations, compute_survival, count_trials_by_evaluation
-from raykd.report.sweeps.trial_table import metric_name, score_title
+from raykd.report.sweeps.trial_table import format_score_title, strip_metric_path
 from raykd.report.sweeps.trials import BROKEN, Status, SweepReport, TrialRow
 from raykd.tasks.scores.metrics import is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = 5
+MOST_LEADERS = 5
 """Trials that are drawn in colour."""
 GREY = "#999999"
 MARKS: Mapping[Status, dict[str, Any]] = {
@@ -38,12 +38,12 @@ MARKS: Mapping[Status, dict[str, Any]] = {
 
 def choose_scale(report: SweepReport) -> float:
     """100 for rates, which are drawn in per cent, else 1."""
-    return 100.0 if is_rate(metric_name(report.metric)) else 1.0
+    return 100.0 if is_rate(strip_metric_path(report.metric)) else 1.0
 
 
 def list_leaders(report: SweepReport) -> list[TrialRow]:
     """The best five trials, as far as there are so many."""
-    return [t for t in report.ranked() if t.counts][:SHOWN]
+    return [t for t in report.rank_trials() if t.is_eligible][:MOST_LEADERS]
 
 
 def draw_objective_by_trial(report: SweepReport) -> str | None:
@@ -58,7 +58,10 @@ def draw_objective_by_trial(report: SweepReport) -> str | None:
         axes.step([*x, len(report.trials)], [*y, y[-1]], where="post", color=INK, lw=1.0, label="best so far")
     set_limits(axes, report, [choose_scale(report) * t.score for _, t in scored if t.score is not None])
     draw_scatter(axes, report, [(float(at), t) for at, t in enumerate(report.trials, 1)])
-    axes.set(xlabel="trial, in the order of starting", ylabel=f"best validation {score_title(report.metric)}")
+    axes.set(
+        xlabel="trial, in the order of starting",
+        ylabel=f"best validation {format_score_title(report.metric)}",
+    )
     axes.set_xlim(0.4, len(report.trials) + 0.6)
     _whole_numbers(axes)
     draw_legend(axes, outside=True)
@@ -82,7 +85,9 @@ def draw_learning_curves(report: SweepReport) -> str | None:
         axes.plot(x, y, color=COLOURS[at], ls=STYLES[at % len(STYLES)], lw=2.0, marker="o", ms=3.5,
                   label=escape_math(t.name), zorder=3)  # fmt: skip
     set_limits(axes, report, [y for points in curves.values() for _, y in points])
-    axes.set(xlabel="optimizer step", ylabel=f"validation {score_title(report.metric)}", xlim=(0, None))
+    axes.set(
+        xlabel="optimizer step", ylabel=f"validation {format_score_title(report.metric)}", xlim=(0, None)
+    )
     draw_legend(axes, outside=True)
     return render_svg(figure)
 
@@ -117,7 +122,7 @@ def draw_rung_survival(report: SweepReport) -> str | None:
     right.set_xticks(range(len(rungs)), titles)
     right.set(
         xlabel="rung (evaluation)",
-        ylabel=f"{score_title(report.metric)} there",
+        ylabel=f"{format_score_title(report.metric)} there",
         xlim=(-0.6, len(rungs) - 0.4),
     )
     right.grid(visible=False, axis="x")
@@ -135,7 +140,7 @@ def draw_importance_bars(found: Importance | None) -> str | None:
         100 * np.asarray([getattr(k, name) for k in keys]) for name in ("share", "low", "high")
     )
     rows = np.arange(len(keys))
-    axes.barh(rows, share, color="#56B4E9" if found.explained >= WEAK else GREY, height=0.66)
+    axes.barh(rows, share, color="#56B4E9" if found.explained >= LOW_R2 else GREY, height=0.66)
     axes.errorbar(
         share, rows, xerr=[share - low, high - share], fmt="none", ecolor=INK, elinewidth=1.1, capsize=3
     )
@@ -216,7 +221,7 @@ def _running_best(report: SweepReport) -> list[tuple[int, float]]:
     best: TrialRow | None = None
     found = []
     for at, t in enumerate(report.trials, 1):
-        if t.counts and t.score is not None and (best is None or t.order[:2] < best.order[:2]):
+        if t.is_eligible and t.score is not None and (best is None or t.order[:2] < best.order[:2]):
             best = t
             found.append((at, choose_scale(report) * t.score))
     return found
@@ -233,7 +238,7 @@ def _rung_scores(axes: Axes, report: SweepReport) -> list[float]:
             (at + shift + float(rng.uniform(-0.09, 0.09)), choose_scale(report) * score)
             for at, s in enumerate(compute_survival(report))
             for t in getattr(s, name)
-            if (score := t.at(s.evaluation)) is not None
+            if (score := t.score_at(s.evaluation)) is not None
         ]
         if points:
             x, y = zip(*points, strict=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 
 LEAST_PAIRS = 3
-BLIND = 0.5
+LOW_TAU = 0.5
 """Tau below which early stopping chooses nearly blindly."""
 
 
@@ -45,10 +45,10 @@ def compute_survival(report: SweepReport) -> list[Survival]:
     """Each rung that a trial reached, in order."""
     found = []
     for rung in sorted(set(report.rungs)):
-        there = [t for t in report.trials if t.reached >= rung]
+        there = [t for t in report.trials if t.last_evaluation >= rung]
         if there:
-            onward = [t for t in there if t.reached > rung or t.status == "finished"]
-            stopped = [t for t in there if t.reached == rung and t.status == "stopped"]
+            onward = [t for t in there if t.last_evaluation > rung or t.status == "finished"]
+            stopped = [t for t in there if t.last_evaluation == rung and t.status == "stopped"]
             rest = [t for t in there if t not in onward and t not in stopped]
             found.append(Survival(rung, tuple(onward), tuple(stopped), tuple(rest)))
     return found
@@ -56,8 +56,8 @@ def compute_survival(report: SweepReport) -> list[Survival]:
 
 def count_trials_by_evaluation(report: SweepReport) -> list[tuple[int, int]]:
     """(evaluation, number of trials that were evaluated at it or later), from the first to the last."""
-    last = max((t.reached for t in report.trials), default=0)
-    return [(e, sum(t.reached >= e for t in report.trials)) for e in range(1, last + 1)]
+    last = max((t.last_evaluation for t in report.trials), default=0)
+    return [(e, sum(t.last_evaluation >= e for t in report.trials)) for e in range(1, last + 1)]
 
 
 def compute_rank_correlations(report: SweepReport) -> list[RungAgreement]:
@@ -65,14 +65,15 @@ def compute_rank_correlations(report: SweepReport) -> list[RungAgreement]:
     from scipy.stats import kendalltau
 
     ended = [t for t in report.trials if t.status == "finished" and t.last is not None]
-    end = max((t.reached for t in ended), default=0)
+    end = max((t.last_evaluation for t in ended), default=0)
     found = []
     for rung in sorted(set(report.rungs)):
         if end and rung >= end:
             continue
         pairs = [
             (score, t.last.score) for t in ended
-            if t.last and t.reached > rung and (score := t.at(rung)) is not None and math.isfinite(t.last.score)
+            if t.last and t.last_evaluation > rung and math.isfinite(t.last.score)
+            and (score := t.score_at(rung)) is not None
         ]  # fmt: skip
         tau = (
             float(kendalltau(*zip(*pairs, strict=True)).statistic) if len(pairs) >= LEAST_PAIRS else math.nan
@@ -88,10 +89,10 @@ def describe_rungs(found: list[RungAgreement]) -> str:
         return (
             f"Too few trials ran to their end (fewer than {LEAST_PAIRS}) to say how well a rung foretells it."
         )
-    blind = [str(at) for tau, at in known if tau < BLIND]
+    blind = [str(at) for tau, at in known if tau < LOW_TAU]
     text = (
         "Kendall's tau is 1 if the order of the trials at a rung is their order at the end, and 0 if the two have "
-        f"nothing to do with each other; below {BLIND} early stopping chooses nearly blindly"
+        f"nothing to do with each other; below {LOW_TAU} early stopping chooses nearly blindly"
     )
     if blind:
         return (

@@ -30,7 +30,7 @@ from raykd.report.sweeps.plots import (
     list_leaders,
     set_limits,
 )
-from raykd.report.sweeps.trial_table import score_title
+from raykd.report.sweeps.trial_table import format_score_title
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def draw_slices(report: SweepReport) -> str | None:
         if not axis.inactive:
             panel.set_xlim(-0.13, 1.13)
         if at % 3 == 0:
-            panel.set_ylabel(score_title(report.metric))
+            panel.set_ylabel(format_score_title(report.metric))
     handles = {label: h for p in panels for h, label in zip(*p.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=6, frameon=False,
                   fontsize=9, labelcolor=INK)  # fmt: skip
@@ -116,7 +116,7 @@ def _score_axis(report: SweepReport, scored: list[TrialRow]) -> SearchAxis:
     bottom, top = choose_limits(report, values)
     kept = [v for v in values if bottom <= v <= top]
     flipped = not report.higher_is_better
-    return SearchAxis("", score_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
+    return SearchAxis("", format_score_title(report.metric), low=min(kept), high=max(kept), flipped=flipped)
 
 
 def _lane(axes: Axes, at: int, lane: SearchAxis) -> None:

@@ -19,8 +19,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from raykd.report.fitted import FittedTable
-from raykd.report.names import fold_sample, shorten_names
+from raykd.report.fitted_table import FittedTable
+from raykd.report.key_names import fold_sample, shorten_names
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 from raykd.report.table import ABSENT, format_metric, render_markdown_table
 from raykd.tasks.scores.metrics import metric_title
@@ -29,17 +29,17 @@ LEAST_VALUES = 24
 """Characters of a column that holds the values of all searched keys."""
 
 
-def metric_name(metric: str) -> str:
+def strip_metric_path(metric: str) -> str:
     """The metric without a prefix: ``eval/mean/accuracy`` is accuracy."""
     return metric.rsplit("/", 1)[-1]
 
 
-def score_title(metric: str) -> str:
+def format_score_title(metric: str) -> str:
     """How a metric is called in headings, with its unit."""
-    return metric_title(metric_name(metric))
+    return metric_title(strip_metric_path(metric))
 
 
-def value_text(value: object) -> str:
+def format_value(value: object) -> str:
     """A sampled value as text: numbers with four significant digits, booleans and null as in YAML."""
     if value is None:
         return "null"
@@ -50,10 +50,10 @@ def value_text(value: object) -> str:
     return str(value)
 
 
-def sample_text(sample: Mapping[str, object], names: Mapping[str, str]) -> str:
+def describe_sample(sample: Mapping[str, object], names: Mapping[str, str]) -> str:
     """A sample on one line: ``alpha 0.1, temperature.start 4``."""
     return ", ".join(
-        f"{names.get(key, key)} {value_text(value)}" for key, value in fold_sample(sample).items()
+        f"{names.get(key, key)} {format_value(value)}" for key, value in fold_sample(sample).items()
     )
 
 
@@ -63,31 +63,31 @@ class TrialTable:
 
     report: SweepReport
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
+    def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows as texts, the same for Markdown, HTML and the terminal."""
         names = shorten_names(self.report.shown_keys)
-        nll = [] if metric_name(self.report.metric) == "nll" else ["NLL nats"]
-        heads = ["trial", "status", score_title(self.report.metric), *nll]
+        nll = [] if strip_metric_path(self.report.metric) == "nll" else ["NLL nats"]
+        heads = ["trial", "status", format_score_title(self.report.metric), *nll]
         heads += ["best step", "steps", "seconds", *names.values()]
-        return heads, [self._line(t, bool(nll)) for t in self.report.ranked()]
+        return heads, [self._line(t, bool(nll)) for t in self.report.rank_trials()]
 
     def _line(self, t: TrialRow, nll: bool) -> list[str]:
         done = 0 if t.last is None else t.last.step
         sample = fold_sample(t.sample)
-        values = [value_text(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys]
+        values = [format_value(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys]
         return [
-            t.name, t.status, format_metric(metric_name(self.report.metric), t.score, compared=True),
+            t.name, t.status, format_metric(strip_metric_path(self.report.metric), t.score, compared=True),
             *([format_metric("nll", t.nll, compared=True)] * nll),
             ABSENT if t.best_step is None else f"{t.best_step:,}", f"{done:,} / {t.total_steps:,}",
             f"{t.seconds:,.0f}", *values,
         ]  # fmt: skip
 
-    def rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """One flat, JSON-able row a trial, the best first; every row has the same keys, absent is None."""
         flat = []
-        for rank, t in enumerate(self.report.ranked(), 1):
+        for rank, t in enumerate(self.report.rank_trials(), 1):
             row: dict[str, object] = {
-                "rank": rank if t.counts else None, "trial": t.name, "status": t.status, "score": t.score,
+                "rank": rank if t.is_eligible else None, "trial": t.name, "status": t.status, "score": t.score,
                 "nll": t.nll, "best_step": t.best_step, "evaluations": len(t.evaluations),
                 "steps": 0 if t.last is None else t.last.step, "total_steps": t.total_steps,
                 "seconds": t.seconds, "error": t.error,
@@ -97,29 +97,29 @@ class TrialTable:
 
     def columns(self) -> dict[str, list[Any]]:
         """`rows` by column, as trackers of experiments take a table."""
-        rows = self.rows()
+        rows = self.to_rows()
         return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
 
-    def csv(self) -> str:
+    def to_csv(self) -> str:
         """`rows` as CSV text; None is an empty cell."""
         buffer = io.StringIO()
-        rows = self.rows()
+        rows = self.to_rows()
         if rows:
             writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         return buffer.getvalue()
 
-    def rich(self, top: int = 20) -> FittedTable:
+    def to_rich(self, top: int = 20) -> FittedTable:
         """The best ``top`` trials; the caption says how many more there are.
 
         Searched keys have a column each where there is room, else one for all of them, else a trial is a record.
         """
-        heads, lines = self.cells()
+        heads, lines = self.to_cells()
         lines, rest = lines[:top], len(lines) - top
         first = len(heads) - len(self.report.shown_keys)
-        names, ranked = shorten_names(self.report.shown_keys), self.report.ranked()[:top]
-        joined = [[*x[:first], sample_text(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
+        names, ranked = shorten_names(self.report.shown_keys), self.report.rank_trials()[:top]
+        joined = [[*x[:first], describe_sample(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
         more = f"and {rest} more trials, in the report and in the CSV" if rest > 0 else ""
         best = self.report.best
         bold = frozenset(at for at, line in enumerate(lines) if best is not None and line[0] == best.name)
@@ -130,9 +130,9 @@ class TrialTable:
         )
         return FittedTable(forms, heads, lines, bold=bold, remarks=(more,) if more else ())
 
-    def markdown(self, top: int | None = None) -> str:
+    def to_markdown(self, top: int | None = None) -> str:
         """All trials, or the best ``top`` and a line that says how many more, as GitHub Markdown."""
-        heads, lines = self.cells()
+        heads, lines = self.to_cells()
         shown_lines = lines if top is None else lines[:top]
         rest = len(lines) - len(shown_lines)
         more = f"\nand {rest} more trials\n" if rest else ""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from raykd.report.names import fold_sample
+from raykd.report.key_names import fold_sample
 from raykd.tasks.scores.ranking import rank
 
 if TYPE_CHECKING:
@@ -98,23 +98,23 @@ class TrialRow:
         return self.evaluations[-1] if self.evaluations else None
 
     @property
-    def reached(self) -> int:
+    def last_evaluation(self) -> int:
         """Number of the last evaluation; 0 before the first."""
         return 0 if self.last is None else self.last.evaluation
 
     @property
     def order(self) -> tuple[bool, tuple[float, float], str]:
         """A key to sort trials by, the best first; those that cannot be the best come last, by name."""
-        if not self.counts or self.score is None:
+        if not self.is_eligible or self.score is None:
             return (True, (0.0, 0.0), self.name)
         return (False, rank(self.score, self.nll, higher_is_better=self.higher_is_better), self.name)
 
     @property
-    def counts(self) -> bool:
+    def is_eligible(self) -> bool:
         """Whether it can be the best: scored, and neither failed nor diverged."""
         return self.best is not None and self.status not in BROKEN
 
-    def at(self, evaluation: int) -> float | None:
+    def score_at(self, evaluation: int) -> float | None:
         """The score at this evaluation; None if there is no finite one."""
         found = [e.score for e in self.evaluations if e.evaluation == evaluation]
         return found[-1] if found and math.isfinite(found[-1]) else None
@@ -172,7 +172,7 @@ class SweepReport:
     @property
     def best(self) -> TrialRow | None:
         """The best trial: by score, then lower NLL, then name; None while nothing counts."""
-        return next((t for t in self.ranked() if t.counts), None)
+        return next((t for t in self.rank_trials() if t.is_eligible), None)
 
     @property
     def by_status(self) -> dict[Status, int]:
@@ -187,6 +187,6 @@ class SweepReport:
 
         return compute_importance(self)
 
-    def ranked(self) -> list[TrialRow]:
+    def rank_trials(self) -> list[TrialRow]:
         """All trials, the best first; those that cannot be the best come last, by name."""
         return sorted(self.trials, key=lambda trial: trial.order)

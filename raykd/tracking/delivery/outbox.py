@@ -35,10 +35,10 @@ BACKOFF_S = (1.0, 60.0)
 """Seconds between attempts while nothing can be sent: the first and the longest; doubled in between."""
 
 
-Send = Callable[[Sequence[Point]], None]
+SendPoints = Callable[[Sequence[Point]], None]
 
 
-def write_spool_line(run_id: str, point: Point) -> str:
+def format_spool_line(run_id: str, point: Point) -> str:
     """One line of a spool: strict JSON, numbers that JSON cannot hold as strings."""
     values = {k: v if math.isfinite(v) else str(v) for k, v in point.values.items()}
     return json.dumps({"run_id": run_id, "step": point.step, "time_ms": point.time_ms, "values": values})
@@ -74,7 +74,7 @@ class Outbox:
     def __init__(
         self,
         run_id: str,
-        send: Send,
+        send: SendPoints,
         spool: Path | None,
         backoff_s: tuple[float, float] = BACKOFF_S,
         *,
@@ -207,14 +207,14 @@ class Outbox:
             elif not self._closing:
                 first, longest = self._backoff_s
                 self._wait_s = min(longest, max(first, self._wait_s * 2))
-                self.why = redact(first_line(error))[:300]
+                self.why = redact(extract_first_line(error))[:300]
                 self._set_aside(also=self._in_flight)
             if error is not None and not was_down and not self._closing:
                 place = f"go to {self._spool}" if self._spool else "are kept in memory"
                 logger.warning(
                     "MLflow takes no metrics; training goes on, they %s and are sent again later (%s)",
                     place,
-                    redact(first_line(error)),
+                    redact(extract_first_line(error)),
                 )
             elif error is None and was_down:
                 logger.warning("MLflow takes metrics again; all that waited were sent")
@@ -231,7 +231,7 @@ class Outbox:
         try:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
             with self._spool.open("a", encoding="utf-8") as file:
-                file.writelines(write_spool_line(self._run_id, point) + "\n" for point in points)
+                file.writelines(format_spool_line(self._run_id, point) + "\n" for point in points)
             self._spooled += len(points)
         except OSError as error:
             self.dropped += len(points)
@@ -247,12 +247,12 @@ def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
         return
     fresh = path.with_suffix(".tmp")
     fresh.write_text(
-        "".join(write_spool_line(run_id, point) + "\n" for run_id, point in rows), encoding="utf-8"
+        "".join(format_spool_line(run_id, point) + "\n" for run_id, point in rows), encoding="utf-8"
     )
     fresh.replace(path)
 
 
-def first_line(error: BaseException) -> str:
+def extract_first_line(error: BaseException) -> str:
     """What an exception says, without the pages that database and HTTP errors carry."""
     # SQLAlchemy says how it came to ask before it says what was answered.
     lines = [line for line in str(error).splitlines() if line and not line.startswith("(raised as a result")]

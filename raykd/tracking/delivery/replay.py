@@ -1,4 +1,4 @@
-"""Sending later what MLflow did not take: points and acts of runs that ended, or were cut off, without it.
+"""Sending later what MLflow did not take: points and ops of runs that ended, or were cut off, without it.
 
 Decision record: points go first and a run's end last, so that whoever sees it ended sees it whole. What was done is
 struck out at once, so a replay that is cut off goes on where it was; doing something twice does no harm, since MLflow
@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from raykd.errors import RaykdError, TrackingError
 from raykd.point import Point
-from raykd.tracking.address import Experiment, check_uri, database_path, is_server, redact, sync_command
+from raykd.tracking.address import (
+    Experiment,
+    check_uri,
+    find_database_path,
+    format_sync_command,
+    is_server,
+    redact,
+)
 from raykd.tracking.client import FOR_GOOD, KeyNames, check_run, connect_mlflow, read_stage, send_points
-from raykd.tracking.delivery.acts import (
+from raykd.tracking.delivery.operations import (
     LATER,
     LOCAL,
     TrackingOp,
@@ -27,38 +34,40 @@ from raykd.tracking.delivery.acts import (
     find_created_run,
     perform_op,
 )
-from raykd.tracking.delivery.outbox import CHUNK, SPOOL, first_line, read_spool_lines, write_spool
-from raykd.tracking.patience import PROBE, set_mlflow_variables
+from raykd.tracking.delivery.outbox import CHUNK, SPOOL, extract_first_line, read_spool_lines, write_spool
 from raykd.tracking.stores.artifacts import repair_artifact_location
 from raykd.tracking.stores.database import is_new
 from raykd.tracking.stores.failure import convert_failure
+from raykd.tracking.timeouts import PROBE, set_mlflow_variables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
-class Sent:
+class SyncResult:
     """What was sent: points of curves, and other records (parameters, tags, artifacts, models, ends of runs).
 
     kept: what could not be sent, each with its reason; it stays where it was.
     """
 
     points: int = 0
-    acts: int = 0
+    operations: int = 0
     kept: tuple[str, ...] = ()
 
-    def __add__(self, other: Sent) -> Sent:
-        return Sent(self.points + other.points, self.acts + other.acts, self.kept + other.kept)
+    def __add__(self, other: SyncResult) -> SyncResult:
+        return SyncResult(
+            self.points + other.points, self.operations + other.operations, self.kept + other.kept
+        )
 
 
-def folders_to_send(run: Path) -> list[Path]:
+def find_waiting_folders(run: Path) -> list[Path]:
     """Folders of a run in which something waits, those of parents before those of their children."""
     found = {path.parent for name in (SPOOL, LATER) for path in run.rglob(name)}
     return sorted(found, key=lambda path: (len(path.parts), str(path)))
 
 
-def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent:
+def send_waiting(uri: str, folder: Path, *, new_run: Experiment | None = None) -> SyncResult:
     """Sends what waits in a folder, each thing to its own run; what was sent is struck out.
 
     Args:
@@ -68,18 +77,18 @@ def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent
     """
     spool, later = folder / SPOOL, WaitingOps(folder / LATER)
     rows = list(read_spool_lines(spool))
-    if not rows and not later.acts:
-        return Sent()
+    if not rows and not later.ops:
+        return SyncResult()
     uri = check_uri(uri)
     try:
         with set_mlflow_variables(PROBE if is_server(uri) else {}):
-            client = _connected(uri, folder, rows, later.acts, new_run)
-        runs = _runs(client, uri, folder, rows, later.acts, new_run)
+            client = _connected(uri, folder, rows, later.ops, new_run)
+        runs = _runs(client, uri, folder, rows, later.ops, new_run)
         _send_points(client, runs, rows)
         write_spool(
             spool, list(read_spool_lines(spool))[len(rows) :]
         )  # what a live run added meanwhile stays
-        return Sent(len(rows)) + _perform(client, runs, later, folder)
+        return SyncResult(len(rows)) + _perform(client, runs, later, folder)
     except RaykdError:
         raise
     except Exception as error:
@@ -87,13 +96,13 @@ def replay(uri: str, folder: Path, *, new_run: Experiment | None = None) -> Sent
 
 
 def _connected(
-    uri: str, folder: Path, rows: list[tuple[str, Point]], acts: list[TrackingOp], new_run: Experiment | None
+    uri: str, folder: Path, rows: list[tuple[str, Point]], ops: list[TrackingOp], new_run: Experiment | None
 ) -> Any:
     """A client; a database is made only where a run is to be made in it too."""
-    path = database_path(uri)
-    makes = new_run is not None or any(act.kind == "create" for act in acts)
+    path = find_database_path(uri)
+    makes = new_run is not None or any(op.kind == "create" for op in ops)
     if path is not None and is_new(path) and not makes:
-        run_id = next(iter([run_id for run_id, _ in rows] + [act.run_id for act in acts]))
+        run_id = next(iter([run_id for run_id, _ in rows] + [op.run_id for op in ops]))
         raise _unknown(run_id, f"there is no database {path}", folder, uri)
     client = connect_mlflow(uri)
     client.search_experiments(max_results=1)
@@ -105,7 +114,7 @@ def _runs(
     uri: str,
     folder: Path,
     rows: list[tuple[str, Point]],
-    acts: list[TrackingOp],
+    ops: list[TrackingOp],
     new_run: Experiment | None,
 ) -> dict[str, str]:
     """The MLflow run of each id that waits.
@@ -113,8 +122,8 @@ def _runs(
     Raises:
         TrackingError: one is deleted, or not there and no other may take its place.
     """
-    runs = {act.run_id: create_run(client, uri, act) for act in acts if act.kind == "create"}
-    waiting = dict.fromkeys([run_id for run_id, _ in rows] + [act.run_id for act in acts])
+    runs = {op.run_id: create_run(client, uri, op) for op in ops if op.kind == "create"}
+    waiting = dict.fromkeys([run_id for run_id, _ in rows] + [op.run_id for op in ops])
     for run_id in waiting:
         if run_id in runs:
             continue
@@ -127,10 +136,10 @@ def _runs(
             if new_run is None:
                 raise _unknown(run_id, f"there is no MLflow run {run_id} at {redact(uri)}", folder, uri)
             born = {"experiment": new_run.name, "experiment_id": new_run.id, "name": folder.name}
-            act = TrackingOp(
+            op = TrackingOp(
                 run_id, "create", "the run", {**born, "parent": None, "time_ms": int(time.time() * 1000)}
             )
-            runs[run_id] = create_run(client, uri, act)
+            runs[run_id] = create_run(client, uri, op)
         check_run(client, uri, runs[run_id])
     for experiment_id in {client.get_run(run_id).info.experiment_id for run_id in runs.values()}:
         repair_artifact_location(client, uri, experiment_id)
@@ -142,8 +151,8 @@ def _unknown(run_id: str, what: str, folder: Path, uri: str) -> TrackingError:
         what,
         got=f"records of the MLflow run {run_id} in {folder}",
         wanted="the database or server that has it",
-        next_step=f"MLFLOW_TRACKING_URI=... {sync_command('', folder)} if it is another one; "
-        f"{sync_command(uri, folder)} --new-run if it is gone",
+        next_step=f"MLFLOW_TRACKING_URI=... {format_sync_command('', folder)} if it is another one; "
+        f"{format_sync_command(uri, folder)} --new-run if it is gone",
     )
 
 
@@ -165,14 +174,14 @@ def _made_before(client: MlflowClient, run_id: str) -> str | None:
     return None
 
 
-def _perform(client: MlflowClient, runs: dict[str, str], later: WaitingOps, folder: Path) -> Sent:
-    done, kept, acts = 0, [], list(later.acts)
-    births = [act for act in acts if act.kind == "create"]
-    rest = [act for act in acts if act.kind != "create"]
+def _perform(client: MlflowClient, runs: dict[str, str], later: WaitingOps, folder: Path) -> SyncResult:
+    done, kept, ops = 0, [], list(later.ops)
+    births = [op for op in ops if op.kind == "create"]
+    rest = [op for op in ops if op.kind != "create"]
     left: list[TrackingOp] = []
-    for at, act in enumerate(rest):
+    for at, op in enumerate(rest):
         try:
-            perform_op(client, runs[act.run_id], act, folder)
+            perform_op(client, runs[op.run_id], op, folder)
             done += 1
         except Exception as error:
             if not _is_of_this_act(error):
@@ -180,16 +189,18 @@ def _perform(client: MlflowClient, runs: dict[str, str], later: WaitingOps, fold
                     client.search_experiments(max_results=1)
                 except Exception:
                     raise error from None
-            left.append(act)
-            kept.append(f"{act.what}: {redact(first_line(error))[:300]}")
+            left.append(op)
+            kept.append(f"{op.what}: {redact(extract_first_line(error))[:300]}")
         # The run's birth is struck out last: without it the others would not find their run.
         later.keep([*births, *left, *rest[at + 1 :]])
     later.keep([*births, *left] if left else [])
-    return Sent(0, done + (0 if left else sum(act.run_id.startswith(LOCAL) for act in births)), tuple(kept))
+    return SyncResult(
+        0, done + (0 if left else sum(op.run_id.startswith(LOCAL) for op in births)), tuple(kept)
+    )
 
 
 def _is_of_this_act(error: Exception) -> bool:
-    """Whether another act may well succeed: a file is not there, or MLflow refuses a value for good."""
+    """Whether another op may well succeed: a file is not there, or MLflow refuses a value for good."""
     refused = getattr(error, "error_code", None) in FOR_GOOD
     return refused or isinstance(
         error, (TrackingError, FileNotFoundError, NotADirectoryError, KeyError, ValueError)

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from raykd.tracking.address import sync_command
+from raykd.tracking.address import format_sync_command
 
 _lock = threading.Lock()
 
@@ -40,18 +40,18 @@ def note_unrecorded(left: UnrecordedRun) -> None:
         _left.append(left)
 
 
-def lines_of_left() -> list[str]:
+def take_unrecorded_lines() -> list[str]:
     """What to say of it, a line for each run's folder; it is said once."""
     with _lock:
         found, _left[:] = list(_left), []
     by_folder: dict[tuple[str, Path | None], list[UnrecordedRun]] = {}
     for left in found:
-        folder = None if left.folder is None else run_folder(left.folder)
+        folder = None if left.folder is None else find_run_folder(left.folder)
         by_folder.setdefault((left.uri, folder), []).append(left)
     return [_line(uri, folder, lefts) for (uri, folder), lefts in by_folder.items()]
 
 
-def run_folder(folder: Path) -> Path:
+def find_run_folder(folder: Path) -> Path:
     """The run's folder that a folder of a trial or of a teacher's training lies in."""
     return next((near for near in (folder, *folder.parents) if (near / "run.json").exists()), folder)
 
@@ -70,5 +70,5 @@ def _line(uri: str, folder: Path | None, lefts: list[UnrecordedRun]) -> str:
         rest = "they are lost"
     else:
         gone = f", but {lost:,} of the points, which are lost" if lost else ""
-        rest = f"they wait in {folder}{gone}; send them with: {sync_command(uri, folder)}"
+        rest = f"they wait in {folder}{gone}; send them with: {format_sync_command(uri, folder)}"
     return f"not recorded in MLflow: {what}{runs}{why}; {rest}"

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from raykd.compat.mlflow_private import forget_artifact_folders
 from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
-from raykd.tracking.address import database_path, is_server
+from raykd.tracking.address import find_database_path, is_server
 from raykd.tracking.delivery.outbox import logger
 from raykd.tracking.stores.database import LOCKED_S, find_closed_folder
 
@@ -43,7 +43,7 @@ _CLIENTS = {
 _PACKAGES = {"google.cloud.storage": "google-cloud-storage", "azure.storage.blob": "azure-storage-blob"}
 
 
-def local_path(location: str) -> Path | None:
+def parse_local_path(location: str) -> Path | None:
     """The folder of a location on this machine; None where it is elsewhere."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
@@ -53,7 +53,7 @@ def local_path(location: str) -> Path | None:
 
 def find_left_behind(uri: str, location: str) -> Path | None:
     """The folder that a moved or copied database still names for its artifacts; None where it was not moved."""
-    database, old = database_path(uri), local_path(location)
+    database, old = find_database_path(uri), parse_local_path(location)
     if database is None or old is None or old.name != ARTIFACTS or old.parent == database.parent:
         return None
     with contextlib.suppress(OSError):
@@ -63,13 +63,13 @@ def find_left_behind(uri: str, location: str) -> Path | None:
     return old if is_copy or not old.exists() else None
 
 
-def follow_move(uri: str, location: str) -> str | None:
+def rewrite_moved_locations(uri: str, location: str) -> str | None:
     """Let a moved database name the folder of artifacts beside it; what was done, for people, None if nothing.
 
     Raises:
         sqlite3.Error: the database cannot be written.
     """
-    database, old = database_path(uri), find_left_behind(uri, location)
+    database, old = find_database_path(uri), find_left_behind(uri, location)
     if database is None or old is None:
         return None
     before, after = old.as_uri(), (database.parent / ARTIFACTS).as_uri()
@@ -87,7 +87,7 @@ def follow_move(uri: str, location: str) -> str | None:
     )
 
 
-def check_place(uri: str, name: str, location: str) -> str | None:
+def check_artifact_location(uri: str, name: str, location: str) -> str | None:
     """Check that artifacts of an experiment can be written; a note where they lie elsewhere than one may think.
 
     Raises:
@@ -102,7 +102,7 @@ def check_place(uri: str, name: str, location: str) -> str | None:
             f"artifacts of the MLflow experiment {name!r} lie at {scheme}://, whose client is not installed",
             got=location, wanted=wanted, next_step=f"pip install {_PACKAGES.get(client, client)}; or {other}",
         )  # fmt: skip
-    path = local_path(location)
+    path = parse_local_path(location)
     if path is None or find_left_behind(uri, location) is not None:
         return None
     if (closed := find_closed_folder(path)) is not None:
@@ -112,7 +112,7 @@ def check_place(uri: str, name: str, location: str) -> str | None:
             wanted=wanted,
             next_step=other,
         )
-    database = database_path(uri)
+    database = find_database_path(uri)
     if database is not None and not path.is_relative_to(database.parent):
         return f"artifacts of the MLflow experiment {name!r} are written to {path}, not beside the database"
     if is_server(uri) and not is_this_machine(urlsplit(uri).hostname or ""):
@@ -133,7 +133,7 @@ def _can_import(module: str) -> bool:
 def repair_artifact_location(client: MlflowClient, uri: str, experiment_id: str) -> str | None:
     """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
     try:
-        done = follow_move(uri, client.get_experiment(experiment_id).artifact_location)
+        done = rewrite_moved_locations(uri, client.get_experiment(experiment_id).artifact_location)
         if done is not None:
             forget_artifact_folders()
         return done

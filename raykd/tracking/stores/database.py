@@ -23,8 +23,8 @@ from urllib.parse import quote
 
 from raykd.compat.mlflow_private import close_connections
 from raykd.errors import TrackingError
-from raykd.tracking.address import build_sqlite_uri, database_path, mlflow_command
-from raykd.tracking.patience import silence_loggers
+from raykd.tracking.address import build_sqlite_uri, find_database_path, format_mlflow_command
+from raykd.tracking.timeouts import silence_loggers
 
 LOCKED_S = 10.0
 """Seconds that another process may hold the database before it is called locked."""
@@ -34,7 +34,7 @@ CHECKED_BYTES = 64 << 20
 """Size up to which all pages of a database are looked at: a tenth of a second."""
 
 
-def away_error(what: str, **more: str) -> TrackingError:
+def make_away_error(what: str, **more: str) -> TrackingError:
     """An error that says that MLflow does not answer now; a run that need not be recorded goes on without it."""
     error = TrackingError(what, **more)
     error.is_away = True
@@ -91,7 +91,7 @@ def check_database(path: Path, uri: str) -> None:
         return
     if found is None and not _tables(path):
         return  # a database of somebody else, or an empty one: MLflow adds its tables
-    upgrade = mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
+    upgrade = format_mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
     if found is not None and found not in _known():
         raise TrackingError(
             f"the MLflow database {path} was written by a newer MLflow",
@@ -131,7 +131,7 @@ def _revision(path: Path) -> str | None:
             return None if row is None else str(row[0])
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise away_error(
+            raise make_away_error(
                 f"the MLflow database {path} is locked",
                 got=f"another process has held it for {LOCKED_S:.0f} s ({error})",
                 wanted="a database that others hold for moments",
@@ -213,7 +213,10 @@ def make_database(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     made, whole = (path.with_name(f".mlflow-{uuid.uuid4().hex[:12]}.db") for _ in range(2))
     try:
-        with only_our_folders(build_sqlite_uri(made)), silence_loggers("alembic", "mlflow.store.db.utils"):
+        with (
+            remove_misspelled_folders(build_sqlite_uri(made)),
+            silence_loggers("alembic", "mlflow.store.db.utils"),
+        ):
             MlflowClient(tracking_uri=build_sqlite_uri(made), registry_uri=build_sqlite_uri(made))
         # A copy, since MLflow keeps the first file open as long as this process lives.
         with (
@@ -250,7 +253,7 @@ def identify_file(path: Path) -> tuple[int, int] | None:
 _opened_before: dict[str, tuple[int, int] | None] = {}
 
 
-def forget_removed(uri: str, path: Path) -> None:
+def drop_stale_connections(uri: str, path: Path) -> None:
     """Let go of a file that was removed: MLflow keeps connections for each URI as long as the process lives."""
     now = identify_file(path)
     if _opened_before.setdefault(uri, now) != now:
@@ -259,9 +262,9 @@ def forget_removed(uri: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_our_folders(uri: str) -> Iterator[None]:
+def remove_misspelled_folders(uri: str) -> Iterator[None]:
     """Remove what MLflow makes by reading a path as it is spelled: ``a%3Fb`` beside ``a?b``."""
-    path = database_path(uri)
+    path = find_database_path(uri)
     spelled = Path(uri.split(":///", 1)[1].partition("?")[0]).parent if path is not None else None
     if path is None or spelled is None or spelled == path.parent:
         yield

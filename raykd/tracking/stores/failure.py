@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from raykd.environ import proxy_for
 from raykd.errors import RaykdError, TrackingError
 from raykd.tracking.address import is_server, redact
-from raykd.tracking.delivery.outbox import first_line
-from raykd.tracking.patience import PROBE_S
-from raykd.tracking.stores.database import away_error
+from raykd.tracking.delivery.outbox import extract_first_line
+from raykd.tracking.stores.database import make_away_error
+from raykd.tracking.timeouts import PROBE_S
 
 ELSEWHERE = "remove tracking.uri and MLFLOW_TRACKING_URI to record in an SQLite database under `output`"
 
@@ -27,7 +27,7 @@ def convert_failure(uri: str, error: BaseException) -> RaykdError:
 def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
     """MLflow cannot be used at this URI: why, and what helps."""
     text = str(error)
-    got = redact(first_line(error))[:500]
+    got = redact(extract_first_line(error))[:500]
     what = f"MLflow cannot be used at {redact(uri)}"
     if isinstance(error, ModuleNotFoundError):
         return TrackingError(
@@ -35,7 +35,7 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
             next_step=f"pip install {DRIVERS.get(str(error.name), error.name)}",
         )  # fmt: skip
     if not is_server(uri):
-        return away_error(
+        return make_away_error(
             what, got=got, wanted="a database that opens",
             next_step="see that it is there and may be written, or set tracking.uri to another database",
         )  # fmt: skip
@@ -56,11 +56,11 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
         )  # fmt: skip
     wanted = f"an answer within {PROBE_S + 1} s"
     if (proxy := proxy_for(uri)) is not None:
-        return away_error(
+        return make_away_error(
             f"{what}: it was asked through a proxy", got=f"{got} ({redact(proxy)})", wanted=wanted,
             next_step=f"NO_PROXY={urlsplit(uri).hostname} asks it directly; or start the server, or correct the proxy",
         )  # fmt: skip
-    return away_error(
+    return make_away_error(
         what, got=got, wanted=wanted,
         next_step=f"start the server (mlflow server --port {urlsplit(uri).port or 5000}) or correct tracking.uri; "
         f"{ELSEWHERE}",

@@ -7,12 +7,12 @@ import time
 from raykd.point import Point
 from raykd.tracking.address import Experiment, check_uri, is_server
 from raykd.tracking.client import connect_mlflow, find_or_create_experiment, send_points
-from raykd.tracking.patience import PROBE, set_mlflow_variables
 from raykd.tracking.stores.failure import convert_failure
+from raykd.tracking.timeouts import PROBE, set_mlflow_variables
 
 
-def probe(uri: str) -> None:
-    """Makes a run with one point at this URI (from `tracking_uri`) and deletes it.
+def probe_mlflow(uri: str) -> None:
+    """Makes a run with one point at this URI (from `resolve_tracking_uri`) and deletes it.
 
     Raises:
         TrackingError: MLflow does not answer within seconds, or refuses.

@@ -44,7 +44,7 @@ class FittedTable:
         for remark in self.remarks:
             yield Text(remark, style="dim italic", overflow="fold")
 
-    def titled(self, what: str) -> FittedTable:
+    def with_title(self, what: str) -> FittedTable:
         """The same table with words before its title."""
         for form in self.forms:
             form.title = f"{what}. {form.title}"
@@ -60,7 +60,7 @@ class FittedTable:
                     yield Text(f"  {_flat(head).ljust(wide)}  {cell}", overflow="fold")
 
 
-def fitted(heads: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1) -> FittedTable:
+def build_plain_table(heads: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1) -> FittedTable:
     """A plain table without a frame.
 
     Args:

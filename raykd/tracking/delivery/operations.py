@@ -1,9 +1,9 @@
 """`TrackingOp`: something to be recorded in an MLflow run that is no point of a curve, as data.
 
-Decision record: an act that MLflow does not take must outlive the process, so it is written down (JSON lines beside the
+Decision record: an op that MLflow does not take must outlive the process, so it is written down (JSON lines beside the
 spool of points, appended at once) and not kept as a closure: parameters, tags, texts, files by their path, the model
-and how the run ended. Every act may be done twice: MLflow takes the same parameter, tag, artifact and end again.
-Where no server answered at the start (`tracking.required: false`), the run itself is the first act: it has a local id
+and how the run ended. Every op may be done twice: MLflow takes the same parameter, tag, artifact and end again.
+Where no server answered at the start (`tracking.required: false`), the run itself is the first op: it has a local id
 until `raykd mlflow sync` makes it, and finds it again by a tag if it was cut off.
 """
 
@@ -66,32 +66,32 @@ class WaitingOps:
     """Acts that wait, in memory and in a file.
 
     Args:
-        path: the file; acts of an earlier process are read from it. None keeps them in memory alone.
+        path: the file; ops of an earlier process are read from it. None keeps them in memory alone.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self.acts: list[TrackingOp] = [] if path is None else list(read_ops(path))
+        self.ops: list[TrackingOp] = [] if path is None else list(read_ops(path))
 
-    def add(self, act: TrackingOp) -> None:
+    def add(self, op: TrackingOp) -> None:
         """One more, at the end."""
-        self.acts.append(act)
+        self.ops.append(op)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(act)) + "\n")
+                file.write(json.dumps(asdict(op)) + "\n")
 
-    def keep(self, acts: Sequence[TrackingOp]) -> None:
+    def keep(self, ops: Sequence[TrackingOp]) -> None:
         """Only these still wait; no file is left where none does."""
-        if list(acts) == self.acts:
+        if list(ops) == self.ops:
             return
-        self.acts = list(acts)
+        self.ops = list(ops)
         if self._path is not None:
-            if not acts:
+            if not ops:
                 self._path.unlink(missing_ok=True)
                 return
             fresh = self._path.with_suffix(".tmp")
-            fresh.write_text("".join(json.dumps(asdict(a)) + "\n" for a in acts), encoding="utf-8")
+            fresh.write_text("".join(json.dumps(asdict(a)) + "\n" for a in ops), encoding="utf-8")
             fresh.replace(self._path)
 
 
@@ -106,42 +106,42 @@ def read_ops(path: Path) -> Iterator[TrackingOp]:
             continue
 
 
-def stored_path(path: Path, folder: Path | None) -> str:
-    """A path as an act keeps it: a run's folder may be moved before it is synchronised."""
+def make_stored_path(path: Path, folder: Path | None) -> str:
+    """A path as an op keeps it: a run's folder may be moved before it is synchronised."""
     resolved = path.resolve()
     if folder is not None and resolved.is_relative_to(folder.resolve()):
         return str(resolved.relative_to(folder.resolve()))
     return str(resolved)
 
 
-def perform_op(client: MlflowClient, run_id: str, act: TrackingOp, folder: Path | None) -> object:
-    """Does an act in the run ``run_id``; an act of kind ``create`` is done by `create_run` and nothing here.
+def perform_op(client: MlflowClient, run_id: str, op: TrackingOp, folder: Path | None) -> object:
+    """Does an op in the run ``run_id``; an op of kind ``create`` is done by `create_run` and nothing here.
 
     Args:
         folder: what paths are relative to.
     Raises:
         What MLflow raises. TrackingError, OSError: a file is not there any more.
     """
-    values = act.values
-    if act.kind == "params":
+    values = op.values
+    if op.kind == "params":
         _log_params(client, run_id, values["params"], bool(values.get("resumed")))
-    elif act.kind == "tags":
+    elif op.kind == "tags":
         log_tags(client, run_id, values["tags"])
-    elif act.kind == "text":
+    elif op.kind == "text":
         client.log_text(run_id, values["text"], values["path"])
-    elif act.kind == "bytes":
+    elif op.kind == "bytes":
         _log_bytes(client, run_id, base64.b64decode(values["data"]), values["path"])
-    elif act.kind == "file":
+    elif op.kind == "file":
         path = _found(values["file"], folder)
         log = client.log_artifacts if path.is_dir() else client.log_artifact
         log(run_id, str(path), values.get("dir"))
-    elif act.kind == "model":
+    elif op.kind == "model":
         experiment_id = client.get_run(run_id).info.experiment_id
         return log_model(
             client, (run_id, experiment_id), _found(values["file"], folder),
             values["labels"], values["languages"], values["texts"],
         )  # fmt: skip
-    elif act.kind == "status":
+    elif op.kind == "status":
         client.set_terminated(run_id, values["status"], end_time=values.get("time_ms"))
     return None
 
@@ -150,22 +150,22 @@ def _found(path: str, folder: Path | None) -> Path:
     return Path(path) if folder is None else folder / path
 
 
-def create_run(client: MlflowClient, uri: str, act: TrackingOp) -> str:
-    """The run that an act of kind ``create`` asks for: made, or found if that was done before."""
-    asked = Experiment(act.values["experiment"], act.values.get("experiment_id"))
+def create_run(client: MlflowClient, uri: str, op: TrackingOp) -> str:
+    """The run that an op of kind ``create`` asks for: made, or found if that was done before."""
+    asked = Experiment(op.values["experiment"], op.values.get("experiment_id"))
     experiment_id = find_or_create_experiment(client, uri, asked)
-    found = find_created_run(client, experiment_id, act.run_id)
+    found = find_created_run(client, experiment_id, op.run_id)
     if found is not None:
         return found
     repair_artifact_location(client, uri, experiment_id)
-    tags = {LOCAL_TAG: act.run_id}
-    parent = act.values.get("parent")
+    tags = {LOCAL_TAG: op.run_id}
+    parent = op.values.get("parent")
     if parent is not None and str(parent).startswith(LOCAL):
         parent = find_created_run(client, experiment_id, parent)
     if parent is not None:
         tags["mlflow.parentRunId"] = parent
     run = client.create_run(
-        experiment_id, start_time=act.values["time_ms"], run_name=act.values["name"], tags=tags
+        experiment_id, start_time=op.values["time_ms"], run_name=op.values["name"], tags=tags
     )
     return str(run.info.run_id)
 
@@ -197,7 +197,7 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str], re
         client, run_id, {key: truncate_text(clean_text(value), LONGEST_TAG) for key, value in renamed.items()}
     )
     for key, text in long.items():
-        client.log_text(run_id, text, artifact_path(f"params/{key}.txt"))
+        client.log_text(run_id, text, clean_artifact_path(f"params/{key}.txt"))
 
 
 def _fitting(key: str) -> str:
@@ -217,7 +217,7 @@ def _only_new(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> d
     return {k: v for k, v in values.items() if k not in data.params}
 
 
-def artifact_path(path: str) -> str:
+def clean_artifact_path(path: str) -> str:
     """A path of an artifact as file systems, servers and MLflow take it; two paths never become one."""
     return "/".join(_file_name(part) for part in path.split("/") if part)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raykd.errors import TrackingError
 from raykd.tracking.address import build_sqlite_uri
-from raykd.tracking.stores.database import check_database, only_our_folders
+from raykd.tracking.stores.database import check_database, remove_misspelled_folders
 
 
 def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", uri, "--workers", "1"]
     say(f"http://127.0.0.1:{port} shows {database}; starting takes about 20 s, Ctrl-C ends it")
-    with only_our_folders(uri):
+    with remove_misspelled_folders(uri):
         environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         try:

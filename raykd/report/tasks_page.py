@@ -25,13 +25,13 @@ class TaskResult:
         return [p.role for p, _ in self.table.systems]
 
 
-def write_mix_page(title: str, summary: str, parts: Mapping[str, TaskResult], path: Path) -> Path:
+def write_tasks_page(title: str, summary: str, parts: Mapping[str, TaskResult], path: Path) -> Path:
     """Writes the page and returns ``path``.
 
     Args:
         summary: one sentence. parts: by name of the task.
     """
-    html = load_template("mix.html.j2").render(title=title, summary=summary, parts=parts)
+    html = load_template("tasks.html.j2").render(title=title, summary=summary, parts=parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path

@@ -24,7 +24,7 @@ def shorten_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def is_constant(key: str, keys: Sequence[str]) -> bool:
+def is_number_of_choice(key: str, keys: Sequence[str]) -> bool:
     """Whether a key is the number of a choice that is a plain number in one of its options: ``alpha[uniform]``."""
     return key.endswith("]") and key[: key.rindex("[")] in keys
 
@@ -38,12 +38,13 @@ def fold_sample(sample: Mapping[str, object]) -> dict[str, object]:
         key: sample.get(f"{key}[{value}]", value)
         for key, value in sample.items()
         if not (
-            is_constant(key, list(sample)) and f"[{sample[key[: key.rindex('[')]]}]" == key[key.rindex("[") :]
+            is_number_of_choice(key, list(sample))
+            and f"[{sample[key[: key.rindex('[')]]}]" == key[key.rindex("[") :]
         )
     }
 
 
-def recorded(sample: Mapping[str, object]) -> dict[str, Any]:
+def name_mlflow_params(sample: Mapping[str, object]) -> dict[str, Any]:
     """A sample as MLflow's parameters have it, which take no brackets.
 
     ``objective.temperature[linear].start`` is ``objective.temperature.linear.start``. Two keys of one sample never

@@ -15,17 +15,17 @@ from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
 from raykd.tracking.address import (
     Experiment,
-    database_path,
+    find_database_path,
     is_server,
     list_environment_notes,
     redact,
-    tracking_uri,
+    resolve_tracking_uri,
 )
-from raykd.tracking.client import connect_mlflow, find_experiment, missing_experiment_error
-from raykd.tracking.patience import PROBE, PROBE_S, set_mlflow_variables
-from raykd.tracking.stores.artifacts import check_place, find_left_behind, local_path
+from raykd.tracking.client import connect_mlflow, find_experiment, make_missing_experiment_error
+from raykd.tracking.stores.artifacts import check_artifact_location, find_left_behind, parse_local_path
 from raykd.tracking.stores.database import check_folder, is_new
 from raykd.tracking.stores.failure import convert_failure
+from raykd.tracking.timeouts import PROBE, PROBE_S, set_mlflow_variables
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -50,7 +50,7 @@ def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace
     Raises:
         TrackingError: it cannot be recorded there.
     """
-    uri, asked = tracking_uri(config, output), Experiment.of(config)
+    uri, asked = resolve_tracking_uri(config, output), Experiment.of(config)
     notes = list_environment_notes(config)
     try:
         notes += _look_at_store(uri, asked)
@@ -64,11 +64,11 @@ def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace
 
 
 def _look_at_store(uri: str, asked: Experiment) -> list[str]:
-    path = database_path(uri) or (local_path(uri) if uri.startswith("file:") else None)
+    path = find_database_path(uri) or (parse_local_path(uri) if uri.startswith("file:") else None)
     if path is not None and is_new(path):
         check_folder(path)
         if asked.id not in (None, "0"):  # what a new database has is MLflow's own experiment 0
-            raise missing_experiment_error(uri, asked)
+            raise make_missing_experiment_error(uri, asked)
         return []
     try:
         if path is None and not is_server(uri):
@@ -79,7 +79,7 @@ def _look_at_store(uri: str, asked: Experiment) -> list[str]:
         raise convert_failure(uri, error) from None  # the cause may hold what must not be printed
     if found is None:
         return []
-    notes = [check_place(uri, found.name, found.artifact_location)]
+    notes = [check_artifact_location(uri, found.name, found.artifact_location)]
     if (old := find_left_behind(uri, found.artifact_location)) is not None:
         notes.append(f"the database was moved or copied from {old.parent}: artifacts will lie beside it")
     return [note for note in notes if note]
