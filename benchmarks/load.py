@@ -36,7 +36,7 @@ from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
 from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
 from raykd.tasks import Classification
-from raykd.teachers.pool import OwnPool, Placement
+from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 

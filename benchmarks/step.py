@@ -28,9 +28,9 @@ from raykd.answers.codec import encode_rows
 from raykd.answers.source import AnswerSlots
 from raykd.config import ActorConfig, RunConfig, ServingConfig
 from raykd.data.load import load_data
+from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import ReadyBatch
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.wire import GroupRequest
@@ -249,7 +249,7 @@ def main() -> None:
     data = load_data(config.data, Path.cwd(), config.form)
 
     from raykd.cluster.connection import connect_ray
-    from raykd.teachers.pool import OwnPool, Placement
+    from raykd.teachers.pools.own_pool import OwnPool, Placement
 
     with tempfile.TemporaryDirectory() as folder:
         directories = make_teachers(Path(folder), data.train.texts)

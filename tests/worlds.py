@@ -11,8 +11,8 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from tests.fakes import LABELS, FixedSource, texts_and_labels
 
 TEACHERS: list[dict[str, Any]] = [

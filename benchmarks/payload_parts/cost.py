@@ -28,8 +28,8 @@ from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
 from raykd.distill.signals import Signals
 from raykd.driver.loop import fresh_student
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher

@@ -12,8 +12,8 @@ from benchmarks.quality_parts.fitting import fit
 from raykd import models
 from raykd.models.lm import Headless
 from raykd.student.evaluate import say
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 
 FIXED_ROWS = 64
 """Rows of the batch on which gradients are compared."""

@@ -26,8 +26,8 @@ from raykd.data.rows import Rows
 from raykd.driver.jobs import teacher_run
 from raykd.driver.loop import fresh_student
 from raykd.student.evaluate import say, scores_by_language
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from raykd.tasks.forms import RowForm
 from raykd.tasks.scores import spans as answers
 from raykd.teachers.source import LocalSource

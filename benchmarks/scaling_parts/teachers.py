@@ -22,7 +22,7 @@ from raykd.student.prefetch import PendingStep, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.pool import OwnPool, Placement
+from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore, text_keys
 from raykd.teachers.wire import GroupRequest

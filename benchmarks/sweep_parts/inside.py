@@ -27,7 +27,7 @@ from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.driver.pool import start_pool
 from raykd.runs.labelling import label_rows
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore
 from raykd.tuning.trial import RESUMED, TrialHost

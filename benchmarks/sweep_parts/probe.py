@@ -18,8 +18,8 @@ import numpy as np
 
 from raykd.config import RunConfig, overlay
 from raykd.driver.loop import make_loop
+from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import Prefetcher
-from raykd.student.worker import TrainingLoop
 from raykd.tuning.trial_rank import TrialRank
 
 BARE, DISTILLED = {"alpha": 1.0}, {"alpha": 0.5}

@@ -19,7 +19,7 @@ vocabularies); matched by string, the rest in a tail; not matched."""
 
 @dataclass(frozen=True)
 class VocabularyMatch:
-    """How a student reads a teacher. Made by `raykd.student.matches`, read by `lay_out_tokens`.
+    """How a student reads a teacher. Made by `raykd.student.vocabulary_matching`, read by `lay_out_tokens`.
 
     vocabulary: the same, a part of the student's (inside), matched by string (overlap), or not matched (own).
     ids: of another vocabulary that is matched, which tokens are the same.
@@ -41,7 +41,9 @@ class VocabularyMatch:
 
 @dataclass(frozen=True)
 class TeacherVocabulary:
-    """What a language teacher brings once, beside its answers. Written by teachers, read by `raykd.student.matches`.
+    """What a language teacher brings once, beside its answers.
+
+    Written by teachers, read by `raykd.student.vocabulary_matching`.
 
     tokenizer: its own. weight_VD, bias_V, after: its output head, float32, where it answers with hidden states.
     """

@@ -27,7 +27,7 @@ STOP_AT = "RAYKD_KILL_BEFORE_MANIFEST"
 
 
 class SavedLoop(Protocol):
-    """What of a training loop is saved: `raykd.student.worker.TrainingLoop`."""
+    """What of a training loop is saved: `raykd.student.loop.TrainingLoop`."""
 
     rank: int
     kept: Path | None

@@ -28,7 +28,7 @@ from raykd.cluster.startup import (
 from raykd.compat.ray_private import build_job_config
 from raykd.config import RayConfig, Run, WorkersConfig
 from raykd.errors import ConfigError, ResourceError
-from raykd.teachers.pool import Group
+from raykd.teachers.groups import Group
 
 JOIN_S, START_S = 25.0, 120.0
 """Longest waits for a cluster that answered when it was knocked at, and for a Ray that starts on a busy machine."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from raykd.config import Run, RunConfig, WorkersConfig
 from raykd.teachers.groups import Group
-from raykd.teachers.pool import Placement, group_placements
+from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 
 PLACE = 0.001

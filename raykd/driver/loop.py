@@ -10,9 +10,9 @@ from raykd import models
 from raykd.config import Run, RunConfig
 from raykd.models.multi import MultiModel, save_tasks, share
 from raykd.point import Point
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import Prepared
-from raykd.student.worker import TrainingLoop
-from raykd.teachers.pool import PoolHandle
+from raykd.teachers.handle import PoolHandle
 
 
 def make_loop(

@@ -20,10 +20,11 @@ from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig
 from raykd.driver.jobs import Job, check_trained
 from raykd.driver.wait import wait_for
 from raykd.errors import TeacherError
-from raykd.teachers.attachment import AttachedPool, compare_teachers, refuse_differences
 from raykd.teachers.backends.backend import describe_teacher
-from raykd.teachers.named_pool import find_named_pool, find_whole_pools, list_pool_names
-from raykd.teachers.pool import OwnPool, Placement, TeacherPool, group_placements
+from raykd.teachers.pools.attached_pool import AttachedPool, compare_teachers, refuse_differences
+from raykd.teachers.pools.named_pool import find_named_pool, find_whole_pools, list_pool_names
+from raykd.teachers.pools.own_pool import OwnPool, Placement, group_placements
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.runs")

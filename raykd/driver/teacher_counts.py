@@ -18,7 +18,7 @@ from typing import Any
 
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
 KEY = "teachers"

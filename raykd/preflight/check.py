@@ -33,10 +33,11 @@ from raykd.preflight.model_check import (
 )
 from raykd.preflight.selftests import check_answers, check_student_answers
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
-from raykd.student.overruled import fixed_keys
+from raykd.student.overrides import fixed_keys
 from raykd.student.validation import check_deepspeed
 from raykd.tasks.language import LanguageTask
-from raykd.teachers.pool import Group, Placement, group_placements
+from raykd.teachers.groups import Group
+from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import find_recording_place as look_at_records
 

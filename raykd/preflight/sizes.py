@@ -23,7 +23,7 @@ from raykd.data.rows import Rows
 from raykd.errors import RaykdError
 from raykd.models import Student, stored_parameters
 from raykd.pretrained import files
-from raykd.student.worker import LOGGED_WINDOWS
+from raykd.student.loop import LOGGED_WINDOWS
 from raykd.tasks import Task
 from raykd.teachers.source import Roster
 from raykd.teachers.store.sqlite import stored_bytes

@@ -20,7 +20,7 @@ from raykd.checkpoint.storage import StorageFolder
 from raykd.point import Point
 
 if TYPE_CHECKING:
-    from raykd.student.worker import TrainingLoop
+    from raykd.student.loop import TrainingLoop
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import review_teachers, stop_if_poor
 from raykd.teachers.call import PendingPoolBatch
 from raykd.teachers.handle import PoolSource
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.store import text_keys
 
 FEWEST, MOST = 64, 128

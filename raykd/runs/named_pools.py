@@ -24,9 +24,9 @@ from raykd.errors import ConfigError, TeacherError
 from raykd.preflight.model_check import look_at_teachers
 from raykd.report.fitted_table import FittedTable, build_plain_table
 from raykd.teachers.actor import Standing
-from raykd.teachers.attachment import compare_teachers, refuse_differences
 from raykd.teachers.groups import Group
-from raykd.teachers.named_pool import (
+from raykd.teachers.pools.attached_pool import compare_teachers, refuse_differences
+from raykd.teachers.pools.named_pool import (
     Served,
     end_named_pool,
     find_named_pool,
@@ -34,7 +34,7 @@ from raykd.teachers.named_pool import (
     read_standings,
     start_named_pool,
 )
-from raykd.teachers.pool import Placement, group_placements
+from raykd.teachers.pools.own_pool import Placement, group_placements
 
 log = logging.getLogger("raykd.runs")
 

@@ -37,7 +37,7 @@ from raykd.runs.checkpoints import (
     preemption,
     required_world,
 )
-from raykd.teachers.pool import PoolHandle
+from raykd.teachers.handle import PoolHandle
 
 IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 """What Ray Train would start a process each for: data sets, of which a run has none (rows come with the call), and the

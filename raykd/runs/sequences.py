@@ -23,8 +23,8 @@ from raykd.folders.places import try_folder
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
-from raykd.teachers.pool import TeacherPool
-from raykd.teachers.replica_client import WRITTEN
+from raykd.teachers.pools.pool import TeacherPool
+from raykd.teachers.pools.replica_client import WRITTEN
 
 
 def write_sequences(

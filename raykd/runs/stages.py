@@ -15,7 +15,7 @@ from raykd.folders.folder import RunFolder
 from raykd.runs.ray_train import fit, pack_job, worker_needs
 from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
 

@@ -17,7 +17,7 @@ from raykd.driver.session import Session
 from raykd.driver.teacher_counts import TeacherCounts
 from raykd.scoring.several_tasks import Pools, review_all
 from raykd.scoring.teacher_scores import TeacherReview, record_once, stop_if_poor
-from raykd.teachers.pool import PoolHandle
+from raykd.teachers.handle import PoolHandle
 
 
 @dataclass

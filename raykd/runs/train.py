@@ -32,7 +32,7 @@ from raykd.runs.stages import train_students, train_teachers
 from raykd.runs.teacher_stage import opened_teachers
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.several_tasks import conclude_all
-from raykd.student.overruled import describe_overruled
+from raykd.student.overrides import describe_overruled
 
 log = logging.getLogger("raykd.runs")
 

@@ -11,7 +11,7 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
 from raykd.scoring.score import sample_texts, student_spec
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
 

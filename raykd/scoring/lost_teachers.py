@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from raykd.config import RunConfig
 from raykd.distill.weighting import Fixed
 from raykd.point import Point
-from raykd.teachers.attachment import SurvivingPool
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.attached_pool import SurvivingPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 
 

@@ -17,7 +17,7 @@ from raykd.data.load import Dataset
 from raykd.driver.language_models import describe_set_aside
 from raykd.point import Point
 from raykd.scoring.score import System
-from raykd.student.overruled import describe_overruled
+from raykd.student.overrides import describe_overruled
 from raykd.tasks.scores.metrics import is_higher_better
 from raykd.tasks.scores.ranking import round_score
 

@@ -34,7 +34,7 @@ from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
 from raykd.scoring.notes import notes_of
 from raykd.scoring.score import System, ask_all, ensemble_system, stacked, student_system, teacher_systems
 from raykd.scoring.teacher_scores import TeacherReview
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker, describe_environment, redact
 

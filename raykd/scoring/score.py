@@ -27,7 +27,8 @@ from raykd.report.results import Predictions, Role, Score, score_by_language
 from raykd.scoring.written import student_said, teacher_said
 from raykd.student.prepare import student_codes
 from raykd.tasks import SystemAnswers
-from raykd.teachers.pool import PoolHandle, TeacherPool
+from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.timing import TIMED_TEXTS

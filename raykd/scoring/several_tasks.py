@@ -22,7 +22,7 @@ from raykd.point import Point
 from raykd.report.tasks_page import TaskResult, write_tasks_page
 from raykd.scoring.outcome import Counters, Outcome, conclude_task
 from raykd.scoring.teacher_scores import TeacherReview, review_teachers
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
 

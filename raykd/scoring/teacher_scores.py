@@ -31,7 +31,7 @@ from raykd.tasks.schemes import parse
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
 from raykd.tasks.scores.metrics import is_rate, metric_title
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
 

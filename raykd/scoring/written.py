@@ -25,7 +25,7 @@ from raykd.student.evaluate import say
 from raykd.student.prepare import student_codes
 from raykd.tasks import SystemAnswers
 from raykd.tasks.language import LanguageTask
-from raykd.teachers.pool import TeacherPool
+from raykd.teachers.pools.pool import TeacherPool
 
 
 def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[SystemAnswers, int]:

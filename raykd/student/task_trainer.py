@@ -38,7 +38,7 @@ from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
 from raykd.student.meter import Meter
 from raykd.student.prefetch import PendingStep
 from raykd.student.prepare import Prepared, student_codes
-from raykd.student.vocabularies import match_vocabularies
+from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import EncodedBatch
 from raykd.text.padding import Padding
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError
-from raykd.student.overruled import describe_overruled
+from raykd.student.overrides import describe_overruled
 from raykd.student.settings import (
     KEY,
     deepspeed_config,

@@ -44,7 +44,7 @@ class PoolHandle:
 
     replicas: the actors of each group. nodes: the Ray node of each of them, empty before the pool is opened.
     answers: of each of them the stores' names, one a member of the group; None where it keeps none.
-    pool: name of a pool that outlives runs (`raykd.teachers.named_pool`); None where the run owns it.
+    pool: name of a pool that outlives runs (`raykd.teachers.pools.named_pool`); None where the run owns it.
     max_restarts, on_loss: as `ServingConfig`.
     """
 

@@ -13,7 +13,7 @@ from raykd.cluster.connection import pool_demand
 from raykd.config import WorkersConfig
 from raykd.errors import ResourceError
 from raykd.runs.ray_train import worker_needs
-from raykd.teachers.pool import Group
+from raykd.teachers.groups import Group
 
 
 def concurrent_trials(

@@ -28,8 +28,8 @@ from raykd.runs.teacher_stage import TeacherStage, opened_teachers
 from raykd.spaces.search import Sampler
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
-from raykd.teachers.named_pool import find_whole_pools, resources_by_node
-from raykd.teachers.pool import group_placements
+from raykd.teachers.pools.named_pool import find_whole_pools, resources_by_node
+from raykd.teachers.pools.own_pool import group_placements
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.checks.trials import TrialCheck
 from raykd.tuning.journal import FILE as JOURNAL

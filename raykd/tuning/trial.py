@@ -30,8 +30,8 @@ from raykd.cluster.mailbox import Event
 from raykd.driver.loop import save_student
 from raykd.errors import NonFiniteError
 from raykd.point import Point
+from raykd.student.loop import TrainingLoop
 from raykd.student.settings import deepspeed_config
-from raykd.student.worker import TrainingLoop
 from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.trial_rank import TrialContext, TrialRank
 

@@ -22,9 +22,9 @@ from raykd.config import Run
 from raykd.data.load import Dataset, load_data
 from raykd.driver.loop import make_loop
 from raykd.point import Point
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import Prepared, fit_tokenizer, prepare
-from raykd.student.worker import TrainingLoop
-from raykd.teachers.pool import PoolHandle
+from raykd.teachers.handle import PoolHandle
 
 GROUP_TIMEOUT = timedelta(minutes=10)
 _KEPT = 2

@@ -16,8 +16,8 @@ from raykd.data.load import load_data
 from raykd.driver.jobs import teacher_job
 from raykd.driver.loop import fresh_student
 from raykd.driver.pool import placements_of
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, load_sweep

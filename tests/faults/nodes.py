@@ -35,7 +35,7 @@ from raykd.checkpoint.curves import Curves  # noqa: E402
 from raykd.checkpoint.manifest import find_problem  # noqa: E402
 from raykd.checkpoint.storage import StorageFolder  # noqa: E402
 from raykd.runs.train import run_training  # noqa: E402
-from raykd.student import worker as loops  # noqa: E402
+from raykd.student import loop  # noqa: E402
 from tests.e2e.conftest import World, wait_until  # noqa: E402
 from tests.faults.test_workers import LONG, checkpoints, last_step  # noqa: E402
 
@@ -138,5 +138,5 @@ def tell(world: World, fault: str, told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    loops.NOTICE_S = 1.0
+    loop.NOTICE_S = 1.0
     main(sys.argv[1], Path(sys.argv[2]))

@@ -18,7 +18,7 @@ import numpy as np, ray, sys
 from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, OwnPool
+from raykd.teachers.pools.own_pool import Placement, OwnPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from tests.fakes import logits_of, LABELS, save_transformer, text_batch, texts_and_labels
@@ -71,7 +71,7 @@ import numpy as np, ray
 from pathlib import Path
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
-from raykd.teachers.pool import Placement, OwnPool
+from raykd.teachers.pools.own_pool import Placement, OwnPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, save_transformer, text_batch

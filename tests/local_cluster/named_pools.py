@@ -27,8 +27,9 @@ from raykd.config.loading import load_run
 from raykd.driver.pool import attach, check_cluster, placements_of
 from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
 from raykd.runs.named_pools import teachers_down, teachers_status, teachers_up
-from raykd.teachers import named_pool
-from raykd.teachers.pool import OwnPool, TeacherPool
+from raykd.teachers.pools import named_pool
+from raykd.teachers.pools.own_pool import OwnPool
+from raykd.teachers.pools.pool import TeacherPool
 from raykd.tuning.driver import node_resources
 from tests.e2e.sweeps import plain_loop
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels

@@ -18,7 +18,7 @@ from raykd.distill.weighting import ByLanguage
 from raykd.errors import ConfigError, TeacherError
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
-from raykd.teachers.pool import OwnPool, Placement
+from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store.inventory import stats

@@ -13,7 +13,7 @@ import pytest
 from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
-from raykd.teachers.pool import OwnPool, Placement
+from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher

@@ -16,7 +16,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import TeacherLostError
 from raykd.tasks import Classification
-from raykd.teachers.pool import OwnPool, Placement
+from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher

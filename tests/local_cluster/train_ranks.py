@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from raykd.student import evaluate
-from raykd.student.worker import TrainingLoop
+from raykd.student.loop import TrainingLoop
 from tests.worlds import build_loop, run_config
 
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}

@@ -13,7 +13,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
 from raykd.teachers.handle import PoolSource
-from raykd.teachers.pool import OwnPool, Placement
+from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import text_keys
 from tests.fakes import LABELS, logits_of

@@ -13,7 +13,7 @@ import yaml
 from raykd.config import TrainConfig
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError
-from raykd.student.overruled import describe_overruled, fixed_keys
+from raykd.student.overrides import describe_overruled, fixed_keys
 from raykd.student.settings import (
     deepspeed_config,
     plan_optimizer,

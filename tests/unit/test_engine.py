@@ -16,9 +16,9 @@ from torch import nn
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError, NonFiniteError
 from raykd.student.engine import decay_groups
+from raykd.student.loop import TrainingLoop, evaluation_steps
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.settings import deepspeed_config
-from raykd.student.worker import TrainingLoop, evaluation_steps
 from tests.fakes import answer_slots, logits_of
 from tests.worlds import build_loop, run_config
 

@@ -209,8 +209,8 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     from raykd.data.rows import Rows
     from raykd.driver.loop import fresh_student
     from raykd.scoring.written import student_said
+    from raykd.student.loop import TrainingLoop
     from raykd.student.prepare import fit_tokenizer, prepare
-    from raykd.student.worker import TrainingLoop
     from raykd.teachers.source import LocalSource
     from raykd.teachers.spec import TeacherSpec
     from raykd.teachers.teacher import Teacher

@@ -31,9 +31,9 @@ from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import DecoderStudent, PretrainedStudent, TransformerStudent
 from raykd.models.identity import describe_tokenizer
 from raykd.models.lm import Headless
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import fit_tokenizer, prepare
-from raykd.student.vocabularies import match_vocabularies
-from raykd.student.worker import TrainingLoop
+from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import CausalLM, Classification, MaskedLM
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
 from raykd.teachers.source import LocalSource

@@ -13,10 +13,10 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import ConfigError, TeacherError
 from raykd.tasks import Classification
 from raykd.teachers.actor import Standing
-from raykd.teachers.attachment import _since, compare_teachers, refuse_differences
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.named_pool import Served, resources_by_node
-from raykd.teachers.pool import Placement, group_placements
+from raykd.teachers.pools.attached_pool import _since, compare_teachers, refuse_differences
+from raykd.teachers.pools.named_pool import Served, resources_by_node
+from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 NAMES = ("zh", "en", "multi")

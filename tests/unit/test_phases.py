@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from raykd.config import Phase, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from tests.worlds import build_loop, rows, run_config
 
 WARM = {"kind": "linear", "start": 0.5, "end": 1.0}

@@ -215,4 +215,4 @@ def test_nothing_downloads_code_or_unpickles_a_model() -> None:
     ):
         assert [str(p) for p, text in sources.items() if call in text] == [], call
     loading = {p.name for p, text in sources.items() if "torch.load(" in text}
-    assert loading == {"worker.py"}  # our own checkpoints, with weights_only=True
+    assert loading == {"loop.py"}  # our own checkpoints, with weights_only=True

@@ -21,8 +21,8 @@ from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models.multi import MultiModel, load_tasks, save_tasks, share
 from raykd.point import Point
 from raykd.scoring.several_tasks import of_task
+from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare
-from raykd.student.worker import TrainingLoop
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep

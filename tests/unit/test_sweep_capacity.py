@@ -9,7 +9,8 @@ import pytest
 from raykd.config import ActorConfig, WorkersConfig
 from raykd.errors import ResourceError
 from raykd.tasks import Classification
-from raykd.teachers.pool import Group, Placement, group_placements
+from raykd.teachers.groups import Group
+from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
 from raykd.tuning.capacity import concurrent_trials, worker_needs
 

@@ -24,7 +24,7 @@ from raykd.tasks.base import map_label_columns
 from raykd.teachers.actor import Coalescer
 from raykd.teachers.backends.backend import BACKENDS
 from raykd.teachers.backends.model import ModelBackend
-from raykd.teachers.pool import Placement, group_placements
+from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.source import LocalSource, Roster
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.store import text_key

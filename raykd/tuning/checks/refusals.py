@@ -21,7 +21,7 @@ from raykd.spaces.domains import ChoiceDomain, GridDomain, Scalar
 from raykd.spaces.foreign import KINDS
 from raykd.spaces.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
 from raykd.spaces.space import TRIAL, Sample, Space, format_sample, key_of
-from raykd.student.overruled import fixed_keys
+from raykd.student.overrides import fixed_keys
 
 if TYPE_CHECKING:
     from raykd.tuning.config import Sweep

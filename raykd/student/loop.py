@@ -36,10 +36,10 @@ from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
 from raykd.models.multi import MultiModel, rebuilt
 from raykd.point import Point
-from raykd.student.blame import blame, not_finite, well
 from raykd.student.engine import Engine
 from raykd.student.evaluate import gather_ranks, judged, named
 from raykd.student.meter import reduce_sum
+from raykd.student.nonfinite import blame, not_finite, well
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
 from raykd.student.prepare import Prepared
 from raykd.student.task_trainer import (

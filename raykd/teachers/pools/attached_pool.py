@@ -14,9 +14,9 @@ from typing import Any
 
 from raykd.errors import TeacherError
 from raykd.teachers.actor import Standing
-from raykd.teachers.named_pool import Served
-from raykd.teachers.pool import TeacherPool, restricted
-from raykd.teachers.replica_client import STANDING, ReplicaClient, add_counters
+from raykd.teachers.pools.named_pool import Served
+from raykd.teachers.pools.pool import TeacherPool, restricted
+from raykd.teachers.pools.replica_client import STANDING, ReplicaClient, add_counters
 from raykd.teachers.replica_state import count_restarts
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 

@@ -12,7 +12,7 @@ import logging
 import pickle
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,13 +21,12 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import RaykdError, ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.groups import Group
-from raykd.teachers.handle import PoolHandle, PoolSource
+from raykd.teachers.handle import PoolHandle
 from raykd.teachers.parked_actor import ParkedActor
-from raykd.teachers.replica_client import STANDING, ReplicaClient, add_counters, last_line
+from raykd.teachers.pools.pool import restricted
+from raykd.teachers.pools.replica_client import STANDING, ReplicaClient, add_counters, last_line
 from raykd.teachers.replica_state import count_restarts
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-
-__all__ = ["Group", "OwnPool", "Placement", "PoolHandle", "PoolSource", "TeacherPool", "group_placements"]
 
 log = logging.getLogger("raykd.teachers")
 CALLS_AT_ONCE = 16
@@ -68,52 +67,6 @@ def group_placements(placements: Sequence[Placement]) -> list[Group]:
             )
         )
     return groups
-
-
-class TeacherPool(Protocol):
-    """The teachers of a run, whoever started their processes.
-
-    `OwnPool` starts and ends them; `raykd.teachers.attachment.AttachedPool` asks a named pool, which serves other runs
-    too.
-
-    Attributes:
-        handle: What a worker needs to ask the pool; it changes when the pool is opened or parked.
-        groups: Teachers that share a process.
-        parked: Whether the teachers answer from their stores alone and hold no CPU or GPU.
-        replicas: Asks the replicas for all that is no answer to a batch.
-    """
-
-    handle: PoolHandle
-    groups: list[Group]
-    parked: bool
-
-    @property
-    def replicas(self) -> ReplicaClient: ...
-
-    def open(self) -> list[TeacherInfo]:
-        """Open the teachers and their stores, without loading weights; return what each teacher says of itself."""
-
-    def park(self) -> None:
-        """Give all CPUs and GPUs back, where they are the run's: from here the teachers answer from their stores."""
-
-    def stop(self) -> None:
-        """End the processes, where they are the run's."""
-
-    def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
-        """Read what each teacher did for this run (`Teacher.counters`).
-
-        Args:
-            teachers: Those that are asked; None is all.
-
-        Raises:
-            TeacherError: One of them has no replica left.
-        """
-
-    def stored(self) -> dict[str, int]:
-        """Count the answers in the store of each teacher, where the run alone fills it; else nothing."""
-
-    def restarts(self) -> dict[str, int]:
-        """Count how often the processes of each teacher were restarted during this run."""
 
 
 class OwnPool:
@@ -300,10 +253,3 @@ class OwnPool:
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for actor in actors:
             ray.kill(actor)
-
-
-def restricted(handle: PoolHandle, teachers: Collection[str] | None) -> PoolHandle:
-    """The handle with these teachers alone; None takes all."""
-    if teachers is None:
-        return handle
-    return handle.view([name for name in handle.teachers if name in teachers], handle.timeout_s)

@@ -5,7 +5,8 @@ a keeper without CPU that says what is served. The keeper is made first, so that
 starts at once, and filled last, so that what it holds is whole; whatever a start that was killed left behind is
 found again by its name. Ray itself compares nothing: asked for an actor that exists it gives the old one with its
 old arguments, silently. So a run that attaches compares what each teacher *is* (weights, labels, truncation,
-precision), never names alone (`raykd.teachers.attachment`), and a pool that is asked to start twice says what differs.
+precision), never names alone (`raykd.teachers.pools.attached_pool`), and a pool that is asked to start twice says what
+differs.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from raykd.config import ServingConfig
 from raykd.errors import TeacherError
 from raykd.teachers.actor import Standing
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.pool import CLOSE_S, OwnPool, Placement
-from raykd.teachers.replica_client import STANDING
+from raykd.teachers.pools.own_pool import CLOSE_S, OwnPool, Placement
+from raykd.teachers.pools.replica_client import STANDING
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.teachers")
