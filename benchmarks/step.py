@@ -30,7 +30,7 @@ from raykd.config import ActorConfig, RunConfig, ServingConfig
 from raykd.data.load import load_data
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import Prefetcher, StepWork
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from raykd.teachers.source import ReadyBatch
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.wire import GroupRequest
@@ -105,7 +105,7 @@ class Arm:
         self.cpu: list[float] = []
         self.busy: list[float] = []
         if padded:
-            loop.trainer.micro = self._padded(loop.trainer.micro)  # type: ignore[method-assign]
+            loop.trainer.make_micro_batch = self._padded(loop.trainer.make_micro_batch)  # type: ignore[method-assign]
 
     @staticmethod
     def _padded(micro: Any) -> Any:
@@ -156,7 +156,7 @@ def make_loop(config: RunConfig, data: Any, teachers: bool) -> TrainingLoop:
     student = models.TextModel(
         config.student.build(tokenizer, LABELS, 0), tokenizer, LABELS, max_length=MAX_LENGTH
     )
-    prepared = prepare(config, data.train, data.validation, tokenizer)
+    prepared = prepare_rows(config, data.train, data.validation, tokenizer)
     return TrainingLoop(config, prepared, student, _Never() if teachers else None)
 
 

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.class_answers import encode_logits
-from raykd.teachers.store import text_key
+from raykd.teachers.store import make_text_key
 from raykd.teachers.store.sqlite import DATA, SqliteStore
 from raykd.teachers.store.values import decode_value, encode_value
 
@@ -97,7 +97,7 @@ FILES = {"sqlite": Sqlite.file, "lmdb": Lmdb.file}
 
 def keys_of(begin: int, end: int) -> list[bytes]:
     """Keys of numbered texts."""
-    return [text_key(str(i), None) for i in range(begin, end)]
+    return [make_text_key(str(i), None) for i in range(begin, end)]
 
 
 def bodies_of(begin: int, end: int) -> list[bytes]:
@@ -127,7 +127,7 @@ def speed(name: str, folder: Path, rows: int) -> dict[str, float]:
     store = LIBRARIES[name](folder)
     rng, times = random.Random(0), []
     for number in range(2_500):
-        keys = [text_key(str(rng.randrange(rows)), None) for _ in range(READ)]
+        keys = [make_text_key(str(rng.randrange(rows)), None) for _ in range(READ)]
         begun = time.perf_counter()
         found = store.get(keys)
         if number >= 500:

@@ -16,7 +16,7 @@ from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import UNLABELLED
 from raykd.report.results import Predictions, Score, score_by_language
 from raykd.tasks.scores.classification import compute_classification_metrics
-from raykd.teachers.source import ReadyBatch, Roster, RosterSource
+from raykd.teachers.source import ReadyBatch, RoutedSource, TeacherRouter
 from raykd.text.batch import TextBatch
 
 LABELS = ("negative", "positive")
@@ -80,19 +80,19 @@ def save_transformer(
     return directory
 
 
-class FixedSource(RosterSource):
+class FixedSource(RoutedSource):
     """A source that answers with a function of the text's length: deterministic, no model."""
 
     def __init__(
         self, teachers: Sequence[str], languages: Sequence[frozenset[str] | None], classes: int = 2
     ) -> None:
-        self.roster = Roster(tuple(teachers), tuple(languages))
+        self.router = TeacherRouter(tuple(teachers), tuple(languages))
         self.classes = classes
         self.submitted: list[TextBatch] = []
 
     def submit(self, batch: TextBatch) -> ReadyBatch:
         self.submitted.append(batch)
-        asked_MB = self.roster.asked(batch)
+        asked_MB = self.router.route(batch)
         answers = []
         for m, name in enumerate(self.teachers):
             logits = [[np.sin(len(t) + m + c) * 3 for c in range(self.classes)] for t in batch.texts]

@@ -12,7 +12,7 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from tests.fakes import LABELS, FixedSource, texts_and_labels
 
 TEACHERS: list[dict[str, Any]] = [
@@ -83,7 +83,7 @@ def build_loop(
     )
     return TrainingLoop(
         config,
-        prepare(config, train, rows(60, 2, unlabelled=0.0), tokenizer),
+        prepare_rows(config, train, rows(60, 2, unlabelled=0.0), tokenizer),
         student,
         source(config),
         rank=rank,

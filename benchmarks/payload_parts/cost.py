@@ -29,7 +29,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.signals import Signals
 from raykd.driver.loop import fresh_student
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
@@ -120,7 +120,7 @@ def _looped(config: RunConfig, teacher: RunConfig, folder: Path) -> tuple[Traini
         "t", str(folder), labels, config.task, dtype="float32", store=str(folder.parent / "untrained")
     )
     source = LocalSource([Teacher(spec)])
-    prepared = prepare(config, data.train, data.validation, tokenizer)
+    prepared = prepare_rows(config, data.train, data.validation, tokenizer)
     return TrainingLoop(config, prepared, fresh_student(config, tokenizer), source), source
 
 

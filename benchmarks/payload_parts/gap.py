@@ -11,9 +11,9 @@ from benchmarks.payload_parts.setting import PLAIN, Form, Setting
 from benchmarks.quality_parts.fitting import fit
 from raykd import models
 from raykd.models.lm import Headless
-from raykd.student.evaluate import say
+from raykd.student.evaluate import answer_rows
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 
 FIXED_ROWS = 64
 """Rows of the batch on which gradients are compared."""
@@ -50,7 +50,7 @@ def _nll(setting: Setting, model: models.TextModel) -> float:
     module = Headless(model.model).eval()  # type: ignore[no-untyped-call]
     tokens = task.encode(model.tokenizer, rows.take(range(len(rows))))
     with torch.inference_mode():
-        said = say(module, task, tokens, range(len(rows)), torch.device("cpu"), model.padding)
+        said = answer_rows(module, task, tokens, range(len(rows)), torch.device("cpu"), model.padding)
     assert said.nll_B is not None and said.tokens_B is not None
     return float(said.nll_B.sum() / said.tokens_B.sum())
 
@@ -69,12 +69,12 @@ def _gradient(setting: Setting, form: Form, student: models.TextModel) -> torch.
     config = setting.config("student", form)
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": FIXED_ROWS})})
     data = setting.student_rows()
-    prepared = prepare(config, data.train, data.validation, student.tokenizer)
+    prepared = prepare_rows(config, data.train, data.validation, student.tokenizer)
     loop = TrainingLoop(config, prepared, copy.deepcopy(student), setting.source(config))
     member = loop.trainer
     rows = loop.ask(0).rows[0]
     answers = setting.source(config).submit(member.rows.take(rows.tolist())).result()
-    micro = member.micro(rows, answers)
+    micro = member.make_micro_batch(rows, answers)
     module: Any = loop.engine.module
     module.eval()
     counts = member.objective.counts(micro.encoded.labels_N, micro.signals)

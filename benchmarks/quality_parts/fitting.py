@@ -25,9 +25,9 @@ from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
 from raykd.driver.jobs import teacher_run
 from raykd.driver.loop import fresh_student
-from raykd.student.evaluate import say, scores_by_language
+from raykd.student.evaluate import answer_rows, compute_language_scores
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from raykd.tasks.forms import RowForm
 from raykd.tasks.scores import spans as answers
 from raykd.teachers.source import LocalSource
@@ -58,7 +58,7 @@ def fit(
 ) -> Fitted:
     """Trains and gives back the best checkpoint on validation; with ``near``, the one that scores nearest to it."""
     begun = time.perf_counter()
-    prepared = prepare(config, data.train, data.validation, tokenizer)
+    prepared = prepare_rows(config, data.train, data.validation, tokenizer)
     loop = TrainingLoop(config, prepared, fresh_student(config, tokenizer), source)
     metric = f"eval/mean/{config.metric}"
     nearest, kept = float("inf"), loop.best_weights
@@ -83,8 +83,8 @@ def measure(model: models.TextModel, config: RunConfig, rows: Rows, metric: str)
     module = model.model.eval()  # type: ignore[no-untyped-call]
     tokens = config.task.encode(model.tokenizer, rows.take(range(len(rows))))
     with torch.inference_mode():
-        said = say(module, config.task, tokens, range(len(rows)), torch.device("cpu"), model.padding)
-    values = scores_by_language(config.task, said, rows, config.data.labels)
+        said = answer_rows(module, config.task, tokens, range(len(rows)), torch.device("cpu"), model.padding)
+    values = compute_language_scores(config.task, said, rows, config.data.labels)
     found = {lang: 100 * values[f"eval/{lang}/{metric}"] for lang in sorted(set(rows.languages))}
     return {
         "macro": 100 * values[f"eval/mean/{metric}"],

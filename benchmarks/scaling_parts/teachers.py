@@ -24,7 +24,7 @@ from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
-from raykd.teachers.store import SignalStore, text_keys
+from raykd.teachers.store import SignalStore, make_text_keys
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
@@ -129,7 +129,7 @@ def reading(folder: Path, teachers: int, steps: int, rows: int = 4096) -> float:
     texts = [
         replace(batch(), texts=tuple(f"row {at + i}" for i in range(ROWS))) for at in range(0, rows, ROWS)
     ]
-    keys = [key for part in texts for key in text_keys(part)]
+    keys = [key for part in texts for key in make_text_keys(part)]
     stores = []
     for m in range(teachers):
         fingerprint = hashlib.sha256(f"teacher {m}".encode()).hexdigest()

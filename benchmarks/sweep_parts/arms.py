@@ -194,9 +194,9 @@ def restarted(setting: Setting, trials: int) -> dict[str, Any]:
 
 def stored_rows(output: Path) -> int:
     """Entries of all stores of an output folder."""
-    from raykd.teachers.store.inventory import stats
+    from raykd.teachers.store.inventory import list_stores
 
-    return sum(store.entries or 0 for store in stats(output / "store"))
+    return sum(store.entries or 0 for store in list_stores(output / "store"))
 
 
 def counted(counters: dict[str, dict[str, float]], what: str) -> float:

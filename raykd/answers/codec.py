@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.answers.answer import Answer, DenseAnswer, HiddenAnswer, SampledAnswer, TopKAnswer, join_answers
-from raykd.answers.sections import Reader
+from raykd.answers.sections import SectionReader
 from raykd.distill.signals import MASKED
 
 VERSION = 1
@@ -157,7 +157,7 @@ def _one_form(heads: NDArray[Any], grids: Sequence[bytes]) -> bool:
 
 def _decode_rows(bodies: Sequence[bytes], heads: NDArray[Any], grid: bytes) -> Answer:
     number, flags = int(heads["kind"][0]), int(heads["flags"][0])
-    reader = Reader(bodies, _HEADER.size + len(grid), heads["units"].astype(np.int64))
+    reader = SectionReader(bodies, _HEADER.size + len(grid), heads["units"].astype(np.int64))
     common = _read_common(reader, flags, (heads["flags"] & _FLAGS["covered_N"]).astype(np.bool_))
     # The shortest decimal that float32 holds: 0.7 comes back as 0.7.
     temperatures = tuple(float(str(t)) for t in np.frombuffer(grid, "<f4"))
@@ -179,7 +179,7 @@ def _write_common(payload: Answer, flags: int) -> list[bytes]:
     return sections
 
 
-def _read_common(reader: Reader, flags: int, marked_B: NDArray[np.bool_]) -> dict[str, Any]:
+def _read_common(reader: SectionReader, flags: int, marked_B: NDArray[np.bool_]) -> dict[str, Any]:
     units_B = reader.units_B
     if marked_B.any():  # where all units of a row are covered, it does not say so
         reader.covered_N[marked_B[reader.row_N]] = reader.bits(np.where(marked_B, units_B, 0)).astype(
@@ -207,7 +207,7 @@ def _write_offsets(offsets_N: NDArray[np.int64]) -> list[bytes]:
     return [code_N.tobytes(), offsets[far].astype("<u4").tobytes()]
 
 
-def _read_offsets(reader: Reader) -> NDArray[np.int64]:
+def _read_offsets(reader: SectionReader) -> NDArray[np.int64]:
     code_N = reader.array(np.uint8, reader.units_B)
     far_N = code_N == _FAR
     absolute = reader.array("<u4", reader.row_sums(far_N)).astype(np.int64)
@@ -246,7 +246,7 @@ def _write_ids(ids: NDArray[np.int32], vocab: int) -> list[bytes]:
     return [low, *(np.packbits((ids >> (16 + b)) & 1).tobytes() for b in range(_planes(vocab)))]
 
 
-def _read_ids(reader: Reader, count_B: NDArray[np.int64], vocab: int) -> NDArray[np.int32]:
+def _read_ids(reader: SectionReader, count_B: NDArray[np.int64], vocab: int) -> NDArray[np.int32]:
     ids = reader.array("<u2", count_B).astype(np.int32)
     for b in range(_planes(vocab)):
         ids |= reader.bits(count_B).astype(np.int32) << (16 + b)
@@ -263,7 +263,7 @@ def _write_dense(payload: DenseAnswer) -> Written:
 
 
 def _read_dense(
-    reader: Reader, common: Any, columns_B: list[int], width: int, grid: tuple[float, ...]
+    reader: SectionReader, common: Any, columns_B: list[int], width: int, grid: tuple[float, ...]
 ) -> DenseAnswer:
     wide_B, most = np.asarray(columns_B, dtype=np.int64), max(columns_B)
     logits = reader.array("<f4", reader.units_B * wide_B)
@@ -281,7 +281,9 @@ def _write_top_k(payload: TopKAnswer) -> Written:
     return payload.vocab, payload.ids_NK.shape[1], payload.temperatures, [*ids, *rest]
 
 
-def _read_top_k(reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]) -> TopKAnswer:
+def _read_top_k(
+    reader: SectionReader, common: Any, columns: int, width: int, grid: tuple[float, ...]
+) -> TopKAnswer:
     held_B, held = reader.held_B, int(reader.held_B.sum())
     ids_NK = _read_ids(reader, held_B * width, columns).reshape(held, width)
     logits_NK = reader.array("<f2", held_B * width).reshape(held, width)
@@ -310,7 +312,7 @@ def _write_sampled(payload: SampledAnswer) -> Written:
 
 
 def _read_sampled(
-    reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]
+    reader: SectionReader, common: Any, columns: int, width: int, grid: tuple[float, ...]
 ) -> SampledAnswer:
     entries_N, several_N = reader.array(np.uint8, reader.units_B), reader.array(np.uint8, reader.units_B)
     if len(grid) != 1 or (several_N > entries_N).any():
@@ -335,7 +337,7 @@ def _write_hidden(payload: HiddenAnswer) -> Written:
 
 
 def _read_hidden(
-    reader: Reader, common: Any, columns: int, width: int, grid: tuple[float, ...]
+    reader: SectionReader, common: Any, columns: int, width: int, grid: tuple[float, ...]
 ) -> HiddenAnswer:
     states = reader.array("<f2", reader.units_B * columns)
     return HiddenAnswer(states_NH=states.reshape(len(reader.row_N), columns), **common)

@@ -33,7 +33,7 @@ FAINT = -20.0
 
 @dataclass(frozen=True)
 class StudentUnits:
-    """The student's N units of a batch of B rows. Written by the student's loop, read by `lay_out`.
+    """The student's N units of a batch of B rows. Written by the student's loop, read by `lay_out_answers`.
 
     Attributes:
         labels_N: int64, gold labels; their device is the signals' device.
@@ -61,7 +61,7 @@ class StudentUnits:
         return tuple(np.repeat(np.asarray(self.languages, dtype=object), self.counts_B).tolist())
 
 
-def lay_out(
+def lay_out_answers(
     answers: Sequence[AnswerSlots],
     teacher_languages: Sequence[frozenset[str] | None],
     units: StudentUnits,
@@ -126,7 +126,7 @@ def read_unit_logits(
     """Return one teacher's logits ``[N, C]`` (0 where it was not asked) and which units it covers, ``[N]``.
 
     Raises:
-        ValueError: As `lay_out`.
+        ValueError: As `lay_out_answers`.
     """
     answer, units_B = decode_answers(slots.bodies)
     units = int(counts_B.sum())

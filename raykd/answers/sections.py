@@ -16,7 +16,7 @@ MOST_SPREAD = 2**28
 """Numbers that units without an answer may be filled up to: they cost a body nothing, and memory here."""
 
 
-class Reader:
+class SectionReader:
     """The bodies of B rows of one form; hands out one section of all rows after the other.
 
     units_B: of each row. row_N: the row of each unit. covered_N: which units the teacher covers; all, until they are

@@ -19,7 +19,7 @@ from raykd.distill.signals import Support
 from raykd.errors import ConfigError
 
 
-def support_of(kind: PayloadKind, vocabulary: VocabularyKind) -> Support:
+def find_support(kind: PayloadKind, vocabulary: VocabularyKind) -> Support:
     """Over what a divergence compares the student with such answers.
 
     Raises:
@@ -63,7 +63,7 @@ def check_servable(
     """
     if objective.plain:
         return
-    support = support_of(kind, vocabulary)
+    support = find_support(kind, vocabulary)
     for divergence in (term.divergence for term in objective.terms):
         if not divergence.serves(support):
             raise ConfigError(

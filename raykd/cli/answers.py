@@ -75,9 +75,9 @@ def label_command(
 def stats_command(output: Output = Path("runs"), store: Store = "store") -> None:
     """List the stores: whose answers, how many, how large, used last when."""
     from raykd.report.fitted_table import build_plain_table
-    from raykd.teachers.store.inventory import stats
+    from raykd.teachers.store.inventory import list_stores
 
-    found = stats(output / store)
+    found = list_stores(output / store)
     if not found:
         console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
         return
@@ -101,9 +101,9 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
 
     Runs find damage by themselves and compute such answers again; this tells you without a run.
     """
-    from raykd.teachers.store.inventory import verify
+    from raykd.teachers.store.inventory import verify_stores
 
-    verdicts = verify(output / store)
+    verdicts = verify_stores(output / store)
     for v in verdicts:
         mark = "[green]whole[/green]  " if v.is_whole else "[red]damaged[/red]"
         problem = escape(f"; the file: {v.found.problem}") if v.found.problem else ""
@@ -123,7 +123,8 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
 @store_app.command("clear")
 def clear_command(
     fingerprint: Annotated[
-        str | None, typer.Argument(metavar="STORE", help="The store, or how its name in `stats` begins.")
+        str | None,
+        typer.Argument(metavar="STORE", help="The store, or how its name in `stats` begins."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove all stores.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if a run has it open.")] = False,
@@ -132,7 +133,7 @@ def clear_command(
 ) -> None:
     """Remove one teacher's answers, or all with --all. Refuses while a run has them open."""
     from raykd.errors import ConfigError
-    from raykd.teachers.store.inventory import clear
+    from raykd.teachers.store.inventory import remove_stores
 
     if (fingerprint is None) != everything:
         raise ConfigError(
@@ -141,7 +142,7 @@ def clear_command(
             wanted="one of them: raykd store clear STORE, or raykd store clear --all",
             next_step="raykd store stats lists the stores",
         )
-    gone = clear(output / store, fingerprint, force=force)
+    gone = remove_stores(output / store, fingerprint, force=force)
     entries = sum(s.entries or 0 for s in gone)
     console.print(
         f"removed {entries:,} answers of {len(gone)} stores, {sum(s.bytes for s in gone) / 1e6:,.1f} MB",

@@ -27,7 +27,7 @@ CHUNK_UNITS = 64
 """Fewest units of a chunk: each chunk reads the head, and adds to its gradient, once."""
 
 
-def chunk_of(vocab: int) -> int:
+def choose_chunk_units(vocab: int) -> int:
     """Units of a chunk over a vocabulary."""
     return max(CHUNK_UNITS, CHUNK_BYTES // (4 * vocab))
 
@@ -51,7 +51,7 @@ def evaluate_hidden(
         hidden_ND: the student's last hidden states, only the units.
         weight_VD, bias_V, after: its output head, and what it does to the product.
         labels_N, signals, progress, totals: as for `Objective.evaluate`, of all units.
-        chunk: units computed at once; None for `chunk_of` the vocabulary.
+        chunk: units computed at once; None for `choose_chunk_units` the vocabulary.
 
     Raises:
         ValueError: as `Objective.evaluate`, or shapes that disagree.
@@ -81,7 +81,7 @@ def evaluate_hidden(
         if bias and bias[0] is not None:
             bias[0] += grad_NV.sum(dim=0)
 
-    pieces = _pieces(len(labels_N), chunk or chunk_of(weight_VD.shape[0]))
+    pieces = _pieces(len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0]))
     with torch.no_grad():
         results = [
             _evaluate(

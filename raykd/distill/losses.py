@@ -208,7 +208,7 @@ class UniversalLogit(DivergenceBase):
         return gap_NK.abs().sum(dim=-1)
 
 
-def gold_loss(
+def compute_gold_loss(
     logits_NC: torch.Tensor, labels_N: torch.Tensor, smoothing: float, open_NC: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross-entropy with the gold labels, summed over labelled units; `UNLABELLED` units count 0.

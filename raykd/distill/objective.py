@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 
-from raykd.distill.losses import Divergence, ForwardKL, gold_loss
-from raykd.distill.parts import Part, over_parts, parts_of
+from raykd.distill.losses import Divergence, ForwardKL, compute_gold_loss
+from raykd.distill.parts import TargetPart, make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Schedule
 from raykd.distill.signals import UNLABELLED, Signals
 from raykd.distill.targets import Mixture
@@ -29,8 +29,8 @@ from raykd.spec import Spec
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """The values of all schedules at one progress. Written by `Objective.knobs`, read by it and by tracking.
+class ScheduleValues:
+    """The values of all schedules at one progress. Written by `Objective.values_at`, read by it and by tracking.
 
     lambdas: one a term, under the kind of its divergence.
     """
@@ -140,9 +140,9 @@ class Objective(Spec):
         """Plain supervised training: alpha is the constant 1, and no teacher is needed."""
         return isinstance(self.alpha, Constant) and self.alpha.value == 1.0
 
-    def knobs(self, progress: float) -> Knobs:
+    def values_at(self, progress: float) -> ScheduleValues:
         """All schedules at this progress."""
-        return Knobs(
+        return ScheduleValues(
             alpha=self.alpha.value_at(progress),
             temperature=self.temperature.value_at(progress),
             lambdas={t.divergence.kind: t.lambda_schedule.value_at(progress) for t in self.terms},
@@ -202,30 +202,30 @@ class Objective(Spec):
         counts = self.counts(labels_N, signals)
         if totals.hard < counts.hard or totals.soft < counts.soft:
             raise ValueError(f"totals {totals} are smaller than this micro-batch's own {counts}")
-        knobs = self.knobs(progress)
+        values = self.values_at(progress)
         logits_NC = student_logits_NC.float()
         shares: list[torch.Tensor] = []
         sums: dict[str, torch.Tensor] = {}
         weights_M = None
-        if knobs.alpha > 0.0:
-            hard = gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
+        if values.alpha > 0.0:
+            hard = compute_gold_loss(logits_NC, labels_N, self.label_smoothing, open_NC)
             sums["hard"] = hard.detach()
             # Without a labelled unit the sum is 0 with its graph, and 0 / 1 is 0 where 0 / 0 is NaN.
-            shares.append(knobs.alpha * hard / max(totals.hard, 1))
-        if signals is not None and knobs.alpha < 1.0:
+            shares.append(values.alpha * hard / max(totals.hard, 1))
+        if signals is not None and values.alpha < 1.0:
             weights_MN = self.weighting.weights(signals)
             weights_M = weights_MN.sum(dim=1)
-            parts = parts_of(logits_NC, signals, weights_MN, knobs.temperature, self.mixture)
-            soft = self._soft(logits_NC, labels_N, parts, knobs, sums, fall_back=counts.uncovered > 0)
-            shares.append((1.0 - knobs.alpha) * soft / max(totals.soft, 1))
+            parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
+            soft = self._soft(logits_NC, labels_N, parts, values, sums, fall_back=counts.uncovered > 0)
+            shares.append((1.0 - values.alpha) * soft / max(totals.soft, 1))
         return ObjectiveResult(loss=_total(shares), sums=sums, weights_M=weights_M, counts=counts)
 
     def _soft(
         self,
         logits_NC: torch.Tensor,
         labels_N: torch.Tensor,
-        parts: list[Part],
-        knobs: Knobs,
+        parts: list[TargetPart],
+        values: ScheduleValues,
         sums: dict[str, torch.Tensor],
         *,
         fall_back: bool,
@@ -238,10 +238,10 @@ class Objective(Spec):
         shares: list[torch.Tensor] = []
         for term in self.terms:
             kind = term.divergence.kind
-            divergence_N, covered_N = over_parts(term.divergence, parts, knobs.temperature, labels_N)
+            divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
             loss_N = torch.where(covered_N, divergence_N, instead_N)
             sums[f"soft/{kind}"] = loss_N.detach().sum()
-            shares.append(self._annealed(loss_N, labels_N, knobs.lambdas[kind]))
+            shares.append(self._annealed(loss_N, labels_N, values.lambdas[kind]))
         return _total(shares)
 
     def _annealed(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:

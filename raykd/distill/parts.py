@@ -19,13 +19,13 @@ import torch
 
 from raykd.distill.losses import DivergenceBase
 from raykd.distill.signals import Signals, Support, Target, VocabularySignal
-from raykd.distill.support import on_columns, on_support
-from raykd.distill.targets import LOG_FLOOR, Mixture, align, combine, combine_logits, soften
+from raykd.distill.support import gather_columns, gather_support
+from raykd.distill.targets import LOG_FLOOR, Mixture, check_alignment, combine_logits, combine_signals, soften
 from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
 
 @dataclass(frozen=True)
-class Part:
+class TargetPart:
     """A target, the student's logits on its support, and its share of each unit; None for the whole of it.
 
     units_N: which units these are, rising; None for all of them.
@@ -38,13 +38,13 @@ class Part:
     units_N: torch.Tensor | None = None
 
 
-def parts_of(
+def make_parts(
     logits_NC: torch.Tensor,
     signals: Signals,
     weights_MN: torch.Tensor,
     temperature: float,
     mixture: Mixture,
-) -> list[Part]:
+) -> list[TargetPart]:
     """The parts; their shares of a unit are the teachers' weights, so they sum to 1 where it is covered.
 
     Args:
@@ -57,8 +57,10 @@ def parts_of(
     """
     told = signals.logits_MNC.shape[-1] > 0
     if signals.plain and told:
-        student_NC, target = align(logits_NC, combine(signals, weights_MN, temperature, mixture))
-        return [Part(student_NC, target, "whole", None)]
+        student_NC, target = check_alignment(
+            logits_NC, combine_signals(signals, weights_MN, temperature, mixture)
+        )
+        return [TargetPart(student_NC, target, "whole", None)]
     groups: dict[object, list[int]] = {}
     for m in range(len(signals.teachers)):
         groups.setdefault(_group(signals, m), []).append(m)
@@ -83,13 +85,13 @@ def parts_of(
             answer = answer if units_N is None else answer.at(units_N)
             made = _reduced(student_NC, answer, signals.teachers[members[0]], inside, temperature)
         student_NK, target, support = made
-        parts.append(Part(student_NK, target, support, None if len(groups) == 1 else share_N, units_N))
+        parts.append(TargetPart(student_NK, target, support, None if len(groups) == 1 else share_N, units_N))
     # A part without a unit says nothing; one is kept where there is no other, for the graph.
     return [part for part in parts if len(part.target.covered_N)] or parts[:1]
 
 
-def over_parts(
-    divergence: DivergenceBase, parts: Sequence[Part], temperature: float, labels_N: torch.Tensor
+def sum_over_parts(
+    divergence: DivergenceBase, parts: Sequence[TargetPart], temperature: float, labels_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The divergence summed over the parts with their shares, ``[N]``, and which units any part covers, ``[N]``.
 
@@ -164,11 +166,11 @@ def _whole(
     columns = signals.columns(members[0])
     index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
     if len(members) == 1 and (answer := signals.vocabulary_signal(members[0])) is not None:
-        student_NK, target = align(logits_NC, _single(answer.logits(), weights_MN, temperature))
+        student_NK, target = check_alignment(logits_NC, _single(answer.logits(), weights_MN, temperature))
         return student_NK, target, "whole"
     if index is None and (routed_NV := _routed(signals, members, weights_MN)) is not None:
         single = _single(routed_NV, weights_MN.sum(dim=0, keepdim=True), temperature)
-        student_NK, target = align(logits_NC, single)
+        student_NK, target = check_alignment(logits_NC, single)
         return student_NK, target, "whole"
     rows = []
     for m in members:
@@ -177,7 +179,7 @@ def _whole(
         assert known_NC is not None
         rows.append(known_NC if index is None else known_NC[:, index])
     target = combine_logits(torch.stack(rows), weights_MN, temperature, mixture)
-    student_NK, target = align(logits_NC if index is None else logits_NC[:, index], target)
+    student_NK, target = check_alignment(logits_NC if index is None else logits_NC[:, index], target)
     return student_NK, target, "whole"
 
 
@@ -209,7 +211,7 @@ def _reduced(
     if isinstance(answer, SparseSignal):
         _same_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
         p_NK, logp_NK = answer.target(temperature)
-        student_NK = on_support(logits_NC, answer.ids_NK, temperature)
+        student_NK = gather_support(logits_NC, answer.ids_NK, temperature)
         return student_NK, _target(p_NK, logp_NK, weights_1N, temperature), answer.support
     if not isinstance(answer, WholeSignal):
         raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")
@@ -217,9 +219,9 @@ def _reduced(
         return logits_NC, _single(answer.logits(), weights_1N, temperature), answer.support
     ids = answer.ids
     _same_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
-    student_NK = on_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
+    student_NK = gather_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
     with torch.no_grad():
-        reduced_NK = on_columns(answer.logits(), ids.teacher_K, ids.teacher_rest, temperature)
+        reduced_NK = gather_columns(answer.logits(), ids.teacher_K, ids.teacher_rest, temperature)
         logp_NK = (reduced_NK / temperature).log_softmax(dim=-1).clamp_min(LOG_FLOOR)
         target = _target(logp_NK.exp(), logp_NK, weights_1N, temperature)
     return student_NK, target, answer.support

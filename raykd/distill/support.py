@@ -15,7 +15,7 @@ import torch
 from raykd.distill.signals import MASKED
 
 
-def on_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
+def gather_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
     """Float32 ``[N, K + 1]``: the logits at the ids, then the tail's; see the module's docstring.
 
     Args:
@@ -25,7 +25,7 @@ def on_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float
     return _OnSupport.apply(logits_NV, ids_NK, temperature)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def on_columns(
+def gather_columns(
     logits_NV: torch.Tensor, kept: torch.Tensor, rest: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """The same where all units keep the same columns; `rest` are the others (none: a tail of probability 0)."""

@@ -34,7 +34,9 @@ def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return F.log_softmax(logits.float() / temperature, dim=-1)
 
 
-def combine(signals: Signals, weights_MN: torch.Tensor, temperature: float, mixture: Mixture) -> Target:
+def combine_signals(
+    signals: Signals, weights_MN: torch.Tensor, temperature: float, mixture: Mixture
+) -> Target:
     """The teachers' answers at one temperature, mixed by weights; carries no gradient.
 
     Args:
@@ -52,7 +54,7 @@ def combine(signals: Signals, weights_MN: torch.Tensor, temperature: float, mixt
 def combine_logits(
     logits_MNC: torch.Tensor, weights_MN: torch.Tensor, temperature: float, mixture: Mixture
 ) -> Target:
-    """`combine` for logits of some of the teachers, or over some of the columns."""
+    """`combine_signals` for logits of some of the teachers, or over some of the columns."""
     if weights_MN.shape != logits_MNC.shape[:2]:
         raise ValueError(
             f"weights are {tuple(weights_MN.shape)}, logits {tuple(logits_MNC.shape)}, not [M, N], [M, N, C]"
@@ -83,7 +85,7 @@ def _mix(logp_MNC: torch.Tensor, weights_MN1: torch.Tensor, mixture: Mixture) ->
     return F.log_softmax((weights_MN1 * logp_MNC).sum(dim=0), dim=-1)
 
 
-def align(student_logits_NC: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
+def check_alignment(student_logits_NC: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
     """Student and target on one support; the one place that knows what a target's columns are.
 
     A dense target's columns are the run's labels, as the student's are, so the pair returns unchanged.

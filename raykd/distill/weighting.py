@@ -38,7 +38,7 @@ class WeightingBase(Spec):
             ConfigError: a name is missing or unknown.
         """
 
-    def asks(
+    def may_need(
         self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
     ) -> tuple[bool, ...]:
         """For each teacher, whether a row of this language is worth sending: could it get a weight at all?"""
@@ -90,11 +90,11 @@ class Fixed(WeightingBase):
                 next_step="write each teacher's name under by_teacher; 0 switches a teacher off",
             )
 
-    def asks(
+    def may_need(
         self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
     ) -> tuple[bool, ...]:
         self.check(teachers)
-        speaks = super().asks(language, teachers, teacher_languages)
+        speaks = super().may_need(language, teachers, teacher_languages)
         return tuple(ok and self.by_teacher[name] > 0.0 for ok, name in zip(speaks, teachers, strict=True))
 
     def eligible(self, signals: Signals) -> torch.Tensor:
@@ -118,7 +118,7 @@ class ByLanguage(WeightingBase):
     ``monolingual``: declared for exactly the unit's language. ``multilingual``: declared for several
     languages, this one among them, or for any. ``any``: all that cover the unit.
 
-    Trade-off of `asks`: it narrows a row to the first class that has a teacher *declared* for its language,
+    Trade-off of `may_need`: it narrows a row to the first class that has a teacher *declared* for its language,
     which saves every other teacher's forward pass. If at run time that teacher is down, or truncates the
     unit, the others were not asked and the unit is not covered: it falls back to its gold label.
     """
@@ -134,10 +134,10 @@ class ByLanguage(WeightingBase):
             raise ValueError(f"a class stands twice in the chain {value}")
         return value
 
-    def asks(
+    def may_need(
         self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
     ) -> tuple[bool, ...]:
-        speaks = super().asks(language, teachers, teacher_languages)
+        speaks = super().may_need(language, teachers, teacher_languages)
         for name in self.chain:
             chosen = tuple(
                 ok and _in_class(name, declared, language)

@@ -11,13 +11,13 @@ from raykd.config import Run, RunConfig
 from raykd.models.multi import MultiModel, save_tasks, share
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import Prepared
+from raykd.student.prepare import PreparedRows
 from raykd.teachers.handle import PoolHandle
 
 
 def make_loop(
     config: Run,
-    prepared: Mapping[str, Prepared],
+    prepared: Mapping[str, PreparedRows],
     tokenizer: Any,
     pools: Mapping[str, PoolHandle],
     *,

@@ -39,7 +39,7 @@ from raykd.folders.earlier_start import (
     write_atomically,
 )
 from raykd.folders.lock import is_held
-from raykd.student.settings import deepspeed_config
+from raykd.student.settings import build_deepspeed_config
 from raykd.tracking import RedactingFilter
 
 log = logging.getLogger("raykd.runs")
@@ -307,7 +307,7 @@ def _check_workers(config: Run, state: Mapping[str, Any], path: Path) -> None:
     to 4e-8 with ZeRO 0 to 2; with ZeRO 3 they are 6e-4 away, so that is refused.
     """
     now, before = config.workers.num_workers, state.get("num_workers")
-    stage = deepspeed_config(config.train, now)["zero_optimization"].get("stage", 0)
+    stage = build_deepspeed_config(config.train, now)["zero_optimization"].get("stage", 0)
     if stage == 3 and before not in (None, now):
         raise ConfigError(
             f"cannot resume {path} with another number of workers: ZeRO 3 checkpoints cannot be converted exactly",

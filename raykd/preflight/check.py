@@ -33,7 +33,7 @@ from raykd.preflight.model_check import (
 )
 from raykd.preflight.selftests import check_answers, check_student_answers
 from raykd.scoring.unused_teachers import describe_never_asked, never_asked
-from raykd.student.overrides import fixed_keys
+from raykd.student.overrides import find_overruled_keys
 from raykd.student.validation import check_deepspeed
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.groups import Group
@@ -141,7 +141,7 @@ def check_combinations(config: RunConfig) -> str:
 def _check_deepspeed(config: RunConfig) -> list[str]:
     """Checks the DeepSpeed configurations of student and teachers, for the workers that each asks for."""
     notes = check_deepspeed(config.train, config.workers.num_workers, gpus=config.workers.num_gpus > 0)
-    for key, by in fixed_keys(config.train).items():
+    for key, by in find_overruled_keys(config.train).items():
         if any(key.removeprefix("train.") in phase.set.get("train", {}) for phase in config.phases):
             raise ConfigError(
                 f"phases set {key}, which has no effect, since {by} sets it",

@@ -25,9 +25,9 @@ from raykd.models import Student, stored_parameters
 from raykd.pretrained import files
 from raykd.student.loop import LOGGED_WINDOWS
 from raykd.tasks import Task
-from raykd.teachers.source import Roster
-from raykd.teachers.store.sqlite import stored_bytes
-from raykd.teachers.store.values import text_keys
+from raykd.teachers.source import TeacherRouter
+from raykd.teachers.store.sqlite import estimate_stored_bytes
+from raykd.teachers.store.values import make_text_keys
 
 HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
 """Bytes of a body's header, of each temperature in it, and of a unit's offset, entropy and gold (`answers.codec`)."""
@@ -159,9 +159,11 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
         return []
     names = tuple(t.name for t in config.active_teachers)
     spoken = tuple(t.language_set for t in config.active_teachers)
-    parts = [(data.train, Roster(names, spoken, config.objective.weighting))]
-    parts += [(rows, Roster(names, spoken)) for rows in (data.validation, data.test) if rows is not None]
-    asked = [(rows, roster.asked(rows.take(range(len(rows))))) for rows, roster in parts]
+    parts = [(data.train, TeacherRouter(names, spoken, config.objective.weighting))]
+    parts += [
+        (rows, TeacherRouter(names, spoken)) for rows in (data.validation, data.test) if rows is not None
+    ]
+    asked = [(rows, router.route(rows.take(range(len(rows))))) for rows, router in parts]
     found = []
     for m, teacher in enumerate(config.active_teachers):
         total, pairs, about, known = 0, 0, False, True
@@ -172,7 +174,7 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
             mean, about = estimate_body_bytes(config.task, len(config.data.labels), chosen, width)
             known = known and mean is not None
             pairs += len(chosen)
-            total += len(chosen) * stored_bytes(int(np.ceil(mean or 0.0)))
+            total += len(chosen) * estimate_stored_bytes(int(np.ceil(mean or 0.0)))
         found.append(StoreSize(teacher.name, pairs, total if known else None, about))
     return found
 
@@ -180,7 +182,7 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
 def _unseen(rows: Rows, seen: set[bytes]) -> Rows:
     """The rows whose key was not there yet; equal texts are answered once."""
     fresh = []
-    for at, key in enumerate(text_keys(rows.take(range(len(rows))))):
+    for at, key in enumerate(make_text_keys(rows.take(range(len(rows))))):
         if key not in seen:
             seen.add(key)
             fresh.append(at)

@@ -37,7 +37,7 @@ from raykd.scoring.teacher_scores import review_teachers, stop_if_poor
 from raykd.teachers.call import PendingPoolBatch
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
-from raykd.teachers.store import text_keys
+from raykd.teachers.store import make_text_keys
 
 FEWEST, MOST = 64, 128
 """Rows of a request: it ends after the fewest where texts are shorter than `EVEN` of its longest."""
@@ -124,8 +124,8 @@ def label_rows(
     before = _counts(pool)
     source = pool.handle.source(weighting)
     batch = rows.take(range(len(rows)))
-    keys = text_keys(batch)
-    asked_MN = _once(source.roster.asked(batch), keys)
+    keys = make_text_keys(batch)
+    asked_MN = _once(source.router.route(batch), keys)
     asked = int(asked_MN.sum())
     _take_out_stored(source, asked_MN, keys)
     done = asked - int(asked_MN.sum())
@@ -160,7 +160,7 @@ def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
         if not ray.wait(references, num_returns=1, timeout=timeout_s)[0]:
             for ticket in sent:
                 for call in ticket.calls:
-                    call.late(timeout_s)
+                    call.replace_if_late(timeout_s)
 
 
 def _once(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool_]:
@@ -194,7 +194,7 @@ def _streams(
         own_MN[list(g.members)] = asked_MN[list(g.members)]
         by_home: dict[str | None, list[int]] = {}
         for i in np.flatnonzero(own_MN.any(axis=0)).tolist():
-            by_home.setdefault(source.home(index, keys[i]), []).append(i)
+            by_home.setdefault(source.find_home(index, keys[i]), []).append(i)
         for home, members in by_home.items():
             # The longest first: what does not fit into memory fails at once, and the end is even.
             members.sort(key=lambda i: (rows.languages[i], -lengths[i]))

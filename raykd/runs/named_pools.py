@@ -23,15 +23,15 @@ from raykd.driver.pool import check_teachers, described, placements_of
 from raykd.errors import ConfigError, TeacherError
 from raykd.preflight.model_check import look_at_teachers
 from raykd.report.fitted_table import FittedTable, build_plain_table
-from raykd.teachers.actor import Standing
+from raykd.teachers.actor import ReplicaStatus
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.attached_pool import compare_teachers, refuse_differences
 from raykd.teachers.pools.named_pool import (
-    Served,
+    NamedPool,
     end_named_pool,
     find_named_pool,
     list_pool_names,
-    read_standings,
+    read_replica_statuses,
     start_named_pool,
 )
 from raykd.teachers.pools.own_pool import Placement, group_placements
@@ -84,7 +84,7 @@ def _summary(groups: Sequence[Group]) -> str:
     )
 
 
-def _there_already(placements: Sequence[Placement], served: Served) -> list[str]:
+def _there_already(placements: Sequence[Placement], served: NamedPool) -> list[str]:
     """The pool that is there, if it serves the same and is alive; what it was started with otherwise is said."""
     down = f"raykd teachers down {served.name}"
     refuse_differences(
@@ -93,7 +93,7 @@ def _there_already(placements: Sequence[Placement], served: Served) -> list[str]
         f"{down}, then again; or another --name",
     )
     dead = [f"{g.name} replica {r}" for i, g in enumerate(served.handle.groups)
-            for (at, r), s in read_standings(served.handle).items() if at == i and s == "dead"]  # fmt: skip
+            for (at, r), s in read_replica_statuses(served.handle).items() if at == i and s == "dead"]  # fmt: skip
     if dead:
         raise TeacherError(
             f"teacher pool {served.name} is there, but not all of it is alive",
@@ -145,12 +145,12 @@ def teachers_status(name: str | None = None, address: str | None = None) -> Fitt
     return build_plain_table(heads, lines, left=5)
 
 
-def _rows(served: Served, hosts: dict[str, str]) -> list[list[str]]:
-    said = read_standings(served.handle)
+def _rows(served: NamedPool, hosts: dict[str, str]) -> list[list[str]]:
+    said = read_replica_statuses(served.handle)
     rows: dict[int, list[str]] = {}
     for i, g in enumerate(served.handle.groups):
         replicas = [said[i, r] for r in range(g.replicas)]
-        alive = [s for s in replicas if isinstance(s, Standing)]
+        alive = [s for s in replicas if isinstance(s, ReplicaStatus)]
         silent = sorted(s for s in replicas if isinstance(s, str))
         state = f"{len(alive)}/{g.replicas}" + (f" ({', '.join(silent)})" if silent else "")
         nodes = ", ".join(sorted({hosts.get(s.node, s.node[:8]) for s in alive})) or "-"
@@ -172,22 +172,22 @@ def _rows(served: Served, hosts: dict[str, str]) -> list[list[str]]:
     return [rows[m] for m in sorted(rows)]
 
 
-def _count(alive: Sequence[Standing], teacher: str, what: str) -> int:
+def _count(alive: Sequence[ReplicaStatus], teacher: str, what: str) -> int:
     return sum(s.counters[teacher][what] for s in alive)
 
 
-def _total(alive: Sequence[Standing], teacher: str, what: str) -> str:
+def _total(alive: Sequence[ReplicaStatus], teacher: str, what: str) -> str:
     return f"{_count(alive, teacher, what):,}" if alive else "-"
 
 
-def _stored(alive: Sequence[Standing], teacher: str) -> str:
+def _stored(alive: Sequence[ReplicaStatus], teacher: str) -> str:
     """Answers on all nodes; replicas of one node share a store."""
     by_node = {s.node: s.stored[teacher] for s in alive}
     known = [count for count in by_node.values() if count is not None]
     return f"{sum(known):,}" if known else "-"
 
 
-def _megabytes(alive: Sequence[Standing]) -> str:
+def _megabytes(alive: Sequence[ReplicaStatus]) -> str:
     return f"{sum(s.memory for s in alive) / 1e6:,.0f} MB"
 
 

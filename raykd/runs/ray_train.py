@@ -105,7 +105,7 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
     import torch
 
     from raykd.driver.loop import make_loop, save_student
-    from raykd.student.prepare import prepare
+    from raykd.student.prepare import prepare_rows
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -121,7 +121,7 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
 
     tokenizer = ray.get(payload.tokenizer)
     prepared = {
-        task: prepare(config.members[task], ray.get(train), ray.get(validation), tokenizer)
+        task: prepare_rows(config.members[task], ray.get(train), ray.get(validation), tokenizer)
         for task, (train, validation) in payload.rows.items()
     }
     loop = make_loop(

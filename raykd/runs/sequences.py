@@ -24,7 +24,7 @@ from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import teachers_alone, trained_teachers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pools.pool import TeacherPool
-from raykd.teachers.pools.replica_client import WRITTEN
+from raykd.teachers.pools.replica_client import TEXTS_PER_CALL
 
 
 def write_sequences(
@@ -98,7 +98,7 @@ def _work(
     config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str, str]]
 ) -> list[tuple[int, list[int]]]:
     """For each teacher the rows that it would teach and has not written; equal sources in one language once."""
-    asked_MN = pool.handle.source(config.objective.weighting).roster.asked(rows.take(range(len(rows))))
+    asked_MN = pool.handle.source(config.objective.weighting).router.route(rows.take(range(len(rows))))
     work = []
     for m, name in enumerate(pool.handle.teachers):
         asked = np.flatnonzero(asked_MN[m]).tolist()
@@ -108,7 +108,7 @@ def _work(
 
 
 def _batches(work: list[tuple[int, list[int]]]) -> Iterator[tuple[int, list[int]]]:
-    size = 8 * WRITTEN
+    size = 8 * TEXTS_PER_CALL
     for m, picked in work:
         for at in range(0, len(picked), size):
             yield m, picked[at : at + size]

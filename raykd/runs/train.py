@@ -32,7 +32,7 @@ from raykd.runs.stages import train_students, train_teachers
 from raykd.runs.teacher_stage import opened_teachers
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.several_tasks import conclude_all
-from raykd.student.overrides import describe_overruled
+from raykd.student.overrides import describe_overruled_keys
 
 log = logging.getLogger("raykd.runs")
 
@@ -86,7 +86,7 @@ class TrainCommand(Command[Outcome]):
             console.print(_describe_rows(task), highlight=False)
             for note in sign_notes(task.config, task.data.train):
                 log.warning("%s", note)
-        for note in describe_overruled(self.config.train):
+        for note in describe_overruled_keys(self.config.train):
             log.warning("%s", note)
             console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 

@@ -38,7 +38,7 @@ def languages_taught(config: RunConfig, pool: TeacherPool, trained: Rows) -> dic
     """Of each teacher the languages whose training rows it is asked about."""
     names, spoken = pool.handle.teachers, pool.handle.teacher_languages
     languages = sorted(set(trained.languages), key=config.data.languages.index)
-    asked = {language: config.objective.weighting.asks(language, names, spoken) for language in languages}
+    asked = {language: config.objective.weighting.may_need(language, names, spoken) for language in languages}
     return {name: tuple(x for x in languages if asked[x][m]) for m, name in enumerate(names)}
 
 

@@ -17,7 +17,7 @@ from raykd.data.load import Dataset
 from raykd.driver.language_models import describe_set_aside
 from raykd.point import Point
 from raykd.scoring.score import System
-from raykd.student.overrides import describe_overruled
+from raykd.student.overrides import describe_overruled_keys
 from raykd.tasks.scores.metrics import is_higher_better
 from raykd.tasks.scores.ranking import round_score
 
@@ -41,7 +41,7 @@ def notes_of(
         log.warning("%s", line)
     if config.task.language:
         unseen = (*unseen, *_unshared(curve), *describe_set_aside(config))
-    overruled = describe_overruled(config.train)
+    overruled = describe_overruled_keys(config.train)
     return (
         *overruled,
         *_notes(config, data, curve),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raykd.answers.layout import StudentUnits, lay_out, read_unit_logits
+from raykd.answers.layout import StudentUnits, lay_out_answers, read_unit_logits
 from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
@@ -25,7 +25,7 @@ from raykd.distill.targets import Mixture, combine_logits
 from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score_by_language
 from raykd.scoring.written import student_said, teacher_said
-from raykd.student.prepare import student_codes
+from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.pool import TeacherPool
@@ -129,7 +129,7 @@ def stacked(
     counts_B = config.task.counts(batch)
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
     choices = config.task.choices(batch, config.data.labels)
-    return lay_out(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
+    return lay_out_answers(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
 
 
 def teacher_systems(
@@ -175,7 +175,7 @@ def ensemble_system(
     target = combine_logits(completed(signals, weights_MN, mixture), weights_MN, 1.0, mixture)
     names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
-    shares = np.asarray([weighting.asks(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
+    shares = np.asarray([weighting.may_need(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
     said = SystemAnswers(
         target.logp_NK.numpy().astype(np.float32),
         config.task.counts(rows.take(range(len(rows)))),
@@ -220,7 +220,7 @@ def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> t
 
 def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
     """Return a saved student as a teacher that answers for itself, in float32."""
-    codes = student_codes(config) if config.task.language else {}
+    codes = get_language_codes(config) if config.task.language else {}
     return TeacherSpec(
         name, str(directory), config.data.labels, config.task, language_codes=dict(codes), dtype="float32"
     )
@@ -252,7 +252,7 @@ def _timed(student: Teacher, rows: Rows) -> float | None:
     """Milliseconds for 1,000 texts of a student; None where it cannot be asked as a teacher is."""
     try:
         student.load()
-        timing = student.timed(sample_texts(rows))
+        timing = student.measure_time(sample_texts(rows))
     except RaykdError as error:
         log.warning("the time of %s was not measured: %s", student.name, error)
         return None

@@ -18,7 +18,7 @@ def never_asked(config: RunConfig, languages: Iterable[str]) -> dict[str, str]:
     names = tuple(t.name for t in config.active_teachers)
     spoken = [t.language_set for t in config.active_teachers]
     weighting = config.objective.weighting
-    asks = {lang: weighting.asks(lang, names, spoken) for lang in there}
+    asks = {lang: weighting.may_need(lang, names, spoken) for lang in there}
     reasons = {}
     for m, name in enumerate(names):
         if config.plain or not any(asks[lang][m] for lang in there):

@@ -21,8 +21,8 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import TeacherError
 from raykd.prediction.selftest import find_padding
-from raykd.student.evaluate import say
-from raykd.student.prepare import student_codes
+from raykd.student.evaluate import answer_rows
+from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pools.pool import TeacherPool
@@ -36,11 +36,11 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[System
     from raykd.prediction.writing import generate_texts
 
     student = models.load_model(directory, head=task.head)
-    batch = rows.take(range(len(rows))).in_codes(student_codes(config))
+    batch = rows.take(range(len(rows))).in_codes(get_language_codes(config))
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
     padding = find_padding(student, task, batch, module=speaker).of(student.padding)
-    said = say(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
+    said = answer_rows(speaker, task, encoded, range(len(rows)), torch.device("cpu"), padding)
     texts = None
     if task.written:
         texts = tuple(

@@ -29,11 +29,11 @@ from torch import nn
 
 from raykd.compat.deepspeed_private import compile_nothing, loading_universal, mark_counted, set_last_rates
 from raykd.config import TrainConfig
-from raykd.student.settings import deepspeed_config, plan_optimizer, plan_schedule
-from raykd.student.validation import schedule_class
+from raykd.student.settings import build_deepspeed_config, plan_optimizer, plan_schedule
+from raykd.student.validation import get_schedule_class
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def group_by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters with weight decay (matrices) and without (biases, norms)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -43,7 +43,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [g for g in groups if g["params"]]
 
 
-def width_of(model: nn.Module) -> int:
+def find_hidden_width(model: nn.Module) -> int:
     """Numbers that stand for a token inside a model: what its configuration says, else its widest matrix's rows."""
     config = getattr(model, "config", None)
     said = (getattr(config, key, None) for key in ("hidden_size", "d_model", "n_embd", "dim", "hidden"))
@@ -65,17 +65,17 @@ class Engine:
         self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device
     ) -> None:
         deepspeed = _deepspeed(device)
-        config = deepspeed_config(train, world, width_of(model))
+        config = build_deepspeed_config(train, world, find_hidden_width(model))
         self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
         plan, schedule = plan_optimizer(train), plan_schedule(train, total_steps)
-        groups = decay_groups(model, plan.weight_decay)
+        groups = group_by_decay(model, plan.weight_decay)
         self._decays = [group["params"][0].ndim >= 2 for group in groups]
 
         def rates(inner: Any) -> Any:
             if schedule is not None:
                 name, arguments = schedule
-                return schedule_class(name)(inner, **arguments)
+                return get_schedule_class(name)(inner, **arguments)
             self._schedule = torch.optim.lr_scheduler.LambdaLR(
                 inner, lambda step: train.lr_schedule.value_at(min(1.0, step / total_steps))
             )
@@ -195,7 +195,7 @@ class Engine:
         shards = len(list((directory / tag).glob("*_optim_states.pt")))
         converted = self.zero_stage > 0 and shards not in (0, self.world)
         if converted:
-            tag = universal(directory, tag, self._rank())
+            tag = convert_to_universal(directory, tag, self._rank())
         with loading_universal(self.engine, converted):
             path, _ = self.engine.load_checkpoint(str(directory), tag=tag)
         if path is None:
@@ -210,7 +210,7 @@ class Engine:
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
-def universal(directory: Path, tag: str, rank: int) -> str:
+def convert_to_universal(directory: Path, tag: str, rank: int) -> str:
     """Makes DeepSpeed's universal checkpoint of one that was cut for its ranks, beside it, and returns its tag.
 
     Rank 0 converts, under another name until it is whole; the others wait.

@@ -27,7 +27,7 @@ def gather_ranks(part: Any) -> list[Any]:
     return parts
 
 
-def say(
+def answer_rows(
     model: Callable[..., Any],
     task: Task,
     rows: EncodedRows,
@@ -43,10 +43,10 @@ def say(
     if not parts:
         return SystemAnswers(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
     back = np.argsort(np.concatenate([np.asarray(part) for part, _ in parts]))
-    return join([said for _, said in parts]).take(back)
+    return join_system_answers([said for _, said in parts]).take(back)
 
 
-def join(parts: Sequence[SystemAnswers]) -> SystemAnswers:
+def join_system_answers(parts: Sequence[SystemAnswers]) -> SystemAnswers:
     """All rows of the parts, one part after the other; parts without rows are passed over."""
     parts = [part for part in parts if len(part.counts_B)]
     width = max((part.logits_NC.shape[1] for part in parts), default=0)
@@ -69,7 +69,7 @@ def join(parts: Sequence[SystemAnswers]) -> SystemAnswers:
     )
 
 
-def scores_by_language(
+def compute_language_scores(
     task: Task, said: SystemAnswers, rows: Rows, labels: Sequence[str]
 ) -> dict[str, float]:
     """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them.
@@ -91,12 +91,14 @@ def scores_by_language(
     return values
 
 
-def named(task: str, values: Mapping[str, float]) -> dict[str, float]:
+def prefix_with_task(task: str, values: Mapping[str, float]) -> dict[str, float]:
     """The values of one task as they stand in the curves: behind its name, where it has one."""
     return {f"{task}/{name}": value for name, value in values.items()} if task else dict(values)
 
 
-def judged(found: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str]) -> dict[str, float]:
+def combine_task_scores(
+    found: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str]
+) -> dict[str, float]:
     """What an evaluation says of all tasks together.
 
     Of a run of one task its own values. Of several each one's behind its name, and ``eval/mean/score``: the unweighted
@@ -107,7 +109,7 @@ def judged(found: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str])
     """
     values: dict[str, float] = {}
     for task, own in found.items():
-        values |= named(task, own)
+        values |= prefix_with_task(task, own)
     if "" not in found:
         values["eval/mean/score"] = float(
             np.mean([own[f"eval/mean/{metrics[t]}"] for t, own in found.items()])

@@ -37,17 +37,17 @@ from raykd.distill.objective import Counts
 from raykd.models.multi import MultiModel, rebuilt
 from raykd.point import Point
 from raykd.student.engine import Engine
-from raykd.student.evaluate import gather_ranks, judged, named
+from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
 from raykd.student.meter import reduce_sum
-from raykd.student.nonfinite import blame, not_finite, well
+from raykd.student.nonfinite import describe_nonfinite, is_finite, make_nonfinite_error
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
-from raykd.student.prepare import Prepared
+from raykd.student.prepare import PreparedRows
 from raykd.student.task_trainer import (
     MicroBatch,
     TaskTrainer,
     build_task_trainers,
     check_one_pass,
-    trained_module,
+    get_trained_module,
 )
 from raykd.tasks.scores.ranking import rank
 
@@ -98,7 +98,7 @@ class TrainingLoop:
     def __init__(
         self,
         config: Run,
-        prepared: Prepared | Mapping[str, Prepared],
+        prepared: PreparedRows | Mapping[str, PreparedRows],
         student: models.TextModel | MultiModel,
         source: SignalSource | Mapping[str, SignalSource] | None,
         *,
@@ -119,7 +119,7 @@ class TrainingLoop:
         )
         self.total_steps = config.train.total_steps(self.mixture.steps_per_epoch)
         self.engine = Engine(
-            trained_module(config, student.model),
+            get_trained_module(config, student.model),
             config.train,
             total_steps=self.total_steps,
             world=world,
@@ -129,7 +129,7 @@ class TrainingLoop:
             check_one_pass(self.trainers)
         self.state = LoopState()
         self.best_weights: dict[str, torch.Tensor] | None = None
-        self._evaluate_at = evaluation_steps(self.total_steps, config.train.evaluations)
+        self._evaluate_at = plan_evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
         for trainer in self.trainers.values():
             at = {round(p.at * self.total_steps): trainer.config.at(p.at) for p in trainer.config.phases}
@@ -157,7 +157,7 @@ class TrainingLoop:
             self._enter_phase(work.step)
         torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
-        micros = [trainer.micro(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
+        micros = [trainer.make_micro_batch(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
         totals = self._global_counts(trainer, micros)
         self._rate = self.engine.learning_rate()
         results = []
@@ -168,9 +168,9 @@ class TrainingLoop:
             )
             results.append((result, micro.encoded.real_tokens, micro.encoded.computed_tokens))
             loss = result.loss
-            if not well(result):
+            if not is_finite(result):
                 where = self._where(work.step, trainer, micro)
-                self._bad = self._bad or f"{blame(result, micro.signals)} {where}"
+                self._bad = self._bad or f"{describe_nonfinite(result, micro.signals)} {where}"
                 loss = loss * math.nan
             self.engine.backward(loss)
             applied = self.engine.step()
@@ -220,7 +220,7 @@ class TrainingLoop:
             NonFiniteError: the run went back before, or there is nothing to go back to.
         """
         state, bad = self.state, [said for said in gather_ranks(self._bad) if said is not None]
-        error = not_finite(bad[0] if bad else otherwise, state.in_a_row, state.rolled_back)
+        error = make_nonfinite_error(bad[0] if bad else otherwise, state.in_a_row, state.rolled_back)
         if self.kept is None or state.rolled_back:
             raise error
         log.warning("%s; going back to %s", error.got, self.kept)
@@ -280,7 +280,7 @@ class TrainingLoop:
         progress = (done - 1) / self.total_steps
         values: dict[str, float] = {}
         for name, trainer in self.trainers.items():
-            values |= named(name, trainer.logged(progress))
+            values |= prefix_with_task(name, trainer.collect_values(progress))
         values["train/learning_rate"] = self._rate
         values["train/epoch"] = done / self.mixture.steps_per_epoch
         if self.state.skipped:
@@ -302,7 +302,9 @@ class TrainingLoop:
                 name: trainer.scores(module, begin, every, shared=shared)
                 for name, trainer in self.trainers.items()
             }
-        values = judged(found, {name: trainer.config.metric for name, trainer in self.trainers.items()})
+        values = combine_task_scores(
+            found, {name: trainer.config.metric for name, trainer in self.trainers.items()}
+        )
         if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
             self._turn_back(f"validation NLL {nll} after step {self.state.step} of {self.total_steps}")
             return {}
@@ -339,7 +341,7 @@ class TrainingLoop:
         """Restores what `save` wrote."""
         self.engine.load(directory, tag="engine")
         for trainer in self.trainers.values():
-            trainer.go_on()
+            trainer.forget_facts()
         self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
         patience = self.config.train.patience  # of now, which may be more than it was
         self.state.stopped = patience is not None and self.state.stale >= patience
@@ -370,7 +372,7 @@ class TrainingLoop:
         return replace(self.student, model=model, no_answer=trainer.learns_no_answer)
 
 
-def evaluation_steps(total: int, evaluations: int) -> set[int]:
+def plan_evaluation_steps(total: int, evaluations: int) -> set[int]:
     """Steps after which the validation set is scored: spread evenly, the last step always among them."""
     return {max(1, round(total * (i + 1) / evaluations)) for i in range(evaluations)} | {total}
 

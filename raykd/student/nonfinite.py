@@ -9,7 +9,7 @@ from raykd.distill.signals import Signals
 from raykd.errors import NonFiniteError
 
 
-def well(result: ObjectiveResult) -> bool:
+def is_finite(result: ObjectiveResult) -> bool:
     """Whether the loss is finite, and the teachers' weights too.
 
     An answer that is no number makes them so, and units without a weight fall back to gold: the loss would not show it.
@@ -18,7 +18,7 @@ def well(result: ObjectiveResult) -> bool:
     return bool(torch.isfinite(loss if result.weights_M is None else loss + 0.0 * result.weights_M.sum()))
 
 
-def blame(result: ObjectiveResult, signals: Signals | None) -> str:
+def describe_nonfinite(result: ObjectiveResult, signals: Signals | None) -> str:
     """The loss, its parts that are not finite, and the teachers whose answers are not."""
     parts = [f"{name} {float(value)}" for name, value in result.sums.items() if not _finite(value)]
     if result.weights_M is not None and not _finite(result.weights_M):
@@ -46,7 +46,7 @@ def _finite(value: torch.Tensor) -> bool:
     return bool(torch.isfinite(value).all())
 
 
-def not_finite(got: str, in_a_row: int, rolled_back: bool) -> NonFiniteError:
+def make_nonfinite_error(got: str, in_a_row: int, rolled_back: bool) -> NonFiniteError:
     """The end of a run whose steps stay bad.
 
     Args:

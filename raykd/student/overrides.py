@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from raykd.config import TrainConfig
-from raykd.student.settings import AUTO, KEY, own_keys, plan_optimizer, plan_schedule
+from raykd.student.settings import AUTO, KEY, plan_optimizer, plan_schedule, read_deepspeed_keys
 
 
-def fixed_keys(train: TrainConfig) -> dict[str, str]:
+def find_overruled_keys(train: TrainConfig) -> dict[str, str]:
     """Keys of a run that have no effect, since its DeepSpeed configuration sets them; to the key that does."""
-    own = own_keys(train)
+    own = read_deepspeed_keys(train)
     optimizer, schedule = (own.get(key, {}).get("params", {}) for key in ("optimizer", "scheduler"))
     said = {
         "train.learning_rate": [("optimizer", "lr", optimizer), ("scheduler", "warmup_max_lr", schedule)],
@@ -23,7 +23,7 @@ def fixed_keys(train: TrainConfig) -> dict[str, str]:
     return fixed | ({"train.lr_schedule": f"{KEY}.scheduler"} if "scheduler" in own else {})
 
 
-def describe_overruled(train: TrainConfig) -> list[str]:
+def describe_overruled_keys(train: TrainConfig) -> list[str]:
     """Keys of `train` that its DeepSpeed configuration sets otherwise, in words: the DeepSpeed ones count."""
     plan = plan_optimizer(train)
     notes = []

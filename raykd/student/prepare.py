@@ -32,8 +32,8 @@ log = logging.getLogger("raykd.student")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Rows and their tokens, row for row. Written by `prepare`, read by the loop; never changed.
+class PreparedRows:
+    """Rows and their tokens, row for row. Written by `prepare_rows`, read by the loop; never changed.
 
     facts: what a loop logs once: ``train/coverage``, the share of words (or other units that have a place) that the
         student sees; ``train/long_rows``, rows over the task's limits; ``train/dropped_rows``, those of them that
@@ -105,7 +105,7 @@ def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> 
     return UnionTokenizer(members, chosen, default=wanted[0] if len(wanted) == 1 else None)
 
 
-def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> Prepared:
+def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> PreparedRows:
     """Tokenises the rows that the run sees; plain training sees the labelled ones only.
 
     Raises:
@@ -139,7 +139,7 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
             f"{shared.sum():,}",
             config.name,
         )
-    return Prepared(
+    return PreparedRows(
         train=train,
         validation=validation,
         train_tokens=encoded,
@@ -149,12 +149,12 @@ def prepare(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokeniz
 
 
 def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
-    """Says now what `prepare` would say on a worker of rows that are too long, unless the run is to cut them.
+    """Says now what `prepare_rows` would say on a worker of rows that are too long, unless the run is to cut them.
 
     Args:
         parts: the tasks of a student with their training rows.
     Raises:
-        DataError: as `prepare`.
+        DataError: as `prepare_rows`.
     """
     student = parts[0][0].student
     known = student.kind != "pretrained" or Path(student.path).is_dir()
@@ -169,14 +169,14 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
             _judged(config, seen, long_B)
 
 
-def student_codes(config: RunConfig) -> dict[str, str]:
+def get_language_codes(config: RunConfig) -> dict[str, str]:
     """The run's languages to the codes of the student's tokenizer, where they are given."""
     codes: dict[str, str] = getattr(config.student, "language_codes", {})
     return codes
 
 
 def _encode(config: RunConfig, rows: Rows, tokenizer: Tokenizer) -> EncodedRows:
-    return config.task.encode(tokenizer, rows.take(range(len(rows))).in_codes(student_codes(config)))
+    return config.task.encode(tokenizer, rows.take(range(len(rows))).in_codes(get_language_codes(config)))
 
 
 def _encoded(

@@ -81,12 +81,12 @@ class OptimizerPlan:
         return build(groups, lr=self.learning_rate, weight_decay=self.weight_decay, **self.others)  # type: ignore[no-any-return]
 
 
-def own_keys(train: TrainConfig) -> dict[str, Any]:
+def read_deepspeed_keys(train: TrainConfig) -> dict[str, Any]:
     """What the user's DeepSpeed configuration says; empty where there is none."""
     return dict(train.deepspeed) if isinstance(train.deepspeed, dict) else {}
 
 
-def deepspeed_config(train: TrainConfig, world: int, hidden: int | None = None) -> dict[str, Any]:
+def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = None) -> dict[str, Any]:
     """The configuration that DeepSpeed is given: the user's own, completed by what raykd owns.
 
     Optimizer and schedule are not in it, `plan_optimizer` and `plan_schedule` say them.
@@ -96,7 +96,7 @@ def deepspeed_config(train: TrainConfig, world: int, hidden: int | None = None) 
     Raises:
         ConfigError: a key that is not read, that has a value of another kind, or that disagrees with the run's.
     """
-    own = own_keys(train)
+    own = read_deepspeed_keys(train)
     check_keys(own)
     # DeepSpeed wants sizes that divide evenly and draws no rows by them. `BatchStream.shard` deals out all rows of
     # train.batch_size, in micro-batches that differ by at most one row.
@@ -245,7 +245,7 @@ def _check_zero(zero: Mapping[str, Any]) -> None:
             )
 
 
-def offloads(zero: Mapping[str, Any], key: str) -> bool:
+def is_offloaded(zero: Mapping[str, Any], key: str) -> bool:
     """Whether a block of ZeRO moves something to the CPU.
 
     Args:
@@ -301,9 +301,9 @@ def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
     Raises:
         ConfigError: an optimizer that torch has not, or that does not take what is set.
     """
-    own = own_keys(train)
+    own = read_deepspeed_keys(train)
     check_keys(own)
-    on_cpu = offloads(own.get("zero_optimization", {}), "offload_optimizer")
+    on_cpu = is_offloaded(own.get("zero_optimization", {}), "offload_optimizer")
     if "optimizer" not in own:
         others: dict[str, Any] = {} if on_cpu else {"fused": True}
         return OptimizerPlan(torch.optim.AdamW, train.learning_rate, train.weight_decay, others)
@@ -345,7 +345,7 @@ def plan_schedule(train: TrainConfig, total_steps: int) -> tuple[str, dict[str, 
     Raises:
         ConfigError: a schedule that is not DeepSpeed's, or an `auto` for which nothing of the run stands.
     """
-    own = own_keys(train)
+    own = read_deepspeed_keys(train)
     check_keys(own)
     if "scheduler" not in own:
         return None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from raykd import models
-from raykd.answers.layout import StudentUnits, lay_out
+from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.config import MultiRun, Run, RunConfig
@@ -34,10 +34,10 @@ from raykd.models.lm import Headless
 from raykd.models.multi import MultiModel
 from raykd.prediction.probes import PROBED_ROWS
 from raykd.prediction.selftest import PaddingFinding, find_padding
-from raykd.student.evaluate import gather_ranks, join, say, scores_by_language
+from raykd.student.evaluate import answer_rows, compute_language_scores, gather_ranks, join_system_answers
 from raykd.student.meter import Meter
 from raykd.student.prefetch import PendingStep
-from raykd.student.prepare import Prepared, student_codes
+from raykd.student.prepare import PreparedRows, get_language_codes
 from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import EncodedBatch
 from raykd.text.padding import Padding
@@ -70,7 +70,7 @@ class TaskTrainer:
         self,
         name: str,
         config: RunConfig,
-        prepared: Prepared,
+        prepared: PreparedRows,
         student: models.TextModel,
         source: SignalSource | None,
         device: torch.device,
@@ -79,7 +79,7 @@ class TaskTrainer:
         self.prepared, self.device = prepared, device
         self.rows, self.tokens = prepared.train, prepared.train_tokens
         self.source = None if config.plain else source
-        self.padding = student_padding(config, prepared.train, student)
+        self.padding = choose_student_padding(config, prepared.train, student)
         self.stream = BatchStream(
             prepared.train,
             prepared.train_tokens.lengths_B,
@@ -126,7 +126,7 @@ class TaskTrainer:
             return PendingStep(rows, None)
         return PendingStep(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
 
-    def micro(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
+    def make_micro_batch(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
         """One micro-batch on the device, with what the teachers said of its units."""
         encoded = self.task.collate(self.tokens, rows.tolist(), self.padding).to(self.device)
         if answers is None:
@@ -155,7 +155,7 @@ class TaskTrainer:
             offsets_N=None if offsets_N is None else offsets_N[places_N],
             places_N=places_N,
         )
-        return lay_out(answers, self.source.teacher_languages, units, self._matches)
+        return lay_out_answers(answers, self.source.teacher_languages, units, self._matches)
 
     def evaluate(
         self,
@@ -198,21 +198,21 @@ class TaskTrainer:
         self.objective = config.objective
         return config
 
-    def go_on(self) -> None:
+    def forget_facts(self) -> None:
         """The loop goes on from a checkpoint, whose part of the run has said what is said once."""
         self._facts = {}
 
-    def logged(self, progress: float) -> dict[str, float]:
+    def collect_values(self, progress: float) -> dict[str, float]:
         """The window's values of this task, empty where it had no step; all ranks must call."""
         if not self.meter.steps:
             return {}
         values = self.meter.flush() | self._facts
         self._facts = {}  # said once
-        knobs = self.objective.knobs(progress)
-        values["train/alpha"] = knobs.alpha
+        scheduled = self.objective.values_at(progress)
+        values["train/alpha"] = scheduled.alpha
         if self.source is not None:
-            values["train/temperature"] = knobs.temperature
-            values |= {f"train/lambda/{kind}": value for kind, value in knobs.lambdas.items()}
+            values["train/temperature"] = scheduled.temperature
+            values |= {f"train/lambda/{kind}": value for kind, value in scheduled.lambdas.items()}
         return values
 
     def scores(self, module: Any, begin: int, every: int, *, shared: bool) -> dict[str, float]:
@@ -223,20 +223,20 @@ class TaskTrainer:
         """
         rows = self.prepared.validation
         mine = list(range(begin, len(rows), every))
-        said = say(
+        said = answer_rows(
             self.route(module), self.task, self.prepared.validation_tokens, mine, self.device, self.padding
         )
         parts = [(mine, said)] if shared else gather_ranks((mine, said))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
-        told = join([part for _, part in parts])
-        return scores_by_language(self.task, told, rows.select(order), self.config.data.labels)
+        told = join_system_answers([part for _, part in parts])
+        return compute_language_scores(self.task, told, rows.select(order), self.config.data.labels)
 
 
 _TESTED: dict[str, PaddingFinding] = {}
 """Findings of this process by what the student starts from: the trials of a sweep mostly start alike."""
 
 
-def student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Padding:
+def choose_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Padding:
     """Return how a student's batches are padded.
 
     Raykd's own architectures are known; a checkpoint of another family is tested as teachers are, because with some of
@@ -257,7 +257,9 @@ def student_padding(config: RunConfig, rows: Rows, student: models.TextModel) ->
 
 def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> PaddingFinding:
     """Return how a student's rows may share a forward pass, by some of the run's rows."""
-    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).in_codes(student_codes(config))
+    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).in_codes(
+        get_language_codes(config)
+    )
     module = Headless(student.model) if config.task.language else None
     return find_padding(student, config.task, sample, module=module)
 
@@ -281,7 +283,7 @@ def check_one_pass(trainers: Mapping[str, TaskTrainer]) -> None:
         )
 
 
-def trained_module(config: Run, model: Any) -> nn.Module:
+def get_trained_module(config: Run, model: Any) -> nn.Module:
     """What the engine trains: the model, or over a vocabulary the model up to its output head.
 
     Raises:
@@ -295,13 +297,13 @@ def trained_module(config: Run, model: Any) -> nn.Module:
 
 def build_task_trainers(
     config: Run,
-    prepared: Prepared | Mapping[str, Prepared],
+    prepared: PreparedRows | Mapping[str, PreparedRows],
     student: models.TextModel | MultiModel,
     source: SignalSource | Mapping[str, SignalSource] | None,
     device: torch.device,
 ) -> dict[str, TaskTrainer]:
     """The tasks of a run; what is not given by task is that of the only one."""
-    rows = {"": prepared} if isinstance(prepared, Prepared) else prepared
+    rows = {"": prepared} if isinstance(prepared, PreparedRows) else prepared
     sources = source if isinstance(source, Mapping) else {"": source}
     parts = student.parts if isinstance(student, MultiModel) else {"": student}
     return {

@@ -20,14 +20,14 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError
-from raykd.student.overrides import describe_overruled
+from raykd.student.overrides import describe_overruled_keys
 from raykd.student.settings import (
     KEY,
-    deepspeed_config,
-    offloads,
-    own_keys,
+    build_deepspeed_config,
+    is_offloaded,
     plan_optimizer,
     plan_schedule,
+    read_deepspeed_keys,
     refuse_key,
 )
 
@@ -52,8 +52,8 @@ def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
     Raises:
         ConfigError: by the key's name.
     """
-    own = own_keys(train)
-    config = deepspeed_config(train, world, hidden=64)
+    own = read_deepspeed_keys(train)
+    config = build_deepspeed_config(train, world, hidden=64)
     if not own:
         return []
     zero = config["zero_optimization"]
@@ -64,8 +64,8 @@ def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
                 _validate(model, {**own, **config}[key], f"{KEY}.{key}")
         _try_out(train)
     _check_stages(own, zero, plan_optimizer(train).kind)
-    notes = describe_overruled(train)
-    if not gpus and any(offloads(zero, key) for key in ("offload_param", "offload_optimizer")):
+    notes = describe_overruled_keys(train)
+    if not gpus and any(is_offloaded(zero, key) for key in ("offload_param", "offload_optimizer")):
         notes.append(f"{KEY}.zero_optimization offloads to the CPU, where the workers are: it has no effect")
     if own.get("memory_breakdown"):
         notes.append(
@@ -127,13 +127,13 @@ def _check_stages(own: Mapping[str, Any], zero: Mapping[str, Any], kind: type[to
     """Keys that are right one by one and wrong with the stage of ZeRO."""
     stage = zero["stage"]
     for key, least in (("offload_param", 3), ("offload_optimizer", 1)):
-        if offloads(zero, key) and stage < least:
+        if is_offloaded(zero, key) and stage < least:
             raise ConfigError(
                 f"{KEY}.zero_optimization.{key} needs stage {least}{' or more' if least < 3 else ''} of ZeRO",
                 got=f"stage {stage}",
                 wanted=f"{KEY}.zero_optimization.stage {'3' if least == 3 else '1, 2 or 3'}, or no {key}",
             )
-    if own.get("zero_force_ds_cpu_optimizer") and offloads(zero, "offload_optimizer"):
+    if own.get("zero_force_ds_cpu_optimizer") and is_offloaded(zero, "offload_optimizer"):
         raise ConfigError(
             f"{KEY}.zero_force_ds_cpu_optimizer is not offered: DeepSpeed compiles that optimizer, raykd uses torch's",
             got="true",
@@ -161,12 +161,12 @@ def _try_out(train: TrainConfig) -> None:
     what, name = "optimizer", f"torch.optim.{plan.kind.__name__}"
     _check_arguments(plan.kind, plan.others, f"{KEY}.optimizer.params")
     if schedule is not None:
-        _check_arguments(schedule_class(schedule[0]), schedule[1], f"{KEY}.scheduler.params")
+        _check_arguments(get_schedule_class(schedule[0]), schedule[1], f"{KEY}.scheduler.params")
     try:
         optimizer, rates = plan.build([{"params": [number]}]), None
         if schedule is not None:
             what, name = "scheduler", f"DeepSpeed's {schedule[0]}"
-            rates = schedule_class(schedule[0])(optimizer, **schedule[1])
+            rates = get_schedule_class(schedule[0])(optimizer, **schedule[1])
         for _ in range(2):
             number.grad = torch.zeros(1)
             optimizer.step()
@@ -187,7 +187,7 @@ def _check_arguments(kind: Any, arguments: Mapping[str, Any], path: str) -> None
             refuse_key(name, there, path)
 
 
-def schedule_class(name: str) -> Any:
+def get_schedule_class(name: str) -> Any:
     """DeepSpeed's class of a schedule."""
     from deepspeed.runtime import lr_schedules
 

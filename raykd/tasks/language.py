@@ -27,7 +27,7 @@ from raykd.answers.answer import Answer, join_answers
 from raykd.answers.codec import encode_rows
 from raykd.answers.compress import MOST_DRAWS, draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.servable import check_servable
-from raykd.distill.chunks import chunk_of
+from raykd.distill.chunks import choose_chunk_units
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, compute_starts
@@ -168,7 +168,7 @@ class LanguageTask(TaskBase):
         ]
         uniforms_ND = np.concatenate(drawn) if drawn else np.empty((0, draws))
         parts, good = [], []
-        step = chunk_of(size)
+        step = choose_chunk_units(size)
         for begin in range(0, len(hidden_ND), step):
             here = slice(begin, begin + step)
             logits_NV = head.logits(hidden_ND[here])[:, :size].float()
@@ -184,7 +184,7 @@ class LanguageTask(TaskBase):
         """Summed negative log-likelihood of each row's target (nats), its tokens, and how many are the likeliest."""
         hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
         size = int(encoded.extra["vocabulary"])
-        step, nll, hits = chunk_of(size), [], []
+        step, nll, hits = choose_chunk_units(size), [], []
         for begin in range(0, len(hidden_ND), step):
             logits_NV = head.logits(hidden_ND[begin : begin + step])[:, :size].float()
             gold_N = encoded.labels_N[begin : begin + step]

@@ -24,7 +24,7 @@ from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import RaykdError
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.store import text_keys
+from raykd.teachers.store import make_text_keys
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.timing import Timing
 from raykd.teachers.wire import GroupRequest
@@ -120,7 +120,7 @@ def _merge(requests: Sequence[GroupRequest]) -> GroupRequest:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ReplicaStatus:
     """How a replica is. Written by the actor, read by `raykd teachers status` and by pools that attach.
 
     memory: resident bytes of the process. counters: as `Teacher.counters`. stored: answers in each teacher's store
@@ -165,7 +165,7 @@ class TeacherActor:
             for teacher in self._teachers:
                 teacher.halve()
         stored = any(t.spec.store is not None for t in self._teachers)
-        keys = text_keys(request.batch) if stored else None
+        keys = make_text_keys(request.batch) if stored else None
         return [t.answer(request.batch, request.asked_MB[m], keys) for m, t in enumerate(self._teachers)]
 
     def answer(self, request: GroupRequest) -> list[AnswerSlots]:
@@ -188,21 +188,21 @@ class TeacherActor:
             self._set_threads()
             return self._named(name).generate(rows, beams=beams, max_new_tokens=max_new_tokens)
 
-    def timed(
+    def measure_times(
         self, samples: Mapping[str, TextBatch], student: TeacherSpec
     ) -> dict[str, tuple[Timing | None, Timing | None]]:
-        """`Teacher.timed` of each teacher over its texts, and of the student over the same ones."""
+        """`Teacher.measure_time` of each teacher over its texts, and of the student over the same ones."""
         with self._writing:
             self._set_threads()
             beside: Teacher | None = None
             tried = False
             found: dict[str, tuple[Timing | None, Timing | None]] = {}
             for name, batch in samples.items():
-                own = self._named(name).timed(batch)
+                own = self._named(name).measure_time(batch)
                 if own is not None and not tried:
                     tried = True
                     beside = self._opened(replace(student, device=self._named(name).spec.device))
-                found[name] = own, None if own is None or beside is None else beside.timed(batch)
+                found[name] = own, None if own is None or beside is None else beside.measure_time(batch)
             return found
 
     def _opened(self, student: TeacherSpec) -> Teacher | None:
@@ -237,11 +237,11 @@ class TeacherActor:
         for teacher in self._teachers:
             teacher.load()
 
-    def standing(self) -> Standing:
+    def status(self) -> ReplicaStatus:
         """How this process is; answers while the models compute."""
         import ray
 
-        return Standing(
+        return ReplicaStatus(
             node=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
             memory=_resident_bytes(),

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from raykd.answers.source import AnswerSlots, PendingBatch
 from raykd.errors import RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.groups import Group
-from raykd.teachers.source import Roster
+from raykd.teachers.source import TeacherRouter
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
@@ -39,17 +39,18 @@ _COLD = 3.0
 """How many times the longest answer a process may take that has to load its weights again."""
 
 
-GO_ON = "the same command goes on from what is kept (train and sweep: with --resume)"
+HOW_TO_RESUME = "the same command goes on from what is kept (train and sweep: with --resume)"
 LOST_STEP = (
-    f"see the log of its process; {GO_ON}; serving.on_teacher_loss=drop_and_renormalise goes on without it"
+    f"see the log of its process; {HOW_TO_RESUME}; "
+    "serving.on_teacher_loss=drop_and_renormalise goes on without it"
 )
 
 
-class Asker(Protocol):
+class ReplicaSource(Protocol):
     """What a call asks of the source that sent it: whom to ask, and who is gone."""
 
     handle: Any
-    roster: Roster
+    router: TeacherRouter
     members: list[int]
     in_flight: list[list[int]]
     calls: int
@@ -61,7 +62,7 @@ class Asker(Protocol):
         """Asks the teachers."""
         ...
 
-    def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
+    def pick_replica(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
         """A replica of the group."""
         ...
 
@@ -69,11 +70,11 @@ class Asker(Protocol):
         """Waits for a value, as `ray.get`."""
         ...
 
-    def kill(self, index: int, replica: int) -> None:
+    def kill_replica(self, index: int, replica: int) -> None:
         """Ends a replica's process; Ray starts it anew as often as `serving.max_restarts` says."""
         ...
 
-    def starting(self, index: int, replica: int) -> bool:
+    def is_starting(self, index: int, replica: int) -> bool:
         """Whether a replica's process is being started."""
         ...
 
@@ -81,11 +82,11 @@ class Asker(Protocol):
         """What Ray says of it if a replica's last process was killed for memory since then."""
         ...
 
-    def bury(self, index: int, replica: int) -> bool:
+    def bury_replica(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one is left."""
         ...
 
-    def drop(self, index: int, error: TeacherLostError) -> None:
+    def drop_group(self, index: int, error: TeacherLostError) -> None:
         """Goes on without a group's teachers, or raises the error."""
         ...
 
@@ -95,7 +96,7 @@ class Call:
 
     def __init__(
         self,
-        source: Asker,
+        source: ReplicaSource,
         index: int,
         request: GroupRequest,
         rows: NDArray[np.int64],
@@ -114,7 +115,7 @@ class Call:
         return group
 
     def _send(self) -> None:
-        self.replica = self.source.pick(self.index, avoid=self.replica, node=self.node)
+        self.replica = self.source.pick_replica(self.index, avoid=self.replica, node=self.node)
         self.source.in_flight[self.index][self.replica] += 1
         self.source.calls += 1
         actor = self.source.handle.replicas[self.index][self.replica]
@@ -150,7 +151,7 @@ class Call:
             except ray.exceptions.RayActorError as error:
                 self._gone(error, deadline)
 
-    def late(self, waited_s: float) -> None:
+    def replace_if_late(self, waited_s: float) -> None:
         """For a caller that waits for many: this answer has been waited for so long; its process is given up.
 
         Raises:
@@ -166,7 +167,7 @@ class Call:
 
     def _overdue(self, waited_s: float) -> None:
         """No answer in time: of a process that is only just being started, or of one that hangs."""
-        if self.source.starting(self.index, self.replica or 0):
+        if self.source.is_starting(self.index, self.replica or 0):
             self._gone(ray.exceptions.ActorUnavailableError("it is being started", None), None)
         else:
             self._hung(waited_s)
@@ -183,14 +184,14 @@ class Call:
             "teacher %s does not answer %d rows (first: %s) within %g s: its process is killed and asked again",
             self._names, len(self.request.batch), self.request.batch.ids[0], waited_s,
         )  # fmt: skip
-        self.source.kill(self.index, replica)
-        if self._hangs > handle.max_restarts and not self.source.bury(self.index, replica):
+        self.source.kill_replica(self.index, replica)
+        if self._hangs > handle.max_restarts and not self.source.bury_replica(self.index, replica):
             raise self._error(TeacherLostError, what)
         self._again()
 
     def _out_of_memory(self, error: BaseException) -> None:
         """The node killed the process: once more, with half as much at once."""
-        found = out_of_memory(error)
+        found = describe_memory_kill(error)
         if self.request.halved:
             raise self._error(
                 TeacherLostError, f"was killed for memory again, in passes of half size ({found})"
@@ -215,7 +216,7 @@ class Call:
         self._failed_at = now if self._failed_at is None else self._failed_at
         until = self._failed_at + _START_S + self._patience_s() if deadline is None else deadline
         pause_s = min(_PAUSES_S[1], _PAUSES_S[0] * 1.5 ** max(0, self._failures - 4))
-        left = not _finally_dead(error) or self.source.bury(self.index, self.replica or 0)
+        left = not _finally_dead(error) or self.source.bury_replica(self.index, self.replica or 0)
         if not left or now + pause_s >= until:
             raise self._error(TeacherLostError, f"is gone: {type(error).__name__}") from None
         time.sleep(pause_s)
@@ -226,7 +227,7 @@ class Call:
         self.source.in_flight[self.index][self.replica or 0] -= 1
         self._send()
 
-    def done(self) -> None:
+    def release(self) -> None:
         """Takes the request out of the replica's load."""
         if self.replica is not None:
             self.source.in_flight[self.index][self.replica] -= 1
@@ -244,15 +245,15 @@ class Call:
             else f"teacher pool {handle.pool}: teacher {self._names} {what}",
             got=f"{len(self.request.batch)} rows asked of replica {self.replica} of {self.group.replicas}",
             wanted=f"an answer within {handle.timeout_s:g} s",
-            next_step=LOST_STEP if handle.pool is None else up_again(handle.pool),
+            next_step=LOST_STEP if handle.pool is None else describe_pool_restart(handle.pool),
         )
 
 
-def up_again(pool: str) -> str:
+def describe_pool_restart(pool: str) -> str:
     """The next step where a named pool does not answer."""
     return (
         f"raykd teachers status {pool} shows what is left of it; raykd teachers down {pool}, then raykd teachers up "
-        f"POOL.yaml --name {pool} starts it again; {GO_ON}"
+        f"POOL.yaml --name {pool} starts it again; {HOW_TO_RESUME}"
     )
 
 
@@ -260,7 +261,7 @@ _MEMORY = re.compile(r"([0-9.]+ ?GB)[a-z ]*/ *([0-9.]+ ?GB)")
 _KILLED = re.compile(r"pid=(\d+), actual memory used=([0-9.]+) ?GB")
 
 
-def out_of_memory(error: BaseException) -> str:
+def describe_memory_kill(error: BaseException) -> str:
     """How full the node was and which processes were largest, from the pages that Ray says."""
     text = str(error)
     used = _MEMORY.search(text)
@@ -289,13 +290,13 @@ class PendingPoolBatch:
         caller did, who then has the loss as an error.
     """
 
-    source: Asker
+    source: ReplicaSource
     calls: list[Call]
     answers: list[AnswerSlots]
     batch: TextBatch | None = None
 
     def __post_init__(self) -> None:
-        self._lost = set(self.source.roster.lost)
+        self._lost = set(self.source.router.lost)
 
     @property
     def references(self) -> list[Any]:
@@ -319,7 +320,7 @@ class PendingPoolBatch:
         place = {m: at for at, m in enumerate(self.source.members)}
         at_work: Call | None = None
         try:
-            for call in self.calls if self.source.roster.lost == self._lost else ():
+            for call in self.calls if self.source.router.lost == self._lost else ():
                 at_work = call
                 answer = call.result(deadline)
                 for row, m in zip(call.group.places, call.group.members, strict=True):
@@ -328,12 +329,12 @@ class PendingPoolBatch:
         except TeacherLostError as error:
             if self.batch is None or at_work is None:
                 raise
-            self.source.drop(at_work.index, error)
+            self.source.drop_group(at_work.index, error)
         finally:
             for call in self.calls:
-                call.done()
+                call.release()
         self.calls = []
-        if self.batch is not None and self.source.roster.lost != self._lost:
+        if self.batch is not None and self.source.router.lost != self._lost:
             # Asked anew as a whole: what the others answered is stored, and those who stand in are asked.
             return self.source.submit(self.batch).result(timeout)
         return self.answers

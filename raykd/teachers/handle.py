@@ -30,8 +30,8 @@ from raykd.errors import ConfigError, RaykdError, TeacherError, TeacherLostError
 from raykd.teachers.call import Call, PendingPoolBatch
 from raykd.teachers.groups import Group
 from raykd.teachers.replica_state import read_replica_state
-from raykd.teachers.source import ReadyBatch, Roster, RosterSource
-from raykd.teachers.store import SignalStore, text_keys
+from raykd.teachers.source import ReadyBatch, RoutedSource, TeacherRouter
+from raykd.teachers.store import SignalStore, make_text_keys
 from raykd.teachers.wire import GroupRequest
 from raykd.text.batch import TextBatch
 
@@ -59,7 +59,7 @@ class PoolHandle:
     max_restarts: int = 2
     on_loss: str = "fail"
 
-    def view(self, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail") -> PoolHandle:
+    def select(self, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail") -> PoolHandle:
         """The opened pool as a run sees it that takes these of its teachers, in this order.
 
         Raises:
@@ -112,7 +112,7 @@ class PoolHandle:
         return PoolSource(self, weighting, rank, teachers, direct)
 
 
-class PoolSource(RosterSource):
+class PoolSource(RoutedSource):
     """The pool as one worker sees it."""
 
     def __init__(
@@ -126,7 +126,7 @@ class PoolSource(RosterSource):
         handle.check_names(teachers)
         self.handle = handle
         self.members = [m for m, name in enumerate(handle.teachers) if teachers is None or name in teachers]
-        self.roster = Roster(
+        self.router = TeacherRouter(
             tuple(handle.teachers[m] for m in self.members),
             tuple(handle.teacher_languages[m] for m in self.members),
             weighting,
@@ -150,10 +150,10 @@ class PoolSource(RosterSource):
             asked_MB: which teacher is asked for which row; None leaves it to the weighting.
         """
         again = batch if asked_MB is None else None
-        asked_MB = self.roster.asked(batch) if asked_MB is None else asked_MB.copy()
+        asked_MB = self.router.route(batch) if asked_MB is None else asked_MB.copy()
         routed = any(len(nodes) > 1 for nodes in self._homes)
-        keys = text_keys(batch) if self._stores or routed else []
-        lost = self.roster.lost
+        keys = make_text_keys(batch) if self._stores or routed else []
+        lost = self.router.lost
         answers = [AnswerSlots.empty(name, len(batch), lost=name in lost) for name in self.teachers]
         for at, slots in enumerate(answers):
             self._read(at, slots, asked_MB[at], keys)
@@ -191,7 +191,7 @@ class PoolSource(RosterSource):
         parts: dict[str | None, NDArray[np.int64]] = {None: rows}
         nodes = self._homes[index]
         if len(nodes) > 1:
-            homes = np.asarray([self.home(index, keys[i]) for i in rows.tolist()])
+            homes = np.asarray([self.find_home(index, keys[i]) for i in rows.tolist()])
             parts = {node: rows[homes == node] for node in nodes}
         return [
             Call(
@@ -244,12 +244,12 @@ class PoolSource(RosterSource):
             return np.zeros(len(keys), dtype=bool)
         return np.asarray([body is not None for body in store.get(keys)], dtype=bool)
 
-    def home(self, index: int, key: bytes) -> str | None:
+    def find_home(self, index: int, key: bytes) -> str | None:
         """The node that computes a text for a group; None where the group has one node only."""
         nodes = self._homes[index]
         return nodes[int.from_bytes(key[:8], "little") % len(nodes)] if len(nodes) > 1 else None
 
-    def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
+    def pick_replica(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
         """The replica of a group with the fewest requests in flight: on this node if one is alive there, and not
         the one to avoid if there is another."""
         loads = self.in_flight[index]
@@ -264,11 +264,11 @@ class PoolSource(RosterSource):
         """Waits for a value, as `ray.get`."""
         return ray.get(reference, timeout=timeout_s)
 
-    def kill(self, index: int, replica: int) -> None:
+    def kill_replica(self, index: int, replica: int) -> None:
         """Ends a replica's process; Ray starts it anew as often as `serving.max_restarts` says."""
         ray.kill(self.handle.replicas[index][replica], no_restart=False)
 
-    def starting(self, index: int, replica: int) -> bool:
+    def is_starting(self, index: int, replica: int) -> bool:
         """Whether a replica's process is being started."""
         return read_replica_state(self.handle.replicas[index][replica]).restarting
 
@@ -276,12 +276,12 @@ class PoolSource(RosterSource):
         """What Ray says of it if a replica's last process was killed for memory since then."""
         return find_memory_kill(self.handle.replicas[index][replica], since_s)
 
-    def bury(self, index: int, replica: int) -> bool:
+    def bury_replica(self, index: int, replica: int) -> bool:
         """Never asks this replica again; whether another one of its group is left."""
         self._dead.add((index, replica))
         return any((index, r) not in self._dead for r in range(len(self.in_flight[index])))
 
-    def drop(self, index: int, error: TeacherLostError) -> None:
+    def drop_group(self, index: int, error: TeacherLostError) -> None:
         """Goes on without the teachers of a group: from here they are neither asked nor read.
 
         Each worker learns of a loss by itself, perhaps at another step than the others, and that is enough: weights
@@ -292,14 +292,14 @@ class PoolSource(RosterSource):
             TeacherLostError: `serving.on_teacher_loss` says fail, or no teacher would be left.
         """
         names = [spec.name for spec in self.handle.groups[index].specs if spec.name in self.teachers]
-        if self.handle.on_loss == "fail" or not set(self.teachers) - self.roster.lost - set(names):
+        if self.handle.on_loss == "fail" or not set(self.teachers) - self.router.lost - set(names):
             raise error
-        if new := [name for name in names if name not in self.roster.lost]:
+        if new := [name for name in names if name not in self.router.lost]:
             log.warning(
                 "teacher %s is lost; the student goes on without it (serving.on_teacher_loss): %s",
                 ", ".join(new), " ".join(str(error).split()),
             )  # fmt: skip
-        self.roster.drop(names)
+        self.router.drop_teachers(names)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each teacher: rows asked of it through this source, and those of them read from the store here."""

@@ -21,7 +21,7 @@ from raykd.text.batch import TextBatch
 
 
 @dataclass
-class Roster:
+class TeacherRouter:
     """Names and languages of all teachers, and who is asked for a row of a language.
 
     weighting: None asks every teacher that speaks the language.
@@ -33,11 +33,11 @@ class Roster:
     lost: set[str] = field(default_factory=set)
     _by_language: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
-    def asked(self, batch: TextBatch) -> NDArray[np.bool_]:
+    def route(self, batch: TextBatch) -> NDArray[np.bool_]:
         """``[M, B]``: which teacher is asked for which row."""
         return np.asarray([self._ask(language) for language in batch.languages], dtype=bool).T
 
-    def drop(self, names: Sequence[str]) -> None:
+    def drop_teachers(self, names: Sequence[str]) -> None:
         """Asks these no more: they speak no language from here, so a routing weighting turns to the next ones."""
         self.lost.update(names)
         self._by_language.clear()
@@ -52,7 +52,7 @@ class Roster:
             if self.weighting is None:
                 asked = tuple(declared is None or language in declared for declared in spoken)
             else:
-                asked = tuple(self.weighting.asks(language, self.teachers, spoken))
+                asked = tuple(self.weighting.may_need(language, self.teachers, spoken))
             self._by_language[language] = asked
         return self._by_language[language]
 
@@ -68,34 +68,34 @@ class ReadyBatch:
         return self.answers
 
 
-class RosterSource:
+class RoutedSource:
     """The part that all sources share: who their teachers are."""
 
-    roster: Roster
+    router: TeacherRouter
 
     @property
     def teachers(self) -> tuple[str, ...]:
         """Names, the order of M."""
-        return self.roster.teachers
+        return self.router.teachers
 
     @property
     def teacher_languages(self) -> tuple[frozenset[str] | None, ...]:
         """Declared languages, None for any."""
-        return self.roster.teacher_languages
+        return self.router.teacher_languages
 
 
-class LocalSource(RosterSource):
+class LocalSource(RoutedSource):
     """Teachers in this process, asked in turn: the reference for the pool, and a plain loop's way."""
 
     def __init__(self, teachers: Sequence[Teacher], weighting: Weighting | None = None) -> None:
         self._teachers = list(teachers)
-        self.roster = Roster(
+        self.router = TeacherRouter(
             tuple(t.name for t in teachers), tuple(t.spec.languages for t in teachers), weighting
         )
 
     def submit(self, batch: TextBatch) -> PendingBatch:
         """Answers at once."""
-        asked_MB = self.roster.asked(batch)
+        asked_MB = self.router.route(batch)
         blind = batch.without_labels()
         return ReadyBatch([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])
 

@@ -21,7 +21,7 @@ from raykd.errors import TeacherError
 from raykd.prediction.selftest import PaddingFinding
 from raykd.teachers.backends.backend import make_backend
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.store import SignalStore, text_keys
+from raykd.teachers.store import SignalStore, make_text_keys
 from raykd.teachers.timing import Timing, read_timing
 from raykd.text.batch import TextBatch
 
@@ -119,7 +119,7 @@ class Teacher:
         rows = np.flatnonzero(asked_B & spoken_B).tolist()
         asked = batch if len(rows) == len(batch) else batch.take(rows)
         if self.spec.store is not None:
-            keys = text_keys(asked) if keys is None else [keys[i] for i in rows]
+            keys = make_text_keys(asked) if keys is None else [keys[i] for i in rows]
         self.answered_rows += len(rows)
         slots = AnswerSlots.empty(self.name, len(batch))
         if rows:
@@ -166,7 +166,7 @@ class Teacher:
             )  # fmt: skip
         return self.backend.compute(batch)
 
-    def timed(self, batch: TextBatch) -> Timing | None:
+    def measure_time(self, batch: TextBatch) -> Timing | None:
         """Measure what a text takes, or read what was measured under the conditions of this process.
 
         Returns:

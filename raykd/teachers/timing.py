@@ -27,7 +27,7 @@ LIMIT_S = 0.3
 
 @dataclass(frozen=True)
 class Timing:
-    """What a text took a model. Written by `Teacher.timed`, read by the results.
+    """What a text took a model. Written by `Teacher.measure_time`, read by the results.
 
     ms: milliseconds for one text, tokenisation included: the median over passes. rows: texts of a pass. texts: a hash
     of them. threads: intra-op. host: the machine. kept: whether an earlier run measured it.
@@ -61,7 +61,7 @@ def read_timing(text: str) -> Timing | None:
         return None
 
 
-def take_time(once: Callable[[], object], conditions: Timing) -> Timing:
+def measure_time(once: Callable[[], object], conditions: Timing) -> Timing:
     """Times a model.
 
     Args:
@@ -78,7 +78,7 @@ def take_time(once: Callable[[], object], conditions: Timing) -> Timing:
     return replace(conditions, ms=1e3 * statistics.median(spans) / max(1, conditions.rows))
 
 
-def conditions_of(texts: Sequence[str], threads: int, device: str, dtype: str) -> Timing:
+def describe_conditions(texts: Sequence[str], threads: int, device: str, dtype: str) -> Timing:
     """A time that is still to be taken."""
     key = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return Timing(0.0, len(texts), key, threads, device, dtype, platform.node())

@@ -28,7 +28,7 @@ from raykd.runs.teacher_stage import TeacherStage, opened_teachers
 from raykd.spaces.search import Sampler
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
-from raykd.teachers.pools.named_pool import find_whole_pools, resources_by_node
+from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_node
 from raykd.teachers.pools.own_pool import group_placements
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.checks.trials import TrialCheck
@@ -275,7 +275,7 @@ def node_resources() -> list[Mapping[str, float]]:
     """Resources of each node that is alive, without what named pools of teachers hold there."""
     taken: dict[str, dict[str, float]] = {}
     for served in find_whole_pools():
-        for node, resources in resources_by_node(served).items():
+        for node, resources in sum_resources_by_node(served).items():
             for name, amount in resources.items():
                 there = taken.setdefault(node, {})
                 there[name] = there.get(name, 0.0) + amount

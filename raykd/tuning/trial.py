@@ -31,7 +31,7 @@ from raykd.driver.loop import save_student
 from raykd.errors import NonFiniteError
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
-from raykd.student.settings import deepspeed_config
+from raykd.student.settings import build_deepspeed_config
 from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.trial_rank import TrialContext, TrialRank
 
@@ -199,7 +199,7 @@ class TrialHost(tune.Trainable):
 
     def _required_world(self) -> int | None:
         """Return how many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
-        stage = deepspeed_config(self.context.base.train, self.rank.world)["zero_optimization"].get(
+        stage = build_deepspeed_config(self.context.base.train, self.rank.world)["zero_optimization"].get(
             "stage", 0
         )
         return self.rank.world if stage == 3 else None

@@ -23,7 +23,7 @@ from raykd.data.load import Dataset, load_data
 from raykd.driver.loop import make_loop
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import Prepared, fit_tokenizer, prepare
+from raykd.student.prepare import PreparedRows, fit_tokenizer, prepare_rows
 from raykd.teachers.handle import PoolHandle
 
 GROUP_TIMEOUT = timedelta(minutes=10)
@@ -79,7 +79,7 @@ class TrialRank:
         self.world = context.base.workers.num_workers
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.set_num_threads(max(1, int(context.base.workers.num_cpus + 1e-6)))
-        self._prepared: dict[str, tuple[dict[str, Prepared], Any]] = {}
+        self._prepared: dict[str, tuple[dict[str, PreparedRows], Any]] = {}
         self.loop: TrainingLoop | None = None
         self.points: list[Point] = []
 
@@ -155,7 +155,7 @@ class TrialRank:
 
         return "cuda:0" if self.context.base.workers.num_gpus and torch.cuda.is_available() else "cpu"
 
-    def _rows(self, config: Run) -> tuple[dict[str, Prepared], Any]:
+    def _rows(self, config: Run) -> tuple[dict[str, PreparedRows], Any]:
         """Rows and tokens by task, kept from trial to trial as long as nothing that they depend on differs."""
         members, base = config.members, self.context.base.members
         parts = [(m.data.model_dump_json(), m.task.model_dump_json(), str(m.plain)) for m in members.values()]
@@ -177,7 +177,7 @@ class TrialRank:
             while len(self._prepared) >= _KEPT:
                 self._prepared.pop(next(iter(self._prepared)))
             prepared = {
-                task: prepare(m, data[task].train, data[task].validation, tokenizer)
+                task: prepare_rows(m, data[task].train, data[task].validation, tokenizer)
                 for task, m in members.items()
             }
             self._prepared[key] = prepared, tokenizer

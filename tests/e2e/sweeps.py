@@ -17,7 +17,7 @@ from raykd.driver.jobs import teacher_job
 from raykd.driver.loop import fresh_student
 from raykd.driver.pool import placements_of
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, load_sweep
@@ -111,7 +111,7 @@ def plain_loop(config: RunConfig) -> TrainingLoop:
         jobs = [teacher_job(config, teacher) for teacher in config.trained_teachers]
         placed = placements_of(config, {job.name: job.output for job in jobs})
         source = LocalSource([Teacher(p.spec) for p in placed], config.objective.weighting)
-    prepared = prepare(config, data.train, data.validation, tokenizer)
+    prepared = prepare_rows(config, data.train, data.validation, tokenizer)
     loop = TrainingLoop(config, prepared, fresh_student(config, tokenizer), source)
     loop.run()
     return loop

@@ -225,11 +225,11 @@ def same_again(path: Path) -> None:
 
 def processes() -> list[int]:
     """Of the replicas of the pool."""
-    said = named_pool.read_standings(found("kept").handle).values()
-    return [s.pid for s in said if isinstance(s, named_pool.Standing)]
+    said = named_pool.read_replica_statuses(found("kept").handle).values()
+    return [s.pid for s in said if isinstance(s, named_pool.ReplicaStatus)]
 
 
-def found(name: str) -> named_pool.Served:
+def found(name: str) -> named_pool.NamedPool:
     served = named_pool.find_named_pool(name)
     assert served is not None
     return served

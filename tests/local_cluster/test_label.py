@@ -21,7 +21,7 @@ from raykd.tasks import Classification
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
-from raykd.teachers.store.inventory import stats
+from raykd.teachers.store.inventory import list_stores
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
@@ -88,7 +88,7 @@ def test_labelled_ahead_equals_asked_on_demand_and_each_pair_is_computed_once(
         by_teacher = [{t for t, lang in pairs if lang == "zh"}, {t for t, lang in pairs if lang == "en"}]
         expected = sum(map(len, by_teacher)) + len(set(rows.texts))
         assert (done.asked, done.stored, done.forwarded) == (expected, 0, expected)
-        assert total(pool, "forwarded") == expected == sum(s.entries or 0 for s in stats(tmp_path))
+        assert total(pool, "forwarded") == expected == sum(s.entries or 0 for s in list_stores(tmp_path))
         assert reports[0] == (0, expected) and reports[-1] == (expected, expected)
         assert done.real_tokens / done.computed_tokens >= 0.85
         batch = rows.take(range(200))

@@ -105,7 +105,7 @@ def test_without_restarts_a_dead_replica_is_left_out_and_the_last_ones_death_is_
         tickets = [source.submit(batch) for batch in batches(8)]
         os.kill(first, signal.SIGKILL)
         assert all(ticket.result()[0].answered_B.all() for ticket in tickets)
-        assert {source.pick(0) for _ in range(4)} == {1}
+        assert {source.pick_replica(0) for _ in range(4)} == {1}
         os.kill(second, signal.SIGKILL)
         time.sleep(0.5)
         with pytest.raises(TeacherError, match="teacher multi"):

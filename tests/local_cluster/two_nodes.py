@@ -15,7 +15,7 @@ from raykd.tasks import Classification
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
-from raykd.teachers.store import text_keys
+from raykd.teachers.store import make_text_keys
 from tests.fakes import LABELS, logits_of
 from tests.local_cluster.test_label import rows_of
 
@@ -34,8 +34,8 @@ def pool_of(spec: TeacherSpec) -> OwnPool:
 
 
 def per_home(source: PoolSource, pool: OwnPool, rows: range) -> list[int]:
-    keys = set(text_keys(rows_of(300).take(rows)))
-    return [sum(source.home(0, key) == node for key in keys) for node in pool.handle.nodes[0]]
+    keys = set(make_text_keys(rows_of(300).take(rows)))
+    return [sum(source.find_home(0, key) == node for key in keys) for node in pool.handle.nodes[0]]
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from raykd.report.costs import CostTable, TeacherCost
 from raykd.scoring.costs import cost_table, languages_taught
 from raykd.scoring.score import sample_texts
 from raykd.teachers import timing
-from raykd.teachers.timing import conditions_of, take_time
+from raykd.teachers.timing import describe_conditions, measure_time
 
 
 def config(weighting: str = "by_language") -> Any:
@@ -57,7 +57,7 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
         SimpleNamespace(name=n, parameters=p) for n, p in (("zh", 900), ("en", 50), ("multi", 1200))
     ]
     at = {"threads": 1, "device": "cpu", "dtype": "float32"}
-    took = [timing.replace(conditions_of(["a"], **at), ms=ms) for ms in (0.6, 0.1, 0.8)]
+    took = [timing.replace(describe_conditions(["a"], **at), ms=ms) for ms in (0.6, 0.1, 0.8)]
     times = {
         "zh": (took[0], took[1]),
         "en": (None, None),
@@ -112,11 +112,11 @@ def test_a_time_is_the_median_after_a_first_pass_and_a_large_model_costs_one(mon
     def once() -> None:
         now[0] += next(spans)
 
-    asked = conditions_of([f"t{i}" for i in range(32)], 1, "cpu", "float32")
-    assert abs(take_time(once, asked).ms - 1.0) < 1e-6
+    asked = describe_conditions([f"t{i}" for i in range(32)], 1, "cpu", "float32")
+    assert abs(measure_time(once, asked).ms - 1.0) < 1e-6
     slow = iter([3.2, 2.0])
     calls = []
-    taken = take_time(lambda: calls.append(now.__setitem__(0, now[0] + next(slow))), asked)
+    taken = measure_time(lambda: calls.append(now.__setitem__(0, now[0] + next(slow))), asked)
     assert abs(taken.ms - 100.0) < 1e-6 and len(calls) == 1
 
 

@@ -13,9 +13,9 @@ import yaml
 from raykd.config import TrainConfig
 from raykd.config.loading import load_run
 from raykd.errors import ConfigError
-from raykd.student.overrides import describe_overruled, fixed_keys
+from raykd.student.overrides import describe_overruled_keys, find_overruled_keys
 from raykd.student.settings import (
-    deepspeed_config,
+    build_deepspeed_config,
     plan_optimizer,
     plan_schedule,
 )
@@ -148,7 +148,7 @@ def test_auto_is_what_the_runs_keys_say() -> None:
         "WarmupDecayLR",
         {"total_num_steps": 200, "warmup_min_lr": 0.0, "warmup_max_lr": 0.02, "warmup_num_steps": 20},
     )
-    sized = deepspeed_config(TrainConfig(deepspeed={"zero_optimization": ZERO_3}), 1, hidden=100)
+    sized = build_deepspeed_config(TrainConfig(deepspeed={"zero_optimization": ZERO_3}), 1, hidden=100)
     zero = sized["zero_optimization"]
     assert [zero[k] for k in ("reduce_bucket_size", "stage3_prefetch_bucket_size")] == [10_000, 9_000]
     assert zero["stage3_param_persistence_threshold"] == 1_000
@@ -156,9 +156,9 @@ def test_auto_is_what_the_runs_keys_say() -> None:
 
 def test_what_the_file_overrules_is_said_and_equal_values_are_not() -> None:
     own = {"optimizer": {"type": "AdamW", "params": {"lr": 0.005, "weight_decay": 0.01}}}
-    assert len(said := describe_overruled(TrainConfig(learning_rate=0.001, deepspeed=own))) == 1
+    assert len(said := describe_overruled_keys(TrainConfig(learning_rate=0.001, deepspeed=own))) == 1
     assert "lr 0.005 counts, train.learning_rate 0.001 has no effect" in said[0]
-    assert describe_overruled(TrainConfig(learning_rate=0.005, deepspeed=own)) == []
+    assert describe_overruled_keys(TrainConfig(learning_rate=0.005, deepspeed=own)) == []
 
 
 def test_files_with_comments_are_read_and_other_formats_are_named(tmp_path: Path) -> None:
@@ -189,11 +189,11 @@ def test_a_key_that_the_file_sets_cannot_be_searched() -> None:
         "optimizer": {"type": "AdamW", "params": {"lr": 0.005, "weight_decay": "auto"}},
         "scheduler": AUTO_WARMUP,
     }
-    assert fixed_keys(TrainConfig(deepspeed=own)) == {
+    assert find_overruled_keys(TrainConfig(deepspeed=own)) == {
         "train.learning_rate": "train.deepspeed.optimizer.params.lr",
         "train.lr_schedule": "train.deepspeed.scheduler",
     }
-    assert fixed_keys(TrainConfig()) == {}
+    assert find_overruled_keys(TrainConfig()) == {}
 
 
 def test_a_search_over_a_key_that_the_file_sets_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep_top_k
 from raykd.answers.tensors import to_vocabulary_signal
-from raykd.distill.chunks import chunk_of, evaluate_hidden
+from raykd.distill.chunks import choose_chunk_units, evaluate_hidden
 from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
 
@@ -206,7 +206,7 @@ def test_nothing_of_the_size_of_the_logits_is_made(kind: str) -> None:
         result = evaluate_hidden(made, states, weight, None, labels, signals, 0.5, totals, chunk=chunk)
         result.loss.backward()
     assert chunk * v <= mode.elements <= chunk * (v + 1)
-    assert (chunk_of(30_522), chunk_of(119_547)) == (137, 64)
+    assert (choose_chunk_units(30_522), choose_chunk_units(119_547)) == (137, 64)
 
 
 def test_shapes_that_disagree() -> None:

@@ -14,7 +14,7 @@ from raykd.distill.losses import CrossEntropy, ForwardKL, JensenShannon, LogitMS
 from raykd.distill.objective import Counts, Objective, ObjectiveResult, Term
 from raykd.distill.schedules import Constant, Linear, Step, TeacherAnnealing, Warmup
 from raykd.distill.signals import UNLABELLED, Signals
-from raykd.distill.targets import combine
+from raykd.distill.targets import combine_signals
 from raykd.distill.weighting import ByLanguage, Confidence, Entropy, Fixed, Uniform
 
 N, C = 10, 4
@@ -309,7 +309,7 @@ def test_forward_kl_and_soft_cross_entropy_differ_by_the_entropy_only() -> None:
         for d in (ForwardKL(), CrossEntropy())
     )
     torch.testing.assert_close(run(kl, ALL)[1], run(ce, ALL)[1])
-    target = combine(ALL, torch.full((2, N), 0.5), 2.0, "arithmetic")
+    target = combine_signals(ALL, torch.full((2, N), 0.5), 2.0, "arithmetic")
     entropy = -(target.p_NK * target.logp_NK).sum(-1).mean()
     torch.testing.assert_close(run(ce, ALL)[0].loss - run(kl, ALL)[0].loss, 4.0 * entropy)
 
@@ -347,16 +347,16 @@ def test_knobs() -> None:
         temperature=Step(values=(4.0, 2.0), at=(0.5,)),
         terms=(Term(lambda_schedule=Warmup(fraction=0.5)), Term(divergence=LogitMSE())),
     )
-    knobs = objective.knobs(0.25)
-    assert knobs.alpha == pytest.approx(0.2)
-    assert knobs.temperature == 4.0
-    assert knobs.lambdas == {"forward_kl": 0.5, "logit_mse": 1.0}
-    assert objective.knobs(0.5).temperature == 2.0
+    values = objective.values_at(0.25)
+    assert values.alpha == pytest.approx(0.2)
+    assert values.temperature == 4.0
+    assert values.lambdas == {"forward_kl": 0.5, "logit_mse": 1.0}
+    assert objective.values_at(0.5).temperature == 2.0
 
 
 def test_defaults() -> None:
-    knobs = Objective().knobs(0.7)
-    assert (knobs.alpha, knobs.temperature, dict(knobs.lambdas)) == (0.1, 2.0, {"forward_kl": 1.0})
+    values = Objective().values_at(0.7)
+    assert (values.alpha, values.temperature, dict(values.lambdas)) == (0.1, 2.0, {"forward_kl": 1.0})
     assert Objective().weighting == ByLanguage()
 
 

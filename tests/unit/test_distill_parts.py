@@ -23,10 +23,10 @@ from raykd.distill.losses import (
     UniversalLogit,
 )
 from raykd.distill.objective import Objective
-from raykd.distill.parts import over_parts, parts_of
+from raykd.distill.parts import make_parts, sum_over_parts
 from raykd.distill.schedules import Constant, Linear, Step
 from raykd.distill.signals import UNLABELLED, Signals, VocabularySignal
-from raykd.distill.targets import combine
+from raykd.distill.targets import combine_signals
 from raykd.distill.vocabulary_signals import IdMap, TopKSignal
 from raykd.distill.weighting import Confidence, Entropy, Fixed, LossSoftmax, Uniform
 from raykd.errors import ConfigError
@@ -70,8 +70,8 @@ def loss_and_gradient(
     student = student.clone().requires_grad_()
     m = len(signals.teachers)
     weights = torch.full((m, N), 1.0 / m) if weights is None else weights
-    parts = parts_of(student, signals, weights, temperature, "arithmetic")
-    loss_N, covered_N = over_parts(divergence, parts, temperature, signals.labels_N)
+    parts = make_parts(student, signals, weights, temperature, "arithmetic")
+    loss_N, covered_N = sum_over_parts(divergence, parts, temperature, signals.labels_N)
     assert covered_N.all()
     (gradient,) = torch.autograd.grad(loss_N.sum(), student)
     return loss_N.detach(), gradient
@@ -136,14 +136,14 @@ def test_gradient_in_the_tail() -> None:
 
 
 def test_gradients_of_the_support_by_finite_differences() -> None:
-    from raykd.distill.support import on_support
+    from raykd.distill.support import gather_support
 
     ids = torch.tensor([[3, 1, -1], [-1, -1, -1], [0, 5, 2]])
     student = torch.randn(
         3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
     )
-    assert torch.autograd.gradcheck(lambda x: on_support(x, ids, 1.7)[:, [0, -1]][[0, 2]], student)
-    assert torch.autograd.gradcheck(lambda x: on_support(x, ids, 1.7)[1, -1], student)
+    assert torch.autograd.gradcheck(lambda x: gather_support(x, ids, 1.7)[:, [0, -1]][[0, 2]], student)
+    assert torch.autograd.gradcheck(lambda x: gather_support(x, ids, 1.7)[1, -1], student)
 
 
 def test_temperature_off_the_grid() -> None:
@@ -234,9 +234,9 @@ def test_parts_are_summed_with_weights() -> None:
 def test_one_whole_part_is_bit_identical() -> None:
     signals = signals_of(logits_MNC=Z)
     weights = torch.softmax(draw(2, N, seed=9), dim=0)
-    (part,) = parts_of(S, signals, weights, 2.0, "geometric")
+    (part,) = make_parts(S, signals, weights, 2.0, "geometric")
     assert part.share_N is None and part.student_NK is S
-    wanted = combine(signals, weights, 2.0, "geometric")
+    wanted = combine_signals(signals, weights, 2.0, "geometric")
     assert torch.equal(part.target.p_NK, wanted.p_NK) and torch.equal(part.target.logits_NK, wanted.logits_NK)
 
 
@@ -330,9 +330,9 @@ def test_what_an_answer_cannot_serve() -> None:
     with pytest.raises(ValueError, match=r"reverse_kl cannot.*draws"):
         loss_and_gradient(ReverseKL(), drawn, 1.0)
     with pytest.raises(ValueError, match="geometric"):
-        parts_of(S, drawn, torch.ones(1, N), 1.0, "geometric")
+        make_parts(S, drawn, torch.ones(1, N), 1.0, "geometric")
     with pytest.raises(ValueError, match="over 40 tokens, the student has 41"):
-        parts_of(torch.zeros(N, 41), signals_of(kept(3)), torch.ones(1, N), 1.0, "arithmetic")
+        make_parts(torch.zeros(N, 41), signals_of(kept(3)), torch.ones(1, N), 1.0, "arithmetic")
     with pytest.raises(ValueError, match="bias the target"):
         to_vocabulary_signal(draw_tokens(Z[0], draw_uniforms(0, N, 20)), ids=shared_map(V, V))
 

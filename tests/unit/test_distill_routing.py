@@ -14,7 +14,7 @@ from raykd.answers.compress import draw_tokens, draw_uniforms, keep_hidden, keep
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.distill.losses import ForwardKL
 from raykd.distill.objective import Objective, ObjectiveResult
-from raykd.distill.parts import over_parts, parts_of
+from raykd.distill.parts import make_parts, sum_over_parts
 from raykd.distill.signals import Signals, VocabularySignal
 from raykd.distill.vocabulary_signals import IdMap
 
@@ -78,7 +78,7 @@ def test_routed_teachers_add_up_to_each_alone(form: str) -> None:
     answers = [FORMS[form](m) for m in range(3)]
     covered_MN = torch.stack([spoken_by(m) for m in range(3)])
     together, gradient = evaluated(signals_of(answers, covered_MN), objective)
-    parts = parts_of(
+    parts = make_parts(
         states(5) @ HEAD.T, signals_of(answers, covered_MN), covered_MN.float(), 2.0, "arithmetic"
     )
     assert sum(len(part.student_NK) for part in parts) == N  # nothing is computed where it has no weight
@@ -87,8 +87,8 @@ def test_routed_teachers_add_up_to_each_alone(form: str) -> None:
     total = torch.zeros(())
     for m, answer in enumerate(answers):
         alone = signals_of([answer], torch.ones(1, N, dtype=torch.bool))
-        loss_N, _ = over_parts(
-            ForwardKL(), parts_of(student, alone, torch.ones(1, N), 2.0, "arithmetic"), 2.0, alone.labels_N
+        loss_N, _ = sum_over_parts(
+            ForwardKL(), make_parts(student, alone, torch.ones(1, N), 2.0, "arithmetic"), 2.0, alone.labels_N
         )
         total = total + loss_N[spoken_by(m)].sum() / N
     assert float(together.loss) == pytest.approx(float(total.detach()), rel=1e-6)
@@ -101,13 +101,13 @@ def test_teachers_that_share_some_units() -> None:
     weights = torch.tensor([[1.0] * 3 + [0.5] * 3 + [0.0] * 6, [0.0] * 3 + [0.5] * 3 + [1.0] * 3 + [0.0] * 3])
     signals = signals_of(answers, weights > 0)
     student = (3.0 * states(5) @ HEAD.T).requires_grad_()
-    loss_N, covered_N = over_parts(
-        ForwardKL(), parts_of(student, signals, weights, 2.0, "arithmetic"), 2.0, signals.labels_N
+    loss_N, covered_N = sum_over_parts(
+        ForwardKL(), make_parts(student, signals, weights, 2.0, "arithmetic"), 2.0, signals.labels_N
     )
     single = [
-        over_parts(
+        sum_over_parts(
             ForwardKL(),
-            parts_of(student, signals_of([a], torch.ones(1, N, dtype=torch.bool)), torch.ones(1, N), 2.0, "arithmetic"),
+            make_parts(student, signals_of([a], torch.ones(1, N, dtype=torch.bool)), torch.ones(1, N), 2.0, "arithmetic"),
             2.0,
             signals.labels_N,
         )[0]
@@ -127,12 +127,12 @@ def test_hidden_states_of_routed_teachers_are_the_mixture(mixture: Any) -> None:
     weights[:, 4] = 0.0
     student = states(5) @ HEAD.T
     answers = [FORMS["hidden"](m) for m in range(3)]
-    (part,) = parts_of(student, signals_of(answers, weights > 0), weights, 2.0, mixture)
+    (part,) = make_parts(student, signals_of(answers, weights > 0), weights, 2.0, mixture)
     logits = torch.stack([a.logits() for a in answers])  # type: ignore[misc]
     plain = Signals(
         ("a", "b", "c"), (None,) * 3, logits, weights > 0, torch.zeros(N, dtype=torch.int64), LANGUAGES
     )
-    (wanted,) = parts_of(student, plain, weights, 2.0, mixture)
+    (wanted,) = make_parts(student, plain, weights, 2.0, mixture)
     assert torch.equal(part.target.covered_N, wanted.target.covered_N)
     for name in ("p_NK", "logits_NK"):
         torch.testing.assert_close(

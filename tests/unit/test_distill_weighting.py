@@ -148,7 +148,7 @@ def test_fixed_must_name_the_teachers(teachers: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"(?s)name every teacher.*a, b"):
         weighting.check(teachers)
     with pytest.raises(ConfigError):
-        weighting.asks("de", teachers, (None,) * len(teachers))
+        weighting.may_need("de", teachers, (None,) * len(teachers))
 
 
 def test_other_weightings_serve_any_teachers() -> None:
@@ -189,18 +189,18 @@ def test_by_language_takes_the_first_class_that_covers() -> None:
 
 def test_asks() -> None:
     by_language = ByLanguage()
-    assert by_language.asks("de", TEACHERS, DECLARED) == (True, False, False, True)
-    assert by_language.asks("fr", TEACHERS, DECLARED) == (False, True, True, False)
-    assert by_language.asks("it", TEACHERS, DECLARED) == (False, False, True, False)
-    assert by_language.asks("it", TEACHERS[:2], DECLARED[:2]) == (False, False)
-    assert ByLanguage(chain=("monolingual",)).asks("fr", TEACHERS, DECLARED) == (False,) * 4
-    assert ByLanguage(chain=("any",)).asks("de", TEACHERS, DECLARED) == (True,) * 4
-    assert ByLanguage(chain=("any",)).asks("fr", TEACHERS, DECLARED) == (False, True, True, False)
+    assert by_language.may_need("de", TEACHERS, DECLARED) == (True, False, False, True)
+    assert by_language.may_need("fr", TEACHERS, DECLARED) == (False, True, True, False)
+    assert by_language.may_need("it", TEACHERS, DECLARED) == (False, False, True, False)
+    assert by_language.may_need("it", TEACHERS[:2], DECLARED[:2]) == (False, False)
+    assert ByLanguage(chain=("monolingual",)).may_need("fr", TEACHERS, DECLARED) == (False,) * 4
+    assert ByLanguage(chain=("any",)).may_need("de", TEACHERS, DECLARED) == (True,) * 4
+    assert ByLanguage(chain=("any",)).may_need("fr", TEACHERS, DECLARED) == (False, True, True, False)
     for weighting in (Uniform(), Entropy(), Confidence(), LossSoftmax()):
-        assert weighting.asks("de", TEACHERS, DECLARED) == (True, True, True, True)
-        assert weighting.asks("fr", TEACHERS, DECLARED) == (False, True, True, False)
+        assert weighting.may_need("de", TEACHERS, DECLARED) == (True, True, True, True)
+        assert weighting.may_need("fr", TEACHERS, DECLARED) == (False, True, True, False)
     off = Fixed(by_teacher={"de": 1.0, "multi": 0.0, "world": 1.0, "de2": 1.0})
-    assert off.asks("fr", TEACHERS, DECLARED) == (False, False, True, False)
+    assert off.may_need("fr", TEACHERS, DECLARED) == (False, False, True, False)
 
 
 @pytest.mark.parametrize("weighting", MEMBERS, ids=name)
@@ -210,7 +210,7 @@ def test_not_asking_changes_no_weight_where_all_asked_answer(weighting: Weightin
     everybody = replace(
         random_signals(1), languages=(language,) * 12, covered_MN=declared_covers.expand(4, 12)
     )
-    asked = torch.tensor(weighting.asks(language, TEACHERS, DECLARED)).unsqueeze(-1)
+    asked = torch.tensor(weighting.may_need(language, TEACHERS, DECLARED)).unsqueeze(-1)
     narrowed = replace(everybody, covered_MN=everybody.covered_MN & asked)
     assert torch.equal(weighting.weights(narrowed), weighting.weights(everybody))
 

@@ -15,17 +15,17 @@ from torch import nn
 
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError, NonFiniteError
-from raykd.student.engine import decay_groups
-from raykd.student.loop import TrainingLoop, evaluation_steps
+from raykd.student.engine import group_by_decay
+from raykd.student.loop import TrainingLoop, plan_evaluation_steps
 from raykd.student.prefetch import Prefetcher, StepWork
-from raykd.student.settings import deepspeed_config
+from raykd.student.settings import build_deepspeed_config
 from tests.fakes import answer_slots, logits_of
 from tests.worlds import build_loop, run_config
 
 
 def test_users_own_keys_are_kept_and_completed() -> None:
     own = {"zero_optimization": {"stage": 2, "overlap_comm": False}, "wall_clock_breakdown": True}
-    made = deepspeed_config(TrainConfig(batch_size=64, gradient_accumulation=4, deepspeed=own), world=2)
+    made = build_deepspeed_config(TrainConfig(batch_size=64, gradient_accumulation=4, deepspeed=own), world=2)
     assert (
         made["zero_optimization"] == {"stage": 2, "overlap_comm": False}
         and made["wall_clock_breakdown"] is True
@@ -35,7 +35,7 @@ def test_users_own_keys_are_kept_and_completed() -> None:
 
 
 def test_zero_block_without_a_stage_keeps_raykds_stage() -> None:
-    made = deepspeed_config(
+    made = build_deepspeed_config(
         TrainConfig(zero_stage=2, deepspeed={"zero_optimization": {"overlap_comm": False}}), 1
     )
     assert made["zero_optimization"] == {"stage": 2, "overlap_comm": False}
@@ -43,10 +43,10 @@ def test_zero_block_without_a_stage_keeps_raykds_stage() -> None:
 
 def test_switches_left_to_deepspeed_are_no_disagreement() -> None:
     own = {"bf16": {"enabled": "auto", "check_grad_overflow": True}, "fp16": {"enabled": "auto"}}
-    made = deepspeed_config(TrainConfig(deepspeed=own), world=1)
+    made = build_deepspeed_config(TrainConfig(deepspeed=own), world=1)
     assert made["bf16"] == {"enabled": False, "check_grad_overflow": True}
     assert (
-        deepspeed_config(TrainConfig(batch_size=32, deepspeed={"train_batch_size": 32}), 3)[
+        build_deepspeed_config(TrainConfig(batch_size=32, deepspeed={"train_batch_size": 32}), 3)[
             "train_batch_size"
         ]
         == 30
@@ -64,31 +64,33 @@ def test_switches_left_to_deepspeed_are_no_disagreement() -> None:
 )
 def test_keys_that_disagree_are_refused(own: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        deepspeed_config(TrainConfig(batch_size=64, deepspeed=own), world=1)
+        build_deepspeed_config(TrainConfig(batch_size=64, deepspeed=own), world=1)
 
 
 def test_auto_and_equal_values_are_no_disagreement() -> None:
     own = {"train_batch_size": "auto", "gradient_clipping": 1.0, "gradient_accumulation_steps": 1}
-    assert deepspeed_config(TrainConfig(batch_size=64, deepspeed=own), world=1)["train_batch_size"] == 64
+    assert (
+        build_deepspeed_config(TrainConfig(batch_size=64, deepspeed=own), world=1)["train_batch_size"] == 64
+    )
 
 
 def test_two_zero_stages_that_disagree_are_refused() -> None:
     own = {"zero_optimization": {"stage": 2}}
     with pytest.raises(ConfigError, match="zero_stage"):
-        deepspeed_config(TrainConfig(zero_stage=1, deepspeed=own), world=1)
+        build_deepspeed_config(TrainConfig(zero_stage=1, deepspeed=own), world=1)
 
 
 def test_biases_and_norms_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    decayed, plain = decay_groups(model, 0.1)
+    decayed, plain = group_by_decay(model, 0.1)
     assert [p.ndim for p in decayed["params"]] == [2] and decayed["weight_decay"] == 0.1
     assert {p.ndim for p in plain["params"]} == {1} and plain["weight_decay"] == 0.0
 
 
 def test_evaluations_are_spread_evenly_and_end_the_run() -> None:
-    assert evaluation_steps(12, 3) == {4, 8, 12}
-    assert evaluation_steps(10, 3) == {3, 7, 10}
-    assert evaluation_steps(2, 10) == {1, 2}
+    assert plan_evaluation_steps(12, 3) == {4, 8, 12}
+    assert plan_evaluation_steps(10, 3) == {3, 7, 10}
+    assert plan_evaluation_steps(2, 10) == {1, 2}
 
 
 def test_users_optimizer_and_scheduler_are_honoured() -> None:
@@ -142,13 +144,13 @@ def weights_of_26_rows(accumulation: int) -> dict[str, torch.Tensor]:
     """The weights after 12 steps of 26 rows, each of which must be trained on."""
     loop = build_loop(run_config(batch_size=26, gradient_accumulation=accumulation))
     sizes: list[int] = []
-    micro = loop.trainer.micro
+    micro = loop.trainer.make_micro_batch
 
     def counted(rows: Any, answers: Any) -> Any:
         sizes.append(len(rows))
         return micro(rows, answers)
 
-    loop.trainer.micro = counted  # type: ignore[method-assign]
+    loop.trainer.make_micro_batch = counted  # type: ignore[method-assign]
     loop.run()
     assert (len(sizes), sum(sizes)) == (12 * accumulation, 12 * 26)
     return loop.engine.weights() or {}

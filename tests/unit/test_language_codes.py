@@ -15,7 +15,7 @@ from raykd.errors import ConfigError, ModelError
 from raykd.models.lm import Headless
 from raykd.prediction.writing import generate_texts
 from raykd.tasks import Seq2Seq
-from raykd.teachers.store.values import text_keys
+from raykd.teachers.store.values import make_text_keys
 from raykd.text.batch import TextBatch
 from raykd.text.codes import code_for, codes_of
 
@@ -125,7 +125,7 @@ def test_each_row_has_the_codes_of_its_languages(made: Any) -> None:
         assert written[i] == text
     tokenizer.src_lang, tokenizer.tgt_lang = state
     assert len(set(written)) > 1 and all(written)
-    assert len(set(text_keys(batch()))) == 4
+    assert len(set(make_text_keys(batch()))) == 4
 
 
 def test_a_cut_target_starts_as_the_whole_one(made: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     from raykd.driver.loop import fresh_student
     from raykd.scoring.written import student_said
     from raykd.student.loop import TrainingLoop
-    from raykd.student.prepare import fit_tokenizer, prepare
+    from raykd.student.prepare import fit_tokenizer, prepare_rows
     from raykd.teachers.source import LocalSource
     from raykd.teachers.spec import TeacherSpec
     from raykd.teachers.teacher import Teacher
@@ -248,7 +248,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     points: list[Any] = []
     own = fit_tokenizer(config.student, [(config.task, rows)])
     loop = TrainingLoop(
-        config, prepare(config, rows, rows, own), fresh_student(config, own),
+        config, prepare_rows(config, rows, rows, own), fresh_student(config, own),
         LocalSource([teacher], config.objective.weighting), publish=points.append,
     )  # fmt: skip
     loop.run()

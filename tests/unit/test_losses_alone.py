@@ -10,9 +10,9 @@ import torch
 
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_answer
-from raykd.answers.layout import StudentUnits, lay_out
+from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots
-from raykd.distill.losses import gold_loss
+from raykd.distill.losses import compute_gold_loss
 from raykd.distill.objective import Counts, Objective
 from raykd.distill.signals import MASKED, UNLABELLED, Signals
 
@@ -55,7 +55,7 @@ def signals_of(
         found.append(AnswerSlots(name, said))
     visible = torch.tensor([[c < CHOICES[i] for c in range(wide)] for i in picked for _ in range(2)])
     counts = np.full(len(picked), 2)
-    return lay_out(
+    return lay_out_answers(
         found, [None, None], StudentUnits(labels_N, counts, ("en",) * len(picked), wide, visible_NC=visible)
     )
 
@@ -106,13 +106,15 @@ def test_labels_are_smoothed_over_the_choices_that_a_unit_has() -> None:
         torch.nn.functional.cross_entropy(row[:n], label, label_smoothing=smoothing)
         for row, n, label in zip(logits, (2, 4), labels, strict=True)
     )
-    assert float(gold_loss(logits, labels, smoothing)) == pytest.approx(float(wanted), abs=1e-6)
-    low = gold_loss(logits.bfloat16().float(), labels, smoothing)  # which rounds MASKED to -9984
+    assert float(compute_gold_loss(logits, labels, smoothing)) == pytest.approx(float(wanted), abs=1e-6)
+    low = compute_gold_loss(logits.bfloat16().float(), labels, smoothing)  # which rounds MASKED to -9984
     assert float(low) == pytest.approx(float(wanted), abs=0.02)
     chosen = torch.tensor([[True, True, False, False], [True, True, True, False]])
     one = -torch.log_softmax(logits[1], -1)
-    by_hand = 0.9 * one[2] + 0.1 * one[:3].mean() + gold_loss(logits[:1], labels[:1], smoothing)
-    assert float(gold_loss(logits, labels, smoothing, chosen)) == pytest.approx(float(by_hand), abs=1e-6)
+    by_hand = 0.9 * one[2] + 0.1 * one[:3].mean() + compute_gold_loss(logits[:1], labels[:1], smoothing)
+    assert float(compute_gold_loss(logits, labels, smoothing, chosen)) == pytest.approx(
+        float(by_hand), abs=1e-6
+    )
 
 
 def test_what_a_student_cannot_say_is_not_taught_and_what_a_teacher_cannot_say_is_faint() -> None:
@@ -120,7 +122,7 @@ def test_what_a_student_cannot_say_is_not_taught_and_what_a_teacher_cannot_say_i
     body = encode_answer(DenseAnswer(logits_NC=logits, covered_N=np.ones(2, bool)))
     signal = AnswerSlots("t", [body])
     visible = torch.tensor([[False, True, True], [True, True, False]])
-    found = lay_out(
+    found = lay_out_answers(
         [signal], [None], StudentUnits(torch.zeros(2).long(), np.asarray([2]), ("en",), 3, visible_NC=visible)
     )
     p = found.logits_MNC[0].softmax(-1)

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from raykd import models
 from raykd.answers.answer import SampledAnswer
 from raykd.answers.codec import decode_answers
-from raykd.answers.layout import StudentUnits, lay_out
-from raykd.answers.servable import support_of
+from raykd.answers.layout import StudentUnits, lay_out_answers
+from raykd.answers.servable import find_support
 from raykd.answers.source import AnswerSlots
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.answers.vocabularies import TeacherVocabulary, VocabularyMatch
@@ -32,7 +32,7 @@ from raykd.models import DecoderStudent, PretrainedStudent, TransformerStudent
 from raykd.models.identity import describe_tokenizer
 from raykd.models.lm import Headless
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import fit_tokenizer, prepare
+from raykd.student.prepare import fit_tokenizer, prepare_rows
 from raykd.student.vocabulary_matching import match_vocabularies
 from raykd.tasks import CausalLM, Classification, MaskedLM
 from raykd.tasks.language import HiddenAnswers, SampledAnswers, TopKAnswers
@@ -198,7 +198,7 @@ def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor
     offsets = rows.extra["offsets_N"][places]
     units = StudentUnits(encoded.labels_N, encoded.counts_B, names, offsets_N=offsets, places_N=places)
     spoken_by = [frozenset({"en"}), frozenset({"zh"})]
-    return lay_out(signals, spoken_by, units, found), encoded, logits
+    return lay_out_answers(signals, spoken_by, units, found), encoded, logits
 
 
 FORMS = [TopKAnswers(k=500), HiddenAnswers(), SampledAnswers(draws=200)]
@@ -255,9 +255,9 @@ def test_draws_are_the_students_tokens() -> None:
 
 
 def test_draws_are_translated_by_a_total_map_only() -> None:
-    assert support_of("sampled", "inside") == "draws" and support_of("top_k", "inside") == "tail"
+    assert find_support("sampled", "inside") == "draws" and find_support("top_k", "inside") == "tail"
     with pytest.raises(ConfigError, match="sampled"):
-        support_of("sampled", "overlap")
+        find_support("sampled", "overlap")
     draw = SampledAnswer(
         covered_N=np.ones(1, bool),
         ids_NJ=np.asarray([[2, 0]], np.int32),
@@ -357,7 +357,7 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
     points: list[Any] = []
     loop = TrainingLoop(
         config,
-        prepare(config, rows_of(2), rows_of(1), joined),
+        prepare_rows(config, rows_of(2), rows_of(1), joined),
         fresh_student(config, joined),
         source,
         publish=points.append,

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import ConfigError, TeacherError
 from raykd.tasks import Classification
-from raykd.teachers.actor import Standing
+from raykd.teachers.actor import ReplicaStatus
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.attached_pool import _since, compare_teachers, refuse_differences
-from raykd.teachers.pools.named_pool import Served, resources_by_node
+from raykd.teachers.pools.named_pool import NamedPool, sum_resources_by_node
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
@@ -35,7 +35,7 @@ def info(name: str, **changes: Any) -> TeacherInfo:
     return replace(TeacherInfo(name, f"{name}-weights", 10, "float32", "as configured", "cpu", 64), **changes)
 
 
-def served(specs: dict[str, Any] | None = None, infos: dict[str, Any] | None = None) -> Served:
+def served(specs: dict[str, Any] | None = None, infos: dict[str, Any] | None = None) -> NamedPool:
     """A pool of three: zh and multi in one process, en in another of two replicas."""
     placed = [
         Placement(
@@ -55,7 +55,7 @@ def served(specs: dict[str, Any] | None = None, infos: dict[str, Any] | None = N
         answers=((("a-zh", "a-multi"),), (("a-en",), ("a-en",))),
         pool="kept",
     )
-    return Served("kept", handle, tuple(info(name, **(infos or {})) for name in NAMES), 0.0)
+    return NamedPool("kept", handle, tuple(info(name, **(infos or {})) for name in NAMES), 0.0)
 
 
 def test_equal_teachers_have_no_difference_whatever_changes_no_answer() -> None:
@@ -127,7 +127,7 @@ def test_a_refusal_names_all_differences_and_the_next_step() -> None:
 
 
 def test_a_view_has_the_runs_order_and_asks_each_process_in_its_own() -> None:
-    view = served().handle.view(("multi", "en"), 5.0)
+    view = served().handle.select(("multi", "en"), 5.0)
     assert view.teachers == ("multi", "en") and view.teacher_languages == (None, frozenset({"en"}))
     assert (view.timeout_s, view.pool) == (5.0, "kept")
     pair, alone = view.groups
@@ -140,25 +140,25 @@ def test_a_view_has_the_runs_order_and_asks_each_process_in_its_own() -> None:
 
 
 def test_a_view_leaves_out_processes_that_the_run_does_not_need() -> None:
-    view = served().handle.view(("en",), 5.0)
+    view = served().handle.select(("en",), 5.0)
     assert [g.name for g in view.groups] == ["teacher:en"] and view.replicas == (("e0", "e1"),)
-    whole = served().handle.view(NAMES, 5.0)
+    whole = served().handle.select(NAMES, 5.0)
     everything = np.eye(3, dtype=bool)
     np.testing.assert_array_equal(whole.groups[0].asked(everything), everything[[0, 2]])
-    again = served().handle.view(("multi", "zh"), 5.0).view(("zh",), 5.0)
+    again = served().handle.select(("multi", "zh"), 5.0).select(("zh",), 5.0)
     np.testing.assert_array_equal(again.groups[0].asked(np.ones((1, 2), dtype=bool)), [[1, 1], [0, 0]])
     with pytest.raises(ConfigError, match="fr"):
-        served().handle.view(("fr",), 5.0)
+        served().handle.select(("fr",), 5.0)
 
 
 def test_what_was_done_before_attaching_is_not_counted() -> None:
-    before = Standing("n", 1, 0, {"zh": {"answered": 5, "forwarded": 2, "loaded": 1}}, {})
-    now = Standing("n", 1, 0, {"zh": {"answered": 9, "forwarded": 3, "loaded": 1}}, {})
+    before = ReplicaStatus("n", 1, 0, {"zh": {"answered": 5, "forwarded": 2, "loaded": 1}}, {})
+    now = ReplicaStatus("n", 1, 0, {"zh": {"answered": 9, "forwarded": 3, "loaded": 1}}, {})
     assert _since(before, now) == {"zh": {"answered": 4, "forwarded": 1, "loaded": 1}}
 
 
 def test_what_a_pool_holds_by_node() -> None:
-    assert resources_by_node(served()) == {"n0": {"CPU": 1.5, "GPU": 0.0}, "n1": {"CPU": 0.5, "GPU": 0.0}}
+    assert sum_resources_by_node(served()) == {"n0": {"CPU": 1.5, "GPU": 0.0}, "n1": {"CPU": 0.5, "GPU": 0.0}}
 
 
 def test_the_key_takes_names_only() -> None:

@@ -231,13 +231,13 @@ def test_half_precision_hides_nothing() -> None:
 
 
 def test_a_precision_in_which_a_model_cannot_compute_is_refused_and_never_chosen() -> None:
-    from raykd.teachers.backends.precision import choose
+    from raykd.teachers.backends.precision import choose_precision
 
     model = classifier("fnet")
     model.model.to(torch.bfloat16)
     with pytest.raises(ModelError, match="cannot compute in bfloat16"):
         find_padding(model, TASK, rows(TEXTS))
-    assert choose("auto", "fnet", "cpu").name == "float32"
+    assert choose_precision("auto", "fnet", "cpu").name == "float32"
     exact = finding_of("bert", torch.float32)
     rounded = finding_of("bert", torch.bfloat16)
     assert exact.rounding == 0.0 < rounded.rounding

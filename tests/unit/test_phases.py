@@ -15,7 +15,7 @@ from raykd.config import Phase, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from tests.worlds import build_loop, rows, run_config
 
 WARM = {"kind": "linear", "start": 0.5, "end": 1.0}
@@ -320,7 +320,7 @@ def world(plain: bool) -> tuple[RunConfig, Rows, Callable[[], Any]]:
     config = run_config({"alpha": 1.0 if plain else 0.5})
     train = rows(160, 1)
     tokenizer = config.student.fit_tokenizer(train.texts)
-    return config, train, lambda: prepare(config, train, rows(60, 2, unlabelled=0.0), tokenizer)
+    return config, train, lambda: prepare_rows(config, train, rows(60, 2, unlabelled=0.0), tokenizer)
 
 
 def test_plain_training_sees_labelled_rows_only() -> None:

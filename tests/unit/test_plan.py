@@ -26,7 +26,7 @@ from raykd.preflight.sizes import (
 )
 from raykd.tasks import Classification, MaskedLM, QuestionAnswering, TokenClassification
 from raykd.tasks.question_answering import BESIDE
-from raykd.teachers.store.sqlite import stored_bytes
+from raykd.teachers.store.sqlite import estimate_stored_bytes
 from raykd.tuning.checks.plan import plan_sweep
 from raykd.tuning.config import load_sweep
 from tests.fakes import texts_and_labels
@@ -91,7 +91,7 @@ def test_the_store_counts_each_text_once_and_held_out_texts_by_every_teacher(run
     data = load_data(run.data, Path.cwd(), run.form)
     texts = {*data.train.texts, *data.validation.texts}
     (size,) = estimate_store_sizes(run, data)
-    assert size == StoreSize("en", len(texts), len(texts) * stored_bytes(14 + 8), False)
+    assert size == StoreSize("en", len(texts), len(texts) * estimate_stored_bytes(14 + 8), False)
     assert (
         estimate_store_sizes(
             run.model_copy(update={"serving": run.serving.model_copy(update={"store": None})}), data

@@ -23,7 +23,7 @@ from raykd.parse import parse_json, parse_yaml
 from raykd.pretrained.files import check_directory, read_labels
 from raykd.redaction import redact, redact_value
 from raykd.scoring.inputs import read_texts
-from raykd.teachers.store.values import text_key
+from raykd.teachers.store.values import make_text_key
 from raykd.tracking import slug
 
 quick = settings(max_examples=60, deadline=None, database=None)
@@ -137,7 +137,7 @@ def test_any_model_folder_is_told_of_or_refused(config: Any, card: Any, weights:
     st.none() | st.text(max_size=20),
 )
 def test_two_texts_share_a_key_only_if_they_are_equal(a: str, b: str | None, c: str, d: str | None) -> None:
-    assert (text_key(a, b) == text_key(c, d)) == ((a, b) == (c, d))
+    assert (make_text_key(a, b) == make_text_key(c, d)) == ((a, b) == (c, d))
 
 
 @quick

@@ -22,7 +22,7 @@ from raykd.models.multi import MultiModel, load_tasks, save_tasks, share
 from raykd.point import Point
 from raykd.scoring.several_tasks import of_task
 from raykd.student.loop import TrainingLoop
-from raykd.student.prepare import prepare
+from raykd.student.prepare import prepare_rows
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
@@ -266,7 +266,7 @@ def two_opinions(**train: Any) -> MultiRun:
 def loop_of(config: MultiRun, points: list[Point] | None = None) -> TrainingLoop:
     tokenizer = config.student.fit_tokenizer(rows(160, 1).texts)
     seen = {
-        name: prepare(member, rows(160, 1 + at), rows(60, 2 + at, unlabelled=0.0), tokenizer)
+        name: prepare_rows(member, rows(160, 1 + at), rows(60, 2 + at, unlabelled=0.0), tokenizer)
         for at, (name, member) in enumerate(config.members.items())
     }
     sources = {
@@ -289,7 +289,7 @@ def test_one_task_in_a_mix_is_the_ordinary_run_bit_for_bit() -> None:
     tokenizer = config.student.fit_tokenizer(rows(160, 1).texts)
     member = config.members["opinion"]
     source = FixedSource([t.name for t in member.teachers], [t.language_set for t in member.teachers])
-    seen = prepare(member, rows(160, 1), rows(60, 2, unlabelled=0.0), tokenizer)
+    seen = prepare_rows(member, rows(160, 1), rows(60, 2, unlabelled=0.0), tokenizer)
     several = TrainingLoop(
         config, {"opinion": seen}, fresh_model(config, tokenizer), {"opinion": source}, publish=mixed.append
     )

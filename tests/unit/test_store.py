@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykd.errors import TeacherError
-from raykd.teachers.store import SignalStore, folder, text_key
+from raykd.teachers.store import SignalStore, folder, make_text_key
 from raykd.teachers.store.base import StoreUnwritableError
-from raykd.teachers.store.bound import file_bytes
-from raykd.teachers.store.inventory import clear, stats, verify
-from raykd.teachers.store.sqlite import DATA, refuse_network_file_system, stored_bytes
+from raykd.teachers.store.bound import sum_file_sizes
+from raykd.teachers.store.inventory import list_stores, remove_stores, verify_stores
+from raykd.teachers.store.sqlite import DATA, estimate_stored_bytes, refuse_network_file_system
 from raykd.teachers.store.values import decode_value, encode_value
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ MANY = 240
 
 
 def keys_of(count: int, begin: int = 0) -> list[bytes]:
-    return [text_key(str(i), None) for i in range(begin, begin + count)]
+    return [make_text_key(str(i), None) for i in range(begin, begin + count)]
 
 
 def answers(count: int, begin: int = 0) -> list[bytes]:
@@ -113,7 +113,7 @@ def test_a_later_body_takes_the_place_of_another(tmp_path: Path) -> None:
     found = store.get(list(truth))
     assert all(got in (None, own) for got, own in zip(found, truth.values(), strict=True))
     assert sum(got is not None for got in found) > len(truth) // 2 and store.unkept == 0
-    assert [v.is_whole for v in verify(tmp_path)] == [True]
+    assert [v.is_whole for v in verify_stores(tmp_path)] == [True]
 
 
 def test_an_answer_of_ten_classes_takes_at_most_130_bytes_of_disk(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_an_answer_of_ten_classes_takes_at_most_130_bytes_of_disk(tmp_path: Path
     for begin in range(0, 20_000, 64):
         store.put(keys_of(64, begin), [body] * 64)
     store.close()
-    assert (store.path / DATA).stat().st_size / 20_032 <= 130 and stored_bytes(len(body)) <= 130
+    assert (store.path / DATA).stat().st_size / 20_032 <= 130 and estimate_stored_bytes(len(body)) <= 130
 
 
 @pytest.mark.parametrize("where", ["anywhere", "first page", "heads of pages"])
@@ -169,14 +169,16 @@ def test_a_flipped_bit_in_a_body_loses_that_body_alone(tmp_path: Path) -> None:
     store = SignalStore(tmp_path, PRINT)
     store.put(keys_of(MANY), bodies(MANY))
     store.close()
-    (found,) = stats(tmp_path)
-    assert found.entries == MANY and found.bytes_a_row == file_bytes(store.path) / MANY
-    assert [(v.found.entries, v.found.damaged, v.is_whole) for v in verify(tmp_path)] == [(MANY, 0, True)]
+    (found,) = list_stores(tmp_path)
+    assert found.entries == MANY and found.bytes_a_row == sum_file_sizes(store.path) / MANY
+    assert [(v.found.entries, v.found.damaged, v.is_whole) for v in verify_stores(tmp_path)] == [
+        (MANY, 0, True)
+    ]
     data, own = bytearray((store.path / DATA).read_bytes()), bodies(MANY)
     large = next(i for i, body in enumerate(own) if len(body) == 24_000)
     data[data.find(own[large][20_000:23_000]) + 15] ^= 1  # deep in the pages of a large value
     (store.path / DATA).write_bytes(data)
-    assert [(v.found.damaged, v.found.problem) for v in verify(tmp_path)] == [(1, None)]
+    assert [(v.found.damaged, v.found.problem) for v in verify_stores(tmp_path)] == [(1, None)]
     assert store.get(keys_of(MANY)) == [None if i == large else own[i] for i in range(MANY)]
     store.put(keys_of(1, large), [own[large]])
     assert store.get(keys_of(MANY)) == own
@@ -187,7 +189,7 @@ def test_verify_names_damage_in_the_structure(tmp_path: Path) -> None:
     data = bytearray((path / DATA).read_bytes())
     data[3 * 4096] = 0x55  # the kind of a page
     (path / DATA).write_bytes(data)
-    (verdict,) = verify(tmp_path)
+    (verdict,) = verify_stores(tmp_path)
     assert not verdict.is_whole and verdict.found.problem is not None
 
 
@@ -299,7 +301,7 @@ store.close()
     assert not list(store.path.glob("damaged-*"))
     store.put(keys_of(2000), answers(2000))
     assert right(store.get(keys_of(8000))) == 8000
-    assert [v.is_whole for v in verify(tmp_path)] == [True]
+    assert [v.is_whole for v in verify_stores(tmp_path)] == [True]
 
 
 def test_the_bound_holds_while_one_store_fills(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -328,7 +330,7 @@ def test_the_bound_holds_for_bodies_of_any_size(tmp_path: Path, caplog: pytest.L
     found = store.get(keys_of(len(sizes)))
     kept = [i for i, body in enumerate(found) if body is not None]
     assert all(found[i] == BLOB[i % 16 : i % 16 + sizes[i]] for i in kept)
-    assert 0.5 * limit < sum(stored_bytes(sizes[i]) for i in kept) <= limit and store.unkept == 0
+    assert 0.5 * limit < sum(estimate_stored_bytes(sizes[i]) for i in kept) <= limit and store.unkept == 0
     assert min(kept) < len(sizes) // 2 and "store_limit_gb" in caplog.text  # random, not the oldest
     store.put(keys_of(2, -5), [BLOB[: limit // 50], b"small"])
     assert store.unkept == 1 and store.get(keys_of(2, -5)) == [None, b"small"]
@@ -345,7 +347,11 @@ def test_older_teachers_that_nobody_uses_go_first_and_the_one_in_use_stays(tmp_p
     store = SignalStore(tmp_path, PRINT, limit_gb=2.9 * size / 1e9)
     for begin in range(0, 30_000, 200):
         store.put(keys_of(200, begin), answers(200, begin))
-    assert {s.fingerprint[0]: s.entries for s in stats(tmp_path)} == {"2": 30_000, "3": 2_000, "f": 30_000}
+    assert {s.fingerprint[0]: s.entries for s in list_stores(tmp_path)} == {
+        "2": 30_000,
+        "3": 2_000,
+        "f": 30_000,
+    }
 
 
 def test_a_store_that_others_hold_gives_way_to_a_smaller_one(tmp_path: Path) -> None:
@@ -356,7 +362,7 @@ def test_a_store_that_others_hold_gives_way_to_a_smaller_one(tmp_path: Path) -> 
     small = SignalStore(tmp_path, PRINT, limit_gb=limit / 1e9)
     for begin in range(0, 24_000, 100):
         small.put(keys_of(100, begin), answers(100, begin))
-    assert sum((s.path / DATA).stat().st_size for s in stats(tmp_path)) <= limit
+    assert sum((s.path / DATA).stat().st_size for s in list_stores(tmp_path)) <= limit
     assert 4_000 < right(large.get(keys_of(40_000))) < 40_000 and len(small) > 20_000
     large.put(keys_of(1, 3_333), answers(1, 3_333))
     assert right(large.get(keys_of(1, 3_333)), 3_333) == 1
@@ -416,11 +422,11 @@ def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: p
 def test_stats_say_what_is_there(tmp_path: Path) -> None:
     filled(tmp_path, 300, teacher="zh")
     SignalStore(tmp_path, PRINT, teacher="en")
-    (found,) = stats(tmp_path)
+    (found,) = list_stores(tmp_path)
     assert (found.teachers, found.entries, found.older) == (("zh", "en"), 300, False)
     assert found.bytes >= (tmp_path / PRINT[:32] / DATA).stat().st_size
     assert found.bytes_a_row == found.bytes / 300 and time.time() - found.last_used < 60
-    assert stats(tmp_path / "nothing") == []
+    assert list_stores(tmp_path / "nothing") == []
 
 
 def test_a_store_of_an_older_raykd_is_named_and_can_be_removed(tmp_path: Path) -> None:
@@ -428,12 +434,12 @@ def test_a_store_of_an_older_raykd_is_named_and_can_be_removed(tmp_path: Path) -
     old.mkdir()
     (old / "data.mdb").write_bytes(bytes(8192))
     (old / "in-use").touch()
-    (found,) = stats(tmp_path)
+    (found,) = list_stores(tmp_path)
     assert found.older and found.entries is None
-    (verdict,) = verify(tmp_path)
+    (verdict,) = verify_stores(tmp_path)
     assert verdict.found.problem is not None and "older raykd" in verdict.found.problem
     assert SignalStore(tmp_path, "a" * 64).get(keys_of(1)) == [None]
-    clear(tmp_path, "aaaa", force=True)
+    remove_stores(tmp_path, "aaaa", force=True)
     assert not old.exists()
 
 
@@ -450,19 +456,19 @@ print(right(store.get(keys_of(9))))
     process = run(code, tmp_path, stdin=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == "open\n"
     with pytest.raises(TeacherError, match="open"):
-        clear(tmp_path)
+        remove_stores(tmp_path)
     with pytest.raises(TeacherError, match="no store"):
-        clear(tmp_path, "abc")
-    assert [s.entries for s in clear(tmp_path, "1111")] == [5]
-    assert [s.entries for s in clear(tmp_path, PRINT[:8], force=True)] == [500]
+        remove_stores(tmp_path, "abc")
+    assert [s.entries for s in remove_stores(tmp_path, "1111")] == [5]
+    assert [s.entries for s in remove_stores(tmp_path, PRINT[:8], force=True)] == [500]
     assert process.communicate("", timeout=30)[0] == "3\n" and process.returncode == 0
-    assert [s.entries for s in stats(tmp_path)] == [3]
+    assert [s.entries for s in list_stores(tmp_path)] == [3]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text(), st.none() | st.text()), unique=True, min_size=1, max_size=20))
 def test_keys_of_different_texts_and_pairs_differ(parts: list[tuple[str, str | None]]) -> None:
-    assert len({text_key(*part) for part in parts}) == len(parts)
+    assert len({make_text_key(*part) for part in parts}) == len(parts)
 
 
 def test_a_root_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:

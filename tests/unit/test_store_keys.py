@@ -17,7 +17,7 @@ from raykd.tasks import Classification
 from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
-from raykd.teachers.store import text_key
+from raykd.teachers.store import make_text_key
 from raykd.teachers.teacher import Teacher
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
@@ -105,7 +105,7 @@ def test_every_part_of_a_text_is_in_its_key() -> None:
         ("A", None),
         ("", "a"),
     ]
-    assert len({text_key(text, pair) for text, pair in parts}) == len(parts)
+    assert len({make_text_key(text, pair) for text, pair in parts}) == len(parts)
 
 
 def test_teachers_with_other_tokenizers_each_read_the_raw_text(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raykd.answers.codec import decode_answers
-from raykd.answers.layout import StudentUnits, lay_out
+from raykd.answers.layout import StudentUnits, lay_out_answers
 from raykd.answers.source import AnswerSlots
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.models import DecoderStudent, EncoderDecoderStudent
@@ -106,7 +106,7 @@ def laid(kind: str, texts: tuple[str, ...], match: VocabularyMatch) -> tuple[Any
     places = rows.units([2, 0])
     offsets = rows.extra["offsets_N"][places]
     units = StudentUnits(encoded.labels_N, encoded.counts_B, ("zh", "en"), offsets_N=offsets, places_N=places)
-    return lay_out([picked], [None], units, [match]), rows, theirs
+    return lay_out_answers([picked], [None], units, [match]), rows, theirs
 
 
 def test_the_same_tokenizer_covers_every_unit() -> None:
@@ -135,7 +135,7 @@ def test_a_teacher_that_was_asked_for_nothing_covers_nothing() -> None:
     places = rows.units([0])
     offsets = rows.extra["offsets_N"][places]
     units = StudentUnits(encoded.labels_N, encoded.counts_B, ("en",), offsets_N=offsets, places_N=places)
-    signals = lay_out([silent], [None], units, [VocabularyMatch("same")])
+    signals = lay_out_answers([silent], [None], units, [VocabularyMatch("same")])
     assert not signals.covered_MN.any()
     from raykd.distill.objective import Objective
 

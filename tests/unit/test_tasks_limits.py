@@ -24,7 +24,7 @@ from raykd.point import Point
 from raykd.preflight.check import check_teacher
 from raykd.scoring.notes import notes_of
 from raykd.scoring.score import completed
-from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare
+from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare_rows
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.scores import entities
 from raykd.teachers.backends.backend import describe_teacher
@@ -132,7 +132,7 @@ def test_long_rows_are_cut_or_left_out_and_counted(what: str, rows: int, facts: 
     task = {"kind": "classification", "max_length": 8}
     config = RunConfig.model_validate(tree(task, data={"on_long_row": what}))
     tokenizer = SMALL.fit_tokenizer(long_rows().texts)
-    found = prepare(config, long_rows(), long_rows(), tokenizer)
+    found = prepare_rows(config, long_rows(), long_rows(), tokenizer)
     assert len(found.train) == len(found.train_tokens) == rows and found.facts == facts
     assert len(found.validation) == 5, "all systems are measured on the same rows"
 
@@ -144,12 +144,12 @@ def test_long_rows_stop_a_run_that_wants_none() -> None:
     with pytest.raises(
         DataError, match=r"1 of 5 training rows[\s\S]*r1[\s\S]*max_length 8[\s\S]*on_long_row"
     ):
-        prepare(config, long_rows(), long_rows(), tokenizer)
+        prepare_rows(config, long_rows(), long_rows(), tokenizer)
     config = RunConfig.model_validate(
         tree({"kind": "classification", "max_length": 3}, data={"on_long_row": "drop"})
     )
     with pytest.raises(DataError, match="fewer training rows than a batch"):
-        prepare(config, long_rows(), long_rows(), tokenizer)
+        prepare_rows(config, long_rows(), long_rows(), tokenizer)
     with pytest.raises(DataError, match="fewer training rows than a batch"):
         check_long_rows([(config, long_rows())])
 
@@ -159,7 +159,7 @@ def test_coverage_is_the_share_of_words_that_are_seen() -> None:
     spans = [tuple((int(b), int(e)) for b, e in find_word_spans(text)) for text in texts]
     rows = replace(rows_of(texts), words=tuple(spans), golds=tuple((0,) * len(s) for s in spans))
     config = RunConfig.model_validate(tree({"kind": "token_classification", "max_length": 8}))
-    found = prepare(config, rows, rows, SMALL.fit_tokenizer([*texts] * 3))
+    found = prepare_rows(config, rows, rows, SMALL.fit_tokenizer([*texts] * 3))
     assert found.facts == {"train/long_rows": 1.0, "train/coverage": pytest.approx((3 + 6) / 12)}
 
 
@@ -270,7 +270,7 @@ def test_markers_that_are_cut_off_are_counted() -> None:
         tree({"kind": "classification", "max_length": 24, "markers": list(MARKERS)})
     )
     tokenizer = fit_tokenizer(SMALL, [(config.task, rows)])
-    assert prepare(config, rows, rows, tokenizer).facts["train/rows_without_markers"] == 1.0
+    assert prepare_rows(config, rows, rows, tokenizer).facts["train/rows_without_markers"] == 1.0
 
 
 def test_a_checkpoint_is_given_markers_and_keeps_what_it_knew(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from raykd.answers.layout import StudentUnits, lay_out, read_unit_logits
+from raykd.answers.layout import StudentUnits, lay_out_answers, read_unit_logits
 from raykd.answers.source import AnswerSlots
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
 from raykd.models import HashedNgrams, TransformerStudent
 from raykd.tasks import QuestionAnswering, SystemAnswers, TokenClassification
-from raykd.teachers.store import text_keys
+from raykd.teachers.store import make_text_keys
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.words import find_word_spans, join_tokens
 
@@ -88,7 +88,9 @@ def test_a_body_holds_the_runs_tags_whatever_the_teachers_scheme() -> None:
     units = task.gather(SimpleNamespace(logits=raw), encoded).numpy()
     assert covered_N.all() and np.isneginf(logits_NC[:, 3:]).all()
     np.testing.assert_allclose(logits_NC[:, 1], np.logaddexp(units[:, 1], units[:, 3]), rtol=1e-5)
-    signals = lay_out([signal], [None], StudentUnits(encoded.labels_N, encoded.counts_B, ("en", "zh"), 5))
+    signals = lay_out_answers(
+        [signal], [None], StudentUnits(encoded.labels_N, encoded.counts_B, ("en", "zh"), 5)
+    )
     assert signals.columns_M == ((0, 1, 2),) and signals.languages == ("en",) * 6 + ("zh",) * 4
     nobody = AnswerSlots("t", [bodies[0], None])
     assert read_unit_logits(nobody, encoded.counts_B, 5)[1].tolist() == [True] * 6 + [False] * 4
@@ -220,5 +222,5 @@ def test_a_word_that_begins_with_an_invisible_sign_is_read_at_the_first_token_in
 
 def test_the_way_a_row_is_given_is_part_of_its_key() -> None:
     plain, split = tagged(), replace(tagged(), modes=("split",) * 3)
-    assert not set(text_keys(plain)) & set(text_keys(split))
-    assert text_keys(plain) == text_keys(replace(plain, modes=("",) * 3))
+    assert not set(make_text_keys(plain)) & set(make_text_keys(split))
+    assert make_text_keys(plain) == make_text_keys(replace(plain, modes=("",) * 3))

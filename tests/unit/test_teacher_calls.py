@@ -12,9 +12,9 @@ import ray.exceptions
 
 from raykd.answers.source import AnswerSlots
 from raykd.errors import TeacherError, TeacherLostError
-from raykd.teachers.call import Call, PendingPoolBatch, out_of_memory
+from raykd.teachers.call import Call, PendingPoolBatch, describe_memory_kill
 from raykd.teachers.groups import Group
-from raykd.teachers.source import Roster
+from raykd.teachers.source import TeacherRouter
 from raykd.teachers.wire import GroupRequest
 from tests.fakes import answer_slots, logits_of, text_batch
 
@@ -56,7 +56,7 @@ class Scripted:
             timeout_s=20.0, pool=self.pool, max_restarts=self.max_restarts,
         )  # fmt: skip
         self.in_flight, self.members, self.dead = [[0] * len(replicas)], [0], set[int]()
-        self.roster = Roster(("zh", "multi"), (frozenset({"zh"}), None))
+        self.router = TeacherRouter(("zh", "multi"), (frozenset({"zh"}), None))
 
     def _asks(self, replica: int) -> Any:
         def remote(request: GroupRequest) -> Any:
@@ -71,30 +71,30 @@ class Scripted:
             raise reference
         return [answer_slots("zh", [[reference, reference]], latency_s=9.0, forwarded=1)]
 
-    def kill(self, index: int, replica: int) -> None:
+    def kill_replica(self, index: int, replica: int) -> None:
         self.killed.append(replica)
 
-    def starting(self, index: int, replica: int) -> bool:
+    def is_starting(self, index: int, replica: int) -> bool:
         return len(self.asked) <= self.begins
 
-    def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
+    def pick_replica(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
         alive = [r for r in range(len(self.scripts)) if r not in self.dead] or [0]
         return next((r for r in alive if r != avoid), alive[0])
 
     def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
         return self.reason
 
-    def bury(self, index: int, replica: int) -> bool:
+    def bury_replica(self, index: int, replica: int) -> bool:
         self.dead.add(replica)
         return len(self.dead) < len(self.scripts)
 
-    def drop(self, index: int, error: TeacherLostError) -> None:
+    def drop_group(self, index: int, error: TeacherLostError) -> None:
         if self.on_loss == "fail":
             raise error
-        self.roster.drop(["zh"])
+        self.router.drop_teachers(["zh"])
 
     def submit(self, batch: Any) -> Any:
-        lost = AnswerSlots.empty("zh", len(batch), lost="zh" in self.roster.lost)
+        lost = AnswerSlots.empty("zh", len(batch), lost="zh" in self.router.lost)
         return PendingPoolBatch(self, [], [lost], batch)  # type: ignore[arg-type]
 
 
@@ -119,7 +119,7 @@ def test_a_process_killed_for_memory_is_asked_again_with_half_as_much_and_the_no
     twice = Scripted([[OOM, OOM]])
     with pytest.raises(TeacherLostError, match=r"killed for memory again.*7.61GB of 8.00GB"):
         ask(twice).result()
-    assert out_of_memory(ray.exceptions.OutOfMemoryError("")) == "the node's memory was full"
+    assert describe_memory_kill(ray.exceptions.OutOfMemoryError("")) == "the node's memory was full"
 
 
 def test_a_process_of_which_only_its_restart_is_heard_is_looked_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +136,7 @@ def test_a_process_that_restarts_is_waited_for_and_a_dead_one_is_left_out() -> N
     call = ask(source)
     call.result()
     assert source.retries == 2 and source.slowest_s == 9.0
-    call.done()
+    call.release()
     assert source.in_flight == [[0]]
     other = Scripted([[DEAD], [AWAY]])
     assert logits_of(ask(other).result()[0])[0, 0] == 1.0
@@ -213,7 +213,7 @@ def test_after_a_loss_routing_turns_to_the_next_class_of_teachers() -> None:
             [[False, False], [True, True]],
         ),
     ):
-        roster = Roster(("zh", "multi"), (frozenset({"zh"}), None), weighting)
-        np.testing.assert_array_equal(roster.asked(batch), before)
-        roster.drop(["zh"])
-        np.testing.assert_array_equal(roster.asked(batch), after)
+        router = TeacherRouter(("zh", "multi"), (frozenset({"zh"}), None), weighting)
+        np.testing.assert_array_equal(router.route(batch), before)
+        router.drop_teachers(["zh"])
+        np.testing.assert_array_equal(router.route(batch), after)

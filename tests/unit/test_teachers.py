@@ -25,9 +25,9 @@ from raykd.teachers.actor import Coalescer
 from raykd.teachers.backends.backend import BACKENDS
 from raykd.teachers.backends.model import ModelBackend
 from raykd.teachers.pools.own_pool import Placement, group_placements
-from raykd.teachers.source import LocalSource, Roster
+from raykd.teachers.source import LocalSource, TeacherRouter
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.store import text_key
+from raykd.teachers.store import make_text_key
 from raykd.teachers.teacher import Teacher
 from raykd.teachers.wire import GroupRequest
 from raykd.text.padding import split_passes
@@ -252,11 +252,11 @@ def test_store_knows_the_length_that_the_teacher_was_trained_with(tmp_path: Path
 
 def test_pairs_and_texts_have_keys_of_their_own() -> None:
     keys = {
-        text_key("ab", None),
-        text_key("a", "b"),
-        text_key("b", "a"),
-        text_key("ab", ""),
-        text_key("", "ab"),
+        make_text_key("ab", None),
+        make_text_key("a", "b"),
+        make_text_key("b", "a"),
+        make_text_key("ab", ""),
+        make_text_key("", "ab"),
     }
     assert len(keys) == 5
 
@@ -272,12 +272,12 @@ def test_slots_take_replies_to_some_rows_and_keep_what_is_there() -> None:
     assert both.bodies == slots.bodies * 2 and (both.latency_s, both.forwarded) == (0.5, 2)
 
 
-def test_roster_asks_by_language_and_by_weighting() -> None:
+def test_router_asks_by_language_and_by_weighting() -> None:
     languages = (frozenset({"zh"}), frozenset({"en"}), None)
     batch = text_batch(["a", "b", "c"], ["zh", "en", "fr"])
-    everyone = Roster(("zh", "en", "multi"), languages).asked(batch)
+    everyone = TeacherRouter(("zh", "en", "multi"), languages).route(batch)
     assert everyone.tolist() == [[True, False, False], [False, True, False], [True, True, True]]
-    routed = Roster(("zh", "en", "multi"), languages, ByLanguage()).asked(batch)
+    routed = TeacherRouter(("zh", "en", "multi"), languages, ByLanguage()).route(batch)
     assert routed.tolist() == [[True, False, False], [False, True, False], [False, False, True]]
 
 
@@ -356,15 +356,15 @@ def test_coalescer_gives_the_error_to_everyone_and_goes_on() -> None:
 def test_precision_is_bfloat16_only_where_it_was_measured_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     from raykd.teachers.backends import precision
 
-    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(precision, "read_cpu_flags", lambda: {"avx512_bf16"})
     for gain, expected in ((3.4, "bfloat16"), (1.2, "float32"), (0.53, "float32")):
-        monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
-        chosen = precision.choose("auto", "bert", "cpu")
+        monkeypatch.setattr(precision, "measure_bfloat16_gain", lambda gain=gain: gain)
+        chosen = precision.choose_precision("auto", "bert", "cpu")
         assert chosen.name == expected and f"{gain:.1f} x" in chosen.reason
-    monkeypatch.setattr(precision, "cpu_flags", set)
-    assert precision.choose("auto", "bert", "cpu").name == "float32"
-    assert precision.choose("bfloat16", "bert", "cpu").name == "bfloat16"
-    assert precision.choose("auto", "raykd_linear", "cuda:0").name == "float32"
+    monkeypatch.setattr(precision, "read_cpu_flags", set)
+    assert precision.choose_precision("auto", "bert", "cpu").name == "float32"
+    assert precision.choose_precision("bfloat16", "bert", "cpu").name == "bfloat16"
+    assert precision.choose_precision("auto", "raykd_linear", "cuda:0").name == "float32"
 
 
 def test_a_time_is_kept_beside_the_answers_and_counts_under_its_conditions(
@@ -372,26 +372,26 @@ def test_a_time_is_kept_beside_the_answers_and_counts_under_its_conditions(
 ) -> None:
     batch = text_batch(texts_and_labels(32)[0])
     first = Teacher(spec(directory, store=str(tmp_path)))
-    assert first.timed(batch) is None, "a model is never loaded to be timed"
+    assert first.measure_time(batch) is None, "a model is never loaded to be timed"
     first.answer(batch)
     counted = first.counters()
-    took = first.timed(batch)
+    took = first.measure_time(batch)
     assert took is not None and took.ms > 0 and (took.rows, took.device) == (32, "cpu") and not took.kept
     assert first.counters() == counted, "what is timed is no answer"
     first.close()
     again = Teacher(spec(directory, store=str(tmp_path)))
     again.answer(batch)
-    assert not again.loaded and again.timed(batch) == replace(took, kept=True)
-    assert again.timed(batch.take(range(31))) is None, "other texts"
+    assert not again.loaded and again.measure_time(batch) == replace(took, kept=True)
+    assert again.measure_time(batch.take(range(31))) is None, "other texts"
     other = Teacher(spec(directory, store=str(tmp_path), max_length=9))
-    assert other.timed(batch) is None, "another content has another time"
+    assert other.measure_time(batch) is None, "another content has another time"
     (kept,) = tmp_path.glob("*/timing.json")
     whole = kept.read_text(encoding="utf-8")
     for damage in ("", "nan", "{}", "[1]", whole[:-9], whole.replace(f"{took.ms}", "-1.0"), "0.2"):
         kept.write_text(damage, encoding="utf-8")
-        assert Teacher(spec(directory, store=str(tmp_path))).timed(batch) is None
+        assert Teacher(spec(directory, store=str(tmp_path))).measure_time(batch) is None
     kept.write_text(whole.replace(f'"threads": {took.threads}', '"threads": 99'), encoding="utf-8")
-    assert Teacher(spec(directory, store=str(tmp_path))).timed(batch) is None, "other threads"
+    assert Teacher(spec(directory, store=str(tmp_path))).measure_time(batch) is None, "other threads"
 
 
 def test_every_kind_of_teacher_has_a_backend() -> None:

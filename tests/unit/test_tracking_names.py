@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raykd.data.rows import Rows
 from raykd.keys import RESERVED_PARTS, key_part, slug
 from raykd.point import Point
-from raykd.student.evaluate import scores_by_language
+from raykd.student.evaluate import compute_language_scores
 from raykd.tracking import Tracker, send_waiting
 from raykd.tracking.client import KeyNames, log_rows
 from raykd.tracking.delivery.operations import clean_artifact_path
@@ -66,7 +66,7 @@ def test_a_language_called_mean_is_not_the_mean_over_languages():
         (),
         {"languages": languages, "labelled": np.ones(4, bool), "take": lambda self, at: self},
     )()
-    found = scores_by_language(Task(), Said(np.array([1.0, 1.0, 0.0, 0.0])), rows, ["a"])  # type: ignore[arg-type]
+    found = compute_language_scores(Task(), Said(np.array([1.0, 1.0, 0.0, 0.0])), rows, ["a"])  # type: ignore[arg-type]
     assert found["eval/mean/accuracy"] == 0.5
     assert sorted(found.values()) == [0.0, 0.5, 1.0]
 

@@ -25,9 +25,9 @@ from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import teacher_length
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
-from raykd.teachers.backends.precision import choose
+from raykd.teachers.backends.precision import choose_precision
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
-from raykd.teachers.timing import Timing, conditions_of, take_time
+from raykd.teachers.timing import Timing, describe_conditions, measure_time
 from raykd.text.batch import TextBatch
 from raykd.text.padding import Padding, split_passes
 
@@ -157,12 +157,12 @@ class ModelBackend:
         if self._model is None:
             return None
         padding = self._tested_padding(batch)
-        return take_time(lambda: self._pass(batch, padding), self.conditions(batch))
+        return measure_time(lambda: self._pass(batch, padding), self.conditions(batch))
 
     def conditions(self, batch: TextBatch) -> Timing:
         """The conditions under which these rows would be timed here."""
         dtype = self.describe().dtype
-        return conditions_of(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
+        return describe_conditions(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
 
     def test(self, batch: TextBatch) -> PaddingFinding:
         """Test how this model's rows are batched (`raykd.prediction.selftest`), once by content, and batch them so.
@@ -261,7 +261,7 @@ def _describe_model(spec: TeacherSpec) -> TeacherInfo:
     looked = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
     columns = spec.task.columns(looked.labels, spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
-    precision = choose(spec.dtype, looked.model_type, spec.device)
+    precision = choose_precision(spec.dtype, looked.model_type, spec.device)
     length, _ = teacher_length(spec.name, spec.max_length, looked.trained_length, looked, spec.task)
     parts: list[Any] = [
         fingerprint,

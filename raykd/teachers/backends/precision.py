@@ -36,7 +36,7 @@ class Precision:
         return str(self.dtype).removeprefix("torch.")
 
 
-def choose(wanted: str, model_type: str, device: str) -> Precision:
+def choose_precision(wanted: str, model_type: str, device: str) -> Precision:
     """The precision of a teacher.
 
     Args:
@@ -52,14 +52,14 @@ def choose(wanted: str, model_type: str, device: str) -> Precision:
         native = torch.cuda.is_bf16_supported()
         dtype = torch.bfloat16 if native else torch.float32
         return Precision(dtype, f"auto: CUDA, bfloat16 {'' if native else 'not '}native")
-    if not cpu_flags() & {"avx512_bf16", "amx_bf16"}:
+    if not read_cpu_flags() & {"avx512_bf16", "amx_bf16"}:
         return Precision(torch.float32, "auto: this CPU has no bfloat16 instructions")
-    gain = cpu_gain()
+    gain = measure_bfloat16_gain()
     dtype = torch.bfloat16 if gain >= NEEDED_GAIN else torch.float32
     return Precision(dtype, f"auto: bfloat16 multiplies {gain:.1f} x as fast as float32 on this CPU")
 
 
-def cpu_flags() -> set[str]:
+def read_cpu_flags() -> set[str]:
     """The CPU's feature flags; empty where the system does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -70,7 +70,7 @@ def cpu_flags() -> set[str]:
 
 
 @functools.cache
-def cpu_gain() -> float:
+def measure_bfloat16_gain() -> float:
     """How much faster this CPU multiplies in bfloat16 than in float32, best of several, about 50 ms."""
     rows, inner, columns = _PROBE
     best = {}

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raykd.errors import TeacherError
-from raykd.teachers.actor import Standing
-from raykd.teachers.pools.named_pool import Served
-from raykd.teachers.pools.pool import TeacherPool, restricted
-from raykd.teachers.pools.replica_client import STANDING, ReplicaClient, add_counters
+from raykd.teachers.actor import ReplicaStatus
+from raykd.teachers.pools.named_pool import NamedPool
+from raykd.teachers.pools.pool import TeacherPool, restrict_handle
+from raykd.teachers.pools.replica_client import STATUS_GROUP, ReplicaClient, add_counters
 from raykd.teachers.replica_state import count_restarts
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
@@ -35,7 +35,7 @@ class TeacherDifference:
 
 
 def compare_teachers(
-    wanted: Sequence[tuple[TeacherSpec, TeacherInfo]], served: Served, *, exactly: bool = False
+    wanted: Sequence[tuple[TeacherSpec, TeacherInfo]], served: NamedPool, *, exactly: bool = False
 ) -> list[TeacherDifference]:
     """Compare the pool's teachers with the wanted ones; nothing differs where each answers alike.
 
@@ -118,14 +118,14 @@ class AttachedPool:
     """
 
     def __init__(
-        self, served: Served, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail"
+        self, served: NamedPool, teachers: Sequence[str], timeout_s: float, on_loss: str = "fail"
     ) -> None:
         self.served = served
-        self.handle = served.handle.view(teachers, timeout_s, on_loss)
+        self.handle = served.handle.select(teachers, timeout_s, on_loss)
         self.groups = list(self.handle.groups)
         self.parked = False
         self._restarts = count_restarts(self.handle)
-        self._before: dict[tuple[str, int], Standing] = self.replicas.call_each("standing", STANDING)
+        self._before: dict[tuple[str, int], ReplicaStatus] = self.replicas.call_each("status", STATUS_GROUP)
 
     @property
     def replicas(self) -> ReplicaClient:
@@ -138,9 +138,9 @@ class AttachedPool:
 
     def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
         """Read what the replicas did since this run attached, for all who asked them; `loaded` as it is now."""
-        handle = restricted(self.handle, teachers)
+        handle = restrict_handle(self.handle, teachers)
         total: dict[str, dict[str, int]] = {}
-        for key, now in ReplicaClient(handle).call_each("standing", STANDING).items():
+        for key, now in ReplicaClient(handle).call_each("status", STATUS_GROUP).items():
             before = self._before.get(key)
             done = now.counters if before is None or before.pid != now.pid else _since(before, now)
             add_counters(total, {name: done[name] for name in done if name in handle.teachers})
@@ -173,7 +173,7 @@ class SurvivingPool:
     def __init__(self, whole: TeacherPool, infos: Sequence[TeacherInfo], lost: Collection[str]) -> None:
         self._whole = whole
         self._infos = [info for info in infos if info.name not in lost]
-        self.handle = restricted(whole.handle, [info.name for info in self._infos])
+        self.handle = restrict_handle(whole.handle, [info.name for info in self._infos])
         self.groups, self.parked = list(self.handle.groups), whole.parked
 
     @property
@@ -204,7 +204,7 @@ class SurvivingPool:
         """Nothing: it is its owner's."""
 
 
-def _since(before: Standing, now: Standing) -> dict[str, dict[str, int]]:
+def _since(before: ReplicaStatus, now: ReplicaStatus) -> dict[str, dict[str, int]]:
     return {
         name: {
             what: value if what in _LEVELS else value - before.counters[name][what]

@@ -21,10 +21,10 @@ import ray
 
 from raykd.config import ServingConfig
 from raykd.errors import TeacherError
-from raykd.teachers.actor import Standing
+from raykd.teachers.actor import ReplicaStatus
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.own_pool import CLOSE_S, OwnPool, Placement
-from raykd.teachers.pools.replica_client import STANDING
+from raykd.teachers.pools.replica_client import STATUS_GROUP
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.teachers")
@@ -37,7 +37,7 @@ _GONE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Served:
+class NamedPool:
     """What a named pool serves. Kept by its keeper, read by runs that attach and by `raykd teachers`.
 
     infos: what each teacher says of itself, in the handle's order. started: seconds since 1970.
@@ -61,13 +61,13 @@ class PoolKeeper:
     """Holds what a pool serves; an actor without CPU."""
 
     def __init__(self) -> None:
-        self._served: Served | None = None
+        self._served: NamedPool | None = None
 
-    def keep(self, served: Served) -> None:
+    def keep(self, served: NamedPool) -> None:
         """The pool is whole."""
         self._served = served
 
-    def served(self) -> Served | None:
+    def served(self) -> NamedPool | None:
         """None until the pool is whole."""
         return self._served
 
@@ -83,7 +83,7 @@ def _actors(pool: str | None = None) -> list[str]:
     return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(prefix)]
 
 
-def find_named_pool(pool: str) -> Served | None:
+def find_named_pool(pool: str) -> NamedPool | None:
     """Find what a named pool serves; None where there is no such pool.
 
     Raises:
@@ -95,7 +95,7 @@ def find_named_pool(pool: str) -> Served | None:
     try:
         keeper = ray.get_actor(f"{_PREFIX}/{pool}/{_KEEPER}", namespace=NAMESPACE)
         served: Any = ray.get(keeper.served.remote(), timeout=ANSWER_S)
-        if isinstance(served, Served):
+        if isinstance(served, NamedPool):
             return served
         why = "it is still being started, or its start was killed"
     except ValueError:
@@ -112,7 +112,7 @@ def find_named_pool(pool: str) -> Served | None:
     )
 
 
-def find_whole_pools() -> list[Served]:
+def find_whole_pools() -> list[NamedPool]:
     """Find what the named pools of this cluster serve; those that are not whole are left out, with a warning."""
     found = []
     for name in list_pool_names():
@@ -128,7 +128,7 @@ def find_whole_pools() -> list[Served]:
 
 def start_named_pool(
     pool: str, placements: Sequence[Placement], serving: ServingConfig, *, load: bool = False
-) -> Served:
+) -> NamedPool:
     """Start and open a pool that outlives this process. A start that fails leaves no actor.
 
     Args:
@@ -155,7 +155,7 @@ def start_named_pool(
         infos = teachers.open()
         if load:
             teachers.load()
-        served = Served(pool, replace(teachers.handle, pool=pool), tuple(infos), time.time())
+        served = NamedPool(pool, replace(teachers.handle, pool=pool), tuple(infos), time.time())
         ray.get(keeper.keep.remote(served), timeout=serving.timeout_s)
     except BaseException:
         end_named_pool(pool, flush=False)
@@ -196,10 +196,12 @@ def _actor(name: str) -> Any:
         return None
 
 
-def read_standings(handle: PoolHandle, timeout_s: float = ANSWER_S) -> dict[tuple[int, int], Standing | str]:
+def read_replica_statuses(
+    handle: PoolHandle, timeout_s: float = ANSWER_S
+) -> dict[tuple[int, int], ReplicaStatus | str]:
     """Read how each replica is, by group and replica, or in a word why it does not say; waits once for all of them."""
     waiting = {
-        (i, r): actor.standing.options(concurrency_group=STANDING).remote()
+        (i, r): actor.status.options(concurrency_group=STATUS_GROUP).remote()
         for i, actors in enumerate(handle.replicas)
         for r, actor in enumerate(actors)
     }
@@ -208,12 +210,12 @@ def read_standings(handle: PoolHandle, timeout_s: float = ANSWER_S) -> dict[tupl
     return {key: _said(reference, reference in ready) for key, reference in waiting.items()}
 
 
-def _said(reference: Any, ready: bool) -> Standing | str:
+def _said(reference: Any, ready: bool) -> ReplicaStatus | str:
     if not ready:
         return "no answer"
     try:
-        standing: Standing = ray.get(reference, timeout=ANSWER_S)
-        return standing
+        status: ReplicaStatus = ray.get(reference, timeout=ANSWER_S)
+        return status
     except ray.exceptions.ActorUnavailableError:
         return "restarting"
     except ray.exceptions.RayActorError:
@@ -222,7 +224,7 @@ def _said(reference: Any, ready: bool) -> Standing | str:
         return type(error).__name__
 
 
-def resources_by_node(served: Served) -> dict[str, dict[str, float]]:
+def sum_resources_by_node(served: NamedPool) -> dict[str, dict[str, float]]:
     """What a named pool holds, by node."""
     nodes: dict[str, dict[str, float]] = {}
     for g, places in zip(served.handle.groups, served.handle.nodes, strict=True):

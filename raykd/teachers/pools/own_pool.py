@@ -23,8 +23,8 @@ from raykd.teachers.actor import TeacherActor
 from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.parked_actor import ParkedActor
-from raykd.teachers.pools.pool import restricted
-from raykd.teachers.pools.replica_client import STANDING, ReplicaClient, add_counters, last_line
+from raykd.teachers.pools.pool import restrict_handle
+from raykd.teachers.pools.replica_client import STATUS_GROUP, ReplicaClient, add_counters, find_last_line
 from raykd.teachers.replica_state import count_restarts
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
@@ -110,7 +110,7 @@ class OwnPool:
         return options.remote(specs, g.threads)
 
     def _options(self, actor: type, **resources: Any) -> Any:
-        in_groups: Any = ray.remote(concurrency_groups={STANDING: 1})  # type: ignore[call-overload]
+        in_groups: Any = ray.remote(concurrency_groups={STATUS_GROUP: 1})  # type: ignore[call-overload]
         return in_groups(actor).options(
             **resources,
             max_restarts=self._serving.max_restarts,
@@ -169,7 +169,7 @@ class OwnPool:
                 f"teacher {names} cannot be opened", got=str(error).strip().splitlines()[-1]
             ) from None
         except ray.exceptions.RayActorError as error:
-            raise TeacherError(f"teacher {names} cannot be started", got=last_line(error)) from None
+            raise TeacherError(f"teacher {names} cannot be started", got=find_last_line(error)) from None
 
     def load(self) -> None:
         """Loads all weights now, in all replicas at once.
@@ -231,7 +231,7 @@ class OwnPool:
         total = {
             name: dict(values) for name, values in self._ended.items() if teachers is None or name in teachers
         }
-        add_counters(total, ReplicaClient(restricted(self.handle, teachers)).counters())
+        add_counters(total, ReplicaClient(restrict_handle(self.handle, teachers)).counters())
         return total
 
     def stored(self) -> dict[str, int]:

@@ -57,8 +57,8 @@ class TeacherPool(Protocol):
         """Count how often the processes of each teacher were restarted during this run."""
 
 
-def restricted(handle: PoolHandle, teachers: Collection[str] | None) -> PoolHandle:
+def restrict_handle(handle: PoolHandle, teachers: Collection[str] | None) -> PoolHandle:
     """The handle with these teachers alone; None takes all."""
     if teachers is None:
         return handle
-    return handle.view([name for name in handle.teachers if name in teachers], handle.timeout_s)
+    return handle.select([name for name in handle.teachers if name in teachers], handle.timeout_s)

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from raykd.errors import RaykdError, TeacherError
-from raykd.teachers.call import up_again
+from raykd.teachers.call import describe_pool_restart
 from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.replica_state import find_lost_teachers
@@ -23,9 +23,9 @@ from raykd.teachers.timing import Timing
 from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
-STANDING = "standing"
+STATUS_GROUP = "status"
 """Ray's concurrency group in which a replica says how it is, however many requests wait."""
-WRITTEN = 64
+TEXTS_PER_CALL = 64
 """Texts that a replica writes in one call."""
 _PAUSE_S = 0.5
 
@@ -104,9 +104,9 @@ class ReplicaClient:
             names, pool = ", ".join(spec.name for spec in group.specs), self._handle.pool
             raise TeacherError(
                 f"{'' if pool is None else f'teacher pool {pool}: '}teacher {names} does not answer",
-                got=last_line(error),
+                got=find_last_line(error),
                 wanted=f"a replica that is alive and answers within {self._handle.timeout_s:g} s",
-                next_step="see the log of its process" if pool is None else up_again(pool),
+                next_step="see the log of its process" if pool is None else describe_pool_restart(pool),
             ) from None
 
     def counters(self) -> dict[str, dict[str, int]]:
@@ -127,10 +127,10 @@ class ReplicaClient:
             TeacherError: A teacher has no replica left.
         """
         held: dict[tuple[str, str], int] = {}
-        for standing in self.call_each("standing", STANDING).values():
-            for name, count in standing.stored.items():
+        for status in self.call_each("status", STATUS_GROUP).values():
+            for name, count in status.stored.items():
                 if count is not None:
-                    held[name, standing.node] = count
+                    held[name, status.node] = count
         return {name: sum(n for (of, _), n in held.items() if of == name) for name, _ in held}
 
     def findings(self) -> dict[str, str]:
@@ -158,7 +158,7 @@ class ReplicaClient:
             student: Its saved model, as a teacher's.
 
         Returns:
-            Each teacher's time and the student's; None is not known (see `Teacher.timed`).
+            Each teacher's time and the student's; None is not known (see `Teacher.measure_time`).
         """
         found: dict[str, tuple[Timing | None, Timing | None]] = {}
         for group, actors in zip(self._handle.groups, self._handle.replicas, strict=True):
@@ -169,7 +169,9 @@ class ReplicaClient:
                 if not names:
                     break
                 try:
-                    found |= self.wait(group, actor.timed.remote({n: samples[n] for n in names}, student))
+                    found |= self.wait(
+                        group, actor.measure_times.remote({n: samples[n] for n in names}, student)
+                    )
                 except (RaykdError, ray.exceptions.RayError) as error:
                     log.warning("the times of %s were not measured: %s", ", ".join(names), error)
         return found
@@ -184,7 +186,10 @@ class ReplicaClient:
         index = next(i for i, g in enumerate(self._handle.groups) if m in g.members)
         actors = self._handle.replicas[index]
         name = self._handle.teachers[m]
-        parts = [rows.take(range(at, min(at + WRITTEN, len(rows)))) for at in range(0, len(rows), WRITTEN)]
+        parts = [
+            rows.take(range(at, min(at + TEXTS_PER_CALL, len(rows))))
+            for at in range(0, len(rows), TEXTS_PER_CALL)
+        ]
         waiting = [
             actors[at % len(actors)].generate.remote(name, part, beams, max_new_tokens)
             for at, part in enumerate(parts)
@@ -200,7 +205,7 @@ def add_counters(into: dict[str, dict[str, int]], counters: Mapping[str, Mapping
             sums[key] += value
 
 
-def last_line(error: BaseException) -> str:
+def find_last_line(error: BaseException) -> str:
     """The last line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

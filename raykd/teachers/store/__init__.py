@@ -10,6 +10,6 @@ person may ask of a store (`inventory`).
 """
 
 from raykd.teachers.store.signalstore import SignalStore
-from raykd.teachers.store.values import text_key, text_keys
+from raykd.teachers.store.values import make_text_key, make_text_keys
 
-__all__ = ["SignalStore", "text_key", "text_keys"]
+__all__ = ["SignalStore", "make_text_key", "make_text_keys"]

@@ -19,9 +19,9 @@ from raykd.teachers.store.folder import (
     DAMAGED,
     IN_USE,
     is_unused,
+    lock_root,
     open_folder,
     read_note,
-    root_lock,
 )
 from raykd.teachers.store.sqlite import DATA
 
@@ -35,7 +35,7 @@ _MOST_STEP = 8 << 20
 _TRIES = 4
 
 
-class Bound:
+class SizeLimit:
     """Keeps the stores under a root within a size.
 
     Args:
@@ -64,19 +64,21 @@ class Bound:
             return
         self._written = 0
         if self._room(own, store, FULL) < 0:
-            with root_lock(self._root):
+            with lock_root(self._root):
                 self._make_room(own, store)
 
     def _room(self, own: Path, store: Store, share: float) -> int:
-        return int(share * self.limit) - sum(_size(path, own, store) for path in folders(self._root))
+        return int(share * self.limit) - sum(
+            _size(path, own, store) for path in list_store_folders(self._root)
+        )
 
     def _make_room(self, own: Path, store: Store) -> None:
         gone = []
-        for path in folders(self._root):
+        for path in list_store_folders(self._root):
             for aside in path.glob(f"{DAMAGED}*"):
                 shutil.rmtree(aside, ignore_errors=True)
                 gone.append(f"damaged file {aside}")
-        for path in sorted(folders(self._root), key=last_used):
+        for path in sorted(list_store_folders(self._root), key=read_last_use):
             if self._room(own, store, AIM) >= 0:
                 break
             if path != own and is_unused(path):
@@ -85,7 +87,7 @@ class Bound:
         for _ in range(_TRIES):
             wanted = -self._room(own, store, AIM)
             if wanted > 0:
-                largest = max(folders(self._root), key=lambda path: _size(path, own, store))
+                largest = max(list_store_folders(self._root), key=lambda path: _size(path, own, store))
                 share = min(1.0, wanted / max(1, _size(largest, own, store)))
                 count = store.evict(share) if largest == own else _evict_other(largest, share)
                 gone.append(f"{count:,} answers of {_who(largest)}, chosen at random")
@@ -116,7 +118,7 @@ def _evict_other(path: Path, share: float) -> int:
         opened.close()
 
 
-def folders(root: Path) -> list[Path]:
+def list_store_folders(root: Path) -> list[Path]:
     """Return the stores under a root."""
     if not root.is_dir():
         return []
@@ -124,7 +126,7 @@ def folders(root: Path) -> list[Path]:
     return sorted(p for p in inside if (p / DATA).exists() or (p / IN_USE).exists())
 
 
-def last_used(path: Path) -> float:
+def read_last_use(path: Path) -> float:
     """Return when a process last opened or closed the store, seconds since 1970."""
     try:
         return (path / IN_USE).stat().st_mtime
@@ -132,7 +134,7 @@ def last_used(path: Path) -> float:
         return 0.0
 
 
-def file_bytes(path: Path) -> int:
+def sum_file_sizes(path: Path) -> int:
     """Return the bytes of everything in a folder."""
     total = 0
     for file in path.rglob("*"):
@@ -145,7 +147,7 @@ def file_bytes(path: Path) -> int:
 
 def _size(path: Path, own: Path, store: Store) -> int:
     """Return what a store counts: its files; of the own one only what holds something."""
-    return store.used_bytes() if path == own else file_bytes(path)
+    return store.used_bytes() if path == own else sum_file_sizes(path)
 
 
 def _who(path: Path) -> str:

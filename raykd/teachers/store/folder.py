@@ -30,7 +30,7 @@ ROOT_LOCK = ".lock"
 DAMAGED = "damaged-"
 _OPENING = threading.RLock()
 _HELD: dict[str, int] = {}
-"""How deep this process is in `root_lock`s; a file lock does not know that its own process holds it."""
+"""How deep this process is in `lock_root`s; a file lock does not know that its own process holds it."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class OpenFolder:
 
 
 @contextlib.contextmanager
-def root_lock(root: Path) -> Iterator[None]:
+def lock_root(root: Path) -> Iterator[None]:
     """Nobody else opens, moves or removes a folder of this root meanwhile."""
     root.mkdir(parents=True, exist_ok=True)
     with _OPENING, _own_file(root / ROOT_LOCK) as file:
@@ -84,7 +84,7 @@ def open_folder(path: Path, access: Literal["create", "write", "read"]) -> OpenF
             return None
         if access == "read" and is_read_only(path):
             return OpenFolder(SqliteStore(path, "immutable"), None)
-        with root_lock(path.parent):
+        with lock_root(path.parent):
             return _open(path, access)
     except (OSError, StoreDamagedError, StoreBusyError, StoreUnwritableError) as error:
         if access != "create":
@@ -108,7 +108,7 @@ def _open(path: Path, access: Literal["create", "write", "read"]) -> OpenFolder:
         except StoreDamagedError as error:
             if access != "create":
                 raise
-            set_aside(path, error)
+            move_damaged_store(path, error)
             store = SqliteStore(path, access)
     except BaseException:
         in_use.close()
@@ -134,7 +134,7 @@ def _own_file(path: Path) -> TextIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
 
 
-def set_aside(path: Path, damage: object) -> None:
+def move_damaged_store(path: Path, damage: object) -> None:
     """Move a damaged store away, so that a fresh one is begun; the caller holds the root's lock."""
     number = 1
     while (path / f"{DAMAGED}{number}").exists():

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from raykd.errors import TeacherError
 from raykd.teachers.store.base import StoreBusyError, StoreCheck, StoreDamagedError, StoreUnwritableError
-from raykd.teachers.store.bound import file_bytes, folders, last_used
+from raykd.teachers.store.bound import list_store_folders, read_last_use, sum_file_sizes
 from raykd.teachers.store.folder import (
     DAMAGED,
     OLD_DATA,
     is_unused,
+    lock_root,
     open_folder,
     read_note,
-    root_lock,
 )
 from raykd.teachers.store.sqlite import DATA
 
@@ -53,7 +53,7 @@ class StoreStats:
 
 
 @dataclass(frozen=True)
-class StoreVerdict:
+class StoreHealth:
     """What reading one store found."""
 
     fingerprint: str
@@ -66,7 +66,7 @@ class StoreVerdict:
         return self.found.problem is None and self.found.damaged == 0
 
 
-def stats(root: Path) -> list[StoreStats]:
+def list_stores(root: Path) -> list[StoreStats]:
     """Return the stores under a root, the one used last first; no store, no entry."""
     found = [
         StoreStats(
@@ -74,12 +74,12 @@ def stats(root: Path) -> list[StoreStats]:
             path=path,
             teachers=tuple(str(name) for name in read_note(path).get("teachers", ())),
             entries=_count(path),
-            bytes=file_bytes(path),
-            last_used=last_used(path),
+            bytes=sum_file_sizes(path),
+            last_used=read_last_use(path),
             set_aside=len(list(path.glob(f"{DAMAGED}*"))),
             older=(path / OLD_DATA).exists() and not (path / DATA).exists(),
         )
-        for path in folders(root)
+        for path in list_store_folders(root)
     ]
     return sorted(found, key=lambda s: -s.last_used)
 
@@ -96,9 +96,9 @@ def _count(path: Path) -> int | None:
         opened.close()
 
 
-def verify(root: Path) -> list[StoreVerdict]:
+def verify_stores(root: Path) -> list[StoreHealth]:
     """Read every value of every store under a root."""
-    return [StoreVerdict(s.fingerprint, s.teachers, _check(s)) for s in stats(root)]
+    return [StoreHealth(s.fingerprint, s.teachers, _check(s)) for s in list_stores(root)]
 
 
 def _check(store: StoreStats) -> StoreCheck:
@@ -111,7 +111,7 @@ def _check(store: StoreStats) -> StoreCheck:
         opened.close()
 
 
-def clear(root: Path, fingerprint: str | None = None, *, force: bool = False) -> list[StoreStats]:
+def remove_stores(root: Path, fingerprint: str | None = None, *, force: bool = False) -> list[StoreStats]:
     """Removes all stores under a root, or the one whose fingerprint begins so; returns what was removed.
 
     Args:
@@ -119,17 +119,17 @@ def clear(root: Path, fingerprint: str | None = None, *, force: bool = False) ->
     Raises:
         TeacherError: there is no such store, or a process has one open.
     """
-    chosen = [s for s in stats(root) if fingerprint is None or s.fingerprint.startswith(fingerprint)]
+    chosen = [s for s in list_stores(root) if fingerprint is None or s.fingerprint.startswith(fingerprint)]
     if fingerprint is not None and len(chosen) != 1:
         raise TeacherError(
             f"{'no store' if not chosen else 'more than one store'} under {root} begins with {fingerprint}",
-            got=", ".join(s.fingerprint for s in chosen or stats(root)) or "no store at all",
+            got=", ".join(s.fingerprint for s in chosen or list_stores(root)) or "no store at all",
             wanted="the fingerprint of one, or its beginning",
             next_step="raykd store stats lists them",
         )
     if not chosen:
         return []
-    with root_lock(root):
+    with lock_root(root):
         busy = [] if force else [s for s in chosen if not is_unused(s.path)]
         if busy:
             raise TeacherError(

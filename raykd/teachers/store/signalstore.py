@@ -15,19 +15,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raykd.teachers.store.base import Store, StoreBusyError, StoreDamagedError, StoreUnwritableError
-from raykd.teachers.store.bound import Bound
+from raykd.teachers.store.bound import SizeLimit
 from raykd.teachers.store.folder import (
     IN_USE,
     OpenFolder,
     is_read_only,
+    lock_root,
+    move_damaged_store,
     open_folder,
     read_time,
-    root_lock,
-    set_aside,
     write_note,
     write_time,
 )
-from raykd.teachers.store.sqlite import stored_bytes
+from raykd.teachers.store.sqlite import estimate_stored_bytes
 
 log = logging.getLogger("raykd.teachers")
 GB = 10**9
@@ -36,7 +36,7 @@ _PAUSE_S = 1.0
 
 
 class SignalStore:
-    """Answers by key (`text_key`), for one teacher fingerprint.
+    """Answers by key (`make_text_key`), for one teacher fingerprint.
 
     Args:
         root: Folder of all stores; created if need be. Must be on a local disk.
@@ -64,7 +64,7 @@ class SignalStore:
         self._read_only, self._warned = read_only, False
         self._full = False
         self._again_at = 0.0
-        self._bound = Bound(root, int(limit_gb * GB))
+        self._bound = SizeLimit(root, int(limit_gb * GB))
         self._opened: OpenFolder | None = None
         if not read_only and is_read_only(self.path):
             self._read_only = True
@@ -133,7 +133,7 @@ class SignalStore:
         part: dict[bytes, bytes] = {}
         rows = size = 0
         for key, body in zip(keys, bodies, strict=True):
-            more = stored_bytes(len(body))
+            more = estimate_stored_bytes(len(body))
             if more > self._bound.largest:
                 continue
             if part and size + more > self._bound.step:
@@ -175,13 +175,13 @@ class SignalStore:
                 log.warning("the signal store %s cannot be read here: %s", self.path, error)
             self._warned = True
             return
-        with root_lock(self.path.parent):
+        with lock_root(self.path.parent):
             if self._opened is not None:
                 is_current = self._opened.store.is_current()
                 self._opened.close()
                 self._opened = None
                 if is_current:  # else another process has set it aside already
-                    set_aside(self.path, error)
+                    move_damaged_store(self.path, error)
 
     def write_time(self, timing: str) -> None:
         """Keep how long a text took the teacher, if it can."""

@@ -31,7 +31,7 @@ from raykd.teachers.store.base import (
     StoreDamagedError,
     StoreUnwritableError,
 )
-from raykd.teachers.store.values import HEADER, decode_value, encode_value, is_whole, number_of
+from raykd.teachers.store.values import HEADER, decode_value, encode_value, is_whole, read_key_number
 
 DATA = "answers.sqlite"
 FILES = (DATA, f"{DATA}-wal", f"{DATA}-shm")
@@ -148,7 +148,7 @@ class SqliteStore:
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the body of each key; None where there is none or its checksum does not fit."""
         found: dict[int, Any] = {}
-        numbers = [number_of(key) for key in keys]
+        numbers = [read_key_number(key) for key in keys]
         with self._lock, _translated(self._path):
             for begin in range(0, len(numbers), _KEYS_AT_ONCE):
                 part = numbers[begin : begin + _KEYS_AT_ONCE]
@@ -160,7 +160,7 @@ class SqliteStore:
 
     def put(self, bodies: Mapping[bytes, bytes]) -> None:
         """Keep these bodies by key, all of them or, where it fails, none."""
-        rows = [(number_of(key), encode_value(key, body)) for key, body in bodies.items()]
+        rows = [(read_key_number(key), encode_value(key, body)) for key, body in bodies.items()]
         with self._transaction() as database:
             database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
 
@@ -276,7 +276,7 @@ def refuse_network_file_system(folder: Path, mounts: Path = Path("/proc/self/mou
         )
 
 
-def stored_bytes(body_bytes: int) -> int:
+def estimate_stored_bytes(body_bytes: int) -> int:
     """Return the bytes that an answer takes on disk: a share of a page, which are two thirds full, and pages of its
     own where it is larger than one."""
     value = HEADER.size + body_bytes

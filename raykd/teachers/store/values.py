@@ -31,7 +31,7 @@ _MODE = _LENGTH.pack(-2)
 _SPOKEN = _LENGTH.pack(-3)
 
 
-def text_key(
+def make_text_key(
     text: str,
     pair: str | None,
     words: Sequence[tuple[int, int]] = (),
@@ -58,13 +58,13 @@ def text_key(
     return hashlib.sha256(content).digest()
 
 
-def text_keys(batch: TextBatch) -> list[bytes]:
+def make_text_keys(batch: TextBatch) -> list[bytes]:
     """The key of each row: of all that its answer depends on."""
     pairs = [None] * len(batch) if batch.pairs is None else batch.pairs
     words: Any = getattr(batch, "words", None) or ((),) * len(batch)
     modes = getattr(batch, "modes", None) or ("",) * len(batch)
     spoken = _spoken(batch)
-    return [text_key(*row) for row in zip(batch.texts, pairs, words, modes, spoken, strict=True)]
+    return [make_text_key(*row) for row in zip(batch.texts, pairs, words, modes, spoken, strict=True)]
 
 
 def _spoken(batch: TextBatch) -> Sequence[str]:
@@ -75,7 +75,7 @@ def _spoken(batch: TextBatch) -> Sequence[str]:
     return [f"{source}\0{target}" for source, target in zip(sources, batch.languages, strict=True)]
 
 
-def number_of(key: bytes) -> int:
+def read_key_number(key: bytes) -> int:
     """Return the signed 64-bit number under which a key's value is found."""
     number: int = _NUMBER.unpack_from(key)[0]
     return number

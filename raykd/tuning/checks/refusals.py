@@ -21,7 +21,7 @@ from raykd.spaces.domains import ChoiceDomain, GridDomain, Scalar
 from raykd.spaces.foreign import KINDS
 from raykd.spaces.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
 from raykd.spaces.space import TRIAL, Sample, Space, format_sample, key_of
-from raykd.student.overrides import fixed_keys
+from raykd.student.overrides import find_overruled_keys
 
 if TYPE_CHECKING:
     from raykd.tuning.config import Sweep
@@ -276,7 +276,7 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
     for refused, why in REFUSED.items():
         if _mentions(space.keys, refused):
             raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)
-    for key, by in fixed_keys(sweep.base.train).items():
+    for key, by in find_overruled_keys(sweep.base.train).items():
         if _mentions(space.searched, key):
             raise ConfigError(
                 f"{origin}: space.{key} would have no effect, since {by} sets it",
