@@ -5,7 +5,7 @@
 Both keep the same values (a classifier's answer of ten classes, with the store's checksum) under the same keys, 64 rows
 in a transaction, as a teacher writes them. Printed for each: rows a second while filling, bytes a row, milliseconds for
 32 random rows (warm), and what is left after each fault: of rows read, how many are right, missing and wrong, and
-whether the process that read them lived. LMDB is measured where it is installed (`pip install lmdb`).
+whether the process that read them lived. LMDB is measured where it is installed (the extra `bench`).
 
 LMDB is opened as it is, without a look at its pages beforehand; that a process dies of a flipped bit is its figure here.
 """

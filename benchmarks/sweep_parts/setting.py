@@ -132,7 +132,7 @@ STUDENT: dict[str, Any] = {"layers": 2, "hidden": 128, "heads": 2, "vocab_size":
 def _save(models: Any, spec: Any, texts: list[str], seed: int, folder: Path) -> None:
     tokenizer = spec.fit_tokenizer(texts)
     model = models.TextModel(spec.build(tokenizer, LABELS, seed), tokenizer, LABELS, max_length=MAX_LENGTH)
-    models.save(model, folder)
+    models.save_model(model, folder)
 
 
 def run_tree(setting: Setting, output: Path) -> dict[str, Any]:

@@ -237,6 +237,6 @@ def _readme(student: MultiModel) -> str:
         "`path`; the encoder's file is the same in all (hard links). Together, with one encoder in memory:",
         "",
     ]
-    lines += ["```python", "from raykd import models", ""]
-    lines += [f'one = models.load("<this directory>", task="{first}")', "```", ""]
+    lines += ["```python", "import raykd", ""]
+    lines += [f'one = raykd.load("<this directory>", task="{first}")', "```", ""]
     return "\n".join(lines)

@@ -204,9 +204,9 @@ def render_model_card(text_model: TextModel, card: ModelCard) -> str:
             "",
             *_table("metric", "value", [(k, f"{v:.4f}") for k, v in card.metrics.items()]),
         ]
-    lines += ["## Use", "", "```python", "from raykd import models", ""]
-    lines += ['text_model = models.load("<this directory>")', "```", ""]
-    lines += ["`text_model` has `.model`, `.tokenizer`, `.labels` and `.max_length`. transformers loads the"]
+    lines += ["## Use", "", "```python", "import raykd", ""]
+    lines += ['student = raykd.load("<this directory>")', "```", ""]
+    lines += ["`student.predict` takes texts and gives what `raykd predict` writes. transformers loads the"]
     lines += ["model too (after `raykd.models.register()` where its kind is `linear` or `lstm`).", ""]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import graphlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -189,3 +190,38 @@ class Own(Theirs):
 """
     own = collections.Counter({"_serialize": 1})
     assert len(private_uses(ast.parse(text), own)) == 6
+
+
+USERS = sorted(p for d in ("benchmarks", "tests", "tools", "examples") for p in (ROOT / d).rglob("*.py"))
+"""Programs that use the package. No test runs the benchmarks, so nothing else tells that a name is gone."""
+
+
+def missing_names(tree: ast.AST) -> list[str]:
+    """Names of the package that a program imports, or reads of a module that it imports, and that are not there."""
+    modules: dict[str, object] = {}
+    missing = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "raykd"):
+            continue
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            if (
+                not hasattr(module, alias.name)
+                and importlib.util.find_spec(f"{node.module}.{alias.name}") is None
+            ):
+                missing.append(f"{node.module}.{alias.name}")
+            elif isinstance(member := getattr(module, alias.name, None), type(ast)):
+                modules[alias.asname or alias.name] = member
+    uses = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+    return missing + [
+        f"{use.value.id}.{use.attr}"
+        for use in uses
+        if use.value.id in modules and not hasattr(modules[use.value.id], use.attr)
+    ]
+
+
+def test_what_programs_import_of_the_package_is_there() -> None:
+    found = {str(p.relative_to(ROOT)): missing_names(ast.parse(p.read_text(encoding="utf-8"))) for p in USERS}
+    assert {path: names for path, names in found.items() if names} == {}
+    broken = "from raykd import models\nfrom raykd.models import nowhere\nmodels.nothing"
+    assert missing_names(ast.parse(broken)) == ["raykd.models.nowhere", "models.nothing"]
