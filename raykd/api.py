@@ -88,24 +88,24 @@ def train(
         TrainingError: Ray gave up on the workers.
     """
     from raykd.config.loading import load_any
-    from raykd.driver.smoke import refuse_going_on, smoke_run
-    from raykd.folders.folder import finished_before, path_of
+    from raykd.driver.smoke import make_smoke_run, refuse_smoke_resume
+    from raykd.folders.folder import find_run_path, read_finished_run
     from raykd.results import Run
 
     run = load_any(config, _overrides(overrides, keys))
     if smoke:
-        refuse_going_on(resume=resume)
-        run, overwrite = smoke_run(run), True
-    before = finished_before(run) if resume else None
+        refuse_smoke_resume(resume=resume)
+        run, overwrite = make_smoke_run(run), True
+    before = read_finished_run(run) if resume else None
     if before is not None:
-        return replace(Run.read(path_of(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
+        return replace(Run.read(find_run_path(run)), shown=(before.text,), lines=(FINISHED, *before.lines))
     from raykd.runs.train import run_training
 
     console = _console(progress)
     if resume:
         _say_start(console, config, run)
     outcome = run_training(run, resume=resume, overwrite=overwrite, console=console)
-    return replace(Run.read(path_of(run)), shown=outcome.tables, lines=outcome.lines)
+    return replace(Run.read(find_run_path(run)), shown=outcome.tables, lines=outcome.lines)
 
 
 def _say_start(console: Console, config: ConfigSource, run: RunConfigs) -> None:
@@ -158,7 +158,7 @@ def sweep(
         SweepError: No trial could be scored.
         RaykdError: As `train`.
     """
-    from raykd.driver.smoke import refuse_going_on
+    from raykd.driver.smoke import refuse_smoke_resume
     from raykd.results import SweepResult
     from raykd.tuning.checks.smoke import smoke_sweep
     from raykd.tuning.config import load_sweep, resumed_sweep
@@ -172,7 +172,7 @@ def sweep(
     else:
         plan = load_sweep(config, changes)
     if smoke:
-        refuse_going_on(resume=bool(resume))
+        refuse_smoke_resume(resume=bool(resume))
         plan, overwrite = smoke_sweep(plan), True
     if resume is True and not (Path(plan.output) / plan.name).exists():
         _refuse_another(config, plan, "raykd sweep --resume {}")

@@ -27,7 +27,7 @@ from raykd.config import RunConfig
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
 from raykd.distill.signals import Signals
-from raykd.driver.loop import fresh_student
+from raykd.driver.loop import make_task_model
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.teachers.source import LocalSource
@@ -113,7 +113,7 @@ def _looped(config: RunConfig, teacher: RunConfig, folder: Path) -> tuple[Traini
     data = data_of(config)
     texts = [*data.train.texts, *(data.train.pairs or ())]
     if not (folder / "config.json").exists():
-        models.save_model(fresh_student(teacher, teacher.student.fit_tokenizer(texts)), folder)
+        models.save_model(make_task_model(teacher, teacher.student.fit_tokenizer(texts)), folder)
     tokenizer = config.student.fit_tokenizer(texts)
     labels = config.data.labels if config.task.labelled else ()
     spec = TeacherSpec(
@@ -121,7 +121,7 @@ def _looped(config: RunConfig, teacher: RunConfig, folder: Path) -> tuple[Traini
     )
     source = LocalSource([Teacher(spec)])
     prepared = prepare_rows(config, data.train, data.validation, tokenizer)
-    return TrainingLoop(config, prepared, fresh_student(config, tokenizer), source), source
+    return TrainingLoop(config, prepared, make_task_model(config, tokenizer), source), source
 
 
 def _measured(name: str, loop: TrainingLoop, source: LocalSource, steps: int) -> Cost:

@@ -23,8 +23,8 @@ from raykd import models
 from raykd.config import DataConfig, RunConfig
 from raykd.data.load import Dataset, load_data
 from raykd.data.rows import Rows
-from raykd.driver.jobs import teacher_run
-from raykd.driver.loop import fresh_student
+from raykd.driver.jobs import make_teacher_run
+from raykd.driver.loop import make_task_model
 from raykd.student.evaluate import answer_rows, compute_language_scores
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
@@ -59,7 +59,7 @@ def fit(
     """Trains and gives back the best checkpoint on validation; with ``near``, the one that scores nearest to it."""
     begun = time.perf_counter()
     prepared = prepare_rows(config, data.train, data.validation, tokenizer)
-    loop = TrainingLoop(config, prepared, fresh_student(config, tokenizer), source)
+    loop = TrainingLoop(config, prepared, make_task_model(config, tokenizer), source)
     metric = f"eval/mean/{config.metric}"
     nearest, kept = float("inf"), loop.best_weights
     while loop.advance():
@@ -130,7 +130,7 @@ def make_teacher(work: Path, experiment: Experiment, maker: Maker) -> dict[str, 
     folder = folder_of(work, experiment, maker)
     took = 0.0
     if not (folder / "config.json").exists():
-        config = teacher_run(plain, maker.config())
+        config = make_teacher_run(plain, maker.config())
         data = load_data(config.data, Path.cwd(), config.form)
         near = None
         if maker.like is not None:

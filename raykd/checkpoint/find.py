@@ -62,12 +62,12 @@ def find_checkpoint(
 
 def list_starts(storage: StorageFolder, name: str) -> list[StorageFolder]:
     """Return the folders of all starts of a worker group; each holds the checkpoints of one."""
-    return [storage.child(f"{name}-{number}") for number in _numbers(storage, name)]
+    return [storage.child(f"{name}-{number}") for number in _list_numbers(storage, name)]
 
 
 def next_start(storage: StorageFolder, name: str) -> str:
     """Return a name for the next start of a worker group."""
-    return f"{name}-{max(_numbers(storage, name), default=0) + 1}"
+    return f"{name}-{max(_list_numbers(storage, name), default=0) + 1}"
 
 
 def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder | None) -> None:
@@ -79,12 +79,12 @@ def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder |
         if start.name != current and (keep is None or not keep.url.startswith(f"{start.url}/")):
             start.remove()
             continue
-        for checkpoint, files in _checkpoints_in(start):
+        for checkpoint, files in _list_checkpoints(start):
             if checkpoint != keep and not is_finished(checkpoint, files):
                 checkpoint.remove()
 
 
-def _checkpoints_in(start: StorageFolder) -> Iterator[tuple[StorageFolder, dict[str, int]]]:
+def _list_checkpoints(start: StorageFolder) -> Iterator[tuple[StorageFolder, dict[str, int]]]:
     files: dict[str, dict[str, int]] = {}
     for path, size in start.sizes().items():
         name, _, inner = path.partition("/")
@@ -94,7 +94,7 @@ def _checkpoints_in(start: StorageFolder) -> Iterator[tuple[StorageFolder, dict[
         yield start.child(name), found
 
 
-def _numbers(storage: StorageFolder, name: str) -> list[int]:
+def _list_numbers(storage: StorageFolder, name: str) -> list[int]:
     if (local := storage.local_path) is not None:
         names = [path.name for path in local.glob("*") if path.is_dir()]
     else:

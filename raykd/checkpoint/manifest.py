@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from raykd.checkpoint.ownership import foreign
+from raykd.checkpoint.ownership import find_foreign_file
 from raykd.checkpoint.storage import StorageFolder
 
 _OF_A_RANK = re.compile(r"_pp_rank_(\d+)_")
@@ -68,7 +68,7 @@ def find_problem(folder: StorageFolder, *, world: int | None = None) -> str | No
         folder: The checkpoint.
         world: How many ranks, where that may not differ.
     """
-    if folder.local_path is not None and (wrong := foreign(folder.local_path)) is not None:
+    if folder.local_path is not None and (wrong := find_foreign_file(folder.local_path)) is not None:
         return wrong
     found = folder.sizes()
     manifests = sorted(name for name in found if _MANIFEST.fullmatch(name))

@@ -15,13 +15,13 @@ from pathlib import Path
 _SHOWN = 80
 
 
-def foreign(folder: Path) -> str | None:
+def find_foreign_file(folder: Path) -> str | None:
     """Return why state must not be restored from this folder; None if it is ours.
 
     The folder that holds it counts too, since who may write there can put another in its place.
     """
     try:
-        for path in _everything(folder):
+        for path in _walk(folder):
             found = path.lstat()
             name = str(path.relative_to(folder.parent))[-_SHOWN:]
             if stat.S_ISLNK(found.st_mode):
@@ -37,7 +37,7 @@ def foreign(folder: Path) -> str | None:
     return None
 
 
-def _everything(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     """The folder's own folder, itself, and all in it; links are told and not followed."""
     yield folder.parent
     yield folder

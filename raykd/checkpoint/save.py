@@ -59,7 +59,7 @@ def save_checkpoint(
         TrainingError: It cannot be written; the checkpoints before are untouched.
     """
     try:
-        with folder.written() as local:
+        with folder.stage() as local:
             (local / "loop").mkdir(exist_ok=True)
             loop.save(local / "loop")
             if loop.rank == 0:
@@ -72,12 +72,12 @@ def save_checkpoint(
         write_manifest(folder, manifest, loop.rank)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a file cannot be written
         folder.remove()
-        raise cannot_save(folder, error) from error
+        raise checkpoint_write_error(folder, error) from error
 
 
 def load_checkpoint(loop: SavedLoop, folder: StorageFolder) -> list[Point]:
     """Take a loop to a checkpoint; all ranks must call. Return the points up to it."""
-    with folder.fetched() as local:
+    with folder.fetch() as local:
         loop.load(local / "loop")
         points = load_points(local / POINTS)
     if folder.local_path is None:
@@ -85,7 +85,7 @@ def load_checkpoint(loop: SavedLoop, folder: StorageFolder) -> list[Point]:
     return points
 
 
-def cannot_save(folder: StorageFolder, error: Exception) -> TrainingError:
+def checkpoint_write_error(folder: StorageFolder, error: Exception) -> TrainingError:
     """Make the error of a checkpoint that cannot be written: where, why, how much room there is."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     local = folder.local_path

@@ -98,7 +98,7 @@ class StorageFolder:
             return hashlib.file_digest(remote, "sha256").hexdigest()
 
     @contextlib.contextmanager
-    def written(self) -> Iterator[Path]:
+    def stage(self) -> Iterator[Path]:
         """Give a local folder to write into; on a remote file system its files are sent when the body has ended."""
         if (local := self.local_path) is not None:
             local.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class StorageFolder:
                     fs.put_file(str(path), f"{root}/{path.relative_to(made).as_posix()}")
 
     @contextlib.contextmanager
-    def fetched(self) -> Iterator[Path]:
+    def fetch(self) -> Iterator[Path]:
         """Give a local folder with all files, which a remote one loses when the body has ended."""
         if (local := self.local_path) is not None:
             yield local

@@ -28,7 +28,7 @@ def sync(
     from raykd.config import TrackingConfig
     from raykd.config.home import find_folder
     from raykd.config.loading import read_yaml_mapping
-    from raykd.folders.lock import locked
+    from raykd.folders.lock import lock_folder
     from raykd.tracking import (
         Experiment,
         SyncResult,
@@ -40,7 +40,7 @@ def sync(
     folder = find_folder(run).resolve()
     _check_run_folder(folder, run)
     try:
-        with locked(folder):
+        with lock_folder(folder):
             folders = find_waiting_folders(folder)
             if not folders:
                 console.print("nothing waits to be sent")

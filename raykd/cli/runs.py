@@ -166,9 +166,9 @@ def predict_command(
 
     A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
     """
-    from raykd.scoring.inputs import read_texts
+    from raykd.scoring.inputs import read_inputs
 
-    rows = read_texts([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
+    rows = read_inputs([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
     answers = api.load(model, task=task).iterate(
         rows,
         no_answer=no_answer,

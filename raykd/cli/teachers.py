@@ -44,14 +44,14 @@ def up(
     Asked again for the same teachers it changes nothing.
     """
     from raykd.config.overlay import checked_name
-    from raykd.runs.named_pools import teachers_up
+    from raykd.runs.named_pools import run_teachers_up
 
     if name is not None:
         try:
             checked_name(name)
         except ValueError as error:
             raise ConfigError("--name is no name", got=name, wanted=str(error)) from None
-    print_lines(teachers_up(run_file(run, overrides), name, load=load))
+    print_lines(run_teachers_up(run_file(run, overrides), name, load=load))
 
 
 @teachers_app.command()
@@ -63,9 +63,9 @@ def status(
 
     A replica that does not answer within seconds is shown as such.
     """
-    from raykd.runs.named_pools import teachers_status
+    from raykd.runs.named_pools import run_teachers_status
 
-    table = teachers_status(name, address)
+    table = run_teachers_status(name, address)
     console.print("there is no teacher pool on this cluster" if table is None else table, highlight=False)
 
 
@@ -79,7 +79,7 @@ def down(
 
     A run that still asks it fails with an error that says so. A pool that is not there is no error.
     """
-    from raykd.runs.named_pools import teachers_down
+    from raykd.runs.named_pools import run_teachers_down
 
     if (name is None) is not everything:
         raise ConfigError(
@@ -88,4 +88,4 @@ def down(
             wanted="a NAME, or --all",
             next_step="raykd teachers status lists the pools",
         )
-    print_lines(teachers_down(None if name is None else [name], address))
+    print_lines(run_teachers_down(None if name is None else [name], address))

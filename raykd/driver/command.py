@@ -4,7 +4,7 @@ Decision record: what the commands share is the order of things and what happens
 here once. What differs is a `Command`: what it checks, what it compares on a resume, what it writes into its folder,
 how it is recorded, and what it runs. What can fail fails early: checks come before the lock, everything that can
 refuse a resume before anything of an earlier start is touched. A command that has no folder (label, predict) uses
-`raykd.driver.session.ray_connected`.
+`raykd.driver.session.open_ray`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from raykd.cluster.interrupts import interruptible
 from raykd.cluster.own_processes import ending_own_ray
 from raykd.config import Run
 from raykd.driver.session import Session, print_notes
-from raykd.driver.smoke import smoke_tags
+from raykd.driver.smoke import make_smoke_tags
 from raykd.errors import ConfigError
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart, changed_settings_error
 from raykd.folders.folder import (
     Owner,
     RunFolder,
+    check_run_folder,
     compare_settings,
+    find_run_path,
     log_to_file,
-    look_at_folder,
     open_run_folder,
-    path_of,
 )
-from raykd.folders.lock import locked
+from raykd.folders.lock import lock_folder
 from raykd.tracking import Experiment, Tracker, describe_environment, resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -146,9 +146,9 @@ def run_command(
     """
     shown = console or Console(emoji=False)
     print_notes(shown, command.check())
-    with locked(path_of(command.owner)):
+    with lock_folder(find_run_path(command.owner)):
         # All that can be refused is refused before an old run is overwritten.
-        earlier = look_at_folder(
+        earlier = check_run_folder(
             command.owner,
             resume=resume,
             overwrite=overwrite,
@@ -164,7 +164,7 @@ def run_command(
             base=command.base,
             overwrite=overwrite,
         )
-        ending = interruptible(folder.interrupted, at_last=[lambda: folder.give_up("interrupted")])
+        ending = interruptible(folder.mark_interrupted, at_last=[lambda: folder.give_up("interrupted")])
         with log_to_file(folder.log), ending, ending_own_ray():
             try:
                 folder.say(shown, contents.notes)
@@ -199,7 +199,7 @@ def _start_tracker(command: Command[Result], folder: RunFolder) -> Tracker:
         Experiment.of(tracking),
         run.name,
         params=run.params,
-        tags={**describe_environment(), **smoke_tags(command.base), **run.tags},
+        tags={**describe_environment(), **make_smoke_tags(command.base), **run.tags},
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
         required=run.required,

@@ -21,7 +21,7 @@ class Ending:
     Attributes:
         step: The last step.
         total: Steps that were asked for.
-        waited: Evaluations after the best one.
+        evaluations_since: Evaluations after the best one.
     """
 
     metric: str
@@ -29,7 +29,7 @@ class Ending:
     best_step: int
     step: int
     total: int
-    waited: int
+    evaluations_since: int
 
     @property
     def saved(self) -> str:
@@ -41,8 +41,8 @@ class Ending:
         """That patience ended it; None where it went to its end."""
         if self.step >= self.total:
             return None
-        plural = "" if self.waited == 1 else "s"
-        return f"stopped early at {self.step:,} of {self.total:,} steps: no better for {self.waited} evaluation{plural}"
+        waited = f"{self.evaluations_since} evaluation{'' if self.evaluations_since == 1 else 's'}"
+        return f"stopped early at {self.step:,} of {self.total:,} steps: no better for {waited}"
 
     def __str__(self) -> str:
         return "; ".join(filter(None, [self.stopped, self.saved]))
@@ -68,5 +68,5 @@ def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | No
         )
 
     best = min(scored.values(), key=order)
-    waited = sum(step > best.step for step in scored)
-    return Ending(metric, best.values[name], best.step, max(scored), total, waited)
+    evaluations_since = sum(step > best.step for step in scored)
+    return Ending(metric, best.values[name], best.step, max(scored), total, evaluations_since)

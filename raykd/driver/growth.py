@@ -61,14 +61,16 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
     before, student = earlier.config, jobs[-1]
     was, steps = _with_settings(student, before).steps, student.steps
     if steps < was:
-        raise _shorter(earlier.changes, path, f"with fewer steps: {steps:,}, and it was begun with {was:,}")
-    if _less(before.train.patience, config.train.patience):
-        raise _shorter(
+        raise _shorter_run_error(
+            earlier.changes, path, f"with fewer steps: {steps:,}, and it was begun with {was:,}"
+        )
+    if _is_less(before.train.patience, config.train.patience):
+        raise _shorter_run_error(
             earlier.changes, path, "with less patience than it was begun with (null never stops early)"
         )
     aside, notes = [], []
     for job in jobs:
-        if not job.done:
+        if not job.is_done:
             continue
         done, stale = _progress(path, job)
         if done is None and job.role == "baseline":  # Ray Train keeps the last two of baseline and student
@@ -76,7 +78,7 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
             notes.append(f"the checkpoints of the {job.name} are gone: it is trained anew, {steps:,} steps")
             continue
         if done is None:
-            raise _no_checkpoint(earlier.changes, path, job)
+            raise _no_checkpoint_error(earlier.changes, path, job)
         patience = config.train.patience
         if done < job.steps and (patience is None or stale < patience):
             kept = path / f"{job.name}-{done}-steps"
@@ -98,7 +100,7 @@ def _with_settings(job: Job, config: Run) -> Job:
     return replace(job, config=job.config.model_copy(update={"train": config.train}))
 
 
-def _less(before: int | None, now: int | None) -> bool:
+def _is_less(before: int | None, now: int | None) -> bool:
     """Return whether a run would be stopped earlier than before; None never stops."""
     return now is not None and (before is None or now < before)
 
@@ -113,7 +115,7 @@ def _progress(path: Path, job: Job) -> tuple[int | None, int]:
     return int(state["step"]), int(state["stale"])
 
 
-def _shorter(changes: Changes, path: Path, how: str) -> ConfigError:
+def _shorter_run_error(changes: Changes, path: Path, how: str) -> ConfigError:
     return ConfigError(
         f"cannot resume {path} {how}",
         got="; ".join(f"{c.key} {c.now} (was {c.before})" for c in changes.growing),
@@ -122,7 +124,7 @@ def _shorter(changes: Changes, path: Path, how: str) -> ConfigError:
     )
 
 
-def _no_checkpoint(changes: Changes, path: Path, job: Job) -> ConfigError:
+def _no_checkpoint_error(changes: Changes, path: Path, job: Job) -> ConfigError:
     return ConfigError(
         f"cannot train {path} on: its last checkpoint is gone",
         got=f"{', '.join(map(str, changes.growing))}, and no whole checkpoint of the {job.name} in {path / STORAGE}",

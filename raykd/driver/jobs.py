@@ -22,7 +22,7 @@ from raykd.config.smoke import smoke_name
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.folders.contents import models_of
+from raykd.folders.contents import digest_models
 from raykd.student.prepare import check_long_rows
 
 Role = Literal["teacher", "baseline", "student"]
@@ -101,7 +101,7 @@ class Job:
         }
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the model is there already (models are written whole or not at all)."""
         return (self.output / "config.json").exists()
 
@@ -130,7 +130,7 @@ class Job:
         return {ALL: hashlib.sha256(whole.encode()).hexdigest(), **named}
 
 
-def metrics_of(jobs: Iterable[Job]) -> dict[str, str]:
+def map_metrics(jobs: Iterable[Job]) -> dict[str, str]:
     """Return of each job, by its name, the validation metric that it is judged by."""
     return {job.name: job.config.metric for job in jobs}
 
@@ -144,7 +144,7 @@ def load_rows(config: Run) -> dict[str, Dataset]:
     return {task: load_data(member.data, Path.cwd(), member.form) for task, member in config.members.items()}
 
 
-def teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
+def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     """Return the plain supervised run that makes a teacher: all labelled rows of its languages, no unlabelled ones."""
     training = teacher.training
     tree = config.data.model_dump(mode="json")
@@ -176,11 +176,11 @@ def teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
     )
 
 
-def teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
+def make_teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
     """Return the job of a teacher that is trained first; its folder is named by its content."""
-    run = teacher_run(config, teacher)
+    run = make_teacher_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form)
-    start = models_of(run).get("student.path", "")
+    start = digest_models(run).get("student.path", "")
     content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
     place = Path(config.output).resolve()
     if config.smoke is not None:
@@ -189,16 +189,16 @@ def teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
     return Job("teacher", f"teacher-{teacher.name}", run, {"": data}, output)
 
 
-def teacher_jobs(config: Run) -> list[Job]:
+def make_teacher_jobs(config: Run) -> list[Job]:
     """Jobs of the teachers of all tasks that are trained first."""
     return [
-        teacher_job(member, teacher)
+        make_teacher_job(member, teacher)
         for member in config.members.values()
         for teacher in member.trained_teachers
     ]
 
 
-def existing_teachers(config: Run, next_step: str) -> dict[str, Path]:
+def find_trained_teachers(config: Run, next_step: str) -> dict[str, Path]:
     """Folders of the teachers that were trained before, by the names of their jobs.
 
     Args:
@@ -207,14 +207,14 @@ def existing_teachers(config: Run, next_step: str) -> dict[str, Path]:
     Raises:
         ModelError: A teacher is not trained yet.
     """
-    jobs = teacher_jobs(config)
+    jobs = make_teacher_jobs(config)
     check_trained(jobs, next_step)
     return {job.name: job.output for job in jobs}
 
 
 def check_trained(jobs: Sequence[Job], next_step: str) -> None:
     """Raise ModelError where one of these teachers is not trained yet."""
-    missing = [job for job in jobs if not job.done]
+    missing = [job for job in jobs if not job.is_done]
     if missing:
         raise ModelError(
             f"not trained yet: {', '.join(job.name for job in missing)}",
@@ -224,13 +224,13 @@ def check_trained(jobs: Sequence[Job], next_step: str) -> None:
         )
 
 
-def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
+def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
     """Return the jobs in two stages: teachers to train; then baseline and student.
 
     Raises:
         DataError, ConfigError: What can be known of files, columns, labels and sizes.
     """
-    teachers, data = teacher_jobs(config), load_rows(config)
+    teachers, data = make_teacher_jobs(config), load_rows(config)
     students = [Job("student", "student", config, data, run_dir / "student")]
     if config.baseline:
         if config.plain:
@@ -249,6 +249,6 @@ def jobs_of(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
                 if rows is not None:
                     check_source_languages(task.config, rows)
                     check_prompts(task.config, rows)
-        if not job.done:
+        if not job.is_done:
             check_long_rows([(task.config, task.data.train) for task in job.tasks.values()])
     return teachers, students

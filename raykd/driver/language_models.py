@@ -87,14 +87,14 @@ def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> 
     Raises:
         ConfigError: One has no code.
     """
-    if not is_coded(folder):
+    if not has_language_codes(folder):
         return ""
     codes = codes_of(load_tokenizer(folder))
     found = {language: code_for(codes, given.get(language, language)) for language in languages}
     return "writes " + ", ".join(f"{language} as {code}" for language, code in found.items())
 
 
-def is_coded(folder: Path) -> bool:
+def has_language_codes(folder: Path) -> bool:
     """Return whether the tokenizer of a directory marks texts with their language."""
     place = folder / "tokenizer_config.json"
     return place.is_file() and coded_name(read_json(place).get("tokenizer_class"))
@@ -136,7 +136,7 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
     return "; ".join(said)
 
 
-def describe_set_aside(config: RunConfig) -> list[str]:
+def describe_ignored_settings(config: RunConfig) -> list[str]:
     """For each model that a run starts from, what of its generation config is not followed."""
     task = config.task
     if not isinstance(task, LanguageTask) or not task.written:
@@ -166,7 +166,7 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
             ) from None
 
 
-def describe_marks(config: RunConfig, rows: Rows) -> str:
+def describe_repeated_marks(config: RunConfig, rows: Rows) -> str:
     """How many rows already hold what a tokenizer would put around them ("" is none); they do not get it twice."""
     task, said = config.task, []
     if not isinstance(task, LanguageTask) or not task.generates:
@@ -219,7 +219,7 @@ def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str],
 
 def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
     """Those whose tokenizers mark texts with their language."""
-    return [each for each in _local_models(config) if is_coded(each[1])]
+    return [each for each in _local_models(config) if has_language_codes(each[1])]
 
 
 def _with_length(task: Any, max_length: int | None) -> Any:

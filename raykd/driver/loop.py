@@ -43,7 +43,7 @@ def make_loop(
     return TrainingLoop(
         config,
         prepared,
-        fresh_model(config, tokenizer),
+        make_student_model(config, tokenizer),
         sources,
         rank=rank,
         world=world,
@@ -53,13 +53,13 @@ def make_loop(
     )
 
 
-def fresh_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
+def make_student_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
     """Return the student at its seeded start, with a head a task and one encoder where there are several tasks."""
-    students = {name: fresh_student(member, tokenizer) for name, member in config.members.items()}
+    students = {name: make_task_model(member, tokenizer) for name, member in config.members.items()}
     return students[""] if "" in students else share(students)
 
 
-def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
+def make_task_model(config: RunConfig, tokenizer: Any) -> models.TextModel:
     """Return the student at its seeded start."""
     labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(
@@ -77,14 +77,14 @@ def fresh_student(config: RunConfig, tokenizer: Any) -> models.TextModel:
 def save_student(loop: TrainingLoop, output: Path) -> None:
     """Write the best student: a directory, or where there are several tasks one with a folder a task."""
     student, members = loop.best_student(), loop.config.members
-    cards = {name: model_card(member, loop, name) for name, member in members.items()}
+    cards = {name: make_model_card(member, loop, name) for name, member in members.items()}
     if isinstance(student, MultiModel):
         save_tasks(student, output, cards=cards)
     else:
         models.save_model(student, output, card=cards[""])
 
 
-def model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:
+def make_model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:
     """Return what the model's README tells of its training."""
     best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
     prefix = f"{task}/eval/" if task else "eval/"

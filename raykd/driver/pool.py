@@ -16,9 +16,9 @@ from pathlib import Path
 import ray
 
 from raykd.cluster.connection import POOL, Demand, check_fits, demands_of, pool_demand, workers_demand
+from raykd.cluster.wait import wait_for_resources
 from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig
 from raykd.driver.jobs import Job, check_trained
-from raykd.driver.wait import wait_for
 from raykd.errors import TeacherError
 from raykd.teachers.backends.backend import describe_teacher
 from raykd.teachers.pools.attached_pool import AttachedPool, compare_teachers, refuse_differences
@@ -30,33 +30,33 @@ from raykd.teachers.spec import TeacherInfo, TeacherSpec
 log = logging.getLogger("raykd.runs")
 
 
-def store_root(config: RunConfig) -> Path | None:
+def find_store_root(config: RunConfig) -> Path | None:
     """The folder of all stores, None where nothing is kept."""
     store = config.serving.store
     return None if store is None else (Path(config.output).resolve() / store).resolve()
 
 
-def placements_of(config: RunConfig, trained: Mapping[str, Path]) -> list[Placement]:
+def make_placements(config: RunConfig, trained: Mapping[str, Path]) -> list[Placement]:
     """The teachers that take part and what each asks of the cluster.
 
     Args:
         trained: folder of each teacher that was trained, by the name of its job; without it such a teacher is
             only good for counting resources.
     """
-    return [_placement(config, teacher, trained) for teacher in config.active_teachers]
+    return [_make_placement(config, teacher, trained) for teacher in config.active_teachers]
 
 
-def _placement(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> Placement:
-    return Placement(spec_of(config, teacher, trained), teacher.actor)
+def _make_placement(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> Placement:
+    return Placement(make_teacher_spec(config, teacher, trained), teacher.actor)
 
 
-def spec_of(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> TeacherSpec:
+def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> TeacherSpec:
     """What a process needs to become this teacher of the run.
 
     Args:
-        trained: as in `placements_of`.
+        trained: as in `make_placements`.
     """
-    serving, root = config.serving, store_root(config)
+    serving, root = config.serving, find_store_root(config)
     paths = {t.name: trained[f"teacher-{t.name}"] for t in config.teachers if f"teacher-{t.name}" in trained}
     return TeacherSpec(
         name=teacher.name,
@@ -91,7 +91,7 @@ def start_pool(
         TeacherError: there is no such named pool, or it serves other teachers.
     """
     if config.serving.pool is not None:
-        pool: TeacherPool = attach(config, trained, config.serving.pool)
+        pool: TeacherPool = attach_pool(config, trained, config.serving.pool)
         infos = pool.open()
     else:
         pool, infos = _start(config, trained, say)
@@ -101,7 +101,7 @@ def start_pool(
 
 
 @contextlib.contextmanager
-def opened_pools(
+def open_pools(
     config: Run, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
 ) -> Iterator[dict[str, tuple[TeacherPool, list[TeacherInfo]]]]:
     """The pool of each task that has teachers, opened; they end with the body.
@@ -122,7 +122,7 @@ def opened_pools(
             pool.stop()
 
 
-def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> AttachedPool:
+def attach_pool(config: RunConfig, trained: Mapping[str, Path], name: str) -> AttachedPool:
     """The run's teachers, in its order, in a named pool.
 
     Raises:
@@ -137,7 +137,7 @@ def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> Attache
             wanted=f"one of {there}" if there else "a pool that was started",
             next_step=f"raykd teachers up POOL.yaml --name {name}, or serving.pool=null for teachers of the run's own",
         )
-    wanted = described(placements_of(config, trained))
+    wanted = describe_teachers(make_placements(config, trained))
     refuse_differences(
         name,
         compare_teachers(wanted, served),
@@ -153,7 +153,7 @@ def attach(config: RunConfig, trained: Mapping[str, Path], name: str) -> Attache
     return pool
 
 
-def described(placements: Sequence[Placement]) -> list[tuple[TeacherSpec, TeacherInfo]]:
+def describe_teachers(placements: Sequence[Placement]) -> list[tuple[TeacherSpec, TeacherInfo]]:
     """What each teacher is asked to be, and what its directory says; loads no weights."""
     return [(p.spec, describe_teacher(p.spec)) for p in placements]
 
@@ -174,13 +174,13 @@ def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bo
             f"train them without serving.pool (raykd train RUN.yaml serving.pool=null), then raykd teachers up "
             f"POOL.yaml --name {name}",
         )
-    groups = [g for member in config.members.values() for g in group_placements(placements_of(member, {}))]
+    groups = [g for member in config.members.values() for g in group_placements(make_placements(member, {}))]
     stages = (
         demands_of(config, groups, together=together)
         if name is None
         else [[workers_demand(config.workers, "student workers")]]
     )
-    pools = held_by_pools()
+    pools = list_pool_demands()
     for demands in stages:
         check_fits([*pools, *demands], ray.cluster_resources(), "the cluster")
 
@@ -193,12 +193,14 @@ def check_teachers(config: Run, trained: Mapping[str, Path]) -> None:
     """
     if config.serving.pool is None:
         groups = [
-            g for member in config.members.values() for g in group_placements(placements_of(member, trained))
+            g
+            for member in config.members.values()
+            for g in group_placements(make_placements(member, trained))
         ]
-        check_fits([*held_by_pools(), pool_demand(groups)], ray.cluster_resources(), "the cluster")
+        check_fits([*list_pool_demands(), pool_demand(groups)], ray.cluster_resources(), "the cluster")
 
 
-def held_by_pools() -> list[Demand]:
+def list_pool_demands() -> list[Demand]:
     """What the named pools of this cluster hold."""
     return [replace(pool_demand(list(s.handle.groups)), name=f"{POOL}{s.name}") for s in find_whole_pools()]
 
@@ -206,12 +208,12 @@ def held_by_pools() -> list[Demand]:
 def _start(
     config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None]
 ) -> tuple[TeacherPool, list[TeacherInfo]]:
-    groups = group_placements(placements_of(config, trained))
+    groups = group_placements(make_placements(config, trained))
     processes = [
         {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources} for g in groups for _ in range(g.replicas)
     ]
-    wait_for(processes, "teachers", say, config.ray.wait_s)
-    pool = OwnPool(placements_of(config, trained), config.serving)
+    wait_for_resources(processes, "teachers", say, config.ray.wait_s)
+    pool = OwnPool(make_placements(config, trained), config.serving)
     try:
         infos = pool.open()
     except BaseException:

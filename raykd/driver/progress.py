@@ -17,15 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from raykd.checkpoint.curves import Curves
+from raykd.cluster.listening import listen
 from raykd.cluster.mailbox import Event, mailbox_on_cluster
+from raykd.cluster.wait import HEARTBEAT_S
 from raykd.driver.ending import find_ending
-from raykd.driver.listening import listening
 from raykd.errors import RaykdError
 from raykd.point import Point
 
 log = logging.getLogger("raykd.runs")
-HEARTBEAT_S = 30.0
-"""Seconds between two lines where there is no terminal."""
 SETTLE_S = 60.0
 """Longest wait for what workers have sent to be dealt with."""
 
@@ -84,12 +83,12 @@ class JobProgress:
         self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listen(self) -> Iterator[None]:
         """Open a mailbox for workers, and show and keep what they send while the body runs."""
         with (
             mailbox_on_cluster() as self.mailbox,
             self._bars if self._console.is_terminal else contextlib.nullcontext(),
-            listening(self._drain, name="raykd-progress", patience_s=5.0),
+            listen(self._drain, name="raykd-progress", patience_s=5.0),
         ):
             yield
 

@@ -18,7 +18,7 @@ from raykd.cluster.own_processes import ending_own_ray
 from raykd.compat.ray_private import find_log_folder
 from raykd.config import RayConfig
 from raykd.errors import RaykdError
-from raykd.folders.folder import RunFolder, hush
+from raykd.folders.folder import RunFolder, silence_libraries
 from raykd.tracking import Tracker, redact
 from raykd.tracking.tracker import Status
 
@@ -26,7 +26,7 @@ log = logging.getLogger("raykd.runs")
 
 
 @contextlib.contextmanager
-def ray_connected(config: RayConfig) -> Iterator[None]:
+def open_ray(config: RayConfig) -> Iterator[None]:
     """Connect to Ray for a command that has no folder of its own; a Ray that it started ends with the body.
 
     Raises:
@@ -70,9 +70,9 @@ class Session:
         except BaseException as error:
             self.end(error)
             raise
-        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _ray_logs())
+        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _describe_ray_logs())
 
-    def tracker(self) -> Tracker:
+    def open_tracker(self) -> Tracker:
         """Return the MLflow run; the first call waits for it and prints its notes.
 
         Raises:
@@ -81,15 +81,15 @@ class Session:
         if self._tracker is None:
             self._tracker = self._starting.result()
             self._background.shutdown(wait=False)
-            hush()
+            silence_libraries()
             log.info("MLflow run %s at %s", self._tracker.run_id, redact(self._tracker.uri))
             self.folder.write_state(mlflow_run_id=self._tracker.run_id)
             print_notes(self.console, self._tracker.notes)
         return self._tracker
 
-    def child_runs(self) -> ChildRuns:
+    def open_child_runs(self) -> ChildRuns:
         """Return an opener of child runs that end together with the session."""
-        children = ChildRuns(self.tracker(), self.folder)
+        children = ChildRuns(self.open_tracker(), self.folder)
         run_at_interrupt(lambda: children.finish("KILLED"))
         self._children.append(children)
         return children
@@ -168,5 +168,5 @@ def _status_of(error: BaseException | None) -> Status:
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def _ray_logs() -> str:
+def _describe_ray_logs() -> str:
     return find_log_folder() or "the cluster"

@@ -19,17 +19,17 @@ TAG = "raykd.smoke"
 """In MLflow, the name of the run that a run is the short copy of."""
 
 
-def smoke_run(config: Run) -> Run:
+def make_smoke_run(config: Run) -> Run:
     """Return the short copy of a run.
 
     Raises:
         ConfigError: Its folder holds something else than an earlier short copy.
     """
     check_smoke_folder(config.output, config.name)
-    return shorten_run(apart(config, config.name))
+    return shorten_run(mark_as_smoke(config, config.name))
 
 
-def apart(config: R, of: str) -> R:
+def mark_as_smoke(config: R, of: str) -> R:
     """Return the run as one that touches nothing of the run or sweep ``of``: marked, with a place for its answers."""
     serving = config.serving
     if serving.store is not None:
@@ -62,7 +62,7 @@ def check_smoke_folder(output: str, name: str) -> None:
         )
 
 
-def refuse_going_on(*, resume: bool) -> None:
+def refuse_smoke_resume(*, resume: bool) -> None:
     """Raise ConfigError where a smoke run is to be resumed."""
     if resume:
         raise ConfigError(
@@ -73,6 +73,6 @@ def refuse_going_on(*, resume: bool) -> None:
         )
 
 
-def smoke_tags(config: Run) -> dict[str, str]:
+def make_smoke_tags(config: Run) -> dict[str, str]:
     """Return what MLflow is told of a run that is a short copy."""
     return {} if config.smoke is None else {TAG: config.smoke}

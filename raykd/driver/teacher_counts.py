@@ -44,7 +44,7 @@ class TeacherCounts:
         self._ended, self._lock = threading.Event(), threading.Lock()
         stored = self._stored()
         before = folder.state.get(KEY, [])
-        earlier = [_completed(start, stored) if _is_cut_off(start) else start for start in before]
+        earlier = [_complete_start(start, stored) if _is_cut_off(start) else start for start in before]
         self.completed = [
             now["counters"] for was, now in zip(before, earlier, strict=True) if _is_cut_off(was)
         ]
@@ -59,9 +59,9 @@ class TeacherCounts:
         return found
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Write them while the body runs, and once more where it comes to its end."""
-        thread = threading.Thread(target=self._watch, name="raykd-counts", daemon=True)
+        thread = threading.Thread(target=self._poll, name="raykd-counts", daemon=True)
         thread.start()
         try:
             yield
@@ -73,7 +73,7 @@ class TeacherCounts:
         self._folder.write_state(**{KEY: self._starts})
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """Nothing is read while the body runs, which ends actors and starts others."""
         with self._lock:
             yield
@@ -98,13 +98,13 @@ class TeacherCounts:
     def totals(self) -> dict[str, dict[str, float]]:
         """Of all starts."""
         self._keep_what_is_left()
-        return totals(self._folder.state)
+        return sum_counters(self._folder.state)
 
     def _keep_what_is_left(self) -> None:
         with contextlib.suppress(RaykdError):  # a teacher that was lost keeps what was read of it last
             self.keep()
 
-    def _watch(self) -> None:
+    def _poll(self) -> None:
         while not self._ended.wait(EVERY_S):
             try:
                 self.keep()
@@ -112,7 +112,7 @@ class TeacherCounts:
                 log.info("the teachers' counters were not read", exc_info=True)
 
 
-def totals(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def sum_counters(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Counters of all starts that a state knows of, by teacher."""
     found: dict[str, dict[str, float]] = {}
     for start in state.get(KEY, ()):
@@ -123,7 +123,7 @@ def totals(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return found
 
 
-def came_to_an_end(state: Mapping[str, Any]) -> int:
+def count_finished_starts(state: Mapping[str, Any]) -> int:
     """Return how many starts ended in order."""
     return sum(bool(start["ended"]) for start in state.get(KEY, ()))
 
@@ -133,7 +133,7 @@ def _is_cut_off(start: Mapping[str, Any]) -> bool:
     return not start["ended"] and not start.get("completed")
 
 
-def _completed(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str, Any]:
+def _complete_start(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str, Any]:
     """Return a start that was cut off, with what the stores gained by it.
 
     Args:

@@ -18,7 +18,7 @@ from raykd.keys import key_part
 from raykd.point import Point
 from raykd.report.sweeps.confirmation import MACRO, SPLITS, ConfirmationReport
 from raykd.report.sweeps.confirmation_page import draw_confirmation_figures, write_confirmation_page
-from raykd.scoring.score import student_system
+from raykd.scoring.score import score_student
 from raykd.tracking import Tracker, describe_environment
 from raykd.tuning.config import Sweep
 from raykd.tuning.journal import Journal
@@ -75,7 +75,7 @@ def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[st
             rows = getattr(student.data[task], split)
             if rows is None:
                 continue
-            _, found = student_system(arm, "student", folder / task, member, rows)
+            _, found = score_student(arm, "student", folder / task, member, rows)
             by_language = {
                 key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
             }

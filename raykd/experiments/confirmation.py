@@ -117,7 +117,7 @@ class ConfirmCommand(Command[Confirmation]):
         students = session.folder.path / "students"
         journal = driver.run(self._search(driver, students))
         report = compare_students(plan, arms, self.student, journal, students, driver.notes)
-        result = conclude_confirmation(report, session.folder, journal, session.tracker())
+        result = conclude_confirmation(report, session.folder, journal, session.open_tracker())
         shutil.rmtree(session.folder.path / CHECKPOINTS, ignore_errors=True)
         return result
 

@@ -12,7 +12,7 @@ from raykd.config import Run
 from raykd.config.loading import load_any
 from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Changes, compare_trees
-from raykd.folders.earlier_start import changed_settings_error, unreadable_settings
+from raykd.folders.earlier_start import changed_settings_error, unreadable_settings_error
 
 if TYPE_CHECKING:
     from raykd.experiments.arms import Arms
@@ -32,7 +32,7 @@ def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Chan
         except ConfigError as error:
             if state.get("fingerprint") == arms.fingerprint():
                 return Changes(), None
-            raise unreadable_settings(file, error) from None
+            raise unreadable_settings_error(file, error) from None
     free, refused = ([c for changes in found for c in getattr(changes, kind)] for kind in ("free", "refused"))
     return Changes(free=tuple(free), refused=tuple(refused)), None
 

@@ -78,7 +78,7 @@ def compare_trees(
         free: Matches keys that may change.
         growing: Keys that may grow.
     """
-    found = list(_differences("", _plain(before), _plain(now)))
+    found = list(_find_differences("", _simplify(before), _simplify(now)))
     kinds: dict[str, list[Change]] = {"free": [], "growing": [], "refused": []}
     for change in found:
         kind = "free" if free.match(change.key) else "growing" if change.key in growing else "refused"
@@ -91,14 +91,14 @@ def list_changes(changes: Sequence[Change], which: str) -> str:
     return ", ".join(f"{change.key} {getattr(change, which)}" for change in changes)
 
 
-def _plain(node: Any) -> Any:
+def _simplify(node: Any) -> Any:
     """Return a tree as people write it: a constant schedule is its number, a list of named things goes by names."""
     if isinstance(node, Mapping):
         if set(node) == {"kind", "value"} and node["kind"] == "constant":
             return node["value"]
-        return {str(key): _plain(value) for key, value in node.items()}
+        return {str(key): _simplify(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        items = [_plain(item) for item in node]
+        items = [_simplify(item) for item in node]
         names = [item.get("name") if isinstance(item, Mapping) else None for item in items]
         if items and all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
             return dict(zip(names, items, strict=True))
@@ -109,7 +109,7 @@ def _plain(node: Any) -> Any:
 _NOTHING = object()
 
 
-def _differences(key: str, before: Any, now: Any) -> list[Change]:
+def _find_differences(key: str, before: Any, now: Any) -> list[Change]:
     """Return the changed leaves below a key; where a part is of another kind, the part as a whole."""
     if before == now and type(before) is type(now):
         return []
@@ -117,29 +117,29 @@ def _differences(key: str, before: Any, now: Any) -> list[Change]:
         found = []
         for name in [*before, *(name for name in now if name not in before)]:
             at = f"{key}.{name}" if key else name
-            found += _differences(at, before.get(name, _NOTHING), now.get(name, _NOTHING))
+            found += _find_differences(at, before.get(name, _NOTHING), now.get(name, _NOTHING))
         return found
-    if _equal(before, now):
+    if _is_equal_number(before, now):
         return []
-    return [Change(key, _shown(key, before), _shown(key, now))]
+    return [Change(key, _format_value(key, before), _format_value(key, now))]
 
 
-def _equal(before: Any, now: Any) -> bool:
+def _is_equal_number(before: Any, now: Any) -> bool:
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (before, now))
     return numbers and before == now
 
 
-def _shown(key: str, value: Any) -> str:
+def _format_value(key: str, value: Any) -> str:
     """Return a value as YAML writes it in one line, without secrets."""
     if value is _NOTHING:
         return ABSENT
-    text = redact_value(key, _flow(value))
+    text = redact_value(key, _format_yaml(value))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _flow(value: Any) -> str:
+def _format_yaml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_flow(inner)}" for name, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_format_yaml(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
+        return "[" + ", ".join(_format_yaml(inner) for inner in value) + "]"
     return value if isinstance(value, str) and value else json.dumps(value)

@@ -19,7 +19,7 @@ _BLOCK, _BLOCKS = 1 << 16, 64
 _IGNORED = (".md", ".log", ".lock")
 
 
-def paths_of(config: Run) -> dict[str, str]:
+def list_model_paths(config: Run) -> dict[str, str]:
     """Folders and names of the models that a run begins with, by key."""
     paths = {f"teachers.{t.name}.path": getattr(t, "path", None) for t in config.active_teachers}
     paths["student.path"] = getattr(config.student, "path", None)
@@ -29,19 +29,23 @@ def paths_of(config: Run) -> dict[str, str]:
     return {key: path for key, path in paths.items() if path is not None}
 
 
-def models_of(config: Run) -> dict[str, str]:
+def digest_models(config: Run) -> dict[str, str]:
     """Digests of the local model folders that a run begins with, by key; names of the hub are left out."""
-    return {key: digest(Path(path)) for key, path in paths_of(config).items() if Path(path).is_dir()}
+    return {
+        key: digest_folder(Path(path))
+        for key, path in list_model_paths(config).items()
+        if Path(path).is_dir()
+    }
 
 
-def digest(folder: Path) -> str:
+def digest_folder(folder: Path) -> str:
     """sha256 (hex) over the names and contents of a model folder's files; of large files blocks of them.
 
     Raises:
         ModelError: A file cannot be read.
     """
     try:
-        return _digest(folder)
+        return _digest_files(folder)
     except OSError as error:
         raise ModelError(
             f"the model directory {folder} cannot be read",
@@ -51,7 +55,7 @@ def digest(folder: Path) -> str:
         ) from None
 
 
-def _digest(folder: Path) -> str:
+def _digest_files(folder: Path) -> str:
     found = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith(".") or path.suffix in _IGNORED:

@@ -22,7 +22,7 @@ from raykd.config.loading import load_any
 from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.folders.changes import Change, Changes, compare_trees, list_changes
-from raykd.folders.contents import models_of, paths_of
+from raykd.folders.contents import digest_models, list_model_paths
 from raykd.tracking import resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -75,16 +75,16 @@ def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Chan
     except ConfigError as error:
         if state.get("fingerprint") == config.fingerprint():
             return Changes(), None
-        raise unreadable_settings(path / RUN, error) from None
+        raise unreadable_settings_error(path / RUN, error) from None
     was, now = (
         run.model_dump(mode="json", exclude={"name", "output", "teacher_defaults"})
         for run in (before, config)
     )
     changes = compare_trees(was, now)
-    return with_models(changes, before, config, state), before
+    return add_model_changes(changes, before, config, state), before
 
 
-def unreadable_settings(file: Path, error: ConfigError) -> ConfigError:
+def unreadable_settings_error(file: Path, error: ConfigError) -> ConfigError:
     """Return what to say where the settings of an earlier start cannot be compared."""
     return ConfigError(
         f"cannot resume {file.parent}: the settings that it was made with cannot be read",
@@ -94,7 +94,7 @@ def unreadable_settings(file: Path, error: ConfigError) -> ConfigError:
     )
 
 
-def with_models(
+def add_model_changes(
     changes: Changes, before: Run, now: Run, state: Mapping[str, Any], prefix: str = ""
 ) -> Changes:
     """Return the changes, those of model folders judged by what lies in them.
@@ -102,9 +102,9 @@ def with_models(
     Args:
         state: Holds digests of the models that the folder began with, unless it is of an earlier version.
     """
-    known, here = dict(state.get("models", {})), models_of(now)
-    were, found = paths_of(before), []
-    for key, path in paths_of(now).items():
+    known, here = dict(state.get("models", {})), digest_models(now)
+    were, found = list_model_paths(before), []
+    for key, path in list_model_paths(now).items():
         if key not in were:
             continue
         if key in known and key in here:

@@ -27,7 +27,7 @@ from raykd.config.run import TrackingConfig
 from raykd.data.load import ALL
 from raykd.errors import ConfigError
 from raykd.folders.changes import Change, Changes
-from raykd.folders.contents import models_of
+from raykd.folders.contents import digest_models
 from raykd.folders.earlier_start import (
     EarlierStart,
     changed_settings_error,
@@ -99,7 +99,7 @@ class RunFolder:
             log.info("%s", note)
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
-    def interrupted(self) -> None:
+    def mark_interrupted(self) -> None:
         """Write that the run was interrupted, before anything else is put in order; a run that is on record alone."""
         if self.state.get("status") != "finished" and (not self.fresh or "mlflow_run_id" in self.state):
             self.write_state(status="interrupted")
@@ -133,18 +133,18 @@ Compare = Callable[[Path, Mapping[str, Any]], tuple[Changes, Run | None]]
 """Compares what a folder with this state was made with and what is asked for now; see `compare_run`."""
 
 
-def path_of(config: Owner) -> Path:
+def find_run_path(config: Owner) -> Path:
     """Return the folder of a run, a sweep or a confirmation."""
     return Path(config.output).resolve() / config.name
 
 
-def status_of(path: Path, state: Mapping[str, Any]) -> str:
+def read_status(path: Path, state: Mapping[str, Any]) -> str:
     """Return what became of a run: what its file says, but that none runs whose process is gone."""
     said = str(state.get("status", "unknown"))
     return "killed" if said == "running" and not is_held(path) else said
 
 
-def look_at_folder(
+def check_run_folder(
     config: Owner,
     *,
     resume: bool,
@@ -179,7 +179,7 @@ def look_at_folder(
     if not resume:
         raise ConfigError(
             f"the run folder {path} exists already",
-            got=f"a run that is {status_of(path, state)}",
+            got=f"a run that is {read_status(path, state)}",
             wanted="a new name, --resume or --overwrite",
             next_step="--resume goes on from its last checkpoint, --overwrite starts anew, name=... makes another",
         )
@@ -212,23 +212,23 @@ def open_run_folder(
         rows: Fingerprints of the rows, by the key of the part; a run goes on over the rows that it began
             with.
         files: What it was made from, name to content.
-        earlier: What `look_at_folder` found.
+        earlier: What `check_run_folder` found.
         base: The run that says which models and which MLflow.
 
     Raises:
         ConfigError: The data changed since the run began.
     """
-    path, state = path_of(config), dict(earlier.state)
+    path, state = find_run_path(config), dict(earlier.state)
     check_rows(path, state, rows)
     fresh = not earlier.state
     if path.exists() and overwrite:
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
-    notes = _settle(path, state, base.tracking)
+    notes = _adopt_folder(path, state, base.tracking)
     for name, content in files.items():
         write_atomically(path / name, content)
     folder = RunFolder(path, state, fresh, notes, earlier.changes.allowed)
-    models = {"models": state.get("models") or models_of(base)}
+    models = {"models": state.get("models") or digest_models(base)}
     folder.write_state(
         fingerprint=config.fingerprint(),
         rows=dict(rows),
@@ -258,7 +258,7 @@ def check_rows(path: Path, state: Mapping[str, Any], rows: Mapping[str, str]) ->
     )
 
 
-def _settle(path: Path, state: dict[str, Any], tracking: TrackingConfig) -> tuple[str, ...]:
+def _adopt_folder(path: Path, state: dict[str, Any], tracking: TrackingConfig) -> tuple[str, ...]:
     """Put a folder that was moved or copied in order; return what to say of it."""
     before, notes = state.get("folder"), []
     if before is None or str(before) == str(path):
@@ -276,16 +276,16 @@ def _settle(path: Path, state: dict[str, Any], tracking: TrackingConfig) -> tupl
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """What a run that is finished already left to say. text: its table. lines: where things are."""
 
     text: str
     lines: tuple[str, ...]
 
 
-def finished_before(config: Run) -> Finished | None:
+def read_finished_run(config: Run) -> FinishedRun | None:
     """Return what the same run said when it finished; None if it did not, or if more is asked of it now."""
-    path = path_of(config)
+    path = find_run_path(config)
     state = read_state(path) if path.exists() and not path.is_symlink() else {}
     if state.get("status") != "finished" or not (path / "student" / "config.json").is_file():
         return None
@@ -297,7 +297,7 @@ def finished_before(config: Run) -> Finished | None:
     before = state.get("folder") or str(path)
     lines = [str(line).replace(str(before), str(path)) for line in state.get("lines", ())]
     above = (str(Path(before).parent), str(path.parent))
-    return Finished(text, tuple(line.replace(*above) for line in lines))
+    return FinishedRun(text, tuple(line.replace(*above) for line in lines))
 
 
 def _check_workers(config: Run, state: Mapping[str, Any], path: Path) -> None:
@@ -331,7 +331,7 @@ def log_to_file(path: Path) -> Iterator[None]:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    hush()
+    silence_libraries()
     try:
         yield
     finally:
@@ -341,7 +341,7 @@ def log_to_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """Take the libraries' handlers off the terminal; called again after they were imported, which adds them."""
     for name in NOISY:
         noisy = logging.getLogger(name)

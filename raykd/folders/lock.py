@@ -25,7 +25,7 @@ log = logging.getLogger("raykd.runs")
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run's folder while the body runs.
 
     Raises:

@@ -17,8 +17,8 @@ from raykd.cluster.address import check_ray, configured_address
 from raykd.cluster.connection import check_fits, cluster_address, demands_of
 from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTeacher
 from raykd.data.rows import Rows
-from raykd.driver.jobs import Job, jobs_of
-from raykd.driver.language_models import check_source_languages, describe_marks
+from raykd.driver.jobs import Job, make_jobs
+from raykd.driver.language_models import check_source_languages, describe_repeated_marks
 from raykd.errors import ConfigError, ModelError, RaykdError
 from raykd.folders.places import check_places
 from raykd.preflight.disk import check_disk, compute_disk
@@ -32,7 +32,7 @@ from raykd.preflight.model_check import (
     sign_notes,
 )
 from raykd.preflight.selftests import check_answers, check_student_answers
-from raykd.scoring.unused_teachers import describe_never_asked, never_asked
+from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.overrides import find_overruled_keys
 from raykd.student.validation import check_deepspeed
 from raykd.tasks.language import LanguageTask
@@ -212,7 +212,9 @@ def collect_findings(
     findings.append(_look_at_folder(folder or partial(describe_folder, config), read))
     for job in read[-1:]:
         for task, part in job.tasks.items():
-            idle = describe_never_asked(never_asked(config.members[task], part.data.train.languages))
+            idle = describe_unused_teachers(
+                find_unused_teachers(config.members[task], part.data.train.languages)
+            )
             findings += [Finding(f"teachers {task}".rstrip(), f"{NOTE}{line}") for line in idle]
     look("student", lambda: check_student(config))
     if read and not any(finding.error for finding in findings):
@@ -262,7 +264,7 @@ def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], 
 
 def _check_data(config: Run, read: list[Job]) -> str:
     """Args: read: takes the jobs, for what is checked after."""
-    teachers, students = jobs_of(config, Path(config.output) / config.name)
+    teachers, students = make_jobs(config, Path(config.output) / config.name)
     read += students
     remarks = dict.fromkeys(line for part in students[-1].tasks.values() for line in part.data.remarks())
     return "; ".join([*(_describe(job) for job in [*teachers, *students]), *remarks])
@@ -284,7 +286,7 @@ def _describe(job: Job) -> str:
         if part.data.train.take(range(1)).in_mode("optional").all():
             bare = sum(not gold for gold in part.data.train.golds or ()) - (rows - labelled)
             told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
-        looks = (check_source_languages, describe_marks)
+        looks = (check_source_languages, describe_repeated_marks)
         told += filter(None, (look(part.config, part.data.train) for look in looks))
     return f"{job.name}: {', '.join(told)}, {job.steps:,} steps"
 

@@ -10,7 +10,7 @@ from raykd.driver.growth import plan_growth
 from raykd.driver.jobs import Job
 from raykd.errors import ConfigError
 from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import Owner, check_rows, look_at_folder, path_of, status_of
+from raykd.folders.folder import Owner, check_rows, check_run_folder, find_run_path, read_status
 
 
 def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
@@ -23,7 +23,7 @@ def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
     """
 
     def go_on(path: Path) -> EarlierStart:
-        earlier = look_at_folder(config, resume=True, overwrite=False)
+        earlier = check_run_folder(config, resume=True, overwrite=False)
         if jobs:
             check_rows(path, earlier.state, jobs[-1].fingerprints())
             plan_growth(earlier, config, jobs, path)
@@ -38,10 +38,10 @@ def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -
     Args:
         go_on: looks whether the folder can be gone on with. option: which does that.
     """
-    path = path_of(owner)
+    path = find_run_path(owner)
     if not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
         return f"{path} is new", ""
-    look_at_folder(owner, resume=False, overwrite=True)
+    check_run_folder(owner, resume=False, overwrite=True)
     anew = f"--overwrite starts anew, name={path.name}-2 makes another"
     try:
         earlier = go_on(path)
@@ -50,7 +50,7 @@ def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -
             f"{path} is there; {option} is refused: {error.what}: {error.got}; {anew}",
             f"name={path.name}-2",
         )
-    changes, status = earlier.changes.allowed, status_of(path, earlier.state)
+    changes, status = earlier.changes.allowed, read_status(path, earlier.state)
     goes_on = (
         "goes on" if status != "finished" else "trains on" if earlier.changes.growing else "shows its results"
     )

@@ -16,7 +16,7 @@ from raykd.cluster.connection import Demand, demands_of
 from raykd.config import Run
 from raykd.config.loading import load_any
 from raykd.data.load import Dataset
-from raykd.driver.jobs import Job, jobs_of
+from raykd.driver.jobs import Job, make_jobs
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
 from raykd.preflight.disk import Disk, check_disk, compute_disk, format_bytes
@@ -41,7 +41,7 @@ def plan_run(config: Run, *, together: bool = True) -> list[Item]:
     Raises:
         RaykdError: files, rows or combinations that cannot be a run; `raykd check` shows all of them.
     """
-    teachers, students = jobs_of(config, Path(config.output).resolve() / config.name)
+    teachers, students = make_jobs(config, Path(config.output).resolve() / config.name)
     return [
         *resources(config, together=together),
         *steps([*teachers, *students]),
@@ -77,7 +77,7 @@ def steps(jobs: Sequence[Job]) -> list[Item]:
     """Steps of each job, as they come about."""
     items = []
     for job in jobs:
-        kept = " (is there already)" if job.done else ""
+        kept = " (is there already)" if job.is_done else ""
         items.append(Item(job.name, f"{_counted(job)}{kept}"))
     return items
 

@@ -53,11 +53,11 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     )
     found = read_finding(key)
     if found is None:
-        from raykd.driver.pool import spec_of
+        from raykd.driver.pool import make_teacher_spec
         from raykd.prediction.selftest import nonfinite_answers_error
         from raykd.teachers.backends.model import ModelBackend
 
-        spec = replace(spec_of(config, teacher, {}), store=None)
+        spec = replace(make_teacher_spec(config, teacher, {}), store=None)
         found = ModelBackend(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         if not math.isfinite(found.difference):
             raise nonfinite_answers_error(f"teacher {teacher.name}")
@@ -89,12 +89,12 @@ def check_student_answers(config: RunConfig, rows: Rows) -> str:
     )
     found = read_finding(key)
     if found is None:
-        from raykd.driver.loop import fresh_student
+        from raykd.driver.loop import make_task_model
         from raykd.student.task_trainer import find_student_padding
         from raykd.text.tokens import add_markers
 
         tokenizer = config.student.fit_tokenizer([])
-        student = fresh_student(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
+        student = make_task_model(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
         found = find_student_padding(config, rows, student)
         write_finding(key, found)
     return found.describe()

@@ -62,7 +62,7 @@ def begin_attempt(
         place: Where checkpoints are.
         wanted: Whose checkpoints.
         rank: Of this process.
-        world: Of so many ranks, where that may not differ (`required_world`).
+        world: Of so many ranks, where that may not differ (`find_required_world`).
     """
     import torch
 
@@ -79,12 +79,12 @@ def begin_attempt(
     return told[0]
 
 
-def required_world(loop: TrainingLoop) -> int | None:
+def find_required_world(loop: TrainingLoop) -> int | None:
     """Return the ranks that a loop's checkpoints must be of; None where they are converted (see `Engine.load`)."""
     return loop.world if loop.engine.zero_stage == 3 else None
 
 
-def checkpoint_saver(
+def make_checkpoint_saver(
     place: CheckpointPlace, wanted: CheckpointInfo, attempt: Attempt, points: Sequence[Point]
 ) -> Callable[[TrainingLoop], Path | None]:
     """Return what a loop calls to keep a checkpoint; it returns the local folder to go back to, if there is one."""
@@ -119,7 +119,7 @@ def _ray_checkpoint(folder: StorageFolder) -> Any:
     return Checkpoint(path, PyFileSystem(FSSpecHandler(remote)))
 
 
-def preemption() -> Callable[[], bool]:
+def make_preemption_check() -> Callable[[], bool]:
     """Return what says whether a node of this worker group is about to be taken away, once; all ranks ask together."""
     import ray.train
 

@@ -25,15 +25,15 @@ from rich.console import Console
 from raykd.config import Run
 from raykd.data.rows import Rows
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import existing_teachers, load_rows
-from raykd.driver.pool import check_teachers, opened_pools
-from raykd.driver.session import ray_connected
+from raykd.driver.jobs import find_trained_teachers, load_rows
+from raykd.driver.pool import check_teachers, open_pools
+from raykd.driver.session import open_ray
 from raykd.errors import ConfigError
 from raykd.folders.places import check_places
 from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.label_progress import show_progress
 from raykd.scoring.several_tasks import Pools
-from raykd.scoring.teacher_scores import review_teachers, stop_if_poor
+from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers
 from raykd.teachers.call import PendingPoolBatch
 from raykd.teachers.handle import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
@@ -125,9 +125,9 @@ def label_rows(
     source = pool.handle.source(weighting)
     batch = rows.take(range(len(rows)))
     keys = make_text_keys(batch)
-    asked_MN = _once(source.router.route(batch), keys)
+    asked_MN = _drop_equal_texts(source.router.route(batch), keys)
     asked = int(asked_MN.sum())
-    _take_out_stored(source, asked_MN, keys)
+    _drop_stored(source, asked_MN, keys)
     done = asked - int(asked_MN.sum())
     report(done, asked)
     streams = _streams(source, rows, asked_MN, keys)
@@ -163,7 +163,7 @@ def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
                     call.replace_if_late(timeout_s)
 
 
-def _once(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool_]:
+def _drop_equal_texts(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool_]:
     """Ask each teacher for equal texts once."""
     asked_MN = asked_MN.copy()
     for asked_N in asked_MN:
@@ -174,7 +174,7 @@ def _once(asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> NDArray[np.bool
     return asked_MN
 
 
-def _take_out_stored(source: PoolSource, asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
+def _drop_stored(source: PoolSource, asked_MN: NDArray[np.bool_], keys: Sequence[bytes]) -> None:
     for name, asked_N in zip(source.teachers, asked_MN, strict=True):
         wanted = np.flatnonzero(asked_N)
         for begin in range(0, len(wanted), _LOOKED_UP):
@@ -231,17 +231,17 @@ def run_labelling(config: Run, console: Console, *, everything: bool = False) ->
         ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
         ResourceError, TeacherError: The teachers do not fit, or cannot answer.
     """
-    trained = trained_teachers(config)
+    trained = find_labelling_teachers(config)
     rows, total = load_rows(config), LabelReport(0, 0, 0, 0.0)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with teachers_alone(config, trained) as pools:
+    with open_teachers_alone(config, trained) as pools:
         reviews = []
         for task, (pool, infos) in pools.items():
             data, member = rows[task], config.members[task]
             review = review_teachers(member, pool, infos, data.validation, data.train.languages, say)
             say("\n".join((*review.lines, *review.idle)))
             reviews.append(review)
-        stop_if_poor(reviews, config)
+        refuse_poor_teachers(reviews, config)
         for task, (pool, _) in pools.items():
             data, weighting = rows[task], config.members[task].objective.weighting
             with show_progress(console, f"training texts {task}".rstrip()) as report:
@@ -254,7 +254,7 @@ def run_labelling(config: Run, console: Console, *, everything: bool = False) ->
 
 
 @contextlib.contextmanager
-def teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Pools]:
+def open_teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Pools]:
     """Open the teachers of a run on its cluster, without a student; they end with the body.
 
     Args:
@@ -265,13 +265,13 @@ def teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Pools]:
         ResourceError, TeacherError, ModelError: They do not fit, or cannot be opened.
     """
     look_at_teachers(config)
-    with ray_connected(config.ray):
+    with open_ray(config.ray):
         check_teachers(config, trained)
-        with opened_pools(config, trained) as pools:
+        with open_pools(config, trained) as pools:
             yield pools
 
 
-def trained_teachers(config: Run) -> dict[str, Path]:
+def find_labelling_teachers(config: Run) -> dict[str, Path]:
     """Return the folders of the teachers that a run trains.
 
     Raises:
@@ -285,6 +285,6 @@ def trained_teachers(config: Run) -> dict[str, Path]:
             wanted="a run with teachers and a store",
         )
     check_places(config)
-    return existing_teachers(
+    return find_trained_teachers(
         config, "raykd train RUN.yaml trains them (labelling does not); raykd label goes after that"
     )

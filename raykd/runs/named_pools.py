@@ -18,8 +18,8 @@ import ray
 from raykd.cluster.connection import cluster_address, connect_ray
 from raykd.cluster.interrupts import interruptible
 from raykd.config import RayConfig, RunConfig
-from raykd.driver.jobs import existing_teachers
-from raykd.driver.pool import check_teachers, described, placements_of
+from raykd.driver.jobs import find_trained_teachers
+from raykd.driver.pool import check_teachers, describe_teachers, make_placements
 from raykd.errors import ConfigError, TeacherError
 from raykd.preflight.model_check import look_at_teachers
 from raykd.report.fitted_table import FittedTable, build_plain_table
@@ -39,7 +39,7 @@ from raykd.teachers.pools.own_pool import Placement, group_placements
 log = logging.getLogger("raykd.runs")
 
 
-def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = False) -> list[str]:
+def run_teachers_up(config: RunConfig, name: str | None = None, *, load: bool = False) -> list[str]:
     """Starts the teachers of a run as a named pool; lines for people.
 
     Args:
@@ -54,10 +54,10 @@ def teachers_up(config: RunConfig, name: str | None = None, *, load: bool = Fals
         raise ConfigError("there are no teachers to start", got="teachers: []", wanted="at least one teacher")
     cluster_address(config.ray, "a teacher pool")
     look_at_teachers(config)
-    trained = existing_teachers(
+    trained = find_trained_teachers(
         config, "raykd train POOL.yaml trains them (a pool does not); raykd teachers up goes after that"
     )
-    placements = placements_of(config, trained)
+    placements = make_placements(config, trained)
     with interruptible():
         connect_ray(config.ray)
         served = find_named_pool(name)
@@ -89,7 +89,7 @@ def _there_already(placements: Sequence[Placement], served: NamedPool) -> list[s
     down = f"raykd teachers down {served.name}"
     refuse_differences(
         served.name,
-        compare_teachers(described(placements), served, exactly=True),
+        compare_teachers(describe_teachers(placements), served, exactly=True),
         f"{down}, then again; or another --name",
     )
     dead = [f"{g.name} replica {r}" for i, g in enumerate(served.handle.groups)
@@ -116,7 +116,7 @@ def _shape(g: Group) -> str:
     return f"{names}: {g.replicas} x CPU {g.num_cpus:g}{gpus}{own}, max_tokens {spec.max_tokens}, store {spec.store}"
 
 
-def teachers_status(name: str | None = None, address: str | None = None) -> FittedTable | None:
+def run_teachers_status(name: str | None = None, address: str | None = None) -> FittedTable | None:
     """All named pools, or one: a row a teacher. None where there is no pool at all.
 
     Raises:
@@ -198,7 +198,7 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def teachers_down(names: Sequence[str] | None = None, address: str | None = None) -> list[str]:
+def run_teachers_down(names: Sequence[str] | None = None, address: str | None = None) -> list[str]:
     """Ends these named pools, or all of them for None; lines for people. A pool that is not there is no error."""
     _connect(address)
     there = list_pool_names()

@@ -33,9 +33,9 @@ from raykd.point import Point
 from raykd.runs.checkpoints import (
     CheckpointPlace,
     begin_attempt,
-    checkpoint_saver,
-    preemption,
-    required_world,
+    find_required_world,
+    make_checkpoint_saver,
+    make_preemption_check,
 )
 from raykd.teachers.handle import PoolHandle
 
@@ -88,7 +88,7 @@ def run_jobs(call: dict[str, Any]) -> None:
     if ray.get(mailbox.hopeless.remote()):
         return  # Ray Train started the workers again after an error that would only come again
     for payload in call["jobs"]:
-        if _done(payload):
+        if _is_done(payload):
             continue
         try:
             _run_job(payload, mailbox, call["place"])
@@ -126,10 +126,10 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
     }
     loop = make_loop(
         config, prepared, tokenizer, payload.pools, rank=rank, world=world, device=device, publish=publish,
-        noticed=preemption(),
+        noticed=make_preemption_check(),
     )  # fmt: skip
     wanted = CheckpointInfo(payload.name, config.fingerprint(), world)
-    attempt = begin_attempt(place, wanted, rank, world=required_world(loop))
+    attempt = begin_attempt(place, wanted, rank, world=find_required_world(loop))
     for line in attempt.passed_over if rank == 0 else ():
         mailbox.put.remote(Event("note", payload.name, text=line))
     if attempt.found is not None:
@@ -138,7 +138,7 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
             publish(point)
     if rank == 0:
         mailbox.put.remote(Event("started", payload.name, Point(loop.state.step, {}), loop.total_steps))
-    loop.run(checkpoint_saver(place, wanted, attempt, points))
+    loop.run(make_checkpoint_saver(place, wanted, attempt, points))
     if rank == 0:
         save_student(loop, Path(payload.output))
         # Waits: with this event all points before it have arrived.
@@ -146,7 +146,7 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
     loop.engine.close()
 
 
-def _done(payload: Payload) -> bool:
+def _is_done(payload: Payload) -> bool:
     """Return whether the model is there already: rank 0 looks, so that all ranks do the same."""
     import torch
 
@@ -156,7 +156,7 @@ def _done(payload: Payload) -> bool:
     return there[0]
 
 
-def fit(
+def run_worker_group(
     payloads: Sequence[Payload],
     workers: WorkersConfig,
     *,
@@ -188,7 +188,7 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.num_gpus > 0,
-            resources_per_worker=worker_needs(workers),
+            resources_per_worker=list_worker_resources(workers),
         ),
         run_config=TrainRun(
             name=start,
@@ -207,26 +207,26 @@ def fit(
             _abort(trainer.controller)
         raise
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        raise _gave_up(error) from error
+        raise _training_error(error) from error
 
 
-def worker_needs(workers: WorkersConfig) -> dict[str, float]:
+def list_worker_resources(workers: WorkersConfig) -> dict[str, float]:
     """Return what one worker holds, of a run or of a trial."""
     needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 
-def _gave_up(error: BaseException) -> RaykdError:
+def _training_error(error: BaseException) -> RaykdError:
     late = getattr(error, "controller_failure", None)
     if type(late).__name__ == "WorkerGroupStartupTimeoutError":
         return ResourceError(
             "the workers could not start: others were quicker to take what was free",
-            got=_cause(error),
+            got=_describe_cause(error),
             next_step="the same command with --resume, when the cluster is less busy",
         )
     return TrainingError(
         "training failed on its workers",
-        got=_cause(error),
+        got=_describe_cause(error),
         next_step="the log file has the whole trace; the same command with --resume goes on from the last checkpoint",
     )
 
@@ -241,6 +241,6 @@ def _abort(controller: Any) -> None:
         ray.kill(controller)
 
 
-def _cause(error: BaseException) -> str:
+def _describe_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else type(error).__name__

@@ -21,7 +21,7 @@ from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.folders.places import try_folder
 from raykd.runs.label_progress import show_progress
-from raykd.runs.labelling import teachers_alone, trained_teachers
+from raykd.runs.labelling import find_labelling_teachers, open_teachers_alone
 from raykd.tasks.language import LanguageTask
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.pools.replica_client import TEXTS_PER_CALL
@@ -50,22 +50,22 @@ def write_sequences(
             wanted="task causal_lm or seq2seq",
             next_step="raykd label RUN.yaml without --sequences keeps the teachers' answers",
         )
-    trained = trained_teachers(config)
+    trained = find_labelling_teachers(config)
     if path.is_dir():
         raise ConfigError(
             "--sequences is a folder, not a file", got=str(path), wanted="a file for JSON lines"
         )
     try_folder(path.resolve().parent, "--sequences")
     data = load_data(config.data, Path.cwd(), config.form, targets_needed=False)
-    written = _there(path)
+    written = _read_written(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        teachers_alone(config, trained) as pools,
+        open_teachers_alone(config, trained) as pools,
         path.open("a", encoding="utf-8") as file,
         show_progress(console, "sequences") as report,
     ):
         pool, _ = pools[""]
-        work = _work(config, pool, data.train, written)
+        work = _plan_work(config, pool, data.train, written)
         done, total = 0, sum(len(picked) for _, picked in work)
         report(done, total)
         for m, picked in _batches(work):
@@ -94,7 +94,7 @@ def _line(rows: Rows, i: int, text: str, teacher: str) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _work(
+def _plan_work(
     config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str, str]]
 ) -> list[tuple[int, list[int]]]:
     """For each teacher the rows that it would teach and has not written; equal sources in one language once."""
@@ -114,7 +114,7 @@ def _batches(work: list[tuple[int, list[int]]]) -> Iterator[tuple[int, list[int]
             yield m, picked[at : at + size]
 
 
-def _there(path: Path) -> set[tuple[str, str, str]]:
+def _read_written(path: Path) -> set[tuple[str, str, str]]:
     """Teacher, source and language of each line; a last line that was cut short is taken away.
 
     Raises:

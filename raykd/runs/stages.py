@@ -6,13 +6,13 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 
+from raykd.cluster.wait import wait_for_resources
 from raykd.driver.growth import GROUP, STORAGE
 from raykd.driver.jobs import Job
 from raykd.driver.progress import JobProgress
-from raykd.driver.wait import wait_for
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
-from raykd.runs.ray_train import fit, pack_job, worker_needs
+from raykd.runs.ray_train import list_worker_resources, pack_job, run_worker_group
 from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.pools.pool import TeacherPool
@@ -23,11 +23,11 @@ log = logging.getLogger("raykd.runs")
 def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress) -> None:
     """One worker group for all teachers that ask for the same workers."""
     for job in jobs:
-        if job.done:
+        if job.is_done:
             progress.note(job.name, "kept from an earlier run", job.steps)
         else:
             progress.expect(job.name, job.steps)
-    waiting = [job for job in jobs if not job.done]
+    waiting = [job for job in jobs if not job.is_done]
     by_workers: dict[str, list[Job]] = {}
     for job in waiting:
         by_workers.setdefault(job.config.workers.model_dump_json(), []).append(job)
@@ -44,12 +44,12 @@ def train_students(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
         pools: Of each task the teachers that students ask.
     """
     for job in jobs:
-        if job.done:
+        if job.is_done:
             progress.note(job.name, "kept from before the resume", job.steps)
         else:
             progress.expect(job.name, job.steps)
     handed = {task: pool for task, (pool, _) in pools.items()}
-    fit_group([job for job in jobs if not job.done], GROUP, folder, progress, handed)
+    fit_group([job for job in jobs if not job.is_done], GROUP, folder, progress, handed)
 
 
 def fit_group(
@@ -75,10 +75,12 @@ def fit_group(
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
         payloads.append(pack_job(job, tokenizer, handles))
     workers, wait_s = jobs[0].config.workers, jobs[0].config.ray.wait_s
-    wait_for([worker_needs(workers)] * workers.num_workers, f"workers for {name}", progress.say, wait_s)
+    wait_for_resources(
+        [list_worker_resources(workers)] * workers.num_workers, f"workers for {name}", progress.say, wait_s
+    )
     given_up: RaykdError | None = None
     try:
-        fit(
+        run_worker_group(
             payloads,
             workers,
             name=name,

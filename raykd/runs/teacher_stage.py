@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from raykd.config import Run
 from raykd.driver.jobs import Job
-from raykd.driver.pool import opened_pools
+from raykd.driver.pool import open_pools
 from raykd.driver.session import Session
 from raykd.driver.teacher_counts import TeacherCounts
-from raykd.scoring.several_tasks import Pools, review_all
-from raykd.scoring.teacher_scores import TeacherReview, record_once, stop_if_poor
+from raykd.scoring.several_tasks import Pools, review_all_teachers
+from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers
 from raykd.teachers.handle import PoolHandle
 
 
@@ -50,8 +50,10 @@ class TeacherStage:
             asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in
                 that.
         """
-        self.reviews = review_all(self.config, self.student, self.pools, self.say, asked_alike=asked_alike)
-        record_once(self.reviews, self.session.tracker(), self.session.folder)
+        self.reviews = review_all_teachers(
+            self.config, self.student, self.pools, self.say, asked_alike=asked_alike
+        )
+        record_reviews(self.reviews, self.session.open_tracker(), self.session.folder)
 
     def refuse_poor(self, key: str = "teachers") -> None:
         """Stop if a teacher is not good enough to teach.
@@ -62,11 +64,11 @@ class TeacherStage:
         Raises:
             ModelError: Names the teachers, and why (`teachers[].on_poor`).
         """
-        stop_if_poor(self.reviews.values(), self.config, key)
+        refuse_poor_teachers(self.reviews.values(), self.config, key)
 
 
 @contextlib.contextmanager
-def opened_teachers(
+def open_teachers(
     config: Run, jobs: Sequence[Job], student: Job, session: Session, say: Callable[[str], None]
 ) -> Iterator[TeacherStage]:
     """Open the teachers of every task while the body runs; their weights are not loaded yet.
@@ -79,7 +81,7 @@ def opened_teachers(
         say: Takes lines for people.
     """
     trained = {job.name: job.output for job in jobs}
-    with opened_pools(config, trained, say) as pools:
+    with open_pools(config, trained, say) as pools:
         counts = TeacherCounts(session.folder, [pool for pool, _ in pools.values()])
-        with counts.watched():
+        with counts.watch():
             yield TeacherStage(config, student, session, say, pools, counts)

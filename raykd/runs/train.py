@@ -18,18 +18,18 @@ from raykd.config import Run
 from raykd.config.loading import dump, flatten
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.growth import plan_growth
-from raykd.driver.jobs import Job, TaskJob, jobs_of, metrics_of
+from raykd.driver.jobs import Job, TaskJob, make_jobs, map_metrics
 from raykd.driver.pool import check_cluster
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
-from raykd.driver.smoke import smoke_tags
+from raykd.driver.smoke import make_smoke_tags
 from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import RESULTS, RunFolder, check_rows, path_of
+from raykd.folders.folder import RESULTS, RunFolder, check_rows, find_run_path
 from raykd.point import Point
 from raykd.preflight.check import preflight
 from raykd.preflight.model_check import sign_notes
 from raykd.runs.stages import train_students, train_teachers
-from raykd.runs.teacher_stage import opened_teachers
+from raykd.runs.teacher_stage import open_teachers
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.several_tasks import conclude_all
 from raykd.student.overrides import describe_overruled_keys
@@ -70,8 +70,8 @@ class TrainCommand(Command[Outcome]):
 
     def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the rows; set saved students aside where the run is made longer."""
-        path = path_of(self.config)
-        self.teachers, self.students = jobs_of(self.config, path)
+        path = find_run_path(self.config)
+        self.teachers, self.students = make_jobs(self.config, path)
         growth = plan_growth(earlier, self.config, self.students, path)
         rows = self.students[-1].fingerprints()
         check_rows(path, earlier.state, rows)
@@ -98,17 +98,17 @@ class TrainCommand(Command[Outcome]):
 
     def run(self, session: Session) -> Outcome:
         """Train teachers, open and review them, train the students, score everything."""
-        config, folder, tracker = self.config, session.folder, session.tracker()
+        config, folder, tracker = self.config, session.folder, session.open_tracker()
         jobs = {job.name: job for job in [*self.teachers, *self.students]}
         recorder = PointRecorder(jobs, session)
         check_cluster(config, self.teachers)
         curves = Curves(folder.path / FILE)
         for name, points in curves.by_job.items():
             recorder.log(name, *points)
-        progress = JobProgress(session.console, metrics_of(jobs.values()), curves, recorder.log)
-        with progress.listening():
+        progress = JobProgress(session.console, map_metrics(jobs.values()), curves, recorder.log)
+        with progress.listen():
             train_teachers(self.teachers, folder, progress)
-            with opened_teachers(config, self.teachers, self.students[-1], session, progress.say) as teachers:
+            with open_teachers(config, self.teachers, self.students[-1], session, progress.say) as teachers:
                 teachers.review()
                 teachers.counts.mark_filled()
                 teachers.refuse_poor()
@@ -138,8 +138,8 @@ class PointRecorder:
     """
 
     def __init__(self, jobs: dict[str, Job], session: Session) -> None:
-        self._jobs, self._run, self._folder = jobs, session.tracker(), session.folder
-        self._children = session.child_runs()
+        self._jobs, self._run, self._folder = jobs, session.open_tracker(), session.folder
+        self._children = session.open_child_runs()
 
     def log(self, name: str, *points: Point) -> None:
         """Record points of the job with this name; its child is opened with the first."""
@@ -151,7 +151,7 @@ class PointRecorder:
             self._children.start(
                 name,
                 params=flatten(job.config),
-                tags={"raykd.role": job.role, **smoke_tags(self._jobs["student"].config)},
+                tags={"raykd.role": job.role, **make_smoke_tags(self._jobs["student"].config)},
                 directory=self._folder.path / "mlflow" / name,
             )
         self._children.open[name].log_points(points)

@@ -10,7 +10,7 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.scoring.score import sample_texts, student_spec
+from raykd.scoring.score import make_student_spec, sample_texts
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
@@ -19,22 +19,24 @@ Times = Mapping[str, tuple[Timing | None, Timing | None]]
 """By teacher its own time and the student's beside it; None is not known."""
 
 
-def times_of(pool: TeacherPool, config: RunConfig, student: Path, trained: Rows, held_out: Rows) -> Times:
+def time_teachers(
+    pool: TeacherPool, config: RunConfig, student: Path, trained: Rows, held_out: Rows
+) -> Times:
     """Return what a held-out text takes each teacher and, in its process, the student.
 
     Args:
         trained: The rows that the student learnt from: a teacher is timed on texts of the languages that it
             taught.
     """
-    taught = languages_taught(config, pool, trained)
+    taught = list_taught_languages(config, pool, trained)
     samples = {
         name: sample_texts(held_out, taught[name] or own)
         for name, own in zip(pool.handle.teachers, pool.handle.teacher_languages, strict=True)
     }
-    return pool.replicas.measure_times(samples, student_spec("student", student, config))
+    return pool.replicas.measure_times(samples, make_student_spec("student", student, config))
 
 
-def languages_taught(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:
+def list_taught_languages(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:
     """Of each teacher the languages whose training rows it is asked about."""
     names, spoken = pool.handle.teachers, pool.handle.teacher_languages
     languages = sorted(set(trained.languages), key=config.data.languages.index)
@@ -42,7 +44,7 @@ def languages_taught(config: RunConfig, pool: TeacherPool, trained: Rows) -> dic
     return {name: tuple(x for x in languages if asked[x][m]) for m, name in enumerate(names)}
 
 
-def cost_table(
+def make_cost_table(
     config: RunConfig,
     pool: TeacherPool,
     infos: Sequence[TeacherInfo],
@@ -51,7 +53,7 @@ def cost_table(
     trained: Rows,
 ) -> CostTable:
     """Return the table of a run with teachers."""
-    taught = languages_taught(config, pool, trained)
+    taught = list_taught_languages(config, pool, trained)
     texts = Counter(trained.languages)
     own = models.stored_parameters(student)
     teachers = []
@@ -70,10 +72,10 @@ def cost_table(
             )
         )
     languages = sorted(texts, key=config.data.languages.index)
-    return CostTable(tuple(teachers), own, tuple(languages), _conditions(times))
+    return CostTable(tuple(teachers), own, tuple(languages), _describe_conditions(times))
 
 
-def _conditions(times: Times) -> str:
+def _describe_conditions(times: Times) -> str:
     """Return how times were taken, in a sentence."""
     taken = [own for own, _ in times.values() if own is not None]
     if not taken:

@@ -24,7 +24,7 @@ from raykd.text.batch import TextBatch
 _HALVES = re.compile("[\ud800-\udfff]")
 
 
-def read_texts(
+def read_inputs(
     texts: Sequence[str] | None,
     jsonl: Path | None,
     column: str | None,
@@ -62,10 +62,12 @@ def read_texts(
     rows = [
         _json_row(line.lstrip("\ufeff"), f"{name}:{at}") for at, line in lines if line.strip("\ufeff \r\n")
     ]
-    return _rows_from(rows, column, pair)
+    return _collect_rows(rows, column, pair)
 
 
-def rows_from(inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[str] | None) -> InputRows:
+def make_input_rows(
+    inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[str] | None
+) -> InputRows:
     """Make the rows of what a program passes.
 
     Args:
@@ -77,7 +79,7 @@ def rows_from(inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[s
             another length.
     """
     items = [inputs] if isinstance(inputs, str) else list(inputs)
-    texts = [_readable(item) for item in items if isinstance(item, str)]
+    texts = [_replace_surrogates(item) for item in items if isinstance(item, str)]
     if len(texts) == len(items):
         if pairs is not None and len(pairs) != len(texts):
             raise DataError(
@@ -85,7 +87,7 @@ def rows_from(inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[s
                 got=f"{len(pairs)} pairs of {len(texts)} texts",
                 wanted="lists of equal length",
             )
-        return InputRows(texts, None if pairs is None else [_readable(pair) for pair in pairs])
+        return InputRows(texts, None if pairs is None else [_replace_surrogates(pair) for pair in pairs])
     rows = [_Row(dict(item), f"input {i}") for i, item in enumerate(items) if isinstance(item, Mapping)]
     if len(rows) < len(items) or pairs is not None:
         raise DataError(
@@ -95,12 +97,12 @@ def rows_from(inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[s
             else f"texts and other things: {items[:3]!r:.200}",
             wanted='texts, with or without pairs; or mappings such as {"text": ...}',
         )
-    return _rows_from(rows, None, None)
+    return _collect_rows(rows, None, None)
 
 
-def _rows_from(rows: Sequence[_Row], column: str | None, pair: str | None) -> InputRows:
+def _collect_rows(rows: Sequence[_Row], column: str | None, pair: str | None) -> InputRows:
     if column is None and rows:
-        column, pair, tokens = _keys_of(rows[0], pair)
+        column, pair, tokens = _find_keys(rows[0], pair)
         if tokens:
             words = [row.words(column) for row in rows]
             return InputRows([], tokens=words, others=[row.others(column, None) for row in rows])
@@ -112,7 +114,7 @@ def _rows_from(rows: Sequence[_Row], column: str | None, pair: str | None) -> In
     )
 
 
-def _keys_of(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
+def _find_keys(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
     """Key of the text, of the second text, and whether rows are words, by what the first row has."""
     if "question" in first.values and "context" in first.values:
         return "question", pair or "context", False
@@ -133,14 +135,14 @@ class _Row:
         value = self.values.get(key)
         if not isinstance(value, str):
             raise self._lacks(f"text {key!r}", f"a string under {key!r}")
-        return _readable(value)
+        return _replace_surrogates(value)
 
     def words(self, key: str) -> list[str]:
         """Return the list of words under a key."""
         value = self.values.get(key)
         if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
             raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
-        return [_readable(word) for word in value]
+        return [_replace_surrogates(word) for word in value]
 
     def others(self, *read: str | None) -> dict[str, Any]:
         """Return what stands under other keys."""
@@ -155,7 +157,7 @@ class _Row:
         )
 
 
-def _readable(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     """Return a text that a tokenizer takes: halves of surrogate pairs, which JSON can hold, become U+FFFD."""
     return _HALVES.sub("\ufffd", text)
 

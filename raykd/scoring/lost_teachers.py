@@ -17,7 +17,7 @@ from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 
 
-def lost_since(curve: Sequence[Point]) -> dict[str, int]:
+def find_loss_steps(curve: Sequence[Point]) -> dict[str, int]:
     """Lost teachers and the step at which each was missing first; one that came back (a resume) is not among them."""
     since: dict[str, int] = {}
     for point in curve:
@@ -31,7 +31,7 @@ def lost_since(curve: Sequence[Point]) -> dict[str, int]:
     return since
 
 
-def loss_notes(since: Mapping[str, int], lost: Collection[str]) -> tuple[str, ...]:
+def describe_lost_teachers(since: Mapping[str, int], lost: Collection[str]) -> tuple[str, ...]:
     """Return what a reader must know of the lost teachers."""
     return tuple(
         f"teacher {name} was lost by step {since[name]:,}: from there on the others taught alone, their weights "
@@ -42,7 +42,7 @@ def loss_notes(since: Mapping[str, int], lost: Collection[str]) -> tuple[str, ..
     )
 
 
-def surviving(
+def drop_lost_teachers(
     config: RunConfig, pool: TeacherPool, infos: Sequence[TeacherInfo], since: Mapping[str, int]
 ) -> tuple[RunConfig, TeacherPool, list[TeacherInfo], tuple[str, ...]]:
     """Return the run, its pool and its teachers without the lost ones, and who those are.

@@ -10,7 +10,7 @@ from typing import Any
 from raykd import models
 from raykd.config.home import student_in
 from raykd.prediction.predictor import Lengths, Predictor
-from raykd.scoring.inputs import InputRows, rows_from
+from raykd.scoring.inputs import InputRows, make_input_rows
 
 
 class Model:
@@ -80,7 +80,7 @@ class Model:
         """
         return list(
             self.iterate(
-                rows_from(inputs, pairs),
+                make_input_rows(inputs, pairs),
                 no_answer=no_answer,
                 max_length=max_length,
                 max_new_tokens=max_new_tokens,

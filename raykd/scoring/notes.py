@@ -14,7 +14,7 @@ import numpy as np
 
 from raykd.config import Embedded, RunConfig
 from raykd.data.load import Dataset
-from raykd.driver.language_models import describe_set_aside
+from raykd.driver.language_models import describe_ignored_settings
 from raykd.point import Point
 from raykd.scoring.score import System
 from raykd.student.overrides import describe_overruled_keys
@@ -27,7 +27,7 @@ ENOUGH_COVERAGE = 0.98
 """Share of words (or other units) below which a run says that a limit cuts off what it is to learn."""
 
 
-def notes_of(
+def collect_notes(
     config: RunConfig, data: Dataset, curve: Sequence[Point], systems: Sequence[System]
 ) -> tuple[str, ...]:
     """Return all notes, those about the data first.
@@ -40,7 +40,7 @@ def notes_of(
     for line in unseen:
         log.warning("%s", line)
     if config.task.language:
-        unseen = (*unseen, *_unshared(curve), *describe_set_aside(config))
+        unseen = (*unseen, *_unshared(curve), *describe_ignored_settings(config))
     overruled = describe_overruled_keys(config.train)
     return (
         *overruled,

@@ -29,10 +29,17 @@ from raykd.report.costs import CostTable
 from raykd.report.page import RunReport, TeacherFacts, draw_run_figures, write_run_page
 from raykd.report.plots import collect_curves
 from raykd.report.table import ResultTable
-from raykd.scoring.costs import cost_table, times_of
-from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
-from raykd.scoring.notes import notes_of
-from raykd.scoring.score import System, ask_all, ensemble_system, stacked, student_system, teacher_systems
+from raykd.scoring.costs import make_cost_table, time_teachers
+from raykd.scoring.lost_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
+from raykd.scoring.notes import collect_notes
+from raykd.scoring.score import (
+    System,
+    ask_teachers,
+    score_ensemble,
+    score_student,
+    score_teachers,
+    stack_signals,
+)
 from raykd.scoring.teacher_scores import TeacherReview
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
@@ -110,18 +117,18 @@ def conclude_task(
     data = jobs[-1].data
     held_out = data.test if data.test is not None else data.validation
     curve = curves.get("student", ())
-    since, scored = lost_since(curve), TeacherScores([], ())
+    since, scored = find_loss_steps(curve), TeacherScores([], ())
     lost: tuple[str, ...] = ()
     processes = [] if pool is None else [[s.name for s in g.specs] for g in pool.groups]
     if pool is not None:
-        left, pool, infos, lost = surviving(config, pool, infos, since)
+        left, pool, infos, lost = drop_lost_teachers(config, pool, infos, since)
         student = jobs[-1].output
         scored = _score_teachers(left, pool, infos, judged, data, curve, student)
-    of_teachers = (*loss_notes(since, lost), *judged.notes)
+    of_teachers = (*describe_lost_teachers(since, lost), *judged.notes)
     systems = list(scored.systems)
     for job in jobs:
         title = "student" if job.role == "student" else "undistilled student"
-        systems.append(student_system(title, job.role, job.output, config, held_out))
+        systems.append(score_student(title, job.role, job.output, config, held_out))
     names = () if pool is None else pool.handle.teachers
     counters = {name: values for name, values in read_counters().items() if name in names} if names else {}
     restarts = {} if pool is None else pool.restarts()
@@ -182,16 +189,16 @@ def _score_teachers(
     """Args: student: its saved model, which is timed beside the teachers."""
     languages, names = pool.handle.teacher_languages, pool.handle.teachers
     held_out = data.test if data.test is not None else data.validation
-    held = data.test is None and all(name in judged.held for name in names)  # answered already
-    signals = [judged.held[name] for name in names] if held else ask_all(pool.handle, held_out)
-    times = times_of(pool, config, student, data.train, held_out)
+    held = data.test is None and all(name in judged.answers for name in names)  # answered already
+    signals = [judged.answers[name] for name in names] if held else ask_teachers(pool.handle, held_out)
+    times = time_teachers(pool, config, student, data.train, held_out)
     spent = {name: 1e3 * own.ms for name, (own, _) in times.items() if own is not None}
-    systems = teacher_systems(config, pool, signals, infos, held_out, spent)
+    systems = score_teachers(config, pool, signals, infos, held_out, spent)
     weights: list[dict[str, float]] = [{} for _ in infos]
     if not config.task.language:
-        together = stacked(config, signals, languages, held_out)
+        together = stack_signals(config, signals, languages, held_out)
         asked_B = np.any([signal.answered_B for signal in signals], axis=0)
-        systems.append(ensemble_system(config, together, asked_B, [p for p, _ in systems], held_out))
+        systems.append(score_ensemble(config, together, asked_B, [p for p, _ in systems], held_out))
         weights_MN = config.objective.weighting.weights(together).numpy()
         weights = [_mean_weights(weights_N, together.languages) for weights_N in weights_MN]
     counters = pool.counters()
@@ -212,7 +219,7 @@ def _score_teachers(
                 weights=weights[m],
             )
         )
-    costs = cost_table(config, pool, infos, times, student, data.train)
+    costs = make_cost_table(config, pool, infos, times, student, data.train)
     return TeacherScores(systems, tuple(facts), costs)
 
 
@@ -241,7 +248,7 @@ def _report(
 ) -> RunReport:
     labelled = int((data.train.labels_B != UNLABELLED).sum())
     early = None if ending is None else ending.stopped
-    notes = (*([early] if early else []), *notes_of(config, data, curve, systems))
+    notes = (*([early] if early else []), *collect_notes(config, data, curve, systems))
     names = ", ".join(t.name for t in config.active_teachers)
     count, kind = len(config.active_teachers), config.student.kind
     shown = "LSTM" if kind == "lstm" else kind

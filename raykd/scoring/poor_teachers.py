@@ -32,7 +32,7 @@ class Complaint:
         return f"{self.what}: {self.got}; {self.cause}"
 
 
-def complaint_of(
+def make_complaint(
     config: RunConfig, spec: TeacherSpec, info: TeacherInfo, found: Comparison, scored: Score, *, stops: bool
 ) -> Complaint | None:
     """Return what to say of a teacher; None where nothing is wrong with it.
@@ -65,7 +65,7 @@ def complaint_of(
         wanted="labels that fit its answers"
         if found.swap is not None and not found.is_poor
         else f"an accuracy whose interval reaches {_percent(found.share)}",
-        cause=_cause(config, spec, info, found.swap),
+        cause=_describe_cause(config, spec, info, found.swap),
         stops=stops and (found.is_poor or (found.swap is not None and not tagging)),
     )
 
@@ -74,7 +74,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swap: Swap | None) -> str:
+def _describe_cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swap: Swap | None) -> str:
     key, labels = f"teachers.{spec.name}", config.data.labels
     if swap is None and spec.name in [t.name for t in config.trained_teachers]:
         return f"the run trained it so: more steps, more rows, or another learning rate ({key}.training)"
@@ -83,7 +83,7 @@ def _cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swap: Swap |
             f"no other order of its labels fits either: is {spec.path} a model of this task and of the languages in "
             f"{key}.languages, and does {key}.max_length ({info.max_length} tokens) hold the texts"
         )
-    wanted = label_map_of(spec, info, swap, labels)
+    wanted = suggest_label_map(spec, info, swap, labels)
     shown = ", ".join(f"{own}: {label}" for own, label in list(wanted.items())[:NAMED])
     more = ", ..." if len(wanted) > NAMED else ""
     how = f"with label_map {{{shown}{more}}}" if wanted else "without a label_map"
@@ -93,9 +93,11 @@ def _cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swap: Swap |
     )
 
 
-def label_map_of(spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple[str, ...]) -> dict[str, str]:
+def suggest_label_map(
+    spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple[str, ...]
+) -> dict[str, str]:
     """The `label_map` that would call its answers as they fit; names that are the run's already stand in none."""
-    own = _own_labels(spec) or ()
+    own = _read_own_labels(spec) or ()
     found = {}
     for at, wanted in enumerate(swap.assignment):
         columns = info.columns[at] if at < len(info.columns) else ()
@@ -104,7 +106,7 @@ def label_map_of(spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple
     return found
 
 
-def _own_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
+def _read_own_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
     try:
         folder = models.resolve_model(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code

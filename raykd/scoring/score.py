@@ -24,7 +24,7 @@ from raykd.distill.signals import MASKED, UNLABELLED, Signals
 from raykd.distill.targets import Mixture, combine_logits
 from raykd.errors import RaykdError
 from raykd.report.results import Predictions, Role, Score, score_by_language
-from raykd.scoring.written import student_said, teacher_said
+from raykd.scoring.language_answers import collect_student_answers, collect_teacher_answers
 from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
 from raykd.teachers.handle import PoolHandle
@@ -43,7 +43,7 @@ System = tuple[Predictions, Score]
 """What a system answered, and how good that was."""
 
 
-def ask_all(
+def ask_teachers(
     handle: PoolHandle, rows: Rows, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[AnswerSlots]:
     """Return every teacher's answers to all rows of its languages, in row order.
@@ -76,7 +76,7 @@ def measure_system(
     )
     if config.task.language:
         nothing = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
-        plain, same = role == "student" and config.plain, _same_text(said.texts, rows)
+        plain, same = role == "student" and config.plain, _find_constant_text(said.texts, rows)
         return Predictions(name, role, *nothing, parameters, ms_per_1000, plain, same), found
     batch = rows.take(range(len(rows)))
     languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
@@ -85,10 +85,10 @@ def measure_system(
         name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000,
         role == "student" and config.plain,
     )  # fmt: skip
-    return replace(answers, constant=_same_label(config, answers)), found
+    return replace(answers, constant=_find_constant_label(config, answers)), found
 
 
-def _same_label(config: RunConfig, answers: Predictions) -> str | None:
+def _find_constant_label(config: RunConfig, answers: Predictions) -> str | None:
     """The one label that a system gives to all units, in words; None where it gives several, or gold is one too."""
     if not config.task.labelled:
         return None
@@ -103,14 +103,14 @@ def _same_label(config: RunConfig, answers: Predictions) -> str | None:
     return "no entity" if label == "O" else f"label {label}"
 
 
-def _same_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
+def _find_constant_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
     """The one text that a system writes for all rows, in words; None where it writes several, or targets are one."""
     if texts is None or len(set(texts)) != 1 or len(set(rows.pairs or rows.texts)) < 2:
         return None
     return f"the text {texts[0][:40]!r}" if texts[0].strip() else "nothing is written"
 
 
-def said_by(config: RunConfig, signal: AnswerSlots, rows: Rows) -> SystemAnswers:
+def collect_unit_answers(config: RunConfig, signal: AnswerSlots, rows: Rows) -> SystemAnswers:
     """Return a teacher's answers to all rows as what a task measures."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.counts(batch)
@@ -118,7 +118,7 @@ def said_by(config: RunConfig, signal: AnswerSlots, rows: Rows) -> SystemAnswers
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
-def stacked(
+def stack_signals(
     config: RunConfig,
     signals: Sequence[AnswerSlots],
     languages: Sequence[frozenset[str] | None],
@@ -132,7 +132,7 @@ def stacked(
     return lay_out_answers(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
 
 
-def teacher_systems(
+def score_teachers(
     config: RunConfig,
     pool: TeacherPool,
     signals: Sequence[AnswerSlots],
@@ -146,7 +146,9 @@ def teacher_systems(
         times: Milliseconds for 1,000 texts by teacher, where they are shown.
     """
     said = [
-        teacher_said(pool, m, s, config, rows) if config.task.language else said_by(config, s, rows)
+        collect_teacher_answers(pool, m, s, config, rows)
+        if config.task.language
+        else collect_unit_answers(config, s, rows)
         for m, s in enumerate(signals)
     ]
     return [
@@ -157,7 +159,7 @@ def teacher_systems(
     ]
 
 
-def ensemble_system(
+def score_ensemble(
     config: RunConfig,
     signals: Signals,
     asked_B: NDArray[np.bool_],
@@ -172,7 +174,7 @@ def ensemble_system(
     """
     weighting = config.objective.weighting
     weights_MN, mixture = weighting.weights(signals), config.objective.mixture
-    target = combine_logits(completed(signals, weights_MN, mixture), weights_MN, 1.0, mixture)
+    target = combine_logits(complete_logits(signals, weights_MN, mixture), weights_MN, 1.0, mixture)
     names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
     shares = np.asarray([weighting.may_need(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
@@ -188,7 +190,7 @@ def ensemble_system(
     return measure_system("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
 
 
-def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
+def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
     """Logits ``[M, N, C]`` of teachers that all answer for all labels.
 
     What a teacher of a subset does not know it takes from those that know all labels: their probabilities for these
@@ -218,7 +220,7 @@ def completed(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> t
     return logits_MNC
 
 
-def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
+def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
     """Return a saved student as a teacher that answers for itself, in float32."""
     codes = get_language_codes(config) if config.task.language else {}
     return TeacherSpec(
@@ -226,29 +228,29 @@ def student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
     )
 
 
-def student_system(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
+def score_student(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
     """Return a saved student's answers, from the files that a user gets."""
     threads = max(1, int(config.workers.num_cpus + 1e-6))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        student = Teacher(student_spec(name, directory, config))
+        student = Teacher(make_student_spec(name, directory, config))
         if config.task.language:
-            said, parameters = student_said(directory, config, rows)
+            said, parameters = collect_student_answers(directory, config, rows)
             everything_B = np.ones(len(rows), dtype=bool)
             return measure_system(
-                name, role, config, said, everything_B, rows, parameters, _timed(student, rows)
+                name, role, config, said, everything_B, rows, parameters, _time_student(student, rows)
             )
         info = student.open()
         signal = student.answer(rows.take(range(len(rows))))
-        spent = _timed(student, rows)
+        spent = _time_student(student, rows)
     finally:
         torch.set_num_threads(before)
-    said = said_by(config, signal, rows)
+    said = collect_unit_answers(config, signal, rows)
     return measure_system(name, role, config, said, signal.answered_B, rows, info.parameters, spent)
 
 
-def _timed(student: Teacher, rows: Rows) -> float | None:
+def _time_student(student: Teacher, rows: Rows) -> float | None:
     """Milliseconds for 1,000 texts of a student; None where it cannot be asked as a teacher is."""
     try:
         student.load()

@@ -33,7 +33,7 @@ Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
 """Of each task that has teachers their pool and what they say of themselves."""
 
 
-def review_all(
+def review_all_teachers(
     config: Run, student: Job, pools: Pools, say: Callable[[str], None], *, asked_alike: bool = True
 ) -> dict[str, TeacherReview]:
     """Score the teachers of every task on the validation rows.
@@ -100,17 +100,17 @@ def conclude_all(
             pool,
             infos,
             reviews.get(task, TeacherReview()),
-            {job: of_task(points, task) for job, points in curves.items()},
+            {job: select_task_points(points, task) for job, points in curves.items()},
             tracker,
             ending,
             counters,
         )
     if "" in outcomes:
         return outcomes[""]
-    return _together(config, folder, jobs[-1].output, outcomes, tracker)
+    return _conclude_run(config, folder, jobs[-1].output, outcomes, tracker)
 
 
-def of_task(points: Sequence[Point], task: str) -> list[Point]:
+def select_task_points(points: Sequence[Point], task: str) -> list[Point]:
     """Return a task's own curves, and those of the whole run (learning rate, epoch) where it has none of that name."""
     if not task:
         return list(points)
@@ -122,7 +122,7 @@ def of_task(points: Sequence[Point], task: str) -> list[Point]:
     return found
 
 
-def _together(
+def _conclude_run(
     config: Run, folder: RunFolder, student: Path, parts: Mapping[str, Outcome], tracker: Tracker
 ) -> Outcome:
     names = ", ".join(parts)

@@ -24,9 +24,9 @@ from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.results import Score
 from raykd.report.table import format_metric
-from raykd.scoring.poor_teachers import Complaint, complaint_of
-from raykd.scoring.score import ask_all, said_by, teacher_systems
-from raykd.scoring.unused_teachers import describe_never_asked, never_asked
+from raykd.scoring.poor_teachers import Complaint, make_complaint
+from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
+from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.tasks.schemes import parse
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
@@ -47,7 +47,7 @@ class TeacherReview:
 
     Attributes:
         scores: On the validation rows, by teacher.
-        held: Their answers to these, where no store keeps them.
+        answers: Their answers to these, where no store keeps them.
         complaints: Of teachers that are no better than one label for everything, or right only with other
             labels.
         summary: All scores in a line.
@@ -56,7 +56,7 @@ class TeacherReview:
     """
 
     scores: Mapping[str, Score] = field(default_factory=dict)
-    held: Mapping[str, AnswerSlots] = field(default_factory=dict)
+    answers: Mapping[str, AnswerSlots] = field(default_factory=dict)
     complaints: tuple[Complaint, ...] = ()
     summary: str = ""
     warnings: tuple[str, ...] = ()
@@ -110,11 +110,11 @@ def review_teachers(
         say: Takes lines while it takes long.
         asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
     """
-    signals = ask_all(pool.handle, rows, _slowly(say))
+    signals = ask_teachers(pool.handle, rows, _make_reporter(say))
     for name, line in pool.replicas.findings().items():
         log.info("teacher %s: %s", name, line)
-    scores = {p.name: s for p, s in teacher_systems(_unwritten(config), pool, signals, infos, rows)}
-    idle = never_asked(config, languages) if asked_alike else {}
+    scores = {p.name: s for p, s in score_teachers(_without_writing(config), pool, signals, infos, rows)}
+    idle = find_unused_teachers(config, languages) if asked_alike else {}
     complaints = _complaints(config, pool, infos, signals, scores, rows, idle)
     warnings = (
         *(c.line for c in complaints if not c.stops),  # what stops is told as an error
@@ -123,15 +123,15 @@ def review_teachers(
     )
     return TeacherReview(
         scores=scores,
-        held={} if config.serving.store is not None else {s.teacher: s for s in signals},
+        answers={} if config.serving.store is not None else {s.teacher: s for s in signals},
         complaints=complaints,
-        summary=_shown(config, scores),
+        summary=_summarise(config, scores),
         warnings=warnings,
-        idle=describe_never_asked(idle),
+        idle=describe_unused_teachers(idle),
     )
 
 
-def stop_if_poor(judged: Iterable[TeacherReview], config: Run, key: str = "teachers") -> None:
+def refuse_poor_teachers(judged: Iterable[TeacherReview], config: Run, key: str = "teachers") -> None:
     """Raise ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
 
     Args:
@@ -158,7 +158,7 @@ def stop_if_poor(judged: Iterable[TeacherReview], config: Run, key: str = "teach
     )
 
 
-def record_once(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: RunFolder) -> None:
+def record_reviews(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: RunFolder) -> None:
     """Log what was found to the MLflow run, which a resume does not do again.
 
     Args:
@@ -171,14 +171,14 @@ def record_once(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: R
     folder.write_state(teachers_scored_in=tracker.run_id)
 
 
-def _unwritten(config: RunConfig) -> RunConfig:
+def _without_writing(config: RunConfig) -> RunConfig:
     """Return the run, measured by likelihoods alone: what teachers write is measured once, on the held-out rows."""
     if not config.task.language:
         return config
     return config.model_copy(update={"task": config.task.model_copy(update={"written": ()})})
 
 
-def _slowly(say: Callable[[str], None]) -> Callable[[int, int], None]:
+def _make_reporter(say: Callable[[str], None]) -> Callable[[int, int], None]:
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
@@ -190,7 +190,7 @@ def _slowly(say: Callable[[str], None]) -> Callable[[int, int], None]:
     return report
 
 
-def comparison_of(config: RunConfig, signal: AnswerSlots, rows: Rows) -> Comparison | None:
+def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -> Comparison | None:
     """Return a teacher beside one label for everything; None where a task has no labels, or nothing can be compared.
 
     A tagger is compared with O everywhere, by words.
@@ -198,7 +198,7 @@ def comparison_of(config: RunConfig, signal: AnswerSlots, rows: Rows) -> Compari
     picked = np.flatnonzero(signal.answered_B & rows.labelled)
     if not config.task.labelled or not len(picked):
         return None
-    said, batch = said_by(config, signal, rows).take(picked), rows.take(picked)
+    said, batch = collect_unit_answers(config, signal, rows).take(picked), rows.take(picked)
     gold_N, labels = config.task.unit_labels(batch), config.data.labels
     if not len(gold_N):
         return None
@@ -225,10 +225,10 @@ def _complaints(
     chosen = {t.name: t.on_poor for t in config.teachers}
     complaints = []
     for info, signal in zip(infos, signals, strict=True):
-        name, found = info.name, comparison_of(config, signal, rows)
+        name, found = info.name, compare_with_one_label(config, signal, rows)
         if found is not None:
             stops = chosen[name] == "stop" and name not in idle
-            complaint = complaint_of(config, specs[name], info, found, scores[name], stops=stops)
+            complaint = make_complaint(config, specs[name], info, found, scores[name], stops=stops)
             complaints += [] if complaint is None else [complaint]
     return tuple(complaints)
 
@@ -279,7 +279,7 @@ def _not_judged(config: RunConfig, scores: Mapping[str, Score], rows: Rows, lang
     return notes
 
 
-def _shown(config: RunConfig, scores: Mapping[str, Score]) -> str:
+def _summarise(config: RunConfig, scores: Mapping[str, Score]) -> str:
     metric = config.task.metric_names[0]
     each = [
         f"{name} {format_metric(metric, None if s.macro is None else s.macro[metric])} "

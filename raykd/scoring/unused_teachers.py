@@ -8,7 +8,7 @@ from raykd.config import RunConfig
 from raykd.distill.weighting import ByLanguage, Fixed
 
 
-def never_asked(config: RunConfig, languages: Iterable[str]) -> dict[str, str]:
+def find_unused_teachers(config: RunConfig, languages: Iterable[str]) -> dict[str, str]:
     """Teachers that are asked for no training row, and why.
 
     Args:
@@ -24,11 +24,11 @@ def never_asked(config: RunConfig, languages: Iterable[str]) -> dict[str, str]:
         if config.plain or not any(asks[lang][m] for lang in there):
             own = [lang for lang in there if spoken[m] is None or lang in (spoken[m] or ())]
             others = {lang: [names[k] for k, asked in enumerate(asks[lang]) if asked] for lang in own}
-            reasons[name] = _why(config, name, own, others)
+            reasons[name] = _explain(config, name, own, others)
     return reasons
 
 
-def _why(config: RunConfig, name: str, own: list[str], others: dict[str, list[str]]) -> str:
+def _explain(config: RunConfig, name: str, own: list[str], others: dict[str, list[str]]) -> str:
     weighting = config.objective.weighting
     if config.plain:
         return "objective.alpha is 1, so the student learns from gold labels alone"
@@ -44,6 +44,6 @@ def _why(config: RunConfig, name: str, own: list[str], others: dict[str, list[st
     return f"objective.weighting {weighting.kind} gives it no weight"
 
 
-def describe_never_asked(reasons: dict[str, str]) -> tuple[str, ...]:
+def describe_unused_teachers(reasons: dict[str, str]) -> tuple[str, ...]:
     """Return a sentence a teacher."""
     return tuple(f"teacher {name} is asked for no row of this run: {why}" for name, why in reasons.items())

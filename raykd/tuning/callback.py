@@ -22,7 +22,7 @@ import ray
 from ray.tune import Callback
 
 from raykd.checkpoint.curves import Curves
-from raykd.driver.listening import listening
+from raykd.cluster.listening import listen
 from raykd.driver.session import ChildRuns
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
@@ -220,7 +220,7 @@ class TuneCallback(Callback):
         """Take in points while the body runs, and what is left after it."""
         try:
             # To its end, since the runs in MLflow are used by one thread; MLflow has its own patience.
-            with listening(self._take, name="raykd-sweep"):
+            with listen(self._take, name="raykd-sweep"):
                 yield
         finally:
             for name in list(self._runs.open):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from raykd.cluster.connection import pool_demand
 from raykd.config import WorkersConfig
 from raykd.errors import ResourceError
-from raykd.runs.ray_train import worker_needs
+from raykd.runs.ray_train import list_worker_resources
 from raykd.teachers.groups import Group
 
 
@@ -32,7 +32,7 @@ def concurrent_trials(
     Raises:
         ResourceError: With the arithmetic: not one trial fits, or fewer than were asked for.
     """
-    needs = worker_needs(workers)
+    needs = list_worker_resources(workers)
     free = _without_teachers(nodes, groups)
     places = sum(_times(node, needs) for node in free)
     fits = places // workers.num_workers

@@ -13,18 +13,18 @@ import ray
 
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.cluster.mailbox import mailbox_on_cluster
+from raykd.cluster.wait import wait_for_resources
 from raykd.config import Run
 from raykd.distill.weighting import Weighting
-from raykd.driver.jobs import Job, load_rows, metrics_of, teacher_jobs
-from raykd.driver.pool import check_cluster, placements_of
+from raykd.driver.jobs import Job, load_rows, make_teacher_jobs, map_metrics
+from raykd.driver.pool import check_cluster, make_placements
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
-from raykd.driver.wait import wait_for
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import LabelReport, label_rows
-from raykd.runs.ray_train import worker_needs
+from raykd.runs.ray_train import list_worker_resources
 from raykd.runs.stages import train_teachers
-from raykd.runs.teacher_stage import TeacherStage, opened_teachers
+from raykd.runs.teacher_stage import TeacherStage, open_teachers
 from raykd.spaces.search import Sampler
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
@@ -82,7 +82,7 @@ def read_base(base: Run) -> tuple[list[Job], Job]:
     Raises:
         DataError: What can be known of files, columns, labels and sizes.
     """
-    teachers = teacher_jobs(base)
+    teachers = make_teacher_jobs(base)
     student = Job("student", "student", base, load_rows(base), Path())
     for job in [*teachers, student]:
         job.check_batch()
@@ -139,7 +139,7 @@ class SweepDriver:
         """Teachers of its own that keep their resources while trials run."""
         own = self.base.serving.pool is None and self.label == "on_demand"
         members = self.base.members.values() if own else ()
-        return [g for member in members for g in group_placements(placements_of(member, {}))]
+        return [g for member in members for g in group_placements(make_placements(member, {}))]
 
     def run(self, search: Search) -> Journal:
         """Train, open and review the teachers, have them answer, and run the trials that are not over yet.
@@ -153,11 +153,11 @@ class SweepDriver:
         """
         if self.base.teachers:
             check_cluster(self.base, self.teacher_jobs, together=self.label == "on_demand")
-        if not all(job.done for job in self.teacher_jobs):
+        if not all(job.is_done for job in self.teacher_jobs):
             # What is recorded nowhere loses its folder when it is cut off, and with it a training's checkpoints.
-            self.session.tracker()
+            self.session.open_tracker()
         self._train_teachers()
-        with opened_teachers(self.base, self.teacher_jobs, self.student, self.session, self._say) as teachers:
+        with open_teachers(self.base, self.teacher_jobs, self.student, self.session, self._say) as teachers:
             for start in teachers.counts.completed:
                 self.journal.counters(start)
             self.review(teachers)
@@ -173,7 +173,7 @@ class SweepDriver:
         Raises:
             ModelError: A teacher is not good enough (`teachers[].on_poor`).
         """
-        self.session.tracker()
+        self.session.open_tracker()
         differs = any(None in weightings for weightings in self.weightings.values())
         teachers.review(asked_alike=not differs)
         self.notes = tuple(note for review in teachers.reviews.values() for note in review.notes)
@@ -184,11 +184,11 @@ class SweepDriver:
 
     def _train_teachers(self) -> None:
         curves = Curves(self.folder.path / TEACHER_CURVES)
-        progress = JobProgress(self.console, metrics_of(self.teacher_jobs), curves, lambda job, point: None)
-        if all(job.done for job in self.teacher_jobs):
+        progress = JobProgress(self.console, map_metrics(self.teacher_jobs), curves, lambda job, point: None)
+        if all(job.is_done for job in self.teacher_jobs):
             train_teachers(self.teacher_jobs, self.folder, progress)  # says that they are there
             return
-        with progress.listening():
+        with progress.listen():
             train_teachers(self.teacher_jobs, self.folder, progress)
 
     def _answer(self, teachers: TeacherStage) -> None:
@@ -203,7 +203,7 @@ class SweepDriver:
                     report += self._label(teachers, task, weighting, show)
         log.info("teachers answered ahead: %s", report)
         teachers.counts.mark_filled()
-        with teachers.counts.paused():
+        with teachers.counts.pause():
             for pool, _ in teachers.pools.values():
                 pool.park()
 
@@ -231,10 +231,10 @@ class SweepDriver:
             if trial.status not in (None, "failed"):
                 progress.restore(trial.row(higher))
         workers = self.base.workers
-        needs = [worker_needs(workers)] * workers.num_workers
-        wait_for(needs, "the first trial", self._say, self.base.ray.wait_s)
+        needs = [list_worker_resources(workers)] * workers.num_workers
+        wait_for_resources(needs, "the first trial", self._say, self.base.ray.wait_s)
         with mailbox_on_cluster() as mailbox:
-            curves, tracker = Curves(path / FILE), self.session.tracker()
+            curves, tracker = Curves(path / FILE), self.session.open_tracker()
             callback = TuneCallback(journal, curves, tracker, self.folder, mailbox, progress, higher)
             suggestions = Suggestions(
                 search.sampler,

@@ -18,7 +18,7 @@ from rich.markup import escape
 from raykd.config import Phase, Run
 from raykd.config.loading import dump, validate_any
 from raykd.driver.recording import describe_results, record_report
-from raykd.driver.teacher_counts import came_to_an_end
+from raykd.driver.teacher_counts import count_finished_starts
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.sweeps.page import draw_sweep_figures, write_sweep_page
@@ -133,7 +133,7 @@ def _report(
             "MLflow run": tracker.run_id,
             "MLflow": redact(tracker.uri),
             "folder": str(folder.path),
-            "starts that came to their end": str(came_to_an_end(folder.state)),
+            "starts that came to their end": str(count_finished_starts(folder.state)),
             **_passes(journal),
         },
         notes=(*notes, *_notes(plan, journal)),

@@ -114,7 +114,7 @@ class SweepCommand(Command[SweepOutcome]):
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
         search = self._search(driver)  # refuses what cannot start, before teachers work for it
         journal = driver.run(search)
-        outcome = conclude_sweep(plan, folder, journal, session.tracker(), (*plan.notes, *driver.notes))
+        outcome = conclude_sweep(plan, folder, journal, session.open_tracker(), (*plan.notes, *driver.notes))
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return outcome

@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raykd.config import WorkersConfig
 from raykd.environ import environment_with
-from raykd.runs.ray_train import worker_needs
+from raykd.runs.ray_train import list_worker_resources
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial import TrialHost
@@ -62,7 +62,7 @@ def run_trials(
     settings: TuneSettings,
 ) -> None:
     """Run trials until the sampler or the time budget ends them. Failed trials are in the journal, not raised."""
-    needs = worker_needs(settings.workers)
+    needs = list_worker_resources(settings.workers)
     bundles = [dict(needs) for _ in range(settings.workers.num_workers)]
     trainable = tune.with_resources(
         tune.with_parameters(TrialHost, context=context),

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from raykd.config import RunConfig
 from raykd.data.load import load_data
-from raykd.driver.jobs import teacher_job
-from raykd.driver.loop import fresh_student
-from raykd.driver.pool import placements_of
+from raykd.driver.jobs import make_teacher_job
+from raykd.driver.loop import make_task_model
+from raykd.driver.pool import make_placements
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.teachers.source import LocalSource
@@ -108,11 +108,11 @@ def plain_loop(config: RunConfig) -> TrainingLoop:
     tokenizer = config.student.fit_tokenizer(list(data.train.texts))
     source = None
     if not config.plain:
-        jobs = [teacher_job(config, teacher) for teacher in config.trained_teachers]
-        placed = placements_of(config, {job.name: job.output for job in jobs})
+        jobs = [make_teacher_job(config, teacher) for teacher in config.trained_teachers]
+        placed = make_placements(config, {job.name: job.output for job in jobs})
         source = LocalSource([Teacher(p.spec) for p in placed], config.objective.weighting)
     prepared = prepare_rows(config, data.train, data.validation, tokenizer)
-    loop = TrainingLoop(config, prepared, fresh_student(config, tokenizer), source)
+    loop = TrainingLoop(config, prepared, make_task_model(config, tokenizer), source)
     loop.run()
     return loop
 

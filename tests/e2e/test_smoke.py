@@ -16,7 +16,7 @@ import pytest
 from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any, read_yaml_mapping
-from raykd.driver.smoke import TAG, smoke_run
+from raykd.driver.smoke import TAG, make_smoke_run
 from raykd.runs.train import run_training
 from raykd.tuning.checks.smoke import smoke_sweep
 from raykd.tuning.config import load_sweep
@@ -105,7 +105,7 @@ def skip_what_is_not_there(config: Any) -> None:
 def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
     whole = load_any(with_rows(path, tmp_path), [f"output={tmp_path / 'runs'}", "ray.wait_s=60"])
     skip_what_is_not_there(whole)
-    config, begun = smoke_run(whole), time.monotonic()
+    config, begun = make_smoke_run(whole), time.monotonic()
     outcome = run_training(config, overwrite=True)
     assert time.monotonic() - begun < LIMIT_S
     folder = tmp_path / "runs" / config.name

@@ -27,7 +27,7 @@ from raykd.driver.pool import start_pool
 from raykd.runs.train import run_training
 from raykd.scoring.model import Model
 from raykd.scoring.outcome import Outcome
-from raykd.scoring.score import ask_all
+from raykd.scoring.score import ask_teachers
 from raykd.tasks.schemes import parse, read_entities, write_tags
 from raykd.tasks.scores import spans as answers
 from raykd.teachers.teacher import Teacher
@@ -141,7 +141,7 @@ def test_what_actors_served_is_what_the_same_teachers_answer_here(
     assert rows is not None
     pool, _ = start_pool(config, {})
     try:
-        served = ask_all(pool.handle, rows)
+        served = ask_teachers(pool.handle, rows)
         # The run has asked all of this: a second pool reads it from disk.
         assert all(count["forwarded"] == count["loaded"] == 0 for count in pool.counters().values())
         specs = [spec for group in pool.groups for spec in group.specs]

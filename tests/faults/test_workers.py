@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from raykd.checkpoint.curves import Curves
-from raykd.driver.wait import wait_for
+from raykd.cluster.wait import wait_for_resources
 from raykd.errors import ResourceError
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
@@ -168,13 +168,13 @@ def test_a_busy_cluster_is_waited_for_aloud_and_not_for_ever(ray_cluster: None) 
     other = placement_group([{"CPU": 3}])
     ray.get(other.ready())
     try:
-        wait_for([{"CPU": 1, "GPU": 0}], "one", said.append, 5.0)
+        wait_for_resources([{"CPU": 1, "GPU": 0}], "one", said.append, 5.0)
         assert said == []
         with pytest.raises(ResourceError, match=r"workers could not start[\s\S]*2 CPU, 1 free after [23] s"):
-            wait_for([{"CPU": 1}] * 2, "workers", said.append, 2.0, every_s=1.0)
+            wait_for_resources([{"CPU": 1}] * 2, "workers", said.append, 2.0, every_s=1.0)
         assert said and set(said) == {"workers: waiting for 2 CPU, 1 free"}
         threading.Timer(1.5, remove_placement_group, [other]).start()
-        wait_for([{"CPU": 2}] * 2, "workers", said.append, 30.0)
+        wait_for_resources([{"CPU": 2}] * 2, "workers", said.append, 30.0)
     finally:
         remove_placement_group(other)
     assert still_held() == []

@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from raykd.answers.source import AnswerSlots
 from raykd.config import RunConfig, ServingConfig
 from raykd.config.loading import load_run
-from raykd.driver.pool import attach, check_cluster, placements_of
+from raykd.driver.pool import attach_pool, check_cluster, make_placements
 from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
-from raykd.runs.named_pools import teachers_down, teachers_status, teachers_up
+from raykd.runs.named_pools import run_teachers_down, run_teachers_status, run_teachers_up
 from raykd.teachers.pools import named_pool
 from raykd.teachers.pools.own_pool import OwnPool
 from raykd.teachers.pools.pool import TeacherPool
@@ -134,7 +134,7 @@ def nothing_is_left() -> None:
 
 
 def table(name: str | None = None) -> list[dict[str, str]]:
-    shown = teachers_status(name)
+    shown = run_teachers_status(name)
     assert shown is not None
     return [dict(zip(shown.heads, line, strict=True)) for line in shown.lines]
 
@@ -165,10 +165,10 @@ def life(address: str, path: Path) -> None:
     join(address)
     config = load_run(path, ["serving.pool=kept"])
     own = OwnPool(
-        [replace(p, spec=replace(p.spec, store=None)) for p in placements_of(config, {})], config.serving
+        [replace(p, spec=replace(p.spec, store=None)) for p in make_placements(config, {})], config.serving
     )
     own.open()
-    pool = attach(config, {}, "kept")
+    pool = attach_pool(config, {}, "kept")
     assert pool.handle.teachers == ("zh", "en", "multi")
     for direct in (False, True):
         assert same(answers(pool, direct), answers(own, direct))
@@ -177,7 +177,7 @@ def life(address: str, path: Path) -> None:
     # Another run: some of the teachers in another order; what was done before is not its.
     some = load_run(path, ["serving.pool=kept", "select_teachers=[multi, en]"])
     turned = some.model_copy(update={"teachers": some.teachers[::-1]})
-    view = attach(turned, {}, "kept")
+    view = attach_pool(turned, {}, "kept")
     assert view.handle.teachers == ("multi", "en")
     _, en, multi = answers(own)
     assert same(answers(view, direct=False), [multi, en])
@@ -190,10 +190,12 @@ def life(address: str, path: Path) -> None:
     fits(load_run(path, ["serving.pool=kept"]))
     same_again(path)
     shown(address, path, pool)
-    down = teachers_down(["kept"])
+    down = run_teachers_down(["kept"])
     assert "3 actors ended" in down[0], down  # one of the four was killed
     nothing_is_left()
-    assert "nothing was done" in teachers_down(["kept"])[0] and "nothing was done" in teachers_down()[0]
+    assert (
+        "nothing was done" in run_teachers_down(["kept"])[0] and "nothing was done" in run_teachers_down()[0]
+    )
     pool.handle = replace(pool.handle, timeout_s=10.0)
     for ask in (lambda: answers(pool, direct=False), pool.counters):
         message = raised(TeacherError, ask)
@@ -213,12 +215,12 @@ def fits(config: RunConfig) -> None:
 
 def same_again(path: Path) -> None:
     before = processes()
-    lines = teachers_up(load_run(path), "kept")
+    lines = run_teachers_up(load_run(path), "kept")
     assert "nothing was changed" in lines[0] and len(lines) == 1, lines
-    lines = teachers_up(load_run(path, ["teachers.multi.actor.replicas=1"]), "kept")
+    lines = run_teachers_up(load_run(path, ["teachers.multi.actor.replicas=1"]), "kept")
     assert "nothing was changed" in lines[0] and "multi: 2 x CPU 0.5" in lines[1], lines
     fewer = load_run(path, ["select_teachers=[zh, en]"])
-    message = raised(TeacherError, lambda: teachers_up(fewer, "kept"))
+    message = raised(TeacherError, lambda: run_teachers_up(fewer, "kept"))
     assert "multi: teacher in the pool" in message and "raykd teachers down kept" in message, message
     assert processes() == before
 
@@ -245,7 +247,7 @@ def shown(address: str, path: Path, pool: TeacherPool) -> None:
     until(lambda: table("kept")[2]["alive"] == "1/2 (dead)")
     assert len(answers(pool, direct=False)) == 3
     assert "dead: teacher:multi replica 0" in raised(
-        TeacherError, lambda: teachers_up(load_run(path), "kept")
+        TeacherError, lambda: run_teachers_up(load_run(path), "kept")
     )
     # A replica that hangs: the command says so in time.
     stuck = ray.get(pool.handle.replicas[0][0].pid.remote())
@@ -269,7 +271,7 @@ def refusals(address: str, path: Path) -> None:
     unloadable(path)
     killed_driver(address, path)
     config = load_run(path, ["serving.pool=orphan"])
-    assert len(answers(attach(config, {}, "orphan"))) == 3
+    assert len(answers(attach_pool(config, {}, "orphan"))) == 3
     save_transformer(path.parent / "other", seed=9)
     changes = {
         "teachers.zh.path": (str(path.parent / "other"), "zh: fingerprint"),
@@ -282,14 +284,14 @@ def refusals(address: str, path: Path) -> None:
     for key, (value, said) in changes.items():
         other = load_run(path, ["serving.pool=orphan", f"{key}={value}"])
         if not said:
-            attach(other, {}, "orphan")
+            attach_pool(other, {}, "orphan")
             continue
-        message = raised(TeacherError, lambda other=other: attach(other, {}, "orphan"))  # type: ignore[misc]
+        message = raised(TeacherError, lambda other=other: attach_pool(other, {}, "orphan"))  # type: ignore[misc]
         assert said in message and "wanted:" in message and "next:" in message, message
-    message = raised(TeacherError, lambda: attach(config, {}, "nobody"))
+    message = raised(TeacherError, lambda: attach_pool(config, {}, "nobody"))
     assert "orphan" in message and "raykd teachers up" in message
-    raised(ConfigError, lambda: teachers_status("nobody"))
-    teachers_down()
+    raised(ConfigError, lambda: run_teachers_status("nobody"))
+    run_teachers_down()
     nothing_is_left()
 
 
@@ -298,15 +300,15 @@ def unloadable(path: Path) -> None:
     weights = path.parent / "broken" / "model.safetensors"
     save_transformer(weights.parent)
     gone = load_run(path, [f"teachers.multi.path={path.parent / 'nothing'}"])
-    raised(ModelError, lambda: teachers_up(gone, "bad"))
+    raised(ModelError, lambda: run_teachers_up(gone, "bad"))
     nothing_is_left()
     config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
     (weights.parent / "config.json").write_text(json.dumps({**config, "hidden_size": 32}), encoding="utf-8")
     bent = load_run(path, [f"teachers.multi.path={weights.parent}"])
-    raised(RaykdError, lambda: teachers_up(bent, "bad", load=True))
+    raised(RaykdError, lambda: run_teachers_up(bent, "bad", load=True))
     nothing_is_left()
     large = load_run(path, ["teachers.multi.actor.num_cpus=3"])
-    assert "teachers 7 = 7 CPU" in raised(ResourceError, lambda: teachers_up(large, "bad"))
+    assert "teachers 7 = 7 CPU" in raised(ResourceError, lambda: run_teachers_up(large, "bad"))
     nothing_is_left()
     keeper = (
         ray.remote(named_pool.PoolKeeper)
@@ -316,9 +318,9 @@ def unloadable(path: Path) -> None:
         .remote()
     )
     assert ray.get(keeper.served.remote()) is None  # its process is there
-    assert "killed" in raised(TeacherError, lambda: teachers_up(load_run(path), "half"))
+    assert "killed" in raised(TeacherError, lambda: run_teachers_up(load_run(path), "half"))
     assert "not whole" in table()[0]["teacher"]
-    assert "1 actors ended" in teachers_down(["half"])[0]
+    assert "1 actors ended" in run_teachers_down(["half"])[0]
     nothing_is_left()
 
 
@@ -331,7 +333,7 @@ def killed_driver(address: str, path: Path) -> None:
 
 
 def start(address: str, path: Path) -> None:
-    teachers_up(load_run(path, [f"ray.address={address}"]), "orphan")
+    run_teachers_up(load_run(path, [f"ray.address={address}"]), "orphan")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -343,7 +345,7 @@ def runs(address: str, path: Path) -> None:
 
     join(address)
     there, quick = f"ray.address={address}", "tracking.log_model=false"
-    teachers_up(load_run(path, [there]), "kept", load=True)
+    run_teachers_up(load_run(path, [there]), "kept", load=True)
     attached = run_training(load_run(path, [there, "name=attached", "serving.pool=kept", quick]))
     space = {
         "name": "search",
@@ -358,7 +360,7 @@ def runs(address: str, path: Path) -> None:
     # Every training text was answered for the run; the sweep computed nothing and took nothing away.
     assert [(r["alive"], r["forwarded"]) for r in table("kept")] == before
     until(lambda: free_cpus() == CPUS - 2)
-    teachers_down(["kept"])
+    run_teachers_down(["kept"])
     own = plain_loop(load_run(path, ["name=own", "serving.store=fresh"])).best_student().model.state_dict()
     weights = load_file(attached.student / "model.safetensors")
     assert weights.keys() == own.keys()

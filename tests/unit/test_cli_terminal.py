@@ -83,8 +83,8 @@ def test_errors_that_nobody_reads_leave_the_answers_alone() -> None:
 
 
 def test_halves_of_surrogate_pairs_in_json_are_answered(tmp_path: Path) -> None:
-    from raykd.scoring.inputs import read_texts
+    from raykd.scoring.inputs import read_inputs
 
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "\\ud800 room"}\n{"tokens": 1, "text": "ok"}\n')
-    assert read_texts(None, file, None, None, io.StringIO()).texts == ["\ufffd room", "ok"]
+    assert read_inputs(None, file, None, None, io.StringIO()).texts == ["\ufffd room", "ok"]

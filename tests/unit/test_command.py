@@ -16,8 +16,8 @@ from rich.console import Console
 from raykd.driver import command as driver
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.errors import ConfigError, DataError
-from raykd.folders.folder import path_of
-from raykd.folders.lock import is_held, locked
+from raykd.folders.folder import find_run_path
+from raykd.folders.lock import is_held, lock_folder
 from tests.worlds import run_config
 
 
@@ -88,7 +88,9 @@ def ran(command: Noting, **flags: bool) -> tuple[Made, str]:
 
 
 def state(command: Noting) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((path_of(command.owner) / "run.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        (find_run_path(command.owner) / "run.json").read_text(encoding="utf-8")
+    )
     return found
 
 
@@ -98,8 +100,8 @@ def test_a_command_checks_prepares_introduces_and_runs_in_a_folder_that_is_its_o
     assert command.done == ["check", "prepare", "introduce", "run"]
     assert text.index("mind the step") < text.index("what is done")
     assert state(command)["status"] == "finished" and state(command)["lines"] == list(made.lines)
-    assert NoSession.ends == [None] and not is_held(path_of(command.owner))
-    assert "in the log" in (path_of(command.owner) / "log.txt").read_text(encoding="utf-8")
+    assert NoSession.ends == [None] and not is_held(find_run_path(command.owner))
+    assert "in the log" in (find_run_path(command.owner) / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -125,11 +127,14 @@ def test_what_fails_before_anything_is_recorded_leaves_no_folder(tmp_path: Path,
     command = Noting(tmp_path, {step: DataError("wrong")})
     with pytest.raises(DataError):
         ran(command)
-    assert not path_of(command.owner).exists() and NoSession.ends == []
+    assert not find_run_path(command.owner).exists() and NoSession.ends == []
 
 
 def test_a_folder_that_another_driver_holds_is_refused(tmp_path: Path) -> None:
     command = Noting(tmp_path)
-    with locked(path_of(command.owner)), pytest.raises(ConfigError, match="another raykd works in"):
+    with (
+        lock_folder(find_run_path(command.owner)),
+        pytest.raises(ConfigError, match="another raykd works in"),
+    ):
         ran(command)
     assert command.done == ["check"]

@@ -12,7 +12,7 @@ from raykd.config.loading import load_run, validate
 from raykd.data.rows import Rows
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
-from raykd.scoring.costs import cost_table, languages_taught
+from raykd.scoring.costs import list_taught_languages, make_cost_table
 from raykd.scoring.score import sample_texts
 from raykd.teachers import timing
 from raykd.teachers.timing import describe_conditions, measure_time
@@ -49,8 +49,8 @@ POOL: Any = SimpleNamespace(
 
 def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_one(monkeypatch) -> None:
     trained = rows(en=3, fr=5, zh=4)
-    assert languages_taught(config(), POOL, trained) == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
-    uniform = languages_taught(config("uniform"), POOL, trained)
+    assert list_taught_languages(config(), POOL, trained) == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
+    uniform = list_taught_languages(config("uniform"), POOL, trained)
     assert uniform == {"zh": ("zh",), "en": ("en",), "multi": ("zh", "en", "fr")}
     monkeypatch.setattr("raykd.models.stored_parameters", lambda folder: 100)
     infos: Any = [
@@ -63,7 +63,7 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
         "en": (None, None),
         "multi": (timing.replace(took[2], kept=True), took[1]),
     }
-    table = cost_table(config(), POOL, infos, times, "student", trained)  # type: ignore[arg-type]
+    table = make_cost_table(config(), POOL, infos, times, "student", trained)  # type: ignore[arg-type]
     assert [(t.taught, t.texts, t.smaller) for t in table.teachers] == [
         (("zh",), 4, 9.0), (("en",), 3, 0.5), (("fr",), 5, 12.0)]  # fmt: skip
     assert table.by_language == "zh is taught by zh; en is taught by en; fr is taught by multi"
@@ -135,5 +135,5 @@ def test_the_demo_has_a_language_that_the_multilingual_teacher_alone_teaches_and
         teacher_languages=tuple(t.language_set for t in run.teachers),
     )
     pool: Any = SimpleNamespace(handle=handle)
-    taught = languages_taught(run, pool, rows(zh=1, en=1, fr=1))
+    taught = list_taught_languages(run, pool, rows(zh=1, en=1, fr=1))
     assert taught == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}

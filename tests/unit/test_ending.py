@@ -24,7 +24,7 @@ def test_the_saved_step_and_an_early_stop_are_said() -> None:
 
 def test_less_is_better_and_equal_scores_are_one() -> None:
     lower = find_ending(curve(0.5, 0.4, 0.45, metric="nll"), "nll", 36)
-    assert lower is not None and (lower.best, lower.best_step, lower.waited) == (0.4, 24, 1)
+    assert lower is not None and (lower.best, lower.best_step, lower.evaluations_since) == (0.4, 24, 1)
     first = find_ending(curve(0.6499999999999999, 0.65), "accuracy", 24)
     assert first is not None and first.best_step == 12
     assert find_ending([], "accuracy", 12) is None

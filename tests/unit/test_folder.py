@@ -35,22 +35,22 @@ from raykd.driver.progress import JobProgress
 from raykd.errors import ConfigError
 from raykd.folders.folder import (
     RunFolder,
-    finished_before,
+    check_run_folder,
     log_to_file,
-    look_at_folder,
     open_run_folder,
-    status_of,
+    read_finished_run,
+    read_status,
 )
-from raykd.folders.lock import locked
+from raykd.folders.lock import lock_folder
 from raykd.point import Point
-from raykd.scoring.notes import notes_of
+from raykd.scoring.notes import collect_notes
 from tests.worlds import run_config
 
 
 def reopened(
     config: RunConfig, rows: str = "rows", *, resume: bool = False, overwrite: bool = False
 ) -> RunFolder:
-    earlier = look_at_folder(config, resume=resume, overwrite=overwrite)
+    earlier = check_run_folder(config, resume=resume, overwrite=overwrite)
     files = {"run.yaml": dump(config)}
     return open_run_folder(config, {"data": rows}, files, earlier=earlier, base=config, overwrite=overwrite)
 
@@ -84,20 +84,20 @@ def test_a_run_goes_on_over_the_rows_it_began_with(tmp_path: Path) -> None:
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     config, folder = opened(tmp_path)
     before = (folder.path / "run.json").read_bytes()
-    look_at_folder(config, resume=False, overwrite=True)
+    check_run_folder(config, resume=False, overwrite=True)
     assert (folder.path / "run.json").read_bytes() == before
 
 
 def test_a_finished_run_is_known_by_its_configuration(tmp_path: Path) -> None:
     config, folder = opened(tmp_path)
-    assert finished_before(config) is None
+    assert read_finished_run(config) is None
     (folder.path / "results.md").write_text("| a |", encoding="utf-8")
     (folder.path / "student").mkdir()
     (folder.path / "student" / "config.json").write_text("{}", encoding="utf-8")
     folder.write_state(status="finished", lines=["report x"])
-    found = finished_before(config)
+    found = read_finished_run(config)
     assert found is not None and found.text == "| a |" and found.lines == ("report x",)
-    assert finished_before(config.model_copy(update={"seed": 9})) is None
+    assert read_finished_run(config.model_copy(update={"seed": 9})) is None
 
 
 def test_zero_checkpoints_belong_to_their_number_of_workers(tmp_path: Path) -> None:
@@ -298,8 +298,8 @@ def test_a_crash_and_a_full_disk_while_saving_leave_the_checkpoint_before(tmp_pa
 HOLDING = """
 import sys, time
 from pathlib import Path
-from raykd.folders.lock import locked
-with locked(Path(sys.argv[1])):
+from raykd.folders.lock import lock_folder
+with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -311,14 +311,14 @@ def test_a_folder_has_one_driver_and_a_killed_one_holds_nothing(tmp_path: Path) 
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with (
         pytest.raises(ConfigError, match=f"another raykd works in .*[\\s\\S]*process {holder.pid} on "),
-        locked(folder),
+        lock_folder(folder),
     ):
         pass
     holder.kill()
     holder.communicate()
-    with locked(folder), locked(tmp_path / "other"):
+    with lock_folder(folder), lock_folder(tmp_path / "other"):
         assert (tmp_path / ".run.lock").exists()
-        with pytest.raises(ConfigError, match=f"process {os.getpid()} on "), locked(folder):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} on "), lock_folder(folder):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -330,14 +330,14 @@ def test_a_file_system_without_locks_is_warned_of(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", has_none)
-    with locked(tmp_path / "run"), locked(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"), lock_folder(tmp_path / "run"):
         assert "has no locks" in caplog.text and "No locks available" in caplog.text
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("text", encoding="utf-8")
     (tmp_path / ".run.lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "run"):
+    with pytest.raises(OSError, match="symbolic links"), lock_folder(tmp_path / "run"):
         pass
     assert (tmp_path / "victim").read_text(encoding="utf-8") == "text"
 
@@ -360,7 +360,8 @@ def test_left_out_steps_are_noted() -> None:
     )
     empty: Any = SimpleNamespace(remarks=tuple, test=())
     said = [
-        [n for n in notes_of(config, empty, curve, []) if "left out" in n] for curve in (none, some, back)
+        [n for n in collect_notes(config, empty, curve, []) if "left out" in n]
+        for curve in (none, some, back)
     ]
     assert said[0] == [] and said[1][0].startswith("2 training steps were left out")
     assert "4 training steps" in said[2][0] and "went back to a checkpoint once" in said[2][0]
@@ -370,9 +371,9 @@ def test_a_run_whose_process_is_gone_is_not_running(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     state = {"status": "running"}
-    assert status_of(folder, state) == "killed"
-    with locked(folder):
-        assert status_of(folder, state) == "killed"  # this process asks, which is no run of it
+    assert read_status(folder, state) == "killed"
+    with lock_folder(folder):
+        assert read_status(folder, state) == "killed"  # this process asks, which is no run of it
         (tmp_path / ".run.lock").write_text(json.dumps({"pid": os.getpid() + 1, "host": "h", "since": "s"}))
-        assert status_of(folder, state) == "running"
-    assert status_of(folder, {"status": "interrupted"}) == "interrupted"
+        assert read_status(folder, state) == "running"
+    assert read_status(folder, {"status": "interrupted"}) == "interrupted"

@@ -207,8 +207,8 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     """A student that is its teacher has nothing to learn; the run's own names of languages lead to the codes."""
     from raykd.config import RunConfig
     from raykd.data.rows import Rows
-    from raykd.driver.loop import fresh_student
-    from raykd.scoring.written import student_said
+    from raykd.driver.loop import make_task_model
+    from raykd.scoring.language_answers import collect_student_answers
     from raykd.student.loop import TrainingLoop
     from raykd.student.prepare import fit_tokenizer, prepare_rows
     from raykd.teachers.source import LocalSource
@@ -248,7 +248,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     points: list[Any] = []
     own = fit_tokenizer(config.student, [(config.task, rows)])
     loop = TrainingLoop(
-        config, prepare_rows(config, rows, rows, own), fresh_student(config, own),
+        config, prepare_rows(config, rows, rows, own), make_task_model(config, own),
         LocalSource([teacher], config.objective.weighting), publish=points.append,
     )  # fmt: skip
     loop.run()
@@ -258,7 +258,7 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     student = loop.best_student()
     assert isinstance(student, models.TextModel)
     models.save_model(student, tmp_path / "s")
-    said, _ = student_said(tmp_path / "s", config, rows)
+    said, _ = collect_student_answers(tmp_path / "s", config, rows)
     batch_of_rows = rows.take(range(4))
     assert said.texts == tuple(teacher.generate(batch_of_rows, beams=1, max_new_tokens=6))
     assert said.texts == tuple(

@@ -13,7 +13,7 @@ from raykd.config import ServingConfig
 from raykd.distill.signals import Signals
 from raykd.distill.weighting import ByLanguage, Fixed, Uniform
 from raykd.point import Point
-from raykd.scoring.lost_teachers import loss_notes, lost_since, surviving
+from raykd.scoring.lost_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.student.meter import Meter
 from tests.fakes import answer_slots
 from tests.worlds import run_config
@@ -28,12 +28,12 @@ def window(step: int, **lost: float) -> Point:
 
 
 def test_a_teacher_is_lost_since_the_first_window_without_it_unless_it_came_back() -> None:
-    assert lost_since(
+    assert find_loss_steps(
         [window(1), window(2, zh=0.5), window(3, zh=1.0), Point(3, {"eval/mean/nll": 1.0})]
     ) == {"zh": 2}
-    assert lost_since([window(1), window(2, zh=1.0), window(3), window(4)]) == {}
-    assert lost_since([window(2, zh=1.0), window(3), window(4, zh=1.0)]) == {"zh": 4}
-    first, second = loss_notes({"zh": 1200}, ["zh", "multi"])
+    assert find_loss_steps([window(1), window(2, zh=1.0), window(3), window(4)]) == {}
+    assert find_loss_steps([window(2, zh=1.0), window(3), window(4, zh=1.0)]) == {"zh": 4}
+    first, second = describe_lost_teachers({"zh": 1200}, ["zh", "multi"])
     assert "teacher zh was lost by step 1,200" in first and "multi was lost after the last step" in second
 
 
@@ -75,12 +75,12 @@ def test_the_end_of_a_run_asks_those_that_are_left_and_weighs_them_alone(weighti
     )
     for dead, since in ((("zh",), {}), ((), {"zh": 5})):
         pool: Any = Pool(dead)
-        left, survivors, known, lost = surviving(config, pool, infos, since)
+        left, survivors, known, lost = drop_lost_teachers(config, pool, infos, since)
         assert lost == ("zh",) and [i.name for i in known] == ["multi"]
         assert survivors.handle.teachers == ("multi",)
         left.objective.weighting.check(("multi",))
     pool = Pool(())
-    assert surviving(config, pool, infos, {}) == (config, pool, infos, ())
+    assert drop_lost_teachers(config, pool, infos, {}) == (config, pool, infos, ())
     strict = config.model_copy(update={"serving": ServingConfig()})
     pool = Pool(("zh",))
-    assert surviving(strict, pool, infos, {})[1:] == (pool, infos, ())
+    assert drop_lost_teachers(strict, pool, infos, {})[1:] == (pool, infos, ())

@@ -26,7 +26,7 @@ from raykd.data.rows import Rows
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
 from raykd.distill.vocabulary_signals import IdMap
-from raykd.driver.loop import fresh_student
+from raykd.driver.loop import make_task_model
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import DecoderStudent, PretrainedStudent, TransformerStudent
 from raykd.models.identity import describe_tokenizer
@@ -358,7 +358,7 @@ def test_two_monolingual_teachers_teach_one_student(tmp_path: Path) -> None:
     loop = TrainingLoop(
         config,
         prepare_rows(config, rows_of(2), rows_of(1), joined),
-        fresh_student(config, joined),
+        make_task_model(config, joined),
         source,
         publish=points.append,
     )

@@ -13,7 +13,7 @@ from transformers import PLBartConfig, PLBartForConditionalGeneration
 
 from raykd import models
 from raykd.config import RunConfig
-from raykd.driver.language_models import describe_set_aside
+from raykd.driver.language_models import describe_ignored_settings
 from raykd.errors import ModelError
 from raykd.prediction.generation_settings import check_ids, find_ignored_settings
 from raykd.prediction.predictor import Lengths, build_served_task
@@ -222,7 +222,7 @@ def test_only_what_a_key_would_follow_is_promised(
             "objective": {"alpha": 1.0},
         }
     )
-    found = describe_set_aside(config)
+    found = describe_ignored_settings(config)
     assert len(found) == bool(said) and all(text.endswith(said) for text in found)
 
 

@@ -21,12 +21,12 @@ from raykd.checkpoint.storage import StorageFolder
 from raykd.config.home import find_again, find_folder, is_home, refuse_another, student_in
 from raykd.config.loading import dump, load_any, load_run
 from raykd.driver.growth import Growth, plan_growth
-from raykd.driver.jobs import jobs_of
-from raykd.driver.teacher_counts import TeacherCounts, totals
+from raykd.driver.jobs import make_jobs
+from raykd.driver.teacher_counts import TeacherCounts, sum_counters
 from raykd.errors import ConfigError, ModelError, ResourceError
 from raykd.folders.changes import compare_trees
-from raykd.folders.contents import digest
-from raykd.folders.folder import RunFolder, finished_before, look_at_folder, open_run_folder
+from raykd.folders.contents import digest_folder
+from raykd.folders.folder import RunFolder, check_run_folder, open_run_folder, read_finished_run
 from raykd.preflight.folder_check import describe_folder
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.config import dump_sweep, load_sweep
@@ -71,8 +71,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], No
 def begin(run: Path, overrides: tuple[str, ...] = (), *, resume: bool = False, **state: Any) -> RunFolder:
     """As `train` opens its folder."""
     config = load_any(run, overrides)
-    earlier = look_at_folder(config, resume=resume, overwrite=False)
-    rows = jobs_of(config, Path("none"))[1][-1].fingerprints()
+    earlier = check_run_folder(config, resume=resume, overwrite=False)
+    rows = make_jobs(config, Path("none"))[1][-1].fingerprints()
     folder = open_run_folder(
         config, rows, {"run.yaml": dump(config)}, earlier=earlier, base=config, overwrite=False
     )
@@ -102,7 +102,7 @@ def test_a_changed_key_is_named_with_both_values_and_what_can_be_done(
     here(tmp_path)
     begin(run)
     with pytest.raises(ConfigError) as caught:
-        look_at_folder(load_run(run, [override]), resume=True, overwrite=False)
+        check_run_folder(load_run(run, [override]), resume=True, overwrite=False)
     text = str(caught.value)
     assert said in text and "settings have changed" in text and "name=r-2" in text and "--overwrite" in text
     assert not re.search(r"[0-9a-f]{12}", text.replace(str(tmp_path), "")), "no hash"
@@ -110,7 +110,7 @@ def test_a_changed_key_is_named_with_both_values_and_what_can_be_done(
     assert said in detail and argument == "name=r-2"
     (tmp_path / "runs" / "r" / "student").mkdir()
     with pytest.raises(ConfigError, match=r"pretrained, path: .*runs/r/student"):
-        look_at_folder(load_run(run, [override]), resume=True, overwrite=False)
+        check_run_folder(load_run(run, [override]), resume=True, overwrite=False)
 
 
 def test_what_changes_nothing_that_is_learnt_may_change(tmp_path: Path, here: Any) -> None:
@@ -119,7 +119,7 @@ def test_what_changes_nothing_that_is_learnt_may_change(tmp_path: Path, here: An
     begin(run)
     free = ["ray.num_cpus=3", "tracking.experiment=other", "train.max_failures=4", "train.evaluations=9",
             "teachers.t.actor.num_cpus=2", "teachers.t.on_poor=warn", "serving.prefetch=3", "data.on_bad_row=skip"]  # fmt: skip
-    earlier = look_at_folder(load_run(run, free), resume=True, overwrite=False)
+    earlier = check_run_folder(load_run(run, free), resume=True, overwrite=False)
     assert {c.key for c in earlier.changes.free} == {f.partition("=")[0] for f in free}
     assert "tracking.experiment null -> other" in map(str, earlier.changes.free)
 
@@ -164,7 +164,7 @@ def test_a_folder_under_another_name_is_itself(tmp_path: Path, here: Any) -> Non
     for place in ("runs/r2/run.yaml", "runs/r2", "runs/r2/", "link", "link/run.yaml", "runs/../runs/r2"):
         config = load_any(Path(place))
         assert (config.name, Path(config.output)) == ("r2", tmp_path / "runs")
-        assert look_at_folder(config, resume=True, overwrite=False).changes.allowed == ()
+        assert check_run_folder(config, resume=True, overwrite=False).changes.allowed == ()
     (tmp_path / "runs" / "r2").rename(tmp_path / "runs" / "r 2")
     with pytest.raises(ConfigError, match="rename the folder"):
         load_any(tmp_path / "runs" / "r 2")
@@ -177,8 +177,8 @@ def test_a_copy_gets_a_record_of_its_own_and_a_copied_project_keeps_its(tmp_path
     (folder.path / "mlflow_spool.jsonl").write_text("", encoding="utf-8")
     shutil.copytree(folder.path, folder.path.with_name("r-copy"))
     config = load_any(Path("runs/r-copy"))
-    earlier = look_at_folder(config, resume=True, overwrite=False)
-    rows = jobs_of(config, Path("none"))[1][-1].fingerprints()
+    earlier = check_run_folder(config, resume=True, overwrite=False)
+    rows = make_jobs(config, Path("none"))[1][-1].fingerprints()
     copy = open_run_folder(config, rows, {}, earlier=earlier, base=config, overwrite=False)
     assert "an MLflow run of its own" in copy.notes[0] and not (copy.path / "mlflow_spool.jsonl").exists()
     assert not {"mlflow_run_id", "children"} & set(copy.state)
@@ -214,24 +214,24 @@ def test_models_are_compared_by_what_they_hold(tmp_path: Path, here: Any) -> Non
     begin(run)
     shutil.copytree(tmp_path / "teacher", tmp_path / "elsewhere")
     moved = load_run(run, ["teachers.t.path=elsewhere"])
-    assert look_at_folder(moved, resume=True, overwrite=False).changes.refused == ()
+    assert check_run_folder(moved, resume=True, overwrite=False).changes.refused == ()
     (tmp_path / "teacher" / "config.json").write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"teachers.t.path .*its files are other ones"):
-        look_at_folder(load_run(run), resume=True, overwrite=False)
+        check_run_folder(load_run(run), resume=True, overwrite=False)
 
 
 def test_a_digest_sees_any_block_of_large_weights(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(bytes(5 << 20))
-    before = digest(tmp_path)
+    before = digest_folder(tmp_path)
     for at in (0, 5 << 19, (5 << 20) - 1):
         with weights.open("r+b") as file:
             file.seek(at)
             file.write(b"x")
-        assert digest(tmp_path) != before
+        assert digest_folder(tmp_path) != before
         weights.write_bytes(bytes(5 << 20))
     (tmp_path / "README.md").write_text("x", encoding="utf-8")
-    assert digest(tmp_path) == before
+    assert digest_folder(tmp_path) == before
 
 
 def test_a_model_file_that_cannot_be_read_is_one_message(
@@ -244,7 +244,7 @@ def test_a_model_file_that_cannot_be_read_is_one_message(
 
     monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(ModelError, match=r"cannot be read[\s\S]*model\.safetensors"):
-        digest(tmp_path)
+        digest_folder(tmp_path)
 
 
 def test_changed_rows_are_named_by_their_part(tmp_path: Path, here: Any) -> None:
@@ -290,7 +290,7 @@ def test_a_state_that_is_cut_off_is_one_message(content: str, tmp_path: Path, he
         with pytest.raises(ConfigError, match=r"run.json cannot be read"):
             read()
     with pytest.raises(ConfigError, match=r"run.json cannot be read[\s\S]*name=") as caught:
-        look_at_folder(load_run(run), resume=True, overwrite=False)
+        check_run_folder(load_run(run), resume=True, overwrite=False)
     assert "not a run folder" not in str(caught.value)
 
 
@@ -336,9 +336,9 @@ def last_checkpoint(folder: RunFolder, step: int, stale: int, job: str = "studen
 
 def planned(run: Path, overrides: list[str]) -> Growth:
     config = load_any(run, overrides)
-    earlier = look_at_folder(config, resume=True, overwrite=False)
+    earlier = check_run_folder(config, resume=True, overwrite=False)
     path = Path(config.output).resolve() / config.name
-    return plan_growth(earlier, config, jobs_of(config, path)[1], path)
+    return plan_growth(earlier, config, make_jobs(config, path)[1], path)
 
 
 def test_a_finished_run_trains_on_and_keeps_its_student(tmp_path: Path, here: Any) -> None:
@@ -348,8 +348,8 @@ def test_a_finished_run_trains_on_and_keeps_its_student(tmp_path: Path, here: An
     student = folder.path / "student"
     student.mkdir()
     (student / "config.json").write_text("{}", encoding="utf-8")
-    assert finished_before(load_run(run)) is not None
-    assert finished_before(load_run(run, ["train.steps=40"])) is None
+    assert read_finished_run(load_run(run)) is not None
+    assert read_finished_run(load_run(run, ["train.steps=40"])) is None
     with pytest.raises(
         ConfigError, match=r"last checkpoint is gone[\s\S]*pretrained, path: .*runs/r/student"
     ):
@@ -432,7 +432,7 @@ def a_sweep(folder: Path) -> Path:
 def begin_sweep(space: Path) -> Path:
     plan = load_sweep(space)
     files = {"space.yaml": dump_sweep(plan), "run.yaml": dump(plan.base)}
-    earlier = look_at_folder(plan, resume=False, overwrite=False)
+    earlier = check_run_folder(plan, resume=False, overwrite=False)
     folder = open_run_folder(plan, {"data": "x"}, files, earlier=earlier, base=plan.base, overwrite=False)
     folder.write_state(mlflow_run_id="m")
     return folder.path
@@ -505,13 +505,13 @@ def test_counters_over_starts_that_were_killed_are_those_of_an_unbroken_run(tmp_
     counts.keep()
     first.answer(30)  # and is killed before it was written
     state = json.loads((tmp_path / "run.json").read_text("utf-8"))
-    assert totals(state)["t"]["forwarded"] == 100
+    assert sum_counters(state)["t"]["forwarded"] == 100
     second = Pool(kept=first.kept)
     again = TeacherCounts(RunFolder(tmp_path, state), [second])  # type: ignore[list-item]
     assert again.completed == [{"t": {"answered": 130, "forwarded": 130, "loaded": 1}}], (
         "for a sweep's journal"
     )
-    with again.watched():
+    with again.watch():
         second.answer(270)
     assert again.totals() == {"t": {"answered": 400, "forwarded": 400, "loaded": 1}}
     third = TeacherCounts(

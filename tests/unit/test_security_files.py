@@ -11,7 +11,7 @@ import pytest
 
 from raykd import models
 from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
-from raykd.checkpoint.ownership import foreign
+from raykd.checkpoint.ownership import find_foreign_file
 from raykd.checkpoint.storage import StorageFolder
 from raykd.config import checked_name
 from raykd.config.loading import load_run, validate
@@ -98,20 +98,20 @@ def test_checkpoints_are_ours_alone(tmp_path: Path) -> None:
     part.write_bytes(b"x")
     for path in (folder.parent, folder, folder / "engine", part):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    assert foreign(folder) is None
+    assert find_foreign_file(folder) is None
     for path in (folder.parent, folder, folder / "engine", part):
         before = path.stat().st_mode
         path.chmod(before | 0o002)
-        assert "written by everybody" in str(foreign(folder)), path
+        assert "written by everybody" in str(find_foreign_file(folder)), path
         path.chmod(before)
     link = folder / "best.pt"
     link.symlink_to(part)
-    assert foreign(folder) == "checkpoint_1/best.pt is a link"
+    assert find_foreign_file(folder) == "checkpoint_1/best.pt is a link"
     link.unlink()
-    assert "cannot be looked at" in str(foreign(tmp_path / "none" / "there"))
+    assert "cannot be looked at" in str(find_foreign_file(tmp_path / "none" / "there"))
     if os.geteuid() == 0:  # only root can give a file away
         os.chown(part, 12345, -1)
-        assert "belongs to user 12345" in str(foreign(folder))
+        assert "belongs to user 12345" in str(find_foreign_file(folder))
 
 
 def test_a_whole_checkpoint_is_passed_over_where_others_may_write(tmp_path: Path) -> None:

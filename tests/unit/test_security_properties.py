@@ -22,7 +22,7 @@ from raykd.errors import RaykdError
 from raykd.parse import parse_json, parse_yaml
 from raykd.pretrained.files import check_directory, read_labels
 from raykd.redaction import redact, redact_value
-from raykd.scoring.inputs import read_texts
+from raykd.scoring.inputs import read_inputs
 from raykd.teachers.store.values import make_text_key
 from raykd.tracking import slug
 
@@ -107,7 +107,7 @@ def test_any_lines_for_predict_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.jsonl"
         path.write_bytes(data)
-        asked = answered(lambda: read_texts(None, path, None, None, sys.stdin))
+        asked = answered(lambda: read_inputs(None, path, None, None, sys.stdin))
         if asked is not None:
             rows = asked.texts or asked.tokens or []
             assert len(rows) <= len(data.splitlines()), "a row a line at most: none is made up"

@@ -16,11 +16,11 @@ from raykd.config import MultiRun
 from raykd.config.loading import load_any, load_run, validate
 from raykd.data.mixture import Mixture
 from raykd.data.stream import BatchStream
-from raykd.driver.loop import fresh_model
+from raykd.driver.loop import make_student_model
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models.multi import MultiModel, load_tasks, save_tasks, share
 from raykd.point import Point
-from raykd.scoring.several_tasks import of_task
+from raykd.scoring.several_tasks import select_task_points
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import prepare_rows
 from raykd.teachers.spec import TeacherSpec
@@ -274,7 +274,7 @@ def loop_of(config: MultiRun, points: list[Point] | None = None) -> TrainingLoop
         for name, member in config.members.items()
     }
     publish = (lambda point: None) if points is None else points.append
-    return TrainingLoop(config, seen, fresh_model(config, tokenizer), sources, publish=publish)
+    return TrainingLoop(config, seen, make_student_model(config, tokenizer), sources, publish=publish)
 
 
 def test_one_task_in_a_mix_is_the_ordinary_run_bit_for_bit() -> None:
@@ -291,7 +291,11 @@ def test_one_task_in_a_mix_is_the_ordinary_run_bit_for_bit() -> None:
     source = FixedSource([t.name for t in member.teachers], [t.language_set for t in member.teachers])
     seen = prepare_rows(member, rows(160, 1), rows(60, 2, unlabelled=0.0), tokenizer)
     several = TrainingLoop(
-        config, {"opinion": seen}, fresh_model(config, tokenizer), {"opinion": source}, publish=mixed.append
+        config,
+        {"opinion": seen},
+        make_student_model(config, tokenizer),
+        {"opinion": source},
+        publish=mixed.append,
     )
     several.run()
     untimed = ("train/wait_s", "latency_s")
@@ -320,7 +324,7 @@ def test_teachers_are_asked_for_rows_of_their_task_only_and_steps_follow_the_mix
     last = loop.state.history[-1]
     both = [last["first/eval/mean/accuracy"], last["second/eval/mean/accuracy"]]
     assert last["eval/mean/score"] == pytest.approx(np.mean(both)) and loop.state.best is not None
-    mine = of_task(points, "second")
+    mine = select_task_points(points, "second")
     assert {k for p in mine for k in p.values if k.startswith("eval/")} >= {
         "eval/en/accuracy",
         "eval/mean/nll",

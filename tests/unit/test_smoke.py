@@ -12,8 +12,8 @@ import yaml
 from raykd.config.loading import dump, load_any, load_run
 from raykd.config.smoke import HELD_OUT, shorten_run, smoke_name
 from raykd.data.load import load_data
-from raykd.driver.jobs import teacher_jobs
-from raykd.driver.smoke import check_smoke_folder, refuse_going_on, smoke_run
+from raykd.driver.jobs import make_teacher_jobs
+from raykd.driver.smoke import check_smoke_folder, make_smoke_run, refuse_smoke_resume
 from raykd.errors import ConfigError
 from raykd.presets import preset
 from raykd.tuning.checks.smoke import smoke_sweep
@@ -36,7 +36,7 @@ def changes(a: Any, b: Any, path: str = "") -> set[str]:
 @pytest.mark.parametrize("path", RUNS, ids=[p.name for p in RUNS])
 def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
     whole = load_any(path, [f"output={tmp_path}"])
-    short = smoke_run(whole)
+    short = make_smoke_run(whole)
     assert short.name == f"{whole.name}-smoke" and short.smoke == whole.name and short.output == whole.output
     assert short.serving.store == f"{short.name}/store"
     differing = changes(whole.model_dump(mode="json"), short.model_dump(mode="json"))
@@ -49,7 +49,7 @@ def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(dump(short), encoding="utf-8")
     assert load_any(tmp_path / "run.yaml") == short
     if path.parent.name == "presets":
-        for job in teacher_jobs(short):
+        for job in make_teacher_jobs(short):
             assert job.output.parent == tmp_path / short.name / "teachers" and job.steps <= 4
             assert len(job.data[""].validation) <= 3 * HELD_OUT
 
@@ -108,11 +108,11 @@ def test_a_folder_that_is_no_smoke_run_s_is_not_emptied(tmp_path: Path) -> None:
         for name, text in files.items():
             (folder / name).write_text(text)
         with pytest.raises(ConfigError, match="not the folder of a smoke run"):
-            smoke_run(config)
+            make_smoke_run(config)
     (folder / "run.yaml").write_text(dump(config.model_copy(update={"smoke": "a"})))
-    assert smoke_run(config).name == "a-smoke"
+    assert make_smoke_run(config).name == "a-smoke"
     with pytest.raises(ConfigError, match="always begins anew"):
-        refuse_going_on(resume=True)
+        refuse_smoke_resume(resume=True)
 
 
 def test_rows_per_language_are_spread_over_a_sorted_file(tmp_path: Path) -> None:

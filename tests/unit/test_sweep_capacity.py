@@ -12,7 +12,7 @@ from raykd.tasks import Classification
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
-from raykd.tuning.capacity import concurrent_trials, worker_needs
+from raykd.tuning.capacity import concurrent_trials, list_worker_resources
 
 Node = dict[str, float]
 
@@ -98,5 +98,5 @@ def test_nothing_is_changed_that_was_given() -> None:
 
 def test_a_worker_holds_what_it_asks_for_and_no_zeros() -> None:
     workers = WorkersConfig(num_cpus=2, resources={"student": 1, "none": 0})
-    assert worker_needs(workers) == {"CPU": 2.0, "student": 1}
-    assert worker_needs(WorkersConfig(num_gpus=0.5)) == {"CPU": 1.0, "GPU": 0.5}
+    assert list_worker_resources(workers) == {"CPU": 2.0, "student": 1}
+    assert list_worker_resources(WorkersConfig(num_gpus=0.5)) == {"CPU": 1.0, "GPU": 0.5}

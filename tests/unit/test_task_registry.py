@@ -12,7 +12,7 @@ import pytest
 import tests.toy_task  # noqa: F401  (registers its task)
 from raykd import models
 from raykd.config.loading import validate
-from raykd.driver.loop import fresh_student
+from raykd.driver.loop import make_task_model
 from raykd.errors import ConfigError
 from raykd.prediction.predictor import Predictor, rows_to_ask
 from raykd.tasks import TaskBase, build_task, register_task, task_class
@@ -64,7 +64,7 @@ def test_wrong_keys_of_it_are_answered_like_those_of_any_task() -> None:
 def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: Path) -> None:
     config = validate(tree(), "test")
     texts, labels = texts_and_labels(40, 0)
-    student = fresh_student(config, config.student.fit_tokenizer(texts))
+    student = make_task_model(config, config.student.fit_tokenizer(texts))
     models.save_model(student, tmp_path / "student")
     predictor = Predictor.of(models.load_model(tmp_path / "student"))
     assert type(predictor.task) is Ordinal

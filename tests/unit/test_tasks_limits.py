@@ -22,8 +22,8 @@ from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models import LinearStudent, LSTMStudent, PretrainedStudent
 from raykd.point import Point
 from raykd.preflight.check import check_teacher
-from raykd.scoring.notes import notes_of
-from raykd.scoring.score import completed
+from raykd.scoring.notes import collect_notes
+from raykd.scoring.score import complete_logits
 from raykd.student.prepare import check_long_rows, fit_tokenizer, prepare_rows
 from raykd.tasks import Classification, QuestionAnswering, TokenClassification
 from raykd.tasks.scores import entities
@@ -173,7 +173,7 @@ def test_a_run_says_so_where_words_are_not_seen(
         Point(2, {"teacher/a/coverage": share - 0.01, "teacher/b/coverage": 1.0}),
     ]
     data: Any = SimpleNamespace(left_out={}, test="there", remarks=tuple)
-    notes = notes_of(config, data, curve, [])
+    notes = collect_notes(config, data, curve, [])
     wanted = [
         f"teacher a sees {share:.1%} of the words (wanted 98%): raise its max_length, or split long rows"
     ]
@@ -197,7 +197,7 @@ def test_a_teacher_of_a_subset_takes_what_it_does_not_know_from_the_others() -> 
         columns_M=(None, (0, 1)),
     )
     weights_MN = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.0, 0.0]])
-    logits_MNC = completed(signals, weights_MN, "arithmetic")
+    logits_MNC = complete_logits(signals, weights_MN, "arithmetic")
     assert torch.allclose(logits_MNC[1, 0].softmax(0), torch.tensor([0.6, 0.2, 0.2]))
     assert torch.allclose(logits_MNC[1, 1].softmax(0), torch.tensor([0.75, 0.25, 0.0]))
     p_NK = combine_logits(logits_MNC, weights_MN, 1.0, "arithmetic").p_NK

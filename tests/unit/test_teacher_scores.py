@@ -26,9 +26,9 @@ from raykd.errors import ModelError
 from raykd.preflight.check import collect_findings
 from raykd.report.results import Predictions
 from raykd.runs.teacher_stage import TeacherStage
-from raykd.scoring.score import ensemble_system, stacked
-from raykd.scoring.teacher_scores import TeacherReview, record_once, review_teachers, stop_if_poor
-from raykd.scoring.unused_teachers import describe_never_asked, never_asked
+from raykd.scoring.score import score_ensemble, stack_signals
+from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers, review_teachers
+from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.teachers.source import ReadyBatch
 from raykd.text.batch import TextBatch
 from raykd.tuning.driver import SweepDriver
@@ -146,7 +146,7 @@ def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_lab
     ):
         found = judged({"good": right, "bad": swapped}, paths={"bad": str(tmp_path / name)})
         with pytest.raises(ModelError) as caught:
-            stop_if_poor([found], named("good", "bad"))
+            refuse_poor_teachers([found], named("good", "bad"))
         said = str(caught.value)
         assert caught.value.exit_code == 3
         assert "teacher bad is worse on the validation rows" in said
@@ -163,7 +163,7 @@ def test_swapped_labels_stop_the_run_with_the_score_beside_the_most_frequent_lab
 
 def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
     found = judged({"good": right, "bad": swapped}, on_poor={"bad": "warn"})
-    stop_if_poor([found], named("good", "bad"))
+    refuse_poor_teachers([found], named("good", "bad"))
     (line,) = found.warnings
     assert "teacher bad is worse" in line and line in found.notes and f"warning: {line}" in found.lines
     assert "good 100.0 (en, zh), bad 0.0 (en, zh)" in found.summary
@@ -171,8 +171,8 @@ def test_a_teacher_that_may_be_poor_is_a_warning_and_a_tag() -> None:
     tracker: Any = SimpleNamespace(run_id="r", log_points=points.extend, set_tags=tags.update)
     state: dict[str, Any] = {}
     folder: Any = SimpleNamespace(state=state, write_state=state.update)
-    record_once({"": found}, tracker, folder)
-    record_once({"": found}, tracker, folder)
+    record_reviews({"": found}, tracker, folder)
+    record_reviews({"": found}, tracker, folder)
     (point,) = points
     assert point.step == 0 and point.values["teacher/bad/validation/accuracy"] == 0.0
     assert tags == {"raykd.teacher.bad.poor": line}
@@ -183,7 +183,7 @@ def test_several_bad_teachers_are_told_at_once() -> None:
     with pytest.raises(
         ModelError, match=r"teachers one, two are not good enough[\s\S]*one: accuracy[\s\S]*two: acc"
     ):
-        stop_if_poor([found], named("one", "two", "good"))
+        refuse_poor_teachers([found], named("one", "two", "good"))
     two = next(c for c in found.complaints if c.teacher == "two")
     assert "no other order of its labels fits" in two.cause and "max_length (64 tokens)" in two.cause
 
@@ -192,7 +192,7 @@ def test_a_teacher_that_nobody_asks_stops_nothing() -> None:
     found = judged(
         {"good": right, "bad": swapped}, weighting={"kind": "fixed", "by_teacher": {"good": 1.0, "bad": 0.0}}
     )
-    stop_if_poor([found], named("good", "bad"))
+    refuse_poor_teachers([found], named("good", "bad"))
     assert "teacher bad is worse" in found.notes[0]
     assert found.notes[1] == (
         "teacher bad is asked for no row of this run: objective.weighting.by_teacher.bad is 0"
@@ -231,8 +231,8 @@ def test_a_language_without_validation_labels_is_said() -> None:
 
 
 def test_answers_are_held_where_no_store_keeps_them() -> None:
-    assert judged({"good": right}).held == {}
-    assert set(judged({"good": right}, serving={"store": None}).held) == {"good"}
+    assert judged({"good": right}).answers == {}
+    assert set(judged({"good": right}, serving={"store": None}).answers) == {"good"}
 
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -305,22 +305,22 @@ def test_a_tagger_is_compared_with_o_everywhere_by_words() -> None:
 )
 def test_teachers_that_are_never_asked_are_named(weighting: Any, alpha: float, why: str) -> None:
     config = run_config({"alpha": alpha, "weighting": weighting})
-    found = never_asked(config, ["en", "zh", "en"])
+    found = find_unused_teachers(config, ["en", "zh", "en"])
     assert "multi" in found and why in found["multi"]
     assert set(found) == ({"multi"} if alpha < 1 else {"en", "zh", "multi"})
-    assert describe_never_asked(found)[-1].startswith("teacher multi is asked for no row of this run: ")
+    assert describe_unused_teachers(found)[-1].startswith("teacher multi is asked for no row of this run: ")
 
 
 def test_teachers_are_asked_where_their_language_has_a_row() -> None:
     config = run_config({"alpha": 0.2, "weighting": {"kind": "by_language"}})
-    assert never_asked(config, ["en", "fr", "zh"]) == {
+    assert find_unused_teachers(config, ["en", "fr", "zh"]) == {
         "multi": "objective.weighting by_language routes them to others (rows in en go to en; rows in zh go to zh)"
     }
-    assert never_asked(config, ["en"]) == {
+    assert find_unused_teachers(config, ["en"]) == {
         "zh": "no training row is in its languages",
         "multi": "objective.weighting by_language routes them to others (rows in en go to en)",
     }
-    assert never_asked(run_config(), ["en", "zh"]) == {}
+    assert find_unused_teachers(run_config(), ["en", "zh"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -332,10 +332,10 @@ def test_an_ensemble_has_a_time_where_all_that_it_asks_have_one(weights: Any, ex
     config = config_of(teachers, weighting={"kind": "fixed", "by_teacher": weights})
     pool = FakePool({"a": right, "b": right}, {"a": None, "b": None})
     signals = pool.submit(rows.take(range(20))).answers
-    together = stacked(config, signals, [None, None], rows)
+    together = stack_signals(config, signals, [None, None], rows)
     empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
     own = [Predictions(n, "teacher", *empty, 1, t) for n, t in (("a", 40.0), ("b", None))]
-    predictions, _ = ensemble_system(config, together, np.ones(20, bool), own, rows)
+    predictions, _ = score_ensemble(config, together, np.ones(20, bool), own, rows)
     assert predictions.ms_per_1000 == expected
 
 
@@ -362,7 +362,7 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
         said = StringIO()
         student = Job("student", "student", base, {"": Dataset(rows, rows, None, {}, "text")}, tmp_path)
         session: Any = SimpleNamespace(
-            folder=folder, console=Console(file=said, width=200), tracker=lambda own=tracker: own
+            folder=folder, console=Console(file=said, width=200), open_tracker=lambda own=tracker: own
         )
         driver = SweepDriver(base, [], student, session, "ahead", {"": [None]})
         counts: Any = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from raykd.driver.jobs import Job, load_rows
 from raykd.errors import RaykdError
 from raykd.folders.earlier_start import EarlierStart
-from raykd.folders.folder import check_rows, look_at_folder
+from raykd.folders.folder import check_rows, check_run_folder
 from raykd.preflight.check import Finding, collect_findings
 from raykd.preflight.folder_check import describe
 from raykd.preflight.model_check import NOTE
@@ -61,7 +61,9 @@ def _describe_folder(sweep: Sweep, jobs: Sequence[Job]) -> tuple[str, str]:
 
     def go_on(path: Path) -> EarlierStart:
         compare = partial(compare_sweep, sweep)
-        earlier = look_at_folder(sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep)
+        earlier = check_run_folder(
+            sweep, resume=True, overwrite=False, compare=compare, explain=explain_sweep
+        )
         if jobs:
             check_rows(path, earlier.state, jobs[-1].fingerprints())
         return earlier

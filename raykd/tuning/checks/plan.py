@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raykd.driver.jobs import jobs_of
+from raykd.driver.jobs import make_jobs
 from raykd.errors import ResourceError
 from raykd.preflight.check import available_here, list_replica_groups
 from raykd.preflight.plan import Item, disk_of_trials, duration, resources, sizes, steps
@@ -25,7 +25,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     """
     base, config = sweep.base, sweep.config
     ahead = config.label == "ahead"
-    teachers, students = jobs_of(base, Path(base.output).resolve() / sweep.name)
+    teachers, students = make_jobs(base, Path(base.output).resolve() / sweep.name)
     trial = students[-1]
     at_once = trials_at_once(sweep)
     fits = at_once[0] or 1

@@ -12,7 +12,7 @@ from raykd.config import Run
 from raykd.config.home import SPACE
 from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare_trees
-from raykd.folders.earlier_start import changed_settings_error, unreadable_settings, with_models
+from raykd.folders.earlier_start import add_model_changes, changed_settings_error, unreadable_settings_error
 from raykd.tuning.config import Sweep, load_sweep
 from raykd.tuning.journal import FILE, Journal
 
@@ -33,14 +33,14 @@ def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Ch
     except ConfigError as error:
         if state.get("fingerprint") == plan.fingerprint():
             return Changes(), None
-        raise unreadable_settings(path / SPACE, error) from None
+        raise unreadable_settings_error(path / SPACE, error) from None
     changes = compare_trees(_tree(before), _tree(plan), FREE, growing=())
     begun = Journal(path / FILE).next_index
     if plan.trials < begun:
         now = f"{plan.config.num_samples}, fewer than the {begun} trials that were begun"
         fewer = Change("num_samples", str(before.config.num_samples), now)
         changes = replace(changes, refused=(*changes.refused, fewer))
-    return with_models(changes, before.base, plan.base, state, "base."), None
+    return add_model_changes(changes, before.base, plan.base, state, "base."), None
 
 
 def _tree(plan: Sweep) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raykd.config import TrainedTeacher
 from raykd.config.smoke import ROWS, shorten_run, smoke_name
-from raykd.driver.smoke import apart, check_smoke_folder
+from raykd.driver.smoke import check_smoke_folder, mark_as_smoke
 from raykd.errors import ConfigError
 from raykd.spaces.space import Space
 from raykd.tuning.config import Sweep
@@ -32,7 +32,7 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     taught = [t.training.train.batch_size for t in sweep.base.teachers if isinstance(t, TrainedTeacher)]
     rows = max(ROWS, *_batches(sweep), *taught)
     # Its own name: the base has one, and only the sweep's folder is used.
-    base = apart(sweep.base, sweep.name).model_copy(update={"name": sweep.base.name})
+    base = mark_as_smoke(sweep.base, sweep.name).model_copy(update={"name": sweep.base.name})
     base = shorten_run(base, rows=rows, evaluations=None)
     most = POPULATION if config.scheduler.needs_population else TRIALS
     budget = (

@@ -20,7 +20,7 @@ ON_THE_WAY_S = 0.05
 
 
 @contextlib.contextmanager
-def listening(take: Callable[[], None], *, name: str, patience_s: float | None = None) -> Iterator[None]:
+def listen(take: Callable[[], None], *, name: str, patience_s: float | None = None) -> Iterator[None]:
     """Call ``take`` again and again while the body runs, and for what is left once the body has ended.
 
     Args:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from raykd.driver.progress import HEARTBEAT_S
 from raykd.errors import ResourceError
 
+HEARTBEAT_S = 30.0
+"""Seconds between two lines while somebody waits without a progress bar."""
 
-def wait_for(
+
+def wait_for_resources(
     bundles: Sequence[Mapping[str, float]],
     what: str,
     say: Callable[[str], None],

@@ -28,7 +28,7 @@ from raykd.tasks.language import LanguageTask
 from raykd.teachers.pools.pool import TeacherPool
 
 
-def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[SystemAnswers, int]:
+def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> tuple[SystemAnswers, int]:
     """Return what a saved student says to the rows, and its parameters."""
     task = config.task
     assert isinstance(task, LanguageTask)
@@ -59,7 +59,7 @@ def student_said(directory: Path, config: RunConfig, rows: Rows) -> tuple[System
     return replace(said, texts=texts), models.parameter_count(student.model)
 
 
-def teacher_said(
+def collect_teacher_answers(
     pool: TeacherPool, m: int, signal: AnswerSlots, config: RunConfig, rows: Rows
 ) -> SystemAnswers:
     """Return what a teacher says to the rows of its languages; zeros and empty texts for the others.
