@@ -87,12 +87,12 @@ def train(
         TrackingError: MLflow does not answer at the start and `tracking.required` is set.
         TrainingError: Ray gave up on the workers.
     """
-    from raykd.config.loading import load_any
+    from raykd.config.loading import load_any_run
     from raykd.driver.smoke import make_smoke_run, refuse_smoke_resume
     from raykd.folders.folder import find_run_path, read_finished_run
     from raykd.results import Run
 
-    run = load_any(config, _overrides(overrides, keys))
+    run = load_any_run(config, _overrides(overrides, keys))
     if smoke:
         refuse_smoke_resume(resume=resume)
         run, overwrite = make_smoke_run(run), True
@@ -160,20 +160,20 @@ def sweep(
     """
     from raykd.driver.smoke import refuse_smoke_resume
     from raykd.results import SweepResult
-    from raykd.tuning.checks.smoke import smoke_sweep
-    from raykd.tuning.config import load_sweep, resumed_sweep
+    from raykd.tuning.checks.smoke import shorten_sweep
+    from raykd.tuning.config import load_resumed_sweep, load_sweep
     from raykd.tuning.run import run_sweep
 
     changes = _overrides(overrides, keys)
     if isinstance(resume, str | os.PathLike):
-        plan = resumed_sweep(Path(resume), Path(output), config, changes)
+        plan = load_resumed_sweep(Path(resume), Path(output), config, changes)
     elif config is None:
         raise ConfigError("no sweep is named", wanted="raykd sweep SPACE.yaml, or raykd sweep --resume NAME")
     else:
         plan = load_sweep(config, changes)
     if smoke:
         refuse_smoke_resume(resume=bool(resume))
-        plan, overwrite = smoke_sweep(plan), True
+        plan, overwrite = shorten_sweep(plan), True
     if resume is True and not (Path(plan.output) / plan.name).exists():
         _refuse_another(config, plan, "raykd sweep --resume {}")
     outcome = run_sweep(plan, resume=bool(resume), overwrite=overwrite, console=_console(progress))
@@ -241,10 +241,10 @@ def label(
         ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
         RaykdError: As `train`.
     """
-    from raykd.config.loading import load_any
+    from raykd.config.loading import load_any_run
     from raykd.runs.labelling import run_labelling
 
-    run = load_any(config, _overrides(overrides, keys))
+    run = load_any_run(config, _overrides(overrides, keys))
     return run_labelling(run, _console(progress), everything=everything)
 
 
@@ -340,9 +340,9 @@ def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) 
     Raises:
         ConfigError: The configuration cannot be read; what is wrong beyond that is in the findings.
     """
-    from raykd.tuning.config import Sweep, load_config
+    from raykd.tuning.config import Sweep, load_run_or_sweep
 
-    read = load_config(config, _overrides(overrides, keys))
+    read = load_run_or_sweep(config, _overrides(overrides, keys))
     if isinstance(read, Sweep):
         from raykd.tuning.checks.check import check_sweep
 
@@ -366,9 +366,9 @@ def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -
     Raises:
         RaykdError: A key, a file or a model cannot be used; `collect_findings` shows all that is wrong.
     """
-    from raykd.tuning.config import Sweep, load_config
+    from raykd.tuning.config import Sweep, load_run_or_sweep
 
-    read = load_config(config, _overrides(overrides, keys))
+    read = load_run_or_sweep(config, _overrides(overrides, keys))
     if isinstance(read, Sweep):
         from raykd.tuning.checks.plan import plan_sweep
 
@@ -381,9 +381,9 @@ def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -
 def _refuse_another(config: object, plan: RunConfigs | Sweep, command: str) -> None:
     """Raise ConfigError where the folder to continue lies beside the named file, not in the working directory."""
     if isinstance(config, str | os.PathLike):
-        from raykd.config.home import refuse_another
+        from raykd.config.home import refuse_folder_beside
 
-        refuse_another(Path(config), plan.output, plan.name, command)
+        refuse_folder_beside(Path(config), plan.output, plan.name, command)
 
 
 def _overrides(overrides: Overrides, keys: Mapping[str, Any]) -> list[Override]:

@@ -13,7 +13,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 
 
 @contextlib.contextmanager
-def environment_with(values: Mapping[str, str]) -> Iterator[None]:
+def set_environment(values: Mapping[str, str]) -> Iterator[None]:
     """Sets these variables while the body runs and puts back what was there; not safe against other threads."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -39,19 +39,19 @@ def is_this_machine(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def go_around_proxy(url: str) -> None:
+def bypass_proxy(url: str) -> None:
     """Ask a server of this machine directly from now on, whatever HTTP_PROXY says; others are asked as before.
 
     Clients read NO_PROXY, or no_proxy where both are there, at each request.
     """
     host = urlsplit(url if "://" in url else f"//{url}").hostname
-    if not host or not is_this_machine(host) or proxy_for(url) is None:
+    if not host or not is_this_machine(host) or find_proxy(url) is None:
         return
     said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, [said, host]))
 
 
-def proxy_for(url: str) -> str | None:
+def find_proxy(url: str) -> str | None:
     """Return the variable and address of the proxy that a request to this URL goes through; None for none."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     proxies = getproxies_environment()
@@ -61,7 +61,7 @@ def proxy_for(url: str) -> str | None:
     return f"{scheme.upper()}_PROXY={proxies[scheme]}"
 
 
-AGAIN = "RAYKD_UTF8"
+UTF8_RESTART = "RAYKD_UTF8"
 """Set for a Python that was started again in UTF-8 mode, so that it is not done twice."""
 
 
@@ -70,10 +70,10 @@ def use_utf8() -> None:
 
     Names of files are UTF-8 in run files, whatever the locale says. The terminal keeps its encoding.
     """
-    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or AGAIN in os.environ:
+    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or UTF8_RESTART in os.environ:
         return
     said = getattr(sys.stdout, "encoding", None) or "ascii"
-    environment = {**os.environ, "PYTHONUTF8": "1", AGAIN: "1"}
+    environment = {**os.environ, "PYTHONUTF8": "1", UTF8_RESTART: "1"}
     environment.setdefault("PYTHONIOENCODING", said)
     with contextlib.suppress(OSError):
         os.execve(sys.executable, sys.orig_argv, environment)

@@ -22,13 +22,13 @@ _LOOSE = re.compile(r"(^|/)[\s]|[\s](/|$)")
 """Blanks at either end of a part."""
 
 
-def marked(clean: str, name: str, longest: int = LONGEST_KEY) -> str:
+def append_hash(clean: str, name: str, longest: int = LONGEST_KEY) -> str:
     """Return ``clean``, cut where it is too long, with the mark of ``name`` behind it."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{clean[: longest - 9].rstrip('/. ') or '_'}-{digest}"
 
 
-def key_part(name: str) -> str:
+def make_key_part(name: str) -> str:
     """Return a name as one part of a key, for example the language in ``eval/<language>/accuracy``.
 
     Returns:
@@ -36,17 +36,17 @@ def key_part(name: str) -> str:
         digits. Never empty, never with a slash, never what stands for a mean.
     """
     # A part that is longer would leave no room for what stands before and after it.
-    if name not in RESERVED_PARTS and "/" not in name and len(name) <= 100 and slug(name) == name:
+    if name not in RESERVED_PARTS and "/" not in name and len(name) <= 100 and make_mlflow_key(name) == name:
         return name
-    return marked(_clean(name.replace("/", "_")), name, 100)
+    return append_hash(_clean(name.replace("/", "_")), name, 100)
 
 
-def slug(key: str) -> str:
+def make_mlflow_key(key: str) -> str:
     """Return a key as MLflow takes it for a parameter, metric or tag; two keys never become one."""
     if _is_plain(key):
         return key
     parts = [_clean(part) for part in key.split("/") if part.strip(". \t\n")]
-    return marked("/".join(parts), key)
+    return append_hash("/".join(parts), key)
 
 
 def _is_plain(key: str) -> bool:

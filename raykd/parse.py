@@ -7,7 +7,7 @@ but plain values. Strings that no file name and no UTF-8 file can hold (NUL, hal
 here, because each of the many places that use a string later would fail in its own way.
 
 Plain values are read by YAML 1.2 (its core schema), not 1.1: no, yes, on, off, y and n are texts, 010 is ten, 1:30 and
-2020-01-02 are texts, 1e-3 is a number. A number keeps how it was written (`raykd.spec.written`) where that is
+2020-01-02 are texts, 1e-3 is a number. A number keeps how it was written (`raykd.spec.format_as_written`) where that is
 not how Python writes it, so that a field of texts can take 010 or 1.10 as the text that stands there.
 """
 
@@ -174,7 +174,7 @@ def parse_yaml(text: str, origin: str) -> object:
     return tree
 
 
-def plain_tree(value: object, origin: str) -> object:
+def make_plain_tree(value: object, origin: str) -> object:
     """Make plain values, as `parse_yaml` gives them, of what a Python program passes.
 
     Args:
@@ -230,7 +230,7 @@ def parse_json(text: str, origin: str, *, comments: bool = False) -> object:
     if comments:
         text = _JSON_COMMENT.sub(_blanked, text)
     try:
-        tree = json.loads(text, object_pairs_hook=object_without_duplicates)
+        tree = json.loads(text, object_pairs_hook=refuse_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{origin} is not valid JSON", got=str(error)[:500], wanted="a JSON file") from None
     _check_values(tree, origin)
@@ -242,7 +242,7 @@ def _blanked(found: re.Match[str]) -> str:
     return found.group() if found.group().startswith('"') else re.sub(r"[^\n]", " ", found.group())
 
 
-def object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Make a JSON object of its keys and values; for ``object_pairs_hook`` of `json.loads`.
 
     Raises:

@@ -55,12 +55,12 @@ def _secrets_of_the_environment() -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def credentials_in(text: str) -> bool:
+def has_credentials(text: str) -> bool:
     """Whether a URI in it holds ``user:password@``."""
     return _CREDENTIALS.search(text) is not None
 
 
-def names_a_secret(key: str) -> bool:
+def is_secret_key(key: str) -> bool:
     """Whether a key's last part says that its value is a secret: ``hub.token``, not ``max_tokens``."""
     last = key.rsplit(".", 1)[-1].replace("-", "_")
     return bool(_SECRET_KEY.search(last.replace("_", " ")) or _SECRET_KEY.search(last))
@@ -68,7 +68,7 @@ def names_a_secret(key: str) -> bool:
 
 def redact_value(key: str, value: object) -> str:
     """A parameter's value: hidden whole where the key names a secret (``hub.token``; not ``max_tokens``)."""
-    return _HIDDEN if names_a_secret(key) else redact(value)
+    return _HIDDEN if is_secret_key(key) else redact(value)
 
 
 class RedactingFilter(logging.Filter):

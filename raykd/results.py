@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.errors import DataError
-from raykd.keys import key_part
+from raykd.keys import make_key_part
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,10 +86,10 @@ class Run:
         Raises:
             DataError: The folder is not one of a finished run.
         """
-        from raykd.config.home import find_folder, state_of
+        from raykd.config.home import find_folder, read_folder_state
 
         path = find_folder(Path(folder)).resolve()
-        state = state_of(path) or {}
+        state = read_folder_state(path) or {}
         reports = {"": path} if (path / REPORT).is_file() else _folders_of_tasks(path)
         if state.get("status") != "finished" or not reports:
             got = f"a run that is {state['status']}" if state else "no run.json of a run"
@@ -142,7 +142,7 @@ def _metrics_of(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         prefix = _PREFIXES.get(row["role"], f"teacher/{row['system']}/test")
         task = f"{row['task']}/" if "task" in row else ""
         # Only the mean over languages has the number of parameters beside it; a language may be called macro too.
-        language = "mean" if "parameters" in row else key_part(row["language"])
+        language = "mean" if "parameters" in row else make_key_part(row["language"])
         scores = {name: row[name] for name in registered_metrics() if row.get(name) is not None}
         metrics |= {f"{task}{prefix}/{language}/{name}": float(value) for name, value in scores.items()}
     return metrics
@@ -183,13 +183,13 @@ class SweepResult:
     @classmethod
     def of(cls, outcome: SweepOutcome) -> SweepResult:
         """The result of what a sweep made."""
-        from raykd.config.loading import load_any
+        from raykd.config.loading import load_any_run
         from raykd.report.sweeps.trial_table import TrialTable
 
         report = outcome.report
         return cls(
             folder=outcome.page.parent,
-            best=None if outcome.best is None else load_any(outcome.best),
+            best=None if outcome.best is None else load_any_run(outcome.best),
             best_path=outcome.best,
             score=None if report.best is None else report.best.score,
             metric=report.metric,

@@ -26,7 +26,7 @@ class WrittenFloat(float):
     written: str
 
 
-def written(value: bool | int | float) -> str:
+def format_as_written(value: bool | int | float) -> str:
     """A truth value or number as the text that stood in the file."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -63,7 +63,7 @@ class Spec(BaseModel):
                 if _numeric(field.annotation):
                     changed[name] = NotANumber(value)
                 elif isinstance(value, bool) and _takes_text(field.annotation):
-                    changed[name] = written(value)
+                    changed[name] = format_as_written(value)
             elif isinstance(value, (int, float, list, tuple, Mapping)):
                 changed[name] = _with_texts(value, field.annotation)
         return {**data, **changed} if changed else data
@@ -90,7 +90,7 @@ def _numeric(annotation: object) -> bool:
 def _with_texts(value: object, annotation: object) -> object:
     """The value with its numbers and truth values as texts, wherever the annotation takes texts alone."""
     if isinstance(value, bool | int | float):
-        return written(value) if _takes_text(annotation) else value
+        return format_as_written(value) if _takes_text(annotation) else value
     for part in _members(annotation):
         inner = get_args(part)
         if isinstance(value, list | tuple) and get_origin(part) in (tuple, list) and inner:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bad_parts.setting import Case, Tree, changed, good_run, written
-from raykd.config.loading import load_any
+from raykd.config.loading import load_any_run
 
 SYNTAX = {
     "not closed": "a: [1, 2",
@@ -132,7 +132,7 @@ def cases(folder: Path) -> Iterator[Case]:
         nonlocal number
         number += 1
         path = written(folder, f"run{number}", tree)
-        return lambda: load_any(path, overrides)
+        return lambda: load_any_run(path, overrides)
 
     for name, text in SYNTAX.items():
         yield Case("YAML syntax", name, loads(text))
@@ -171,12 +171,12 @@ def _files(folder: Path) -> Iterator[Case]:
         "train.jsonl",
     )
     for name in names:
-        yield Case("run file", repr(name[:20]), lambda name=name: load_any(folder / name))  # type: ignore[misc]
+        yield Case("run file", repr(name[:20]), lambda name=name: load_any_run(folder / name))  # type: ignore[misc]
     for name, text in {"torn": "{", "list": "[1]", "deep": "[" * 5000, "empty": "", "text": "x"}.items():
         (folder / f"ds-{name}.json").write_text(text, encoding="utf-8")
         tree = changed(good_run(folder), "train.deepspeed", f"ds-{name}.json")
         path = written(folder, f"ds-{name}", tree)
-        yield Case("DeepSpeed file", name, lambda path=path: load_any(path))  # type: ignore[misc]
+        yield Case("DeepSpeed file", name, lambda path=path: load_any_run(path))  # type: ignore[misc]
 
 
 def _spaces(folder: Path, good: Tree) -> Iterator[Case]:

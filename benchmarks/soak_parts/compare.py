@@ -62,9 +62,9 @@ def _points_twice(world: World, name: str, wanted: int) -> list[str]:
 
 
 def _scores(world: World, name: str) -> dict[str, Any]:
-    from raykd.tuning.journal import FILE, Journal
+    from raykd.tuning.journal import JOURNAL, Journal
 
-    journal = Journal(world.runs / name / FILE)
+    journal = Journal(world.runs / name / JOURNAL)
     return {
         t.name: (t.status, [v for e in t.row().evaluations for v in (e.score, e.nll)])
         for t in journal.trials.values()

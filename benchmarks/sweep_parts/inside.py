@@ -30,7 +30,7 @@ from raykd.runs.labelling import label_rows
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore
-from raykd.tuning.trial import RESUMED, TrialHost
+from raykd.tuning.trial import RESUMED_FROM, TrialHost
 from raykd.tuning.trial_rank import TrialContext
 
 FILE = "inside.json"
@@ -69,7 +69,7 @@ class Inside:
         texts = self.data.train.texts
         tokenizer = self.config.student.fit_tokenizer(texts)
         return TrialContext(
-            configs=Objectives(self.config),
+            run_factory=Objectives(self.config),
             base=self.config,
             data={"": self.data},
             tokenizers={self.config.student.tokenizer_key(): tokenizer},
@@ -210,7 +210,7 @@ class Inside:
 
     def reporting(self) -> dict[str, Any]:
         """Trials in this process, without Tune: seconds in training, in logging and sending, in starting."""
-        sample = {**DISTILLED, RESUMED: ""}
+        sample = {**DISTILLED, RESUMED_FROM: ""}
         shared = self.shared()
         begun = time.perf_counter()
         host = tune.with_parameters(TrialHost, context=shared)({**sample})

@@ -127,7 +127,7 @@ class Probe(TrialRank):
         }
 
     def _stepping(self, sample: Mapping[str, Any]) -> tuple[Any, Iterator[Any]]:
-        config = self.context.configs.config(sample)
+        config = self.context.run_factory.build_run(sample)
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": LONG})})
         prepared, tokenizer = self._rows(config)
         loop: TrainingLoop = make_loop(

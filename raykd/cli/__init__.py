@@ -34,12 +34,12 @@ def _say_interrupted() -> None:
 if _is_the_program():
     use_utf8()
     interrupt.listen_for_signals(_say_interrupted)
-    surroundings.settle()
+    surroundings.prepare_process()
 
 import typer  # noqa: E402
 
 from raykd.cli.app import app, errors  # noqa: E402
-from raykd.cli.terminal import leave_pipe, show_in_its_means  # noqa: E402
+from raykd.cli.terminal import escape_unencodable, redirect_to_null  # noqa: E402
 
 # Each registers its commands, in the order in which --help shows them.
 from raykd.cli import runs  # noqa: E402, F401  # isort: skip
@@ -66,7 +66,7 @@ def main() -> None:
 def _main() -> None:
     from raykd.errors import RaykdError
 
-    show_in_its_means()
+    escape_unencodable()
     try:
         code = app(prog_name="raykd", standalone_mode=False)
     except RaykdError as error:
@@ -77,12 +77,12 @@ def _main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = interrupt.INTERRUPTED
     except BrokenPipeError:
-        leave_pipe(sys.stdout)
+        redirect_to_null(sys.stdout)
         code = 0
     except Exception as error:
         interrupt.end_if_told()
         show = getattr(error, "show", None)
-        if show is None and (files := surroundings.taken_for_libraries()):
+        if show is None and (files := surroundings.find_shadowing_files()):
             _say(_shadowed(files, error))
             raise SystemExit(2) from None
         if show is None:

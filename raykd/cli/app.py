@@ -60,7 +60,7 @@ Overrides = Annotated[
 ]
 
 
-def run_file(path: Path, overrides: list[str] | None) -> Any:
+def load_run_file(path: Path, overrides: list[str] | None) -> Any:
     from raykd.config.loading import load_run
 
     return load_run(path, overrides or ())

@@ -27,8 +27,8 @@ Address = Annotated[
 ]
 
 
-@app.command()
-def submit(
+@app.command("submit")
+def submit_job(
     file: RunOrSpace,
     overrides: Overrides = None,
     address: Address = None,
@@ -132,8 +132,8 @@ def list_jobs(context: typer.Context, address: Address = None) -> None:
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As raykd jobs shows it.")]
 
 
-@jobs_app.command()
-def logs(
+@jobs_app.command("logs")
+def show_job_log(
     job: JobId,
     address: Address = None,
     follow: Annotated[
@@ -152,8 +152,8 @@ def logs(
         raise typer.Exit(code)
 
 
-@jobs_app.command()
-def stop(job: JobId, address: Address = None) -> None:
+@jobs_app.command("stop")
+def stop_job(job: JobId, address: Address = None) -> None:
     """End a job. What it has written stays; submitted again, it goes on from there."""
     from raykd.deploy.rayjobs import Jobs
 
@@ -165,8 +165,8 @@ cluster_app = typer.Typer(no_args_is_help=True, help="Files for Kubernetes.")
 app.add_typer(cluster_app, name="cluster")
 
 
-@cluster_app.command()
-def render(
+@cluster_app.command("render")
+def render_cluster(
     file: RunOrSpace,
     overrides: Overrides = None,
     image: Annotated[

@@ -28,13 +28,13 @@ def plan_command(
     Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """
     items = api.plan(run, overrides or ())
-    show(items)
+    print_items(items)
     wrong = [item.error for item in items if item.error is not None]
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
 
 
-def show(items: list[Item]) -> None:
+def print_items(items: list[Item]) -> None:
     """A line an item, with a mark where it needs a look or is wrong."""
     from raykd.tracking import redact
 
@@ -58,8 +58,8 @@ def show(items: list[Item]) -> None:
             )
 
 
-@app.command()
-def doctor(
+@app.command("doctor")
+def run_doctor(
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster to look at too: auto, or host:port. By default only this machine."),
@@ -73,7 +73,7 @@ def doctor(
     from raykd.preflight.doctor import diagnose as look
 
     items = look(output, address)
-    show(items)
+    print_items(items)
     wrong = sum(item.error is not None for item in items)
     doubts = sum(item.doubt and item.error is None for item in items)
     console.print(f"{wrong} wrong, {doubts} to look at, {len(items) - wrong - doubts} well", highlight=False)

@@ -15,8 +15,8 @@ mlflow_app = typer.Typer(help="Records that MLflow has not taken yet: send them.
 app.add_typer(mlflow_app, name="mlflow")
 
 
-@mlflow_app.command()
-def sync(
+@mlflow_app.command("sync")
+def sync_records(
     run: Annotated[
         Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run or a sweep, for example runs/NAME.")
     ],
@@ -90,8 +90,8 @@ def _check_run_folder(folder: Path, given: Path) -> None:
     )
 
 
-@app.command()
-def ui(
+@app.command("ui")
+def open_ui(
     output: Annotated[Path, typer.Option(help="The folder that holds mlflow.db.")] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
 ) -> None:

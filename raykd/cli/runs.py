@@ -14,14 +14,14 @@ from rich.markup import escape
 
 from raykd import api
 from raykd.cli.app import Overrides, RunFile, app, console, show_result
-from raykd.cli.terminal import json_line, lines_of, recovered
+from raykd.cli.terminal import decode_lines, format_json, recover_text
 
 NOT_CHECKED = "not checked"
 """What a finding says that only the run itself can know."""
 
 
 @app.command("train")
-def train_command(
+def run_train(
     run: RunFile,
     overrides: Overrides = None,
     resume: Annotated[
@@ -59,12 +59,12 @@ def check_command(
     overrides: Overrides = None,
 ) -> None:
     """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations."""
-    from raykd.config.home import file_in
+    from raykd.config.home import find_config_file
     from raykd.tracking import redact
-    from raykd.tuning.config import Sweep, load_config
+    from raykd.tuning.config import Sweep, load_run_or_sweep
 
-    run = file_in(run)
-    config = load_config(run, overrides or ())
+    run = find_config_file(run)
+    config = load_run_or_sweep(run, overrides or ())
     command = "sweep" if isinstance(config, Sweep) else "train"
     findings = api.check(config)
     for finding in findings:
@@ -103,8 +103,8 @@ def _mark(detail: str) -> str:
     return "[yellow]unknown[/yellow]" if NOT_CHECKED in detail else "[green]ok[/green]     "
 
 
-@app.command()
-def demo(
+@app.command("demo")
+def run_demo(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Folder of the demo's run.")] = Path("runs"),
 ) -> None:
@@ -168,7 +168,9 @@ def predict_command(
     """
     from raykd.scoring.inputs import read_inputs
 
-    rows = read_inputs([recovered(text) for text in texts or ()], jsonl, column, pair, sys.stdin, lines_of)
+    rows = read_inputs(
+        [recover_text(text) for text in texts or ()], jsonl, column, pair, sys.stdin, decode_lines
+    )
     answers = api.load(model, task=task).iterate(
         rows,
         no_answer=no_answer,
@@ -179,7 +181,7 @@ def predict_command(
     )
     for row in answers:
         if as_json or jsonl is not None:
-            print(json_line(row))
+            print(format_json(row))
         else:
             first, rest = _shown(row)
             console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ _LIBRARIES = {"datasets", "deepspeed", "mlflow", "numpy", "pandas", "pydantic", 
               "tokenizers", "torch", "transformers", "typer", "yaml"}  # fmt: skip
 
 
-def settle() -> None:
+def prepare_process() -> None:
     """Makes this process fit for libraries that expect an ordinary one."""
     _warnings_are_no_errors()
     _search_no_working_directory()
@@ -25,7 +25,7 @@ def settle() -> None:
     _have_a_home()
 
 
-def taken_for_libraries() -> list[Path]:
+def find_shadowing_files() -> list[Path]:
     """Files in folders of PYTHONPATH that Python takes for a library of that name: a common cause of odd faults."""
     found = []
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raykd.cli.app import Overrides, RunFile, app, console, print_lines, run_file
+from raykd.cli.app import Overrides, RunFile, app, console, load_run_file, print_lines
 from raykd.errors import ConfigError
 
 teachers_app = typer.Typer(
@@ -26,8 +26,8 @@ Address = Annotated[
 ]
 
 
-@teachers_app.command()
-def up(
+@teachers_app.command("up")
+def start_pool_command(
     run: RunFile,
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Name of the pool; by default the run's.")] = None,
@@ -43,19 +43,19 @@ def up(
     Teachers that it trains must be there already: raykd train makes them.
     Asked again for the same teachers it changes nothing.
     """
-    from raykd.config.overlay import checked_name
+    from raykd.config.overlay import check_name
     from raykd.runs.named_pools import run_teachers_up
 
     if name is not None:
         try:
-            checked_name(name)
+            check_name(name)
         except ValueError as error:
             raise ConfigError("--name is no name", got=name, wanted=str(error)) from None
-    print_lines(run_teachers_up(run_file(run, overrides), name, load=load))
+    print_lines(run_teachers_up(load_run_file(run, overrides), name, load=load))
 
 
-@teachers_app.command()
-def status(
+@teachers_app.command("status")
+def show_pools(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pool; by default all.")] = None,
     address: Address = None,
 ) -> None:
@@ -69,8 +69,8 @@ def status(
     console.print("there is no teacher pool on this cluster" if table is None else table, highlight=False)
 
 
-@teachers_app.command()
-def down(
+@teachers_app.command("down")
+def stop_pools(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The pool.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All pools of the cluster.")] = False,
     address: Address = None,

@@ -41,7 +41,7 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(HANDLER, _plain)
 
 
-def show_in_its_means() -> None:
+def escape_unencodable() -> None:
     """Lets standard output and error show every text, in the terminal's means."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -56,10 +56,10 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Called by rich; its own way ends the process."""
         self.quiet = True
-        leave_pipe(self.file)
+        redirect_to_null(self.file)
 
 
-def leave_pipe(stream: IO[str]) -> None:
+def redirect_to_null(stream: IO[str]) -> None:
     """Sends a stream to nowhere, so that nothing is said of its closed pipe at the end either."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
@@ -67,7 +67,7 @@ def leave_pipe(stream: IO[str]) -> None:
         os.close(null)
 
 
-def json_line(row: Any) -> str:
+def format_json(row: Any) -> str:
     """A row as JSON that the terminal can show, escaped where it cannot."""
     text = json.dumps(row, ensure_ascii=False)
     try:
@@ -77,12 +77,12 @@ def json_line(row: Any) -> str:
     return text
 
 
-def recovered(text: str) -> str:
+def recover_text(text: str) -> str:
     """A text of the command line that came in bytes of another encoding, read as the terminal's."""
-    return decoded(os.fsencode(text)) if _has_surrogates(text) else text
+    return decode_bytes(os.fsencode(text)) if _has_surrogates(text) else text
 
 
-def decoded(data: bytes) -> str:
+def decode_bytes(data: bytes) -> str:
     """Bytes as text: UTF-8, else the terminal's own encoding, else UTF-8 with a mark for what is none."""
     said = (getattr(sys.stdin, "encoding", None) or "utf-8").lower()
     for encoding in ("utf-8", said):
@@ -91,7 +91,7 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def lines_of(stream: TextIO) -> Iterator[str]:
+def decode_lines(stream: TextIO) -> Iterator[str]:
     """Lines of standard input as text, whatever their bytes are."""
     raw = getattr(stream, "buffer", None)
     if raw is None:
@@ -101,7 +101,7 @@ def lines_of(stream: TextIO) -> Iterator[str]:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode("utf-8", "replace")
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    yield from (decoded(line) for line in (lines if lines[-1] else lines[:-1]))
+    yield from (decode_bytes(line) for line in (lines if lines[-1] else lines[:-1]))
 
 
 def _has_surrogates(text: str) -> bool:

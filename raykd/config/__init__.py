@@ -7,8 +7,8 @@ name. Unknown keys are errors that name the path, what was got and what is allow
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source
 from raykd.config.multi import MultiRun, Run
-from raykd.config.overlay import checked_name, overlay
-from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig, plain_objective
+from raykd.config.overlay import check_name, overlay
+from raykd.config.run import Phase, RayConfig, RunConfig, TrackingConfig, build_plain_objective
 from raykd.config.teachers import (
     ActorConfig,
     ModelTeacher,
@@ -40,7 +40,7 @@ __all__ = [
     "TrainConfig",
     "TrainedTeacher",
     "WorkersConfig",
-    "checked_name",
+    "build_plain_objective",
+    "check_name",
     "overlay",
-    "plain_objective",
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def explain(
+def explain_errors(
     error: ValidationError,
     origin: str,
     model: type[BaseModel] = RunConfig,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raykd.config.overlay import checked_name
+from raykd.config.overlay import check_name
 from raykd.errors import ConfigError
 from raykd.parse import check_path
 
@@ -23,12 +23,12 @@ SPACE = "space.yaml"
 RUN = "run.yaml"
 
 
-def is_home(folder: Path) -> bool:
+def is_raykd_folder(folder: Path) -> bool:
     """Whether raykd made this folder, for a run, a sweep or a confirmation."""
-    return state_of(folder) is not None
+    return read_folder_state(folder) is not None
 
 
-def state_of(folder: Path) -> dict[str, object] | None:
+def read_folder_state(folder: Path) -> dict[str, object] | None:
     """What a folder's `run.json` holds; None where there is none of ours that can be read."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -55,10 +55,10 @@ def check_state(folder: Path) -> None:
         return
 
 
-def output_of(folder: Path) -> Path:
+def find_output(folder: Path) -> Path:
     """The folder of all runs that a folder lies in; a confirmation lies in its sweep's."""
     above = folder.parent
-    return above.parent if (above / SPACE).is_file() and is_home(above) else above
+    return above.parent if (above / SPACE).is_file() and is_raykd_folder(above) else above
 
 
 def find_folder(path: Path, output: Path = Path("runs")) -> Path:
@@ -67,27 +67,27 @@ def find_folder(path: Path, output: Path = Path("runs")) -> Path:
     path, output = (Path(os.path.expanduser(one)) for one in (path, output))
     for folder in (path, output / path):
         check_state(folder)
-    return next((folder for folder in (path, output / path) if is_home(folder)), path)
+    return next((folder for folder in (path, output / path) if is_raykd_folder(folder)), path)
 
 
-def student_in(path: Path) -> Path:
+def find_student(path: Path) -> Path:
     """The folder of the student where a run is named; a model's folder is itself."""
     folder = find_folder(path)
-    return folder / "student" if is_home(folder) and not (path / "config.json").is_file() else path
+    return folder / "student" if is_raykd_folder(folder) and not (path / "config.json").is_file() else path
 
 
-def file_in(path: Path) -> Path:
+def find_config_file(path: Path) -> Path:
     """The file that is meant where a folder of ours is named: that of its sweep, else that of its run."""
     check_path(str(path), "the path of the run file")
     if not path.is_dir():
         return path
     check_state(path)
-    if not is_home(path):
+    if not is_raykd_folder(path):
         return path
     return next((path / name for name in (SPACE, RUN) if (path / name).is_file()), path)
 
 
-def at_home(tree: dict[str, Any], path: Path) -> dict[str, object]:
+def relocate_tree(tree: dict[str, Any], path: Path) -> dict[str, object]:
     """The tree of a YAML as it stands for the folder that it lies in; unchanged where that is none of ours.
 
     Args:
@@ -97,12 +97,12 @@ def at_home(tree: dict[str, Any], path: Path) -> dict[str, object]:
     """
     folder = Path(os.path.realpath(path)).parent
     check_state(folder)
-    state = state_of(folder)
+    state = read_folder_state(folder)
     if state is None:
         return tree
     if (before := state.get("folder")) is not None:
-        tree = find_again(tree, Path(str(before)), folder)
-    output = str(output_of(folder))
+        tree = relocate_paths(tree, Path(str(before)), folder)
+    output = str(find_output(folder))
     if path.name == SPACE:
         base = tree.get("base")
         own = {"base": {**base, "output": output}} if isinstance(base, Mapping) else {}
@@ -112,14 +112,14 @@ def at_home(tree: dict[str, Any], path: Path) -> dict[str, object]:
     return {**tree, "output": output, "name": _checked(folder)}
 
 
-def refuse_another(file: Path, output: str, name: str, command: str) -> None:
+def refuse_folder_beside(file: Path, output: str, name: str, command: str) -> None:
     """Raises ConfigError where a resume would begin anew in the working directory, and a file's folder lies beside it.
 
     Args:
         file: the YAML that was named. output, name: where its folder was looked for. command: goes on with a folder.
     """
     beside = Path(os.path.realpath(file)).parent / output / name
-    if not os.path.isabs(output) and is_home(beside):
+    if not os.path.isabs(output) and is_raykd_folder(beside):
         raise ConfigError(
             f"there is no {Path(output) / name} in {Path.cwd()} to go on with, and there is one beside {file.name}",
             got=str(beside),
@@ -128,7 +128,7 @@ def refuse_another(file: Path, output: str, name: str, command: str) -> None:
         )
 
 
-def find_again(tree: object, before: Path, now: Path) -> Any:
+def relocate_paths(tree: object, before: Path, now: Path) -> Any:
     """The tree with every path that lay beside a folder as it lies beside it now.
 
     Args:
@@ -137,9 +137,9 @@ def find_again(tree: object, before: Path, now: Path) -> Any:
     if before == now:
         return tree
     if isinstance(tree, Mapping):
-        return {key: find_again(value, before, now) for key, value in tree.items()}
+        return {key: relocate_paths(value, before, now) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [find_again(value, before, now) for value in tree]
+        return [relocate_paths(value, before, now) for value in tree]
     return _moved(tree, before, now) if isinstance(tree, str) and tree.startswith(os.sep) else tree
 
 
@@ -156,7 +156,7 @@ def _moved(path: str, before: Path, now: Path) -> str:
 
 def _checked(folder: Path) -> str:
     try:
-        return checked_name(folder.name)
+        return check_name(folder.name)
     except ValueError as error:
         raise ConfigError(
             f"the folder {folder} has a name that no run can have",

@@ -18,11 +18,11 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.config.dsfile import check_switches, read_deepspeed
-from raykd.config.explain import explain
-from raykd.config.home import at_home, file_in
+from raykd.config.explain import explain_errors
+from raykd.config.home import find_config_file, relocate_tree
 from raykd.errors import ConfigError
-from raykd.parse import MAX_DEPTH, check_path, parse_override, parse_yaml, plain_tree, read_text
-from raykd.redaction import credentials_in, names_a_secret, redact
+from raykd.parse import MAX_DEPTH, check_path, make_plain_tree, parse_override, parse_yaml, read_text
+from raykd.redaction import has_credentials, is_secret_key, redact
 from raykd.spec import Spec
 
 _INDEX = re.compile(r"^[0-9]{1,9}\Z")
@@ -66,7 +66,7 @@ def set_path(tree: Any, override: Override) -> Any:
     if path.count(".") > MAX_DEPTH:
         raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
     if not isinstance(override, str):
-        value = plain_tree(value, f"the override {path}")
+        value = make_plain_tree(value, f"the override {path}")
     return _set(tree, path.split("."), value, path)
 
 
@@ -98,13 +98,13 @@ def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
     return branch
 
 
-def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
+def validate_run(tree: Mapping[str, Any], origin: str) -> RunConfig:
     """RunConfig from a plain tree; all errors at once.
 
     Raises:
         ConfigError: also for a run of several tasks, which not every command takes.
     """
-    if several_tasks(tree):
+    if has_several_tasks(tree):
         raise ConfigError(
             f"{origin} is a run of several tasks, which is not offered here",
             got="task.kind: multi",
@@ -114,9 +114,11 @@ def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
     return _validated(RunConfig, tree, origin)
 
 
-def validate_any(tree: Mapping[str, Any], origin: str) -> Run:
-    """As `validate`, and also a run of several tasks."""
-    return _validated(MultiRun, tree, origin) if several_tasks(tree) else _validated(RunConfig, tree, origin)
+def validate_any_run(tree: Mapping[str, Any], origin: str) -> Run:
+    """As `validate_run`, and also a run of several tasks."""
+    return (
+        _validated(MultiRun, tree, origin) if has_several_tasks(tree) else _validated(RunConfig, tree, origin)
+    )
 
 
 def is_sweep(tree: Mapping[str, Any]) -> bool:
@@ -124,7 +126,7 @@ def is_sweep(tree: Mapping[str, Any]) -> bool:
     return bool({"space", "base"} & set(tree))
 
 
-def several_tasks(tree: Mapping[str, Any]) -> bool:
+def has_several_tasks(tree: Mapping[str, Any]) -> bool:
     """Whether a run's tree is one of several tasks."""
     task = tree.get("task")
     return isinstance(task, Mapping) and task.get("kind") == "multi"
@@ -144,11 +146,11 @@ def refuse_credentials(tree: Any, origin: str) -> None:
         elif isinstance(node, (list, tuple)):
             waiting += [(f"{path}.{at}", value) for at, value in enumerate(node)]
         elif isinstance(node, str) and (
-            credentials_in(node) or (node and ".deepspeed." in path and names_a_secret(path))
+            has_credentials(node) or (node and ".deepspeed." in path and is_secret_key(path))
         ):
             raise ConfigError(
                 f"{origin}: {path or 'the text'} holds a secret, which would show in run.yaml and in MLflow",
-                got=redact(node) if credentials_in(node) else "***",
+                got=redact(node) if has_credentials(node) else "***",
                 wanted="no secret in a run file",
                 next_step="give it by the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
                 "_TOKEN), HF_TOKEN",
@@ -160,7 +162,7 @@ def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, origin, model))) from None
+        raise ConfigError("\n".join(explain_errors(error, origin, model))) from None
 
 
 def resolve_paths(config: R, base_dir: Path) -> R:
@@ -173,7 +175,7 @@ def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     if tree["serving"]["store"] is not None:
         check_path(tree["serving"]["store"], "serving.store")
     trained = [t["training"] for t in tree["teachers"] if "training" in t]
-    members = tree["task"]["tasks"].values() if several_tasks(tree) else [tree]
+    members = tree["task"]["tasks"].values() if has_several_tasks(tree) else [tree]
     for part in [*(member["data"] for member in members), *(training["data"] for training in trained)]:
         for source in part.values():
             if isinstance(source, dict) and isinstance(source.get("paths"), list):
@@ -221,16 +223,16 @@ def load_run(source: ConfigSource, overrides: Sequence[Override] = ()) -> RunCon
 
     Raises:
         ConfigError: with the path, what was got and what is allowed, for all wrong keys at once; a run of several
-            tasks, which `load_any` reads.
+            tasks, which `load_any_run` reads.
     """
     tree, path = read_source(source)
-    return resolve_paths(validate(_overridden(tree, overrides), str(path)), path.resolve().parent)
+    return resolve_paths(validate_run(_overridden(tree, overrides), str(path)), path.resolve().parent)
 
 
-def load_any(source: ConfigSource, overrides: Sequence[Override] = ()) -> Run:
+def load_any_run(source: ConfigSource, overrides: Sequence[Override] = ()) -> Run:
     """As `load_run`, and also runs of several tasks."""
     tree, path = read_source(source)
-    return resolve_paths(validate_any(_overridden(tree, overrides), str(path)), path.resolve().parent)
+    return resolve_paths(validate_any_run(_overridden(tree, overrides), str(path)), path.resolve().parent)
 
 
 def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
@@ -247,9 +249,9 @@ def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
         ConfigError: There is no such file, or it is not a mapping of plain values.
     """
     if isinstance(source, str | os.PathLike):
-        path = file_in(Path(source))
-        return at_home(read_yaml_mapping(path), path), path
-    tree = plain_tree(source, str(IN_MEMORY))
+        path = find_config_file(Path(source))
+        return relocate_tree(read_yaml_mapping(path), path), path
+    tree = make_plain_tree(source, str(IN_MEMORY))
     if not isinstance(tree, dict):
         raise ConfigError(
             "this is no configuration",
@@ -265,12 +267,12 @@ def _overridden(tree: Any, overrides: Sequence[Override]) -> Any:
     return tree
 
 
-def dump(config: Run) -> str:
+def dump_run(config: Run) -> str:
     """The resolved run as YAML that `load_run` takes again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def flatten(config: Run) -> dict[str, str]:
+def flatten_run(config: Run) -> dict[str, str]:
     """Every leaf as ``key.path: value``; an item of a list of named things goes by its name."""
     flat: dict[str, str] = {}
 

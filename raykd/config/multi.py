@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.data import DataConfig
-from raykd.config.overlay import checked_name, overlay
-from raykd.config.run import RayConfig, RunConfig, TrackingConfig, lay_over_defaults
+from raykd.config.overlay import check_name, overlay
+from raykd.config.run import RayConfig, RunConfig, TrackingConfig, apply_teacher_defaults
 from raykd.config.teachers import ServingConfig, TeacherConfig, TrainedTeacher
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
@@ -63,7 +63,7 @@ class MultiTask(Spec):
     def _encoder_tasks(cls, value: object) -> object:
         """Said before anything else of such a task is read: its data differ in all."""
         for name, member in value.items() if isinstance(value, Mapping) else ():
-            checked_name(str(name))
+            check_name(str(name))
             if name in RESERVED:
                 raise ValueError(f"a task cannot be named {name}: curves of the whole run are")
             task = member.get("task") if isinstance(member, Mapping) else getattr(member, "task", None)
@@ -101,12 +101,12 @@ class MultiRun(Spec):
     tracking: TrackingConfig = TrackingConfig()
     smoke: str | None = None
 
-    _name = field_validator("name")(checked_name)
+    _name = field_validator("name")(check_name)
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: object) -> object:
-        return lay_over_defaults(data)
+        return apply_teacher_defaults(data)
 
     @model_validator(mode="after")
     def _fits(self) -> MultiRun:

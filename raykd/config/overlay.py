@@ -9,7 +9,7 @@ from typing import Any
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
-def checked_name(value: str) -> str:
+def check_name(value: str) -> str:
     """A name that is safe as a folder and as an identity."""
     if not NAME.match(value):
         raise ValueError(

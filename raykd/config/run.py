@@ -11,8 +11,14 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from raykd.config.data import DataConfig
-from raykd.config.overlay import checked_name, overlay
-from raykd.config.teachers import ServingConfig, TeacherConfig, TrainedTeacher, foreign_keys, kind_of
+from raykd.config.overlay import check_name, overlay
+from raykd.config.teachers import (
+    ServingConfig,
+    TeacherConfig,
+    TrainedTeacher,
+    find_teacher_kind,
+    list_foreign_keys,
+)
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
@@ -104,12 +110,12 @@ class RunConfig(Spec):
     smoke: str | None = None
     """Of the short copy that `--smoke` makes: the name of the run that it is of. Set by that option."""
 
-    _name = field_validator("name")(checked_name)
+    _name = field_validator("name")(check_name)
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: object) -> object:
-        return lay_over_defaults(data)
+        return apply_teacher_defaults(data)
 
     @model_validator(mode="before")
     @classmethod
@@ -243,7 +249,7 @@ class RunConfig(Spec):
         if begins != sorted(set(begins)):
             raise ValueError(f"phases must begin one after the other, got {begins}")
         for phase in self.phases:
-            weighting = self.at(phase.at).objective.weighting
+            weighting = self.at_progress(phase.at).objective.weighting
             if weighting.kind != self.objective.weighting.kind or (
                 weighting.kind == "fixed" and weighting != self.objective.weighting
             ):
@@ -274,7 +280,9 @@ class RunConfig(Spec):
     @property
     def plain(self) -> bool:
         """Whether no teacher is ever asked: alpha is 1 from the beginning to the end."""
-        return self.objective.plain and all(self.at(phase.at).objective.plain for phase in self.phases)
+        return self.objective.plain and all(
+            self.at_progress(phase.at).objective.plain for phase in self.phases
+        )
 
     def without_teachers(self, steps: int) -> RunConfig:
         """The undistilled run: gold labels alone, as many steps, everything else equal."""
@@ -285,12 +293,12 @@ class RunConfig(Spec):
                 "select_teachers": None,
                 "phases": (),
                 "baseline": False,
-                "objective": plain_objective(self.objective.label_smoothing),
+                "objective": build_plain_objective(self.objective.label_smoothing),
                 "train": self.train.model_copy(update={"steps": steps, "epochs": None}),
             }
         )
 
-    def at(self, progress: float) -> RunConfig:
+    def at_progress(self, progress: float) -> RunConfig:
         """The run as it is at this progress: the phases that have begun laid over it, without phases of its own.
 
         Raises:
@@ -323,7 +331,7 @@ class RunConfig(Spec):
                 source.pop("paths", None)
         models = [tree["student"]]
         # As before teachers had kinds, so that what was made then is found again.
-        tree["teachers"] = [{**_NO_ORIGIN, **teacher} for teacher in tree["teachers"]]
+        tree["teachers"] = [{**_EMPTY_TEACHER_KEYS, **teacher} for teacher in tree["teachers"]]
         for teacher in tree["teachers"]:
             for key in (
                 "kind",
@@ -342,15 +350,15 @@ class RunConfig(Spec):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-_NO_ORIGIN = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
+_EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
 
 
-def plain_objective(label_smoothing: float = 0.0) -> Objective:
+def build_plain_objective(label_smoothing: float = 0.0) -> Objective:
     """The objective of supervised training: alpha is 1, no teacher is asked."""
     return Objective(alpha=Constant(value=1.0), label_smoothing=label_smoothing)
 
 
-def lay_over_defaults(data: object) -> object:
+def apply_teacher_defaults(data: object) -> object:
     """A run's tree with `teacher_defaults` laid under every teacher; anything but a tree is left as it is."""
     if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
         return data
@@ -363,6 +371,6 @@ def lay_over_defaults(data: object) -> object:
 
 def _of_kind(defaults: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults that a teacher's kind has."""
-    kind = kind_of(teacher) or kind_of(defaults)
-    other = foreign_keys(kind) | ({"kind"} if defaults.get("kind") != kind else set())
+    kind = find_teacher_kind(teacher) or find_teacher_kind(defaults)
+    other = list_foreign_keys(kind) | ({"kind"} if defaults.get("kind") != kind else set())
     return {key: value for key, value in defaults.items() if key not in other}

@@ -25,7 +25,7 @@ ROWS = 32
 """Rows a language of the training texts at least, so that there are some of each label."""
 
 
-def smoke_name(name: str) -> str:
+def name_smoke_copy(name: str) -> str:
     """The name of the short copy of a run or a sweep: its folder, and its name in MLflow."""
     return f"{name[:94]}-smoke"
 

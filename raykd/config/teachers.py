@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from raykd.config.overlay import checked_name
+from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.models import LinearStudent, Student
 from raykd.spec import Spec
@@ -68,7 +68,7 @@ class TeacherBase(Spec):
     only with other labels: stop before the student starts, or warn and go on."""
     actor: ActorConfig = ActorConfig()
 
-    _name = field_validator("name")(checked_name)
+    _name = field_validator("name")(check_name)
 
     @property
     def language_set(self) -> frozenset[str] | None:
@@ -101,7 +101,7 @@ _TOLD_BY = {"path": "model", "training": "trained"}
 """The kind of a teacher that does not say it, by the key that it has."""
 
 
-def infer_kind(tree: Any) -> Any:
+def add_teacher_kind(tree: Any) -> Any:
     """Write down the kind of a teacher that has `path` or `training` alone.
 
     Raises:
@@ -109,25 +109,25 @@ def infer_kind(tree: Any) -> Any:
     """
     if not isinstance(tree, Mapping):
         return tree
-    kind = kind_of(tree)
+    kind = find_teacher_kind(tree)
     if kind is None:
         raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
     for key, other in _TOLD_BY.items():
         if kind in _KINDS and kind != other and tree.get(key) is not None:
             raise ValueError(f"a teacher of kind {kind} has no {key}; leave it out, or write kind: {other}")
     # Files of earlier versions hold the keys of all kinds, and no kind.
-    foreign = foreign_keys(kind)
+    foreign = list_foreign_keys(kind)
     unused = foreign if "kind" not in tree else {key for key in foreign if tree.get(key) in (None, False)}
     return {"kind": kind, **{key: value for key, value in tree.items() if key not in unused}}
 
 
-def kind_of(tree: Mapping[str, Any]) -> str | None:
+def find_teacher_kind(tree: Mapping[str, Any]) -> str | None:
     """The kind that a teacher's tree says, or that its keys tell; None where they tell none or two."""
     told = [kind for key, kind in _TOLD_BY.items() if tree.get(key) is not None]
     return tree.get("kind") or (told[0] if len(told) == 1 else None)
 
 
-def foreign_keys(kind: str | None) -> set[str]:
+def list_foreign_keys(kind: str | None) -> set[str]:
     """Keys that other kinds than this one have; none of a kind that is not known."""
     if kind not in _KINDS:
         return set()
@@ -137,7 +137,7 @@ def foreign_keys(kind: str | None) -> set[str]:
 
 
 TeacherConfig = Annotated[
-    ModelTeacher | TrainedTeacher, Field(discriminator="kind"), BeforeValidator(infer_kind)
+    ModelTeacher | TrainedTeacher, Field(discriminator="kind"), BeforeValidator(add_teacher_kind)
 ]
 """One teacher, of one of the kinds."""
 
@@ -168,4 +168,4 @@ class ServingConfig(Spec):
     store_limit_gb: float = Field(20.0, gt=0.0)
     """Bound on all stores of that folder together, in 10^9 bytes; what goes when it is reached is computed again."""
 
-    _pool = field_validator("pool")(lambda value: value if value is None else checked_name(value))
+    _pool = field_validator("pool")(lambda value: value if value is None else check_name(value))

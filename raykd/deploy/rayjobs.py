@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from raykd.deploy.submission import Submission
-from raykd.environ import go_around_proxy, proxy_for
+from raykd.environ import bypass_proxy, find_proxy
 from raykd.errors import ClusterError, ConfigError
 from raykd.redaction import redact
 
@@ -88,7 +88,7 @@ class Jobs:
 
         for chatter in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray"):
             logging.getLogger(chatter).setLevel(logging.WARNING)
-        go_around_proxy(named)
+        bypass_proxy(named)
         with _without(*_ADDRESSES), _clear_errors(named):
             return cls(JobSubmissionClient(named), named)
 
@@ -249,7 +249,7 @@ def _clear_errors(address: str, job: str | None = None) -> Iterator[None]:
             "jsonpath='{.data.auth_token}' | base64 -d",
         ) from None
     except (ConnectionError, requests.RequestException, ValueError) as error:
-        proxy = proxy_for(address)
+        proxy = find_proxy(address)
         through = (
             f" (asked through the proxy {redact(proxy)}; NO_PROXY names hosts that are not)" if proxy else ""
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raykd.config import Run
-from raykd.config.loading import is_sweep, load_any, read_yaml_mapping, set_path
+from raykd.config.loading import is_sweep, load_any_run, read_yaml_mapping, set_path
 from raykd.presets import preset
 from raykd.tuning.config import Sweep, load_sweep
 
@@ -70,7 +70,7 @@ def read_request(path: Path, overrides: Sequence[str] = ()) -> JobRequest:
     """
     tree: Any = read_yaml_mapping(path)
     if not is_sweep(tree):
-        run = load_any(path, overrides)
+        run = load_any_run(path, overrides)
         return JobRequest("train", path, tuple(overrides), run, None, _set_overrides(tree, overrides), {})
     sweep = load_sweep(path, overrides)
     tree, base = _set_overrides(tree, overrides), sweep.config.base

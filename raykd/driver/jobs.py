@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from raykd.config import Run, RunConfig, TrainedTeacher, overlay, plain_objective
-from raykd.config.loading import validate
-from raykd.config.smoke import smoke_name
+from raykd.config import Run, RunConfig, TrainedTeacher, build_plain_objective, overlay
+from raykd.config.loading import validate_run
+from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
@@ -158,7 +158,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
         "test": None,
     }
     data = overlay({**tree, **own}, training.data)
-    return validate(
+    return validate_run(
         {
             "name": f"teacher-{teacher.name}",
             "seed": training.seed,
@@ -166,7 +166,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
             "task": config.task.model_dump(mode="json"),
             "data": data,
             "student": training.model.model_dump(mode="json"),
-            "objective": plain_objective(training.label_smoothing).model_dump(mode="json"),
+            "objective": build_plain_objective(training.label_smoothing).model_dump(mode="json"),
             "train": training.train.model_dump(mode="json"),
             "workers": training.workers.model_dump(mode="json"),
             "ray": config.ray.model_dump(mode="json"),
@@ -184,7 +184,7 @@ def make_teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
     content = hashlib.sha256((run.fingerprint() + data.fingerprint() + start).encode()).hexdigest()[:12]
     place = Path(config.output).resolve()
     if config.smoke is not None:
-        place /= smoke_name(config.smoke)
+        place /= name_smoke_copy(config.smoke)
     output = place / "teachers" / f"{teacher.name}-{content}"
     return Job("teacher", f"teacher-{teacher.name}", run, {"": data}, output)
 

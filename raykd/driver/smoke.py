@@ -12,7 +12,7 @@ from pathlib import Path
 from raykd.config import Run
 from raykd.config.home import STATE
 from raykd.config.loading import read_yaml_mapping
-from raykd.config.smoke import R, shorten_run, smoke_name
+from raykd.config.smoke import R, name_smoke_copy, shorten_run
 from raykd.errors import ConfigError, RaykdError
 
 TAG = "raykd.smoke"
@@ -33,10 +33,10 @@ def mark_as_smoke(config: R, of: str) -> R:
     """Return the run as one that touches nothing of the run or sweep ``of``: marked, with a place for its answers."""
     serving = config.serving
     if serving.store is not None:
-        serving = serving.model_copy(update={"store": f"{smoke_name(of)}/store"})
+        serving = serving.model_copy(update={"store": f"{name_smoke_copy(of)}/store"})
     if config.trained_teachers:
         serving = serving.model_copy(update={"pool": None})  # it serves teachers that are trained to the end
-    made: R = config.model_copy(update={"name": smoke_name(of), "smoke": of, "serving": serving})  # type: ignore[assignment]
+    made: R = config.model_copy(update={"name": name_smoke_copy(of), "smoke": of, "serving": serving})  # type: ignore[assignment]
     return made
 
 
@@ -46,7 +46,7 @@ def check_smoke_folder(output: str, name: str) -> None:
     Raises:
         ConfigError: There is something else.
     """
-    path = Path(output).resolve() / smoke_name(name)
+    path = Path(output).resolve() / name_smoke_copy(name)
     if not path.exists():
         return
     try:

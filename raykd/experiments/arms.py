@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config import Run
-from raykd.config.loading import load_any
+from raykd.config.loading import load_any_run
 from raykd.distill.weighting import Weighting
 from raykd.errors import ConfigError
 from raykd.tuning.config import Sweep, load_sweep
-from raykd.tuning.driver import Weightings
-from raykd.tuning.journal import FILE as JOURNAL
-from raykd.tuning.journal import Journal
+from raykd.tuning.driver import TaskWeightings
+from raykd.tuning.journal import JOURNAL, Journal
 from raykd.tuning.outcome import BEST
 
 ARMS = ("winner", "default")
@@ -33,7 +32,7 @@ class Arms:
     name: str
     output: str
 
-    def config(self, sample: Mapping[str, Any]) -> Run:
+    def build_run(self, sample: Mapping[str, Any]) -> Run:
         """Return the run of an arm with a seed."""
         run: Run = getattr(self, sample["arm"])
         return run.model_copy(update={"seed": int(sample["seed"])})
@@ -42,7 +41,7 @@ class Arms:
         """Of both runs; more seeds may be added on a resume."""
         return hashlib.sha256((self.winner.fingerprint() + self.default.fingerprint()).encode()).hexdigest()
 
-    def weightings(self) -> Weightings:
+    def weightings(self) -> TaskWeightings:
         """Return the weightings of both arms, of each task; None where they choose other teachers."""
         differs = self.winner.select_teachers != self.default.select_teachers
         found: dict[str, list[Weighting | None]] = {}
@@ -74,7 +73,7 @@ class Arms:
         """Nothing is learnt from before."""
 
 
-def find_arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
+def read_arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
     """Read a finished sweep and choose the seeds.
 
     Args:
@@ -92,7 +91,7 @@ def find_arms(folder: Path, count: int) -> tuple[Sweep, Arms]:
             wanted="the folder of a sweep, output/name",
             next_step="raykd sweep SPACE.yaml, or raykd sweep --resume NAME",
         )
-    plan, winner = load_sweep(space, check=False), load_any(best)
+    plan, winner = load_sweep(space, check=False), load_any_run(best)
     used = {plan.base.seed, *(t.sample.get("seed") for t in Journal(folder / JOURNAL).trials.values())}
     seeds: list[int] = []
     seed = FIRST_SEED

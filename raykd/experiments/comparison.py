@@ -14,7 +14,7 @@ from raykd.driver.jobs import Job
 from raykd.driver.recording import describe_results, record_report
 from raykd.experiments.arms import ARMS, Arms
 from raykd.folders.folder import RunFolder
-from raykd.keys import key_part
+from raykd.keys import make_key_part
 from raykd.point import Point
 from raykd.report.sweeps.confirmation import MACRO, SPLITS, ConfirmationReport
 from raykd.report.sweeps.confirmation_page import draw_confirmation_figures, write_confirmation_page
@@ -46,7 +46,7 @@ def compare_students(
         arm, seed = str(trial.sample["arm"]), int(trial.sample["seed"])
         # Under the name that Tune gave the trial at its last start.
         folder = students / trial.tune_ids[-1]
-        scores[arm][seed] = _score_student(arm, folder, arms.config(trial.sample), student)
+        scores[arm][seed] = _score_student(arm, folder, arms.build_run(trial.sample), student)
     chosen_there = [] if all(data.test is not None for data in student.data.values()) else [
         "there is no test set: both arms are compared on the validation rows, on which the winner was chosen"
     ]  # fmt: skip
@@ -77,7 +77,7 @@ def _score_student(arm: str, folder: Path, config: Run, student: Job) -> dict[st
                 continue
             _, found = score_student(arm, "student", folder / task, member, rows)
             by_language = {
-                key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
+                make_key_part(f"{task} {name}".lstrip()): own for name, own in found.by_language.items()
             }
             if found.macro:
                 by_language[f"{task} mean" if task else MACRO] = found.macro

@@ -16,21 +16,21 @@ from rich.console import Console
 
 from raykd.config import Run
 from raykd.config.home import find_folder
-from raykd.config.loading import dump, flatten
+from raykd.config.loading import dump_run, flatten_run
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
 from raykd.errors import ConfigError
-from raykd.experiments.arms import Arms, find_arms
+from raykd.experiments.arms import Arms, read_arms
 from raykd.experiments.comparison import Confirmation, compare_students, conclude_confirmation
-from raykd.experiments.resume import compare_arms, explain_arms
+from raykd.experiments.resume import compare_arms, explain_arm_changes
 from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.schedulers import Fifo
-from raykd.tuning.capacity import concurrent_trials
+from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.config import Sweep
-from raykd.tuning.driver import CHECKPOINTS, Search, SweepDriver, node_resources, read_base
+from raykd.tuning.driver import CHECKPOINTS, SweepDriver, TrialPlan, list_free_node_resources, read_base_jobs
 from raykd.tuning.tuner import TuneSettings
 
 
@@ -54,7 +54,7 @@ def run_confirmation(
     Raises:
         RaykdError: With what, got, wanted and the next step.
     """
-    plan, arms = find_arms(find_folder(sweep_folder).resolve(), seeds)
+    plan, arms = read_arms(find_folder(sweep_folder).resolve(), seeds)
     return run_command(ConfirmCommand(plan, arms), resume=resume, overwrite=overwrite, console=console)
 
 
@@ -81,13 +81,13 @@ class ConfirmCommand(Command[Confirmation]):
 
     def explain(self, path: Path, changes: Changes) -> ConfigError:
         """Say which changed settings stop the resume."""
-        return explain_arms(path, changes)
+        return explain_arm_changes(path, changes)
 
     def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the base's rows."""
-        self.teachers, self.student = read_base(self.base)
+        self.teachers, self.student = read_base_jobs(self.base)
         runs = {"winner": self.arms.winner, "default": self.arms.default, "run": self.base}
-        files = {f"{name}.yaml": dump(run) for name, run in runs.items()}
+        files = {f"{name}.yaml": dump_run(run) for name, run in runs.items()}
         return FolderContents(self.student.fingerprints(), files)
 
     def introduce(self, folder: RunFolder, console: Console) -> None:
@@ -100,9 +100,11 @@ class ConfirmCommand(Command[Confirmation]):
     def record(self) -> TrackedRun:
         """Record the default's settings, and those that the winner has otherwise."""
         plan, arms = self.plan, self.arms
-        default = flatten(arms.default)
+        default = flatten_run(arms.default)
         differing = {
-            f"winner.{key}": value for key, value in flatten(arms.winner).items() if default.get(key) != value
+            f"winner.{key}": value
+            for key, value in flatten_run(arms.winner).items()
+            if default.get(key) != value
         }
         params = {**default, **differing, "confirm.seeds": str(list(arms.seeds))}
         tags = {"raykd.role": "confirmation", "raykd.tuning": plan.name}
@@ -121,11 +123,11 @@ class ConfirmCommand(Command[Confirmation]):
         shutil.rmtree(session.folder.path / CHECKPOINTS, ignore_errors=True)
         return result
 
-    def _search(self, driver: SweepDriver, students: Path) -> Search:
+    def _search(self, driver: SweepDriver, students: Path) -> TrialPlan:
         plan, arms, config = self.plan, self.arms, self.plan.config
         workers, asked = plan.base.workers, config.max_concurrent_trials
-        return Search(
-            configs=arms,
+        return TrialPlan(
+            run_factory=arms,
             sampler=arms,
             scheduler=Fifo().build(plan.space, plan.base.train.evaluations, plan.mode),
             trials=arms.trials,
@@ -133,7 +135,9 @@ class ConfirmCommand(Command[Confirmation]):
             names={},
             settings=TuneSettings(
                 workers=workers,
-                concurrent=concurrent_trials(node_resources(), workers, driver.kept_groups, asked),
+                concurrent=count_concurrent_trials(
+                    list_free_node_resources(), workers, driver.kept_groups, asked
+                ),
                 population=None,
                 time_budget_s=None,
                 max_failures=config.max_failures,

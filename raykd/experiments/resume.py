@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raykd.config import Run
-from raykd.config.loading import load_any
+from raykd.config.loading import load_any_run
 from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Changes, compare_trees
 from raykd.folders.earlier_start import changed_settings_error, unreadable_settings_error
@@ -28,7 +28,7 @@ def compare_arms(arms: Arms, path: Path, state: Mapping[str, Any]) -> tuple[Chan
     for name, run in (("winner", arms.winner), ("default", arms.default)):
         file = path / f"{name}.yaml"
         try:
-            found.append(_of_arm(name, load_any(file), run))
+            found.append(_of_arm(name, load_any_run(file), run))
         except ConfigError as error:
             if state.get("fingerprint") == arms.fingerprint():
                 return Changes(), None
@@ -45,7 +45,7 @@ def _of_arm(name: str, before: Run, now: Run) -> Changes:
     return compare_trees(was, is_now, re.compile(rf"{name}\.({ALWAYS_FREE})"), growing=())
 
 
-explain_arms = partial(
+explain_arm_changes = partial(
     changed_settings_error, file="winner.yaml", next_step="finish it before the sweep goes on"
 )
 """Says which settings of a confirmation stop its resume."""

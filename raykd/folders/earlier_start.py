@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config import Run
-from raykd.config.home import RUN, STATE, check_state, find_again, output_of, state_of
-from raykd.config.loading import load_any
+from raykd.config.home import RUN, STATE, check_state, find_output, read_folder_state, relocate_paths
+from raykd.config.loading import load_any_run
 from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.folders.changes import Change, Changes, compare_trees, list_changes
@@ -52,7 +52,7 @@ def read_state(path: Path) -> dict[str, Any]:
         ConfigError: The folder is not one of ours, so nothing in it may be removed or reused; or its state is
             cut off.
     """
-    state = state_of(path)
+    state = read_folder_state(path)
     if state is not None:
         return state
     check_state(path)
@@ -71,7 +71,7 @@ def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Chan
         ConfigError: What it was made with cannot be read any more, and is not what is asked for.
     """
     try:
-        before = load_any(path / RUN)
+        before = load_any_run(path / RUN)
     except ConfigError as error:
         if state.get("fingerprint") == config.fingerprint():
             return Changes(), None
@@ -150,12 +150,13 @@ def find_original(path: Path, state: Mapping[str, Any], tracking: TrackingConfig
     if before is None or str(before) == str(path) or "mlflow_run_id" not in state:
         return None
     other = Path(str(before))
-    same = (state_of(other) or {}).get("mlflow_run_id") == state["mlflow_run_id"]
+    same = (read_folder_state(other) or {}).get("mlflow_run_id") == state["mlflow_run_id"]
     if not same or os.path.realpath(other) == os.path.realpath(path):
         return None
     return (
         other
-        if resolve_tracking_uri(tracking, output_of(other)) == resolve_tracking_uri(tracking, output_of(path))
+        if resolve_tracking_uri(tracking, find_output(other))
+        == resolve_tracking_uri(tracking, find_output(path))
         else None
     )
 
@@ -179,7 +180,7 @@ def rewrite_paths(path: Path, before: Path) -> None:
         except (OSError, ValueError, yaml.YAMLError) as error:
             log.warning("the paths in %s stay as they are, since it cannot be read: %s", file, error)
             continue
-        moved = find_again(tree, before, path)
+        moved = relocate_paths(tree, before, path)
         if moved != tree:
             write_atomically(file, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.cluster.connection import Demand, demands_of
 from raykd.config import Run
-from raykd.config.loading import load_any
+from raykd.config.loading import load_any_run
 from raykd.data.load import Dataset
 from raykd.driver.jobs import Job, make_jobs
 from raykd.errors import RaykdError
@@ -160,7 +160,7 @@ def duration(
 def read_measured_pace(config: Run, folder: Path) -> float | None:
     """Seconds a step of the student of the run in this folder; None if there is none, or it was another one."""
     try:
-        before = load_any(folder / "run.yaml")
+        before = load_any_run(folder / "run.yaml")
         points = Curves(folder / FILE).by_job.get("student", [])
     except (RaykdError, OSError):
         return None

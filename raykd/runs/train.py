@@ -15,7 +15,7 @@ from rich.console import Console
 
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.config import Run
-from raykd.config.loading import dump, flatten
+from raykd.config.loading import dump_run, flatten_run
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.growth import plan_growth
 from raykd.driver.jobs import Job, TaskJob, make_jobs, map_metrics
@@ -76,7 +76,7 @@ class TrainCommand(Command[Outcome]):
         rows = self.students[-1].fingerprints()
         check_rows(path, earlier.state, rows)
         growth.set_aside()
-        return FolderContents(rows, {"run.yaml": dump(self.config)}, growth.notes)
+        return FolderContents(rows, {"run.yaml": dump_run(self.config)}, growth.notes)
 
     def introduce(self, folder: RunFolder, console: Console) -> None:
         """Print the rows of each task, and what the run's settings overrule."""
@@ -94,7 +94,7 @@ class TrainCommand(Command[Outcome]):
         """Record the settings; the jobs beside the student get child runs."""
         config = self.config
         tags = {"raykd.role": "run", "raykd.fingerprint": config.fingerprint()}
-        return TrackedRun(config.name, flatten(config), tags, config.tracking.required)
+        return TrackedRun(config.name, flatten_run(config), tags, config.tracking.required)
 
     def run(self, session: Session) -> Outcome:
         """Train teachers, open and review them, train the students, score everything."""
@@ -150,7 +150,7 @@ class PointRecorder:
         if name not in self._children.open:
             self._children.start(
                 name,
-                params=flatten(job.config),
+                params=flatten_run(job.config),
                 tags={"raykd.role": job.role, **make_smoke_tags(self._jobs["student"].config)},
                 directory=self._folder.path / "mlflow" / name,
             )

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from raykd.data.files.opening import read_lines
 from raykd.errors import DataError
-from raykd.parse import object_without_duplicates
+from raykd.parse import refuse_duplicate_keys
 from raykd.tasks import TaskBase
 from raykd.text.batch import TextBatch
 
@@ -164,7 +164,7 @@ def _replace_surrogates(text: str) -> str:
 
 def _json_row(line: str, where: str) -> _Row:
     try:
-        row = json.loads(line, object_pairs_hook=object_without_duplicates)
+        row = json.loads(line, object_pairs_hook=refuse_duplicate_keys)
     except ValueError as error:
         raise DataError(f"{where} is not JSON", got=str(error), wanted="one JSON object a line") from None
     if not isinstance(row, dict):

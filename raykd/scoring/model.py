@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd import models
-from raykd.config.home import student_in
+from raykd.config.home import find_student
 from raykd.prediction.predictor import Lengths, Predictor
 from raykd.scoring.inputs import InputRows, make_input_rows
 
@@ -38,7 +38,7 @@ class Model:
         Raises:
             ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
         """
-        return cls(models.load_model(models.folder_of(student_in(Path(path)), task)))
+        return cls(models.load_model(models.folder_of(find_student(Path(path)), task)))
 
     def __repr__(self) -> str:
         return f"Model(task={self.task!r}, labels={self.labels!r})"

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.config import RunConfig
-from raykd.config.loading import dump
+from raykd.config.loading import dump_run
 from raykd.data.load import Dataset
 from raykd.distill.signals import UNLABELLED
 from raykd.driver.ending import Ending
 from raykd.driver.jobs import TaskJob
 from raykd.driver.recording import describe_results, record_report
 from raykd.folders.folder import RunFolder
-from raykd.keys import key_part
+from raykd.keys import make_key_part
 from raykd.point import Point
 from raykd.report.costs import CostTable
 from raykd.report.page import RunReport, TeacherFacts, draw_run_figures, write_run_page
@@ -266,7 +266,7 @@ def _report(
         history=collect_curves(curve),
         teachers=facts,
         data=_data_table(data),
-        config=dump(config),
+        config=dump_run(config),
         environment=describe_environment(),
         facts={
             "MLflow run": tracker.run_id,
@@ -328,7 +328,7 @@ def _log(
         tables={"results.json": rows if costs is None else costs.merge_into(rows)},
         texts={
             "results.md": report.table.to_markdown() + ("" if costs is None else f"\n{costs.to_markdown()}"),
-            "run.yaml": dump(config),
+            "run.yaml": dump_run(config),
         },
         environment=report.environment,
         task=task,
@@ -346,7 +346,7 @@ def _final_values(report: RunReport, counters: Counters) -> dict[str, float]:
             p.role, f"teacher/{p.name}/test"
         )
         for lang, metrics in s.by_language.items():
-            values |= {f"{prefix}/{key_part(lang)}/{metric}": value for metric, value in metrics.items()}
+            values |= {f"{prefix}/{make_key_part(lang)}/{metric}": value for metric, value in metrics.items()}
         values |= {f"{prefix}/mean/{metric}": value for metric, value in (s.macro or {}).items()}
         if p.ms_per_1000 is not None:
             values[f"{prefix}/ms_per_1000"] = p.ms_per_1000

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raykd.config import Run
-from raykd.config.loading import dump
+from raykd.config.loading import dump_run
 from raykd.driver.ending import find_ending
 from raykd.driver.jobs import Job
 from raykd.driver.recording import describe_results
@@ -136,7 +136,7 @@ def _conclude_run(
     }
     page = write_tasks_page(config.name, summary, shown, folder.path / "report.html")
     tracker.log_file(page)
-    tracker.log_text(dump(config), "run.yaml")
+    tracker.log_text(dump_run(config), "run.yaml")
     notes = [f"{task}: {note}" for task, part in parts.items() for note in part.notes]
     places = [f"student  {student} (a folder a task: {names})"]
     lines = describe_results(notes, page, tracker, folder, places=places)

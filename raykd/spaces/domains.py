@@ -33,7 +33,7 @@ class UniformDomain:
     low: float
     high: float
 
-    def at(self, u: float) -> float:
+    def value_at(self, u: float) -> float:
         """The value at quantile u, which lies in [0, 1)."""
         return self.clip(self.low + (self.high - self.low) * u)
 
@@ -51,7 +51,7 @@ class LogUniformDomain(UniformDomain):
 
     kind: ClassVar[str] = "log_uniform"
 
-    def at(self, u: float) -> float:
+    def value_at(self, u: float) -> float:
         return self.clip(self.low * (self.high / self.low) ** u)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class IntegerDomain:
     low: int
     high: int
 
-    def at(self, u: float) -> int:
+    def value_at(self, u: float) -> int:
         """The value at quantile u, which lies in [0, 1)."""
         return self.clip(self.low + math.floor(u * (self.high - self.low + 1)))
 
@@ -90,7 +90,7 @@ class ChoiceDomain:
     labels: tuple[Scalar, ...]
     options: tuple[Any, ...]
 
-    def at(self, u: float) -> Scalar:
+    def value_at(self, u: float) -> Scalar:
         """The label at quantile u, which lies in [0, 1)."""
         return self.labels[math.floor(u * len(self.labels))]
 

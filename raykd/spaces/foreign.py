@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 KINDS = ("uniform", "log_uniform", "randint", "choice", "grid")
-SAME = {
+DOMAIN_ALIASES = {
     "loguniform": "log_uniform", "reverse_loguniform": "log_uniform", "log": "log_uniform",
     "quniform": "uniform", "float": "uniform", "suggest_float": "uniform", "double": "uniform", "real": "uniform",
     "suggest_uniform": "uniform", "qloguniform": "log_uniform", "suggest_loguniform": "log_uniform",
@@ -27,13 +27,13 @@ SAME = {
     "one_of": "choice", "pchoice": "choice", "fixed_values": "choice",
 }  # fmt: skip
 """Names that other libraries give to domains."""
-NOT_THERE = {
+UNSUPPORTED_DOMAINS = {
     "normal": "uniform", "randn": "uniform", "qrandn": "uniform", "qnormal": "uniform", "lognormal": "log_uniform",
 }  # fmt: skip
 """Domains that are not offered, and what comes near."""
 LOW, HIGH = ("low", "lower", "min", "minimum", "from"), ("high", "upper", "max", "maximum", "to")
 KIND = ("type", "_type", "distribution", "dist", "name", "domain", "sampler")
-WORDS = {
+DOMAIN_WORDS = {
     *LOW,
     *HIGH,
     *KIND,
@@ -49,12 +49,12 @@ WORDS = {
     "scale",
 }
 """Keys of a domain that is written as a mapping of its parts; no run has a key of these names with a bound beside."""
-MOST_STEPS = 12
+MAX_STEPS = 12
 CALL = re.compile(
     r"^(?:ray\.)?(?:tune|np|hp|trial|optuna|random|distributions)\.(?:random\.)?(\w+)\((.*)\)$", re.DOTALL
 )
 
-SETTINGS = {
+SETTING_HINTS = {
     "max_t": "a trial's length is that of the run: set: {train: {epochs: ...}} or steps",
     "time_attr": "time is counted in evaluations: set: {train: {evaluations: ...}}",
     "stop": "a trial's length is that of the run: set: {train: {epochs: ...}}; train.patience stops early",
@@ -85,7 +85,7 @@ SETTINGS = {
     "storage": "a sweep keeps its trials in its own folder: raykd sweep --resume NAME goes on",
 }
 """Keys of other libraries that a sweep's file has not, and what stands for them."""
-ALSO_CALLED = {
+KIND_ALIASES = {
     "async_hyperband": "asha", "ashascheduler": "asha", "asynchyperband": "asha", "median_stopping": "median",
     "median_stopping_rule": "median", "medianstoppingrule": "median", "none": "fifo", "hb_bohb": "hyperband",
     "tpe": "optuna", "optunasearch": "optuna", "bayesian": "optuna", "variant_generator": "random",
@@ -107,14 +107,16 @@ def suggest_domain(node: object) -> str | None:
         name = str(key).rpartition(".")[2].lower()
         if name == "sample_from":
             return "{choice: [...]}; what holds for one option alone stands inside that option"
-        known = {**SAME, **NOT_THERE}.get(name) or (name if "." in str(key) and name in KINDS else None)
+        known = {**DOMAIN_ALIASES, **UNSUPPORTED_DOMAINS}.get(name) or (
+            name if "." in str(key) and name in KINDS else None
+        )
         known = known or next(iter(difflib.get_close_matches(name, KINDS, n=1, cutoff=0.7)), None)
         if known is not None and name not in KINDS and isinstance(value, Sequence | Mapping):
             return _domain(known, value, quantised=name.startswith("q"), log="log" in name)
         if known is not None and "." in str(key):
             return _domain(known, value)
         return None
-    if not set(map(str, node)) <= WORDS or not (
+    if not set(map(str, node)) <= DOMAIN_WORDS or not (
         set(node) & {*LOW, *HIGH, "values", "_value", "bounds", "range"}
     ):
         return None
@@ -144,7 +146,7 @@ def nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
     if not isinstance(got, str):
         return None
     name = got.lower().strip()
-    other = ALSO_CALLED.get(name)
+    other = KIND_ALIASES.get(name)
     if other is not None and (other in kinds or (other.startswith("{") and "tune" in kinds)):
         return other if other.startswith("{") else f"{{kind: {other}}}"
     near = [name] if name in kinds else difflib.get_close_matches(name, kinds, n=1, cutoff=0.6)
@@ -156,7 +158,7 @@ def _of_call(text: str) -> str | None:
     if found is None:
         return None
     name, inside = found.groups()
-    kind = {**SAME, **NOT_THERE, **{k: k for k in KINDS}}.get(name.lower(), "choice")
+    kind = {**DOMAIN_ALIASES, **UNSUPPORTED_DOMAINS, **{k: k for k in KINDS}}.get(name.lower(), "choice")
     try:
         value = list(ast.literal_eval(f"[{inside}]"))
     except (ValueError, SyntaxError):
@@ -170,7 +172,7 @@ def _of_parts(node: Mapping[str, object]) -> str:
     name = next((str(node[key]).lower() for key in KIND if key in node), "")
     whole = name in ("randint", "int", "integer", "int_uniform", "suggest_int")
     log = "log" in name or node.get("log") is True or node.get("scale") == "log"
-    kind = {**SAME, **{k: k for k in KINDS}}.get(name)
+    kind = {**DOMAIN_ALIASES, **{k: k for k in KINDS}}.get(name)
     kind = "randint" if whole else "log_uniform" if log else kind or "uniform"
     listed = next(
         (node[key] for key in ("values", "_value", "options", "bounds", "range") if key in node), None
@@ -205,7 +207,7 @@ def _domain(kind: str, value: Any, *, quantised: bool = False, log: bool = False
     if kind == "randint" and all(float(one).is_integer() for one in numbers):
         low, high = int(low), int(high)
         powers = [2**k for k in range(64) if low <= 2**k <= high]
-        if log and 1 < len(powers) <= MOST_STEPS:
+        if log and 1 < len(powers) <= MAX_STEPS:
             return f"{{choice: {_list(powers)}}}"
     elif kind == "randint":
         kind = "uniform"
@@ -213,7 +215,7 @@ def _domain(kind: str, value: Any, *, quantised: bool = False, log: bool = False
 
 
 def _steps(low: float, high: float, step: float) -> list[float]:
-    if step <= 0 or (high - low) / step > MOST_STEPS:
+    if step <= 0 or (high - low) / step > MAX_STEPS:
         return []
     first = math.ceil(round(low / step, 9)) * step
     return [round(first + k * step, 12) for k in range(int((high - first) / step + 1e-9) + 1)]

@@ -2,7 +2,8 @@
 
 Decision record: a sample is what a searcher knows, a tree is what people and run files have. `read_point` is the way
 back from a tree to a sample. A point that a user writes names some keys, and the rest is drawn; a whole run
-(`sample_of_run`) has all keys in the form in which runs are written out, and must come back from its sample unchanged.
+(`read_run_sample`) has all keys in the form in which runs are written out, and must come back from its sample
+unchanged.
 What lies outside the space is refused by its key, never moved to the nearest value.
 """
 
@@ -13,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raykd.config import Run
-from raykd.config.loading import flatten
+from raykd.config.loading import flatten_run
 from raykd.errors import ConfigError
 from raykd.spaces.domains import ChoiceDomain, IntegerDomain, Scalar
 from raykd.spaces.space import Sample, Slot, Space, is_same_value
 
-LONGEST = 3
+MAX_KEYS_SHOWN = 3
 """Keys that a message names."""
 
 
@@ -52,7 +53,7 @@ def read_point(space: Space, point: Mapping[str, object], where: str) -> Sample:
     }
 
 
-def sample_of_run(space: Space, run: Run, where: str) -> Sample:
+def read_run_sample(space: Space, run: Run, where: str) -> Sample:
     """The sample that stands for a run, whatever else the run differs in.
 
     Raises:
@@ -67,7 +68,7 @@ def list_differing_keys(one: Run, other: Run, besides: Sequence[str] = ()) -> li
     Args:
         besides: Beginnings of keys that are not compared.
     """
-    a, b = flatten(one), flatten(other)
+    a, b = flatten_run(one), flatten_run(other)
     keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
     return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if not key.startswith(tuple(besides))]
 

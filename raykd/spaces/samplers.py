@@ -18,19 +18,27 @@ from typing import Any
 
 from raykd.errors import ConfigError
 from raykd.spaces.domains import ChoiceDomain, IntegerDomain, LogUniformDomain, Scalar
-from raykd.spaces.search import INSTALL, NOTHING, SCORE, Known, Mode, Optuna, TuneSearch
-from raykd.spaces.space import Dimension, Sample, Space, key_of
+from raykd.spaces.search import (
+    NO_PRIOR_TRIALS,
+    PIP_PACKAGES,
+    SCORE,
+    Mode,
+    OptunaSearch,
+    PriorTrials,
+    TuneSearch,
+)
+from raykd.spaces.space import Dimension, Sample, Space, encode_sample
 
-REDRAWS = 32
+MAX_REDRAWS = 32
 """How often a search draws again where it came to the setting of an earlier trial."""
-MOST_LISTED = 100_000
+MAX_LISTED_SAMPLES = 100_000
 """Settings of a space that are gone through for one that was not tried."""
 
 
 class DrawnSampler:
     """Random and grid: nothing is learnt, so nothing need be told, and all samples are known before the start."""
 
-    def __init__(self, space: Space, seed: int, trials: int, known: Known = NOTHING) -> None:
+    def __init__(self, space: Space, seed: int, trials: int, known: PriorTrials = NO_PRIOR_TRIALS) -> None:
         self._space, self._seed, self._trials, self._first = space, seed, trials, known.first
         self._samples: list[Sample] = []
         self._seen: set[str] = set()
@@ -41,18 +49,18 @@ class DrawnSampler:
         while len(self._samples) <= index:
             sample = self._draw(len(self._samples))
             self._samples.append(sample)
-            self._seen.add(key_of(sample))
+            self._seen.add(encode_sample(sample))
         return self._samples[index]
 
     def _draw(self, index: int) -> Sample:
         """A sample that no earlier trial has, as long as there is one; equal trials have equal results."""
         fixed = self._first[index] if index < len(self._first) else None
-        for attempt in range(REDRAWS):
-            sample = self._space.sample(self._seed, index, fixed, attempt)
-            if key_of(sample) not in self._seen:
+        for attempt in range(MAX_REDRAWS):
+            sample = self._space.draw(self._seed, index, fixed, attempt)
+            if encode_sample(sample) not in self._seen:
                 return sample
-        point = {**self._space.grid(index % self._space.grid_size), **(fixed or {})}
-        return find_unseen_sample(self._space, self._seen, point) or self._space.sample(
+        point = {**self._space.grid_point(index % self._space.grid_size), **(fixed or {})}
+        return find_unseen_sample(self._space, self._seen, point) or self._space.draw(
             self._seed, index, fixed
         )
 
@@ -68,15 +76,20 @@ class DrawnSampler:
 
 def find_unseen_sample(space: Space, seen: Collection[str], point: Mapping[str, Scalar]) -> Sample | None:
     """The first sample with the values of ``point`` that was not seen; None where all were, or nobody can list them."""
-    if space.size > MOST_LISTED:
+    if space.size > MAX_LISTED_SAMPLES:
         return None
-    return next((s for s in space.every() if key_of(s) not in seen and point.items() <= s.items()), None)
+    return next(
+        (s for s in space.iterate_samples() if encode_sample(s) not in seen and point.items() <= s.items()),
+        None,
+    )
 
 
 class OptunaSampler:
     """Optuna's study, asked trial by trial."""
 
-    def __init__(self, config: Optuna, space: Space, mode: Mode, trials: int, known: Known) -> None:
+    def __init__(
+        self, config: OptunaSearch, space: Space, mode: Mode, trials: int, known: PriorTrials
+    ) -> None:
         optuna = _import("optuna", "optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._config, self._space, self._limit = optuna, config, space, trials
@@ -91,14 +104,14 @@ class OptunaSampler:
         if index >= self._limit:
             return None
         fixed = self._first[index] if index < len(self._first) else {}
-        for attempt in range(REDRAWS):
+        for attempt in range(MAX_REDRAWS):
             sample = self._begin(index, fixed, attempt)
-            if key_of(sample) not in self._seen:
+            if encode_sample(sample) not in self._seen:
                 break
             self._study.tell(self._running.pop(index), state=self._optuna.trial.TrialState.FAIL)
         else:
             sample = self._begin(index, find_unseen_sample(self._space, self._seen, fixed) or fixed)
-        self._seen.add(key_of(sample))
+        self._seen.add(encode_sample(sample))
         return sample
 
     def _begin(self, index: int, fixed: Mapping[str, Scalar], attempt: int = 0) -> Sample:
@@ -108,7 +121,7 @@ class OptunaSampler:
             active = {one.path: one for one in self._space.domains if one.path in fixed}
             self._study.enqueue_trial({path: _to_optuna(one, fixed[path]) for path, one in active.items()})
         trial = self._running[index] = self._study.ask()
-        return self._space.walk(lambda one: _suggest(trial, one))
+        return self._space.choose_values(lambda one: _suggest(trial, one))
 
     def _tpe(self, index: int, attempt: int) -> Any:
         import warnings
@@ -139,7 +152,7 @@ class OptunaSampler:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
     def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
-        self._seen.add(key_of(sample))
+        self._seen.add(encode_sample(sample))
         if finished:
             self._add(sample, score)
         else:
@@ -219,12 +232,12 @@ class TuneSampler:
     characters that a name must not have.
     """
 
-    def __init__(self, config: TuneSearch, space: Space, mode: Mode, trials: int, known: Known) -> None:
-        if config.name.lower() not in INSTALL:
-            names = ", ".join(sorted(INSTALL))
+    def __init__(self, config: TuneSearch, space: Space, mode: Mode, trials: int, known: PriorTrials) -> None:
+        if config.name.lower() not in PIP_PACKAGES:
+            names = ", ".join(sorted(PIP_PACKAGES))
             raise ConfigError("no such searcher of Tune", got=config.name, wanted=names)
         self._config, self._space, self._mode, self._limit = config, space, mode, trials
-        self._first = [space.sample(0, at, fixed) for at, fixed in enumerate(known.first)]
+        self._first = [space.draw(0, at, fixed) for at, fixed in enumerate(known.first)]
         self._earlier: list[tuple[int, Sample, float | None, bool]] = []
         self._searcher: Any = None
         self._make(
@@ -241,7 +254,7 @@ class TuneSampler:
                 got=suggested,
                 next_step="set max_concurrent_trials, or choose another searcher",
             )
-        return self._space.walk(lambda one: self._value(one, suggested))
+        return self._space.choose_values(lambda one: self._value(one, suggested))
 
     def _value(self, one: Dimension, suggested: Mapping[str, Any]) -> Scalar:
         value = suggested[self._alias(one)]
@@ -267,7 +280,7 @@ class TuneSampler:
                 f"Tune's searcher {self._config.name} cannot be used",
                 got=f"{type(error).__name__}: {' '.join(str(error).split())}",
                 wanted="its package, and options and domains that it knows",
-                next_step=f"pip install {INSTALL[name]}, or search: {{kind: optuna}}",
+                next_step=f"pip install {PIP_PACKAGES[name]}, or search: {{kind: optuna}}",
             ) from error
         self._searcher = searcher
 
@@ -292,7 +305,7 @@ class TuneSampler:
         """The sample, with a drawn value for each inactive domain: a searcher of Tune wants them all."""
         point: dict[str, object] = {}
         for one in self._space.domains:
-            value = sample[one.path] if one.path in sample else one.domain.at(0.5)
+            value = sample[one.path] if one.path in sample else one.domain.value_at(0.5)
             point[self._alias(one)] = (
                 one.domain.index(value) if isinstance(one.domain, ChoiceDomain) else value
             )

@@ -162,7 +162,7 @@ class MedianStopping(SchedulerBase):
         )
 
 
-class _Population(SchedulerBase):
+class PopulationScheduler(SchedulerBase):
     """What both population schedulers share: who may mutate, and when."""
 
     needs_population: ClassVar[bool] = True
@@ -229,7 +229,7 @@ class _Population(SchedulerBase):
             )
 
 
-class Pbt(_Population):
+class Pbt(PopulationScheduler):
     """Population based training (arXiv:1711.09846): the worst copy the best, then numbers move by 0.8 or 1.2.
 
     Its result is a schedule, so it holds only for a run that replays it. Mutated numbers are kept in their domain.
@@ -255,12 +255,12 @@ class Pbt(_Population):
             },
             quantile_fraction=self.quantile,
             resample_probability=self.resample,
-            custom_explore_fn=_Clip(space),
+            custom_explore_fn=DomainClipper(space),
             log_config=True,
         )
 
 
-class Pb2(_Population):
+class Pb2(PopulationScheduler):
     """PBT whose mutations a Gaussian process chooses (arXiv:2002.02518), for populations of 8 and fewer.
 
     It models every domain linearly between its bounds, a log_uniform one too.
@@ -293,7 +293,7 @@ class Pb2(_Population):
                 perturbation_interval=self._interval(evaluations),
                 hyperparam_bounds=bounds,
                 quantile_fraction=self.quantile,
-                custom_explore_fn=_Clip(space),
+                custom_explore_fn=DomainClipper(space),
                 log_config=True,
             )
         except RuntimeError as error:
@@ -302,7 +302,7 @@ class Pb2(_Population):
             ) from None
 
 
-class _Clip:
+class DomainClipper:
     """Keeps mutated numbers in their domains: Tune multiplies them without looking. Pickled with Tune's state."""
 
     def __init__(self, space: Space) -> None:

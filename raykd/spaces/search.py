@@ -2,7 +2,7 @@
 
 Decision record: a sampler is ours and knows no Ray (`ask`, `report`, `tell`, `restore`), so that a sweep that was cut
 off is told again what is known and goes on; see `raykd.spaces.samplers`. What is known before the first trial (points,
-the base, an earlier sweep) has one form for all searchers, `Known`.
+the base, an earlier sweep) has one form for all searchers, `PriorTrials`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Mode = Literal["max", "min"]
 
 SCORE = "objective"
 """What searchers and schedulers of Tune call a trial's score: the best of its evaluations, as scores are compared."""
-NOW = "score"
+LATEST_SCORE = "score"
 """What a population is judged by: the last evaluation to its last digit. Its trials differ by less than is shown."""
 
 
@@ -73,7 +73,7 @@ class WarmStart(Spec):
 
 
 @dataclass(frozen=True)
-class Known:
+class PriorTrials:
     """What is known before the first trial. Written by `load_sweep`, read by samplers.
 
     first: settings to try first, in order; what one leaves open is chosen by the search. observed: trials of an earlier
@@ -84,7 +84,7 @@ class Known:
     observed: tuple[Observation, ...] = ()
 
 
-NOTHING = Known()
+NO_PRIOR_TRIALS = PriorTrials()
 """A sweep that begins with nothing."""
 
 
@@ -105,18 +105,22 @@ class SearchBase(Spec):
     """Begins with what an earlier sweep found."""
 
     @abstractmethod
-    def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
+    def build_sampler(
+        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
+    ) -> Sampler:
         """A sampler of so many trials."""
 
 
-class Random(SearchBase):
+class RandomSearch(SearchBase):
     """Every trial is drawn by itself: a function of (seed, index), and of what is tried first."""
 
     kind: Literal["random"] = "random"
     seed: int = Field(0, ge=0)
     """Of the draws."""
 
-    def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
+    def build_sampler(
+        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
+    ) -> Sampler:
         from raykd.spaces.samplers import DrawnSampler
 
         return DrawnSampler(space, self.seed, trials, known)
@@ -129,14 +133,16 @@ class GridSearch(SearchBase):
     seed: int = Field(0, ge=0)
     """Of the domains that are no grids."""
 
-    def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
+    def build_sampler(
+        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
+    ) -> Sampler:
         """As of every searcher; `Sweep.trials` is the grid's size times its repeats."""
         from raykd.spaces.samplers import DrawnSampler
 
         return DrawnSampler(space, self.seed, trials, known)
 
 
-class Optuna(SearchBase):
+class OptunaSearch(SearchBase):
     """Tree-structured Parzen estimators (Bergstra et al. 2011), by Optuna."""
 
     kind: Literal["optuna"] = "optuna"
@@ -151,7 +157,9 @@ class Optuna(SearchBase):
     multivariate: bool = True
     """Model domains jointly and not one by one; those under one choice form a group."""
 
-    def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
+    def build_sampler(
+        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
+    ) -> Sampler:
         """As of every searcher.
 
         Raises:
@@ -167,7 +175,7 @@ class TuneSearch(SearchBase):
 
     Tried with Ray 2.60, 40 trials of a conditional space with a failure and a restore in it: hyperopt (0.3.0), and bohb
     (hpbandster 0.7.4, ConfigSpace 1.2.2), which here learns from every evaluation, whatever the scheduler. The others
-    were not tried. `INSTALL` says what each needs.
+    were not tried. `PIP_PACKAGES` says what each needs.
     """
 
     kind: Literal["tune"] = "tune"
@@ -177,7 +185,9 @@ class TuneSearch(SearchBase):
     options: dict[str, Any] = {}
     """Arguments of the searcher's class, for example {random_state_seed: 0} for hyperopt, {seed: 0} for bohb."""
 
-    def sampler(self, space: Space, mode: Mode, trials: int, known: Known = NOTHING) -> Sampler:
+    def build_sampler(
+        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
+    ) -> Sampler:
         """As of every searcher.
 
         Raises:
@@ -188,12 +198,12 @@ class TuneSearch(SearchBase):
         return TuneSampler(self, space, mode, trials, known)
 
 
-MODULES = {
+REQUIRED_MODULES = {
     "hyperopt": ("hyperopt",), "bohb": ("hpbandster", "ConfigSpace"), "ax": ("ax",), "bayesopt": ("bayes_opt",),
     "hebo": ("hebo",), "nevergrad": ("nevergrad",), "zoopt": ("zoopt",),
 }  # fmt: skip
 """What each searcher imports."""
-INSTALL = {
+PIP_PACKAGES = {
     "hyperopt": "hyperopt",
     "bohb": "hpbandster ConfigSpace",
     "ax": "ax-platform",
@@ -204,5 +214,5 @@ INSTALL = {
 }
 """Packages of each searcher, as pip takes them."""
 
-Search = Annotated[Random | GridSearch | Optuna | TuneSearch, Field(discriminator="kind")]
+Search = Annotated[RandomSearch | GridSearch | OptunaSearch | TuneSearch, Field(discriminator="kind")]
 """Any searcher."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raykd.config import Run, overlay
-from raykd.config.loading import resolve_paths, validate_any
+from raykd.config.loading import resolve_paths, validate_any_run
 from raykd.config.smoke import shorten_run
 from raykd.errors import ConfigError, RaykdError
 from raykd.report.key_names import is_number_of_choice, shorten_names
@@ -32,8 +32,8 @@ from raykd.spaces.domains import (
     refuse_foreign,
 )
 
-TRIAL = ", the trial with "
-"""Between a space's name and a trial's values, in errors of `Space.config`."""
+TRIAL_MARK = ", the trial with "
+"""Between a space's name and a trial's values, in errors of `Space.build_run`."""
 
 Sample = dict[str, Scalar]
 """A value for every active domain, by path, in the order of `Space.domains`."""
@@ -57,7 +57,7 @@ class Dimension:
     domain: Domain
     condition: tuple[tuple[str, Scalar], ...] = ()
 
-    def active(self, sample: Mapping[str, Scalar]) -> bool:
+    def is_active(self, sample: Mapping[str, Scalar]) -> bool:
         """Whether the sample chose every option above this domain."""
         return all(path in sample and is_same_value(sample[path], label) for path, label in self.condition)
 
@@ -160,21 +160,21 @@ class Space:
                 wanted=f"a grid at {drawn[0]} too, or a choice at {dimension.path}",
             )
 
-    def names(self) -> dict[str, str]:
+    def short_names(self) -> dict[str, str]:
         """A short name for each path, as tables call it; a number that is an option of a choice has the choice's."""
         paths = [one.path for one in self.domains]
         names = shorten_names([path for path in paths if not is_number_of_choice(path, paths)])
         return {path: names.get(path) or names[path[: path.rindex("[")]] for path in paths}
 
-    def walk(self, choose: Callable[[Dimension], Scalar]) -> Sample:
+    def choose_values(self, choose: Callable[[Dimension], Scalar]) -> Sample:
         """A sample whose active domains, and only those, got their value from ``choose``, outer ones first."""
         sample: Sample = {}
         for dimension in self.domains:
-            if dimension.active(sample):
+            if dimension.is_active(sample):
                 sample[dimension.path] = choose(dimension)
         return sample
 
-    def sample(
+    def draw(
         self, seed: int, index: int, fixed: Mapping[str, Scalar] | None = None, attempt: int = 0
     ) -> Sample:
         """Sample ``index`` of the stream of ``seed``: point ``index`` of the grid (again and again), the rest drawn.
@@ -190,18 +190,18 @@ class Space:
         quantiles = dict(
             zip([one.path for one in self.domains], stream.random(len(self.domains)).tolist(), strict=True)
         )
-        given = {**self.grid(index % self.grid_size), **(fixed or {})}
-        return self.walk(
-            lambda one: given[one.path] if one.path in given else one.domain.at(quantiles[one.path])
+        given = {**self.grid_point(index % self.grid_size), **(fixed or {})}
+        return self.choose_values(
+            lambda one: given[one.path] if one.path in given else one.domain.value_at(quantiles[one.path])
         )
 
-    def grid(self, index: int) -> Sample:
+    def grid_point(self, index: int) -> Sample:
         """Values of the active grids at point ``index`` of ``grid_size``; the last grid changes fastest."""
         if not 0 <= index < self.grid_size:
             raise IndexError(f"point {index} of a grid of {self.grid_size}")
         return _grid_point(self.tree, index)
 
-    def every(self) -> Iterator[Sample]:
+    def iterate_samples(self) -> Iterator[Sample]:
         """Every sample of a space of finite ``size``, the last domain changing fastest."""
 
         def below(at: int, sample: Sample) -> Iterator[Sample]:
@@ -209,7 +209,7 @@ class Space:
                 yield dict(sample)
                 return
             one = self.domains[at]
-            if not one.active(sample):
+            if not one.is_active(sample):
                 yield from below(at + 1, sample)
                 return
             for value in _values(one.domain):
@@ -217,13 +217,13 @@ class Space:
 
         yield from below(0, {})
 
-    def assemble(self, sample: Mapping[str, Scalar]) -> dict[str, Any]:
+    def build_overlay(self, sample: Mapping[str, Scalar]) -> dict[str, Any]:
         """The overlay of the run that a sample stands for.
 
         Raises:
             ConfigError: the sample lacks an active domain, has one that is not active, or an unknown label.
         """
-        wanted = [one.path for one in self.domains if one.active(sample)]
+        wanted = [one.path for one in self.domains if one.is_active(sample)]
         if set(wanted) != set(sample):
             raise ConfigError(
                 f"{self.origin}: a sample of another space",
@@ -233,20 +233,20 @@ class Space:
         filled: dict[str, Any] = _fill(self.tree, sample)
         return filled
 
-    def config(self, sample: Mapping[str, Scalar]) -> Run:
+    def build_run(self, sample: Mapping[str, Scalar]) -> Run:
         """The run of a trial.
 
         Raises:
             ConfigError: the sample makes no valid run; the message names the sample.
         """
-        where = f"{self.origin}{TRIAL}{format_sample(sample)}"
+        where = f"{self.origin}{TRIAL_MARK}{format_sample(sample)}"
         try:
-            tree = overlay(self.base, self.assemble(sample))
+            tree = overlay(self.base, self.build_overlay(sample))
             if tree.get("smoke") is not None and tree["train"]["epochs"] is not None:
                 tree = overlay(
                     tree, {"train": {"steps": None}}
                 )  # the trial says epochs, the short base said steps
-            config = resolve_paths(validate_any(tree, where), self.base_dir)
+            config = resolve_paths(validate_any_run(tree, where), self.base_dir)
             if config.smoke is not None:
                 config = shorten_run(config, evaluations=None)
         except RaykdError as error:
@@ -258,13 +258,13 @@ class Space:
         self._refuse_size_twice(config, where)
         return config
 
-    def covering(self, draws: int, seed: int = 0) -> list[Sample]:
+    def draw_covering(self, draws: int, seed: int = 0) -> list[Sample]:
         """``draws`` samples, and one more for each option of each choice: what a check of the space looks at."""
-        samples = [self.sample(seed, index) for index in range(draws)]
+        samples = [self.draw(seed, index) for index in range(draws)]
         for dimension in self.domains:
             if isinstance(dimension.domain, ChoiceDomain):
                 samples += [
-                    self.sample(seed, len(samples), {**dict(dimension.condition), dimension.path: label})
+                    self.draw(seed, len(samples), {**dict(dimension.condition), dimension.path: label})
                     for label in dimension.domain.labels
                 ]
         return samples
@@ -309,7 +309,7 @@ def _children(node: object) -> list[Any]:
     return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
 
 
-def key_of(sample: Mapping[str, Scalar]) -> str:
+def encode_sample(sample: Mapping[str, Scalar]) -> str:
     """A text that is equal for equal samples alone."""
     return json.dumps(sample, sort_keys=True)
 

@@ -10,7 +10,7 @@ import torch
 
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
-from raykd.keys import key_part
+from raykd.keys import make_key_part
 from raykd.tasks import EncodedRows, SystemAnswers, Task
 from raykd.text.padding import Padding, split_passes
 
@@ -74,7 +74,7 @@ def compute_language_scores(
 ) -> dict[str, float]:
     """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them.
 
-    A language is written as `key_part` writes it: one that is called mean is not the mean.
+    A language is written as `make_key_part` writes it: one that is called mean is not the mean.
     """
     codes = np.asarray(rows.languages)
     values: dict[str, float] = {}
@@ -84,7 +84,7 @@ def compute_language_scores(
         if not len(inside):
             continue
         for metric, value in task.metrics(said.take(inside), rows.take(inside), labels).items():
-            values[f"eval/{key_part(language)}/{metric}"] = value
+            values[f"eval/{make_key_part(language)}/{metric}"] = value
             collected.setdefault(metric, []).append(value)
     for metric, found in collected.items():
         values[f"eval/mean/{metric}"] = float(np.mean(found))

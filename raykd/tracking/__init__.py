@@ -10,9 +10,9 @@ from raykd.tracking.address import (
     RedactingFilter,
     build_sqlite_uri,
     find_database_path,
+    make_mlflow_key,
     redact,
     resolve_tracking_uri,
-    slug,
 )
 from raykd.tracking.delivery.replay import SyncResult, find_waiting_folders, send_waiting
 from raykd.tracking.delivery.unrecorded import take_unrecorded_lines
@@ -34,11 +34,11 @@ __all__ = [
     "find_database_path",
     "find_recording_place",
     "find_waiting_folders",
+    "make_mlflow_key",
     "probe_mlflow",
     "redact",
     "resolve_tracking_uri",
     "send_waiting",
     "serve_ui",
-    "slug",
     "take_unrecorded_lines",
 ]

@@ -25,7 +25,7 @@ from urllib.request import getproxies_environment
 from raykd.config import TrackingConfig
 from raykd.environ import is_this_machine
 from raykd.errors import TrackingError
-from raykd.keys import slug
+from raykd.keys import make_mlflow_key
 from raykd.redaction import RedactingFilter, redact, redact_value
 
 __all__ = [
@@ -38,10 +38,10 @@ __all__ = [
     "format_sync_command",
     "is_server",
     "list_environment_notes",
+    "make_mlflow_key",
     "redact",
     "redact_value",
     "resolve_tracking_uri",
-    "slug",
 ]
 
 SERVERS = ("http", "https")

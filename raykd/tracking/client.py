@@ -12,11 +12,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from raykd.environ import go_around_proxy
+from raykd.environ import bypass_proxy
 from raykd.errors import TrackingError
-from raykd.keys import marked
+from raykd.keys import append_hash
 from raykd.point import Point
-from raykd.tracking.address import Experiment, find_database_path, format_mlflow_command, redact, slug
+from raykd.tracking.address import (
+    Experiment,
+    find_database_path,
+    format_mlflow_command,
+    make_mlflow_key,
+    redact,
+)
 from raykd.tracking.delivery.outbox import extract_first_line, logger
 from raykd.tracking.stores.database import (
     check_database,
@@ -48,7 +54,7 @@ def connect_mlflow(uri: str) -> Any:
 
     path = find_database_path(uri)
     if path is None:
-        go_around_proxy(uri)
+        bypass_proxy(uri)
     else:
         if is_new(path):
             make_database(path)
@@ -169,12 +175,12 @@ class KeyNames:
 
     def __call__(self, name: str) -> str:
         """Return the key of a name; the same one each time."""
-        key = slug(name)
-        return key if self._owner.setdefault(key.casefold(), key) == key else marked(key, name)
+        key = make_mlflow_key(name)
+        return key if self._owner.setdefault(key.casefold(), key) == key else append_hash(key, name)
 
 
 def send_points(
-    client: Any, run_id: str, points: Sequence[Point], names: Callable[[str], str] = slug
+    client: Any, run_id: str, points: Sequence[Point], names: Callable[[str], str] = make_mlflow_key
 ) -> None:
     """Sends points, 1000 metrics a call; NaN and infinities become tags ``non_finite.<metric>``."""
     from mlflow.entities import Metric, RunTag

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 
-from raykd.environ import environment_with
+from raykd.environ import set_environment
 
 PROBE_S, PATIENCE_S = 4, 15
 """Seconds for the first answer of a server, and for each later one."""
@@ -31,7 +31,7 @@ _lent: list[str] = []
 @contextlib.contextmanager
 def set_mlflow_variables(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables that MLflow reads at each call, put back afterwards."""
-    with _environment_lock, environment_with(values):
+    with _environment_lock, set_environment(values):
         yield
 
 

@@ -31,17 +31,17 @@ from raykd.report.key_names import name_mlflow_params
 from raykd.report.sweeps.trial_table import describe_sample
 from raykd.report.sweeps.trials import TrialRow
 from raykd.tracking import Tracker
-from raykd.tuning.checks.refusals import reason_of
-from raykd.tuning.journal import Ended, Journal
-from raykd.tuning.messages import NO_RUN
+from raykd.tuning.checks.refusals import extract_reason
+from raykd.tuning.journal import Journal, TrialStatus
+from raykd.tuning.messages import INVALID_RUN
 from raykd.tuning.progress import SweepProgress
 
 log = logging.getLogger("raykd.tuning")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """What Ray puts into its messages for a terminal."""
-LONGEST_CAUSE = 8000
+MAX_CAUSE_LENGTH = 8000
 """Characters of a trial's error that are kept of a text without end; log.txt has it whole."""
-AWAY_S = 30.0
+REOPEN_AFTER_S = 30.0
 """After a trial's run could not be opened none is tried for so long: each try takes seconds."""
 MLFLOW_STATUS: dict[str, Any] = {
     "finished": "FINISHED",
@@ -83,7 +83,7 @@ class TrialRuns:
         """Run that have not ended, by trial."""
         return self._children.open
 
-    def of(self, name: str) -> Tracker:
+    def open_run(self, name: str) -> Tracker:
         """Return the trial's run, opened when it is first needed and found again by a resumed sweep."""
         if name not in self.open:
             spool = self._spool / name
@@ -102,12 +102,12 @@ class TrialRuns:
     def _spool(self) -> Path:
         return self._folder.path / "spool"
 
-    def tidy(self) -> None:
+    def remove_spool(self) -> None:
         """Remove the folder of points that waited for MLflow, where it has taken all."""
         with contextlib.suppress(OSError):  # not there, or not empty
             self._spool.rmdir()
 
-    def unheard(self) -> list[tuple[str, str]]:
+    def list_unended(self) -> list[tuple[str, str]]:
         """Trials that are over, though their run may not be ended, and what they became.
 
         These are all where the sweep's own run is new in the place of one that is gone.
@@ -119,7 +119,7 @@ class TrialRuns:
     def end(self, name: str, status: str) -> None:
         """End a trial's run as what it became."""
         row = self._journal.trials[name].row(self._higher)
-        tracker = self.of(name)
+        tracker = self.open_run(name)
         if row.best is not None:
             values = {"objective": row.best.score, "best_step": float(row.best.step)}
             tracker.log_points([Point(row.best.step, values)])
@@ -157,7 +157,7 @@ class TuneCallback(Callback):
         self._last: dict[str, dict[str, Any]] = {}
         self._open_from = 0.0
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        unheard = self._runs.unheard()
+        unheard = self._runs.list_unended()
         for end in unheard:
             self._ends.put(end)
         self._ended = sum(trial.status is not None for trial in journal.trials.values()) - len(unheard)
@@ -168,23 +168,23 @@ class TuneCallback(Callback):
 
     # Tune's thread -----------------------------------------------------------------------------------------------
 
-    def begun(self, name: str, trial_id: str) -> None:
+    def on_begin(self, name: str, trial_id: str) -> None:
         """A trial was handed to Tune."""
         self._names[trial_id] = name
-        self._progress.began(name)
+        self._progress.add_trial(name)
 
-    def refused(self, name: str, error: RaykdError) -> None:
+    def on_refusal(self, name: str, error: RaykdError) -> None:
         """A trial's setting can be no run, so it was not handed to Tune."""
-        self._end(name, "failed", NO_RUN + reason_of(error, self._journal.trials[name].sample))
+        self._end(name, "failed", INVALID_RUN + extract_reason(error, self._journal.trials[name].sample))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An evaluation, which the scheduler has judged: into the journal before anything comes of it."""
         name = self._names[trial.trial_id]
-        self._journal.result(name, result)
+        self._journal.record_result(name, result)
         self._last[name] = result
-        self._progress.result(self._row(name))
+        self._progress.update_trial(self._row(name))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over: by itself, or because the scheduler stopped it."""
@@ -200,14 +200,14 @@ class TuneCallback(Callback):
         name, error = self._names[trial.trial_id], _error_of(trial)
         if getattr(error, "cause", None) is not None:
             log.error("trial %s failed in its process:\n%s", name, error)  # with the lines that led there
-        self._end(name, "failed", cause(error))
+        self._end(name, "failed", describe_cause(error))
 
-    def _end(self, name: str, status: Ended, error: str | None) -> None:
+    def _end(self, name: str, status: TrialStatus, error: str | None) -> None:
         if error is not None:
             sample = describe_sample(self._journal.trials[name].sample, {})
             log.error("trial %s %s, with %s: %s", name, status, sample, error)
-        self._journal.end(name, status, error)
-        self._progress.ended(self._row(name))
+        self._journal.record_end(name, status, error)
+        self._progress.finish_trial(self._row(name))
         self._ends.put((name, status))
 
     def _row(self, name: str) -> TrialRow:
@@ -227,10 +227,10 @@ class TuneCallback(Callback):
                 # One that is over was opened again by a point that came after its end.
                 status = self._journal.trials[name].status or "interrupted"
                 self._guarded(lambda n=name, s=status: self._runs.end(n, s))
-            self._runs.tidy()
+            self._runs.remove_spool()
 
     def _take(self) -> None:
-        self._progress.tick()
+        self._progress.report_silence()
         self._drain()
 
     def _drain(self) -> None:
@@ -259,10 +259,10 @@ class TuneCallback(Callback):
         known = name in self._runs.open
         fresh = self._curves.add(name, point)
         if known and fresh is not None:
-            self._runs.of(name).log_points([fresh])
+            self._runs.open_run(name).log_points([fresh])
         elif not known and time.monotonic() >= self._open_from:
-            self._open_from = time.monotonic() + AWAY_S  # not for every point where MLflow is away
-            self._runs.of(name)
+            self._open_from = time.monotonic() + REOPEN_AFTER_S  # not for every point where MLflow is away
+            self._runs.open_run(name)
             self._open_from = 0.0
 
     def _guarded(self, action: Any) -> None:
@@ -282,13 +282,13 @@ def _error_of(trial: Any) -> BaseException | None:
     return error if isinstance(error, BaseException) else None
 
 
-def cause(error: BaseException | None) -> str:
+def describe_cause(error: BaseException | None) -> str:
     """Return what went wrong in a trial, the whole message: its later lines say which key, why, and what to do."""
     inner = getattr(error, "cause", None) or error
     if inner is None:
         return "the trial's process ended, and nobody said why"
     plain = COLOUR.sub("", str(inner))
     text = "\n".join(line.rstrip() for line in plain.strip().splitlines() if line.strip())
-    if len(text) > LONGEST_CAUSE:
-        text = f"{text[: LONGEST_CAUSE // 2]}\n[...]\n{text[-LONGEST_CAUSE // 2 :]}"
+    if len(text) > MAX_CAUSE_LENGTH:
+        text = f"{text[: MAX_CAUSE_LENGTH // 2]}\n[...]\n{text[-MAX_CAUSE_LENGTH // 2 :]}"
     return f"{type(inner).__name__}: {text}"

@@ -16,7 +16,7 @@ from raykd.runs.ray_train import list_worker_resources
 from raykd.teachers.groups import Group
 
 
-def concurrent_trials(
+def count_concurrent_trials(
     nodes: Sequence[Mapping[str, float]],
     workers: WorkersConfig,
     groups: Sequence[Group],

@@ -19,33 +19,33 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from raykd.config import Run, checked_name, overlay
-from raykd.config.explain import explain
-from raykd.config.home import SPACE, find_folder, output_of
+from raykd.config import Run, check_name, overlay
+from raykd.config.explain import explain_errors
+from raykd.config.home import SPACE, find_folder, find_output
 from raykd.config.loading import (
     ConfigSource,
     Override,
     is_sweep,
-    load_any,
+    load_any_run,
     read_source,
     read_yaml_mapping,
     refuse_credentials,
     resolve_paths,
     set_path,
-    validate_any,
+    validate_any_run,
 )
 from raykd.errors import ConfigError
 from raykd.presets import preset
-from raykd.spaces.foreign import SETTINGS, nearest_kind
+from raykd.spaces.foreign import SETTING_HINTS, nearest_kind
 from raykd.spaces.schedulers import Asha, Scheduler
-from raykd.spaces.search import NOTHING, GridSearch, Known, Mode, Random, Sampler, Search
+from raykd.spaces.search import NO_PRIOR_TRIALS, GridSearch, Mode, PriorTrials, RandomSearch, Sampler, Search
 from raykd.spaces.space import Sample, Space
 from raykd.spec import Spec
 from raykd.tasks.scores.metrics import MetricName, is_higher_better
-from raykd.tuning.checks.refusals import doubts, refuse_sweep
-from raykd.tuning.warm_start import known_before
+from raykd.tuning.checks.refusals import list_doubts, refuse_sweep
+from raykd.tuning.warm_start import read_prior_trials
 
-TRIALS = 20
+DEFAULT_TRIALS = 20
 """Trials of a sweep that does not say how many."""
 
 
@@ -62,7 +62,7 @@ class SweepConfig(Spec):
     """Overlay of the run whose leaves may be domains."""
     base_dir: str | None = None
     """What relative paths are relative to; None is the base's folder. The copy in a sweep's folder says it."""
-    search: Search = Random()
+    search: Search = RandomSearch()
     """Who chooses the next trial."""
     scheduler: Scheduler = Asha()
     """Who stops trials early."""
@@ -84,7 +84,7 @@ class SweepConfig(Spec):
     label: Literal["ahead", "on_demand"] = "ahead"
     """ahead: the teachers answer all texts before trials start, then trials have the teachers' resources too."""
 
-    _name = field_validator("name")(checked_name)
+    _name = field_validator("name")(check_name)
 
     @field_validator("num_samples", mode="before")
     @classmethod
@@ -104,7 +104,7 @@ class Sweep:
         config: The file's keys with `metric`, `mode` and `num_samples` filled in.
         base: The run without anything searched: the base, `set` over it, and the sweep's metric; paths
             absolute.
-        space: Makes a trial's run from a sample, `space.config(sample)`.
+        space: Makes a trial's run from a sample, `space.build_run(sample)`.
         known: What is tried first, and what is known of an earlier sweep.
         notes: What a reader must know of that and of the space.
     """
@@ -112,7 +112,7 @@ class Sweep:
     config: SweepConfig
     base: Run
     space: Space
-    known: Known = NOTHING
+    known: PriorTrials = NO_PRIOR_TRIALS
     notes: tuple[str, ...] = ()
 
     @property
@@ -148,15 +148,15 @@ class Sweep:
         """Number of trials, if no time budget ends the sweep earlier."""
         return (self.config.num_samples or 1) * self.space.grid_size
 
-    def sampler(self) -> Sampler:
+    def build_sampler(self) -> Sampler:
         """Who chooses the trials, from the first."""
-        return self.config.search.sampler(self.space, self.mode, self.trials, self.known)
+        return self.config.search.build_sampler(self.space, self.mode, self.trials, self.known)
 
     def known_samples(self, most: int) -> list[Sample] | None:
         """Settings of the first ``most`` trials; None where they depend on scores."""
         if self.config.search.learns:
             return None
-        sampler = self.sampler()
+        sampler = self.build_sampler()
         return [s for s in map(sampler.ask, range(min(self.trials, most))) if s is not None]
 
 
@@ -184,7 +184,7 @@ def load_sweep(
     tree: Any
     tree, path = read_source(source)
     if folder is not None:
-        output = {"output": str(output_of(folder))}
+        output = {"output": str(find_output(folder))}
         tree = {**tree, "name": folder.name, "set": overlay(tree.get("set") or {}, output)}
     for override in overrides:
         key = override.partition("=")[0] if isinstance(override, str) else override[0]
@@ -201,10 +201,10 @@ def load_sweep(
             wanted=f"{_direction(metric)} for {metric}",
         )
     space = Space(config.space, base.model_dump(mode="json"), base_dir, str(path))
-    default = 1 if isinstance(config.search, GridSearch) else int(min(TRIALS, space.size))
+    default = 1 if isinstance(config.search, GridSearch) else int(min(DEFAULT_TRIALS, space.size))
     if config.scheduler.needs_population:
-        default = TRIALS
-    search, known, notes = known_before(config.search, base, space, path, str(path))
+        default = DEFAULT_TRIALS
+    search, known, notes = read_prior_trials(config.search, base, space, path, str(path))
     config = config.model_copy(
         update={
             "search": search,
@@ -214,20 +214,20 @@ def load_sweep(
             "base_dir": str(base_dir),
         }
     )
-    sweep = Sweep(config, base, space, known, (*notes, *doubts(space)))
+    sweep = Sweep(config, base, space, known, (*notes, *list_doubts(space)))
     if check:
         refuse_sweep(sweep, str(path))
     return sweep
 
 
-def load_config(source: ConfigSource | Sweep, overrides: Sequence[Override] = ()) -> Run | Sweep:
+def load_run_or_sweep(source: ConfigSource | Sweep, overrides: Sequence[Override] = ()) -> Run | Sweep:
     """Read a run or a sweep, whichever it is; a sweep that was read already is returned as it is."""
     if isinstance(source, Sweep):
         return source
-    return (load_sweep if is_sweep(read_source(source)[0]) else load_any)(source, overrides)
+    return (load_sweep if is_sweep(read_source(source)[0]) else load_any_run)(source, overrides)
 
 
-def resumed_sweep(
+def load_resumed_sweep(
     name: Path, output: Path, source: ConfigSource | None, overrides: Sequence[Override] = ()
 ) -> Sweep:
     """Read the sweep of a folder in order to continue it there.
@@ -289,7 +289,7 @@ def _base(config: SweepConfig, path: Path) -> tuple[Run, Path]:
         tree = overlay(tree, {"train": {"metric": config.metric}})
     folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
     return resolve_paths(
-        validate_any(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
+        validate_any_run(tree, f"{path}: the base {config.base if file != path else ''} with set"), folder
     ), folder
 
 
@@ -312,5 +312,7 @@ def _validated(tree: Mapping[str, Any], origin: str) -> SweepConfig:
         return SweepConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(
-            "\n".join(explain(error, origin, SweepConfig, hints=SETTINGS, nearest_kind=nearest_kind))
+            "\n".join(
+                explain_errors(error, origin, SweepConfig, hints=SETTING_HINTS, nearest_kind=nearest_kind)
+            )
         ) from None

@@ -32,27 +32,26 @@ from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_n
 from raykd.teachers.pools.own_pool import group_placements
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.checks.trials import TrialCheck
-from raykd.tuning.journal import FILE as JOURNAL
-from raykd.tuning.journal import Journal
-from raykd.tuning.messages import no_score
+from raykd.tuning.journal import JOURNAL, Journal
+from raykd.tuning.messages import build_no_score_error
 from raykd.tuning.progress import SweepProgress
 from raykd.tuning.suggest import Suggestions
-from raykd.tuning.trial_rank import Configs, TrialContext
+from raykd.tuning.trial_rank import RunFactory, TrialContext
 from raykd.tuning.tuner import TuneSettings, run_trials
 
 log = logging.getLogger("raykd.tuning")
 CHECKPOINTS = "checkpoints"
 TEACHER_CURVES = "teachers.jsonl"
-Weightings = Mapping[str, Sequence[Weighting | None]]
+TaskWeightings = Mapping[str, Sequence[Weighting | None]]
 """Of each task the weightings of its trials; None stands for every teacher that speaks a row's language."""
 
 
 @dataclass(frozen=True)
-class Search:
+class TrialPlan:
     """Who chooses trials, who stops them, and how many there are.
 
     Attributes:
-        configs: Makes runs of samples.
+        run_factory: Makes runs of samples.
         sampler: Chooses the samples.
         scheduler: Tune's, which stops trials early.
         trials: How many.
@@ -64,7 +63,7 @@ class Search:
         students: Folder of the trained students; None keeps none.
     """
 
-    configs: Configs
+    run_factory: RunFactory
     sampler: Sampler
     scheduler: Any
     trials: int
@@ -76,7 +75,7 @@ class Search:
     students: Path | None = None
 
 
-def read_base(base: Run) -> tuple[list[Job], Job]:
+def read_base_jobs(base: Run) -> tuple[list[Job], Job]:
     """Read the base's rows: the teachers that must be trained first, and the student that trials train.
 
     Raises:
@@ -89,7 +88,7 @@ def read_base(base: Run) -> tuple[list[Job], Job]:
     return teachers, student
 
 
-def same_weightings(plan_base: Run, searched: Sequence[str]) -> Weightings:
+def find_shared_weightings(plan_base: Run, searched: Sequence[str]) -> TaskWeightings:
     """Return the weighting that all trials of a space share, of each task; None where trials differ in it.
 
     Args:
@@ -126,7 +125,7 @@ class SweepDriver:
         student: Job,
         session: Session,
         label: Literal["ahead", "on_demand"],
-        weightings: Weightings,
+        weightings: TaskWeightings,
     ) -> None:
         self.base, self.teacher_jobs, self.student = base, teachers, student
         self.session, self.folder, self.console = session, session.folder, session.console
@@ -141,7 +140,7 @@ class SweepDriver:
         members = self.base.members.values() if own else ()
         return [g for member in members for g in group_placements(make_placements(member, {}))]
 
-    def run(self, search: Search) -> Journal:
+    def run(self, search: TrialPlan) -> Journal:
         """Train, open and review the teachers, have them answer, and run the trials that are not over yet.
 
         Returns:
@@ -159,12 +158,12 @@ class SweepDriver:
         self._train_teachers()
         with open_teachers(self.base, self.teacher_jobs, self.student, self.session, self._say) as teachers:
             for start in teachers.counts.completed:
-                self.journal.counters(start)
+                self.journal.record_counters(start)
             self.review(teachers)
             self._answer(teachers)
             self._run_trials(search, teachers)
             counters = [pool.counters() for pool, _ in teachers.pools.values()]
-            self.journal.counters({name: values for each in counters for name, values in each.items()})
+            self.journal.record_counters({name: values for each in counters for name, values in each.items()})
         return self.journal
 
     def review(self, teachers: TeacherStage) -> None:
@@ -215,21 +214,21 @@ class SweepDriver:
         def take(done: int, asked: int) -> None:
             nonlocal begun
             if not begun:  # what was stored before
-                self.journal.labelling(asked, done, task)
+                self.journal.record_labelling(asked, done, task)
             begun = True
             show(done, asked)
 
         report = label_rows(teachers.pools[task][0], self.student.data[task].train, weighting, take)
-        self.journal.labelled(report.forwarded)
+        self.journal.record_labelled(report.forwarded)
         return report
 
-    def _run_trials(self, search: Search, teachers: TeacherStage) -> None:
+    def _run_trials(self, search: TrialPlan, teachers: TeacherStage) -> None:
         path, journal = self.folder.path, self.journal
         higher = search.mode == "max"
         progress = SweepProgress(self.console, self.base.metric, search.trials, search.names)
         for trial in journal.trials.values():
             if trial.status not in (None, "failed"):
-                progress.restore(trial.row(higher))
+                progress.add_earlier(trial.row(higher))
         workers = self.base.workers
         needs = [list_worker_resources(workers)] * workers.num_workers
         wait_for_resources(needs, "the first trial", self._say, self.base.ray.wait_s)
@@ -243,23 +242,23 @@ class SweepDriver:
                 folder=path / CHECKPOINTS,
                 scheduler=search.scheduler if search.replays else None,
                 mode=search.mode,
-                begun=callback.begun,
-                check=TrialCheck(search.configs, self.base, self.student.data),
-                refused=callback.refused,
+                on_begin=callback.on_begin,
+                check=TrialCheck(search.run_factory, self.base, self.student.data),
+                on_refusal=callback.on_refusal,
             )
             context = self._context(search, teachers, mailbox)
-            with progress.shown():
+            with progress.show():
                 run_trials(context, suggestions, search.scheduler, callback, search.settings)
         if not any(trial.row().is_eligible for trial in journal.trials.values()):
-            raise no_score(journal, self.folder, search.settings.time_budget_s)
+            raise build_no_score_error(journal, self.folder, search.settings.time_budget_s)
 
-    def _context(self, search: Search, teachers: TeacherStage, mailbox: Any) -> TrialContext:
+    def _context(self, search: TrialPlan, teachers: TeacherStage, mailbox: Any) -> TrialContext:
         """Return what travels to the trials' processes: rows, the student's tokenizer, the pools' addresses."""
         student = self.base.student
         rows = [(task.config.task, task.data.train) for task in self.student.tasks.values()]
         joined = teachers.handles[""].source(direct=False) if "" in teachers.handles else None
         return TrialContext(
-            configs=search.configs,
+            run_factory=search.run_factory,
             base=self.base,
             data=self.student.data,
             tokenizers={student.tokenizer_key(): fit_tokenizer(student, rows, joined)},
@@ -271,7 +270,7 @@ class SweepDriver:
         )
 
 
-def node_resources() -> list[Mapping[str, float]]:
+def list_free_node_resources() -> list[Mapping[str, float]]:
     """Resources of each node that is alive, without what named pools of teachers hold there."""
     taken: dict[str, dict[str, float]] = {}
     for served in find_whole_pools():

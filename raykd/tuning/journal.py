@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from raykd.report.sweeps.trials import Evaluation, TrialRow
 
-FILE = "trials.jsonl"
+JOURNAL = "trials.jsonl"
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Labelling:
     task: str = ""
 
 
-Ended = Literal["finished", "stopped", "failed", "diverged"]
+TrialStatus = Literal["finished", "stopped", "failed", "diverged"]
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Trial:
     total_steps: int = 0
     seconds: float = 0.0
     segments: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    status: Ended | None = None
+    status: TrialStatus | None = None
     error: str | None = None
 
     def row(self, higher_is_better: bool = True) -> TrialRow:
@@ -121,11 +121,11 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def begin(self, name: str, index: int, sample: Mapping[str, Any], tune_id: str) -> None:
+    def record_begin(self, name: str, index: int, sample: Mapping[str, Any], tune_id: str) -> None:
         """A trial was handed to Tune, for the first time or again."""
         self._append("begin", {"name": name, "index": index, "sample": dict(sample), "tune_id": tune_id})
 
-    def result(self, name: str, result: Mapping[str, Any]) -> None:
+    def record_result(self, name: str, result: Mapping[str, Any]) -> None:
         """A trial came to an evaluation."""
         keys = ("evaluation", "trained_steps", "total_steps", "score", "nll", "objective", "trained_s")
         row = {key: _finite(result[key]) for key in keys}
@@ -137,20 +137,20 @@ class Journal:
             row["history"] = [[_finite(value) for value in part] for part in json.loads(result["history"])]
         self._append("result", {"name": name, **row})
 
-    def end(self, name: str, status: Ended, error: str | None = None) -> None:
+    def record_end(self, name: str, status: TrialStatus, error: str | None = None) -> None:
         """A trial is over."""
         self._append("end", {"name": name, "status": status, "error": error})
 
-    def labelling(self, asked: int, stored: int, task: str = "") -> None:
+    def record_labelling(self, asked: int, stored: int, task: str = "") -> None:
         """Teachers begin to answer the texts of a task ahead."""
         of = {"task": task} if task else {}
         self._append("labelling", {"asked": asked, "stored": stored, **of})
 
-    def labelled(self, forwarded: int) -> None:
+    def record_labelled(self, forwarded: int) -> None:
         """Every text is answered."""
         self._append("labelled", {"forwarded": forwarded})
 
-    def counters(self, teachers: Mapping[str, Mapping[str, float]]) -> None:
+    def record_counters(self, teachers: Mapping[str, Mapping[str, float]]) -> None:
         """What the teachers did in a start of the sweep."""
         self._append("teachers", {"counters": {name: dict(values) for name, values in teachers.items()}})
 

@@ -6,24 +6,24 @@ from collections.abc import Iterable
 
 from raykd.errors import SweepError
 from raykd.folders.folder import RunFolder
-from raykd.tuning.journal import FILE, Journal, Trial
+from raykd.tuning.journal import JOURNAL, Journal, Trial
 
-SHOWN = 5
+MAX_ERRORS_SHOWN = 5
 """Different errors that the terminal shows; the page and the journal have all."""
-RATE = "train.learning_rate"
-NO_RUN = "the setting is no run: "
+LEARNING_RATE = "train.learning_rate"
+INVALID_RUN = "the setting is no run: "
 """What the error of a trial begins with that was not handed to Tune."""
 
 
-def no_score(journal: Journal, folder: RunFolder, budget_s: float | None) -> SweepError:
+def build_no_score_error(journal: Journal, folder: RunFolder, budget_s: float | None) -> SweepError:
     """Return the error of a sweep in which not one trial came to a score.
 
     Args:
         budget_s: The sweep's time budget; None is no limit.
     """
     trials = list(journal.trials.values())
-    errors = error_lines(trials)
-    steps = next_steps(trials, str(folder.path), budget_s)
+    errors = format_trial_errors(trials)
+    steps = suggest_next_steps(trials, str(folder.path), budget_s)
     what = "no trial came to a score" if trials else "no trial began"
     if not errors:
         over = f"time_budget_s {budget_s:g} was over before the first score" if budget_s else "no trial ran"
@@ -32,26 +32,26 @@ def no_score(journal: Journal, folder: RunFolder, budget_s: float | None) -> Swe
         what,
         got="\n          ".join("\n".join(errors).splitlines()),
         wanted="at least one trial with a finite validation score",
-        next_step="\n          ".join([*steps, f"see {folder.log} and {folder.path / FILE}"]),
+        next_step="\n          ".join([*steps, f"see {folder.log} and {folder.path / JOURNAL}"]),
     )
 
 
-def error_lines(trials: Iterable[Trial]) -> list[str]:
+def format_trial_errors(trials: Iterable[Trial]) -> list[str]:
     """Return each different error once and whole, with the trials that ended with it."""
     ended: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         if trial.error and trial.status is not None:
             ended.setdefault((trial.status, trial.error), []).append(trial.name)
     lines = []
-    for (status, error), names in list(ended.items())[:SHOWN]:
+    for (status, error), names in list(ended.items())[:MAX_ERRORS_SHOWN]:
         who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         lines.append(f"{who} {status}: " + error.replace("\n", "\n  "))
-    if len(ended) > SHOWN:
-        lines.append(f"and {len(ended) - SHOWN} other errors, see the page")
+    if len(ended) > MAX_ERRORS_SHOWN:
+        lines.append(f"and {len(ended) - MAX_ERRORS_SHOWN} other errors, see the page")
     return lines
 
 
-def next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | None) -> list[str]:
+def suggest_next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | None) -> list[str]:
     """Return what can be done for the trials that have no score, a sentence each; empty where nothing is to be said.
 
     Args:
@@ -61,14 +61,18 @@ def next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | None) -> l
     diverged = [t for t in known if t.status == "diverged"]
     steps = []
     if diverged:
-        rates = sorted(float(t.sample[RATE]) for t in diverged if isinstance(t.sample.get(RATE), int | float))
-        searched = f" ({RATE} {rates[0]:.3g} to {rates[-1]:.3g} diverged)" if rates else ""
+        rates = sorted(
+            float(t.sample[LEARNING_RATE])
+            for t in diverged
+            if isinstance(t.sample.get(LEARNING_RATE), int | float)
+        )
+        searched = f" ({LEARNING_RATE} {rates[0]:.3g} to {rates[-1]:.3g} diverged)" if rates else ""
         steps.append(
             f"{len(diverged)} diverged: lower train.learning_rate{searched} under set or in the space, and start a new "
             "sweep (another name, or --overwrite). --resume does not try them again: they would diverge again"
         )
     failed = sum(t.status == "failed" for t in known)
-    if wrong := sum(t.status == "failed" and (t.error or "").startswith(NO_RUN) for t in known):
+    if wrong := sum(t.status == "failed" and (t.error or "").startswith(INVALID_RUN) for t in known):
         steps.append(
             f"{wrong} {'was no run' if wrong == 1 else 'were no runs'}: leave out values that do not go together, or "
             "nest one key in a choice of the other"

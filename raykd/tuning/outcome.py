@@ -16,7 +16,7 @@ from typing import Any
 from rich.markup import escape
 
 from raykd.config import Phase, Run
-from raykd.config.loading import dump, validate_any
+from raykd.config.loading import dump_run, validate_any_run
 from raykd.driver.recording import describe_results, record_report
 from raykd.driver.teacher_counts import count_finished_starts
 from raykd.folders.folder import RunFolder
@@ -28,11 +28,11 @@ from raykd.spaces.domains import LogUniformDomain
 from raykd.tracking import Tracker, describe_environment, redact
 from raykd.tuning.config import Sweep, dump_sweep
 from raykd.tuning.journal import Journal, Trial
-from raykd.tuning.messages import error_lines, next_steps
-from raykd.tuning.progress import indented
+from raykd.tuning.messages import format_trial_errors, suggest_next_steps
+from raykd.tuning.progress import indent_lines
 
 BEST = "best.yaml"
-SHOWN = 15
+MAX_TRIALS_SHOWN = 15
 """Trials in the table on the terminal; the page has all."""
 
 
@@ -64,9 +64,9 @@ def conclude_sweep(
     best_path = folder.path / BEST
     report = _report(plan, folder, journal, tracker, "", notes)
     if report.best is not None:
-        run = best_run(plan, journal.trials[report.best.name])
-        best_path.write_text(dump(run), encoding="utf-8")
-        report = _report(plan, folder, journal, tracker, dump(run), notes)
+        run = build_best_run(plan, journal.trials[report.best.name])
+        best_path.write_text(dump_run(run), encoding="utf-8")
+        report = _report(plan, folder, journal, tracker, dump_run(run), notes)
     pictures = draw_sweep_figures(report)
     page = write_sweep_page(report, folder.path / "report.html", pictures)
     table = TrialTable(report)
@@ -76,7 +76,7 @@ def conclude_sweep(
     failed = report.by_status.get("failed", 0)
     return SweepOutcome(
         report=report,
-        tables=(table.to_rich(SHOWN),),
+        tables=(table.to_rich(MAX_TRIALS_SHOWN),),
         lines=_lines(report, journal.trials.values(), page, best_path, tracker, folder),
         best=best_path if report.best is not None else None,
         page=page,
@@ -85,18 +85,18 @@ def conclude_sweep(
     )
 
 
-def best_run(plan: Sweep, trial: Trial) -> Run:
+def build_best_run(plan: Sweep, trial: Trial) -> Run:
     """Return a trial as a run that `raykd train` takes: its sample, and what changed on its way as phases."""
     segments = trial.segments or [(0, trial.sample)]
-    config = plan.space.config(segments[0][1])
+    config = plan.space.build_run(segments[0][1])
     phases = tuple(
-        Phase(at=step / trial.total_steps, set=_mutable(plan.space.assemble(sample)))
+        Phase(at=step / trial.total_steps, set=_mutable(plan.space.build_overlay(sample)))
         for step, sample in segments[1:]
     )
     changes: dict[str, Any] = {"name": f"{plan.name[:95]}-best"}  # a name has 100 letters at most
     if phases:
         changes["phases"] = [phase.model_dump(mode="json") for phase in phases]
-    return validate_any({**config.model_dump(mode="json"), **changes}, f"the best run of {plan.name}")
+    return validate_any_run({**config.model_dump(mode="json"), **changes}, f"the best run of {plan.name}")
 
 
 def _mutable(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _report(
     best_yaml: str,
     notes: Sequence[str] = (),
 ) -> SweepReport:
-    names = ", ".join(dict.fromkeys(plan.space.names().values()))
+    names = ", ".join(dict.fromkeys(plan.space.short_names().values()))
     teachers = ", ".join(t.name for t in plan.base.active_teachers)
     trials = sorted(journal.trials.values(), key=lambda t: t.index)
     return SweepReport(
@@ -127,7 +127,7 @@ def _report(
         rungs=plan.config.scheduler.rungs(plan.base.train.evaluations),
         best_yaml=best_yaml,
         space_yaml=dump_sweep(plan),
-        teachers=teacher_counters(journal),
+        teachers=sum_teacher_counters(journal),
         environment=describe_environment(),
         facts={
             "MLflow run": tracker.run_id,
@@ -160,8 +160,8 @@ def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
             "them"
         )
     broken = [t for t in journal.trials.values() if t.status in ("failed", "diverged")]
-    notes += next_steps(broken, plan.name, None)
-    for name, counters in teacher_counters(journal).items():
+    notes += suggest_next_steps(broken, plan.name, None)
+    for name, counters in sum_teacher_counters(journal).items():
         if counters.get("unkept"):
             notes.append(
                 f"{counters['unkept']:,.0f} answers of teacher {name} could not be kept: the disk was full"
@@ -174,7 +174,7 @@ def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def teacher_counters(journal: Journal) -> dict[str, dict[str, float]]:
+def sum_teacher_counters(journal: Journal) -> dict[str, dict[str, float]]:
     """Counters of all starts of the sweep, by teacher."""
     total: dict[str, dict[str, float]] = {}
     for start in journal.teachers:
@@ -225,7 +225,7 @@ def _lines(
     tracker: Tracker,
     folder: RunFolder,
 ) -> tuple[str, ...]:
-    found = [f"[red]broken[/red]   {indented(escape(line))}" for line in error_lines(trials)]
+    found = [f"[red]broken[/red]   {indent_lines(escape(line))}" for line in format_trial_errors(trials)]
     if report.best is not None:
         found.append(f"best     {best}   (raykd train {best})")
         found.append(f"         raykd confirm {folder.path} trains it and the default again with fresh seeds")

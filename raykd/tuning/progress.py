@@ -17,13 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from raykd.report.sweeps.trial_table import describe_sample
 from raykd.report.sweeps.trials import TrialRow
 
-SHOWN = 12
+MAX_TRIAL_BARS = 12
 """Running trials that get a bar of their own."""
 SILENCE_S = 30.0
 """After so long without news a line says what is waited for."""
 
 
-def indented(text: str) -> str:
+def indent_lines(text: str) -> str:
     """Return a message whose later lines stand below the first one."""
     return text.replace("\n", "\n      ")
 
@@ -55,18 +55,18 @@ class SweepProgress:
         self.best: TrialRow | None = None
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
+    def show(self) -> Iterator[None]:
         """Show the bars while the body runs."""
         with self._bars if self._console.is_terminal else contextlib.nullcontext():
             yield
 
-    def restore(self, row: TrialRow) -> None:
+    def add_earlier(self, row: TrialRow) -> None:
         """A trial that was over before this start."""
         self._counts[row.status] += 1
         self._bars.advance(self._sweep)
         self._judge(row)
 
-    def tick(self) -> None:
+    def report_silence(self) -> None:
         """Called now and then by the watching thread: says so where nothing happens."""
         with self._lock:
             if time.monotonic() - self._news < SILENCE_S:
@@ -79,18 +79,18 @@ class SweepProgress:
             )
             self._console.print(f"  no news for {SILENCE_S:g} s: {what}", highlight=False)
 
-    def began(self, name: str) -> None:
+    def add_trial(self, name: str) -> None:
         """A trial was handed to Tune."""
         with self._lock:
             self._news = time.monotonic()
-            if len(self._tasks) < SHOWN:
+            if len(self._tasks) < MAX_TRIAL_BARS:
                 self._tasks[name] = self._bars.add_task(f"  {name}", total=None, note="waiting for its turn")
 
     def note(self, name: str, text: str) -> None:
         """What must be known of a trial, such as a checkpoint that it could not go on from."""
         self._console.print(f"  {name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
-    def result(self, row: TrialRow) -> None:
+    def update_trial(self, row: TrialRow) -> None:
         """A trial came to an evaluation."""
         with self._lock:
             self._news, self._reported = time.monotonic(), self._reported + 1
@@ -101,7 +101,7 @@ class SweepProgress:
                 self._bars.update(task, total=row.total_steps, completed=row.last.step, note=note)
             self._show()
 
-    def ended(self, row: TrialRow) -> None:
+    def finish_trial(self, row: TrialRow) -> None:
         """A trial is over."""
         with self._lock:
             self._counts[row.status] += 1
@@ -112,7 +112,7 @@ class SweepProgress:
             self._show()
             if not self._console.is_terminal:
                 score = "" if row.score is None else f"{self._metric} {row.score:.4f}, "
-                error = f", {indented(row.error)}" if row.error else ""
+                error = f", {indent_lines(row.error)}" if row.error else ""
                 self._console.print(
                     f"  {row.name} {row.status}: {score}{row.seconds:.1f} s, {self._values(row)}{error}",
                     highlight=False,

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from raykd.config import Run
-from raykd.config.loading import dump, flatten
+from raykd.config.loading import dump_run, flatten_run
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.driver.session import Session
 from raykd.errors import ConfigError
@@ -25,12 +25,19 @@ from raykd.folders.changes import Changes
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
-from raykd.spaces.search import NOW, SCORE
-from raykd.tuning.capacity import concurrent_trials
+from raykd.spaces.search import LATEST_SCORE, SCORE
+from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
-from raykd.tuning.checks.trials import preflight_resources, preflight_trials
+from raykd.tuning.checks.trials import check_known_trials, check_trial_resources
 from raykd.tuning.config import Sweep, dump_sweep
-from raykd.tuning.driver import CHECKPOINTS, Search, SweepDriver, node_resources, read_base, same_weightings
+from raykd.tuning.driver import (
+    CHECKPOINTS,
+    SweepDriver,
+    TrialPlan,
+    find_shared_weightings,
+    list_free_node_resources,
+    read_base_jobs,
+)
 from raykd.tuning.outcome import SweepOutcome, conclude_sweep
 from raykd.tuning.tuner import TuneSettings
 
@@ -69,7 +76,7 @@ class SweepCommand(Command[SweepOutcome]):
     def check(self) -> Sequence[str]:
         """Check the base as a run, and that a trial fits."""
         notes = preflight(self.base, together=self.plan.config.label == "on_demand")
-        preflight_resources(self.plan)
+        check_trial_resources(self.plan)
         return notes
 
     def compare(self, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
@@ -82,9 +89,9 @@ class SweepCommand(Command[SweepOutcome]):
 
     def prepare(self, earlier: EarlierStart) -> FolderContents:
         """Read the base's rows and check every trial that is known."""
-        self.teachers, self.student = read_base(self.base)
-        preflight_trials(self.plan, self.student.data)
-        files = {"run.yaml": dump(self.base), "space.yaml": dump_sweep(self.plan)}
+        self.teachers, self.student = read_base_jobs(self.base)
+        check_known_trials(self.plan, self.student.data)
+        files = {"run.yaml": dump_run(self.base), "space.yaml": dump_sweep(self.plan)}
         return FolderContents(self.student.fingerprints(), files)
 
     def introduce(self, folder: RunFolder, console: Console) -> None:
@@ -93,7 +100,7 @@ class SweepCommand(Command[SweepOutcome]):
         texts = sum(len(data.train) for data in self.student.data.values())
         console.print(
             f"[bold]{plan.name}[/bold]{before}  {plan.trials} trials, {plan.config.search.kind} search with "
-            f"{plan.config.scheduler.kind}, over {', '.join(dict.fromkeys(plan.space.names().values()))}; "
+            f"{plan.config.scheduler.kind}, over {', '.join(dict.fromkeys(plan.space.short_names().values()))}; "
             f"{texts:,} training texts, {len(plan.base.active_teachers)} teachers; best validation {plan.metric}",
             highlight=False,
             soft_wrap=True,
@@ -103,14 +110,17 @@ class SweepCommand(Command[SweepOutcome]):
         """Record the base and the sweep's own keys; trials get child runs."""
         plan = self.plan
         tree = plan.config.model_dump(mode="json", exclude={"base", "set"})
-        params = {**flatten(plan.base), **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()}}
+        params = {
+            **flatten_run(plan.base),
+            **{f"sweep.{key}": json.dumps(value) for key, value in tree.items()},
+        }
         tags = {"raykd.role": "sweep", "raykd.fingerprint": plan.fingerprint()}
         return TrackedRun(plan.name, params, tags)
 
     def run(self, session: Session) -> SweepOutcome:
         """Have the teachers answer, run the trials, write the table, the page and the best run."""
         plan, folder = self.plan, session.folder
-        weightings = same_weightings(plan.base, sorted(plan.space.searched))
+        weightings = find_shared_weightings(plan.base, sorted(plan.space.searched))
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
         search = self._search(driver)  # refuses what cannot start, before teachers work for it
         journal = driver.run(search)
@@ -119,20 +129,22 @@ class SweepCommand(Command[SweepOutcome]):
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return outcome
 
-    def _search(self, driver: SweepDriver) -> Search:
+    def _search(self, driver: SweepDriver) -> TrialPlan:
         plan, config, base = self.plan, self.plan.config, self.plan.base
-        nodes = node_resources()
-        concurrent = concurrent_trials(nodes, base.workers, driver.kept_groups, config.max_concurrent_trials)
+        nodes = list_free_node_resources()
+        concurrent = count_concurrent_trials(
+            nodes, base.workers, driver.kept_groups, config.max_concurrent_trials
+        )
         log.info("%d trials at once", concurrent)
         # A population is judged by what its members are now, not by the best that they ever were.
-        metric = NOW if config.scheduler.needs_population else SCORE
-        return Search(
-            configs=plan.space,
-            sampler=plan.sampler(),
+        metric = LATEST_SCORE if config.scheduler.needs_population else SCORE
+        return TrialPlan(
+            run_factory=plan.space,
+            sampler=plan.build_sampler(),
             scheduler=config.scheduler.build(plan.space, base.train.evaluations, plan.mode, metric),
             trials=plan.trials,
             mode=plan.mode,
-            names=plan.space.names(),
+            names=plan.space.short_names(),
             settings=TuneSettings(
                 workers=base.workers,
                 concurrent=None if config.scheduler.pauses else concurrent,

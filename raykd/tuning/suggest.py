@@ -19,10 +19,10 @@ from raykd.errors import RaykdError
 from raykd.spaces.search import Sampler
 from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.journal import Journal, Trial
-from raykd.tuning.trial import RESUMED
+from raykd.tuning.trial import RESUMED_FROM
 
 
-class StandIn:
+class EarlierTrial:
     """A trial of an earlier start, as far as schedulers look at one."""
 
     def __init__(self, trial_id: str) -> None:
@@ -39,9 +39,9 @@ class Suggestions(Searcher):
 
     Args:
         scheduler: Takes earlier results again, if it judges trials as they come; None where it does not.
-        begun: Called with each trial's name and Tune's name for it.
+        on_begin: Called with each trial's name and Tune's name for it.
         check: Raises RaykdError where a sample can be no run.
-        refused: Called with the name of such a trial and the error; it fails before a process is asked.
+        on_refusal: Called with the name of such a trial and the error; it fails before a process is asked.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Suggestions(Searcher):
         folder: Path,
         scheduler: Any,
         mode: str,
-        begun: Callable[[str, str], None],
+        on_begin: Callable[[str, str], None],
         check: Callable[[Mapping[str, Any]], None],
-        refused: Callable[[str, RaykdError], None],
+        on_refusal: Callable[[str, RaykdError], None],
     ) -> None:
         super().__init__(metric="objective", mode=mode)
         self._sampler, self._journal, self._scheduler = sampler, journal, scheduler
-        self._num_samples, self._folder, self._begun = num_samples, folder, begun
-        self._check, self._refused = check, refused
+        self._num_samples, self._folder, self._on_begin = num_samples, folder, on_begin
+        self._check, self._on_refusal = check, on_refusal
         self._going_on = list(journal.unfinished)
         self._index: dict[str, int] = {}
         self._objective: dict[str, float] = {}
@@ -80,14 +80,14 @@ class Suggestions(Searcher):
             earlier = trial.tune_ids[-1]
             if self._begin(trial.name, trial.index, trial.sample, trial_id):
                 self._replay(trial, trial_id)
-                return {**trial.sample, RESUMED: str(self._folder / earlier)}
+                return {**trial.sample, RESUMED_FROM: str(self._folder / earlier)}
         while self._next < self._num_samples:
             sample = self._sampler.ask(self._next)
             if sample is None:
                 return Searcher.FINISHED
             self._next += 1
             if self._begin(f"t{self._next - 1:04d}", self._next - 1, sample, trial_id):
-                return {**sample, RESUMED: ""}
+                return {**sample, RESUMED_FROM: ""}
         return Searcher.FINISHED
 
     def _begin(self, name: str, index: int, sample: Mapping[str, Any], trial_id: str) -> bool:
@@ -95,20 +95,22 @@ class Suggestions(Searcher):
         try:
             self._check(sample)
         except RaykdError as error:
-            self._journal.begin(name, index, sample, f"{name}-refused")  # Tune's name goes to the next one
-            self._refused(name, error)
+            self._journal.record_begin(
+                name, index, sample, f"{name}-refused"
+            )  # Tune's name goes to the next one
+            self._on_refusal(name, error)
             self._sampler.tell(index, None)
             return False
-        self._journal.begin(name, index, sample, trial_id)
+        self._journal.record_begin(name, index, sample, trial_id)
         self._index[trial_id] = index
-        self._begun(name, trial_id)
+        self._on_begin(name, trial_id)
         return True
 
     def _replay(self, trial: Trial, trial_id: str) -> None:
         """Show the scheduler what a trial reported before; its decisions are past."""
         if self._scheduler is None:
             return
-        stand_in = StandIn(trial_id)
+        stand_in = EarlierTrial(trial_id)
         self._scheduler.on_trial_add(None, stand_in)
         best = None
         for number in sorted(trial.evaluations):

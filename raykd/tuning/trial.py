@@ -39,7 +39,7 @@ JOB = "trial"
 """Name of the job in a trial's checkpoints: each trial has a folder of its own."""
 SEGMENTS = "segments.json"
 """Where a checkpoint keeps the parts of the trial's history."""
-RESUMED = "resumed_from"
+RESUMED_FROM = "resumed_from"
 """Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
 
 
@@ -86,7 +86,7 @@ class TrialHost(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process; one that was begun before goes on from its last checkpoint."""
-        self.sample = {k: v for k, v in new_config.items() if k != RESUMED}
+        self.sample = {k: v for k, v in new_config.items() if k != RESUMED_FROM}
         self.failed: NonFiniteError | None = None
         self.unbegun: Exception | None = None
         self.last_save = time.monotonic()
@@ -95,7 +95,7 @@ class TrialHost(tune.Trainable):
         self.went_on = False
         self.segments: list[tuple[int, dict[str, Any]]] = [(0, self.sample)]
         try:
-            self._begin(new_config.get(RESUMED) or None)
+            self._begin(new_config.get(RESUMED_FROM) or None)
         except Exception as error:  # raised at the first step
             self.unbegun = error
         return True

@@ -27,14 +27,14 @@ from raykd.student.prepare import PreparedRows, fit_tokenizer, prepare_rows
 from raykd.teachers.handle import PoolHandle
 
 GROUP_TIMEOUT = timedelta(minutes=10)
-_KEPT = 2
+MAX_PREPARED = 2
 """Prepared rows that a process keeps, for a space that searches what changes the tokens."""
 
 
-class Configs(Protocol):
+class RunFactory(Protocol):
     """What makes a run of a sample."""
 
-    def config(self, sample: Mapping[str, Any]) -> Run:
+    def build_run(self, sample: Mapping[str, Any]) -> Run:
         """Return the run of a trial.
 
         Raises:
@@ -47,7 +47,7 @@ class TrialContext:
     """What all trials have in common. Written by the driver, read in every trial's process; travels once.
 
     Attributes:
-        configs: Makes runs of samples.
+        run_factory: Makes runs of samples.
         base: The run that trials begin with.
         data: Its rows by task; a trial whose `data` differ reads its own.
         tokenizers: By `tokenizer_key`.
@@ -58,7 +58,7 @@ class TrialContext:
         students: Where trained students go; None keeps none.
     """
 
-    configs: Configs
+    run_factory: RunFactory
     base: Run
     data: Mapping[str, Dataset]
     tokenizers: Mapping[str, Any]
@@ -110,7 +110,7 @@ class TrialRank:
     def begin(self, sample: Mapping[str, Any], checkpoint: str | None) -> None:
         """A new loop for a new sample, from its start or from a checkpoint's folder."""
         self.close()
-        config = self.context.configs.config(sample)
+        config = self.context.run_factory.build_run(sample)
         prepared, tokenizer = self._rows(config)
         self.points = []
         self.loop = make_loop(
@@ -174,7 +174,7 @@ class TrialRank:
                 teachers = pools[""].source(direct=False) if "" in pools else None
                 rows = [(m.task, data[task].train) for task, m in members.items()]
                 tokenizer = fit_tokenizer(config.student, rows, teachers)
-            while len(self._prepared) >= _KEPT:
+            while len(self._prepared) >= MAX_PREPARED:
                 self._prepared.pop(next(iter(self._prepared)))
             prepared = {
                 task: prepare_rows(m, data[task].train, data[task].validation, tokenizer)

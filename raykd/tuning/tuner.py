@@ -18,7 +18,7 @@ from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raykd.config import WorkersConfig
-from raykd.environ import environment_with
+from raykd.environ import set_environment
 from raykd.runs.ray_train import list_worker_resources
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
@@ -66,10 +66,10 @@ def run_trials(
     bundles = [dict(needs) for _ in range(settings.workers.num_workers)]
     trainable = tune.with_resources(
         tune.with_parameters(TrialHost, context=context),
-        Places(bundles, strategy="PACK"),
+        TrialPlacement(bundles, strategy="PACK"),
     )
     pending = {} if settings.population is None else {"TUNE_MAX_PENDING_TRIALS_PG": str(settings.population)}
-    with environment_with({**ENVIRONMENT, **pending}):
+    with set_environment({**ENVIRONMENT, **pending}):
         tuner = tune.Tuner(
             trainable,
             param_space={},
@@ -95,11 +95,11 @@ def run_trials(
             with callback.listening():
                 tuner.fit()
         finally:
-            Places.free()
+            TrialPlacement.free()
             shutil.rmtree(settings.scratch, ignore_errors=True)
 
 
-class Places(tune.PlacementGroupFactory):
+class TrialPlacement(tune.PlacementGroupFactory):
     """Resources of a trial; remembers the placement groups, which Tune leaves behind where it is interrupted."""
 
     made: ClassVar[list[PlacementGroup]] = []
@@ -107,7 +107,7 @@ class Places(tune.PlacementGroupFactory):
     def to_placement_group(self) -> PlacementGroup:
         """Return a placement group for one trial process after another."""
         group: PlacementGroup = super().to_placement_group()  # type: ignore[no-untyped-call]
-        Places.made.append(group)
+        TrialPlacement.made.append(group)
         return group
 
     @classmethod

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from raykd.config import Run
 from raykd.errors import ConfigError, RaykdError
 from raykd.spaces.domains import GridDomain
-from raykd.spaces.points import LONGEST, list_differing_keys, read_point, sample_of_run
-from raykd.spaces.search import Known, Observation, Search, WarmStart
-from raykd.spaces.space import Sample, Space, format_sample, key_of
+from raykd.spaces.points import MAX_KEYS_SHOWN, list_differing_keys, read_point, read_run_sample
+from raykd.spaces.search import Observation, PriorTrials, Search, WarmStart
+from raykd.spaces.space import Sample, Space, encode_sample, format_sample
 from raykd.tasks.scores.ranking import round_score
 
 if TYPE_CHECKING:
@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 
 BEST_FIRST = 3
 """Best settings of an earlier sweep that a search tries first if it cannot learn from them."""
-BESIDES = ("name", "output", "ray.", "tracking.", "serving.", "workers.", "baseline", "train.max_failures")
+IGNORED_KEYS = (
+    "name",
+    "output",
+    "ray.",
+    "tracking.",
+    "serving.",
+    "workers.",
+    "baseline",
+    "train.max_failures",
+)
 """Keys that do not change what a run learns."""
 
 
-def known_before(
+def read_prior_trials(
     search: Search, base: Run, space: Space, path: Path, origin: str
-) -> tuple[Search, Known, tuple[str, ...]]:
+) -> tuple[Search, PriorTrials, tuple[str, ...]]:
     """Read what a search begins with.
 
     Args:
@@ -58,7 +67,7 @@ def known_before(
         search = search.model_copy(update={"warm_start": warm})
     observed = () if warm is None or warm.observations is None else warm.observations
     first = _first(search, base, space, origin) + _best(warm, observed, search)
-    return search, Known(_once(first), observed if search.observes else ()), notes
+    return search, PriorTrials(_once(first), observed if search.observes else ()), notes
 
 
 def _first(search: Search, base: Run, space: Space, origin: str) -> list[Sample]:
@@ -76,8 +85,8 @@ def _first(search: Search, base: Run, space: Space, origin: str) -> list[Sample]
 def _of_base(base: Run, space: Space, where: str) -> Sample:
     """Return the base as a sample, which must come back from it unchanged."""
     try:
-        sample = sample_of_run(space, base, where)
-        apart = list_differing_keys(base, space.config(sample))
+        sample = read_run_sample(space, base, where)
+        apart = list_differing_keys(base, space.build_run(sample))
     except ConfigError as error:
         raise ConfigError(
             error.what,
@@ -88,7 +97,7 @@ def _of_base(base: Run, space: Space, where: str) -> Sample:
     if apart:
         raise ConfigError(
             f"{where}: no trial of this space is the base",
-            got="; ".join(apart[:LONGEST]),
+            got="; ".join(apart[:MAX_KEYS_SHOWN]),
             wanted="a space whose fixed keys have the base's values",
             next_step="write what all trials share under set, or leave base_first out",
         )
@@ -104,20 +113,20 @@ def _best(warm: WarmStart | None, observed: Sequence[Observation], search: Searc
 
 def _once(first: Sequence[Sample]) -> tuple[Sample, ...]:
     """Return each setting at its first place."""
-    return tuple({key_of(sample): sample for sample in first}.values())
+    return tuple({encode_sample(sample): sample for sample in first}.values())
 
 
 def _read_warm_start(
     warm: WarmStart, base: Run, space: Space, path: Path, origin: str
 ) -> tuple[WarmStart, tuple[str, ...]]:
     from raykd.tuning.config import load_sweep
-    from raykd.tuning.journal import FILE, Journal
+    from raykd.tuning.journal import JOURNAL, Journal
 
     where = f"{origin}: search.warm_start"
     named = Path(warm.sweep).expanduser()
     # As a run's paths are meant, or as `output` is, where the sweep was left.
     places = [(place / named).resolve() for place in (path.resolve().parent, Path.cwd(), Path(base.output))]
-    wanted = ("space.yaml", FILE)
+    wanted = ("space.yaml", JOURNAL)
     folder = next((p for p in places if all((p / name).is_file() for name in wanted)), None)
     if folder is None:
         raise ConfigError(
@@ -133,11 +142,11 @@ def _read_warm_start(
             wanted=base.metric,
             next_step=f"metric: {earlier.metric}, or another earlier sweep",
         )
-    taken, left = _translated(earlier, Journal(folder / FILE), space)
+    taken, left = _translated(earlier, Journal(folder / JOURNAL), space)
     if not taken:
         raise ConfigError(
             f"{where}: nothing of {folder} can be used",
-            got="; ".join(left[:LONGEST]) or "no trial with a score",
+            got="; ".join(left[:MAX_KEYS_SHOWN]) or "no trial with a score",
             wanted="trials with a score, whose searched values are in this space",
             next_step="widen the space, or leave warm_start out",
         )
@@ -146,12 +155,14 @@ def _read_warm_start(
         f"warm start: trials of {folder} that are known: {len(taken)}, the best {base.metric} {best.score:.4f}"
     ]
     if left:
-        more = f"; and {len(left) - LONGEST} more" if len(left) > LONGEST else ""
-        notes.append(f"warm start: trials that are left out: {len(left)}: {'; '.join(left[:LONGEST])}{more}")
-    if apart := list_differing_keys(run, space.config(dict(best.sample)), BESIDES):
+        more = f"; and {len(left) - MAX_KEYS_SHOWN} more" if len(left) > MAX_KEYS_SHOWN else ""
         notes.append(
-            f"warm start: its runs differ from these, so its scores only guide: {'; '.join(apart[:LONGEST])}"
-            + (f"; and {len(apart) - LONGEST} more keys" if len(apart) > LONGEST else "")
+            f"warm start: trials that are left out: {len(left)}: {'; '.join(left[:MAX_KEYS_SHOWN])}{more}"
+        )
+    if apart := list_differing_keys(run, space.build_run(dict(best.sample)), IGNORED_KEYS):
+        notes.append(
+            f"warm start: its runs differ from these, so its scores only guide: {'; '.join(apart[:MAX_KEYS_SHOWN])}"
+            + (f"; and {len(apart) - MAX_KEYS_SHOWN} more keys" if len(apart) > MAX_KEYS_SHOWN else "")
         )
     observations = tuple(one for one, _ in taken)
     return warm.model_copy(update={"observations": observations}), tuple(notes)
@@ -171,9 +182,9 @@ def _translated(
             left.append(f"{row.name} changed its setting on its way")
             continue
         try:
-            run = earlier.space.config(trial.sample)
-            sample = sample_of_run(space, run, row.name)
-            space.config(sample)
+            run = earlier.space.build_run(trial.sample)
+            sample = read_run_sample(space, run, row.name)
+            space.build_run(sample)
         except RaykdError as error:
             left.append(f"{error.what} ({error.got}, wanted {error.wanted})")
             continue

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from raykd.config.loading import resolve_paths, validate
+from raykd.config.loading import resolve_paths, validate_run
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
 from raykd.tuning.outcome import SweepOutcome
@@ -83,7 +83,7 @@ class World:
 
     def config(self, name: str, **changes: Any) -> Any:
         """The same as a RunConfig."""
-        return resolve_paths(validate(self.tree(name, **changes), "test"), self.folder)
+        return resolve_paths(validate_run(self.tree(name, **changes), "test"), self.folder)
 
     def write(self, name: str, **changes: Any) -> Path:
         """The same as a file for the command line."""

@@ -21,7 +21,7 @@ from raykd.student.prepare import prepare_rows
 from raykd.teachers.source import LocalSource
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, load_sweep
-from raykd.tuning.journal import FILE, Journal
+from raykd.tuning.journal import JOURNAL, Journal
 from raykd.tuning.outcome import SweepOutcome
 from raykd.tuning.run import run_sweep
 
@@ -79,7 +79,7 @@ class Sweeps:
 
     def journal(self, name: str) -> Journal:
         """What a sweep wrote of its trials."""
-        return Journal(self.folder(name) / FILE)
+        return Journal(self.folder(name) / JOURNAL)
 
     def scores(self, name: str) -> dict[str, list[float]]:
         """Validation scores and NLLs of each trial, evaluation by evaluation."""

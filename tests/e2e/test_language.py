@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from raykd import models
-from raykd.config.loading import resolve_paths, validate
+from raykd.config.loading import resolve_paths, validate_run
 from raykd.data.load import load_data
 from raykd.runs.sequences import write_sequences
 from raykd.runs.train import run_training
@@ -48,7 +48,7 @@ def config_of(folder: Path, name: str, **changes: Any) -> Any:
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
         **changes,
     }  # fmt: skip
-    return resolve_paths(validate(tree, "test"), folder)
+    return resolve_paths(validate_run(tree, "test"), folder)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from raykd import models
 from raykd.checkpoint.curves import FILE, Curves
 from raykd.cli import app
 from raykd.config import ModelTeacher, MultiRun
-from raykd.config.loading import load_any
+from raykd.config.loading import load_any_run
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.errors import ModelError
 from raykd.experiments.confirmation import run_confirmation
@@ -89,7 +89,7 @@ def mix(
     folder = tmp_path_factory.mktemp("mix")
     path = folder / "mix.yaml"
     path.write_text(json.dumps(tree(folder, world.folder)), encoding="utf-8")
-    config = load_any(path)
+    config = load_any_run(path)
     assert isinstance(config, MultiRun)
     assert [f.error for f in collect_findings(config) if f.error is not None] == []
     return config, run_training(config)
@@ -157,7 +157,7 @@ def test_a_sweep_over_both_tasks_and_its_confirmation(mix: tuple[MultiRun, Outco
     found = run_sweep(load_sweep(path))
     assert found.failed == 0 and found.report.metric == "score" and len(found.report.trials) == 3
     assert found.report.facts["teacher passes"].startswith("0 over"), "the run before has asked for all of it"
-    assert found.best is not None and isinstance(load_any(found.best), MultiRun)
+    assert found.best is not None and isinstance(load_any_run(found.best), MultiRun)
     confirmed = run_confirmation(found.page.parent, seeds=2)
     assert confirmed.failed == 0 and confirmed.report.main_difference is not None
     rows = {(row["split"], row["language"], row["metric"]) for row in confirmed.report.to_rows()}

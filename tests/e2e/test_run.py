@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raykd import models
-from raykd.config.loading import flatten
+from raykd.config.loading import flatten_run
 from raykd.errors import ConfigError, ModelError, NonFiniteError
 from raykd.runs.train import run_training
 from raykd.scoring.outcome import Outcome
@@ -100,7 +100,7 @@ def test_the_student_is_a_model_that_anybody_can_load(first: Outcome, world: Wor
 def test_mlflow_holds_parameters_tags_and_artifacts(recorded, world: World) -> None:  # type: ignore[no-untyped-def]
     client, run = recorded
     assert run.info.status == "FINISHED"
-    flat = flatten(world.config("first"))
+    flat = flatten_run(world.config("first"))
     assert run.data.params == flat
     tags = run.data.tags
     assert re.fullmatch("[0-9a-f]{64}", tags["raykd.data.fingerprint"])

@@ -15,10 +15,10 @@ import pytest
 
 from raykd import models
 from raykd.config import MultiRun
-from raykd.config.loading import load_any, read_yaml_mapping
+from raykd.config.loading import load_any_run, read_yaml_mapping
 from raykd.driver.smoke import TAG, make_smoke_run
 from raykd.runs.train import run_training
-from raykd.tuning.checks.smoke import smoke_sweep
+from raykd.tuning.checks.smoke import shorten_sweep
 from raykd.tuning.config import load_sweep
 from raykd.tuning.run import run_sweep
 from tests.e2e.conftest import still_held
@@ -103,7 +103,7 @@ def skip_what_is_not_there(config: Any) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", files(RUNS))
 def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
-    whole = load_any(with_rows(path, tmp_path), [f"output={tmp_path / 'runs'}", "ray.wait_s=60"])
+    whole = load_any_run(with_rows(path, tmp_path), [f"output={tmp_path / 'runs'}", "ray.wait_s=60"])
     skip_what_is_not_there(whole)
     config, begun = make_smoke_run(whole), time.monotonic()
     outcome = run_training(config, overwrite=True)
@@ -136,12 +136,12 @@ def test_a_shipped_run_goes_its_whole_way(path: Path, ray_cluster: None, tmp_pat
 def test_a_shipped_space_goes_its_whole_way(path: Path, ray_cluster: None, tmp_path: Path) -> None:
     whole = load_sweep(path, [f"set.output={tmp_path / 'runs'}"])
     skip_what_is_not_there(whole.base)
-    plan, begun = smoke_sweep(whole), time.monotonic()
+    plan, begun = shorten_sweep(whole), time.monotonic()
     outcome = run_sweep(plan, overwrite=True)
     assert time.monotonic() - begun < LIMIT_S
     assert not outcome.failed
     folder = tmp_path / "runs" / plan.name
-    assert (folder / "best.yaml").is_file() and load_any(folder / "best.yaml").smoke == whole.name
+    assert (folder / "best.yaml").is_file() and load_any_run(folder / "best.yaml").smoke == whole.name
     assert (folder / "teachers").is_dir() and (folder / "store").is_dir()
     assert not (tmp_path / "runs" / "teachers").exists() and not (tmp_path / "runs" / "store").exists()
     assert still_held() == []

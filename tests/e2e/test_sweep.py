@@ -30,7 +30,7 @@ def test_trials_are_those_of_the_file(memory_before: set[str], asha: SweepOutcom
     space = sweeps.plan("asha-again", num_samples=6).space
     trials = asha.report.trials
     assert [t.name for t in trials] == [f"t000{i}" for i in range(6)] and asha.failed == 0
-    assert [t.sample for t in trials] == [space.sample(0, index) for index in range(6)]
+    assert [t.sample for t in trials] == [space.draw(0, index) for index in range(6)]
     assert {t.status for t in trials} <= {"finished", "stopped"} and trials[0].status == "finished"
     rungs = (1, 3)
     for trial in trials:
@@ -103,7 +103,7 @@ def test_a_trial_learns_what_the_same_run_learns_alone(asha: SweepOutcome, sweep
     plan = sweeps.plan("asha-again", num_samples=6)
     for name in ("t0000", "t0003"):
         trial = sweeps.journal("asha").trials[name]
-        alone = curve_of(plain_loop(plan.space.config(trial.sample)))
+        alone = curve_of(plain_loop(plan.space.build_run(trial.sample)))
         of_trial = sweeps.scores("asha")[name]
         assert of_trial == pytest.approx(alone[: len(of_trial)], abs=1e-6) and len(of_trial) >= 2
 

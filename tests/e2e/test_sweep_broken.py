@@ -154,8 +154,8 @@ def broken(sweeps: Sweeps) -> tuple[int, list[int], str]:
     killer.start()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         # Nobody looks at the trials before, so the last one fails in its process.
-        patch.setattr("raykd.tuning.run.preflight_trials", lambda plan, data: None)
-        patch.setattr("raykd.tuning.driver.TrialCheck", lambda configs, base, data: lambda sample: None)
+        patch.setattr("raykd.tuning.run.check_known_trials", lambda plan, data: None)
+        patch.setattr("raykd.tuning.driver.TrialCheck", lambda run_factory, base, data: lambda sample: None)
         patch.setattr("sys.argv", ["raykd", "sweep", str(path)])
         main()
     killer.join(timeout=5.0)
@@ -191,7 +191,7 @@ def test_a_trial_whose_process_was_killed_ends_as_if_it_had_not_been(
     plan = load_sweep(sweeps.world.folder / path)
     for name in ("t0000", "t0002"):
         trial = sweeps.journal("broken").trials[name]
-        alone = curve_of(plain_loop(plan.space.config(trial.sample)))
+        alone = curve_of(plain_loop(plan.space.build_run(trial.sample)))
         assert sweeps.scores("broken")[name] == pytest.approx(alone, abs=1e-6) and len(alone) == 20
 
 

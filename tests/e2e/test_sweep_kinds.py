@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raykd.config.loading import load_run
-from raykd.tuning.outcome import SweepOutcome, best_run
+from raykd.tuning.outcome import SweepOutcome, build_best_run
 from tests.e2e.conftest import MEDIAN, STILL, still_held
 from tests.e2e.sweeps import (
     RANK,
@@ -68,13 +68,13 @@ def test_what_a_population_found_trains_again_from_scratch(
     trials = sweeps.journal("population").trials
     scores = sweeps.scores("population")
     for name, trial in trials.items():
-        run = best_run(plan, trial)
+        run = build_best_run(plan, trial)
         assert len(run.phases) == max(0, len(trial.segments) - 1)
         assert scores[name] == pytest.approx(curve_of(plain_loop(run), "nll"), abs=1e-6)
     best = load_run(sweeps.folder("population") / "best.yaml")
     rows = {name: trial.row(higher_is_better=False) for name, trial in trials.items()}
     winner = min(rows.values(), key=lambda row: row.score)  # type: ignore[arg-type, return-value]
-    assert best.phases == best_run(plan, trials[winner.name]).phases
+    assert best.phases == build_best_run(plan, trials[winner.name]).phases
     assert plain_loop(best).state.best == pytest.approx(winner.score, abs=1e-6)
 
 

@@ -80,7 +80,7 @@ def test_the_base_comes_first_then_each_shape(schedules: SweepOutcome, sweeps: S
     plan = sweeps.plan(
         "schedules-again", sweeps.base(serving={"store": f"{sweeps.store}-schedules"}), space=SPACE
     )
-    assert plan.space.config(trials[0].sample) == plan.base
+    assert plan.space.build_run(trials[0].sample) == plan.base
     assert trials[1].sample["objective.alpha"] == 0.1
     assert trials[1].sample["objective.temperature[linear].start"] == 6.0
     assert len({json.dumps(t.sample) for t in trials}) == 5

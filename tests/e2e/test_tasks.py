@@ -18,7 +18,7 @@ from benchmarks.quality_parts.overlap import overlap_sentence
 from raykd import models
 from raykd.answers.layout import read_unit_logits
 from raykd.config import Embedded
-from raykd.config.loading import resolve_paths, validate
+from raykd.config.loading import resolve_paths, validate_run
 from raykd.data.embedded.rows import NAME_TAGS, read_corpus
 from raykd.data.load import load_data
 from raykd.data.rows import Rows
@@ -64,7 +64,7 @@ def config_of(folder: Path, task: dict[str, Any], teachers: list[dict[str, Any]]
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
         **changes,
     }  # fmt: skip
-    return resolve_paths(validate(tree, "test"), folder)
+    return resolve_paths(validate_run(tree, "test"), folder)
 
 
 def taught(path: Path, config: Any, rows: Rows, labels: list[str], steps: int, **student: Any) -> str:

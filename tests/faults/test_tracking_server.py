@@ -127,7 +127,7 @@ def test_what_a_run_could_not_record_before_its_end_is_sent_by_the_command(
 ) -> None:
     import yaml
 
-    from raykd.config.loading import dump
+    from raykd.config.loading import dump_run
     from tests.worlds import run_config
 
     folder = tmp_path / "gone"
@@ -142,7 +142,7 @@ def test_what_a_run_could_not_record_before_its_end_is_sent_by_the_command(
     tracker.finish("FAILED", timeout_s=5.0)
     server.start()
     assert run_of(server.uri, tracker.run_id).info.status == "RUNNING"
-    tree = yaml.safe_load(dump(run_config()))
+    tree = yaml.safe_load(dump_run(run_config()))
     (folder / "run.json").write_text("{}", encoding="utf-8")
     (folder / "run.yaml").write_text(
         yaml.safe_dump({**tree, "tracking": {"uri": server.uri}}), encoding="utf-8"

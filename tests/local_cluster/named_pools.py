@@ -30,7 +30,7 @@ from raykd.runs.named_pools import run_teachers_down, run_teachers_status, run_t
 from raykd.teachers.pools import named_pool
 from raykd.teachers.pools.own_pool import OwnPool
 from raykd.teachers.pools.pool import TeacherPool
-from raykd.tuning.driver import node_resources
+from raykd.tuning.driver import list_free_node_resources
 from tests.e2e.sweeps import plain_loop
 from tests.fakes import LABELS, logits_of, save_transformer, text_batch, texts_and_labels
 
@@ -210,7 +210,7 @@ def fits(config: RunConfig) -> None:
         beside = config.model_copy(update={"workers": workers, "serving": serving})
         message = raised(ResourceError, lambda beside=beside: check_cluster(beside))  # type: ignore[misc]
         assert "teacher pool kept 2 +" in message and "raykd teachers down kept" in message, message
-    assert [node["CPU"] for node in node_resources()] == [CPUS - 2]
+    assert [node["CPU"] for node in list_free_node_resources()] == [CPUS - 2]
 
 
 def same_again(path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 import raykd
 from raykd import models
 from raykd.config import RunConfig
-from raykd.config.loading import load_any, load_run
+from raykd.config.loading import load_any_run, load_run
 from raykd.errors import ConfigError, DataError
 from raykd.results import Run
-from raykd.tuning.config import SweepConfig, load_config, load_sweep
+from raykd.tuning.config import SweepConfig, load_run_or_sweep, load_sweep
 from tests.fakes import LABELS, texts_and_labels
 from tests.unit.test_cli_bad_input import tree
 
@@ -60,7 +60,7 @@ def test_a_path_a_mapping_and_a_model_are_the_same_run(
     wanted = load_run(run_file, ["train.steps=7", "seed=5", "student.hidden=32"])
     sources: list[Any] = [run_file, str(run_file), json.loads(run_file.read_text()), load_run(run_file)]
     changes: list[Any] = [("train.steps", np.int64(7)), "seed=5", ("student", {"hidden": 32})]
-    assert [load_any(source, changes) for source in sources] == [wanted] * 4
+    assert [load_any_run(source, changes) for source in sources] == [wanted] * 4
 
 
 def test_overrides_are_texts_a_mapping_or_keywords_and_the_later_one_wins(
@@ -89,7 +89,7 @@ def test_a_sweep_is_read_from_a_file_a_mapping_or_a_model(
     file.write_text(json.dumps(space), encoding="utf-8")
     wanted = load_sweep(file)
     with_a_model = {**space, "base": load_run(run_file)}
-    found = [load_config(s) for s in (file, space, SweepConfig.model_validate(space), with_a_model)]
+    found = [load_run_or_sweep(s) for s in (file, space, SweepConfig.model_validate(space), with_a_model)]
     assert [(s.fingerprint(), s.name, s.output, s.trials) for s in found] == [
         (wanted.fingerprint(), "alphas", wanted.output, 2)
     ] * 4

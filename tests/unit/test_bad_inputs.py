@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.bad_inputs import tried
 from benchmarks.bad_parts import configs, contents
 from benchmarks.bad_parts.setting import Case, good_run, written
-from raykd.config.loading import load_any
+from raykd.config.loading import load_any_run
 
 SAMPLE = 70
 
@@ -26,5 +26,5 @@ def test_a_sample_of_bad_inputs_is_answered_clearly(tmp_path: Path) -> None:
 
 def test_what_is_good_is_not_called_bad(tmp_path: Path) -> None:
     path = written(tmp_path, "good", good_run(tmp_path))
-    assert load_any(path).name == "good"
-    assert tried(Case("run file", "good", lambda: load_any(path))).fault == "it was accepted"
+    assert load_any_run(path).name == "good"
+    assert tried(Case("run file", "good", lambda: load_any_run(path))).fault == "it was accepted"

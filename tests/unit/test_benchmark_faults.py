@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.faults import lines_of
 from benchmarks.soak_parts.compare import _losses
 from benchmarks.soak_parts.world import World, run_tree, sweep_tree
-from raykd.config.loading import validate
+from raykd.config.loading import validate_run
 from raykd.tuning.config import load_sweep
 
 
@@ -58,7 +58,7 @@ def test_faults_are_counted_and_what_was_lost_is_not_hidden() -> None:
 
 
 def test_the_soaks_run_and_sweep_are_valid(tmp_path: Path) -> None:
-    config = validate(run_tree(tmp_path), "the soak's run")
+    config = validate_run(run_tree(tmp_path), "the soak's run")
     assert config.train.steps is not None and config.train.steps < 400, "a point of the curve a step"
     path = tmp_path / "space.yaml"
     path.write_text(json.dumps(sweep_tree(tmp_path)), encoding="utf-8")

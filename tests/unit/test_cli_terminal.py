@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raykd.cli.terminal import HANDLER, Terminal, decoded, json_line, lines_of, recovered
+from raykd.cli.terminal import HANDLER, Terminal, decode_bytes, decode_lines, format_json, recover_text
 from tests.fakes import save_transformer
 
 LINES = "好 one\nroom\n".encode() + b"\xe9t\xe9\nnul\0here\n\xed\xa0\x80 half\n"
@@ -48,12 +48,12 @@ def test_signs_that_a_terminal_lacks_are_ascii_or_escaped() -> None:
 
 def test_bytes_of_lines_are_read_whatever_they_are() -> None:
     stream = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfone\r\ntwo\rthree\n\xff"), encoding="utf-8")
-    assert list(lines_of(stream)) == ["one", "two", "three", "\ufffd"]
+    assert list(decode_lines(stream)) == ["one", "two", "three", "\ufffd"]
     wide = io.TextIOWrapper(io.BytesIO("é\nb\n".encode("utf-16")), encoding="utf-8")
-    assert list(lines_of(wide)) == ["é", "b"]
-    assert list(lines_of(io.StringIO("a\ud800\nb"))) == ["a\ufffd\ufffd\ufffd\n", "b"]
-    assert decoded("好".encode()) == "好" and recovered(os.fsdecode("好".encode())) == "好"
-    assert "\ufffd" in recovered("\udce9t") and json.loads(json_line({"a": "\ud800"})) == {"a": "\ud800"}
+    assert list(decode_lines(wide)) == ["é", "b"]
+    assert list(decode_lines(io.StringIO("a\ud800\nb"))) == ["a\ufffd\ufffd\ufffd\n", "b"]
+    assert decode_bytes("好".encode()) == "好" and recover_text(os.fsdecode("好".encode())) == "好"
+    assert "\ufffd" in recover_text("\udce9t") and json.loads(format_json({"a": "\ud800"})) == {"a": "\ud800"}
 
 
 def test_a_pipe_that_is_closed_ends_the_showing_and_not_the_work() -> None:

@@ -10,7 +10,15 @@ import yaml
 
 from raykd.config import ModelTeacher, RunConfig, TrainedTeacher, overlay
 from raykd.config.dsfile import check_switches
-from raykd.config.loading import dump, flatten, load_any, load_run, parse_yaml, set_path, validate
+from raykd.config.loading import (
+    dump_run,
+    flatten_run,
+    load_any_run,
+    load_run,
+    parse_yaml,
+    set_path,
+    validate_run,
+)
 from raykd.errors import ConfigError, DataError, LabelMismatchError, RaykdError
 from tests.golden.record import trees as golden_trees
 
@@ -32,15 +40,15 @@ def tree(**changes: Any) -> dict[str, Any]:
 
 def message(**changes: Any) -> str:
     with pytest.raises(ConfigError) as error:
-        validate(tree(**changes), "RUN.yaml")
+        validate_run(tree(**changes), "RUN.yaml")
     return str(error.value)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=[p.name for p in RUNS])
 def test_every_run_file_of_the_tree_is_valid(path: Path, tmp_path: Path) -> None:
-    config = load_any(path)
-    (tmp_path / "again.yaml").write_text(dump(config), encoding="utf-8")
-    assert load_any(tmp_path / "again.yaml") == config
+    config = load_any_run(path)
+    (tmp_path / "again.yaml").write_text(dump_run(config), encoding="utf-8")
+    assert load_any_run(tmp_path / "again.yaml") == config
 
 
 def test_there_are_run_files() -> None:
@@ -157,12 +165,13 @@ def test_a_field_of_texts_takes_what_is_written() -> None:
         "languages: [no, on, 010]\nlabels: [0, 1.10, true, 1e3]\nlabel_map: {1: a, true: b, 010: c}", "x"
     )
     data = {**tree()["data"], "languages": run["languages"], "labels": run["labels"]}
-    config = validate(tree(data=data, teachers=[], objective={"alpha": 1}, name=7), "x")
+    config = validate_run(tree(data=data, teachers=[], objective={"alpha": 1}, name=7), "x")
     assert config.data.languages == ("no", "on", "010") and config.data.labels == ("0", "1.10", "true", "1e3")
     assert config.name == "7" and run["label_map"] == {"1": "a", "true": "b", "010": "c"}
-    assert validate(parse_yaml(dump(config), "x"), "again") == config
+    assert validate_run(parse_yaml(dump_run(config), "x"), "again") == config
     assert (
-        validate(tree(baseline="no"), "x").baseline is False and validate(tree(baseline=True), "x").baseline
+        validate_run(tree(baseline="no"), "x").baseline is False
+        and validate_run(tree(baseline=True), "x").baseline
     )
     assert 'in quotes: "null"' in message(name=None)
 
@@ -204,7 +213,7 @@ def test_overrides_reach_keys_list_items_by_name_and_whole_branches() -> None:
         "train.learning_rate=1e-4",
     ):
         changed = set_path(changed, assignment)
-    config = validate(changed, "x")
+    config = validate_run(changed, "x")
     assert config.objective.alpha.value_at(0.3) == 0.5
     assert isinstance(config.teachers[0], ModelTeacher)
     assert (config.teachers[0].path, config.teachers[0].languages) == ("other", ("zh", "en"))
@@ -229,17 +238,17 @@ def test_teacher_defaults_lie_under_every_teacher() -> None:
         {"name": "a", "training": {"train": {"steps": 3}}},
         {"name": "b", "path": "x", "actor": {"num_cpus": 2.0}},
     ]
-    config = validate(tree(teachers=teachers, teacher_defaults=defaults), "x")
+    config = validate_run(tree(teachers=teachers, teacher_defaults=defaults), "x")
     a, b = config.teachers
     assert isinstance(a, TrainedTeacher) and isinstance(b, ModelTeacher)
     assert (a.training.seed, a.training.train.steps, a.actor.num_cpus) == (7, 3, 0.5)
     assert (b.actor.group, b.actor.num_cpus, b.languages) == ("g", 2.0, "all")
-    assert validate(yaml.safe_load(dump(config)), "again") == config
+    assert validate_run(yaml.safe_load(dump_run(config)), "again") == config
 
 
 def teachers_of(*teachers: dict[str, Any], **defaults: Any) -> tuple[Any, ...]:
     named = [{"name": f"t{at}", "languages": "all", **teacher} for at, teacher in enumerate(teachers)]
-    return validate(tree(teachers=named, teacher_defaults=defaults), "x").teachers
+    return validate_run(tree(teachers=named, teacher_defaults=defaults), "x").teachers
 
 
 def test_the_kind_of_a_teacher_is_written_down_where_a_file_leaves_it_out() -> None:
@@ -254,8 +263,8 @@ def test_the_kind_of_a_teacher_is_written_down_where_a_file_leaves_it_out() -> N
     before = {"path": None, "revision": None, "trust_remote_code": False, "training": None}
     old = teachers_of({**before, "path": "m"}, {**before, **trained, "trust_remote_code": True})
     assert [t.model_dump(exclude={"name"}) for t in old] == dumped[:2]
-    config = validate(tree(), "x")
-    assert yaml.safe_load(dump(config))["teachers"][0]["kind"] == "model"
+    config = validate_run(tree(), "x")
+    assert yaml.safe_load(dump_run(config))["teachers"][0]["kind"] == "model"
 
 
 def test_defaults_of_a_kind_are_for_teachers_of_that_kind() -> None:
@@ -294,17 +303,17 @@ def test_runs_of_before_teachers_had_kinds_are_the_same_runs() -> None:
         "seq2seq": "a9875439c2f6dde031fc2e2a19f79329273188ac93aa3e656a37666a240371c4",
     }
     for name, fingerprint in known.items():
-        assert validate(golden_trees()[name], name).fingerprint() == fingerprint
+        assert validate_run(golden_trees()[name], name).fingerprint() == fingerprint
     mixed = golden_trees()["classification"]
     mixed["teachers"][0] |= {"path": "/models/fr", "revision": "abc"}
     mixed["teachers"][1]["training"] = {"seed": 4}
-    assert validate(mixed, "x").fingerprint() == (
+    assert validate_run(mixed, "x").fingerprint() == (
         "28322ed617b145081d06dfef8f2f13cef8fedc6fb17a9dc7ec0af53e712f8275"
     )
 
 
 def test_flat_names_are_those_of_the_yaml() -> None:
-    flat = flatten(validate(tree(), "x"))
+    flat = flatten_run(validate_run(tree(), "x"))
     assert flat["teachers.zh.path"] == "somewhere" and flat["train.batch_size"] == "32"
     assert flat["objective.weighting.kind"] == "by_language"
 
@@ -322,10 +331,10 @@ def test_relative_paths_are_relative_to_the_yaml_and_deepspeed_files_are_read(tm
 
 
 def test_fingerprint_follows_what_changes_the_result() -> None:
-    base = validate(tree(), "x")
-    assert validate(tree(name="other", output="elsewhere"), "x").fingerprint() == base.fingerprint()
+    base = validate_run(tree(), "x")
+    assert validate_run(tree(name="other", output="elsewhere"), "x").fingerprint() == base.fingerprint()
     for change in ({"seed": 1}, {"objective": {"alpha": 0.2}}, {"train": {"steps": 5}}):
-        assert validate(tree(**change), "x").fingerprint() != base.fingerprint()
+        assert validate_run(tree(**change), "x").fingerprint() != base.fingerprint()
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, LabelMismatchError])
@@ -351,8 +360,8 @@ def test_config_import_is_light() -> None:
 
 
 def test_run_config_round_trips_through_yaml() -> None:
-    config = validate(tree(objective={"alpha": {"kind": "cosine", "start": 0.9, "end": 0.1}}), "x")
-    assert RunConfig.model_validate(yaml.safe_load(dump(config))) == config
+    config = validate_run(tree(objective={"alpha": {"kind": "cosine", "start": 0.9, "end": 0.1}}), "x")
+    assert RunConfig.model_validate(yaml.safe_load(dump_run(config))) == config
 
 
 @pytest.mark.parametrize(

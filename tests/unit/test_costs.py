@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from raykd.config.loading import load_run, validate
+from raykd.config.loading import load_run, validate_run
 from raykd.data.rows import Rows
 from raykd.presets import preset
 from raykd.report.costs import CostTable, TeacherCost
@@ -20,7 +20,7 @@ from raykd.teachers.timing import describe_conditions, measure_time
 
 def config(weighting: str = "by_language") -> Any:
     teachers = [("zh", ["zh"]), ("en", ["en"]), ("multi", "all")]
-    return validate(
+    return validate_run(
         {
             "data": {
                 "train": {"kind": "embedded"}, "validation": {"kind": "embedded", "split": "validation"},

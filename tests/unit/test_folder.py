@@ -30,7 +30,7 @@ from raykd.checkpoint.save import STOP_AT
 from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.mailbox import Event
 from raykd.config import RunConfig
-from raykd.config.loading import dump
+from raykd.config.loading import dump_run
 from raykd.driver.progress import JobProgress
 from raykd.errors import ConfigError
 from raykd.folders.folder import (
@@ -51,7 +51,7 @@ def reopened(
     config: RunConfig, rows: str = "rows", *, resume: bool = False, overwrite: bool = False
 ) -> RunFolder:
     earlier = check_run_folder(config, resume=resume, overwrite=overwrite)
-    files = {"run.yaml": dump(config)}
+    files = {"run.yaml": dump_run(config)}
     return open_run_folder(config, {"data": rows}, files, earlier=earlier, base=config, overwrite=overwrite)
 
 

@@ -101,7 +101,7 @@ def test_a_phase_is_a_checkpoint_that_goes_on_under_another_configuration(
     replayed.run()
     plain = with_phases()
     to_step(build_loop(plain), 6).save(tmp_path)
-    changed = with_phases((0.5, change)).at(0.5)
+    changed = with_phases((0.5, change)).at_progress(0.5)
     assert changed.phases == () and changed != plain
     copied = build_loop(changed)
     copied.load(tmp_path)
@@ -118,14 +118,17 @@ def test_two_changes_one_after_the_other(tmp_path: Path) -> None:
     replayed = build_loop(config)
     replayed.run()
     to_step(build_loop(with_phases()), 3).save(tmp_path / "first")
-    middle = build_loop(config.at(0.25))
+    middle = build_loop(config.at_progress(0.25))
     middle.load(tmp_path / "first")
     to_step(middle, 9).save(tmp_path / "second")
-    assert (config.at(0.75).objective.temperature.value_at(0.0), config.at(0.75).train.weight_decay) == (
+    assert (
+        config.at_progress(0.75).objective.temperature.value_at(0.0),
+        config.at_progress(0.75).train.weight_decay,
+    ) == (
         4.0,
         0.5,
     )
-    last = build_loop(config.at(0.75))
+    last = build_loop(config.at_progress(0.75))
     last.load(tmp_path / "second")
     last.run()
     assert furthest(replayed, last) == 0.0 and replayed.state.history == last.state.history
@@ -263,9 +266,9 @@ def test_a_fixed_weighting_stays_and_a_parameter_of_another_may_change() -> None
 
 def test_the_run_at_a_progress() -> None:
     config = with_phases((0.25, LATER), (0.5, {"train": {"weight_decay": 0.7}}))
-    assert config.at(0.0) is config and config.at(0.24) is config
+    assert config.at_progress(0.0) is config and config.at_progress(0.24) is config
     for progress, rate, decay in ((0.25, 0.02, 0.5), (0.49, 0.02, 0.5), (0.5, 0.02, 0.7), (1.0, 0.02, 0.7)):
-        at = config.at(progress)
+        at = config.at_progress(progress)
         assert (at.train.learning_rate, at.train.weight_decay, at.phases) == (rate, decay, ())
         assert at.objective.temperature.value_at(0.0) == 4.0
         rest = {"objective", "train", "phases"}

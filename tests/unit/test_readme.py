@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from raykd.cli import app
 from raykd.config.data import Source
-from raykd.config.loading import validate
+from raykd.config.loading import validate_run
 from raykd.distill.losses import Divergence
 from raykd.distill.schedules import Schedule
 from raykd.distill.weighting import Weighting
@@ -137,7 +137,7 @@ def test_every_yaml_is_valid(paper: Path, tmp_path: Path) -> None:
             path.write_text(text, encoding="utf-8")
             assert load_sweep(path).trials > 1
         else:
-            assert validate(tree, paper.name).teachers
+            assert validate_run(tree, paper.name).teachers
 
 
 @every_paper

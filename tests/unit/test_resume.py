@@ -18,8 +18,8 @@ from rich.console import Console
 from raykd.checkpoint.find import checkpoint_name
 from raykd.checkpoint.manifest import CheckpointInfo, describe_files, write_manifest
 from raykd.checkpoint.storage import StorageFolder
-from raykd.config.home import find_again, find_folder, is_home, refuse_another, student_in
-from raykd.config.loading import dump, load_any, load_run
+from raykd.config.home import find_folder, find_student, is_raykd_folder, refuse_folder_beside, relocate_paths
+from raykd.config.loading import dump_run, load_any_run, load_run
 from raykd.driver.growth import Growth, plan_growth
 from raykd.driver.jobs import make_jobs
 from raykd.driver.teacher_counts import TeacherCounts, sum_counters
@@ -70,11 +70,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], No
 
 def begin(run: Path, overrides: tuple[str, ...] = (), *, resume: bool = False, **state: Any) -> RunFolder:
     """As `train` opens its folder."""
-    config = load_any(run, overrides)
+    config = load_any_run(run, overrides)
     earlier = check_run_folder(config, resume=resume, overwrite=False)
     rows = make_jobs(config, Path("none"))[1][-1].fingerprints()
     folder = open_run_folder(
-        config, rows, {"run.yaml": dump(config)}, earlier=earlier, base=config, overwrite=False
+        config, rows, {"run.yaml": dump_run(config)}, earlier=earlier, base=config, overwrite=False
     )
     folder.write_state(mlflow_run_id="m1", **state)
     return folder
@@ -162,12 +162,12 @@ def test_a_folder_under_another_name_is_itself(tmp_path: Path, here: Any) -> Non
     (tmp_path / "runs" / "r").rename(tmp_path / "runs" / "r2")
     (tmp_path / "link").symlink_to(tmp_path / "runs" / "r2")
     for place in ("runs/r2/run.yaml", "runs/r2", "runs/r2/", "link", "link/run.yaml", "runs/../runs/r2"):
-        config = load_any(Path(place))
+        config = load_any_run(Path(place))
         assert (config.name, Path(config.output)) == ("r2", tmp_path / "runs")
         assert check_run_folder(config, resume=True, overwrite=False).changes.allowed == ()
     (tmp_path / "runs" / "r2").rename(tmp_path / "runs" / "r 2")
     with pytest.raises(ConfigError, match="rename the folder"):
-        load_any(tmp_path / "runs" / "r 2")
+        load_any_run(tmp_path / "runs" / "r 2")
 
 
 def test_a_copy_gets_a_record_of_its_own_and_a_copied_project_keeps_its(tmp_path: Path, here: Any) -> None:
@@ -176,7 +176,7 @@ def test_a_copy_gets_a_record_of_its_own_and_a_copied_project_keeps_its(tmp_path
     folder = begin(run, children={"t0": "c0"})
     (folder.path / "mlflow_spool.jsonl").write_text("", encoding="utf-8")
     shutil.copytree(folder.path, folder.path.with_name("r-copy"))
-    config = load_any(Path("runs/r-copy"))
+    config = load_any_run(Path("runs/r-copy"))
     earlier = check_run_folder(config, resume=True, overwrite=False)
     rows = make_jobs(config, Path("none"))[1][-1].fingerprints()
     copy = open_run_folder(config, rows, {}, earlier=earlier, base=config, overwrite=False)
@@ -192,10 +192,10 @@ def test_a_file_named_from_another_folder_does_not_begin_anew_there(tmp_path: Pa
     run = project(tmp_path / "p")
     here(tmp_path / "p")
     begin(run)
-    refuse_another(Path("run.yaml"), "runs", "other", "raykd train {} --resume")
+    refuse_folder_beside(Path("run.yaml"), "runs", "other", "raykd train {} --resume")
     here(tmp_path)
     with pytest.raises(ConfigError, match=r"no runs/r in .*[\s\S]*raykd train .*/p/runs/r --resume"):
-        refuse_another(Path("p/run.yaml"), "runs", "r", "raykd train {} --resume")
+        refuse_folder_beside(Path("p/run.yaml"), "runs", "r", "raykd train {} --resume")
 
 
 def test_paths_outside_of_the_project_stay_and_those_that_are_gone_are_looked_for(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_paths_outside_of_the_project_stay_and_those_that_are_gone_are_looked_fo
     before, now = tmp_path / "a/p/runs/r", tmp_path / "b/p/runs/r2"
     tree = {"far": str(tmp_path / "far"), "in": [str(tmp_path / "a/p/data")], "by": str(tmp_path / "a/shared"),
             "gone": str(tmp_path / "a/p/none"), "text": "/", "label": "a/p"}  # fmt: skip
-    found = find_again(tree, before, now)
+    found = relocate_paths(tree, before, now)
     assert found == {**tree, "in": [str(tmp_path / "b/p/data")], "by": str(tmp_path / "b/shared")}
 
 
@@ -283,8 +283,8 @@ def test_a_state_that_is_cut_off_is_one_message(content: str, tmp_path: Path, he
     (folder.path / "run.json").write_text(content, encoding="utf-8")
     (folder.path / "log.txt").write_text("", encoding="utf-8")
     for read in (
-        lambda: load_any(folder.path),
-        lambda: load_any(folder.path / "run.yaml"),
+        lambda: load_any_run(folder.path),
+        lambda: load_any_run(folder.path / "run.yaml"),
         lambda: find_folder(Path("r")),
     ):
         with pytest.raises(ConfigError, match=r"run.json cannot be read"):
@@ -315,9 +315,11 @@ def test_folders_go_by_name_too(tmp_path: Path, here: Any) -> None:
     run = project(tmp_path)
     here(tmp_path)
     begin(run)
-    assert is_home(tmp_path / "runs" / "r") and not is_home(tmp_path)
+    assert is_raykd_folder(tmp_path / "runs" / "r") and not is_raykd_folder(tmp_path)
     assert find_folder(Path("r")) == Path("runs/r") and find_folder(Path("none")) == Path("none")
-    assert student_in(Path("r")) == Path("runs/r/student") and student_in(Path("teacher")) == Path("teacher")
+    assert find_student(Path("r")) == Path("runs/r/student") and find_student(Path("teacher")) == Path(
+        "teacher"
+    )
 
 
 # longer -----------------------------------------------------------------------------------------------------------
@@ -335,7 +337,7 @@ def last_checkpoint(folder: RunFolder, step: int, stale: int, job: str = "studen
 
 
 def planned(run: Path, overrides: list[str]) -> Growth:
-    config = load_any(run, overrides)
+    config = load_any_run(run, overrides)
     earlier = check_run_folder(config, resume=True, overwrite=False)
     path = Path(config.output).resolve() / config.name
     return plan_growth(earlier, config, make_jobs(config, path)[1], path)
@@ -431,7 +433,7 @@ def a_sweep(folder: Path) -> Path:
 
 def begin_sweep(space: Path) -> Path:
     plan = load_sweep(space)
-    files = {"space.yaml": dump_sweep(plan), "run.yaml": dump(plan.base)}
+    files = {"space.yaml": dump_sweep(plan), "run.yaml": dump_run(plan.base)}
     earlier = check_run_folder(plan, resume=False, overwrite=False)
     folder = open_run_folder(plan, {"data": "x"}, files, earlier=earlier, base=plan.base, overwrite=False)
     folder.write_state(mlflow_run_id="m")
@@ -462,7 +464,7 @@ def test_a_sweep_goes_on_with_more_samples_and_names_what_may_not_change(tmp_pat
     folder = begin_sweep(space)
     journal = Journal(folder / "trials.jsonl")
     for index in range(3):
-        journal.begin(f"t{index}", index, {"objective.alpha": 0.1}, f"tune{index}")
+        journal.record_begin(f"t{index}", index, {"objective.alpha": 0.1}, f"tune{index}")
     more, _ = compare_sweep(
         load_sweep(space, ["num_samples=8", "time_budget_s=9", "set.ray.num_cpus=2"]), folder, {}
     )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raykd.cli import main
-from raykd.config.loading import dump, flatten, load_run
+from raykd.config.loading import dump_run, flatten_run, load_run
 from raykd.folders.folder import log_to_file
 from raykd.redaction import redact
 from tests.unit.test_cli_bad_input import tree
@@ -63,7 +63,7 @@ def test_what_is_shown_and_kept_holds_no_secret(
         monkeypatch.setattr("sys.argv", ["raykd", *arguments])
         with pytest.raises(SystemExit):
             main()
-    monkeypatch.setattr("raykd.tuning.config.load_config", fault)
+    monkeypatch.setattr("raykd.tuning.config.load_run_or_sweep", fault)
     monkeypatch.setattr("sys.argv", ["raykd", "check", str(path)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -71,7 +71,9 @@ def test_what_is_shown_and_kept_holds_no_secret(
     assert ended.value.code == 1 and "fault of raykd" in captured.err
     assert secret not in captured.out + captured.err
     config = load_run(path)
-    assert secret not in dump(config) and all(secret not in redact(v) for v in flatten(config).values())
+    assert secret not in dump_run(config) and all(
+        secret not in redact(v) for v in flatten_run(config).values()
+    )
     assert [p for p in tmp_path.rglob("*") if p.is_file() and secret in p.read_text("utf-8", "replace")] == []
 
 

@@ -13,8 +13,8 @@ from raykd import models
 from raykd.checkpoint.manifest import CheckpointInfo, describe_files, find_problem, write_manifest
 from raykd.checkpoint.ownership import find_foreign_file
 from raykd.checkpoint.storage import StorageFolder
-from raykd.config import checked_name
-from raykd.config.loading import load_run, validate
+from raykd.config import check_name
+from raykd.config.loading import load_run, validate_run
 from raykd.errors import ConfigError, ModelError, TeacherError
 from raykd.parse import MAX_DEPTH, MAX_NODES, parse_json, parse_yaml
 from raykd.pretrained import files
@@ -153,7 +153,7 @@ def test_a_store_follows_no_link(tmp_path: Path) -> None:
 )
 def test_no_name_leads_out_of_a_folder(name: str) -> None:
     with pytest.raises(ValueError, match="a name starts"):
-        checked_name(name)
+        check_name(name)
 
 
 def test_yaml_is_bounded() -> None:
@@ -185,7 +185,7 @@ def test_no_secret_stands_in_a_run_file(tmp_path: Path) -> None:
         {"train": {"deepspeed": {"wandb": {"api_key": "CANARY"}}}},
     ):
         with pytest.raises(ConfigError, match="holds a secret") as caught:
-            validate(tree, "it")
+            validate_run(tree, "it")
         assert "CANARY" not in str(caught.value) and "MLFLOW_TRACKING_PASSWORD" in str(caught.value)
     (tmp_path / "run.yaml").write_text("tracking: {uri: 'postgresql://me:CANARY@db/x'}")
     with pytest.raises(ConfigError, match=r"\*\*\*@db"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzz import fuzz
 from benchmarks.fuzz_targets import Target, targets
 from raykd import models
-from raykd.config import checked_name
+from raykd.config import check_name
 from raykd.config.loading import set_path
 from raykd.data.files.records import read_file_records
 from raykd.errors import RaykdError
@@ -24,7 +24,7 @@ from raykd.pretrained.files import check_directory, read_labels
 from raykd.redaction import redact, redact_value
 from raykd.scoring.inputs import read_inputs
 from raykd.teachers.store.values import make_text_key
-from raykd.tracking import slug
+from raykd.tracking import make_mlflow_key
 
 quick = settings(max_examples=60, deadline=None, database=None)
 TREES = st.recursive(
@@ -61,7 +61,7 @@ def answered(read: Callable[[], Any]) -> Any:
 @given(st.text(max_size=120))
 def test_a_name_that_is_taken_is_one_part_of_a_path(name: str) -> None:
     try:
-        checked_name(name)
+        check_name(name)
     except ValueError:
         return
     path = Path("/a") / name
@@ -145,7 +145,7 @@ def test_two_texts_share_a_key_only_if_they_are_equal(a: str, b: str | None, c: 
 def test_a_key_for_mlflow_is_one_that_it_takes(key: str) -> None:
     import posixpath
 
-    made = slug(key)
+    made = make_mlflow_key(key)
     assert 0 < len(made) <= 250 and posixpath.normpath(made) == made
     assert not made.startswith(("/", "..")) and ".." not in made.split("/")
 

@@ -13,7 +13,7 @@ import torch
 
 from raykd import models
 from raykd.config import MultiRun
-from raykd.config.loading import load_any, load_run, validate
+from raykd.config.loading import load_any_run, load_run, validate_run
 from raykd.data.mixture import Mixture
 from raykd.data.stream import BatchStream
 from raykd.driver.loop import make_student_model
@@ -26,9 +26,9 @@ from raykd.student.prepare import prepare_rows
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
-from raykd.tuning.driver import same_weightings
+from raykd.tuning.driver import find_shared_weightings
 from raykd.tuning.journal import Journal, Trial
-from raykd.tuning.outcome import best_run
+from raykd.tuning.outcome import build_best_run
 from tests.fakes import LABELS, FixedSource, logits_of, text_batch, texts_and_labels
 from tests.worlds import build_loop, rows, run_config
 
@@ -155,17 +155,17 @@ def test_what_a_mix_cannot_be_is_one_clear_error(changed: dict[str, Any], words:
     path = tmp_path / "mix.yaml"
     path.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(ConfigError) as error:
-        load_any(path)
+        load_any_run(path)
     assert words in str(error.value)
 
 
 def test_a_file_is_read_as_what_it_is_and_refused_where_one_task_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "mix.yaml"
     path.write_text(json.dumps(tree()), encoding="utf-8")
-    config = load_any(path, ["task.power=0"])
+    config = load_any_run(path, ["task.power=0"])
     assert isinstance(config, MultiRun) and config.task.power == 0.0
     assert config.members["names"].data.train.paths == (str(tmp_path / "unused.jsonl"),)  # type: ignore[union-attr]
-    for read in (lambda: load_run(path), lambda: validate(tree(), "mix.yaml")):
+    for read in (lambda: load_run(path), lambda: validate_run(tree(), "mix.yaml")):
         with pytest.raises(ConfigError, match="a run of several tasks, which is not offered here"):
             read()
 
@@ -386,12 +386,12 @@ def test_a_trial_of_several_tasks_changes_what_all_share_and_what_one_has(tmp_pa
     plan = sweep_of(tmp_path, KNOBS)
     assert (plan.metric, plan.mode) == ("score", "max")
     sample = {"objective.alpha": 0.25, "task.power": 1.0, "task.tasks.names.objective.alpha": 0.75}
-    run = plan.space.config(sample)
+    run = plan.space.build_run(sample)
     assert run.task_power == 1.0
     alphas = {task: member.objective.alpha.value_at(0.0) for task, member in run.members.items()}
     assert alphas == {"opinion": 0.25, "names": 0.75}
     trial = Trial("t0", 0, sample, total_steps=10)
-    best = best_run(plan, trial)
+    best = build_best_run(plan, trial)
     assert best == run.model_copy(update={"name": "s-best"})
     (tmp_path / "again.yaml").write_text(dump_sweep(plan), encoding="utf-8")
     again = load_sweep(tmp_path / "again.yaml")
@@ -421,14 +421,16 @@ def test_what_a_sweep_over_several_tasks_cannot_do_is_refused_by_its_key(
 def test_teachers_are_asked_alike_unless_trials_differ_in_it() -> None:
     run = MultiRun.model_validate(tree())
     shared = {task: [member.objective.weighting] for task, member in run.members.items()}
-    assert same_weightings(run, ["objective.alpha", "task.tasks.names.objective.temperature"]) == shared
+    assert (
+        find_shared_weightings(run, ["objective.alpha", "task.tasks.names.objective.temperature"]) == shared
+    )
     for key in (
         "task.tasks.names.objective.weighting",
         "objective.weighting.kind",
         "select_teachers",
         "objective",
     ):
-        assert same_weightings(run, [key]) == {"opinion": [None], "names": [None]}
+        assert find_shared_weightings(run, [key]) == {"opinion": [None], "names": [None]}
 
 
 def test_a_changed_run_has_members_of_its_own() -> None:
@@ -440,13 +442,13 @@ def test_a_changed_run_has_members_of_its_own() -> None:
 
 def test_passes_are_counted_for_each_task(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials.jsonl")
-    journal.labelling(10, 0, "opinion")
-    journal.labelled(10)
-    journal.labelling(20, 0, "names")  # cut off after 5 answers
-    journal.labelling(10, 10, "opinion")
-    journal.labelled(0)
-    journal.labelling(20, 5, "names")
-    journal.labelled(15)
-    journal.counters({})
+    journal.record_labelling(10, 0, "opinion")
+    journal.record_labelled(10)
+    journal.record_labelling(20, 0, "names")  # cut off after 5 answers
+    journal.record_labelling(10, 10, "opinion")
+    journal.record_labelled(0)
+    journal.record_labelling(20, 5, "names")
+    journal.record_labelled(15)
+    journal.record_counters({})
     again = Journal(tmp_path / "trials.jsonl")
     assert (again.pairs, again.passes) == (journal.pairs, journal.passes) == (30, 1.0)

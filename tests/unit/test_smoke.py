@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import yaml
 
-from raykd.config.loading import dump, load_any, load_run
-from raykd.config.smoke import HELD_OUT, shorten_run, smoke_name
+from raykd.config.loading import dump_run, load_any_run, load_run
+from raykd.config.smoke import HELD_OUT, name_smoke_copy, shorten_run
 from raykd.data.load import load_data
 from raykd.driver.jobs import make_teacher_jobs
 from raykd.driver.smoke import check_smoke_folder, make_smoke_run, refuse_smoke_resume
 from raykd.errors import ConfigError
 from raykd.presets import preset
-from raykd.tuning.checks.smoke import smoke_sweep
+from raykd.tuning.checks.smoke import shorten_sweep
 from raykd.tuning.config import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def changes(a: Any, b: Any, path: str = "") -> set[str]:
 
 @pytest.mark.parametrize("path", RUNS, ids=[p.name for p in RUNS])
 def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
-    whole = load_any(path, [f"output={tmp_path}"])
+    whole = load_any_run(path, [f"output={tmp_path}"])
     short = make_smoke_run(whole)
     assert short.name == f"{whole.name}-smoke" and short.smoke == whole.name and short.output == whole.output
     assert short.serving.store == f"{short.name}/store"
@@ -46,8 +46,8 @@ def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
     assert {k for k in differing if k.split(".")[0] not in ("name",) and not k.startswith(allowed)
             and not k.endswith((*lengths, *data))} - {"train.steps", "train.epochs", "train.evaluations"} == set()  # fmt: skip
     assert shorten_run(short) == short, "it is short already"
-    (tmp_path / "run.yaml").write_text(dump(short), encoding="utf-8")
-    assert load_any(tmp_path / "run.yaml") == short
+    (tmp_path / "run.yaml").write_text(dump_run(short), encoding="utf-8")
+    assert load_any_run(tmp_path / "run.yaml") == short
     if path.parent.name == "presets":
         for job in make_teacher_jobs(short):
             assert job.output.parent == tmp_path / short.name / "teachers" and job.steps <= 4
@@ -57,11 +57,11 @@ def test_only_what_costs_time_is_shortened(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", SPACES, ids=[p.name for p in SPACES])
 def test_the_short_copy_of_a_sweep_keeps_its_search(path: Path, tmp_path: Path) -> None:
     whole = load_sweep(path, [f"set.output={tmp_path}"])
-    short = smoke_sweep(whole)
-    assert short.name == smoke_name(whole.name) and 2 <= short.trials <= 4
+    short = shorten_sweep(whole)
+    assert short.name == name_smoke_copy(whole.name) and 2 <= short.trials <= 4
     for kept in ("search", "scheduler", "space", "metric", "mode", "label"):
         assert getattr(short.config, kept) == getattr(whole.config, kept)
-    trial = short.space.config(short.space.sample(0, 0))
+    trial = short.space.build_run(short.space.draw(0, 0))
     longest = max(4, short.base.train.evaluations)
     assert trial.train.evaluations == short.base.train.evaluations == whole.base.train.evaluations
     assert trial.train.steps == longest and trial.train.epochs is None
@@ -74,10 +74,10 @@ def test_a_space_over_epochs_and_batches_is_short_too(tmp_path: Path) -> None:
     file.write_text(
         yaml.safe_dump({"name": "s", "base": "demo", "space": space, "set": {"output": str(tmp_path)}})
     )
-    short = smoke_sweep(load_sweep(file))
+    short = shorten_sweep(load_sweep(file))
     batches = set()
-    for sample in short.space.covering(8):
-        trial = short.space.config(sample)
+    for sample in short.space.draw_covering(8):
+        trial = short.space.build_run(sample)
         assert trial.train.epochs is None and trial.train.steps == 8
         batches.add(trial.train.batch_size)
     assert batches == {16, 96} and short.base.data.train.rows_per_language == 96
@@ -94,7 +94,7 @@ def test_a_grid_is_cut_off_by_time(tmp_path: Path) -> None:
         "search": {"kind": "grid"},
     }
     file.write_text(yaml.safe_dump(tree))
-    short = smoke_sweep(load_sweep(file))
+    short = shorten_sweep(load_sweep(file))
     assert short.trials == 20 and short.config.time_budget_s == 20.0
 
 
@@ -104,12 +104,12 @@ def test_a_folder_that_is_no_smoke_run_s_is_not_emptied(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     config = load_run(preset("demo"), [f"output={tmp_path}", "name=a"])
-    for files in ({}, {"run.json": "{}"}, {"run.yaml": dump(config)}, {"run.yaml": "x: ["}):
+    for files in ({}, {"run.json": "{}"}, {"run.yaml": dump_run(config)}, {"run.yaml": "x: ["}):
         for name, text in files.items():
             (folder / name).write_text(text)
         with pytest.raises(ConfigError, match="not the folder of a smoke run"):
             make_smoke_run(config)
-    (folder / "run.yaml").write_text(dump(config.model_copy(update={"smoke": "a"})))
+    (folder / "run.yaml").write_text(dump_run(config.model_copy(update={"smoke": "a"})))
     assert make_smoke_run(config).name == "a-smoke"
     with pytest.raises(ConfigError, match="always begins anew"):
         refuse_smoke_resume(resume=True)

@@ -12,7 +12,7 @@ from raykd.tasks import Classification
 from raykd.teachers.groups import Group
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherSpec
-from raykd.tuning.capacity import concurrent_trials, list_worker_resources
+from raykd.tuning.capacity import count_concurrent_trials, list_worker_resources
 
 Node = dict[str, float]
 
@@ -61,11 +61,11 @@ def teachers(**actor: Any) -> list[Group]:
 )
 def test_trials_that_fit(nodes: list[Node], workers: dict[str, Any], kept: list[Group], fits: int) -> None:
     config = WorkersConfig.model_validate(workers)
-    assert concurrent_trials(nodes, config, kept, None) == fits
+    assert count_concurrent_trials(nodes, config, kept, None) == fits
     for asked in {1, fits}:
-        assert concurrent_trials(nodes, config, kept, asked) == asked
+        assert count_concurrent_trials(nodes, config, kept, asked) == asked
     with pytest.raises(ResourceError, match=f"{fits + 1} trials at once do not fit") as refused:
-        concurrent_trials(nodes, config, kept, fits + 1)
+        count_concurrent_trials(nodes, config, kept, fits + 1)
     assert f"max_concurrent_trials of {fits} at most" in str(refused.value)
 
 
@@ -86,13 +86,13 @@ def test_not_one_fits_and_the_arithmetic_says_why(
     nodes: list[Node], workers: dict[str, Any], kept: list[Group], words: list[str]
 ) -> None:
     with pytest.raises(ResourceError, match="not one trial fits") as refused:
-        concurrent_trials(nodes, WorkersConfig.model_validate(workers), kept, None)
+        count_concurrent_trials(nodes, WorkersConfig.model_validate(workers), kept, None)
     assert all(word in str(refused.value) for word in words), str(refused.value)
 
 
 def test_nothing_is_changed_that_was_given() -> None:
     nodes = cpus(4)
-    concurrent_trials(nodes, WorkersConfig(), teachers(num_cpus=2), None)
+    count_concurrent_trials(nodes, WorkersConfig(), teachers(num_cpus=2), None)
     assert nodes == cpus(4)
 
 

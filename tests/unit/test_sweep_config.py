@@ -28,7 +28,7 @@ def write(folder: Path, **keys: Any) -> Path:
 def test_fifty_samples_of_every_shipped_space_are_runs(path: Path) -> None:
     sweep = load_sweep(path)
     assert sweep.config.name == path.stem
-    runs = {sweep.space.config(sweep.space.sample(7, index)).fingerprint() for index in range(50)}
+    runs = {sweep.space.build_run(sweep.space.draw(7, index)).fingerprint() for index in range(50)}
     assert len(runs) == 50
     assert sweep.base.train.metric == sweep.metric and sweep.trials >= 2
 
@@ -42,7 +42,7 @@ def test_base_set_metric_and_space_lie_over_one_another(tmp_path: Path) -> None:
     path = write(tmp_path, set={"train": {"epochs": 4}}, metric="nll", num_samples=5)
     sweep = load_sweep(path, ["set.train.batch_size=16", "num_samples=8"])
     assert (sweep.metric, sweep.mode, sweep.trials) == ("nll", "min", 8)
-    run = sweep.space.config({"objective.alpha": 0.25})
+    run = sweep.space.build_run({"objective.alpha": 0.25})
     assert (run.train.epochs, run.train.batch_size, run.train.metric) == (4, 16, "nll")
     assert run.objective.alpha.value_at(0.0) == 0.25 and run.student == sweep.base.student
     assert run.train.learning_rate == 0.004, "the preset's own"
@@ -81,9 +81,9 @@ def test_relative_paths_of_a_space_survive_the_dump_into_another_folder(tmp_path
     )
     (tmp_path / "out" / "space.yaml").write_text(dump_sweep(sweep))
     again = load_sweep(tmp_path / "out" / "space.yaml")
-    found = again.space.config({"train.deepspeed": "ds.json"})
+    found = again.space.build_run({"train.deepspeed": "ds.json"})
     assert found.train.deepspeed == {"gradient_clipping": 0.5}
-    assert found == sweep.space.config({"train.deepspeed": "ds.json"})
+    assert found == sweep.space.build_run({"train.deepspeed": "ds.json"})
     assert again.fingerprint() == sweep.fingerprint()
 
 
@@ -93,9 +93,9 @@ def test_a_dumped_sweep_stands_alone_and_is_the_same(tmp_path: Path) -> None:
     again = load_sweep(tmp_path / "again.yaml")
     assert again.base == sweep.base and again.trials == sweep.trials
     for index in range(10):
-        sample = sweep.space.sample(0, index)
-        assert again.space.sample(0, index) == sample
-        assert again.space.config(sample) == sweep.space.config(sample)
+        sample = sweep.space.draw(0, index)
+        assert again.space.draw(0, index) == sample
+        assert again.space.build_run(sample) == sweep.space.build_run(sample)
 
 
 @pytest.mark.parametrize(
@@ -151,20 +151,20 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path, keys: dict[str, Any
 def test_what_is_refused_ahead_is_allowed_on_demand(tmp_path: Path) -> None:
     space = {"data": {"labelled_per_language": {"choice": [50, 100]}}}
     sweep = load_sweep(write(tmp_path, space=space, label="on_demand"))
-    assert sweep.space.config({"data.labelled_per_language": 50}).data.labelled_per_language == 50
+    assert sweep.space.build_run({"data.labelled_per_language": 50}).data.labelled_per_language == 50
 
 
 def test_teachers_are_chosen_by_a_short_text(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, space={"select_teachers": {"choice": [None, ["zh", "multi"]]}}))
-    chosen = sweep.space.config({"select_teachers": "zh, multi"})
+    chosen = sweep.space.build_run({"select_teachers": "zh, multi"})
     assert [t.name for t in chosen.active_teachers] == ["zh", "multi"]
-    assert len(sweep.space.config({"select_teachers": None}).active_teachers) == 3
+    assert len(sweep.space.build_run({"select_teachers": None}).active_teachers) == 3
 
 
 def test_a_grid_over_seeds_is_its_product(tmp_path: Path) -> None:
     space = {"seed": {"grid": [0, 1, 2]}, "objective": {"alpha": {"grid": [0.1, 0.5]}}}
     sweep = load_sweep(write(tmp_path, space=space, search={"kind": "grid"}))
-    sampler = sweep.config.search.sampler(sweep.space, sweep.mode, sweep.trials)
+    sampler = sweep.config.search.build_sampler(sweep.space, sweep.mode, sweep.trials)
     drawn = [sampler.ask(index) for index in range(7)]
     assert sweep.trials == 6 and drawn[6] is None
     assert sorted((s["seed"], s["objective.alpha"]) for s in drawn[:6] if s) == [

@@ -26,14 +26,14 @@ def filled(path: Path) -> Journal:
     """t0 finished, t1 stopped, t2 failed, t3 diverged, t4 with one evaluation, t5 only begun."""
     journal = Journal(path)
     for index in range(6):
-        journal.begin(f"t{index}", index, {**SAMPLE, "seed": index}, f"tune-{index}")
+        journal.record_begin(f"t{index}", index, {**SAMPLE, "seed": index}, f"tune-{index}")
     for index in range(5):
-        journal.result(f"t{index}", result(1, 0.5 + index / 100))
-    journal.result("t0", result(2, 0.7))
+        journal.record_result(f"t{index}", result(1, 0.5 + index / 100))
+    journal.record_result("t0", result(2, 0.7))
     for name, status in (("t0", "finished"), ("t1", "stopped"), ("t3", "diverged")):
-        journal.end(name, status)  # type: ignore[arg-type]
-    journal.end("t2", "failed", "ValueError: no")
-    journal.counters({"en": {"answered": 12, "forwarded": 3}})
+        journal.record_end(name, status)  # type: ignore[arg-type]
+    journal.record_end("t2", "failed", "ValueError: no")
+    journal.record_counters({"en": {"answered": 12, "forwarded": 3}})
     return journal
 
 
@@ -56,9 +56,9 @@ def test_every_line_is_an_event_and_is_there_before_the_call_returns(tmp_path: P
     journal = Journal(tmp_path / "trials.jsonl")
     for count, call in enumerate(
         [
-            lambda: journal.begin("t0", 0, SAMPLE, "a"),
-            lambda: journal.result("t0", result(1, 0.5)),
-            lambda: journal.end("t0", "finished"),
+            lambda: journal.record_begin("t0", 0, SAMPLE, "a"),
+            lambda: journal.record_result("t0", result(1, 0.5)),
+            lambda: journal.record_end("t0", "finished"),
         ],
         start=1,
     ):
@@ -89,8 +89,8 @@ def test_what_comes_after_a_torn_line_is_kept(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b'{"event": "result", "name": "t4", "evalu')
     for _ in range(2):  # a sweep may be killed more than once
         again = Journal(path)
-        again.begin("t4", 4, {**SAMPLE, "seed": 4}, "tune-later")
-        again.result("t4", result(2, 0.9))
+        again.record_begin("t4", 4, {**SAMPLE, "seed": 4}, "tune-later")
+        again.record_result("t4", result(2, 0.9))
         read = Journal(path)
         assert read.trials == again.trials
         assert read.trials["t4"].objective == 0.9 and read.trials["t0"].status == "finished"
@@ -100,13 +100,13 @@ def test_what_comes_after_a_torn_line_is_kept(tmp_path: Path) -> None:
 
 def test_a_result_that_comes_twice_counts_once(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials.jsonl")
-    journal.begin("t0", 0, SAMPLE, "a")
+    journal.record_begin("t0", 0, SAMPLE, "a")
     for number, score in ((1, 0.5), (2, 0.8), (3, 0.6)):
-        journal.result("t0", result(number, score, objective=max(score, 0.5)))
+        journal.record_result("t0", result(number, score, objective=max(score, 0.5)))
     once = journal.trials["t0"].row()
-    journal.begin("t0", 0, SAMPLE, "b")  # its process died after the first checkpoint
+    journal.record_begin("t0", 0, SAMPLE, "b")  # its process died after the first checkpoint
     for number, score in ((2, 0.8), (3, 0.6)):
-        journal.result("t0", result(number, score, trained_s=9.0, objective=0.8))
+        journal.record_result("t0", result(number, score, trained_s=9.0, objective=0.8))
     for trial in (journal.trials["t0"], Journal(tmp_path / "trials.jsonl").trials["t0"]):
         assert [e.score for e in trial.row().evaluations] == [0.5, 0.8, 0.6]
         assert (trial.seconds, trial.objective, trial.tune_ids) == (1.5, 0.8, ["a", "b"])
@@ -131,17 +131,17 @@ def test_unfinished_are_those_that_are_not_over_and_those_that_failed(tmp_path: 
 def test_a_failed_trial_that_begins_again_is_not_failed(tmp_path: Path) -> None:
     journal = filled(tmp_path / "trials.jsonl")
     assert (journal.trials["t2"].status, journal.trials["t2"].error) == ("failed", "ValueError: no")
-    journal.begin("t2", 2, {**SAMPLE, "seed": 2}, "tune-later")
+    journal.record_begin("t2", 2, {**SAMPLE, "seed": 2}, "tune-later")
     assert (journal.trials["t2"].status, journal.trials["t2"].error) == (None, None)
-    journal.end("t2", "finished")
+    journal.record_end("t2", "finished")
     assert [t.name for t in Journal(tmp_path / "trials.jsonl").unfinished] == ["t4", "t5"]
 
 
 def test_numbers_that_are_none_and_scores_that_are_worst(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials.jsonl")
-    journal.begin("t0", 0, SAMPLE, "a")
-    journal.result("t0", result(1, 0.0, nll=float("nan")))
-    journal.end("t0", "diverged", "loss nan")
+    journal.record_begin("t0", 0, SAMPLE, "a")
+    journal.record_result("t0", result(1, 0.0, nll=float("nan")))
+    journal.record_end("t0", "diverged", "loss nan")
     assert "NaN" not in (tmp_path / "trials.jsonl").read_text(encoding="utf-8")
     for trial in (journal.trials["t0"], Journal(tmp_path / "trials.jsonl").trials["t0"]):
         assert math.isnan(trial.evaluations[1].nll) and trial.evaluations[1].score == 0.0
@@ -152,10 +152,10 @@ def test_a_diverged_trial_keeps_its_evaluations_as_they_were(tmp_path: Path) -> 
     """What it reports then is where its loss broke, with the numbers of its last evaluation, or the worst there are."""
     journal = Journal(tmp_path / "trials.jsonl")
     for name in ("t0", "t1"):
-        journal.begin(name, int(name[1]), SAMPLE, name)
-    journal.result("t0", result(1, 0.5))
-    journal.result("t0", result(1, 0.5, trained_steps=9, diverged="loss nan"))
-    journal.result("t1", result(0, 1e9, trained_steps=3, diverged="loss nan"))
+        journal.record_begin(name, int(name[1]), SAMPLE, name)
+    journal.record_result("t0", result(1, 0.5))
+    journal.record_result("t0", result(1, 0.5, trained_steps=9, diverged="loss nan"))
+    journal.record_result("t1", result(0, 1e9, trained_steps=3, diverged="loss nan"))
     for known in (journal, Journal(tmp_path / "trials.jsonl")):
         first, second = known.trials["t0"], known.trials["t1"]
         assert [(e.evaluation, e.step, e.score) for e in first.row().evaluations] == [(1, 5, 0.5)]
@@ -167,9 +167,9 @@ def test_a_diverged_trial_keeps_its_evaluations_as_they_were(tmp_path: Path) -> 
 def test_a_population_has_the_history_that_it_took_over(tmp_path: Path) -> None:
     first, second = {"objective.alpha": 0.2}, {"objective.alpha": 0.24}
     journal = Journal(tmp_path / "trials.jsonl")
-    journal.begin("t1", 1, {"objective.alpha": 0.8}, "b")
+    journal.record_begin("t1", 1, {"objective.alpha": 0.8}, "b")
     for number in (1, 2):
-        journal.result("t1", result(number, 0.1))
+        journal.record_result("t1", result(number, 0.1))
     # Then it copied another trial, which stood at evaluation 2.
     taken = result(
         3,
@@ -177,7 +177,7 @@ def test_a_population_has_the_history_that_it_took_over(tmp_path: Path) -> None:
         segments=json.dumps([[0, first], [10, second]]),
         history=json.dumps([[1, 5, 0.5, 0.5], [2, 10, 0.7, float("nan")], [3, 15, 0.9, 0.1]]),
     )
-    journal.result("t1", taken)
+    journal.record_result("t1", taken)
     for trial in (journal.trials["t1"], Journal(tmp_path / "trials.jsonl").trials["t1"]):
         assert trial.segments == [(0, first), (10, second)] and trial.sample == second
         assert [(e.step, e.score) for e in trial.row().evaluations] == [(5, 0.5), (10, 0.7), (15, 0.9)]
@@ -188,14 +188,14 @@ def test_passes_are_counted_over_starts_that_were_cut_off_too(tmp_path: Path) ->
     path = tmp_path / "trials.jsonl"
     journal = Journal(path)
     assert journal.passes is None, "teachers answered on demand"
-    journal.labelling(asked=80, stored=0)
+    journal.record_labelling(asked=80, stored=0)
     assert Journal(path).passes == 0.0, "what a start that goes on computes is known at the next"
-    journal.labelling(asked=80, stored=50)  # the start before was killed after 50 answers
-    journal.labelled(forwarded=30)
+    journal.record_labelling(asked=80, stored=50)  # the start before was killed after 50 answers
+    journal.record_labelled(forwarded=30)
     assert Journal(path).passes == journal.passes == 1.0
-    journal.counters({"en": {"forwarded": 30, "computed_while_parked": 4}, "fr": {"forwarded": 0}})
-    journal.labelling(asked=80, stored=80)
-    journal.labelled(forwarded=0)
+    journal.record_counters({"en": {"forwarded": 30, "computed_while_parked": 4}, "fr": {"forwarded": 0}})
+    journal.record_labelling(asked=80, stored=80)
+    journal.record_labelled(forwarded=0)
     assert Journal(path).passes == journal.passes == pytest.approx(84 / 80)
     assert Journal(path).labellings == journal.labellings and len(journal.labellings) == 3
 
@@ -245,8 +245,8 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
     """Labels and errors come from outside; some characters end a line for Python, and for JSON do not."""
     path = tmp_path / "trials.jsonl"
     journal = Journal(path)
-    journal.begin("t0", 0, {"objective.temperature": text}, "a")
-    journal.end("t0", "failed", text)
+    journal.record_begin("t0", 0, {"objective.temperature": text}, "a")
+    journal.record_end("t0", "failed", text)
     read = Journal(path).trials["t0"]
     assert (read.sample, read.error, read.status) == ({"objective.temperature": text}, text, "failed")
 
@@ -254,11 +254,11 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
 def test_a_trial_that_went_on_tells_what_a_killed_driver_had_not_heard(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     journal = Journal(path)
-    journal.begin("t0", 0, SAMPLE, "a")
-    journal.result("t0", result(1, 0.5))
-    journal.begin("t0", 0, SAMPLE, "b")  # after the kill: its checkpoint was of the second evaluation
+    journal.record_begin("t0", 0, SAMPLE, "a")
+    journal.record_result("t0", result(1, 0.5))
+    journal.record_begin("t0", 0, SAMPLE, "b")  # after the kill: its checkpoint was of the second evaluation
     told = [[1, 5, 0.4, 0.6], [2, 10, 0.6, 0.4], [3, 15, 0.7, 0.3]]
-    journal.result("t0", result(3, 0.7, history=json.dumps(told)))
+    journal.record_result("t0", result(3, 0.7, history=json.dumps(told)))
     for read in (journal, Journal(path)):
         found = {k: e.score for k, e in sorted(read.trials["t0"].evaluations.items())}
         assert found == {1: 0.5, 2: 0.6, 3: 0.7}, "what was journalled stays as it was"

@@ -9,9 +9,9 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 
 from raykd.errors import ConfigError
-from raykd.tuning.callback import LONGEST_CAUSE, cause
+from raykd.tuning.callback import MAX_CAUSE_LENGTH, describe_cause
 from raykd.tuning.journal import Journal
-from raykd.tuning.messages import NO_RUN, error_lines, no_score
+from raykd.tuning.messages import INVALID_RUN, build_no_score_error, format_trial_errors
 
 ERROR = ConfigError("train: two keys", got="batch_size 11", wanted="16", next_step="raise it")
 
@@ -19,33 +19,35 @@ ERROR = ConfigError("train: two keys", got="batch_size 11", wanted="16", next_st
 def journal_of(folder: Path, *ends: tuple[str | None, str | None], rate: float = 1e30) -> Journal:
     journal = Journal(folder / "trials.jsonl")
     for at, (status, error) in enumerate(ends):
-        journal.begin(f"t{at}", at, {"train.learning_rate": rate * (at + 1)}, f"x{at}")
+        journal.record_begin(f"t{at}", at, {"train.learning_rate": rate * (at + 1)}, f"x{at}")
         if status is not None:
-            journal.end(f"t{at}", status, error)  # type: ignore[arg-type]
+            journal.record_end(f"t{at}", status, error)  # type: ignore[arg-type]
     return journal
 
 
 def said(journal: Journal, folder: Path, budget: float | None = None) -> str:
     place: Any = SimpleNamespace(path=folder, log=folder / "log.txt")
-    return str(no_score(journal, place, budget))
+    return str(build_no_score_error(journal, place, budget))
 
 
 def test_every_line_of_an_error_is_kept(tmp_path: Path) -> None:
     whole = "ConfigError: train: two keys\n  got:    batch_size 11\n  wanted: 16\n  next:   raise it"
-    assert cause(ERROR) == whole
+    assert describe_cause(ERROR) == whole
     task = RayTaskError("step", "Traceback (most recent call last):\n  ...", ERROR)
-    assert cause(task) == whole
-    journal = journal_of(tmp_path, ("failed", cause(ERROR)), ("failed", cause(ERROR)))
+    assert describe_cause(task) == whole
+    journal = journal_of(tmp_path, ("failed", describe_cause(ERROR)), ("failed", describe_cause(ERROR)))
     assert Journal(tmp_path / "trials.jsonl").trials["t0"].error == whole
-    (line,) = error_lines(journal.trials.values())
+    (line,) = format_trial_errors(journal.trials.values())
     assert line.startswith("t0, t1 failed: ConfigError: train: two keys") and "next:   raise it" in line
     assert "batch_size 11" in said(journal, tmp_path)
 
 
 def test_an_error_of_the_infrastructure_is_kept_too() -> None:
-    assert "The actor" in cause(RayActorError()) and cause(None).startswith("the trial's process ended")
-    assert cause(ValueError("\x1b[36mray::step\x1b[39m ended")) == "ValueError: ray::step ended"
-    assert len(cause(ValueError("x" * 100_000))) < LONGEST_CAUSE + 100
+    assert "The actor" in describe_cause(RayActorError()) and describe_cause(None).startswith(
+        "the trial's process ended"
+    )
+    assert describe_cause(ValueError("\x1b[36mray::step\x1b[39m ended")) == "ValueError: ray::step ended"
+    assert len(describe_cause(ValueError("x" * 100_000))) < MAX_CAUSE_LENGTH + 100
 
 
 def test_diverged_trials_are_not_said_to_be_tried_again(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_a_setting_that_is_no_run_is_not_said_to_be_tried_again(tmp_path: Path) 
     text = said(
         journal_of(
             tmp_path,
-            ("failed", NO_RUN + "train.batch_size 8 is smaller"),
+            ("failed", INVALID_RUN + "train.batch_size 8 is smaller"),
         ),
         tmp_path,
     )

@@ -11,7 +11,7 @@ import yaml
 
 from raykd.errors import ConfigError
 from raykd.spaces.points import read_point
-from raykd.spaces.space import key_of
+from raykd.spaces.space import encode_sample
 from raykd.tuning.config import Sweep, dump_sweep, load_sweep
 from raykd.tuning.journal import Journal
 
@@ -43,7 +43,7 @@ def read(folder: Path, name: str = "sweep", **keys: Any) -> Sweep:
 
 
 def first(sweep: Sweep, count: int) -> list[dict[str, Any]]:
-    sampler = sweep.sampler()
+    sampler = sweep.build_sampler()
     return [sample for sample in map(sampler.ask, range(count)) if sample is not None]
 
 
@@ -63,7 +63,7 @@ def test_points_come_first_and_what_they_leave_open_is_chosen(tmp_path: Path, ki
     ]
     sweep = read(tmp_path, search={"kind": kind, "points_to_evaluate": points}, num_samples=8)
     samples = first(sweep, 9)
-    assert len(samples) == 8 and all(sweep.space.config(sample) for sample in samples)
+    assert len(samples) == 8 and all(sweep.space.build_run(sample) for sample in samples)
     assert samples[0]["train.learning_rate"] == 0.05 and samples[1][LINEAR] == 4.0
     assert (samples[1]["objective.temperature"], samples[1]["objective.alpha"]) == ("linear", 0.0)
     assert (samples[2][LINEAR], samples[2]["select_teachers"]) == (3.5, "zh, multi")
@@ -77,9 +77,9 @@ def test_points_come_first_and_what_they_leave_open_is_chosen(tmp_path: Path, ki
 def test_the_base_is_trial_0_and_is_the_base(tmp_path: Path, kind: str) -> None:
     sweep = read(tmp_path, search={"kind": kind, "base_first": True}, num_samples=4)
     samples = first(sweep, 4)
-    assert sweep.space.config(samples[0]) == sweep.base
+    assert sweep.space.build_run(samples[0]) == sweep.base
     assert samples[0]["objective.temperature"] == 2.0 and samples[0]["objective.alpha"] == 0.1
-    assert len(set(map(key_of, samples))) == 4
+    assert len(set(map(encode_sample, samples))) == 4
 
 
 def test_a_dumped_sweep_begins_as_it_did(tmp_path: Path) -> None:
@@ -162,11 +162,11 @@ def earlier(folder: Path, scores: dict[str, tuple[float, float, float]], **keys:
     (place / "space.yaml").write_text(dump_sweep(sweep))
     journal = Journal(place / "trials.jsonl")
     for index, (name, (rate, alpha, score)) in enumerate(scores.items()):
-        journal.begin(name, index, {"train.learning_rate": rate, "objective.alpha": alpha}, name)
+        journal.record_begin(name, index, {"train.learning_rate": rate, "objective.alpha": alpha}, name)
         result = {"evaluation": 1, "trained_steps": 5, "total_steps": 5, "score": score, "nll": 1.0,
                   "objective": score, "trained_s": 1.0}  # fmt: skip
-        journal.result(name, result)
-        journal.end(name, "diverged" if name == "broken" else "finished")
+        journal.record_result(name, result)
+        journal.record_end(name, "diverged" if name == "broken" else "finished")
     return place
 
 
@@ -187,7 +187,7 @@ def test_optuna_learns_from_an_earlier_sweep_and_trains_none_of_it(tmp_path: Pat
         and "objective.alpha is outside" in sweep.notes[1]
         and "t2" in sweep.notes[1]
     )
-    study = sweep.sampler()._study  # type: ignore[attr-defined]
+    study = sweep.build_sampler()._study  # type: ignore[attr-defined]
     assert [t.value for t in study.trials] == [0.8, 0.6]
     assert [t.params["train.learning_rate"] for t in study.trials] == [0.02, 0.002]
 
@@ -243,10 +243,10 @@ PAIRS = {"train": {"batch_size": {"randint": [8, 60]}, "gradient_accumulation": 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
 def test_no_setting_is_tried_twice_while_there_is_another(tmp_path: Path, kind: str) -> None:
     sweep = read(tmp_path, space=FEW, search={"kind": kind, "seed": 3}, num_samples=6)
-    sampler = sweep.sampler()
+    sampler = sweep.build_sampler()
     seen = []
     for index in range(6):
-        seen.append(key_of(sampler.ask(index) or {}))
+        seen.append(encode_sample(sampler.ask(index) or {}))
         sampler.tell(index, 0.5)
     assert len(set(seen)) == 6 and sampler.ask(6) is None
 
@@ -268,7 +268,7 @@ def test_a_grid_with_few_draws_a_point_repeats_none(tmp_path: Path) -> None:
     space = {"seed": {"grid": [0, 1, 2]}, **FEW}
     sweep = read(tmp_path, space=space, search={"kind": "grid"}, num_samples=6)
     samples = first(sweep, 18)
-    assert len(set(map(key_of, samples))) == 18 and [s["seed"] for s in samples] == [0, 1, 2] * 6
+    assert len(set(map(encode_sample, samples))) == 18 and [s["seed"] for s in samples] == [0, 1, 2] * 6
     with pytest.raises(ConfigError, match=r"18 different runs[\s\S]*num_samples: 6"):
         read(tmp_path, space=space, search={"kind": "grid"}, num_samples=7)
 

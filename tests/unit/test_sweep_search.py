@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raykd.errors import ConfigError
-from raykd.spaces.search import GridSearch, Optuna, Random, Sampler, TuneSearch
+from raykd.spaces.search import GridSearch, OptunaSearch, RandomSearch, Sampler, TuneSearch
 from raykd.spaces.space import Sample, Space
 
 TOY = Space(
@@ -44,8 +44,8 @@ def played(sampler: Sampler, indices: range, sign: float = 1.0) -> list[Sample]:
 def test_optuna_beats_chance_on_a_conditional_space(mode: Any, sign: float) -> None:
     late = {"optuna": [], "random": []}  # type: dict[str, list[float]]
     for seed in range(4):
-        for search in (Optuna(seed=seed), Random(seed=seed)):
-            samples = played(search.sampler(TOY, mode, TRIALS), range(TRIALS), sign)
+        for search in (OptunaSearch(seed=seed), RandomSearch(seed=seed)):
+            samples = played(search.build_sampler(TOY, mode, TRIALS), range(TRIALS), sign)
             late[search.kind].append(mean(map(score, samples[-20:])))
     # Chance is near -1.0 (a choice of four with one good option); TPE's last third has found that option.
     assert mean(late["optuna"]) > -0.5 > mean(late["random"])
@@ -53,9 +53,9 @@ def test_optuna_beats_chance_on_a_conditional_space(mode: Any, sign: float) -> N
 
 def test_optuna_suggests_exactly_the_active_domains() -> None:
     kinds = set()
-    for sample in played(Optuna(seed=1).sampler(TOY, "max", TRIALS), range(TRIALS)):
+    for sample in played(OptunaSearch(seed=1).build_sampler(TOY, "max", TRIALS), range(TRIALS)):
         kinds.add(repr(sample["shape"]))
-        assert list(sample) == [one.path for one in TOY.domains if one.active(sample)]
+        assert list(sample) == [one.path for one in TOY.domains if one.is_active(sample)]
         assert all(isinstance(value, (int, float, str, bool)) for value in sample.values())
         assert 0.0 <= float(sample["x"]) <= 1.0 and sample["n"] in (1, 2, 3, 4)  # type: ignore[arg-type]
         if sample["shape"] == "steep":
@@ -66,9 +66,9 @@ def test_optuna_suggests_exactly_the_active_domains() -> None:
 @pytest.mark.parametrize(
     ("search", "space"),
     [
-        (Random(seed=5), TOY),
+        (RandomSearch(seed=5), TOY),
         (GridSearch(seed=5), Space({"a": {"grid": [1, 2, 3]}, "x": {"uniform": [0, 1]}})),
-        (Optuna(seed=5), TOY),
+        (OptunaSearch(seed=5), TOY),
     ],
     ids=["random", "grid", "optuna"],
 )
@@ -76,7 +76,7 @@ def test_a_restored_sampler_goes_on_as_if_unbroken(search: Any, space: Space) ->
     def value(sample: Sample) -> float:
         return float(sample["x"])  # type: ignore[arg-type]
 
-    whole, first, second = (search.sampler(space, "max", 30) for _ in range(3))
+    whole, first, second = (search.build_sampler(space, "max", 30) for _ in range(3))
     known: list[tuple[Sample, float | None]] = []
     for index in range(17):
         sample = first.ask(index)
@@ -96,8 +96,8 @@ def test_a_restored_sampler_goes_on_as_if_unbroken(search: Any, space: Space) ->
 
 
 def test_an_unfinished_trial_keeps_its_sample_and_is_told_later() -> None:
-    sampler = Optuna(seed=0).sampler(TOY, "max", 10)
-    sample = TOY.sample(3, 0)
+    sampler = OptunaSearch(seed=0).build_sampler(TOY, "max", 10)
+    sample = TOY.draw(3, 0)
     sampler.restore(0, sample, None, False)
     following = sampler.ask(1)
     sampler.tell(0, 1.0)
@@ -137,9 +137,9 @@ def test_a_searcher_of_tune_hears_of_trials_that_go_on_before_it_is_asked(
     from ray.tune.search import SEARCH_ALG_IMPORT
 
     monkeypatch.setitem(SEARCH_ALG_IMPORT, "hyperopt", lambda: Recorder)
-    sampler = TuneSearch(name="hyperopt").sampler(TOY, "max", 3)
+    sampler = TuneSearch(name="hyperopt").build_sampler(TOY, "max", 3)
     for index in (0, 1):
-        sampler.restore(index, TOY.sample(0, index), None, False)
+        sampler.restore(index, TOY.draw(0, index), None, False)
     sampler.report(0, 1, 0.5)
     sampler.tell(0, 0.5)
     sampler.tell(1, None)
@@ -149,15 +149,15 @@ def test_a_searcher_of_tune_hears_of_trials_that_go_on_before_it_is_asked(
 
 def test_an_unknown_searcher_of_tune_is_told_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"bohb.*hyperopt"):
-        TuneSearch(name="magic").sampler(TOY, "max", 4)
+        TuneSearch(name="magic").build_sampler(TOY, "max", 4)
 
 
 def test_a_searcher_of_tune_over_the_flat_space() -> None:
     pytest.importorskip("hyperopt")
     search = TuneSearch(name="hyperopt", options={"random_state_seed": 0})
-    samples = played(search.sampler(TOY, "max", 12), range(12))
-    again = search.sampler(TOY, "max", 20)
+    samples = played(search.build_sampler(TOY, "max", 12), range(12))
+    again = search.build_sampler(TOY, "max", 20)
     for index, sample in enumerate(samples):
         again.restore(index, sample, score(sample), True)
     for sample in [*samples, *played(again, range(12, 20))]:
-        assert list(sample) == [one.path for one in TOY.domains if one.active(sample)]
+        assert list(sample) == [one.path for one in TOY.domains if one.is_active(sample)]

@@ -48,30 +48,32 @@ def test_paths_are_those_of_the_tree_and_options_stand_in_brackets() -> None:
         "objective.terms.0.lambda_schedule[cosine].end",
         "train.batch_size",
     ]
-    assert space().names()["objective.temperature[linear#2].end"] == "temperature[linear#2].end"
-    assert space().names()["objective.alpha"] == "alpha" and len(set(space().names().values())) == 7
-    assert space().names()["objective.temperature[uniform]"] == "temperature"
+    assert space().short_names()["objective.temperature[linear#2].end"] == "temperature[linear#2].end"
+    assert (
+        space().short_names()["objective.alpha"] == "alpha" and len(set(space().short_names().values())) == 7
+    )
+    assert space().short_names()["objective.temperature[uniform]"] == "temperature"
 
 
 def test_a_sample_is_a_function_of_seed_and_index() -> None:
-    first = [space().sample(3, index) for index in range(50)]
-    assert [space().sample(3, index) for index in reversed(range(50))] == first[::-1]
-    assert space().sample(4, 0) != first[0] and first[0] != first[1]
+    first = [space().draw(3, index) for index in range(50)]
+    assert [space().draw(3, index) for index in reversed(range(50))] == first[::-1]
+    assert space().draw(4, 0) != first[0] and first[0] != first[1]
 
 
 def test_an_active_domain_draws_the_same_whatever_else_is_in_the_choice() -> None:
     without = {**TREE["objective"], "temperature": {"choice": [1.0, 2.0]}}
     plain = Space({"objective": {"alpha": TREE["objective"]["alpha"]}})
     both = Space({"objective": {"alpha": without["alpha"], "temperature": without["temperature"]}})
-    assert [plain.sample(0, i)["objective.alpha"] for i in range(9)] == [
-        both.sample(0, i)["objective.alpha"] for i in range(9)
+    assert [plain.draw(0, i)["objective.alpha"] for i in range(9)] == [
+        both.draw(0, i)["objective.alpha"] for i in range(9)
     ]
 
 
 def test_exactly_the_active_domains_are_in_a_sample() -> None:
     seen = set()
     for index in range(200):
-        sample = space().sample(0, index)
+        sample = space().draw(0, index)
         option = sample["objective.temperature"]
         seen.add(option)
         inside = {path for path in sample if path.startswith("objective.temperature[")}
@@ -96,7 +98,7 @@ def test_assembled_samples_are_overlays_and_runs() -> None:
         "objective.terms.0.lambda_schedule": 1.0,
         "train.batch_size": 9,
     }
-    assert space().assemble(sample) == {
+    assert space().build_overlay(sample) == {
         "objective": {
             "alpha": 0.25,
             "temperature": {"kind": "linear", "start": 5.0, "end": 1.0},
@@ -104,20 +106,20 @@ def test_assembled_samples_are_overlays_and_runs() -> None:
         },
         "train": {"batch_size": 9},
     }
-    config = space().config(sample)
+    config = space().build_run(sample)
     assert config.objective.temperature.value_at(0.5) == 3.0 and config.train.batch_size == 9
     assert config.train.learning_rate == 0.004, "the base's own"
     for change in ({"train.batch_size": None}, {"objective.temperature": 1.0}, {"other": 1}):
         wrong = {key: value for key, value in {**sample, **change}.items() if value is not None}
         with pytest.raises(ConfigError, match="a sample of another space"):
-            space().assemble(wrong)
+            space().build_overlay(wrong)
     with pytest.raises(ConfigError, match="no such option"):
-        space().assemble({**sample, "objective.terms.0.lambda_schedule": 2.0})
+        space().build_overlay({**sample, "objective.terms.0.lambda_schedule": 2.0})
 
 
 def test_labels_that_python_calls_equal_stay_apart() -> None:
     tree = {"a": {"choice": [1, True, 1.0, None, "1"]}}
-    values = [Space(tree).assemble(Space(tree).sample(0, i))["a"] for i in range(60)]
+    values = [Space(tree).build_overlay(Space(tree).draw(0, i))["a"] for i in range(60)]
     assert {repr(value) for value in values} == {"1", "True", "1.0", "None", "'1'"}
 
 
@@ -134,12 +136,14 @@ def test_labels_that_python_calls_equal_stay_apart() -> None:
 )
 def test_continuous_domains_have_their_closed_form_quantiles(domain: UniformDomain, quantile: Any) -> None:
     kind = domain.kind
-    drawn = [Space({"a": {kind: [domain.low, domain.high]}}).sample(1, i)["a"] for i in range(N)]
+    drawn = [Space({"a": {kind: [domain.low, domain.high]}}).draw(1, i)["a"] for i in range(N)]
     assert domain.low <= min(drawn) and max(drawn) <= domain.high
     # The Kolmogorov-Smirnov distance between draws and closed form, at its 0.1 % point.
     ranks = np.array([(sum(d <= quantile(u) for d in drawn) / N) - u for u in np.linspace(0.01, 0.99, 99)])
     assert np.abs(ranks).max() < 1.95 / math.sqrt(N)
-    assert [domain.at(u) for u in (0.0, 0.25, 0.9)] == pytest.approx([quantile(u) for u in (0.0, 0.25, 0.9)])
+    assert [domain.value_at(u) for u in (0.0, 0.25, 0.9)] == pytest.approx(
+        [quantile(u) for u in (0.0, 0.25, 0.9)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,19 +151,19 @@ def test_continuous_domains_have_their_closed_form_quantiles(domain: UniformDoma
     [({"randint": [3, 6]}, [3, 4, 5, 6]), ({"choice": ["a", "b", None]}, ["a", "b", None])],
 )
 def test_discrete_domains_draw_every_value_equally_often(node: dict[str, Any], values: list[Any]) -> None:
-    counts = Counter(Space({"a": node}).sample(1, i)["a"] for i in range(N))
+    counts = Counter(Space({"a": node}).draw(1, i)["a"] for i in range(N))
     share = 1 / len(values)
     assert set(counts) == set(values), "both ends of randint are included"
     assert all(abs(n / N - share) < 4 * math.sqrt(share * (1 - share) / N) for n in counts.values())
-    assert IntegerDomain(3, 6).at(0.0) == 3 and IntegerDomain(3, 6).at(1 - 1e-16) == 6
-    assert ChoiceDomain(("a", "b"), ("a", "b")).at(0.5) == "b"
+    assert IntegerDomain(3, 6).value_at(0.0) == 3 and IntegerDomain(3, 6).value_at(1 - 1e-16) == 6
+    assert ChoiceDomain(("a", "b"), ("a", "b")).value_at(0.5) == "b"
 
 
 def test_grids_are_crossed_and_the_last_changes_fastest() -> None:
     nested = {"kind": "l", "s": {"grid": [2, 3]}}
     grid = Space({"a": {"grid": [1, nested]}, "b": {"grid": ["x", "y"]}, "c": {"uniform": [0, 1]}})
     assert grid.grid_size == 6
-    assert [grid.grid(i) for i in range(6)] == [
+    assert [grid.grid_point(i) for i in range(6)] == [
         {"a": 1, "b": "x"},
         {"a": 1, "b": "y"},
         {"a": "l", "a[l].s": 2, "b": "x"},
@@ -167,13 +171,13 @@ def test_grids_are_crossed_and_the_last_changes_fastest() -> None:
         {"a": "l", "a[l].s": 3, "b": "x"},
         {"a": "l", "a[l].s": 3, "b": "y"},
     ]
-    samples = [grid.sample(0, i) for i in range(12)]
+    samples = [grid.draw(0, i) for i in range(12)]
     assert [{k: v for k, v in s.items() if k != "c"} for s in samples] == [
-        grid.grid(i % 6) for i in range(12)
+        grid.grid_point(i % 6) for i in range(12)
     ]
     assert len({s["c"] for s in samples}) == 12, "what is no grid is drawn anew"
     with pytest.raises(IndexError):
-        grid.grid(6)
+        grid.grid_point(6)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_a_mapping_of_one_key_that_is_no_domain_stays_a_mapping() -> None:
 def test_errors_of_a_trial_name_its_sample() -> None:
     wrong = space({"objective": {"alpha": {"uniform": [1.5, 2.0]}}})
     with pytest.raises(ConfigError, match=r"the trial with objective\.alpha=1\.[5-9]"):
-        wrong.config(wrong.sample(0, 0))
+        wrong.build_run(wrong.draw(0, 0))
 
 
 @pytest.mark.parametrize(("alpha", "refused"), [({"uniform": [0.0, 0.9]}, True), (0.1, False)])
@@ -219,19 +223,19 @@ def test_alpha_is_the_size_so_lambda_beside_it_has_peak_one(alpha: Any, refused:
     tree = {"objective": {"alpha": alpha, "terms": [{"lambda_schedule": {"uniform": [2.0, 3.0]}}]}}
     both = space(tree)
     if not refused:
-        assert both.config(both.sample(0, 0)).objective.terms[0].lambda_schedule.bounds()[1] > 2
+        assert both.build_run(both.draw(0, 0)).objective.terms[0].lambda_schedule.bounds()[1] > 2
         return
     with pytest.raises(ConfigError, match="peak 1"):
-        both.config(both.sample(0, 0))
+        both.build_run(both.draw(0, 0))
     two = [{"lambda_schedule": {"uniform": [2.0, 3.0]}}, {"divergence": {"kind": "logit_mse"}}]
     weights = space({"objective": {"alpha": alpha, "terms": two}})
-    assert len(weights.config(weights.sample(0, 0)).objective.terms) == 2, (
+    assert len(weights.build_run(weights.draw(0, 0)).objective.terms) == 2, (
         "weights between terms may be searched"
     )
 
 
 def test_a_check_looks_at_every_option() -> None:
-    covered = space().covering(0)
+    covered = space().draw_covering(0)
     for one in space().domains:
         if isinstance(one.domain, ChoiceDomain):
             assert {s[one.path] for s in covered if one.path in s} == set(one.domain.labels)

@@ -17,7 +17,7 @@ from raykd.spaces.schedulers import Asha, MedianStopping, SchedulerBase
 from raykd.spaces.space import Space
 from raykd.tuning.journal import Journal
 from raykd.tuning.suggest import Suggestions
-from raykd.tuning.trial import RESUMED
+from raykd.tuning.trial import RESUMED_FROM
 
 SPACE = Space({"objective": {"alpha": {"uniform": [0.1, 0.9]}}})
 Mode = Literal["max", "min"]
@@ -52,8 +52,8 @@ def start(journal: Journal, count: int, **changes: Any) -> tuple[Suggestions, Fa
     begun: list[tuple[str, str]] = []
     told = {
         "num_samples": count, "folder": Path("/sweep/checkpoints"), "scheduler": None, "mode": "max",
-        "begun": lambda name, trial_id: begun.append((name, trial_id)),
-        "check": lambda sample: None, "refused": lambda name, error: None, **changes,
+        "on_begin": lambda name, trial_id: begun.append((name, trial_id)),
+        "check": lambda sample: None, "on_refusal": lambda name, error: None, **changes,
     }  # fmt: skip
     return Suggestions(sampler, journal, **told), sampler, begun
 
@@ -79,7 +79,7 @@ def all_of(suggestions: Suggestions, prefix: str = "n") -> list[dict[str, Any]]:
 def test_a_fresh_sweep_hands_out_samples_in_order_then_ends(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     suggestions, sampler, begun = start(journal, 3)
-    assert all_of(suggestions) == [{"x": i, RESUMED: ""} for i in range(3)]
+    assert all_of(suggestions) == [{"x": i, RESUMED_FROM: ""} for i in range(3)]
     assert begun == [("t0000", "n0"), ("t0001", "n1"), ("t0002", "n2")] and sampler.asked == [0, 1, 2]
     assert [(t.name, t.index, t.sample, t.tune_ids) for t in Journal(tmp_path / "j").trials.values()] == [
         (f"t000{i}", i, {"x": i}, [f"n{i}"]) for i in range(3)
@@ -96,12 +96,12 @@ def test_a_sample_that_is_no_run_fails_alone_and_costs_no_process(tmp_path: Path
             raise ConfigError("x is even", got=sample["x"], wanted="odd")
 
     def refuse(name: str, error: RaykdError) -> None:
-        journal.end(name, "failed", str(error))
+        journal.record_end(name, "failed", str(error))
         refused.append((name, str(error)))
 
     for start_of_the_sweep in range(2):
         journal = Journal(tmp_path / "j")
-        suggestions, sampler, begun = start(journal, 4, check=check, refused=refuse)
+        suggestions, sampler, begun = start(journal, 4, check=check, on_refusal=refuse)
         given = all_of(suggestions)
         assert [s["x"] for s in given] == ([1, 3] if start_of_the_sweep == 0 else [])
         assert refused == [(f"t000{x}", f"x is even\n  got:    {x}\n  wanted: odd") for x in (0, 2)]
@@ -111,7 +111,7 @@ def test_a_sample_that_is_no_run_fails_alone_and_costs_no_process(tmp_path: Path
         assert len(set(ids)) == 4, "what a refused trial is called names no checkpoint of another one"
         refused.clear()
         for name in ("t0001", "t0003") if start_of_the_sweep == 0 else ():
-            journal.end(name, "finished")
+            journal.record_end(name, "finished")
 
 
 def test_a_sampler_that_has_no_more_ends_the_sweep(tmp_path: Path) -> None:
@@ -148,26 +148,26 @@ def cut_off(path: Path) -> Journal:
     suggestions, _, _ = start(journal, 6)
     all_of(suggestions, "old")
     for index in range(5):
-        journal.result(f"t000{index}", result(1, index / 10))
-    journal.result("t0000", result(2, 0.7))
+        journal.record_result(f"t000{index}", result(1, index / 10))
+    journal.record_result("t0000", result(2, 0.7))
     for name, status in (
         ("t0000", "finished"),
         ("t0002", "stopped"),
         ("t0003", "failed"),
         ("t0004", "diverged"),
     ):
-        journal.end(name, status)  # type: ignore[arg-type]
+        journal.record_end(name, status)  # type: ignore[arg-type]
     return Journal(path)
 
 
 def test_a_resumed_sweep_first_goes_on_with_what_was_left(tmp_path: Path) -> None:
     suggestions, sampler, begun = start(cut_off(tmp_path / "j"), 8)
     assert all_of(suggestions) == [
-        {"x": 1, RESUMED: "/sweep/checkpoints/old1"},
-        {"x": 3, RESUMED: "/sweep/checkpoints/old3"},
-        {"x": 5, RESUMED: "/sweep/checkpoints/old5"},
-        {"x": 6, RESUMED: ""},
-        {"x": 7, RESUMED: ""},
+        {"x": 1, RESUMED_FROM: "/sweep/checkpoints/old1"},
+        {"x": 3, RESUMED_FROM: "/sweep/checkpoints/old3"},
+        {"x": 5, RESUMED_FROM: "/sweep/checkpoints/old5"},
+        {"x": 6, RESUMED_FROM: ""},
+        {"x": 7, RESUMED_FROM: ""},
     ]
     assert sampler.asked == [6, 7], "a sample that was drawn is not drawn again"
     assert [name for name, _ in begun] == ["t0001", "t0003", "t0005", "t0006", "t0007"]
@@ -193,8 +193,8 @@ def test_a_sweep_that_is_over_hands_out_nothing_unless_more_are_asked_for(tmp_pa
     journal = Journal(tmp_path / "j")
     all_of(start(journal, 3)[0])
     for index in range(3):
-        journal.result(f"t000{index}", result(1, 0.5))
-        journal.end(f"t000{index}", "finished")
+        journal.record_result(f"t000{index}", result(1, 0.5))
+        journal.record_end(f"t000{index}", "finished")
     assert all_of(start(Journal(tmp_path / "j"), 3)[0]) == []
     assert all_of(start(Journal(tmp_path / "j"), 2)[0]) == []
     more, sampler, _ = start(Journal(tmp_path / "j"), 5)
@@ -206,9 +206,9 @@ def test_a_trial_of_a_population_comes_back_with_what_it_has_now(tmp_path: Path)
     all_of(start(journal, 2)[0], "old")
     changed = '[[0, {"x": 1}], [4, {"x": 1.2}]]'
     history = "[[1, 4, 0.5, 1.0], [2, 8, 0.6, 1.0]]"
-    journal.result("t0000", {**result(2, 0.6), "segments": changed, "history": history})
+    journal.record_result("t0000", {**result(2, 0.6), "segments": changed, "history": history})
     suggestions, sampler, _ = start(Journal(tmp_path / "j"), 2)
-    assert suggestions.suggest("n0") == {"x": 1.2, RESUMED: "/sweep/checkpoints/old0"}
+    assert suggestions.suggest("n0") == {"x": 1.2, RESUMED_FROM: "/sweep/checkpoints/old0"}
     assert sampler.restored[0][1] == {"x": 1}, "its sampler knows the sample that it drew"
 
 
@@ -275,10 +275,10 @@ class Driver:
             decision = self._report(scheduler, trial, index, evaluation)
             decisions.append((index, evaluation, decision))
             name = f"t{index:04d}"
-            journal.result(name, self._result(index, evaluation))
+            journal.record_result(name, self._result(index, evaluation))
             if decision == "STOP":
                 scheduler.on_trial_complete(None, trial, self._result(index, evaluation))  # type: ignore[arg-type]
-                journal.end(name, "finished" if evaluation == EVALUATIONS else "stopped")
+                journal.record_end(name, "finished" if evaluation == EVALUATIONS else "stopped")
                 del live[index]
             if cuts is not None:
                 (cuts / str(len(decisions))).write_bytes(path.read_bytes())

@@ -23,7 +23,7 @@ class Runs:
         self.open: dict[str, Any] = {}
         self.sent: list[int] = []
 
-    def of(self, name: str) -> Any:
+    def open_run(self, name: str) -> Any:
         if name not in self.open:
             self.tries += 1
             if self.away:

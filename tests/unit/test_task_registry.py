@@ -11,7 +11,7 @@ import pytest
 
 import tests.toy_task  # noqa: F401  (registers its task)
 from raykd import models
-from raykd.config.loading import validate
+from raykd.config.loading import validate_run
 from raykd.driver.loop import make_task_model
 from raykd.errors import ConfigError
 from raykd.prediction.predictor import Predictor, rows_to_ask
@@ -36,7 +36,7 @@ def tree(**changes: object) -> dict[str, object]:
 
 
 def test_a_configuration_names_it_and_is_judged_by_its_own_metric() -> None:
-    config = validate(tree(), "test")
+    config = validate_run(tree(), "test")
     assert type(config.task) is Ordinal and config.metric == "rank_distance"
     assert not config.train.higher_is_better and not is_higher_better("rank_distance")
     assert metric_title("rank_distance") == "rank distance"
@@ -54,15 +54,15 @@ def validate_multi() -> object:
 
 def test_wrong_keys_of_it_are_answered_like_those_of_any_task() -> None:
     with pytest.raises(ConfigError, match=r"task[\s\S]*max_lenth"):
-        validate(tree(task={"kind": "ordinal", "max_lenth": 3}), "test")
+        validate_run(tree(task={"kind": "ordinal", "max_lenth": 3}), "test")
     with pytest.raises(ConfigError, match=r"ordinal"):  # among the kinds that there are
-        validate(tree(task={"kind": "nobody's"}), "test")
+        validate_run(tree(task={"kind": "nobody's"}), "test")
     with pytest.raises(ConfigError, match=r"metric"):
-        validate(tree(train={"steps": 4, "metric": "f1"}), "test")
+        validate_run(tree(train={"steps": 4, "metric": "f1"}), "test")
 
 
 def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: Path) -> None:
-    config = validate(tree(), "test")
+    config = validate_run(tree(), "test")
     texts, labels = texts_and_labels(40, 0)
     student = make_task_model(config, config.student.fit_tokenizer(texts))
     models.save_model(student, tmp_path / "student")

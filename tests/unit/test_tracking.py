@@ -12,7 +12,7 @@ import pytest
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import Tracker, describe_environment, serve_ui, slug
+from raykd.tracking import Tracker, describe_environment, make_mlflow_key, serve_ui
 from raykd.tracking.delivery.outbox import SPOOL, write_spool
 
 CANARY = "s3cr3tCANARY"
@@ -107,7 +107,7 @@ def test_parameters_are_cut_renamed_and_redacted(start, client, tmp_path):
     data = client.get_run(tracker.run_id).data
     assert data.params["objective.alpha"] == "0.3"
     assert (len(data.params["long"]), data.params["long"][-1]) == (6000, "…")
-    odd = slug("odd?key")
+    odd = make_mlflow_key("odd?key")
     assert odd.startswith("odd_key-") and data.params[odd] == "v"
     assert data.tags[f"param_name.{odd}"] == "odd?key"
     assert len(data.params) == 255
@@ -323,14 +323,14 @@ def test_sync_command_sends_what_a_run_left_behind(tmp_path, uri):
     from typer.testing import CliRunner
 
     from raykd.cli import app
-    from raykd.config.loading import dump
+    from raykd.config.loading import dump_run
     from tests.worlds import run_config
 
     with Tracker.start(uri, "e", "r", params={}, tags={}) as tracker:
         run_id = tracker.run_id
     folder = tmp_path / "run"
     folder.mkdir()
-    tree = yaml.safe_load(dump(run_config()))
+    tree = yaml.safe_load(dump_run(run_config()))
     (folder / "run.json").write_text("{}")
     (folder / "run.yaml").write_text(yaml.safe_dump({**tree, "tracking": {"uri": uri}}))
     write_spool(folder / SPOOL, [(run_id, Point(3, {"train/loss": 0.5}, 1000))])

@@ -8,7 +8,7 @@ import pytest
 
 from raykd.config import TrackingConfig
 from raykd.errors import TrackingError
-from raykd.tracking import RedactingFilter, redact, resolve_tracking_uri, slug
+from raykd.tracking import RedactingFilter, make_mlflow_key, redact, resolve_tracking_uri
 from raykd.tracking.address import redact_value
 
 CANARY = "s3cr3tCANARY"
@@ -127,7 +127,7 @@ def test_the_uri_is_always_explicit(monkeypatch, tmp_path):
     ],
 )
 def test_a_plain_name_stays_as_it_is(key, clean):
-    assert slug(key) == clean
+    assert make_mlflow_key(key) == clean
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_a_plain_name_stays_as_it_is(key, clean):
     ],
 )
 def test_any_other_name_is_cleaned_and_marked(key, begins):
-    assert slug(key).startswith(begins) and len(slug(key)) == len(begins) + 8
+    assert make_mlflow_key(key).startswith(begins) and len(make_mlflow_key(key)) == len(begins) + 8

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raykd.errors import TrackingError
 from raykd.point import Point
-from raykd.tracking import SyncResult, Tracker, find_waiting_folders, send_waiting, slug
+from raykd.tracking import SyncResult, Tracker, find_waiting_folders, make_mlflow_key, send_waiting
 from raykd.tracking.client import send_points
 from raykd.tracking.delivery.heartbeat import HEARTBEAT, STALE_S, end_stale
 from raykd.tracking.delivery.operations import LATER
@@ -213,7 +213,7 @@ def test_points_cost_one_call_a_thousand_metrics():
 def test_any_name_becomes_one_that_mlflow_takes_and_no_other_name_becomes(key, other):
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
-    clean = slug(key)
+    clean = make_mlflow_key(key)
     for check in (_validate_metric_name, _validate_param_name, _validate_tag_name):
         check(clean)
-    assert (slug(other) == clean) is (other == key)
+    assert (make_mlflow_key(other) == clean) is (other == key)

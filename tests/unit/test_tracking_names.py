@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raykd.data.rows import Rows
-from raykd.keys import RESERVED_PARTS, key_part, slug
+from raykd.keys import RESERVED_PARTS, make_key_part, make_mlflow_key
 from raykd.point import Point
 from raykd.student.evaluate import compute_language_scores
 from raykd.tracking import Tracker, send_waiting
@@ -32,7 +32,7 @@ def client(mlflow_uri):
 
 def test_every_language_has_a_curve_of_its_own(mlflow_uri, client, tmp_path):
     tracker = Tracker.start(mlflow_uri, "names", "r", params={}, tags={}, directory=tmp_path)
-    values = {f"eval/{key_part(name)}/accuracy": float(at) for at, name in enumerate(LANGUAGES)}
+    values = {f"eval/{make_key_part(name)}/accuracy": float(at) for at, name in enumerate(LANGUAGES)}
     assert len(values) == len(LANGUAGES)
     tracker.log_points([Point(1, {**values, "eval/mean/accuracy": 0.5})])
     assert tracker.flush(20)
@@ -73,13 +73,13 @@ def test_a_language_called_mean_is_not_the_mean_over_languages():
 
 @given(st.lists(st.text(max_size=12), unique=True, max_size=8))
 def test_parts_and_keys_never_meet(names):
-    assert len({key_part(name) for name in names}) == len(names)
-    assert len({slug(name) for name in names}) == len(names)
+    assert len({make_key_part(name) for name in names}) == len(names)
+    assert len({make_mlflow_key(name) for name in names}) == len(names)
     keys = KeyNames()
     made = [keys(name) for name in names]
     assert [keys(name) for name in names] == made
     assert len({key.casefold() for key in made}) == len(names)
-    assert not {key_part(name) for name in names} & RESERVED_PARTS
+    assert not {make_key_part(name) for name in names} & RESERVED_PARTS
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
@@ -143,7 +143,11 @@ def test_odd_texts_tags_and_tables_arrive(mlflow_uri, client, tmp_path):
     assert not list(tmp_path.glob("mlflow_*"))
     data = client.get_run(tracker.run_id).data
     assert set(data.params) == set(params) and len(data.params["long"]) == 6000
-    assert data.tags["a_b_"] == "z" and data.tags[slug("a(b)")].endswith("…") and data.tags[slug("..")] == "x"
+    assert (
+        data.tags["a_b_"] == "z"
+        and data.tags[make_mlflow_key("a(b)")].endswith("…")
+        and data.tags[make_mlflow_key("..")] == "x"
+    )
     assert [t["path"] for t in json.loads(data.tags["mlflow.loggedArtifacts"])] == [
         "one.json",
         "mean/two.json",

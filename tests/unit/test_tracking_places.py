@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raykd.config import TrackingConfig
-from raykd.environ import go_around_proxy, is_this_machine, proxy_for
+from raykd.environ import bypass_proxy, find_proxy, is_this_machine
 from raykd.errors import TrackingError
 from raykd.point import Point
 from raykd.tracking import (
@@ -281,9 +281,9 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
         assert not is_this_machine(host), host
     monkeypatch.setenv("HTTP_PROXY", "http://u:s3cr3tCANARY@127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "corp.example")
-    assert proxy_for("http://127.0.0.1:5000") and proxy_for("http://mlflow.example:5000")
-    go_around_proxy("http://127.0.0.1:5000")
-    assert proxy_for("http://127.0.0.1:5000") is None and proxy_for("http://mlflow.example:5000")
+    assert find_proxy("http://127.0.0.1:5000") and find_proxy("http://mlflow.example:5000")
+    bypass_proxy("http://127.0.0.1:5000")
+    assert find_proxy("http://127.0.0.1:5000") is None and find_proxy("http://mlflow.example:5000")
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "corp.example,127.0.0.1"
     told = str(mlflow_start_error("http://mlflow.example:5000", OSError("refused")))
     assert "through a proxy" in told and "HTTP_PROXY" in told and "s3cr3tCANARY" not in told

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raykd.keys import LONGEST_KEY, marked, slug
+from raykd.keys import LONGEST_KEY, append_hash, make_mlflow_key
 from raykd.tracking.address import Experiment, redact_value
 from raykd.tracking.client import (
     KeyNames,
@@ -202,7 +202,7 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str], re
 
 def _fitting(key: str) -> str:
     """A key behind a prefix: still one that MLflow takes, unless it became too long."""
-    return key if len(key) <= LONGEST_KEY else slug(key)
+    return key if len(key) <= LONGEST_KEY else make_mlflow_key(key)
 
 
 def _only_new(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> dict[str, str]:
@@ -229,7 +229,7 @@ def _file_name(part: str) -> str:
     stem, dot, ending = clean.rpartition(".")
     stem, ending = (stem, f".{ending}") if dot and stem and len(ending) <= 8 else (clean, "")
     short = stem.encode()[: LONGEST_FILE - 20].decode("utf-8", "ignore").strip(". ")
-    return marked(short or "_", part) + ending
+    return append_hash(short or "_", part) + ending
 
 
 def _log_bytes(client: MlflowClient, run_id: str, data: bytes, artifact_path: str) -> None:

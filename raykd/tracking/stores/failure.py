@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from raykd.environ import proxy_for
+from raykd.environ import find_proxy
 from raykd.errors import RaykdError, TrackingError
 from raykd.tracking.address import is_server, redact
 from raykd.tracking.delivery.outbox import extract_first_line
@@ -55,7 +55,7 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
             next_step=f"correct tracking.uri or MLFLOW_TRACKING_URI; {ELSEWHERE}",
         )  # fmt: skip
     wanted = f"an answer within {PROBE_S + 1} s"
-    if (proxy := proxy_for(uri)) is not None:
+    if (proxy := find_proxy(uri)) is not None:
         return make_away_error(
             f"{what}: it was asked through a proxy", got=f"{got} ({redact(proxy)})", wanted=wanted,
             next_step=f"NO_PROXY={urlsplit(uri).hostname} asks it directly; or start the server, or correct the proxy",

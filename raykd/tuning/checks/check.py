@@ -17,22 +17,22 @@ from raykd.folders.folder import check_rows, check_run_folder
 from raykd.preflight.check import Finding, collect_findings
 from raykd.preflight.folder_check import describe
 from raykd.preflight.model_check import NOTE
-from raykd.tuning.checks.plan import trials_at_once
+from raykd.tuning.checks.plan import plan_concurrent_trials
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
-from raykd.tuning.checks.trials import preflight_trials
+from raykd.tuning.checks.trials import check_known_trials
 from raykd.tuning.config import Sweep
 
 
 def check_sweep(sweep: Sweep) -> list[Finding]:
     """Return all findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
-    names = ", ".join(dict.fromkeys(sweep.space.names().values()))
+    names = ", ".join(dict.fromkeys(sweep.space.short_names().values()))
     config, ahead = sweep.config, sweep.config.label == "ahead"
     told = (
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
     base = collect_findings(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
-    at_once = trials_at_once(sweep)[1]
+    at_once = plan_concurrent_trials(sweep)[1]
     return [
         Finding("space", told),
         *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
@@ -45,7 +45,7 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
 def _check_trials(sweep: Sweep) -> Finding:
     """Check every trial that is known before the start, as a run beside the base's rows."""
     try:
-        preflight_trials(sweep, load_rows(sweep.base))
+        check_known_trials(sweep, load_rows(sweep.base))
     except RaykdError as error:
         return Finding("trials", "", error)
     if sweep.config.search.learns:

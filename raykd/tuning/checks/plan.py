@@ -12,8 +12,8 @@ from raykd.driver.jobs import make_jobs
 from raykd.errors import ResourceError
 from raykd.preflight.check import available_here, list_replica_groups
 from raykd.preflight.plan import Item, disk_of_trials, duration, resources, sizes, steps
-from raykd.tuning.capacity import concurrent_trials
-from raykd.tuning.checks.trials import preflight_trials
+from raykd.tuning.capacity import count_concurrent_trials
+from raykd.tuning.checks.trials import check_known_trials
 from raykd.tuning.config import Sweep
 
 
@@ -27,9 +27,9 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     ahead = config.label == "ahead"
     teachers, students = make_jobs(base, Path(base.output).resolve() / sweep.name)
     trial = students[-1]
-    at_once = trials_at_once(sweep)
+    at_once = plan_concurrent_trials(sweep)
     fits = at_once[0] or 1
-    preflight_trials(sweep, trial.data)
+    check_known_trials(sweep, trial.data)
     return [
         *resources(base, together=not ahead),
         Item("trials at once", at_once[1].detail, at_once[1].doubt, at_once[1].error),
@@ -45,7 +45,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     ]
 
 
-def trials_at_once(sweep: Sweep) -> tuple[int | None, Item]:
+def plan_concurrent_trials(sweep: Sweep) -> tuple[int | None, Item]:
     """Return how many trials fit on this machine; None where a cluster decides or none fits."""
     base, asked, ahead = sweep.base, sweep.config.max_concurrent_trials, sweep.config.label == "ahead"
     here = available_here(base)
@@ -54,8 +54,8 @@ def trials_at_once(sweep: Sweep) -> tuple[int | None, Item]:
     has, where = here
     kept = [] if ahead else list_replica_groups(base)
     try:
-        fits = concurrent_trials([has], base.workers, kept, None)
-        chosen = concurrent_trials([has], base.workers, kept, asked)
+        fits = count_concurrent_trials([has], base.workers, kept, None)
+        chosen = count_concurrent_trials([has], base.workers, kept, asked)
     except ResourceError as error:
         return None, Item("", "", error=error)
     waits = "teachers give their resources back first" if ahead else "teachers keep theirs"

@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING
 from raykd.errors import ConfigError, RaykdError
 from raykd.spaces.domains import ChoiceDomain, GridDomain, Scalar
 from raykd.spaces.foreign import KINDS
-from raykd.spaces.search import INSTALL, MODULES, GridSearch, Optuna, TuneSearch
-from raykd.spaces.space import TRIAL, Sample, Space, format_sample, key_of
+from raykd.spaces.search import PIP_PACKAGES, REQUIRED_MODULES, GridSearch, OptunaSearch, TuneSearch
+from raykd.spaces.space import TRIAL_MARK, Sample, Space, encode_sample, format_sample
 from raykd.student.overrides import find_overruled_keys
 
 if TYPE_CHECKING:
     from raykd.tuning.config import Sweep
 
-MOST_CHECKED = 1000
+MAX_CHECKED_TRIALS = 1000
 """Known trials that are made into runs when a sweep is read; later ones are when their turn comes."""
 DRAWS = 64
 """Samples that are made into runs where trials are not known."""
-HIGH_RATE = 1.0
+HIGH_LEARNING_RATE = 1.0
 """Learning rates above it are doubted."""
-LONGEST = 3
+MAX_REASONS = 3
 """Trials that a message names."""
 
-REFUSED = {
+NOT_SEARCHABLE = {
     "name": "a trial is named by the sweep",
     "output": "all trials stand in the sweep's folder",
     "ray": "all trials share one cluster",
@@ -68,31 +68,31 @@ def refuse_sweep(sweep: Sweep, origin: str) -> None:
     _check_pairs(sweep, origin)
     sweep.config.scheduler.check(sweep.base, sweep.space, sweep.config.search.kind, sweep.trials, origin)
     _check_number(sweep, origin)
-    check_trials(sweep, origin)
+    check_known_samples(sweep, origin)
 
 
-def doubts(space: Space) -> tuple[str, ...]:
+def list_doubts(space: Space) -> tuple[str, ...]:
     """Return what is no error, and hardly ever meant."""
     found = []
     for one in space.domains:
         ends = one.domain.labels if isinstance(one.domain, ChoiceDomain) else (one.domain.high,)
         high = max((float(end) for end in ends if isinstance(end, int | float)), default=0.0)
-        if one.key == "train.learning_rate" and high > HIGH_RATE:
+        if one.key == "train.learning_rate" and high > HIGH_LEARNING_RATE:
             found.append(
-                f"train.learning_rate is searched up to {high:g}: above {HIGH_RATE:g} training nearly always diverges, "
-                "and a trial that diverged has no score: lower the domain's upper end"
+                f"train.learning_rate is searched up to {high:g}: above {HIGH_LEARNING_RATE:g} training nearly always "
+                "diverges, and a trial that diverged has no score: lower the domain's upper end"
             )
     return tuple(found)
 
 
-def check_trials(sweep: Sweep, origin: str) -> None:
+def check_known_samples(sweep: Sweep, origin: str) -> None:
     """Make every known trial into a run; of a search that learns, what is tried first and draw of its space.
 
     Raises:
         ConfigError: Some cannot be run, or some are equal.
     """
-    samples = sweep.known_samples(MOST_CHECKED)
-    looked = samples if samples is not None else [*_first(sweep), *sweep.space.covering(DRAWS)]
+    samples = sweep.known_samples(MAX_CHECKED_TRIALS)
+    looked = samples if samples is not None else [*_first(sweep), *sweep.space.draw_covering(DRAWS)]
     bad = [(sample, error) for sample in looked if (error := _error_of(sweep.space, sample)) is not None]
     if bad:
         kind = (
@@ -108,16 +108,16 @@ def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str
     """Raise ConfigError with the settings, and the key and why; one reason once."""
     reasons: dict[str, tuple[str, list[Sample]]] = {}
     for sample, error in bad:
-        reason = reason_of(error, sample)
+        reason = extract_reason(error, sample)
         same = re.sub(r"\d[\d.e+-]*|got: .*", "", reason)  # whatever the values are
         reasons.setdefault(same, (reason, []))[1].append(sample)
     lines = [f"{origin}: {len(bad)} of the {of} cannot be run"]
-    for reason, samples in list(reasons.values())[:LONGEST]:
+    for reason, samples in list(reasons.values())[:MAX_REASONS]:
         more = f", and {len(samples) - 1} more" if len(samples) > 1 else ""
         lines.append(f"  with {format_sample(samples[0])}{more}")
         lines += [f"    {line}" for line in reason.splitlines()]
-    if len(reasons) > LONGEST:
-        lines.append(f"  and {len(reasons) - LONGEST} other reasons")
+    if len(reasons) > MAX_REASONS:
+        lines.append(f"  and {len(reasons) - MAX_REASONS} other reasons")
     raise ConfigError("\n".join(lines), next_step=_next_step("\n".join(lines)))
 
 
@@ -132,9 +132,9 @@ def _next_step(text: str) -> str | None:
     )
 
 
-def reason_of(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
+def extract_reason(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
     """Return a trial's error without the trial's own values, which stand before it."""
-    text, values = str(error), f"{TRIAL}{format_sample(sample)}: "
+    text, values = str(error), f"{TRIAL_MARK}{format_sample(sample)}: "
     if values in text:
         text = text.partition(values)[2]
     first, _, rest = text.partition("\n")
@@ -143,7 +143,7 @@ def reason_of(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
 
 def _error_of(space: Space, sample: Mapping[str, Scalar]) -> RaykdError | None:
     try:
-        space.config(sample)
+        space.build_run(sample)
     except RaykdError as error:
         return error
     return None
@@ -152,7 +152,7 @@ def _error_of(space: Space, sample: Mapping[str, Scalar]) -> RaykdError | None:
 def _first(sweep: Sweep) -> Iterator[Sample]:
     """What is tried first, with the rest drawn."""
     for at, point in enumerate(sweep.known.first):
-        yield sweep.space.sample(0, at, point)
+        yield sweep.space.draw(0, at, point)
 
 
 def _check_number(sweep: Sweep, origin: str) -> None:
@@ -182,7 +182,7 @@ def _check_number(sweep: Sweep, origin: str) -> None:
 
 
 def _check_different(samples: Sequence[Sample], sweep: Sweep, origin: str) -> None:
-    different = {key_of(sample) for sample in samples}
+    different = {encode_sample(sample) for sample in samples}
     if len(different) < len(samples):
         raise ConfigError(
             f"{origin}: {len(samples) - len(different)} of the {sweep.trials} trials would be equal to "
@@ -202,7 +202,7 @@ def _check_options(space: Space, samples: Sequence[Sample]) -> None:
             if json.dumps(label) in tried:
                 continue
             fixed = {**dict(one.condition), one.path: label}
-            errors = [_error_of(space, space.sample(0, at, fixed)) for at in range(4)]
+            errors = [_error_of(space, space.draw(0, at, fixed)) for at in range(4)]
             if None not in errors and errors[0] is not None:
                 raise errors[0]
 
@@ -213,16 +213,16 @@ def _check_packages(sweep: Sweep, origin: str) -> None:
     needed: tuple[tuple[str, ...], str, str] = ((), "", "")
     if isinstance(search, TuneSearch):
         name = search.name.lower()
-        if name not in INSTALL:
-            near = next(iter(difflib.get_close_matches(name, INSTALL, n=1)), None)
+        if name not in PIP_PACKAGES:
+            near = next(iter(difflib.get_close_matches(name, PIP_PACKAGES, n=1)), None)
             raise ConfigError(
                 f"{origin}: search.name is no searcher of Tune",
                 got=search.name,
-                wanted=", ".join(sorted(INSTALL)),
+                wanted=", ".join(sorted(PIP_PACKAGES)),
                 next_step=None if near is None else f"did you mean {near!r}?",
             )
-        needed = MODULES[name], f"search {name}", INSTALL[name]
-    elif isinstance(search, Optuna):
+        needed = REQUIRED_MODULES[name], f"search {name}", PIP_PACKAGES[name]
+    elif isinstance(search, OptunaSearch):
         needed = ("optuna",), "search optuna", "optuna"
     elif sweep.config.scheduler.kind == "pb2":
         needed = ("sklearn",), "scheduler pb2", "scikit-learn"
@@ -273,7 +273,7 @@ def _check_keys(sweep: Sweep, origin: str) -> None:
             wanted=f"at least one of {', '.join(KINDS)}; a list is one value: to try each, {{choice: [...]}}",
             next_step="to see the spread over seeds, search seed: {grid: [0, 1, 2]} with search: {kind: grid}",
         )
-    for refused, why in REFUSED.items():
+    for refused, why in NOT_SEARCHABLE.items():
         if _mentions(space.keys, refused):
             raise ConfigError(f"{origin}: space.{refused} cannot be searched", got=refused, wanted=why)
     for key, by in find_overruled_keys(sweep.base.train).items():

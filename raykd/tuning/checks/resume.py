@@ -14,7 +14,7 @@ from raykd.errors import ConfigError
 from raykd.folders.changes import ALWAYS_FREE, Change, Changes, compare_trees
 from raykd.folders.earlier_start import add_model_changes, changed_settings_error, unreadable_settings_error
 from raykd.tuning.config import Sweep, load_sweep
-from raykd.tuning.journal import FILE, Journal
+from raykd.tuning.journal import JOURNAL, Journal
 
 FREE = re.compile(
     rf"base\.({ALWAYS_FREE})|(num_samples|max_concurrent_trials|time_budget_s|max_failures|checkpoint_s)$"
@@ -35,7 +35,7 @@ def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Ch
             return Changes(), None
         raise unreadable_settings_error(path / SPACE, error) from None
     changes = compare_trees(_tree(before), _tree(plan), FREE, growing=())
-    begun = Journal(path / FILE).next_index
+    begun = Journal(path / JOURNAL).next_index
     if plan.trials < begun:
         now = f"{plan.config.num_samples}, fewer than the {begun} trials that were begun"
         fewer = Change("num_samples", str(before.config.num_samples), now)

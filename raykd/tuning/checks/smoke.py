@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raykd.config import TrainedTeacher
-from raykd.config.smoke import ROWS, shorten_run, smoke_name
+from raykd.config.smoke import ROWS, name_smoke_copy, shorten_run
 from raykd.driver.smoke import check_smoke_folder, mark_as_smoke
 from raykd.errors import ConfigError
 from raykd.spaces.space import Space
@@ -21,7 +21,7 @@ BUDGET_S = 20.0
 """Where a grid has more points than that, no further trial starts after so many seconds."""
 
 
-def smoke_sweep(sweep: Sweep) -> Sweep:
+def shorten_sweep(sweep: Sweep) -> Sweep:
     """Return the short copy of a sweep: the same search, scheduler and space.
 
     Raises:
@@ -42,7 +42,7 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
     )
     config = config.model_copy(
         update={
-            "name": smoke_name(sweep.name),
+            "name": name_smoke_copy(sweep.name),
             "num_samples": min(config.num_samples or most, 1 if sweep.space.grid_size > 1 else most),
             "checkpoint_s": 0.0,
             **budget,
@@ -56,7 +56,7 @@ def smoke_sweep(sweep: Sweep) -> Sweep:
 def _batches(sweep: Sweep) -> list[int]:
     """Rows a step of the base and of some trials."""
     found = [sweep.base.train.batch_size]
-    for sample in sweep.space.covering(DRAWS):
+    for sample in sweep.space.draw_covering(DRAWS):
         with contextlib.suppress(ConfigError):  # a setting that cannot be run is drawn anew
-            found.append(sweep.space.config(sample).train.batch_size)
+            found.append(sweep.space.build_run(sample).train.batch_size)
     return found

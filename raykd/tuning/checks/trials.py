@@ -17,12 +17,12 @@ from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_combinations, list_replica_groups
 from raykd.preflight.model_check import check_made
 from raykd.spaces.space import Sample
-from raykd.tuning.capacity import concurrent_trials
-from raykd.tuning.checks.refusals import DRAWS, MOST_CHECKED, refuse_trials
+from raykd.tuning.capacity import count_concurrent_trials
+from raykd.tuning.checks.refusals import DRAWS, MAX_CHECKED_TRIALS, refuse_trials
 from raykd.tuning.config import Sweep
-from raykd.tuning.trial_rank import Configs
+from raykd.tuning.trial_rank import RunFactory
 
-KEPT = 4
+MAX_CACHED_DATASETS = 4
 """Rows of a space that searches `data` which are kept; more are read again."""
 
 
@@ -30,13 +30,13 @@ class TrialCheck:
     """Refuses a sample whose run could not train.
 
     Args:
-        configs: Make runs of samples.
+        run_factory: Make runs of samples.
         base: The run that trials begin with.
         data: Its rows, by task.
     """
 
-    def __init__(self, configs: Configs, base: Run, data: Mapping[str, Dataset]) -> None:
-        self._configs = configs
+    def __init__(self, run_factory: RunFactory, base: Run, data: Mapping[str, Dataset]) -> None:
+        self._run_factory = run_factory
         self._rows = {member.data.model_dump_json(): data[task] for task, member in base.members.items()}
         self._kept = len(self._rows)
         self._students: set[str] = set()
@@ -47,7 +47,7 @@ class TrialCheck:
         Raises:
             RaykdError: What the trial would end with, without its values.
         """
-        run = self._configs.config(sample)
+        run = self._run_factory.build_run(sample)
         for member in run.members.values():
             check_combinations(member)
             parts = (member.student.model_dump_json(), member.task.model_dump_json(), str(member.data.labels))
@@ -60,13 +60,13 @@ class TrialCheck:
     def _read(self, run: RunConfig) -> Dataset:
         key = run.data.model_dump_json()
         if key not in self._rows:
-            if len(self._rows) >= self._kept + KEPT:
+            if len(self._rows) >= self._kept + MAX_CACHED_DATASETS:
                 self._rows.pop(list(self._rows)[self._kept])  # the base's own stay
             self._rows[key] = load_data(run.data, Path.cwd(), run.form)
         return self._rows[key]
 
 
-def preflight_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
+def check_known_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
     """Look at every trial that is known before the start; of a search that learns, at draws of its space.
 
     Args:
@@ -76,8 +76,8 @@ def preflight_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
         ConfigError: Some cannot be run, with their values, the key and why.
     """
     check = TrialCheck(plan.space, plan.base, data)
-    known = plan.known_samples(MOST_CHECKED)
-    samples = plan.space.covering(DRAWS) if known is None else known
+    known = plan.known_samples(MAX_CHECKED_TRIALS)
+    samples = plan.space.draw_covering(DRAWS) if known is None else known
     bad: list[tuple[Sample, RaykdError]] = []
     for sample in samples:
         try:
@@ -89,7 +89,7 @@ def preflight_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
         refuse_trials(bad, of, plan.name)
 
 
-def preflight_resources(plan: Sweep) -> None:
+def check_trial_resources(plan: Sweep) -> None:
     """Whether a trial fits, and as many at once as are asked for; a cluster that is named is asked at the start.
 
     Raises:
@@ -98,4 +98,4 @@ def preflight_resources(plan: Sweep) -> None:
     here = available_here(plan.base)
     if here is not None:
         kept = [] if plan.config.label == "ahead" else list_replica_groups(plan.base)
-        concurrent_trials([here[0]], plan.base.workers, kept, plan.config.max_concurrent_trials)
+        count_concurrent_trials([here[0]], plan.base.workers, kept, plan.config.max_concurrent_trials)
