@@ -132,7 +132,10 @@ class TrainingLoop:
         self._evaluate_at = plan_evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
         for trainer in self.trainers.values():
-            at = {round(p.at * self.total_steps): trainer.config.at_progress(p.at) for p in trainer.config.phases}
+            at = {
+                round(p.at * self.total_steps): trainer.config.at_progress(p.at)
+                for p in trainer.config.phases
+            }
             trainer.phases = at
         self._works: Iterator[StepWork] | None = None
         self.kept: Path | None = None
