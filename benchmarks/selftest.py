@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from raykd.models import TextModel
-from raykd.prediction.findings import content_key, found_or_tested
-from raykd.prediction.predictor import rows_to_ask
+from raykd.prediction.findings import compute_finding_key, load_or_test
+from raykd.prediction.predictor import build_unlabelled_rows
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.tasks import Classification
 
@@ -89,7 +89,7 @@ def look(family: str) -> str:
     try:
         settings = {**SMALL, "vocab_size": 105, "num_labels": 2} | ({} if family == "xlnet" else POSITIONS)
         model = build(family, settings, 0.2)
-        batch = rows_to_ask("text", texts((3, 9, 20, 5, 30)))
+        batch = build_unlabelled_rows("text", texts((3, 9, 20, 5, 30)))
         found = find_padding(model, Classification(max_length=64), batch)
     except Exception as error:  # a family that these settings do not make, or one that is refused
         return f"{family:22} {str(error).splitlines()[0][:90]}"
@@ -100,12 +100,12 @@ def cost(family: str, settings: dict[str, Any]) -> str:
     """Seconds of the first and of the second test of a model of base size."""
     torch.set_num_threads(2)
     model = build(family, {"num_labels": 2, "pad_token_id": 0, **settings}, None)
-    batch = rows_to_ask("text", texts(tuple(3 + 5 * i for i in range(60))))
-    key = content_key(f"benchmark {family} {time.time()}", "classification", 128, "float32", "cpu")
+    batch = build_unlabelled_rows("text", texts(tuple(3 + 5 * i for i in range(60))))
+    key = compute_finding_key(f"benchmark {family} {time.time()}", "classification", 128, "float32", "cpu")
     spent = []
     for _ in range(2):
         begun = time.perf_counter()
-        found: PaddingFinding = found_or_tested(
+        found: PaddingFinding = load_or_test(
             key, lambda: find_padding(model, Classification(max_length=128), batch)
         )
         spent.append(time.perf_counter() - begun)

@@ -135,7 +135,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
 
 
 def _metrics_of(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    from raykd.tasks.scores.metrics import registered_metrics
+    from raykd.tasks.scores.metrics import list_metrics
 
     metrics: dict[str, float] = {}
     for row in table:
@@ -143,7 +143,7 @@ def _metrics_of(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         task = f"{row['task']}/" if "task" in row else ""
         # Only the mean over languages has the number of parameters beside it; a language may be called macro too.
         language = "mean" if "parameters" in row else make_key_part(row["language"])
-        scores = {name: row[name] for name in registered_metrics() if row.get(name) is not None}
+        scores = {name: row[name] for name in list_metrics() if row.get(name) is not None}
         metrics |= {f"{task}{prefix}/{language}/{name}": float(value) for name, value in scores.items()}
     return metrics
 

@@ -25,7 +25,7 @@ from raykd.answers.source import AnswerSlots
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.answers.vocabularies import VocabularyMatch
 from raykd.distill.signals import MASKED, Signals, VocabularySignal
-from raykd.text.alignment import NOWHERE, align_flat
+from raykd.text.alignment import NOWHERE, align_units
 
 FAINT = -20.0
 """Log-probability of a choice that a teacher lacks and the student has."""
@@ -208,7 +208,7 @@ def _index(
             index_N = np.where(alike_N, index_N, NOWHERE)
         return index_N
     assert answer.offsets_N is not None
-    index_N = align_flat(
+    index_N = align_units(
         answer.offsets_N, units_B, units.offsets_N, units.counts_B, whole=match.vocabulary == "overlap"
     )
     if match.comparable_N is not None:

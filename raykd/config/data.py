@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from raykd.errors import ConfigError
 from raykd.spec import Spec
 from raykd.tasks.forms import LABELLED_FORMS, RowForm
-from raykd.tasks.schemes import parse
+from raykd.tasks.schemes import parse_scheme
 
 ColumnKey = Literal[
     "text",
@@ -244,7 +244,7 @@ class DataConfig(Spec):
             raise ValueError(f"data.labels is missing: the task chooses {what} among them")
         if form == "words":
             try:
-                parse(self.labels)
+                parse_scheme(self.labels)
             except ConfigError as error:
                 raise ValueError(f"data.labels are no tags of entities: {error}") from None
         self._check_label_map(form)

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from raykd.config import RunConfig
 from raykd.spec import NotANumber
-from raykd.tasks.registry import Registered, registered_tasks
+from raykd.tasks.registry import RegisteredTask, list_task_classes
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -224,8 +224,8 @@ def _kind(model: type[BaseModel]) -> object:
 
 def _models_of(field: FieldInfo) -> list[type[BaseModel]]:
     """The models that a field takes; of a task all that are registered."""
-    if any(isinstance(note, Registered) for note in field.metadata):
-        return [*registered_tasks()]
+    if any(isinstance(note, RegisteredTask) for note in field.metadata):
+        return [*list_task_classes()]
     return _models_in(field.annotation)
 
 

@@ -24,7 +24,7 @@ from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.models import Student
 from raykd.spec import Spec
-from raykd.tasks import Task, holds_task, task_class
+from raykd.tasks import Task, find_task_class, holds_task
 from raykd.tasks.scores.metrics import MetricName, is_higher_better, is_rate
 
 SCORE = "score"
@@ -68,7 +68,7 @@ class MultiTask(Spec):
                 raise ValueError(f"a task cannot be named {name}: curves of the whole run are")
             task = member.get("task") if isinstance(member, Mapping) else getattr(member, "task", None)
             kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
-            known = task_class(str(kind))
+            known = find_task_class(str(kind))
             if kind == "multi" or (known is not None and known.language):
                 raise ValueError(
                     f"task {name} is {kind}, which is no head on a shared encoder: wanted {', '.join(ENCODED)}; "

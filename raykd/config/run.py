@@ -24,7 +24,7 @@ from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
 from raykd.models import Student
 from raykd.spec import Spec
-from raykd.tasks import Classification, Task, holds_task, task_class
+from raykd.tasks import Classification, Task, find_task_class, holds_task
 from raykd.tasks.forms import RowForm
 from raykd.tasks.scores.metrics import MetricName
 
@@ -125,7 +125,7 @@ class RunConfig(Spec):
             return data
         task, train = data.get("task", {}), data.get("train", {})
         kind = task.get("kind") if isinstance(task, Mapping) else getattr(task, "kind", None)
-        chosen = task_class(kind or "classification")
+        chosen = find_task_class(kind or "classification")
         if chosen is None:
             return data
         names = chosen.metric_names

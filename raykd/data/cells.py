@@ -84,7 +84,7 @@ def parse_tokens(value: Any, column: str, flat: bool) -> list[str]:
 def parse_list(value: Any, column: str, flat: bool) -> list[Any]:
     """A list."""
     if flat and isinstance(value, str):
-        return _of_json(value, column, list) if value.lstrip().startswith("[") else value.split()
+        return _parse_json(value, column, list) if value.lstrip().startswith("[") else value.split()
     if not isinstance(value, list):
         raise BadRowError(f"column {column!r}: got {shorten_text(repr(value))}, wanted a list")
     return value
@@ -94,7 +94,7 @@ def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int
     """Accepted answers as (text, offset), from a table of two lists or a list of pairs; none of a question that has
     none, which is also how one empty text is read."""
     if flat and isinstance(value, str):
-        value = _of_json(value, column, (dict, list))
+        value = _parse_json(value, column, (dict, list))
     wanted = "wanted {text: [...], answer_start: [...]}, with empty lists where there is no answer"
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
@@ -117,7 +117,7 @@ def parse_answers(value: object, column: str, flat: bool) -> list[tuple[str, int
     return pairs
 
 
-def _of_json(value: str, column: str, kind: Any) -> Any:
+def _parse_json(value: str, column: str, kind: Any) -> Any:
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):

@@ -32,7 +32,7 @@ def choose_columns(
     there: dict[str, None] = {}
     for record in found:
         there.update(dict.fromkeys(record.values))
-    names = _named(there, source, config, form, labelled)
+    names = _select_names(there, source, config, form, labelled)
     of_all = source.language
     if of_all is None and len(config.languages) == 1:
         of_all = config.languages[0]
@@ -53,14 +53,15 @@ def choose_columns(
         raise DataError(
             f"{name}: no column "
             + ", ".join(f"{column!r} (data.columns.{key})" for key, column in missing.items()),
-            got=f"columns {', '.join(map(_shown, there))}",
+            got=f"columns {', '.join(map(_display_name, there))}",
             wanted=", ".join(names.values()),
-            next_step=_further_in(missing, found) or _how_to_name(missing, form, there, found[0].flat),
+            next_step=_advise_on_nesting(missing, found)
+            or _advise_on_names(missing, form, there, found[0].flat),
         )
     return WantedColumns(form, names, of_all, source.source_language or "", labelled=labelled)
 
 
-def _named(
+def _select_names(
     there: dict[str, None], source: Files | Hub, config: DataConfig, form: RowForm, labelled: bool
 ) -> dict[str, str]:
     """The column of each key that rows of this form have in this source."""
@@ -88,7 +89,7 @@ def _named(
     return names
 
 
-def _shown(column: str) -> str:
+def _display_name(column: str) -> str:
     """A column's name; with its blanks and unseen signs where it has such at an end."""
     return column if column.isprintable() and column == column.strip() else ascii(column)
 
@@ -117,7 +118,7 @@ def _refuse_chats(first: dict[str, object], names: dict[str, str], name: str, na
         text = kept.get("text", "text")
         raise DataError(
             f"{name}: {chats[0]!r} holds chats, which have to be rendered to texts first",
-            got=f"columns {', '.join(map(_shown, there))}",
+            got=f"columns {', '.join(map(_display_name, there))}",
             wanted=", ".join(names.values()),
             next_step=f"write each chat as one text: {text} = apply_chat_template(messages, tokenize=False) of the "
             "teacher's tokenizer, or the message that counts",
@@ -125,7 +126,7 @@ def _refuse_chats(first: dict[str, object], names: dict[str, str], name: str, na
     source, target = kept.get("source", "src"), kept.get("target", kept.get("text", "tgt"))
     raise DataError(
         f"{name}: {chats[0]!r} holds chats, which have to be rendered to texts first",
-        got=f"columns {', '.join(map(_shown, there))}",
+        got=f"columns {', '.join(map(_display_name, there))}",
         wanted=f"texts: {', '.join(dict.fromkeys((source, target)))}",
         next_step=f"write each row with the template of the teacher's tokenizer: {source} = apply_chat_template("
         f"messages[:-1], tokenize=False, add_generation_prompt=True), {target} = messages[-1]['content']; the rendered "
@@ -134,12 +135,12 @@ def _refuse_chats(first: dict[str, object], names: dict[str, str], name: str, na
     )
 
 
-def _plain_name(name: str) -> str:
+def _normalize_name(name: str) -> str:
     """A column's name without case, blanks and signs that cannot be seen."""
     return "".join(sign for sign in name if sign.isprintable() and not sign.isspace()).casefold()
 
 
-def _further_in(missing: dict[str, str], found: list[Record]) -> str:
+def _advise_on_nesting(missing: dict[str, str], found: list[Record]) -> str:
     """What to do where the rows, or the columns that are missing, stand inside a value; empty where they do not."""
     for column, value in found[0].values.items():
         if len(found) == 1 and isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
@@ -156,9 +157,9 @@ def _further_in(missing: dict[str, str], found: list[Record]) -> str:
     return ""
 
 
-def _how_to_name(missing: dict[str, str], form: RowForm, there: dict[str, None], flat: bool) -> str:
+def _advise_on_names(missing: dict[str, str], form: RowForm, there: dict[str, None], flat: bool) -> str:
     for key, column in missing.items():
-        same = [name for name in there if _plain_name(name) == _plain_name(column)]
+        same = [name for name in there if _normalize_name(name) == _normalize_name(column)]
         if same:
             return f"name it as it is written: columns: {{{key}: {json.dumps(same[0])}}} on the source"
     advice = f"name it: data.columns.{next(iter(missing))}, or columns of the source"

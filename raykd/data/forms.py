@@ -14,7 +14,7 @@ from raykd.config import DataConfig
 from raykd.data import cells
 from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import Record, shorten_text
-from raykd.data.labels import NoLabelError, is_missing, label_index
+from raykd.data.labels import NoLabelError, find_label_index, is_missing
 from raykd.data.tags import parse_tags
 from raykd.distill.signals import UNLABELLED
 from raykd.tasks.forms import RowForm
@@ -56,23 +56,24 @@ def parse_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowP
     """What the row holds.
 
     Raises:
-        BadRowError: something in it is wrong. NoLabelError: it has no gold. LeftOutError: the label map leaves it out.
+        BadRowError: something in it is wrong.
+        NoLabelError: it has no gold. ExcludedLabelError: the label map leaves it out.
     """
     return _READ[wanted.form](record, wanted, config)
 
 
-def _text(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+def _parse_text_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     text = cells.parse_text(values.get(names["text"]), names["text"])
     pair = names.get("text_pair")
     return RowParts(
         text=text,
         pair=None if pair is None else cells.parse_text(values.get(pair), pair),
-        label=label_index(values.get(names["label"]), config) if wanted.labelled else UNLABELLED,
+        label=find_label_index(values.get(names["label"]), config) if wanted.labelled else UNLABELLED,
     )
 
 
-def _words(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+def _parse_words_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     if "tokens" not in names:
         text = cells.parse_text(values.get(names["text"]), names["text"])
@@ -92,7 +93,7 @@ def _words(record: Record, wanted: WantedColumns, config: DataConfig) -> RowPart
     return RowParts(text, label=0, words=spans, gold=gold, mended=mended, mode="split")
 
 
-def _answers(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+def _parse_answers_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     question = cells.parse_text(values.get(names["question"]), names["question"])
     context = cells.parse_text(values.get(names["context"]), names["context"])
@@ -111,12 +112,12 @@ def _answers(record: Record, wanted: WantedColumns, config: DataConfig) -> RowPa
         raise BadRowError(f"column {column!r}: got no answer, wanted one at least (data.no_answer: never)")
     spans: dict[tuple[int, int], None] = {}
     for answer, start in found:
-        _check_place(answer, start, context, column)
+        _check_answer_offset(answer, start, context, column)
         spans[start, start + len(answer)] = None
     return RowParts(question, context, label=0, gold=tuple(edge for span in spans for edge in span))
 
 
-def _check_place(answer: str, start: int, context: str, column: str) -> None:
+def _check_answer_offset(answer: str, start: int, context: str, column: str) -> None:
     if start >= 0 and context.startswith(answer, start):
         return
     what = f"column {column!r}: the answer {shorten_text(answer, 40)!r}"
@@ -132,7 +133,7 @@ def _check_place(answer: str, start: int, context: str, column: str) -> None:
     raise BadRowError(f"{what} is not at its offset {start}, where {there} is; {elsewhere}")
 
 
-def _target(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+def _parse_target_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     names, values = wanted.names, record.values
     source = ""
     if "source" in names:
@@ -156,16 +157,16 @@ def _target(record: Record, wanted: WantedColumns, config: DataConfig) -> RowPar
     )
 
 
-def _plain(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
+def _parse_plain_row(record: Record, wanted: WantedColumns, config: DataConfig) -> RowParts:
     column = wanted.names["text"]
     return RowParts(cells.parse_text(record.values.get(column), column), label=0)
 
 
 _READ: dict[RowForm, Callable[[Record, WantedColumns, DataConfig], RowParts]] = {
-    "text": _text,
-    "words": _words,
-    "answers": _answers,
-    "target": _target,
-    "source_target": _target,
-    "plain": _plain,
+    "text": _parse_text_row,
+    "words": _parse_words_row,
+    "answers": _parse_answers_row,
+    "target": _parse_target_row,
+    "source_target": _parse_target_row,
+    "plain": _parse_plain_row,
 }

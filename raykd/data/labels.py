@@ -33,15 +33,17 @@ class UnknownLabelError(BadRowError):
         self.label = label
 
 
-class LeftOutError(Exception):
+class ExcludedLabelError(Exception):
     """`data.label_map` leads from the row's label to nothing."""
 
 
-def label_index(value: object, config: DataConfig, what: str = "label") -> int:
+def find_label_index(value: object, config: DataConfig, what: str = "label") -> int:
     """Place of a label in ``data.labels``.
 
     Raises:
-        NoLabelError: it is empty. LeftOutError: the map leaves its rows out. UnknownLabelError: the run has it not.
+        NoLabelError: it is empty.
+        ExcludedLabelError: the map leaves its rows out.
+        UnknownLabelError: the run has it not.
         BadRowError: it is no text, number or truth value, so that no map could lead from it.
     """
     known = (*config.labels, *config.label_map)
@@ -71,7 +73,7 @@ def label_index(value: object, config: DataConfig, what: str = "label") -> int:
         )
     name = config.label_map.get(meant[0], meant[0])
     if name is None:
-        raise LeftOutError(meant[0])
+        raise ExcludedLabelError(meant[0])
     return config.labels.index(name)
 
 

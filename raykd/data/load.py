@@ -55,7 +55,7 @@ class Dataset:
 
     def remarks(self) -> tuple[str, ...]:
         """How files were read and what is not used, for people."""
-        return (*self.notes, *_lines(self.left_out))
+        return (*self.notes, *_describe_counts(self.left_out))
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, dict[str, object]]:
         """Counts of each part by language; see `raykd.data.summary`."""
@@ -96,24 +96,24 @@ def load_data(
     def part(name: str, source: Source, labelled: bool) -> Rows:
         tally = Tally()
         rows = read_rows(source, config, base_dir=base_dir, labelled=labelled, form=form, tally=tally)
-        left_out.update(_counted(tally, name))
+        left_out.update(_count_changes(tally, name))
         notes.extend(note for note in tally.notes if note not in notes)
         if not len(rows):
             raise DataError(
                 f"data.{name} holds no good row",
-                got=", ".join(_lines(_counted(tally, name))),
+                got=", ".join(_describe_counts(_count_changes(tally, name))),
                 wanted="at least one",
                 next_step="change data.label_map, data.empty_label or data.on_bad_row, or the source",
             )
-        return _few(_selected(rows, name, config, left_out), name, source, left_out)
+        return _limit_rows(_select_languages(rows, name, config, left_out), name, source, left_out)
 
     train = part("train", config.train, True)
     read = {
-        "train": _labelled(train, "train", left_out),
-        "validation": _labelled(part("validation", config.validation, True), "validation", left_out),
+        "train": _keep_labelled(train, "train", left_out),
+        "validation": _keep_labelled(part("validation", config.validation, True), "validation", left_out),
     }
     if config.test is not None:
-        read["test"] = _labelled(part("test", config.test, True), "test", left_out)
+        read["test"] = _keep_labelled(part("test", config.test, True), "test", left_out)
     optional = form == "answers" and may_lack_answers(read, config.no_answer)
     if optional:
         train = train.in_mode("optional")
@@ -123,7 +123,7 @@ def load_data(
     held_out = _keys(validation, form) | (set() if test is None else _keys(test, form))
     _warn_of_overlap(labelled, form, held_out, left_out)
     bare = [train.select(~train.labelled), undrawn.without_labels()]
-    parts = [labelled, *(_clean(rows, form, held_out, left_out) for rows in bare if len(rows))]
+    parts = [labelled, *(_remove_held_out(rows, form, held_out, left_out) for rows in bare if len(rows))]
     if config.unlabeled is not None:
         unlabelled = part("unlabeled", config.unlabeled, False)
         unlabelled = unlabelled.in_mode("optional") if optional else unlabelled
@@ -142,7 +142,7 @@ def _not_held_out(
     Raises:
         DataError: there are none.
     """
-    cleaned = _clean(rows, form, held_out, left_out)
+    cleaned = _remove_held_out(rows, form, held_out, left_out)
     if not len(cleaned):
         raise DataError(
             "every text of data.unlabeled is also in validation or test",
@@ -164,12 +164,12 @@ def _check_pairs(parts: Sequence[Rows]) -> None:
         )
 
 
-def _lines(counts: Mapping[str, int]) -> list[str]:
+def _describe_counts(counts: Mapping[str, int]) -> list[str]:
     """A line for each reason that holds of a row at least."""
     return [f"{count:,} row{'' if count == 1 else 's'}: {why}" for why, count in counts.items() if count]
 
 
-def _counted(tally: Tally, name: str) -> dict[str, int]:
+def _count_changes(tally: Tally, name: str) -> dict[str, int]:
     """What reading a part left out or changed, by a phrase for people."""
     return {
         **{f"{name}: bad rows of {where}": count for where, count in tally.skipped.items()},
@@ -179,7 +179,7 @@ def _counted(tally: Tally, name: str) -> dict[str, int]:
     }
 
 
-def _labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
+def _keep_labelled(rows: Rows, name: str, left_out: dict[str, int]) -> Rows:
     """The rows with a gold label; only training rows may do without.
 
     Raises:
@@ -223,7 +223,7 @@ def may_lack_answers(parts: Mapping[str, Rows], no_answer: str) -> bool:
     return any(bare.values())
 
 
-def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
+def _select_languages(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int]) -> Rows:
     """Rows of the selected languages."""
     if config.select_languages is None:
         return rows
@@ -241,7 +241,7 @@ def _selected(rows: Rows, name: str, config: DataConfig, left_out: dict[str, int
     return kept
 
 
-def _few(rows: Rows, name: str, source: Source, left_out: dict[str, int]) -> Rows:
+def _limit_rows(rows: Rows, name: str, source: Source, left_out: dict[str, int]) -> Rows:
     """At most ``rows_per_language`` of a language, with and without a label, evenly spaced; of what is read only."""
     most = source.rows_per_language
     if isinstance(source, Embedded) or most is None:
@@ -306,7 +306,7 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
-def _row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
+def _compute_row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
     """What makes a row the same as another."""
     texts = [normalize_text(text) for text in rows.texts]
     if rows.pairs is None:
@@ -318,7 +318,7 @@ def _row_keys(rows: Rows, form: RowForm) -> list[tuple[str, ...]]:
 
 
 def _keys(rows: Rows, form: RowForm) -> set[tuple[str, ...]]:
-    return set(_row_keys(rows, form))
+    return set(_compute_row_keys(rows, form))
 
 
 def _check_targets(rows: Rows) -> None:
@@ -336,7 +336,7 @@ def _check_targets(rows: Rows) -> None:
 def _warn_of_overlap(
     rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
 ) -> None:
-    at = [i for i, key in enumerate(_row_keys(rows, form)) if key in held_out]
+    at = [i for i, key in enumerate(_compute_row_keys(rows, form)) if key in held_out]
     if at:
         left_out["train: labelled and also in validation or test (kept)"] = len(at)
         log.warning(
@@ -346,9 +346,11 @@ def _warn_of_overlap(
         )
 
 
-def _clean(rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]) -> Rows:
+def _remove_held_out(
+    rows: Rows, form: RowForm, held_out: set[tuple[str, ...]], left_out: dict[str, int]
+) -> Rows:
     """The unlabelled rows whose text is in no held-out set."""
-    keep = np.asarray([key not in held_out for key in _row_keys(rows, form)], dtype=np.bool_)
+    keep = np.asarray([key not in held_out for key in _compute_row_keys(rows, form)], dtype=np.bool_)
     removed = int((~keep).sum())
     if removed:
         why = "unlabeled: also in validation or test"

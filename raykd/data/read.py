@@ -19,13 +19,13 @@ import numpy as np
 from raykd.config import DataConfig, Embedded, Files, Hub, Source
 from raykd.data.cells import BadRowError, suggest_spelling
 from raykd.data.columns import choose_columns
-from raykd.data.embedded.rows import embedded_rows
+from raykd.data.embedded.rows import load_embedded_rows
 from raykd.data.files.opening import PACKED
 from raykd.data.files.records import read_file_records, read_hub_records
 from raykd.data.files.slices import list_matching_files
 from raykd.data.files.textfiles import Record, UnreadValue, require_file
 from raykd.data.forms import RowParts, WantedColumns, parse_row
-from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, join_names
+from raykd.data.labels import ExcludedLabelError, NoLabelError, UnknownLabelError, join_names
 from raykd.data.rows import Rows
 from raykd.errors import DataError
 from raykd.tasks.forms import RowForm
@@ -78,20 +78,20 @@ def read_rows(
             ``on_bad_row: skip`` more than ``max_bad_rows``); names file and line.
     """
     if isinstance(source, Embedded):
-        return embedded_rows(source, config, form, labelled)
+        return load_embedded_rows(source, config, form, labelled)
     tally = Tally() if tally is None else tally
     if isinstance(source, Hub):
         records: Iterable[Record] = read_hub_records(source, base_dir)
-        return _judged(records, source.name, source, config, form, labelled, tally)
+        return _parse_records(records, source.name, source, config, form, labelled, tally)
     parts = []
     for path in list_matching_files(source.paths, base_dir):
         require_file(path)
         records = read_file_records(path, source, tally.tell)
-        parts.append(_judged(records, str(path), source, config, form, labelled, tally))
+        parts.append(_parse_records(records, str(path), source, config, form, labelled, tally))
     return Rows.concat(parts)
 
 
-def _judged(
+def _parse_records(
     records: Iterable[Record],
     name: str,
     source: Files | Hub,
@@ -114,8 +114,8 @@ def _judged(
     bare = 0
     for record in found:
         try:
-            kept.append(_row(record, wanted, config, stem))
-        except LeftOutError as label:
+            kept.append(_parse_record(record, wanted, config, stem))
+        except ExcludedLabelError as label:
             tally.left_out[str(label)] = tally.left_out.get(str(label), 0) + 1
         except NoLabelError as error:
             bare += 1
@@ -127,7 +127,9 @@ def _judged(
                 unknown[error.label] = None
     if bad:
         bare = bare if config.empty_label == "fail" else 0
-        _report(bad, len(found), name, config, _advice(bare, tuple(unknown), config, wanted.form))
+        _report_bad_rows(
+            bad, len(found), name, config, _advise_on_bad_rows(bare, tuple(unknown), config, wanted.form)
+        )
         tally.skipped[name] = len(bad)
     if bare and config.empty_label == "drop":
         tally.without_label[name] = bare
@@ -135,10 +137,12 @@ def _judged(
     if tags:
         tally.mended[name] = tags
         log.warning("%s: read %d tags I- that no B- precedes as B-", name, tags)
-    return _as_rows(kept, wanted)
+    return _build_rows(kept, wanted)
 
 
-def _row(record: Record, wanted: WantedColumns, config: DataConfig, stem: str) -> tuple[str, str, RowParts]:
+def _parse_record(
+    record: Record, wanted: WantedColumns, config: DataConfig, stem: str
+) -> tuple[str, str, RowParts]:
     """id, language and parts of a good row."""
     try:
         parts = parse_row(record, wanted, config)
@@ -147,14 +151,14 @@ def _row(record: Record, wanted: WantedColumns, config: DataConfig, stem: str) -
             raise
         parts = parse_row(record, replace(wanted, labelled=False), config)
     column = wanted.names.get("language")
-    language = _language(record.values.get(column) if column else None, wanted, config)
+    language = _parse_language(record.values.get(column) if column else None, wanted, config)
     given = record.values.get(wanted.names["id"]) if "id" in wanted.names else None
     if isinstance(given, UnreadValue):
         raise BadRowError(f"column {wanted.names['id']!r}: got {given!r}, wanted a text or a number")
     return (f"{stem}:{record.line}" if given is None else str(given)), language, parts
 
 
-def _as_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:
+def _build_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Rows:
     with_pairs = wanted.form not in ("text", "words", "plain") or "text_pair" in wanted.names
     with_golds = wanted.form in ("words", "answers")
     return Rows(
@@ -172,7 +176,7 @@ def _as_rows(kept: list[tuple[str, str, RowParts]], wanted: WantedColumns) -> Ro
     )
 
 
-def _language(value: object, wanted: WantedColumns, config: DataConfig) -> str:
+def _parse_language(value: object, wanted: WantedColumns, config: DataConfig) -> str:
     if value is None and wanted.of_all is not None:
         return wanted.of_all
     if not isinstance(value, str) or value not in config.languages:
@@ -185,7 +189,7 @@ def _language(value: object, wanted: WantedColumns, config: DataConfig) -> str:
     return value
 
 
-def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
+def _advise_on_bad_rows(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowForm) -> str:
     """What to do about bad rows.
 
     Args:
@@ -208,7 +212,7 @@ def _advice(bare: int, unknown: tuple[str, ...], config: DataConfig, form: RowFo
     return advice
 
 
-def _report(bad: list[str], rows: int, name: str, config: DataConfig, advice: str) -> None:
+def _report_bad_rows(bad: list[str], rows: int, name: str, config: DataConfig, advice: str) -> None:
     """Raises, or logs where bad rows may be skipped."""
     shown = bad[:SHOWN_BAD_ROWS]
     if len(bad) > len(shown):

@@ -75,9 +75,9 @@ class BatchStream:
         self.steps_per_epoch = len(rows) // global_batch
         self._seed = seed & _SEED_MASK
         self._lengths_B = np.asarray(lengths_B, dtype=np.int64)
-        strata = _strata(rows)
+        strata = _group_strata(rows)
         counts = {key: len(members) for key, members in strata.items()}
-        self.quotas = _quotas(counts, language_temperature, labelled_share)
+        self.quotas = _compute_stratum_quotas(counts, language_temperature, labelled_share)
         """Rows of (language, labelled) in an epoch, before the last incomplete batch is dropped."""
         self._rings = [
             self._generator(_RINGS + at).permutation(members) for at, members in enumerate(strata.values())
@@ -138,7 +138,7 @@ class BatchStream:
         return batches
 
 
-def _strata(rows: Rows) -> dict[tuple[str, bool], Index]:
+def _group_strata(rows: Rows) -> dict[tuple[str, bool], Index]:
     """Indices of each language's labelled and unlabelled rows; empty strata are left out."""
     languages_B = np.asarray(rows.languages)
     found: dict[tuple[str, bool], Index] = {}
@@ -149,7 +149,7 @@ def _strata(rows: Rows) -> dict[tuple[str, bool], Index]:
     return found
 
 
-def _quotas(
+def _compute_stratum_quotas(
     counts: dict[tuple[str, bool], int], temperature: float, labelled_share: float | None
 ) -> dict[tuple[str, bool], int]:
     """Rows an epoch takes of each stratum; the sum is the number of rows."""
@@ -170,10 +170,10 @@ def _quotas(
     exact = {
         (code, kind): float(share[languages.index(code), kinds.index(kind)]) * total for code, kind in counts
     }
-    return _rounded(exact, total)
+    return _round_to_total(exact, total)
 
 
-def _rounded(exact: dict[tuple[str, bool], float], total: int) -> dict[tuple[str, bool], int]:
+def _round_to_total(exact: dict[tuple[str, bool], float], total: int) -> dict[tuple[str, bool], int]:
     """Whole numbers next to ``exact`` that sum to ``total`` (largest remainders first)."""
     # The rounding to 6 digits keeps 6.9999999 a seven.
     floors = {key: int(np.floor(round(value, 6))) for key, value in exact.items()}

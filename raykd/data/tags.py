@@ -15,16 +15,18 @@ from functools import cache
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError
 from raykd.data.files.textfiles import shorten_text
-from raykd.data.labels import NoLabelError, label_index
+from raykd.data.labels import NoLabelError, find_label_index
 from raykd.errors import DataError
-from raykd.tasks.schemes import SchemeName, convert_tags, parse, rename_tag
+from raykd.tasks.schemes import SchemeName, convert_tags, parse_scheme, rename_tag
 from raykd.tasks.scores.entities import list_transitions
 
 
 @cache
-def _rules(labels: tuple[str, ...]) -> tuple[frozenset[tuple[int, int]], frozenset[int], frozenset[int]]:
+def _list_forbidden(
+    labels: tuple[str, ...],
+) -> tuple[frozenset[tuple[int, int]], frozenset[int], frozenset[int]]:
     """Pairs of tags that may not follow each other, tags that may not begin a row, and that may not end one."""
-    allowed_CC, begins_C, ends_C = list_transitions(parse(labels))
+    allowed_CC, begins_C, ends_C = list_transitions(parse_scheme(labels))
     count = range(len(labels))
     barred = frozenset((i, j) for i in count for j in count if not allowed_CC[i, j])
     return (
@@ -51,20 +53,20 @@ def parse_tags(
     places = {label: index for index, label in enumerate(labels)}
     renames = {key: target for key, target in config.label_map.items() if target is not None}
     scheme = "IOB1" if begin and config.scheme == "BIO" else config.scheme
-    if scheme != "auto" and scheme != _scheme(labels):
-        tags, renames = _in_scheme(tags, renames, column, scheme, _scheme(labels)), {}
-    barred, never_first, never_last = _rules(labels)
+    if scheme != "auto" and scheme != _detect_scheme(labels):
+        tags, renames = _convert_to_scheme(tags, renames, column, scheme, _detect_scheme(labels)), {}
+    barred, never_first, never_last = _list_forbidden(labels)
     found: list[int] = []
     mended = 0
     for at, tag in enumerate(tags, 1):
         name = rename_tag(tag, renames) if renames and isinstance(tag, str) else tag
         place = places.get(name) if isinstance(name, str) else None
         if place is None:
-            place = _place(tag, config, f"column {column!r}, tag {at} of {words}")
+            place = _find_tag_index(tag, config, f"column {column!r}, tag {at} of {words}")
         if (found[-1], place) in barred if found else place in never_first:
-            fresh = _begun(labels[place], labels) if begin else None
+            fresh = _find_begin_tag(labels[place], labels) if begin else None
             if fresh is None:
-                raise BadRowError(_loose(column, at, words, found, place, labels, begin))
+                raise BadRowError(_describe_loose_tag(column, at, words, found, place, labels, begin))
             place, mended = fresh, mended + 1
         found.append(place)
     if found[-1] in never_last:
@@ -74,20 +76,20 @@ def parse_tags(
     return tuple(found), mended
 
 
-def _place(tag: object, config: DataConfig, what: str) -> int:
+def _find_tag_index(tag: object, config: DataConfig, what: str) -> int:
     """Label index of a tag that stands there as a number or as another text; an empty one is a bad one."""
     try:
-        return label_index(tag, config, what)
+        return find_label_index(tag, config, what)
     except NoLabelError as error:
         raise BadRowError(str(error)) from None
 
 
 @cache
-def _scheme(labels: tuple[str, ...]) -> SchemeName:
-    return parse(labels).name
+def _detect_scheme(labels: tuple[str, ...]) -> SchemeName:
+    return parse_scheme(labels).name
 
 
-def _in_scheme(
+def _convert_to_scheme(
     tags: Sequence[object], renames: Mapping[str, str], column: str, source: SchemeName, target: SchemeName
 ) -> list[str]:
     """The tags, renamed, in another scheme."""
@@ -100,15 +102,15 @@ def _in_scheme(
         raise BadRowError(f"column {column!r}: {error.what} (data.scheme: {source})") from None
 
 
-def _begun(tag: str, labels: tuple[str, ...]) -> int | None:
+def _find_begin_tag(tag: str, labels: tuple[str, ...]) -> int | None:
     """The index of B-X for the I-X of IOB2."""
     letter, _, kind = tag.partition("-")
-    if letter != "I" or parse(labels).name != "BIO":
+    if letter != "I" or parse_scheme(labels).name != "BIO":
         return None
     return labels.index(f"B-{kind}")
 
 
-def _loose(
+def _describe_loose_tag(
     column: str, at: int, words: int, found: list[int], place: int, labels: tuple[str, ...], begin: bool
 ) -> str:
     before = f"after {labels[found[-1]]!r}" if found else "first"

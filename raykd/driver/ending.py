@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from raykd.point import Point
 from raykd.tasks.scores.metrics import is_higher_better
-from raykd.tasks.scores.ranking import rank
+from raykd.tasks.scores.ranking import build_rank_key
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | No
 
     def order(point: Point) -> tuple[tuple[float, float], int]:
         return (
-            rank(point.values[name], point.values.get("eval/mean/nll"), higher_is_better=higher),
+            build_rank_key(point.values[name], point.values.get("eval/mean/nll"), higher_is_better=higher),
             point.step,
         )
 

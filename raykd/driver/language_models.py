@@ -13,15 +13,15 @@ import numpy as np
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, ModelError, RaykdError
-from raykd.prediction.generation_settings import check_ids, find_ignored_settings, input_limit
+from raykd.prediction.generation_settings import check_token_ids, compute_input_limit, find_ignored_settings
 from raykd.pretrained import files
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.starts import GENERATION, check_decoder_start
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import TextBatch
-from raykd.text.codes import code_for, coded_name, codes_of
-from raykd.text.prompts import prompt_ids
+from raykd.text.codes import choose_language_code, is_multilingual_class, list_language_codes
+from raykd.text.prompts import encode_prompts
 
 
 def check_language_model(
@@ -60,7 +60,7 @@ def check_language_model(
             said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
         described = read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
         size = described.get("vocab_size")
-        check_ids(_generation_settings(folder) or described, size if isinstance(size, int) else None)
+        check_token_ids(_generation_settings(folder) or described, size if isinstance(size, int) else None)
         task = _with_length(task, max_length)
         _check_room(folder, task)
     except (ModelError, ConfigError) as error:
@@ -89,15 +89,15 @@ def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> 
     """
     if not has_language_codes(folder):
         return ""
-    codes = codes_of(load_tokenizer(folder))
-    found = {language: code_for(codes, given.get(language, language)) for language in languages}
+    codes = list_language_codes(load_tokenizer(folder))
+    found = {language: choose_language_code(codes, given.get(language, language)) for language in languages}
     return "writes " + ", ".join(f"{language} as {code}" for language, code in found.items())
 
 
 def has_language_codes(folder: Path) -> bool:
     """Return whether the tokenizer of a directory marks texts with their language."""
     place = folder / "tokenizer_config.json"
-    return place.is_file() and coded_name(read_json(place).get("tokenizer_class"))
+    return place.is_file() and is_multilingual_class(read_json(place).get("tokenizer_class"))
 
 
 def check_source_languages(config: RunConfig, rows: Rows) -> str:
@@ -118,12 +118,12 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
     said = []
     for who, folder, given, trusted in _coded_models(config):
         tokenizer: Any = load_tokenizer(folder, trust_remote_code=trusted)
-        codes = codes_of(tokenizer)
+        codes = list_language_codes(tokenizer)
         for name in named:
-            code_for(codes, given.get(name, name))
+            choose_language_code(codes, given.get(name, name))
         if silent:
             own = str(getattr(tokenizer, "src_lang", ""))
-            same = [to for to in sorted(silent) if code_for(codes, given.get(to, to)) == own]
+            same = [to for to in sorted(silent) if choose_language_code(codes, given.get(to, to)) == own]
             if same:
                 raise ConfigError(
                     f"{who} reads the language of each source, and rows do not say it",
@@ -156,7 +156,7 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
         return
     for who, folder, _, trusted in _local_models(config):
         try:
-            prompt_ids(load_tokenizer(folder, trust_remote_code=trusted), [""])
+            encode_prompts(load_tokenizer(folder, trust_remote_code=trusted), [""])
         except ConfigError as error:
             raise ConfigError(
                 f"{who}: {error.what}",
@@ -248,7 +248,7 @@ def _check_room(folder: Path, task: LanguageTask) -> None:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception:  # code of its own, or a type that is not known: said elsewhere
         return
-    input_limit(config, task.max_new_tokens, task.prompt_tokens)
+    compute_input_limit(config, task.max_new_tokens, task.prompt_tokens)
 
 
 def _generation_settings(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FORMAT = 3
 
 
-def cache_folder() -> Path | None:
+def find_cache_folder() -> Path | None:
     """Return the folder for what raykd keeps of models on this machine; None where the user has no home."""
     named = os.environ.get("RAYKD_CACHE") or os.environ.get("XDG_CACHE_HOME")
     try:
@@ -31,7 +31,7 @@ def cache_folder() -> Path | None:
     return root if os.environ.get("RAYKD_CACHE") else root / "raykd"
 
 
-def content_key(
+def compute_finding_key(
     fingerprint: str, task: str, max_length: int, dtype: str, device: str, rule: object = None
 ) -> str:
     """Return the name of a finding: a hash of all that it follows from.
@@ -54,7 +54,7 @@ def read_finding(key: str) -> PaddingFinding | None:
     """Return the finding of this name; None where there is none that can be read."""
     from raykd.prediction.selftest import PaddingFinding
 
-    folder = cache_folder()
+    folder = find_cache_folder()
     try:
         if folder is None:
             return None
@@ -67,7 +67,7 @@ def read_finding(key: str) -> PaddingFinding | None:
 
 def write_finding(key: str, finding: PaddingFinding) -> None:
     """Write a finding; nothing happens where the folder cannot be written."""
-    folder = cache_folder()
+    folder = find_cache_folder()
     if folder is None or not finding.is_conclusive:
         return
     fresh = folder / "selftests" / f".{uuid.uuid4().hex}"
@@ -79,7 +79,7 @@ def write_finding(key: str, finding: PaddingFinding) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def found_or_tested(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:
+def load_or_test(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:
     """Return the kept finding of this name, or make the test and keep what it finds."""
     known = read_finding(key)
     if known is None:

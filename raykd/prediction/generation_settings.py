@@ -18,7 +18,7 @@ from torch import nn
 from raykd.errors import ModelError
 from raykd.pretrained.starts import WRAPPING, find_start_token
 from raykd.tasks.language import Generation
-from raykd.text.codes import codes_of, set_languages
+from raykd.text.codes import list_language_codes, set_languages
 from raykd.text.prompts import find_end_id, find_text_marks
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def adapt_settings(
     Raises:
         ModelError: the tokenizer marks languages, and neither it nor the checkpoint says which one to write.
     """
-    codes = codes_of(tokenizer)
+    codes = list_language_codes(tokenizer)
     code = code or (getattr(tokenizer, "tgt_lang", None) if codes else None)
     if not codes:
         return settings
@@ -74,7 +74,7 @@ def adapt_settings(
     if code is None:
         said = settings.decoder_start_token_id if starts else settings.forced_bos_token_id
         if said is None:
-            raise _no_language(codes)
+            raise _build_language_error(codes)
         return settings
     begun = deepcopy(settings)
     if starts:
@@ -84,7 +84,7 @@ def adapt_settings(
     return begun
 
 
-def _no_language(codes: Sequence[str]) -> ModelError:
+def _build_language_error(codes: Sequence[str]) -> ModelError:
     return ModelError(
         "this model writes many languages, and nothing says which one",
         got="rows without a language, and no tgt_lang in tokenizer_config.json",
@@ -106,7 +106,7 @@ def build_generation_settings(
     from transformers import GenerationConfig
 
     own = model.generation_config
-    check_ids(own.to_dict(), getattr(model.config.get_text_config(decoder=True), "vocab_size", None))
+    check_token_ids(own.to_dict(), getattr(model.config.get_text_config(decoder=True), "vocab_size", None))
     if generation == "checkpoint":
         settings = deepcopy(own)
         for name in (*RANDOM, "max_length", "num_return_sequences", "custom_generate"):
@@ -129,7 +129,7 @@ def build_generation_settings(
     return settings
 
 
-def check_ids(settings: Mapping[str, object], size: int | None) -> None:
+def check_token_ids(settings: Mapping[str, object], size: int | None) -> None:
     """Refuse ids that a generation config forces or forbids and that the vocabulary has not.
 
     Args:
@@ -140,7 +140,9 @@ def check_ids(settings: Mapping[str, object], size: int | None) -> None:
         ModelError: Names the key.
     """
     for name in ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "begin_suppress_tokens"):
-        ids = [i for i in _flat(settings.get(name)) if isinstance(i, int) and size is not None and i >= size]
+        ids = [
+            i for i in _flatten(settings.get(name)) if isinstance(i, int) and size is not None and i >= size
+        ]
         if ids:
             raise ModelError(
                 f"{name} of the generation config names a token that the vocabulary has not",
@@ -150,8 +152,8 @@ def check_ids(settings: Mapping[str, object], size: int | None) -> None:
             )
 
 
-def _flat(value: object) -> list[object]:
-    return [each for part in value for each in _flat(part)] if isinstance(value, list | tuple) else [value]
+def _flatten(value: object) -> list[object]:
+    return [each for part in value for each in _flatten(part)] if isinstance(value, list | tuple) else [value]
 
 
 def find_ignored_settings(settings: Mapping[str, object], generation: Generation) -> dict[str, object]:
@@ -174,7 +176,7 @@ def log_ignored_settings(model: PreTrainedModel, generation: Generation) -> None
         log.warning("%s: not followed of its generation config: %s", type(model).__name__, aside)
 
 
-def input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | None:
+def compute_input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | None:
     """Tokens that an input may have; None is any number.
 
     Raises:

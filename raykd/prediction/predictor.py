@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.models.textmodel import TextModel
-from raykd.prediction.generation_settings import count_places, input_limit
-from raykd.prediction.probes import FAILURES, failed_row_error
-from raykd.prediction.selftest import find_padding, nonfinite_answers_error
-from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, task_class
+from raykd.prediction.generation_settings import compute_input_limit, count_places
+from raykd.prediction.probes import FAILURES, build_row_error
+from raykd.prediction.selftest import build_nonfinite_error, find_padding
+from raykd.tasks import EncodedBatch, SystemAnswers, TaskBase, build_task, find_task_class
 from raykd.tasks.language import LanguageTask
 from raykd.text.batch import Mode, TextBatch
 from raykd.text.padding import Padding, split_passes
@@ -40,7 +40,7 @@ NEW = 64
 
 
 @dataclass(frozen=True)
-class Lengths:
+class RequestedLengths:
     """What who asks wants of a language model, in tokens: the longest prompt or source, and the longest text that is
     written. None is what the model was judged with, else what it has places for."""
 
@@ -48,7 +48,7 @@ class Lengths:
     new: int | None = None
 
 
-def build_served_task(model: TextModel, lengths: Lengths = Lengths()) -> TaskBase:
+def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLengths()) -> TaskBase:
     """The task that a model serves.
 
     Raises:
@@ -56,7 +56,7 @@ def build_served_task(model: TextModel, lengths: Lengths = Lengths()) -> TaskBas
     """
     places = None if model.positions is None else model.positions.source
     kind = str(model.settings.get("kind", model.task))
-    chosen = task_class(kind)
+    chosen = find_task_class(kind)
     if chosen is None:
         raise ModelError(
             "the model was trained for a kind of task that nobody registered",
@@ -66,8 +66,8 @@ def build_served_task(model: TextModel, lengths: Lengths = Lengths()) -> TaskBas
         )
     longest = model.max_length or (LONGEST if chosen.form == "answers" else _own_longest(model))
     if chosen.generates:
-        return _language_task(model, lengths)
-    if lengths != Lengths():
+        return _build_language_task(model, lengths)
+    if lengths != RequestedLengths():
         raise ModelError(
             "only models that write text have these lengths",
             got=f"a model of task {model.task}",
@@ -77,7 +77,7 @@ def build_served_task(model: TextModel, lengths: Lengths = Lengths()) -> TaskBas
     return build_task({"kind": kind, **chosen.served_settings(min(longest, places or longest))})
 
 
-def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
+def _build_language_task(model: TextModel, lengths: RequestedLengths) -> TaskBase:
     """Lengths as they were asked for, else as the model was judged with, else as its positions allow."""
     config, own = model.model.config, dict(model.settings)
     read, written = count_places(config)
@@ -85,7 +85,7 @@ def _language_task(model: TextModel, lengths: Lengths) -> TaskBase:
     some = NEW if written is None else min(NEW, written if closed else written // 2)
     new = lengths.new or int(own.get("max_new_tokens") or some)
     if not closed and written is not None and new >= written:
-        input_limit(config, new, lengths.longest)  # says so
+        compute_input_limit(config, new, lengths.longest)  # says so
     room = read if closed or read is None else read - new
     trained = model.max_length
     if trained is not None and not closed:
@@ -126,7 +126,7 @@ class Predictor:
     _tested: list[Padding] = field(default_factory=list, repr=False, compare=False)
 
     @staticmethod
-    def of(model: TextModel, lengths: Lengths = Lengths()) -> Predictor:
+    def of(model: TextModel, lengths: RequestedLengths = RequestedLengths()) -> Predictor:
         """The predictor of a loaded model."""
         model.model.eval()
         return Predictor(model, build_served_task(model, lengths))
@@ -211,13 +211,13 @@ class Predictor:
             with torch.inference_mode():
                 said = self.task.say(self.model.model, encoded)
         except FAILURES as error:
-            raise failed_row_error(error, longest) from None
+            raise build_row_error(error, longest) from None
         if np.isnan(said.logits_NC).any():
-            raise nonfinite_answers_error("the model")
+            raise build_nonfinite_error("the model")
         return said
 
 
-def rows_to_ask(
+def build_unlabelled_rows(
     form: str,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,

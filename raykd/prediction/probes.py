@@ -51,19 +51,21 @@ class ProbeRows:
         """
         step = max(1, len(batch) // PROBED_ROWS)
         some = batch.take(range(0, len(batch), step)[:PROBED_ROWS])
-        room = max(LEAST, WORK / _body_parameters(model.model) / 5)  # alone, together and in another order
+        room = max(
+            LEAST, WORK / _count_body_parameters(model.model) / 5
+        )  # alone, together and in another order
         lengths_B = task.encode(model.tokenizer, some).lengths_B
         order = np.argsort(lengths_B, kind="stable")
         fitting = order[lengths_B[order] <= room]
         if len(fitting) and lengths_B[fitting[0]] < lengths_B[fitting[-1]]:
             chosen = fitting[sorted({0, len(fitting) // 2, len(fitting) - 1})]
             probe = some.take(chosen.tolist())
-            least = _beginning(probe.take([0]), max(1, len(probe.texts[0])))
+            least = _shorten_rows(probe.take([0]), max(1, len(probe.texts[0])))
             if shorter and 0 < task.encode(model.tokenizer, least).lengths_B[0] < lengths_B[chosen[0]]:
                 probe = TextBatch.concat([least, probe])
         else:
             whole = some.take([int(order[0])])
-            probe = TextBatch.concat([_beginning(whole, 4), _beginning(whole, 2), whole])
+            probe = TextBatch.concat([_shorten_rows(whole, 4), _shorten_rows(whole, 2), whole])
         encoded = task.encode(model.tokenizer, probe)
         order = np.argsort(encoded.lengths_B, kind="stable")
         return ProbeRows(task, task.encode(model.tokenizer, probe.take(order.tolist())), model.padding)
@@ -86,7 +88,7 @@ class ProbeRows:
         try:
             return [self.answer(asked, [i], RIGHT)[0] for i in range(len(self))]
         except FAILURES as error:
-            raise failed_row_error(error, self.extremes[1], "a row of the run") from None
+            raise build_row_error(error, self.extremes[1], "a row of the run") from None
 
     def answer(self, asked: Any, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
         """Return the probabilities ``[n, C]`` of some units of each picked row."""
@@ -124,7 +126,7 @@ class ProbeRows:
             return float("inf")
 
 
-def failed_row_error(error: Exception, tokens: int, where: str = "a row") -> ModelError:
+def build_row_error(error: Exception, tokens: int, where: str = "a row") -> ModelError:
     """Return the error of a model that raises at a row.
 
     Args:
@@ -151,7 +153,7 @@ def compute_largest_difference(one: NDArray[np.float64], other: NDArray[np.float
     return worst if np.isfinite(worst) else float("inf")
 
 
-def _beginning(batch: TextBatch, share: int) -> TextBatch:
+def _shorten_rows(batch: TextBatch, share: int) -> TextBatch:
     """Return the rows with the first ``1 / share`` of their texts, at least a character or a word."""
     texts, words, pairs = [], [], []
     for i, text in enumerate(batch.texts):
@@ -175,7 +177,7 @@ def _beginning(batch: TextBatch, share: int) -> TextBatch:
     )
 
 
-def _body_parameters(network: Any) -> int:
+def _count_body_parameters(network: Any) -> int:
     """Return the weights that every token is multiplied with: all but the table of embeddings."""
     total: int = sum(parameter.numel() for parameter in network.parameters())
     with suppress(AttributeError, NotImplementedError):

@@ -127,7 +127,7 @@ def find_padding(
     """
     network: PreTrainedModel = model.model
     asked = network if module is None else module
-    with _evaluating(network), _in_float32(network), torch.no_grad():
+    with _evaluation_mode(network), _in_float32(network), torch.no_grad():
         try:
             rows = ProbeRows.of(model, task, batch, shorter=True)
             alone = rows.alone(asked)
@@ -150,16 +150,18 @@ def find_padding(
                 "it says cannot be stored or taught",
             )
         padded: float | None = None
-        for padding in _candidates(declared):
+        for padding in _list_candidates(declared):
             gap = rows.gap(asked, alone, padding)
             padded = gap if padded is None else padded
             if gap <= limit or padding.shapes == "single":
                 found = PaddingFinding(padding.side, padding.shapes, gap, padded, rows.extremes)
                 break
-    return replace(found, rounding=_rounding(network, asked, rows, alone[-1]))
+    return replace(found, rounding=_measure_rounding(network, asked, rows, alone[-1]))
 
 
-def _rounding(network: PreTrainedModel, asked: object, rows: ProbeRows, exact: NDArray[np.float64]) -> float:
+def _measure_rounding(
+    network: PreTrainedModel, asked: object, rows: ProbeRows, exact: NDArray[np.float64]
+) -> float:
     """Return how far the longest row's answer in the model's own precision is from ``exact``, 0 in float32.
 
     Raises:
@@ -168,7 +170,7 @@ def _rounding(network: PreTrainedModel, asked: object, rows: ProbeRows, exact: N
     if network.dtype == torch.float32:
         return 0.0
     precision = str(network.dtype).removeprefix("torch.")
-    with _evaluating(network), torch.no_grad():
+    with _evaluation_mode(network), torch.no_grad():
         try:
             own = rows.answer(asked, [len(rows) - 1], RIGHT)[0]
         except FAILURES as error:
@@ -181,7 +183,7 @@ def _rounding(network: PreTrainedModel, asked: object, rows: ProbeRows, exact: N
     return compute_largest_difference(own, exact)
 
 
-def _candidates(declared: Padding) -> Iterator[Padding]:
+def _list_candidates(declared: Padding) -> Iterator[Padding]:
     """Yield the ways to batch, the fastest first."""
     if declared.shapes == "longest":
         yield declared
@@ -190,7 +192,7 @@ def _candidates(declared: Padding) -> Iterator[Padding]:
     yield replace(declared, side="right", shapes="single")
 
 
-def nonfinite_answers_error(where: str) -> ModelError:
+def build_nonfinite_error(where: str) -> ModelError:
     """Return the error of a model whose answers are no numbers.
 
     Args:
@@ -221,7 +223,7 @@ def _in_float32(network: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(network: PreTrainedModel) -> Iterator[None]:
+def _evaluation_mode(network: PreTrainedModel) -> Iterator[None]:
     training = network.training
     network.eval()
     try:

@@ -24,14 +24,14 @@ from torch import nn
 from raykd.prediction.generation_settings import (
     adapt_settings,
     build_generation_settings,
+    compute_input_limit,
     count_places,
-    input_limit,
     log_ignored_settings,
 )
 from raykd.pretrained.starts import find_start_token
 from raykd.tasks.language import Generation
 from raykd.text.codes import group_rows_by_code
-from raykd.text.prompts import encode_sources, prompt_ids
+from raykd.text.prompts import encode_prompts, encode_sources
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -79,9 +79,9 @@ def generate_texts(
         ConfigError: a language that the tokenizer has no code for.
     """
     closed = bool(model.config.is_encoder_decoder)
-    limit = input_limit(model.config, max_new_tokens, max_input_tokens)
+    limit = compute_input_limit(model.config, max_new_tokens, max_input_tokens)
     rest = (source_languages,) if closed else ()
-    read = (encode_sources if closed else prompt_ids)(tokenizer, texts, limit, *rest)
+    read = (encode_sources if closed else encode_prompts)(tokenizer, texts, limit, *rest)
     if read.long_B.any():
         lost = "their end" if closed else "their beginning"
         log.warning(
@@ -101,10 +101,10 @@ def generate_texts(
     together = find_rows_together(model) if len(rows) > 1 else "any"
     for code, members in group_rows_by_code(tokenizer, languages if closed else (), len(rows)).items():
         begun = adapt_settings(settings, model, tokenizer, code)
-        with _writing(model, begun), torch.no_grad():
-            for batch in _batches([rows[i] for i in members], batch_size, together):
+        with _generation_mode(model, begun), torch.no_grad():
+            for batch in _group_by_length([rows[i] for i in members], batch_size, together):
                 picked = [members[at] for at in batch]
-                new = _written(model, [rows[i] for i in picked], begun)
+                new = _generate_ids(model, [rows[i] for i in picked], begun)
                 for i, ids in zip(picked, new, strict=True):
                     answers[i] = tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
     return answers
@@ -113,11 +113,11 @@ def generate_texts(
 def find_rows_together(model: PreTrainedModel) -> Together:
     """Which rows may share a batch, tried once a model: their logits must be those of each row alone."""
     if model not in _tried:
-        _tried[model] = _try_together(model)
+        _tried[model] = _probe_rows_together(model)
     return _tried[model]
 
 
-def _try_together(model: PreTrainedModel) -> Together:
+def _probe_rows_together(model: PreTrainedModel) -> Together:
     from transformers import GenerationConfig
 
     size = int(cast("nn.Embedding", model.get_input_embeddings()).num_embeddings)
@@ -135,7 +135,7 @@ def _try_together(model: PreTrainedModel) -> Together:
     )
 
     def logits(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        ids_BL, mask_BL = _padded(rows, 0, left=not model.config.is_encoder_decoder)
+        ids_BL, mask_BL = _pad_rows(rows, 0, left=not model.config.is_encoder_decoder)
         found = cast("Any", model).generate(
             input_ids=ids_BL.to(model.device),
             attention_mask=mask_BL.to(model.device),
@@ -145,7 +145,7 @@ def _try_together(model: PreTrainedModel) -> Together:
 
     lengths = (longest, longest // 2, longest)
     rows = [[(7 * i + 11 * k + 1) % size for i in range(length)] for k, length in enumerate(lengths)]
-    with _writing(model, probe), torch.no_grad():
+    with _generation_mode(model, probe), torch.no_grad():
         alone = torch.cat([logits([row]) for row in rows])
         scale = float(alone.abs().max().clamp(min=1.0))
         near = _TOLERANCE.get(model.dtype, 3e-2) * scale
@@ -154,7 +154,7 @@ def _try_together(model: PreTrainedModel) -> Together:
         return "equal" if float((logits(rows[::2]) - alone[::2]).abs().max()) <= near else "alone"
 
 
-def _batches(rows: Sequence[Sequence[int]], size: int, together: Together) -> Iterator[list[int]]:
+def _group_by_length(rows: Sequence[Sequence[int]], size: int, together: Together) -> Iterator[list[int]]:
     """Rows of like length, longest first, that may share a batch."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     batch: list[int] = []
@@ -168,12 +168,12 @@ def _batches(rows: Sequence[Sequence[int]], size: int, together: Together) -> It
         yield batch
 
 
-def _written(
+def _generate_ids(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], settings: GenerationConfig
 ) -> list[list[int]]:
     """New ids of each row, without their end and what stands after it."""
     closed = bool(model.config.is_encoder_decoder)
-    ids_BL, mask_BL = _padded(rows, settings.pad_token_id or 0, left=not closed)
+    ids_BL, mask_BL = _pad_rows(rows, settings.pad_token_id or 0, left=not closed)
     out_BL = cast("Any", model).generate(
         input_ids=ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
@@ -187,7 +187,7 @@ def _written(
     return found
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad_rows(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """``[B, L]`` ids and mask."""
     width = max(1, *(len(row) for row in rows))
     ids_BL = np.full((len(rows), width), pad, dtype=np.int64)
@@ -199,7 +199,7 @@ def _padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[tor
 
 
 @contextmanager
-def _writing(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+def _generation_mode(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
     """In evaluation mode, and with no other settings than these."""
     training, own = model.training, model.generation_config
     model.eval()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
-from raykd.prediction.findings import content_key, read_finding, write_finding
+from raykd.prediction.findings import compute_finding_key, read_finding, write_finding
 
 LARGEST = 2 * 10**9
 """Bytes of weights up to which a check loads a teacher."""
@@ -44,7 +44,7 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     ]
     if not spoken:
         return "no training row in its languages"
-    key = content_key(
+    key = compute_finding_key(
         _stamp(folder),
         config.task.head,
         teacher.max_length or config.task.max_length,
@@ -54,13 +54,13 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
     found = read_finding(key)
     if found is None:
         from raykd.driver.pool import make_teacher_spec
-        from raykd.prediction.selftest import nonfinite_answers_error
+        from raykd.prediction.selftest import build_nonfinite_error
         from raykd.teachers.backends.model import ModelBackend
 
         spec = replace(make_teacher_spec(config, teacher, {}), store=None)
         found = ModelBackend(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         if not math.isfinite(found.difference):
-            raise nonfinite_answers_error(f"teacher {teacher.name}")
+            raise build_nonfinite_error(f"teacher {teacher.name}")
         write_finding(key, found)
     return found.describe()
 
@@ -80,7 +80,7 @@ def check_student_answers(config: RunConfig, rows: Rows) -> str:
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if size > LARGEST or not len(rows):
         return f"left to its workers: {size / 1e9:.1f} GB of weights"
-    key = content_key(
+    key = compute_finding_key(
         _stamp(folder),
         f"student {config.student.layers} {config.task.kind}",
         config.task.max_length,

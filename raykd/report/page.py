@@ -33,7 +33,7 @@ from raykd.report.plots import (
 )
 from raykd.report.results import Predictions, Score, compute_agreement
 from raykd.report.table import ABSENT, ResultTable, format_count, format_metric, format_system
-from raykd.tasks.scores.metrics import is_rate, metric_title
+from raykd.tasks.scores.metrics import find_metric_title, is_rate
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -171,7 +171,7 @@ def write_run_page(
             k: (Markup(svg), caption) for k, (svg, caption) in (pictures or draw_run_figures(report)).items()
         },
         teacher_metrics=list(dict.fromkeys(m for t in report.teachers for m in t.validation)),
-        title_of=metric_title,
+        title_of=find_metric_title,
         shown=format_metric,
         count=format_count,
         absent=ABSENT,
@@ -190,13 +190,13 @@ def summarize_run(table: ResultTable) -> list[tuple[str, str, str]]:
     for p, s in table.systems:
         if p.role != "teacher" and s.macro is not None and first is not None:
             unit = " %" if is_rate(first) else " nats" if first == "nll" else ""
-            remark = f"mean {metric_title(first).split()[0]}, {format_count(p.parameters)} parameters"
+            remark = f"mean {find_metric_title(first).split()[0]}, {format_count(p.parameters)} parameters"
             found.append((format_system(p), format_metric(first, s.macro[first]) + unit, remark))
     if table.gap is not None:
         closed = (
             "" if table.gap.closed is None else f"; {table.gap.closed:.0%} of the gap to the ensemble closed"
         )
-        title = metric_title(table.gap.metric).split()[0]
+        title = find_metric_title(table.gap.metric).split()[0]
         number, _, unit = table.gap.change.partition(" ")
         remark = f"{unit} of mean {title}".strip() + (f" ({table.gap.verdict})" if table.gap.verdict else "")
         found.append(("distilled − undistilled", number, remark + closed))

@@ -35,7 +35,7 @@ from raykd.tasks.scores.classification import (
     compute_calibration_error,
     log_softmax,
 )
-from raykd.tasks.scores.metrics import is_rate, metric_title
+from raykd.tasks.scores.metrics import find_metric_title, is_rate
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name to (step, value) in the order of steps."""
@@ -83,7 +83,7 @@ def draw_evaluation_curves(curves: History, metrics: Sequence[str] = ("accuracy"
             draw_line(axes, curves[name], name.split("/")[1], at + 1, scale=scale)
         if f"eval/mean/{metric}" in curves:
             draw_line(axes, curves[f"eval/mean/{metric}"], "mean", 0, scale=scale, width=2.4)
-        axes.set(xlabel="optimizer step", ylabel=f"validation {metric_title(metric)}")
+        axes.set(xlabel="optimizer step", ylabel=f"validation {find_metric_title(metric)}")
         draw_legend(axes)
     return render_svg(figure)
 
@@ -136,7 +136,7 @@ def draw_language_bars(table: ResultTable, metric: str | None = None) -> str | N
         axes.grid(visible=False, axis="y")
     panels[0].set_yticks(range(len(systems)), [escape_math(format_system(p)) for p, _ in systems])
     panels[0].invert_yaxis()
-    figure.supxlabel(metric_title(metric), fontsize=10, color=INK)
+    figure.supxlabel(find_metric_title(metric), fontsize=10, color=INK)
     return render_svg(figure)
 
 

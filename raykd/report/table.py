@@ -19,7 +19,7 @@ from rich.text import Text
 
 from raykd.report.fitted_table import FittedTable
 from raykd.report.results import ROLES, Predictions, Role, Score
-from raykd.tasks.scores.metrics import is_higher_better, is_hundred, is_rate, metric_title
+from raykd.tasks.scores.metrics import find_metric_title, is_higher_better, is_out_of_hundred, is_rate
 
 ABSENT = "–"
 ROLE_TITLES: Mapping[Role, str] = {
@@ -71,14 +71,14 @@ class Gap:
         return f"{'better' if self.points > 0 else 'worse'}: lower is better"
 
     def __str__(self) -> str:
-        title = metric_title(self.metric).split(" ")[0]
+        title = find_metric_title(self.metric).split(" ")[0]
         two = f"{format_metric(self.metric, self.before)} to {format_metric(self.metric, self.after)}"
         text = f"distilled − undistilled: {self.change} of mean {title}, {two}"
         if self.verdict:
             text += f" ({self.verdict})"
         if self.besides is not None:
             name, points = self.besides
-            text += f"; {metric_title(name)} {format_signed(points, 1)} points (worse)"
+            text += f"; {find_metric_title(name)} {format_signed(points, 1)} points (worse)"
         return (
             text if self.closed is None else f"{text}; {self.closed:.0%} of the gap to the ensemble is closed"
         )
@@ -86,7 +86,7 @@ class Gap:
 
 def choose_unit(metric: str) -> str:
     """What a difference of a metric is counted in."""
-    if is_rate(metric) or is_hundred(metric):
+    if is_rate(metric) or is_out_of_hundred(metric):
         return "points"
     return "nats" if metric == "nll" else ""
 
@@ -149,7 +149,9 @@ class ResultTable:
         unit = 100 if is_rate(metric) else 1
         ours, theirs = student.macro or {}, baseline.macro or {}
         worse = [
-            (m, ours[m] - theirs[m]) for m in ours if is_hundred(m) and m in theirs and ours[m] < theirs[m]
+            (m, ours[m] - theirs[m])
+            for m in ours
+            if is_out_of_hundred(m) and m in theirs and ours[m] < theirs[m]
         ]
         return Gap(
             points=unit * gained,
@@ -186,9 +188,11 @@ class ResultTable:
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of the main table as texts, the same for Markdown, HTML and the terminal."""
         first, *others = self.metrics or ("accuracy",)
-        title = metric_title(first).split()[0]
+        title = find_metric_title(first).split()[0]
         heads = ["system", "languages", *(f"{title} {x}" for x in self.languages)]
-        heads += [f"mean {metric_title(m)}" if m == first else metric_title(m) for m in (first, *others)]
+        heads += [
+            f"mean {find_metric_title(m)}" if m == first else find_metric_title(m) for m in (first, *others)
+        ]
         heads += ["parameters", "ms / 1,000 texts"]
         return heads, [self._line(p, s, (first, *others)) for p, s in self.systems]
 
@@ -207,7 +211,7 @@ class ResultTable:
 
     def language_cells(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows of the second table: every metric in every language."""
-        heads = ["system", "language", "rows", *(metric_title(m) for m in self.metrics)]
+        heads = ["system", "language", "rows", *(find_metric_title(m) for m in self.metrics)]
         lines = [
             [format_system(p), x, f"{s.rows[x]:,}", *(format_metric(m, values.get(m)) for m in self.metrics)]
             for p, s in self.systems
@@ -238,7 +242,7 @@ class ResultTable:
     def _wide(self) -> Table:
         """A row for each system."""
         heads, lines = self.to_cells()
-        of = metric_title(self.metrics[0]) if self.metrics else "accuracy"
+        of = find_metric_title(self.metrics[0]) if self.metrics else "accuracy"
         table = self._frame(f"Results on the held-out rows; the columns of languages hold {of}")
         for at, head in enumerate(heads):
             language = 2 <= at < 2 + len(self.languages)
@@ -252,7 +256,7 @@ class ResultTable:
         """A row for each system and language, then its mean over them."""
         table = self._frame("Results on the held-out rows, by language")
         metrics = self.metrics or ("accuracy",)
-        titles = [metric_title(m).replace(" ", "\n", 1) for m in metrics]
+        titles = [find_metric_title(m).replace(" ", "\n", 1) for m in metrics]
         for at, head in enumerate(["system", "language", *titles, "params", "ms per\n1,000"]):
             table.add_column(Text(head), justify="left" if at < 2 else "right", no_wrap=True)
         for p, s in self.systems:

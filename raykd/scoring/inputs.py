@@ -194,7 +194,7 @@ class InputRows:
         Raises:
             DataError: Questions without contexts, or words for a task that reads texts.
         """
-        from raykd.prediction.predictor import rows_to_ask  # imports torch; reading inputs does not
+        from raykd.prediction.predictor import build_unlabelled_rows  # imports torch; reading inputs does not
 
         form = task.form
         if self.tokens is not None and form != "words":
@@ -212,7 +212,7 @@ class InputRows:
                 next_step="raykd predict MODEL_DIR --jsonl FILE (--column and --pair name other keys)",
             )
         no_answer = no_answer or any(_lacks_answers(row) for row in self.others or ())
-        return rows_to_ask(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
+        return build_unlabelled_rows(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
 
     def in_languages(self, batch: TextBatch, source: str | None, target: str | None) -> TextBatch:
         """Return the rows with their languages: these, else what each row says, else unknown ones."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from raykd import models
 from raykd.config.home import find_student
-from raykd.prediction.predictor import Lengths, Predictor
+from raykd.prediction.predictor import Predictor, RequestedLengths
 from raykd.scoring.inputs import InputRows, make_input_rows
 
 
@@ -23,7 +23,7 @@ class Model:
 
     def __init__(self, loaded: models.TextModel) -> None:
         self._loaded = loaded
-        self._predictors: dict[Lengths, Predictor] = {}
+        self._predictors: dict[RequestedLengths, Predictor] = {}
         self.task: str = loaded.task
         self.labels: tuple[str, ...] = tuple(loaded.labels)
 
@@ -100,7 +100,7 @@ class Model:
         source_language: str | None = None,
     ) -> Iterator[dict[str, object]]:
         """Predict rows one after the other, as `predict`; what is not asked for yet is not computed."""
-        lengths = Lengths(max_length, max_new_tokens)
+        lengths = RequestedLengths(max_length, max_new_tokens)
         if lengths not in self._predictors:
             self._predictors[lengths] = Predictor.of(self._loaded, lengths)
         predictor = self._predictors[lengths]

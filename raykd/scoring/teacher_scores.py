@@ -27,10 +27,10 @@ from raykd.report.table import format_metric
 from raykd.scoring.poor_teachers import Complaint, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
 from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
-from raykd.tasks.schemes import parse
+from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
-from raykd.tasks.scores.metrics import is_rate, metric_title
+from raykd.tasks.scores.metrics import find_metric_title, is_rate
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
 from raykd.tracking import Tracker
@@ -204,7 +204,7 @@ def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -
         return None
     if config.task.form != "words":
         return compare_with_constant_label(said.logits_NC.argmax(axis=1), gold_N, len(labels))
-    scheme = parse(labels)
+    scheme = parse_scheme(labels)
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
     logits_NC = np.where(said.covered_N[:, None], said.logits_NC, outside)
     tags_N = entities.decode_tags(logits_NC, said.counts_B, scheme)
@@ -252,7 +252,7 @@ def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str
             gap, mine, best, other, shared = max(gaps)
             notes.append(
                 f"teacher {name} is {100 * gap:.1f} points below teacher {other} on the validation rows in "
-                f"{', '.join(shared)}: {metric_title(metric).removesuffix(' %')} {100 * mine:.1f} against "
+                f"{', '.join(shared)}: {find_metric_title(metric).removesuffix(' %')} {100 * mine:.1f} against "
                 f"{100 * best:.1f} %"
             )
     return notes
@@ -286,4 +286,4 @@ def _summarise(config: RunConfig, scores: Mapping[str, Score]) -> str:
         f"({', '.join(s.by_language) or 'none'})"
         for name, s in scores.items()
     ]
-    return f"teachers on the validation rows, {metric_title(metric)}: {', '.join(each)}"
+    return f"teachers on the validation rows, {find_metric_title(metric)}: {', '.join(each)}"

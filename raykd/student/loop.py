@@ -49,7 +49,7 @@ from raykd.student.task_trainer import (
     check_one_pass,
     get_trained_module,
 )
-from raykd.tasks.scores.ranking import rank
+from raykd.tasks.scores.ranking import build_rank_key
 
 log = logging.getLogger("raykd.student")
 LOGGED_WINDOWS = 200
@@ -321,8 +321,8 @@ class TrainingLoop:
         score = values[f"eval/mean/{self.config.metric}"]
         higher = train.higher_is_better
         # Of two evaluations that score alike, the one with the lower NLL: accuracy ties are common early on.
-        found = rank(score, values["eval/mean/nll"], higher_is_better=higher)
-        if state.best is None or found < rank(state.best, state.best_nll, higher_is_better=higher):
+        found = build_rank_key(score, values["eval/mean/nll"], higher_is_better=higher)
+        if state.best is None or found < build_rank_key(state.best, state.best_nll, higher_is_better=higher):
             state.best, state.best_step, state.stale = score, state.step, 0
             state.best_nll = values["eval/mean/nll"]
             self.best_weights = self.engine.weights()

@@ -25,7 +25,7 @@ from raykd.errors import ConfigError, DataError
 from raykd.models import Student
 from raykd.models.vocabulary import same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
-from raykd.text.tokens import Tokenizer, add_markers, with_blanks
+from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
 from raykd.tokenizers.union import UnionTokenizer
 
 log = logging.getLogger("raykd.student")
@@ -68,7 +68,7 @@ def fit_tokenizer(
         texts = [sign.sub(" ", text) for text in texts]
     tokenizer = student.fit_tokenizer(texts)
     if any(rows.take(range(len(rows))).in_mode("split").any() for _, rows in parts):
-        tokenizer = with_blanks(tokenizer)
+        tokenizer = add_prefix_blank(tokenizer)
     return add_markers(tokenizer, markers)
 
 

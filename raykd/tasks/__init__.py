@@ -8,19 +8,19 @@ from raykd.tasks.classification import Classification
 from raykd.tasks.masked_lm import MaskedLM
 from raykd.tasks.question_answering import QuestionAnswering
 from raykd.tasks.registry import (
-    Registered,
+    RegisteredTask,
     build_task,
+    find_task_class,
     holds_task,
+    list_task_classes,
     register_task,
-    registered_tasks,
-    task_class,
 )
 from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
 from raykd.text.tokens import Tokenizer
 
 Task = Annotated[
-    Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM, Registered()
+    Classification | TokenClassification | QuestionAnswering | CausalLM | Seq2Seq | MaskedLM, RegisteredTask()
 ]
 """The union of tasks: to a type checker those that ship, to pydantic all that are registered."""
 
@@ -31,7 +31,7 @@ __all__ = [
     "EncodedRows",
     "MaskedLM",
     "QuestionAnswering",
-    "Registered",
+    "RegisteredTask",
     "Seq2Seq",
     "SystemAnswers",
     "Task",
@@ -39,8 +39,8 @@ __all__ = [
     "TokenClassification",
     "Tokenizer",
     "build_task",
+    "find_task_class",
     "holds_task",
+    "list_task_classes",
     "register_task",
-    "registered_tasks",
-    "task_class",
 ]

@@ -324,19 +324,19 @@ def map_label_columns(
             next_step=f"correct it ({{its label: the run's label}}); the run's labels are {list(wanted)}",
         )
     if sorted(renamed) != sorted(wanted):
-        what, next_step = f"teacher {name} has other labels than the run", _label_advice(own, wanted, name)
+        what = f"teacher {name} has other labels than the run"
         if len(own) != len(wanted):
             what += f": {len(own)} labels cannot be paired with {len(wanted)}"
         raise LabelMismatchError(
             what,
             got=f"{list(own)}" + (f", mapped to {renamed}" if label_map else ""),
             wanted=f"{list(wanted)} in any order",
-            next_step=next_step,
+            next_step=_advise_on_labels(own, wanted, name),
         )
     return [renamed.index(label) for label in wanted]
 
 
-def _label_advice(own: Sequence[str], wanted: Sequence[str], name: str) -> str:
+def _advise_on_labels(own: Sequence[str], wanted: Sequence[str], name: str) -> str:
     """What to do about labels that differ: names can be mapped one to one, and only so."""
     if len(own) == len(wanted):
         return f"map the names: teachers.{name}.label_map: {{its label: the run's label}}"

@@ -21,7 +21,7 @@ from raykd.tasks.language import LanguageTask, build_target_units, collate_langu
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.prompts import encode_targets, prompt_ids
+from raykd.text.prompts import encode_prompts, encode_targets
 from raykd.text.tokens import Tokenizer
 
 
@@ -49,7 +49,7 @@ class CausalLM(LanguageTask):
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Prompt and target tokens of B rows; a unit is read at the token before it."""
         targets = encode_targets(tokenizer, batch.pairs or (), self.max_target_length, as_target=False)
-        prompts = prompt_ids(tokenizer, batch.texts, self.prompt_tokens)
+        prompts = encode_prompts(tokenizer, batch.texts, self.prompt_tokens)
         units = build_target_units(tokenizer, batch, prompts, targets)
         ids = [np.concatenate(row) for row in zip(prompts.ids, targets.ids, strict=True)]
         places = [

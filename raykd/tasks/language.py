@@ -160,7 +160,7 @@ class LanguageTask(TaskBase):
         hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
         size = int(encoded.extra["vocabulary"])
         counts = encoded.counts_B
-        offsets_N = _never_falling(encoded.extra["offsets_N"].cpu().numpy(), counts)
+        offsets_N = _fill_offsets(encoded.extra["offsets_N"].cpu().numpy(), counts)
         draws = self.answers.draws if isinstance(self.answers, SampledAnswers) else 0
         drawn = [
             draw_uniforms(int(seed) & (2**64 - 1), int(units), draws)
@@ -286,7 +286,7 @@ def build_target_units(tokenizer: Tokenizer, batch: TextBatch, prompts: Prompts,
     )
 
 
-def _never_falling(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+def _fill_offsets(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """Offsets as a body holds them: a token that begins no position has that of the one before it, and the first of
     equal ones is the one that counts."""
     rows = [np.maximum.accumulate(np.maximum(row, 0)) for row in np.split(starts_N, np.cumsum(counts_B)[:-1])]
@@ -304,11 +304,11 @@ def compute_row_seeds(batch: TextBatch) -> NDArray[np.int64]:
 
 def count_vocabulary(tokenizer: Any) -> int:
     """The highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
-    return len(tokenizer) if getattr(tokenizer, "by_language", False) else _highest(tokenizer) + 1
+    return len(tokenizer) if getattr(tokenizer, "by_language", False) else _find_highest_id(tokenizer) + 1
 
 
 @lru_cache(maxsize=64)
-def _highest(tokenizer: Any) -> int:
+def _find_highest_id(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values(), default=-1))
 
 

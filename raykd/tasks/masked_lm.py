@@ -61,7 +61,7 @@ class MaskedLM(LanguageTask):
         Raises:
             ConfigError: a tokenizer without a mask token, or that does not say where its tokens stand.
         """
-        roles = _roles(tokenizer)
+        roles = _find_role_ids(tokenizer)
         fields: dict[str, list[NDArray[np.int64]]] = {}
         labels, places, offsets = (
             [np.empty(0, np.int64)],
@@ -69,7 +69,7 @@ class MaskedLM(LanguageTask):
             [np.empty(0, np.int64)],
         )
         units, lengths, long_B, seen = [], [], [], [np.empty(0, bool)]
-        for text, cut in zip(batch.texts, _cut_texts(tokenizer, batch, self.max_length), strict=True):
+        for text, cut in zip(batch.texts, _tokenize_texts(tokenizer, batch, self.max_length), strict=True):
             units.append(0)
             for view in range(self.views):
                 hidden = mask_positions(cut.whole, text, view, self.share, special_ids=roles.values())
@@ -132,7 +132,7 @@ class MaskedLM(LanguageTask):
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _TokenizedText:
     """A text's tokens. whole: ids before the limit. kept: how many of them, from the first, are within it.
 
     starts: the first character of each of `whole`. inputs: the model's, within the limit.
@@ -144,12 +144,14 @@ class _Cut:
     inputs: dict[str, NDArray[np.int64]]
 
 
-def _cut_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[_Cut]:
+def _tokenize_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[_TokenizedText]:
     """Texts are cut whole, and those over the limit once more with it."""
     texts, spoken = list(batch.texts), list(batch.languages)
-    whole = _called(tokenizer, texts, spoken)
+    whole = _call_tokenizer(tokenizer, texts, spoken)
     long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
-    short = _called(tokenizer, [texts[i] for i in long], [spoken[i] for i in long], limit) if long else {}
+    short = (
+        _call_tokenizer(tokenizer, [texts[i] for i in long], [spoken[i] for i in long], limit) if long else {}
+    )
     rows = {i: (short, at) for at, i in enumerate(long)}
     found = []
     for i, ids in enumerate(whole["input_ids"]):
@@ -158,7 +160,7 @@ def _cut_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[_Cut]
         inner = np.flatnonzero(~special)
         starts = np.asarray(whole["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)[:, 0]
         found.append(
-            _Cut(
+            _TokenizedText(
                 whole=np.asarray(ids, dtype=np.int64),
                 starts=starts,
                 kept=int(inner[-1]) + 1 if len(inner) else 0,
@@ -172,7 +174,7 @@ def _cut_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[_Cut]
     return found
 
 
-def _called(
+def _call_tokenizer(
     tokenizer: Tokenizer, texts: list[str], languages: list[str], limit: int | None = None
 ) -> Mapping[str, Any]:
     """What the tokenizer gives; one that cuts by language is told the languages."""
@@ -193,7 +195,7 @@ def _called(
     return encoded
 
 
-def _roles(tokenizer: Tokenizer) -> dict[str, int]:
+def _find_role_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """The ids of the roles of a masked language model's tokens, as far as there are any; a mask and padding at least.
 
     Raises:

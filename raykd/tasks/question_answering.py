@@ -137,8 +137,8 @@ class QuestionAnswering(TaskBase):
         words_B = np.diff(rows.extra["words_B1"])[chosen]
         null_B = rows.extra["null_B"][chosen]
         choices = int(words_B.max(initial=0)) + BESIDE
-        read_X4 = _reads(rows, "reads", chosen, encoded.shift_S)
-        rest_X3 = _reads(rows, "rests", chosen, encoded.shift_S)
+        read_X4 = _collate_reads(rows, "reads", chosen, encoded.shift_S)
+        rest_X3 = _collate_reads(rows, "rests", chosen, encoded.shift_S)
         rest_X4 = np.concatenate([rest_X3, words_B[rest_X3[:, 2] // 2, None] + REST], axis=1)
         visible_NC = np.zeros((2 * len(chosen), choices), dtype=bool)
         visible_NC[read_X4[:, 2], read_X4[:, 3]] = True
@@ -157,7 +157,7 @@ class QuestionAnswering(TaskBase):
             extra={
                 "read_X4": torch.from_numpy(read_X4),
                 "rest_X4": torch.from_numpy(np.ascontiguousarray(rest_X4)),
-                "null_S4": torch.from_numpy(_null_reads(rows, chosen, null_B, encoded.shift_S)),
+                "null_S4": torch.from_numpy(_collate_null_reads(rows, chosen, null_B, encoded.shift_S)),
                 "visible_NC": torch.from_numpy(visible_NC),
                 "open_NC": torch.from_numpy(open_NC),
             },
@@ -315,7 +315,7 @@ class QuestionAnswering(TaskBase):
         return {"f1": found.pop("f1"), "exact_match": found.pop("exact_match"), "nll": float(nll), **found}
 
 
-def _null_reads(
+def _collate_null_reads(
     rows: EncodedRows, chosen: NDArray[np.int64], null_B: NDArray[np.int64], shift_S: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
     """``[S, 4]``: window, token, row and choice of every "no answer" of the chosen rows that may have none."""
@@ -328,7 +328,7 @@ def _null_reads(
     return kept
 
 
-def _reads(
+def _collate_reads(
     rows: EncodedRows, name: str, chosen: NDArray[np.int64], shift_S: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
     """Window, token and unit (and choice) of the reads of the chosen rows, counted in their batch."""

@@ -51,12 +51,12 @@ def holds_task(model: M) -> M:
     return model
 
 
-def task_class(kind: str) -> type[TaskBase] | None:
+def find_task_class(kind: str) -> type[TaskBase] | None:
     """Return the class of a kind of task; None for a kind that nobody registered."""
     return _CLASSES.get(kind)
 
 
-def registered_tasks() -> tuple[type[TaskBase], ...]:
+def list_task_classes() -> tuple[type[TaskBase], ...]:
     """Return all classes that are registered, in the order of their registration."""
     return tuple(_CLASSES.values())
 
@@ -67,11 +67,11 @@ def build_task(settings: dict[str, Any]) -> TaskBase:
     Raises:
         pydantic.ValidationError: A key is wrong, or nobody registered its kind.
     """
-    found: TaskBase = TypeAdapter[Any](Annotated[Any, Registered()]).validate_python(settings)
+    found: TaskBase = TypeAdapter[Any](Annotated[Any, RegisteredTask()]).validate_python(settings)
     return found
 
 
-class Registered:
+class RegisteredTask:
     """Annotates a field that takes a task of any registered kind, told apart by its key ``kind``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:

@@ -61,7 +61,7 @@ _ANY = "IO, BIO, BILOU, BIOES, BMES or BMEWO"
 
 @dataclass(frozen=True)
 class Scheme:
-    """A list of tags and what it means. Written by `parse`; read by decoding and by the mapping of teachers.
+    """A list of tags and what it means. Written by `parse_scheme`; read by decoding and by the mapping of teachers.
 
     tags: in the order of the columns. letters, types: of each tag; "O" and "" for the outside tag.
     """
@@ -81,7 +81,7 @@ class Scheme:
         return _PLACE[self.name][self.letters[tag]]
 
 
-def parse(tags: Sequence[str], *, whole: bool = True) -> Scheme:
+def parse_scheme(tags: Sequence[str], *, whole: bool = True) -> Scheme:
     """The scheme of a list of tags such as O, B-PER, I-PER; never IOB1, which looks like BIO.
 
     Args:
@@ -172,7 +172,7 @@ def convert_tags(tags: Sequence[str], source: SchemeName, target: SchemeName) ->
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """How a teacher's columns become the run's. Written by `map_columns`, read where teachers answer.
+    """How a teacher's columns become the run's. Written by `map_tag_columns`, read where teachers answer.
 
     columns: for each of the run's tags the teacher's columns whose probabilities are added; empty where unknown.
     """
@@ -195,7 +195,7 @@ class ColumnMap:
         return out
 
 
-def map_columns(
+def map_tag_columns(
     own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
 ) -> ColumnMap:
     """The teacher's columns behind each of the run's tags, whatever the order, scheme or set of types.
@@ -209,29 +209,29 @@ def map_columns(
         LabelMismatchError: the teacher's tags are of no scheme, of one that tells less, share no type with the run,
             or have a type that the run has not; names both lists. ConfigError: the run's tags are of no scheme.
     """
-    target = parse(wanted)
+    target = parse_scheme(wanted)
     renamed = [rename_tag(tag, label_map) for tag in own]
     if target.name == "IO":  # which says the same of every word of an entity, whatever the teacher's scheme
         renamed = [tag if tag == OUTSIDE else f"I-{tag.partition('-')[2]}" for tag in renamed]
     try:
-        source = parse(list(dict.fromkeys(renamed)), whole=False)
+        source = parse_scheme(list(dict.fromkeys(renamed)), whole=False)
     except ConfigError as error:
         # Lists of IOB1 often lack a B-X, since only the second of two neighbours of a type has it.
         iob1 = (
             "; if they are IOB1, give the run IO labels (O, I-PER, ...)" if "BIO needs" in error.what else ""
         )
-        raise _mismatch(name, own, renamed, wanted, error.what + iob1) from None
+        raise _build_mismatch_error(name, own, renamed, wanted, error.what + iob1) from None
     extra = sorted(set(source.types) - set(target.types))
     if extra:
-        raise _mismatch(
+        raise _build_mismatch_error(
             name, own, renamed, wanted, f"the run has no type {', '.join(extra)}; map it, to O perhaps"
         )
     columns: list[list[int]] = [[] for _ in wanted]
     for i, tag in enumerate(renamed):
-        at = target.outside if tag == OUTSIDE else _counterpart(source, source.tags.index(tag), target)
+        at = target.outside if tag == OUTSIDE else _find_counterpart(source, source.tags.index(tag), target)
         if at is None:
             why = f"{source.name} tags do not tell which of {target.name} {tag} is"
-            raise _mismatch(name, own, renamed, wanted, why, _in_scheme_of(source, target))
+            raise _build_mismatch_error(name, own, renamed, wanted, why, _suggest_labels(source, target))
         columns[at].append(i)
     return ColumnMap(tuple(tuple(column) for column in columns))
 
@@ -245,7 +245,7 @@ def rename_tag(tag: str, label_map: Mapping[str, str]) -> str:
     return kind if kind == OUTSIDE else f"{letter}{dash}{kind}"
 
 
-def _counterpart(source: Scheme, tag: int, target: Scheme) -> int | None:
+def _find_counterpart(source: Scheme, tag: int, target: Scheme) -> int | None:
     """The one tag of the target that a tag of the source is always; None where it may be one or another."""
     begins, ends = source.place(tag)
     for i, (letter, kind) in enumerate(zip(target.letters, target.types, strict=True)):
@@ -256,7 +256,7 @@ def _counterpart(source: Scheme, tag: int, target: Scheme) -> int | None:
     return None
 
 
-def _mismatch(
+def _build_mismatch_error(
     name: str,
     own: Sequence[str],
     renamed: Sequence[str],
@@ -273,7 +273,7 @@ def _mismatch(
     )
 
 
-def _in_scheme_of(source: Scheme, target: Scheme) -> str:
+def _suggest_labels(source: Scheme, target: Scheme) -> str:
     """What to do where a teacher's scheme tells less than the run's."""
     kinds = dict.fromkeys(kind for kind in target.types if kind)
     letters = [letter for letter in dict.fromkeys(source.letters) if letter != OUTSIDE]

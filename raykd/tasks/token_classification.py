@@ -26,11 +26,11 @@ from raykd.head import Head
 from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, compute_starts, expand_ranges
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
-from raykd.tasks.schemes import ColumnMap, map_columns, parse
+from raykd.tasks.schemes import ColumnMap, map_tag_columns, parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.signature import TEXT, Column, Scalar, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.tokens import Tokenizer, Tokens, merge_tokens, tokenize_apart, tokenize_words
+from raykd.text.tokens import Tokenizer, Tokens, merge_tokens, tokenize_split_words, tokenize_words
 from raykd.text.words import find_first_tokens, find_shared_tokens
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TokenClassification(TaskBase):
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
         """Labels must be the tags of one scheme."""
-        parse(labels)
+        parse_scheme(labels)
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
         """Token ids of B rows, and which token is read for each word.
@@ -59,7 +59,7 @@ class TokenClassification(TaskBase):
         Raises:
             ConfigError: a tokenizer that does not tell where its tokens stand.
         """
-        tokens, token_N = _read(tokenizer, batch, self.max_length)
+        tokens, token_N = _locate_words(tokenizer, batch, self.max_length)
         row_N = np.repeat(np.arange(len(batch)), self.counts(batch))
         return EncodedRows(
             fields=tokens.fields,
@@ -106,7 +106,7 @@ class TokenClassification(TaskBase):
         self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
     ) -> tuple[tuple[int, ...], ...]:
         """As in `TaskBase`; tags of another scheme are added up, and types that the teacher lacks are unknown."""
-        return map_columns(own, wanted, label_map, name).columns
+        return map_tag_columns(own, wanted, label_map, name).columns
 
     def answer_key(self) -> object:
         """How words are given and read changes what a model says of them."""
@@ -116,7 +116,7 @@ class TokenClassification(TaskBase):
         self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
     ) -> list[dict[str, object]]:
         """Text and its entities: what stands there, type, begin and end in characters, in order."""
-        scheme = parse(labels)
+        scheme = parse_scheme(labels)
         outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
         tags_N = entities.decode_tags(
             np.where(said.covered_N[:, None], said.logits_NC, outside), said.counts_B, scheme
@@ -145,7 +145,9 @@ class TokenClassification(TaskBase):
         return entities.compute_entity_metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)
 
 
-def _read(tokenizer: Tokenizer, batch: TextBatch, max_length: int) -> tuple[Tokens, NDArray[np.int64]]:
+def _locate_words(
+    tokenizer: Tokenizer, batch: TextBatch, max_length: int
+) -> tuple[Tokens, NDArray[np.int64]]:
     """The rows' tokens, and the one at which each word of all rows is read, -1 where there is none."""
     spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
     split_B = batch.in_mode("split")
@@ -153,7 +155,7 @@ def _read(tokenizer: Tokenizer, batch: TextBatch, max_length: int) -> tuple[Toke
     parts: list[tuple[list[int], Tokens, NDArray[np.int64]]] = []
     if apart:
         words = [[batch.texts[i][begin:end] for begin, end in spans[i]] for i in apart]
-        parts.append((apart, *tokenize_apart(tokenizer, words, max_length)))
+        parts.append((apart, *tokenize_split_words(tokenizer, words, max_length)))
     if whole or not apart:
         tokens = tokenize_words(tokenizer, [batch.texts[i] for i in whole], None, max_length)
         parts.append(

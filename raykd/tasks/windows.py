@@ -68,7 +68,7 @@ def find_word_reads(
     width = max((len(inside) for inside in inside_S), default=0) + 1
     for side, (token_X, held_X) in enumerate(((found.start_N, found.starts_N), (found.end_N, found.ends_N))):
         around_X = np.minimum(token_X - first_S[window_X], last_S[window_X] - token_X)
-        read_X = held_X | _only(word_X, held_X, np.where(token_X < 0, -1, around_X))
+        read_X = held_X | _choose_best_windows(word_X, held_X, np.where(token_X < 0, -1, around_X))
         seen_W[word_X[read_X]] = True
         shared_W[word_X[find_shared_tokens(window_X, np.where(read_X, token_X, -1))]] = True
         side_X = np.full_like(token_X, side)
@@ -77,14 +77,14 @@ def find_word_reads(
         rest_T2 = context_T2[~is_read_T]
         rests.append(np.concatenate([rest_T2, np.full_like(rest_T2[:, :1], side)], axis=1))
     return WordReads(
-        *_by_row(np.concatenate(reads), row_of, sequences_B1),
-        *_by_row(np.concatenate(rests), row_of, sequences_B1),
+        *_sort_by_row(np.concatenate(reads), row_of, sequences_B1),
+        *_sort_by_row(np.concatenate(rests), row_of, sequences_B1),
         seen_W,
         shared_W,
     )
 
 
-def _by_row(
+def _sort_by_row(
     reads_RK: NDArray[np.int64], row_of: NDArray[np.int64], sequences_B1: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Reads row after row, windows counted from the row's first, and where each row's begin."""
@@ -95,7 +95,7 @@ def _by_row(
     return reads_RK, compute_starts(np.bincount(row_R, minlength=len(sequences_B1) - 1))
 
 
-def _only(
+def _choose_best_windows(
     word_X: NDArray[np.int64], held_X: NDArray[np.bool_], around_X: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Of words that no window holds exactly, the window with most around them."""

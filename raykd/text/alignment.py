@@ -27,7 +27,7 @@ def is_blank(text: str) -> NDArray[np.bool_]:
     return np.isin(points, _BLANKS)
 
 
-def start_offsets(
+def find_start_offsets(
     offsets_L2: object, text: str, special_L: object, *, ends: bool = True
 ) -> NDArray[np.int64]:
     """Where each of the L tokens begins in ``text``, or `NOWHERE`; ``[L]`` int64.
@@ -63,7 +63,7 @@ def start_offsets(
     return found_L
 
 
-def align_flat(
+def align_units(
     teacher_N: NDArray[np.int64],
     teacher_units_B: NDArray[np.int64],
     student_M: NDArray[np.int64],
@@ -74,7 +74,7 @@ def align_flat(
     """For each of the student's M units the index of the teacher's unit at its offset, or -1; ``[M]``.
 
     Args:
-        teacher_N, student_M: offsets of the units of B rows, row after row; `start_offsets` without the tokens
+        teacher_N, student_M: offsets of the units of B rows, row after row; `find_start_offsets` without the tokens
             that are no units.
         teacher_units_B, student_units_B: units a row.
         whole: ask also that the tokens of the text itself end at the same place, that is, that the row's next
@@ -101,11 +101,13 @@ def align_flat(
     index_M = units[place_M]
     same_M = (keys[place_M] == wanted_M) & (student_M > NOWHERE)
     if whole:
-        same_M &= _next(teacher_N, teacher_units_B)[index_M] == _next(student_M, student_units_B)
+        same_M &= _list_following_offsets(teacher_N, teacher_units_B)[index_M] == _list_following_offsets(
+            student_M, student_units_B
+        )
     return np.where(same_M, index_M, NOWHERE)
 
 
-def _next(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[np.int64]:
+def _list_following_offsets(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """The offset of the row's following unit."""
     following_N = np.append(offsets_N[1:], _LAST)
     lasts = np.cumsum(units_B)[np.asarray(units_B) > 0] - 1

@@ -61,11 +61,11 @@ class TextBatch:
             texts=tuple(self.texts[i] for i in rows),
             languages=tuple(self.languages[i] for i in rows),
             labels_B=self.labels_B[np.asarray(rows, dtype=np.int64)],
-            pairs=_picked(self.pairs, rows),
-            words=_picked(self.words, rows),
-            golds=_picked(self.golds, rows),
-            modes=_picked(self.modes, rows),
-            source_languages=_picked(self.source_languages, rows),
+            pairs=_take_column(self.pairs, rows),
+            words=_take_column(self.words, rows),
+            golds=_take_column(self.golds, rows),
+            modes=_take_column(self.modes, rows),
+            source_languages=_take_column(self.source_languages, rows),
         )
 
     @staticmethod
@@ -76,9 +76,9 @@ class TextBatch:
             texts=tuple(t for part in parts for t in part.texts),
             languages=tuple(code for part in parts for code in part.languages),
             labels_B=np.concatenate([part.labels_B for part in parts]).astype(np.int64),
-            pairs=_joined([part.pairs for part in parts]),
-            words=_joined([part.words for part in parts]),
-            golds=_joined([part.golds for part in parts]),
+            pairs=_concat_columns([part.pairs for part in parts]),
+            words=_concat_columns([part.words for part in parts]),
+            golds=_concat_columns([part.golds for part in parts]),
             modes=None
             if all(part.modes is None for part in parts)
             else tuple(mode for part in parts for mode in _modes(part)),
@@ -108,11 +108,11 @@ def _modes(batch: TextBatch) -> tuple[Mode, ...]:
     return (none,) * len(batch) if batch.modes is None else batch.modes
 
 
-def _picked(column: tuple[object, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:
+def _take_column(column: tuple[object, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:
     return None if column is None else tuple(column[i] for i in rows)
 
 
-def _joined(columns: Sequence[tuple[object, ...] | None]) -> tuple[Any, ...] | None:
+def _concat_columns(columns: Sequence[tuple[object, ...] | None]) -> tuple[Any, ...] | None:
     if all(column is None for column in columns):
         return None
     return tuple(value for column in columns for value in column or ())

@@ -43,9 +43,9 @@ _REGIONS = {
 }
 
 
-def codes_of(tokenizer: Any) -> tuple[str, ...]:
+def list_language_codes(tokenizer: Any) -> tuple[str, ...]:
     """The codes of a tokenizer that marks texts with their language; () of any other."""
-    own = _own(tokenizer)
+    own = _unwrap_tokenizer(tokenizer)
     if not hasattr(own, "set_tgt_lang_special_tokens"):
         return ()
     if hasattr(own, "lang_code_to_token"):  # M2M-100: "fr" stands for the token __fr__
@@ -56,13 +56,13 @@ def codes_of(tokenizer: Any) -> tuple[str, ...]:
     return tuple(token for token in named if _CODE.match(token) and token in vocabulary)
 
 
-def code_for(codes: Sequence[str], language: str) -> str:
+def choose_language_code(codes: Sequence[str], language: str) -> str:
     """The code of a language.
 
     Raises:
         ConfigError: none, or several; names them.
     """
-    found = _found(codes, language)
+    found = _match_codes(codes, language)
     if len(found) == 1:
         return found[0]
     near = found or sorted(codes)[:8]
@@ -76,7 +76,7 @@ def code_for(codes: Sequence[str], language: str) -> str:
     )
 
 
-def _found(codes: Sequence[str], language: str) -> list[str]:
+def _match_codes(codes: Sequence[str], language: str) -> list[str]:
     name = language.replace("-", "_")
     exact = [code for code in codes if code.lower() == name.lower()]
     usual = _REGIONS.get(name.lower())
@@ -93,20 +93,23 @@ def _found(codes: Sequence[str], language: str) -> list[str]:
     return preferred if len(found) > 1 and preferred else found
 
 
-def coded_name(name: object) -> bool:
+def is_multilingual_class(name: object) -> bool:
     """Whether a tokenizer_config.json's tokenizer_class is one of `CODED`."""
     return isinstance(name, str) and name.removesuffix("Fast") in CODED
 
 
 def has_wrapped_targets(tokenizer: Tokenizer) -> bool:
     """Whether models of this tokenizer start a target with the target's last token (mBART)."""
-    return type(_own(tokenizer)).__name__.removesuffix("Fast") in ("MBartTokenizer", "MBart50Tokenizer")
+    return type(_unwrap_tokenizer(tokenizer)).__name__.removesuffix("Fast") in (
+        "MBartTokenizer",
+        "MBart50Tokenizer",
+    )
 
 
 @contextmanager
 def set_languages(tokenizer: Any, source: str | None = None, target: str | None = None) -> Iterator[None]:
     """The tokenizer set to these codes, and afterwards to those that it was set to."""
-    own = _own(tokenizer)
+    own = _unwrap_tokenizer(tokenizer)
     before = getattr(own, "src_lang", None), getattr(own, "tgt_lang", None)
     try:
         if source is not None:
@@ -127,18 +130,20 @@ def group_rows_by_code(
     """Rows by the code of their language; None where the tokenizer has no codes, or the language is not known ("").
 
     Raises:
-        ConfigError: as `code_for`.
+        ConfigError: as `choose_language_code`.
     """
-    codes = codes_of(tokenizer) if any(languages) else ()
+    codes = list_language_codes(tokenizer) if any(languages) else ()
     if not codes:
         return {None: list(range(count))}
-    known = {language: code_for(codes, language) if language else None for language in set(languages)}
+    known = {
+        language: choose_language_code(codes, language) if language else None for language in set(languages)
+    }
     groups: dict[str | None, list[int]] = {}
     for at, language in enumerate(languages):
         groups.setdefault(known[language], []).append(at)
     return groups
 
 
-def _own(tokenizer: Tokenizer) -> Any:
+def _unwrap_tokenizer(tokenizer: Tokenizer) -> Any:
     """The tokenizer of transformers."""
     return getattr(tokenizer, "inner", tokenizer)

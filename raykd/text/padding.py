@@ -86,7 +86,7 @@ def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
     config: object = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     own = getattr(text, "pad_token_id", None)
-    table = _embedding_rows(model)
+    table = _count_embedding_rows(model)
     if not isinstance(own, int) or own < 0 or (table is not None and own >= table):
         own = getattr(tokenizer, "pad_token_id", None)
     # XLNet's head reads the last place; with padding there it would read padding.
@@ -97,13 +97,13 @@ def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
     return Padding(
         pad_id=own,
         side="left" if reads_last else "right",
-        inputs=_accepted(model),
+        inputs=_list_model_inputs(model),
         token_types=getattr(text, "type_vocab_size", None),
         shapes="equal" if sparse else "longest",
     )
 
 
-def _embedding_rows(model: Any) -> int | None:
+def _count_embedding_rows(model: Any) -> int | None:
     """Rows of the model's embedding table; None where it cannot be told."""
     try:
         return int(model.get_input_embeddings().num_embeddings)
@@ -111,7 +111,7 @@ def _embedding_rows(model: Any) -> int | None:
         return None
 
 
-def _accepted(model: Any) -> frozenset[str] | None:
+def _list_model_inputs(model: Any) -> frozenset[str] | None:
     """The names of the inputs of a model's forward; None where its signature does not name them."""
     try:
         names = set(inspect.signature(type(model).forward).parameters)

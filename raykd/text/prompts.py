@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.errors import ConfigError
-from raykd.text.alignment import start_offsets
+from raykd.text.alignment import find_start_offsets
 from raykd.text.codes import group_rows_by_code, set_languages
 from raykd.text.tokens import Tokenizer
 
@@ -47,8 +47,10 @@ class Prompts:
 class Targets(Prompts):
     """B targets, their end included.
 
-    starts: the character at which each token begins (`start_offsets`). whole_B: tokens before the limit. last_B: the
-    last id before the limit.
+    Attributes:
+        starts: The character at which each token begins (`find_start_offsets`).
+        whole_B: Tokens before the limit.
+        last_B: The last id before the limit.
     """
 
     starts: list[NDArray[np.int64]]
@@ -76,7 +78,7 @@ def find_text_marks(tokenizer: Any, *, as_target: bool = False) -> TextMarks:
     return TextMarks((), ())
 
 
-def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None) -> Prompts:
+def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None) -> Prompts:
     """Ids of prompts that a decoder goes on with; a long one loses its beginning, except the token that begins a text.
 
     Raises:
@@ -86,10 +88,10 @@ def prompt_ids(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = N
     begin = getattr(tokenizer, "bos_token_id", None)
     after = tuple(takewhile(lambda i: i != end, marks.after))
     ids, long, held = [], [], []
-    for content in _bare(tokenizer, texts):
-        added = _unheld(marks.before, content)
+    for content in _encode_bare(tokenizer, texts):
+        added = _drop_marks_before(marks.before, content)
         kept = len(added) + (begin is not None and content[:1] == [begin])
-        row = [*added, *content, *after] or [_first(begin, end)]
+        row = [*added, *content, *after] or [_choose_first_id(begin, end)]
         too_long = limit is not None and len(row) > limit
         if limit is not None and too_long:
             kept = min(kept, limit)
@@ -115,18 +117,18 @@ def encode_sources(
     groups = group_rows_by_code(tokenizer, languages, len(texts))
     for code, rows in groups.items():
         with set_languages(tokenizer, source=code):
-            parts.append(_sources(tokenizer, [texts[i] for i in rows], limit))
-    ids, long_B, held_B = _in_order(groups, [(p.ids, p.long_B, p.held_B) for p in parts])
+            parts.append(_encode_source_group(tokenizer, [texts[i] for i in rows], limit))
+    ids, long_B, held_B = _restore_order(groups, [(p.ids, p.long_B, p.held_B) for p in parts])
     return Prompts(ids, np.asarray(long_B, dtype=bool), np.asarray(held_B, dtype=bool))
 
 
-def _sources(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> Prompts:
+def _encode_source_group(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None) -> Prompts:
     marks = find_text_marks(tokenizer)
     left = getattr(tokenizer, "truncation_side", "right") == "left"
     ids, long, held = [], [], []
-    for content in _bare(tokenizer, texts):
-        before = _unheld(marks.before, content)
-        after = _unheld_after(content, marks.after)
+    for content in _encode_bare(tokenizer, texts):
+        before = _drop_marks_before(marks.before, content)
+        after = _drop_marks_after(content, marks.after)
         room = len(content) if limit is None else max(0, limit - len(before) - len(after))
         shown = content[max(0, len(content) - room) :] if left else content[:room]
         ids.append(np.asarray([*before, *shown, *after][:limit], dtype=np.int64))
@@ -152,9 +154,9 @@ def encode_targets(
     groups = group_rows_by_code(tokenizer, languages if as_target else (), len(texts))
     for code, rows in groups.items():
         with set_languages(tokenizer, target=code):
-            parts.append(_targets(tokenizer, [texts[i] for i in rows], limit, as_target))
+            parts.append(_encode_target_group(tokenizer, [texts[i] for i in rows], limit, as_target))
     columns = [(p.ids, p.long_B, p.held_B, p.starts, p.whole_B, p.last_B) for p in parts]
-    ids, long_B, held_B, starts, whole_B, last_B = _in_order(groups, columns)
+    ids, long_B, held_B, starts, whole_B, last_B = _restore_order(groups, columns)
     return Targets(
         ids=ids,
         long_B=np.asarray(long_B, dtype=bool),
@@ -165,14 +167,16 @@ def encode_targets(
     )
 
 
-def _in_order(groups: Mapping[str | None, list[int]], parts: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+def _restore_order(
+    groups: Mapping[str | None, list[int]], parts: Sequence[tuple[Any, ...]]
+) -> list[list[Any]]:
     """The columns of groups of rows, each in the rows' order."""
     order = np.argsort([i for rows in groups.values() for i in rows])
     columns = [[value for part in column for value in part] for column in zip(*parts, strict=True)]
     return [[column[i] for i in order] for column in columns]
 
 
-def _targets(tokenizer: Any, texts: Sequence[str], limit: int, as_target: bool) -> Targets:
+def _encode_target_group(tokenizer: Any, texts: Sequence[str], limit: int, as_target: bool) -> Targets:
     end = find_end_id(tokenizer)
     marks = (
         find_text_marks(tokenizer, as_target=True)
@@ -186,14 +190,14 @@ def _targets(tokenizer: Any, texts: Sequence[str], limit: int, as_target: bool) 
     for at, text in enumerate(texts):
         content = list(found["input_ids"][at])
         places = [(int(first), int(last)) for first, last in found["offset_mapping"][at]]
-        inner, ended = _ended(content, places, text, marks.after)
-        before = _unheld(marks.before, inner)
+        inner, ended = _strip_end_marks(content, places, text, marks.after)
+        before = _drop_marks_before(marks.before, inner)
         row = [*before, *inner, *marks.after]
         special = np.ones(len(row), dtype=bool)
         special[len(before) : len(before) + len(inner)] = False
         offsets = [*[(0, 0)] * len(before), *places[: len(inner)], *[(0, 0)] * len(marks.after)]
         ids.append(np.asarray(row, dtype=np.int64))
-        starts.append(start_offsets(offsets, text[: places[len(inner)][0]] if ended else text, special))
+        starts.append(find_start_offsets(offsets, text[: places[len(inner)][0]] if ended else text, special))
         held.append(ended or len(before) < len(marks.before))
     whole_B = np.asarray([len(row) for row in ids], dtype=np.int64)
     return Targets(
@@ -206,7 +210,7 @@ def _targets(tokenizer: Any, texts: Sequence[str], limit: int, as_target: bool) 
     )
 
 
-def _bare(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def _encode_bare(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of the texts alone."""
     if not texts:
         return []
@@ -215,7 +219,7 @@ def _bare(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [list(row) for row in encoded["input_ids"]]
 
 
-def _unheld(before: tuple[int, ...], content: Sequence[int]) -> tuple[int, ...]:
+def _drop_marks_before(before: tuple[int, ...], content: Sequence[int]) -> tuple[int, ...]:
     """What of the marks before a text it does not begin with itself."""
     for count in range(min(len(before), len(content)), 0, -1):
         if tuple(content[:count]) == before[-count:]:
@@ -223,7 +227,7 @@ def _unheld(before: tuple[int, ...], content: Sequence[int]) -> tuple[int, ...]:
     return before
 
 
-def _unheld_after(content: Sequence[int], after: tuple[int, ...]) -> tuple[int, ...]:
+def _drop_marks_after(content: Sequence[int], after: tuple[int, ...]) -> tuple[int, ...]:
     """What of the marks after a text it does not end with itself."""
     for count in range(min(len(after), len(content)), 0, -1):
         if tuple(content[-count:]) == after[:count]:
@@ -231,7 +235,7 @@ def _unheld_after(content: Sequence[int], after: tuple[int, ...]) -> tuple[int, 
     return after
 
 
-def _ended(
+def _strip_end_marks(
     content: list[int], places: Sequence[tuple[int, int]], text: str, after: tuple[int, ...]
 ) -> tuple[list[int], bool]:
     """The target without marks that its text already ends with (blanks may follow them), and whether it held any."""
@@ -244,7 +248,7 @@ def _ended(
     return content, False
 
 
-def _first(begin: int | None, end: int | None) -> int:
+def _choose_first_id(begin: int | None, end: int | None) -> int:
     """What stands where a prompt is empty."""
     first = end if begin is None else begin
     if first is None:

@@ -63,9 +63,9 @@ def tokenize(
     call: Any = tokenizer
     told = build_language_arguments(tokenizer, languages or ("",) * len(firsts))
     encoded = call(firsts, seconds, truncation=True, max_length=max_length, **told)
-    long_B = _cut(encoded)
+    long_B = _find_truncated(encoded)
     if long_B is None:
-        long_B = _compared(tokenizer, firsts, seconds, max_length, encoded, languages)
+        long_B = _find_truncated_by_length(tokenizer, firsts, seconds, max_length, encoded, languages)
     return build_tokens(encoded, tokenizer, long_B)
 
 
@@ -77,7 +77,7 @@ def build_language_arguments(tokenizer: Tokenizer, languages: Sequence[str]) -> 
     return {"languages": [language or None for language in languages]}
 
 
-def _cut(encoded: Mapping[str, object]) -> NDArray[np.bool_] | None:
+def _find_truncated(encoded: Mapping[str, object]) -> NDArray[np.bool_] | None:
     """Whether each sequence lost tokens, as a fast tokenizer's encodings tell; None of another tokenizer."""
     encodings = getattr(encoded, "encodings", None)
     if encodings is None:
@@ -85,7 +85,7 @@ def _cut(encoded: Mapping[str, object]) -> NDArray[np.bool_] | None:
     return np.asarray([bool(encoding.overflowing) for encoding in encodings], dtype=bool)
 
 
-def _compared(
+def _find_truncated_by_length(
     tokenizer: Tokenizer,
     texts: list[str],
     pairs: list[str] | None,
@@ -183,7 +183,7 @@ def tokenize_words(
         for i in range(count)
     ]
     # Windows show all of a text, so a row of windows lost nothing.
-    long_B = _cut(encoded) if stride is None else np.zeros(len(texts), dtype=bool)
+    long_B = _find_truncated(encoded) if stride is None else np.zeros(len(texts), dtype=bool)
     tokens = build_tokens(encoded, tokenizer, long_B)
     return LocatedTokens(
         tokens.fields,
@@ -198,7 +198,7 @@ def tokenize_words(
     )
 
 
-def tokenize_apart(
+def tokenize_split_words(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], max_length: int
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Tokens of B rows of words, each word cut to tokens for itself (``is_split_into_words``, as `run_ner.py` does).
@@ -221,7 +221,7 @@ def tokenize_apart(
         owners, places = np.unique(owners_L, return_index=True)
         first_N[begin + owners[owners >= 0]] = places[owners >= 0]
         begin += len(row)
-    return build_tokens(encoded, tokenizer, _cut(encoded)), first_N
+    return build_tokens(encoded, tokenizer, _find_truncated(encoded)), first_N
 
 
 def merge_tokens(parts: Sequence[tuple[Sequence[int], Tokens]], count: int) -> Tokens:
@@ -244,7 +244,7 @@ def merge_tokens(parts: Sequence[tuple[Sequence[int], Tokens]], count: int) -> T
     return Tokens(fields, parts[0][1].pad_values, lengths_B, long_B)
 
 
-def with_blanks(tokenizer: Tokenizer) -> Tokenizer:
+def add_prefix_blank(tokenizer: Tokenizer) -> Tokenizer:
     """A byte-level tokenizer of GPT-2, RoBERTa or DeBERTa that sets a blank before a text, and so before every word
     that is given to it apart (``add_prefix_space``, as `run_ner.py` loads them); any other tokenizer as it is."""
     own: Any = tokenizer
@@ -317,11 +317,11 @@ def add_markers(tokenizer: Tokenizer, markers: Sequence[str]) -> Tokenizer:
     if markers:
         check_fast(tokenizer)
         call: Any = tokenizer
-        call.add_tokens([_added(marker) for marker in markers], special_tokens=True)
+        call.add_tokens([_build_added_token(marker) for marker in markers], special_tokens=True)
     return tokenizer
 
 
-def _added(marker: str) -> Any:
+def _build_added_token(marker: str) -> Any:
     """A token that is found before a text is put into lower case."""
     from tokenizers import AddedToken
 

@@ -122,9 +122,9 @@ def find_word_tokens(
     """
     if not len(offsets) == len(ignored) == len(spans):
         raise ValueError(f"{len(offsets)} rows of tokens, {len(ignored)} of masks, {len(spans)} of words")
-    tokens_T2, tokens_B = _flat(offsets)
-    words_N2, words_B = _flat(spans)
-    usable_T = (tokens_T2[:, 1] > tokens_T2[:, 0]) & ~_masks(ignored)
+    tokens_T2, tokens_B = _flatten_pairs(offsets)
+    words_N2, words_B = _flatten_pairs(spans)
+    usable_T = (tokens_T2[:, 1] > tokens_T2[:, 0]) & ~_concat_masks(ignored)
     (kept_T,) = np.nonzero(usable_T)
     if len(words_N2) == 0 or len(kept_T) == 0:
         none_N, never_N = np.full(len(words_N2), -1, dtype=np.int64), np.zeros(len(words_N2), dtype=bool)
@@ -178,7 +178,7 @@ def find_shared_tokens(row_N: NDArray[np.integer], token_N: NDArray[np.integer])
     return found_N
 
 
-def _flat(rows: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _flatten_pairs(rows: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All pairs of all rows, ``[T, 2]``, and how many each row has."""
     counts_B = np.asarray([len(row) for row in rows], dtype=np.int64)
     parts = [np.asarray(row).reshape(-1, 2) for row in rows]
@@ -186,7 +186,7 @@ def _flat(rows: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArr
     return flat, counts_B
 
 
-def _masks(ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]]) -> NDArray[np.bool_]:
+def _concat_masks(ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]]) -> NDArray[np.bool_]:
     return (
         np.concatenate([np.asarray(row, dtype=bool) for row in ignored])
         if ignored

@@ -37,13 +37,13 @@ class StudentModel(PythonModel):
         self, context: object, model_input: pandas.DataFrame, params: dict[str, object] | None = None
     ) -> Any:
         """A row for each row of the input, with its index."""
-        from raykd.prediction.predictor import rows_to_ask
+        from raykd.prediction.predictor import build_unlabelled_rows
 
         task, labels = self.predictor.task, self.predictor.model.labels
         first, second = [*(column.name for column in task.signature(labels).inputs), ""][:2]
         texts = [str(text) for text in model_input[first]]
         pairs = [str(text) for text in model_input[second]] if second in model_input.columns else None
-        found = list(self.predictor.predict(rows_to_ask(task.form, texts, pairs)))
+        found = list(self.predictor.predict(build_unlabelled_rows(task.form, texts, pairs)))
         return pandas.DataFrame(task.to_columns(found, labels), index=model_input.index)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import raykd
 from raykd import models
 from raykd.errors import TrackingError
-from raykd.tasks import Classification, task_class
+from raykd.tasks import Classification, find_task_class
 from raykd.tasks.signature import Column
 from raykd.tracking.address import redact
 from raykd.tracking.delivery.outbox import extract_first_line
@@ -120,7 +120,7 @@ def _pack_model(
     import pandas
     from mlflow.models import ModelSignature
 
-    task = task_class(str(models.inspect_directory(directory).task))
+    task = find_task_class(str(models.inspect_directory(directory).task))
     columns = (task or Classification).signature(labels)
     signature = ModelSignature(inputs=_schema(columns.inputs), outputs=_schema(columns.outputs))
     try:

@@ -28,7 +28,7 @@ from raykd.runs.train import run_training
 from raykd.scoring.model import Model
 from raykd.scoring.outcome import Outcome
 from raykd.scoring.score import ask_teachers
-from raykd.tasks.schemes import parse, read_entities, write_tags
+from raykd.tasks.schemes import parse_scheme, read_entities, write_tags
 from raykd.tasks.scores import spans as answers
 from raykd.teachers.teacher import Teacher
 
@@ -92,7 +92,7 @@ def in_scheme(rows: Rows, labels: list[str]) -> Rows:
     for gold in rows.golds or ():
         found = read_entities([TAGS[i] for i in gold], "BIO")
         kept = [name for name in found if any(tag.endswith(f"-{name[2]}") for tag in labels)]
-        tags = write_tags(kept, len(gold), parse(labels).name)
+        tags = write_tags(kept, len(gold), parse_scheme(labels).name)
         golds.append(tuple(labels.index(tag) for tag in tags))
     return replace(rows, golds=tuple(golds))
 

@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from raykd.config import Embedded
-from raykd.data.embedded.rows import REVIEW_LABELS, available, read_corpus
+from raykd.data.embedded.rows import REVIEW_LABELS, list_embedded_languages, read_corpus
 from raykd.data.load import normalize_text
 from raykd.data.rows import Rows
 from raykd.distill.signals import UNLABELLED
@@ -39,7 +39,7 @@ def tokens(text: str, language: str) -> list[str]:
 
 
 def test_languages() -> None:
-    assert available() == LANGUAGES and REVIEW_LABELS == ("negative", "positive")
+    assert list_embedded_languages() == LANGUAGES and REVIEW_LABELS == ("negative", "positive")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raykd.config import DataConfig
 from raykd.data.cells import BadRowError, is_blank_text
 from raykd.data.files.textfiles import UnreadValue, require_file
-from raykd.data.labels import LeftOutError, NoLabelError, UnknownLabelError, label_index
+from raykd.data.labels import ExcludedLabelError, NoLabelError, UnknownLabelError, find_label_index
 from raykd.data.load import Dataset, load_data
 from raykd.data.read import Tally, read_rows
 from raykd.data.rows import Rows
@@ -62,7 +62,7 @@ def read(folder: Path, config: DataConfig, form: Any = "text", tally: Tally | No
 def test_a_number_or_truth_value_is_the_label_that_it_means(
     value: Any, labels: list[str], index: int
 ) -> None:
-    assert label_index(value, config_of(labels)) == index
+    assert find_label_index(value, config_of(labels)) == index
 
 
 @pytest.mark.parametrize(
@@ -81,24 +81,24 @@ def test_a_number_or_truth_value_is_the_label_that_it_means(
 )
 def test_what_means_no_label_or_two_is_a_bad_row(value: Any, labels: list[str], said: str) -> None:
     with pytest.raises(BadRowError) as caught:
-        label_index(value, config_of(labels))
+        find_label_index(value, config_of(labels))
     assert said in str(caught.value) and not isinstance(caught.value, NoLabelError)
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", float("nan"), -1, "-1", -1.0])
 def test_what_says_that_there_is_no_label(value: Any) -> None:
     with pytest.raises(NoLabelError, match="it is no gold label"):
-        label_index(value, config_of(["0", "1"]))
+        find_label_index(value, config_of(["0", "1"]))
 
 
 def test_a_map_joins_renames_and_leaves_out() -> None:
     stars = {"1": "bad", "2": "bad", "3": None, "4": "good", "5": "good"}
     config = config_of(["bad", "good"], label_map=stars)
-    assert [label_index(v, config) for v in (1, "2", 4.0, 5, "good", "5.0")] == [0, 0, 1, 1, 1, 1]
-    with pytest.raises(LeftOutError, match="3"):
-        label_index(3.0, config)
+    assert [find_label_index(v, config) for v in (1, "2", 4.0, 5, "good", "5.0")] == [0, 0, 1, 1, 1, 1]
+    with pytest.raises(ExcludedLabelError, match="3"):
+        find_label_index(3.0, config)
     with pytest.raises(BadRowError, match=r"or of data\.label_map"):
-        label_index(6, config)
+        find_label_index(6, config)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_chats_of_a_task_without_targets_are_to_be_one_text(tmp_path: Path) -> N
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, ["a", "b"], UnreadValue("a value of type timestamp[us]")])
 def test_what_no_map_can_lead_from_is_not_told_to_be_mapped(value: Any) -> None:
     with pytest.raises(BadRowError, match="no text or number") as caught:
-        label_index(value, config_of(["a", "b"]))
+        find_label_index(value, config_of(["a", "b"]))
     assert not isinstance(caught.value, UnknownLabelError | NoLabelError)
     assert ("without the list" in str(caught.value)) == (value == ["a"])
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from raykd import models
-from raykd.prediction.predictor import Predictor, rows_to_ask
+from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.tasks import Classification
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
@@ -60,7 +60,7 @@ def held_out(pairs: bool) -> tuple[list[str], list[str] | None, list[int]]:
 def predicted(directory: Path, texts: list[str], pairs: list[str] | None) -> np.ndarray:
     """``[N, C]`` of `raykd predict`, all rows in one call, classes in the model's order."""
     loaded = models.load_model(directory)
-    answers = list(Predictor.of(loaded).predict(rows_to_ask("text", texts, pairs)))
+    answers = list(Predictor.of(loaded).predict(build_unlabelled_rows("text", texts, pairs)))
     return np.asarray([[answer["probabilities"][label] for label in loaded.labels] for answer in answers])
 
 

@@ -17,7 +17,7 @@ from raykd.prediction.writing import generate_texts
 from raykd.tasks import Seq2Seq
 from raykd.teachers.store.values import make_text_keys
 from raykd.text.batch import TextBatch
-from raykd.text.codes import code_for, codes_of
+from raykd.text.codes import choose_language_code, list_language_codes
 
 SOURCES = ("hello red world", "hello blue sea", "hello world", "blue world")
 TARGETS = ("bonjour monde", "hallo blau", "bonjour", "hallo welt")
@@ -144,7 +144,7 @@ def test_a_saved_model_does_the_same(made: Any, tmp_path: Path) -> None:
     )
     models.save_model(models.TextModel(model, tokenizer, (), task="seq2seq", max_length=20), tmp_path / "m")
     again = models.load_model(tmp_path / "m")
-    assert codes_of(again.tokenizer)
+    assert list_language_codes(again.tokenizer)
     found = generate_texts(
         again.model, again.tokenizer, SOURCES, languages=LANGUAGES, source_languages=SPEAKS, max_new_tokens=6
     )
@@ -196,9 +196,9 @@ MBART = ("en_XX", "fr_XX", "zh_CN", "ar_AR", "pt_XX", "de_DE")
 def test_names_of_languages_find_their_codes(codes: Any, name: str, code: str | None) -> None:
     if code is None:
         with pytest.raises(ConfigError, match="language_codes"):
-            code_for(codes, name)
+            choose_language_code(codes, name)
     else:
-        assert code_for(codes, name) == code
+        assert choose_language_code(codes, name) == code
 
 
 def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(

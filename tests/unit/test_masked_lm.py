@@ -21,7 +21,7 @@ from raykd.answers.source import AnswerSlots
 from raykd.answers.tensors import to_vocabulary_signal
 from raykd.answers.vocabularies import TeacherVocabulary, VocabularyMatch
 from raykd.config import DataConfig, RunConfig
-from raykd.data.embedded.rows import embedded_rows
+from raykd.data.embedded.rows import load_embedded_rows
 from raykd.data.rows import Rows
 from raykd.distill.chunks import evaluate_hidden
 from raykd.distill.objective import Objective
@@ -311,7 +311,7 @@ def test_rows_are_texts_that_are_their_own_gold() -> None:
     assert config.form == "plain" and config.metric == "nll"
     source = {"kind": "embedded", "split": "unlabeled", "rows_per_language": 4}
     data = DataConfig.model_validate({"train": source, "validation": source, "languages": ["en", "zh"]})
-    rows = embedded_rows(data.train, data, "plain", True)  # type: ignore[arg-type]
+    rows = load_embedded_rows(data.train, data, "plain", True)  # type: ignore[arg-type]
     assert rows.pairs is None and rows.labelled.all() and len(rows) == 8
 
 

@@ -15,8 +15,8 @@ from raykd import models
 from raykd.config import RunConfig
 from raykd.driver.language_models import describe_ignored_settings
 from raykd.errors import ModelError
-from raykd.prediction.generation_settings import check_ids, find_ignored_settings
-from raykd.prediction.predictor import Lengths, build_served_task
+from raykd.prediction.generation_settings import check_token_ids, find_ignored_settings
+from raykd.prediction.predictor import RequestedLengths, build_served_task
 from raykd.prediction.writing import generate_texts
 from raykd.pretrained.starts import check_decoder_start
 from tests.tokenizers import byte_level
@@ -179,13 +179,13 @@ def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:
     task: Any = build_served_task(stranger)
     if kind == "seq2seq":
         assert (task.max_length, task.max_new_tokens) == (96, 64)
-        assert build_served_task(stranger, Lengths(10, 96)).max_length == 10
+        assert build_served_task(stranger, RequestedLengths(10, 96)).max_length == 10
     else:
         assert (task.prompt_tokens, task.max_new_tokens) == (48, 48)
-        asked: Any = build_served_task(stranger, Lengths(10, 90))
+        asked: Any = build_served_task(stranger, RequestedLengths(10, 90))
         with pytest.raises(ModelError, match="no place"):
             generate_texts(model, tokenizer, TEXTS, max_new_tokens=90, max_input_tokens=asked.prompt_tokens)
-        assert build_served_task(stranger, Lengths(None, 90)).prompt_tokens == 6  # type: ignore[attr-defined]
+        assert build_served_task(stranger, RequestedLengths(None, 90)).prompt_tokens == 6  # type: ignore[attr-defined]
     known = models.TextModel(
         model,
         tokenizer,
@@ -227,12 +227,12 @@ def test_only_what_a_key_would_follow_is_promised(
 
 
 def test_a_generation_config_that_forces_a_token_without_a_row_is_refused_by_key() -> None:
-    check_ids({"forced_bos_token_id": 4, "bad_words_ids": [[1, 2]], "forced_eos_token_id": None}, 5)
-    check_ids({"forced_bos_token_id": 99}, None)
+    check_token_ids({"forced_bos_token_id": 4, "bad_words_ids": [[1, 2]], "forced_eos_token_id": None}, 5)
+    check_token_ids({"forced_bos_token_id": 99}, None)
     for settings in (
         {"forced_bos_token_id": 5},
         {"bad_words_ids": [[1], [2, 9]]},
         {"forced_eos_token_id": [7]},
     ):
         with pytest.raises(ModelError, match=next(iter(settings))):
-            check_ids(settings, 5)
+            check_token_ids(settings, 5)

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from raykd.distill.signals import UNLABELLED
 from raykd.errors import ModelError
 from raykd.models import TextModel
-from raykd.prediction.findings import content_key, found_or_tested, read_finding, write_finding
-from raykd.prediction.predictor import Predictor, rows_to_ask
+from raykd.prediction.findings import compute_finding_key, load_or_test, read_finding, write_finding
+from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.positions import count_positions
 from raykd.tasks import CausalLM, Classification, QuestionAnswering, TokenClassification
@@ -75,7 +75,7 @@ def classifier(
 
 
 def rows(texts: list[str]) -> TextBatch:
-    return rows_to_ask("text", texts)
+    return build_unlabelled_rows("text", texts)
 
 
 def alone(model: TextModel, text: str) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_a_tokenizer_that_forgets_the_mask_and_one_with_too_many_token_types_do_
     one_type = classifier(
         "bert", tokenizer(model_input_names=["input_ids", "token_type_ids"]), type_vocab_size=1
     )
-    pairs = rows_to_ask("text", TEXTS, TEXTS[::-1])
+    pairs = build_unlabelled_rows("text", TEXTS, TEXTS[::-1])
     assert find_padding(one_type, TASK, pairs).shapes == "longest"
     assert (
         "token_type_ids"
@@ -138,7 +138,7 @@ def test_the_model_says_what_padding_is_where_the_tokenizer_does_not_know() -> N
 
 def test_padding_on_the_left_moves_the_places_that_are_read() -> None:
     spec = TokenClassification(max_length=32)
-    batch = rows_to_ask("words", TEXTS)
+    batch = build_unlabelled_rows("words", TEXTS)
     encoded = spec.encode(tokenizer(), batch)
     right, left = (spec.collate(encoded, [0, 1], Padding(side=side)) for side in ("right", "left"))
     for one in (right, left):
@@ -150,7 +150,7 @@ def test_padding_on_the_left_moves_the_places_that_are_read() -> None:
 def test_question_windows_are_read_alike_on_either_side_and_in_parts_of_equal_length() -> None:
     task = QuestionAnswering(max_length=12, stride=4)
     model = classifier("bert", auto="QuestionAnswering", num_labels=2)
-    batch = rows_to_ask("answers", ["good", "room said"], [" ".join(WORDS), "the food was bad"])
+    batch = build_unlabelled_rows("answers", ["good", "room said"], [" ".join(WORDS), "the food was bad"])
     encoded = task.encode(model.tokenizer, batch)
     with torch.no_grad():
         one, two = (
@@ -176,7 +176,7 @@ def test_lstms_answer_alike_on_either_side_and_at_any_width(task: Any) -> None:
     learnt = student.fit_tokenizer([*TEXTS, "?"])
     model = TextModel(student.build(learnt, labels, 3, task), learnt, labels, kind="lstm", task=task)
     form = spec.form
-    batch = rows_to_ask(
+    batch = build_unlabelled_rows(
         form, TEXTS if form != "answers" else ["good", "room said", "."], TEXTS if form == "answers" else None
     )
     encoded = spec.encode(learnt, batch)
@@ -277,7 +277,7 @@ def test_rows_of_one_length_are_cut_so_that_lengths_differ() -> None:
     ):
         if form == "words":
             tagger = classifier("bert", auto="TokenClassification")
-            assert find_padding(tagger, task, rows_to_ask("words", same)).is_conclusive
+            assert find_padding(tagger, task, build_unlabelled_rows("words", same)).is_conclusive
     assert not find_padding(model, TASK, rows(["good"])).is_conclusive
 
 
@@ -323,12 +323,12 @@ def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
 ) -> None:
     monkeypatch.setenv("RAYKD_CACHE", str(tmp_path / "cache"))
     finding = PaddingFinding("right", "equal", 1e-8, 0.3, (4, 9))
-    key = content_key("abc", "classification", 32, "float32", "cuda:1")
-    assert key == content_key("abc", "classification", 32, "float32", "cuda")
-    assert key != content_key("abc", "classification", 32, "bfloat16", "cuda")
+    key = compute_finding_key("abc", "classification", 32, "float32", "cuda:1")
+    assert key == compute_finding_key("abc", "classification", 32, "float32", "cuda")
+    assert key != compute_finding_key("abc", "classification", 32, "bfloat16", "cuda")
     made = []
     for _ in range(2):
-        assert found_or_tested(key, lambda: made.append(1) or finding) == finding  # type: ignore[func-returns-value]
+        assert load_or_test(key, lambda: made.append(1) or finding) == finding  # type: ignore[func-returns-value]
     assert made == [1] and read_finding(key) == finding
     kept = next((tmp_path / "cache" / "selftests").glob("*.json"))
     for bad in ("", "[]", "{}", json.dumps({**finding.to_json(), "shapes": "any"})):
@@ -423,7 +423,7 @@ def test_a_saved_student_loaded_by_plain_transformers_passes_the_self_test(kind:
     loaded = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(tmp_path / "student")
     form = task.form
     pairs = None if form in ("text", "words") else TEXTS[::-1]
-    batch = rows_to_ask(form, TEXTS, pairs)
+    batch = build_unlabelled_rows(form, TEXTS, pairs)
     found = find_padding(
         TextModel(loaded, learnt, labels, task=task.kind),
         task,

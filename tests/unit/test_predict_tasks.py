@@ -12,7 +12,7 @@ import pytest
 from raykd import models
 from raykd.cli import main
 from raykd.models import LSTMStudent
-from raykd.prediction.predictor import Predictor, rows_to_ask
+from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 
 TOKENS = ["Anna", "Smith", "lives", "in", "Paris", "."]
 TAGS = ("O", "B-PER", "I-PER")
@@ -65,7 +65,7 @@ def test_a_tagger_says_where_names_stand(
 def test_words_behind_the_limit_are_no_names(made: dict[str, Path]) -> None:
     predictor = Predictor.of(models.load_model(made["token_classification"]))
     short = Predictor(predictor.model, predictor.task.model_copy(update={"max_length": 6}))
-    (row,) = short.predict(rows_to_ask("words", ["Anna Anna Anna Anna Anna Anna"]))
+    (row,) = short.predict(build_unlabelled_rows("words", ["Anna Anna Anna Anna Anna Anna"]))
     assert 0 < row["entities"][0]["end"] < len("Anna Anna Anna Anna Anna Anna")
 
 

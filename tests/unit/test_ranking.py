@@ -10,7 +10,7 @@ import pytest
 
 from raykd.report.sweeps.confirmation import compute_paired_difference
 from raykd.report.sweeps.trials import Evaluation, SweepReport, TrialRow
-from raykd.tasks.scores.ranking import rank, round_score
+from raykd.tasks.scores.ranking import build_rank_key, round_score
 
 NOISY = (0.65, 0.6499999999999999)
 """The mean of three languages, summed in two orders."""
@@ -68,7 +68,9 @@ def test_trials_that_score_alike_rank_by_nll_then_by_name() -> None:
 
 
 def test_the_lower_nll_is_better_where_lower_is_better() -> None:
-    assert rank(0.43101, 0.43101, higher_is_better=False) < rank(0.43104, 0.43104, higher_is_better=False)
+    assert build_rank_key(0.43101, 0.43101, higher_is_better=False) < build_rank_key(
+        0.43104, 0.43104, higher_is_better=False
+    )
     assert report(trial("t0", (0.5, 0.5)), trial("t1", (0.4, 0.4)), higher=False).best.name == "t1"  # type: ignore[union-attr]
 
 

@@ -14,9 +14,9 @@ from raykd import models
 from raykd.config.loading import validate_run
 from raykd.driver.loop import make_task_model
 from raykd.errors import ConfigError
-from raykd.prediction.predictor import Predictor, rows_to_ask
-from raykd.tasks import TaskBase, build_task, register_task, task_class
-from raykd.tasks.scores.metrics import is_higher_better, metric_title
+from raykd.prediction.predictor import Predictor, build_unlabelled_rows
+from raykd.tasks import TaskBase, build_task, find_task_class, register_task
+from raykd.tasks.scores.metrics import find_metric_title, is_higher_better
 from tests.fakes import LABELS, texts_and_labels
 from tests.toy_task import Ordinal
 
@@ -39,7 +39,7 @@ def test_a_configuration_names_it_and_is_judged_by_its_own_metric() -> None:
     config = validate_run(tree(), "test")
     assert type(config.task) is Ordinal and config.metric == "rank_distance"
     assert not config.train.higher_is_better and not is_higher_better("rank_distance")
-    assert metric_title("rank_distance") == "rank distance"
+    assert find_metric_title("rank_distance") == "rank distance"
     several = validate_multi()
     assert type(several.members["stars"].task) is Ordinal
 
@@ -68,7 +68,7 @@ def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: P
     models.save_model(student, tmp_path / "student")
     predictor = Predictor.of(models.load_model(tmp_path / "student"))
     assert type(predictor.task) is Ordinal
-    batch = rows_to_ask("text", list(texts[:5]))
+    batch = build_unlabelled_rows("text", list(texts[:5]))
     found = list(predictor.predict(batch))
     assert all(row["label"] in LABELS for row in found)
     columns = predictor.task.to_columns(found, LABELS)
@@ -80,7 +80,7 @@ def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: P
 
 
 def test_a_kind_is_registered_once_and_whole() -> None:
-    assert task_class("ordinal") is Ordinal and type(build_task({"kind": "ordinal"})) is Ordinal
+    assert find_task_class("ordinal") is Ordinal and type(build_task({"kind": "ordinal"})) is Ordinal
     with pytest.raises(ValueError, match="two tasks are of kind ordinal"):
 
         @register_task

@@ -28,9 +28,9 @@ SEQEVAL = {"BIO": seqeval.scheme.IOB2, "BILOU": seqeval.scheme.BILOU, "BIOES": s
 
 @pytest.mark.parametrize("name", LISTS)
 def test_schemes_are_known_by_their_tags(name: str) -> None:
-    scheme = schemes.parse(LISTS[name])
+    scheme = schemes.parse_scheme(LISTS[name])
     assert scheme.name == name and scheme.outside == 0 and scheme.types[1] == "PER"
-    assert schemes.parse(LISTS[name][::-1]).outside == len(LISTS[name]) - 1
+    assert schemes.parse_scheme(LISTS[name][::-1]).outside == len(LISTS[name]) - 1
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_schemes_are_known_by_their_tags(name: str) -> None:
 )
 def test_inconsistent_tags_are_refused(tags: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        schemes.parse(tags)
+        schemes.parse_scheme(tags)
 
 
 @st.composite
@@ -100,7 +100,7 @@ def test_gold_tags_that_cannot_follow_each_other_are_refused(tags: list[str], sc
 
 
 def test_a_teacher_in_another_order_and_scheme() -> None:
-    found = schemes.map_columns(BILOU, BIO, {}, "t")
+    found = schemes.map_tag_columns(BILOU, BIO, {}, "t")
     assert found.columns == ((0,), (1, 4), (2, 3), (5, 8), (6, 7)) and found.unknown == ()
     logits = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -109,14 +109,14 @@ def test_a_teacher_in_another_order_and_scheme() -> None:
     assert np.allclose(q[:, 1], p[:, 1] + p[:, 4], atol=1e-6) and np.allclose(
         q[:, 4], p[:, 6] + p[:, 7], atol=1e-6
     )
-    swapped = schemes.map_columns(BIO[::-1], BIO, {}, "t")
+    swapped = schemes.map_tag_columns(BIO[::-1], BIO, {}, "t")
     assert (swapped.apply(logits[:, :5]) == logits[:, 4::-1]).all()
-    assert schemes.map_columns(BILOU, BIOES, {}, "t").columns == tuple((i,) for i in range(9))
-    assert schemes.map_columns(BIO, IO, {}, "t").columns == ((0,), (1, 2), (3, 4))
+    assert schemes.map_tag_columns(BILOU, BIOES, {}, "t").columns == tuple((i,) for i in range(9))
+    assert schemes.map_tag_columns(BIO, IO, {}, "t").columns == ((0,), (1, 2), (3, 4))
 
 
 def test_a_teacher_that_knows_fewer_types() -> None:
-    found = schemes.map_columns(["I-LOC", "O", "B-LOC"], BIO, {}, "t")
+    found = schemes.map_tag_columns(["I-LOC", "O", "B-LOC"], BIO, {}, "t")
     assert found.columns == ((1,), (), (), (2,), (0,)) and found.unknown == (1, 2)
     got = found.apply(np.asarray([[1.0, 2.0, 3.0]], dtype=np.float32))
     assert got.tolist() == [[2.0, MASKED, MASKED, 3.0, 1.0]] and got.dtype == np.float32
@@ -124,7 +124,7 @@ def test_a_teacher_that_knows_fewer_types() -> None:
 
 def test_a_teachers_tags_and_types_can_be_renamed() -> None:
     own = ["O", "B-PERSON", "I-PERSON", "B-MISC", "I-MISC", "B-GPE", "I-GPE", "B-LOC", "I-LOC"]
-    found = schemes.map_columns(
+    found = schemes.map_tag_columns(
         own, BIO, {"PERSON": "PER", "MISC": "O", "B-GPE": "B-LOC", "I-GPE": "I-LOC"}, "t"
     )
     assert found.columns == ((0, 3, 4), (1,), (2,), (5, 7), (6, 8))
@@ -142,7 +142,7 @@ def test_a_teachers_tags_and_types_can_be_renamed() -> None:
 )
 def test_a_teacher_whose_tags_do_not_fit_is_refused(own: list[str], wanted: list[str], why: str) -> None:
     with pytest.raises(LabelMismatchError, match=why) as caught:
-        schemes.map_columns(own, wanted, {}, "zh")
+        schemes.map_tag_columns(own, wanted, {}, "zh")
     assert (
         str(own) in str(caught.value)
         and str(wanted) in str(caught.value)
@@ -152,11 +152,11 @@ def test_a_teacher_whose_tags_do_not_fit_is_refused(own: list[str], wanted: list
 
 def test_a_teacher_that_tells_less_is_refused_with_labels_that_it_can_tell() -> None:
     with pytest.raises(LabelMismatchError, match=r"data\.labels") as caught:
-        schemes.map_columns(IO, BIO, {}, "zh")
+        schemes.map_tag_columns(IO, BIO, {}, "zh")
     advice = str(caught.value)
     assert "data.scheme: BIO" in advice
     labels = re.search(r"data\.labels: \[([^]]+)\]", advice)
-    assert labels and schemes.map_columns(IO, labels[1].split(", "), {}, "zh").unknown == ()
+    assert labels and schemes.map_tag_columns(IO, labels[1].split(", "), {}, "zh").unknown == ()
 
 
 def brute_force(logits: np.ndarray, tags: list[str], name: str) -> tuple[int, ...]:
@@ -179,7 +179,7 @@ def test_decoding_finds_the_best_of_all_allowed_rows(name: str, tags: list[str])
     rng = np.random.default_rng(1)
     counts = np.asarray([2, 0, 4, 1, 3, 0, 4, 4, 1])
     logits = rng.normal(scale=2, size=(int(counts.sum()), len(tags)))
-    got = entities.decode_tags(logits, counts, schemes.parse(tags))
+    got = entities.decode_tags(logits, counts, schemes.parse_scheme(tags))
     rows = np.split(logits, np.cumsum(counts)[:-1])
     assert got.tolist() == [i for row in rows for i in brute_force(row, tags, name)]
 
@@ -187,17 +187,19 @@ def test_decoding_finds_the_best_of_all_allowed_rows(name: str, tags: list[str])
 def test_decoding_repairs_what_argmax_gets_wrong() -> None:
     logits = np.asarray([[1.0, 0.5, 0, 0, 0], [0, 0, 3.0, 0, 0], [0, 0, 0, 0, 0.1]])
     assert logits.argmax(axis=1).tolist() == [0, 2, 4]
-    assert entities.decode_tags(logits, np.asarray([3]), schemes.parse(BIO)).tolist() == [1, 2, 0]
-    assert entities.decode_tags(np.zeros((0, 5)), np.asarray([0, 0]), schemes.parse(BIO)).tolist() == []
+    assert entities.decode_tags(logits, np.asarray([3]), schemes.parse_scheme(BIO)).tolist() == [1, 2, 0]
+    assert (
+        entities.decode_tags(np.zeros((0, 5)), np.asarray([0, 0]), schemes.parse_scheme(BIO)).tolist() == []
+    )
     with pytest.raises(ValueError, match="3 words, but the rows count 2"):
-        entities.decode_tags(logits, np.asarray([2]), schemes.parse(BIO))
+        entities.decode_tags(logits, np.asarray([2]), schemes.parse_scheme(BIO))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(["BIO", "BILOU", "BIOES"]), st.integers(0, 10**6))
 def test_scores_are_seqevals(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    scheme = schemes.parse(LISTS[name])
+    scheme = schemes.parse_scheme(LISTS[name])
     counts = rng.integers(1, 7, size=8)
     logits = rng.normal(size=(int(counts.sum()), len(scheme.tags)))
     gold = entities.decode_tags(logits + rng.normal(size=logits.shape), counts, scheme)
@@ -222,7 +224,7 @@ def test_scores_are_seqevals(name: str, seed: int) -> None:
 @given(st.sampled_from(["IO", "BIO", "BILOU", "BIOES"]), st.integers(0, 10**6))
 def test_impossible_tags_are_counted_as_seqeval_counts_them(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    scheme = schemes.parse(LISTS[name][::-1])
+    scheme = schemes.parse_scheme(LISTS[name][::-1])
     counts = np.asarray([3, 0, 7, 1, 5, 0])
     y_true, y_pred = rng.integers(0, len(scheme.tags), size=(2, 16))
     y_pred = np.where(rng.random(16) < 0.7, y_true, y_pred)
@@ -268,15 +270,18 @@ def test_nothing_to_measure_on_is_an_error() -> None:
 
 def test_schemes_with_other_letters_and_teachers_that_lack_some() -> None:
     bmes = ["O", "B-PER", "M-PER", "E-PER", "S-PER"]
-    assert schemes.parse(bmes).name == "BMES" and schemes.parse([*bmes[:4], "W-PER"]).name == "BMEWO"
+    assert (
+        schemes.parse_scheme(bmes).name == "BMES"
+        and schemes.parse_scheme([*bmes[:4], "W-PER"]).name == "BMEWO"
+    )
     bioes = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]
-    assert schemes.map_columns(bioes, bmes, {}, "t").columns == tuple((i,) for i in range(5))
-    assert schemes.map_columns(bmes, ["O", "B-PER", "I-PER"], {}, "t").columns == ((0,), (1, 4), (2, 3))
-    assert schemes.map_columns(bmes[:4], bmes, {}, "t").unknown == (4,)
+    assert schemes.map_tag_columns(bioes, bmes, {}, "t").columns == tuple((i,) for i in range(5))
+    assert schemes.map_tag_columns(bmes, ["O", "B-PER", "I-PER"], {}, "t").columns == ((0,), (1, 4), (2, 3))
+    assert schemes.map_tag_columns(bmes[:4], bmes, {}, "t").unknown == (4,)
     iob1 = ["O", "I-PER", "B-LOC", "I-LOC"]
     with pytest.raises(LabelMismatchError, match="if they are IOB1, give the run IO labels"):
-        schemes.map_columns(iob1, BIO, {}, "t")
-    assert schemes.map_columns(iob1, ["O", "I-PER", "I-LOC"], {}, "t").columns == ((0,), (1,), (2, 3))
+        schemes.map_tag_columns(iob1, BIO, {}, "t")
+    assert schemes.map_tag_columns(iob1, ["O", "I-PER", "I-LOC"], {}, "t").columns == ((0,), (1,), (2, 3))
     assert schemes.convert_tags(["I-PER", "B-PER", "I-LOC", "O", "I-LOC"], "IOB1", "BIOES") == [
         "S-PER", "S-PER", "S-LOC", "O", "S-LOC",
     ]  # fmt: skip

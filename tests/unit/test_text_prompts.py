@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from raykd.errors import ConfigError
 from raykd.tasks import CausalLM, MaskedLM, Seq2Seq
 from raykd.text.batch import TextBatch
-from raykd.text.prompts import encode_sources, encode_targets, prompt_ids
+from raykd.text.prompts import encode_prompts, encode_sources, encode_targets
 from tests.tokenizers import SPECIALS, byte_level, fast
 
 TEXT = "say one : uno due tre"
@@ -36,7 +36,7 @@ def spelt(tokenizer: Any, ids: Any) -> str:
 )
 def test_a_prompt_is_open_and_begins_once(template: str, begins: str) -> None:
     tokenizer = byte_level([TEXT], template)
-    ids = prompt_ids(tokenizer, ["uno", "<s>uno", "", "uno</s>due"])
+    ids = encode_prompts(tokenizer, ["uno", "<s>uno", "", "uno</s>due"])
     assert [spelt(tokenizer, row) for row in ids.ids] == [
         f"{begins}uno",
         "<s>uno",
@@ -49,26 +49,28 @@ def test_a_prompt_is_open_and_begins_once(template: str, begins: str) -> None:
 def test_a_long_prompt_keeps_the_token_that_begins_a_text() -> None:
     for template, text in (("<s> $A", TEXT), ("$A", f"<s>{TEXT}")):
         tokenizer = byte_level([TEXT], template)
-        whole = prompt_ids(tokenizer, [text]).ids[0].tolist()
-        cut = prompt_ids(tokenizer, [text, "uno"], 4)
+        whole = encode_prompts(tokenizer, [text]).ids[0].tolist()
+        cut = encode_prompts(tokenizer, [text, "uno"], 4)
         assert cut.ids[0].tolist() == [whole[0], *whole[-3:]] and cut.long_B.tolist() == [True, False]
         assert spelt(tokenizer, cut.ids[0]).startswith("<s>")
     plain = byte_level([TEXT], "$A")
-    assert prompt_ids(plain, [TEXT], 3).ids[0].tolist() == prompt_ids(plain, [TEXT]).ids[0].tolist()[-3:]
+    assert (
+        encode_prompts(plain, [TEXT], 3).ids[0].tolist() == encode_prompts(plain, [TEXT]).ids[0].tolist()[-3:]
+    )
 
 
 def test_a_tokenizer_that_leaves_out_what_it_does_not_know_begins_once_too() -> None:
     backend = Tokenizer(BPE({name: i for i, name in enumerate([*SPECIALS, *"你好吗的"])}, []))
     tokenizer = fast(backend, "<s> $A </s>")
     assert tokenizer("a")["input_ids"] == [0, 2]
-    assert prompt_ids(tokenizer, ["你好"]).ids[0].tolist() == [0, 5, 6]
+    assert encode_prompts(tokenizer, ["你好"]).ids[0].tolist() == [0, 5, 6]
     assert encode_targets(tokenizer, ["吗"], 9, as_target=True).ids[0].tolist() == [0, 7, 2]
 
 
 def test_an_empty_prompt_takes_what_there_is_to_begin_with() -> None:
-    assert prompt_ids(byte_level([TEXT], "$A", bos_token=None), [""]).ids[0].tolist() == [2]
+    assert encode_prompts(byte_level([TEXT], "$A", bos_token=None), [""]).ids[0].tolist() == [2]
     with pytest.raises(ConfigError, match="empty prompt"):
-        prompt_ids(byte_level([TEXT], "$A", bos_token=None, eos_token=None), [""])
+        encode_prompts(byte_level([TEXT], "$A", bos_token=None, eos_token=None), [""])
 
 
 @pytest.mark.parametrize("as_target", [False, True])
@@ -114,7 +116,7 @@ def test_training_and_writing_read_one_prompt_whatever_its_target() -> None:
     task = CausalLM(max_length=9, max_target_length=5)
     encoded = task.encode(tokenizer, rows([TEXT, TEXT, "uno"], ["uno", TEXT, "due"]))
     kept = [ids[:-n] for ids, n in zip(encoded.fields["input_ids"], encoded.counts_B, strict=True)]
-    written = prompt_ids(tokenizer, [TEXT, TEXT, "uno"], task.prompt_tokens).ids
+    written = encode_prompts(tokenizer, [TEXT, TEXT, "uno"], task.prompt_tokens).ids
     assert [row.tolist() for row in kept] == [row.tolist() for row in written]
     assert encoded.long_B is not None and encoded.long_B.tolist() == [True, True, False]
     assert task.prompt_tokens == 4

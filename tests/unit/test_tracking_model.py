@@ -12,7 +12,7 @@ import torch
 
 import raykd
 from raykd.models import LinearStudent, LSTMStudent, TextModel, TransformerStudent, load_model, save_model
-from raykd.prediction.predictor import Predictor, rows_to_ask
+from raykd.prediction.predictor import Predictor, build_unlabelled_rows
 from raykd.tracking import Tracker
 from raykd.tracking.packing import CARRIED, NEEDED, list_requirements
 
@@ -84,7 +84,7 @@ def test_a_logged_student_answers_where_raykd_is_not_installed(mlflow_uri: str, 
             built = TextModel(network, tokenizer, LABELS, kind=student.kind, max_length=32)
             folder = save_model(built, tmp_path / student.kind)
             models.append(tracker.log_student(folder, LABELS, ("fr", "zh")))
-            rows = Predictor.of(load_model(folder)).predict(rows_to_ask("text", TEXTS, None))
+            rows = Predictor.of(load_model(folder)).predict(build_unlabelled_rows("text", TEXTS, None))
             wanted.append([[row["probabilities"][label] for label in LABELS] for row in rows])
     done = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, json.dumps([mlflow_uri, models, TEXTS])],

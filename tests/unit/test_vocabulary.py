@@ -22,7 +22,7 @@ from raykd.models.vocabulary import (
     same_tokenizer,
     true_size,
 )
-from raykd.text.alignment import NOWHERE, align_flat, start_offsets
+from raykd.text.alignment import NOWHERE, align_units, find_start_offsets
 from raykd.tokenizers.bytepair import train_bytepair
 from raykd.tokenizers.canonical import (
     BEGINS,
@@ -57,8 +57,8 @@ def align(
     *,
     whole: bool = False,
 ) -> NDArray[np.int64]:
-    """`align_flat` of one array of offsets a row."""
-    return align_flat(*_flat(teacher_rows), *_flat(student_rows), whole=whole)
+    """`align_units` of one array of offsets a row."""
+    return align_units(*_flat(teacher_rows), *_flat(student_rows), whole=whole)
 
 
 def wrapped(backend: Tokenizer, **names: str) -> PreTrainedTokenizerFast:
@@ -132,7 +132,7 @@ KINDS = {"byte-level": byte_level, "metaspace": unigram, "wordpiece": wordpiece,
 
 def starts(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
     row = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
-    return start_offsets(row["offset_mapping"], text, row["special_tokens_mask"])
+    return find_start_offsets(row["offset_mapping"], text, row["special_tokens_mask"])
 
 
 def target(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
@@ -288,16 +288,21 @@ def test_offsets_by_hand() -> None:
 def test_a_token_that_begins_inside_a_character_begins_nowhere() -> None:
     # Three tokens of two characters: ab|cd|ef as bytes, of which the second reaches into the second character.
     offsets = [(0, 1), (0, 2), (1, 2), (0, 0)]
-    assert start_offsets(offsets, "中国", [0, 0, 0, 1]).tolist() == [0, NOWHERE, NOWHERE, 2]
+    assert find_start_offsets(offsets, "中国", [0, 0, 0, 1]).tolist() == [0, NOWHERE, NOWHERE, 2]
 
 
 def test_the_end_begins_at_the_texts_length_unless_the_row_is_truncated() -> None:
-    assert start_offsets([(0, 0), (0, 2), (0, 0), (0, 0)], "ab  ", [1, 0, 1, 1]).tolist() == [-1, 0, 4, -1]
-    assert start_offsets([(0, 0), (0, 2), (0, 0)], "ab cd", [1, 0, 1]).tolist() == [-1, 0, -1]
-    assert start_offsets([(0, 0), (0, 0)], "", [1, 1]).tolist() == [-1, 0]
-    assert start_offsets([(0, 0), (0, 2)], "ab", [1, 0], ends=False).tolist() == [-1, 0]
-    assert start_offsets([(0, 2), (2, 3), (0, 0)], "ab ", [0, 0, 1]).tolist() == [0, -1, 3]
-    assert start_offsets(np.zeros((0, 2)), "", np.zeros(0)).tolist() == []
+    assert find_start_offsets([(0, 0), (0, 2), (0, 0), (0, 0)], "ab  ", [1, 0, 1, 1]).tolist() == [
+        -1,
+        0,
+        4,
+        -1,
+    ]
+    assert find_start_offsets([(0, 0), (0, 2), (0, 0)], "ab cd", [1, 0, 1]).tolist() == [-1, 0, -1]
+    assert find_start_offsets([(0, 0), (0, 0)], "", [1, 1]).tolist() == [-1, 0]
+    assert find_start_offsets([(0, 0), (0, 2)], "ab", [1, 0], ends=False).tolist() == [-1, 0]
+    assert find_start_offsets([(0, 2), (2, 3), (0, 0)], "ab ", [0, 0, 1]).tolist() == [0, -1, 3]
+    assert find_start_offsets(np.zeros((0, 2)), "", np.zeros(0)).tolist() == []
 
 
 @given(st.text(alphabet="ab ,.é中国🙂\n\u3000", max_size=30))

@@ -97,7 +97,7 @@ def pick_opinion(random: Random, domain: Domain, label: int) -> Opinion:
 
 @cache
 def load_lexicon(language: str) -> Lexicon:
-    """The lexicon of a language that `available` lists."""
+    """The lexicon of a language that `list_embedded_languages` lists."""
     tree: dict[str, Any] = yaml.safe_load((_FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))
     words = {
         name: _listed(tree[name]) if isinstance(tree[name], str) else tuple(tree[name])

@@ -54,13 +54,13 @@ class _Row:
 
 
 @cache
-def available() -> tuple[str, ...]:
+def list_embedded_languages() -> tuple[str, ...]:
     """Return the languages that the corpora are written in."""
     files = (Path(__file__).parent / "reviews").glob("*-train.jsonl.xz")
     return tuple(sorted(file.name.partition("-")[0] for file in files))
 
 
-def embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled: bool) -> Rows:
+def load_embedded_rows(source: Embedded, config: DataConfig, form: RowForm, labelled: bool) -> Rows:
     """Return the corpus of a form, in the run's label order.
 
     Args:
@@ -95,7 +95,7 @@ def read_corpus(
 
     Args:
         source: Split, seed and noise.
-        languages: Some of `available`.
+        languages: Some of `list_embedded_languages`.
         form: Which corpus.
         labels: Order of the labels or tags; by default `REVIEW_LABELS` or `NAME_TAGS`.
 
@@ -103,12 +103,12 @@ def read_corpus(
         DataError: A language that the corpus is not written in, labels that are not the corpus's, or more rows than
             there are.
     """
-    unknown = sorted(set(languages) - set(available()))
+    unknown = sorted(set(languages) - set(list_embedded_languages()))
     if unknown:
         raise DataError(
             "the embedded corpus is not written in every language of data.languages",
             got=f"{unknown}",
-            wanted=f"some of {list(available())}",
+            wanted=f"some of {list(list_embedded_languages())}",
             next_step="give data.languages only these, or read files",
         )
     own = NAME_TAGS if form == "words" else REVIEW_LABELS
@@ -123,11 +123,11 @@ def read_corpus(
     codes: list[str] = []
     rows: list[_Row] = []
     for language in languages:
-        noise = Random(_seed(source, language, _CORPORA[form], "noise"))
-        for at, record in enumerate(_records(source, language, _CORPORA[form])):
+        noise = Random(_derive_seed(source, language, _CORPORA[form], "noise"))
+        for at, record in enumerate(_read_records(source, language, _CORPORA[form])):
             ids.append(f"{language}-{source.split}-{at}")
             codes.append(language)
-            rows.append(_row(record, form, noise, source.label_noise, order))
+            rows.append(_build_row(record, form, noise, source.label_noise, order))
     labels_B = np.asarray([row.label for row in rows], dtype=np.int64)
     if form == "text" and source.split == "unlabeled":
         labels_B = np.full_like(labels_B, UNLABELLED)
@@ -143,12 +143,12 @@ def read_corpus(
     return found.in_mode("split") if form == "words" else found
 
 
-def _seed(source: Embedded, language: str, corpus: str, what: str) -> str:
+def _derive_seed(source: Embedded, language: str, corpus: str, what: str) -> str:
     middle = "" if corpus == "reviews" else f"{corpus}/"
     return f"{source.seed}/{language}/{source.split}/{middle}{what}"
 
 
-def _records(source: Embedded, language: str, corpus: str) -> list[object]:
+def _read_records(source: Embedded, language: str, corpus: str) -> list[object]:
     """Records of a language; seed 0 takes them in the order of the file, any other seed in an order of its own."""
     file = Path(__file__).parent / corpus / f"{language}-{source.split}.jsonl.xz"
     with lzma.open(file, "rt", encoding="utf-8") as stream:
@@ -160,12 +160,12 @@ def _records(source: Embedded, language: str, corpus: str) -> list[object]:
             wanted=f"at most {len(lines)} of the split {source.split}",
         )
     if source.seed:
-        random = Random(_seed(source, language, corpus, "order"))
+        random = Random(_derive_seed(source, language, corpus, "order"))
         lines = [line for _, line in sorted((random.random(), line) for line in lines)]
     return [json.loads(line) for line in lines[: source.rows_per_language]]
 
 
-def _row(record: Any, form: RowForm, noise: Random, share: float, labels: Sequence[str]) -> _Row:
+def _build_row(record: Any, form: RowForm, noise: Random, share: float, labels: Sequence[str]) -> _Row:
     """One row; a share of the gold is wrong."""
     if form == "plain":
         return _Row(record[0])
@@ -175,28 +175,28 @@ def _row(record: Any, form: RowForm, noise: Random, share: float, labels: Sequen
     if form == "words":
         tokens, names = record
         text, spans = join_tokens(tokens)
-        return _Row(text, words=spans, gold=_tags(len(tokens), names, noise, share, labels))
+        return _Row(text, words=spans, gold=_build_tags(len(tokens), names, noise, share, labels))
     if form == "answers":
         question, context, (right, *others) = record
-        answer = _pick(noise, others) if noise.random() < share else right
+        answer = _choose(noise, others) if noise.random() < share else right
         begin = context.index(answer)
         return _Row(question, context, gold=(begin, begin + len(answer)))
     given, target, wrong = record
     return _Row(given, wrong if noise.random() < share else target)
 
 
-def _tags(
+def _build_tags(
     count: int, names: Sequence[tuple[int, int, str]], noise: Random, share: float, labels: Sequence[str]
 ) -> tuple[int, ...]:
     tags = ["O"] * count
     for begin, end, right in names:
         kind = right
         if noise.random() < share:
-            kind = _pick(noise, [other for other in NAME_TYPES if other != right])
+            kind = _choose(noise, [other for other in NAME_TYPES if other != right])
         tags[begin:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - begin - 1)
     return tuple(labels.index(tag) for tag in tags)
 
 
-def _pick(random: Random, pool: Sequence[str]) -> str:
+def _choose(random: Random, pool: Sequence[str]) -> str:
     # Not Random.choice, whose use of the generator is not promised from Python to Python.
     return pool[int(random.random() * len(pool))]

@@ -67,7 +67,7 @@ def read_delimited(
     if not any(line.strip() for _, line in head):
         raise DataError(f"{path}: the file holds no rows", got="no rows", wanted="at least one row")
     texts = [line for _, line in head if line.strip()]
-    found = delimiter or _sniffed(texts, usual)
+    found = delimiter or _find_delimiter(texts, usual)
     in_quotes = any(_is_quoted(name) for name in texts[0].strip().split(found))
     quoted = quoting == "minimal" if quoting is not None else found != "\t" or in_quotes
     if delimiter is None and found != usual:
@@ -79,11 +79,11 @@ def read_delimited(
             f"{path.name}: fields stand in quotes, as its header does; quoting: none on the source keeps them"
         )
     dialect = Dialect(found, quoted, quoting is not None)
-    read = _quoted_rows if quoted else _bare_rows
+    read = _read_quoted_rows if quoted else _read_unquoted_rows
     yield from read(path, chain(head, lines), dialect, tell)
 
 
-def _sniffed(lines: Sequence[str], usual: str) -> str:
+def _find_delimiter(lines: Sequence[str], usual: str) -> str:
     """The delimiter that splits the header, best one by which all rows at the beginning are as wide."""
     order = [usual, *(mark for mark in _DELIMITERS if mark != usual)]
     widths = {mark: [len(row) for row in csv.reader(lines[:-1] or lines, delimiter=mark)] for mark in order}
@@ -98,7 +98,7 @@ def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
-def _bare_rows(
+def _read_unquoted_rows(
     path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
 ) -> Iterator[Record]:
     """A record a line; quotes are part of the texts."""
@@ -109,11 +109,10 @@ def _bare_rows(
         if row == [""]:
             continue
         if header is None:
-            header = _header(path, number, row)
+            header = _check_header(path, number, row)
             continue
         if len(row) != len(header):
-            raise _width(path, number, row, header, "a file without quoting holds one row a line; if fields that hold "
-                         "tabs or line ends stand in quotes, set quoting: minimal on the source")  # fmt: skip
+            raise _build_width_error(path, number, row, header, _ADVICE_WITHOUT_QUOTES)
         with_quotes += any(field.startswith('"') for field in row)
         for text in () if dialect.trusted else row:
             inside = text[1:-1]
@@ -124,7 +123,7 @@ def _bare_rows(
                     wanted="quoting: minimal on the source, where such quotes are taken off, or quoting: none, where "
                     "they are part of the text",
                 )
-        yield _record(path, number, header, row)
+        yield _build_record(path, number, header, row)
     if with_quotes and not dialect.trusted:
         tell(
             f"{path.name}: a tab file has no quoting; rows with a field that begins with a quote: {with_quotes:,}"
@@ -132,7 +131,7 @@ def _bare_rows(
 
 
 @dataclass
-class _Feed:
+class _RecordLines:
     """Hands lines to the CSV reader and remembers those of the record that is being read."""
 
     lines: Iterator[tuple[int, str]]
@@ -144,33 +143,37 @@ class _Feed:
             yield line
 
 
-def _quoted_rows(
+def _read_quoted_rows(
     path: Path, lines: Iterator[tuple[int, str]], dialect: Dialect, tell: Tell
 ) -> Iterator[Record]:
-    feed = _Feed(lines)
+    feed = _RecordLines(lines)
     header: list[str] | None = None
-    long = _LongRecords(dialect.delimiter)
+    long = _MultilineRecords(dialect.delimiter)
     try:
         for row in csv.reader(feed, delimiter=dialect.delimiter, strict=True):
             taken, feed.taken = feed.taken, []
             number = taken[0][0]
             if header is None:
-                header = _header(path, number, row) if row else None
+                header = _check_header(path, number, row) if row else None
                 continue
             if not row:
                 continue
             if len(row) != len(header):
-                raise _width(
+                raise _build_width_error(
                     path, number, row, header, _ADVICE_ON_WIDTH if len(header) > 1 else _ADVICE_ON_ONE
                 )
             long.see(row, taken)
-            yield _record(path, number, header, row)
+            yield _build_record(path, number, header, row)
     except csv.Error as error:
-        raise _broken(path, feed.taken, str(error)) from None
+        raise _build_csv_error(path, feed.taken, str(error)) from None
     assert header is not None  # there is a line that is not blank
     long.judge(path, dialect, tell)
 
 
+_ADVICE_WITHOUT_QUOTES = (
+    "a file without quoting holds one row a line; if fields that hold tabs or line ends stand in quotes, set quoting: "
+    "minimal on the source"
+)
 _ADVICE_ON_WIDTH = (
     'put a field that holds the delimiter, a quote or a line end in quotes, with "" for a quote in it; another '
     "delimiter can be named on the source (delimiter: ...)"
@@ -181,7 +184,7 @@ _ADVICE_ON_ONE = (
 )
 
 
-class _LongRecords:
+class _MultilineRecords:
     """Records of several lines: how many, and which of them look as if a quote had swallowed rows."""
 
     def __init__(self, delimiter: str) -> None:
@@ -222,7 +225,7 @@ class _LongRecords:
             )
 
 
-def _broken(path: Path, taken: list[tuple[int, str]], reason: str) -> DataError:
+def _build_csv_error(path: Path, taken: list[tuple[int, str]], reason: str) -> DataError:
     """What csv finds wrong, for people; it knows two things, told apart by how the record ends."""
     first, text = taken[0] if taken else (1, "")
     last = taken[-1][0] if taken else 1
@@ -242,7 +245,7 @@ def _broken(path: Path, taken: list[tuple[int, str]], reason: str) -> DataError:
     )
 
 
-def _header(path: Path, number: int, row: list[str]) -> list[str]:
+def _check_header(path: Path, number: int, row: list[str]) -> list[str]:
     named = [name for name in row if name]
     if len(set(named)) != len(named):
         raise DataError(
@@ -253,12 +256,12 @@ def _header(path: Path, number: int, row: list[str]) -> list[str]:
     return row
 
 
-def _record(path: Path, number: int, header: list[str], row: list[str]) -> Record:
+def _build_record(path: Path, number: int, header: list[str], row: list[str]) -> Record:
     values = {name: value for name, value in zip(header, row, strict=True) if name}
     return Record(f"{path}:{number}", number, values, flat=True)
 
 
-def _width(path: Path, number: int, row: list[str], header: list[str], advice: str) -> DataError:
+def _build_width_error(path: Path, number: int, row: list[str], header: list[str], advice: str) -> DataError:
     return DataError(
         f"{path}:{number}: the row has another number of fields than the header",
         got=f"{len(row)} fields: {shorten_text(str(row))}",

@@ -52,11 +52,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             line that is too long; with file and line.
     """
     offset = 0
-    for number, raw in enumerate(_split(path, _as_utf8(path)), start=1):
+    for number, raw in enumerate(_split_lines(path, _read_as_utf8(path)), start=1):
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, number, offset, raw, error.start) from None
+            raise _build_encoding_error(path, number, offset, raw, error.start) from None
         offset += len(raw)
         yield number, line.lstrip("\ufeff") if number == 1 else line
 
@@ -96,7 +96,7 @@ _UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _read_blocks(path: Path) -> Iterator[bytes]:
     try:
         with open_packed(path) as handle:
             while block := handle.read(_BLOCK):
@@ -113,9 +113,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
         ) from None
 
 
-def _as_utf8(path: Path) -> Iterator[bytes]:
+def _read_as_utf8(path: Path) -> Iterator[bytes]:
     """The blocks, re-encoded where a byte order mark says UTF-16 or UTF-32."""
-    blocks = _blocks(path)
+    blocks = _read_blocks(path)
     first = next(blocks, b"")
     name = next((name for mark, name in _MARKS if first.startswith(mark)), None)
     if name is None:
@@ -148,11 +148,11 @@ def _refuse_unmarked(path: Path, begin: bytes) -> None:
         f"{path}: it is UTF-16 without a byte order mark",
         got=f"{sum(zeros)} zero bytes among the first {len(begin)}",
         wanted="a UTF-8 file",
-        next_step=_iconv(path, name),
+        next_step=_format_iconv_command(path, name),
     )
 
 
-def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _split_lines(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Lines with their ends; LF, CR LF and CR end a line."""
     rest: list[bytes] = []
     number = 1
@@ -174,16 +174,16 @@ def _split(path: Path, blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield from b"".join(rest).splitlines(keepends=True)
 
 
-def _not_utf8(path: Path, number: int, offset: int, raw: bytes, at: int) -> DataError:
+def _build_encoding_error(path: Path, number: int, offset: int, raw: bytes, at: int) -> DataError:
     return DataError(
         f"{path}:{number}: not UTF-8, at byte {offset + at} of the file",
         got=f"byte 0x{raw[at]:02x} in {raw.decode('latin-1').strip()[:80]}",
         wanted="a UTF-8 file",
-        next_step=f"re-encode it, for example: {_iconv(path, _likely(raw))}",
+        next_step=f"re-encode it, for example: {_format_iconv_command(path, _guess_encoding(raw))}",
     )
 
 
-def _likely(raw: bytes) -> str:
+def _guess_encoding(raw: bytes) -> str:
     """The encoding that bytes which are not UTF-8 most likely have."""
     if b"\0" in raw:
         return "utf-16le" if raw[1::2].count(0) >= raw[::2].count(0) else "utf-16be"
@@ -193,5 +193,5 @@ def _likely(raw: bytes) -> str:
     return "cp1252" if any(0x80 <= byte < 0xA0 for byte in raw) else "latin1"
 
 
-def _iconv(path: Path, name: str) -> str:
+def _format_iconv_command(path: Path, name: str) -> str:
     return f"iconv -f {name} -t utf-8 {path.name} > new{path.suffix}"

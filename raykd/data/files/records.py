@@ -25,11 +25,11 @@ PARQUET = (".parquet",)
 _ROWS_AT_ONCE = 1024
 
 
-def _silent(line: str) -> None:
+def _ignore_note(line: str) -> None:
     """Takes what nobody asked to be told."""
 
 
-def read_file_records(path: Path, source: Files | None = None, tell: Tell = _silent) -> Iterable[Record]:
+def read_file_records(path: Path, source: Files | None = None, tell: Tell = _ignore_note) -> Iterable[Record]:
     """The records of a local file; its ending says what it is, behind that of packing.
 
     Args:
@@ -51,7 +51,7 @@ def read_file_records(path: Path, source: Files | None = None, tell: Tell = _sil
     if ending in JSON_LINES:
         return read_json_lines(path)
     if ending in PARQUET and not packed:
-        return _parquet_records(path)
+        return _read_parquet_records(path)
     raise DataError(
         f"{path}: the ending does not say what the file is",
         got=path.suffix or "no ending",
@@ -61,7 +61,7 @@ def read_file_records(path: Path, source: Files | None = None, tell: Tell = _sil
     )
 
 
-def _parquet_records(path: Path) -> Iterator[Record]:
+def _read_parquet_records(path: Path) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -77,13 +77,13 @@ def _parquet_records(path: Path) -> Iterator[Record]:
             rest = {
                 c.name: UnreadValue(f"a value of type {c.type}") for c in schema if c.name not in set(kept)
             }
-            names = _class_names(schema)
+            names = _read_class_names(schema)
             number = 0
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=kept):
                 for values in batch.to_pylist():
                     number += 1
                     for column, classes in names.items():
-                        values[column] = _by_name(values[column], classes)
+                        values[column] = _name_classes(values[column], classes)
                     yield Record(f"{path}: row {number}", number, {**values, **rest})
     except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
         raise DataError(
@@ -109,27 +109,27 @@ def _is_plain(kind: Any, inside: bool = False) -> bool:
     return text or number or (types.is_floating(kind) and not inside)
 
 
-def _class_names(schema: Any) -> dict[str, list[str]]:
+def _read_class_names(schema: Any) -> dict[str, list[str]]:
     """The names behind the numbers of a column, where `datasets` wrote them into the file; lists of numbers too."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        found = {name: _names_in(features[name]) for name in schema.names if name in features}
+        found = {name: _find_names_in_json(features[name]) for name in schema.names if name in features}
     except (KeyError, TypeError, ValueError):
         return {}
     return {name: names for name, names in found.items() if names}
 
 
-def _names_in(feature: object) -> list[str] | None:
+def _find_names_in_json(feature: object) -> list[str] | None:
     """The class names of a feature as `datasets` writes it, looking into lists."""
     if isinstance(feature, list):
-        return _names_in(feature[0]) if feature else None
+        return _find_names_in_json(feature[0]) if feature else None
     if not isinstance(feature, dict):
         return None
     if feature.get("_type") == "ClassLabel":
         names = feature.get("names")
         return [str(name) for name in names] if isinstance(names, list) else None
     inner = feature.get("feature")
-    return _names_in(inner) if inner is not None and feature.get("_type") != "Translation" else None
+    return _find_names_in_json(inner) if inner is not None and feature.get("_type") != "Translation" else None
 
 
 def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
@@ -140,7 +140,7 @@ def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        table = _saved(folder, source) if folder.is_dir() else None
+        table = _load_saved_split(folder, source) if folder.is_dir() else None
         if table is None:
             name = str(folder) if folder.is_dir() else source.name
             table = datasets.load_dataset(
@@ -160,10 +160,10 @@ def read_hub_records(source: Hub, base_dir: Path) -> Iterator[Record]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-    return _table_records(table, f"{source.name}[{source.split}]: row ")
+    return _read_table_records(table, f"{source.name}[{source.split}]: row ")
 
 
-def _saved(folder: Path, source: Hub) -> object:
+def _load_saved_split(folder: Path, source: Hub) -> object:
     """The split of a folder that `save_to_disk` wrote; None for a folder of another kind."""
     import datasets
 
@@ -174,21 +174,21 @@ def _saved(folder: Path, source: Hub) -> object:
     return select_split(dict(loaded) if several else loaded, source.split, folder)
 
 
-def _table_records(table: Any, place: str) -> Iterator[Record]:
+def _read_table_records(table: Any, place: str) -> Iterator[Record]:
     """Rows (numbered from 1) of a `datasets.Dataset`, class labels by name."""
     features = table.features
-    kept = [name for name, feature in features.items() if _readable(feature)]
+    kept = [name for name, feature in features.items() if _is_readable(feature)]
     rest = {
         name: UnreadValue(f"a value of type {f}") for name, f in features.items() if name not in set(kept)
     }
-    named = {name: names for name in kept if (names := _classes(features[name]))}
+    named = {name: names for name in kept if (names := _find_class_names(features[name]))}
     for number, values in enumerate(table.select_columns(kept), start=1):
         for column, names in named.items():
-            values[column] = _by_name(values[column], names)
+            values[column] = _name_classes(values[column], names)
         yield Record(f"{place}{number}", number, {**values, **rest})
 
 
-def _readable(feature: object, inside: bool = False) -> bool:
+def _is_readable(feature: object, inside: bool = False) -> bool:
     """Text, numbers, class labels, and lists and tables of them; lists of fractions are vectors."""
     import datasets
 
@@ -196,12 +196,12 @@ def _readable(feature: object, inside: bool = False) -> bool:
         unread = ("binary", "large_binary", *(("float", "double", "decimal") if inside else ()))
         return not feature.dtype.startswith(unread)
     if isinstance(feature, dict):
-        return all(_readable(part, inside=True) for part in feature.values())
-    inner = _inner(feature)
-    return isinstance(feature, datasets.ClassLabel) if inner is None else _readable(inner, inside=True)
+        return all(_is_readable(part, inside=True) for part in feature.values())
+    inner = _get_item_feature(feature)
+    return isinstance(feature, datasets.ClassLabel) if inner is None else _is_readable(inner, inside=True)
 
 
-def _inner(feature: object) -> object:
+def _get_item_feature(feature: object) -> object:
     """What a list feature is a list of; None for another feature."""
     import datasets
 
@@ -210,20 +210,20 @@ def _inner(feature: object) -> object:
     return feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else None
 
 
-def _classes(feature: object) -> list[str] | None:
+def _find_class_names(feature: object) -> list[str] | None:
     """The names of class labels that are kept as numbers, in lists too."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
-    inner = _inner(feature)
-    return None if inner is None else _classes(inner)
+    inner = _get_item_feature(feature)
+    return None if inner is None else _find_class_names(inner)
 
 
-def _by_name(value: object, names: list[str]) -> object:
+def _name_classes(value: object, names: list[str]) -> object:
     """Class labels as names, lists of them too; -1 (no gold label) and a number that is no class as they are."""
     if isinstance(value, list):
-        return [_by_name(part, names) for part in value]
+        return [_name_classes(part, names) for part in value]
     if not isinstance(value, int) or value == -1:
         return value
     return (

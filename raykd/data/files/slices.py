@@ -63,7 +63,7 @@ def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
     for name in names:
         path = base_dir / name
         pattern = glob.has_magic(name) and not path.exists()
-        for match in _matches(path) if pattern else [path]:
+        for match in _expand_pattern(path) if pattern else [path]:
             if match in origin and (pattern or glob.has_magic(origin[match])):
                 raise DataError(
                     f"{match}: the file is named twice",
@@ -76,7 +76,7 @@ def list_matching_files(names: Sequence[str], base_dir: Path) -> list[Path]:
     return found
 
 
-def _matches(path: Path) -> list[Path]:
+def _expand_pattern(path: Path) -> list[Path]:
     """Files that match; only what does not exist as it is written is taken for a pattern."""
     folder, parts = path.parent, [path.name]
     while not folder.exists():

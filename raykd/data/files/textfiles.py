@@ -52,7 +52,7 @@ class UnreadValue:
 def require_file(path: Path) -> None:
     """Raises a DataError unless the path is a regular file that can be read."""
     problem = None
-    advice = "correct the path (relative paths are relative to the run file)" + _unfilled(path)
+    advice = "correct the path (relative paths are relative to the run file)" + _advise_on_path(path)
     if not path.exists():
         near = path.parent
         while not near.exists():
@@ -76,7 +76,7 @@ def require_file(path: Path) -> None:
         )
 
 
-def _unfilled(path: Path) -> str:
+def _advise_on_path(path: Path) -> str:
     """What a path holds that other programs fill in or fetch."""
     if _ADDRESS.search(str(path)):
         return "; addresses are not fetched: download the file and name its path"
@@ -94,11 +94,11 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=_table)
+            value = json.loads(line, object_pairs_hook=_build_object)
         except (ValueError, RecursionError) as error:
             cut = not line.endswith(("\n", "\r"))
             raise DataError(
-                f"{path}:{number}: the line is not JSON ({_reason(error, line)})",
+                f"{path}:{number}: the line is not JSON ({_describe_json_error(error, line)})",
                 got=shorten_text(line.strip()),
                 wanted="one JSON object a line",
                 next_step="the file ends in the middle of a line: was it cut off while it was written or copied?"
@@ -117,7 +117,7 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         yield Record(f"{path}:{number}", number, value)
 
 
-def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object; a key that stands twice with different values holds no value, since JSON does not say which counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -130,7 +130,7 @@ def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _reason(error: Exception, line: str) -> str:
+def _describe_json_error(error: Exception, line: str) -> str:
     if "\0" in line:
         return f"a NUL byte, column {line.index(chr(0)) + 1}"
     if isinstance(error, json.JSONDecodeError):

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from raykd.report.fitted_table import FittedTable
 from raykd.report.table import ABSENT, render_markdown_table
-from raykd.tasks.scores.metrics import is_higher_better, is_rate, metric_title
+from raykd.tasks.scores.metrics import find_metric_title, is_higher_better, is_rate
 from raykd.tasks.scores.ranking import round_score
 
 SPLITS = ("test", "validation")
@@ -113,7 +113,7 @@ class ConfirmationReport:
         first, second = self.arms
         if d is None:
             return f"There is no seed for which both {first} and {second} were measured on {self.metric}."
-        title = metric_title(d.metric).split()[0]
+        title = find_metric_title(d.metric).split()[0]
         mean = f"{format_difference(d, d.mean)} {d.unit[1]}".rstrip()
         head = f"{first} − {second}, {d.split} {title}, mean over languages: {mean}"
         if d.low is None or d.high is None:
@@ -148,7 +148,7 @@ class ConfirmationReport:
             interval = f"{format_difference(d, d.low)} to {format_difference(d, d.high)}"
         wins = f"{d.wins} of {d.seeds}" + (f", {d.ties} equal" if d.ties else "")
         return [
-            d.split, "mean" if d.language == MACRO else d.language, metric_title(d.metric),
+            d.split, "mean" if d.language == MACRO else d.language, find_metric_title(d.metric),
             *means, format_difference(d, d.mean), interval, wins, str(d.seeds),
         ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from raykd.report.sweeps.confirmation import (
     PairedDifference,
     format_difference,
 )
-from raykd.tasks.scores.metrics import metric_title
+from raykd.tasks.scores.metrics import find_metric_title
 
 CAPTION = (
     "Left: both arms, a line for each seed. Right: the differences; a dot is a seed, the black mark the mean with its "
@@ -45,7 +45,7 @@ def draw_paired_dots(report: ConfirmationReport) -> str | None:
         left.scatter([0], [scale * two], color="#999999", s=30, zorder=2)
         left.scatter([1], [scale * one], color="#D55E00", s=30, zorder=2)
     left.set_xticks([0, 1], [escape_math(arm) for arm in reversed(report.arms)])
-    left.set(xlim=(-0.4, 1.4), ylabel=f"{main.split} {metric_title(metric)}")
+    left.set(xlim=(-0.4, 1.4), ylabel=f"{main.split} {find_metric_title(metric)}")
     left.grid(visible=False, axis="x")
     for at, d in enumerate(rows):
         apart = [scale * (one - two) for _, one, two in report.pair_scores(d.split, d.language, metric)]
@@ -117,4 +117,4 @@ def _headline(report: ConfirmationReport, d: PairedDifference) -> list[tuple[str
 
 
 def _title(metric: str) -> str:
-    return metric_title(metric).split()[0]
+    return find_metric_title(metric).split()[0]

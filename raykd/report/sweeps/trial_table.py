@@ -23,7 +23,7 @@ from raykd.report.fitted_table import FittedTable
 from raykd.report.key_names import fold_sample, shorten_names
 from raykd.report.sweeps.trials import SweepReport, TrialRow
 from raykd.report.table import ABSENT, format_metric, render_markdown_table
-from raykd.tasks.scores.metrics import metric_title
+from raykd.tasks.scores.metrics import find_metric_title
 
 LEAST_VALUES = 24
 """Characters of a column that holds the values of all searched keys."""
@@ -36,7 +36,7 @@ def strip_metric_path(metric: str) -> str:
 
 def format_score_title(metric: str) -> str:
     """How a metric is called in headings, with its unit."""
-    return metric_title(strip_metric_path(metric))
+    return find_metric_title(strip_metric_path(metric))
 
 
 def format_value(value: object) -> str:

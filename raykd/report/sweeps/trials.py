@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from raykd.report.key_names import fold_sample
-from raykd.tasks.scores.ranking import rank
+from raykd.tasks.scores.ranking import build_rank_key
 
 if TYPE_CHECKING:
     from raykd.report.sweeps.importance import Importance
@@ -74,7 +74,9 @@ class TrialRow:
         scored = [e for e in self.evaluations if math.isfinite(e.score)]
         higher = self.higher_is_better
         return min(
-            scored, key=lambda e: (rank(e.score, e.nll, higher_is_better=higher), e.step), default=None
+            scored,
+            key=lambda e: (build_rank_key(e.score, e.nll, higher_is_better=higher), e.step),
+            default=None,
         )
 
     @property
@@ -107,7 +109,11 @@ class TrialRow:
         """A key to sort trials by, the best first; those that cannot be the best come last, by name."""
         if not self.is_eligible or self.score is None:
             return (True, (0.0, 0.0), self.name)
-        return (False, rank(self.score, self.nll, higher_is_better=self.higher_is_better), self.name)
+        return (
+            False,
+            build_rank_key(self.score, self.nll, higher_is_better=self.higher_is_better),
+            self.name,
+        )
 
     @property
     def is_eligible(self) -> bool:

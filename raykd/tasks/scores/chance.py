@@ -111,7 +111,7 @@ def find_swap(confusion_CC: NDArray[np.int64], bar: float) -> Swap | None:
     classes, units = len(confusion_CC), int(confusion_CC.sum())
     rows, columns = linear_sum_assignment(confusion_CC, maximize=True)
     # An answer that was never given needs no other name: it keeps its own where that is free.
-    assignment = _settled(columns.tolist(), confusion_CC)
+    assignment = _restore_own_labels(columns.tolist(), confusion_CC)
     hits = int(confusion_CC[rows, columns].sum())
     if assignment == list(range(classes)) or not units:
         return None
@@ -123,7 +123,7 @@ def find_swap(confusion_CC: NDArray[np.int64], bar: float) -> Swap | None:
     )
 
 
-def _settled(assignment: list[int], confusion_CC: NDArray[np.int64]) -> list[int]:
+def _restore_own_labels(assignment: list[int], confusion_CC: NDArray[np.int64]) -> list[int]:
     """The same, with names that nothing speaks for exchanged until labels have their own where they can."""
     for own in range(len(assignment)):
         other = assignment.index(own)

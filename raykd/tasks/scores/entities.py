@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raykd.distill.signals import MASKED, UNLABELLED
-from raykd.tasks.schemes import Scheme, parse
+from raykd.tasks.schemes import Scheme, parse_scheme
 from raykd.tasks.scores.classification import log_softmax
 
 
@@ -146,7 +146,7 @@ def compute_entity_metrics(
     Raises:
         ValueError: no row is labelled, or a row is labelled in part.
     """
-    scheme = parse(labels)
+    scheme = parse_scheme(labels)
     row_N = np.repeat(np.arange(len(counts_B)), counts_B)
     labelled_N = labels_N != UNLABELLED
     labelled_B = np.bincount(row_N, weights=labelled_N, minlength=len(counts_B))

@@ -27,7 +27,7 @@ _END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[A-Za-z_]+\|>|\[(?:SEP|
 """Ends of texts as tokenizers spell them. What is written is decoded without; references of rendered chats have one."""
 
 
-class _Words:
+class _WordTokenizer:
     """A tokenizer as rouge_score wants one."""
 
     def tokenize(self, text: str) -> list[str]:
@@ -82,16 +82,18 @@ def compute_generation_metrics(
         raise ValueError(f"{unknown} cannot be measured on text, only {list(NAMES)}")
     found: dict[str, float] = {}
     if "chrf" in names or "bleu" in names:
-        found |= _sacrebleu(hypotheses, references, language)
+        found |= _compute_sacrebleu(hypotheses, references, language)
     if any(name in _ROUGE for name in names):
-        found |= _rouge(hypotheses, references, [name for name in names if name in _ROUGE])
+        found |= _compute_rouge(hypotheses, references, [name for name in names if name in _ROUGE])
     if "exact_match" in names:
         same = [a.strip() == b.strip() for a, b in zip(hypotheses, references, strict=True)]
         found["exact_match"] = float(np.mean(same))
     return {name: found[name] for name in names}
 
 
-def _sacrebleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> dict[str, float]:
+def _compute_sacrebleu(
+    hypotheses: Sequence[str], references: Sequence[str], language: str
+) -> dict[str, float]:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -102,9 +104,11 @@ def _sacrebleu(hypotheses: Sequence[str], references: Sequence[str], language: s
     }
 
 
-def _rouge(hypotheses: Sequence[str], references: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+def _compute_rouge(
+    hypotheses: Sequence[str], references: Sequence[str], names: Sequence[str]
+) -> dict[str, float]:
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(list(names), tokenizer=_Words())
+    scorer = RougeScorer(list(names), tokenizer=_WordTokenizer())
     rows = [scorer.score(gold, text) for text, gold in zip(hypotheses, references, strict=True)]
     return {name: float(np.mean([row[name].fmeasure for row in rows])) for name in names}

@@ -67,12 +67,12 @@ for _known in (
     register_metric(_known)
 
 
-def registered_metrics() -> tuple[str, ...]:
+def list_metrics() -> tuple[str, ...]:
     """The names of all metrics that there are."""
     return tuple(_METRICS)
 
 
-def metric_title(name: str) -> str:
+def find_metric_title(name: str) -> str:
     """The title of a metric with its unit; of an unknown one its name."""
     known = _METRICS.get(name)
     return name if known is None else known.title
@@ -88,12 +88,12 @@ def is_higher_better(name: str) -> bool:
     return name not in _METRICS or _METRICS[name].higher_is_better
 
 
-def is_hundred(name: str) -> bool:
+def is_out_of_hundred(name: str) -> bool:
     """Whether a metric runs from 0 to 100."""
     return name in _METRICS and _METRICS[name].unit == "hundred"
 
 
-def _is_known(name: str) -> str:
+def _check_metric_name(name: str) -> str:
     if name not in _METRICS:
         raise PydanticKnownError(
             "literal_error", {"expected": " or ".join(f"'{known}'" for known in _METRICS)}
@@ -101,5 +101,5 @@ def _is_known(name: str) -> str:
     return name
 
 
-MetricName = Annotated[str, AfterValidator(_is_known), WithJsonSchema({"type": "string"})]
+MetricName = Annotated[str, AfterValidator(_check_metric_name), WithJsonSchema({"type": "string"})]
 """A field that takes the name of a registered metric."""

@@ -32,15 +32,15 @@ def round_score(score: float) -> float:
     return float(f"{agreed:.1e}")
 
 
-def rank(score: float, nll: float | None, *, higher_is_better: bool) -> tuple[float, float]:
+def build_rank_key(score: float, nll: float | None, *, higher_is_better: bool) -> tuple[float, float]:
     """A key to sort by, the better one first; equal keys are equally good, and then the earlier one counts.
 
     Args:
         nll: In nats; None or NaN where it is not known, which loses a tie.
     """
-    known = nll is not None and math.isfinite(nll)
-    return (-1.0 if higher_is_better else 1.0) * round_score(score), _agreed(nll) if known else math.inf  # type: ignore[arg-type]
+    tie = math.inf if nll is None or not math.isfinite(nll) else _round_to_agreed_digits(nll)
+    return (-1.0 if higher_is_better else 1.0) * round_score(score), tie
 
 
-def _agreed(value: float) -> float:
+def _round_to_agreed_digits(value: float) -> float:
     return float(f"{value:.{AGREED - 3}e}")

@@ -77,10 +77,10 @@ def find_best_answers(
     (rows,) = np.nonzero(null_B >= 0)
     null_logp_B[rows] = logp_NC[2 * rows, null_B[rows]] + logp_NC[2 * rows + 1, null_B[rows]]
     logp_NC[np.arange(logp_NC.shape[1]) >= np.repeat(words_B, 2)[:, None]] = -np.inf
-    return *_best(logp_NC, max_answer_words), null_logp_B
+    return *_find_best_spans(logp_NC, max_answer_words), null_logp_B
 
 
-def _best(
+def _find_best_spans(
     logp_NC: NDArray[np.float64], max_answer_words: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     start_BC, end_BC = logp_NC[0::2], logp_NC[1::2]
@@ -154,7 +154,7 @@ def compute_answer_metrics(
     Raises:
         ValueError: no rows, or not as many of one as of the other.
     """
-    exact_B, f1_B = _scores(predicted, accepted, languages)
+    exact_B, f1_B = _score_rows(predicted, accepted, languages)
     return {"exact_match": float(exact_B.mean()), "f1": float(f1_B.mean())}
 
 
@@ -172,7 +172,9 @@ def find_best_thresholds(
     found = {}
     none_B = np.asarray([not row for row in accepted])
     order = np.argsort(doubt_B, kind="stable")
-    for name, scores_B in zip(("exact_match", "f1"), _scores(predicted, accepted, languages), strict=True):
+    for name, scores_B in zip(
+        ("exact_match", "f1"), _score_rows(predicted, accepted, languages), strict=True
+    ):
         # With every row given up those without an answer are right; each answer given changes that by its own score.
         gain_B = np.where(none_B, [-float(bool(text)) for text in predicted], scores_B)
         found[f"best_{name}"] = (none_B.sum() + max(0.0, float(np.cumsum(gain_B[order]).max()))) / len(
@@ -181,7 +183,7 @@ def find_best_thresholds(
     return {name: float(value) for name, value in found.items()}
 
 
-def _scores(
+def _score_rows(
     predicted: Sequence[str], accepted: Sequence[Sequence[str]], languages: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Exact match and F1 of each row."""

@@ -20,7 +20,7 @@ from raykd import models
 from raykd.answers.codec import VERSION
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import ModelError, NonFiniteError, TeacherError
-from raykd.prediction.findings import content_key, found_or_tested
+from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import teacher_length
 from raykd.tasks import Task
@@ -175,13 +175,11 @@ class ModelBackend:
         """
         model, info, batch = self.load(), self.describe(), batch.in_codes(self.spec.language_codes)
         task = self._task()
-        key = content_key(
+        key = compute_finding_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
         )
         try:
-            found = found_or_tested(
-                key, lambda: find_padding(model, task, batch, module=self._speaker(model))
-            )
+            found = load_or_test(key, lambda: find_padding(model, task, batch, module=self._speaker(model)))
         except ModelError as error:
             raise ModelError(
                 f"teacher {self.spec.name}: {error.what}",
