@@ -127,7 +127,7 @@ class ChildRuns:
         self,
         name: str,
         *,
-        params: Mapping[str, str],
+        params: Mapping[str, object],
         tags: Mapping[str, str],
         directory: Path,
         find: Callable[[str], str | None] = lambda name: None,

@@ -1,34 +1,38 @@
-"""Who taught which language, and what the student is beside each teacher in size and speed.
+"""Show which teacher taught which language, and how much smaller and faster the student is than each teacher.
 
 Decision record: a ratio of times is shown only where both were taken on the same texts, threads and device (see
-`raykd.teachers.timing`); both times stand beside it, so that a reader can divide. What is not known is a dash and said.
+`raykd.teachers.timing`). Both times stand beside it, so that a reader can divide. What is not known is a dash, and a
+note says why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
-from raykd.report.fitted_table import FittedTable
-from raykd.report.table import ABSENT, format_count, render_markdown_table
+from raykd.report.fitted_table import FittedTable, build_form
+from raykd.report.formats import ABSENT, format_count, render_markdown_table
+from raykd.report.table import Row
 
 COST_TITLE = "Who taught what, and the student beside its teachers"
 EARLIER_MARK = "*"
 """Mark of a time that an earlier run took."""
+_NARROW_HEADS = {"parameters": "params", "ms a text": "ms a\ntext", "student's ms": "student's\nms"}
+"""Headings that are too wide for a terminal."""
 
 
 @dataclass(frozen=True)
 class TeacherCost:
-    """A teacher and what the student is beside it. Written by `runs`.
+    """One teacher, and the student beside it. Written by `scoring`.
 
-    taught: languages whose training texts it was asked about. texts: how many these are. parameters: its own.
-    smaller: its parameters over the student's. ms, student_ms: milliseconds for one text, the teacher's and the
-    student's on the same texts; None is not known. kept: whether an earlier run took `ms`.
+    Attributes:
+        taught: Languages of the training texts that this teacher was asked about.
+        texts: Number of these texts.
+        parameters: The teacher's.
+        smaller: The teacher's parameters over the student's.
+        ms: The teacher's milliseconds per text; None is not known.
+        student_ms: The student's milliseconds per text, on the same texts; None is not known.
+        kept: Whether an earlier run took `ms`.
     """
 
     teacher: str
@@ -45,8 +49,8 @@ class TeacherCost:
         """The teacher's time over the student's; None unless both are known."""
         return None if self.ms is None or not self.student_ms else self.ms / self.student_ms
 
-    def row(self) -> dict[str, Any]:
-        """As plain data."""
+    def to_row(self) -> Row:
+        """Return the figures as plain data."""
         return {
             "taught": ",".join(self.taught), "texts_taught": self.texts, "ms_a_text": self.ms,
             "student_ms_a_text": self.student_ms, "x_smaller": self.smaller, "x_faster": self.faster,
@@ -55,9 +59,12 @@ class TeacherCost:
 
 @dataclass(frozen=True)
 class CostTable:
-    """All teachers of a run and its student.
+    """All teachers of a run beside its student.
 
-    parameters: the student's. languages: of the training texts. conditions: how times were taken, for people.
+    Attributes:
+        parameters: The student's.
+        languages: Languages of the training texts.
+        conditions: How the times were taken, in words.
     """
 
     teachers: tuple[TeacherCost, ...]
@@ -67,19 +74,17 @@ class CostTable:
 
     @property
     def by_language(self) -> str:
-        """Of each language who taught it, in words."""
+        """Who taught each language, in words."""
         by = {x: [t.teacher for t in self.teachers if x in t.taught] for x in self.languages}
         return "; ".join(f"{x} is taught by {', '.join(who) or 'gold labels alone'}" for x, who in by.items())
 
     @property
     def summary(self) -> str:
-        """What the student is beside all its teachers, in words."""
-        told = [_between([t.smaller for t in self.teachers], "smaller", "larger")]
+        """How much smaller and faster than all its teachers the student is, in words."""
+        ratios = [_format_range([t.smaller for t in self.teachers], "smaller", "larger")]
         known = [t.faster for t in self.teachers if t.faster is not None]
-        told += [_between(known, "faster", "slower")] if known else []
-        return (
-            f"the student ({format_count(self.parameters)} parameters) is {', '.join(told)} than its teachers"
-        )
+        ratios += [_format_range(known, "faster", "slower")] if known else []
+        return f"the student ({format_count(self.parameters)} parameters) is {', '.join(ratios)} than its teachers"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -90,70 +95,59 @@ class CostTable:
                 f"{EARLIER_MARK} taken by an earlier run in the same way, as all answers were stored and no weights "
                 "were loaded"
             )
-        unknown = [t.teacher for t in self.teachers if t.ms is None]
-        if unknown:
-            who = ", ".join(unknown)
-            lines.append(f"the time of {who} is not known: all answers were stored, or it did not answer")
+        if unknown := ", ".join(t.teacher for t in self.teachers if t.ms is None):
+            lines.append(f"the time of {unknown} is not known: all answers were stored, or it did not answer")
         return tuple(lines)
 
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows as texts."""
+        """Return headings and rows as texts."""
         heads = ["teacher", "taught", "texts", "parameters", "ms a text", "student's ms", "smaller", "faster"]
         return heads, [self._line(t) for t in self.teachers]
 
     def _line(self, t: TeacherCost) -> list[str]:
+        # "#" keeps the zeros behind three significant digits: 0.600
         ms, own = (ABSENT if value is None else f"{value:#.3g}".rstrip(".") for value in (t.ms, t.student_ms))
         return [
             t.teacher, " ".join(t.taught) or "nothing", f"{t.texts:,}", format_count(t.parameters),
-            ms + (EARLIER_MARK if t.kept else ""), own, _times(t.smaller),
-            ABSENT if t.faster is None else _times(t.faster),
+            ms + (EARLIER_MARK if t.kept else ""), own, f"{_format_ratio(t.smaller)} x",
+            ABSENT if t.faster is None else f"{_format_ratio(t.faster)} x",
         ]  # fmt: skip
 
     def to_rich(self) -> FittedTable:
-        """For the terminal."""
+        """Return the table for the terminal."""
         heads, lines = self.to_cells()
-        table = Table(
-            title=COST_TITLE, caption="\n".join(self.notes), caption_justify="left", box=SIMPLE_HEAD,
-            pad_edge=False, collapse_padding=True,
-        )  # fmt: skip
-        narrow = {"parameters": "params", "ms a text": "ms a\ntext", "student's ms": "student's\nms"}
-        for at, head in enumerate(heads):
-            justify: Literal["left", "right"] = "left" if at < 2 else "right"
-            table.add_column(Text(narrow.get(head, head)), justify=justify, no_wrap=True)
-        for line in lines:
-            table.add_row(*(Text(cell) for cell in line))
-        return FittedTable((table,), heads, lines, title=COST_TITLE, remarks=self.notes)
+        form = build_form(
+            [_NARROW_HEADS.get(h, h) for h in heads], lines, title=COST_TITLE, remarks=self.notes
+        )
+        form.caption_justify = "left"
+        return FittedTable((form,), heads, lines, title=COST_TITLE, remarks=self.notes)
 
     def to_markdown(self) -> str:
-        """As GitHub Markdown."""
+        """Return the table and its notes as GitHub Markdown."""
         return "\n\n".join([f"{COST_TITLE}:", render_markdown_table(*self.to_cells()), *self.notes]) + "\n"
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """One JSON-able row a teacher."""
-        return [{"teacher": t.teacher, "parameters": t.parameters, **t.row()} for t in self.teachers]
+    def to_rows(self) -> list[Row]:
+        """Return a flat row for each teacher, ready for JSON."""
+        return [{"teacher": t.teacher, "parameters": t.parameters, **t.to_row()} for t in self.teachers]
 
-    def merge_into(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of results, of which a teacher's mean says also what stands here."""
-        known = {t.teacher: t.row() for t in self.teachers}
+    def merge_into(self, results: Sequence[Row]) -> list[Row]:
+        """Return rows of results in which a teacher's mean carries the teacher's figures, too."""
+        known = {t.teacher: t.to_row() for t in self.teachers}
+        means = [row["role"] == "teacher" and row["language"] == "macro" for row in results]
         return [
-            {**row, **known.get(row["system"], {})}
-            if row["role"] == "teacher" and row["language"] == "macro"
-            else row
-            for row in results
+            {**row, **known.get(str(row["system"]), {})} if is_mean else row
+            for row, is_mean in zip(results, means, strict=True)
         ]
 
 
-def _times(ratio: float) -> str:
-    return f"{_number(ratio)} x"
-
-
-def _number(ratio: float) -> str:
+def _format_ratio(ratio: float) -> str:
+    # 9.95 and 0.095 are where rounding would add a digit: 12, 9.9, 0.1, 0.094
     return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.095 else f"{ratio:.2g}"
 
 
-def _between(ratios: Sequence[float], more: str, less: str) -> str:
-    """The range of ratios, or of their inverses where all are below 1: ``13 to 18 x smaller``."""
+def _format_range(ratios: Sequence[float], more: str, less: str) -> str:
+    """Return the range of ratios in words, or of their inverses where all are below 1: ``13 to 18 x smaller``."""
     if max(ratios) < 1.0:
         ratios, more = [1.0 / r for r in ratios], less
-    low, high = _number(min(ratios)), _number(max(ratios))
+    low, high = _format_ratio(min(ratios)), _format_ratio(max(ratios))
     return f"{low} x {more}" if low == high else f"{low} to {high} x {more}"

@@ -1,10 +1,10 @@
-"""How plots are drawn: figures, curves, legends, SVG.
+"""Make figures, draw curves and legends, and turn a figure into SVG.
 
-Decision record: matplotlib's `Figure` objects, not pyplot, whose state is global and whose backend may want
-a screen. SVG, because it stays sharp, is inlined in the page without a network, and can take the page's
-text colour: everything that is not data is drawn in one ink that is replaced by ``currentColor``, so that
-one picture suits light and dark. Glyphs are drawn as paths, so no font is needed where the page is read.
-Colours are Okabe and Ito's, which people with colour-blindness can tell apart; line styles differ as well.
+Decision record: matplotlib's `Figure` objects, not pyplot, whose state is global and whose backend may want a screen.
+SVG stays sharp, is inlined in the page without a network, and can take the page's text colour: everything that is not
+data is drawn in one ink that is replaced by ``currentColor``, so one picture suits light and dark pages. Glyphs are
+drawn as paths, so no font is needed where the page is read. Colours are Okabe and Ito's, which people with
+colour-blindness can tell apart; line styles differ as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import itertools
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 INK = "#010203"
-"""Stands for the page's text colour in a drawing."""
+"""Stands for the page's text colour; a colour that no data has, so that it can be replaced in the SVG."""
 PAPER = "#fdfcfe"
-"""Stands for the page's background in a drawing; white where there is no page."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#999999")
+"""Stands for the page's background; white where there is no page."""
+GREY = "#999999"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", GREY)
 STYLES = ("-", "--", "-.", ":")
 MOST_POINTS = 400
 """Points of a curve; longer ones are averaged over neighbouring steps."""
+MOST_MARKED = 25
+"""Points of a curve that are drawn with markers."""
 _serial = itertools.count()
 
 
@@ -41,59 +44,73 @@ def draw_line(
     scale: float = 1.0,
     width: float = 1.3,
 ) -> None:
-    """A curve, thinned to `MOST_POINTS` by averaging; a curve of a few points has markers."""
+    """Draw a curve, thinned to `MOST_POINTS` by averaging.
+
+    Args:
+        points: (step, value); values that are not finite are left out.
+        at: Number of the curve in its panel, which decides its colour and style.
+        scale: Factor of the values.
+        width: Of the line, in points.
+    """
     steps, values = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
     if len(steps) > MOST_POINTS:
-        groups = np.array_split(np.arange(len(steps)), MOST_POINTS)
-        steps = np.asarray([steps[g].mean() for g in groups])
-        values = np.asarray([values[g].mean() for g in groups])
+        groups = np.array_split(np.stack([steps, values]), MOST_POINTS, axis=1)
+        steps, values = np.stack([group.mean(axis=1) for group in groups], axis=1)
     axes.plot(
         steps, scale * values, label=escape_math(label), lw=width, color=COLOURS[at % len(COLOURS)],
-        ls=STYLES[(at // 2) % len(STYLES)], marker="o" if len(steps) <= 25 else None, ms=3,
+        ls=STYLES[(at // 2) % len(STYLES)], marker="o" if len(steps) <= MOST_MARKED else None, ms=3,
     )  # fmt: skip
 
 
 def make_panels(
     panels: int, *, width: float, height: float, rows: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) with panels in a row, or one above the other."""
-    import matplotlib.figure
+    """Make a figure with panels side by side.
 
-    figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-    shape = (panels, 1) if rows else (1, panels)
-    ratios: dict[str, object] = {"height_ratios": [3] + [1] * (panels - 1)} if rows else {}
-    grid = figure.subplots(*shape, squeeze=False, sharey=sharey, sharex=rows, gridspec_kw=ratios)
-    axes_list = list(grid.ravel())
-    figure.patch.set_alpha(0)
-    for axes in axes_list:
-        _dress(axes)
-    return figure, axes_list
+    Args:
+        width: Of the whole figure, in inches; ``height`` as well.
+        rows: Panels one above the other instead, the first three times as high as the others.
+        sharey: Whether they share the y axis.
+    """
+    ratios = [3] + [1] * (panels - 1) if rows else None
+    return _make_figure((panels, 1) if rows else (1, panels), (width, height), rows, sharey, ratios)
 
 
 def make_grid(panels: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of ``width`` x ``height`` inches in rows of ``columns``, which share the y axis."""
-    import matplotlib.figure
-
-    across = min(columns, panels)
-    down = -(-panels // columns)
-    figure = matplotlib.figure.Figure(figsize=(width * across, height * down), layout="constrained")
-    axes_list = list(figure.subplots(down, across, squeeze=False, sharey=True).ravel())
-    figure.patch.set_alpha(0)
+    """Make a figure with panels of ``width`` x ``height`` inches in rows of ``columns``, which share the y axis."""
+    across, down = min(columns, panels), -(-panels // columns)
+    figure, axes_list = _make_figure((down, across), (width * across, height * down), False, True, None)
     for axes in axes_list[panels:]:
         axes.remove()
-    for axes in axes_list[:panels]:
-        _dress(axes)
     return figure, axes_list[:panels]
 
 
-def _dress(axes: Axes) -> None:
-    """Ink, ticks, two spines and a faint grid."""
+def _make_figure(
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    sharex: bool,
+    sharey: bool,
+    ratios: Sequence[int] | None,
+) -> tuple[Figure, list[Axes]]:
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    figure.patch.set_alpha(0)
+    grid = figure.subplots(*shape, squeeze=False, sharey=sharey, sharex=sharex, height_ratios=ratios)
+    axes_list = list(grid.ravel())
+    for axes in axes_list:
+        _style_axes(axes)
+    return figure, axes_list
+
+
+def _style_axes(axes: Axes) -> None:
+    """Set ink, ticks, two spines and a faint grid."""
     axes.patch.set_alpha(0)
     axes.tick_params(colors=INK, labelsize=9)
-    axes.xaxis.label.set(color=INK, size=10)
-    axes.yaxis.label.set(color=INK, size=10)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=INK, size=10)
     for side, spine in axes.spines.items():
         spine.set(color=INK, visible=side in ("left", "bottom"), linewidth=0.8)
     axes.grid(visible=True, color="#8888", linewidth=0.4)
@@ -101,28 +118,42 @@ def _dress(axes: Axes) -> None:
 
 
 def draw_legend(axes: Axes, outside: bool = False) -> None:
-    """A legend where it covers least, or right of the panel."""
-    place: dict[str, Any] = (
-        {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if outside else {"loc": "best"}
-    )
+    """Draw a legend where it covers least, or right of the panel."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, **place)
+        axes.legend(
+            frameon=False, fontsize=9, labelcolor=INK,
+            loc="upper left" if outside else "best", bbox_to_anchor=(1.01, 1.0) if outside else None,
+        )  # fmt: skip
+
+
+def write_beside(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float]) -> None:
+    """Write a number beside a bar.
+
+    Args:
+        at: In the panel's data.
+        offset: From there, in points; to the right, or above.
+    """
+    right = offset[0] > 0
+    axes.annotate(
+        text, at, offset, textcoords="offset points", fontsize=9, color=INK,
+        ha="left" if right else "center", va="center" if right else "baseline",
+    )  # fmt: skip
 
 
 def escape_math(text: str) -> str:
-    """A name as it is: matplotlib reads ``$`` as the start of a formula."""
+    """Return a name as matplotlib shows it unchanged: a ``$`` would start a formula."""
     return text.replace("$", r"\$")
 
 
 def add_halo(text: Text) -> None:
-    """Makes a text readable over lines."""
+    """Make a text readable over lines."""
     from matplotlib.patheffects import withStroke
 
     text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
 
 
 def render_svg(figure: Figure) -> str:
-    """The figure as an SVG element: no XML header, no metadata, ids of its own, the page's ink."""
+    """Return the figure as an SVG element: no XML header, no metadata, ids of its own, the page's ink."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -133,8 +164,8 @@ def render_svg(figure: Figure) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    # Several drawings share one page, and matplotlib gives each the same ids.
     own = f"f{next(_serial)}-"
-    text = re.sub(r'(\bid=")', rf"\1{own}", text)
-    text = re.sub(r'(href="#|url\(#)', rf"\1{own}", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{own}", text)
     text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper, white)")
     return re.sub(r"\n\s*\n", "\n", text).strip()

@@ -1,39 +1,43 @@
-"""What the systems answered on one set of rows, and how good that was.
+"""Score what each system answered to one set of rows, and how often two systems agree.
 
-Decision record: teachers, ensemble, baseline and student are measured by the same function on the same
-rows, from raw logits at temperature 1, so that no setting of the distillation touches the comparison. A
-mean over languages is unweighted, as in XNLI, and is taken over the languages that a system covers: the
-mean of a monolingual teacher is its one language, and the tables say so instead of leaving it out.
+Decision record: teachers, ensemble, baseline and student are measured by the same function on the same rows, from raw
+logits at temperature 1, so no setting of the distillation touches the comparison. The mean over languages is
+unweighted, as in XNLI, and taken over the languages that a system covers. The mean of a monolingual teacher is
+therefore its one language, and the tables say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["teacher", "ensemble", "baseline", "student"]
-ROLES: tuple[Role, ...] = ("teacher", "ensemble", "baseline", "student")
+ROLES: tuple[Role, ...] = get_args(Role)
 """The order of rows in every table and of colours in every plot."""
 Measure = Callable[[NDArray[np.int64]], dict[str, float]]
-"""Metrics of the rows at these positions."""
+"""Return the metrics of the rows at these positions."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One system's answers to N units. Written by `runs`, read by everything here.
+    """One system's answers to N units. Written by `scoring`, read by every table and plot of a run.
 
-    name: as in the config. role: teacher; ensemble of the teachers; baseline (the student without
-    teachers); student.
-    logits_NC: raw, float32; C is 0 where there are no labels to choose from. covered_N: False where it was not asked
-    or cannot answer. labels_N: gold labels, or `UNLABELLED`. languages: a code a unit.
-    parameters: of the model (an ensemble: the sum). ms_per_1000: milliseconds for 1,000 texts; None was not
-    measured.
-    plain: whether it is a student that no teacher taught. constant: what it answers to every row, in words, though the
-    gold differs ("label negative"); None where its answers differ too.
+    Attributes:
+        name: As in the configuration.
+        role: What it is; the baseline is the student trained without teachers.
+        logits_NC: Raw logits, float32. C is 0 in tasks that have no labels to choose from.
+        covered_N: False where the system was not asked or cannot answer.
+        labels_N: Gold labels, or `UNLABELLED`.
+        languages: Language code of each unit.
+        parameters: Of the model; the sum over an ensemble.
+        ms_per_1000: Milliseconds for 1,000 texts; None was not measured.
+        plain: Whether it is a student that no teacher taught.
+        constant: The one answer it gives to every row although the gold labels differ, in words ("label negative");
+            None where its answers differ.
     """
 
     name: str
@@ -59,9 +63,10 @@ class Predictions:
 class Score:
     """How good one system is.
 
-    by_language: language to metrics; a language without a covered, labelled row is not there.
-    macro: unweighted mean over these languages; None where there is none.
-    rows: covered, labelled rows of each language.
+    Attributes:
+        by_language: Metrics of each language that has a covered, labelled row.
+        macro: Unweighted mean over these languages; None without any.
+        rows: Number of covered, labelled rows of each language.
     """
 
     by_language: Mapping[str, Mapping[str, float]]
@@ -73,7 +78,9 @@ class Score:
 class Agreement:
     """How often two systems choose the same label.
 
-    names: the order of both axes. share_SS: in [0, 1]; NaN where two systems share no covered unit.
+    Attributes:
+        names: The order of both axes.
+        share_SS: In [0, 1]; NaN where two systems share no covered unit.
     """
 
     names: tuple[str, ...]
@@ -81,30 +88,25 @@ class Agreement:
 
 
 def score_by_language(languages: Sequence[str], counted_B: NDArray[np.bool_], measure: Measure) -> Score:
-    """Metrics of each language that has a row that counts, and their mean.
+    """Score each language that has a row that counts, and take their mean.
 
     Args:
-        languages: a code a row. counted_B: rows that the system covers and that have a gold label.
+        languages: Language code of each row.
+        counted_B: Rows that the system covers and that have a gold label.
+        measure: Computes the metrics of some rows.
     """
     codes = np.asarray(languages, dtype=object)
-    by_language: dict[str, dict[str, float]] = {}
-    rows: dict[str, int] = {}
-    for language in dict.fromkeys(languages):
-        picked = np.flatnonzero(counted_B & (codes == language))
-        if len(picked):
-            by_language[language] = measure(picked)
-            rows[language] = len(picked)
-    return Score(by_language, _mean(list(by_language.values())), rows)
-
-
-def _mean(metrics: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
-    if not metrics:
-        return None
-    return {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}
+    picked = {x: np.flatnonzero(counted_B & (codes == x)) for x in dict.fromkeys(languages)}
+    by_language = {x: measure(rows) for x, rows in picked.items() if len(rows)}
+    first = next(iter(by_language.values()), None)
+    macro = None
+    if first is not None:
+        macro = {m: float(np.mean([values[m] for values in by_language.values()])) for m in first}
+    return Score(by_language, macro, {x: len(picked[x]) for x in by_language})
 
 
 def compute_agreement(systems: Sequence[Predictions]) -> Agreement:
-    """Share of equal top-1 labels, over units that both systems cover; gold labels play no part."""
+    """Compute the share of equal top-1 labels over the units that both systems cover. Gold labels play no part."""
     systems = [system for system in systems if system.logits_NC.shape[1]]
     chosen = [system.logits_NC.argmax(axis=1) for system in systems]
     share_SS = np.full((len(systems), len(systems)), np.nan)

@@ -1,4 +1,4 @@
-"""One page about a run of several tasks: a table a task, and where each task's own page is."""
+"""Write the page about a run of several tasks: a table for each task, and a link to the task's own page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from raykd.report.page import load_template
+from raykd.report.html import write_html
 from raykd.report.results import Role
 from raykd.report.table import ResultTable
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What the page shows of a task. page: of its own page, relative to this one."""
+    """What the page shows of one task.
+
+    Attributes:
+        page: Path of the task's own page, relative to this one.
+        notes: What a reader must know of the task.
+    """
 
     table: ResultTable
     page: str
@@ -21,17 +26,17 @@ class TaskResult:
 
     @property
     def roles(self) -> list[Role]:
-        """Of the table's rows."""
+        """The role of each row of the table."""
         return [p.role for p, _ in self.table.systems]
 
 
 def write_tasks_page(title: str, summary: str, parts: Mapping[str, TaskResult], path: Path) -> Path:
-    """Writes the page and returns ``path``.
+    """Write the page and return its path.
 
     Args:
-        summary: one sentence. parts: by name of the task.
+        summary: One sentence that says what was run.
+        parts: What is shown of each task, by its name.
     """
-    html = load_template("tasks.html.j2").render(title=title, summary=summary, parts=parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    return path
+    return write_html(
+        path, "tasks.html.j2", report={"title": title, "summary": summary, "created": ""}, parts=parts
+    )

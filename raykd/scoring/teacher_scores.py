@@ -22,8 +22,8 @@ from raykd.distill.signals import MASKED
 from raykd.errors import ModelError
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
+from raykd.report.formats import format_metric
 from raykd.report.results import Score
-from raykd.report.table import format_metric
 from raykd.scoring.poor_teachers import Complaint, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
 from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers

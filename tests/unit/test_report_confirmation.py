@@ -127,7 +127,9 @@ def test_the_page_is_escaped_whole_and_says_what_is_missing(tmp_path):
         arms=(f"winner{EVIL}", "default"), title=EVIL, summary=EVIL, notes=(EVIL,), environment={"x": EVIL}
     )
     report.scores["default"][3] = {}
-    html = write_confirmation_page(report, tmp_path / "out" / "c.html").read_text(encoding="utf-8")
+    html = write_confirmation_page(
+        report, tmp_path / "out" / "c.html", draw_confirmation_figures(report)
+    ).read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(html)
     assert EVIL not in html and reader.open == [] and "script" not in reader.tags
@@ -135,7 +137,7 @@ def test_the_page_is_escaped_whole_and_says_what_is_missing(tmp_path):
     assert report.describe() in text and "Not measured: default, seed 3" in text
     heads, lines = report.to_cells()
     assert reader.cells == heads + [cell for line in lines for cell in line]
-    empty = write_confirmation_page(ConfirmationReport(("a", "b"), (1,), {}), tmp_path / "e.html")
+    empty = write_confirmation_page(ConfirmationReport(("a", "b"), (1,), {}), tmp_path / "e.html", {})
     assert "There is no seed" in empty.read_text(encoding="utf-8")
 
 

@@ -77,7 +77,7 @@ def report():
 @pytest.fixture(scope="module")
 def page(report, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "out" / "report.html"
-    assert write_run_page(report, path) == path
+    assert write_run_page(report, path, draw_run_figures(report)) == path
     return path
 
 
@@ -157,7 +157,7 @@ def test_report_json_holds_the_same(report, page):
 
 
 def test_a_report_with_nothing_in_it_is_a_page(tmp_path):
-    path = write_run_page(RunReport("empty", "Nothing was run.", ()), tmp_path / "r.html")
+    path = write_run_page(RunReport("empty", "Nothing was run.", ()), tmp_path / "r.html", {})
     assert "No system was measured" in path.read_text(encoding="utf-8")
 
 

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from raykd.distill.signals import UNLABELLED
+from raykd.report.formats import format_count, format_metric
 from raykd.report.results import Predictions, Score, compute_agreement
-from raykd.report.table import ResultTable, format_count, format_metric
+from raykd.report.table import ResultTable
 from tests.fakes import scored
 
 LANGUAGES = ("zh", "zh", "zh", "zh", "en", "en", "fr", "fr")

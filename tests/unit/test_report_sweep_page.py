@@ -31,7 +31,9 @@ TEACHERS = {
 
 
 def page_of(report, path):
-    html = write_sweep_page(report, path / "out" / "sweep.html").read_text(encoding="utf-8")
+    html = write_sweep_page(report, path / "out" / "sweep.html", draw_sweep_figures(report)).read_text(
+        encoding="utf-8"
+    )
     reader = Reader()
     reader.feed(html)
     return html, reader

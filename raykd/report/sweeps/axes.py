@@ -1,39 +1,45 @@
-"""How a searched key becomes an axis: numbers (perhaps logarithmic) or categories, and a place for inactive.
+"""Turn a searched key into an axis: numbers (perhaps logarithmic) or categories, and a place for inactive.
 
-Decision record: a conditional key that is inactive has no value, and any place on the scale would be a lie, so it has
-a place of its own below the axis, with a dash for a tick. A key is logarithmic if the sweep says so or if its
-positive values span more than two decades; the domain itself is not known here, the samples are. Booleans, texts
-and null are categories, in the order of false, true or the alphabet, null first.
+Decision record: a conditional key that is inactive has no value, and any place on the scale would be a lie. It has a
+place of its own below the axis, with a dash for a tick. A key is logarithmic if the sweep says so or if its positive
+values span more than two decades; the domain itself is not known here, the samples are. Booleans, texts and null are
+categories: null first, then false and true, then texts in the order of the alphabet.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
+from raykd.report.formats import ABSENT, format_value
 from raykd.report.key_names import is_number_of_choice, shorten_names
-from raykd.report.sweeps.trial_table import format_value
 from raykd.report.sweeps.trials import SweepReport
-from raykd.report.table import ABSENT
 
 INACTIVE = -0.13
-"""Where an inactive key is drawn, if the axis goes from 0 to 1."""
+"""Where an inactive key is drawn; the axis itself goes from 0 to 1."""
 MOST_LABELS = 12
 """Categories that get a label of their own."""
+LONGEST_LABEL = 18
+"""Characters of a category's label."""
 
 
 @dataclass(frozen=True)
 class SearchAxis:
     """The scale of one searched key.
 
-    key: its path. label: its short name. log: numbers on a logarithmic scale.
-    low, high: least and greatest value, as sampled; 0 for categories. categories: empty for numbers.
-    inactive: whether some trial has no value. flipped: the least value lies at 1.
-    numbers: of the categories those that stand for a number with an axis of its own.
+    Attributes:
+        key: Its path.
+        label: Its short name.
+        log: Whether numbers are on a logarithmic scale.
+        low, high: Least and greatest sampled value; 0 for categories.
+        categories: Empty for numbers.
+        inactive: Whether some trial has no value.
+        flipped: Whether the least value lies at 1 instead of 0.
+        numbers: Categories that stand for a number with an axis of its own.
     """
 
     key: str
@@ -41,33 +47,37 @@ class SearchAxis:
     log: bool = False
     low: float = 0.0
     high: float = 0.0
-    categories: tuple[Any, ...] = ()
+    categories: tuple[object, ...] = ()
     inactive: bool = False
     flipped: bool = False
-    numbers: tuple[Any, ...] = ()
+    numbers: tuple[object, ...] = ()
 
-    def place(self, sample: Mapping[str, Any]) -> float:
-        """Where a sample lies on the axis: in [0, 1], or `INACTIVE`."""
-        if self.key not in sample:
-            return INACTIVE
-        value = sample[self.key]
-        if self.categories:
-            return self._share(self._index(value), len(self.categories) - 1)
-        whole = self._scaled(self.high) - self._scaled(self.low)
-        share = self._share(self._scaled(value) - self._scaled(self.low), whole)
+    def place(self, sample: Mapping[str, object]) -> float:
+        """Return where a sample lies on the axis: in [0, 1], or `INACTIVE`."""
+        return self.place_value(sample[self.key]) if self.key in sample else INACTIVE
+
+    def place_value(self, value: object) -> float:
+        """Return where a value lies on the axis, in [0, 1]."""
+        if not _is_number(value) or self.categories:
+            at = [_distinguish(known) for known in self.categories].index(_distinguish(value))
+            return _divide(at, len(self.categories) - 1)
+        low, high, here = (math.log(x) if self.log else float(x) for x in (self.low, self.high, value))
+        share = _divide(here - low, high - low)
         return 1 - share if self.flipped else share
 
     def ticks(self, most: int = 5) -> list[tuple[float, str]]:
-        """(place, label) of the ticks, the dash of inactive among them."""
+        """Return (place, label) of the ticks, the dash of inactive among them.
+
+        Args:
+            most: Ticks of an axis of numbers.
+        """
         found = [(INACTIVE, ABSENT)] if self.inactive else []
-        if self.categories:
-            every = math.ceil(len(self.categories) / MOST_LABELS)
-            shown = list(enumerate(self.categories))[::every]
-            last = len(self.categories) - 1
-            names = [(at, "constant" if value in self.numbers else _short(value)) for at, value in shown]
-            return found + [(self._share(at, last), name) for at, name in names]
+        if not self.categories:
+            return found + [(self.place_value(v), format_value(v)) for v in self._round_values(most)]
+        every = math.ceil(len(self.categories) / MOST_LABELS)
         return found + [
-            (self.place({self.key: value}), format_value(value)) for value in self._round_values(most)
+            (self.place_value(v), "constant" if v in self.numbers else _shorten(format_value(v)))
+            for v in self.categories[::every]
         ]
 
     def _round_values(self, most: int) -> list[float]:
@@ -77,73 +87,64 @@ class SearchAxis:
         if self.low == self.high:
             return [self.low]
         locator = LogLocator(subs=(1.0,)) if self.log else MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
-        slack = 1e-9 * (self.high - self.low)
+        slack = 1e-9 * (self.high - self.low)  # a tick at the very end may miss it by rounding
         inside = [float(v) for v in locator.tick_values(self.low, self.high)]
         inside = [v for v in inside if self.low - slack <= v <= self.high + slack]
         return inside if len(inside) > 1 else [self.low, self.high]
 
-    def _index(self, value: object) -> int:
-        return next(at for at, known in enumerate(self.categories) if _same(known, value))
-
-    def _scaled(self, value: float) -> float:
-        return math.log(value) if self.log else float(value)
-
-    @staticmethod
-    def _share(part: float, whole: float) -> float:
-        return part / whole if whole else 0.5
-
 
 def build_search_axes(report: SweepReport) -> list[SearchAxis]:
-    """An axis for each searched key that any trial has a value for."""
-    names, found = _names(report.keys), []
+    """Return an axis for each searched key that any trial has a value for."""
+    names, axes = _name_axes(report.keys), []
     for key in report.keys:
         values = [t.sample[key] for t in report.trials if key in t.sample]
         inactive = len(values) < len(report.trials)
-        if all(_is_number(v) for v in values):
-            low, high = min(values), max(values)
+        if all(map(_is_number, values)):
+            low, high = float(min(values)), float(max(values))
             log = low > 0 and (key in report.log_keys or high / low > 100)
-            found.append(SearchAxis(key, names[key], log, float(low), float(high), inactive=inactive))
+            axes.append(SearchAxis(key, names[key], log, low, high, inactive=inactive))
         else:
-            categories = _categories(values)
+            categories = _sort_categories(values)
             numbers = tuple(v for v in categories if f"{key}[{v}]" in report.keys)
-            found.append(
+            axes.append(
                 SearchAxis(key, names[key], categories=categories, numbers=numbers, inactive=inactive)
             )
-    return found
+    return axes
 
 
-def _names(keys: Sequence[str]) -> dict[str, str]:
-    """A name for each axis: a choice and the number that is one of its options are two axes."""
-    constants = [key for key in keys if is_number_of_choice(key, keys)]
-    choices = {key[: key.rindex("[")] for key in constants}
-    names = shorten_names([key for key in keys if key not in constants])
+def _name_axes(keys: Sequence[str]) -> dict[str, str]:
+    """Name each axis. A choice and the number that is one of its options are two axes."""
+    choice_of = {key: key[: key.rindex("[")] for key in keys if is_number_of_choice(key, keys)}
+    names = shorten_names([key for key in keys if key not in choice_of])
     return {
-        key: names[key[: key.rindex("[")]] if key in constants else names[key] + " kind" * (key in choices)
+        key: names[choice_of[key]] if key in choice_of else names[key] + " kind" * (key in choice_of.values())
         for key in keys
     }
 
 
-def _categories(values: Sequence[object]) -> tuple[object, ...]:
-    distinct: list[object] = []
-    for value in values:
-        if not any(_same(known, value) for known in distinct):
-            distinct.append(value)
-    return tuple(sorted(distinct, key=lambda v: (v is not None, not isinstance(v, bool), _order(v))))
+def _sort_categories(values: Iterable[object]) -> tuple[object, ...]:
+    distinct = {_distinguish(value): value for value in reversed(list(values))}
+    return tuple(sorted(distinct.values(), key=_sorting_key))
 
 
-def _order(value: Any) -> tuple[float, str]:
-    return (float(value), "") if _is_number(value) or isinstance(value, bool) else (math.inf, str(value))
+def _sorting_key(value: object) -> tuple[bool, bool, float, str]:
+    as_number = float(value) if _is_number(value) or isinstance(value, bool) else math.inf
+    return value is not None, not isinstance(value, bool), as_number, str(value)
 
 
-def _same(one: object, other: object) -> bool:
-    """Equal and of one kind: true is not 1."""
-    return bool(isinstance(one, bool) == isinstance(other, bool) and one == other)
+def _distinguish(value: object) -> tuple[bool, object]:
+    """A key that tells true from 1, which Python takes for equal."""
+    return isinstance(value, bool), value
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _short(value: object) -> str:
-    text = format_value(value)
-    return text if len(text) <= 18 else text[:8] + "…" + text[-8:]
+def _divide(part: float, whole: float) -> float:
+    """The share of a whole; the middle where all values are equal."""
+    return part / whole if whole else 0.5
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else text[:8] + "…" + text[-8:]

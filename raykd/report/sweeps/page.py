@@ -1,8 +1,8 @@
-"""One page about one sweep, in one file that needs nothing else; see `page` for why it is a static file.
+"""Write the page about one sweep.
 
-Decision record: the page answers in the order in which a reader asks: what won and how to run it again, how the
-trials went, which key mattered, whether stopping early was right, then everything. Its one script sorts the table; it
-is in the file, and the page's policy allows nothing but that text, by its hash, so a name with HTML in it cannot run.
+Decision record: the page answers in the order in which a reader asks: what won and how to run it again, how the trials
+went, which key mattered, whether stopping early was right, then everything. Its one script sorts the table. It is in
+the file, and the page's policy allows nothing but that text, by its hash, so a name with HTML in it cannot run.
 """
 
 from __future__ import annotations
@@ -11,31 +11,23 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from raykd.report.formats import ABSENT, format_metric, format_metric_name, format_value, use_minus_sign
+from raykd.report.html import Pictures, add_captions, render_template, write_html
 from raykd.report.key_names import fold_sample, shorten_names
-from raykd.report.page import load_template
-from raykd.report.sweeps import plots as sweep_plots
-from raykd.report.sweeps import search_plots
+from raykd.report.sweeps import plots, search_plots
 from raykd.report.sweeps.importance import explain_missing_importance
 from raykd.report.sweeps.rungs import RungAgreement, compute_rank_correlations, describe_rungs
-from raykd.report.sweeps.trial_table import (
-    TrialTable,
-    describe_sample,
-    format_score_title,
-    format_value,
-    strip_metric_path,
-)
+from raykd.report.sweeps.trial_table import TrialTable, describe_sample, strip_metric_path
 from raykd.report.sweeps.trials import BROKEN, SweepReport
-from raykd.report.table import ABSENT, format_metric
 from raykd.tasks.scores.metrics import is_rate
 
 CAPTIONS: Mapping[str, str] = {
-    "objective": "The best score of each trial, and the best so far of those that count. Marks at the edge: no "
+    "objective": "The best score of each trial, and the best so far of the trials that can win. Marks at the edge: no "
     "score, or one far outside.",
     "learning_curves": "The validation rows while the best five trials learn; the other trials are grey.",
-    "importance": "How much of the score's predictable variance hangs on each key, and the 95 % interval over trials. "
-    "An interval that reaches 0 says that the key may not matter at all.",
+    "importance": "How much of the score's predictable variance depends on each key, and the 95 % interval over "
+    "trials. An interval that reaches 0 says that the key may not matter at all.",
     "parallel_coordinates": "A line is a trial, from its values to its score; the best five are in colour. A dash: the "
     "key is inactive in this trial.",
     "slices": "The best score of each trial over one key at a time. Trials that were stopped had less time to score.",
@@ -44,39 +36,36 @@ CAPTIONS: Mapping[str, str] = {
 }
 
 
-def draw_sweep_figures(report: SweepReport) -> dict[str, tuple[str, str]]:
-    """Name to (SVG, caption) of every plot this sweep has data for; the caller may also log them one by one."""
+def draw_sweep_figures(report: SweepReport) -> Pictures:
+    """Draw every plot that this sweep has data for."""
     drawn = {
-        "objective": sweep_plots.draw_objective_by_trial(report),
-        "learning_curves": sweep_plots.draw_learning_curves(report),
-        "importance": sweep_plots.draw_importance_bars(report.importance),
+        "objective": plots.draw_objective_by_trial(report),
+        "learning_curves": plots.draw_learning_curves(report),
+        "importance": plots.draw_importance_bars(report.importance),
         "parallel_coordinates": search_plots.draw_parallel_coordinates(report),
         "slices": search_plots.draw_slices(report),
-        "rungs": sweep_plots.draw_rung_survival(report),
+        "rungs": plots.draw_rung_survival(report),
     }
-    return {name: (svg, CAPTIONS[name]) for name, svg in drawn.items() if svg is not None}
+    return add_captions(drawn, CAPTIONS)
 
 
-def write_sweep_page(
-    report: SweepReport, path: Path, pictures: Mapping[str, tuple[str, str]] | None = None
-) -> Path:
-    """Writes the page, with ``pictures`` if `draw_sweep_figures` drew them already, to ``path``; returns ``path``."""
+def write_sweep_page(report: SweepReport, path: Path, pictures: Pictures) -> Path:
+    """Write the page, with what `draw_sweep_figures` drew, and return its path."""
     from markupsafe import Markup
 
     found = report.importance
-    script = load_template("sort.js.j2").render()
+    script = render_template("sort.js.j2")
     names, ranked = shorten_names(report.shown_keys), report.rank_trials()
     correlations = compute_rank_correlations(report)
-    html = load_template("sweep.html.j2").render(
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return write_html(
+        path,
+        "sweep.html.j2",
+        pictures,
         report=report,
         headline=summarize_sweep(report),
-        notes=report.notes,
         text=format_value,
         folded=fold_sample,
-        figures={
-            k: (Markup(svg), caption)
-            for k, (svg, caption) in (pictures or draw_sweep_figures(report)).items()
-        },
         importance_says=found.describe() if found else explain_missing_importance(report),
         rungs_say=describe_rungs(correlations),
         rungs=build_rung_cells(correlations),
@@ -87,76 +76,66 @@ def write_sweep_page(
         errors=[(t, describe_sample(t.sample, names)) for t in ranked if t.status in BROKEN or t.error],
         teachers=build_teacher_cells(report),
         script=Markup(script),
-        script_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
+        script_hash=Markup(f"sha256-{digest}"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    return path
 
 
 def summarize_sweep(report: SweepReport) -> list[tuple[str, str, str]]:
-    """(what, number, remark) of what a reader looks for first."""
+    """Return what a reader looks for first, each as (what, number, remark)."""
     best, name = report.best, strip_metric_path(report.metric)
-    statuses = ", ".join(f"{n} {status}" for status, n in report.by_status.items())
     if best is None:
-        found = [("best trial", ABSENT, "no trial has a score that counts")]
+        cards = [("best trial", ABSENT, "no trial has a score that counts")]
     else:
-        unit = " %" if is_rate(name) else ""
         nll = "" if best.nll is None or name == "nll" else f", NLL {best.nll:.3f}"
-        remark = f"validation {format_score_title(report.metric).split()[0]}{nll}, at step {best.best_step:,}"
-        found = [(f"best trial: {best.name}", format_metric(name, best.score, compared=True) + unit, remark)]
-    found.append(("trials", str(len(report.trials)), statuses))
-    planned = sum(t.total_steps for t in report.trials)
-    run = sum(t.last.step for t in report.trials if t.last is not None)
+        remark = f"validation {format_metric_name(name)}{nll}, at step {best.best_step:,}"
+        score = format_metric(name, best.score, compared=True) + (" %" if is_rate(name) else "")
+        cards = [(f"best trial: {best.name}", score, remark)]
+    statuses = ", ".join(f"{n} {status}" for status, n in report.by_status.items())
+    cards.append(("trials", str(len(report.trials)), statuses))
+    run, planned = sum(t.last_step for t in report.trials), sum(t.total_steps for t in report.trials)
     if planned:
-        found.append(
-            (
-                "steps that were run",
-                f"{run / planned:.0%}",
-                f"{run:,} of {planned:,} that all trials would take",
-            )
-        )
+        remark = f"{run:,} of {planned:,} that all trials would take"
+        cards.append(("steps that were run", f"{run / planned:.0%}", remark))
     passes = summarize_teacher_passes(report)
-    return found if passes is None else [*found, passes]
+    return cards if passes is None else [*cards, passes]
 
 
 def build_rung_cells(found: Sequence[RungAgreement]) -> list[list[str]]:
-    """A row for each rung; none if nothing is known of any."""
+    """Return a row for each rung; none if nothing is known of any."""
     if all(r.tau is None for r in found):
         return []
-    taus = [ABSENT if r.tau is None else f"{r.tau:.2f}".replace("-", "−") for r in found]
+    taus = [ABSENT if r.tau is None else use_minus_sign(f"{r.tau:.2f}") for r in found]
     return [[str(r.evaluation), tau, str(r.trials)] for r, tau in zip(found, taus, strict=True)]
 
 
 def summarize_teacher_passes(report: SweepReport) -> tuple[str, str, str] | None:
-    """How often a text went through a teacher, and how often trials asked for one; None without counters.
+    """Return how often a text went through a teacher and how often trials asked for one; None without counters.
 
     Where the number of distinct texts is not known, the forward passes are counted instead.
     """
-    names = ("texts", "forwarded", "answered")
     texts, forwarded, answered = (
-        sum(float(counters.get(name, 0)) for counters in report.teachers.values()) for name in names
+        sum(float(counters.get(name, 0)) for counters in report.teachers.values())
+        for name in ("texts", "forwarded", "answered")
     )
     if not answered or not any("forwarded" in counters for counters in report.teachers.values()):
         return None
     if texts:
-        return (
-            "teacher passes per text",
-            f"{forwarded / texts:.2f}",
-            f"trials asked {answered / texts:.1f} times",
-        )
+        asked = f"trials asked {answered / texts:.1f} times"
+        return "teacher passes per text", f"{forwarded / texts:.2f}", asked
     return "teacher forward passes", f"{forwarded:,.0f}", f"for {answered:,.0f} texts that were asked for"
 
 
 def build_teacher_cells(report: SweepReport) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the teachers' counters as texts."""
+    """Return headings and rows of the teachers' counters as texts."""
     counters = list(dict.fromkeys(name for by in report.teachers.values() for name in by))
     heads = [name.replace("_rate", " %").replace("_", " ") for name in counters]
-    lines = [[t, *(_counter(name, by.get(name)) for name in counters)] for t, by in report.teachers.items()]
+    lines = [
+        [t, *(_format_counter(name, by.get(name)) for name in counters)] for t, by in report.teachers.items()
+    ]
     return ["teacher", *heads], lines if counters else []
 
 
-def _counter(name: str, value: Any) -> str:
+def _format_counter(name: str, value: float | None) -> str:
     if value is None:
         return ABSENT
     if name.endswith("_rate"):

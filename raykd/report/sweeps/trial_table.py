@@ -1,9 +1,9 @@
-"""The table of trials: for the terminal, for Markdown, for HTML, as rows and as CSV.
+"""Show the trials of a sweep in a table, for the terminal, Markdown, HTML, JSON and CSV.
 
-Decision record: key paths are long and a sweep searches several, so headings carry the shortest end of a path
-that no other searched key ends with; a bare ``kind``, ``start`` or number says nothing, so its parent is
-named too. Rows for machines (`rows`, `csv`) keep the whole path and unrounded numbers. An inactive key is a dash:
-it is not zero, false or null.
+Decision record: key paths are long and a sweep searches several. Headings carry the shortest end of a path that no
+other searched key ends with. A bare ``kind``, ``start`` or number says nothing, so its parent is named too. Rows for
+machines (`to_rows`, `to_csv`) keep the whole path and unrounded numbers. An inactive key is a dash: it is not zero,
+false or null.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
-from raykd.report.fitted_table import FittedTable
+from raykd.report.fitted_table import FittedTable, build_form
+from raykd.report.formats import ABSENT, format_metric, format_value, render_markdown_table
 from raykd.report.key_names import fold_sample, shorten_names
 from raykd.report.sweeps.trials import SweepReport, TrialRow
-from raykd.report.table import ABSENT, format_metric, render_markdown_table
+from raykd.report.table import Row
 from raykd.tasks.scores.metrics import find_metric_title
 
 LEAST_VALUES = 24
@@ -30,31 +26,22 @@ LEAST_VALUES = 24
 
 
 def strip_metric_path(metric: str) -> str:
-    """The metric without a prefix: ``eval/mean/accuracy`` is accuracy."""
+    """Return the metric's own name: ``accuracy`` of ``eval/mean/accuracy``."""
     return metric.rsplit("/", 1)[-1]
 
 
 def format_score_title(metric: str) -> str:
-    """How a metric is called in headings, with its unit."""
+    """Return how headings call the score, with its unit."""
     return find_metric_title(strip_metric_path(metric))
 
 
-def format_value(value: object) -> str:
-    """A sampled value as text: numbers with four significant digits, booleans and null as in YAML."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
-    return str(value)
-
-
 def describe_sample(sample: Mapping[str, object], names: Mapping[str, str]) -> str:
-    """A sample on one line: ``alpha 0.1, temperature.start 4``."""
-    return ", ".join(
-        f"{names.get(key, key)} {format_value(value)}" for key, value in fold_sample(sample).items()
-    )
+    """Return a sample on one line: ``alpha 0.1, temperature.start 4``.
+
+    Args:
+        names: Short names of key paths; a path that is not there is shown whole.
+    """
+    return ", ".join(f"{names.get(key, key)} {format_value(v)}" for key, v in fold_sample(sample).items())
 
 
 @dataclass(frozen=True)
@@ -64,104 +51,82 @@ class TrialTable:
     report: SweepReport
 
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows as texts, the same for Markdown, HTML and the terminal."""
-        names = shorten_names(self.report.shown_keys)
-        nll = [] if strip_metric_path(self.report.metric) == "nll" else ["NLL nats"]
-        heads = ["trial", "status", format_score_title(self.report.metric), *nll]
-        heads += ["best step", "steps", "seconds", *names.values()]
-        return heads, [self._line(t, bool(nll)) for t in self.report.rank_trials()]
+        """Return headings and rows as texts."""
+        heads = [*self._fixed_heads(), *shorten_names(self.report.shown_keys).values()]
+        return heads, [self._line(t) for t in self.report.rank_trials()]
 
-    def _line(self, t: TrialRow, nll: bool) -> list[str]:
-        done = 0 if t.last is None else t.last.step
+    def _fixed_heads(self) -> list[str]:
+        nll = [] if self._metric == "nll" else ["NLL nats"]
+        return ["trial", "status", find_metric_title(self._metric), *nll, "best step", "steps", "seconds"]
+
+    @property
+    def _metric(self) -> str:
+        return strip_metric_path(self.report.metric)
+
+    def _line(self, t: TrialRow) -> list[str]:
         sample = fold_sample(t.sample)
-        values = [format_value(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys]
+        nll = [] if self._metric == "nll" else [format_metric("nll", t.nll, compared=True)]
         return [
-            t.name, t.status, format_metric(strip_metric_path(self.report.metric), t.score, compared=True),
-            *([format_metric("nll", t.nll, compared=True)] * nll),
-            ABSENT if t.best_step is None else f"{t.best_step:,}", f"{done:,} / {t.total_steps:,}",
-            f"{t.seconds:,.0f}", *values,
+            t.name, t.status, format_metric(self._metric, t.score, compared=True), *nll,
+            ABSENT if t.best_step is None else f"{t.best_step:,}", f"{t.last_step:,} / {t.total_steps:,}",
+            f"{t.seconds:,.0f}",
+            *(format_value(sample[key]) if key in sample else ABSENT for key in self.report.shown_keys),
         ]  # fmt: skip
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """One flat, JSON-able row a trial, the best first; every row has the same keys, absent is None."""
-        flat = []
-        for rank, t in enumerate(self.report.rank_trials(), 1):
-            row: dict[str, object] = {
+    def to_rows(self) -> list[Row]:
+        """Return a flat row for each trial, the best first. Every row has the same keys; what is absent is None."""
+        return [
+            {
                 "rank": rank if t.is_eligible else None, "trial": t.name, "status": t.status, "score": t.score,
                 "nll": t.nll, "best_step": t.best_step, "evaluations": len(t.evaluations),
-                "steps": 0 if t.last is None else t.last.step, "total_steps": t.total_steps,
-                "seconds": t.seconds, "error": t.error,
-            }  # fmt: skip
-            flat.append({**row, **{key: _finite(t.sample.get(key)) for key in self.report.keys}})
-        return flat
-
-    def columns(self) -> dict[str, list[Any]]:
-        """`rows` by column, as trackers of experiments take a table."""
-        rows = self.to_rows()
-        return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+                "steps": t.last_step, "total_steps": t.total_steps, "seconds": t.seconds, "error": t.error,
+                **{key: _null_nonfinite(t.sample.get(key)) for key in self.report.keys},
+            }
+            for rank, t in enumerate(self.report.rank_trials(), 1)
+        ]  # fmt: skip
 
     def to_csv(self) -> str:
-        """`rows` as CSV text; None is an empty cell."""
-        buffer = io.StringIO()
+        """Return `to_rows` as CSV; None is an empty cell."""
         rows = self.to_rows()
-        if rows:
-            writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        if not rows:
+            return ""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
         return buffer.getvalue()
 
     def to_rich(self, top: int = 20) -> FittedTable:
-        """The best ``top`` trials; the caption says how many more there are.
+        """Return the best ``top`` trials for the terminal; the caption says how many more there are.
 
-        Searched keys have a column each where there is room, else one for all of them, else a trial is a record.
+        Searched keys have a column each where there is room, else one for all of them; else a trial is a record.
         """
         heads, lines = self.to_cells()
-        lines, rest = lines[:top], len(lines) - top
-        first = len(heads) - len(self.report.shown_keys)
-        names, ranked = shorten_names(self.report.shown_keys), self.report.rank_trials()[:top]
+        ranked, names = self.report.rank_trials()[:top], shorten_names(self.report.shown_keys)
+        hidden, lines = len(lines) - len(ranked), lines[:top]
+        remarks = (f"and {hidden} more trials, in the report and in the CSV",) if hidden else ()
+        bold = frozenset(at for at, t in enumerate(ranked) if t == self.report.best)
+        first = len(self._fixed_heads())
         joined = [[*x[:first], describe_sample(t.sample, names)] for x, t in zip(lines, ranked, strict=True)]
-        more = f"and {rest} more trials, in the report and in the CSV" if rest > 0 else ""
-        best = self.report.best
-        bold = frozenset(at for at, line in enumerate(lines) if best is not None and line[0] == best.name)
-        broken = [_broken(head) for head in heads]
+        narrow = [_break_head(head) for head in heads]
         forms = (
-            _table(broken, lines, bold, more, None),
-            _table([*broken[:first], "values"], joined, bold, more, first),
-        )
-        return FittedTable(forms, heads, lines, bold=bold, remarks=(more,) if more else ())
+            build_form(narrow, lines, bold=bold, remarks=remarks),
+            build_form(
+                [*narrow[:first], "values"], joined, bold=bold, remarks=remarks,
+                folded=first, folded_width=LEAST_VALUES,
+            ),
+        )  # fmt: skip
+        return FittedTable(forms, heads, lines, bold=bold, remarks=remarks)
 
-    def to_markdown(self, top: int | None = None) -> str:
-        """All trials, or the best ``top`` and a line that says how many more, as GitHub Markdown."""
-        heads, lines = self.to_cells()
-        shown_lines = lines if top is None else lines[:top]
-        rest = len(lines) - len(shown_lines)
-        more = f"\nand {rest} more trials\n" if rest else ""
-        return render_markdown_table(heads, shown_lines) + "\n" + more
-
-
-def _table(
-    heads: list[str], lines: list[list[str]], bold: frozenset[int], caption: str, folds: int | None
-) -> Table:
-    """A form of the table. folds: the column that may take several lines; None for none."""
-    table = Table(caption=caption or None, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for at, head in enumerate(heads):
-        left, wraps = at < 2 or at == folds, at == folds
-        table.add_column(
-            Text(head),
-            justify="left" if left else "right",
-            no_wrap=not wraps,
-            overflow="fold",
-            min_width=LEAST_VALUES if wraps else None,
-        )
-    for at, line in enumerate(lines):
-        table.add_row(*(Text(cell) for cell in line), style="bold" if at in bold else "")
-    return table
+    def to_markdown(self) -> str:
+        """Return all trials as GitHub Markdown."""
+        return render_markdown_table(*self.to_cells()) + "\n"
 
 
-def _broken(head: str) -> str:
-    """A heading over lines, at spaces, dots and underscores: a terminal has little room."""
+def _break_head(head: str) -> str:
+    """A heading over several lines, broken at spaces, dots and underscores: a terminal has little room."""
     return head.replace(" ", "\n", 1).replace(".", ".\n").replace("_", "_\n")
 
 
-def _finite(value: object) -> object:
+def _null_nonfinite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

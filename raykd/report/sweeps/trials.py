@@ -1,10 +1,10 @@
-"""What a sweep tried and how good each trial was: plain data, filled by `runs`, read by everything here.
+"""What a sweep tried and how good each trial was, as plain data. Filled by `tuning`, read by everything here.
 
-Decision record: a trial's score is the best of its evaluations, because its best checkpoint is what a sweep
-keeps; which of two is better says `raykd.tasks.scores.ranking`: of two equal scores the one with the lower NLL, then
-the earlier one. A trial that failed or diverged is never the best, whatever it scored before: its setting cannot be
-run again with confidence. A trial that the scheduler stopped can be the best. The key paths of the samples are data,
-so the report knows no configuration.
+Decision record: a trial's score is the best of its evaluations, because its best checkpoint is what a sweep keeps.
+Which of two scores is better is decided by `raykd.tasks.scores.ranking`: of equal scores the one with the lower NLL,
+then the earlier one. A trial that failed or diverged is never the best, whatever it scored before, because its setting
+cannot be run again with confidence. A trial that the scheduler stopped can be the best. The key paths of the samples
+are data, so the report knows no configuration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Status = Literal["finished", "stopped", "failed", "diverged", "cut off", "waiting"]
 """finished: ran to its end. stopped: by the scheduler. diverged: its loss stopped being a number. cut off: with the
-sweep. waiting: it was cut off before its first evaluation."""
+sweep. waiting: cut off before its first evaluation."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 BROKEN: tuple[Status, ...] = ("failed", "diverged")
 """Trials that are never the best."""
@@ -33,10 +33,13 @@ BROKEN: tuple[Status, ...] = ("failed", "diverged")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation rows.
+    """One measurement on the validation rows.
 
-    evaluation: its number, from 1. step: optimizer step. score: the sweep's metric, as the metric comes (a rate
-    in [0, 1], NLL in nats). nll: nats.
+    Attributes:
+        evaluation: Its number, from 1.
+        step: Optimizer step.
+        score: The sweep's metric as it is given: a rate in [0, 1], NLL in nats.
+        nll: In nats.
     """
 
     evaluation: int
@@ -49,10 +52,14 @@ class Evaluation:
 class TrialRow:
     """One trial.
 
-    name: for example ``t0007``. sample: searched key path to JSON scalar; a conditional key that is inactive
-    in this trial is absent. evaluations: in any order. total_steps: optimizer steps of a whole run. seconds: wall
-    clock. error: what went wrong, the whole message.
-    higher_is_better: direction of the score; `SweepReport` sets it, so that rows need not repeat it.
+    Attributes:
+        name: For example ``t0007``.
+        sample: Searched key path to JSON scalar. A conditional key that is inactive in this trial is absent.
+        evaluations: In any order; sorted here.
+        total_steps: Optimizer steps of a whole run.
+        seconds: Wall clock.
+        error: The whole message where something went wrong.
+        higher_is_better: Direction of the score. `SweepReport` sets it, so that rows need not repeat it.
     """
 
     name: str
@@ -86,7 +93,7 @@ class TrialRow:
 
     @property
     def nll(self) -> float | None:
-        """NLL at the best evaluation, nats; None if unknown."""
+        """NLL at the best evaluation, in nats; None if unknown."""
         return None if self.best is None or not math.isfinite(self.best.nll) else self.best.nll
 
     @property
@@ -105,8 +112,13 @@ class TrialRow:
         return 0 if self.last is None else self.last.evaluation
 
     @property
+    def last_step(self) -> int:
+        """Optimizer step of the last evaluation; 0 before the first."""
+        return 0 if self.last is None else self.last.step
+
+    @property
     def order(self) -> tuple[bool, tuple[float, float], str]:
-        """A key to sort trials by, the best first; those that cannot be the best come last, by name."""
+        """A key to sort trials by, the best first. Those that cannot be the best come last, by name."""
         if not self.is_eligible or self.score is None:
             return (True, (0.0, 0.0), self.name)
         return (
@@ -121,7 +133,8 @@ class TrialRow:
         return self.best is not None and self.status not in BROKEN
 
     def score_at(self, evaluation: int) -> float | None:
-        """The score at this evaluation; None if there is no finite one."""
+        """Return the score at this evaluation; None if there is no finite one."""
+        # a trial that was resumed may have evaluated twice; the later one stays
         found = [e.score for e in self.evaluations if e.evaluation == evaluation]
         return found[-1] if found and math.isfinite(found[-1]) else None
 
@@ -130,16 +143,19 @@ class TrialRow:
 class SweepReport:
     """Everything the page of a sweep shows.
 
-    summary: one sentence, what was searched. metric: name of the score, for example ``accuracy``.
-    trials: in the order they were started.
-    rungs: numbers of the evaluations at which the scheduler judged; empty without early stopping.
-    best_yaml: the whole configuration of the best trial. space_yaml: what was searched.
-    teachers: teacher to counters over the whole sweep: ``texts`` (distinct texts that were needed),
-    ``answered`` (texts that trials asked for), ``forwarded`` (texts that needed a forward pass),
-    ``store_hit_rate`` in [0, 1]; any other number is shown as it is.
-    best_path: where ``best.yaml`` was written, for the command on the page.
-    log_keys: searched keys whose domain is logarithmic; a key that is positive and spans over two decades is
-    drawn so without being named here.
+    Attributes:
+        summary: One sentence that says what was searched.
+        metric: Name of the score, for example ``accuracy``.
+        trials: In the order they were started.
+        rungs: Numbers of the evaluations at which the scheduler judged; empty without early stopping.
+        best_yaml: The whole configuration of the best trial.
+        space_yaml: What was searched.
+        teachers: Teacher to counters over the whole sweep. ``texts`` is the number of distinct texts that were needed,
+            ``answered`` of texts that trials asked for, ``forwarded`` of texts that needed a forward pass;
+            ``store_hit_rate`` is in [0, 1]. Any other number is shown as it is.
+        best_path: Where ``best.yaml`` was written, for the command on the page.
+        log_keys: Searched keys whose domain is logarithmic. A positive key that spans over two decades is drawn so
+            without being named here.
     """
 
     title: str
@@ -172,12 +188,12 @@ class SweepReport:
 
     @property
     def shown_keys(self) -> tuple[str, ...]:
-        """Key paths as tables have columns for them: a number that is an option of a choice is in the choice's."""
+        """Key paths that have a column in tables. A number that is an option of a choice is in the choice's column."""
         return tuple(dict.fromkeys(key for t in self.trials for key in fold_sample(t.sample)))
 
     @property
     def best(self) -> TrialRow | None:
-        """The best trial: by score, then lower NLL, then name; None while nothing counts."""
+        """The best trial: by score, then lower NLL, then name; None while no trial is eligible."""
         return next((t for t in self.rank_trials() if t.is_eligible), None)
 
     @property
@@ -194,5 +210,5 @@ class SweepReport:
         return compute_importance(self)
 
     def rank_trials(self) -> list[TrialRow]:
-        """All trials, the best first; those that cannot be the best come last, by name."""
+        """Return all trials, the best first. Those that cannot be the best come last, by name."""
         return sorted(self.trials, key=lambda trial: trial.order)
