@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+KindFinder = Callable[[object, Sequence[str]], str | None]
+"""Returns what to write for a value where one of some kinds is wanted; None where nothing is near."""
+
+
 def explain_errors(
     error: ValidationError,
     origin: str,
     model: type[BaseModel] = RunConfig,
     hints: Mapping[str, str] = MappingProxyType({}),
-    nearest_kind: Callable[[Any, Sequence[str]], str | None] | None = None,
+    nearest_kind: KindFinder | None = None,
 ) -> Iterable[str]:
     """What is wrong, key by key: the sentence first, what stands there last and shortened.
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import MultiRun, Run, RunConfig, overlay
 from raykd.config.dsfile import check_switches, read_deepspeed
-from raykd.config.explain import explain_errors
+from raykd.config.explain import KindFinder, explain_errors
 from raykd.config.home import find_config_file, relocate_tree
 from raykd.errors import ConfigError
 from raykd.parse import MAX_DEPTH, check_path, make_plain_tree, parse_override, parse_yaml, read_text
@@ -111,13 +112,15 @@ def validate_run(tree: Mapping[str, Any], origin: str) -> RunConfig:
             wanted="a run of one task",
             next_step="raykd train and raykd check take it; give its tasks runs of their own for the rest",
         )
-    return _validated(RunConfig, tree, origin)
+    return validate_model(RunConfig, tree, origin)
 
 
 def validate_any_run(tree: Mapping[str, Any], origin: str) -> Run:
     """As `validate_run`, and also a run of several tasks."""
     return (
-        _validated(MultiRun, tree, origin) if has_several_tasks(tree) else _validated(RunConfig, tree, origin)
+        validate_model(MultiRun, tree, origin)
+        if has_several_tasks(tree)
+        else validate_model(RunConfig, tree, origin)
     )
 
 
@@ -157,12 +160,30 @@ def refuse_credentials(tree: Any, origin: str) -> None:
             )
 
 
-def _validated(model: type[R], tree: Mapping[str, Any], origin: str) -> R:
+def validate_model(
+    model: type[R],
+    tree: Mapping[str, object],
+    origin: str,
+    hints: Mapping[str, str] = MappingProxyType({}),
+    nearest_kind: KindFinder | None = None,
+) -> R:
+    """Validate a tree as a model.
+
+    Args:
+        model: The model's class.
+        tree: Plain values.
+        origin: What errors call the tree.
+        hints: What to write in place of unknown keys (see `explain_errors`).
+        nearest_kind: Finds the kind that was meant (see `explain_errors`).
+
+    Raises:
+        ConfigError: Some keys are wrong, each explained; or the tree holds a secret.
+    """
     refuse_credentials(tree, origin)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain_errors(error, origin, model))) from None
+        raise ConfigError("\n".join(explain_errors(error, origin, model, hints, nearest_kind))) from None
 
 
 def resolve_paths(config: R, base_dir: Path) -> R:

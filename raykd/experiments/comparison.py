@@ -43,7 +43,7 @@ def compare_students(
     for trial in journal.trials.values():
         if trial.status != "finished":
             continue
-        arm, seed = str(trial.sample["arm"]), int(trial.sample["seed"])
+        arm, seed = str(trial.sample["arm"]), int(str(trial.sample["seed"]))
         # Under the name that Tune gave the trial at its last start.
         folder = students / trial.tune_ids[-1]
         scores[arm][seed] = _score_student(arm, folder, arms.build_run(trial.sample), student)

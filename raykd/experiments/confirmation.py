@@ -1,8 +1,8 @@
-"""`raykd confirm`: is the winner of a sweep better than the default, with seeds that no trial has seen?
+"""Run `raykd confirm`: compare a sweep's winner with its default, over seeds that no trial has used.
 
-Decision record: the winner's validation score carries the luck of the search, so it says nothing by itself. Winner and
-default are trained again with the same fresh seeds, as trials like those of the sweep, over the teachers' stored
-answers; then each student reads the test rows once, and the report holds the paired differences.
+Decision record: the winner was chosen by its validation score, so that score is too high by the luck of the search.
+Winner and default are trained again with the same fresh seeds, as trials over the teachers' stored answers. Then each
+student reads the test rows once, and the report shows the paired differences.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.schedulers import Fifo
-from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.config import Sweep
-from raykd.tuning.driver import CHECKPOINTS, SweepDriver, TrialPlan, list_free_node_resources, read_base_jobs
-from raykd.tuning.tuner import TuneSettings
+from raykd.tuning.driver import CHECKPOINTS, SweepDriver, read_base_jobs
+from raykd.tuning.tuner import TrialPlan
 
 
 def run_confirmation(
@@ -42,17 +41,17 @@ def run_confirmation(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Confirmation:
-    """Train winner and default with fresh seeds and compare them.
+    """Train winner and default with fresh seeds and compare them on the held-out rows.
 
     Args:
         sweep_folder: output/name of a finished sweep.
-        seeds: How many; an interval needs two.
-        resume: Go on with an earlier confirmation; more seeds may be added.
+        seeds: Number of seeds; an interval needs two.
+        resume: Continue an earlier confirmation; more seeds may be added.
         overwrite: Empty the folder first.
-        console: Where progress is shown; None makes one.
+        console: Where progress is shown; None creates one.
 
     Raises:
-        RaykdError: With what, got, wanted and the next step.
+        RaykdError: The confirmation cannot start or cannot go on.
     """
     plan, arms = read_arms(find_folder(sweep_folder).resolve(), seeds)
     return run_command(ConfirmCommand(plan, arms), resume=resume, overwrite=overwrite, console=console)
@@ -63,7 +62,7 @@ class ConfirmCommand(Command[Confirmation]):
 
     Args:
         plan: The finished sweep.
-        arms: What is trained.
+        arms: Winner, default and seeds.
     """
 
     title = "the confirmation"
@@ -91,14 +90,14 @@ class ConfirmCommand(Command[Confirmation]):
         return FolderContents(self.student.fingerprints(), files)
 
     def introduce(self, folder: RunFolder, console: Console) -> None:
-        """Print what is trained."""
+        """Print the arms and the number of seeds."""
         seeds = len(self.arms.seeds)
         console.print(
             f"[bold]{self.plan.name}[/bold]  winner and default, {seeds} fresh seeds each", highlight=False
         )
 
     def record(self) -> TrackedRun:
-        """Record the default's settings, and those that the winner has otherwise."""
+        """Record the default's settings, and the winner's where they differ."""
         plan, arms = self.plan, self.arms
         default = flatten_run(arms.default)
         differing = {
@@ -111,38 +110,28 @@ class ConfirmCommand(Command[Confirmation]):
         return TrackedRun(f"{plan.name}-confirm", params, tags)
 
     def run(self, session: Session) -> Confirmation:
-        """Have the teachers answer, train every arm with every seed, compare."""
+        """Let the teachers answer, train every arm with every seed, and compare the arms."""
         plan, arms = self.plan, self.arms
         driver = SweepDriver(
             plan.base, self.teachers, self.student, session, plan.config.label, arms.weightings()
         )
         students = session.folder.path / "students"
-        journal = driver.run(self._search(driver, students))
+        journal = driver.run(self._plan_trials(driver, students))
         report = compare_students(plan, arms, self.student, journal, students, driver.notes)
         result = conclude_confirmation(report, session.folder, journal, session.open_tracker())
         shutil.rmtree(session.folder.path / CHECKPOINTS, ignore_errors=True)
         return result
 
-    def _search(self, driver: SweepDriver, students: Path) -> TrialPlan:
+    def _plan_trials(self, driver: SweepDriver, students: Path) -> TrialPlan:
         plan, arms, config = self.plan, self.arms, self.plan.config
-        workers, asked = plan.base.workers, config.max_concurrent_trials
         return TrialPlan(
             run_factory=arms,
             sampler=arms,
             scheduler=Fifo().build(plan.space, plan.base.train.evaluations, plan.mode),
             trials=arms.trials,
             mode=plan.mode,
-            names={},
-            settings=TuneSettings(
-                workers=workers,
-                concurrent=count_concurrent_trials(
-                    list_free_node_resources(), workers, driver.kept_groups, asked
-                ),
-                population=None,
-                time_budget_s=None,
-                max_failures=config.max_failures,
-                scratch=driver.folder.path / "tune",
-            ),
+            concurrent=driver.count_concurrent_trials(config.max_concurrent_trials),
+            max_failures=config.max_failures,
             checkpoint_s=config.checkpoint_s,
             students=students,
         )

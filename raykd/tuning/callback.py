@@ -1,10 +1,9 @@
-"""What happens during a sweep, as the driver sees it: journal, curves, MLflow and the terminal.
+"""Record what trials report: in the journal, the curves, MLflow and on the terminal.
 
-Decision record: Tune's own callbacks for MLflow end the whole sweep if the server dies. Here Tune's thread only writes
-the journal; points of the curves come from the trials by the same mailbox as in `raykd train`, and one thread hands
-them to MLflow, a child run a trial. A child is opened with its trial's first point and ended after its last.
-A driver that is killed has trials whose end MLflow never heard of, and points that were on their way there: the next
-start of the sweep says both again (MLflow drops what it has already).
+Decision record: Tune's own MLflow callback ends the whole sweep when the server dies. Here Tune's thread only writes
+the journal. Points of the curves arrive by the same mailbox as in `raykd train`, and one thread sends them to MLflow,
+one child run per trial. A child is opened with its trial's first point and ended after the last one. If the driver is
+killed, MLflow may miss ends and points; the next start of the sweep sends both again, and MLflow drops duplicates.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import logging
 import queue
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.tune import Callback
@@ -26,6 +25,7 @@ from raykd.cluster.listening import listen
 from raykd.driver.session import ChildRuns
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
+from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.report.key_names import name_mlflow_params
 from raykd.report.sweeps.trial_table import describe_sample
@@ -36,13 +36,16 @@ from raykd.tuning.journal import Journal, TrialStatus
 from raykd.tuning.messages import INVALID_RUN
 from raykd.tuning.progress import SweepProgress
 
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
+
 log = logging.getLogger("raykd.tuning")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""What Ray puts into its messages for a terminal."""
+"""Matches the colour codes in Ray's messages."""
 MAX_CAUSE_LENGTH = 8000
-"""Characters of a trial's error that are kept of a text without end; log.txt has it whole."""
+"""Most characters kept of a trial's error. log.txt has the whole text."""
 REOPEN_AFTER_S = 30.0
-"""After a trial's run could not be opened none is tried for so long: each try takes seconds."""
+"""Seconds to wait after a trial's MLflow run could not be opened. Each attempt takes seconds."""
 MLFLOW_STATUS: dict[str, Any] = {
     "finished": "FINISHED",
     "stopped": "KILLED",
@@ -50,19 +53,19 @@ MLFLOW_STATUS: dict[str, Any] = {
     "diverged": "FAILED",
     "interrupted": "KILLED",
 }
-"""A trial that the scheduler stopped is KILLED in MLflow; the tag raykd.trial says by whom."""
+"""Status in MLflow by how a trial ended. The tag raykd.trial tells a stopped trial from an interrupted one."""
 
 
 class TrialRuns:
-    """A child run of the sweep's MLflow run for each trial; used by one thread.
+    """The MLflow child runs of a sweep, one per trial. Used by one thread.
 
     Args:
         parent: The sweep's run.
-        folder: Of the sweep; its state says which children there are and which have ended.
-        journal: What came of the trials.
-        curves: Their points.
+        folder: The sweep's folder. Its state says which children exist and which have ended.
+        journal: The results of the trials.
+        curves: The points of the trials.
         higher_is_better: Direction of the metric.
-        resumed: Whether the sweep goes on, so that a child may be there that the killed driver did not note.
+        resumed: Whether the sweep continues. A killed driver may have left a child that the state does not name.
     """
 
     def __init__(
@@ -80,11 +83,11 @@ class TrialRuns:
 
     @property
     def open(self) -> dict[str, Tracker]:
-        """Run that have not ended, by trial."""
+        """Runs that have not ended, by trial."""
         return self._children.open
 
     def open_run(self, name: str) -> Tracker:
-        """Return the trial's run, opened when it is first needed and found again by a resumed sweep."""
+        """Return the trial's run. It is opened when first needed; a resumed sweep finds the earlier one."""
         if name not in self.open:
             spool = self._spool / name
             spool.mkdir(parents=True, exist_ok=True)
@@ -103,21 +106,21 @@ class TrialRuns:
         return self._folder.path / "spool"
 
     def remove_spool(self) -> None:
-        """Remove the folder of points that waited for MLflow, where it has taken all."""
+        """Remove the folder of unsent points if MLflow has taken all of them."""
         with contextlib.suppress(OSError):  # not there, or not empty
             self._spool.rmdir()
 
     def list_unended(self) -> list[tuple[str, str]]:
-        """Trials that are over, though their run may not be ended, and what they became.
+        """Return (name, status) of finished trials whose MLflow run may still be open.
 
-        These are all where the sweep's own run is new in the place of one that is gone.
+        If the sweep's own run had to be replaced by a new one, these are all finished trials.
         """
         heard = set() if self._parent.replaced else set(self._folder.state.get("ended", ()))
         over = [t for t in self._journal.trials.values() if t.status is not None and t.name not in heard]
         return [(t.name, t.status) for t in over if t.status is not None and t.status != "failed"]
 
     def end(self, name: str, status: str) -> None:
-        """End a trial's run as what it became."""
+        """End a trial's run with its best score and its status."""
         row = self._journal.trials[name].row(self._higher)
         tracker = self.open_run(name)
         if row.best is not None:
@@ -136,7 +139,17 @@ class TrialRuns:
 
 
 class TuneCallback(Callback):
-    """Tune's callback, and the thread that takes in the trials' points."""
+    """Tune's callback, and the thread that receives the trials' points.
+
+    Args:
+        journal: Gets every result before anything follows from it.
+        curves: Gets every point.
+        tracker: The sweep's MLflow run.
+        folder: The sweep's folder.
+        mailbox: Actor handle of the `Mailbox` that trials send events to.
+        progress: The bars.
+        higher_is_better: Direction of the metric.
+    """
 
     def __init__(
         self,
@@ -154,7 +167,7 @@ class TuneCallback(Callback):
         resumed = bool(journal.trials)
         self._runs = TrialRuns(tracker, folder, journal, curves, higher_is_better, resumed)
         self._names: dict[str, str] = {}
-        self._last: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, JsonObject] = {}
         self._open_from = 0.0
         self._ends: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         unheard = self._runs.list_unended()
@@ -162,32 +175,34 @@ class TuneCallback(Callback):
             self._ends.put(end)
         self._ended = sum(trial.status is not None for trial in journal.trials.values()) - len(unheard)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles what it is given; files, locks and threads stay here."""
+    def __getstate__(self) -> dict[str, object]:
+        """Keep files, locks and threads out of the pickle that Tune makes."""
         return {}
 
     # Tune's thread -----------------------------------------------------------------------------------------------
 
     def on_begin(self, name: str, trial_id: str) -> None:
-        """A trial was handed to Tune."""
+        """Note a trial that was handed to Tune."""
         self._names[trial_id] = name
         self._progress.add_trial(name)
 
     def on_refusal(self, name: str, error: RaykdError) -> None:
-        """A trial's setting can be no run, so it was not handed to Tune."""
+        """Fail a trial whose setting cannot be run. Tune never sees it."""
         self._end(name, "failed", INVALID_RUN + extract_reason(error, self._journal.trials[name].sample))
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: JsonObject, **info: object
     ) -> None:
-        """An evaluation, which the scheduler has judged: into the journal before anything comes of it."""
+        """Record an evaluation after the scheduler has seen it, before Tune acts on its decision."""
         name = self._names[trial.trial_id]
         self._journal.record_result(name, result)
         self._last[name] = result
         self._progress.update_trial(self._row(name))
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial is over: by itself, or because the scheduler stopped it."""
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object
+    ) -> None:
+        """Record the end of a trial that finished, diverged, or was stopped by the scheduler."""
         name = self._names[trial.trial_id]
         result = self._last.get(name, {})
         if result.get("diverged"):
@@ -195,11 +210,13 @@ class TuneCallback(Callback):
         else:
             self._end(name, "finished" if result.get("finished") else "stopped", None)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed for good."""
-        name, error = self._names[trial.trial_id], _error_of(trial)
+    def on_trial_error(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object
+    ) -> None:
+        """Record a trial that failed for good."""
+        name, error = self._names[trial.trial_id], _read_error(trial)
         if getattr(error, "cause", None) is not None:
-            log.error("trial %s failed in its process:\n%s", name, error)  # with the lines that led there
+            log.error("trial %s failed in its process:\n%s", name, error)  # with the traceback
         self._end(name, "failed", describe_cause(error))
 
     def _end(self, name: str, status: TrialStatus, error: str | None) -> None:
@@ -213,20 +230,20 @@ class TuneCallback(Callback):
     def _row(self, name: str) -> TrialRow:
         return self._journal.trials[name].row(self._higher)
 
-    # the watching thread -----------------------------------------------------------------------------------------
+    # The listening thread -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take in points while the body runs, and what is left after it."""
+        """Receive points while the body runs, and the remaining ones after it."""
         try:
             # To its end, since the runs in MLflow are used by one thread; MLflow has its own patience.
             with listen(self._take, name="raykd-sweep"):
                 yield
         finally:
             for name in list(self._runs.open):
-                # One that is over was opened again by a point that came after its end.
+                # A point that came after the end of a trial opened its run again.
                 status = self._journal.trials[name].status or "interrupted"
-                self._guarded(lambda n=name, s=status: self._runs.end(n, s))
+                self._guard(self._runs.end, name, status)
             self._runs.remove_spool()
 
     def _take(self) -> None:
@@ -234,7 +251,7 @@ class TuneCallback(Callback):
         self._drain()
 
     def _drain(self) -> None:
-        """Points first, so that a trial's last one is there before its run ends."""
+        """Record points before ends, so that a trial's last point is there before its run is closed."""
         ends = []
         while not self._ends.empty():
             ends.append(self._ends.get())
@@ -242,48 +259,50 @@ class TuneCallback(Callback):
             name = self._names.get(event.job)
             if name is not None and event.kind == "note":
                 log.warning("%s: %s", name, event.text)
-                self._progress.note(name, event.text)
+                self._progress.print_note(name, event.text)
             if name is not None and event.kind == "point":
-                self._guarded(lambda n=name, p=event.point: self._point(n, p))
+                self._guard(self._record_point, name, event.point)
         for name, status in ends:
             self._ended += 1
-            self._guarded(lambda n=name, s=status: self._runs.end(n, s))
+            self._guard(self._runs.end, name, status)
             best = self._progress.best
-            if best is not None:
-                self._guarded(
-                    lambda b=best: self._tracker.log_points([Point(self._ended, {"sweep/best": b.score})])
-                )
+            if best is not None and best.score is not None:
+                point = Point(self._ended, {"sweep/best": best.score})
+                self._guard(self._tracker.log_points, [point])
 
-    def _point(self, name: str, point: Point) -> None:
-        """Into the file first. A run that is opened is told all that the file holds, so this point too."""
+    def _record_point(self, name: str, point: Point) -> None:
+        """Write a point to the curves, then to MLflow. Opening a run sends all points of the file, this one too."""
         known = name in self._runs.open
         fresh = self._curves.add(name, point)
         if known and fresh is not None:
             self._runs.open_run(name).log_points([fresh])
         elif not known and time.monotonic() >= self._open_from:
-            self._open_from = time.monotonic() + REOPEN_AFTER_S  # not for every point where MLflow is away
+            self._open_from = (
+                time.monotonic() + REOPEN_AFTER_S
+            )  # do not try for every point while MLflow is away
             self._runs.open_run(name)
             self._open_from = 0.0
 
-    def _guarded(self, action: Any) -> None:
+    def _guard(self, action: Callable[..., object], *arguments: object) -> None:
+        """Call an action. An outage of MLflow or a full disk must not end the listening."""
         try:
-            action()
-        except Exception:  # an outage of MLflow or a full disk must not end the watching
+            action(*arguments)
+        except Exception:
             log.exception("a point of a trial was not recorded")
 
 
-def _error_of(trial: Any) -> BaseException | None:
-    """Return what a trial raised last; Tune's own `get_error` looks where the file will be only later."""
+def _read_error(trial: TuneTrial) -> BaseException | None:
+    """Return what a trial raised last. Tune's own `get_error` looks in a place where the file is copied only later."""
     try:
         with open(trial.pickled_error_file, "rb") as file:
             error = ray.cloudpickle.load(file)
-    except (OSError, TypeError):  # none was written
+    except (OSError, TypeError):  # no file, or no name of one
         return None
     return error if isinstance(error, BaseException) else None
 
 
 def describe_cause(error: BaseException | None) -> str:
-    """Return what went wrong in a trial, the whole message: its later lines say which key, why, and what to do."""
+    """Return the whole message of a trial's error. Its later lines say which key is wrong, why, and what to do."""
     inner = getattr(error, "cause", None) or error
     if inner is None:
         return "the trial's process ended, and nobody said why"

@@ -1,9 +1,9 @@
-"""SweepConfig: one YAML is one sweep, a base run and what is searched about it.
+"""Read a sweep: one YAML with a base run and the keys that are searched.
 
 Decision record: what cannot work is refused when the file is read, before a cluster is asked (see
-`raykd.tuning.checks.refusals`). Relative paths in `set` and `space` are relative to the base's folder, as an override
-of a run file is; that of a warm start is relative to the sweep's own file, or to the working directory as `output`
-is.
+`raykd.tuning.checks.refusals`). Relative paths in `set` and `space` are relative to the base's folder, like those of
+the base itself. The folder of a warm start is relative to the sweep's own file or, like `output`, to the working
+directory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from raykd.config import Run, check_name, overlay
-from raykd.config.explain import explain_errors
 from raykd.config.home import SPACE, find_folder, find_output
 from raykd.config.loading import (
     ConfigSource,
@@ -29,12 +28,13 @@ from raykd.config.loading import (
     load_any_run,
     read_source,
     read_yaml_mapping,
-    refuse_credentials,
     resolve_paths,
     set_path,
     validate_any_run,
+    validate_model,
 )
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 from raykd.presets import preset
 from raykd.spaces.foreign import SETTING_HINTS, nearest_kind
 from raykd.spaces.schedulers import Asha, Scheduler
@@ -46,19 +46,19 @@ from raykd.tuning.checks.refusals import list_doubts, refuse_sweep
 from raykd.tuning.warm_start import read_prior_trials
 
 DEFAULT_TRIALS = 20
-"""Trials of a sweep that does not say how many."""
+"""Number of trials where the file does not say it."""
 
 
 class SweepConfig(Spec):
-    """One sweep, as its file says it."""
+    """One sweep, as written in its file."""
 
     name: str = "sweep"
     """Folder of the sweep under `output`, and its name in MLflow."""
-    base: str | dict[str, Any]
+    base: str | JsonObject
     """The run that every trial begins with: a preset's name, a run file (relative to this file), or a run itself."""
-    set: dict[str, Any] = {}
+    set: JsonObject = {}
     """Overlay of the base that all trials share."""
-    space: dict[str, Any]
+    space: JsonObject
     """Overlay of the run whose leaves may be domains."""
     base_dir: str | None = None
     """What relative paths are relative to; None is the base's folder. The copy in a sweep's folder says it."""
@@ -88,7 +88,7 @@ class SweepConfig(Spec):
 
     @field_validator("num_samples", mode="before")
     @classmethod
-    def _ends(cls, value: Any) -> Any:
+    def _refuse_endless(cls, value: object) -> object:
         if value == -1:
             raise ValueError(
                 "trials without end are not offered: say how many; time_budget_s ends a sweep before that"
@@ -102,11 +102,10 @@ class Sweep:
 
     Attributes:
         config: The file's keys with `metric`, `mode` and `num_samples` filled in.
-        base: The run without anything searched: the base, `set` over it, and the sweep's metric; paths
-            absolute.
-        space: Makes a trial's run from a sample, `space.build_run(sample)`.
-        known: What is tried first, and what is known of an earlier sweep.
-        notes: What a reader must know of that and of the space.
+        base: The base run with `set` over it and the sweep's metric; paths are absolute.
+        space: Makes the run of a trial from a sample (`space.build_run(sample)`).
+        known: Settings to try first, and trials of an earlier sweep.
+        notes: What a reader must know about both.
     """
 
     config: SweepConfig
@@ -117,16 +116,16 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """Of the sweep, its folder and its MLflow run."""
+        """Name of the sweep, of its folder and of its MLflow run."""
         return self.config.name
 
     @property
     def output(self) -> str:
-        """Where the sweep's folder lies: with the runs."""
+        """Folder that holds the sweep's folder, beside the runs."""
         return self.base.output
 
     def fingerprint(self) -> str:
-        """sha256 over what must be equal for a resume; how long, how many and how many at once may differ."""
+        """Return the sha256 of all keys that must be equal on a resume."""
         free = {"name", "base", "base_dir", "set", "num_samples", "max_concurrent_trials", "time_budget_s",
                 "max_failures", "checkpoint_s"}  # fmt: skip
         tree = self.config.model_dump(mode="json", exclude=free)
@@ -135,7 +134,7 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        """What trials are compared by."""
+        """Name of the score that trials are compared by."""
         return self.base.metric
 
     @property
@@ -145,15 +144,15 @@ class Sweep:
 
     @property
     def trials(self) -> int:
-        """Number of trials, if no time budget ends the sweep earlier."""
+        """Number of trials. A time budget may end the sweep earlier."""
         return (self.config.num_samples or 1) * self.space.grid_size
 
     def build_sampler(self) -> Sampler:
-        """Who chooses the trials, from the first."""
+        """Return a sampler that begins with the first trial."""
         return self.config.search.build_sampler(self.space, self.mode, self.trials, self.known)
 
     def known_samples(self, most: int) -> list[Sample] | None:
-        """Settings of the first ``most`` trials; None where they depend on scores."""
+        """Return the samples of the first ``most`` trials; None where they depend on scores."""
         if self.config.search.learns:
             return None
         sampler = self.build_sampler()
@@ -167,21 +166,19 @@ def load_sweep(
     *,
     check: bool = True,
 ) -> Sweep:
-    """Return the sweep of a YAML file, a tree or a `SweepConfig` with overrides on top.
+    """Read a sweep from a YAML file, a tree or a `SweepConfig`, with overrides on top.
 
-    An override below ``space`` replaces what stands there, so that one domain can take another's place.
+    An override below ``space`` replaces the whole node, so that one domain can take another's place.
 
     Args:
-        source: The file, or a sweep's folder, whose file belongs to it (`raykd.config.home`); or the sweep
-            itself.
+        source: The file, the sweep's folder (see `raykd.config.home`), a tree or a model.
         overrides: ``key.path=value``, or pairs of a key path and a value.
-        folder: The sweep's folder, where a file that lies elsewhere is to go on there.
-        check: Whether it is to be run, so that what cannot work is refused.
+        folder: The sweep's folder, if a file from elsewhere continues the sweep there.
+        check: Whether to refuse what cannot work. Off for a sweep that is only read.
 
     Raises:
-        ConfigError: With the path, what was got and what is allowed.
+        ConfigError: A key or a combination is wrong. Names the path, the value and what is allowed.
     """
-    tree: Any
     tree, path = read_source(source)
     if folder is not None:
         output = {"output": str(find_output(folder))}
@@ -191,7 +188,7 @@ def load_sweep(
         if key.startswith("space."):
             tree = set_path(tree, (key, None))
         tree = set_path(tree, override)
-    config = _validated(tree, str(path))
+    config = validate_model(SweepConfig, tree, str(path), hints=SETTING_HINTS, nearest_kind=nearest_kind)
     base, base_dir = _base(config, path)
     metric = base.metric
     if config.mode is not None and config.mode != _direction(metric):
@@ -208,7 +205,7 @@ def load_sweep(
     config = config.model_copy(
         update={
             "search": search,
-            "metric": base.train.metric,  # of several tasks it is their score, which no key says
+            "metric": base.train.metric,  # None in a run of several tasks, whose score is no key
             "mode": _direction(metric),
             "num_samples": config.num_samples or default,
             "base_dir": str(base_dir),
@@ -221,7 +218,7 @@ def load_sweep(
 
 
 def load_run_or_sweep(source: ConfigSource | Sweep, overrides: Sequence[Override] = ()) -> Run | Sweep:
-    """Read a run or a sweep, whichever it is; a sweep that was read already is returned as it is."""
+    """Read a run or a sweep. A `Sweep` is returned unchanged."""
     if isinstance(source, Sweep):
         return source
     return (load_sweep if is_sweep(read_source(source)[0]) else load_any_run)(source, overrides)
@@ -230,12 +227,12 @@ def load_run_or_sweep(source: ConfigSource | Sweep, overrides: Sequence[Override
 def load_resumed_sweep(
     name: Path, output: Path, source: ConfigSource | None, overrides: Sequence[Override] = ()
 ) -> Sweep:
-    """Read the sweep of a folder in order to continue it there.
+    """Read the sweep of a folder to continue it there.
 
     Args:
-        name: The folder, or its name.
-        output: Where a name is looked for.
-        source: What it is from now on; None is the folder's own file.
+        name: The sweep's folder, or its name below `output`.
+        output: Folder of all runs.
+        source: The configuration from now on; None takes the folder's own file.
         overrides: As for `load_sweep`.
 
     Raises:
@@ -262,7 +259,7 @@ def load_resumed_sweep(
 
 
 def dump_sweep(sweep: Sweep) -> str:
-    """Return the sweep as YAML that `load_sweep` takes again, whatever became of the files that it was read from."""
+    """Return the sweep as YAML for `load_sweep`. It needs none of the files that the sweep was read from."""
     tree = sweep.config.model_dump(mode="json") | {"base": sweep.base.model_dump(mode="json"), "set": {}}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
@@ -272,19 +269,19 @@ def _direction(metric: str) -> Mode:
 
 
 def _base(config: SweepConfig, path: Path) -> tuple[Run, Path]:
-    """Return the run without anything searched, and the folder that its relative paths are relative to."""
+    """Return the base run, and the folder that its relative paths are relative to."""
     if isinstance(config.base, str):
         file = _run_file(config.base, path)
-        tree: Mapping[str, Any] = read_yaml_mapping(file)
+        tree = read_yaml_mapping(file)
     else:
         file, tree = path, config.base
     tree = overlay(tree, config.set)
     train = config.set.get("train", {})
-    said = train.get("metric") if isinstance(train, Mapping) else None
+    own_metric = train.get("metric") if isinstance(train, Mapping) else None
     if config.metric is not None:
-        if said not in (None, config.metric):
+        if own_metric not in (None, config.metric):
             raise ConfigError(
-                f"{path}: set.train.metric is not the sweep's metric", got=said, wanted=config.metric
+                f"{path}: set.train.metric is not the sweep's metric", got=own_metric, wanted=config.metric
             )
         tree = overlay(tree, {"train": {"metric": config.metric}})
     folder = file.resolve().parent if config.base_dir is None else path.resolve().parent / config.base_dir
@@ -304,15 +301,3 @@ def _run_file(base: str, path: Path) -> Path:
             wanted=f"one of {', '.join(known)}, or a run file",
         )
     return path.resolve().parent / base
-
-
-def _validated(tree: Mapping[str, Any], origin: str) -> SweepConfig:
-    refuse_credentials(tree, origin)
-    try:
-        return SweepConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(
-            "\n".join(
-                explain_errors(error, origin, SweepConfig, hints=SETTING_HINTS, nearest_kind=nearest_kind)
-            )
-        ) from None

@@ -1,8 +1,8 @@
-"""The journal of a sweep: what every trial was given and what came of it, a line an event, on disk at once.
+"""Record each trial's samples and results in the journal of a sweep, one JSON line per event.
 
-Decision record: Tune's own state is pickled objects that are written every few seconds and that nobody can read if
-they are cut off. A sweep goes on from this file instead: lines of JSON, each flushed to the disk, the last one perhaps
-torn. What a trial has reported twice (after a crash it does the same steps again) counts once.
+Decision record: Tune's own state is pickled every few seconds and cannot be read when a write was cut off. A sweep
+continues from this file instead. Every line is flushed to disk at once; the last line of a killed driver may be torn.
+An evaluation that a trial reports twice (after a crash it repeats the same steps) counts once.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from raykd.parse import JsonObject
 from raykd.report.sweeps.trials import Evaluation, TrialRow
+from raykd.spaces.domains import Scalar
+from raykd.spaces.space import Sample
 
 JOURNAL = "trials.jsonl"
 
 
 @dataclass
 class Labelling:
-    """What the teachers answered ahead in one start of the sweep, in (text, teacher) pairs.
+    """What the teachers answered ahead in one start of the sweep. Counts (text, teacher) pairs.
 
     Attributes:
         asked: All pairs.
-        stored: Those that were there before.
-        forwarded: Computed; None where the start was cut off.
-        task: Whose texts; empty where there is one.
+        stored: Pairs whose answer was stored before.
+        forwarded: Pairs whose answer was computed; None if the start was interrupted.
+        task: Name of the task; empty in a run of one task.
     """
 
     asked: int
@@ -43,32 +46,37 @@ TrialStatus = Literal["finished", "stopped", "failed", "diverged"]
 
 @dataclass
 class Trial:
-    """What is known of a trial.
+    """What the journal holds about one trial.
 
     Attributes:
-        tune_ids: Tune's names for it, one a start of the sweep.
-        evaluations: By number.
-        objective: The best so far.
-        segments: (first step, sample) of each part of its history, where population based training changed
-            it; the evaluations of the parts before the last may then be those of the trial that it was copied
-            from.
-        status: None while it is not over.
+        name: For example "t0007".
+        index: Number of its sample, from 0.
+        sample: Value of each active searched key.
+        tune_ids: Tune's names for it, one per start of the sweep.
+        evaluations: By number, from 1.
+        objective: The best score so far.
+        total_steps: Optimizer steps of a whole trial.
+        seconds: Training time.
+        segments: (first step, sample) per part of its history, if population based training changed the sample.
+            Evaluations before the last part may come from the trial that it was copied from.
+        status: None while the trial is unfinished.
+        error: The whole message of a trial that failed or diverged.
     """
 
     name: str
     index: int
-    sample: dict[str, Any]
+    sample: Sample
     tune_ids: list[str] = field(default_factory=list)
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     objective: float | None = None
     total_steps: int = 0
     seconds: float = 0.0
-    segments: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    segments: list[tuple[int, Sample]] = field(default_factory=list)
     status: TrialStatus | None = None
     error: str | None = None
 
     def row(self, higher_is_better: bool = True) -> TrialRow:
-        """As the report shows it."""
+        """Return the trial as a row of the report."""
         return TrialRow(
             name=self.name,
             status=self.status or ("cut off" if self.evaluations else "waiting"),
@@ -85,7 +93,13 @@ class Journal:
     """The events of a sweep, on disk and in memory.
 
     Args:
-        path: The file; what an earlier start of the sweep wrote is read from it.
+        path: The file. Events of earlier starts of the sweep are read from it.
+
+    Attributes:
+        trials: By name, in the order in which they began.
+        teachers: Counters of the teachers, one entry per start of the sweep. The counters of an interrupted start are
+            written by the next one.
+        labellings: What the teachers answered ahead, per start and task.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,10 +107,9 @@ class Journal:
         self._lock = threading.Lock()
         self.trials: dict[str, Trial] = {}
         self.teachers: list[Mapping[str, Mapping[str, float]]] = []
-        """Counters of the teachers, one entry a start of the sweep; of one that was cut off the next one writes it."""
         self.labellings: list[Labelling] = []
         if path.exists():
-            # Not splitlines: some characters of a label or an error end a line for Python, and not for JSON.
+            # splitlines would also split at characters that JSON leaves unescaped within a line, such as U+2028.
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 self._read(line)
             self._end_torn_line()
@@ -106,27 +119,33 @@ class Journal:
             row = json.loads(line)
             self._take(str(row.pop("event")), row)
         except (ValueError, LookupError, TypeError, AttributeError):
-            return  # the last line of a killed driver may be torn
+            return  # a torn line
 
     def _end_torn_line(self) -> None:
         with self._path.open("rb+") as file:
             if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                 file.write(b"\n")
 
-    def _append(self, event: str, row: dict[str, Any]) -> None:
+    def _append(self, event: str, row: JsonObject) -> None:
         with self._lock:
+            # The round trip makes memory equal to what a resume reads back (tuples become lists, keys texts).
             self._take(event, json.loads(json.dumps(row)))
             with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps({"event": event, **row}, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
 
-    def record_begin(self, name: str, index: int, sample: Mapping[str, Any], tune_id: str) -> None:
-        """A trial was handed to Tune, for the first time or again."""
+    def record_begin(self, name: str, index: int, sample: Mapping[str, Scalar], tune_id: str) -> None:
+        """Record that a trial is handed to Tune, for the first time or again."""
         self._append("begin", {"name": name, "index": index, "sample": dict(sample), "tune_id": tune_id})
 
-    def record_result(self, name: str, result: Mapping[str, Any]) -> None:
-        """A trial came to an evaluation."""
+    def record_result(self, name: str, result: JsonObject) -> None:
+        """Record an evaluation of a trial.
+
+        Args:
+            name: The trial.
+            result: What the trial reported (see `TrialHost.step`).
+        """
         keys = ("evaluation", "trained_steps", "total_steps", "score", "nll", "objective", "trained_s")
         row = {key: _finite(result[key]) for key in keys}
         if result.get("diverged"):
@@ -138,23 +157,23 @@ class Journal:
         self._append("result", {"name": name, **row})
 
     def record_end(self, name: str, status: TrialStatus, error: str | None = None) -> None:
-        """A trial is over."""
+        """Record the end of a trial."""
         self._append("end", {"name": name, "status": status, "error": error})
 
     def record_labelling(self, asked: int, stored: int, task: str = "") -> None:
-        """Teachers begin to answer the texts of a task ahead."""
-        of = {"task": task} if task else {}
-        self._append("labelling", {"asked": asked, "stored": stored, **of})
+        """Record that the teachers begin to answer the texts of a task ahead."""
+        named = {"task": task} if task else {}
+        self._append("labelling", {"asked": asked, "stored": stored, **named})
 
     def record_labelled(self, forwarded: int) -> None:
-        """Every text is answered."""
+        """Record that every text is answered."""
         self._append("labelled", {"forwarded": forwarded})
 
     def record_counters(self, teachers: Mapping[str, Mapping[str, float]]) -> None:
-        """What the teachers did in a start of the sweep."""
+        """Record the counters of the teachers for one start of the sweep."""
         self._append("teachers", {"counters": {name: dict(values) for name, values in teachers.items()}})
 
-    def _take(self, event: str, row: dict[str, Any]) -> None:
+    def _take(self, event: str, row: JsonObject) -> None:
         if event == "teachers":
             self.teachers.append(row["counters"])
         elif event == "labelling":
@@ -171,22 +190,17 @@ class Journal:
             trial = self.trials[row["name"]]
             trial.status, trial.error = row["status"], row["error"]
 
-    def _take_result(self, trial: Trial, row: dict[str, Any]) -> None:
+    def _take_result(self, trial: Trial, row: JsonObject) -> None:
         number = int(row["evaluation"])
         trial.total_steps = int(row["total_steps"])
-        diverged = row.get(
-            "diverged", False
-        )  # then the scores are those of the last evaluation, if there was one
+        # A diverged trial repeats the scores of its last evaluation.
+        diverged = row.get("diverged", False)
         if diverged or number not in trial.evaluations:
             trial.seconds += float(row["trained_s"])
         if not diverged:
-            score, nll = float(row["score"]), float("nan" if row["nll"] is None else row["nll"])
-            trial.evaluations[number] = Evaluation(number, int(row["trained_steps"]), score, nll)
+            trial.evaluations[number] = _evaluation(number, row["trained_steps"], row["score"], row["nll"])
             trial.objective = float(row["objective"])
-        history = {
-            int(k): Evaluation(int(k), int(step), float(score), float("nan" if nll is None else nll))
-            for k, step, score, nll in row.get("history", ())
-        }
+        history = {int(part[0]): _evaluation(*part) for part in row.get("history", ())}
         trial.evaluations = {**history, **trial.evaluations}
         if "segments" in row:
             trial.evaluations = history
@@ -195,9 +209,9 @@ class Journal:
 
     @property
     def passes(self) -> float | None:
-        """Teacher forwards over (text, teacher) pairs, over all starts; None where teachers answered on demand.
+        """Teacher forwards per (text, teacher) pair, over all starts; None where teachers answered on demand.
 
-        What a start that was cut off computed is what the next one found more than it did.
+        An interrupted start has no count of its own. It computed what the next start found stored beyond that.
         """
         if not self.labellings:
             return None
@@ -214,7 +228,7 @@ class Journal:
 
     @property
     def pairs(self) -> int:
-        """Pairs of a text and a teacher that are answered ahead, over all tasks."""
+        """Number of (text, teacher) pairs that are answered ahead, over all tasks."""
         return sum(own[-1].asked for own in self._by_task())
 
     def _by_task(self) -> list[list[Labelling]]:
@@ -225,20 +239,24 @@ class Journal:
 
     @property
     def unfinished(self) -> list[Trial]:
-        """Trials that a resumed sweep goes on with: those that are not over, and those that failed."""
+        """Trials that a resumed sweep continues: unfinished and failed ones."""
         return [t for t in self.trials.values() if t.status in (None, "failed")]
 
     @property
     def cut_off(self) -> list[Trial]:
-        """Trials that are not over: where a start came to its end, those that the time budget ended."""
+        """Unfinished trials. After a start that came to its end, these are the trials that the time budget stopped."""
         return [t for t in self.trials.values() if t.status is None]
 
     @property
     def next_index(self) -> int:
-        """The index of the first sample that was never drawn."""
+        """Index of the first sample that was never drawn."""
         return max((t.index + 1 for t in self.trials.values()), default=0)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN; None stands for it."""
+def _evaluation(number: int, step: int, score: float, nll: float | None) -> Evaluation:
+    return Evaluation(int(number), int(step), float(score), float("nan" if nll is None else nll))
+
+
+def _finite(value: object) -> object:
+    """Return None for NaN and infinity, which JSON lacks, and any other value unchanged."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What a sweep says of trials that have no score: their whole errors, and the step that helps."""
+"""Word the errors of trials without a score, and the next step that helps."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from raykd.folders.folder import RunFolder
 from raykd.tuning.journal import JOURNAL, Journal, Trial
 
 MAX_ERRORS_SHOWN = 5
-"""Different errors that the terminal shows; the page and the journal have all."""
+"""Number of different errors that the terminal shows. The page and the journal have all."""
 LEARNING_RATE = "train.learning_rate"
 INVALID_RUN = "the setting is no run: "
-"""What the error of a trial begins with that was not handed to Tune."""
+"""Start of the error of a trial that was refused before it reached Tune."""
 
 
 def build_no_score_error(journal: Journal, folder: RunFolder, budget_s: float | None) -> SweepError:
-    """Return the error of a sweep in which not one trial came to a score.
+    """Return the error of a sweep in which no trial was scored.
 
     Args:
-        budget_s: The sweep's time budget; None is no limit.
+        journal: The trials and their errors.
+        folder: The sweep's folder, named in the next step.
+        budget_s: The sweep's time budget; None sets no limit.
     """
     trials = list(journal.trials.values())
     errors = format_trial_errors(trials)
@@ -37,7 +39,7 @@ def build_no_score_error(journal: Journal, folder: RunFolder, budget_s: float | 
 
 
 def format_trial_errors(trials: Iterable[Trial]) -> list[str]:
-    """Return each different error once and whole, with the trials that ended with it."""
+    """Return every different error once, in full, with the trials that ended with it."""
     ended: dict[tuple[str, str], list[str]] = {}
     for trial in trials:
         if trial.error and trial.status is not None:
@@ -52,19 +54,21 @@ def format_trial_errors(trials: Iterable[Trial]) -> list[str]:
 
 
 def suggest_next_steps(trials: Iterable[Trial], sweep: str, budget_s: float | None) -> list[str]:
-    """Return what can be done for the trials that have no score, a sentence each; empty where nothing is to be said.
+    """Return what the user can do about trials without a score, one sentence each.
 
     Args:
-        sweep: What `raykd sweep --resume` is to be given.
+        trials: All trials, or those that failed.
+        sweep: Name or folder for `raykd sweep --resume`.
+        budget_s: The sweep's time budget; None sets no limit.
     """
     known = list(trials)
     diverged = [t for t in known if t.status == "diverged"]
     steps = []
     if diverged:
         rates = sorted(
-            float(t.sample[LEARNING_RATE])
-            for t in diverged
-            if isinstance(t.sample.get(LEARNING_RATE), int | float)
+            float(rate)
+            for trial in diverged
+            if isinstance(rate := trial.sample.get(LEARNING_RATE), int | float)
         )
         searched = f" ({LEARNING_RATE} {rates[0]:.3g} to {rates[-1]:.3g} diverged)" if rates else ""
         steps.append(

@@ -1,8 +1,8 @@
-"""The end of a sweep: the trial table, the best run as a YAML, the page, the MLflow artifacts.
+"""Conclude a sweep: write the trial table, the best run as YAML, the report page and the MLflow artifacts.
 
-Decision record: the best trial is the one with the best validation score (see `report.trials`); the test rows are not
-read here. What population based training found is a schedule, not a set of numbers, so its winner's YAML holds the
-changes on the way as `phases`, and training it goes through the same steps again.
+Decision record: the best trial has the best validation score (see `raykd.report.sweeps.trials`). The test rows are not
+read here. Population based training finds a schedule and not one setting, so its winner's YAML holds the changes as
+`phases`. Training that YAML repeats them at the same steps.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from rich.console import RenderableType
 from rich.markup import escape
 
 from raykd.config import Phase, Run
@@ -20,6 +20,7 @@ from raykd.config.loading import dump_run, validate_any_run
 from raykd.driver.recording import describe_results, record_report
 from raykd.driver.teacher_counts import count_finished_starts
 from raykd.folders.folder import RunFolder
+from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.report.sweeps.page import draw_sweep_figures, write_sweep_page
 from raykd.report.sweeps.trial_table import TrialTable
@@ -33,15 +34,25 @@ from raykd.tuning.progress import indent_lines
 
 BEST = "best.yaml"
 MAX_TRIALS_SHOWN = 15
-"""Trials in the table on the terminal; the page has all."""
+"""Rows of the table on the terminal. The page has all trials."""
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a sweep found. tables and lines are for the terminal. failed: trials that failed for good."""
+    """What a sweep found.
+
+    Attributes:
+        report: All trials, for tables and plots.
+        tables: Tables for the terminal.
+        lines: Lines for the terminal, in rich's markup.
+        best: File with the best run; None if no trial was scored.
+        page: The report page.
+        failed: Number of trials that failed for good.
+        mlflow_run_id: The sweep's run in MLflow.
+    """
 
     report: SweepReport
-    tables: tuple[Any, ...]
+    tables: tuple[RenderableType, ...]
     lines: tuple[str, ...]
     best: Path | None
     page: Path
@@ -56,10 +67,14 @@ def conclude_sweep(
     tracker: Tracker,
     notes: Sequence[str] = (),
 ) -> SweepOutcome:
-    """Write and log everything that a sweep leaves.
+    """Write and record the results of a sweep.
 
     Args:
-        notes: What a reader must know of its teachers.
+        plan: The sweep.
+        folder: Where everything is written.
+        journal: The results of the trials.
+        tracker: The sweep's MLflow run.
+        notes: What a reader must know about the teachers.
     """
     best_path = folder.path / BEST
     report = _report(plan, folder, journal, tracker, "", notes)
@@ -86,21 +101,21 @@ def conclude_sweep(
 
 
 def build_best_run(plan: Sweep, trial: Trial) -> Run:
-    """Return a trial as a run that `raykd train` takes: its sample, and what changed on its way as phases."""
+    """Return a trial as a run for `raykd train`: its first sample, and later changes as phases."""
     segments = trial.segments or [(0, trial.sample)]
     config = plan.space.build_run(segments[0][1])
     phases = tuple(
         Phase(at=step / trial.total_steps, set=_mutable(plan.space.build_overlay(sample)))
         for step, sample in segments[1:]
     )
-    changes: dict[str, Any] = {"name": f"{plan.name[:95]}-best"}  # a name has 100 letters at most
+    changes: JsonObject = {"name": f"{plan.name[:95]}-best"}  # a name has 100 letters at most
     if phases:
         changes["phases"] = [phase.model_dump(mode="json") for phase in phases]
     return validate_any_run({**config.model_dump(mode="json"), **changes}, f"the best run of {plan.name}")
 
 
-def _mutable(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an overlay may change on the way."""
+def _mutable(tree: JsonObject) -> JsonObject:
+    """Return the part of an overlay that a phase may set."""
     train = {k: v for k, v in tree.get("train", {}).items() if k in ("learning_rate", "weight_decay")}
     objective = {"objective": tree["objective"]} if "objective" in tree else {}
     return {**objective, **({"train": train} if train else {})}
@@ -144,14 +159,14 @@ def _report(
 
 
 def _passes(journal: Journal) -> dict[str, str]:
-    """Return what the teachers did for the sweep, in words."""
+    """Return the number of teacher passes as a fact for the page; empty if teachers answered on demand."""
     if journal.passes is None:
         return {}
     return {"teacher passes": f"{journal.passes:.4g} over {journal.pairs:,} pairs of a text and a teacher"}
 
 
 def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
-    """Return what a reader should know before believing the numbers."""
+    """Return what a reader must know before trusting the numbers."""
     missing = plan.trials - len(journal.trials)
     notes = [f"{missing} trials never began: the time budget was over"] if missing > 0 else []
     if cut := len(journal.cut_off):
@@ -175,7 +190,7 @@ def _notes(plan: Sweep, journal: Journal) -> tuple[str, ...]:
 
 
 def sum_teacher_counters(journal: Journal) -> dict[str, dict[str, float]]:
-    """Counters of all starts of the sweep, by teacher."""
+    """Sum the counters of all starts of the sweep, by teacher."""
     total: dict[str, dict[str, float]] = {}
     for start in journal.teachers:
         for name, values in start.items():

@@ -1,6 +1,4 @@
-"""What a person sees of a sweep while it runs: one bar for it, one for each running trial, lines where there is no
-terminal.
-"""
+"""Show the progress of a sweep: a bar for the sweep and for each running trial, or lines without a terminal."""
 
 from __future__ import annotations
 
@@ -8,35 +6,36 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from raykd.report.sweeps.trial_table import describe_sample
 from raykd.report.sweeps.trials import TrialRow
 
 MAX_TRIAL_BARS = 12
-"""Running trials that get a bar of their own."""
+"""Most running trials with a bar of their own."""
 SILENCE_S = 30.0
-"""After so long without news a line says what is waited for."""
+"""Seconds without news after which a line says what the sweep waits for."""
 
 
 def indent_lines(text: str) -> str:
-    """Return a message whose later lines stand below the first one."""
+    """Indent all lines of a message but the first."""
     return text.replace("\n", "\n      ")
 
 
 class SweepProgress:
-    """Bars on a terminal, a line a trial elsewhere. Called from Tune's thread.
+    """Bars on a terminal, one line per finished trial elsewhere. Called from Tune's thread.
 
     Args:
-        total: Trials of the sweep, None where only a time budget ends it. before: trials that are over
-            already.
+        console: Where to show it.
+        metric: Name of the score.
+        total: Number of trials.
+        names: Short names of the searched keys, by path.
     """
 
-    def __init__(self, console: Console, metric: str, total: int | None, names: dict[str, str]) -> None:
+    def __init__(self, console: Console, metric: str, total: int, names: Mapping[str, str]) -> None:
         self._console, self._metric, self._names = console, metric, names
         self._bars = Progress(
             TextColumn("[bold]{task.description}"),
@@ -47,7 +46,7 @@ class SweepProgress:
             console=console,
         )
         self._sweep = self._bars.add_task("trials", total=total, note="starting")
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._news = time.monotonic()
@@ -61,13 +60,13 @@ class SweepProgress:
             yield
 
     def add_earlier(self, row: TrialRow) -> None:
-        """A trial that was over before this start."""
+        """Count a trial that ended in an earlier start."""
         self._counts[row.status] += 1
         self._bars.advance(self._sweep)
-        self._judge(row)
+        self._update_best(row)
 
     def report_silence(self) -> None:
-        """Called now and then by the watching thread: says so where nothing happens."""
+        """Print what the sweep waits for if nothing has happened for a while. Called often by the listening thread."""
         with self._lock:
             if time.monotonic() - self._news < SILENCE_S:
                 return
@@ -80,36 +79,36 @@ class SweepProgress:
             self._console.print(f"  no news for {SILENCE_S:g} s: {what}", highlight=False)
 
     def add_trial(self, name: str) -> None:
-        """A trial was handed to Tune."""
+        """Add a bar for a trial that was handed to Tune."""
         with self._lock:
             self._news = time.monotonic()
             if len(self._tasks) < MAX_TRIAL_BARS:
                 self._tasks[name] = self._bars.add_task(f"  {name}", total=None, note="waiting for its turn")
 
-    def note(self, name: str, text: str) -> None:
-        """What must be known of a trial, such as a checkpoint that it could not go on from."""
+    def print_note(self, name: str, text: str) -> None:
+        """Print a note about a trial, such as a checkpoint that it could not continue from."""
         self._console.print(f"  {name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def update_trial(self, row: TrialRow) -> None:
-        """A trial came to an evaluation."""
+        """Show an evaluation of a trial."""
         with self._lock:
             self._news, self._reported = time.monotonic(), self._reported + 1
-            self._judge(row)
+            self._update_best(row)
             task = self._tasks.get(row.name)
             if task is not None and row.last is not None:
                 note = f"{self._metric} {row.last.score:.4f}  {self._values(row)}"
                 self._bars.update(task, total=row.total_steps, completed=row.last.step, note=note)
-            self._show()
+            self._show_counts()
 
     def finish_trial(self, row: TrialRow) -> None:
-        """A trial is over."""
+        """Count a trial that has ended, and print its result where there are no bars."""
         with self._lock:
             self._counts[row.status] += 1
             task = self._tasks.pop(row.name, None)
             if task is not None:
                 self._bars.remove_task(task)
             self._bars.advance(self._sweep)
-            self._show()
+            self._show_counts()
             if not self._console.is_terminal:
                 score = "" if row.score is None else f"{self._metric} {row.score:.4f}, "
                 error = f", {indent_lines(row.error)}" if row.error else ""
@@ -120,13 +119,13 @@ class SweepProgress:
                     soft_wrap=True,
                 )
 
-    def _judge(self, row: TrialRow) -> None:
+    def _update_best(self, row: TrialRow) -> None:
         if not row.is_eligible or row.score is None:
             return
         if self.best is None or row.order < self.best.order:
             self.best = row
 
-    def _show(self) -> None:
+    def _show_counts(self) -> None:
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if status != "finished")
         best = "" if self.best is None else f"best {self._metric} {self.best.score:.4f} ({self.best.name})"
         self._bars.update(self._sweep, note="  ".join(part for part in (best, counts) if part))

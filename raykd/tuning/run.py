@@ -1,8 +1,8 @@
-"""`raykd sweep`: a space in, the best run's YAML, a page and an MLflow run with a child a trial out.
+"""Run `raykd sweep`: search a space and write the best run, a report page and an MLflow run with a child per trial.
 
-Decision record: what can fail fails first (the space, files, labels, resources, MLflow). Teachers are made once, are
-scored on the validation rows and answer every text once, before the first trial; then their resources go to the
-trials, which read the answers from the disk. A sweep that was cut off goes on from its journal: see `suggest`.
+Decision record: checks that can fail come first (space, files, labels, resources, MLflow). Teachers are made once,
+scored on the validation rows, and answer every text once before the first trial. Then the trials get the teachers'
+resources and read the answers from disk. An interrupted sweep continues from its journal (see `suggest`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,12 @@ from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import RunFolder
 from raykd.preflight.check import preflight
 from raykd.spaces.search import LATEST_SCORE, SCORE
-from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.resume import compare_sweep, explain_sweep
 from raykd.tuning.checks.trials import check_known_trials, check_trial_resources
 from raykd.tuning.config import Sweep, dump_sweep
-from raykd.tuning.driver import (
-    CHECKPOINTS,
-    SweepDriver,
-    TrialPlan,
-    find_shared_weightings,
-    list_free_node_resources,
-    read_base_jobs,
-)
+from raykd.tuning.driver import CHECKPOINTS, SweepDriver, find_shared_weightings, read_base_jobs
 from raykd.tuning.outcome import SweepOutcome, conclude_sweep
-from raykd.tuning.tuner import TuneSettings
+from raykd.tuning.tuner import TrialPlan
 
 log = logging.getLogger("raykd.tuning")
 
@@ -47,26 +39,22 @@ log = logging.getLogger("raykd.tuning")
 def run_sweep(
     plan: Sweep, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> SweepOutcome:
-    """Run the sweep and return what it found.
+    """Run a sweep and return its best run, table and page.
 
     Args:
         plan: The sweep, read and checked.
-        resume: Go on in the sweep's folder; finished trials are kept.
+        resume: Continue in the sweep's folder; finished trials are kept.
         overwrite: Empty the folder first.
-        console: Where progress is shown; None makes one.
+        console: Where progress is shown; None creates one.
 
     Raises:
-        RaykdError: With what, got, wanted and the next step; what was written before stays.
+        RaykdError: The sweep cannot start or cannot go on. What was written before stays.
     """
     return run_command(SweepCommand(plan), resume=resume, overwrite=overwrite, console=console)
 
 
 class SweepCommand(Command[SweepOutcome]):
-    """Trains trials over teachers that have answered, and writes down the best.
-
-    Args:
-        plan: The sweep.
-    """
+    """Trains trials over the teachers' stored answers and writes down the best run."""
 
     title = "the sweep"
 
@@ -74,7 +62,7 @@ class SweepCommand(Command[SweepOutcome]):
         self.plan, self.owner, self.base = plan, plan, plan.base
 
     def check(self) -> Sequence[str]:
-        """Check the base as a run, and that a trial fits."""
+        """Check the base as a run, and whether a trial fits."""
         notes = preflight(self.base, together=self.plan.config.label == "on_demand")
         check_trial_resources(self.plan)
         return notes
@@ -88,14 +76,14 @@ class SweepCommand(Command[SweepOutcome]):
         return explain_sweep(path, changes)
 
     def prepare(self, earlier: EarlierStart) -> FolderContents:
-        """Read the base's rows and check every trial that is known."""
+        """Read the base's rows and check every trial that is known before the start."""
         self.teachers, self.student = read_base_jobs(self.base)
         check_known_trials(self.plan, self.student.data)
         files = {"run.yaml": dump_run(self.base), "space.yaml": dump_sweep(self.plan)}
         return FolderContents(self.student.fingerprints(), files)
 
     def introduce(self, folder: RunFolder, console: Console) -> None:
-        """Print how many trials there are, and over what."""
+        """Print the number of trials, the searched keys and the size of the data."""
         plan, before = self.plan, "" if folder.fresh else ", going on"
         texts = sum(len(data.train) for data in self.student.data.values())
         console.print(
@@ -107,7 +95,7 @@ class SweepCommand(Command[SweepOutcome]):
         )
 
     def record(self) -> TrackedRun:
-        """Record the base and the sweep's own keys; trials get child runs."""
+        """Record the base and the sweep's own keys. Trials get child runs."""
         plan = self.plan
         tree = plan.config.model_dump(mode="json", exclude={"base", "set"})
         params = {
@@ -118,41 +106,40 @@ class SweepCommand(Command[SweepOutcome]):
         return TrackedRun(plan.name, params, tags)
 
     def run(self, session: Session) -> SweepOutcome:
-        """Have the teachers answer, run the trials, write the table, the page and the best run."""
+        """Let the teachers answer, run the trials, and write the table, the page and the best run."""
         plan, folder = self.plan, session.folder
         weightings = find_shared_weightings(plan.base, sorted(plan.space.searched))
         driver = SweepDriver(plan.base, self.teachers, self.student, session, plan.config.label, weightings)
-        search = self._search(driver)  # refuses what cannot start, before teachers work for it
-        journal = driver.run(search)
+        trials = self._plan_trials(driver)  # refuses what cannot start before the teachers work for it
+        journal = driver.run(trials)
         outcome = conclude_sweep(plan, folder, journal, session.open_tracker(), (*plan.notes, *driver.notes))
         if not journal.cut_off:
             shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
         return outcome
 
-    def _search(self, driver: SweepDriver) -> TrialPlan:
-        plan, config, base = self.plan, self.plan.config, self.plan.base
-        nodes = list_free_node_resources()
-        concurrent = count_concurrent_trials(
-            nodes, base.workers, driver.kept_groups, config.max_concurrent_trials
-        )
+    def _plan_trials(self, driver: SweepDriver) -> TrialPlan:
+        """Plan the trials.
+
+        Raises:
+            ResourceError: No trial fits, or fewer than were asked for.
+        """
+        plan, config = self.plan, self.plan.config
+        concurrent = driver.count_concurrent_trials(config.max_concurrent_trials)
         log.info("%d trials at once", concurrent)
-        # A population is judged by what its members are now, not by the best that they ever were.
+        # A population is compared by each member's last score. A member's best score may belong to a setting that it
+        # has given up since.
         metric = LATEST_SCORE if config.scheduler.needs_population else SCORE
         return TrialPlan(
             run_factory=plan.space,
             sampler=plan.build_sampler(),
-            scheduler=config.scheduler.build(plan.space, base.train.evaluations, plan.mode, metric),
+            scheduler=config.scheduler.build(plan.space, plan.base.train.evaluations, plan.mode, metric),
             trials=plan.trials,
             mode=plan.mode,
             names=plan.space.short_names(),
-            settings=TuneSettings(
-                workers=base.workers,
-                concurrent=None if config.scheduler.pauses else concurrent,
-                population=plan.trials if config.scheduler.pauses else None,
-                time_budget_s=config.time_budget_s,
-                max_failures=config.max_failures,
-                scratch=driver.folder.path / "tune",
-            ),
+            concurrent=None if config.scheduler.pauses else concurrent,
+            population=plan.trials if config.scheduler.pauses else None,
+            time_budget_s=config.time_budget_s,
+            max_failures=config.max_failures,
             checkpoint_s=config.checkpoint_s,
             replays=config.scheduler.kind in ("asha", "median"),
         )

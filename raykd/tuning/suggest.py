@@ -1,8 +1,8 @@
-"""Trials as Tune asks for them: what a killed sweep left first, then what the sampler draws.
+"""Hand out trials to Tune: first those that an interrupted sweep left unfinished, then new samples.
 
-Decision record: Tune's searchers keep their knowledge in pickles and forget the scheduler's on a resume. Here the
-journal is the knowledge: the sampler is told every earlier trial, an asynchronous scheduler sees the earlier results
-again before the first new one, and a trial that was not over comes back with its own sample and checkpoint folder.
+Decision record: Tune's searchers pickle their knowledge, and on a resume the scheduler's is lost. Here everything
+comes from the journal. The sampler is told every earlier trial, an asynchronous scheduler sees the earlier results
+again before the first new one, and an unfinished trial returns with its own sample and checkpoint folder.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from ray.tune.search import Searcher
 
 from raykd.compat.tune_searcher import read_searcher_state
 from raykd.errors import RaykdError
-from raykd.spaces.search import Sampler
+from raykd.spaces.domains import Scalar
+from raykd.spaces.search import Mode, Sampler
 from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.journal import Journal, Trial
 from raykd.tuning.trial import RESUMED_FROM
 
 
 class EarlierTrial:
-    """A trial of an earlier start, as far as schedulers look at one."""
+    """A trial of an earlier start, with the attributes that schedulers read."""
 
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
         self.status = "TERMINATED"
 
     def is_finished(self) -> bool:
-        """It will report no more."""
+        """Return True: it reports nothing more."""
         return True
 
 
@@ -38,10 +39,15 @@ class Suggestions(Searcher):
     """The trials of one start of a sweep.
 
     Args:
-        scheduler: Takes earlier results again, if it judges trials as they come; None where it does not.
+        sampler: Chooses new samples.
+        journal: The trials of earlier starts; new trials are recorded in it.
+        num_samples: Number of samples over all starts.
+        folder: Where each trial has its folder of checkpoints, by Tune's name.
+        scheduler: Shown the earlier results again if it compares trials as they report; None for any other.
+        mode: Direction of the score.
         on_begin: Called with each trial's name and Tune's name for it.
-        check: Raises RaykdError where a sample can be no run.
-        on_refusal: Called with the name of such a trial and the error; it fails before a process is asked.
+        check: Raises RaykdError for a sample that cannot be run.
+        on_refusal: Called with the name of such a trial and the error. The trial fails without taking a process.
     """
 
     def __init__(
@@ -52,16 +58,16 @@ class Suggestions(Searcher):
         num_samples: int,
         folder: Path,
         scheduler: Any,
-        mode: str,
+        mode: Mode,
         on_begin: Callable[[str, str], None],
-        check: Callable[[Mapping[str, Any]], None],
+        check: Callable[[Mapping[str, Scalar]], None],
         on_refusal: Callable[[str, RaykdError], None],
     ) -> None:
         super().__init__(metric="objective", mode=mode)
         self._sampler, self._journal, self._scheduler = sampler, journal, scheduler
         self._num_samples, self._folder, self._on_begin = num_samples, folder, on_begin
         self._check, self._on_refusal = check, on_refusal
-        self._going_on = list(journal.unfinished)
+        self._unfinished = list(journal.unfinished)
         self._index: dict[str, int] = {}
         self._objective: dict[str, float] = {}
         self._next = journal.next_index
@@ -74,9 +80,9 @@ class Suggestions(Searcher):
                 self._replay(trial, trial.tune_ids[-1])
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's configuration for Tune, or that there is none left."""
-        while self._going_on:
-            trial = self._going_on.pop(0)
+        """Return the next trial's configuration for Tune, or `Searcher.FINISHED`."""
+        while self._unfinished:
+            trial = self._unfinished.pop(0)
             earlier = trial.tune_ids[-1]
             if self._begin(trial.name, trial.index, trial.sample, trial_id):
                 self._replay(trial, trial_id)
@@ -90,14 +96,14 @@ class Suggestions(Searcher):
                 return {**sample, RESUMED_FROM: ""}
         return Searcher.FINISHED
 
-    def _begin(self, name: str, index: int, sample: Mapping[str, Any], trial_id: str) -> bool:
-        """Note a trial; whether it can be run. One that cannot has failed, and Tune never hears of it."""
+    def _begin(self, name: str, index: int, sample: Mapping[str, Scalar], trial_id: str) -> bool:
+        """Record a trial and return whether it can be run. One that cannot fails here, and Tune never sees it."""
         try:
             self._check(sample)
         except RaykdError as error:
             self._journal.record_begin(
                 name, index, sample, f"{name}-refused"
-            )  # Tune's name goes to the next one
+            )  # Tune's name is used by the next trial
             self._on_refusal(name, error)
             self._sampler.tell(index, None)
             return False
@@ -107,7 +113,7 @@ class Suggestions(Searcher):
         return True
 
     def _replay(self, trial: Trial, trial_id: str) -> None:
-        """Show the scheduler what a trial reported before; its decisions are past."""
+        """Show the scheduler what a trial reported before. Its decisions then are ignored."""
         if self._scheduler is None:
             return
         stand_in = EarlierTrial(trial_id)
@@ -117,29 +123,29 @@ class Suggestions(Searcher):
             score = trial.evaluations[number].score
             if not math.isfinite(score):
                 continue
-            score = round_score(score)
-            best = score if best is None else (max if self.mode == "max" else min)(best, score)
+            better = max if self.mode == "max" else min
+            best = round_score(score) if best is None else better(best, round_score(score))
             self._scheduler.on_trial_result(None, stand_in, {"evaluation": number, "objective": best})
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Hand a score on to the sampler."""
+        """Report a score to the sampler."""
         self._objective[trial_id] = float(result["objective"])
         self._sampler.report(self._index[trial_id], int(result["evaluation"]), self._objective[trial_id])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Hand the outcome on to the sampler; Tune gives no result of a trial that is stopped while paused."""
+        """Report the end of a trial to the sampler. Tune gives no result for a trial that is stopped while paused."""
         score = self._objective.get(trial_id) if result is None else float(result["objective"])
         failed = error or (result is not None and bool(result.get("diverged")))
         self._sampler.tell(self._index[trial_id], None if failed else score)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has it."""
+        """Do nothing: the journal has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has it."""
+        """Do nothing: the journal has everything."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles what it is given; files and locks stay here."""
+        """Keep files and locks out of the pickle that Tune makes."""
         return read_searcher_state(self)

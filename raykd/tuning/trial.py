@@ -1,16 +1,18 @@
-"""A trial: the training loop in a process that is used again and again.
+"""Train one trial after another in a process that Tune keeps.
 
-Decision record: starting a process with torch, transformers and DeepSpeed costs more than many a trial, so Tune
-keeps its actors (`reuse_actors`) and a trial begins by making a new loop in an old process. Rows and their tokens
-stay from trial to trial. A trial of several workers is one actor with rank 0 and one for each other rank, all in
-the trial's placement group; they too stay, and their process group with them. (Ray Train inside of Tune was
-measured at 27 to 43 s to the first line of each trial, and leaves its placement group behind where Tune stops it.)
+Decision record: starting a process with torch, transformers and DeepSpeed takes longer than many trials. So Tune keeps
+its actors (`reuse_actors`), and a trial begins by making a new loop in an old process. Rows and tokens stay from trial
+to trial. A trial of several workers is one actor with rank 0 and one actor per other rank, all in the trial's placement
+group. They stay too, with their process group. (Ray Train inside Tune took 27 to 43 s to the first line of each trial,
+and left its placement group behind when Tune stopped it.)
 
-A trial goes from evaluation to evaluation. Checkpoints are of one kind, a folder with a manifest in the sweep's own
-folder; Tune (which copies them from trial to trial in population based training) is given their path. They are
-written when Tune asks, and at an evaluation if some time has passed since the last, so that short trials write none.
-They hold the points of the curves too: those on their way to the driver are lost with it. A trial that cannot begin
-says so at its first step, since Tune tries again what fails in a step, and gives up what fails between two trials.
+One step of a trial ends at the next evaluation. There is one kind of checkpoint: a folder with a manifest in the
+sweep's own folder. Tune, which copies checkpoints between trials in population based training, only gets its path.
+Checkpoints are written when Tune asks, and at an evaluation if `checkpoint_s` has passed since the last one, so short
+trials write none. They hold the points of the curves too, because points on their way to a killed driver are lost.
+
+A trial that cannot begin raises at its first step. Tune retries a trial that fails in a step, and gives up one that
+fails between two trials.
 """
 
 from __future__ import annotations
@@ -29,31 +31,34 @@ from raykd.checkpoint.storage import StorageFolder
 from raykd.cluster.mailbox import Event
 from raykd.driver.loop import save_student
 from raykd.errors import NonFiniteError
+from raykd.parse import JsonObject
 from raykd.point import Point
+from raykd.spaces.space import Sample
 from raykd.student.loop import TrainingLoop
 from raykd.student.settings import build_deepspeed_config
 from raykd.tasks.scores.ranking import round_score
 from raykd.tuning.trial_rank import TrialContext, TrialRank
 
 JOB = "trial"
-"""Name of the job in a trial's checkpoints: each trial has a folder of its own."""
+"""Name of the job in a checkpoint. Equal for all trials, since each trial has its own folder."""
 SEGMENTS = "segments.json"
-"""Where a checkpoint keeps the parts of the trial's history."""
+"""File in a checkpoint with the parts of the trial's history."""
 RESUMED_FROM = "resumed_from"
-"""Beside the sample's keys in Tune's config: the folder of checkpoints that a resumed trial goes on from."""
+"""Key in Tune's config beside the sample: the folder whose last checkpoint a resumed trial continues from."""
 
 
 class TrialHost(tune.Trainable):
-    """What Tune calls: rank 0 of a trial, and the other ranks' master."""
+    """Tune's trainable: rank 0 of a trial, which directs the other ranks."""
 
-    def setup(self, config: dict[str, Any], context: TrialContext) -> None:  # type: ignore[override]
-        """Once a process; then `reset_config` for each further trial."""
+    def setup(self, config: Sample, context: TrialContext) -> None:  # type: ignore[override]
+        """Prepare the process for its first trial. Tune calls `reset_config` for each further one."""
         self.context = context
         self.rank = TrialRank(context, 0)
         self.others = self._start_others()
         self.reset_config(config)
 
     def _start_others(self) -> list[Any]:
+        """Start an actor for each rank but 0 and join all ranks to one process group."""
         world, workers = self.rank.world, self.context.base.workers
         if world == 1:
             return []
@@ -72,44 +77,43 @@ class TrialHost(tune.Trainable):
             for rank in range(1, world)
         ]
         address = self.rank.address()
-        joining = [other.join.remote(*address) for other in others]
+        joining = [other.join.remote(*address) for other in others]  # all ranks must join at the same time
         self.rank.join(*address)
         ray.get(joining)
         return others
 
-    def _all(self, what: str, *arguments: Any) -> Any:
-        """Return every rank does the same; rank 0's answer."""
-        waiting = [getattr(other, what).remote(*arguments) for other in self.others]
-        answer = getattr(self.rank, what)(*arguments)
+    def _call_all(self, method: str, *arguments: object) -> None:
+        """Call a method of `TrialRank` on every rank."""
+        waiting = [getattr(other, method).remote(*arguments) for other in self.others]
+        getattr(self.rank, method)(*arguments)
         ray.get(waiting)
-        return answer
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in this process; one that was begun before goes on from its last checkpoint."""
+    def reset_config(self, new_config: Sample) -> bool:
+        """Begin another trial in this process. A trial of an earlier start continues from its last checkpoint."""
         self.sample = {k: v for k, v in new_config.items() if k != RESUMED_FROM}
         self.failed: NonFiniteError | None = None
-        self.unbegun: Exception | None = None
+        self.begin_error: Exception | None = None
         self.last_save = time.monotonic()
         self.saved: list[StorageFolder] = []
-        self.told: list[Point] = []
-        self.went_on = False
-        self.segments: list[tuple[int, dict[str, Any]]] = [(0, self.sample)]
+        self.sent: list[Point] = []
+        self.continued = False
+        self.segments: list[tuple[int, Sample]] = [(0, self.sample)]
         try:
-            self._begin(new_config.get(RESUMED_FROM) or None)
+            self._begin(str(new_config.get(RESUMED_FROM) or ""))
         except Exception as error:  # raised at the first step
-            self.unbegun = error
+            self.begin_error = error
         return True
 
-    def _begin(self, earlier: str | None) -> None:
+    def _begin(self, earlier: str) -> None:
         folders = [self._folder, *([StorageFolder(earlier)] if earlier else [])]
-        passed_over: list[str] = []
-        found = find_checkpoint(folders, JOB, passed_over.append, world=self._required_world())
-        self._all("begin", self.sample, None if found is None else found.url)
+        skipped: list[str] = []
+        found = find_checkpoint(folders, JOB, skipped.append, world=self._required_world())
+        self._call_all("begin", self.sample, None if found is None else found.url)
         if found is not None:
             self._take_over(found)
-            self.went_on = True
+            self.continued = True
         begun = Event("started", self.trial_id, Point(self.loop.state.step, {}), self.loop.total_steps)
-        self._send(*(Event("note", self.trial_id, text=line) for line in passed_over), begun)
+        self._send(*(Event("note", self.trial_id, text=line) for line in skipped), begun)
 
     @property
     def loop(self) -> TrainingLoop:
@@ -117,13 +121,13 @@ class TrialHost(tune.Trainable):
         assert self.rank.loop is not None
         return self.rank.loop
 
-    def step(self) -> dict[str, Any]:
-        """To the next evaluation. A loss that is not finite ends the trial, which is then called diverged."""
-        if self.unbegun is not None:
-            raise self.unbegun
+    def step(self) -> JsonObject:
+        """Train to the next evaluation and report it. A loss that is not finite ends the trial as diverged."""
+        if self.begin_error is not None:
+            raise self.begin_error
         begun = time.monotonic()
         try:
-            self._all("advance")
+            self._call_all("advance")
         except NonFiniteError as error:
             self.failed = error
         except ray.exceptions.RayTaskError as error:
@@ -142,10 +146,10 @@ class TrialHost(tune.Trainable):
             self.saved = [kept]
         return self._result(done, time.monotonic() - begun)
 
-    def _result(self, done: bool, seconds: float) -> dict[str, Any]:
+    def _result(self, done: bool, seconds: float) -> JsonObject:
         loop, metric = self.loop, self.loop.config.metric
         last = loop.state.history[-1] if loop.state.history else {}
-        worst = 0.0 if loop.config.train.higher_is_better else 1e9
+        worst = 0.0 if loop.config.train.higher_is_better else 1e9  # Tune's schedulers cannot compare NaN
         result = {
             "objective": worst if loop.state.best is None else round_score(loop.state.best),
             "score": last.get(f"eval/mean/{metric}", worst),
@@ -160,11 +164,11 @@ class TrialHost(tune.Trainable):
             "diverged": "" if self.failed is None else str(self.failed),
         }
         if len(self.segments) > 1:
-            # What it reported before it took over another trial's state is no longer its history.
+            # Its history is that of the trial whose state it took over, not what it reported before.
             result["segments"] = json.dumps(self.segments)
-        if len(self.segments) > 1 or self.went_on:
-            # A driver that was killed may not have heard of the evaluation that the checkpoint was written at.
-            self.went_on = False
+        if len(self.segments) > 1 or self.continued:
+            # A killed driver may have missed the evaluation at which the checkpoint was written.
+            self.continued = False
             result["history"] = json.dumps(
                 [
                     (k, int(h["step"]), h[f"eval/mean/{metric}"], h["eval/mean/nll"])
@@ -173,32 +177,32 @@ class TrialHost(tune.Trainable):
             )
         return result
 
-    # checkpoints ---------------------------------------------------------------------------------------------------
+    # Checkpoints ---------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Tune asks: before a pause, and before another trial goes on from here."""
+        """Save before a pause, or before another trial continues from this one. Tune gets only the path."""
         where = Path(checkpoint_dir) / "where.json"
         where.write_text(json.dumps(self._save().url), encoding="utf-8")
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from a checkpoint, perhaps another trial's, with this trial's own sample."""
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """Continue from a checkpoint, perhaps another trial's, with this trial's own sample."""
         where = StorageFolder(json.loads((Path(checkpoint) / "where.json").read_text(encoding="utf-8")))
         wrong = find_problem(where, world=self._required_world())
         if wrong is not None:
             raise FileNotFoundError(f"the checkpoint {where.url} cannot be used: {wrong}")
-        self._all("begin", self.sample, where.url)
-        self.rank.points.clear()  # another trial's curve, or one that was told
-        self.unbegun = None
+        self._call_all("begin", self.sample, where.url)
+        self.rank.points.clear()  # another trial's curve, or points that were sent before
+        self.begin_error = None
         self._take_over(where)
 
     def _take_over(self, checkpoint: StorageFolder) -> None:
-        """The checkpoint's history becomes this trial's; from here on its own sample holds."""
+        """Take over the history of a checkpoint. From here on, this trial's own sample holds."""
         self.segments = [(int(step), dict(sample)) for step, sample in json.loads(checkpoint.read(SEGMENTS))]
         if self.segments[-1][1] != self.sample:
             self.segments.append((self.loop.state.step, self.sample))
 
     def _required_world(self) -> int | None:
-        """Return how many ranks a checkpoint must be of, where DeepSpeed cannot convert it."""
+        """Return the number of ranks a checkpoint must have been written by; None if it can be converted."""
         stage = build_deepspeed_config(self.context.base.train, self.rank.world)["zero_optimization"].get(
             "stage", 0
         )
@@ -209,25 +213,25 @@ class TrialHost(tune.Trainable):
         return StorageFolder(self.context.folder).child(self.trial_id)
 
     def _save(self) -> StorageFolder:
-        """Write a new checkpoint; every rank writes its part."""
+        """Write a new checkpoint. Every rank writes its part."""
         info = CheckpointInfo(JOB, self.loop.config.fingerprint(), self.rank.world, self.loop.state.step)
         target = self._folder.child(checkpoint_name(info, time.time_ns()))
-        points, files = [*self.told, *self.rank.points], {SEGMENTS: json.dumps(self.segments)}
-        self._all("save", target.url, info, points, files)
+        points, files = [*self.sent, *self.rank.points], {SEGMENTS: json.dumps(self.segments)}
+        self._call_all("save", target.url, info, points, files)
         self.last_save = time.monotonic()
         return target
 
     def _send(self, *events: Event) -> None:
-        """All points since the last time in one message."""
+        """Send events, and all points since the last time, in one message."""
         total = self.loop.total_steps
         points = [Event("point", self.trial_id, point, total) for point in self.rank.points]
-        self.told += self.rank.points
+        self.sent += self.rank.points
         self.rank.points.clear()
         if events or points:
             self.context.mailbox.put.remote(*events, *points)
 
     def cleanup(self) -> None:
-        """The process ends."""
+        """Close the loop and end the other ranks."""
         self.rank.close()
         for other in self.others:
             ray.kill(other)

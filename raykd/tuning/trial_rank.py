@@ -1,7 +1,7 @@
-"""One rank of a trial, and what all trials share.
+"""Hold one rank of a trial, and what all trials share.
 
-Decision record: rows and their tokens stay in a process from trial to trial, as long as nothing that they depend on
-differs; the process group of a trial's ranks stays too.
+Decision record: rows and tokens stay in a process from trial to trial while everything that they depend on is equal.
+The process group of the ranks stays too.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from raykd.config import Run
 from raykd.data.load import Dataset, load_data
 from raykd.driver.loop import make_loop
 from raykd.point import Point
+from raykd.spaces.domains import Scalar
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import PreparedRows, fit_tokenizer, prepare_rows
 from raykd.teachers.handle import PoolHandle
 
 GROUP_TIMEOUT = timedelta(minutes=10)
 MAX_PREPARED = 2
-"""Prepared rows that a process keeps, for a space that searches what changes the tokens."""
+"""Sets of prepared rows that a process keeps. A space may search keys that change the tokens."""
 
 
 class RunFactory(Protocol):
-    """What makes a run of a sample."""
+    """Makes the run of a sample."""
 
-    def build_run(self, sample: Mapping[str, Any]) -> Run:
+    def build_run(self, sample: Mapping[str, Scalar]) -> Run:
         """Return the run of a trial.
 
         Raises:
@@ -44,18 +45,18 @@ class RunFactory(Protocol):
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials have in common. Written by the driver, read in every trial's process; travels once.
+    """What all trials share. Written by the driver, sent once to every trial's process.
 
     Attributes:
-        run_factory: Makes runs of samples.
-        base: The run that trials begin with.
-        data: Its rows by task; a trial whose `data` differ reads its own.
-        tokenizers: By `tokenizer_key`.
-        pools: The teachers by task.
-        mailbox: Takes events to the driver.
-        folder: Where checkpoints go, reached by all trials.
-        checkpoint_s: Seconds between two checkpoints of a trial, at least.
-        students: Where trained students go; None keeps none.
+        run_factory: Makes the run of a sample.
+        base: The run that every trial begins with.
+        data: Its rows, by task. A trial with other `data` reads its own rows.
+        tokenizers: Of the student, by `tokenizer_key`.
+        pools: The teachers, by task.
+        mailbox: Actor handle of the `Mailbox` that takes events to the driver.
+        folder: Folder for checkpoints, which all trials can reach.
+        checkpoint_s: Least time between two checkpoints of a trial, in seconds.
+        students: Folder for the trained students; None keeps none.
     """
 
     run_factory: RunFactory
@@ -70,7 +71,12 @@ class TrialContext:
 
 
 class TrialRank:
-    """One rank of a trial: a loop after another in one process. An actor, or a part of the trial's own process."""
+    """One rank of a trial: an actor, or a part of the trial's own process. Runs one training loop after another.
+
+    Args:
+        context: What all trials share.
+        rank: From 0.
+    """
 
     def __init__(self, context: TrialContext, rank: int) -> None:
         import torch
@@ -84,7 +90,11 @@ class TrialRank:
         self.points: list[Point] = []
 
     def address(self) -> tuple[str, int]:
-        """Open the group's store on rank 0; the others join it."""
+        """Open the process group's store on rank 0.
+
+        Returns:
+            Host and port, for `join` on every rank.
+        """
         import torch
 
         host = ray.util.get_node_ip_address()
@@ -94,7 +104,7 @@ class TrialRank:
         return host, int(self._store.port)
 
     def join(self, host: str, port: int) -> None:
-        """Join the trial's process group, which stays for all trials of these processes."""
+        """Join the process group of the ranks, which stays for all trials of these processes."""
         import torch
 
         if self.rank:
@@ -107,8 +117,13 @@ class TrialRank:
             backend, store=self._store, rank=self.rank, world_size=self.world, timeout=GROUP_TIMEOUT
         )
 
-    def begin(self, sample: Mapping[str, Any], checkpoint: str | None) -> None:
-        """A new loop for a new sample, from its start or from a checkpoint's folder."""
+    def begin(self, sample: Mapping[str, Scalar], checkpoint: str | None) -> None:
+        """Make a new loop for a sample.
+
+        Args:
+            sample: Values of the searched keys.
+            checkpoint: Folder to continue from; None begins anew.
+        """
         self.close()
         config = self.context.run_factory.build_run(sample)
         prepared, tokenizer = self._rows(config)
@@ -126,7 +141,7 @@ class TrialRank:
         if checkpoint is not None:
             points = load_checkpoint(self.loop, StorageFolder(checkpoint))
             self.points += points if self.rank == 0 else []
-            self.loop.kept = None  # a trial that diverges is over: its checkpoints come and go
+            self.loop.kept = None  # a trial that diverges is over, so nothing to go back to
 
     def advance(self) -> bool:
         """Train to the next evaluation."""
@@ -156,7 +171,7 @@ class TrialRank:
         return "cuda:0" if self.context.base.workers.num_gpus and torch.cuda.is_available() else "cpu"
 
     def _rows(self, config: Run) -> tuple[dict[str, PreparedRows], Any]:
-        """Rows and tokens by task, kept from trial to trial as long as nothing that they depend on differs."""
+        """Return prepared rows by task, and the tokenizer. They are kept while nothing that they depend on differs."""
         members, base = config.members, self.context.base.members
         parts = [(m.data.model_dump_json(), m.task.model_dump_json(), str(m.plain)) for m in members.values()]
         key = repr((config.student.tokenizer_key(), parts))

@@ -1,29 +1,33 @@
-"""Ray Tune runs the trials: the one place that builds a Tuner.
+"""Run the trials of a plan with Ray Tune. The one place that builds a Tuner.
 
-Decision record: Tune places trials, asks the sampler, lets the scheduler judge and pauses or copies trials. What it
-would also do (logs a trial, its own MLflow, tables on the terminal, a SIGINT handler that waits for a checkpoint of
-everything) is off: the journal, the mailbox and the progress bars do that. Its own folder is scratch.
+Decision record: Tune places trials, asks the sampler, lets the scheduler stop trials, and pauses or copies them. Its
+other services are off: logs per trial, its own MLflow, tables on the terminal, a SIGINT handler that waits for a
+checkpoint of everything. The journal, the mailbox and the progress bars do that. Tune's own folder is scratch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import ray
 from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from raykd.config import WorkersConfig
 from raykd.environ import set_environment
 from raykd.runs.ray_train import list_worker_resources
+from raykd.spaces.search import Mode, Sampler
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.suggest import Suggestions
 from raykd.tuning.trial import TrialHost
-from raykd.tuning.trial_rank import TrialContext
+from raykd.tuning.trial_rank import RunFactory, TrialContext
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -33,59 +37,85 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_THRESHOLD_S": "10",
 }
+"""Switches of Tune that have no argument. The last two silence output that the progress bars replace."""
 
 
 @dataclass(frozen=True)
-class TuneSettings:
-    """How Tune runs a sweep's trials.
+class TrialPlan:
+    """Which trials are run, and how.
 
     Attributes:
-        concurrent: Trials that are not over at one time; None where the scheduler pauses some, and resources
-            are the limit.
-        population: Trials that all must be there from the start.
-        scratch: Tune's own folder, removed afterwards.
+        run_factory: Makes the run of a sample.
+        sampler: Chooses the samples.
+        scheduler: Tune's, which stops trials early.
+        trials: Number of trials.
+        mode: Direction of the metric.
+        concurrent: Most unfinished trials at one time; None where the scheduler pauses trials, so that only resources
+            limit them.
+        max_failures: How often a crashed trial is tried again.
+        checkpoint_s: Least time between two checkpoints of a trial, in seconds.
+        names: Short names of the searched keys, by path.
+        population: Number of trials that must all exist from the start; None without a population.
+        time_budget_s: Seconds after which trials are stopped; None sets no limit.
+        replays: Whether a resume shows the scheduler the earlier results.
+        students: Folder for the trained students; None keeps none.
     """
 
-    workers: WorkersConfig
+    run_factory: RunFactory
+    sampler: Sampler
+    scheduler: TrialScheduler
+    trials: int
+    mode: Mode
     concurrent: int | None
-    population: int | None
-    time_budget_s: float | None
     max_failures: int
-    scratch: Path
+    checkpoint_s: float
+    names: Mapping[str, str] = field(default_factory=dict)
+    population: int | None = None
+    time_budget_s: float | None = None
+    replays: bool = False
+    students: Path | None = None
 
 
 def run_trials(
-    context: TrialContext,
-    suggestions: Suggestions,
-    scheduler: Any,
-    callback: TuneCallback,
-    settings: TuneSettings,
+    plan: TrialPlan, context: TrialContext, suggestions: Suggestions, callback: TuneCallback, scratch: Path
 ) -> None:
-    """Run trials until the sampler or the time budget ends them. Failed trials are in the journal, not raised."""
-    needs = list_worker_resources(settings.workers)
-    bundles = [dict(needs) for _ in range(settings.workers.num_workers)]
+    """Run trials until the sampler or the time budget ends them.
+
+    A failed trial raises nothing; the journal has its error.
+
+    Args:
+        plan: Which trials.
+        context: What all trials share.
+        suggestions: Hands out the trials.
+        callback: Records what they report.
+        scratch: Tune's own folder, removed afterwards.
+    """
+    workers = context.base.workers
     trainable = tune.with_resources(
         tune.with_parameters(TrialHost, context=context),
-        TrialPlacement(bundles, strategy="PACK"),
+        TrialPlacement(
+            [dict(list_worker_resources(workers)) for _ in range(workers.num_workers)], strategy="PACK"
+        ),
     )
-    pending = {} if settings.population is None else {"TUNE_MAX_PENDING_TRIALS_PG": str(settings.population)}
+    # Tune creates few pending trials by default; a population would then wait for members that never come.
+    pending = {} if plan.population is None else {"TUNE_MAX_PENDING_TRIALS_PG": str(plan.population)}
     with set_environment({**ENVIRONMENT, **pending}):
         tuner = tune.Tuner(
             trainable,
             param_space={},
             tune_config=tune.TuneConfig(
                 search_alg=suggestions,
-                scheduler=scheduler,
-                num_samples=-1,
-                max_concurrent_trials=settings.concurrent,
-                time_budget_s=settings.time_budget_s,
+                scheduler=plan.scheduler,
+                num_samples=-1,  # the searcher ends the sweep
+                max_concurrent_trials=plan.concurrent,
+                time_budget_s=plan.time_budget_s,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(settings.scratch),
-                failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+                storage_path=str(scratch),
+                failure_config=tune.FailureConfig(max_failures=plan.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 callbacks=[callback],
                 verbose=0,
@@ -96,23 +126,23 @@ def run_trials(
                 tuner.fit()
         finally:
             TrialPlacement.free()
-            shutil.rmtree(settings.scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 class TrialPlacement(tune.PlacementGroupFactory):
-    """Resources of a trial; remembers the placement groups, which Tune leaves behind where it is interrupted."""
+    """The resources of a trial. Remembers its placement groups, because Tune leaks them when it is interrupted."""
 
     made: ClassVar[list[PlacementGroup]] = []
 
     def to_placement_group(self) -> PlacementGroup:
-        """Return a placement group for one trial process after another."""
+        """Create a placement group and remember it."""
         group: PlacementGroup = super().to_placement_group()  # type: ignore[no-untyped-call]
         TrialPlacement.made.append(group)
         return group
 
     @classmethod
     def free(cls) -> None:
-        """Remove them all, and with them what runs in them."""
+        """Remove all placement groups, which ends the processes in them."""
         with contextlib.suppress(ray.exceptions.RayError):
             for group in cls.made:
                 remove_placement_group(group)

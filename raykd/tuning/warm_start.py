@@ -1,9 +1,9 @@
-"""What a sweep knows before its first trial: settings to try first, and what an earlier sweep found.
+"""Read what a sweep knows before its first trial: settings to try first, and trials of an earlier sweep.
 
-Decision record: an earlier trial is made into its run by its own space, and read back by this one, so the two spaces
-may be written differently. A trial whose setting this space does not have is left out, and named. The runs may differ
-in what neither space searches (more epochs, say): their scores then guide the search, and a note names the keys. What
-was read stays in the sweep's own folder, so that a resume needs no other.
+Decision record: an earlier trial is turned into its run by the earlier space and read back by this one, so the two
+spaces may be written differently. A trial whose setting this space does not have is left out and named. The runs may
+differ in keys that neither space searches, such as epochs. Their scores then only guide the search, and a note names
+the keys. The observations are kept in the sweep's own folder, so that a resume needs no other folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raykd.tuning.journal import Journal
 
 BEST_FIRST = 3
-"""Best settings of an earlier sweep that a search tries first if it cannot learn from them."""
+"""Number of best earlier settings that a search tries first if it cannot learn from scores of others."""
 IGNORED_KEYS = (
     "name",
     "output",
@@ -36,19 +36,23 @@ IGNORED_KEYS = (
     "baseline",
     "train.max_failures",
 )
-"""Keys that do not change what a run learns."""
+"""Keys, or beginnings of keys, that do not change what a run learns."""
 
 
 def read_prior_trials(
     search: Search, base: Run, space: Space, path: Path, origin: str
 ) -> tuple[Search, PriorTrials, tuple[str, ...]]:
-    """Read what a search begins with.
+    """Read the settings and observations that a search begins with.
 
     Args:
-        path: The sweep's file; an earlier sweep's folder is relative to it.
+        search: The search as its file says it.
+        base: The run that every trial begins with.
+        space: The searched space.
+        path: The sweep's file. The folder of an earlier sweep is relative to it.
+        origin: Name of the file, for errors.
 
     Returns:
-        The search as the sweep's folder keeps it, what is known, and notes for a reader.
+        The search as the sweep's folder keeps it, the prior trials, and notes for a reader.
 
     Raises:
         ConfigError: A setting is outside the space, or the earlier sweep cannot be used.
@@ -66,12 +70,13 @@ def read_prior_trials(
         warm, notes = _read_warm_start(warm, base, space, path, origin)
         search = search.model_copy(update={"warm_start": warm})
     observed = () if warm is None or warm.observations is None else warm.observations
-    first = _first(search, base, space, origin) + _best(warm, observed, search)
-    return search, PriorTrials(_once(first), observed if search.observes else ()), notes
+    first = _read_first(search, base, space, origin) + _choose_best(warm, observed, search)
+    unique = {encode_sample(sample): sample for sample in first}  # each setting at its first place
+    return search, PriorTrials(tuple(unique.values()), observed if search.observes else ()), notes
 
 
-def _first(search: Search, base: Run, space: Space, origin: str) -> list[Sample]:
-    first = [_of_base(base, space, f"{origin}: search.base_first")] if search.base_first else []
+def _read_first(search: Search, base: Run, space: Space, origin: str) -> list[Sample]:
+    first = [_read_base_sample(base, space, f"{origin}: search.base_first")] if search.base_first else []
     points: list[Sample] = []
     for at, point in enumerate(search.points_to_evaluate):
         where = f"{origin}: search.points_to_evaluate.{at}"
@@ -82,8 +87,8 @@ def _first(search: Search, base: Run, space: Space, origin: str) -> list[Sample]
     return first + points
 
 
-def _of_base(base: Run, space: Space, where: str) -> Sample:
-    """Return the base as a sample, which must come back from it unchanged."""
+def _read_base_sample(base: Run, space: Space, where: str) -> Sample:
+    """Return the base as a sample. The sample must give the base back unchanged."""
     try:
         sample = read_run_sample(space, base, where)
         apart = list_differing_keys(base, space.build_run(sample))
@@ -104,16 +109,11 @@ def _of_base(base: Run, space: Space, where: str) -> Sample:
     return sample
 
 
-def _best(warm: WarmStart | None, observed: Sequence[Observation], search: Search) -> list[Sample]:
+def _choose_best(warm: WarmStart | None, observed: Sequence[Observation], search: Search) -> list[Sample]:
     if warm is None:
         return []
     count = (0 if search.observes else BEST_FIRST) if warm.best_first is None else warm.best_first
     return [dict(one.sample) for one in observed[:count]]
-
-
-def _once(first: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Return each setting at its first place."""
-    return tuple({encode_sample(sample): sample for sample in first}.values())
 
 
 def _read_warm_start(
@@ -124,7 +124,7 @@ def _read_warm_start(
 
     where = f"{origin}: search.warm_start"
     named = Path(warm.sweep).expanduser()
-    # As a run's paths are meant, or as `output` is, where the sweep was left.
+    # Relative to the file, as paths of a run are; to the working directory, as `output` is; or a name in `output`.
     places = [(place / named).resolve() for place in (path.resolve().parent, Path.cwd(), Path(base.output))]
     wanted = ("space.yaml", JOURNAL)
     folder = next((p for p in places if all((p / name).is_file() for name in wanted)), None)
@@ -142,7 +142,7 @@ def _read_warm_start(
             wanted=base.metric,
             next_step=f"metric: {earlier.metric}, or another earlier sweep",
         )
-    taken, left = _translated(earlier, Journal(folder / JOURNAL), space)
+    taken, left = _translate(earlier, Journal(folder / JOURNAL), space)
     if not taken:
         raise ConfigError(
             f"{where}: nothing of {folder} can be used",
@@ -168,10 +168,12 @@ def _read_warm_start(
     return warm.model_copy(update={"observations": observations}), tuple(notes)
 
 
-def _translated(
+def _translate(
     earlier: Sweep, journal: Journal, space: Space
 ) -> tuple[list[tuple[Observation, Run]], list[str]]:
-    """An earlier sweep's scored trials in this space with their runs, the best first; and why others are left out."""
+    """Return the scored trials of an earlier sweep in this space with their runs, best first, and why others are
+    left out.
+    """
     taken: list[tuple[Observation, Run]] = []
     left: list[str] = []
     rows = [(trial.row(earlier.mode == "max"), trial) for trial in journal.trials.values()]

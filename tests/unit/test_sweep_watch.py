@@ -40,12 +40,12 @@ def test_points_are_kept_while_mlflow_is_away_and_sent_once_when_it_is_back(tmp_
     watch = TuneCallback(Journal(tmp_path / "j"), curves, *[nothing] * 4, True)  # type: ignore[arg-type]
     runs = watch._runs = Runs(curves)  # type: ignore[assignment]
     with pytest.raises(TrackingError):
-        watch._point("t0", Point(1, {"loss": 1.0}))
+        watch._record_point("t0", Point(1, {"loss": 1.0}))
     for step in (2, 3):
-        watch._point("t0", Point(step, {"loss": 1.0}))
+        watch._record_point("t0", Point(step, {"loss": 1.0}))
     assert runs.tries == 1, "each try takes seconds, so not every point makes one"
     runs.away, watch._open_from = False, 0.0
     for step in (4, 5, 5):
-        watch._point("t0", Point(step, {"loss": 1.0}))
+        watch._record_point("t0", Point(step, {"loss": 1.0}))
     assert runs.sent == [1, 2, 3, 4, 5]
     assert [p.step for p in Curves(tmp_path / "curves.jsonl").by_job["t0"]] == [1, 2, 3, 4, 5]

@@ -366,7 +366,7 @@ def test_a_sweep_judges_its_teachers_once_and_stops(tmp_path: Path) -> None:
         )
         driver = SweepDriver(base, [], student, session, "ahead", {"": [None]})
         counts: Any = None
-        stage = TeacherStage(base, student, session, driver._say, {"": (pool, infos)}, counts)
+        stage = TeacherStage(base, student, session, driver._print, {"": (pool, infos)}, counts)
         if on_poor == "stop":
             with pytest.raises(
                 ModelError, match=r"teacher bad is worse[\s\S]*base.teachers.1.on_poor=warn goes on"

@@ -1,1 +1,1 @@
-"""What can be known of a sweep before its first trial: its space, its trials, whether it may go on."""
+"""Checks of a sweep before its first trial: its space, its trials, its resources, and whether it may be resumed."""

@@ -1,7 +1,7 @@
-"""`raykd check` of a search space: its base as a run, and what is searched about it.
+"""Check a sweep for `raykd check`: its base as a run, its trials, and how many fit.
 
-Decision record: reading a space checks its keys, domains and the samples that are known; what is left is the base,
-which every trial begins with, and whether a trial fits beside the teachers.
+Decision record: reading a space already checks its keys, domains and known samples. What remains is the base, which
+every trial begins with, and whether a trial fits beside the teachers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from raykd.tuning.config import Sweep
 
 
 def check_sweep(sweep: Sweep) -> list[Finding]:
-    """Return all findings of a sweep, good and bad: of the space, of the base, of its trials and their resources."""
+    """Return all findings about the space, the base, the trials and their resources."""
     names = ", ".join(dict.fromkeys(sweep.space.short_names().values()))
     config, ahead = sweep.config, sweep.config.label == "ahead"
-    told = (
+    summary = (
         f"{sweep.trials:,} trials over {names}; search {config.search.kind}, scheduler {config.scheduler.kind}, "
         f"by validation {sweep.metric}"
     )
     base = collect_findings(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
     at_once = plan_concurrent_trials(sweep)[1]
     return [
-        Finding("space", told),
+        Finding("space", summary),
         *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
         *base,
         *([] if any(finding.error for finding in base) else [_check_trials(sweep)]),
@@ -57,7 +57,7 @@ def _check_trials(sweep: Sweep) -> Finding:
 
 
 def _describe_folder(sweep: Sweep, jobs: Sequence[Job]) -> tuple[str, str]:
-    """As `raykd.preflight.folder_check.describe_folder`, of a sweep."""
+    """Do for a sweep what `raykd.preflight.folder_check.describe_folder` does for a run."""
 
     def go_on(path: Path) -> EarlierStart:
         compare = partial(compare_sweep, sweep)

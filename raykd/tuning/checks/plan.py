@@ -1,7 +1,7 @@
-"""`raykd plan` of a search space: the base's plan, its trials, and how many run at once.
+"""Plan a sweep for `raykd plan`: the base's plan, the trials, and how many run at once.
 
-Decision record: the arithmetic is `raykd.tuning.capacity`'s, over this machine as one node; a cluster is asked only at
-the start, since its nodes decide.
+Decision record: `raykd.tuning.capacity` does the arithmetic with this machine as the only node. The nodes of a cluster
+are known only when the sweep starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
     """Return the plan of a sweep.
 
     Raises:
-        RaykdError: As the run's.
+        RaykdError: A key, a file or a model of the base cannot be used.
     """
     base, config = sweep.base, sweep.config
     ahead = config.label == "ahead"
@@ -46,7 +46,10 @@ def plan_sweep(sweep: Sweep) -> list[Item]:
 
 
 def plan_concurrent_trials(sweep: Sweep) -> tuple[int | None, Item]:
-    """Return how many trials fit on this machine; None where a cluster decides or none fits."""
+    """Return how many trials fit on this machine, and a line that says so.
+
+    The number is the user's limit where a cluster decides, and None without a limit or if no trial fits.
+    """
     base, asked, ahead = sweep.base, sweep.config.max_concurrent_trials, sweep.config.label == "ahead"
     here = available_here(base)
     if here is None:

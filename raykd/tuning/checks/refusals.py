@@ -1,9 +1,9 @@
-"""What is refused of a sweep when its file is read: keys, pairs of searcher and scheduler, trials that are no runs.
+"""Refuse a sweep that cannot work when its file is read: keys, pairs of searcher and scheduler, invalid trials.
 
-Decision record: a grid's and a random search's trials are all known before the start, so each of them is made into a
-run here (a few milliseconds each). A search that learns is judged by draws of its space, and a setting of its own that
-is no run fails alone, later, before a process is asked (see `raykd.tuning.suggest`). Trials of equal settings have
-equal results, so a space with fewer settings than trials is refused too.
+Decision record: all trials of a grid or a random search are known before the start, so each of them is made into a run
+here (a few milliseconds per trial). For a search that learns, draws of its space are checked. A setting that it chooses
+later and that cannot be run fails alone, before it takes a process (see `raykd.tuning.suggest`). Trials with equal
+settings have equal results, so a space with fewer settings than trials is refused too.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from raykd.tuning.config import Sweep
 
 MAX_CHECKED_TRIALS = 1000
-"""Known trials that are made into runs when a sweep is read; later ones are when their turn comes."""
+"""Most known trials that are made into runs when a sweep is read. Later ones are checked at their turn."""
 DRAWS = 64
-"""Samples that are made into runs where trials are not known."""
+"""Number of drawn samples that are made into runs where trials are not known."""
 HIGH_LEARNING_RATE = 1.0
-"""Learning rates above it are doubted."""
+"""Learning rate above which a note warns."""
 MAX_REASONS = 3
-"""Trials that a message names."""
+"""Most reasons that a message names."""
 
 NOT_SEARCHABLE = {
     "name": "a trial is named by the sweep",
@@ -49,19 +49,19 @@ NOT_SEARCHABLE = {
     "task.tasks.*.metric": "trials are compared by one metric, the mean of the tasks'",
     "train.evaluations": "trials are compared at the same evaluations; write it under `set`",
 }
-"""Keys of a run that no space may mention, and why."""
+"""Keys of a run that no space may mention, with the reason."""
 
 NEEDS_ON_DEMAND = ("data", "task", "task.tasks.*.data", "task.tasks.*.task")
-"""Keys that change which texts the teachers read, so that they cannot be answered ahead."""
+"""Keys that change which texts the teachers read. With them, texts cannot be answered ahead."""
 SHARED_BY_TASKS = re.compile(r"task(\.power|\.tasks(\.[^.]+(\.objective(\..*)?)?)?)?$")
-"""Keys of a run of several tasks below which nothing changes a text."""
+"""Matches keys of a run of several tasks that change no text."""
 
 
 def refuse_sweep(sweep: Sweep, origin: str) -> None:
-    """Refuse what cannot work, before a cluster is asked.
+    """Refuse a sweep that cannot work, before a cluster is asked.
 
     Raises:
-        ConfigError: With the key, and what would do.
+        ConfigError: Names the key, and what is possible instead.
     """
     _check_keys(sweep, origin)
     _check_packages(sweep, origin)
@@ -72,7 +72,7 @@ def refuse_sweep(sweep: Sweep, origin: str) -> None:
 
 
 def list_doubts(space: Space) -> tuple[str, ...]:
-    """Return what is no error, and hardly ever meant."""
+    """Return notes about settings that are allowed and hardly ever meant."""
     found = []
     for one in space.domains:
         ends = one.domain.labels if isinstance(one.domain, ChoiceDomain) else (one.domain.high,)
@@ -86,7 +86,7 @@ def list_doubts(space: Space) -> tuple[str, ...]:
 
 
 def check_known_samples(sweep: Sweep, origin: str) -> None:
-    """Make every known trial into a run; of a search that learns, what is tried first and draw of its space.
+    """Make every known trial into a run. For a search that learns, its first settings and draws of its space.
 
     Raises:
         ConfigError: Some cannot be run, or some are equal.
@@ -105,11 +105,17 @@ def check_known_samples(sweep: Sweep, origin: str) -> None:
 
 
 def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str) -> None:
-    """Raise ConfigError with the settings, and the key and why; one reason once."""
+    """Raise ConfigError with the settings that cannot be run, each reason once.
+
+    Args:
+        bad: Samples and their errors.
+        of: What was checked, for example "20 trials".
+        origin: What errors call the sweep.
+    """
     reasons: dict[str, tuple[str, list[Sample]]] = {}
     for sample, error in bad:
         reason = extract_reason(error, sample)
-        same = re.sub(r"\d[\d.e+-]*|got: .*", "", reason)  # whatever the values are
+        same = re.sub(r"\d[\d.e+-]*|got: .*", "", reason)  # the values do not matter
         reasons.setdefault(same, (reason, []))[1].append(sample)
     lines = [f"{origin}: {len(bad)} of the {of} cannot be run"]
     for reason, samples in list(reasons.values())[:MAX_REASONS]:
@@ -124,7 +130,7 @@ def refuse_trials(bad: Sequence[tuple[Sample, RaykdError]], of: str, origin: str
 def _next_step(text: str) -> str | None:
     if "a whole number" in text:
         return "search a whole number by randint, or by a choice"
-    if "next:" in text or "wanted:" in text:  # one value is wrong by itself, and the reason says so
+    if "next:" in text or "wanted:" in text:  # the reason of a single wrong value says what to do
         return None
     return (
         "leave out values that do not go together, or nest one key in a choice of the other: "
@@ -133,7 +139,7 @@ def _next_step(text: str) -> str | None:
 
 
 def extract_reason(error: RaykdError, sample: Mapping[str, Scalar]) -> str:
-    """Return a trial's error without the trial's own values, which stand before it."""
+    """Return a trial's error without the values of the trial, which the message begins with."""
     text, values = str(error), f"{TRIAL_MARK}{format_sample(sample)}: "
     if values in text:
         text = text.partition(values)[2]
@@ -150,13 +156,13 @@ def _error_of(space: Space, sample: Mapping[str, Scalar]) -> RaykdError | None:
 
 
 def _first(sweep: Sweep) -> Iterator[Sample]:
-    """What is tried first, with the rest drawn."""
+    """Yield the settings to try first. Keys that they leave open are drawn."""
     for at, point in enumerate(sweep.known.first):
         yield sweep.space.draw(0, at, point)
 
 
 def _check_number(sweep: Sweep, origin: str) -> None:
-    """Refuse more trials than there are settings; a population copies and changes, so it may have more."""
+    """Refuse more trials than there are settings. A population changes its settings, so it may have more."""
     config, size = sweep.config, sweep.space.size
     asked = len(sweep.known.first)
     if asked > sweep.trials:
@@ -194,7 +200,7 @@ def _check_different(samples: Sequence[Sample], sweep: Sweep, origin: str) -> No
 
 
 def _check_options(space: Space, samples: Sequence[Sample]) -> None:
-    """Options that no trial has are looked at too: a misspelt one would wait for more trials."""
+    """Check options that no trial has too. A misspelt one would show only with more trials."""
     for one in space.domains:
         labels = one.domain.labels if isinstance(one.domain, ChoiceDomain) else ()
         tried = {json.dumps(sample[one.path]) for sample in samples if one.path in sample}
@@ -208,7 +214,7 @@ def _check_options(space: Space, samples: Sequence[Sample]) -> None:
 
 
 def _check_packages(sweep: Sweep, origin: str) -> None:
-    """A searcher that is not there, or a package that a searcher or scheduler needs."""
+    """Refuse an unknown searcher, and a searcher or scheduler whose package is missing."""
     search = sweep.config.search
     needed: tuple[tuple[str, ...], str, str] = ((), "", "")
     if isinstance(search, TuneSearch):
@@ -234,7 +240,7 @@ def _check_packages(sweep: Sweep, origin: str) -> None:
 
 
 def _check_pairs(sweep: Sweep, origin: str) -> None:
-    """Searcher and grids, scheduler and limits."""
+    """Refuse a grid without grid search and the reverse, and a limit that a scheduler cannot keep."""
     config, space = sweep.config, sweep.space
     grids = [one.path for one in space.domains if isinstance(one.domain, GridDomain)]
     if isinstance(config.search, GridSearch):

@@ -1,4 +1,4 @@
-"""Whether a sweep may go on with the settings that it is given now."""
+"""Decide whether a sweep may be resumed with its present settings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from raykd.tuning.journal import JOURNAL, Journal
 FREE = re.compile(
     rf"base\.({ALWAYS_FREE})|(num_samples|max_concurrent_trials|time_budget_s|max_failures|checkpoint_s)$"
 )
-"""Matches keys of a sweep that may change on a resume."""
+"""Matches the keys of a sweep that may change on a resume."""
 
 
 def compare_sweep(plan: Sweep, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
     """Return the changed settings of a sweep; see `raykd.folders.earlier_start.compare_run`.
 
     Raises:
-        ConfigError: What it was made with cannot be read any more, and is not what is asked for.
+        ConfigError: The folder's settings cannot be read any more, and their fingerprint is another one.
     """
     try:
         before = load_sweep(path / SPACE, check=False)
@@ -49,7 +49,7 @@ def _tree(plan: Sweep) -> dict[str, Any]:
 
 
 def explain_sweep(path: Path, changes: Changes) -> ConfigError:
-    """Return what to say of settings that stop a sweep's resume: its trials are compared, so all are trained alike."""
+    """Return the error for changed settings. Trials are compared, so all must be trained alike."""
     return changed_settings_error(
         path,
         changes,

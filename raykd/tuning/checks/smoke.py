@@ -1,4 +1,4 @@
-"""`raykd sweep --smoke`: a few short trials over a few rows, before a long sweep."""
+"""Shorten a sweep for `raykd sweep --smoke`: a few short trials over a few rows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from raykd.spaces.space import Space
 from raykd.tuning.config import Sweep
 
 TRIALS, POPULATION = 2, 4
-"""Trials, and those of a scheduler that compares members of a population."""
+"""Number of trials, and with a scheduler that needs a population."""
 DRAWS = 8
-"""Samples whose batches are looked at, beside one for each option."""
+"""Number of drawn samples whose batch size is looked at, beside one per option of a choice."""
 BUDGET_S = 20.0
-"""Where a grid has more points than that, no further trial starts after so many seconds."""
+"""Seconds after which a grid with more points starts no further trial."""
 
 
 def shorten_sweep(sweep: Sweep) -> Sweep:
-    """Return the short copy of a sweep: the same search, scheduler and space.
+    """Return a short copy of a sweep with the same search, scheduler and space.
 
     Raises:
-        ConfigError: Its folder holds something else than an earlier short copy.
+        ConfigError: The folder of the copy holds something else.
     """
     config = sweep.config
     check_smoke_folder(sweep.output, sweep.name)
@@ -54,7 +54,7 @@ def shorten_sweep(sweep: Sweep) -> Sweep:
 
 
 def _batches(sweep: Sweep) -> list[int]:
-    """Rows a step of the base and of some trials."""
+    """Return the batch sizes of the base and of some trials, in rows."""
     found = [sweep.base.train.batch_size]
     for sample in sweep.space.draw_covering(DRAWS):
         with contextlib.suppress(ConfigError):  # a setting that cannot be run is drawn anew

@@ -1,14 +1,13 @@
-"""What `raykd check` says of a run, said of a sweep's trials: before the start where they are known, else one by one.
+"""Check the trials of a sweep as `raykd check` checks a run. Known trials before the start, others one by one.
 
-Decision record: a trial differs from the base in a few keys, so what costs time is looked at once for each value of
-the keys that it depends on: the student's checkpoint, and rows that a space searches.
+Decision record: a trial differs from the base in a few keys. So the slow checks (the student's checkpoint, rows that a
+space searches) run once per value of the keys that they depend on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from raykd.config import Run, RunConfig
 from raykd.data.load import Dataset, load_data
@@ -16,6 +15,7 @@ from raykd.driver.jobs import Job
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_combinations, list_replica_groups
 from raykd.preflight.model_check import check_made
+from raykd.spaces.domains import Scalar
 from raykd.spaces.space import Sample
 from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.refusals import DRAWS, MAX_CHECKED_TRIALS, refuse_trials
@@ -23,11 +23,11 @@ from raykd.tuning.config import Sweep
 from raykd.tuning.trial_rank import RunFactory
 
 MAX_CACHED_DATASETS = 4
-"""Rows of a space that searches `data` which are kept; more are read again."""
+"""Data sets kept in memory for a space that searches `data`. Others are read again."""
 
 
 class TrialCheck:
-    """Refuses a sample whose run could not train.
+    """Refuses a sample whose run cannot train.
 
     Args:
         run_factory: Make runs of samples.
@@ -41,11 +41,11 @@ class TrialCheck:
         self._kept = len(self._rows)
         self._students: set[str] = set()
 
-    def __call__(self, sample: Mapping[str, Any]) -> None:
-        """Look at one trial.
+    def __call__(self, sample: Mapping[str, Scalar]) -> None:
+        """Check one trial.
 
         Raises:
-            RaykdError: What the trial would end with, without its values.
+            RaykdError: The error that the trial would end with, without its values.
         """
         run = self._run_factory.build_run(sample)
         for member in run.members.values():
@@ -61,19 +61,20 @@ class TrialCheck:
         key = run.data.model_dump_json()
         if key not in self._rows:
             if len(self._rows) >= self._kept + MAX_CACHED_DATASETS:
-                self._rows.pop(list(self._rows)[self._kept])  # the base's own stay
+                self._rows.pop(list(self._rows)[self._kept])  # the base's own rows stay
             self._rows[key] = load_data(run.data, Path.cwd(), run.form)
         return self._rows[key]
 
 
 def check_known_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
-    """Look at every trial that is known before the start; of a search that learns, at draws of its space.
+    """Check every trial that is known before the start. For a search that learns, check draws of its space.
 
     Args:
+        plan: The sweep.
         data: The base's rows, by task.
 
     Raises:
-        ConfigError: Some cannot be run, with their values, the key and why.
+        ConfigError: Some trials cannot be run. Names their values, the key and the reason.
     """
     check = TrialCheck(plan.space, plan.base, data)
     known = plan.known_samples(MAX_CHECKED_TRIALS)
@@ -90,10 +91,10 @@ def check_known_trials(plan: Sweep, data: Mapping[str, Dataset]) -> None:
 
 
 def check_trial_resources(plan: Sweep) -> None:
-    """Whether a trial fits, and as many at once as are asked for; a cluster that is named is asked at the start.
+    """Refuse a sweep whose trials do not fit on this machine. A cluster is asked when the sweep starts.
 
     Raises:
-        ResourceError: With the arithmetic.
+        ResourceError: No trial fits, or fewer than were asked for.
     """
     here = available_here(plan.base)
     if here is not None:
