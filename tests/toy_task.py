@@ -22,9 +22,11 @@ class Ordinal(Classification):
     kind: Literal["ordinal"] = "ordinal"  # type: ignore[assignment]
     metric_names: ClassVar[tuple[str, ...]] = ("rank_distance", "accuracy", "nll")
 
-    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
+    def compute_metrics(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> dict[str, float]:
         """Mean distance of the guessed label from the gold one, beside those of classification."""
         labelled = rows.labels_B >= 0
-        away = np.abs(said.logits_NC.argmax(axis=1) - rows.labels_B)[labelled]
-        base = super().metrics(said, rows, labels)
+        away = np.abs(answers.logits_NC.argmax(axis=1) - rows.labels_B)[labelled]
+        base = super().compute_metrics(answers, rows, labels)
         return {"rank_distance": float(away.mean()), "accuracy": base["accuracy"], "nll": base["nll"]}

@@ -74,7 +74,7 @@ def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLen
             wanted="a model of task causal_lm or seq2seq",
             next_step="leave --max-length and --max-new-tokens out",
         )
-    return build_task({"kind": kind, **chosen.served_settings(min(longest, places or longest))})
+    return build_task({"kind": kind, **chosen.build_served_settings(min(longest, places or longest))})
 
 
 def _build_language_task(model: TextModel, lengths: RequestedLengths) -> TaskBase:
@@ -193,7 +193,7 @@ class Predictor:
         for picked in split_passes(rows.lengths_B, PASS_TOKENS):
             encoded = self.task.collate(rows, picked, padding)
             said = self._said(encoded, int(rows.lengths_B[picked].max(initial=0)))
-            answers = self.task.predictions(said, batch.take(picked), self.model.labels)
+            answers = self.task.build_predictions(said, batch.take(picked), self.model.labels)
             for at, answer in zip(picked, answers, strict=True):
                 found[at] = answer
         return found
@@ -209,7 +209,7 @@ class Predictor:
         """
         try:
             with torch.inference_mode():
-                said = self.task.say(self.model.model, encoded)
+                said = self.task.evaluate_batch(self.model.model, encoded)
         except FAILURES as error:
             raise build_row_error(error, longest) from None
         if np.isnan(said.logits_NC).any():

@@ -53,7 +53,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
     with _named(f"teacher {name}"):
         looked = models.inspect_model(folder, task.head, trust_remote_code=teacher.trust_remote_code)
     try:
-        task.columns(looked.labels, config.data.labels, teacher.label_map, name)
+        task.map_columns(looked.labels, config.data.labels, teacher.label_map, name)
     except LabelMismatchError as error:
         next_step = "; ".join(filter(None, [error.next_step, *looked.notes]))
         raise LabelMismatchError(

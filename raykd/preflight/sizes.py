@@ -126,7 +126,7 @@ def estimate_body_bytes(
     if not len(rows):
         return 0.0, False
     if not task.language:
-        return HEADER + 4.0 * task.mean_choices(batch, classes), False
+        return HEADER + 4.0 * task.compute_mean_logits(batch, classes), False
     answers: Any = getattr(task, "answers")  # noqa: B009  (of language tasks alone)
     a_unit: float = OFFSET + 2 * HALF
     if answers.kind == "hidden":

@@ -15,7 +15,7 @@ from raykd.pretrained.positions import Positions
 from raykd.pretrained.tokenizers import TokenizerFacts
 from raykd.tasks import Task
 from raykd.tasks.language import LanguageTask
-from raykd.text.tokens import ADVANCE
+from raykd.text.word_tokens import ADVANCE
 
 
 class InspectedLengths(Protocol):

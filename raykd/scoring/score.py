@@ -72,7 +72,7 @@ def measure_system(
     found = score_by_language(
         rows.languages,
         asked_B & rows.labelled,
-        lambda picked: config.task.metrics(said.take(picked), rows.take(picked), labels),
+        lambda picked: config.task.compute_metrics(said.take(picked), rows.take(picked), labels),
     )
     if config.task.language:
         nothing = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
@@ -80,7 +80,7 @@ def measure_system(
         return Predictions(name, role, *nothing, parameters, ms_per_1000, plain, same), found
     batch = rows.take(range(len(rows)))
     languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
-    gold_N = config.task.unit_labels(batch)
+    gold_N = config.task.list_unit_labels(batch)
     answers = Predictions(
         name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000,
         role == "student" and config.plain,
@@ -113,8 +113,10 @@ def _find_constant_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
 def collect_unit_answers(config: RunConfig, signal: AnswerSlots, rows: Rows) -> SystemAnswers:
     """Return a teacher's answers to all rows as what a task measures."""
     batch = rows.take(range(len(rows)))
-    counts_B = config.task.counts(batch)
-    logits_NC, covered_N = read_unit_logits(signal, counts_B, config.task.choices(batch, config.data.labels))
+    counts_B = config.task.count_units(batch)
+    logits_NC, covered_N = read_unit_logits(
+        signal, counts_B, config.task.count_choices(batch, config.data.labels)
+    )
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
@@ -126,9 +128,9 @@ def stack_signals(
 ) -> Signals:
     """Return the teachers' answers to all rows as the objective sees them, without gold labels."""
     batch = rows.take(range(len(rows)))
-    counts_B = config.task.counts(batch)
+    counts_B = config.task.count_units(batch)
     hidden_N = torch.full((int(counts_B.sum()),), UNLABELLED, dtype=torch.int64)
-    choices = config.task.choices(batch, config.data.labels)
+    choices = config.task.count_choices(batch, config.data.labels)
     return lay_out_answers(signals, languages, StudentUnits(hidden_N, counts_B, rows.languages, choices))
 
 
@@ -180,7 +182,7 @@ def score_ensemble(
     shares = np.asarray([weighting.may_need(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
     said = SystemAnswers(
         target.logp_NK.numpy().astype(np.float32),
-        config.task.counts(rows.take(range(len(rows)))),
+        config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
     )
     parameters = sum(t.parameters for t in teachers)

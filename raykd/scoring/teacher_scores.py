@@ -199,7 +199,7 @@ def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -
     if not config.task.labelled or not len(picked):
         return None
     said, batch = collect_unit_answers(config, signal, rows).take(picked), rows.take(picked)
-    gold_N, labels = config.task.unit_labels(batch), config.data.labels
+    gold_N, labels = config.task.list_unit_labels(batch), config.data.labels
     if not len(gold_N):
         return None
     if config.task.form != "words":

@@ -39,7 +39,7 @@ def answer_rows(
     parts: list[tuple[list[int], SystemAnswers]] = []
     for part in split_passes(rows.lengths_B[np.asarray(picked, dtype=np.int64)], EVALUATION_TOKENS):
         encoded = task.collate(rows, [picked[at] for at in part], padding).to(device)
-        parts.append((part, task.say(model, encoded)))
+        parts.append((part, task.evaluate_batch(model, encoded)))
     if not parts:
         return SystemAnswers(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
     back = np.argsort(np.concatenate([np.asarray(part) for part, _ in parts]))
@@ -83,7 +83,7 @@ def compute_language_scores(
         inside = np.flatnonzero((codes == language) & rows.labelled)
         if not len(inside):
             continue
-        for metric, value in task.metrics(said.take(inside), rows.take(inside), labels).items():
+        for metric, value in task.compute_metrics(said.take(inside), rows.take(inside), labels).items():
             values[f"eval/{make_key_part(language)}/{metric}"] = value
             collected.setdefault(metric, []).append(value)
     for metric, found in collected.items():

@@ -144,7 +144,7 @@ class TaskTrainer:
             rows: Which of the training rows it holds.
         """
         assert self.source is not None
-        offsets_N, places_N = self.tokens.extra.get("offsets_N"), self.tokens.units(rows)
+        offsets_N, places_N = self.tokens.extra.get("offsets_N"), self.tokens.find_units(rows)
         units = StudentUnits(
             encoded.labels_N,
             encoded.counts_B,

@@ -1,8 +1,8 @@
-"""What one prediction is: encoding, gathering units out of logits, metrics. The tokenizer is passed in."""
+"""Tasks: what one prediction is, how rows are encoded and read, how answers are scored and shown."""
 
 from typing import Annotated
 
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase
+from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.causal_lm import CausalLM
 from raykd.tasks.classification import Classification
 from raykd.tasks.masked_lm import MaskedLM
@@ -17,6 +17,7 @@ from raykd.tasks.registry import (
 )
 from raykd.tasks.seq2seq import Seq2Seq
 from raykd.tasks.token_classification import TokenClassification
+from raykd.text.encoding import EncodedBatch, EncodedRows
 from raykd.text.tokens import Tokenizer
 
 Task = Annotated[

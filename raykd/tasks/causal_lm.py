@@ -1,4 +1,4 @@
-"""Causal language modelling (dialogue, continuation): the tokens after a prompt, which is not trained.
+"""Model language causally (dialogue, continuation): units are the tokens after a prompt, which is not trained.
 
 Decision record: prompt and target are tokenised apart and joined, so that the border lies between two tokens in every
 tokenizer and what is trained is what `generate_texts` is asked for. A prompt that is too long loses its beginning,
@@ -8,19 +8,17 @@ because where the target is still to be written nobody knows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, collate_rows
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, build_target_units, collate_language_rows
+from raykd.tasks.language import LanguageTask, build_target_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
-from raykd.text.padding import RIGHT, Padding
+from raykd.text.encoding import EncodedRows, count_each
 from raykd.text.prompts import encode_prompts, encode_targets
 from raykd.text.tokens import Tokenizer
 
@@ -47,36 +45,26 @@ class CausalLM(LanguageTask):
         return self
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
-        """Prompt and target tokens of B rows; a unit is read at the token before it."""
+        """Return the prompt and target tokens of B rows; a unit is read at the token before it."""
         targets = encode_targets(tokenizer, batch.pairs or (), self.max_target_length, as_target=False)
         prompts = encode_prompts(tokenizer, batch.texts, self.prompt_tokens)
-        units = build_target_units(tokenizer, batch, prompts, targets)
         ids = [np.concatenate(row) for row in zip(prompts.ids, targets.ids, strict=True)]
-        places = [
-            len(prompt) - 1 + np.arange(len(target))
-            for prompt, target in zip(prompts.ids, targets.ids, strict=True)
-        ]
-        flat = np.concatenate([np.empty(0, np.int64), *places])
-        return EncodedRows(
+        return build_target_rows(
+            tokenizer,
+            batch,
+            prompts,
+            targets,
             fields={"input_ids": ids, "attention_mask": [np.ones_like(row) for row in ids]},
             pad_values={"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0},
-            lengths_B=np.asarray([len(row) for row in ids], dtype=np.int64),
-            labels_N=units.labels_N,
-            starts_B1=units.starts_B1,
-            places_N2=np.stack([np.zeros_like(flat), flat], axis=1),
-            extra=units.extra,
-            long_B=units.long_B,
+            first_B=count_each(prompts.ids) - 1,
+            lengths_B=count_each(ids),
         )
-
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
-        """The picked rows, with their units' offsets."""
-        return collate_language_rows(collate_rows(rows, picked, padding), rows, picked)
 
     @property
     def prompt_tokens(self) -> int:
-        """What the longest target leaves of the whole."""
+        """Tokens that the longest target leaves of the whole."""
         return max(1, self.max_length - self.max_target_length)
 
-    def lengths_key(self) -> object:
-        """Targets may be cut."""
+    def build_lengths_key(self) -> object:
+        """Return the limit at which targets are cut."""
         return self.max_target_length

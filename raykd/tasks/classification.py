@@ -1,9 +1,9 @@
-"""Classification of a text or a pair of texts: the unit is the row."""
+"""Classify a text or a pair of texts: the unit is the row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase
+from raykd.tasks.base import SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
-from raykd.tasks.scores import classification as metrics
+from raykd.tasks.scores.classification import compute_classification_metrics, log_softmax
 from raykd.tasks.signature import Column, Signature
 from raykd.text.batch import TextBatch
+from raykd.text.encoding import EncodedBatch, EncodedRows, ModelOutputs
 from raykd.text.tokens import Tokenizer, Tokens, find_marker_ids, tokenize
 
 
 @register_task
 class Classification(TaskBase):
-    """One label a row; N = B."""
+    """One label per row; N = B."""
 
     form: ClassVar[RowForm] = "text"
     head: ClassVar[Head] = "classification"
@@ -43,10 +44,10 @@ class Classification(TaskBase):
         return value
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
-        """Token ids of B rows."""
+        """Return the token ids of B rows."""
         tokens = tokenize(tokenizer, batch.texts, batch.pairs, self.max_length, batch.languages)
         starts_B1 = np.arange(len(batch) + 1)
-        extra = {"unmarked_B": self._unmarked(tokenizer, tokens)} if self.markers else {}
+        extra = {"unmarked_B": self._find_unmarked(tokenizer, tokens)} if self.markers else {}
         return EncodedRows(
             tokens.fields,
             tokens.pad_values,
@@ -57,31 +58,31 @@ class Classification(TaskBase):
             long_B=tokens.long_B,
         )
 
-    def _unmarked(self, tokenizer: Tokenizer, tokens: Tokens) -> NDArray[np.bool_]:
-        """``[B]``: rows whose tokens lack a marker, cut off or never there.
+    def _find_unmarked(self, tokenizer: Tokenizer, tokens: Tokens) -> NDArray[np.bool_]:
+        """Return ``[B]``: whether a row's tokens lack a marker, which was cut off or never there.
 
         Raises:
-            ConfigError: a tokenizer that does not keep a marker as one token.
+            ConfigError: The tokenizer does not keep a marker as one token.
         """
         ids = find_marker_ids(tokenizer, self.markers)
         return np.asarray([not np.isin(ids, row).all() for row in tokens.fields["input_ids"]], dtype=bool)
 
-    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
-        """One a row."""
+    def count_units(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Return 1 per row."""
         return np.ones(len(batch), dtype=np.int64)
 
-    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
-        """``[B, C]`` logits are already one a unit."""
-        logits: torch.Tensor = outputs.logits
+    def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
+        """Return the ``[B, C]`` logits, which are already one row per unit."""
+        logits = outputs.logits
         if logits.ndim != 2 or logits.shape[0] != encoded.labels_N.shape[0]:
             raise ValueError(f"a classifier gives [B, C] logits, got {tuple(logits.shape)}")
         return logits
 
-    def predictions(
-        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    def build_predictions(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
     ) -> list[dict[str, object]]:
-        """Text, label and the probability of every label."""
-        p_NC = np.exp(metrics.log_softmax(said.logits_NC))
+        """Return text, label and the probability of every label."""
+        p_NC = np.exp(log_softmax(answers.logits_NC))
         return [
             {
                 "text": text,
@@ -92,21 +93,23 @@ class Classification(TaskBase):
         ]
 
     @classmethod
-    def signature(cls, labels: Sequence[str]) -> Signature:
-        """A text or two; the label, and the probability of every label in a column ``p_LABEL``."""
+    def build_signature(cls, labels: Sequence[str]) -> Signature:
+        """Return the columns: a text or two; the label, and the probability of every label in ``p_LABEL``."""
         return Signature(
             (Column("text", "string"), Column("text_pair", "string", required=False)),
             (Column("label", "string"), *(Column(f"p_{label}", "double") for label in labels)),
         )
 
     def to_columns(
-        self, predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]
-    ) -> dict[str, list[Any]]:
-        """Labels, and the probabilities of each label."""
-        columns = {"label": [row["label"] for row in predictions]}
-        return columns | {f"p_{name}": [row["probabilities"][name] for row in predictions] for name in labels}
+        self, predictions: Sequence[Mapping[str, object]], labels: Sequence[str]
+    ) -> dict[str, list[object]]:
+        """Return the labels, and the probabilities of each label."""
+        rows = [cast("Mapping[str, float]", row["probabilities"]) for row in predictions]
+        columns: dict[str, list[object]] = {"label": [row["label"] for row in predictions]}
+        return columns | {f"p_{name}": [row[name] for row in rows] for name in labels}
 
-    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """Accuracy, macro-F1, NLL and ECE of labelled units; see
-        `raykd.tasks.scores.classification`."""
-        return metrics.compute_classification_metrics(said.logits_NC, rows.labels_B)
+    def compute_metrics(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """Return accuracy, macro-F1, NLL and ECE of labelled units (`raykd.tasks.scores.classification`)."""
+        return compute_classification_metrics(answers.logits_NC, rows.labels_B)

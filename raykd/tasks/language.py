@@ -1,4 +1,4 @@
-"""What causal language models and encoder-decoders share: the unit is a token of the target text.
+"""Share what causal, sequence-to-sequence and masked language models have in common: a unit is a token.
 
 Decision record: a model's units are the tokens of its *own* tokenisation of the target, the end token among them,
 each named by the character at which it begins (`raykd.text.alignment`), because that is what two tokenisations of
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,15 +30,56 @@ from raykd.answers.servable import check_servable
 from raykd.distill.chunks import choose_chunk_units
 from raykd.distill.objective import Objective
 from raykd.spec import Spec
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, compute_starts
+from raykd.tasks.base import Network, SystemAnswers, TaskBase
 from raykd.tasks.scores import generation
 from raykd.tasks.signature import WRITTEN, Signature
 from raykd.text.batch import TextBatch
+from raykd.text.encoding import (
+    EncodedBatch,
+    EncodedRows,
+    ModelOutputs,
+    collate_rows,
+    compute_starts,
+    count_each,
+)
+from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import Prompts, Targets
-from raykd.text.tokens import Tokenizer
+from raykd.text.tokens import Tokenizer, has_languages
 
 if TYPE_CHECKING:
-    pass
+    from transformers import PreTrainedTokenizerBase
+
+
+class _OutputHead(Protocol):
+    """Turns hidden states ``[N, D]`` into logits ``[N, V]``."""
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor: ...
+
+
+class _LanguageNetwork(Protocol):
+    """A model that returns hidden states and offers its output head (`raykd.models.lm.Headless`)."""
+
+    @property
+    def head(self) -> _OutputHead: ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some units of a teacher's answer.
+
+    Attributes:
+        hidden_ND: What the output head reads.
+        logits_NV: What it makes of that.
+        gold_N: The target's tokens.
+        offsets_N: The character at which each unit begins.
+        uniforms_ND: A random number in [0, 1) per unit and draw, for answers that are drawn.
+    """
+
+    hidden_ND: torch.Tensor
+    logits_NV: torch.Tensor
+    gold_N: torch.Tensor
+    offsets_N: NDArray[np.int64]
+    uniforms_ND: NDArray[np.float64]
 
 
 class TopKAnswers(Spec):
@@ -46,7 +87,7 @@ class TopKAnswers(Spec):
 
     kind: Literal["top_k"] = "top_k"
     k: int = Field(64, ge=1)
-    """Logits a token; what is left is one tail."""
+    """Logits per token; all others are one tail."""
     temperatures: tuple[float, ...] = Field((1.0, 1.5, 2.0, 3.0, 4.0), min_length=1)
     """Temperatures of the objective must be among them: others cannot be told from these."""
 
@@ -57,11 +98,11 @@ class TopKAnswers(Spec):
             raise ValueError(f"temperatures must be positive and differ, got {list(value)}")
         return value
 
-    def form(
-        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: object, common: dict[str, Any]
-    ) -> Answer:
-        """The answer for a chunk of units."""
-        return keep_top_k(logits_NV, self.k, self.temperatures, **common)
+    def build_answer(self, chunk: Chunk) -> Answer:
+        """Return the answer for a chunk of units."""
+        return keep_top_k(
+            chunk.logits_NV, self.k, self.temperatures, gold_N=chunk.gold_N, offsets_N=chunk.offsets_N
+        )
 
 
 class SampledAnswers(Spec):
@@ -69,41 +110,45 @@ class SampledAnswers(Spec):
 
     kind: Literal["sampled"] = "sampled"
     draws: int = Field(50, ge=1, le=MOST_DRAWS)
-    """Draws a token, with replacement."""
+    """Draws per token, with replacement."""
     temperature: float = Field(1.0, gt=0.0)
-    """What is drawn at; the objective's temperature must be this one."""
+    """Temperature of the draws; the objective's temperature must be the same."""
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """The only one."""
+        """The only temperature that the draws can serve."""
         return (self.temperature,)
 
-    def form(
-        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: Any, common: dict[str, Any]
-    ) -> Answer:
-        """The answer for a chunk of units; ``seeds`` are their uniform numbers ``[N, draws]``."""
-        return draw_tokens(logits_NV, seeds, self.temperature, **common)
+    def build_answer(self, chunk: Chunk) -> Answer:
+        """Return the answer for a chunk of units."""
+        return draw_tokens(
+            chunk.logits_NV,
+            chunk.uniforms_ND,
+            self.temperature,
+            gold_N=chunk.gold_N,
+            offsets_N=chunk.offsets_N,
+        )
 
 
 class HiddenAnswers(Spec):
-    """The last hidden state, the teacher's output head kept at the student's side: every logit, any temperature."""
+    """The last hidden states. The student's side holds the teacher's output head: every logit, any temperature."""
 
     kind: Literal["hidden"] = "hidden"
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """Any."""
+        """() stands for any temperature."""
         return ()
 
-    def form(
-        self, hidden_ND: torch.Tensor, logits_NV: torch.Tensor, seeds: object, common: dict[str, Any]
-    ) -> Answer:
-        """The answer for a chunk of units."""
-        return keep_hidden(hidden_ND, logits_NV=logits_NV, **common)
+    def build_answer(self, chunk: Chunk) -> Answer:
+        """Return the answer for a chunk of units."""
+        return keep_hidden(
+            chunk.hidden_ND, logits_NV=chunk.logits_NV, gold_N=chunk.gold_N, offsets_N=chunk.offsets_N
+        )
 
 
 _IDS = "prompts and targets with one begin and one end each, whatever letters a tokenizer knows"
-"""How ids are made; another way is another answer."""
+"""Names how ids are made; a part of the answers' key, because other ids are other answers."""
 Answers = Annotated[TopKAnswers | SampledAnswers | HiddenAnswers, Field(discriminator="kind")]
 """How a teacher answers over a vocabulary."""
 Generation = Literal["plain", "checkpoint"]
@@ -135,85 +180,93 @@ class LanguageTask(TaskBase):
         return self
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
-        """Refuses divergences, mixtures and temperatures that these answers cannot serve."""
+        """Refuse divergences, mixtures and temperatures that these answers cannot serve."""
         by_rank = any(term.divergence.kind == "universal_logit" for term in objective.terms)
         check_servable(
             objective, self.answers.kind, self.answers.temperatures, vocabulary="own" if by_rank else "same"
         )
 
-    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
-        """Not a property of the text: each model counts its own tokens."""
+    def count_units(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Raise: the units are not a property of the text, each model counts its own tokens."""
         raise TypeError(
             "the units of a language model are its own tokens; they are known once rows are encoded"
         )
 
-    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
-        """``[S, L, D]`` hidden states at the places that predict each unit, ``[N, D]``."""
-        assert encoded.places_N2 is not None
-        hidden: torch.Tensor = outputs.hidden
-        return hidden[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
+    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
+        """Return the picked rows as a batch that also holds its units' offsets, its rows' seeds and the vocabulary."""
+        encoded = collate_rows(rows, picked, padding)
+        extra = {
+            "offsets_N": torch.from_numpy(rows.extra["offsets_N"][rows.find_units(picked)]),
+            "seeds_B": torch.from_numpy(rows.extra["seeds_B"][np.asarray(picked, dtype=np.int64)]),
+            "vocabulary": torch.as_tensor(rows.extra["vocabulary"]),
+        }
+        return replace(encoded, extra={**encoded.extra, **extra})
 
-    def answer(
-        self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
+        """Return ``[N, D]``: of ``[S, L, D]`` hidden states those at the places that predict each unit."""
+        assert encoded.places_N2 is not None
+        return outputs.hidden[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
+
+    def answer_rows(
+        self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> list[bytes | None]:
-        """A body a row, in the form of `answers`. ``model`` gives hidden states and has a ``head``."""
-        hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
-        size = int(encoded.extra["vocabulary"])
+        """Return one body per row in the form of `answers`; see `TaskBase`. The model offers a ``head``."""
         counts = encoded.counts_B
         offsets_N = _fill_offsets(encoded.extra["offsets_N"].cpu().numpy(), counts)
         draws = self.answers.draws if isinstance(self.answers, SampledAnswers) else 0
         drawn = [
+            # numpy's generator takes no negative seed; the mask maps an int64 to its unsigned twin.
             draw_uniforms(int(seed) & (2**64 - 1), int(units), draws)
             for seed, units in zip(encoded.extra["seeds_B"].tolist(), counts.tolist(), strict=True)
         ]
         uniforms_ND = np.concatenate(drawn) if drawn else np.empty((0, draws))
         parts, good = [], []
-        step = choose_chunk_units(size)
-        for begin in range(0, len(hidden_ND), step):
-            here = slice(begin, begin + step)
-            logits_NV = head.logits(hidden_ND[here])[:, :size].float()
+        for here, hidden_ND, logits_NV in self._compute_chunks(model, encoded):
             good.append(torch.isfinite(logits_NV).all(dim=1).cpu().numpy())
-            common = {"gold_N": encoded.labels_N[here], "offsets_N": offsets_N[here]}
-            parts.append(self.answers.form(hidden_ND[here], logits_NV, uniforms_ND[here], common))
+            gold_N = encoded.labels_N[here]
+            chunk = Chunk(hidden_ND, logits_NV, gold_N, offsets_N[here], uniforms_ND[here])
+            parts.append(self.answers.build_answer(chunk))
         if not parts:
             return [b""] * len(counts)
         return encode_rows(join_answers(parts), counts, np.concatenate(good))
 
-    @torch.no_grad()
-    def say(self, model: Any, encoded: EncodedBatch) -> SystemAnswers:
-        """Summed negative log-likelihood of each row's target (nats), its tokens, and how many are the likeliest."""
-        hidden_ND, head = self.gather(encoded.run(model), encoded), model.head
-        size = int(encoded.extra["vocabulary"])
-        step, nll, hits = choose_chunk_units(size), [], []
+    def _compute_chunks(
+        self, model: Network, encoded: EncodedBatch
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Yield some units at a time, their hidden states ``[n, D]`` and their float32 logits ``[n, V]``."""
+        hidden_ND, head = self.gather(encoded.run(model), encoded), cast("_LanguageNetwork", model).head
+        size = int(encoded.extra["vocabulary"])  # rows of the head beyond it are padding
+        step = choose_chunk_units(size)
         for begin in range(0, len(hidden_ND), step):
-            logits_NV = head.logits(hidden_ND[begin : begin + step])[:, :size].float()
-            gold_N = encoded.labels_N[begin : begin + step]
-            nll.append(F.cross_entropy(logits_NV, gold_N, reduction="none"))
-            hits.append(logits_NV.argmax(dim=1) == gold_N)
-        nll_N = torch.cat(nll).double().cpu().numpy() if nll else np.empty(0)
-        hit_N = torch.cat(hits).double().cpu().numpy() if hits else np.empty(0)
-        row_N = np.repeat(np.arange(len(encoded.counts_B)), encoded.counts_B)
+            here = slice(begin, begin + step)
+            yield here, hidden_ND[here], head.logits(hidden_ND[here])[:, :size].float()
+
+    @torch.no_grad()
+    def evaluate_batch(self, model: Network, encoded: EncodedBatch) -> SystemAnswers:
+        """Return each row's summed negative log-likelihood (nats), its tokens, and how many are the likeliest."""
+        counts = encoded.counts_B
+        # Per unit, so that a row's sum does not depend on where a chunk ends.
+        nll_N, hit_N = np.empty(len(encoded.labels_N)), np.empty(len(encoded.labels_N))
+        for here, _, logits_NV in self._compute_chunks(model, encoded):
+            gold_N = encoded.labels_N[here]
+            nll_N[here] = F.cross_entropy(logits_NV, gold_N, reduction="none").double().cpu().numpy()
+            hit_N[here] = (logits_NV.argmax(dim=1) == gold_N).cpu().numpy()
+        row_N = np.repeat(np.arange(len(counts)), counts)
         return SystemAnswers(
             np.empty((0, 0), np.float32),
-            np.zeros(len(encoded.counts_B), np.int64),
+            np.zeros(len(counts), np.int64),
             np.empty(0, bool),
-            nll_B=np.bincount(row_N, weights=nll_N, minlength=len(encoded.counts_B)).astype(np.float64),
-            tokens_B=encoded.counts_B,
-            hits_B=np.bincount(row_N, weights=hit_N, minlength=len(encoded.counts_B)).astype(np.int64),
+            nll_B=np.bincount(row_N, weights=nll_N, minlength=len(counts)).astype(np.float64),
+            tokens_B=counts,
+            hits_B=np.bincount(row_N, weights=hit_N, minlength=len(counts)).astype(np.int64),
         )
 
-    def columns(
-        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
-    ) -> tuple[tuple[int, ...], ...]:
-        """There are no labels."""
-        return ()
-
-    def answer_key(self) -> object:
-        """The form of the answers, and how long source and target may be."""
-        return [self.kind, _IDS, self.answers.model_dump(mode="json"), self.lengths_key()]
+    def build_answer_key(self) -> object:
+        """Return the form of the answers, and how long source and target may be."""
+        return [self.kind, _IDS, self.answers.model_dump(mode="json"), self.build_lengths_key()]
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What a saved model needs to be asked as it was trained and judged, beside `max_length`."""
         names = ("max_target_length", "max_new_tokens", "beams", "generation")
         found = {name: getattr(self, name, None) for name in names}
@@ -225,12 +278,12 @@ class LanguageTask(TaskBase):
         """Tokens of a source or prompt that generation reads, at most."""
 
     @abstractmethod
-    def lengths_key(self) -> object:
-        """What cuts a text, beside `max_length`."""
+    def build_lengths_key(self) -> object:
+        """Return what cuts a text beside `max_length`, as JSON."""
 
     @classmethod
-    def signature(cls, labels: Sequence[str]) -> Signature:
-        """A text; what is written after it, or from it."""
+    def build_signature(cls, labels: Sequence[str]) -> Signature:
+        """Return the columns: a text; what is written after it, or from it."""
         return WRITTEN
 
     @property
@@ -238,63 +291,78 @@ class LanguageTask(TaskBase):
         """Places that a decoder of its own needs for the longest target; 0 where the target stands in the text."""
         return 0
 
-    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """NLL (nats a token of the model's own tokenizer), perplexity, and what is `written`."""
-        assert said.nll_B is not None and said.tokens_B is not None
-        total, tokens = float(said.nll_B.sum()), int(said.tokens_B.sum())
-        found = {
-            "nll": total / max(tokens, 1),
-            "perplexity": generation.compute_perplexity(total, max(tokens, 1)),
-        }
-        if said.texts is not None and self.written:
-            references = rows.pairs or ()
+    def compute_metrics(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """Return NLL (nats per token of the model's own tokenizer), perplexity, and the metrics of `written`."""
+        assert answers.nll_B is not None and answers.tokens_B is not None
+        total, tokens = float(answers.nll_B.sum()), max(int(answers.tokens_B.sum()), 1)
+        found = {"nll": total / tokens, "perplexity": generation.compute_perplexity(total, tokens)}
+        if answers.texts is not None and self.written:
             found |= generation.compute_generation_metrics(
-                said.texts, references, rows.languages[0], self.written
+                answers.texts, rows.pairs or (), rows.languages[0], self.written
             )
         return found
 
 
-@dataclass(frozen=True)
-class _Units:
-    """The units of encoded rows as `EncodedRows` holds them. Made by `build_target_units`."""
+def build_target_rows(
+    tokenizer: Tokenizer,
+    batch: TextBatch,
+    prompts: Prompts,
+    targets: Targets,
+    *,
+    fields: dict[str, list[NDArray[np.int64]]],
+    pad_values: dict[str, int],
+    first_B: NDArray[np.int64],
+    lengths_B: NDArray[np.int64],
+) -> EncodedRows:
+    """Return rows of a prompt (or source) and a target as `EncodedRows`, whatever model reads them.
 
-    labels_N: NDArray[np.int64]
-    starts_B1: NDArray[np.int64]
-    extra: dict[str, NDArray[Any]]
-    long_B: NDArray[np.bool_]
-
-
-def build_target_units(tokenizer: Tokenizer, batch: TextBatch, prompts: Prompts, targets: Targets) -> _Units:
-    """What rows of prompts (or sources) and targets have in common, whatever model reads them."""
-    counts_B = np.asarray([len(row) for row in targets.ids], dtype=np.int64)
-    seen_W = np.concatenate(
-        [np.empty(0, bool), *(np.arange(n) < kept for n, kept in zip(targets.whole_B, counts_B, strict=True))]
-    )
-    extra = {
-        "offsets_N": np.concatenate([np.empty(0, np.int64), *targets.starts]),
-        "seeds_B": compute_row_seeds(batch),
-        "vocabulary": np.asarray(count_vocabulary(tokenizer)),
-        # All tokens of the targets, so that coverage counts what a limit cut off.
-        "places_W2": np.where(seen_W[:, None], 0, -1).repeat(2, axis=1),
-        "held_B": prompts.held_B | targets.held_B,
-    }
-    return _Units(
+    Args:
+        tokenizer: The model's.
+        batch: The rows as text.
+        prompts: Token ids of the prompts or sources.
+        targets: Token ids of the targets, which are the units.
+        fields: See `EncodedRows`.
+        pad_values: See `EncodedRows`.
+        first_B: The place at which the first unit of each row is read; the others follow it.
+        lengths_B: Tokens per row.
+    """
+    counts_B = count_each(targets.ids)
+    starts_B1 = compute_starts(counts_B)
+    place_N = np.repeat(first_B - starts_B1[:-1], counts_B) + np.arange(starts_B1[-1])
+    whole_B1 = compute_starts(targets.whole_B)
+    seen_W = np.arange(whole_B1[-1]) - np.repeat(whole_B1[:-1] + counts_B, targets.whole_B) < 0
+    return EncodedRows(
+        fields=fields,
+        pad_values=pad_values,
+        lengths_B=lengths_B,
         labels_N=np.concatenate([np.empty(0, np.int64), *targets.ids]),
-        starts_B1=compute_starts(counts_B),
-        extra=extra,
+        starts_B1=starts_B1,
+        places_N2=np.stack([np.zeros_like(place_N), place_N], axis=1),
+        extra={
+            "offsets_N": np.concatenate([np.empty(0, np.int64), *targets.starts]),
+            "seeds_B": compute_row_seeds(batch),
+            "vocabulary": np.asarray(count_vocabulary(tokenizer)),
+            # All tokens of the targets, so that coverage counts what a limit cut off.
+            "places_W2": np.where(seen_W[:, None], 0, -1).repeat(2, axis=1),
+            "held_B": prompts.held_B | targets.held_B,
+        },
         long_B=prompts.long_B | targets.long_B,
     )
 
 
 def _fill_offsets(starts_N: NDArray[np.int64], counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Offsets as a body holds them: a token that begins no position has that of the one before it, and the first of
-    equal ones is the one that counts."""
+    """Return offsets as a body holds them: never falling within a row.
+
+    A token that begins no position gets the offset of the token before it; of equal offsets the first counts.
+    """
     rows = [np.maximum.accumulate(np.maximum(row, 0)) for row in np.split(starts_N, np.cumsum(counts_B)[:-1])]
     return np.concatenate([np.empty(0, np.int64), *rows])
 
 
 def compute_row_seeds(batch: TextBatch) -> NDArray[np.int64]:
-    """``[B]``: a number that follows from a row's texts alone, for answers that are drawn."""
+    """Return ``[B]``: a number that follows from a row's texts alone, for answers that are drawn."""
     found = [
         hashlib.sha256(f"{len(text)} {text}{target}".encode("utf-8", "surrogatepass")).digest()[:8]
         for text, target in zip(batch.texts, batch.pairs or ("",) * len(batch), strict=True)
@@ -302,23 +370,13 @@ def compute_row_seeds(batch: TextBatch) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(found), dtype="<i8").astype(np.int64)
 
 
-def count_vocabulary(tokenizer: Any) -> int:
-    """The highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
-    return len(tokenizer) if getattr(tokenizer, "by_language", False) else _find_highest_id(tokenizer) + 1
+def count_vocabulary(tokenizer: Tokenizer) -> int:
+    """Return the highest id that a tokenizer gives, plus 1; a head may have more rows, which are padding."""
+    own = cast("PreTrainedTokenizerBase", tokenizer)
+    return len(own) if has_languages(tokenizer) else _find_highest_id(own) + 1
 
 
+# Counting reads the whole vocabulary, which takes tens of milliseconds, and every chunk of rows asks for it.
 @lru_cache(maxsize=64)
-def _find_highest_id(tokenizer: Any) -> int:
+def _find_highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(max(tokenizer.get_vocab().values(), default=-1))
-
-
-def collate_language_rows(encoded: EncodedBatch, rows: EncodedRows, picked: Sequence[int]) -> EncodedBatch:
-    """What a language model's batch carries beside tokens: offsets of its units, seeds of its rows, the vocabulary."""
-    chosen = np.asarray(picked, dtype=np.int64)
-    extra = {
-        "offsets_N": torch.from_numpy(rows.extra["offsets_N"][rows.units(picked)]),
-        "seeds_B": torch.from_numpy(rows.extra["seeds_B"][chosen]),
-        "vocabulary": torch.as_tensor(rows.extra["vocabulary"]),
-        "rows_B": torch.from_numpy(chosen),
-    }
-    return replace(encoded, extra={**encoded.extra, **extra})

@@ -1,4 +1,4 @@
-"""Masked language modelling: tokens of a text are hidden, and the unit is a hidden token.
+"""Model masked language: tokens of a text are hidden, and the unit is a hidden token.
 
 Decision record: which tokens are hidden is a function of the text and of its tokenisation (`raykd.distill.masking`),
 so a teacher and a student that cut a text alike hide the same places without telling each other, and answers can be
@@ -10,9 +10,9 @@ in each epoch is bought back by `views`: several maskings of a text, each a sequ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,21 @@ from pydantic import Field, model_validator
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import ConfigError
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, collate_rows, compute_starts
+from raykd.tasks.base import SystemAnswers
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, collate_language_rows, compute_row_seeds, count_vocabulary
+from raykd.tasks.language import LanguageTask, compute_row_seeds, count_vocabulary
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
-from raykd.text.padding import RIGHT, Padding
-from raykd.text.tokens import Tokenizer, build_language_arguments
+from raykd.text.encoding import EncodedRows, compute_starts
+from raykd.text.tokens import Encoded, Tokenizer, call_tokenizer, has_languages, has_offsets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @register_task
 class MaskedLM(LanguageTask):
-    """Masked tokens of a text, by an encoder; N = masked tokens of the batch."""
+    """Masked tokens of a text, predicted by an encoder; N = masked tokens of the batch."""
 
     form: ClassVar[RowForm] = "plain"
     head: ClassVar[Head] = "masked_lm"
@@ -42,9 +45,9 @@ class MaskedLM(LanguageTask):
     max_length: int = Field(128, ge=3)
     """Longest text in tokens, special tokens included."""
     share: float = Field(0.15, gt=0.0, le=1.0)
-    """Share of a text's tokens that is hidden, at least one of them (BERT's 0.15, arXiv:1810.04805)."""
+    """Share of a text's tokens that is hidden, at least one token (BERT's 0.15, arXiv:1810.04805)."""
     views: int = Field(1, ge=1)
-    """Maskings of a text; each is a pass over it, and all are in one batch."""
+    """Maskings per text; each is a pass over it, and all are in one batch."""
 
     @model_validator(mode="after")
     def _writes_nothing(self) -> MaskedLM:
@@ -56,19 +59,17 @@ class MaskedLM(LanguageTask):
         return self
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
-        """Tokens of B texts, each `views` times with other places hidden; each text by its language's tokenizer.
+        """Return the tokens of B texts, each `views` times with other places hidden.
 
         Raises:
-            ConfigError: a tokenizer without a mask token, or that does not say where its tokens stand.
+            ConfigError: The tokenizer has no mask token, or does not say where its tokens stand.
         """
         roles = _find_role_ids(tokenizer)
         fields: dict[str, list[NDArray[np.int64]]] = {}
-        labels, places, offsets = (
-            [np.empty(0, np.int64)],
-            [np.empty((0, 2), np.int64)],
-            [np.empty(0, np.int64)],
-        )
-        units, lengths, long_B, seen = [], [], [], [np.empty(0, bool)]
+        # Each list begins with an empty array, so that no text at all can be concatenated too.
+        labels, offsets = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        places, seen = [np.empty((0, 2), np.int64)], [np.empty(0, bool)]
+        units, lengths, long_B = [], [], []
         for text, cut in zip(batch.texts, _tokenize_texts(tokenizer, batch, self.max_length), strict=True):
             units.append(0)
             for view in range(self.views):
@@ -104,38 +105,39 @@ class MaskedLM(LanguageTask):
             long_B=np.asarray(long_B, dtype=bool),
         )
 
-    def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
-        """The picked rows, with their units' offsets."""
-        return collate_language_rows(collate_rows(rows, picked, padding), rows, picked)
-
-    def lengths_key(self) -> object:
-        """What decides which places are hidden."""
+    def build_lengths_key(self) -> object:
+        """Return what decides which places are hidden."""
         return [self.share, self.views]
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """None."""
+    def settings(self) -> dict[str, object]:
+        """Nothing, because a saved masked language model is asked like any other of its kind."""
         return {}
 
     @property
     def prompt_tokens(self) -> int:
-        """Nothing is written."""
+        """0, because nothing is written."""
         return 0
 
-    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """NLL (nats a hidden token), perplexity, and the share of hidden tokens that are the most likely one, where
-        that is known."""
-        found = super().metrics(said, rows, labels)
-        if said.hits_B is not None and said.tokens_B is not None:
-            found["accuracy"] = float(said.hits_B.sum()) / max(int(said.tokens_B.sum()), 1)
+    def compute_metrics(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """Return NLL (nats per hidden token), perplexity, and the share of hidden tokens guessed right, where known."""
+        found = super().compute_metrics(answers, rows, labels)
+        if answers.hits_B is not None and answers.tokens_B is not None:
+            found["accuracy"] = float(answers.hits_B.sum()) / max(int(answers.tokens_B.sum()), 1)
         return found
 
 
 @dataclass(frozen=True)
 class _TokenizedText:
-    """A text's tokens. whole: ids before the limit. kept: how many of them, from the first, are within it.
+    """A text's tokens.
 
-    starts: the first character of each of `whole`. inputs: the model's, within the limit.
+    Attributes:
+        whole: Ids before the limit.
+        starts: The first character of each of `whole`.
+        kept: How many of `whole`, counted from the first, are within the limit.
+        inputs: The model's inputs, within the limit.
     """
 
     whole: NDArray[np.int64]
@@ -145,24 +147,24 @@ class _TokenizedText:
 
 
 def _tokenize_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[_TokenizedText]:
-    """Texts are cut whole, and those over the limit once more with it."""
-    texts, spoken = list(batch.texts), list(batch.languages)
-    whole = _call_tokenizer(tokenizer, texts, spoken)
+    """Tokenise each text without the limit, and the texts over the limit once more with it."""
+    texts, languages = list(batch.texts), list(batch.languages)
+    whole = _tokenize_from_start(tokenizer, texts, languages)
     long = [i for i, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
     short = (
-        _call_tokenizer(tokenizer, [texts[i] for i in long], [spoken[i] for i in long], limit) if long else {}
+        _tokenize_from_start(tokenizer, [texts[i] for i in long], [languages[i] for i in long], limit)
+        if long
+        else whole
     )
     rows = {i: (short, at) for at, i in enumerate(long)}
     found = []
     for i, ids in enumerate(whole["input_ids"]):
         source, at = rows.get(i, (whole, i))
-        special = np.asarray(source["special_tokens_mask"][at], dtype=bool)
-        inner = np.flatnonzero(~special)
-        starts = np.asarray(whole["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)[:, 0]
+        inner = np.flatnonzero(np.asarray(source["special_tokens_mask"][at]) == 0)
         found.append(
             _TokenizedText(
                 whole=np.asarray(ids, dtype=np.int64),
-                starts=starts,
+                starts=np.asarray(whole["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)[:, 0],
                 kept=int(inner[-1]) + 1 if len(inner) else 0,
                 inputs={
                     name: np.asarray(source[name][at], dtype=np.int64)
@@ -174,37 +176,39 @@ def _tokenize_texts(tokenizer: Tokenizer, batch: TextBatch, limit: int) -> list[
     return found
 
 
-def _call_tokenizer(
+def _tokenize_from_start(
     tokenizer: Tokenizer, texts: list[str], languages: list[str], limit: int | None = None
-) -> Mapping[str, Any]:
-    """What the tokenizer gives; one that cuts by language is told the languages."""
-    call: Any = tokenizer
-    # Without a limit a text may be longer than the model: it is cut afterwards, so that is nothing to warn of.
-    how: dict[str, Any] = {"verbose": False} if limit is None else {"truncation": True, "max_length": limit}
-    how |= build_language_arguments(tokenizer, languages)
+) -> Encoded:
+    """Tokenise texts; those over the limit lose their end, because places count from a text's beginning."""
+    # Without a limit a text may be longer than the model: it is cut afterwards, so there is nothing to warn of.
+    options = {"verbose": False} if limit is None else {"truncation": True, "max_length": limit}
+    own = cast("PreTrainedTokenizerBase", tokenizer)
     side = getattr(tokenizer, "truncation_side", "right")
     if side == "left":
-        call.truncation_side = "right"  # places count from a text's beginning
+        own.truncation_side = "right"
     try:
-        encoded: Mapping[str, Any] = call(
-            texts, return_offsets_mapping=True, return_special_tokens_mask=True, **how
+        return call_tokenizer(
+            tokenizer,
+            texts,
+            languages=languages,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            **options,
         )
     finally:
         if side == "left":
-            call.truncation_side = side
-    return encoded
+            own.truncation_side = side
 
 
 def _find_role_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """The ids of the roles of a masked language model's tokens, as far as there are any; a mask and padding at least.
+    """Return the ids of the special tokens that the tokenizer has by role, a mask and padding among them.
 
     Raises:
-        ConfigError: there is no mask, or the tokenizer is none that tells where its tokens stand.
+        ConfigError: There is no mask token, or the tokenizer does not say where its tokens stand.
     """
     found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in (*ROLES, "bos", "eos")}
     roles = {role: int(i) for role, i in found.items() if i is not None}
-    placed = getattr(tokenizer, "by_language", False) or getattr(tokenizer, "is_fast", False)
-    if "mask" not in roles or not placed:
+    if "mask" not in roles or not (has_languages(tokenizer) or has_offsets(tokenizer)):
         raise ConfigError(
             "this tokenizer is not one of a masked language model",
             got=f"{type(tokenizer).__name__}, tokens for {', '.join(roles) or 'nothing'}",

@@ -1,26 +1,27 @@
-"""Extractive question answering: two units a row, the answer's first and last word among those of the context.
+"""Answer questions from a context: two units per row, the first and the last word of the answer.
 
 Decision record: the choices are the words of the context, which every tokenizer shares, so a row has as many as its
 context has words and a batch is padded with `MASKED`. A word's start logit is that of the token which holds its first
 character and its end logit that of the token which holds its last one, as `run_qa.py` trains a model and reads it. A
 context that is longer than the model is cut to windows that overlap (`stride`), and a word counts by the window where
 its logit is highest, since `run_qa.py` takes the best span of any window; all words of a row compete in one softmax.
-Several words may share a token (sentencepiece takes "北京" as one): their logits
-are equal, and an answer begins with the first and ends with the last of them, as the token does. A question that leaves
-its context no room loses its end, and is counted. Gold is the first accepted answer; metrics accept any. Tokens of the
-context at which no word begins (or ends) are a choice together, which is never gold and never answered: a plain recipe
-reads them too, so a student has to learn that no answer begins there.
+
+- Several words may share a token (sentencepiece takes "北京" as one). Their logits are equal, and an answer begins with
+  the first and ends with the last of them, as the token does.
+- A question that leaves its context no room loses its end, and is counted.
+- Gold is the first accepted answer; metrics accept any.
+- Tokens of the context at which no word begins (or ends) are a choice together, which is never gold and never
+  answered. A plain recipe reads them too, so a student has to learn that no answer begins there.
 
 In rows whose mode is "optional" (SQuAD v2) one more choice, behind the row's last word, says that there is no answer.
-It is read at the classification token; of several windows the one counts that is least sure of it, as in the official
-script.
+It is read at the classification token. Of several windows the one least sure of it counts, as in the official script.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,43 +29,41 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raykd.answers.answer import DenseAnswer
-from raykd.answers.codec import encode_answer as encode_body
+from raykd.answers.codec import encode_answer
 from raykd.distill.objective import Objective
 from raykd.distill.signals import MASKED, UNLABELLED
 from raykd.errors import ConfigError
 from raykd.head import Head
-from raykd.tasks.base import (
-    EncodedBatch,
-    EncodedRows,
-    SystemAnswers,
-    TaskBase,
-    collate_rows,
-    compute_starts,
-    expand_ranges,
-)
+from raykd.tasks.base import Network, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
-from raykd.tasks.scores import spans as answers
+from raykd.tasks.scores import spans
 from raykd.tasks.scores.classification import log_softmax
-from raykd.tasks.scores.spans import count_words, find_null_choices
 from raykd.tasks.signature import Column, Signature
-from raykd.tasks.windows import find_null_tokens, find_word_reads
 from raykd.text.batch import TextBatch
+from raykd.text.encoding import (
+    EncodedBatch,
+    EncodedRows,
+    ModelOutputs,
+    collate_rows,
+    compute_starts,
+    count_each,
+    expand_ranges,
+)
 from raykd.text.padding import RIGHT, Padding
-from raykd.text.tokens import Tokenizer, shorten_questions, tokenize_words
+from raykd.text.tokens import Tokenizer
+from raykd.text.windows import find_null_tokens, find_word_reads
+from raykd.text.word_tokens import shorten_questions, tokenize_words
 from raykd.text.words import find_word_spans
 
-if TYPE_CHECKING:
-    pass
-
 REST, BESIDE = 1, 2
-"""Behind a row's words stand "no answer" and, `REST` places on, the tokens at which no answer may begin or end; both
-together are `BESIDE`."""
+"""Behind a row's words stands the choice "no answer" and, `REST` places on, that of the tokens at which no answer may
+begin or end. `BESIDE` counts both."""
 
 
 @register_task
 class QuestionAnswering(TaskBase):
-    """Begin and end of an answer in a context; N = 2 B, C = words of the longest context, and "no answer"."""
+    """Begin and end of an answer in a context; N = 2 B, C = words of the longest context and two more choices."""
 
     form: ClassVar[RowForm] = "answers"
     head: ClassVar[Head] = "question_answering"
@@ -84,7 +83,7 @@ class QuestionAnswering(TaskBase):
         return self
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
-        """A loss on logits averages over choices, of which rows have different numbers."""
+        """Refuse a loss on logits: it averages over choices, of which rows have different numbers."""
         if any(term.divergence.kind == "logit_mse" for term in objective.terms):
             raise ConfigError(
                 "logit_mse is a mean over choices, and contexts have different numbers of words",
@@ -94,29 +93,29 @@ class QuestionAnswering(TaskBase):
             )
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
-        """Windows of B rows, and for each word of a context the window and token where it is read.
+        """Return the windows of B rows, and for each word of a context the window and token where it is read.
 
         Raises:
-            ConfigError: a tokenizer that does not tell where its tokens stand.
+            ConfigError: The tokenizer does not say where its tokens stand.
         """
         contexts = batch.pairs or ()
         asked = [question.lstrip() for question in batch.texts]  # as run_qa.py does
         questions, long_B = shorten_questions(tokenizer, asked, self.max_length, self.stride)
         tokens = tokenize_words(tokenizer, questions, contexts, self.max_length, self.stride)
-        spans = [find_word_spans(context) for context in contexts]
+        words = [find_word_spans(context) for context in contexts]
         sequences_B1 = compute_starts(np.bincount(tokens.row_of, minlength=len(batch)))
-        reads = find_word_reads(tokens, spans, sequences_B1)
+        reads = find_word_reads(tokens, words, sequences_B1)
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
             lengths_B=np.add.reduceat(tokens.lengths_B, sequences_B1[:-1])
             if len(batch)
             else tokens.lengths_B,
-            labels_N=self.unit_labels(batch),
-            starts_B1=compute_starts(self.counts(batch)),
+            labels_N=self.list_unit_labels(batch),
+            starts_B1=compute_starts(self.count_units(batch)),
             sequences_B1=sequences_B1,
             extra={
-                "words_B1": compute_starts(np.asarray([len(s) for s in spans], dtype=np.int64)),
+                "words_B1": compute_starts(count_each(words)),
                 "reads_R4": reads.reads_R4,
                 "reads_B1": reads.starts_B1,
                 "rests_R3": reads.rests_R3,
@@ -124,13 +123,13 @@ class QuestionAnswering(TaskBase):
                 "seen": reads.seen_W,
                 "shared": reads.shared_W,
                 "null_S": find_null_tokens(tokenizer, tokens),
-                "null_B": find_null_choices(batch),
+                "null_B": spans.find_null_choices(batch),
             },
             long_B=long_B,
         )
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
-        """The picked rows' windows; ``extra`` says where each choice is read."""
+        """Return the picked rows' windows; ``extra`` says where each choice is read."""
         encoded = collate_rows(rows, picked, padding)
         chosen = np.asarray(picked, dtype=np.int64)
         assert rows.sequences_B1 is not None
@@ -163,34 +162,34 @@ class QuestionAnswering(TaskBase):
             },
         )
 
-    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
-        """Two a row."""
+    def count_units(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Return 2 per row."""
         return np.full(len(batch), 2, dtype=np.int64)
 
-    def choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
-        """Words of the longest context, and what stands beside them."""
-        return int(count_words(batch).max(initial=0)) + BESIDE
+    def count_choices(self, batch: TextBatch, labels: Sequence[str]) -> int:
+        """Return the words of the longest context and the two choices behind them."""
+        return int(spans.count_words(batch).max(initial=0)) + BESIDE
 
-    def mean_choices(self, batch: TextBatch, classes: int) -> float:
-        """Begin and end, each over the words of the row's own context and what stands behind them."""
-        return 2 * (float(np.mean(count_words(batch))) + BESIDE)
+    def compute_mean_logits(self, batch: TextBatch, classes: int) -> float:
+        """Return the mean of begin and end, each over the words of the row's own context and two more choices."""
+        return 2 * (float(np.mean(spans.count_words(batch))) + BESIDE)
 
-    def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
-        """First and last word of the first accepted answer, or the choice "no answer"; else `UNLABELLED`."""
+    def list_unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Return first and last word of the first accepted answer, or the choice "no answer"; else `UNLABELLED`."""
         found = np.full((len(batch), 2), UNLABELLED, dtype=np.int64)
-        null_B = find_null_choices(batch)
+        null_B = spans.find_null_choices(batch)
         for i, gold in enumerate(batch.golds or ()):
             if gold:
-                spans = find_word_spans((batch.pairs or ())[i])
-                place = answers.find_answer_words(spans, np.asarray([gold[:2]]))[0]
+                words = find_word_spans((batch.pairs or ())[i])
+                place = spans.find_answer_words(words, np.asarray([gold[:2]]))[0]
                 if place[0] >= 0:
                     found[i] = place
             elif batch.labels_B[i] != UNLABELLED and null_B[i] >= 0:
                 found[i] = null_B[i]
         return found.reshape(-1)
 
-    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
-        """``[S, L]`` start and end logits at each choice's token, the highest of all windows, float32 ``[2 B, C]``."""
+    def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
+        """Return float32 ``[2 B, C]``: start and end logits at each choice's token, the highest of all windows."""
         read_X4, null_S4 = encoded.extra["read_X4"], encoded.extra["null_S4"]
         both_SL2 = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
         units, choices = 2 * len(encoded.counts_B), encoded.choices or 1
@@ -214,50 +213,41 @@ class QuestionAnswering(TaskBase):
             units_NC = units_NC.index_put((2 * rows + side, nulls), both_S2[is_least, side])
         return units_NC
 
-    def answer(
-        self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    def answer_rows(
+        self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> list[bytes | None]:
-        """A body a row: begin and end over the words of its context."""
+        """Return one body per row: begin and end over the words of its context."""
         logits_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
-        said: list[bytes | None] = []
+        bodies: list[bytes | None] = []
         for pair_2C in logits_NC.reshape(-1, 2, logits_NC.shape[1]):
             last = np.flatnonzero((pair_2C > MASKED).any(axis=0))
             kept_2C = pair_2C[:, : int(last[-1]) + 1 if len(last) else 0]
             seen = np.full(2, len(last) > 0)
             good = np.isfinite(pair_2C).all()
-            said.append(encode_body(DenseAnswer(logits_NC=kept_2C, covered_N=seen)) if good else None)
-        return said
+            bodies.append(encode_answer(DenseAnswer(logits_NC=kept_2C, covered_N=seen)) if good else None)
+        return bodies
 
-    def columns(
-        self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
-    ) -> tuple[tuple[int, ...], ...]:
-        """There are no labels."""
-        return ()
-
-    def answer_key(self) -> object:
-        """Windows change what a model sees."""
+    def build_answer_key(self) -> object:
+        """Return what decides which windows a model sees, and where it reads them."""
         return [self.kind, self.stride, "ends at the last token"]
 
-    def predictions(
-        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    def build_predictions(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
     ) -> list[dict[str, object]]:
-        """Question, answer, its begin and end in the characters of the context, and its probability.
+        """Return question, answer, its begin and end in the characters of the context, and its probability.
 
-        Where there may be none: the answer "" with the probability that there is none.
+        Where there may be no answer, that is the answer "" with its own probability.
         """
-        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), find_null_choices(rows)
-        places_B2, logp_B, null_logp_B = answers.find_best_answers(
-            logits_NC, count_words(rows), null_B, self.max_answer_words
-        )
+        places_B2, logp_B, null_logp_B = self._find_best_answers(answers, rows)
         found: list[dict[str, object]] = []
         contexts = rows.pairs or ()
         for i, (question, context) in enumerate(zip(rows.texts, contexts, strict=True)):
-            spans, (first, last) = find_word_spans(context), places_B2[i].tolist()
-            begin, end, logp = 0, 0, logp_B[i] if len(spans) else -np.inf
+            words, (first, last) = find_word_spans(context), places_B2[i].tolist()
+            begin, end, logp = 0, 0, logp_B[i] if len(words) else -np.inf
             if null_logp_B[i] > logp:
                 logp = null_logp_B[i]
-            elif last < len(spans):
-                begin, end = int(spans[first, 0]), int(spans[last, 1])
+            elif last < len(words):
+                begin, end = int(words[first, 0]), int(words[last, 1])
             found.append(
                 {
                     "question": question,
@@ -270,13 +260,13 @@ class QuestionAnswering(TaskBase):
         return found
 
     @classmethod
-    def served_settings(cls, longest: int) -> dict[str, Any]:
-        """Windows of a long context overlap by a quarter, at most by the task's default."""
+    def build_served_settings(cls, longest: int) -> dict[str, object]:
+        """See `TaskBase`; windows of a long context overlap by a quarter, at most by the task's default."""
         return {"max_length": longest, "stride": min(cls.model_fields["stride"].default, longest // 4)}
 
     @classmethod
-    def signature(cls, labels: Sequence[str]) -> Signature:
-        """A question and its context; the answer, where it stands and how probable it is."""
+    def build_signature(cls, labels: Sequence[str]) -> Signature:
+        """Return the columns: a question and its context; the answer, where it stands and how probable it is."""
         return Signature(
             (Column("question", "string"), Column("context", "string")),
             (
@@ -285,18 +275,18 @@ class QuestionAnswering(TaskBase):
             ),
         )  # fmt: skip
 
-    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """F1 and exact match of the most probable answer, and the NLL (nats a unit) of the first accepted one.
+    def compute_metrics(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """Return F1 and exact match of the most probable answer, and the NLL (nats per unit) of the first accepted one.
 
-        Where there may be none also what the best threshold on its score gives, as in SQuAD v2.
+        Where there may be no answer, also what the best threshold on its score gives, as in SQuAD v2.
         """
-        logits_NC, null_B = np.maximum(said.logits_NC, MASKED), find_null_choices(rows)
-        places_B2, logp_B, null_logp_B = answers.find_best_answers(
-            logits_NC, count_words(rows), null_B, self.max_answer_words
-        )
+        null_B = spans.find_null_choices(rows)
+        places_B2, logp_B, null_logp_B = self._find_best_answers(answers, rows)
         contexts, golds = rows.pairs or (), rows.golds or ()
-        spans_of_words = [
-            answers.read_span_text(context, find_word_spans(context), int(first), int(last))
+        texts = [
+            spans.read_span_text(context, find_word_spans(context), int(first), int(last))
             for context, (first, last) in zip(contexts, places_B2, strict=True)
         ]
         accepted = [
@@ -304,21 +294,33 @@ class QuestionAnswering(TaskBase):
             for context, gold in zip(contexts, golds, strict=True)
         ]
         doubt_B = null_logp_B - logp_B
-        predicted = ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, spans_of_words, strict=True)]
-        found = answers.compute_answer_metrics(predicted, accepted, rows.languages)
+        predicted = ["" if doubt > 0.0 else text for doubt, text in zip(doubt_B, texts, strict=True)]
+        found = spans.compute_answer_metrics(predicted, accepted, rows.languages)
         if (null_B >= 0).any():
-            found |= answers.find_best_thresholds(spans_of_words, doubt_B, accepted, rows.languages)
-        gold_N = self.unit_labels(rows)
+            found |= spans.find_best_thresholds(texts, doubt_B, accepted, rows.languages)
+        gold_N = self.list_unit_labels(rows)
         labelled = gold_N != UNLABELLED
-        logp_NC = log_softmax(said.logits_NC)
+        logp_NC = log_softmax(answers.logits_NC)
         nll = -logp_NC[labelled, gold_N[labelled]].mean() if labelled.any() else float("nan")
         return {"f1": found.pop("f1"), "exact_match": found.pop("exact_match"), "nll": float(nll), **found}
+
+    def _find_best_answers(
+        self, answers: SystemAnswers, rows: TextBatch
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """See `raykd.tasks.scores.spans.find_best_answers`."""
+        # A row of nothing but -inf would turn the softmax to NaN.
+        return spans.find_best_answers(
+            np.maximum(answers.logits_NC, MASKED),
+            spans.count_words(rows),
+            spans.find_null_choices(rows),
+            self.max_answer_words,
+        )
 
 
 def _collate_null_reads(
     rows: EncodedRows, chosen: NDArray[np.int64], null_B: NDArray[np.int64], shift_S: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """``[S, 4]``: window, token, row and choice of every "no answer" of the chosen rows that may have none."""
+    """Return ``[S, 4]``: window, token, row and choice of "no answer" in every window of rows that offer it."""
     assert rows.sequences_B1 is not None
     token_S = rows.extra["null_S"][expand_ranges(rows.sequences_B1, chosen)]
     token_S = token_S if shift_S is None else token_S + shift_S
@@ -331,7 +333,7 @@ def _collate_null_reads(
 def _collate_reads(
     rows: EncodedRows, name: str, chosen: NDArray[np.int64], shift_S: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """Window, token and unit (and choice) of the reads of the chosen rows, counted in their batch."""
+    """Return window, token and unit (and choice) of the reads of the chosen rows, counted in their batch."""
     assert rows.sequences_B1 is not None
     starts_B1 = rows.extra[f"{name}_B1"]
     found_RK: NDArray[np.int64] = rows.extra["reads_R4" if name == "reads" else "rests_R3"][
@@ -346,7 +348,7 @@ def _collate_reads(
 
 
 def _add_exponentials(flat_M: torch.Tensor, places_X: torch.Tensor, values_X: torch.Tensor) -> torch.Tensor:
-    """Writes the logarithm of the summed exponentials of the values that have the same place."""
+    """Return the tensor with the log-sum-exp of the values at each place; places without a value stay."""
     top_M = flat_M.detach().scatter_reduce(0, places_X, values_X.detach(), "amax")
     sums_M = torch.zeros_like(flat_M).scatter_add(0, places_X, (values_X - top_M[places_X]).exp())
     there_M = sums_M > 0.0

@@ -1,4 +1,4 @@
-"""Sequence to sequence (translation, summarisation): the tokens of a target that an encoder-decoder writes.
+"""Model sequence to sequence (translation, summarisation): units are the tokens that an encoder-decoder writes.
 
 Decision record: the model shifts the labels to decoder inputs itself (families differ in how), so a unit is read at
 its own place among the labels.
@@ -15,12 +15,12 @@ from pydantic import Field
 
 from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, collate_rows
 from raykd.tasks.forms import RowForm
-from raykd.tasks.language import LanguageTask, Written, build_target_units, collate_language_rows
+from raykd.tasks.language import LanguageTask, Written, build_target_rows
 from raykd.tasks.registry import register_task
 from raykd.text.batch import TextBatch
 from raykd.text.codes import has_wrapped_targets
+from raykd.text.encoding import EncodedBatch, EncodedRows, count_each
 from raykd.text.padding import RIGHT, Padding
 from raykd.text.prompts import encode_sources, encode_targets
 from raykd.text.tokens import Tokenizer
@@ -44,30 +44,32 @@ class Seq2Seq(LanguageTask):
 
     @property
     def target_positions(self) -> int:
-        """The decoder reads the target alone."""
+        """Places of the longest target, which the decoder reads alone."""
         return self.max_target_length
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
-        """Source tokens of B rows, and their targets as labels; a unit is read at its own label."""
+        """Return the source tokens of B rows, and their targets as labels; a unit is read at its own label."""
         sources = encode_sources(tokenizer, batch.texts, self.max_length, batch.source_languages or ())
         targets = encode_targets(
             tokenizer, batch.pairs or (), self.max_target_length, as_target=True, languages=batch.languages
         )
-        units = build_target_units(tokenizer, batch, sources, targets)
-        counts_B = np.diff(units.starts_B1)
-        place_N = np.concatenate([np.empty(0, np.int64), *(np.arange(n) for n in counts_B.tolist())])
         pad_id = tokenizer.pad_token_id or 0
         fields = {
             "input_ids": sources.ids,
             "attention_mask": [np.ones_like(row) for row in sources.ids],
             "labels": targets.ids,
         }
-        if has_wrapped_targets(tokenizer):  # the model would take the last token that is left of a cut target
+        # Left to itself the model would begin with the last token that is left of a cut target.
+        if has_wrapped_targets(tokenizer):
             fields["decoder_input_ids"] = [
                 np.concatenate([[last], row[:-1]])
                 for last, row in zip(targets.last_B, targets.ids, strict=True)
             ]
-        return EncodedRows(
+        return build_target_rows(
+            tokenizer,
+            batch,
+            sources,
+            targets,
             fields=fields,
             pad_values={
                 "input_ids": pad_id,
@@ -75,26 +77,22 @@ class Seq2Seq(LanguageTask):
                 "labels": UNLABELLED,
                 "decoder_input_ids": pad_id,
             },
-            lengths_B=np.asarray([len(row) for row in sources.ids], dtype=np.int64) + counts_B,
-            labels_N=units.labels_N,
-            starts_B1=units.starts_B1,
-            places_N2=np.stack([np.zeros_like(place_N), place_N], axis=1),
-            extra=units.extra,
-            long_B=units.long_B,
+            first_B=np.zeros(len(batch), dtype=np.int64),
+            lengths_B=count_each(sources.ids) + count_each(targets.ids),
         )
 
     def collate(self, rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
-        """The picked rows, with their units' offsets."""
-        encoded = collate_language_rows(collate_rows(rows, picked, padding), rows, picked)
+        """Return the picked rows as a batch; the targets' tokens count as computed too."""
+        encoded = super().collate(rows, picked, padding)
         tokens = int(encoded.inputs["labels"].numel())
         real, computed = encoded.real_tokens + int(encoded.counts_B.sum()), encoded.computed_tokens + tokens
         return replace(encoded, real_tokens=real, computed_tokens=computed)
 
     @property
     def prompt_tokens(self) -> int:
-        """The source."""
+        """Tokens of the source."""
         return self.max_length
 
-    def lengths_key(self) -> object:
-        """Targets may be cut."""
+    def build_lengths_key(self) -> object:
+        """Return the limit at which targets are cut."""
         return self.max_target_length

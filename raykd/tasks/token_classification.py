@@ -1,4 +1,4 @@
-"""Token classification (named entities): the unit is the word, a label is a tag of IO, BIO, BILOU, BIOES or BMES.
+"""Tag words (named entities): the unit is the word, a label is a tag of IO, BIO, BILOU, BIOES or BMES.
 
 Decision record: words are places in the text that every model sees, whatever its tokenizer. Where a row came as tokens
 (its mode is "split") a tokenizer is given each of them apart, and a model is read at the first token of each, as
@@ -11,7 +11,7 @@ when the model is measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,25 +21,31 @@ from pydantic import Field
 from raykd.answers.answer import DenseAnswer
 from raykd.answers.codec import encode_rows
 from raykd.distill.objective import Objective
-from raykd.distill.signals import MASKED, UNLABELLED
+from raykd.distill.signals import UNLABELLED
 from raykd.head import Head
-from raykd.tasks.base import EncodedBatch, EncodedRows, SystemAnswers, TaskBase, compute_starts, expand_ranges
+from raykd.tasks.base import Network, SystemAnswers, TaskBase
 from raykd.tasks.forms import RowForm
 from raykd.tasks.registry import register_task
 from raykd.tasks.schemes import ColumnMap, map_tag_columns, parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.signature import TEXT, Column, Scalar, Signature
 from raykd.text.batch import TextBatch
-from raykd.text.tokens import Tokenizer, Tokens, merge_tokens, tokenize_split_words, tokenize_words
+from raykd.text.encoding import (
+    EncodedBatch,
+    EncodedRows,
+    ModelOutputs,
+    compute_starts,
+    count_each,
+    expand_ranges,
+)
+from raykd.text.tokens import Tokenizer, Tokens, merge_tokens
+from raykd.text.word_tokens import tokenize_split_words, tokenize_words
 from raykd.text.words import find_first_tokens, find_shared_tokens
-
-if TYPE_CHECKING:
-    pass
 
 
 @register_task
 class TokenClassification(TaskBase):
-    """One tag a word; N = all words of the batch."""
+    """One tag per word; N = all words of the batch."""
 
     form: ClassVar[RowForm] = "words"
     head: ClassVar[Head] = "token_classification"
@@ -50,81 +56,78 @@ class TokenClassification(TaskBase):
     """Longest text in tokens, special tokens included; words beyond it are not covered."""
 
     def check(self, labels: Sequence[str], objective: Objective) -> None:
-        """Labels must be the tags of one scheme."""
+        """Refuse labels that are not the tags of one scheme."""
         parse_scheme(labels)
 
     def encode(self, tokenizer: Tokenizer, batch: TextBatch) -> EncodedRows:
-        """Token ids of B rows, and which token is read for each word.
+        """Return the token ids of B rows, and which token is read for each word.
 
         Raises:
-            ConfigError: a tokenizer that does not tell where its tokens stand.
+            ConfigError: The tokenizer does not say where its tokens stand.
         """
         tokens, token_N = _locate_words(tokenizer, batch, self.max_length)
-        row_N = np.repeat(np.arange(len(batch)), self.counts(batch))
+        row_N = np.repeat(np.arange(len(batch)), self.count_units(batch))
         return EncodedRows(
             fields=tokens.fields,
             pad_values=tokens.pad_values,
             lengths_B=tokens.lengths_B,
-            labels_N=self.unit_labels(batch),
-            starts_B1=compute_starts(self.counts(batch)),
+            labels_N=self.list_unit_labels(batch),
+            starts_B1=compute_starts(self.count_units(batch)),
             places_N2=np.stack([np.where(token_N < 0, -1, 0), token_N], axis=1),
             extra={"shared": find_shared_tokens(row_N, token_N)},
             long_B=tokens.long_B,
         )
 
-    def counts(self, batch: TextBatch) -> NDArray[np.int64]:
-        """Words a row."""
+    def count_units(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Return the words of each row."""
         if batch.words is None:
             raise ValueError("rows of a tagging task need the places of their words")
-        return np.asarray([len(row) for row in batch.words], dtype=np.int64)
+        return count_each(batch.words)
 
-    def unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
-        """A tag a word; `UNLABELLED` at all words of a row without tags."""
-        rows = zip(self.counts(batch).tolist(), batch.golds or ((),) * len(batch), strict=True)
+    def list_unit_labels(self, batch: TextBatch) -> NDArray[np.int64]:
+        """Return the tag of each word; `UNLABELLED` at all words of a row without tags."""
+        rows = zip(self.count_units(batch).tolist(), batch.golds or ((),) * len(batch), strict=True)
         flat = [label for count, gold in rows for label in (gold or (UNLABELLED,) * count)]
         return np.asarray(flat, dtype=np.int64)
 
-    def gather(self, outputs: Any, encoded: EncodedBatch) -> torch.Tensor:
-        """``[B, L, C]`` logits at each word's token, ``[N, C]``."""
-        logits: torch.Tensor = outputs.logits
+    def gather(self, outputs: ModelOutputs, encoded: EncodedBatch) -> torch.Tensor:
+        """Return ``[N, C]``: of ``[B, L, C]`` logits those at each word's token."""
+        logits = outputs.logits
         if logits.ndim != 3 or encoded.places_N2 is None:
             raise ValueError(f"a tagger gives [B, L, C] logits, got {tuple(logits.shape)}")
         return logits[encoded.places_N2[:, 0], encoded.places_N2[:, 1]]
 
-    def answer(
-        self, model: Any, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
+    def answer_rows(
+        self, model: Network, encoded: EncodedBatch, columns: Sequence[Sequence[int]]
     ) -> list[bytes | None]:
-        """A body a row: the run's tags, -inf for one that the teacher does not know."""
+        """Return one body per row over the run's tags; a tag that the teacher does not know has the logit -inf."""
         raw_NC = self.gather(encoded.run(model), encoded).float().cpu().numpy()
         logits_NC = ColumnMap(tuple(tuple(own) for own in columns)).apply(raw_NC)
         logits_NC[:, [not own for own in columns]] = -np.inf
-        seen_N = np.ones(len(raw_NC), bool) if encoded.seen_N is None else encoded.seen_N.cpu().numpy()
-        answer = DenseAnswer(logits_NC=logits_NC, covered_N=seen_N)
+        answer = DenseAnswer(logits_NC=logits_NC, covered_N=encoded.find_seen())
         return encode_rows(answer, encoded.counts_B, np.isfinite(raw_NC).all(axis=1))
 
-    def columns(
+    def map_columns(
         self, own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
     ) -> tuple[tuple[int, ...], ...]:
-        """As in `TaskBase`; tags of another scheme are added up, and types that the teacher lacks are unknown."""
+        """See `TaskBase`; tags of another scheme are added up, and types that the teacher lacks have no column."""
         return map_tag_columns(own, wanted, label_map, name).columns
 
-    def answer_key(self) -> object:
-        """How words are given and read changes what a model says of them."""
+    def build_answer_key(self) -> object:
+        """Return how words are given and read, because that changes a model's answer."""
         return [self.kind, "tokens apart"]
 
-    def predictions(
-        self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    def build_predictions(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
     ) -> list[dict[str, object]]:
-        """Text and its entities: what stands there, type, begin and end in characters, in order."""
+        """Return each text and its entities in order: their text, type, and begin and end in characters."""
         scheme = parse_scheme(labels)
-        outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
-        tags_N = entities.decode_tags(
-            np.where(said.covered_N[:, None], said.logits_NC, outside), said.counts_B, scheme
-        )
+        logits_NC = entities.replace_unseen(answers.logits_NC, answers.covered_N, scheme)
+        tags_N = entities.decode_tags(logits_NC, answers.counts_B, scheme)
         kinds = list(dict.fromkeys(scheme.types))
-        starts_B1 = compute_starts(said.counts_B)
+        starts_B1 = compute_starts(answers.counts_B)
         found: list[list[dict[str, object]]] = [[] for _ in rows.texts]
-        for first, behind, kind in entities.find_entity_spans(tags_N, said.counts_B, scheme).tolist():
+        for first, behind, kind in entities.find_entity_spans(tags_N, answers.counts_B, scheme).tolist():
             row = int(np.searchsorted(starts_B1, first, side="right")) - 1
             words = (rows.words or ())[row]
             begin = words[first - int(starts_B1[row])][0]
@@ -134,21 +137,24 @@ class TokenClassification(TaskBase):
         return [{"text": text, "entities": own} for text, own in zip(rows.texts, found, strict=True)]
 
     @classmethod
-    def signature(cls, labels: Sequence[str]) -> Signature:
-        """A text; its entities."""
+    def build_signature(cls, labels: Sequence[str]) -> Signature:
+        """Return the columns: a text; its entities."""
         entity: dict[str, Scalar] = {"text": "string", "type": "string", "start": "long", "end": "long"}
         return Signature(TEXT, (Column("entities", entity),))
 
-    def metrics(self, said: SystemAnswers, rows: TextBatch, labels: Sequence[str]) -> dict[str, float]:
-        """Entity F1, precision and recall, accuracy of words, NLL; see `raykd.tasks.scores.entities`."""
-        gold_N = self.unit_labels(rows)
-        return entities.compute_entity_metrics(said.logits_NC, gold_N, said.counts_B, labels, said.covered_N)
+    def compute_metrics(
+        self, answers: SystemAnswers, rows: TextBatch, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """Return entity F1, precision and recall, accuracy of words, NLL (`raykd.tasks.scores.entities`)."""
+        return entities.compute_entity_metrics(
+            answers.logits_NC, self.list_unit_labels(rows), answers.counts_B, labels, answers.covered_N
+        )
 
 
 def _locate_words(
     tokenizer: Tokenizer, batch: TextBatch, max_length: int
 ) -> tuple[Tokens, NDArray[np.int64]]:
-    """The rows' tokens, and the one at which each word of all rows is read, -1 where there is none."""
+    """Return the rows' tokens, and the token at which each word of all rows is read, -1 where there is none."""
     spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
     split_B = batch.in_mode("split")
     apart, whole = np.flatnonzero(split_B).tolist(), np.flatnonzero(~split_B).tolist()
@@ -161,7 +167,7 @@ def _locate_words(
         parts.append(
             (whole, tokens, find_first_tokens(tokens.offsets, tokens.special, [spans[i] for i in whole]))
         )
-    starts_B1 = compute_starts(np.asarray([len(row) for row in spans], dtype=np.int64))
+    starts_B1 = compute_starts(count_each(spans))
     token_N = np.full(int(starts_B1[-1]), -1, dtype=np.int64)
     for rows, _, found_N in parts:
         token_N[expand_ranges(starts_B1, rows)] = found_N

@@ -1,4 +1,4 @@
-"""Positions in a text at which two tokenisations agree: where each of them begins a token.
+"""Align two tokenisations of a text at the positions where both begin a token.
 
 Decision record: a position of a language model is named by the character (code point) of the target text at
 which its token begins, because that is what tokenizers of any kind have in common: the text before it. Blanks
@@ -18,11 +18,13 @@ NOWHERE = -1
 """The offset of a token that begins no position of its own, and the index of a unit that is not covered."""
 
 _LAST = -2
+"""Stands for the unit behind a row's last one."""
+# U+3000, the ideographic space, is the last character that `str.isspace` counts.
 _BLANKS = np.asarray([i for i in range(0x3001) if chr(i).isspace()], dtype=np.uint32)
 
 
 def is_blank(text: str) -> NDArray[np.bool_]:
-    """For each character of the text whether it is a blank (`str.isspace`)."""
+    """Return for each character of the text whether it is a blank (`str.isspace`)."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     return np.isin(points, _BLANKS)
 
@@ -30,13 +32,13 @@ def is_blank(text: str) -> NDArray[np.bool_]:
 def find_start_offsets(
     offsets_L2: object, text: str, special_L: object, *, ends: bool = True
 ) -> NDArray[np.int64]:
-    """Where each of the L tokens begins in ``text``, or `NOWHERE`; ``[L]`` int64.
+    """Return ``[L]``: where each token begins in ``text``, or `NOWHERE`.
 
     Args:
-        offsets_L2: first and last + 1 character of each token, as a fast tokenizer gives them.
-        text: the target text the offsets count in.
-        special_L: true where a token is no token of the target: specials, a prompt, padding.
-        ends: whether the target is followed by an end token. It is the first special token after the target
+        offsets_L2: First and last + 1 character of each token, as a fast tokenizer gives them.
+        text: The target text the offsets count in.
+        special_L: True where a token is no token of the target: specials, a prompt, padding.
+        ends: Whether the target is followed by an end token. It is the first special token after the target
             (the last of the row where the target is empty) and begins at ``len(text)``; where the row was
             truncated, so that the tokens do not reach the text's last character, it begins `NOWHERE`.
     """
@@ -71,18 +73,20 @@ def align_units(
     *,
     whole: bool = False,
 ) -> NDArray[np.int64]:
-    """For each of the student's M units the index of the teacher's unit at its offset, or -1; ``[M]``.
+    """Return ``[M]``: the index of the teacher's unit at the offset of each of the student's units, or -1.
 
     Args:
-        teacher_N, student_M: offsets of the units of B rows, row after row; `find_start_offsets` without the tokens
-            that are no units.
-        teacher_units_B, student_units_B: units a row.
-        whole: ask also that the tokens of the text itself end at the same place, that is, that the row's next
+        teacher_N: Offsets of the teacher's units of B rows, row after row; `find_start_offsets` without the tokens that
+            are no units.
+        teacher_units_B: The teacher's units per row.
+        student_M: Offsets of the student's units, likewise.
+        student_units_B: The student's units per row.
+        whole: Ask also that the tokens of the text itself end at the same place, that is, that the row's next
             units have the same offset too. Where they do not, the teacher's own next token is a part of the
             student's or the other way round, and the teacher's mass lies on another piece of the same word.
 
     Raises:
-        ValueError: counts that do not fit the offsets, or different numbers of rows.
+        ValueError: The counts do not fit the offsets, or the numbers of rows differ.
     """
     if len(teacher_units_B) != len(student_units_B):
         raise ValueError(f"{len(teacher_units_B)} rows of a teacher, {len(student_units_B)} of the student")
@@ -108,7 +112,7 @@ def align_units(
 
 
 def _list_following_offsets(offsets_N: NDArray[np.int64], units_B: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The offset of the row's following unit."""
+    """Return the offset of the row's following unit."""
     following_N = np.append(offsets_N[1:], _LAST)
     lasts = np.cumsum(units_B)[np.asarray(units_B) > 0] - 1
     following_N[lasts] = _LAST

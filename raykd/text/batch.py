@@ -1,4 +1,4 @@
-"""Rows of text, as they travel to the models that read them.
+"""Hold rows of text as they travel to the models that read them.
 
 Decision record: what travels to a teacher is text, never tokens, because each model encodes for itself.
 """
@@ -7,34 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import chain
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
 
+T = TypeVar("T")
 Spans = tuple[tuple[int, int], ...]
 """Begin and end of each word of a text, in characters (code points)."""
 Mode = Literal["", "split", "optional"]
-"""How a row is given to a model where there are two ways. split: its words came as tokens, and a tokenizer is given
-each of them apart. optional: that the context does not answer the question is a choice. "": neither."""
+"""How a row is given to a model.
+
+split: its words came as tokens, and a tokenizer is given each of them by itself. optional: that the context does not
+answer the question is a choice. "": neither."""
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """B rows of text. Written by `data`, read by teachers (which encode it themselves) and the student.
+    """B rows of text. Made by `data`, read by teachers (which encode it themselves) and the student.
 
-    ids: stable row ids, for messages; never a cache key.
-    texts, pairs: first and second text; ``pairs is None`` where the task has one text. Of question answering: question
-        and context; of the language models: prompt or source, and target.
-    languages: a language code a row.
-    labels_B: int64, index into the run's labels, or `UNLABELLED`; where gold is not one label, 0 says there is some.
-    words: of tagging, where the words of each text are.
-    golds: of tagging a label a word; of question answering begin and end of each accepted answer in the context, in
-        characters; empty where the row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
-    modes: how each row is given to a model; None is "" for all.
-    source_languages: of sources and targets the language of each source, "" where it is not known; None of other rows.
+    Attributes:
+        ids: Stable row ids, for messages; never a cache key.
+        texts: First texts. Question answering: the question. Language models: the prompt or source.
+        languages: A language code per row.
+        labels_B: int64, index into the run's labels, or `UNLABELLED`; where gold is not one label, 0 says that the row
+            has gold.
+        pairs: Second texts; None where the task has one text. Question answering: the context. Language models: the
+            target.
+        words: Where the words of each text are; None unless words are tagged.
+        golds: Tagging: a label per word. Question answering: begin and end of each accepted answer in the context, in
+            characters. Empty where the row is unlabelled, or (labels_B is 0) has no answer. None for the other tasks.
+        modes: How each row is given to a model; None is "" for all.
+        source_languages: The language of each source, "" where it is not known; None of rows without sources.
     """
 
     ids: tuple[str, ...]
@@ -51,11 +58,11 @@ class TextBatch:
         return len(self.texts)
 
     def in_mode(self, mode: Mode) -> NDArray[np.bool_]:
-        """``[B]``: which rows are given in this way."""
-        return np.asarray([own == mode for own in _modes(self)], dtype=bool)
+        """Return ``[B]``: whether each row is given in this way."""
+        return np.asarray([own == mode for own in self.modes or ("",) * len(self)], dtype=bool)
 
     def take(self, rows: Sequence[int]) -> TextBatch:
-        """The batch of these rows, in this order."""
+        """Return the batch of these rows, in this order."""
         return TextBatch(
             ids=tuple(self.ids[i] for i in rows),
             texts=tuple(self.texts[i] for i in rows),
@@ -70,25 +77,21 @@ class TextBatch:
 
     @staticmethod
     def concat(parts: Sequence[TextBatch]) -> TextBatch:
-        """All rows of the parts, one part after the other; a column is there where any part has it."""
+        """Return all rows of the parts, one part after the other; a column is there where any part has it."""
         return TextBatch(
-            ids=tuple(i for part in parts for i in part.ids),
-            texts=tuple(t for part in parts for t in part.texts),
-            languages=tuple(code for part in parts for code in part.languages),
+            ids=tuple(chain.from_iterable(part.ids for part in parts)),
+            texts=tuple(chain.from_iterable(part.texts for part in parts)),
+            languages=tuple(chain.from_iterable(part.languages for part in parts)),
             labels_B=np.concatenate([part.labels_B for part in parts]).astype(np.int64),
             pairs=_concat_columns([part.pairs for part in parts]),
             words=_concat_columns([part.words for part in parts]),
             golds=_concat_columns([part.golds for part in parts]),
-            modes=None
-            if all(part.modes is None for part in parts)
-            else tuple(mode for part in parts for mode in _modes(part)),
-            source_languages=None
-            if all(part.source_languages is None for part in parts)
-            else tuple(name for part in parts for name in part.source_languages or ("",) * len(part)),
+            modes=_concat_columns([part.modes for part in parts], "", parts),
+            source_languages=_concat_columns([part.source_languages for part in parts], "", parts),
         )
 
     def in_codes(self, codes: Mapping[str, str]) -> TextBatch:
-        """The same rows with their languages by other names, where the map has any."""
+        """Return the same rows with their languages by other names, where the map has any."""
         if not codes:
             return self
         languages = tuple(codes.get(name, name) for name in self.languages)
@@ -98,21 +101,27 @@ class TextBatch:
         return replace(self, languages=languages, source_languages=sources)
 
     def without_labels(self) -> TextBatch:
-        """The same rows as a teacher may see them: no gold label leaves the student's side."""
+        """Return the same rows as a teacher may see them: no gold label leaves the student's side."""
         labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
         return replace(self, labels_B=labels_B, golds=None if self.golds is None else ((),) * len(self))
 
 
-def _modes(batch: TextBatch) -> tuple[Mode, ...]:
-    none: Mode = ""
-    return (none,) * len(batch) if batch.modes is None else batch.modes
-
-
-def _take_column(column: tuple[object, ...] | None, rows: Sequence[int]) -> tuple[Any, ...] | None:
+def _take_column(column: tuple[T, ...] | None, rows: Sequence[int]) -> tuple[T, ...] | None:
     return None if column is None else tuple(column[i] for i in rows)
 
 
-def _concat_columns(columns: Sequence[tuple[object, ...] | None]) -> tuple[Any, ...] | None:
+def _concat_columns(
+    columns: Sequence[tuple[T, ...] | None], fill: T | None = None, parts: Sequence[TextBatch] = ()
+) -> tuple[T, ...] | None:
+    """Return the columns one after the other; None where no part has any.
+
+    Args:
+        columns: Of each part.
+        fill: What stands in the rows of a part without the column; None leaves them out.
+        parts: The parts, for their numbers of rows.
+    """
     if all(column is None for column in columns):
         return None
+    if fill is not None:
+        columns = [(fill,) * len(part) if c is None else c for c, part in zip(columns, parts, strict=True)]
     return tuple(value for column in columns for value in column or ())

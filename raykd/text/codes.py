@@ -1,9 +1,9 @@
-"""Language codes of multilingual tokenizers (mBART, mBART-50, NLLB, M2M-100): which one stands for a run's language.
+"""Choose the code by which a multilingual tokenizer (mBART, mBART-50, NLLB, M2M-100) knows a run's language.
 
 Decision record: these tokenizers mark every text with its language and are set to one source and one target language,
 so a text under the wrong one is read as another language and no loss shows it. Rows carry their languages by the run's
-names; a name is the code itself, or the only code of that language, or the usual one of a small table, and else is
-refused with the key that says which it is.
+names. A name is the code itself, or the only code of that language, or the usual code of a small table; any other name
+is refused with the key that says which it is.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from raykd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from raykd.text.tokens import Tokenizer
 
 CODED = ("MBartTokenizer", "MBart50Tokenizer", "NllbTokenizer", "M2M100Tokenizer")
@@ -34,6 +36,7 @@ ug:uig uk:ukr ur:urd uz:uzn vi:vie wo:wol xh:xho yi:ydd yo:yor zh:zho zu:zul
 _THREE = dict(pair.split(":") for pair in _PAIRS.split())
 """ISO 639-1 to the codes that NLLB uses."""
 _USUAL = {"zho": "zho_Hans", "kas": "kas_Arab", "taq": "taq_Latn", "knc": "knc_Latn"}
+"""The code that is meant where a language has several scripts and its name says none."""
 _REGIONS = {
     "zh_tw": "zho_Hant",
     "zh_hk": "zho_Hant",
@@ -43,8 +46,8 @@ _REGIONS = {
 }
 
 
-def list_language_codes(tokenizer: Any) -> tuple[str, ...]:
-    """The codes of a tokenizer that marks texts with their language; () of any other."""
+def list_language_codes(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Return the codes of a tokenizer that marks texts with their language; () of any other."""
     own = _unwrap_tokenizer(tokenizer)
     if not hasattr(own, "set_tgt_lang_special_tokens"):
         return ()
@@ -57,10 +60,10 @@ def list_language_codes(tokenizer: Any) -> tuple[str, ...]:
 
 
 def choose_language_code(codes: Sequence[str], language: str) -> str:
-    """The code of a language.
+    """Return the code of a language.
 
     Raises:
-        ConfigError: none, or several; names them.
+        ConfigError: There is none, or there are several; names them.
     """
     found = _match_codes(codes, language)
     if len(found) == 1:
@@ -94,12 +97,12 @@ def _match_codes(codes: Sequence[str], language: str) -> list[str]:
 
 
 def is_multilingual_class(name: object) -> bool:
-    """Whether a tokenizer_config.json's tokenizer_class is one of `CODED`."""
+    """Return whether a tokenizer_config.json's tokenizer_class is one of `CODED`."""
     return isinstance(name, str) and name.removesuffix("Fast") in CODED
 
 
 def has_wrapped_targets(tokenizer: Tokenizer) -> bool:
-    """Whether models of this tokenizer start a target with the target's last token (mBART)."""
+    """Return whether models of this tokenizer start a target with the target's last token (mBART)."""
     return type(_unwrap_tokenizer(tokenizer)).__name__.removesuffix("Fast") in (
         "MBartTokenizer",
         "MBart50Tokenizer",
@@ -107,30 +110,29 @@ def has_wrapped_targets(tokenizer: Tokenizer) -> bool:
 
 
 @contextmanager
-def set_languages(tokenizer: Any, source: str | None = None, target: str | None = None) -> Iterator[None]:
-    """The tokenizer set to these codes, and afterwards to those that it was set to."""
+def set_languages(
+    tokenizer: Tokenizer, source: str | None = None, target: str | None = None
+) -> Iterator[None]:
+    """Set the tokenizer to these codes inside the context; None leaves a code as it is."""
     own = _unwrap_tokenizer(tokenizer)
-    before = getattr(own, "src_lang", None), getattr(own, "tgt_lang", None)
+    codes = {name: code for name, code in (("src_lang", source), ("tgt_lang", target)) if code is not None}
+    before = {name: getattr(own, name, None) for name in codes}
     try:
-        if source is not None:
-            own.src_lang = source
-        if target is not None:
-            own.tgt_lang = target
+        for name, code in codes.items():
+            setattr(own, name, code)
         yield
     finally:
-        if source is not None:
-            own.src_lang = before[0]
-        if target is not None:
-            own.tgt_lang = before[1]
+        for name, value in before.items():
+            setattr(own, name, value)
 
 
 def group_rows_by_code(
     tokenizer: Tokenizer, languages: Sequence[str], count: int
 ) -> Mapping[str | None, list[int]]:
-    """Rows by the code of their language; None where the tokenizer has no codes, or the language is not known ("").
+    """Return rows by the code of their language; None where the tokenizer has no codes, or the language is "".
 
     Raises:
-        ConfigError: as `choose_language_code`.
+        ConfigError: As `choose_language_code`.
     """
     codes = list_language_codes(tokenizer) if any(languages) else ()
     if not codes:
@@ -144,6 +146,6 @@ def group_rows_by_code(
     return groups
 
 
-def _unwrap_tokenizer(tokenizer: Tokenizer) -> Any:
-    """The tokenizer of transformers."""
-    return getattr(tokenizer, "inner", tokenizer)
+def _unwrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of transformers inside one of `raykd.tokenizers`, or the tokenizer itself."""
+    return cast("PreTrainedTokenizerBase", getattr(tokenizer, "inner", tokenizer))

@@ -1,4 +1,4 @@
-"""From sequences of several lengths to the tensors of a forward pass: how one model's batches are padded.
+"""Pad sequences of several lengths to the tensors of a forward pass, as one model wants it.
 
 Decision record: padding is decided here alone, from the model and its tokenizer together, because neither knows
 enough. A head that looks for a text's last token compares with the *model's* pad id; some heads read the last place
@@ -16,21 +16,24 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raykd.text.tokens import MODEL_INPUTS
+
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
     from raykd.text.tokens import Tokenizer
 
 Side = Literal["right", "left"]
 Shapes = Literal["longest", "equal", "single"]
 """Which sequences share a forward pass: any, padded to the longest; those of one length; each runs alone."""
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""What is padded on the model's side; targets of an encoder-decoder always end with their padding."""
 ENOUGH_ROWS = 8
 """Rows of a pass from which more rows make it hardly cheaper a row."""
 MUCH_SHORTER = 0.85
@@ -91,9 +94,8 @@ def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
         own = getattr(tokenizer, "pad_token_id", None)
     # XLNet's head reads the last place; with padding there it would read padding.
     reads_last = getattr(text, "summary_type", None) == "last" and hasattr(model, "sequence_summary")
-    sparse = (
-        getattr(text, "attention_type", None) == "block_sparse"
-    )  # BigBird: other attention for short inputs
+    # BigBird computes another attention for short inputs.
+    sparse = getattr(text, "attention_type", None) == "block_sparse"
     return Padding(
         pad_id=own,
         side="left" if reads_last else "right",
@@ -103,18 +105,19 @@ def read_padding(model: object, tokenizer: Tokenizer) -> Padding:
     )
 
 
-def _count_embedding_rows(model: Any) -> int | None:
-    """Rows of the model's embedding table; None where it cannot be told."""
+def _count_embedding_rows(model: object) -> int | None:
+    """Return the rows of the model's embedding table; None where it cannot be told."""
     try:
-        return int(model.get_input_embeddings().num_embeddings)
+        table = cast("PreTrainedModel", model).get_input_embeddings()
+        return int(cast("nn.Embedding", table).num_embeddings)
     except (AttributeError, NotImplementedError, TypeError):
         return None
 
 
-def _list_model_inputs(model: Any) -> frozenset[str] | None:
-    """The names of the inputs of a model's forward; None where its signature does not name them."""
+def _list_model_inputs(model: object) -> frozenset[str] | None:
+    """Return the names of the inputs of a model's forward; None where its signature does not name them."""
     try:
-        names = set(inspect.signature(type(model).forward).parameters)
+        names = set(inspect.signature(type(cast("nn.Module", model)).forward).parameters)
     except (AttributeError, TypeError, ValueError):
         return None
     return frozenset(names) if "input_ids" in names else None
@@ -159,6 +162,7 @@ def pad_sequences(
         lengths = np.asarray([len(row) for row in chosen], dtype=np.int64)
         width = padding.width(int(lengths.max(initial=1)))
         place = np.arange(width)
+        # Targets of an encoder-decoder always end with their padding.
         left = padding.side == "left" and name in MODEL_INPUTS
         filled = place >= width - lengths[:, None] if left else place < lengths[:, None]
         value = (
@@ -211,14 +215,16 @@ def run_sub_batches(
             own[name] = value[part.sequences.to(value.device), :width]
         outputs.append(run(**own))
     order = torch.cat([part.sequences for part in parts]).argsort()
-    found: dict[str, list[Any]] = {n: [getattr(out, n, None) for out in outputs] for n in _OUTPUTS}
-    return SimpleNamespace(
-        **{name: _stitch(values, order) for name, values in found.items() if values[0] is not None}
-    )
+    found = {
+        name: _stitch([getattr(out, name) for out in outputs], order)
+        for name in _OUTPUTS
+        if getattr(outputs[0], name, None) is not None
+    }
+    return SimpleNamespace(**found)
 
 
 def _stitch(values: Sequence[torch.Tensor], order: torch.Tensor) -> torch.Tensor:
-    """The parts of one output in the batch's order, places beyond a part's length filled with 0."""
+    """Return the parts of one output in the batch's order, places beyond a part's length filled with 0."""
     widest = max(value.shape[1] for value in values)
     wide = []
     for value in values:

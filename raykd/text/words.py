@@ -1,4 +1,4 @@
-"""Words as places in a text, and which token of any tokenizer stands for each of them.
+"""Find words as places in a text, and the token of any tokenizer that stands for each word.
 
 Decision record: a word is a pair of character (code point) offsets into the raw text, never an index of one tokenizer,
 so models whose tokenizers differ answer for the same words. The first sub-word of a word is the token that holds the
@@ -34,30 +34,30 @@ _LEXICAL = regex.compile(r"[\p{L}\p{N}]")
 
 
 def find_word_spans(text: str) -> NDArray[np.int32]:
-    """``[W, 2]`` begin and end of each word of a text, in characters, in order, without overlap."""
+    """Return ``[W, 2]``: begin and end of each word of a text, in characters, in order, without overlap."""
     spans = [match.span() for match in _WORD.finditer(text)]
     return np.asarray(spans, dtype=np.int32).reshape(-1, 2)
 
 
 def split_words(text: str, *, signs: bool = True) -> list[str]:
-    """The words of a text as strings; without ``signs`` only those that hold a letter or a digit."""
+    """Return the words of a text as strings; without ``signs`` only those that hold a letter or a digit."""
     found: list[str] = _WORD.findall(text)
     return found if signs else [word for word in found if _LEXICAL.match(word)]
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character is of a script that sets no blanks between words."""
+    """Return whether a character is of a script that sets no blanks between words."""
     return bool(_UNSPACED.match(character))
 
 
 def join_tokens(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The text of a row that comes as tokens, and where each token stands in it.
+    """Return the text of a row that comes as tokens, and where each token stands in it.
 
     A blank is set between two tokens unless one of the two characters that meet is of an unspaced script. Blanks
     around a token do not belong to its span.
 
     Raises:
-        DataError: a token is empty or blank.
+        DataError: A token is empty or blank.
     """
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -79,14 +79,16 @@ def join_tokens(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class WordTokens:
-    """Where each word of all rows stands among its row's tokens. Written by `find_word_tokens`.
+    """Where each word of all rows stands among its row's tokens. Made by `find_word_tokens`.
 
-    first_N: the first token that holds a part of the word; -1 where there is none (truncated, or dropped by the
-        tokenizer).
-    start_N, end_N: the tokens that hold the word's first and its last character as `run_qa.py` finds them: of several
-        that hold the first character the last, of several that hold the last character the first. Where no token holds
-        that character the next one inside the word; -1 where first_N is.
-    starts_N, ends_N: whether the character itself is held.
+    Attributes:
+        first_N: The first token that holds a part of the word; -1 where there is none (truncated, or dropped by the
+            tokenizer).
+        start_N: The token that holds the word's first character, the last of several, as `run_qa.py` finds it. Where
+            no token holds that character, the next token inside the word; -1 where first_N is.
+        end_N: The token that holds the word's last character, the first of several; likewise.
+        starts_N: Whether a token holds the first character itself.
+        ends_N: Whether a token holds the last character itself.
     """
 
     first_N: NDArray[np.int64]
@@ -101,7 +103,7 @@ def find_first_tokens(
     ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
     spans: Sequence[NDArray[np.integer]],
 ) -> NDArray[np.int64]:
-    """``[N]``: the first token of each word, as `find_word_tokens` says."""
+    """Return ``[N]``: the first token of each word (`find_word_tokens`)."""
     return find_word_tokens(offsets, ignored, spans).first_N
 
 
@@ -110,15 +112,15 @@ def find_word_tokens(
     ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]],
     spans: Sequence[NDArray[np.integer]],
 ) -> WordTokens:
-    """For each word of all rows, in order, where in its row its tokens are.
+    """Return for each word of all rows, in order, where in its row its tokens are.
 
     Args:
-        offsets: ``[L, 2]`` a row, begin and end of each token in characters of the text that the words are of.
-        ignored: ``[L]`` a row, true for tokens that are not of that text: special ones, those of another text, padding.
-        spans: ``[W, 2]`` a row.
+        offsets: ``[L, 2]`` per row, begin and end of each token in characters of the words' text.
+        ignored: ``[L]`` per row, true for tokens that are not of that text: special tokens, another text's, padding.
+        spans: ``[W, 2]`` per row, begin and end of each word.
 
     Raises:
-        ValueError: not as many rows of one as of the other.
+        ValueError: The arguments differ in their numbers of rows.
     """
     if not len(offsets) == len(ignored) == len(spans):
         raise ValueError(f"{len(offsets)} rows of tokens, {len(ignored)} of masks, {len(spans)} of words")
@@ -145,7 +147,7 @@ def find_word_tokens(
     starts_N = seen_N & (start_N >= first_N)
     last_N = np.searchsorted(
         ends_T, end_N, side="left"
-    )  # the first that ends with the last character or behind it
+    )  # the first that ends with or behind the last character
     ends_N = seen_N & (last_N <= most) & (begins_T[np.minimum(last_N, most)] < end_N)
     ends_N &= row_T[np.minimum(last_N, most)] == row_N
     inside_N = np.searchsorted(begins_T, end_N, side="left") - 1  # the last that begins inside the word
@@ -166,10 +168,11 @@ def find_word_tokens(
 
 
 def find_shared_tokens(row_N: NDArray[np.integer], token_N: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """``[N]``: which words are read at the same token as the word before or behind them.
+    """Return ``[N]``: whether a word is read at the same token as the word before or behind it.
 
     Args:
-        row_N: of each word its row. token_N: where in the row it is read, -1 for nowhere.
+        row_N: The row of each word.
+        token_N: Where in the row it is read; -1 for nowhere.
     """
     same_N = (row_N[1:] == row_N[:-1]) & (token_N[1:] == token_N[:-1]) & (token_N[1:] >= 0)
     found_N = np.zeros(len(row_N), dtype=bool)
@@ -179,16 +182,11 @@ def find_shared_tokens(row_N: NDArray[np.integer], token_N: NDArray[np.integer])
 
 
 def _flatten_pairs(rows: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All pairs of all rows, ``[T, 2]``, and how many each row has."""
+    """Return all pairs of all rows, ``[T, 2]``, and how many each row has."""
     counts_B = np.asarray([len(row) for row in rows], dtype=np.int64)
-    parts = [np.asarray(row).reshape(-1, 2) for row in rows]
-    flat = np.concatenate(parts).astype(np.int64) if parts else np.zeros((0, 2), dtype=np.int64)
-    return flat, counts_B
+    parts = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in rows]
+    return np.concatenate([np.zeros((0, 2), dtype=np.int64), *parts]), counts_B
 
 
 def _concat_masks(ignored: Sequence[NDArray[np.bool_] | NDArray[np.integer]]) -> NDArray[np.bool_]:
-    return (
-        np.concatenate([np.asarray(row, dtype=bool) for row in ignored])
-        if ignored
-        else np.zeros(0, dtype=bool)
-    )
+    return np.concatenate([np.zeros(0, dtype=bool), *(np.asarray(row, dtype=bool) for row in ignored)])

@@ -40,7 +40,7 @@ class StudentModel(PythonModel):
         from raykd.prediction.predictor import build_unlabelled_rows
 
         task, labels = self.predictor.task, self.predictor.model.labels
-        first, second = [*(column.name for column in task.signature(labels).inputs), ""][:2]
+        first, second = [*(column.name for column in task.build_signature(labels).inputs), ""][:2]
         texts = [str(text) for text in model_input[first]]
         pairs = [str(text) for text in model_input[second]] if second in model_input.columns else None
         found = list(self.predictor.predict(build_unlabelled_rows(task.form, texts, pairs)))

@@ -121,7 +121,7 @@ def _pack_model(
     from mlflow.models import ModelSignature
 
     task = find_task_class(str(models.inspect_directory(directory).task))
-    columns = (task or Classification).signature(labels)
+    columns = (task or Classification).build_signature(labels)
     signature = ModelSignature(inputs=_schema(columns.inputs), outputs=_schema(columns.outputs))
     try:
         with (

@@ -148,7 +148,7 @@ def test_what_actors_served_is_what_the_same_teachers_answer_here(
     finally:
         pool.stop()
     batch = rows.take(range(len(rows)))
-    counts_B, wide = config.task.counts(batch), config.task.choices(batch, config.data.labels)
+    counts_B, wide = config.task.count_units(batch), config.task.count_choices(batch, config.data.labels)
     for spec, there in zip(specs, served, strict=True):
         here = Teacher(replace(spec, store=None)).answer(batch)
         (ours, seen), (theirs, covered) = (read_unit_logits(s, counts_B, wide) for s in (here, there))

@@ -118,7 +118,7 @@ def plain_nll(task: str, model: Any, tokenizer: Any, encoded: Any, i: int) -> fl
         wanted = inputs["labels"][0]
     else:
         ids = torch.tensor([tokenizer(TEXTS[i])["input_ids"]])
-        units = encoded.units([i])
+        units = encoded.find_units([i])
         places = torch.from_numpy(encoded.places_N2[units, 1])
         wanted = ids[0, places].clone()
         assert wanted.tolist() == encoded.labels_N[units].tolist()
@@ -167,7 +167,7 @@ def test_raykd_and_transformers_agree(architecture: str, kind: str, template: st
 
     ours = models.load_model(folder, head=task)  # type: ignore[arg-type]
     encoded = TASKS[task].encode(ours.tokenizer, batch())
-    said = TASKS[task].say(Headless(ours.model), TASKS[task].collate(encoded, range(4)))
+    said = TASKS[task].evaluate_batch(Headless(ours.model), TASKS[task].collate(encoded, range(4)))
     nll = [plain_nll(task, theirs, tokenizer, encoded, i) for i in range(4)]
     assert said.nll_B == pytest.approx(np.asarray(nll), rel=1e-4, abs=1e-4)
 

@@ -78,8 +78,8 @@ def asked(rows: Sequence[made.Question], mode: Mode = "") -> TextBatch:
 def said_by(directory: Path, task: TaskBase, batch: TextBatch, labels: tuple[str, ...] = ()) -> SystemAnswers:
     """What a teacher says to rows in one batch."""
     spec = TeacherSpec("t", str(directory), labels, task, max_length=task.max_length, dtype="float32")
-    signal, counts_B = Teacher(spec).answer(batch.without_labels()), task.counts(batch)
-    logits_NC, covered_N = read_unit_logits(signal, counts_B, task.choices(batch, labels))
+    signal, counts_B = Teacher(spec).answer(batch.without_labels()), task.count_units(batch)
+    logits_NC, covered_N = read_unit_logits(signal, counts_B, task.count_choices(batch, labels))
     return SystemAnswers(np.maximum(logits_NC, MASKED), counts_B, covered_N)
 
 
@@ -132,11 +132,11 @@ def check_tagger(directory: Path, rows: Sequence[tuple[list[str], list[str]]], l
     there = seqeval.metrics.f1_score(gold, named)
     assert there >= least
     # raykd decodes to tags that may follow each other, so it may be right where the most likely tags are none.
-    here = TAGGER.metrics(said, tagged(rows), made.TAGS)["f1"]
+    here = TAGGER.compute_metrics(said, tagged(rows), made.TAGS)["f1"]
     assert there <= here + 1e-9 and (here - there <= 0.06 or there < 0.8)
     batch = tagged(rows)
     found = [row["entities"] for row in Predictor.of(models.load_model(directory)).predict(batch)]
-    assert found == [row["entities"] for row in TAGGER.predictions(said, batch, made.TAGS)]
+    assert found == [row["entities"] for row in TAGGER.build_predictions(said, batch, made.TAGS)]
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +190,13 @@ def check_answers(
     there = made.plain_answers(model, tokenizer, rows, null=mode == "optional")
     batch = asked(rows, mode)
     said = said_by(directory, ASKED, batch)
-    here = [row["answer"] for row in ASKED.predictions(said, batch, ())]
+    here = [row["answer"] for row in ASKED.build_predictions(said, batch, ())]
     scores, own = made.squad(there, rows), made.squad(here, rows)
     assert scores["exact_match"] >= least
     # A plain recipe may begin inside a word, where raykd's choices are words, and joins no two windows.
     assert np.mean([a == b for a, b in zip(here, there, strict=True)]) >= alike
     assert own["exact_match"] >= scores["exact_match"] - 0.04 and own["f1"] >= scores["f1"] - 0.04
-    found = ASKED.metrics(said, batch, ())
+    found = ASKED.compute_metrics(said, batch, ())
     assert {name: found[name] for name in own} == pytest.approx(own)
 
 

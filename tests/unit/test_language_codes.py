@@ -111,7 +111,7 @@ def test_each_row_has_the_codes_of_its_languages(made: Any) -> None:
     family, tokenizer, model = made
     task = Seq2Seq(max_length=20, max_target_length=20)
     encoded = task.encode(tokenizer, batch())
-    said = task.say(Headless(model), task.collate(encoded, range(4)))
+    said = task.evaluate_batch(Headless(model), task.collate(encoded, range(4)))
     written = generate_texts(
         model, tokenizer, SOURCES, languages=LANGUAGES, source_languages=SPEAKS, max_new_tokens=6
     )

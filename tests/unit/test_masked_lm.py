@@ -79,7 +79,7 @@ def test_teacher_and_student_hide_the_same_places(limit: int, views: int) -> Non
     for k, language in enumerate(("en", "zh")):
         theirs = task.encode(teacher(language)[0], batch().take(spoken(language)))
         for at, row in enumerate(spoken(language)):
-            mine, other = own.units([row]), theirs.units([at])
+            mine, other = own.find_units([row]), theirs.find_units([at])
             places = [tuple(p) for p in theirs.places_N2[other].tolist()]  # type: ignore[index]
             # What lies beyond the student's limit is the end of each view.
             inside = [i for i, (_, token) in enumerate(places) if token < limit - 1]
@@ -122,14 +122,14 @@ def test_the_likelihood_is_that_of_transformers() -> None:
     labels[encoded.places_N2[:, 0], encoded.places_N2[:, 1]] = encoded.labels_N
     with torch.no_grad():
         out = model(**encoded.inputs, labels=labels)
-    said = task.say(Headless(model), encoded)
-    found = task.metrics(said, batch().take(spoken("en")), ())
+    said = task.evaluate_batch(Headless(model), encoded)
+    found = task.compute_metrics(said, batch().take(spoken("en")), ())
     hits = (out.logits.argmax(-1) == labels)[labels >= 0].float().mean()
     assert found["nll"] == pytest.approx(float(out.loss), rel=1e-5)
     assert found["accuracy"] == pytest.approx(float(hits)) and found["perplexity"] == pytest.approx(
         np.exp(found["nll"])
     )
-    assert task.metrics(said.take([2]), batch().take([4]), ())["nll"] == pytest.approx(
+    assert task.compute_metrics(said.take([2]), batch().take([4]), ())["nll"] == pytest.approx(
         float(said.nll_B[2] / said.tokens_B[2])  # type: ignore[index]
     )
 
@@ -141,7 +141,7 @@ def test_a_text_with_nothing_to_hide_has_no_unit() -> None:
     encoded = task.collate(task.encode(tokenizer, unknown), [0, 1])
     assert encoded.counts_B.tolist() == [0, 1]
     with torch.no_grad():
-        assert decode_answers(task.answer(Headless(model), encoded, ()))[1].tolist() == [0, 1]
+        assert decode_answers(task.answer_rows(Headless(model), encoded, ()))[1].tolist() == [0, 1]
 
 
 # --- how the union's student reads its teachers
@@ -186,14 +186,14 @@ def laid(form: Any, picked: list[int]) -> tuple[Any, Any, dict[str, torch.Tensor
         encoded = task.collate(task.encode(tokenizer, batch()), mine)
         head = Headless(model)
         with torch.no_grad():
-            said = dict(zip(mine, task.answer(head, encoded, ()), strict=True))
+            said = dict(zip(mine, task.answer_rows(head, encoded, ()), strict=True))
             hidden = task.gather(head(**encoded.inputs), encoded)
             logits[language] = head.head.logits(hidden)
         signals.append(AnswerSlots(language, [said.get(i) for i in picked]))
         if form.kind == "hidden":
             found[m] = replace(found[m], weight_VD=head.head.weight_VD, bias_V=head.head.bias_V)
     encoded = task.collate(rows, picked)
-    places = rows.units(picked)
+    places = rows.find_units(picked)
     names = tuple(batch().languages[i] for i in picked)
     offsets = rows.extra["offsets_N"][places]
     units = StudentUnits(encoded.labels_N, encoded.counts_B, names, offsets_N=offsets, places_N=places)

@@ -208,7 +208,7 @@ def test_a_teachers_answers_are_the_logits_of_its_own_forward_pass(family: str, 
     batch = TextBatch(("a", "b"), ("ab", "c"), ("en",) * 2, np.zeros(2, np.int64), ("fed", "ha"))
     encoded = task.collate(task.encode(tokenizer, batch), range(2))
     wrapped, size = Headless(model), len(tokenizer)
-    bodies = task.answer(wrapped, encoded, ())
+    bodies = task.answer_rows(wrapped, encoded, ())
     payload, _ = decode_answers([body for body in bodies if body is not None])
     head = wrapped.head
     assert payload is not None and encoded.places_N2 is not None

@@ -72,7 +72,7 @@ def test_its_student_is_saved_with_its_kind_and_answers_in_its_terms(tmp_path: P
     found = list(predictor.predict(batch))
     assert all(row["label"] in LABELS for row in found)
     columns = predictor.task.to_columns(found, LABELS)
-    assert list(columns) == [c.name for c in Ordinal.signature(LABELS).outputs]
+    assert list(columns) == [c.name for c in Ordinal.build_signature(LABELS).outputs]
     assert (
         len(labels) == 40
         and np.isfinite([row for name in columns if name != "label" for row in columns[name]]).all()

@@ -42,14 +42,14 @@ def made(kind: str, texts: tuple[str, ...] = (*TEXTS, *TARGETS)) -> tuple[Any, A
 def test_units_are_the_targets_tokens_and_the_prompt_is_not_trained(kind: str) -> None:
     task, tokenizer, model = made(kind)
     rows = task.encode(tokenizer, batch())
-    units = [rows.labels_N[rows.units([i])] for i in range(3)]
+    units = [rows.labels_N[rows.find_units([i])] for i in range(3)]
     assert [tokenizer.decode(u, skip_special_tokens=True) for u in units] == list(TARGETS)
     assert all(u[-1] == tokenizer.eos_token_id for u in units)
-    offsets = [rows.extra["offsets_N"][rows.units([i])] for i in range(3)]
+    offsets = [rows.extra["offsets_N"][rows.find_units([i])] for i in range(3)]
     assert [int(o[-1]) for o in offsets] == [len(t) for t in TARGETS] and all(o[0] == 0 for o in offsets)
     # The loss of the places that are read is the loss that transformers computes from the labels itself.
     encoded = task.collate(rows, [0, 1, 2])
-    said = task.say(Headless(model), encoded)
+    said = task.evaluate_batch(Headless(model), encoded)
     inputs = dict(encoded.inputs)
     if kind == "causal_lm":
         labels = torch.full_like(inputs["input_ids"], -100)
@@ -82,9 +82,9 @@ def test_a_body_says_the_same_alone_and_in_a_batch(form: Any) -> None:
     task = task.model_copy(update={"answers": form})
     rows, teacher = task.encode(tokenizer, batch()), Headless(model)
     with torch.no_grad():
-        together = task.answer(teacher, task.collate(rows, [0, 1, 2]), ())
+        together = task.answer_rows(teacher, task.collate(rows, [0, 1, 2]), ())
         alone = [
-            task.answer(teacher, task.collate(task.encode(tokenizer, batch().take([i])), [0]), ())[0]
+            task.answer_rows(teacher, task.collate(task.encode(tokenizer, batch().take([i])), [0]), ())[0]
             for i in range(3)
         ]
     for one, other in zip(together, alone, strict=True):
@@ -100,10 +100,10 @@ def laid(kind: str, texts: tuple[str, ...], match: VocabularyMatch) -> tuple[Any
     _, other, model = made(kind, texts)
     rows, theirs = task.encode(own, batch()), task.encode(other, batch())
     with torch.no_grad():
-        bodies = task.answer(Headless(model), task.collate(theirs, [0, 1, 2]), ())
+        bodies = task.answer_rows(Headless(model), task.collate(theirs, [0, 1, 2]), ())
     encoded = task.collate(rows, [2, 0])
     picked = AnswerSlots("t", [bodies[2], bodies[0]])
-    places = rows.units([2, 0])
+    places = rows.find_units([2, 0])
     offsets = rows.extra["offsets_N"][places]
     units = StudentUnits(encoded.labels_N, encoded.counts_B, ("zh", "en"), offsets_N=offsets, places_N=places)
     return lay_out_answers([picked], [None], units, [match]), rows, theirs
@@ -119,11 +119,11 @@ def test_another_tokenizer_covers_the_units_that_begin_and_end_where_its_own_do(
     signals, rows, theirs = laid("causal_lm", OTHERS, VocabularyMatch("overlap"))
 
     def spans(encoded: Any, i: int) -> list[tuple[int, int]]:
-        starts = encoded.extra["offsets_N"][encoded.units([i])].tolist()
+        starts = encoded.extra["offsets_N"][encoded.find_units([i])].tolist()
         return [(a, b) for a, b in zip(starts, [*starts[1:], -2], strict=True) if a >= 0]
 
     expected = [span in spans(theirs, i) for i in (2, 0) for span in spans(rows, i)]
-    found = signals.covered_MN[0][torch.from_numpy(rows.extra["offsets_N"][rows.units([2, 0])] >= 0)]
+    found = signals.covered_MN[0][torch.from_numpy(rows.extra["offsets_N"][rows.find_units([2, 0])] >= 0)]
     assert found.tolist() == expected and 0 < sum(expected) < len(expected)
 
 
@@ -132,7 +132,7 @@ def test_a_teacher_that_was_asked_for_nothing_covers_nothing() -> None:
     rows = task.encode(tokenizer, batch())
     encoded = task.collate(rows, [0])
     silent = AnswerSlots.empty("t", 1)
-    places = rows.units([0])
+    places = rows.find_units([0])
     offsets = rows.extra["offsets_N"][places]
     units = StudentUnits(encoded.labels_N, encoded.counts_B, ("en",), offsets_N=offsets, places_N=places)
     signals = lay_out_answers([silent], [None], units, [VocabularyMatch("same")])

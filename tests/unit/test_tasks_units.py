@@ -47,7 +47,7 @@ def tokenizer(size: int = 130):
 def test_each_word_is_read_at_the_token_of_its_first_character(size: int) -> None:
     task, batch, own = TokenClassification(max_length=64), tagged(), tokenizer(size)
     rows = task.encode(own, batch)
-    assert rows.counts_B.tolist() == [6, 4, 2] and rows.unseen == 0
+    assert rows.counts_B.tolist() == [6, 4, 2] and (rows.places_N2 >= 0).all()
     encoded = task.collate(rows, [2, 0])
     assert encoded.labels_N.tolist() == [UNLABELLED] * 2 + list(GOLD[0])
     ids_BL = encoded.inputs["input_ids"]
@@ -62,12 +62,12 @@ def test_words_beyond_the_limit_are_neither_trained_nor_taught_and_tagged_o() ->
     task, batch = TokenClassification(max_length=6), tagged()
     rows = task.encode(tokenizer(100), batch)
     encoded = task.collate(rows, [0, 1, 2])
-    assert encoded.seen_N is not None and rows.unseen == int((~encoded.seen_N).sum()) > 0
+    assert encoded.seen_N is not None and (rows.places_N2[:, 0] < 0).sum() == (~encoded.seen_N).sum() > 0
     assert (encoded.labels_N[~encoded.seen_N] == UNLABELLED).all()
     logits = np.zeros((12, 5), np.float32)
     logits[:, 1] = 5.0  # B-PER everywhere it was seen
     said = SystemAnswers(logits, rows.counts_B, np.zeros(12, bool))
-    scores = task.metrics(said.take([0, 1]), batch.take([0, 1]), TAGS)
+    scores = task.compute_metrics(said.take([0, 1]), batch.take([0, 1]), TAGS)
     assert scores["accuracy"] == 6 / 10 and scores["f1"] == 0.0
 
 
@@ -79,10 +79,10 @@ def test_a_tokenizer_without_places_is_refused() -> None:
 def test_a_body_holds_the_runs_tags_whatever_the_teachers_scheme() -> None:
     task, batch = TokenClassification(max_length=64), tagged()
     own = ("L-PER", "B-PER", "I-PER", "U-PER", "O")  # BILOU, without places
-    columns = task.columns(own, TAGS, {}, "t")
+    columns = task.map_columns(own, TAGS, {}, "t")
     encoded = task.collate(task.encode(tokenizer(), batch), [0, 1])
     raw = torch.randn(2, encoded.inputs["input_ids"].shape[1], 5)
-    bodies = task.answer(lambda **inputs: SimpleNamespace(logits=raw), encoded, columns)
+    bodies = task.answer_rows(lambda **inputs: SimpleNamespace(logits=raw), encoded, columns)
     signal = AnswerSlots("t", list(bodies))
     logits_NC, covered_N = read_unit_logits(signal, encoded.counts_B, 5)
     units = task.gather(SimpleNamespace(logits=raw), encoded).numpy()
@@ -135,7 +135,7 @@ def test_a_span_is_scored_by_its_text() -> None:
     task, batch = QuestionAnswering(), asked()
     logits = np.full((4, 10), MASKED, np.float32)
     logits[[0, 1], 8], logits[2, 4], logits[3, 4] = 0.0, 0.0, 0.0  # Paris; 北 alone
-    found = task.metrics(SystemAnswers(logits, np.full(2, 2), np.ones(4, bool)), batch, ())
+    found = task.compute_metrics(SystemAnswers(logits, np.full(2, 2), np.ones(4, bool)), batch, ())
     assert found["exact_match"] == 0.5 and found["f1"] == pytest.approx((1 + 2 / 3) / 2)
 
 
@@ -167,12 +167,12 @@ def test_no_answer_is_a_choice_of_rows_that_may_have_none() -> None:
     logits = np.full((4, 11), MASKED, np.float32)
     logits[0, 4], logits[1, 5], logits[2:, 3], logits[2:, 0] = 1.0, 1.0, 2.0, 1.0
     said = SystemAnswers(logits, np.full(2, 2), np.ones(4, bool))
-    first, second = task.predictions(said, batch, ())
+    first, second = task.build_predictions(said, batch, ())
     assert (first["answer"], second["answer"]) == ("Jan Kowalski", "")
     assert second["probability"] == pytest.approx((1 / (1 + np.exp(-1))) ** 2, abs=1e-6)
-    scores = task.metrics(said, batch, ())
+    scores = task.compute_metrics(said, batch, ())
     assert all(scores[name] == 1.0 for name in ("f1", "exact_match", "best_f1", "best_exact_match"))
-    assert "best_f1" not in task.metrics(said.take([0]), unanswerable("").take([0]), ())
+    assert "best_f1" not in task.compute_metrics(said.take([0]), unanswerable("").take([0]), ())
 
 
 def test_the_window_that_is_least_sure_of_no_answer_counts() -> None:

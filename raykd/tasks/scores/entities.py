@@ -79,6 +79,14 @@ def decode_tags(
     return out_N
 
 
+def replace_unseen(
+    logits_NC: NDArray[np.floating], seen_N: NDArray[np.bool_], scheme: Scheme
+) -> NDArray[np.floating]:
+    """Return the logits with every unseen word certainly tagged O."""
+    outside_C = np.where(np.arange(len(scheme.tags)) == scheme.outside, 0.0, MASKED)
+    return np.where(seen_N[:, None], logits_NC, outside_C)
+
+
 def find_entity_spans(
     tags_N: NDArray[np.integer], counts_B: NDArray[np.integer], scheme: Scheme
 ) -> NDArray[np.int64]:
@@ -159,8 +167,7 @@ def compute_entity_metrics(
     seen_N = np.ones(len(gold_N), dtype=bool) if covered_N is None else covered_N[labelled_N]
     nll_N = -log_softmax(kept)[np.arange(len(gold_N)), gold_N]
     told_N = seen_N & (kept[np.arange(len(gold_N)), gold_N] > MASKED)
-    outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
-    predicted_N = decode_tags(np.where(seen_N[:, None], kept, outside), counts_B, scheme)
+    predicted_N = decode_tags(replace_unseen(kept, seen_N, scheme), counts_B, scheme)
     return {
         **compute_entity_scores(predicted_N, gold_N, counts_B, scheme),
         "accuracy": float((predicted_N == gold_N).mean()),

@@ -141,7 +141,7 @@ class ModelBackend:
         with torch.inference_mode():
             for picked in split_passes(encoded.lengths_B, self._max_tokens):
                 padded = task.collate(encoded, picked, padding).to(device)
-                said = task.answer(speaker, padded, info.columns)
+                said = task.answer_rows(speaker, padded, info.columns)
                 for row, answer in zip(picked, said, strict=True):
                     answers[row] = answer
                 real += padded.real_tokens
@@ -257,7 +257,7 @@ class ModelBackend:
 def _describe_model(spec: TeacherSpec) -> TeacherInfo:
     folder = models.resolve_model(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     looked = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
-    columns = spec.task.columns(looked.labels, spec.labels, spec.label_map, spec.name)
+    columns = spec.task.map_columns(looked.labels, spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
     precision = choose_precision(spec.dtype, looked.model_type, spec.device)
     length, _ = teacher_length(spec.name, spec.max_length, looked.trained_length, looked, spec.task)
@@ -267,7 +267,7 @@ def _describe_model(spec: TeacherSpec) -> TeacherInfo:
         sorted(spec.label_map.items()),
         length,
         precision.name,
-        spec.task.answer_key(),
+        spec.task.build_answer_key(),
         spec.device.partition(":")[0],
         _FORMAT,
     ]

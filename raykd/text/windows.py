@@ -1,4 +1,4 @@
-"""Windows of a context: in which of them, and at which tokens, a word is read.
+"""Find in which windows of a context, and at which tokens, a word is read.
 
 Decision record: a word is read in every window that shows it, because `run_qa.py` takes the best span of any window,
 whatever stands around it. Only where no window holds the first (or last) character of a word in a token is it read at
@@ -15,20 +15,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raykd.tasks.base import compute_starts
-from raykd.text.tokens import LocatedTokens, Tokenizer
+from raykd.text.encoding import compute_starts, count_each
+from raykd.text.tokens import Tokenizer
+from raykd.text.word_tokens import LocatedTokens
 from raykd.text.words import find_shared_tokens, find_word_tokens
 
 
 @dataclass(frozen=True)
 class WordReads:
-    """Where the words of all rows' contexts are read. Written by `find_word_reads`.
+    """Where the words of all rows' contexts are read. Made by `find_word_reads`.
 
-    reads_R4: window (of its row), token, side (0 begin, 1 end) and word (of its row), row after row.
-    starts_B1: where each row's reads begin, and where the last one's end.
-    rests_R3, rest_starts_B1: the same (window, token, side) of the context's tokens at which no word is read.
-    seen_W: which words are read anywhere.
-    shared_W: which share a token with the word beside them.
+    Attributes:
+        reads_R4: Window (of its row), token, side (0 begin, 1 end) and word (of its row), row after row.
+        starts_B1: Where each row's reads begin, and where the last row's end.
+        rests_R3: Window, token and side of the context's tokens at which no word is read.
+        rest_starts_B1: Where each row's rests begin, and where the last row's end.
+        seen_W: Whether each word is read anywhere.
+        shared_W: Whether it shares a token with the word beside it.
     """
 
     reads_R4: NDArray[np.int64]
@@ -42,23 +45,24 @@ class WordReads:
 def find_word_reads(
     tokens: LocatedTokens, spans: Sequence[NDArray[np.int32]], sequences_B1: NDArray[np.int64]
 ) -> WordReads:
-    """Where each word of each context is read.
+    """Return where each word of each context is read.
 
     Args:
-        spans: ``[W, 2]`` a row, words in characters of the context.
-        sequences_B1: where each row's windows begin.
+        tokens: Questions and the windows of their contexts.
+        spans: ``[W, 2]`` per row, words in characters of the context.
+        sequences_B1: Where each row's windows begin.
     """
     row_of, inside_S = tokens.row_of, [part == tokens.second for part in tokens.parts]
     window_spans = [spans[row] for row in row_of.tolist()]
     found = find_word_tokens(tokens.offsets, [~inside for inside in inside_S], window_spans)
-    counts_S = np.asarray([len(s) for s in window_spans], dtype=np.int64)
+    counts_S = count_each(window_spans)
     window_X = np.repeat(np.arange(len(row_of)), counts_S)
     # How far the nearer end of the window's context is from a token.
     first_S = np.asarray([int(np.argmax(inside)) for inside in inside_S], dtype=np.int64)
     last_S = np.asarray(
         [len(inside) - 1 - int(np.argmax(inside[::-1])) for inside in inside_S], dtype=np.int64
     )
-    starts_B1 = compute_starts(np.asarray([len(s) for s in spans], dtype=np.int64))
+    starts_B1 = compute_starts(count_each(spans))
     inside_X = np.arange(len(window_X)) - np.repeat(compute_starts(counts_S)[:-1], counts_S)
     word_X = inside_X + starts_B1[row_of[window_X]]
     seen_W, shared_W = np.zeros(int(starts_B1[-1]), dtype=bool), np.zeros(int(starts_B1[-1]), dtype=bool)
@@ -87,7 +91,7 @@ def find_word_reads(
 def _sort_by_row(
     reads_RK: NDArray[np.int64], row_of: NDArray[np.int64], sequences_B1: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Reads row after row, windows counted from the row's first, and where each row's begin."""
+    """Return the reads row after row, windows counted from the row's first, and where each row's begin."""
     row_R = row_of[reads_RK[:, 0]]
     order = np.argsort(row_R, kind="stable")
     reads_RK, row_R = reads_RK[order], row_R[order]
@@ -98,7 +102,7 @@ def _sort_by_row(
 def _choose_best_windows(
     word_X: NDArray[np.int64], held_X: NDArray[np.bool_], around_X: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Of words that no window holds exactly, the window with most around them."""
+    """Return for the words that no window holds exactly which window shows most around them."""
     held_W = np.zeros(int(word_X.max(initial=-1)) + 1, dtype=bool)
     held_W[word_X[held_X]] = True
     order = np.argsort(around_X, kind="stable")
@@ -111,8 +115,10 @@ def _choose_best_windows(
 
 
 def find_null_tokens(tokenizer: Tokenizer, tokens: LocatedTokens) -> NDArray[np.int64]:
-    """``[S]``: the token of each window where "no answer" is read: the classification token, or the one that begins a
-    text, or the first, as `run_qa.py` chooses it."""
+    """Return ``[S]``: the token of each window where "no answer" is read, as `run_qa.py` chooses it.
+
+    It is the classification token, else the token that begins a text, else the first.
+    """
     found = np.zeros(len(tokens.row_of), dtype=np.int64)
     own: object = tokenizer
     for name in ("bos_token_id", "cls_token_id"):  # the latter wins

@@ -1,0 +1,205 @@
+"""Hold tokenised rows, collate them to batches, and find where each unit is read.
+
+Decision record: a row is encoded once, because a student sees it in every epoch. A batch is padded by
+`raykd.text.padding`, because a forward pass costs in proportion to the padded length. Encoding gives each unit a
+*place*, the sequence and the token whose output is read, so gathering is one indexing operation and nothing after it
+knows the task. Units beyond the model's limit have no place: they are counted, and neither trained nor taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raykd.distill.signals import UNLABELLED
+from raykd.text.padding import RIGHT, Padding, SubBatch, pad_sequences, run_sub_batches, split_batch
+
+if TYPE_CHECKING:
+    Array = NDArray[Any]
+    """Numbers or truth values."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows after tokenisation, not padded. Made by a task's `encode`, read by its `collate`.
+
+    Attributes:
+        fields: For each model input (``input_ids``, ``attention_mask``, ...) one int array per sequence.
+        pad_values: The id that pads each field.
+        lengths_B: Tokens per row, for grouping rows of like length.
+        labels_N: The gold label of each unit, or `UNLABELLED`; the units of a row stand together.
+        starts_B1: Where each row's units begin, and where the last row's end.
+        sequences_B1: Where each row's sequences begin; None where every row has one.
+        places_N2: For each unit the sequence (counted from the row's first) and the token that is read; (-1, -1)
+            where the unit was cut off. None where a model says one thing about a sequence.
+        extra: What else a task stores per unit or row, by name; arrays of N or of B.
+        long_B: Rows that lost something to the task's limits; None where nobody looked.
+    """
+
+    fields: dict[str, list[NDArray[np.int64]]]
+    pad_values: dict[str, int]
+    lengths_B: NDArray[np.int64]
+    labels_N: NDArray[np.int64]
+    starts_B1: NDArray[np.int64]
+    sequences_B1: NDArray[np.int64] | None = None
+    places_N2: NDArray[np.int64] | None = None
+    extra: dict[str, Array] = field(default_factory=dict)
+    long_B: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    @property
+    def counts_B(self) -> NDArray[np.int64]:  # noqa: N802  (a shape, as the fields)
+        """Units of each row."""
+        return np.diff(self.starts_B1)
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the units (of question answering: words) that the model sees; None where it always sees all."""
+        places_N2 = self.extra.get("places_W2", self.places_N2)
+        seen_N = self.extra.get("seen")
+        if seen_N is None and places_N2 is not None:
+            seen_N = places_N2[:, 0] >= 0
+        return None if seen_N is None or not len(seen_N) else float(seen_N.mean())
+
+    def find_units(self, picked: Sequence[int]) -> NDArray[np.int64]:
+        """Return the positions of the picked rows' units, row after row."""
+        return expand_ranges(self.starts_B1, picked)
+
+
+class ModelOutputs(Protocol):
+    """The outputs that tasks read. A model has those of its head only.
+
+    Attributes:
+        logits: ``[S, C]`` or ``[S, L, C]``.
+        start_logits: ``[S, L]``, of question answering.
+        end_logits: ``[S, L]``, of question answering.
+        hidden: ``[S, L, D]`` last hidden states, of language models without their output head.
+    """
+
+    logits: torch.Tensor
+    start_logits: torch.Tensor
+    end_logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """One padded batch. Made by a task's `collate`, read by the model's forward pass and the task's `gather`.
+
+    Attributes:
+        inputs: Keyword arguments of the model, each ``[S, L]`` int64; S sequences, for most tasks one per row.
+        labels_N: int64 gold label of each unit; `UNLABELLED` also where the unit was cut off.
+        real_tokens: Tokens before padding.
+        computed_tokens: Tokens after padding.
+        counts_B: Units of each row.
+        places_N2: ``(sequence, token)`` that is read for each unit; (0, 0) where the unit was cut off.
+        seen_N: False where a unit was cut off; None where all were seen.
+        choices: C of the row with the most choices, where choices differ from row to row (the words of a context);
+            None where the choices are the run's labels.
+        extra: What else a task needs for `gather`.
+        parts: Sequences that run apart (`raykd.text.padding`); None where one forward pass takes the whole batch.
+        shift_S: Places by which padding on the left moved each sequence's tokens; None where none was moved.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    labels_N: torch.Tensor
+    real_tokens: int
+    computed_tokens: int
+    counts_B: NDArray[np.int64]
+    places_N2: torch.Tensor | None = None
+    seen_N: torch.Tensor | None = None
+    choices: int | None = None
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    parts: tuple[SubBatch, ...] | None = None
+    shift_S: NDArray[np.int64] | None = None
+
+    def run(self, model: Callable[..., object]) -> ModelOutputs:
+        """Return the outputs of a model for this batch; the model is called with keyword arguments."""
+        outputs = (
+            model(**self.inputs) if self.parts is None else run_sub_batches(model, self.inputs, self.parts)
+        )
+        return cast("ModelOutputs", outputs)
+
+    def to(self, device: torch.device) -> EncodedBatch:
+        """Return the batch on another device."""
+        return replace(
+            self,
+            inputs={name: value.to(device) for name, value in self.inputs.items()},
+            labels_N=self.labels_N.to(device),
+            places_N2=None if self.places_N2 is None else self.places_N2.to(device),
+            seen_N=None if self.seen_N is None else self.seen_N.to(device),
+            extra={name: value.to(device) for name, value in self.extra.items()},
+        )
+
+    def find_seen(self) -> NDArray[np.bool_]:
+        """Return ``[N]``: whether the model saw each unit."""
+        return np.ones(len(self.labels_N), dtype=bool) if self.seen_N is None else self.seen_N.cpu().numpy()
+
+
+def collate_rows(rows: EncodedRows, picked: Sequence[int], padding: Padding = RIGHT) -> EncodedBatch:
+    """Pad the picked rows to one batch: their sequences one after the other, units with their places in the batch."""
+    chosen = np.asarray(picked, dtype=np.int64)
+    sequences = chosen if rows.sequences_B1 is None else expand_ranges(rows.sequences_B1, chosen)
+    chosen_S = sequences.tolist()
+    parts = split_batch(rows.fields, chosen_S, padding.shapes)
+    if parts is not None:
+        padding = replace(padding, side="right", buckets=())  # nothing is padded where parts run
+    inputs = pad_sequences(rows, chosen_S, padding)
+    lengths_S = np.asarray([len(rows.fields["input_ids"][s]) for s in chosen_S], dtype=np.int64)
+    shift_S = inputs["input_ids"].shape[1] - lengths_S if padding.side == "left" else None
+    units = chosen if rows.places_N2 is None and len(rows.labels_N) == len(rows) else rows.find_units(picked)
+    labels_N = rows.labels_N[units]
+    counts_B = rows.counts_B[chosen]
+    places_N2 = seen_N = None
+    if rows.places_N2 is not None:
+        places, seen = rows.places_N2[units], rows.places_N2[units, 0] >= 0
+        first_B = np.arange(len(chosen))
+        if rows.sequences_B1 is not None:
+            first_B = compute_starts(np.diff(rows.sequences_B1)[chosen])[:-1]
+        shift_N = np.repeat(first_B, counts_B)
+        places = np.where(seen[:, None], np.stack([places[:, 0] + shift_N, places[:, 1]], axis=1), 0)
+        # Units of an encoder-decoder are read among its targets, which are padded on the right whatever the side.
+        if shift_S is not None and "labels" not in inputs:
+            places[:, 1] += np.where(seen, shift_S[places[:, 0]], 0)
+        places_N2 = torch.from_numpy(places)
+        if not seen.all():
+            seen_N, labels_N = torch.from_numpy(seen), np.where(seen, labels_N, UNLABELLED)
+    return EncodedBatch(
+        inputs=inputs,
+        labels_N=torch.from_numpy(np.ascontiguousarray(labels_N)),
+        real_tokens=int(lengths_S.sum()),
+        computed_tokens=int(inputs["input_ids"].numel()) if parts is None else int(lengths_S.sum()),
+        counts_B=counts_B,
+        places_N2=places_N2,
+        seen_N=seen_N,
+        parts=parts,
+        shift_S=shift_S,
+    )
+
+
+def count_each(rows: Sequence[Sequence[object] | Array]) -> NDArray[np.int64]:
+    """Return ``[B]``: the length of each row."""
+    return np.asarray([len(row) for row in rows], dtype=np.int64)
+
+
+def compute_starts(counts_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ``[B + 1]``: where each row's units begin, and where the last row's end."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_B, dtype=np.int64)])
+
+
+def expand_ranges(
+    starts_B1: NDArray[np.int64], picked: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the positions ``starts[i] .. starts[i + 1] - 1`` of each picked row, row after row."""
+    chosen = np.asarray(picked, dtype=np.int64)
+    counts = starts_B1[chosen + 1] - starts_B1[chosen]
+    inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    result: NDArray[np.int64] = np.repeat(starts_B1[chosen], counts) + inside
+    return result
