@@ -8,7 +8,7 @@ from typing import Any
 
 from raykd import models
 from raykd.config import Run, RunConfig
-from raykd.models.multi import MultiModel, save_tasks, share
+from raykd.models.multi import MultiModel, save_tasks, share_encoder
 from raykd.point import Point
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import PreparedRows
@@ -56,7 +56,7 @@ def make_loop(
 def make_student_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
     """Return the student at its seeded start, with a head a task and one encoder where there are several tasks."""
     students = {name: make_task_model(member, tokenizer) for name, member in config.members.items()}
-    return students[""] if "" in students else share(students)
+    return students[""] if "" in students else share_encoder(students)
 
 
 def make_task_model(config: RunConfig, tokenizer: Any) -> models.TextModel:

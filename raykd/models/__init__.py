@@ -10,14 +10,14 @@ it generates, is in `raykd.models.lm`, and a model for several tasks in `raykd.m
 """
 
 from raykd.head import Head
-from raykd.models.identity import fingerprint, stored_parameters
+from raykd.models.identity import count_stored_parameters, fingerprint
 from raykd.models.inspection import Inspection, inspect_model
 from raykd.models.loading import load_model
 from raykd.models.students import LinearStudent, LSTMStudent, PretrainedStudent, Student, TransformerStudent
-from raykd.models.textmodel import ModelCard, TextModel, parameter_count, save_model
+from raykd.models.textmodel import ModelCard, TextModel, count_parameters, save_model
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
 from raykd.networks.heads import HEADS, LABELLED, LANGUAGE, SPAN, register
-from raykd.pretrained.files import ModelInfo, folder_of, inspect_directory, list_tasks, read_labels
+from raykd.pretrained.files import ModelInfo, find_task_folder, inspect_directory, list_tasks, read_labels
 from raykd.pretrained.hub import resolve_model
 from raykd.pretrained.tokenizers import load_tokenizer
 from raykd.tokenizers.ngrams import HashedNgrams
@@ -40,17 +40,17 @@ __all__ = [
     "Student",
     "TextModel",
     "TransformerStudent",
+    "count_parameters",
+    "count_stored_parameters",
+    "find_task_folder",
     "fingerprint",
-    "folder_of",
     "inspect_directory",
     "inspect_model",
     "list_tasks",
     "load_model",
     "load_tokenizer",
-    "parameter_count",
     "read_labels",
     "register",
     "resolve_model",
     "save_model",
-    "stored_parameters",
 ]

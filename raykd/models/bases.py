@@ -1,8 +1,8 @@
-"""A checkpoint as the beginning of a student.
+"""Start a student from a checkpoint.
 
-Decision record: a student keeps the encoder of a checkpoint and, where its head serves the same task with the same
-labels in the same order, its head. Whether that can be done is tried on torch's meta device before a run starts, by
-the code that does it when the student is made.
+Decision record: a student keeps the encoder of a checkpoint. It also keeps the head, if that serves the same task with
+the same labels in the same order. Before a run starts, the code that does this is tried on torch's meta device, so a
+checkpoint that passes the check also starts the student.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.pretrained.labels import read_label_names
 from raykd.pretrained.positions import Positions, count_positions
-from raykd.pretrained.structure import build_empty, find_missing_weights
+from raykd.pretrained.structure import build_empty, find_missing_weights, is_in_encoder
 from raykd.pretrained.tokenizers import (
     TokenizerFacts,
     check_placed,
@@ -36,15 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BaseInspection:
-    """What was found of a checkpoint that a student starts from. Made by `inspect_base`.
+    """Facts about a checkpoint that a student starts from. Made by `inspect_base`.
 
     Attributes:
-        kind: Its model type.
         positions: Where its positions end.
         tokenizer: What its tokenizer says.
     """
 
-    kind: str
     positions: Positions
     tokenizer: TokenizerFacts
 
@@ -57,14 +55,14 @@ def inspect_base(
     trust_remote_code: bool = False,
     layers: tuple[int, ...] | None = None,
 ) -> BaseInspection:
-    """Look at a checkpoint that a student is to start from; reads no weights.
+    """Inspect a checkpoint that a student will start from; reads no weights.
 
     Args:
         folder: Its directory.
-        labels: The run's; () where the head has none.
+        labels: The run's; () for a head without labels.
         head: What the student learns.
         trust_remote_code: Whether code that comes with it may run.
-        layers: Those that the student keeps; None keeps all.
+        layers: Numbers of the layers that the student keeps; None keeps all.
 
     Raises:
         ModelError: As `load_for_training` would raise.
@@ -81,12 +79,11 @@ def inspect_base(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
-    kind = str(read_json(folder / files.CONFIG).get("model_type") or "unknown")
-    return BaseInspection(kind, count_positions(model), inspect_tokenizer(tokenizer))
+    return BaseInspection(count_positions(model), inspect_tokenizer(tokenizer))
 
 
 def check_base(folder: Path, head: Head, trust_remote_code: bool) -> None:
-    """Refuse a directory that must not be loaded, or that has no head of a language model where one is needed.
+    """Refuse a directory that must not be loaded, or that lacks the language model's head that the student needs.
 
     Raises:
         ModelError: With what to name instead.
@@ -110,12 +107,21 @@ def load_for_training(
     trust_remote_code: bool,
     layers: tuple[int, ...] | None,
 ) -> PreTrainedModel:
-    """A checkpoint as a float32 student: with a new head where its task or its labels differ, perhaps fewer layers.
+    """Load a checkpoint as a float32 student.
 
-    What is drawn anew comes from torch's CPU generator, which the caller seeds.
+    It gets a new head if its task or its labels differ from the run's. New weights are drawn from torch's CPU
+    generator, which the caller seeds.
+
+    Args:
+        path: A local directory or a hub name.
+        labels: The run's; () for a head without labels.
+        head: What the student learns.
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether code that comes with the model may run.
+        layers: Numbers of the layers that the student keeps; None keeps all.
 
     Raises:
-        ModelError: as `load_model`; or the head or the layers cannot be told from the rest.
+        ModelError: As `load_model`; or the head or the layers cannot be told from the rest.
     """
     import torch
 
@@ -140,20 +146,21 @@ def fit_to_task(
     """Give a loaded checkpoint the head of a task and the layers that are kept.
 
     Args:
-        model: With the run's labels in its configuration; on the meta device nothing is drawn.
-        missing: Weights that the checkpoint lacked or had in another shape.
-        folder: Where it was.
+        model: With the run's labels in its configuration. It may be on the meta device.
+        missing: Weights that the checkpoint lacks or has in another shape.
+        folder: The checkpoint's directory.
         labels: The run's.
         head: What the student learns.
-        layers: Those that are kept; None keeps all.
+        layers: Numbers of the layers to keep; None keeps all.
 
     Raises:
-        ModelError: The encoder is not whole, the head cannot be told from the rest, or it has no such layers.
+        ModelError: The encoder is incomplete, the head cannot be told from the rest, or there are no such layers.
     """
     config = read_json(folder / files.CONFIG)
     own, own_head = read_label_names(config), read_head(config)
-    outside = [name for name in missing if not _in_encoder(model, name)]
-    lost = [name for name in missing if _in_encoder(model, name) and "pooler" not in name]
+    outside = [name for name in missing if not is_in_encoder(model, name)]
+    # BERT's pooler is part of its encoder, but only classifiers have one, so other checkpoints may lack it.
+    lost = [name for name in missing if is_in_encoder(model, name) and "pooler" not in name]
     if lost or len(missing) == len(model.state_dict()) or (outside and head in LANGUAGE):
         raise ModelError(
             f"{folder} does not hold the weights of a model for {head} that fit these labels",
@@ -162,7 +169,7 @@ def fit_to_task(
             if head in LANGUAGE
             else "a checkpoint of this encoder; of a linear model, one with the same labels",
         )
-    # Sigmoids and regressions are no choice among labels, even where the names are the run's.
+    # Sigmoids and regressions do not choose among labels, even if their labels have the run's names.
     other = head == "classification" and config.get("problem_type") in (
         "multi_label_classification",
         "regression",
@@ -174,7 +181,7 @@ def fit_to_task(
 
 
 def _new_head(model: PreTrainedModel, folder: Path) -> None:
-    """Draws the last layer anew: its old columns stand for other labels, or for the same in another order."""
+    """Draw the last layer again, because its outputs mean other labels, or the same labels in another order."""
     import torch
     from torch import nn
 
@@ -183,7 +190,7 @@ def _new_head(model: PreTrainedModel, folder: Path) -> None:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.out_features == model.config.num_labels
-        and not _in_encoder(model, name)
+        and not is_in_encoder(model, name)
     ]
     if len(heads) != 1:
         raise ModelError(
@@ -197,15 +204,10 @@ def _new_head(model: PreTrainedModel, folder: Path) -> None:
             heads[0].bias.zero_()
 
 
-def _in_encoder(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight or module belongs to the encoder; the rest is the head."""
-    return bool(model.base_model_prefix) and name.startswith(f"{model.base_model_prefix}.")
-
-
 def _keep_layers(model: PreTrainedModel, layers: tuple[int, ...], folder: Path) -> None:
-    """Keeps these layers, in this order (DistilBERT's initialisation, arXiv:1910.01108).
+    """Keep these layers, in this order (DistilBERT's initialisation, arXiv:1910.01108).
 
-    A layer of a decoder knows its place, under which it caches what it saw; places are counted anew.
+    A decoder's layer holds its own number, under which it caches keys and values, so the kept ones are renumbered.
     """
     from torch import nn
 

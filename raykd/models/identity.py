@@ -1,9 +1,9 @@
-"""`fingerprint`: what a model answers, as a name. Answers are stored under it.
+"""Compute a model's `fingerprint`, under which its answers are stored.
 
-Decision record: it covers all that changes an answer (weights, configuration, labels, tokenizer) and nothing
-else (file names, folders, versions). The weights of a directory are read as bytes, tensor by tensor, so that
-a store can be asked before a model is loaded. A tokenizer is told by its serialised content, because the
-files that transformers writes for one tokenizer differ between its versions.
+Decision record: it covers everything that changes an answer (weights, configuration, labels, tokenizer) and nothing
+else (file names, folders, versions). The weights of a directory are read as bytes, tensor by tensor, so a store can be
+asked before a model is loaded. A tokenizer is identified by its serialised content, because the files that
+transformers writes for it differ between versions of transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.compat.transformers_private import ATTENTION_KEY, ORIGIN_KEY, list_computed_weights
 from raykd.errors import ModelError
@@ -26,9 +26,7 @@ from raykd.tokenizers.pieces import PieceTokenizer, describe_slow_tokenizer
 from raykd.tokenizers.union import UnionTokenizer
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from raykd.text.tokens import Tokenizer
 
@@ -43,14 +41,18 @@ _DTYPES = {
 
 
 def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = False) -> str:
-    """sha256 (hex) over weights, configuration, labels and tokenizer.
+    """Compute the sha256 (hex) of weights, configuration, labels and tokenizer.
 
-    A model that `save_model` wrote has the fingerprint of its directory, as long as it is loaded in the dtype it
-    was saved in. Directories of other origin have one too, which need not be that of the loaded model
-    (transformers renames old weights when it loads them).
+    A directory that `save_model` wrote and the model loaded from it have one fingerprint, if the model keeps the dtype
+    that it was saved in. For other directories the two may differ, because transformers renames old weights when it
+    loads them.
+
+    Args:
+        model: A directory, or a loaded model.
+        trust_remote_code: Whether code that comes with the directory may run.
 
     Raises:
-        ModelError: a directory that must not be loaded, or that is broken.
+        ModelError: The directory must not be loaded, or is broken.
     """
     if isinstance(model, TextModel):
         config = json.loads(model.model.config.to_json_string(use_diff=True))
@@ -59,10 +61,8 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
         folder = Path(model)
         files.check_directory(folder, trust_remote_code=trust_remote_code)
         config = files.read_config(folder)
-        weights, tokenizer = (
-            _stored_weights(folder),
-            load_tokenizer(folder, trust_remote_code=trust_remote_code),
-        )
+        weights = _stored_weights(folder)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     digest = hashlib.sha256(b"raykd model 1")
     for part in (_settings(config), describe_tokenizer(tokenizer)):
         digest.update(hashlib.sha256(json.dumps(part, sort_keys=True).encode()).digest())
@@ -71,8 +71,8 @@ def fingerprint(model: str | Path | TextModel, *, trust_remote_code: bool = Fals
     return digest.hexdigest()
 
 
-def stored_parameters(folder: Path) -> int:
-    """Count the numbers in the weights of a directory, whole numbers (buffers) left out; reads headers only.
+def count_stored_parameters(folder: Path) -> int:
+    """Count the floating-point numbers in the weights of a directory; reads headers only.
 
     Raises:
         ModelError: A file is cut short or is no safetensors file.
@@ -81,7 +81,11 @@ def stored_parameters(folder: Path) -> int:
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, object]:
-    """All that decides which ids a text gets, as JSON; padding and truncation belong to the call."""
+    """Return everything that decides which ids a text gets, as JSON; padding and truncation belong to the call.
+
+    Raises:
+        ModelError: The tokenizer has no serialised form.
+    """
     if isinstance(tokenizer, HashedNgrams):
         return {"hashed_ngrams": repr(tokenizer)}
     if isinstance(tokenizer, UnionTokenizer | PieceTokenizer):
@@ -99,38 +103,37 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, object]:
     content = json.loads(backend.to_str())
     return {
         "backend": {key: value for key, value in content.items() if key not in ("padding", "truncation")},
-        "specials": {
-            name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()
-        },
+        "specials": {name: str(t) for name, t in getattr(tokenizer, "special_tokens_map", {}).items()},
         "inputs": list(getattr(tokenizer, "model_input_names", ())),
         "pad": tokenizer.pad_token_id,
     }
 
 
 def _settings(config: Mapping[str, object]) -> dict[str, object]:
-    """The configuration without what does not change an answer; id2label carries the labels."""
+    """Return the settings of a configuration that change an answer; id2label carries the labels."""
     return {key: value for key, value in config.items() if key not in _VOLATILE and value is not None}
 
 
 def _loaded_weights(text_model: TextModel) -> Iterator[tuple[str, bytes]]:
-    """Name and digest of each weight; of weights that are one tensor, only what a checkpoint holds."""
+    """Yield name and digest of each weight that a checkpoint holds; tied weights are stored once."""
     absent = set(getattr(text_model.model, "all_tied_weights_keys", None) or ())
     absent |= list_computed_weights(text_model.model)
     for name, tensor in sorted(text_model.model.state_dict().items()):
         if name not in absent:
-            digest = _described(_DTYPES[str(tensor.dtype).removeprefix("torch.")], list(tensor.shape))
+            dtype = _DTYPES[str(tensor.dtype).removeprefix("torch.")]
+            digest = hashlib.sha256(_describe_shape(dtype, list(tensor.shape)))
             digest.update(_bytes(tensor))
             yield name, digest.digest()
 
 
-def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+def _bytes(tensor: torch.Tensor) -> memoryview:
     import torch
 
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The same from safetensors files."""
+    """Yield name and digest of each weight in a directory's safetensors files."""
     found = read_headers(files.list_weight_files(folder))
     if is_adapter(folder):
         adapter = find_adapter(folder)
@@ -138,11 +141,11 @@ def _stored_weights(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield "adapter", hashlib.sha256(settings).digest()
         found |= {f"adapter {name}": tensor for name, tensor in adapter.weights().items()}
     for name, tensor in sorted(found.items()):
-        digest = _described(tensor.dtype, list(tensor.shape))
+        digest = hashlib.sha256(_describe_shape(tensor.dtype, list(tensor.shape)))
         for chunk in tensor.chunks():
             digest.update(chunk)
         yield name, digest.digest()
 
 
-def _described(dtype: str, shape: list[int]) -> Any:
-    return hashlib.sha256(f"{dtype} {shape}\0".encode())
+def _describe_shape(dtype: str, shape: list[int]) -> bytes:
+    return f"{dtype} {shape}\0".encode()

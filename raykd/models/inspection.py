@@ -1,19 +1,17 @@
-"""Everything that can be known of a model before its weights are read, compared with what it is used for.
+"""Inspect a model before its weights are read, and compare it with its use.
 
-Decision record: a model is looked at through three things that cost milliseconds: its JSON files, its tokenizer, and
-the names and shapes in its safetensors headers laid on its class (`raykd.pretrained.structure`). `raykd check`, the
-start of a run, a teacher that is opened and `load_model` all come through here, so that they cannot disagree: what the
-check calls well loads. What is refused is an error; what is only worth knowing is a note, which the check prints and
-the run logs.
+Decision record: an inspection takes milliseconds. It reads the JSON files, the tokenizer, and the names and shapes in
+the safetensors headers, which `raykd.pretrained.structure` compares with the model's class. `raykd check`, the start
+of a run, a teacher that is opened and `load_model` all use it, so they cannot disagree: a model that passes the check
+loads. What cannot work is an error. What is only worth knowing is a note, which the check prints and the run logs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from raykd.errors import ModelError
 from raykd.head import Head
@@ -36,22 +34,22 @@ from raykd.pretrained.tokenizers import (
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found of a model that can be used. Made by `inspect_model`.
+    """Facts about a model that can be used. Made by `inspect_model`.
 
     Attributes:
         kind: The student's kind if raykd wrote it, else the model type of transformers.
         model_type: The model type of transformers.
         head: What its head serves.
-        labels: In the order of the logits; () where the head has none.
-        languages: What it was trained on; () where unknown.
-        trained_length: Tokens that it was trained with, as raykd wrote; None where it does not say.
+        labels: In the order of the logits; () for a head without labels.
+        languages: What it was trained on; () if unknown.
+        trained_length: Longest texts in training, in tokens, if raykd wrote the model; else None.
         positions: Where its positions end.
-        token_types: Rows of its table of token types; None where it has none.
+        token_types: Rows of its table of token types; None if it has none.
         tokenizer: What its tokenizer says.
         no_answer: Whether it learnt to say that a context does not answer a question.
-        settings: Of a language model that raykd wrote, as in `TextModel`.
-        rowless: Special tokens that the model has no row for, so that no text may hold them.
-        notes: What is worth knowing and no fault.
+        settings: As in `TextModel`.
+        rowless: Special tokens without a row in the model; no text may hold them.
+        notes: Facts that are worth knowing and no fault.
     """
 
     kind: str
@@ -64,21 +62,21 @@ class Inspection:
     token_types: int | None
     tokenizer: TokenizerFacts
     no_answer: bool
-    settings: Mapping[str, Any]
+    settings: files.TaskSettings
     rowless: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool = False) -> Inspection:
-    """Look at a model that is to answer with the head that it has.
+    """Inspect a model that will answer with its own head.
 
     Args:
         folder: Its directory.
-        wanted: What it has to serve; None is what its own files say.
+        wanted: What it has to serve; None accepts what its files say.
         trust_remote_code: Whether code that comes with it may run.
 
     Raises:
-        ModelError: It cannot be loaded, or does not do what it is wanted for; as `load_model` would raise.
+        ModelError: It cannot be loaded or has another head; the same error as `load_model` raises.
     """
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
@@ -93,7 +91,7 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
 def _inspect(
     folder: Path, head: Head, trust_remote_code: bool, stamp: tuple[tuple[str, int, int], ...]
 ) -> Inspection:
-    """The same, once for each state of the files."""
+    """Inspect a model once for each state of its files, which the stamp stands for."""
     config = files.read_config(folder)
     info = files.inspect_directory(folder, trust_remote_code=trust_remote_code)
     check_outputs(config, head, str(folder))
@@ -103,7 +101,7 @@ def _inspect(
     check_words(tokenizer, str(folder))
     check_placed(tokenizer, head, str(folder))
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        describe_tokenizer(tokenizer)  # answers are stored under it
+        describe_tokenizer(tokenizer)  # fails now if answers could not be stored under a key
     facts = inspect_tokenizer(tokenizer)
     rowless = check_vocabulary(folder, head, facts, structure.vocabulary)
     return Inspection(
@@ -119,14 +117,14 @@ def _inspect(
         no_answer=info.no_answer,
         settings=info.settings,
         rowless=rowless,
-        notes=tuple(note for note in (describe_contradiction(config) if head in LABELLED else "",) if note),
+        notes=tuple(filter(None, [describe_contradiction(config)])) if head in LABELLED else (),
     )
 
 
 def check_weights(
     folder: Path, head: Head, labels: tuple[str, ...], *, trust_remote_code: bool = False
 ) -> Structure:
-    """Refuse a checkpoint that does not hold all of a model with this head.
+    """Refuse a checkpoint that does not hold a complete model with this head.
 
     Raises:
         ModelError: Weights are missing, or have another shape than config.json says.
@@ -154,7 +152,7 @@ def check_weights(
 
 
 def _check_rows(folder: Path, structure: Structure, labels: tuple[str, ...]) -> None:
-    """Compare the labels with the outputs of the head."""
+    """Refuse labels that are not as many as the outputs of the head."""
     outputs = {
         (has[0], wants[0])
         for name, has, wants in structure.reshaped
@@ -192,7 +190,7 @@ def check_vocabulary(
 ) -> tuple[str, ...]:
     """Refuse a tokenizer that gives ids for which the model has no row.
 
-    Special tokens that stand in no input unless a text holds them are left to the texts.
+    Special tokens that the tokenizer itself never adds are accepted, because only a text could bring them in.
 
     Returns:
         Special tokens that no text may hold.
@@ -217,6 +215,6 @@ def check_vocabulary(
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, times and sizes of the files of a directory; equal as long as nothing changed."""
+    """Return names, times and sizes of a directory's files, which stay equal as long as nothing changes."""
     found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in found)

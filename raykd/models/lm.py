@@ -1,13 +1,15 @@
-"""Language models without their logits.
+"""Run language models without computing their logits.
 
-Decision record: `[tokens, vocabulary]` is the largest tensor of a language model by far, so losses and teachers
-work with hidden states and the output head and never let the model multiply them. What the head is applied to
-differs by family (T5 scales it, BERT transforms it, some slice it), so it is not assembled again here: the model's
-own forward pass runs until it calls its head, and is stopped there by an exception that carries the head's input.
-No family needs code of its own, and what happens between body and head cannot be forgotten. What happens *after* a
-head (a bias, a soft cap, a scale) is not seen that way. `Headless` therefore tries on two short inputs which of the
-maps that the model's configuration can mean gives the model's logits (two families give one name opposite meanings),
-and refuses a model for which none does.
+Decision record: the logits ``[tokens, vocabulary]`` are by far the largest tensor of a language model. So losses and
+teachers work with hidden states and the output head, and the model never multiplies them.
+
+Families differ in what they apply the head to (T5 scales it, BERT transforms it, some slice it). So the model's own
+forward pass runs until it calls its head, and an exception that carries the head's input stops it there. No family
+needs code of its own.
+
+What happens *after* the head (a bias, a soft cap, a scale) is not visible that way, and two families give one setting
+opposite meanings. `Headless` therefore tries, on two short inputs, which of the maps that the configuration can mean
+gives the model's logits. It refuses a model for which none does.
 """
 
 from __future__ import annotations
@@ -29,17 +31,19 @@ if TYPE_CHECKING:
 
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Settings of families that change logits after the head."""
+"""Settings that change logits after the head, by the names of several families."""
 _LARGE = 20.0
-"""Logits at which a cap shows."""
+"""Largest logit for the test of maps; small logits do not tell a cap from none."""
 
 
 @dataclass(frozen=True)
 class OutputHead:
-    """What turns hidden states into logits: ``after(hidden @ weight.T + bias)``. Made by `find_output_head`.
+    """Turns hidden states into logits: ``after(hidden @ weight.T + bias)``. Made by `find_output_head`.
 
-    weight_VD: the model's own parameter (often its embeddings too), so gradients reach it. bias_V: likewise, or a
-    constant of the model's; None where it has none. after: what the model does to the product.
+    Attributes:
+        weight_VD: The model's own parameter (often its embeddings too), so gradients reach it.
+        bias_V: A parameter, or a constant buffer; None if the model has none.
+        after: What the model does to the product.
     """
 
     weight_VD: torch.Tensor
@@ -47,38 +51,46 @@ class OutputHead:
     after: LogitMap = PLAIN
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """``[..., D]`` to ``[..., V]``."""
+        """Return logits ``[..., V]`` for hidden states ``[..., D]``."""
         return self.after(nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V))
 
 
 @dataclass(frozen=True)
 class HiddenOutput:
-    """What `Headless` gives: ``hidden`` is ``[B, L, D]``, L the decoder's length for an encoder-decoder."""
+    """Output of `Headless`.
+
+    Attributes:
+        hidden: ``[B, L, D]``; L is the decoder's length in an encoder-decoder.
+    """
 
     hidden: torch.Tensor
 
 
 class _HeadReachedError(Exception):
-    """Not an error: the forward pass has come to the output head, and carries what it was to be applied to."""
+    """Ends the forward pass at the output head, and carries the head's input. Not an error."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()
         self.hidden = hidden
 
 
-def compute_hidden_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
-    """``[B, L, D]``: exactly what the output head is applied to; the head is not applied. Gradients flow.
+def compute_hidden_states(model: PreTrainedModel, **inputs: object) -> torch.Tensor:
+    """Return exactly what the model would apply its output head to. Gradients flow.
 
     Args:
-        inputs: as the model's forward takes them. An encoder-decoder takes ``labels`` (-100 is padding) in place
-            of ``decoder_input_ids``; it shifts them itself, and the hidden state at a place predicts the label
-            there. A decoder's state at a place predicts the token after it.
+        model: A causal, masked or encoder-decoder language model.
+        **inputs: As the model's forward takes them. An encoder-decoder takes ``labels`` (-100 is padding) instead of
+            ``decoder_input_ids`` and shifts them itself.
+
+    Returns:
+        ``[B, L, D]``. The state at a place predicts the label there in an encoder-decoder, and the next token in a
+        decoder.
 
     Raises:
-        ModelError: the model has no output head, or calls it with something else than hidden states.
+        ModelError: The model has no output head, or does not call it.
     """
 
-    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def stop(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         raise _HeadReachedError(args[0])
 
     if "use_cache" in inspect.signature(model.forward).parameters:
@@ -94,12 +106,14 @@ def compute_hidden_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor
 
 
 def find_output_head(model: PreTrainedModel, after: LogitMap | None = None) -> OutputHead:
-    """The head's weight and bias, shared with the model.
+    """Find the output head of a language model; weight and bias are shared with the model.
 
     Args:
-        after: what the model does to the product; None tries which map it is (two short forward passes).
+        model: The language model.
+        after: What the model does to the product; None finds out with two short forward passes.
+
     Raises:
-        ModelError: the model has no linear output head, or no map gives its logits.
+        ModelError: The model has no linear output head, or no map gives its logits.
     """
     head = _head_module(model)
     bias = head.bias
@@ -113,10 +127,10 @@ def find_output_head(model: PreTrainedModel, after: LogitMap | None = None) -> O
 class Headless(nn.Module):
     """A language model whose forward pass ends before its output head, for an engine to train.
 
-    It shares all parameters with ``model``, and its state is the model's state under the model's own names.
+    It shares all parameters with the model, and its state dict has the model's own names.
 
     Raises:
-        ModelError: hidden states and head do not give this model's logits.
+        ModelError: Hidden states and head do not give this model's logits.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -126,24 +140,24 @@ class Headless(nn.Module):
 
     @property
     def head(self) -> OutputHead:
-        """The head as it is now; read it anew after the model was moved."""
+        """The current head; read it again after the model was moved."""
         return find_output_head(self.model, self._after)
 
-    def forward(self, **inputs: Any) -> HiddenOutput:
-        """See `compute_hidden_states`."""
+    def forward(self, **inputs: object) -> HiddenOutput:
+        """Return the hidden states; see `compute_hidden_states`."""
         return HiddenOutput(compute_hidden_states(self.model, **inputs))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's."""
+        """Return the model's own state dict."""
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> object:
-        """Into the model."""
+        """Load a state dict into the model."""
         return self.model.load_state_dict(*args, **kwargs)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
@@ -164,7 +178,7 @@ def _head_module(model: PreTrainedModel) -> nn.Linear:
 
 
 def _maps(model: PreTrainedModel) -> list[LogitMap]:
-    """What the settings of the model's configuration can mean."""
+    """Return the maps that the model's configuration can mean."""
     config = model.config.get_text_config(decoder=True)
 
     def named(*names: str) -> list[float]:
@@ -177,10 +191,10 @@ def _maps(model: PreTrainedModel) -> list[LogitMap]:
 
 
 def _find_map(model: PreTrainedModel, plain: OutputHead) -> LogitMap:
-    """The map from hidden states times head to the model's own logits, tried on two short inputs.
+    """Find the map from hidden states times head to the model's logits by trying it on two short inputs.
 
     Raises:
-        ModelError: none of those that its configuration can mean.
+        ModelError: No map that its configuration can mean gives the logits.
     """
     embeddings = cast("nn.Embedding", model.get_input_embeddings())
     size = min(len(plain.weight_VD), embeddings.num_embeddings)
@@ -188,9 +202,8 @@ def _find_map(model: PreTrainedModel, plain: OutputHead) -> LogitMap:
     inputs = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids_BL
-    with _evaluating(model), torch.no_grad():
+    with _evaluation_mode(model), torch.no_grad():
         hidden = compute_hidden_states(model, **inputs)
-        # Small logits do not tell a cap from none, so the head is given states that make them large.
         hidden = hidden * (_LARGE / float(plain.logits(hidden).abs().max().clamp(min=1e-6)))
         handle = _head_module(model).register_forward_pre_hook(lambda module, args: (hidden,))
         try:
@@ -204,6 +217,7 @@ def _find_map(model: PreTrainedModel, plain: OutputHead) -> LogitMap:
             apart = float((own - made).abs().max()) / scale if own.shape == made.shape else float("inf")
             found.append((apart, after))
     apart, best = min(found, key=lambda each: each[0])
+    # "not <=" instead of ">" also refuses NaN.
     if not apart <= (1e-5 if plain.weight_VD.dtype == torch.float32 else 1e-2):
         raise ModelError(
             f"the logits of {type(model).__name__} do not follow from hidden states and its output head",

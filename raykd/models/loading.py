@@ -1,14 +1,14 @@
-"""From a directory or a hub name to a model: checked first, loaded after.
+"""Load a model from a directory or by its hub name, after every check of `raykd.models.inspection`.
 
-Decision record: every check of `raykd.models.inspection` runs before weights are read. `trust_remote_code` is always
-passed on as True or False: left out, transformers asks on the terminal and an actor without one hangs. A weight that
-is missing in the checkpoint is an error, because transformers would only warn and answer with a random head.
+Decision record: `trust_remote_code` is always passed on as True or False. If it were left out, transformers would ask
+on the terminal, and an actor, which has none, would hang. A weight that is missing in the checkpoint is an error;
+transformers would only warn and answer with a random head.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.head import Head
 from raykd.models.inspection import inspect_model, missing_weights_error
@@ -18,7 +18,7 @@ from raykd.pretrained import files
 from raykd.pretrained.adapters import find_adapter, is_adapter, list_label_changes, merge_adapter
 from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.starts import fill_start
-from raykd.pretrained.structure import silence_transformers
+from raykd.pretrained.structure import read_auto_config, silence_transformers
 from raykd.pretrained.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -37,29 +37,28 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
 ) -> TextModel:
-    """A model in evaluation mode on the CPU, with its tokenizer and labels.
+    """Load a model in evaluation mode onto the CPU, with its tokenizer and labels.
 
     Args:
-        path: a local directory or a hub name.
-        head: the kind of task that it has to serve; None is the directory's own, or classification where it does
-            not tell.
-        task: which one of a directory that holds several (`raykd.models.multi`), by its name.
-        revision: of a hub name: branch, tag or commit.
-        trust_remote_code: run Python code that comes with the model.
-        dtype: of the weights; None is the checkpoint's own.
+        path: A local directory or a hub name.
+        head: What the model has to serve; None is its own head, or classification if its files do not say.
+        task: The name of a task, for a directory that holds several (`raykd.models.multi`).
+        revision: Branch, tag or commit of a hub name.
+        trust_remote_code: Whether Python code that comes with the model may run.
+        dtype: Of the weights; None keeps the checkpoint's.
 
     Raises:
-        ModelError: it is missing, must not be loaded (pickled weights, code of its own), is not complete, or has a
-            head of another kind.
+        ModelError: The model is missing or incomplete, must not be loaded (pickled weights, code of its own), or has
+            another head.
     """
     folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
-    folder = files.folder_of(folder, task)
+    folder = files.find_task_folder(folder, task)
     looked = inspect_model(folder, head, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     model, missing = _read(folder, looked.head, trust_remote_code, "auto" if dtype is None else dtype)
     if missing:
         raise missing_weights_error(folder, looked.head, missing)
-    name_padding(model, tokenizer)
+    _set_padding_id(model, tokenizer)
     return TextModel(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -77,13 +76,13 @@ def load_model(
 def _read(
     folder: Path, head: Head, trust_remote_code: bool, dtype: object
 ) -> tuple[PreTrainedModel, list[str]]:
-    """As `read_model`; of an adapter the model that it is merged into, and what both lack."""
+    """Return a model and the weights that it lacks; for an adapter, the base that it was merged into."""
     if not is_adapter(folder):
         return read_model(folder, head, trust_remote_code, dtype=dtype)
     adapter, changes = find_adapter(folder), list_label_changes(files.read_config(folder), head)
     base = files.find_config_folder(folder)
     if base == folder:  # its own config.json, the base's weights
-        changes = {"config": _config(folder, trust_remote_code, changes)}
+        changes = {"config": read_auto_config(folder, trust_remote_code=trust_remote_code, **changes)}
     model, missing = read_model(
         adapter.base, head, trust_remote_code, dtype=dtype, ignore_mismatched_sizes=True, **changes
     )
@@ -92,22 +91,14 @@ def _read(
         return merge_adapter(model, adapter), [name for name in missing if name not in brought]
 
 
-def _config(folder: Path, trust_remote_code: bool, changes: dict[str, object]) -> Any:
-    from transformers import AutoConfig
+def _set_padding_id(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """Set the padding id of a model, in memory, if only its tokenizer has one.
 
-    return AutoConfig.from_pretrained(
-        str(folder), trust_remote_code=trust_remote_code, local_files_only=True, **changes
-    )
-
-
-def name_padding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
-    """Tell a model which id is padding where only its tokenizer says so, in memory.
-
-    Heads that look for a text's last token then take several rows at once. A pad token that has another meaning (an
-    end token, say) is left out: the head would overlook it at the end of a text.
+    Heads that look for a text's last token need it to take several rows at once. A padding token with a second meaning
+    (the end, for example) is not set, because the head would skip it where it ends a text.
     """
-    config: Any = model.config.get_text_config()
-    pad = getattr(tokenizer, "pad_token_id", None)
+    config = model.config.get_text_config()
+    pad = tokenizer.pad_token_id
     others = {
         getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk", "sep", "cls", "mask")
     }
@@ -116,9 +107,20 @@ def name_padding(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
 
 
 def read_model(
-    folder: Path, head: Head, trust_remote_code: bool, *, dtype: Any, **settings: Any
+    folder: Path, head: Head, trust_remote_code: bool, *, dtype: object, **settings: object
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the weights that the checkpoint lacked or had in another shape."""
+    """Read a whole model; what the checkpoint lacks is drawn at random.
+
+    Args:
+        folder: Its directory.
+        head: What it has to serve.
+        trust_remote_code: Whether code that comes with it may run.
+        dtype: Of the weights: a torch dtype, or "auto" for the checkpoint's.
+        **settings: Changes to its configuration, and other arguments of `from_pretrained`.
+
+    Returns:
+        The model, and the names of the weights that the checkpoint lacks or has in another shape.
+    """
     files.check_directory(folder, trust_remote_code=trust_remote_code)
     register()
     with raise_as_model_error(f"the model {folder} cannot be loaded"), silence_transformers():

@@ -10,22 +10,15 @@ configuration. Students that generate text are in `raykd.networks.generators`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from raykd.errors import ModelError
 from raykd.head import Head
+from raykd.networks.fresh import FreshStudent, check_heads
 from raykd.networks.generators import DecoderStudent, EncoderDecoderStudent
-from raykd.networks.heads import (
-    ENCODED,
-    HEADS,
-    LANGUAGE,
-    build_label_settings,
-    check_offered,
-    find_auto_class,
-    seeded,
-)
+from raykd.networks.heads import ENCODED, HEADS, LANGUAGE, use_seed
 from raykd.spec import Spec
 from raykd.tokenizers.ngrams import HashedNgrams
 
@@ -35,7 +28,7 @@ if TYPE_CHECKING:
     from raykd.text.tokens import Tokenizer
 
 
-class TransformerStudent(Spec):
+class TransformerStudent(FreshStudent):
     """A transformer encoder from scratch: BERT (arXiv:1810.04805) or DistilBERT (arXiv:1910.01108)."""
 
     tasks: ClassVar[frozenset[Head]] = ENCODED
@@ -64,8 +57,7 @@ class TransformerStudent(Spec):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerStudent:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        check_heads(self.hidden, self.heads)
         fields = TransformerStudent.model_fields
         idle = [n for n in ("vocab_size", "lowercase") if getattr(self, n) != fields[n].default]
         if self.vocabulary == "union" and idle:
@@ -101,41 +93,37 @@ class TransformerStudent(Spec):
             return "union"
         return f"wordpiece {self.vocab_size} {self.lowercase} {self.max_positions} {self.architecture}"
 
-    def build(
-        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
-    ) -> PreTrainedModel:
-        """A randomly initialised encoder with the head."""
-        from transformers import AutoConfig
+    def _model_type(self) -> str:
+        return self.architecture
 
-        check_offered(self.kind, head, self.tasks)
-        wide = self.feed_forward or 4 * self.hidden
-        settings: dict[str, object] = {"vocab_size": len(tokenizer), **build_label_settings(labels, head)}  # type: ignore[arg-type]
-        settings |= {"max_position_embeddings": self.max_positions, "pad_token_id": tokenizer.pad_token_id}
+    def _settings(self, tokenizer: Tokenizer, head: Head) -> dict[str, object]:
+        settings: dict[str, object] = {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": self.max_positions,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
         if head == "masked_lm":
-            # With transformers' 0.02 a narrow model (width 128) said no more than how frequent tokens are after 561
-            # steps of 32 texts: a validation loss of 6.52 nats a token at learning rate 0.003; with this 6.34 at 0.001.
+            # With transformers' 0.02 a narrow model (width 128) only learnt how frequent tokens are in 561 steps of 32
+            # texts: a validation loss of 6.52 nats per token at learning rate 0.003. With this it is 6.34 at 0.001.
             settings["initializer_range"] = self.hidden**-0.5
+        feed_forward = self.feed_forward or 4 * self.hidden
         if self.architecture == "bert":
-            settings |= {
+            return settings | {
                 "hidden_size": self.hidden,
                 "num_hidden_layers": self.layers,
-                "intermediate_size": wide,
+                "intermediate_size": feed_forward,
+                "num_attention_heads": self.heads,
+                "hidden_dropout_prob": self.dropout,
+                "attention_probs_dropout_prob": self.dropout,
             }
-            settings |= {"num_attention_heads": self.heads, "hidden_dropout_prob": self.dropout}
-            settings |= {"attention_probs_dropout_prob": self.dropout}
-        else:
-            settings |= {
-                "dim": self.hidden,
-                "n_layers": self.layers,
-                "n_heads": self.heads,
-                "hidden_dim": wide,
-            }
-            settings |= {"dropout": self.dropout, "attention_dropout": self.dropout}
-            settings |= {"seq_classif_dropout": self.dropout, "qa_dropout": self.dropout}
-        config = AutoConfig.for_model(self.architecture, **settings)
-        with seeded(seed):
-            model: PreTrainedModel = find_auto_class(head).from_config(config)
-            return model
+        dropouts = ("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout")
+        return settings | {
+            "dim": self.hidden,
+            "n_layers": self.layers,
+            "n_heads": self.heads,
+            "hidden_dim": feed_forward,
+            **dict.fromkeys(dropouts, self.dropout),
+        }
 
 
 class PretrainedStudent(Spec):
@@ -167,7 +155,7 @@ class PretrainedStudent(Spec):
         return load_tokenizer(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     def tokenizer_key(self) -> str:
-        """Equal for two students exactly if their tokenizers are."""
+        """Return a key that two students share exactly if they fit equal tokenizers."""
         return f"pretrained {self.path} {self.revision} {self.trust_remote_code}"
 
     def build(
@@ -177,7 +165,7 @@ class PretrainedStudent(Spec):
         drawn anew. The head of a language model is always the checkpoint's."""
         from raykd.models.bases import load_for_training
 
-        with seeded(seed):
+        with use_seed(seed):
             model = load_for_training(
                 self.path,
                 tuple(labels),
@@ -186,13 +174,13 @@ class PretrainedStudent(Spec):
                 trust_remote_code=self.trust_remote_code,
                 layers=self.layers,
             )
-            tokens = 0 if tokenizer is None else len(tokenizer)  # type: ignore[arg-type]
+            tokens = 0 if tokenizer is None else len(tokenizer)
             if tokens > getattr(model.config, "vocab_size", tokens):  # markers were added
                 model.resize_token_embeddings(tokens)
             return model
 
 
-class LSTMStudent(Spec):
+class LSTMStudent(FreshStudent):
     """A (bidirectional) LSTM over word pieces, pooled over the text's tokens (as in arXiv:1903.12136)."""
 
     tasks: ClassVar[frozenset[Head]] = HEADS - LANGUAGE
@@ -223,34 +211,27 @@ class LSTMStudent(Spec):
         )
 
     def tokenizer_key(self) -> str:
-        """Equal for two students exactly if their tokenizers are."""
+        """Return a key that two students share exactly if they fit equal tokenizers."""
         return f"wordpiece {self.vocab_size} {self.lowercase}"
 
-    def build(
-        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
-    ) -> PreTrainedModel:
-        """A randomly initialised LSTM with the head; pooled for a text, else read at each token."""
-        from raykd.networks.recurrent import LSTMConfig
+    def _model_type(self) -> str:
+        return "raykd_lstm"
 
-        check_offered(self.kind, head, self.tasks)
-        config = LSTMConfig(
-            vocab_size=len(tokenizer),  # type: ignore[arg-type]
-            embedding_size=self.embedding,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout,
-            pooling=self.pooling,
-            pad_token_id=tokenizer.pad_token_id,
-            sep_token_id=getattr(tokenizer, "sep_token_id", None),
-            **build_label_settings(labels, head),
-        )
-        with seeded(seed):
-            model: PreTrainedModel = find_auto_class(head).from_config(config)
-            return model
+    def _settings(self, tokenizer: Tokenizer, head: Head) -> dict[str, object]:
+        return {
+            "vocab_size": len(tokenizer),
+            "embedding_size": self.embedding,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "bidirectional": self.bidirectional,
+            "dropout": self.dropout,
+            "pooling": self.pooling,
+            "pad_token_id": tokenizer.pad_token_id,
+            "sep_token_id": getattr(tokenizer, "sep_token_id", None),
+        }
 
 
-class LinearStudent(Spec):
+class LinearStudent(FreshStudent):
     """Softmax regression over hashed n-grams of words and characters: quick, hard to beat on few texts."""
 
     tasks: ClassVar[frozenset[Head]] = frozenset({"classification"})
@@ -267,37 +248,28 @@ class LinearStudent(Spec):
     """Count an n-gram as often as it occurs; otherwise once a text."""
 
     @model_validator(mode="after")
-    def _ranges(self) -> LinearStudent:
-        self._tokenizer()
+    def _has_valid_ranges(self) -> LinearStudent:
+        self.fit_tokenizer(())
         return self
 
-    def _tokenizer(self) -> HashedNgrams:
-        return HashedNgrams(
-            buckets=self.buckets,
-            char_ngrams=self.char_ngrams,
-            word_ngrams=self.word_ngrams,
-            lowercase=self.lowercase,
-            counted=self.counted,
-        )
-
     def fit_tokenizer(self, texts: Iterable[str]) -> Tokenizer:
-        """Hashing learns nothing; the texts are not read."""
-        return cast("Tokenizer", self._tokenizer())
+        """Return a tokenizer that hashes; it learns nothing, so the texts are not read.
+
+        Raises:
+            ValueError: The ranges of n-grams are empty, not positive, or both null.
+        """
+        return HashedNgrams(**self.model_dump(exclude={"kind"}))
 
     def tokenizer_key(self) -> str:
-        """Equal for two students exactly if their tokenizers are."""
+        """Return a key that two students share exactly if they fit equal tokenizers."""
         return f"ngrams {self.buckets} {self.char_ngrams} {self.word_ngrams} {self.lowercase} {self.counted}"
 
-    def build(
-        self, tokenizer: Tokenizer, labels: Sequence[str], seed: int, head: Head = "classification"
-    ) -> PreTrainedModel:
-        """A model whose weights are zero: the problem is convex, so the seed changes nothing."""
-        from raykd.networks.recurrent import LinearConfig, LinearForSequenceClassification
+    def _model_type(self) -> str:
+        return "raykd_linear"
 
-        check_offered(self.kind, head, self.tasks)
-        config = LinearConfig(buckets=self.buckets, **build_label_settings(labels))
-        with seeded(seed):
-            return LinearForSequenceClassification(config)
+    def _settings(self, tokenizer: Tokenizer, head: Head) -> dict[str, object]:
+        # Weights begin as zeros whatever the seed, since the problem is convex.
+        return {"buckets": self.buckets}
 
 
 Student = Annotated[

@@ -1,9 +1,9 @@
-"""`TextModel`, a model with what is needed to use it, and how one is saved.
+"""`TextModel`, a model with what is needed to use it, and how it is saved.
 
-Decision record: a directory is what transformers writes (config.json, model.safetensors, the tokenizer's
-files), a README.md with a model card, and `raykd.json` with what transformers has no place for. It is written
-beside its place and renamed, so that a directory of that name is always whole; what raykd did not write is
-never replaced.
+Decision record: a saved model is the directory that transformers writes (config.json, model.safetensors, the
+tokenizer's files), a README.md with a model card, and `raykd.json` for what transformers has no place for. It is
+written beside its place and then renamed, so a directory of that name is always complete. A directory that raykd did
+not write is never replaced.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.head import Head
 from raykd.networks.heads import LABELLED, PIPELINES, has_labels
-from raykd.pretrained.files import CARD
+from raykd.pretrained.files import CARD, TaskSettings
 from raykd.pretrained.positions import Positions
+from raykd.pretrained.structure import silence_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,17 +35,19 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TextModel:
-    """A model and how it is fed. Made by `load_model` or from a `Student`; read by teachers, evaluation and
-    `save_model`.
+    """A model, its tokenizer and its labels. Made by `load_model` or from a `Student`.
 
-    labels: in the order of the logits; () where the head has none.
-    task: what its head serves.
-    kind: the student's kind, or the model type of transformers.
-    max_length: tokens it was trained with; None is unknown.
-    languages: what it was trained on, empty where unknown.
-    no_answer: whether it learnt to say that a context does not answer a question.
-    settings: of a language model: lengths and ways of writing that it was trained and judged with, by the task's names.
-    positions: where its positions end; None where nobody looked.
+    Attributes:
+        model: With the head of its task.
+        tokenizer: Gives its inputs.
+        labels: In the order of the logits; () for a head without labels.
+        kind: The student's kind, or the model type of transformers.
+        task: What its head serves.
+        max_length: Longest texts in training, in tokens; None if unknown.
+        languages: What it was trained on; () if unknown.
+        no_answer: Whether it learnt to say that a context does not answer a question.
+        settings: Lengths and ways of writing that a language model was trained and evaluated with, by the task's keys.
+        positions: Where its positions end; None if it was not inspected.
     """
 
     model: PreTrainedModel
@@ -55,12 +58,12 @@ class TextModel:
     max_length: int | None = None
     languages: tuple[str, ...] = ()
     no_answer: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: TaskSettings = field(default_factory=dict)
     positions: Positions | None = None
 
     @property
     def padding(self) -> Padding:
-        """How batches for this model are padded, as its configuration says; the self-test may know better."""
+        """How batches are padded, by the model's configuration; a self-test may find a better answer."""
         from raykd.text.padding import read_padding
 
         return read_padding(self.model, self.tokenizer)
@@ -68,10 +71,15 @@ class TextModel:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the README.md of a model tells besides what the model itself knows; people read it.
+    """What the README.md of a saved model adds to what the model itself knows.
 
-    teachers: names; empty for a model that was trained without any.
-    metrics: name to value, for example ``{"test/fr/accuracy": 0.81}``.
+    Attributes:
+        name: The title.
+        teachers: Their names; () for a model that was trained without any.
+        metrics: For example ``{"test/fr/accuracy": 0.81}``.
+        base_model: What a student started from.
+        license: As the hub names it.
+        notes: A paragraph of Markdown.
     """
 
     name: str = "model"
@@ -82,16 +90,21 @@ class ModelCard:
     notes: str = ""
 
 
-def parameter_count(model: PreTrainedModel) -> int:
-    """Parameters, shared ones once."""
+def count_parameters(model: PreTrainedModel) -> int:
+    """Count parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard | None = None) -> Path:
-    """Writes the model as a directory that `load_model` reads; replaces one that raykd wrote before.
+    """Write the model as a directory that `load_model` reads; replaces a directory that raykd wrote.
+
+    Args:
+        text_model: The model.
+        directory: Where it goes.
+        card: What its README.md adds.
 
     Raises:
-        ModelError: the directory holds something else, or the labels are not those of the model.
+        ModelError: The directory holds something else, or the labels are not the model's.
     """
     target = Path(directory)
     named = tuple(label for _, label in sorted((text_model.model.config.id2label or {}).items()))
@@ -99,7 +112,7 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
     if not has_labels(text_model.labels, named, text_model.task):
         raise ModelError("the labels are not those of the model", got=text_model.labels, wanted=str(named))
     with write_whole_folder(target) as fresh:
-        with hide_progress_bars():
+        with silence_transformers():
             text_model.model.save_pretrained(str(fresh))
         text_model.tokenizer.save_pretrained(str(fresh))
         _write_length(fresh / "tokenizer_config.json", text_model.max_length)
@@ -114,27 +127,37 @@ def save_model(text_model: TextModel, directory: str | Path, *, card: ModelCard 
         } | ({"no_answer": True} if text_model.no_answer else {})
         if text_model.settings:
             described["settings"] = dict(text_model.settings)
-        (fresh / CARD).write_text(
-            json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        for path in fresh.iterdir():  # safetensors makes files that only their owner may read
-            path.chmod((fresh / CARD).stat().st_mode)
+        write_json(fresh / CARD, described)
+        let_others_read(*fresh.iterdir())
     return target
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file for programs and people."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def let_others_read(*paths: Path) -> None:
+    """Give files of one folder the mode of its raykd.json; safetensors makes files that only their owner may read."""
+    for path in paths:
+        path.chmod((path.parent / CARD).stat().st_mode)
 
 
 def _write_length(path: Path, length: int | None) -> None:
     """Write the length of a run into the tokenizer's settings, so that plain transformers truncates as the run did."""
     if length is not None and path.is_file():
-        settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": length}
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": length})
 
 
 @contextmanager
 def write_whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write a model to, which takes the place of ``target`` when all is written.
+    """Give the body a new folder to write a model to, which replaces the target when the body has ended.
+
+    Args:
+        target: The model's directory.
 
     Raises:
-        ModelError: the place holds something that raykd did not write.
+        ModelError: The target holds something that raykd did not write.
     """
     if target.exists() and not (target / CARD).is_file() and not _is_empty(target):
         raise ModelError(
@@ -151,73 +174,54 @@ def write_whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-@contextmanager
-def hide_progress_bars() -> Iterator[None]:
-    """transformers draws a bar for each file it reads or writes; in the log of an actor they are noise."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def render_model_card(text_model: TextModel, card: ModelCard) -> str:
-    """The model card: YAML front matter as the hub reads it, then text."""
-    import yaml
+    """Render the README.md: front matter as the hub reads it, then text."""
+    from huggingface_hub import ModelCardData
 
-    front: dict[str, object] = {
-        "language": list(text_model.languages) or None,
-        "license": card.license,
-        "base_model": card.base_model,
-        "library_name": "transformers",
-        "pipeline_tag": PIPELINES[text_model.task],
-        "tags": ["raykd", *(["knowledge-distillation"] if card.teachers else [])],
+    front = ModelCardData(
+        language=list(text_model.languages) or None,
+        license=card.license,
+        base_model=card.base_model,
+        library_name="transformers",
+        pipeline_tag=PIPELINES[text_model.task],
+        tags=["raykd", *(["knowledge-distillation"] if card.teachers else [])],
+    )
+    facts = {
+        "task": text_model.task,
+        "kind": text_model.kind,
+        "labels, in the order of the logits": ", ".join(text_model.labels) or "none",
+        "languages": ", ".join(text_model.languages) or "unknown",
+        "longest text": f"{text_model.max_length} tokens" if text_model.max_length else "unknown",
+        "parameters": f"{count_parameters(text_model.model):,}",
+        "teachers": ", ".join(card.teachers) or "none",
     }
-    known = {key: value for key, value in front.items() if value is not None}
-    facts = [
-        ("task", text_model.task),
-        ("kind", text_model.kind),
-        ("labels, in the order of the logits", ", ".join(text_model.labels) or "none"),
-        ("languages", ", ".join(text_model.languages) or "unknown"),
-        ("longest text", f"{text_model.max_length} tokens" if text_model.max_length else "unknown"),
-        ("parameters", f"{parameter_count(text_model.model):,}"),
-        ("teachers", ", ".join(card.teachers) or "none"),
-    ]
-    lines = [
-        "---",
-        yaml.safe_dump(known, allow_unicode=True, sort_keys=False).rstrip(),
-        "---",
-        "",
-        f"# {card.name}",
-        "",
-    ]
-    if card.notes:
-        lines += [card.notes, ""]
-    lines += _table("fact", "value", facts)
-    if card.metrics:
-        lines += [
-            "## Metrics",
-            "",
-            *_table("metric", "value", [(k, f"{v:.4f}") for k, v in card.metrics.items()]),
-        ]
-    lines += ["## Use", "", "```python", "import raykd", ""]
-    lines += ['student = raykd.load("<this directory>")', "```", ""]
-    lines += ["`student.predict` takes texts and gives what `raykd predict` writes. transformers loads the"]
-    lines += ["model too (after `raykd.models.register()` where its kind is `linear` or `lstm`).", ""]
-    return "\n".join(lines)
+    metrics = {name: f"{value:.4f}" for name, value in card.metrics.items()}
+    parts = [f"---\n{front.to_yaml()}\n---", f"# {card.name}", card.notes, _table("fact", facts)]
+    parts += ["## Metrics", _table("metric", metrics)] if metrics else []
+    return "\n\n".join(part for part in [*parts, _USE] if part)
 
 
-def _table(left: str, right: str, rows: Iterable[tuple[str, str]]) -> list[str]:
-    body = [f"| {a} | {b.replace('|', chr(92) + '|')} |" for a, b in rows]
-    return [f"| {left} | {right} |", "| --- | --- |", *body, ""]
+_USE = """\
+## Use
+
+```python
+import raykd
+
+student = raykd.load("<this directory>")
+```
+
+`student.predict` takes texts and returns what `raykd predict` writes. transformers loads the model too (after
+`raykd.models.register()` where its kind is `linear` or `lstm`).
+"""
+
+
+def _table(title: str, rows: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items()]
+    return "\n".join([f"| {title} | value |", "| --- | --- |", *lines])
 
 
 def _put(fresh: Path, target: Path) -> None:
-    """Renames; a directory cannot be renamed onto one that holds files, so an old one first steps aside."""
+    """Rename the new folder to the target, which is moved aside first: only an empty directory can be replaced."""
     if not target.exists() or _is_empty(target):
         fresh.replace(target)
         return

@@ -1,16 +1,17 @@
-"""What two vocabularies have in common: the same one, the same ids, the same strings.
+"""Compare two vocabularies: whether they are the same, and which ids stand for the same strings.
 
-Decision record: vocabularies are compared by content, because sizes prove nothing: two models of one family
-pad their heads differently, and two tokenizers of one size need not share a string. Tokens of different
-vocabularies are the same where their canonical keys are (`raykd.tokenizers.canonical`). Special tokens
-match by role first (a decoder of BERT's kind ends with `sep`), then by string. The two `unk` are one role but not one
-event: texts unknown to the one may be known to the other.
+Decision record: vocabularies are compared by content, because sizes prove nothing: two models of one family pad their
+heads differently, and two tokenizers of one size need not share a string. Two tokens are the same if their canonical
+keys are equal (`raykd.tokenizers.canonical`). Special tokens match by role first (a decoder like BERT ends with `sep`),
+then by string. The `unk` of both match by role, although a text that one tokenizer does not know may be known to the
+other.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,21 @@ from raykd.models.identity import describe_tokenizer
 from raykd.text.alignment import NOWHERE
 from raykd.tokenizers.canonical import CanonicalVocabulary, list_canonical_tokens, toggle_blank
 
+if TYPE_CHECKING:
+    from raykd.text.tokens import Tokenizer
+
 ROLES = ("eos", "bos", "pad", "unk", "mask", "sep", "cls")
 _INSTEAD = {"eos": "sep", "bos": "cls"}
 
 
 @dataclass(frozen=True)
 class VocabularyOverlap:
-    """What `overlap` found.
+    """The tokens that two vocabularies share. Made by `compute_overlap`.
 
-    ids_T: for each id of the teacher the student's id of the same string, or -1; int32. No student id twice.
-    teacher_share, student_share: mapped tokens over all tokens of each vocabulary.
+    Attributes:
+        ids_T: For each id of the teacher, the student's id of the same string, or -1. No student id occurs twice.
+        teacher_share: Matched tokens over all tokens of the teacher's vocabulary.
+        student_share: Matched tokens over all tokens of the student's vocabulary.
     """
 
     ids_T: NDArray[np.int32]
@@ -37,43 +43,47 @@ class VocabularyOverlap:
     student_share: float
 
 
-def same_tokenizer(a: Any, b: Any) -> bool:
-    """Whether both give every text the same ids and end it with the same one, by their serialised content.
+def is_same_tokenizer(a: Tokenizer, b: Tokenizer) -> bool:
+    """Return whether both give every text the same ids and end it with the same id, by their serialised content.
 
-    Padding and the names of the model's inputs do not count. Two contents that differ may still be equivalent;
-    then this is False, and `overlap` maps everything.
+    Padding and the names of the model's inputs do not count. Different contents may still be equivalent; then this is
+    False, and `compute_overlap` matches every token.
 
     Raises:
-        ModelError: a tokenizer without a serialised form.
+        ModelError: One of them has no serialised form.
     """
     if a is b:
         return True
     if type(a) is type(b) and len(a) != len(b):
         return False
-    return _decisive(a) == _decisive(b) and map_special_tokens(a).get("eos") == map_special_tokens(b).get(
-        "eos"
-    )
+    ends = [map_special_tokens(tokenizer).get("eos") for tokenizer in (a, b)]
+    return _describe_ids(a) == _describe_ids(b) and ends[0] == ends[1]
 
 
-def _decisive(tokenizer: Any) -> dict[str, Any]:
+def _describe_ids(tokenizer: Tokenizer) -> dict[str, object]:
+    """Return the part of a tokenizer's serialised content that decides the ids of ordinary text."""
     content = describe_tokenizer(tokenizer)
     return {key: value for key, value in content.items() if key not in ("specials", "inputs", "pad")}
 
 
-def true_size(tokenizer: Any) -> int:
-    """The highest id the tokenizer can give, plus 1; a head may have more rows."""
+def count_token_ids(tokenizer: Tokenizer) -> int:
+    """Return the highest id that the tokenizer can give, plus 1; a head may have more rows."""
     if hasattr(tokenizer, "get_vocab"):
         return int(max(tokenizer.get_vocab().values(), default=-1)) + 1
     return len(tokenizer)
 
 
-def check_padding(tokenizer: Any, rows_of_logits: int) -> int:
-    """How many columns of a head's logits to keep *before* the softmax: `true_size`; the rest is padding.
+def check_padding(tokenizer: Tokenizer, rows_of_logits: int) -> int:
+    """Return how many columns of a head's logits to keep *before* the softmax; the rest is padding.
+
+    Args:
+        tokenizer: The model's.
+        rows_of_logits: Rows of its output head.
 
     Raises:
-        ModelError: the head has fewer rows than the tokenizer has ids.
+        ModelError: The head has fewer rows than the tokenizer has ids.
     """
-    size = true_size(tokenizer)
+    size = count_token_ids(tokenizer)
     if rows_of_logits < size:
         raise ModelError(
             "the model's output head does not fit its tokenizer",
@@ -84,8 +94,8 @@ def check_padding(tokenizer: Any, rows_of_logits: int) -> int:
     return size
 
 
-def map_special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Ids of the special tokens by role; ``eos`` is ``sep`` and ``bos`` is ``cls`` where there is no other."""
+def map_special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return ids of the special tokens by role; ``sep`` stands in for a missing ``eos``, ``cls`` for ``bos``."""
     found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
     for role, instead in _INSTEAD.items():
         if found[role] is None:
@@ -93,15 +103,15 @@ def map_special_tokens(tokenizer: Any) -> dict[str, int]:
     return {role: int(i) for role, i in found.items() if i is not None}
 
 
-def overlap(teacher: Any, student: Any) -> VocabularyOverlap:
-    """Teacher id -> student id of the same string, one to one, and how much of both vocabularies that is.
+def compute_overlap(teacher: Tokenizer, student: Tokenizer) -> VocabularyOverlap:
+    """Match the tokens of two vocabularies one to one.
 
-    Where several tokens of one tokenizer have one key, those spelt alike in both are matched first, then the
-    lower id. Between a tokenizer that marks blanks and one that marks continued words, a sign that stands
-    alone (``,``) matches the other's token without a blank before it, or failing that the one with.
+    If several tokens of one tokenizer have one key, those with equal spelling in both are matched first, then by id.
+    Between a tokenizer that marks blanks and one that marks continued words, a character that is always a token of its
+    own (``,``) matches the other's token without a blank before it, or else the one with a blank.
 
     Raises:
-        ModelError: as `raykd.tokenizers.canonical.marking`.
+        ModelError: As `raykd.tokenizers.canonical.detect_marking`.
     """
     T, S = list_canonical_tokens(teacher), list_canonical_tokens(student)
     ids_T = np.full(T.size, NOWHERE, dtype=np.int32)
@@ -113,7 +123,7 @@ def overlap(teacher: Any, student: Any) -> VocabularyOverlap:
     _match(ids_T, T, S, T.keys)
     if T.marking.style != S.marking.style:
         words = T.marking if T.marking.style == "word" else S.marking
-        # Keys that turn into nothing stay as they are: they have found what there is.
+        # A key that cannot be toggled becomes b"". It keeps its old value, with which it has been matched already.
         _match(ids_T, T, S, [toggle_blank(key, words) or key for key in T.keys])
     count = int((ids_T != NOWHERE).sum())
     return VocabularyOverlap(ids_T, count / max(1, len(T.ids)), count / max(1, len(S.ids)))
@@ -122,16 +132,21 @@ def overlap(teacher: Any, student: Any) -> VocabularyOverlap:
 def _match(
     ids_T: NDArray[np.int32], T: CanonicalVocabulary, S: CanonicalVocabulary, keys: list[bytes]
 ) -> None:
-    """Maps the teacher's tokens that are not mapped yet to the student's of these keys that are still free."""
+    """Match the teacher's unmatched tokens with the student's unmatched tokens of the same key, in place.
+
+    Args:
+        ids_T: The matches so far, for each id of the teacher.
+        T: The teacher's vocabulary.
+        S: The student's vocabulary.
+        keys: A key for each of the teacher's tokens.
+    """
     mapped = ids_T.tolist()
     taken = set(mapped)
     waiting = [n for n, i in enumerate(T.ids) if mapped[i] == NOWHERE]
     free = [n for n, j in enumerate(S.ids) if j not in taken]
     keys_T, keys_S = [keys[n] for n in waiting], [S.keys[n] for n in free]
-    several = _repeated(keys_T) | _repeated(keys_S)
-    single = {key: S.ids[n] for key, n in zip(keys_S, free, strict=True)}
-    for key in several:
-        single.pop(key, None)
+    several = _find_repeated(keys_T) | _find_repeated(keys_S)
+    single = {key: S.ids[n] for key, n in zip(keys_S, free, strict=True) if key not in several}
     ids_T[[T.ids[n] for n in waiting]] = [single.get(key, NOWHERE) for key in keys_T]
     if several:
         spelt = {(key, S.tokens[n]): S.ids[n] for key, n in zip(keys_S, free, strict=True) if key in several}
@@ -147,11 +162,5 @@ def _match(
                 ids_T[i] = left[key].pop(0)
 
 
-def _repeated(keys: list[bytes]) -> set[bytes]:
-    if len(set(keys)) == len(keys):
-        return set()
-    seen: set[bytes] = set()
-    several: set[bytes] = set()
-    for key in keys:
-        (several if key in seen else seen).add(key)
-    return several
+def _find_repeated(keys: list[bytes]) -> set[bytes]:
+    return {key for key, count in Counter(keys).items() if count > 1}

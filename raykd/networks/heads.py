@@ -1,21 +1,23 @@
-"""Heads: what a model says something about, by the kind of its task.
+"""Heads: which outputs a model has, named after the task that they serve.
 
-Decision record: a head is named as the task that it serves, and one table maps it to transformers' auto class
-and to the endings of architecture names, so that what a checkpoint is made for can be read from its JSON files
-alone. Classifiers of texts and of tokens have the run's labels; the other heads have none: a span is two outputs
-a token, a language model's outputs are its tokenizer's pieces. Importing this module imports neither torch nor
-transformers.
+Decision record: tables map a head to transformers' auto class and to the endings of architecture names, so the JSON
+files of a checkpoint alone say what it was made for. Classifiers of texts and of tokens have the run's labels. The
+other heads have none: a span is two outputs per token, and a language model has an output per piece of its tokenizer.
+Importing this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from raykd.errors import ModelError
 from raykd.head import Head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 HEADS: frozenset[Head] = frozenset(get_args(Head))
 LABELLED: frozenset[Head] = frozenset({"classification", "token_classification"})
@@ -23,7 +25,7 @@ LANGUAGE: frozenset[Head] = frozenset({"causal_lm", "seq2seq", "masked_lm"})
 ENCODED: frozenset[Head] = HEADS - {"causal_lm", "seq2seq"}
 """Heads that an encoder can have."""
 SPAN = ("start", "end")
-"""The two outputs of a question-answering head, in this order."""
+"""The two outputs of a question-answering head, in the order of the logits."""
 
 _AUTO: dict[Head, str] = {
     "classification": "AutoModelForSequenceClassification",
@@ -41,7 +43,7 @@ PIPELINES: dict[Head, str] = {
     "seq2seq": "text2text-generation",
     "masked_lm": "fill-mask",
 }
-"""What the model card calls each head's task."""
+"""The names of the tasks on a model card, as the hub knows them."""
 _ENDINGS: dict[str, Head] = {
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "token_classification",
@@ -55,34 +57,53 @@ _ENDINGS: dict[str, Head] = {
 }
 
 
-def find_auto_class(head: Head) -> Any:
-    """transformers' auto class of a head; imports transformers."""
+class AutoClass(Protocol):
+    """What raykd calls of transformers' auto classes."""
+
+    def from_config(self, config: PreTrainedConfig, **settings: object) -> PreTrainedModel: ...
+
+    def from_pretrained(
+        self, path: str, *, output_loading_info: Literal[True], **settings: object
+    ) -> tuple[PreTrainedModel, Mapping[str, Collection[str]]]: ...
+
+    def register(
+        self, config: type[PreTrainedConfig], model: type[PreTrainedModel], exist_ok: bool
+    ) -> None: ...
+
+
+def find_auto_class(head: Head) -> AutoClass:
+    """Return transformers' auto class for a head; imports transformers."""
     import transformers
 
-    return getattr(transformers, _AUTO[head])
+    found: AutoClass = getattr(transformers, _AUTO[head])
+    return found
 
 
 def read_head(config: Mapping[str, object]) -> Head | None:
-    """The head that a config.json tells of; None where it names no architecture, or one of another purpose."""
-    named = config.get("architectures")
-    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
-        return None
-    head = next((head for ending, head in _ENDINGS.items() if named[0].endswith(ending)), None)
-    if head == "seq2seq" and not config.get("is_encoder_decoder"):  # models of images and text end so too
-        return None
-    return head
+    """Return the head that a config.json names; None if it names no architecture, or one for another purpose."""
+    match config.get("architectures"):
+        case [str(name)]:
+            head = next((head for ending, head in _ENDINGS.items() if name.endswith(ending)), None)
+            # Models of images and text are called ...ForConditionalGeneration too.
+            return None if head == "seq2seq" and not config.get("is_encoder_decoder") else head
+    return None
 
 
 def register() -> None:
-    """Makes `raykd_linear` and `raykd_lstm` known to transformers' auto classes; takes seconds."""
-    from raykd.networks import recurrent as networks  # noqa: F401  (registers when imported)
+    """Make `raykd_linear` and `raykd_lstm` known to transformers' auto classes; takes seconds the first time."""
+    from raykd.networks import recurrent  # noqa: F401  (registers when imported)
 
 
 def choose_head(folder: Path, own: Head | None, wanted: Head | None) -> Head:
-    """The head to load: what is wanted, if the checkpoint has it or does not tell.
+    """Choose the head to load: the wanted one, if the checkpoint has it or does not say which it has.
+
+    Args:
+        folder: The checkpoint's directory, for the message.
+        own: The head that its files name; None if they do not say.
+        wanted: The head that it has to serve; None accepts its own, or classification if it names none.
 
     Raises:
-        ModelError: the checkpoint has a head of another kind than is wanted.
+        ModelError: The checkpoint has another head than the wanted one.
     """
     if own is not None and wanted is not None and own != wanted:
         raise ModelError(
@@ -96,30 +117,19 @@ def choose_head(folder: Path, own: Head | None, wanted: Head | None) -> Head:
 
 
 def parse_head(name: object) -> Head | None:
-    """The head of this name, None where there is none: for what a file says."""
+    """Return the head of the name that a file holds; None if there is no such head."""
     return name if isinstance(name, str) and name in HEADS else None
 
 
-def check_offered(kind: str, head: Head, offered: frozenset[Head]) -> None:
-    """Refuses a head that a kind of student does not have.
-
-    Raises:
-        ModelError: it names the heads that the kind has.
-    """
-    if head not in offered:
-        raise ModelError(
-            f"a student of kind {kind} cannot learn this task",
-            got=head,
-            wanted=", ".join(sorted(offered)),
-            next_step="choose another kind of student, or another task",
-        )
-
-
 def build_label_settings(labels: Sequence[str], head: Head = "classification") -> dict[str, object]:
-    """The label keys of a transformers config; the order of the labels is the order of the logits.
+    """Return the label keys of a transformers configuration.
+
+    Args:
+        labels: In the order of the logits; () for a head without labels.
+        head: What the model has to serve.
 
     Raises:
-        ModelError: labels that do not tell classes apart, or labels for a head that has none.
+        ModelError: Fewer than two labels, equal labels, or labels for a head that has none.
     """
     if head not in LABELLED:
         if not has_labels(tuple(labels), (), head):
@@ -136,18 +146,24 @@ def build_label_settings(labels: Sequence[str], head: Head = "classification") -
 
 
 def has_labels(labels: tuple[str, ...], named: tuple[str, ...], head: Head) -> bool:
-    """Whether a run's labels are those that a model of this head names; a span's two outputs may be named."""
+    """Return whether a run's labels are those that a model with this head names.
+
+    Args:
+        labels: The run's. For question answering they may name the two outputs (`SPAN`).
+        named: Those of the model's configuration.
+        head: The model's.
+    """
     if head in LABELLED:
         return labels == named
     return not labels or (head == "question_answering" and labels == SPAN)
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draws from torch's CPU generator come from the seed, and the generator is put back afterwards.
+def use_seed(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator while the body runs, and put it back afterwards.
 
-    Models are made on the CPU; `torch.manual_seed` would also reseed every GPU, which `fork_rng` does not
-    restore unless it is told which, so only the CPU's generator is touched.
+    `torch.manual_seed` would also reseed every GPU, which `fork_rng` only restores if it is told which ones. Models
+    are made on the CPU, so only the CPU's generator is touched.
     """
     import torch
 

@@ -21,7 +21,7 @@ from raykd.config import RunConfig, TrainConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.errors import RaykdError
-from raykd.models import Student, stored_parameters
+from raykd.models import Student, count_stored_parameters
 from raykd.pretrained import files
 from raykd.student.loop import LOGGED_WINDOWS
 from raykd.tasks import Task
@@ -72,7 +72,7 @@ def count_student_parameters(
     """
     if student.kind == "pretrained":
         folder = Path(student.path)
-        return stored_parameters(folder) if folder.is_dir() and student.layers is None else None
+        return count_stored_parameters(folder) if folder.is_dir() and student.layers is None else None
     if getattr(student, "vocabulary", "own") == "union":
         return None
     import torch

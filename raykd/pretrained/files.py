@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from raykd.errors import ModelError
 from raykd.head import Head
@@ -43,6 +42,8 @@ list): they are searched for code too, and are no fault of the model's."""
 TOKENIZERS = (NGRAMS, UNION, "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json")
 PIECES = ("*.model", "*.spm", "*.bpe")
 """Names of sentencepiece models."""
+TaskSettings = Mapping[str, str | int]
+"""Keys of a task with which a saved model is served."""
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 _TRUSTED: set[Path] = set()
 
@@ -72,7 +73,7 @@ class ModelInfo:
     needs_code: tuple[str, ...]
     problems: tuple[str, ...]
     no_answer: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: TaskSettings = field(default_factory=dict)
 
 
 def inspect_directory(path: str | Path, *, trust_remote_code: bool = False) -> ModelInfo:
@@ -156,7 +157,7 @@ def list_tasks(path: str | Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def folder_of(path: Path, task: str | None) -> Path:
+def find_task_folder(path: Path, task: str | None) -> Path:
     """Where the model lies that a task is answered with: the directory itself, or its folder of that name.
 
     Raises:
@@ -185,7 +186,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """
     folder = Path(path)
     _check_exists(folder)
-    folder_of(folder, None)
+    find_task_folder(folder, None)
     config = read_config(folder)
     head = _task(config, read_json(folder / CARD) if (folder / CARD).is_file() else {})
     if head is not None and head not in LABELLED:
@@ -228,7 +229,7 @@ def check_directory(folder: Path, *, trust_remote_code: bool) -> None:
             wanted="one config.json",
             next_step="load it once with plain transformers and save it again (save_pretrained)",
         )
-    folder_of(folder, None)
+    find_task_folder(folder, None)
     if (folder / ADAPTER).exists():
         raise ModelError(
             f"{folder} holds an adapter beside a whole model, and transformers would load both",

@@ -1,9 +1,9 @@
-"""Where a decoder starts: the token that stands before the first one of every target.
+"""Find the token that a decoder starts with, which comes before the first token of every target.
 
-Decision record: training reads it from config.json and writing from generation_config.json, and transformers fails in
-a worker where the one that it reads lacks it. So each takes the other's, then the beginning that writing would take; a
-checkpoint that names none is refused before anything starts. Models of mBART's kind have no token of their own: each
-target's last token (its language) is moved to the front.
+Decision record: transformers reads it from config.json for training and from generation_config.json for writing, and
+fails in a worker if that file lacks it. So each of the two falls back to the other, then to the beginning token of
+generation_config.json. A checkpoint that names none is refused before anything starts. Models like mBART have no such
+token: they move the last token of each target, its language, to the front.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
 from raykd.pretrained.jsonfile import read_json
+from raykd.pretrained.structure import read_auto_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,10 +24,10 @@ WRAPPING = ("mbart", "plbart")
 
 
 def fill_start(model: PreTrainedModel, folder: Path) -> None:
-    """Sets the token that a loaded encoder-decoder starts with where one of its two configurations lacks it.
+    """Set the token that a loaded encoder-decoder starts with, where one of its two configurations lacks it.
 
     Raises:
-        ModelError: both lack it.
+        ModelError: Both lack it.
     """
     if not model.config.is_encoder_decoder:
         return
@@ -40,28 +41,27 @@ def fill_start(model: PreTrainedModel, folder: Path) -> None:
         generation.decoder_start_token_id = start
         try:
             generation.validate(strict=True)
-        except ValueError:  # transformers saves a config with other faults only if nothing in it was changed
+        except ValueError:
+            # transformers saves a configuration that has other faults only if nothing in it was changed.
             generation.decoder_start_token_id = None
-    if config.pad_token_id is None:  # fills labels behind their end, where nothing is read
-        ends = (
-            generation.eos_token_id
-            if isinstance(generation.eos_token_id, list)
-            else [generation.eos_token_id]
-        )
+    if config.pad_token_id is None:
+        # It only fills labels after their end, which nothing reads, so any id will do.
+        ends = generation.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
         config.pad_token_id = next((i for i in (generation.pad_token_id, *ends) if i is not None), 0)
 
 
 def check_decoder_start(folder: Path) -> None:
-    """Says now what `fill_start` would say of a model directory, from its JSON files.
+    """Refuse a model directory that `fill_start` would refuse; reads its JSON files alone.
 
     Raises:
-        ModelError: the decoder has no token to start with, or one that its vocabulary has not.
+        ModelError: The decoder has no token to start with, or one that is not in its vocabulary.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception:  # code of its own, or a type that is not known: said elsewhere
+        config = read_auto_config(folder)
+    except Exception:  # code of its own, or an unknown type; `check_code` reports those
         return
     if not config.is_encoder_decoder or config.model_type in WRAPPING:
         return
@@ -72,7 +72,7 @@ def check_decoder_start(folder: Path) -> None:
     size = getattr(config.get_text_config(decoder=True), "vocab_size", None)
     if isinstance(size, int) and start >= size:
         raise ModelError(
-            f"the decoder of {folder} starts with a token that its vocabulary has not",
+            f"the decoder of {folder} starts with a token that is not in its vocabulary",
             got=f"decoder_start_token_id {start}, {size} tokens",
             wanted=f"an id below {size}",
             next_step="set decoder_start_token_id in its config.json to the one that it was trained with",
@@ -80,7 +80,7 @@ def check_decoder_start(folder: Path) -> None:
 
 
 def find_start_token(model: PreTrainedModel) -> int | None:
-    """The token that writing starts with; None of a decoder, and where each target has its own."""
+    """Return the token that writing starts with; None for a decoder, and where each target has its own."""
     if not model.config.is_encoder_decoder:
         return None
     own: int | None = model.generation_config.decoder_start_token_id

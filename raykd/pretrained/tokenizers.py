@@ -8,10 +8,9 @@ Python give ids and no places of tokens, which is enough where the unit is a who
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from raykd.errors import ModelError
 from raykd.head import Head
@@ -22,7 +21,7 @@ from raykd.pretrained.hub import raise_as_model_error, resolve_model
 from raykd.pretrained.jsonfile import read_json
 from raykd.tokenizers.ngrams import FILE as NGRAMS
 from raykd.tokenizers.ngrams import HashedNgrams
-from raykd.tokenizers.pieces import KINDS, PieceTokenizer
+from raykd.tokenizers.pieces import KINDS, PieceTokenizer, load_auto_tokenizer
 from raykd.tokenizers.union import FILE as UNION
 from raykd.tokenizers.union import UnionTokenizer
 
@@ -71,7 +70,7 @@ def load_tokenizer(
     folder = resolve_model(path, revision=revision, trust_remote_code=trust_remote_code)
     files.check_code(folder, trust_remote_code=trust_remote_code)
     if (folder / NGRAMS).is_file():
-        return cast("Tokenizer", HashedNgrams.from_pretrained(folder))
+        return HashedNgrams.from_pretrained(folder)
     if (folder / UNION).is_file():
         return UnionTokenizer.from_pretrained(folder)
     folder = files.find_tokenizer_folder(folder)
@@ -81,14 +80,8 @@ def load_tokenizer(
     if config.is_file() and str(read_json(config).get("model_type")).startswith("raykd_"):
         register()
     check_packages(folder)
-    with raise_as_model_error(f"the tokenizer of {folder} cannot be loaded"), warnings.catch_warnings():
-        from transformers import AutoTokenizer
-
-        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=trust_remote_code, local_files_only=True
-        )
+    with raise_as_model_error(f"the tokenizer of {folder} cannot be loaded"):
+        tokenizer = load_auto_tokenizer(folder, trust_remote_code=trust_remote_code)
         return PieceTokenizer(tokenizer) if type(tokenizer).__name__ in KINDS else tokenizer
 
 

@@ -55,7 +55,7 @@ def make_cost_table(
     """Return the table of a run with teachers."""
     taught = list_taught_languages(config, pool, trained)
     texts = Counter(trained.languages)
-    own = models.stored_parameters(student)
+    own = models.count_stored_parameters(student)
     teachers = []
     for info in infos:
         ms, beside = times.get(info.name, (None, None))

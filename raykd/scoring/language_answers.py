@@ -56,7 +56,7 @@ def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> t
                 generation=task.generation,
             )
         )
-    return replace(said, texts=texts), models.parameter_count(student.model)
+    return replace(said, texts=texts), models.count_parameters(student.model)
 
 
 def collect_teacher_answers(

@@ -38,7 +38,7 @@ class Model:
         Raises:
             ModelError: There is no model, or it must not be loaded (pickled weights, code of its own).
         """
-        return cls(models.load_model(models.folder_of(find_student(Path(path)), task)))
+        return cls(models.load_model(models.find_task_folder(find_student(Path(path)), task)))
 
     def __repr__(self) -> str:
         return f"Model(task={self.task!r}, labels={self.labels!r})"

@@ -34,7 +34,7 @@ from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run
 from raykd.data.mixture import Mixture
 from raykd.distill.objective import Counts
-from raykd.models.multi import MultiModel, rebuilt
+from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
@@ -360,7 +360,7 @@ class TrainingLoop:
         assert self.best_weights is not None, "no evaluation yet"
         # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
         if isinstance(self.student, MultiModel):
-            whole = rebuilt(self.student, self.best_weights)
+            whole = rebuild_tasks(self.student, self.best_weights)
             parts = {
                 name: replace(part, no_answer=self.trainers[name].learns_no_answer)
                 for name, part in whole.parts.items()

@@ -23,7 +23,7 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.errors import ConfigError, DataError
 from raykd.models import Student
-from raykd.models.vocabulary import same_tokenizer
+from raykd.models.vocabulary import is_same_tokenizer
 from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
 from raykd.tokenizers.union import UnionTokenizer
@@ -98,7 +98,7 @@ def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> 
     numbers: dict[int, int] = {}
     for m in sorted({m for m in first.values() if m is not None}):
         own = vocabularies[m].tokenizer
-        at = next((k for k, other in enumerate(members) if same_tokenizer(own, other)), len(members))
+        at = next((k for k, other in enumerate(members) if is_same_tokenizer(own, other)), len(members))
         members += [own] if at == len(members) else []
         numbers[m] = at
     chosen = {language: numbers[m] for language, m in first.items() if m is not None}

@@ -21,10 +21,10 @@ from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.vocabulary_signals import IdMap
 from raykd.errors import ConfigError
-from raykd.models.vocabulary import check_padding, overlap, same_tokenizer, true_size
+from raykd.models.vocabulary import check_padding, compute_overlap, count_token_ids, is_same_tokenizer
 from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
-from raykd.tokenizers.canonical import find_comparable_offsets, marking
+from raykd.tokenizers.canonical import detect_marking, find_comparable_offsets
 from raykd.tokenizers.union import UnionTokenizer
 
 log = logging.getLogger("raykd.student")
@@ -71,7 +71,7 @@ def _match(
     by_rank = any(term.divergence.kind == "universal_logit" for term in config.objective.terms)
     member = _member(teacher.tokenizer, tokenizer)
     total = member is not None and bool((member >= 0).all())
-    same = member is None and same_tokenizer(teacher.tokenizer, tokenizer)
+    same = member is None and is_same_tokenizer(teacher.tokenizer, tokenizer)
     kind: VocabularyKind = "own" if by_rank else "same" if same else "inside" if total else "overlap"
     try:
         check_servable(config.objective, task.answers.kind, task.answers.temperatures, vocabulary=kind)
@@ -90,11 +90,11 @@ def _match(
             kind, weight_VD=weight_VD, bias_V=bias_V, after=teacher.after, numbered=numbered
         )
     if member is not None:
-        ids = IdMap.of(member, true_size(tokenizer), device)
+        ids = IdMap.of(member, count_token_ids(tokenizer), device)
         return VocabularyMatch(
             kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, after=teacher.after, numbered=numbered
         )
-    found = overlap(teacher.tokenizer, tokenizer)
+    found = compute_overlap(teacher.tokenizer, tokenizer)
     if found.teacher_share < LITTLE:
         log.warning(
             "teacher %s and the student share %.0f %% of the teacher's tokens; what it says of the others falls into "
@@ -104,7 +104,7 @@ def _match(
         )
     return VocabularyMatch(
         kind,
-        ids=IdMap.of(found.ids_T, true_size(tokenizer), device),
+        ids=IdMap.of(found.ids_T, count_token_ids(tokenizer), device),
         comparable_N=_comparable(teacher, tokenizer, rows, tokens),
         weight_VD=weight_VD,
         bias_V=bias_V,
@@ -120,7 +120,7 @@ def _member(theirs: Any, tokenizer: Any) -> NDArray[np.int32] | None:
         (
             ids
             for own, ids in zip(tokenizer.members, tokenizer.maps, strict=True)
-            if same_tokenizer(theirs, own)
+            if is_same_tokenizer(theirs, own)
         ),
         None,
     )
@@ -137,12 +137,12 @@ def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokeniz
     spoken = next((t.language_set for t in config.teachers if t.name == name), None)
     if isinstance(tokenizer, UnionTokenizer) and not isinstance(teacher.tokenizer, UnionTokenizer):
         cuts = {
-            lang: same_tokenizer(teacher.tokenizer, tokenizer.members[tokenizer.member(lang)])
+            lang: is_same_tokenizer(teacher.tokenizer, tokenizer.members[tokenizer.member(lang)])
             for lang in languages
             if spoken is None or lang in spoken
         }
     else:
-        cuts = dict.fromkeys(languages, same_tokenizer(teacher.tokenizer, tokenizer))
+        cuts = dict.fromkeys(languages, is_same_tokenizer(teacher.tokenizer, tokenizer))
     other = [lang for lang, alike in cuts.items() if not alike]
     if other:
         raise ConfigError(
@@ -156,7 +156,7 @@ def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokeniz
 def _comparable(
     teacher: TeacherVocabulary, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows
 ) -> NDArray[np.bool_]:
-    theirs, own = marking(teacher.tokenizer), marking(tokenizer)
+    theirs, own = detect_marking(teacher.tokenizer), detect_marking(tokenizer)
     offsets = np.split(tokens.extra["offsets_N"], tokens.starts_B1[1:-1])
     parts = [
         find_comparable_offsets(t, row, theirs, own) for t, row in zip(rows.pairs or (), offsets, strict=True)

@@ -31,6 +31,8 @@ class Tokenizer(Protocol):
     @property
     def pad_token_id(self) -> int | None: ...
 
+    def __len__(self) -> int: ...
+
     def __call__(
         self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
     ) -> Mapping[str, Sequence[Sequence[int]]]:

@@ -1,24 +1,28 @@
-"""Byte-pair tokenizers learnt from the training texts, for language models that are trained from scratch.
+"""Train byte-pair tokenizers on the training texts, for language models that are trained from scratch.
 
-Decision record: what is generated is compared with a text as it stands, so decoding must give back every text:
-blanks are kept in the pieces, nothing is normalised, and a character that is not in the vocabulary becomes its
-UTF-8 bytes. Pieces are made of characters, not of bytes as GPT-2's: a byte-level vocabulary cuts a Chinese
-character into pieces that begin at the same place, and places are how the tokens of a student and of its teachers
-find each other. Unigram models are not used because their trainer sums floats in the order of a randomly seeded
-hash map; merges of byte pairs are counted in whole numbers and ties are broken by the pieces' numbers, which are
-made the same in every process by choosing the characters here (see `raykd.tokenizers.wordpiece`). One vocabulary
-serves all languages, sources and targets, so embeddings can be shared between both sides and the head.
+Decision record:
+
+- Generated text is compared with the original, so decoding must give back every text. Blanks are kept in the pieces,
+  nothing is normalised, and a character that is not in the vocabulary becomes its UTF-8 bytes.
+- Pieces consist of characters, not of bytes as in GPT-2. A byte-level vocabulary cuts a Chinese character into pieces
+  that begin at the same place, and raykd matches the tokens of a student and its teachers by place.
+- Unigram models are not used, because their trainer sums floats in the order of a randomly seeded hash map. Byte pairs
+  are counted in whole numbers (see `raykd.tokenizers.training`).
+- One vocabulary serves all languages, sources and targets, so both sides and the head can share embeddings.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from raykd.errors import ModelError
+from raykd.tokenizers.training import choose_characters, repeat_words
 
 if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
@@ -32,30 +36,31 @@ _WORDS = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+"
     r"|\s+(?!\S)|\s+"
 )
-_BETWEEN = "\0"
+_SEPARATOR = "\0"
+"""Between words for the trainer; a word that holds it teaches nothing."""
 
 
 def train_bytepair(
     texts: Iterable[str], *, vocab_size: int, max_length: int | None, closed: bool
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most ``vocab_size`` pieces; ``<pad>`` is 0. The same texts give the same tokenizer.
+    """Train a byte-pair tokenizer; ``<pad>`` is 0. The same texts give the same tokenizer.
 
     Args:
-        texts: training texts, for translation sources and targets; read once.
-        vocab_size: specials, 256 bytes, single characters and longer pieces together. Characters take at most half
-            of it; a rarer one is written as its bytes.
-        max_length: what the model can take, or None where it takes any length.
-        closed: a text ends with ``</s>`` (sources and targets of an encoder-decoder); otherwise it begins with
-            ``<s>`` and is open (a prompt).
+        texts: Training texts, for translation sources and targets; read once.
+        vocab_size: Most pieces: special tokens, 256 bytes, characters and longer pieces together. Characters take at
+            most half of it; rarer ones are written as their bytes.
+        max_length: Most tokens that the model can read; None for any number.
+        closed: Whether a text ends with ``</s>`` (sources and targets of an encoder-decoder). Otherwise it begins with
+            ``<s>`` and can be continued (a prompt).
 
     Raises:
-        ModelError: there is no text to learn from.
+        ModelError: There is no text to learn from.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     splitter = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    vocabulary, merges = _learnt(texts, splitter, vocab_size)
+    vocabulary, merges = _learn(texts, splitter, vocab_size)
     tokenizer = Tokenizer(
         models.BPE(
             vocabulary, merges, unk_token=UNK, byte_fallback=True, fuse_unk=False, cache_capacity=10000
@@ -83,45 +88,29 @@ def train_bytepair(
     )
 
 
-def _learnt(
-    texts: Iterable[str], splitter: Any, vocab_size: int
+def _learn(
+    texts: Iterable[str], splitter: PreTokenizer, vocab_size: int
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Pieces with their numbers (specials, bytes, characters, merged ones) and the merges in their order."""
-    import json
-
+    """Return pieces with their numbers (special tokens, bytes, characters, merged pieces) and the merges in order."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     words: Counter[str] = Counter()
     for text in texts:
         words.update(word for word, _ in splitter.pre_tokenize_str(text))
-    characters: Counter[str] = Counter()
-    for word, count in words.items():
-        characters.update({character: count * n for character, n in Counter(word).items()})
-    characters.pop(_BETWEEN, None)
+    room = max(1, vocab_size // 2 - len(SPECIALS) - len(BYTES))
+    characters = choose_characters(words, lambda word: [c for c in word if c != _SEPARATOR], room)
     if not characters:
         raise ModelError("a tokenizer cannot be learnt: the training texts hold nothing")
-    room = max(1, vocab_size // 2 - len(SPECIALS) - len(BYTES))
-    kept = sorted(sorted(characters, key=lambda piece: (-characters[piece], piece))[:room])
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Split(_BETWEEN, "removed")
+    learner.pre_tokenizer = pre_tokenizers.Split(_SEPARATOR, "removed")
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIALS, *BYTES],
-        initial_alphabet=kept,
-        limit_alphabet=len(kept),
+        initial_alphabet=characters,
+        limit_alphabet=len(characters),
         min_frequency=2,
         show_progress=False,
     )
-    learner.train_from_iterator(_repeated(words, set(kept)), trainer)
+    learner.train_from_iterator(repeat_words(words, list, characters, _SEPARATOR), trainer)
     model = json.loads(learner.to_str())["model"]
     return model["vocab"], [(left, right) for left, right in model["merges"]]
-
-
-def _repeated(words: Counter[str], known: set[str]) -> Iterator[str]:
-    """Each word as often as it was counted; words with an unknown character are partly bytes and teach nothing."""
-    for word in sorted(words):
-        if known.issuperset(word):
-            left = words[word]
-            while left > 0:
-                yield _BETWEEN.join([word] * min(left, 1000))
-                left -= 1000

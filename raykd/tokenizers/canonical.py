@@ -1,16 +1,16 @@
-"""What a token says: where it stands and which text it is, in a form that all tokenizers share.
+"""Give each token a canonical key, so that the tokens of different tokenizers can be compared.
 
-Decision record: a token's spelling proves nothing. `the`, `Ġthe` and `▁the` may be one string and `the` may be
-three. So each token gets a canonical key, one byte that says where it stands and the text's bytes:
+Decision record: spellings cannot be compared. `the`, `Ġthe` and `▁the` may be one string, and `the` may be three. So a
+token's key is one byte that says where the token stands, followed by the bytes of its text:
 
 * `BEGINS`: a blank comes before it (`Ġthe`, `▁the`) or a word begins with it (WordPiece's `the`).
-* `WITHIN`: it follows directly (`the` of byte-level BPE, `##the`). WordPiece's punctuation and Chinese
-  characters, which its pre-tokenizer cuts out, too: whether a blank comes before them is not known.
-* `DEAD`: `##,` where the pre-tokenizer cuts punctuation out, which no text ever gives.
-* `SPECIAL`: never equal to a text that reads like it.
+* `WITHIN`: it follows directly (`the` in byte-level BPE, `##the`). WordPiece's punctuation and Chinese characters have
+  this key too: its pre-tokenizer cuts them out, so whether a blank comes before them is unknown.
+* `DEAD`: no text contains it (`##,` if the pre-tokenizer cuts punctuation out).
+* `SPECIAL`: a special token, never equal to text with the same spelling.
 
-How a tokenizer marks words is found by trying its normaliser and pre-tokenizer, not by its class. Upper and
-lower case are different strings.
+How a tokenizer marks words is found out by trying its normaliser and pre-tokenizer, not from its class. Upper and lower
+case are different strings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from raykd.errors import ModelError
 from raykd.text.alignment import NOWHERE, is_blank
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RustTokenizer
+
     from raykd.text.tokens import Tokenizer
 
 BEGINS, WITHIN, DEAD, SPECIAL = b"\x01", b"\x00", b"\x02", b"\x03"
@@ -37,12 +39,13 @@ _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff
 
 @dataclass(frozen=True)
 class WordMarking:
-    """How a tokenizer marks words. Written by `marking`, read by `list_canonical_tokens` and `find_comparable_offsets`.
+    """How a tokenizer marks words. Made by `detect_marking`.
 
-    style: ``blank``: a token says that a blank comes before it; ``word``: that it continues a word.
-    marker: ``Ġ``, ``▁`` or the blank itself of the first style, ``##`` of the second.
-    first: whether a text's first word is marked as if a blank came before it (``blank`` only).
-    cut: which characters always are a token of their own (``word`` only): punctuation, Chinese.
+    Attributes:
+        style: ``blank`` if a token says that a blank comes before it, ``word`` if it says that it continues a word.
+        marker: ``Ġ``, ``▁`` or the blank itself with the first style, ``##`` with the second.
+        first: Whether a text's first word is marked as if a blank came before it (``blank`` only).
+        cut: Whether punctuation, and whether a Chinese character, is always a token of its own (``word`` only).
     """
 
     style: Literal["blank", "word"]
@@ -51,7 +54,7 @@ class WordMarking:
     cut: tuple[bool, bool] = (False, False)
 
     def stands_alone(self, character: str) -> bool:
-        """Whether this character is never in one token with its neighbours."""
+        """Return whether this character is always a token of its own."""
         return (self.cut[0] and _is_punctuation(character)) or (
             self.cut[1] and _HAN.match(character) is not None
         )
@@ -59,13 +62,15 @@ class WordMarking:
 
 @dataclass(frozen=True)
 class CanonicalVocabulary:
-    """The tokens of a vocabulary. Written by `list_canonical_tokens`, read by `raykd.models.vocabulary.overlap` and
-    unions.
+    """The tokens of a vocabulary. Made by `list_canonical_tokens`.
 
-    ids: without gaps in the vocabulary. In this order tokens of one key are preferred: by number, but tokens
-        that spell a single byte (``<0x41>``) come after all others.
-    keys, tokens: key and spelling of each of these ids.
-    size: the highest id plus 1.
+    Attributes:
+        ids: Ascending, but tokens that spell a single byte (``<0x41>``) come last. Of tokens with one key the earlier
+            is preferred.
+        keys: The key of each of these ids.
+        tokens: The spelling of each of these ids.
+        size: The highest id plus 1; a vocabulary may have gaps.
+        marking: How its tokenizer marks words.
     """
 
     ids: list[int]
@@ -75,19 +80,19 @@ class CanonicalVocabulary:
     marking: WordMarking
 
     def by_id(self) -> dict[int, bytes]:
-        """The key of each id."""
+        """Return the keys by id."""
         return dict(zip(self.ids, self.keys, strict=True))
 
 
-def marking(tokenizer: Any) -> WordMarking:
-    """Found by what normaliser and pre-tokenizer make of a few letters.
+def detect_marking(tokenizer: Tokenizer) -> WordMarking:
+    """Find out how a tokenizer marks words, by what its normaliser and pre-tokenizer make of a few letters.
 
     Raises:
-        ModelError: a tokenizer that marks words in no known way.
+        ModelError: It marks words in no known way.
     """
     backend = find_backend(tokenizer)
     kind = type(backend.model).__name__
-    inside = getattr(backend.model, "continuing_subword_prefix", None)
+    inside: str | None = getattr(backend.model, "continuing_subword_prefix", None)
     pieces = _pieces(backend, "a a")
     for marker in ("Ġ", "▁", *(() if inside or kind == "WordLevel" else " ")):
         if any(marker in piece for piece in pieces):
@@ -104,54 +109,51 @@ def marking(tokenizer: Any) -> WordMarking:
     return WordMarking("word", inside or "", cut=(cut[0], cut[1]))
 
 
-def list_canonical_tokens(tokenizer: Any) -> CanonicalVocabulary:
-    """The key of each token of a vocabulary; see the module's docstring.
+def list_canonical_tokens(tokenizer: Tokenizer) -> CanonicalVocabulary:
+    """Compute the key of each token of a vocabulary.
 
     Raises:
-        ModelError: as `marking`.
+        ModelError: As `detect_marking`.
     """
-    backend, marks = find_backend(tokenizer), marking(tokenizer)
+    backend, marks = find_backend(tokenizer), detect_marking(tokenizer)
     added = backend.get_added_tokens_decoder()
     special = set(getattr(tokenizer, "all_special_ids", ())) | {i for i, t in added.items() if t.special}
     by_bytes = bool(getattr(backend.model, "byte_fallback", False))
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    size = max(vocabulary.values(), default=-1) + 1
-    at: list[str | None] = [None] * size
-    for token, i in vocabulary.items():
-        at[i] = token
-    ids, keys, tokens = [], [], []
-    spelt: list[tuple[int, bytes, str]] = []
-    for i, spelling in enumerate(at):
-        if spelling is None:
-            continue
+    tokens: list[tuple[int, bytes, str]] = []
+    single_bytes: list[tuple[int, bytes, str]] = []
+    for i, spelling in sorted({i: token for token, i in vocabulary.items()}.items()):
         if i in special:
-            key = SPECIAL + _utf8(spelling)
+            tokens.append((i, SPECIAL + _utf8(spelling), spelling))
         elif i in added:
-            key = _after_blank(_utf8(spelling))
+            tokens.append((i, _key_of_added(_utf8(spelling)), spelling))
         elif by_bytes and (byte := _BYTE_TOKEN.fullmatch(spelling)):
-            spelt.append((i, WITHIN + bytes.fromhex(byte[1]), spelling))
-            continue
+            single_bytes.append((i, WITHIN + bytes.fromhex(byte[1]), spelling))
         else:
-            key = _key(spelling, marks)
-        ids.append(i)
-        keys.append(key)
-        tokens.append(spelling)
-    for i, key, spelling in spelt:
-        ids.append(i)
-        keys.append(key)
-        tokens.append(spelling)
-    return CanonicalVocabulary(ids, keys, tokens, size, marks)
+            tokens.append((i, _key(spelling, marks), spelling))
+    tokens += single_bytes
+    ids = [i for i, _, _ in tokens]
+    keys, spellings = [key for _, key, _ in tokens], [spelling for _, _, spelling in tokens]
+    return CanonicalVocabulary(ids, keys, spellings, max(ids, default=-1) + 1, marks)
 
 
 def find_comparable_offsets(
     text: str, offsets_N: NDArray[np.int64], teacher: WordMarking, student: WordMarking
 ) -> NDArray[np.bool_]:
-    """At which offsets "a word begins here" means the same to both; ``[N]``, false for `NOWHERE`.
+    """Find the offsets at which "a word begins here" means the same to both tokenizers.
 
-    At a text's beginning one tokenizer says ``The`` and another ``▁The``; after an opening bracket WordPiece
-    begins a word where byte-level BPE has no blank. The same string is then not the same token, and a
-    teacher's mass would be given to pieces that the student must not use there. The text's end is the same to
-    all.
+    At the beginning of a text one tokenizer says ``The`` and another ``▁The``. After an opening bracket WordPiece
+    begins a word where byte-level BPE has no blank. There one string is not the same token to both, and a teacher would
+    give its probability to pieces that the student cannot use.
+
+    Args:
+        text: The text.
+        offsets_N: Offsets of N tokens in it, in characters; `NOWHERE` for a token without one.
+        teacher: How the teacher's tokenizer marks words.
+        student: How the student's does.
+
+    Returns:
+        bool ``[N]``; False for `NOWHERE`, True for the text's end.
     """
     offsets_N = np.asarray(offsets_N, dtype=np.int64)
     fine_N = offsets_N > NOWHERE
@@ -167,8 +169,13 @@ def find_comparable_offsets(
     return fine_N & same_N
 
 
-def find_backend(tokenizer: Tokenizer) -> Any:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+def find_backend(tokenizer: Tokenizer) -> RustTokenizer:
+    """Return the tokenizer's Rust form, or a `PieceTokenizer`'s stand-in for it.
+
+    Raises:
+        ModelError: It has none.
+    """
+    backend: RustTokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(
             "this tokenizer has no vocabulary to compare",
@@ -179,8 +186,8 @@ def find_backend(tokenizer: Tokenizer) -> Any:
     return backend
 
 
-def _pieces(backend: Any, text: str) -> list[str]:
-    """What the model of a tokenizer gets to cut."""
+def _pieces(backend: RustTokenizer, text: str) -> list[str]:
+    """Return the words that a tokenizer's model gets to cut."""
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
     if backend.pre_tokenizer is None:
@@ -189,6 +196,7 @@ def _pieces(backend: Any, text: str) -> list[str]:
 
 
 def _key(token: str, marks: WordMarking) -> bytes:
+    """Return the key of an ordinary token."""
     marker = marks.marker
     if marks.style == "word":
         inside = bool(marker) and token.startswith(marker) and token != marker
@@ -203,7 +211,7 @@ def _key(token: str, marks: WordMarking) -> bytes:
         return where + text.encode()
     try:
         return where + text.translate(_BYTES).encode("latin-1")
-    except UnicodeEncodeError:  # no token of the byte alphabet
+    except UnicodeEncodeError:  # it is not written in the byte alphabet
         return where + _utf8(text)
 
 
@@ -211,12 +219,21 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _after_blank(text: bytes) -> bytes:
+def _key_of_added(text: bytes) -> bytes:
+    """Return the key of a token that was added to the vocabulary, which is spelt with blanks as in the text."""
     return BEGINS + text[1:] if text.startswith(b" ") else WITHIN + text
 
 
 def toggle_blank(key: bytes, words: WordMarking) -> bytes:
-    """The key of the same sign with or without a blank before it; of all else a key that matches nothing."""
+    """Return the key of the same single character with or without a blank before it.
+
+    Args:
+        key: A token's key.
+        words: The marking of the tokenizer that cuts such characters out.
+
+    Returns:
+        The other key; b"" if the token is something else.
+    """
     if len(key) > 5 or key[:1] not in (BEGINS, WITHIN):
         return b""
     text = key[1:].decode("utf-8", "replace")
@@ -226,7 +243,7 @@ def toggle_blank(key: bytes, words: WordMarking) -> bytes:
 
 
 def _is_punctuation(character: str) -> bool:
-    """As BERT's pre-tokenizer sees it: all of ASCII that is no letter, digit or blank, and Unicode's P."""
+    """Return whether BERT's pre-tokenizer cuts a character out: printable ASCII signs, and Unicode's class P."""
     code = ord(character)
     if code < 128:
         return 33 <= code <= 126 and not character.isalnum()
@@ -234,7 +251,7 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _byte_alphabet() -> dict[int, int]:
-    """The characters by which byte-level BPE writes the 256 bytes, as GPT-2 numbered them."""
+    """Return the bytes by the code points of the characters that stand for them in byte-level BPE, as in GPT-2."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in set(plain)]
     return {b: b for b in plain} | {256 + n: b for n, b in enumerate(others)}

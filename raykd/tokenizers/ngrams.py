@@ -60,7 +60,6 @@ class HashedNgrams:
     lowercase: bool = True
     counted: bool = False
 
-    pad_token_id: ClassVar[int] = 0
     model_input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
 
     def __post_init__(self) -> None:
@@ -75,6 +74,11 @@ class HashedNgrams:
 
     def __len__(self) -> int:
         return self.buckets
+
+    @property
+    def pad_token_id(self) -> int:
+        """The bucket of padding, which no n-gram gets."""
+        return 0
 
     def __call__(
         self,

@@ -1,12 +1,12 @@
 """`UnionTokenizer`: the vocabularies of several monolingual masked language models as one (arXiv:2106.02834).
 
-Decision record: in MergeDistill a text is cut by the tokenizer of its language's teacher and the pieces are
-numbered in the union of all vocabularies, so teacher and student see the same tokens at the same places, and
-a teacher's answer moves to the student by a table. Pieces of different tokenizers share a number where their
-canonical keys are equal (`raykd.tokenizers.canonical`); the roles pad, unk, cls, sep and mask are shared
-whatever they are spelt. The union is numbered in the members' order and each member's own order, so it is a function
-of the members alone: a saved union holds the members and a digest of the numbering. Which tokens are masked is in
-`raykd.distill.masking`.
+Decision record: in MergeDistill each text is cut by the tokenizer of its language's teacher, and the pieces are
+numbered in the union of all vocabularies. Teacher and student then see the same tokens at the same places, and a table
+carries a teacher's answer over to the student. Pieces of different tokenizers share a number if their canonical keys
+are equal (`raykd.tokenizers.canonical`). The roles pad, unk, cls, sep and mask are shared however they are spelt.
+
+Numbers follow the order of the members and then each member's own, so they depend on the members alone. A saved union
+holds the members and a digest of the numbering. `raykd.distill.masking` chooses the tokens that are masked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,40 +24,47 @@ from raykd.distill.masking import ROLES
 from raykd.errors import DataError, ModelError
 from raykd.tokenizers.canonical import find_backend, list_canonical_tokens
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 FILE = "union_tokenizer.json"
 FORMAT = 1
 _FIELDS = ("input_ids", "attention_mask", "token_type_ids", "offset_mapping", "special_tokens_mask")
 
 
 class UnionTokenizer:
-    """Texts to ids of the union vocabulary, each text by its language's tokenizer.
+    """Encodes each text with its language's tokenizer, as ids of the union vocabulary.
 
     Args:
-        members: fast tokenizers that have all of `ROLES`.
-        languages: for each language the number of its member.
-        default: the language of texts for which none is said.
+        members: Fast tokenizers that have all of `ROLES`.
+        languages: The number of the member for each language.
+        default: The language of texts without one; None refuses them.
 
     Attributes:
-        maps: for each member ``[V_k]`` int32: its id -> the union's, no union id twice. Numbers that the member
-            gives to no token (gaps) are -1.
-        by_language: says to tasks that a text's language is to be told.
+        maps: For each member int32 ``[V_k]``, from its ids to the union's, no union id twice. Gaps in the member's
+            numbering are -1.
+        by_language: Tells tasks that this tokenizer takes the language of each text.
 
     Raises:
-        ModelError: a member without one of the roles, or of a kind without a vocabulary of strings.
-        ValueError: no members, or languages that name others.
+        ModelError: A member lacks one of the roles, or has no vocabulary of strings.
+        ValueError: There are no members, or a language names another one.
     """
 
     by_language: ClassVar[bool] = True
 
     def __init__(
-        self, members: Sequence[Any], languages: Mapping[str, int], *, default: str | None = None
+        self,
+        members: Sequence[PreTrainedTokenizerFast],
+        languages: Mapping[str, int],
+        *,
+        default: str | None = None,
     ) -> None:
         if not members or not set(languages.values()) <= set(range(len(members))):
             raise ValueError(f"{len(members)} members, languages {dict(languages)}")
         if default is not None and default not in languages:
             raise ValueError(f"the default language {default!r} is none of {sorted(languages)}")
         self.members, self.languages, self.default = tuple(members), dict(languages), default
-        self.maps, self._size = _numbered(self.members)
+        self.maps, self._size = _number_tokens(self.members)
         names = [set(member.model_input_names) for member in self.members]
         common = set.intersection(*names) | {"input_ids", "attention_mask"}
         self.model_input_names = [name for name in _FIELDS[:3] if name in common]
@@ -70,10 +77,10 @@ class UnionTokenizer:
         return self._size
 
     def member(self, language: str | None) -> int:
-        """The number of the language's tokenizer.
+        """Return the number of a language's tokenizer.
 
         Raises:
-            DataError: no tokenizer is for this language.
+            DataError: No tokenizer is for this language.
         """
         found = self.languages.get(language if language is not None else self.default or "")
         if found is None:
@@ -96,14 +103,24 @@ class UnionTokenizer:
         return_offsets_mapping: bool = False,
         return_special_tokens_mask: bool = False,
         verbose: bool = True,
-    ) -> Mapping[str, list[Any]]:
-        """Ids (and masks) of B texts or pairs as lists, not padded; one language a text.
+    ) -> Mapping[str, list[object]]:
+        """Encode B texts or pairs.
 
         Args:
-            verbose: warn of texts that are longer than a member's model can take.
+            text: The texts, or the first texts of pairs.
+            text_pair: The second texts.
+            languages: Of each text; None, for one or for all, is the default language.
+            truncation: Whether to cut texts at `max_length`.
+            max_length: In tokens.
+            return_offsets_mapping: Whether to return begin and end of each token in its text.
+            return_special_tokens_mask: Whether to return which tokens are special.
+            verbose: Whether to warn of texts that are longer than a member's model can read.
+
+        Returns:
+            Ids, masks and what else was asked for, as lists that are not padded.
 
         Raises:
-            DataError: as `member`.
+            DataError: As `member`.
         """
         spoken = [None] * len(text) if languages is None else list(languages)
         chosen_B = np.asarray([self.member(language) for language in spoken], dtype=np.int64)
@@ -131,10 +148,10 @@ class UnionTokenizer:
     def decode(
         self, ids: Sequence[int], language: str | None = None, *, skip_special_tokens: bool = False
     ) -> str:
-        """The text of ids that a text of this language was given, as its tokenizer writes it.
+        """Decode ids with the tokenizer of a language.
 
         Raises:
-            DataError: as `member`, or an id that stands for no token of this language.
+            DataError: As `member`; or an id belongs to no token of this language.
         """
         k = self.member(language)
         own = {int(i): at for at, i in enumerate(self.maps[k].tolist()) if i >= 0}
@@ -145,13 +162,11 @@ class UnionTokenizer:
                 got=f"{missing[:5]}, language {language or self.default}",
                 wanted=f"some of the {len(own)} ids of this language's tokenizer",
             )
-        text: str = self.members[k].decode(
-            [own[int(i)] for i in ids], skip_special_tokens=skip_special_tokens
-        )
-        return text
+        tokens = [own[int(i)] for i in ids]
+        return str(self.members[k].decode(tokens, skip_special_tokens=skip_special_tokens))
 
-    def content(self) -> dict[str, Any]:
-        """All that decides which ids a text gets, as JSON."""
+    def content(self) -> dict[str, object]:
+        """Return everything that decides which ids a text gets, as JSON."""
         return {
             "union": [_content(member) for member in self.members],
             "languages": self.languages,
@@ -159,14 +174,14 @@ class UnionTokenizer:
         }
 
     def digest(self) -> str:
-        """sha256 of the numbering."""
+        """Return the sha256 of the numbering."""
         digest = hashlib.sha256()
         for ids in self.maps:
             digest.update(ids.astype("<i4").tobytes() + b"|")
         return digest.hexdigest()
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str]:
-        """Writes `union_tokenizer.json` into the directory (made if need be)."""
+        """Write `union_tokenizer.json` into the directory, which is made if need be."""
         path = Path(save_directory) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         saved = {"format": FORMAT, "digest": self.digest(), **self.content()}
@@ -175,17 +190,17 @@ class UnionTokenizer:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> UnionTokenizer:
-        """What `save_pretrained` wrote.
+        """Read what `save_pretrained` wrote.
 
         Raises:
-            ModelError: the file is missing, broken, of another format, or this version numbers it otherwise.
+            ModelError: The file is missing, broken or of another format, or this version numbers tokens differently.
         """
         path = Path(directory) / FILE
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
             if saved["format"] != FORMAT:
                 raise ValueError(f"format {saved['format']}")
-            members = [_loaded(content) for content in saved["union"]]
+            members = [_load_member(content) for content in saved["union"]]
             union = cls(members, saved["languages"], default=saved["default"])
             if union.digest() != saved["digest"]:
                 raise ValueError("the members' tokens are numbered otherwise than when it was saved")
@@ -198,8 +213,11 @@ class UnionTokenizer:
         return union
 
 
-def _numbered(members: Sequence[Any]) -> tuple[tuple[NDArray[np.int32], ...], int]:
-    """Each member's map, and the union's size. A member's further tokens of one key get numbers of their own."""
+def _number_tokens(
+    members: Sequence[PreTrainedTokenizerFast],
+) -> tuple[tuple[NDArray[np.int32], ...], int]:
+    """Return each member's map, and the union's size."""
+    # By key and by how many tokens of that key the member had before, so that no two of its tokens share a number.
     numbers: dict[tuple[bytes, int], int] = {}
     maps = []
     for member in members:
@@ -224,8 +242,8 @@ def _numbered(members: Sequence[Any]) -> tuple[tuple[NDArray[np.int32], ...], in
     return tuple(maps), len(ROLES) + len(numbers)
 
 
-def _content(member: Any) -> dict[str, object]:
-    """A member's tokenizer as JSON; padding and truncation belong to the call."""
+def _content(member: PreTrainedTokenizerFast) -> dict[str, object]:
+    """Return a member's tokenizer as JSON; padding and truncation belong to the call."""
     backend = json.loads(find_backend(member).to_str())
     return {
         "backend": {**backend, "padding": None, "truncation": None},
@@ -234,7 +252,8 @@ def _content(member: Any) -> dict[str, object]:
     }
 
 
-def _loaded(content: Mapping[str, Any]) -> object:
+def _load_member(content: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """Make a member of what `_content` returned."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

@@ -124,7 +124,7 @@ def test_the_student_has_learnt_both_tasks_with_one_encoder(mix: tuple[MultiRun,
     assert outcome.parts["names"].macro("student")["f1"] > 0.4  # of names, begin and end and kind
     student = load_tasks(outcome.student)
     whole = sum(p.numel() for p in student.model.parameters())
-    alone = [models.parameter_count(part.model) for part in student.parts.values()]
+    alone = [models.count_parameters(part.model) for part in student.parts.values()]
     assert max(alone) < whole < 1.1 * max(alone)
 
 

@@ -52,7 +52,7 @@ def test_a_language_without_a_teacher_of_its_own_is_taught_by_the_multilingual_o
     assert list_taught_languages(config(), POOL, trained) == {"zh": ("zh",), "en": ("en",), "multi": ("fr",)}
     uniform = list_taught_languages(config("uniform"), POOL, trained)
     assert uniform == {"zh": ("zh",), "en": ("en",), "multi": ("zh", "en", "fr")}
-    monkeypatch.setattr("raykd.models.stored_parameters", lambda folder: 100)
+    monkeypatch.setattr("raykd.models.count_stored_parameters", lambda folder: 100)
     infos: Any = [
         SimpleNamespace(name=n, parameters=p) for n, p in (("zh", 900), ("en", 50), ("multi", 1200))
     ]

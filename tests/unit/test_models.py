@@ -205,7 +205,7 @@ def test_built_models_start_as_their_docstrings_say() -> None:
     assert torch.equal(lstm.embedding.weight[0], torch.zeros(12))
     linear = LinearStudent(buckets=64).build(LinearStudent(buckets=64).fit_tokenizer([]), LABELS, 0)
     assert all(torch.equal(weight, torch.zeros_like(weight)) for weight in linear.parameters())
-    assert models.parameter_count(linear) == 64 * 3 + 3
+    assert models.count_parameters(linear) == 64 * 3 + 3
 
 
 @pytest.mark.parametrize("name", [*STUDENTS, "pretrained"])

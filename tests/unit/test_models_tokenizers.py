@@ -17,7 +17,7 @@ from raykd.networks.heads import find_auto_class
 from raykd.pretrained import tokenizers
 from raykd.pretrained.tokenizers import check_placed, load_tokenizer
 from raykd.text.prompts import encode_targets
-from raykd.tokenizers.canonical import marking
+from raykd.tokenizers.canonical import detect_marking
 from tests.families import save, tiny
 
 SOURCES = ["hello red world", "the good film", "a very bad meal", "hello good film", "the red meal"]
@@ -124,7 +124,7 @@ def test_marian_travels_and_keeps_its_name(marian: Path, tmp_path: Path) -> None
     again = pickle.loads(body)
     assert describe_tokenizer(again) == content == describe_tokenizer(load_tokenizer(tmp_path / "saved"))
     assert again(SOURCES)["input_ids"] == own(SOURCES)["input_ids"]
-    mark = marking(again)
+    mark = detect_marking(again)
     assert (mark.style, mark.marker, mark.first) == ("blank", "▁", True)
 
 
@@ -154,7 +154,9 @@ def test_m2m_100_has_places_behind_its_language_and_takes_another_one(tmp_path: 
         assert encoded["input_ids"] == plain(text_target=TARGETS)["input_ids"]
         for text, places in zip(TARGETS, encoded["offset_mapping"], strict=True):
             assert places[0] == places[-1] == (0, 0) and "".join(text[b:e] for b, e in places) == text
-    assert own.get_vocab()["__fr__"] == plain.lang_token_to_id["__fr__"] and marking(own).style == "blank"
+    assert (
+        own.get_vocab()["__fr__"] == plain.lang_token_to_id["__fr__"] and detect_marking(own).style == "blank"
+    )
 
 
 def test_a_marian_model_is_inspected_loaded_and_named(marian: Path) -> None:

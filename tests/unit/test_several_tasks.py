@@ -18,7 +18,7 @@ from raykd.data.mixture import Mixture
 from raykd.data.stream import BatchStream
 from raykd.driver.loop import make_student_model
 from raykd.errors import ConfigError, DataError, ModelError
-from raykd.models.multi import MultiModel, load_tasks, save_tasks, share
+from raykd.models.multi import MultiModel, load_tasks, save_tasks, share_encoder
 from raykd.point import Point
 from raykd.scoring.several_tasks import select_task_points
 from raykd.student.loop import TrainingLoop
@@ -180,7 +180,7 @@ def made(kind: str) -> MultiModel:
     heads: dict[str, tuple[tuple[str, ...], models.Head]] = {
         "opinion": (LABELS, "classification"), "names": (TAGS, "token_classification"), "ask": ((), "question_answering")
     }  # fmt: skip
-    return share(
+    return share_encoder(
         {
             name: models.TextModel(
                 spec.build(tokenizer, labels, at, head),

@@ -155,7 +155,7 @@ def test_a_teacher_opens_without_its_weights_in_memory(tmp_path: Path, directory
     teacher = Teacher(spec(directory, store=str(tmp_path)))
     info = teacher.open()
     assert teacher.counters()["loaded"] == 0 and (tmp_path / info.answers[:32] / "answers.sqlite").exists()
-    assert info.parameters == models.parameter_count(models.load_model(directory).model)
+    assert info.parameters == models.count_parameters(models.load_model(directory).model)
     assert (info.fingerprint, info.dtype, info.max_length) == (models.fingerprint(directory), "float32", 64)
     teacher.answer(text_batch(["good"]))
     assert teacher.counters()["loaded"] == 1 and teacher.open() is info

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raykd.distill.masking import ROLES, mask_positions
 from raykd.errors import DataError, ModelError
-from raykd.models.vocabulary import true_size
+from raykd.models.vocabulary import count_token_ids
 from raykd.tasks import base as protocol
 from raykd.tokenizers.canonical import SPECIAL, list_canonical_tokens
 from raykd.tokenizers.union import FILE, UnionTokenizer
@@ -72,7 +72,7 @@ def test_maps_are_total_one_to_one_and_share_equal_strings(mixed: bool) -> None:
     key_of: dict[int, bytes] = {}
     id_of: dict[bytes, int] = {}
     for member, ids in zip(tokenizer.members, tokenizer.maps, strict=True):
-        assert ids.min() >= 0 and len(ids) == true_size(member) and len(set(ids.tolist())) == len(ids)
+        assert ids.min() >= 0 and len(ids) == count_token_ids(member) and len(set(ids.tolist())) == len(ids)
         for i, key in list_canonical_tokens(member).by_id().items():
             if key[:1] != SPECIAL:
                 assert (
@@ -81,7 +81,7 @@ def test_maps_are_total_one_to_one_and_share_equal_strings(mixed: bool) -> None:
                 )
         assert [int(ids[getattr(member, f"{role}_token_id")]) for role in ROLES] == [0, 1, 2, 3, 4]
     reached = set(np.concatenate(tokenizer.maps).tolist())
-    assert reached == set(range(len(tokenizer))) and true_size(tokenizer) == len(tokenizer)
+    assert reached == set(range(len(tokenizer))) and count_token_ids(tokenizer) == len(tokenizer)
     assert len(tokenizer) < sum(map(len, tokenizer.maps)) - 2 * len(ROLES)
 
 

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from raykd.errors import ModelError
 from raykd.models.vocabulary import (
     check_padding,
+    compute_overlap,
+    count_token_ids,
+    is_same_tokenizer,
     map_special_tokens,
-    overlap,
-    same_tokenizer,
-    true_size,
 )
 from raykd.text.alignment import NOWHERE, align_units, find_start_offsets
 from raykd.tokenizers.bytepair import train_bytepair
@@ -29,9 +29,9 @@ from raykd.tokenizers.canonical import (
     DEAD,
     SPECIAL,
     WITHIN,
+    detect_marking,
     find_comparable_offsets,
     list_canonical_tokens,
-    marking,
 )
 from raykd.tokenizers.ngrams import HashedNgrams
 from raykd.tokenizers.wordpiece import train_wordpiece
@@ -146,25 +146,25 @@ def target(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
 
 def test_the_same_tokenizer_is_told_by_content_and_not_by_size_or_padding() -> None:
     first, second = bert("cat", "dog"), bert("cat", "dog")
-    assert same_tokenizer(first, second)
+    assert is_same_tokenizer(first, second)
     second.pad_token, second.model_input_names = "[MASK]", ["input_ids"]
     first("cat", truncation=True, max_length=4)
-    assert same_tokenizer(first, second)
-    assert not same_tokenizer(first, bert("dog", "cat"))
-    assert not same_tokenizer(wordpiece(), wordpiece(lowercase=True))
-    assert not same_tokenizer(wordpiece(), byte_level())
+    assert is_same_tokenizer(first, second)
+    assert not is_same_tokenizer(first, bert("dog", "cat"))
+    assert not is_same_tokenizer(wordpiece(), wordpiece(lowercase=True))
+    assert not is_same_tokenizer(wordpiece(), byte_level())
 
 
 def test_a_tokenizer_that_ends_otherwise_is_another_one() -> None:
     other = bert("cat", unk_token="[UNK]", sep_token="[SEP]", eos_token="[SEP]")
-    assert same_tokenizer(bert("cat"), other)
-    assert not same_tokenizer(bert("cat"), bert("cat", unk_token="[UNK]", eos_token="[MASK]"))
+    assert is_same_tokenizer(bert("cat"), other)
+    assert not is_same_tokenizer(bert("cat"), bert("cat", unk_token="[UNK]", eos_token="[MASK]"))
 
 
 def test_a_padded_head_is_cut_to_what_the_tokenizer_can_give() -> None:
     tokenizer = bert("cat", "dog")
-    assert true_size(tokenizer) == 7 == check_padding(tokenizer, 64) == check_padding(tokenizer, 7)
-    assert true_size(HashedNgrams(buckets=99)) == 99
+    assert count_token_ids(tokenizer) == 7 == check_padding(tokenizer, 64) == check_padding(tokenizer, 7)
+    assert count_token_ids(HashedNgrams(buckets=99)) == 99
     with pytest.raises(ModelError, match="6 rows, 7 token ids"):
         check_padding(tokenizer, 6)
 
@@ -202,20 +202,22 @@ def test_the_keys_of_a_texts_tokens_spell_the_text(kind: str, text: str) -> None
     keys = list_canonical_tokens(tokenizer).by_id()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     spelt = b"".join((b" " if keys[i][:1] == BEGINS else b"") + keys[i][1:] for i in ids)
-    assert spelt.decode() == (" " if marking(tokenizer).first else "") + text
+    assert spelt.decode() == (" " if detect_marking(tokenizer).first else "") + text
 
 
 def test_how_words_are_marked_is_tried_out() -> None:
-    assert [(marking(KINDS[k]()).style, marking(KINDS[k]()).marker, marking(KINDS[k]()).first) for k in KINDS] == [
+    assert [(detect_marking(KINDS[k]()).style, detect_marking(KINDS[k]()).marker, detect_marking(KINDS[k]()).first) for k in KINDS] == [
         ("blank", "Ġ", False), ("blank", "▁", True), ("word", "##", True), ("blank", " ", False)
     ]  # fmt: skip
-    assert marking(wordpiece()).stands_alone("中") and not marking(wordpiece()).stands_alone("é")
+    assert detect_marking(wordpiece()).stands_alone("中") and not detect_marking(wordpiece()).stands_alone(
+        "é"
+    )
     suffixed = Tokenizer(models.BPE(vocab={"a</w>": 0, "</s>": 1}, merges=[], end_of_word_suffix="</w>"))
     suffixed.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="marks neither blanks nor continued words"):
-        marking(wrapped(suffixed, eos_token="</s>"))
+        detect_marking(wrapped(suffixed, eos_token="</s>"))
     with pytest.raises(ModelError, match="no vocabulary to compare"):
-        marking(HashedNgrams())
+        detect_marking(HashedNgrams())
 
 
 # --- common strings
@@ -225,14 +227,14 @@ def test_how_words_are_marked_is_tried_out() -> None:
 @pytest.mark.parametrize("student", KINDS)
 def test_mapped_tokens_have_one_key_and_no_student_id_is_hit_twice(teacher: str, student: str) -> None:
     a, b = KINDS[teacher](), KINDS[student]()
-    found = overlap(a, b)
+    found = compute_overlap(a, b)
     keys_a, keys_b, named = (
         list_canonical_tokens(a).by_id(),
         list_canonical_tokens(b).by_id(),
         set(map_special_tokens(a).values()),
     )
     hit = found.ids_T[found.ids_T >= 0]
-    assert found.ids_T.dtype == np.int32 and len(found.ids_T) == true_size(a)
+    assert found.ids_T.dtype == np.int32 and len(found.ids_T) == count_token_ids(a)
     assert len(set(hit.tolist())) == len(hit)
     assert found.teacher_share == len(hit) / len(keys_a) and found.student_share == len(hit) / len(keys_b)
     for i in np.flatnonzero(found.ids_T >= 0):
@@ -240,14 +242,14 @@ def test_mapped_tokens_have_one_key_and_no_student_id_is_hit_twice(teacher: str,
         assert (
             int(i) in named
             or key_a == key_b
-            or (key_a[1:] == key_b[1:] and marking(a).style != marking(b).style)
+            or (key_a[1:] == key_b[1:] and detect_marking(a).style != detect_marking(b).style)
         )
     # Nothing that could have been mapped was left out.
     left_b = {key for i, key in keys_b.items() if i not in set(hit.tolist())}
     assert not left_b & {keys_a[i] for i in keys_a if found.ids_T[i] < 0}
     assert found.ids_T[map_special_tokens(a)["eos"]] == map_special_tokens(b)["eos"]
     if teacher == student:
-        np.testing.assert_array_equal(found.ids_T, np.arange(true_size(a)))
+        np.testing.assert_array_equal(found.ids_T, np.arange(count_token_ids(a)))
 
 
 def test_a_map_by_hand() -> None:
@@ -256,7 +258,7 @@ def test_a_map_by_hand() -> None:
         ["<unk>", "</s>", "▁The", "s", "▁s", "<0x2C>", ",", "▁(", "中", "▁the", "the", "[UNK]"]
     )})  # fmt: skip
     named = student.convert_ids_to_tokens
-    mapped = [None if j < 0 else named(int(j)) for j in overlap(teacher, student).ids_T]
+    mapped = [None if j < 0 else named(int(j)) for j in compute_overlap(teacher, student).ids_T]
     #        [PAD] [UNK]  [CLS]  [SEP]   [MASK]   the     The    ##s  ,    (    zebra  中   ##,
     assert mapped == [None, "<unk>", None, "</s>", None, "▁the", "▁The", "s", ",", "▁(", None, "中", None]
 
@@ -264,8 +266,8 @@ def test_a_map_by_hand() -> None:
 def test_tokens_of_one_key_are_told_apart_by_their_spelling() -> None:
     teacher = spelled({"<unk>": 0, "</s>": 1, "<0x41>": 2, "A": 3})
     student = spelled({"<unk>": 0, "</s>": 1, "A": 2, "<0x41>": 3})
-    assert overlap(teacher, student).ids_T.tolist() == [0, 1, 3, 2]
-    to_bytes = overlap(teacher, byte_level()).ids_T
+    assert compute_overlap(teacher, student).ids_T.tolist() == [0, 1, 3, 2]
+    to_bytes = compute_overlap(teacher, byte_level()).ids_T
     assert to_bytes[3] == byte_level().convert_tokens_to_ids("A") and to_bytes[2] == -1
 
 
@@ -363,7 +365,7 @@ def test_where_the_beginning_of_a_word_means_the_same() -> None:
         return np.asarray([text.index(s) for s in stretches] + [len(text), NOWHERE])
 
     offsets = at("The", "cat", "he cat", "(a", "a 猫", ")", "ran", ", then", "then", ".")
-    blank, meta, words = marking(byte_level()), marking(unigram()), marking(wordpiece())
+    blank, meta, words = detect_marking(byte_level()), detect_marking(unigram()), detect_marking(wordpiece())
     same = [True] * 11 + [False]
     assert find_comparable_offsets(text, offsets, words, words).tolist() == same
     assert find_comparable_offsets(text, offsets, blank, meta).tolist() == [False, *same[1:]]

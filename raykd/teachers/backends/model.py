@@ -276,7 +276,7 @@ def _describe_model(spec: TeacherSpec) -> TeacherInfo:
     return TeacherInfo(
         name=spec.name,
         fingerprint=fingerprint,
-        parameters=models.stored_parameters(folder),
+        parameters=models.count_stored_parameters(folder),
         dtype=precision.name,
         dtype_reason=precision.reason,
         device=spec.device,
