@@ -181,7 +181,7 @@ class TaskBase(Spec):
         return encode_rows(answer, encoded.counts_B, np.isfinite(logits_NC).all(axis=1))
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, str | int]:
         """What a saved student must remember to be asked as it was judged: its kind, where its head serves another."""
         return {} if self.kind == self.head else {"kind": self.kind}
 

@@ -266,7 +266,7 @@ class LanguageTask(TaskBase):
         return [self.kind, _IDS, self.answers.model_dump(mode="json"), self.build_lengths_key()]
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, str | int]:
         """What a saved model needs to be asked as it was trained and judged, beside `max_length`."""
         names = ("max_target_length", "max_new_tokens", "beams", "generation")
         found = {name: getattr(self, name, None) for name in names}

@@ -110,7 +110,7 @@ class MaskedLM(LanguageTask):
         return [self.share, self.views]
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, str | int]:
         """Nothing, because a saved masked language model is asked like any other of its kind."""
         return {}
 

@@ -35,8 +35,8 @@ class Tokenizer(Protocol):
 
     def __call__(
         self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
-    ) -> Mapping[str, Sequence[Sequence[int]]]:
-        """Return token ids (and masks) of each text as lists, not padded."""
+    ) -> Mapping[str, Sequence[Sequence[int] | NDArray[np.int64]]]:
+        """Return token ids (and masks) of each text, not padded."""
         ...
 
     def save_pretrained(self, save_directory: str) -> object: ...

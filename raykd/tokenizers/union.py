@@ -103,7 +103,7 @@ class UnionTokenizer:
         return_offsets_mapping: bool = False,
         return_special_tokens_mask: bool = False,
         verbose: bool = True,
-    ) -> Mapping[str, list[object]]:
+    ) -> Mapping[str, list[Any]]:
         """Encode B texts or pairs.
 
         Args:
