@@ -17,9 +17,6 @@ from typing import Any
 from raykd.errors import RaykdError, TeacherError
 from raykd.point import Point
 
-HEAD = "node:__internal_head__"
-"""The resource by which Ray marks the head node."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -81,9 +78,9 @@ def mailbox_on_cluster() -> Iterator[Any]:
     """Yield the actor while the body runs; it is dead afterwards, however the body ended."""
     import ray
 
-    # Without the mark (an older Ray) any node has to do.
-    on_head = {HEAD: 0.001} if HEAD in ray.cluster_resources() else {}
-    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, resources=on_head).remote()
+    from raykd.compat.ray_private import find_head_resource
+
+    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, resources=find_head_resource()).remote()
     try:
         yield mailbox
     finally:

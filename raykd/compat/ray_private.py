@@ -72,6 +72,17 @@ def _node() -> Any:
     return ray._private.worker.global_worker.node
 
 
+def find_head_resource() -> dict[str, float]:
+    """Return the resource that places an actor without CPUs on the head node.
+
+    Empty where Ray does not mark its head node (older versions), so that any node will do.
+    """
+    import ray
+
+    mark = "node:__internal_head__"
+    return {mark: 0.001} if mark in ray.cluster_resources() else {}
+
+
 def read_actor_row(actor: ActorHandle[Any]) -> dict[str, Any]:
     """Return Ray's record of an actor, with ``State`` and ``NumRestarts``; empty if Ray has forgotten the actor.
 

@@ -1,4 +1,7 @@
-"""A program: a teacher with a replica on each of two nodes; each text has one home, whoever asks."""
+"""A program: a teacher with a replica on each of two nodes; each text has one home, whoever asks.
+
+Keepers of named pools lie on the head node, so that the loss of a worker's node does not end them.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
+from raykd.compat.ray_private import read_actor_row
 from raykd.config import ActorConfig, ServingConfig
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
 from raykd.teachers.handle import PoolSource
+from raykd.teachers.pools.named_pool import end_named_pool, start_keeper
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import make_text_keys
@@ -38,11 +43,22 @@ def per_home(source: PoolSource, pool: OwnPool, rows: range) -> list[int]:
     return [sum(source.find_home(0, key) == node for key in keys) for node in pool.handle.nodes[0]]
 
 
+def keepers_lie_on_the_head() -> None:
+    """Ray spreads actors without CPUs over the nodes: four of them would not all be there by chance."""
+    (head,) = [n["NodeID"] for n in ray.nodes() if "node:__internal_head__" in n["Resources"]]
+    keepers = [start_keeper(f"kept-{i}") for i in range(4)]
+    assert ray.get([keeper.served.remote() for keeper in keepers]) == [None] * 4  # their processes are there
+    assert {read_actor_row(keeper)["Address"]["NodeID"] for keeper in keepers} == {head}
+    for i in range(4):
+        end_named_pool(f"kept-{i}")
+
+
 def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
     try:
+        keepers_lie_on_the_head()
         rows = rows_of(300)
         spec = TeacherSpec(**{**SPEC.__dict__, "store": sys.argv[2]})
         pool = pool_of(spec)

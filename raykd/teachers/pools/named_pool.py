@@ -6,7 +6,8 @@ starts at once, and filled last, so that what it holds is whole; whatever a star
 found again by its name. Ray itself compares nothing: asked for an actor that exists it gives the old one with its
 old arguments, silently. So a run that attaches compares what each teacher *is* (weights, labels, truncation,
 precision), never names alone (`raykd.teachers.pools.attached_pool`), and a pool that is asked to start twice says what
-differs.
+differs. The keeper is placed on the head node, whose loss ends the pool anyway: without CPUs it would fit any node, and
+a lost worker's node would end the runs that use the pool.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import ray
 
+from raykd.compat.ray_private import find_head_resource
 from raykd.config import ServingConfig
 from raykd.errors import TeacherError
 from raykd.teachers.actor import ReplicaStatus
@@ -34,6 +36,8 @@ _KEEPER = "keeper"
 ANSWER_S = 5.0
 """Longest wait for a keeper, or for what the replicas say of themselves."""
 _GONE_S = 30.0
+_LASTING = {"namespace": NAMESPACE, "lifetime": "detached"}
+"""Options of actors that outlive the process that started them."""
 
 
 @dataclass(frozen=True)
@@ -136,21 +140,12 @@ def start_named_pool(
     Raises:
         TeacherError: the name is taken. As `OwnPool.open` and `OwnPool.load`.
     """
-    lasting = {"namespace": NAMESPACE, "lifetime": "detached"}
-    try:
-        keeper: Any = (
-            ray.remote(PoolKeeper).options(num_cpus=0, name=f"{_PREFIX}/{pool}/{_KEEPER}", **lasting).remote()
-        )
-    except (ValueError, ray.exceptions.ActorAlreadyExistsError):
-        raise TeacherError(
-            f"there is a teacher pool {pool} already, or another process starts it now",
-            next_step=f"raykd teachers status {pool}; raykd teachers down {pool} removes it",
-        ) from None
+    keeper = start_keeper(pool)
     try:
         teachers = OwnPool(
             placements,
             serving,
-            named=lambda g, r: {"name": f"{_PREFIX}/{pool}/{g.name}/{r}", **lasting},
+            named=lambda g, r: {"name": f"{_PREFIX}/{pool}/{g.name}/{r}", **_LASTING},
         )
         infos = teachers.open()
         if load:
@@ -161,6 +156,26 @@ def start_named_pool(
         end_named_pool(pool, flush=False)
         raise
     return served
+
+
+def start_keeper(pool: str) -> Any:
+    """Start the keeper of a named pool on the head node and return its handle.
+
+    Raises:
+        TeacherError: the name is taken.
+    """
+    name = f"{_PREFIX}/{pool}/{_KEEPER}"
+    try:
+        return (
+            ray.remote(PoolKeeper)
+            .options(num_cpus=0, name=name, resources=find_head_resource(), **_LASTING)
+            .remote()
+        )
+    except (ValueError, ray.exceptions.ActorAlreadyExistsError):
+        raise TeacherError(
+            f"there is a teacher pool {pool} already, or another process starts it now",
+            next_step=f"raykd teachers status {pool}; raykd teachers down {pool} removes it",
+        ) from None
 
 
 def end_named_pool(pool: str, *, flush: bool = True) -> int:
