@@ -20,6 +20,7 @@ from raykd.config import Run, RunConfig, TrainedTeacher, build_plain_objective, 
 from raykd.config.loading import validate_run
 from raykd.config.smoke import name_smoke_copy
 from raykd.data.load import ALL, Dataset, load_data
+from raykd.data.rows import Rows
 from raykd.driver.language_models import check_prompts, check_source_languages
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.folders.contents import digest_models
@@ -51,6 +52,11 @@ class TaskJob:
         """Training rows that the job sees: without teachers only the labelled ones."""
         labelled = self.data.train.labelled
         return int(labelled.sum()) if self.config.plain else len(labelled)
+
+    @property
+    def held_out(self) -> Rows:
+        """The rows that the final table is measured on: the test rows, or without a test set the validation rows."""
+        return self.data.validation if self.data.test is None else self.data.test
 
     @property
     def batches(self) -> int:

@@ -32,7 +32,7 @@ from raykd.preflight.model_check import (
     sign_notes,
 )
 from raykd.preflight.selftests import check_answers, check_student_answers
-from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
+from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.student.overrides import find_overruled_keys
 from raykd.student.validation import check_deepspeed
 from raykd.tasks.language import LanguageTask

@@ -120,7 +120,7 @@ class TrainCommand(Command[Outcome]):
                     self.students,
                     teachers.pools,
                     teachers.reviews,
-                    curves.by_job,
+                    curves.by_job.get("student", ()),
                     tracker,
                     teachers.counts.totals,
                 )

@@ -1,4 +1,8 @@
-"""What a run's student is beside its teachers: who taught what, sizes, and times taken alike."""
+"""Compare the student with its teachers: who taught what, sizes, and times.
+
+Decision record: a teacher and the student are timed in the same process on the same texts, threads and device
+(`raykd.teachers.timing`), so that their times can be compared.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,20 @@ from raykd.teachers.spec import TeacherInfo
 from raykd.teachers.timing import Timing
 
 Times = Mapping[str, tuple[Timing | None, Timing | None]]
-"""By teacher its own time and the student's beside it; None is not known."""
+"""By teacher: its own time and the student's in the same process. None is not known."""
 
 
 def time_teachers(
     pool: TeacherPool, config: RunConfig, student: Path, trained: Rows, held_out: Rows
 ) -> Times:
-    """Return what a held-out text takes each teacher and, in its process, the student.
+    """Measure what a held-out text takes each teacher and, in the teacher's process, the student.
 
     Args:
-        trained: The rows that the student learnt from: a teacher is timed on texts of the languages that it
-            taught.
+        pool: The opened teachers.
+        config: The run of one task.
+        student: Folder of the saved student.
+        trained: The training rows. A teacher is timed on texts of the languages that it taught.
+        held_out: The rows that texts are taken from.
     """
     taught = list_taught_languages(config, pool, trained)
     samples = {
@@ -37,7 +44,7 @@ def time_teachers(
 
 
 def list_taught_languages(config: RunConfig, pool: TeacherPool, trained: Rows) -> dict[str, tuple[str, ...]]:
-    """Of each teacher the languages whose training rows it is asked about."""
+    """Return for each teacher the languages whose training rows it is asked about."""
     names, spoken = pool.handle.teachers, pool.handle.teacher_languages
     languages = sorted(set(trained.languages), key=config.data.languages.index)
     asked = {language: config.objective.weighting.may_need(language, names, spoken) for language in languages}
@@ -52,13 +59,22 @@ def make_cost_table(
     student: Path,
     trained: Rows,
 ) -> CostTable:
-    """Return the table of a run with teachers."""
+    """Return the table that compares the student with each teacher.
+
+    Args:
+        config: The run of one task.
+        pool: The opened teachers.
+        infos: What each teacher says of itself.
+        times: As `time_teachers` returns them.
+        student: Folder of the saved student.
+        trained: The training rows.
+    """
     taught = list_taught_languages(config, pool, trained)
     texts = Counter(trained.languages)
     own = models.count_stored_parameters(student)
     teachers = []
     for info in infos:
-        ms, beside = times.get(info.name, (None, None))
+        teacher_time, student_time = times.get(info.name, (None, None))
         teachers.append(
             TeacherCost(
                 teacher=info.name,
@@ -66,9 +82,9 @@ def make_cost_table(
                 texts=sum(texts[language] for language in taught[info.name]),
                 parameters=info.parameters,
                 smaller=info.parameters / max(1, own),
-                ms=None if ms is None else ms.ms,
-                student_ms=None if beside is None else beside.ms,
-                kept=ms is not None and ms.kept,
+                ms=None if teacher_time is None else teacher_time.ms,
+                student_ms=None if student_time is None else student_time.ms,
+                kept=teacher_time is not None and teacher_time.kept,
             )
         )
     languages = sorted(texts, key=config.data.languages.index)
@@ -80,9 +96,8 @@ def _describe_conditions(times: Times) -> str:
     taken = [own for own, _ in times.values() if own is not None]
     if not taken:
         return "no time was taken"
-    threads = sorted({t.threads for t in taken})
+    threads, rows = sorted({t.threads for t in taken}), sorted({t.rows for t in taken})
     devices, dtypes = sorted({t.device for t in taken}), sorted({t.dtype for t in taken})
-    rows = sorted({t.rows for t in taken})
     several = "" if threads == [1] else "s"
     return (
         f"times: median over passes of {_either(rows)} held-out texts in the languages that a teacher taught, "

@@ -1,8 +1,8 @@
-"""Inputs of a prediction: texts, JSON lines or mappings, read before the model's task is known.
+"""Read the inputs of a prediction (texts, JSON lines or mappings) before the model's task is known.
 
-Decision record: JSON lines are read by the keys that they have, because a file of questions, of words and of texts
-tell themselves apart; keys that are named win. Other keys of a line (an id, a date) come out again with its answer,
-since who has a file wants to know which line was answered; where the answer has a key of that name the answer's stays.
+Decision record: the keys of JSON lines say whether they hold questions, words or texts; keys that the user names win.
+Other keys of a line (an id, a date) are given back with its prediction, so that a reader knows which line it belongs
+to. Where the prediction has a key of the same name, the prediction's value stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raykd.parse import refuse_duplicate_keys
 from raykd.tasks import TaskBase
 from raykd.text.batch import TextBatch
 
-_HALVES = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_inputs(
@@ -35,13 +35,13 @@ def read_inputs(
     """Read texts (with second texts, or as words) from arguments, JSON lines, or the lines of standard input.
 
     Args:
-        texts: Arguments; where there are any, nothing else is read.
-        jsonl: A file of JSON lines, ``-`` for standard input.
-        column: Key of the text; None takes what the lines have: question and context, tokens, text, src,
-            prompt.
+        texts: Arguments; if there are any, nothing else is read.
+        jsonl: A file of JSON lines; ``-`` is standard input.
+        column: Key of the text; None takes the first of these that the lines have: question and context, tokens,
+            text, src, prompt.
         pair: Key of the second text.
         stdin: Standard input.
-        lines_of: Gives the lines of standard input as text.
+        lines_of: Decodes the lines of standard input.
 
     Raises:
         DataError: Nothing to read, or a JSON line without the key; names file and line.
@@ -68,7 +68,7 @@ def read_inputs(
 def make_input_rows(
     inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[str] | None
 ) -> InputRows:
-    """Make the rows of what a program passes.
+    """Make rows of the inputs that a program passes.
 
     Args:
         inputs: One text, or texts, or mappings with the keys of a JSON line.
@@ -115,7 +115,7 @@ def _collect_rows(rows: Sequence[_Row], column: str | None, pair: str | None) ->
 
 
 def _find_keys(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
-    """Key of the text, of the second text, and whether rows are words, by what the first row has."""
+    """Return the key of the text, the key of the second text, and whether rows are words, judged by the first row."""
     if "question" in first.values and "context" in first.values:
         return "question", pair or "context", False
     if "tokens" in first.values and "text" not in first.values:
@@ -125,7 +125,7 @@ def _find_keys(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
 
 @dataclass(frozen=True)
 class _Row:
-    """A JSON line and where it stands."""
+    """A JSON object and its place, for messages."""
 
     values: dict[str, Any]
     where: str
@@ -145,7 +145,7 @@ class _Row:
         return [_replace_surrogates(word) for word in value]
 
     def others(self, *read: str | None) -> dict[str, Any]:
-        """Return what stands under other keys."""
+        """Return the values under all other keys."""
         return {key: value for key, value in self.values.items() if key not in read}
 
     def _lacks(self, what: str, wanted: str) -> DataError:
@@ -158,8 +158,8 @@ class _Row:
 
 
 def _replace_surrogates(text: str) -> str:
-    """Return a text that a tokenizer takes: halves of surrogate pairs, which JSON can hold, become U+FFFD."""
-    return _HALVES.sub("\ufffd", text)
+    """Replace halves of surrogate pairs by U+FFFD. JSON can hold them, tokenizers refuse them."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def _json_row(line: str, where: str) -> _Row:
@@ -178,9 +178,9 @@ class InputRows:
 
     Attributes:
         texts: Texts or questions.
-        pairs: Second texts, or contexts.
-        tokens: The words of each row, in place of texts.
-        others: What else stood in each row, to be given back.
+        pairs: Second texts or contexts.
+        tokens: The words of each row, instead of texts.
+        others: The values under other keys of each row, which are given back.
     """
 
     texts: list[str]
@@ -189,7 +189,11 @@ class InputRows:
     others: list[dict[str, Any]] | None = None
 
     def batch(self, task: TaskBase, *, no_answer: bool = False) -> TextBatch:
-        """Rows of the task's form.
+        """Return the rows in the form that the task reads.
+
+        Args:
+            task: The model's task.
+            no_answer: Whether "no answer" is a choice for questions.
 
         Raises:
             DataError: Questions without contexts, or words for a task that reads texts.
@@ -215,21 +219,27 @@ class InputRows:
         return build_unlabelled_rows(form, self.texts, self.pairs, self.tokens, no_answer=no_answer)
 
     def in_languages(self, batch: TextBatch, source: str | None, target: str | None) -> TextBatch:
-        """Return the rows with their languages: these, else what each row says, else unknown ones."""
+        """Return the rows with their languages.
 
-        def said(row: dict[str, Any], *keys: str) -> str:
+        Args:
+            batch: The rows.
+            source: Language of all sources; None takes each row's ``src_lang``, or leaves it unknown.
+            target: Language to write; None takes each row's ``tgt_lang`` or ``lang``, or leaves it unknown.
+        """
+
+        def read(row: dict[str, Any], *keys: str) -> str:
             return next((value for key in keys if isinstance(value := row.get(key), str)), "")
 
         others: list[dict[str, Any]] = self.others or [{}] * len(batch)
         return replace(
             batch,
-            languages=tuple(target or said(row, "tgt_lang", "lang") for row in others),
-            source_languages=tuple(source or said(row, "src_lang") for row in others),
+            languages=tuple(target or read(row, "tgt_lang", "lang") for row in others),
+            source_languages=tuple(source or read(row, "src_lang") for row in others),
         )
 
 
 def _lacks_answers(row: dict[str, Any]) -> bool:
-    """Return whether a row says that its question has no answer, in one of SQuAD's ways."""
+    """Return whether a row says, in one of SQuAD's ways, that its question has no answer."""
     answers = row.get("answers")
     texts = answers.get("text") if isinstance(answers, dict) else answers
     return row.get("is_impossible") is True or texts == []

@@ -1,4 +1,4 @@
-"""A saved model as Python users and `raykd predict` ask it."""
+"""Predict with a saved model, from Python and for `raykd predict`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Model:
         language: str | None = None,
         source_language: str | None = None,
     ) -> Iterator[dict[str, object]]:
-        """Predict rows one after the other, as `predict`; what is not asked for yet is not computed."""
+        """Predict rows lazily, in order; arguments and results as in `predict`."""
         lengths = RequestedLengths(max_length, max_new_tokens)
         if lengths not in self._predictors:
             self._predictors[lengths] = Predictor.of(self._loaded, lengths)

@@ -1,4 +1,4 @@
-"""A teacher that is not good enough to teach, in words: its score beside one label for everything, and the cause."""
+"""Describe a teacher that is not good enough to teach: its score, that of one label for everything, and the cause."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from raykd.tasks.scores.chance import Comparison, Swap
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 NAMED = 12
-"""Labels of a map that a message shows."""
+"""Most labels of a map that a message shows."""
 
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong with a teacher, in the parts of an error. stops: whether the run may not go on with it."""
+    """What is wrong with a teacher, in the parts of an error message.
+
+    Attributes:
+        teacher: Its name.
+        what: What is wrong.
+        got: Its score.
+        wanted: The score that would do.
+        cause: The likely cause, and where to look.
+        stops: Whether the run may not go on with it.
+    """
 
     teacher: str
     what: str
@@ -35,14 +44,18 @@ class Complaint:
 def make_complaint(
     config: RunConfig, spec: TeacherSpec, info: TeacherInfo, found: Comparison, scored: Score, *, stops: bool
 ) -> Complaint | None:
-    """Return what to say of a teacher; None where nothing is wrong with it.
+    """Return what is wrong with a teacher; None if nothing is.
 
-    One that is no better than one label, but not surely worse, is warned of. So is a tagger whose tags only fit better
-    in another order: schemes of tags overlap.
+    Two cases never stop the run: a teacher that is no better than one label but not surely worse, and a tagger whose
+    tags fit better in another order, since tag schemes overlap.
 
     Args:
-        scored: Of the validation rows, by language.
-        stops: Whether it may stop the run.
+        config: The run of one task.
+        spec: What the teacher was asked to be.
+        info: What the teacher says of itself.
+        found: Its comparison with one label for everything.
+        scored: Its scores on the validation rows.
+        stops: Whether the user lets a poor teacher stop the run.
     """
     if not found.is_no_better and found.swap is None:
         return None
@@ -96,8 +109,11 @@ def _describe_cause(config: RunConfig, spec: TeacherSpec, info: TeacherInfo, swa
 def suggest_label_map(
     spec: TeacherSpec, info: TeacherInfo, swap: Swap, labels: tuple[str, ...]
 ) -> dict[str, str]:
-    """The `label_map` that would call its answers as they fit; names that are the run's already stand in none."""
-    own = _read_own_labels(spec) or ()
+    """Return the `label_map` under which the teacher's answers would fit the gold labels best.
+
+    It names only labels of the model that differ from the run's.
+    """
+    own = _read_own_labels(spec)
     found = {}
     for at, wanted in enumerate(swap.assignment):
         columns = info.columns[at] if at < len(info.columns) else ()
@@ -106,11 +122,12 @@ def suggest_label_map(
     return found
 
 
-def _read_own_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
+def _read_own_labels(spec: TeacherSpec) -> tuple[str, ...]:
+    """Return the labels of the teacher's own model; () if they cannot be read here."""
     try:
         folder = models.resolve_model(
             spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
         return tuple(models.read_labels(folder) or ())
-    except (RaykdError, OSError):  # a pool of others may have it where we cannot read
-        return None
+    except (RaykdError, OSError):  # a named pool may have read it on another machine
+        return ()

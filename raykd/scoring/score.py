@@ -1,8 +1,8 @@
-"""The final table's numbers: every system's answers on the same held-out rows.
+"""Score every system of the final table on the same held-out rows.
 
-Decision record: teachers answer through the pool, students in the driver through the same `Teacher` class, in
-float32, so that all are measured alike. Milliseconds for 1,000 texts are those of `raykd.teachers.timing`. The ensemble
-is what the student is taught: the run's weighting and mixture at temperature 1, without gold labels.
+Decision record: teachers answer through the pool. Students answer in the driver through the same `Teacher` class, in
+float32, so that all systems are measured alike. Milliseconds per 1,000 texts come from `raykd.teachers.timing`. The
+ensemble is what the student is taught: the run's weighting and mixture at temperature 1, without gold labels.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from raykd.teachers.timing import TIMED_TEXTS
 from raykd.text.batch import TextBatch
 
 ASKED_ROWS = 128
-"""Rows of one request of an evaluation."""
+"""Rows per request of an evaluation."""
 log = logging.getLogger("raykd.runs")
-
-
 System = tuple[Predictions, Score]
-"""What a system answered, and how good that was."""
+"""What a system answered, and its scores."""
 
 
 def ask_teachers(
     handle: PoolHandle, rows: Rows, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[AnswerSlots]:
-    """Return every teacher's answers to all rows of its languages, in row order.
+    """Return each teacher's answers to all rows of its languages, in row order.
 
     Args:
-        report: Takes (rows answered, rows in all) as it goes on.
+        handle: The teachers.
+        rows: What they are asked.
+        report: Called with (rows answered, rows in all) after each batch.
     """
     source = handle.source(None)
     waiting = [
@@ -64,32 +64,57 @@ def ask_teachers(
 
 
 def measure_system(
-    name: str, role: Role, config: RunConfig, said: SystemAnswers, asked_B: NDArray[np.bool_], rows: Rows,
-    parameters: int, ms_per_1000: float | None = None,
-) -> System:  # fmt: skip
-    """Return what a system said to the rows it was asked for, measured by the task."""
-    labels = config.data.labels
-    found = score_by_language(
+    name: str,
+    role: Role,
+    config: RunConfig,
+    answers: SystemAnswers,
+    asked_B: NDArray[np.bool_],
+    rows: Rows,
+    parameters: int,
+    ms_per_1000: float | None = None,
+) -> System:
+    """Score a system's answers by the task's metrics.
+
+    Args:
+        name: Name of the system.
+        role: What the system is.
+        config: The run of one task.
+        answers: To all rows.
+        asked_B: Rows that the system was asked for; others do not count.
+        rows: The held-out rows.
+        parameters: Of the model; of an ensemble the sum.
+        ms_per_1000: Milliseconds per 1,000 texts; None if not measured.
+    """
+    scores = score_by_language(
         rows.languages,
         asked_B & rows.labelled,
-        lambda picked: config.task.compute_metrics(said.take(picked), rows.take(picked), labels),
+        lambda picked: config.task.compute_metrics(
+            answers.take(picked), rows.take(picked), config.data.labels
+        ),
     )
+    plain = role == "student" and config.plain
     if config.task.language:
-        nothing = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
-        plain, same = role == "student" and config.plain, _find_constant_text(said.texts, rows)
-        return Predictions(name, role, *nothing, parameters, ms_per_1000, plain, same), found
-    batch = rows.take(range(len(rows)))
-    languages = tuple(np.repeat(np.asarray(rows.languages, dtype=object), said.counts_B).tolist())
-    gold_N = config.task.list_unit_labels(batch)
-    answers = Predictions(
-        name, role, said.logits_NC, said.covered_N, gold_N, languages, parameters, ms_per_1000,
-        role == "student" and config.plain,
-    )  # fmt: skip
-    return replace(answers, constant=_find_constant_label(config, answers)), found
+        # Systems with different vocabularies have no logits that could be compared.
+        empty = np.empty((0, 0), np.float32), np.empty(0, bool), np.empty(0, np.int64), ()
+        constant = _find_constant_text(answers.texts, rows)
+        return Predictions(name, role, *empty, parameters, ms_per_1000, plain, constant), scores
+    languages = np.repeat(np.asarray(rows.languages, dtype=object), answers.counts_B)
+    predictions = Predictions(
+        name,
+        role,
+        answers.logits_NC,
+        answers.covered_N,
+        config.task.list_unit_labels(rows.take(range(len(rows)))),
+        tuple(languages.tolist()),
+        parameters,
+        ms_per_1000,
+        plain,
+    )
+    return replace(predictions, constant=_find_constant_label(config, predictions)), scores
 
 
 def _find_constant_label(config: RunConfig, answers: Predictions) -> str | None:
-    """The one label that a system gives to all units, in words; None where it gives several, or gold is one too."""
+    """Return the label that a system gives to all units, in words; None if labels differ, or gold has only one."""
     if not config.task.labelled:
         return None
     counted_N = answers.covered_N & (answers.labels_N != UNLABELLED)
@@ -104,14 +129,14 @@ def _find_constant_label(config: RunConfig, answers: Predictions) -> str | None:
 
 
 def _find_constant_text(texts: Sequence[str] | None, rows: Rows) -> str | None:
-    """The one text that a system writes for all rows, in words; None where it writes several, or targets are one."""
+    """Return the text that a system writes for all rows, in words; None if texts differ, or targets are all equal."""
     if texts is None or len(set(texts)) != 1 or len(set(rows.pairs or rows.texts)) < 2:
         return None
     return f"the text {texts[0][:40]!r}" if texts[0].strip() else "nothing is written"
 
 
 def collect_unit_answers(config: RunConfig, signal: AnswerSlots, rows: Rows) -> SystemAnswers:
-    """Return a teacher's answers to all rows as what a task measures."""
+    """Return a teacher's answers to all rows in the form that a task measures."""
     batch = rows.take(range(len(rows)))
     counts_B = config.task.count_units(batch)
     logits_NC, covered_N = read_unit_logits(
@@ -142,12 +167,17 @@ def score_teachers(
     rows: Rows,
     times: Mapping[str, float | None] | None = None,
 ) -> list[System]:
-    """Return the teachers' rows of the table.
+    """Return the table's row of each teacher.
 
     Args:
-        times: Milliseconds for 1,000 texts by teacher, where they are shown.
+        config: The run of one task.
+        pool: The opened teachers.
+        signals: Each teacher's answers to all rows.
+        infos: What each teacher says of itself.
+        rows: The held-out rows.
+        times: Milliseconds per 1,000 texts, by teacher; None shows no times.
     """
-    said = [
+    answers = [
         collect_teacher_answers(pool, m, s, config, rows)
         if config.task.language
         else collect_unit_answers(config, s, rows)
@@ -155,9 +185,9 @@ def score_teachers(
     ]
     return [
         measure_system(
-            s.teacher, "teacher", config, what, s.answered_B, rows, i.parameters, (times or {}).get(s.teacher)
+            s.teacher, "teacher", config, a, s.answered_B, rows, i.parameters, (times or {}).get(s.teacher)
         )
-        for what, s, i in zip(said, signals, infos, strict=True)
+        for a, s, i in zip(answers, signals, infos, strict=True)
     ]
 
 
@@ -168,11 +198,16 @@ def score_ensemble(
     teachers: Sequence[Predictions],
     rows: Rows,
 ) -> System:
-    """Return what the student is taught: the combined target at temperature 1, as log-probabilities.
+    """Return the table's row of the ensemble: the combined target at temperature 1, as log-probabilities.
+
+    Its time is the sum over the teachers that are asked, each weighted by the share of rows that it is asked for.
 
     Args:
-        signals: Of all units.
+        config: The run of one task.
+        signals: The teachers' answers to all units (`stack_signals`).
         asked_B: Rows that some teacher was asked for.
+        teachers: The teachers' rows of the table.
+        rows: The held-out rows.
     """
     weighting = config.objective.weighting
     weights_MN, mixture = weighting.weights(signals), config.objective.mixture
@@ -180,7 +215,7 @@ def score_ensemble(
     names, spoken = signals.teachers, signals.teacher_languages
     times = [t.ms_per_1000 for t in teachers]
     shares = np.asarray([weighting.may_need(lang, names, spoken) for lang in rows.languages]).mean(axis=0)
-    said = SystemAnswers(
+    answers = SystemAnswers(
         target.logp_NK.numpy().astype(np.float32),
         config.task.count_units(rows.take(range(len(rows)))),
         target.covered_N.numpy(),
@@ -189,17 +224,26 @@ def score_ensemble(
     needed = [(t, share) for t, share in zip(times, shares.tolist(), strict=True) if share]
     known = [t * share for t, share in needed if t is not None]
     spent = sum(known) if len(known) == len(needed) else None
-    return measure_system("teacher ensemble", "ensemble", config, said, asked_B, rows, parameters, spent)
+    return measure_system("teacher ensemble", "ensemble", config, answers, asked_B, rows, parameters, spent)
 
 
 def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture) -> torch.Tensor:
-    """Logits ``[M, N, C]`` of teachers that all answer for all labels.
+    """Fill in the labels that teachers of a subset do not know, from the teachers that know all labels.
 
-    What a teacher of a subset does not know it takes from those that know all labels: their probabilities for these
-    labels, and what is left of their mass for its own. Where nobody knows them they have no probability.
+    A filled label gets the probability that those teachers give it. The teacher's own labels share what is left.
+    Without such a teacher the unknown labels get no probability.
+
+    Args:
+        signals: Of M teachers and N units; C labels.
+        weights_MN: Teacher weights per unit.
+        mixture: How teachers are combined.
+
+    Returns:
+        Logits [M, N, C] that rule no label out for lack of knowledge.
     """
     logits_MNC = signals.logits_MNC.float().clone()
     whole = [m for m in range(len(logits_MNC)) if signals.columns(m) is None]
+    # Where these teachers have no weight (or do not cover the unit), nobody can fill the labels.
     sum_N = weights_MN[whole].sum(dim=0)
     helped_N1 = (sum_N > 0.0).unsqueeze(1)
     known = (
@@ -223,7 +267,7 @@ def complete_logits(signals: Signals, weights_MN: torch.Tensor, mixture: Mixture
 
 
 def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherSpec:
-    """Return a saved student as a teacher that answers for itself, in float32."""
+    """Return the spec by which a saved student is loaded and asked like a teacher, in float32."""
     codes = get_language_codes(config) if config.task.language else {}
     return TeacherSpec(
         name, str(directory), config.data.labels, config.task, language_codes=dict(codes), dtype="float32"
@@ -231,29 +275,29 @@ def make_student_spec(name: str, directory: Path, config: RunConfig) -> TeacherS
 
 
 def score_student(name: str, role: Role, directory: Path, config: RunConfig, rows: Rows) -> System:
-    """Return a saved student's answers, from the files that a user gets."""
+    """Return the table's row of a saved student, loaded from the files that a user gets."""
     threads = max(1, int(config.workers.num_cpus + 1e-6))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         student = Teacher(make_student_spec(name, directory, config))
         if config.task.language:
-            said, parameters = collect_student_answers(directory, config, rows)
-            everything_B = np.ones(len(rows), dtype=bool)
+            answers, parameters = collect_student_answers(directory, config, rows)
+            all_B = np.ones(len(rows), dtype=bool)
             return measure_system(
-                name, role, config, said, everything_B, rows, parameters, _time_student(student, rows)
+                name, role, config, answers, all_B, rows, parameters, _time_student(student, rows)
             )
         info = student.open()
         signal = student.answer(rows.take(range(len(rows))))
         spent = _time_student(student, rows)
     finally:
         torch.set_num_threads(before)
-    said = collect_unit_answers(config, signal, rows)
-    return measure_system(name, role, config, said, signal.answered_B, rows, info.parameters, spent)
+    answers = collect_unit_answers(config, signal, rows)
+    return measure_system(name, role, config, answers, signal.answered_B, rows, info.parameters, spent)
 
 
 def _time_student(student: Teacher, rows: Rows) -> float | None:
-    """Milliseconds for 1,000 texts of a student; None where it cannot be asked as a teacher is."""
+    """Return a student's milliseconds per 1,000 texts; None if it cannot be asked like a teacher."""
     try:
         student.load()
         timing = student.measure_time(sample_texts(rows))
@@ -264,7 +308,7 @@ def _time_student(student: Teacher, rows: Rows) -> float | None:
 
 
 def sample_texts(rows: Rows, languages: Collection[str] | None = None) -> TextBatch:
-    """Return the texts that a model is timed on: some of all rows, or of those in these languages."""
+    """Return the texts that a model is timed on, spread evenly over the rows of these languages (None: all)."""
     picked = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
     picked = picked or list(range(len(rows)))
     count = min(TIMED_TEXTS, len(picked))

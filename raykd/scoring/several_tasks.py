@@ -1,8 +1,7 @@
-"""The end of a run, whether of one task or of several.
+"""Review the teachers of all tasks of a run, and conclude all its tasks.
 
-Decision record: the tasks of a run have nothing to compare between them, so each is concluded as if it were a run of
-its own (table, page, artifacts behind its name in a folder of its own), and the run adds the page that shows all
-tables.
+Decision record: scores of different tasks cannot be compared, so each task is concluded like a run of its own, with a
+table, a page and artifacts in a folder of its name. A run of several tasks adds one page that shows all tables.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from raykd.driver.recording import describe_results
 from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.tasks_page import TaskResult, write_tasks_page
-from raykd.scoring.outcome import Counters, Outcome, conclude_task
+from raykd.scoring.outcome import Outcome, conclude_task
+from raykd.scoring.teacher_results import Counters
 from raykd.scoring.teacher_scores import TeacherReview, review_teachers
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo
@@ -28,9 +28,9 @@ from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.runs")
 TASKS = "tasks"
-"""Folder of a run of several tasks that holds a folder with each one's report."""
+"""In the folder of a run of several tasks, the folder that holds the reports of the single tasks."""
 Pools = Mapping[str, tuple[TeacherPool, list[TeacherInfo]]]
-"""Of each task that has teachers their pool and what they say of themselves."""
+"""The pool of each task that has teachers, and what each teacher says of itself."""
 
 
 def review_all_teachers(
@@ -40,7 +40,7 @@ def review_all_teachers(
 
     Args:
         config: The run.
-        student: Its rows, by task.
+        student: The job whose rows they are, by task.
         pools: The opened teachers.
         say: Takes lines for people.
         asked_alike: As in `review_teachers`.
@@ -70,40 +70,39 @@ def conclude_all(
     jobs: Sequence[Job],
     pools: Pools,
     reviews: Mapping[str, TeacherReview],
-    curves: Mapping[str, Sequence[Point]],
+    curve: Sequence[Point],
     tracker: Tracker,
-    counters: Callable[[], Counters],
+    read_counters: Callable[[], Counters],
 ) -> Outcome:
     """Score every system of every task on the held-out rows, write reports and record everything.
 
     Args:
         config: The run.
-        folder: Of the run.
-        jobs: Baseline and student.
-        pools: The teachers.
-        reviews: Of the teachers on the validation rows, by task.
-        curves: Points by job.
+        folder: The run's folder.
+        jobs: Baseline, if there is one, and student.
+        pools: The opened teachers.
+        reviews: What the teachers scored on the validation rows, by task.
+        curve: Points of the student.
         tracker: The MLflow run.
-        counters: Reads those of the teachers, over all starts.
+        read_counters: Reads the counters of the teachers, over all starts of the run.
     """
-    ending = find_ending(curves.get("student", ()), config.metric, jobs[-1].steps)
+    ending = find_ending(curve, config.metric, jobs[-1].steps)
     outcomes: dict[str, Outcome] = {}
-    for task, member in config.members.items():
+    for task in config.members:
         pool, infos = pools.get(task, (None, []))
         place = RunFolder(folder.path / TASKS / task, {}) if task else folder
         place.path.mkdir(parents=True, exist_ok=True)
         outcomes[task] = conclude_task(
-            member,
             task,
             place,
             [job.tasks[task] for job in jobs],
             pool,
             infos,
             reviews.get(task, TeacherReview()),
-            {job: select_task_points(points, task) for job, points in curves.items()},
+            select_task_points(curve, task),
             tracker,
             ending,
-            counters,
+            read_counters,
         )
     if "" in outcomes:
         return outcomes[""]
@@ -111,7 +110,7 @@ def conclude_all(
 
 
 def select_task_points(points: Sequence[Point], task: str) -> list[Point]:
-    """Return a task's own curves, and those of the whole run (learning rate, epoch) where it has none of that name."""
+    """Return a task's own curves beside those that all tasks share (learning rate, epoch)."""
     if not task:
         return list(points)
     found = []
@@ -125,6 +124,7 @@ def select_task_points(points: Sequence[Point], task: str) -> list[Point]:
 def _conclude_run(
     config: Run, folder: RunFolder, student: Path, parts: Mapping[str, Outcome], tracker: Tracker
 ) -> Outcome:
+    """Write and record the page that shows the tables of all tasks."""
     names = ", ".join(parts)
     summary = (
         f"One {config.student.kind} encoder learns {len(parts)} tasks ({names}) from {len(config.active_teachers)} "

@@ -1,9 +1,9 @@
-"""What teachers score on the validation rows before they teach, and whether the run may go on with them.
+"""Score the teachers on the validation rows before they teach, and decide whether the run may go on with them.
 
-Decision record: a teacher with swapped labels teaches them, and no loss curve shows it. Its answers to the validation
-rows are needed for the final table anyway, so they are asked for first; where a store keeps them they are read again
-at the end, else they are held. Runs, sweeps, confirmations and `raykd label` call `review_teachers`. Scores are
-compared on the languages that two teachers share, so that none is blamed for a hard language.
+Decision record: a teacher with swapped labels teaches them, and no loss curve shows it. The final table may need the
+answers to the validation rows anyway. With a store they are read again at the end, else they are kept in memory. Runs,
+sweeps, confirmations and `raykd label` call `review_teachers`. Two teachers are compared on the languages that both
+speak, so that neither is blamed for a hard language.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from raykd.folders.folder import RunFolder
 from raykd.point import Point
 from raykd.report.formats import format_metric
 from raykd.report.results import Score
+from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.scoring.poor_teachers import Complaint, make_complaint
 from raykd.scoring.score import ask_teachers, collect_unit_answers, score_teachers
-from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.tasks.schemes import parse_scheme
 from raykd.tasks.scores import entities
 from raykd.tasks.scores.chance import Comparison, compare_with_constant_label
@@ -37,8 +37,9 @@ from raykd.tracking import Tracker
 
 log = logging.getLogger("raykd.runs")
 FAR_BELOW = 0.20
-"""How far a teacher may be below another one before a warning says so."""
-SAID_EVERY_S = 15.0
+"""A teacher whose score is lower than another's by more than this is warned of."""
+REPORT_EVERY_S = 15.0
+"""Seconds between two lines while teachers answer."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,12 @@ class TeacherReview:
     """What is known of a run's teachers before they teach.
 
     Attributes:
-        scores: On the validation rows, by teacher.
-        answers: Their answers to these, where no store keeps them.
-        complaints: Of teachers that are no better than one label for everything, or right only with other
-            labels.
+        scores: Scores on the validation rows, by teacher.
+        answers: Answers to these rows, by teacher; empty where a store keeps them.
+        complaints: On teachers that are no better than one label for everything, or whose labels look swapped.
         summary: All scores in a line.
-        warnings: Complaints, teachers far below others or not judged.
-        idle: Teachers that are never asked.
+        warnings: On poor teachers, teachers far below others, and teachers that could not be judged.
+        idle: On teachers that are never asked.
     """
 
     scores: Mapping[str, Score] = field(default_factory=dict)
@@ -69,11 +69,11 @@ class TeacherReview:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What to say before the teachers teach."""
+        """What the terminal shows before the teachers teach."""
         return (self.summary, *(f"warning: {warning}" for warning in self.warnings))
 
     def announce(self, say: Callable[[str], None]) -> None:
-        """Say it, and write it to the log."""
+        """Show the lines, and write them to the log."""
         for line in self.lines:
             say(line)
         log.info("%s", self.summary)
@@ -81,7 +81,12 @@ class TeacherReview:
             log.warning("%s", warning)
 
     def record(self, tracker: Tracker, task: str) -> None:
-        """Record scores and complaints in MLflow, behind the name of their task."""
+        """Record scores and complaints in MLflow.
+
+        Args:
+            tracker: The MLflow run.
+            task: Prefix of the metrics; empty in a run of one task.
+        """
         values = {
             f"teacher/{name}/validation/{metric}": value
             for name, found in self.scores.items()
@@ -102,12 +107,15 @@ def review_teachers(
     *,
     asked_alike: bool = True,
 ) -> TeacherReview:
-    """Ask all teachers for the validation rows and judge them; stop nothing.
+    """Score the teachers on the validation rows; raise nothing for poor scores.
 
     Args:
-        rows: Of the validation split.
-        languages: Of the training rows.
-        say: Takes lines while it takes long.
+        config: The run of one task.
+        pool: The opened teachers.
+        infos: What each teacher says of itself.
+        rows: The validation rows.
+        languages: Languages of the training rows.
+        say: Shows a line now and then while the teachers answer.
         asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
     """
     signals = ask_teachers(pool.handle, rows, _make_reporter(say))
@@ -117,7 +125,7 @@ def review_teachers(
     idle = find_unused_teachers(config, languages) if asked_alike else {}
     complaints = _complaints(config, pool, infos, signals, scores, rows, idle)
     warnings = (
-        *(c.line for c in complaints if not c.stops),  # what stops is told as an error
+        *(c.line for c in complaints if not c.stops),  # the others become an error
         *_far_below(config, scores, {c.teacher for c in complaints}),
         *_not_judged(config, scores, rows, set(languages)),
     )
@@ -131,13 +139,18 @@ def review_teachers(
     )
 
 
-def refuse_poor_teachers(judged: Iterable[TeacherReview], config: Run, key: str = "teachers") -> None:
-    """Raise ModelError where a teacher that is not good enough may not teach (`teachers[].on_poor`).
+def refuse_poor_teachers(reviews: Iterable[TeacherReview], config: Run, key: str = "teachers") -> None:
+    """Refuse to go on with teachers that are not good enough to teach (`teachers[].on_poor`).
 
     Args:
-        key: Where an override finds the run's teachers.
+        reviews: Of all tasks.
+        config: The run.
+        key: Key of the run's teachers in an override.
+
+    Raises:
+        ModelError: Names the teachers and the reasons.
     """
-    stopping = [c for part in judged for c in part.complaints if c.stops]
+    stopping = [c for review in reviews for c in review.complaints if c.stops]
     if not stopping:
         return
     names = ", ".join(c.teacher for c in stopping)
@@ -145,45 +158,47 @@ def refuse_poor_teachers(judged: Iterable[TeacherReview], config: Run, key: str 
     places = [t.name for t in config.teachers]
     may = [f"{key}.{places.index(c.teacher)}.on_poor=warn" for c in stopping]
 
-    def told(lines: list[str]) -> str:
-        return "; ".join(f"{c.teacher}: {line}" if several else line
-                         for c, line in zip(stopping, lines, strict=True))  # fmt: skip
+    def join(part: str) -> str:
+        """Return this part of all complaints, each behind its teacher's name where there are several."""
+        return "; ".join((f"{c.teacher}: " if several else "") + str(getattr(c, part)) for c in stopping)
 
     raise ModelError(
         f"teachers {names} are not good enough to teach" if several else stopping[0].what,
-        got=told([c.got for c in stopping]),
-        wanted=told([c.wanted for c in stopping]),
-        next_step=f"{told([c.cause for c in stopping])}; {' '.join(may)} goes on all the same (train and sweep: with "
-        "--resume)",
+        got=join("got"),
+        wanted=join("wanted"),
+        next_step=f"{join('cause')}; {' '.join(may)} goes on all the same (train and sweep: with --resume)",
     )
 
 
-def record_reviews(judged: Mapping[str, TeacherReview], tracker: Tracker, folder: RunFolder) -> None:
-    """Log what was found to the MLflow run, which a resume does not do again.
+def record_reviews(reviews: Mapping[str, TeacherReview], tracker: Tracker, folder: RunFolder) -> None:
+    """Record the reviews in the MLflow run, unless an earlier start has done so.
 
     Args:
-        judged: By task; the name is empty in a run of one task.
+        reviews: By task; the only task of a run has an empty name.
+        tracker: The MLflow run.
+        folder: The run's folder; its state keeps what was recorded.
     """
     if folder.state.get("teachers_scored_in") == tracker.run_id:
         return
-    for task, part in judged.items():
-        part.record(tracker, task)
+    for task, review in reviews.items():
+        review.record(tracker, task)
     folder.write_state(teachers_scored_in=tracker.run_id)
 
 
 def _without_writing(config: RunConfig) -> RunConfig:
-    """Return the run, measured by likelihoods alone: what teachers write is measured once, on the held-out rows."""
+    """Return the run without metrics of written texts, since writing is slow: the held-out rows measure it once."""
     if not config.task.language:
         return config
     return config.model_copy(update={"task": config.task.model_copy(update={"written": ()})})
 
 
 def _make_reporter(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return a report for `ask_teachers` that shows a line every `REPORT_EVERY_S`."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
-        if done < total and time.monotonic() - last >= SAID_EVERY_S:
+        if done < total and time.monotonic() - last >= REPORT_EVERY_S:
             last = time.monotonic()
             say(f"teachers answer the validation rows: {done:,} of {total:,}")
 
@@ -191,23 +206,24 @@ def _make_reporter(say: Callable[[str], None]) -> Callable[[int, int], None]:
 
 
 def compare_with_one_label(config: RunConfig, signal: AnswerSlots, rows: Rows) -> Comparison | None:
-    """Return a teacher beside one label for everything; None where a task has no labels, or nothing can be compared.
+    """Compare a teacher with one that gives the same label to everything: the most frequent one, for taggers O.
 
-    A tagger is compared with O everywhere, by words.
+    Returns:
+        None for a task without labels, or without a labelled row that the teacher answered.
     """
     picked = np.flatnonzero(signal.answered_B & rows.labelled)
     if not config.task.labelled or not len(picked):
         return None
-    said, batch = collect_unit_answers(config, signal, rows).take(picked), rows.take(picked)
+    answers, batch = collect_unit_answers(config, signal, rows).take(picked), rows.take(picked)
     gold_N, labels = config.task.list_unit_labels(batch), config.data.labels
     if not len(gold_N):
         return None
     if config.task.form != "words":
-        return compare_with_constant_label(said.logits_NC.argmax(axis=1), gold_N, len(labels))
+        return compare_with_constant_label(answers.logits_NC.argmax(axis=1), gold_N, len(labels))
     scheme = parse_scheme(labels)
     outside = np.where(np.arange(len(labels)) == scheme.outside, 0.0, MASKED)
-    logits_NC = np.where(said.covered_N[:, None], said.logits_NC, outside)
-    tags_N = entities.decode_tags(logits_NC, said.counts_B, scheme)
+    logits_NC = np.where(answers.covered_N[:, None], answers.logits_NC, outside)
+    tags_N = entities.decode_tags(logits_NC, answers.counts_B, scheme)
     chosen_N = logits_NC.argmax(axis=1)
     return compare_with_constant_label(tags_N, gold_N, len(labels), label=scheme.outside, chosen_N=chosen_N)
 
@@ -227,19 +243,21 @@ def _complaints(
     for info, signal in zip(infos, signals, strict=True):
         name, found = info.name, compare_with_one_label(config, signal, rows)
         if found is not None:
+            # A teacher that is never asked can do no harm.
             stops = chosen[name] == "stop" and name not in idle
-            complaint = make_complaint(config, specs[name], info, found, scores[name], stops=stops)
-            complaints += [] if complaint is None else [complaint]
-    return tuple(complaints)
+            complaints.append(make_complaint(config, specs[name], info, found, scores[name], stops=stops))
+    return tuple(complaint for complaint in complaints if complaint is not None)
 
 
 def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str]) -> list[str]:
-    """Teachers far below another one on the languages that both are measured on, each beside the best of those."""
+    """Return a warning per teacher that is far below another one on the languages that both are measured in."""
     metric = config.task.metric_names[0]
     if not is_rate(metric):
         return []
     notes = []
     for name, own in scores.items():
+        if name in left_out:
+            continue
         gaps = []
         for other, theirs in scores.items():
             shared = [lang for lang in own.by_language if lang in theirs.by_language]
@@ -248,7 +266,7 @@ def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str
                     float(np.mean([s.by_language[x][metric] for x in shared])) for s in (own, theirs)
                 )
                 gaps.append((best - mine, mine, best, other, shared))
-        if gaps and name not in left_out and max(gaps)[0] > FAR_BELOW:
+        if gaps and max(gaps)[0] > FAR_BELOW:
             gap, mine, best, other, shared = max(gaps)
             notes.append(
                 f"teacher {name} is {100 * gap:.1f} points below teacher {other} on the validation rows in "
@@ -259,7 +277,7 @@ def _far_below(config: RunConfig, scores: Mapping[str, Score], left_out: set[str
 
 
 def _not_judged(config: RunConfig, scores: Mapping[str, Score], rows: Rows, languages: set[str]) -> list[str]:
-    """Teachers that taught languages are not judged in, by what is missing there."""
+    """Return a warning per language that a teacher teaches and could not be judged in."""
     labelled = {lang for lang, has in zip(rows.languages, rows.labelled.tolist(), strict=True) if has}
     missing: dict[tuple[str, ...], list[str]] = {}
     notes = []

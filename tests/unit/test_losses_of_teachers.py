@@ -13,7 +13,7 @@ from raykd.config import ServingConfig
 from raykd.distill.signals import Signals
 from raykd.distill.weighting import ByLanguage, Fixed, Uniform
 from raykd.point import Point
-from raykd.scoring.lost_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
+from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
 from raykd.student.meter import Meter
 from tests.fakes import answer_slots
 from tests.worlds import run_config
@@ -59,7 +59,7 @@ class Pool:
         self.parked, self.replicas = False, SimpleNamespace(lost=lambda: dead)
         view = SimpleNamespace(groups=(), teachers=("multi",), timeout_s=1.0)
         self.handle = SimpleNamespace(
-            teachers=("zh", "multi"), timeout_s=1.0, view=lambda names, timeout_s: view
+            teachers=("zh", "multi"), timeout_s=1.0, select=lambda names, timeout_s: view
         )
 
 

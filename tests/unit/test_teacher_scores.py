@@ -26,9 +26,9 @@ from raykd.errors import ModelError
 from raykd.preflight.check import collect_findings
 from raykd.report.results import Predictions
 from raykd.runs.teacher_stage import TeacherStage
+from raykd.scoring.absent_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.scoring.score import score_ensemble, stack_signals
 from raykd.scoring.teacher_scores import TeacherReview, record_reviews, refuse_poor_teachers, review_teachers
-from raykd.scoring.unused_teachers import describe_unused_teachers, find_unused_teachers
 from raykd.teachers.source import ReadyBatch
 from raykd.text.batch import TextBatch
 from raykd.tuning.driver import SweepDriver

@@ -1,0 +1,143 @@
+"""Collect what the teachers of a task did in a run: held-out scores, weights, times, costs and counters.
+
+Decision record: a teacher that the run lost has no row in the table. It cannot be asked, and numbers of an earlier time
+would describe another system than the one that taught. A note, a curve and a tag say since when it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raykd.driver.jobs import TaskJob
+from raykd.point import Point
+from raykd.report.costs import CostTable
+from raykd.report.page import TeacherFacts
+from raykd.scoring.absent_teachers import describe_lost_teachers, drop_lost_teachers, find_loss_steps
+from raykd.scoring.costs import make_cost_table, time_teachers
+from raykd.scoring.score import System, ask_teachers, score_ensemble, score_teachers, stack_signals
+from raykd.scoring.teacher_scores import TeacherReview
+from raykd.teachers.pools.pool import TeacherPool
+from raykd.teachers.spec import TeacherInfo
+
+Counters = Mapping[str, Mapping[str, float]]
+"""Counters of the teachers, by teacher."""
+
+
+@dataclass(frozen=True)
+class TeacherResults:
+    """What is known of a task's teachers at the end of a run; empty for a run without teachers.
+
+    Attributes:
+        infos: What each remaining teacher says of itself.
+        systems: Rows of the final table: each remaining teacher and their ensemble.
+        facts: What the report page says of each remaining teacher.
+        costs: The student beside its teachers.
+        lost: Names of the teachers that the run lost.
+        notes: What a reader must know of single teachers.
+        counters: Rows that each teacher answered and forwarded, over all starts of the run.
+        restarts: Restarts of each teacher's processes, of lost teachers too.
+        processes: Names of the teachers that share a process.
+    """
+
+    infos: Sequence[TeacherInfo] = ()
+    systems: Sequence[System] = ()
+    facts: tuple[TeacherFacts, ...] = ()
+    costs: CostTable | None = None
+    lost: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    counters: Counters = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    processes: Sequence[Sequence[str]] = ()
+
+    def to_metrics(self) -> dict[str, float]:
+        """Return what MLflow records once, at the student's last step."""
+        values = {f"teacher/{name}/restarts": float(count) for name, count in self.restarts.items()}
+        if self.restarts:
+            # Teachers that share a process are restarted together, which counts once.
+            values["teacher_restarts"] = float(sum(self.restarts[names[0]] for names in self.processes))
+        for cost in () if self.costs is None else self.costs.teachers:
+            found = {"x_smaller": cost.smaller, "x_faster": cost.faster, "texts_taught": float(cost.texts)}
+            values |= {f"teacher/{cost.teacher}/{k}": v for k, v in found.items() if v is not None}
+        for name, count in self.counters.items():
+            values |= {f"teacher/{name}/rows_{k}": float(count[k]) for k in ("answered", "forwarded")}
+        return values
+
+
+def collect_teacher_results(
+    student: TaskJob,
+    pool: TeacherPool,
+    infos: Sequence[TeacherInfo],
+    review: TeacherReview,
+    curve: Sequence[Point],
+    read_counters: Callable[[], Counters],
+) -> TeacherResults:
+    """Score the teachers on the held-out rows and collect what is known of them.
+
+    Args:
+        student: Its rows and its saved model, which is timed beside the teachers.
+        pool: The opened teachers.
+        infos: What each teacher says of itself.
+        review: What the teachers scored on the validation rows before they taught.
+        curve: Points of the student.
+        read_counters: Reads the counters of all teachers of the run, over all its starts.
+    """
+    processes = [[spec.name for spec in g.specs] for g in pool.groups]
+    loss_steps = find_loss_steps(curve)
+    config, pool, infos, lost = drop_lost_teachers(student.config, pool, infos, loss_steps)
+    names, languages = pool.handle.teachers, pool.handle.teacher_languages
+    held_out = student.held_out
+    # Without a test set the review has asked for these rows already.
+    reviewed = student.data.test is None and all(name in review.answers for name in names)
+    signals = [review.answers[name] for name in names] if reviewed else ask_teachers(pool.handle, held_out)
+    times = time_teachers(pool, config, student.output, student.data.train, held_out)
+    ms_per_1000 = {name: 1e3 * own.ms for name, (own, _) in times.items() if own is not None}
+    systems = score_teachers(config, pool, signals, infos, held_out, ms_per_1000)
+    weights: list[dict[str, float]] = [{} for _ in infos]
+    if not config.task.language:
+        together = stack_signals(config, signals, languages, held_out)
+        asked_B = np.any([signal.answered_B for signal in signals], axis=0)
+        systems.append(score_ensemble(config, together, asked_B, [p for p, _ in systems], held_out))
+        weights_MN = config.objective.weighting.weights(together).numpy()
+        weights = [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
+    counted, specs = pool.counters(), {spec.name: spec for g in pool.groups for spec in g.specs}
+    facts = [
+        TeacherFacts(
+            name=info.name,
+            languages=tuple(sorted(languages[m] or ())),
+            path=specs[info.name].path,
+            fingerprint=info.fingerprint,
+            parameters=info.parameters,
+            validation=dict(review.scores[info.name].macro or {}),
+            latency_ms=_average_latency_ms(curve, info.name),
+            store_hit_rate=1.0 - counted[info.name]["forwarded"] / max(1, counted[info.name]["answered"]),
+            weights=weights[m],
+        )
+        for m, info in enumerate(infos)
+    ]
+    return TeacherResults(
+        infos=infos,
+        systems=systems,
+        facts=tuple(facts),
+        costs=make_cost_table(config, pool, infos, times, student.output, student.data.train),
+        lost=lost,
+        notes=(*describe_lost_teachers(loss_steps, lost), *review.notes),
+        counters={name: values for name, values in read_counters().items() if name in names},
+        restarts=pool.restarts(),
+        processes=processes,
+    )
+
+
+def _average_latency_ms(curve: Sequence[Point], teacher: str) -> float | None:
+    """Return the mean milliseconds that the teacher spent on a batch; None if the student never asked it."""
+    name = f"teacher/{teacher}/latency_s"
+    values = [p.values[name] for p in curve if name in p.values]
+    return 1e3 * float(np.mean(values)) if values else None
+
+
+def _average_by_language(weights_N: NDArray[np.float32], languages: Sequence[str]) -> dict[str, float]:
+    codes = np.asarray(languages)
+    return {lang: float(weights_N[codes == lang].mean()) for lang in sorted(set(languages))}
