@@ -1,4 +1,7 @@
-"""What can be known of a language model's directory before it is loaded: where it starts, how it writes, its room."""
+"""Check the folders of language models before they are loaded: first tokens, language codes, room for texts.
+
+Decision record: what is refused here would otherwise fail on a worker, or silently write in a wrong language.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from raykd.tasks.language import LanguageTask
 from raykd.text.batch import TextBatch
 from raykd.text.codes import choose_language_code, is_multilingual_class, list_language_codes
 from raykd.text.prompts import encode_prompts
+from raykd.text.tokens import Tokenizer
 
 
 def check_language_model(
@@ -34,16 +37,22 @@ def check_language_model(
     *,
     trust_remote_code: bool = False,
 ) -> str:
-    """Return what is to be said of a model directory that serves a language task ("" is nothing).
+    """Check a model's folder for a language task.
 
     Args:
-        who: For messages, such as "teacher fr".
-        max_length: Of this model; None is the task's.
+        who: The model in messages, for example "teacher fr".
+        folder: Its folder.
+        config: The run of one task.
+        max_length: Its own length in tokens; None takes the task's.
         spoken: Its languages; None is any.
-        codes: Of the run's languages, as its `language_codes` say.
+        codes: Its codes for the run's languages (`language_codes`).
+        trust_remote_code: Whether code in the folder may run.
+
+    Returns:
+        What a reader should know of the model; "" is nothing.
 
     Raises:
-        ModelError: Its decoder has no token to start with, or it has no place for what it is to write.
+        ModelError: Its decoder has no token to start with, or no room for what it should write.
         ConfigError: Its length leaves no room for a prompt, or its tokenizer has no code for a language.
     """
     task = config.task
@@ -53,39 +62,43 @@ def check_language_model(
         _encode_one(load_tokenizer(folder, trust_remote_code=trust_remote_code), task)
         if not task.generates:
             return ""
-        said = []
+        notes = []
         if task.marks_languages:
             check_decoder_start(folder)
             languages = config.data.select_languages or config.data.languages
-            said.append(_coded(folder, [i for i in languages if spoken is None or i in spoken], codes))
-        described = read_json(folder / files.CONFIG) if (folder / files.CONFIG).is_file() else {}
+            notes.append(
+                _describe_codes(folder, [i for i in languages if spoken is None or i in spoken], codes)
+            )
+        described = _read_optional(folder / files.CONFIG)
         size = described.get("vocab_size")
-        check_token_ids(_generation_settings(folder) or described, size if isinstance(size, int) else None)
-        task = _with_length(task, max_length)
-        _check_room(folder, task)
+        check_token_ids(
+            _read_optional(folder / GENERATION) or described, size if isinstance(size, int) else None
+        )
+        sized = _with_length(task, max_length)
+        _check_room(folder, sized)
     except (ModelError, ConfigError) as error:
         raise type(error)(
             f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
         ) from None
-    return "; ".join(filter(None, [*said, _said(folder, task)]))
+    return "; ".join(filter(None, [*notes, _describe_ignored(folder, sized)]))
 
 
-def _encode_one(tokenizer: Any, task: Any) -> None:
-    """Whether the tokenizer can do what the task asks: hide tokens, say where a target's stand.
+def _encode_one(tokenizer: Tokenizer, task: LanguageTask) -> None:
+    """Encode a text, to find out whether the tokenizer can do what the task needs (mask tokens, give offsets).
 
     Raises:
-        ConfigError: What it lacks.
+        ConfigError: Names what it lacks.
     """
     one = TextBatch(("",), ("a",), ("",), np.zeros(1, np.int64), None if task.form == "plain" else ("a",))
     if not getattr(tokenizer, "by_language", False):
         task.encode(tokenizer, one)
 
 
-def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> str:
-    """Return how the languages that are written are named, where the tokenizer marks texts with their language.
+def _describe_codes(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> str:
+    """Return how a tokenizer that marks texts with their language names the languages to write; "" for others.
 
     Raises:
-        ConfigError: One has no code.
+        ConfigError: A language has no code.
     """
     if not has_language_codes(folder):
         return ""
@@ -95,35 +108,45 @@ def _coded(folder: Path, languages: Sequence[str], given: Mapping[str, str]) -> 
 
 
 def has_language_codes(folder: Path) -> bool:
-    """Return whether the tokenizer of a directory marks texts with their language."""
+    """Return whether the tokenizer in a folder marks texts with their language."""
     place = folder / "tokenizer_config.json"
     return place.is_file() and is_multilingual_class(read_json(place).get("tokenizer_class"))
 
 
 def check_source_languages(config: RunConfig, rows: Rows) -> str:
-    """Return how sources are read by models that mark their language ("" where no model does, or every row says it).
+    """Check that models which mark the language of a source can tell it.
+
+    Args:
+        config: The run of one task.
+        rows: Sources and targets.
+
+    Returns:
+        How each such model reads sources without a language; "" if every row names one, or no model marks it.
 
     Raises:
-        ConfigError: A model has no code for a language, or would read sources without one as what is to be
-            written.
+        ConfigError: A model has no code for a language, or would take a source without one for a text in the
+            language to write.
     """
     if not config.task.marks_languages:
         return ""
     named = sorted({name for name in rows.source_languages or () if name})
-    silent = {
+    # Languages of targets whose sources name none.
+    unnamed = {
         to
         for to, name in zip(rows.languages, rows.source_languages or ("",) * len(rows), strict=True)
         if not name
     }
-    said = []
-    for who, folder, given, trusted in _coded_models(config):
-        tokenizer: Any = load_tokenizer(folder, trust_remote_code=trusted)
+    notes = []
+    for who, folder, given, trusted in _list_local_models(config):
+        if not has_language_codes(folder):
+            continue
+        tokenizer = load_tokenizer(folder, trust_remote_code=trusted)
         codes = list_language_codes(tokenizer)
         for name in named:
             choose_language_code(codes, given.get(name, name))
-        if silent:
+        if unnamed:
             own = str(getattr(tokenizer, "src_lang", ""))
-            same = [to for to in sorted(silent) if choose_language_code(codes, given.get(to, to)) == own]
+            same = [to for to in sorted(unnamed) if choose_language_code(codes, given.get(to, to)) == own]
             if same:
                 raise ConfigError(
                     f"{who} reads the language of each source, and rows do not say it",
@@ -132,29 +155,29 @@ def check_source_languages(config: RunConfig, rows: Rows) -> str:
                     wanted="a column src_lang (data.columns.source_language), or source_language of each source",
                     next_step="name it, for example data.train.source_language=en",
                 )
-            said.append(f"{who} reads sources without a language as {own}")
-    return "; ".join(said)
+            notes.append(f"{who} reads sources without a language as {own}")
+    return "; ".join(notes)
 
 
 def describe_ignored_settings(config: RunConfig) -> list[str]:
-    """For each model that a run starts from, what of its generation config is not followed."""
+    """Return a note for each local model of a run whose generation config is not followed."""
     task = config.task
     if not isinstance(task, LanguageTask) or not task.written:
         return []
-    said = [(who, _said(folder, task)) for who, folder, _, _ in _local_models(config)]
-    return [f"{who}: {what}" for who, what in said if what]
+    notes = [(who, _describe_ignored(folder, task)) for who, folder, _, _ in _list_local_models(config)]
+    return [f"{who}: {note}" for who, note in notes if note]
 
 
 def check_prompts(config: RunConfig, rows: Rows) -> None:
-    """Whether each model can begin where a prompt is empty.
+    """Check that each model can begin a text after an empty prompt, if there are empty prompts.
 
     Raises:
-        ConfigError: A model's tokenizer has no token to begin with; names the model.
+        ConfigError: A model's tokenizer has no token to begin with.
     """
     empty = [i for i, text in enumerate(rows.texts) if not text]
     if config.task.form != "target" or not empty:
         return
-    for who, folder, _, trusted in _local_models(config):
+    for who, folder, _, trusted in _list_local_models(config):
         try:
             encode_prompts(load_tokenizer(folder, trust_remote_code=trusted), [""])
         except ConfigError as error:
@@ -167,45 +190,56 @@ def check_prompts(config: RunConfig, rows: Rows) -> None:
 
 
 def describe_repeated_marks(config: RunConfig, rows: Rows) -> str:
-    """How many rows already hold what a tokenizer would put around them ("" is none); they do not get it twice."""
-    task, said = config.task, []
+    """Return, per model, how many training rows already hold the tokens that its tokenizer adds; "" is none.
+
+    Such rows do not get them twice.
+    """
+    task, notes = config.task, []
     if not isinstance(task, LanguageTask) or not task.generates:
         return ""
-    for who, folder, given, trusted in _local_models(config):
+    for who, folder, given, trusted in _list_local_models(config):
         try:
-            tokenizer: Any = load_tokenizer(folder, trust_remote_code=trusted)
-            roles = ("bos_token", "cls_token", "eos_token", "sep_token")
-            marks = tuple(str(mark) for role in roles if (mark := getattr(tokenizer, role, None)))
-            pairs = list(zip(rows.texts, rows.pairs or rows.texts, strict=True))
-            near = [
-                i
-                for i, (text, target) in enumerate(pairs)
-                if marks
-                and (text.startswith(marks) or text.endswith(marks) or target.rstrip().endswith(marks))
-            ]
-            if not near:
+            tokenizer = load_tokenizer(folder, trust_remote_code=trusted)
+            marks = _list_marks(tokenizer)
+            pairs = zip(rows.texts, rows.pairs or rows.texts, strict=True)
+            # A cheap test first: only these rows are tokenised.
+            candidates = [i for i, (text, target) in enumerate(pairs) if _may_hold(text, target, marks)]
+            if not candidates:
                 continue
-            held_B = task.encode(
-                tokenizer, replace(rows, source_languages=None).take(near).in_codes(given)
-            ).extra["held_B"]
-        except RaykdError:  # said elsewhere
+            batch = replace(rows, source_languages=None).take(candidates).in_codes(given)
+            held_B = task.encode(tokenizer, batch).extra["held_B"]
+        except RaykdError:  # reported by another check
             continue
         if held_B.any():
-            said.append(
+            notes.append(
                 f"{who}: {held_B.sum():,} of {len(rows):,} training rows already hold "
                 f"{' or '.join(dict.fromkeys(marks))} where its tokenizer would put it, and do not get it twice"
             )
-    if said and config.student.kind != "pretrained":
-        said.append(
+    if notes and config.student.kind != "pretrained":
+        notes.append(
             "the student, whose tokenizer is learnt from the texts, learns such marks as text: take them off the files "
             "if that is not wanted"
         )
-    return "; ".join(said)
+    return "; ".join(notes)
 
 
-def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
-    """Directories of the models that a run starts from: who they are, the language codes that they are given, and
-    whether their code is trusted."""
+def _list_marks(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Return the tokens that a tokenizer may put around a text."""
+    roles = ("bos_token", "cls_token", "eos_token", "sep_token")
+    return tuple(str(mark) for role in roles if (mark := getattr(tokenizer, role, None)))
+
+
+def _may_hold(text: str, target: str, marks: tuple[str, ...]) -> bool:
+    # Without marks, `startswith(())` is False.
+    return text.startswith(marks) or text.endswith(marks) or target.rstrip().endswith(marks)
+
+
+def _list_local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
+    """Return the models of a run that lie in local folders.
+
+    Returns:
+        Per model: who it is, for messages; its folder; its language codes; whether its code is trusted.
+    """
     found = [
         (f"teacher {t.name}", Path(t.path), t.language_codes, t.trust_remote_code)
         for t in config.active_teachers
@@ -214,58 +248,54 @@ def _local_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str],
     if config.student.kind == "pretrained":
         own = config.student
         found.append(("the student", Path(own.path), own.language_codes, own.trust_remote_code))
-    return [each for each in found if each[1].is_dir()]
+    return [model for model in found if model[1].is_dir()]
 
 
-def _coded_models(config: RunConfig) -> list[tuple[str, Path, Mapping[str, str], bool]]:
-    """Those whose tokenizers mark texts with their language."""
-    return [each for each in _local_models(config) if has_language_codes(each[1])]
-
-
-def _with_length(task: Any, max_length: int | None) -> Any:
-    """Return the task with this model's length.
+def _with_length(task: LanguageTask, max_length: int | None) -> LanguageTask:
+    """Return the task with a model's own length.
 
     Raises:
         ConfigError: The longest target leaves no room for a prompt.
     """
-    if max_length is not None and task.form == "target" and task.max_target_length >= max_length:
+    if max_length is None:
+        return task
+    longest_target: int = getattr(task, "max_target_length", 0)
+    if task.form == "target" and longest_target >= max_length:
         raise ConfigError(
             "its length leaves no room for a prompt before the longest target",
-            got=f"max_length {max_length}, task.max_target_length {task.max_target_length}",
-            wanted=f"max_length above {task.max_target_length}",
+            got=f"max_length {max_length}, task.max_target_length {longest_target}",
+            wanted=f"max_length above {longest_target}",
             next_step="set teachers.NAME.max_length (it was trained with less), or lower task.max_target_length",
         )
-    return task if max_length is None else task.model_copy(update={"max_length": max_length})
+    return task.model_copy(update={"max_length": max_length})
 
 
 def _check_room(folder: Path, task: LanguageTask) -> None:
-    """Whether the model's positions hold the longest prompt and what it is to write, where it is to write."""
+    """Check that the positions of a model that writes hold the longest prompt and the longest text."""
     from transformers import AutoConfig
 
     if not task.written:
         return
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception:  # code of its own, or a type that is not known: said elsewhere
+    except Exception:  # code of its own, or an unknown type: reported by another check
         return
     compute_input_limit(config, task.max_new_tokens, task.prompt_tokens)
 
 
-def _generation_settings(folder: Path) -> dict[str, Any]:
-    """Return the checkpoint's generation_config.json; empty where there is none."""
-    return read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+def _read_optional(path: Path) -> dict[str, object]:
+    """Return the JSON object in a file; empty if there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
-def _said(folder: Path, task: LanguageTask) -> str:
-    """Return what of its generation config is set aside."""
-    settings = _generation_settings(folder)
-    aside, never = (
-        find_ignored_settings(settings, task.generation),
-        find_ignored_settings(settings, "checkpoint"),
-    )
-    if not aside:
+def _describe_ignored(folder: Path, task: LanguageTask) -> str:
+    """Return which settings of the model's generation config are ignored; "" is none."""
+    settings = _read_optional(folder / GENERATION)
+    ignored = find_ignored_settings(settings, task.generation)
+    if not ignored:
         return ""
-    named = ", ".join(f"{name} {value}" for name, value in aside.items())
-    wished = [name for name in aside if name not in never]
-    how = f"; task.generation: checkpoint follows {', '.join(wished)}" if wished else ""
+    named = ", ".join(f"{name} {value}" for name, value in ignored.items())
+    always_ignored = find_ignored_settings(settings, "checkpoint")
+    choosable = [name for name in ignored if name not in always_ignored]
+    how = f"; task.generation: checkpoint follows {', '.join(choosable)}" if choosable else ""
     return f"its generation config is not followed where it says {named}{how}"
