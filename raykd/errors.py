@@ -10,6 +10,8 @@ infrastructure.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -50,6 +52,22 @@ def _rebuild(
     kind: type[RaykdError], what: str, got: object, wanted: str | None, next_step: str | None
 ) -> RaykdError:
     return kind(what, got=got, wanted=wanted, next_step=next_step)
+
+
+@contextmanager
+def prefix_errors(subject: str, *kinds: type[RaykdError]) -> Iterator[None]:
+    """Put a subject before what the errors of the body say, for example "teacher fr: its labels are missing".
+
+    Args:
+        subject: What the body is about.
+        kinds: Errors that are about the subject; others pass unchanged.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise type(error)(
+            f"{subject}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
+        ) from None
 
 
 class ConfigError(RaykdError):

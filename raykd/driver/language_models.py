@@ -14,7 +14,7 @@ import numpy as np
 
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
-from raykd.errors import ConfigError, ModelError, RaykdError
+from raykd.errors import ConfigError, ModelError, RaykdError, prefix_errors
 from raykd.prediction.generation_settings import check_token_ids, compute_input_limit, find_ignored_settings
 from raykd.pretrained import files
 from raykd.pretrained.jsonfile import read_json
@@ -58,7 +58,7 @@ def check_language_model(
     task = config.task
     if not isinstance(task, LanguageTask):
         return ""
-    try:
+    with prefix_errors(who, ModelError, ConfigError):
         _encode_one(load_tokenizer(folder, trust_remote_code=trust_remote_code), task)
         if not task.generates:
             return ""
@@ -76,10 +76,6 @@ def check_language_model(
         )
         sized = _with_length(task, max_length)
         _check_room(folder, sized)
-    except (ModelError, ConfigError) as error:
-        raise type(error)(
-            f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
-        ) from None
     return "; ".join(filter(None, [*notes, _describe_ignored(folder, sized)]))
 
 

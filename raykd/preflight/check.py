@@ -19,7 +19,7 @@ from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig, TrainedTea
 from raykd.data.rows import Rows
 from raykd.driver.jobs import Job, make_jobs
 from raykd.driver.language_models import check_source_languages, describe_repeated_marks
-from raykd.errors import ConfigError, ModelError, RaykdError
+from raykd.errors import ConfigError, ModelError, RaykdError, prefix_errors
 from raykd.folders.places import check_places
 from raykd.preflight.disk import check_disk, compute_disk
 from raykd.preflight.folder_check import describe_folder
@@ -151,16 +151,10 @@ def _check_deepspeed(config: RunConfig) -> list[str]:
             )
     for teacher in config.trained_teachers:
         train, workers = teacher.training.train, teacher.training.workers
-        try:
+        key = f"teachers.{teacher.name}.training"
+        with prefix_errors(key, ConfigError):
             found = check_deepspeed(train, workers.num_workers, gpus=workers.num_gpus > 0)
-        except ConfigError as error:
-            raise ConfigError(
-                f"teachers.{teacher.name}.training: {error.what}",
-                got=error.got,
-                wanted=error.wanted,
-                next_step=error.next_step,
-            ) from None
-        notes += [f"teachers.{teacher.name}.training: {note}" for note in found]
+        notes += [f"{key}: {note}" for note in found]
     return notes
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from raykd import models
 from raykd.config import ModelTeacher, Run, RunConfig
 from raykd.data.rows import Rows
 from raykd.driver.language_models import check_language_model
-from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError
+from raykd.errors import ConfigError, DataError, LabelMismatchError, ModelError, RaykdError, prefix_errors
 from raykd.models.bases import inspect_base
 from raykd.pretrained.lengths import check_room, check_student_length, check_target, teacher_length
 from raykd.pretrained.tokenizers import inspect_tokenizer
@@ -50,7 +49,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
         ModelError, LabelMismatchError, ConfigError: As loading it or asking it would raise.
     """
     task, name = config.task, teacher.name
-    with _named(f"teacher {name}"):
+    with prefix_errors(f"teacher {name}", RaykdError):
         looked = models.inspect_model(folder, task.head, trust_remote_code=teacher.trust_remote_code)
     try:
         task.map_columns(looked.labels, config.data.labels, teacher.label_map, name)
@@ -142,7 +141,7 @@ def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str,
                 next_step=f"correct {key}.path",
             )
         return f"{model.path}: no directory here, taken for a name of the hub and not checked", ()
-    with _named(key if "." in key else f"the {key}"):
+    with prefix_errors(key if "." in key else f"the {key}", RaykdError):
         looked = inspect_base(
             folder,
             tuple(config.data.labels),
@@ -179,19 +178,8 @@ def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_co
     if not markers:
         return
     tokenizer = models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    with _named(who):
+    with prefix_errors(who, RaykdError):
         find_marker_ids(tokenizer, markers)
-
-
-@contextmanager
-def _named(who: str) -> Iterator[None]:
-    """Put the name of a model before what is wrong with it."""
-    try:
-        yield
-    except RaykdError as error:
-        raise type(error)(
-            f"{who}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
-        ) from None
 
 
 MOST_ROWS = 100_000

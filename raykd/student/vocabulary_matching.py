@@ -20,7 +20,7 @@ from raykd.answers.vocabularies import TeacherVocabulary, VocabularyKind, Vocabu
 from raykd.config import RunConfig
 from raykd.data.rows import Rows
 from raykd.distill.vocabulary_signals import IdMap
-from raykd.errors import ConfigError
+from raykd.errors import ConfigError, prefix_errors
 from raykd.models.vocabulary import check_padding, compute_overlap, count_token_ids, is_same_tokenizer
 from raykd.tasks import EncodedRows, MaskedLM, Tokenizer
 from raykd.tasks.language import LanguageTask
@@ -73,12 +73,8 @@ def _match(
     total = member is not None and bool((member >= 0).all())
     same = member is None and is_same_tokenizer(teacher.tokenizer, tokenizer)
     kind: VocabularyKind = "own" if by_rank else "same" if same else "inside" if total else "overlap"
-    try:
+    with prefix_errors(f"teacher {name}", ConfigError):
         check_servable(config.objective, task.answers.kind, task.answers.temperatures, vocabulary=kind)
-    except ConfigError as error:
-        raise ConfigError(
-            f"teacher {name}: {error.what}", got=error.got, wanted=error.wanted, next_step=error.next_step
-        ) from None
     weight_VD = bias_V = None
     if teacher.weight_VD is not None:
         size = check_padding(teacher.tokenizer, len(teacher.weight_VD))

@@ -19,7 +19,7 @@ import torch
 from raykd import models
 from raykd.answers.codec import VERSION
 from raykd.answers.vocabularies import TeacherVocabulary
-from raykd.errors import ModelError, NonFiniteError, TeacherError
+from raykd.errors import ModelError, NonFiniteError, TeacherError, prefix_errors
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import teacher_length
@@ -178,15 +178,8 @@ class ModelBackend:
         key = compute_finding_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
         )
-        try:
+        with prefix_errors(f"teacher {self.spec.name}", ModelError):
             found = load_or_test(key, lambda: find_padding(model, task, batch, module=self._speaker(model)))
-        except ModelError as error:
-            raise ModelError(
-                f"teacher {self.spec.name}: {error.what}",
-                got=error.got,
-                wanted=error.wanted,
-                next_step=error.next_step,
-            ) from None
         self.finding = found
         if found.is_conclusive:
             self._padding = found.of(model.padding)
