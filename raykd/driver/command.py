@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -36,6 +36,7 @@ from raykd.folders.folder import (
     open_run_folder,
 )
 from raykd.folders.lock import lock_folder
+from raykd.parse import JsonObject
 from raykd.tracking import Experiment, Tracker, describe_environment, resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
@@ -101,7 +102,7 @@ class Command(ABC, Generic[Result]):
     def check(self) -> Sequence[str]:
         """Check what can be known before the folder is looked at; return notes for the terminal."""
 
-    def compare(self, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
+    def compare(self, path: Path, state: JsonObject) -> tuple[Changes, Run | None]:
         """Compare what the folder was made with and what is asked for now (see `compare_settings`)."""
         return compare_settings(self.base, path, state)
 

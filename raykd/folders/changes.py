@@ -1,10 +1,14 @@
-"""Compare the settings that a folder was made with and those that are asked for now, key by key.
+"""Compare the settings that a folder was made with to those that are asked for now, key by key.
 
-Decision record: a resume is judged by the resolved file that lies in the folder, not by a hash of it, so that every
-changed key is named with both its values, and a folder of an earlier version, which lacks keys of today, is filled
-up with their defaults. Keys are of three kinds. *Free* keys say where, with what and how often something is done, and
-never change what is learnt. *Growing* keys make a run longer; a larger value trains on, a smaller one is refused.
-All others are refused. Where files lie is free: what they hold is compared (`raykd.folders.contents`).
+Decision record: a resume compares the resolved settings in the folder, not a hash of them. So an error names every
+changed key with both values, and a folder of an earlier version gets defaults for keys that it lacks. There are three
+kinds of keys:
+
+- Free keys say where, with what and how often something is done. They never change what is learnt.
+- Growing keys make a run longer. A larger value trains on; a smaller one is refused.
+- All others are refused.
+
+Paths are free, because the contents of the files are compared (`raykd.folders.contents`).
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from raykd.parse import JsonObject
 from raykd.redaction import redact_value
 
 ABSENT = "not there"
-"""What is said of a key that one of two settings lacks."""
+"""Shown for a key that one of the two settings lacks."""
 _LONGEST = 100
+"""Characters of a value that a message shows."""
 _TEACHER = r"teachers\.[^.]+\."
 _TRAIN = rf"({_TEACHER}training\.)?train\."
 ALWAYS_FREE = (
@@ -31,16 +36,22 @@ ALWAYS_FREE = (
     r"|(train|validation|test|unlabeled)\.(paths|delimiter|quoting)|on_bad_row|max_bad_rows)(\.|$)"
     rf"|{_TEACHER}(path|training\.model\.path)$|student\.path$"
 )
-"""Matches keys of a run that may change on a resume because nothing that is learnt depends on them."""
+"""Matches keys that may change on a resume because nothing that is learnt depends on them."""
 FREE = re.compile(rf"{ALWAYS_FREE}|baseline$|train\.evaluations$")
-"""The same, and those that may change in a run, whose scores no other run is compared with on the way."""
+"""Matches the same keys and two more of a single run, whose scores on the way are compared with no other run's."""
 GROWING = ("train.steps", "train.epochs", "train.patience")
 """Keys that make a run longer."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key whose value is not what it was. key: dotted, as in an override. before, now: as YAML writes them."""
+    """A key whose value has changed.
+
+    Attributes:
+        key: Dotted, as in an override.
+        before: The old value, as YAML writes it.
+        now: The new value, as YAML writes it.
+    """
 
     key: str
     before: str
@@ -52,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """Changed keys by what a resume does with them."""
+    """Changed keys, by what a resume does with them."""
 
     free: tuple[Change, ...] = ()
     growing: tuple[Change, ...] = ()
@@ -60,39 +71,43 @@ class Changes:
 
     @property
     def allowed(self) -> tuple[Change, ...]:
-        """All that do not stop a resume."""
+        """The changes that do not stop a resume."""
         return (*self.growing, *self.free)
 
 
 def compare_trees(
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
+    before: JsonObject,
+    now: JsonObject,
     free: re.Pattern[str] = FREE,
     growing: Sequence[str] = GROWING,
 ) -> Changes:
     """Compare two resolved trees of settings.
 
     Args:
-        before: What the folder was made with.
-        now: What is asked for.
+        before: The settings that the folder was made with.
+        now: The settings that are asked for.
         free: Matches keys that may change.
         growing: Keys that may grow.
     """
-    found = list(_find_differences("", _simplify(before), _simplify(now)))
     kinds: dict[str, list[Change]] = {"free": [], "growing": [], "refused": []}
-    for change in found:
+    for change in _find_differences("", _simplify(before), _simplify(now)):
         kind = "free" if free.match(change.key) else "growing" if change.key in growing else "refused"
         kinds[kind].append(change)
     return Changes(**{kind: tuple(changes) for kind, changes in kinds.items()})
 
 
 def list_changes(changes: Sequence[Change], which: str) -> str:
-    """Return the keys with their values ``before`` or ``now``, for a message."""
+    """Return the keys with their values for a message.
+
+    Args:
+        changes: The changes.
+        which: Which values: "before" or "now".
+    """
     return ", ".join(f"{change.key} {getattr(change, which)}" for change in changes)
 
 
-def _simplify(node: Any) -> Any:
-    """Return a tree as people write it: a constant schedule is its number, a list of named things goes by names."""
+def _simplify(node: object) -> object:
+    """Return a tree as people write it: a constant schedule is a number, a list of named items a mapping by name."""
     if isinstance(node, Mapping):
         if set(node) == {"kind", "value"} and node["kind"] == "constant":
             return node["value"]
@@ -109,13 +124,13 @@ def _simplify(node: Any) -> Any:
 _NOTHING = object()
 
 
-def _find_differences(key: str, before: Any, now: Any) -> list[Change]:
-    """Return the changed leaves below a key; where a part is of another kind, the part as a whole."""
+def _find_differences(key: str, before: object, now: object) -> list[Change]:
+    """Return the changed leaves below a key. A part whose `kind` has changed counts as one leaf."""
     if before == now and type(before) is type(now):
         return []
     if isinstance(before, Mapping) and isinstance(now, Mapping) and before.get("kind") == now.get("kind"):
         found = []
-        for name in [*before, *(name for name in now if name not in before)]:
+        for name in dict.fromkeys([*before, *now]):
             at = f"{key}.{name}" if key else name
             found += _find_differences(at, before.get(name, _NOTHING), now.get(name, _NOTHING))
         return found
@@ -124,20 +139,21 @@ def _find_differences(key: str, before: Any, now: Any) -> list[Change]:
     return [Change(key, _format_value(key, before), _format_value(key, now))]
 
 
-def _is_equal_number(before: Any, now: Any) -> bool:
+def _is_equal_number(before: object, now: object) -> bool:
+    """Return whether both are numbers of equal value, such as 1 and 1.0; True and 1 are not."""
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (before, now))
     return numbers and before == now
 
 
-def _format_value(key: str, value: Any) -> str:
-    """Return a value as YAML writes it in one line, without secrets."""
+def _format_value(key: str, value: object) -> str:
+    """Return a value in one line of YAML, without secrets."""
     if value is _NOTHING:
         return ABSENT
     text = redact_value(key, _format_yaml(value))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _format_yaml(value: Any) -> str:
+def _format_yaml(value: object) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {_format_yaml(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):

@@ -1,26 +1,30 @@
-"""Say what lies in the model folders that a run begins with, so that a moved one is the same and a changed one is not.
+"""Digest the model folders that a run starts from, so that a moved folder is the same and a changed one is not.
 
 Decision record: a resume compares what files hold, never where they lie. Rows have a fingerprint of their own
-(`Dataset.fingerprint`). Of a model folder all small files count whole (configuration, tokenizer) and of large ones
-the size, both ends and blocks spread between: weights that were trained further differ in all of them, and gigabytes
+(`Dataset.fingerprint`). Of a model folder, small files (configuration, tokenizer) are hashed whole, large ones by their
+size and by blocks spread from end to end: weights that were trained further differ in all of them, and gigabytes
 are not read twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from raykd.config import Run
 from raykd.errors import ModelError
 
 _WHOLE = 4 << 20
+"""Bytes up to which a file is hashed whole."""
 _BLOCK, _BLOCKS = 1 << 16, 64
+"""Bytes of a block of a larger file, and the number of gaps between its blocks."""
 _IGNORED = (".md", ".log", ".lock")
+"""Suffixes of files that no model depends on."""
 
 
 def list_model_paths(config: Run) -> dict[str, str]:
-    """Folders and names of the models that a run begins with, by key."""
+    """Return the folders and hub names of the models that a run starts from, by key."""
     paths = {f"teachers.{t.name}.path": getattr(t, "path", None) for t in config.active_teachers}
     paths["student.path"] = getattr(config.student, "path", None)
     for teacher in config.trained_teachers:
@@ -30,7 +34,7 @@ def list_model_paths(config: Run) -> dict[str, str]:
 
 
 def digest_models(config: Run) -> dict[str, str]:
-    """Digests of the local model folders that a run begins with, by key; names of the hub are left out."""
+    """Return digests of the local model folders that a run starts from, by key. Hub names are left out."""
     return {
         key: digest_folder(Path(path))
         for key, path in list_model_paths(config).items()
@@ -39,13 +43,19 @@ def digest_models(config: Run) -> dict[str, str]:
 
 
 def digest_folder(folder: Path) -> str:
-    """sha256 (hex) over the names and contents of a model folder's files; of large files blocks of them.
+    """Return the sha256 (hex) over names and contents of a model folder's files; of large files some blocks count.
 
     Raises:
         ModelError: A file cannot be read.
     """
     try:
-        return _digest_files(folder)
+        found = hashlib.sha256()
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith(".") and path.suffix not in _IGNORED:
+                found.update(f"{path.name} {path.stat().st_size}\0".encode())
+                for block in _read_blocks(path):
+                    found.update(block)
+        return found.hexdigest()
     except OSError as error:
         raise ModelError(
             f"the model directory {folder} cannot be read",
@@ -55,18 +65,13 @@ def digest_folder(folder: Path) -> str:
         ) from None
 
 
-def _digest_files(folder: Path) -> str:
-    found = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or path.suffix in _IGNORED:
-            continue
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    """Yield a small file's content, or blocks of a large one."""
+    with path.open("rb") as file:
         size = path.stat().st_size
-        found.update(f"{path.name} {size}\0".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE:
-                found.update(file.read())
-                continue
-            for block in range(_BLOCKS + 1):
-                file.seek(block * (size - _BLOCK) // _BLOCKS)
-                found.update(file.read(_BLOCK))
-    return found.hexdigest()
+        if size <= _WHOLE:
+            yield file.read()
+            return
+        for block in range(_BLOCKS + 1):
+            file.seek(block * (size - _BLOCK) // _BLOCKS)
+            yield file.read(_BLOCK)

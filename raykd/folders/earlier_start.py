@@ -1,13 +1,12 @@
-"""What an earlier start left in a folder, and whether a resume may go on from it.
+"""Read what an earlier start left in a folder, and decide whether a resume may go on from it.
 
 Decision record: settings are compared with the resolved file in the folder (`raykd.folders.changes`), models and rows
-by what they hold. A folder that was moved keeps its MLflow run. A copy beside its original has the original's run
-recorded, and two drivers must not write one run: it gets a run of its own, and that is said.
+by their contents. A folder that was moved keeps its MLflow run. A copy whose original still exists gets a new MLflow
+run, with a note, since two drivers must not write one run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -23,34 +22,37 @@ from raykd.config.run import TrackingConfig
 from raykd.errors import ConfigError, ResourceError
 from raykd.folders.changes import Change, Changes, compare_trees, list_changes
 from raykd.folders.contents import digest_models, list_model_paths
+from raykd.parse import JsonObject
 from raykd.tracking import resolve_tracking_uri
 
 log = logging.getLogger("raykd.runs")
 RECORDED = ("mlflow_run_id", "children", "ended", "teachers_scored_in")
-"""What a state says of MLflow."""
+"""Keys of a state that belong to one MLflow run."""
 WAITING = ("mlflow_spool.jsonl", "mlflow_later.jsonl", "mlflow", "spool")
-"""What waits in a folder to be sent to its MLflow run."""
+"""Files and folders with records that wait to be sent to the MLflow run."""
 
 
 @dataclass(frozen=True)
 class EarlierStart:
-    """What is there of an earlier start. state: its `run.json`, empty without one. changes: of its settings.
+    """What an earlier start left; empty if there was none.
 
     Attributes:
-        config: Its settings, where the folder is a run's.
+        state: Content of its `run.json`.
+        changes: Settings that have changed since.
+        config: Its settings, if the folder is a run's.
     """
 
-    state: dict[str, Any] = field(default_factory=dict)
+    state: JsonObject = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
     config: Run | None = None
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> JsonObject:
     """Return the state of an earlier start.
 
     Raises:
-        ConfigError: The folder is not one of ours, so nothing in it may be removed or reused; or its state is
-            cut off.
+        ConfigError: The folder was not made by raykd, so nothing in it may be removed or reused; or its state file
+            is damaged.
     """
     state = read_folder_state(path)
     if state is not None:
@@ -64,11 +66,18 @@ def read_state(path: Path) -> dict[str, Any]:
     )
 
 
-def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
-    """Return the changed settings of a run, and the settings that it had.
+def compare_run(config: Run, path: Path, state: JsonObject) -> tuple[Changes, Run | None]:
+    """Return the changed settings of a run, and its old settings.
+
+    Old settings that cannot be read any more do no harm if the fingerprint shows that nothing has changed.
+
+    Args:
+        config: The settings that are asked for.
+        path: The run's folder.
+        state: Its state.
 
     Raises:
-        ConfigError: What it was made with cannot be read any more, and is not what is asked for.
+        ConfigError: The old settings cannot be read, and they have changed.
     """
     try:
         before = load_any_run(path / RUN)
@@ -85,7 +94,12 @@ def compare_run(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Chan
 
 
 def unreadable_settings_error(file: Path, error: ConfigError) -> ConfigError:
-    """Return what to say where the settings of an earlier start cannot be compared."""
+    """Return the error of a resume whose old settings cannot be read.
+
+    Args:
+        file: The file with the old settings.
+        error: Why it cannot be read.
+    """
     return ConfigError(
         f"cannot resume {file.parent}: the settings that it was made with cannot be read",
         got=f"{file}: {error.what.splitlines()[-1].strip()}",
@@ -97,26 +111,30 @@ def unreadable_settings_error(file: Path, error: ConfigError) -> ConfigError:
 def add_model_changes(
     changes: Changes, before: Run, now: Run, state: Mapping[str, Any], prefix: str = ""
 ) -> Changes:
-    """Return the changes, those of model folders judged by what lies in them.
+    """Return the changes with those of the run's models, compared by the contents of their folders.
 
     Args:
-        state: Holds digests of the models that the folder began with, unless it is of an earlier version.
+        changes: Changes of the settings.
+        before: The old settings.
+        now: The settings that are asked for.
+        state: The state of the folder, with digests of its models unless an earlier version wrote it.
+        prefix: Put before the keys of models, for a sweep.
     """
     known, here = dict(state.get("models", {})), digest_models(now)
-    were, found = list_model_paths(before), []
+    old_paths, found = list_model_paths(before), []
     for key, path in list_model_paths(now).items():
-        if key not in were:
+        if key not in old_paths:
             continue
         if key in known and key in here:
             if known[key] != here[key]:
-                found.append(Change(prefix + key, were[key], f"{path} (its files are other ones)"))
-        elif path != were[key] and not _only_moved(were[key], path):
-            found.append(Change(prefix + key, were[key], path))
+                found.append(Change(prefix + key, old_paths[key], f"{path} (its files are other ones)"))
+        elif path != old_paths[key] and not _only_moved(old_paths[key], path):
+            found.append(Change(prefix + key, old_paths[key], path))
     return replace(changes, refused=(*changes.refused, *found))
 
 
 def _only_moved(before: str, now: str) -> bool:
-    """Return whether a folder of this name has gone there, and lies here."""
+    """Return whether a folder has been moved: gone from the old place, and one of the same name is at the new one."""
     gone = os.path.isabs(before) and not os.path.exists(before)
     return gone and os.path.isdir(now) and Path(before).name == Path(now).name
 
@@ -124,11 +142,13 @@ def _only_moved(before: str, now: str) -> bool:
 def changed_settings_error(
     path: Path, changes: Changes, *, file: str = RUN, next_step: str = ""
 ) -> ConfigError:
-    """Return what to say of settings that do not go together with a resume.
+    """Return the error of a resume with settings that may not change.
 
     Args:
-        file: In the folder, with the old ones.
-        next_step: What can be done beside that, where it is no run.
+        path: The folder.
+        changes: The changed settings.
+        file: Name of the file in the folder that holds the old settings.
+        next_step: What else the user can do; empty names what is right for a run.
     """
     other = f"{path.name}-2"
     begin = (
@@ -144,8 +164,14 @@ def changed_settings_error(
     )
 
 
-def find_original(path: Path, state: Mapping[str, Any], tracking: TrackingConfig) -> Path | None:
-    """The folder that this one is a copy of, where both are recorded as one MLflow run in one place; else None."""
+def find_original(path: Path, state: JsonObject, tracking: TrackingConfig) -> Path | None:
+    """Return the folder that this one is a copy of; None unless both are recorded as the same MLflow run.
+
+    Args:
+        path: This folder.
+        state: Its state.
+        tracking: Where the run is recorded.
+    """
     before = state.get("folder")
     if before is None or str(before) == str(path) or "mlflow_run_id" not in state:
         return None
@@ -161,13 +187,15 @@ def find_original(path: Path, state: Mapping[str, Any], tracking: TrackingConfig
     )
 
 
-def detach_copy(path: Path, state: dict[str, Any]) -> None:
-    """Take what belongs to the original's MLflow run out of a copy and its state."""
+def detach_copy(path: Path, state: JsonObject) -> None:
+    """Remove from a copy and its state what belongs to the MLflow run of the original."""
     for key in RECORDED:
         state.pop(key, None)
     for name in WAITING:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path / name) if (path / name).is_dir() else (path / name).unlink()
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
 
 
 def rewrite_paths(path: Path, before: Path) -> None:
@@ -186,7 +214,7 @@ def rewrite_paths(path: Path, before: Path) -> None:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write a file so that it is never seen half written, whatever ends the process or the power.
+    """Write a file that is never seen half written, even after a killed process or a power cut.
 
     Raises:
         ResourceError: It cannot be written; what it held before stays.
@@ -196,7 +224,7 @@ def write_atomically(file: Path, text: str) -> None:
         with fresh.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
-            os.fsync(stream.fileno())  # else a power cut may leave the new name with nothing in it
+            os.fsync(stream.fileno())  # else a power cut may leave an empty file under the new name
         os.replace(fresh, file)
     except OSError as error:
         raise ResourceError(

@@ -1,9 +1,9 @@
-"""The run folder: what lies in it, who may use it again.
+"""Open the folder of a run, a sweep or a confirmation, and keep its state.
 
-Decision record: a name is an identity. A folder that exists is not touched unless the user says how: `--resume`
-goes on with the same settings, `--overwrite` starts anew. Ray would silently go on from whatever it finds.
-A run that fails before it has started anything leaves no folder, so that the corrected one needs no flag. What a
-resume may change, and what of a moved or copied folder is found again, stands in `raykd.folders.earlier_start`.
+Decision record: a name is an identity. An existing folder is not touched unless the user says how: `--resume` goes on
+with the same settings, `--overwrite` starts anew. Ray would silently go on from whatever it finds. A run that fails
+before it has started anything leaves no folder, so the corrected run needs no flag. `raykd.folders.earlier_start` says
+what a resume may change, and what happens to moved and copied folders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from rich.console import Console
 
@@ -39,11 +39,13 @@ from raykd.folders.earlier_start import (
     write_atomically,
 )
 from raykd.folders.lock import is_held
+from raykd.parse import JsonObject
 from raykd.student.settings import build_deepspeed_config
 from raykd.tracking import RedactingFilter
 
 log = logging.getLogger("raykd.runs")
 RESULTS = "results.md"
+"""File with the final table."""
 NOISY = (
     "ray",
     "ray.train",
@@ -55,33 +57,35 @@ NOISY = (
     "datasets",
     "transformers",
 )
+"""Loggers of libraries whose records go to the log file instead of the terminal."""
 _writing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """output/name and what is known of the run from before.
+    """An open folder, OUTPUT/NAME.
 
     Attributes:
-        state: What `run.json` holds.
-        fresh: Whether this run made the folder.
-        notes: What to say of a resume.
-        changes: Settings that are not what they were.
+        path: The folder.
+        state: Content of `run.json`.
+        fresh: Whether this start made the folder.
+        notes: What a reader must know of a resume.
+        changes: Settings that have changed since an earlier start.
     """
 
     path: Path
-    state: dict[str, Any]
+    state: JsonObject
     fresh: bool = True
     notes: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
 
     @property
     def log(self) -> Path:
-        """The log file with everything that is not shown."""
+        """The log file, with everything that the terminal does not show."""
         return self.path / "log.txt"
 
-    def write_state(self, **values: Any) -> None:
-        """Keep values for a later resume, atomically; threads may call at once.
+    def write_state(self, **values: object) -> None:
+        """Keep values for a later resume. The file is replaced atomically, and threads may call at once.
 
         Raises:
             ResourceError: The file cannot be written; what it held before stays.
@@ -91,23 +95,28 @@ class RunFolder:
             write_atomically(self.path / STATE, json.dumps(self.state, indent=2))
 
     def say(self, console: Console, more: Sequence[str] = ()) -> None:
-        """Say and log what a reader must know of a resume."""
-        changed = (
-            [f"resumed with other settings: {', '.join(map(str, self.changes))}"] if self.changes else []
-        )
-        for note in (*self.notes, *changed, *more):
+        """Print and log what a reader must know of a resume.
+
+        Args:
+            console: Where to print.
+            more: Further notes.
+        """
+        notes = list(self.notes)
+        if self.changes:
+            notes.append(f"resumed with other settings: {', '.join(map(str, self.changes))}")
+        for note in (*notes, *more):
             log.info("%s", note)
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
     def mark_interrupted(self) -> None:
-        """Write that the run was interrupted, before anything else is put in order; a run that is on record alone."""
+        """Write at once that the run was interrupted, if it is on record or was resumed."""
         if self.state.get("status") != "finished" and (not self.fresh or "mlflow_run_id" in self.state):
             self.write_state(status="interrupted")
 
     def give_up(self, status: str) -> None:
-        """Write how the run ended; a fresh folder of a run that was never recorded anywhere is removed."""
+        """Write how the run ended. A fresh folder is removed unless MLflow knows the run."""
         if self.state.get("status") == "finished":
-            return  # what comes after that changes nothing
+            return  # a later error does not make the run fail
         if self.fresh and "mlflow_run_id" not in self.state:
             shutil.rmtree(self.path)
         else:
@@ -115,22 +124,22 @@ class RunFolder:
 
 
 class Owner(Protocol):
-    """What has a folder: a run, a sweep, a confirmation."""
+    """A run, a sweep or a confirmation, which has a folder."""
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
+        """The folder's name."""
 
     @property
     def output(self) -> str:
-        """Where the folder lies."""
+        """The folder above."""
 
     def fingerprint(self) -> str:
-        """Of everything that must be equal for a resume."""
+        """Return a digest of everything that must be equal for a resume."""
 
 
-Compare = Callable[[Path, Mapping[str, Any]], tuple[Changes, Run | None]]
-"""Compares what a folder with this state was made with and what is asked for now; see `compare_run`."""
+Compare = Callable[[Path, JsonObject], tuple[Changes, Run | None]]
+"""Compares the settings of a folder with this state to those that are asked for; see `compare_run`."""
 
 
 def find_run_path(config: Owner) -> Path:
@@ -138,8 +147,8 @@ def find_run_path(config: Owner) -> Path:
     return Path(config.output).resolve() / config.name
 
 
-def read_status(path: Path, state: Mapping[str, Any]) -> str:
-    """Return what became of a run: what its file says, but that none runs whose process is gone."""
+def read_status(path: Path, state: JsonObject) -> str:
+    """Return the status that the state says; a run whose process is gone is not running but killed."""
     said = str(state.get("status", "unknown"))
     return "killed" if said == "running" and not is_held(path) else said
 
@@ -152,15 +161,17 @@ def check_run_folder(
     compare: Compare | None = None,
     explain: Callable[[Path, Changes], ConfigError] = changed_settings_error,
 ) -> EarlierStart:
-    """Check whether the run may use its folder, and return what there is to go on from; change nothing.
+    """Check whether the run may use its folder, and return what it may go on from. Changes nothing.
 
     Args:
-        compare: Of a sweep or a confirmation; a run has its own.
-        explain: Makes the error where settings changed.
+        config: The run, sweep or confirmation.
+        resume: Whether to go on from an earlier start.
+        overwrite: Whether to start anew.
+        compare: Compares the settings; None takes that of a run.
+        explain: Makes the error for settings that may not change.
 
     Raises:
-        ConfigError: The folder exists and neither resume nor overwrite was asked for; or resume with other
-            settings.
+        ConfigError: The folder exists, and neither resume nor overwrite was asked for; or settings have changed.
     """
     output = Path(config.output).resolve()
     path = output / config.name
@@ -189,8 +200,8 @@ def check_run_folder(
     return EarlierStart(state, changes, before)
 
 
-def compare_settings(config: Run, path: Path, state: Mapping[str, Any]) -> tuple[Changes, Run | None]:
-    """As `compare_run`; refuses also workers for which the checkpoints cannot be converted."""
+def compare_settings(config: Run, path: Path, state: JsonObject) -> tuple[Changes, Run | None]:
+    """Compare as `compare_run`, and check that the checkpoints can be converted to another number of workers."""
     changes, before = compare_run(config, path, state)
     if not changes.refused:
         _check_workers(config, state, path)
@@ -206,14 +217,15 @@ def open_run_folder(
     base: Run,
     overwrite: bool,
 ) -> RunFolder:
-    """Make or reopen the run folder and write what it was made from.
+    """Make or reopen the folder, and write into it what the run is made from.
 
     Args:
-        rows: Fingerprints of the rows, by the key of the part; a run goes on over the rows that it began
-            with.
-        files: What it was made from, name to content.
+        config: The run, sweep or confirmation.
+        rows: Fingerprints of the rows, by the key of the part. A resume needs the same ones.
+        files: Files to write, name to content.
         earlier: What `check_run_folder` found.
-        base: The run that says which models and which MLflow.
+        base: The run that names the models and MLflow.
+        overwrite: Whether to empty the folder first.
 
     Raises:
         ConfigError: The data changed since the run began.
@@ -228,11 +240,10 @@ def open_run_folder(
     for name, content in files.items():
         write_atomically(path / name, content)
     folder = RunFolder(path, state, fresh, notes, earlier.changes.allowed)
-    models = {"models": state.get("models") or digest_models(base)}
     folder.write_state(
         fingerprint=config.fingerprint(),
         rows=dict(rows),
-        **models,
+        models=state.get("models") or digest_models(base),
         num_workers=base.workers.num_workers,
         folder=str(path),
         status="running",
@@ -240,11 +251,14 @@ def open_run_folder(
     return folder
 
 
-def check_rows(path: Path, state: Mapping[str, Any], rows: Mapping[str, str]) -> None:
-    """Raise ConfigError where rows are not those that a run began with; say of which part."""
-    before = state.get(
-        "rows", {ALL: state.get("data", rows[ALL])}
-    )  # an earlier version kept that of all alone
+def check_rows(path: Path, state: JsonObject, rows: Mapping[str, str]) -> None:
+    """Check that a run goes on over the rows that it began with.
+
+    Raises:
+        ConfigError: Names the parts that have changed.
+    """
+    # An earlier version kept one fingerprint of all parts.
+    before = state.get("rows", {ALL: state.get("data", rows[ALL])})
     changed = [part for part, print_of in before.items() if rows.get(part) != print_of]
     if not changed and (len(before) == 1 or len(before) == len(rows)):
         return
@@ -258,8 +272,8 @@ def check_rows(path: Path, state: Mapping[str, Any], rows: Mapping[str, str]) ->
     )
 
 
-def _adopt_folder(path: Path, state: dict[str, Any], tracking: TrackingConfig) -> tuple[str, ...]:
-    """Put a folder that was moved or copied in order; return what to say of it."""
+def _adopt_folder(path: Path, state: JsonObject, tracking: TrackingConfig) -> tuple[str, ...]:
+    """Update a folder that was moved or copied; return notes on it."""
     before, notes = state.get("folder"), []
     if before is None or str(before) == str(path):
         return ()
@@ -277,14 +291,19 @@ def _adopt_folder(path: Path, state: dict[str, Any], tracking: TrackingConfig) -
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run that is finished already left to say. text: its table. lines: where things are."""
+    """What the terminal shows of a finished run.
+
+    Attributes:
+        text: Its final table, in Markdown.
+        lines: Notes and places of files.
+    """
 
     text: str
     lines: tuple[str, ...]
 
 
 def read_finished_run(config: Run) -> FinishedRun | None:
-    """Return what the same run said when it finished; None if it did not, or if more is asked of it now."""
+    """Return what the same run showed when it finished; None if it has not, or if more is asked of it now."""
     path = find_run_path(config)
     state = read_state(path) if path.exists() and not path.is_symlink() else {}
     if state.get("status") != "finished" or not (path / "student" / "config.json").is_file():
@@ -300,11 +319,11 @@ def read_finished_run(config: Run) -> FinishedRun | None:
     return FinishedRun(text, tuple(line.replace(*above) for line in lines))
 
 
-def _check_workers(config: Run, state: Mapping[str, Any], path: Path) -> None:
-    """A checkpoint of ZeRO 3 belongs to its workers; those of ZeRO 1 and 2 are converted.
+def _check_workers(config: Run, state: JsonObject, path: Path) -> None:
+    """Refuse another number of workers with ZeRO 3; checkpoints of ZeRO 0 to 2 are converted.
 
-    Measured with gloo ranks: weights at the end of a run that went from 2 ranks to 1 or 3 are those of an unbroken one
-    to 4e-8 with ZeRO 0 to 2; with ZeRO 3 they are 6e-4 away, so that is refused.
+    Measured with gloo ranks, from 2 ranks to 1 or 3: final weights differ from those of an unbroken run by 4e-8 with
+    ZeRO 0 to 2, and by 6e-4 with ZeRO 3.
     """
     now, before = config.workers.num_workers, state.get("num_workers")
     stage = build_deepspeed_config(config.train, now)["zero_optimization"].get("stage", 0)
@@ -319,9 +338,9 @@ def _check_workers(config: Run, state: Mapping[str, Any], path: Path) -> None:
 
 @contextlib.contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Send every logger's records and all warnings to the run's log file while the body runs.
+    """Send the records of all loggers and all warnings to a log file while the body runs.
 
-    Nothing is left behind in the process: the next run of it logs to its own file.
+    Afterwards the process is as before, so its next run logs to a file of its own.
     """
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -342,7 +361,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Take the libraries' handlers off the terminal; called again after they were imported, which adds them."""
+    """Remove the libraries' handlers from the terminal. Called again after an import, which adds them again."""
     for name in NOISY:
         noisy = logging.getLogger(name)
         for old in list(noisy.handlers):

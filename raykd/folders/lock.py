@@ -1,8 +1,8 @@
-"""One driver a folder: two that write one run would mix their checkpoints and curves.
+"""Lock a run's folder, so that one driver at a time writes its checkpoints and curves.
 
-Decision record: the lock is the kernel's (`flock`, through `filelock`), so it is gone with its process, however that
-ended; nobody has to clear away what a killed driver left. The file lies beside the run's folder, which may be emptied,
-and says who holds it. A file system that has no locks (some network ones) is warned of, and the run goes on.
+Decision record: the lock is the kernel's (`flock`, through `filelock`). It ends with its process, however that ended,
+so a killed driver leaves nothing to clear away. The lock file lies beside the run's folder, which may be emptied, and
+says who holds it. On a file system without locks (some network ones) the run goes on with a warning.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = logging.getLogger("raykd.runs")
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run's folder while the body runs.
+    """Hold the lock of a run's folder while the body runs.
 
     Raises:
-        ConfigError: Another driver holds it; says which.
+        ConfigError: Another driver holds it; names its process.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock_of(folder)
@@ -55,13 +55,13 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            # Before it is let go: who gets the lock next looks whether the file is still there.
+            # Removed before the release: whoever gets the lock next checks that its file is still there.
             path.unlink(missing_ok=True)
             lock.release()
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether another process holds a run's folder; a lock that cannot be looked at counts as held."""
+    """Return whether another process holds a run's folder. A lock that cannot be tried counts as held."""
     lock = _lock_of(folder)
     path = Path(lock.lock_file)
     if not os.path.lexists(path):
@@ -69,7 +69,7 @@ def is_held(folder: Path) -> bool:
     try:
         with lock:
             return False
-    except Timeout:
+    except Timeout:  # held, perhaps by this process
         return f'"pid": {os.getpid()},' not in path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True

@@ -1,8 +1,7 @@
-"""Whether the places that a run writes to can be written, tried before anything starts.
+"""Check, before anything starts, that the folders a run writes to can be written.
 
-Decision record: permissions are not read but tried, with a file that is removed at once: a read-only file system, a
-quota and an access list refuse only then. Nothing is made in the run's own folder, since a run that is refused leaves
-none.
+Decision record: permissions are tried with a temporary file, not read: a read-only file system, a quota and an access
+list show only then. Nothing is made in the run's own folder, since a refused run leaves none.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from raykd.config import Run
 from raykd.errors import ConfigError, ResourceError
 
 DEEPEST = 320
-"""Bytes that the paths below a run's folder take at most: checkpoints of Ray Train, artifacts of MLflow."""
+"""Most bytes of a path below a run's folder: checkpoints of Ray Train, artifacts of MLflow."""
 LONGEST_PATH = 4095
+"""Bytes of a path that Linux takes."""
 PROBE_BYTES = 65_536
+"""Bytes of the temporary file: enough that a full disk refuses them."""
 _REASONS = {
     errno.EACCES: "you may not write there",
     errno.EPERM: "you may not write there",
@@ -30,7 +31,10 @@ _REASONS = {
 
 
 def check_places(config: Run) -> str:
-    """Try the folder of all runs, the teachers' answers and Python's folder for temporary files.
+    """Check the output folder, the store of the teachers' answers and the folder for temporary files.
+
+    Returns:
+        A line for `raykd check`.
 
     Raises:
         ConfigError: A place cannot be a folder, or cannot be written.
@@ -64,13 +68,14 @@ def check_places(config: Run) -> str:
 
 
 def try_folder(folder: Path, key: str) -> None:
-    """Write a small file where a folder is, or will be made, and remove it.
+    """Write and remove a small file in a folder, or in the nearest folder above that exists.
 
     Args:
-        key: What names the folder, for people.
+        folder: The folder, which may not exist yet.
+        key: The setting that names it, for messages.
 
     Raises:
-        ConfigError: It is below a file, or cannot be written.
+        ConfigError: A file is in the way, or the folder cannot be written.
         ResourceError: Its disk is full.
     """
     near = folder
