@@ -36,6 +36,7 @@ from raykd.config import ActorConfig, Embedded, RayConfig, ServingConfig
 from raykd.data.embedded.rows import read_corpus
 from raykd.data.rows import Rows
 from raykd.tasks import Classification
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.teacher import Teacher
@@ -121,7 +122,7 @@ class Client(threading.Thread):
                  until: float) -> None:  # fmt: skip
         super().__init__(daemon=True)
         self.tally = Tally()
-        self._source = pool.handle.source(None, rank=number)
+        self._source = PoolSource(pool.handle, rank=number)
         self._rows, self._want, self._most, self._until = rows, want_NC, most, until
         self._random = np.random.default_rng(number)
 

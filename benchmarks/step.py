@@ -31,6 +31,7 @@ from raykd.data.load import load_data
 from raykd.student.loop import TrainingLoop
 from raykd.student.prefetch import Prefetcher, StepWork
 from raykd.student.prepare import prepare_rows
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.source import ReadyBatch
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.wire import GroupRequest
@@ -261,9 +262,9 @@ def main() -> None:
         actor = ActorConfig(num_cpus=share, group="teachers")
         pool = OwnPool([Placement(s, actor) for s in specs], ServingConfig())
         infos = pool.open()
-        served = pool.handle.source(None)
+        served = PoolSource(pool.handle)
         languages = tuple(frozenset({lang}) for lang in config.data.languages)
-        routed = replace(pool.handle, teacher_languages=languages).source(None)
+        routed = PoolSource(replace(pool.handle, teacher_languages=languages))
         arms = {
             "student only, 1 thread": Arm(make_loop(config, data, teachers=False), None, 1),
             "student only, 2 threads": Arm(make_loop(config, data, teachers=False), None, 2),
@@ -276,7 +277,7 @@ def main() -> None:
         rounds = alternate(arms, options.rounds)
         counters = pool.counters()
         torch.set_num_threads(1)
-        calls = served.calls / ((options.rounds + 1) * (STEPS + SKIPPED) + config.serving.prefetch)
+        calls = served.replicas.calls / ((options.rounds + 1) * (STEPS + SKIPPED) + config.serving.prefetch)
         hop = hop_ms(pool.handle.replicas[0][0], data)
         ds = deepspeed_ratio(config, data, options.rounds)
         report(

@@ -89,5 +89,5 @@ def build_loop(
         rank=rank,
         world=world,
         publish=publish,
-        noticed=noticed,
+        is_noticed=noticed,
     )

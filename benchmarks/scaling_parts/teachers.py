@@ -22,6 +22,7 @@ from raykd.student.prefetch import PendingStep, Prefetcher
 from raykd.tasks import Classification
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore, make_text_keys
@@ -83,7 +84,7 @@ def batch() -> TextBatch:
 
 def steps_per_second(handle: PoolHandle, *, rank: int, prefetch: int, step_s: float, seconds: float) -> float:
     """Optimizer steps a second of a student whose own step takes ``step_s``, after a second to warm up."""
-    source = handle.source(rank=rank, direct=False)
+    source = PoolSource(handle, rank=rank, direct=False)
     rows, texts = [np.arange(ROWS)], batch()
     works = Prefetcher(lambda step: PendingStep(rows, [source.submit(texts)]), prefetch).steps(0, 1 << 30)
     done, begun = 0, time.perf_counter()
@@ -113,7 +114,7 @@ class Student:
 
 def asking(handle: PoolHandle, steps: int) -> float:
     """Seconds a batch that the worker spends on asking all teachers, which answer at once, and laying answers out."""
-    source, texts = handle.source(direct=False), batch()
+    source, texts = PoolSource(handle, direct=False), batch()
     source.submit(texts).result()
     begun = time.process_time()
     for _ in range(steps):

@@ -27,6 +27,7 @@ from raykd.data.rows import Rows
 from raykd.data.stream import BatchStream
 from raykd.driver.pool import start_pool
 from raykd.runs.labelling import label_rows
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.store import SignalStore
@@ -157,15 +158,15 @@ class Inside:
 
     def _reads_of_the_sweep(self) -> float:
         """Milliseconds for the answers of all teachers to a batch of the sweep's texts, as a trial gets them."""
-        source = self.pool().handle.source(self.config.objective.weighting)
+        source = PoolSource(self.pool().handle, self.config.objective.weighting)
         generator, seconds = np.random.default_rng(1), []
         for _ in range(READS):
             batch = self.data.train.take(generator.integers(len(self.data.train), size=BATCH).tolist())
             begun = time.perf_counter()
             source.submit(batch).result()
             seconds.append(time.perf_counter() - begun)
-        if source.calls:
-            raise SystemExit(f"{source.calls} calls to teachers whose answers are all stored")
+        if source.replicas.calls:
+            raise SystemExit(f"{source.replicas.calls} calls to teachers whose answers are all stored")
         return 1e3 * median(seconds)
 
     def fill(self) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class Inside:
         config = RunConfig.model_validate(tree)
         parts = self._parts(self.repeats + 1)
         pool, _ = start_pool(config, {})
-        spec = pool.groups[0].specs[0]
+        spec = pool.handle.groups[0].specs[0]
         alone: Any = ray.remote(Alone).options(num_cpus=1).remote(_without_store(spec))
         label_s, own_s = [], []
         for number, rows in enumerate(parts):

@@ -123,7 +123,7 @@ class Probe(TrialRank):
             "seconds": seconds,
             "cpu": cpu,
             "fetching": fetching,
-            "calls": arms["stored"][0]._source.calls,
+            "calls": arms["stored"][0]._source.replicas.calls,
         }
 
     def _stepping(self, sample: Mapping[str, Any]) -> tuple[Any, Iterator[Any]]:

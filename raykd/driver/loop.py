@@ -13,6 +13,7 @@ from raykd.point import Point
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import PreparedRows
 from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pool_source import PoolSource
 
 
 def make_loop(
@@ -36,7 +37,7 @@ def make_loop(
         noticed: Whether a checkpoint is wanted at once.
     """
     sources = {
-        name: pools[name].source(member.objective.weighting, rank, member.select_teachers)
+        name: PoolSource(pools[name], member.objective.weighting, rank, member.select_teachers)
         for name, member in config.members.items()
         if name in pools and not member.plain
     }
@@ -49,7 +50,7 @@ def make_loop(
         world=world,
         device=device,
         publish=publish,
-        noticed=noticed,
+        is_noticed=noticed,
     )
 
 

@@ -146,9 +146,12 @@ def attach_pool(config: RunConfig, trained: Mapping[str, Path], name: str) -> At
     )
     serving = config.serving
     pool = AttachedPool(served, [spec.name for spec, _ in wanted], serving.timeout_s, serving.on_teacher_loss)
-    stores = sorted({str(spec.store) for g in pool.groups for spec in g.specs})
+    stores = sorted({str(spec.store) for g in pool.handle.groups for spec in g.specs})
     log.info(
-        "attached to teacher pool %s (%s); it keeps its answers in %s", name, pool.groups, ", ".join(stores)
+        "attached to teacher pool %s (%s); it keeps its answers in %s",
+        name,
+        pool.handle.groups,
+        ", ".join(stores),
     )
     return pool
 

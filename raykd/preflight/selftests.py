@@ -90,12 +90,12 @@ def check_student_answers(config: RunConfig, rows: Rows) -> str:
     found = read_finding(key)
     if found is None:
         from raykd.driver.loop import make_task_model
-        from raykd.student.task_trainer import find_student_padding
+        from raykd.student.task_trainer import run_padding_test
         from raykd.text.tokens import add_markers
 
         tokenizer = config.student.fit_tokenizer([])
         student = make_task_model(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
-        found = find_student_padding(config, rows, student)
+        found = run_padding_test(config, rows, student)
         write_finding(key, found)
     return found.describe()
 

@@ -34,8 +34,7 @@ from raykd.preflight.model_check import look_at_teachers
 from raykd.runs.label_progress import show_progress
 from raykd.scoring.several_tasks import Pools
 from raykd.scoring.teacher_scores import refuse_poor_teachers, review_teachers
-from raykd.teachers.call import PendingPoolBatch
-from raykd.teachers.handle import PoolSource
+from raykd.teachers.pool_source import PendingPoolBatch, PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.store import make_text_keys
 
@@ -122,7 +121,7 @@ def label_rows(
     """
     begun = time.perf_counter()
     before = _counts(pool)
-    source = pool.handle.source(weighting)
+    source = PoolSource(pool.handle, weighting)
     batch = rows.take(range(len(rows)))
     keys = make_text_keys(batch)
     asked_MN = _drop_equal_texts(source.router.route(batch), keys)
@@ -179,7 +178,7 @@ def _drop_stored(source: PoolSource, asked_MN: NDArray[np.bool_], keys: Sequence
         wanted = np.flatnonzero(asked_N)
         for begin in range(0, len(wanted), _LOOKED_UP):
             part = wanted[begin : begin + _LOOKED_UP]
-            asked_N[part] = ~source.stored(name, [keys[i] for i in part.tolist()])
+            asked_N[part] = ~source.is_stored(name, [keys[i] for i in part.tolist()])
 
 
 def _streams(

@@ -23,6 +23,7 @@ from raykd.folders.places import try_folder
 from raykd.runs.label_progress import show_progress
 from raykd.runs.labelling import find_labelling_teachers, open_teachers_alone
 from raykd.tasks.language import LanguageTask
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.pools.replica_client import TEXTS_PER_CALL
 
@@ -98,7 +99,7 @@ def _plan_work(
     config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str, str]]
 ) -> list[tuple[int, list[int]]]:
     """For each teacher the rows that it would teach and has not written; equal sources in one language once."""
-    asked_MN = pool.handle.source(config.objective.weighting).router.route(rows.take(range(len(rows))))
+    asked_MN = PoolSource(pool.handle, config.objective.weighting).router.route(rows.take(range(len(rows))))
     work = []
     for m, name in enumerate(pool.handle.teachers):
         asked = np.flatnonzero(asked_MN[m]).tolist()

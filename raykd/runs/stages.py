@@ -15,6 +15,7 @@ from raykd.folders.folder import RunFolder
 from raykd.runs.ray_train import list_worker_resources, pack_job, run_worker_group
 from raykd.scoring.several_tasks import Pools
 from raykd.student.prepare import fit_tokenizer
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
@@ -70,7 +71,7 @@ def fit_group(
     payloads = []
     for job in jobs:
         parts = [(task.config.task, task.data.train) for task in job.tasks.values()]
-        teachers = pools[""].handle.source(direct=False) if "" in pools else None
+        teachers = PoolSource(pools[""].handle, direct=False) if "" in pools else None
         tokenizer = fit_tokenizer(job.config.student, parts, teachers)
         handles = {task: pool.handle for task, pool in pools.items()} if job.role == "student" else {}
         payloads.append(pack_job(job, tokenizer, handles))

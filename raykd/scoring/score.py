@@ -28,6 +28,7 @@ from raykd.scoring.language_answers import collect_student_answers, collect_teac
 from raykd.student.prepare import get_language_codes
 from raykd.tasks import SystemAnswers
 from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 from raykd.teachers.teacher import Teacher
@@ -51,7 +52,7 @@ def ask_teachers(
         rows: What they are asked.
         report: Called with (rows answered, rows in all) after each batch.
     """
-    source = handle.source(None)
+    source = PoolSource(handle)
     waiting = [
         source.submit(rows.take(range(begin, min(begin + ASKED_ROWS, len(rows)))))
         for begin in range(0, len(rows), ASKED_ROWS)

@@ -85,7 +85,7 @@ def collect_teacher_results(
         curve: Points of the student.
         read_counters: Reads the counters of all teachers of the run, over all its starts.
     """
-    processes = [[spec.name for spec in g.specs] for g in pool.groups]
+    processes = [[spec.name for spec in g.specs] for g in pool.handle.groups]
     loss_steps = find_loss_steps(curve)
     config, pool, infos, lost = drop_lost_teachers(student.config, pool, infos, loss_steps)
     names, languages = pool.handle.teachers, pool.handle.teacher_languages
@@ -103,7 +103,7 @@ def collect_teacher_results(
         systems.append(score_ensemble(config, together, asked_B, [p for p, _ in systems], held_out))
         weights_MN = config.objective.weighting.weights(together).numpy()
         weights = [_average_by_language(weights_N, together.languages) for weights_N in weights_MN]
-    counted, specs = pool.counters(), {spec.name: spec for g in pool.groups for spec in g.specs}
+    counted, specs = pool.counters(), {spec.name: spec for g in pool.handle.groups for spec in g.specs}
     facts = [
         TeacherFacts(
             name=info.name,

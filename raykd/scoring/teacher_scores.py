@@ -237,7 +237,7 @@ def _complaints(
     rows: Rows,
     idle: Mapping[str, str],
 ) -> tuple[Complaint, ...]:
-    specs = {spec.name: spec for g in pool.groups for spec in g.specs}
+    specs = {spec.name: spec for g in pool.handle.groups for spec in g.specs}
     chosen = {t.name: t.on_poor for t in config.teachers}
     complaints = []
     for info, signal in zip(infos, signals, strict=True):

@@ -1,12 +1,15 @@
-"""Scores of a student on labelled rows: per language and their mean, over all ranks."""
+"""Score a student on labelled rows: per language and their mean, over all ranks."""
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raykd.data.rows import Rows
 from raykd.distill.signals import MASKED
@@ -14,28 +17,29 @@ from raykd.keys import make_key_part
 from raykd.tasks import EncodedRows, SystemAnswers, Task
 from raykd.text.padding import Padding, split_passes
 
+T = TypeVar("T")
 EVALUATION_TOKENS = 16384
-"""Largest padded size of one forward pass of an evaluation."""
+"""Most padded tokens of one forward pass of an evaluation."""
 
 
-def gather_ranks(part: Any) -> list[Any]:
-    """Every rank's part, in the order of ranks; the part alone where there is one rank."""
+def gather_ranks(part: T) -> list[T]:
+    """Return every rank's part, in the order of ranks; the part alone where there is one rank."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return [part]
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    parts = [part] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, part)
     return parts
 
 
 def answer_rows(
-    model: Callable[..., Any],
+    model: Callable[..., object],
     task: Task,
     rows: EncodedRows,
     picked: Sequence[int],
     device: torch.device,
     padding: Padding,
 ) -> SystemAnswers:
-    """What the model says to the picked rows, in their order, run in passes of rows of similar length."""
+    """Return the model's answers to the picked rows, in their order, run in passes of rows of similar length."""
     parts: list[tuple[list[int], SystemAnswers]] = []
     for part in split_passes(rows.lengths_B[np.asarray(picked, dtype=np.int64)], EVALUATION_TOKENS):
         encoded = task.collate(rows, [picked[at] for at in part], padding).to(device)
@@ -43,69 +47,77 @@ def answer_rows(
     if not parts:
         return SystemAnswers(np.empty((0, 0), np.float32), np.empty(0, np.int64), np.empty(0, bool))
     back = np.argsort(np.concatenate([np.asarray(part) for part, _ in parts]))
-    return join_system_answers([said for _, said in parts]).take(back)
+    return join_system_answers([answers for _, answers in parts]).take(back)
 
 
 def join_system_answers(parts: Sequence[SystemAnswers]) -> SystemAnswers:
-    """All rows of the parts, one part after the other; parts without rows are passed over."""
+    """Join the rows of all parts, one part after the other; parts without rows are skipped.
+
+    Narrower logits are padded with `MASKED`.
+    """
     parts = [part for part in parts if len(part.counts_B)]
     width = max((part.logits_NC.shape[1] for part in parts), default=0)
-    wide = [
-        np.pad(p.logits_NC, ((0, 0), (0, width - p.logits_NC.shape[1])), constant_values=MASKED)
-        for p in parts
-    ]
-    texts = [p.texts for p in parts if p.texts is not None]
-    nll = [p.nll_B for p in parts if p.nll_B is not None]
-    tokens = [p.tokens_B for p in parts if p.tokens_B is not None]
-    hits = [p.hits_B for p in parts if p.hits_B is not None]
+
+    def join_column(name: str) -> NDArray[Any] | None:
+        columns = [column for part in parts if (column := getattr(part, name)) is not None]
+        return np.concatenate(columns) if columns else None
+
+    texts = [part.texts for part in parts if part.texts is not None]
     return SystemAnswers(
-        np.concatenate(wide),
+        np.concatenate(
+            [
+                np.pad(p.logits_NC, ((0, 0), (0, width - p.logits_NC.shape[1])), constant_values=MASKED)
+                for p in parts
+            ]
+        ),
         np.concatenate([p.counts_B for p in parts]),
         np.concatenate([p.covered_N for p in parts]),
-        tuple(text for column in texts for text in column) if texts else None,
-        np.concatenate(nll) if nll else None,
-        np.concatenate(tokens) if tokens else None,
-        np.concatenate(hits) if hits else None,
+        tuple(itertools.chain(*texts)) if texts else None,
+        join_column("nll_B"),
+        join_column("tokens_B"),
+        join_column("hits_B"),
     )
 
 
 def compute_language_scores(
-    task: Task, said: SystemAnswers, rows: Rows, labels: Sequence[str]
+    task: Task, answers: SystemAnswers, rows: Rows, labels: Sequence[str]
 ) -> dict[str, float]:
-    """``eval/<language>/<metric>`` of each language with labelled rows and ``eval/mean/<metric>`` over them.
+    """Compute ``eval/<language>/<metric>`` per language with labelled rows, and ``eval/mean/<metric>`` over them.
 
-    A language is written as `make_key_part` writes it: one that is called mean is not the mean.
+    A language is written as `make_key_part` writes it, so one that is called "mean" is not taken for the mean.
     """
     codes = np.asarray(rows.languages)
     values: dict[str, float] = {}
-    collected: dict[str, list[float]] = {}
+    collected: dict[str, list[float]] = defaultdict(list)
     for language in sorted(set(rows.languages)):
         inside = np.flatnonzero((codes == language) & rows.labelled)
         if not len(inside):
             continue
-        for metric, value in task.compute_metrics(said.take(inside), rows.take(inside), labels).items():
+        for metric, value in task.compute_metrics(answers.take(inside), rows.take(inside), labels).items():
             values[f"eval/{make_key_part(language)}/{metric}"] = value
-            collected.setdefault(metric, []).append(value)
+            collected[metric].append(value)
     for metric, found in collected.items():
         values[f"eval/mean/{metric}"] = float(np.mean(found))
     return values
 
 
 def prefix_with_task(task: str, values: Mapping[str, float]) -> dict[str, float]:
-    """The values of one task as they stand in the curves: behind its name, where it has one."""
+    """Return the values of one task as they stand in the curves: behind its name, where it has one."""
     return {f"{task}/{name}": value for name, value in values.items()} if task else dict(values)
 
 
 def combine_task_scores(
     found: Mapping[str, Mapping[str, float]], metrics: Mapping[str, str]
 ) -> dict[str, float]:
-    """What an evaluation says of all tasks together.
-
-    Of a run of one task its own values. Of several each one's behind its name, and ``eval/mean/score``: the unweighted
-    mean over tasks of each one's metric, all of them rates in [0, 1]; likewise ``eval/mean/nll``, which breaks ties.
+    """Combine the scores of all tasks of an evaluation.
 
     Args:
-        found: values of each task. metrics: what each task is judged by.
+        found: The values of each task; under the name "" those of the only task.
+        metrics: The metric by which each task is compared.
+
+    Returns:
+        The values of the only task; or those of several, each behind the name of its task, with ``eval/mean/score``,
+        the unweighted mean over tasks of each one's metric (rates in [0, 1]), and ``eval/mean/nll``, which breaks ties.
     """
     values: dict[str, float] = {}
     for task, own in found.items():

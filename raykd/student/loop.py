@@ -1,28 +1,30 @@
-"""The training loop: read `TrainingLoop.step` and you know what a run does.
+"""`TrainingLoop`: one rank's training loop. Its method `step` is what a run does.
 
-Decision record: the loop is a plain object that knows no Ray. Whoever hosts it (a Ray Train worker, a test, a
-benchmark) gives it rows, a model and a source of signals, and receives points and checkpoints through two
-callables. Everything that differs between two steps is a function of (seed, step, rank): the order of rows,
-dropout, schedules; so a resumed run goes on exactly as an unbroken one. Counts of units are made global
-before the first backward of a step: that is the only division of the loss. What belongs to one task is in
-`TaskTrainer`; a step is of one task, and a run of one task is a run of several with one.
+Decision record:
 
-A step whose loss or gradient is not finite changes no weight on any rank: a bad loss is made a bad gradient, which
-every rank sees after the reduction, so nothing is said between ranks. `train.max_skipped_steps` of them in a row are
-left out and counted; one more takes the run back to its last checkpoint, once. Steps are repeated as they were: what
-was a passing fault (a flaky accelerator, a corrupted buffer) is gone then, and the curve is that of an unbroken run;
-what lies in the data or the rates comes again, and ends the run with step, rows and parts. Nothing of the user's is
-adjusted to get past it.
+- The loop is a plain object that knows no Ray. Whoever hosts it (a Ray Train worker, a test, a benchmark) gives it
+  rows, a model and a source of signals, and receives points and checkpoints through two callables.
+- Everything that differs between two steps (the order of rows, dropout, schedules) is a function of (seed, step, rank),
+  so a resumed run goes on exactly as an unbroken one.
+- Counts of units are summed over all ranks before the first backward pass of a step. They are the only divisors of the
+  loss.
+- What belongs to one task is in `TaskTrainer`. Each step is of one task, so a run of one task is the simplest case.
+
+A step whose loss or gradient is not finite changes no weight on any rank. A bad loss is made a bad gradient, which
+every rank sees after the reduction, so ranks need not exchange anything more. Up to `train.max_skipped_steps` of them
+in a row are skipped and counted; one more takes the run back to its last checkpoint, once. The steps are then repeated
+as they were. A passing fault (a flaky accelerator, a corrupted buffer) does not come again, and the curve is that of an
+unbroken run. A fault of the data or the rates does come again, and ends the run with step, rows and parts of the loss.
+No setting of the user's is adjusted to get past it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +40,7 @@ from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
 from raykd.student.engine import Engine
 from raykd.student.evaluate import combine_task_scores, gather_ranks, prefix_with_task
+from raykd.student.loop_state import LoopState
 from raykd.student.meter import reduce_sum
 from raykd.student.nonfinite import describe_nonfinite, is_finite, make_nonfinite_error
 from raykd.student.prefetch import PendingStep, Prefetcher, StepWork
@@ -53,46 +56,28 @@ from raykd.tasks.scores.ranking import build_rank_key
 
 log = logging.getLogger("raykd.student")
 LOGGED_WINDOWS = 200
-"""A run logs its training curves in so many windows (or every step, if it has fewer)."""
+"""Windows in which a run logs its training curves; a run of fewer steps logs each."""
 
 NOTICE_S = 5.0
-"""Seconds between two looks for a notice that a node will be taken away; one costs milliseconds."""
-
-
-@dataclass
-class LoopState:
-    """What a checkpoint keeps beside the engine: JSON, small.
-
-    step: optimizer steps done. best: the best validation metric so far, at step best_step; best_nll breaks ties.
-    stale: evaluations since then. stopped: whether patience ended the run. history: the evaluations.
-    skipped: steps that were left out because they were not finite, in_a_row of them just now. rolled_back: whether
-    the run went back to a checkpoint because of them.
-    """
-
-    step: int = 0
-    best: float | None = None
-    best_nll: float | None = None
-    best_step: int = 0
-    stale: int = 0
-    stopped: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
-    skipped: int = 0
-    in_a_row: int = 0
-    rolled_back: bool = False
+"""Time between two checks for a notice that the node will be taken away; a check costs milliseconds."""
 
 
 class TrainingLoop:
     """One rank of a run.
 
     Args:
-        config: the run. prepared: its rows and their tokens, the same on every rank.
-        student: model and tokenizer; the model is trained in place.
-        source: the teachers, or None for plain training.
-        publish: takes a point of the curves; called on rank 0 only.
-        noticed: whether a checkpoint is wanted at once; called on all ranks together, which it tells the same.
-        A run of several tasks has ``prepared`` and ``source`` by the name of the task.
+        config: The run.
+        prepared: Its rows and their tokens, the same on every rank; by task in a run of several.
+        student: Model and tokenizer; the model is trained in place.
+        source: The teachers, or None for plain training; by task in a run of several.
+        rank: Of this process.
+        world: Number of ranks.
+        device: Name of torch's.
+        publish: Takes a point of the curves; called on rank 0 only.
+        is_noticed: Returns whether a checkpoint is wanted at once; called on all ranks together, and the same on all.
+
     Raises:
-        DataError: the batch is larger than the data, or too large for a task ever to be trained.
+        DataError: The batch is larger than the data, or too large for a task ever to be trained.
     """
 
     def __init__(
@@ -106,9 +91,9 @@ class TrainingLoop:
         world: int = 1,
         device: str = "cpu",
         publish: Callable[[Point], None] = lambda point: None,
-        noticed: Callable[[], bool] | None = None,
+        is_noticed: Callable[[], bool] | None = None,
     ) -> None:
-        self.config, self.student, self._noticed = config, student, noticed
+        self.config, self.student, self._is_noticed = config, student, is_noticed
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
         self.trainers = build_task_trainers(config, prepared, student, source, self.device)
         self.mixture = Mixture(
@@ -119,7 +104,7 @@ class TrainingLoop:
         )
         self.total_steps = config.train.total_steps(self.mixture.steps_per_epoch)
         self.engine = Engine(
-            get_trained_module(config, student.model),
+            get_trained_module(config, student),
             config.train,
             total_steps=self.total_steps,
             world=world,
@@ -132,15 +117,11 @@ class TrainingLoop:
         self._evaluate_at = plan_evaluation_steps(self.total_steps, config.train.evaluations)
         self._log_every = max(1, self.total_steps // LOGGED_WINDOWS)
         for trainer in self.trainers.values():
-            at = {
-                round(p.at * self.total_steps): trainer.config.at_progress(p.at)
-                for p in trainer.config.phases
-            }
-            trainer.phases = at
+            trainer.plan_phases(self.total_steps)
         self._works: Iterator[StepWork] | None = None
         self.kept: Path | None = None
-        self._bad: str | None = None
-        self._hurry, self._looked = False, time.monotonic()
+        self._nonfinite: str | None = None
+        self._wants_checkpoint, self._last_check = False, time.monotonic()
         self._rate = 0.0
         self._enter_phase(0)
 
@@ -153,77 +134,81 @@ class TrainingLoop:
     # one optimizer step ---------------------------------------------------------------------------------------
 
     def step(self, work: StepWork) -> None:
-        """One optimizer step: count units over all ranks, then forward, objective, backward, update."""
+        """Run one optimizer step: count units over all ranks, then forward, objective, backward, update."""
         progress = work.step / self.total_steps
         trainer = self.trainers[self.mixture.at(work.step)[0]]
         if work.step in trainer.phases:
             self._enter_phase(work.step)
         torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
-        micros = [trainer.make_micro_batch(rows, said) for rows, said in zip(work.rows, answers, strict=True)]
+        micros = [trainer.make_micro_batch(rows, own) for rows, own in zip(work.rows, answers, strict=True)]
         totals = self._global_counts(trainer, micros)
         self._rate = self.engine.learning_rate()
-        results = []
+        metered = []
         for micro in micros:
             outputs = micro.encoded.run(partial(self.engine.forward, trainer.name))
             result = trainer.evaluate(
                 self.engine.module, outputs, micro.encoded, micro.signals, progress, totals
             )
-            results.append((result, micro.encoded.real_tokens, micro.encoded.computed_tokens))
+            metered.append((result, micro.encoded.real_tokens, micro.encoded.computed_tokens))
             loss = result.loss
             if not is_finite(result):
-                where = self._where(work.step, trainer, micro)
-                self._bad = self._bad or f"{describe_nonfinite(result, micro.signals)} {where}"
-                loss = loss * math.nan
+                where = self._describe_rows(work.step, trainer, micro)
+                self._nonfinite = self._nonfinite or f"{describe_nonfinite(result, micro.signals)} {where}"
+                loss = loss * math.nan  # so that the gradient is not finite on any rank
             self.engine.backward(loss)
             applied = self.engine.step()
         self.state.step = work.step + 1
         if applied:
-            for counted in results:
-                trainer.meter.add(*counted)
+            for micro_result in metered:
+                trainer.meter.add(*micro_result)
             trainer.meter.end_step(work.waited_s)
-            self.state.in_a_row, self._bad = 0, None
+            self.state.in_a_row, self._nonfinite = 0, None
         else:
-            self._skip(self._where(work.step, trainer, micros[0]))
+            self._skip(self._describe_rows(work.step, trainer, micros[0]))
 
     def _global_counts(self, trainer: TaskTrainer, micros: Sequence[MicroBatch]) -> Counts:
-        """Units of this optimizer step over all ranks and micro-batches; here ranks look for a notice together."""
+        """Sum the units of this optimizer step over all ranks and micro-batches.
+
+        Ranks must check for a notice together. Rank 0 says when, in the same reduction, which costs nothing more.
+        """
         local = Counts(0, 0, 0)
         for micro in micros:
             local = local + trainer.objective.counts(micro.encoded.labels_N, micro.signals)
         now = time.monotonic()
-        due = self._noticed is not None and self.rank == 0 and now - self._looked >= NOTICE_S
-        hard, soft, uncovered, look = reduce_sum([local.hard, local.soft, local.uncovered, float(due)])
-        if look and self._noticed is not None:
-            self._looked, self._hurry = now, self._noticed()
+        due = self._is_noticed is not None and self.rank == 0 and now - self._last_check >= NOTICE_S
+        hard, soft, uncovered, check = reduce_sum([local.hard, local.soft, local.uncovered, float(due)])
+        if check and self._is_noticed is not None:
+            self._last_check, self._wants_checkpoint = now, self._is_noticed()
         return Counts(int(hard), int(soft), int(uncovered))
 
-    def _where(self, step: int, trainer: TaskTrainer, micro: MicroBatch) -> str:
+    def _describe_rows(self, step: int, trainer: TaskTrainer, micro: MicroBatch) -> str:
         ids = [trainer.rows.ids[i] for i in micro.rows[:8]]
         return f"at step {step} of {self.total_steps}, rows {ids} and others of their batch"
 
     def _skip(self, where: str) -> None:
-        """A step was left out, on all ranks: counts it, and if they are too many goes back or fails."""
+        """Count a step that was skipped on all ranks; where they are too many, go back or fail."""
         state, allowed = self.state, self.config.train.max_skipped_steps
         state.skipped, state.in_a_row = state.skipped + 1, state.in_a_row + 1
         if state.in_a_row <= allowed:
-            why = self._bad or f"its gradient is not finite {where}"
+            why = self._nonfinite or f"its gradient is not finite {where}"
             log.warning(
                 "step %d is left out%s", state.step - 1, f": {why}" if state.in_a_row == 1 else " too"
             )
             return
-        self._turn_back(f"finite loss, gradient that is not finite, {where}")
+        self._roll_back(f"finite loss, gradient that is not finite, {where}")
 
-    def _turn_back(self, otherwise: str) -> None:
-        """Goes back to the last checkpoint, once; all ranks must call.
+    def _roll_back(self, otherwise: str) -> None:
+        """Go back to the last checkpoint, once; all ranks must call.
 
         Args:
-            otherwise: what to say where no rank met a loss that is not finite.
+            otherwise: What to say where no rank met a loss that is not finite.
+
         Raises:
-            NonFiniteError: the run went back before, or there is nothing to go back to.
+            NonFiniteError: The run went back before, or there is nothing to go back to.
         """
-        state, bad = self.state, [said for said in gather_ranks(self._bad) if said is not None]
-        error = make_nonfinite_error(bad[0] if bad else otherwise, state.in_a_row, state.rolled_back)
+        state, found = self.state, [text for text in gather_ranks(self._nonfinite) if text is not None]
+        error = make_nonfinite_error(found[0] if found else otherwise, state.in_a_row, state.rolled_back)
         if self.kept is None or state.rolled_back:
             raise error
         log.warning("%s; going back to %s", error.got, self.kept)
@@ -233,17 +218,17 @@ class TrainingLoop:
     # the run ---------------------------------------------------------------------------------------------------
 
     def run(self, checkpoint: Callable[[TrainingLoop], Path | None] = lambda loop: None) -> LoopState:
-        """Trains from the current state to the end (or until patience is out), with a checkpoint at each evaluation.
+        """Train from the current state to the end (or until patience is out), with a checkpoint at each evaluation.
 
         Args:
-            checkpoint: writes one and says where it is, for a run that has to go back to it.
+            checkpoint: Writes one and returns where it is, for a run that has to go back to it.
         """
         while self.advance():
             self.kept = checkpoint(self) or self.kept
         return self.state
 
     def advance(self) -> bool:
-        """Trains to the next evaluation, included, or to a notice; False if the run had already ended."""
+        """Train up to and including the next evaluation, or to a notice; False if the run had already ended."""
         while not self.state.stopped and self.state.step < self.total_steps:
             if self._works is None:
                 self.engine.train()
@@ -251,31 +236,31 @@ class TrainingLoop:
                 self._works = ahead.steps(self.state.step, self.total_steps)
             self.step(next(self._works))
             if self._works is None:
-                continue  # it went back
+                continue  # the step was skipped and the run went back
             done = self.state.step
             if done % self._log_every == 0 or done in self._evaluate_at:
                 self._log(done)
             if done in self._evaluate_at and not self.evaluate():
                 continue
-            if done in self._evaluate_at or self._hurry:
-                self._hurry = False
+            if done in self._evaluate_at or self._wants_checkpoint:
+                self._wants_checkpoint = False
                 return True
         return False
 
     @property
     def evaluation(self) -> int:
-        """Evaluations that lie at or before the current step."""
+        """Number of evaluations at or before the current step."""
         return sum(step <= self.state.step for step in self._evaluate_at)
 
     def _enter_phase(self, step: int) -> None:
-        """What `config.phases` say from this step on; the steps of earlier phases are past."""
+        """Apply what `config.phases` say from this step on."""
         for trainer in self.trainers.values():
             config = trainer.enter_phase(step)
             if config is not None:
                 self.engine.set_rates(config.train)
 
     def ask(self, step: int) -> PendingStep:
-        """The rows of a step for this rank, and what the teachers of its task were asked."""
+        """Return the rows of a step for this rank, and ask the teachers of its task about them."""
         name, at = self.mixture.at(step)
         return self.trainers[name].ask(at, self.rank, self.world)
 
@@ -293,9 +278,10 @@ class TrainingLoop:
             self.publish(Point(done, values))
 
     def evaluate(self) -> dict[str, float]:
-        """Scores the validation rows, keeps the best weights, counts patience; all ranks must call.
+        """Score the validation rows, keep the best weights, count patience; all ranks must call.
 
-        Empty where the scores are not finite and the run went back to its last checkpoint.
+        Returns:
+            The scores; empty where they are not finite and the run went back to its last checkpoint.
         """
         # Under ZeRO-3 each forward gathers parameters from all ranks, so all ranks must run the same ones.
         shared = self.engine.zero_stage == 3
@@ -308,19 +294,20 @@ class TrainingLoop:
         values = combine_task_scores(
             found, {name: trainer.config.metric for name, trainer in self.trainers.items()}
         )
-        if not math.isfinite(nll := values["eval/mean/nll"]):  # before it is judged: NaN loses to nothing
-            self._turn_back(f"validation NLL {nll} after step {self.state.step} of {self.total_steps}")
+        # Before any comparison, in which NaN would never lose.
+        if not math.isfinite(nll := values["eval/mean/nll"]):
+            self._roll_back(f"validation NLL {nll} after step {self.state.step} of {self.total_steps}")
             return {}
-        self._judge(values)
+        self._keep_best(values)
         if self.rank == 0:
             self.publish(Point(self.state.step, values))
         return values
 
-    def _judge(self, values: dict[str, float]) -> None:
+    def _keep_best(self, values: dict[str, float]) -> None:
         train, state = self.config.train, self.state
         score = values[f"eval/mean/{self.config.metric}"]
         higher = train.higher_is_better
-        # Of two evaluations that score alike, the one with the lower NLL: accuracy ties are common early on.
+        # Equal scores are ordered by NLL: accuracy ties are common early on.
         found = build_rank_key(score, values["eval/mean/nll"], higher_is_better=higher)
         if state.best is None or found < build_rank_key(state.best, state.best_nll, higher_is_better=higher):
             state.best, state.best_step, state.stale = score, state.step, 0
@@ -334,29 +321,29 @@ class TrainingLoop:
     # checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> None:
-        """Writes this rank's part of a checkpoint; all ranks must call, into folders of their own or one."""
+        """Write this rank's part of a checkpoint; all ranks must call, into one folder or each its own."""
         self.engine.save(directory, tag="engine")
         if self.rank == 0:
             torch.save(self.best_weights, directory / "best.pt")
-            (directory / "state.json").write_text(json.dumps(asdict(self.state)), encoding="utf-8")
+            self.state.write(directory)
 
     def load(self, directory: Path) -> None:
-        """Restores what `save` wrote."""
+        """Restore what `save` wrote."""
         self.engine.load(directory, tag="engine")
         for trainer in self.trainers.values():
             trainer.forget_facts()
-        self.state = LoopState(**json.loads((directory / "state.json").read_text(encoding="utf-8")))
-        patience = self.config.train.patience  # of now, which may be more than it was
+        self.state = LoopState.read(directory)
+        patience = self.config.train.patience  # may be more than when the checkpoint was written
         self.state.stopped = patience is not None and self.state.stale >= patience
-        self._works, self._bad, self.kept = None, None, directory
-        # What the checkpoint says of rates is what they were when it was written, perhaps by another run.
+        self._works, self._nonfinite, self.kept = None, None, directory
+        # The checkpoint holds the rates of its time, perhaps of another run.
         self.engine.set_rates(self.config.train)
         self._enter_phase(self.state.step)
         if self.rank == 0:
             self.best_weights = torch.load(directory / "best.pt", weights_only=True)
 
     def best_student(self) -> models.TextModel | MultiModel:
-        """The student with its best weights; rank 0 only."""
+        """Return the student with its best weights; rank 0 only."""
         assert self.best_weights is not None, "no evaluation yet"
         # The trained module carries DeepSpeed's hooks; a fresh one of the same configuration does not.
         if isinstance(self.student, MultiModel):
@@ -368,20 +355,18 @@ class TrainingLoop:
             return replace(whole, parts=parts)
         model = type(self.student.model)(self.student.model.config)
         model.load_state_dict(self.best_weights)
-        # Where texts begin and end may stand there alone.
+        # The tokens at which texts begin and end may stand only there.
         if hasattr(self.student.model, "generation_config"):
             model.generation_config = self.student.model.generation_config
-        (trainer,) = self.trainers.values()
-        return replace(self.student, model=model, no_answer=trainer.learns_no_answer)
+        return replace(self.student, model=model, no_answer=self.trainer.learns_no_answer)
 
 
 def plan_evaluation_steps(total: int, evaluations: int) -> set[int]:
-    """Steps after which the validation set is scored: spread evenly, the last step always among them."""
+    """Return the steps after which the validation set is scored: spread evenly, always with the last step."""
     return {max(1, round(total * (i + 1) / evaluations)) for i in range(evaluations)} | {total}
 
 
 def _mix(seed: int, step: int, rank: int) -> int:
-    """A seed of 63 bits for (seed, step, rank)."""
-    return int(
-        np.random.SeedSequence([seed, step, rank]).generate_state(1, dtype=np.uint64)[0] >> np.uint64(1)
-    )
+    """Return a seed of 63 bits, as torch takes it, for (seed, step, rank)."""
+    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, dtype=np.uint64)
+    return int(state >> np.uint64(1))

@@ -1,4 +1,8 @@
-"""What of a step is not finite: which part of the loss, and which teacher's answers; looked at only when it happens."""
+"""Find the source of a non-finite loss.
+
+`is_finite` runs in every micro-batch and costs one synchronisation. The rest runs only after it has failed, so it may
+synchronise with the device freely.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +14,56 @@ from raykd.errors import NonFiniteError
 
 
 def is_finite(result: ObjectiveResult) -> bool:
-    """Whether the loss is finite, and the teachers' weights too.
+    """Return whether the loss and the teacher weights of a micro-batch are finite.
 
-    An answer that is no number makes them so, and units without a weight fall back to gold: the loss would not show it.
+    A NaN logit makes its teacher's weight NaN. Units without a valid weight fall back to the gold label, so the loss
+    alone would not show it.
+
+    Args:
+        result: The objective's result, before the backward pass.
     """
     loss = result.loss.detach()
-    return bool(torch.isfinite(loss if result.weights_M is None else loss + 0.0 * result.weights_M.sum()))
+    if result.weights_M is not None:
+        # Adding 0 * x keeps this to one synchronisation: NaN and infinity survive the product.
+        loss = loss + 0.0 * result.weights_M.sum()
+    return bool(torch.isfinite(loss))
 
 
 def describe_nonfinite(result: ObjectiveResult, signals: Signals | None) -> str:
-    """The loss, its parts that are not finite, and the teachers whose answers are not."""
-    parts = [f"{name} {float(value)}" for name, value in result.sums.items() if not _finite(value)]
-    if result.weights_M is not None and not _finite(result.weights_M):
+    """Describe which loss terms and which teachers are not finite.
+
+    Args:
+        result: The result that failed `is_finite`.
+        signals: The teachers' answers for the same micro-batch; None in a run without teachers.
+
+    Returns:
+        The middle of a sentence, such as "loss nan (soft/forward_kl nan), answers of teacher fr not finite,".
+    """
+    parts = [f"{name} {float(value)}" for name, value in result.sums.items() if not value.isfinite()]
+    if result.weights_M is not None and not result.weights_M.isfinite().all():
         parts.append("weights of teachers nan")
-    said = f"loss {float(result.loss.detach())}"
-    if parts:
-        said += f" ({', '.join(parts)})"
-    if signals is None:
-        return said
-    teachers = _teachers(signals)
-    return f"{said}, answers of teacher {', '.join(teachers)} not finite," if teachers else said
+    text = f"loss {float(result.loss.detach())}" + (f" ({', '.join(parts)})" if parts else "")
+    teachers = [] if signals is None else _find_teachers(signals)
+    return f"{text}, answers of teacher {', '.join(teachers)} not finite," if teachers else text
 
 
-def _teachers(signals: Signals) -> list[str]:
-    """Teachers that gave a logit that is no number or plus infinity for a unit that they cover."""
-    if not signals.logits_MNC.shape[-1]:
+def _find_teachers(signals: Signals) -> list[str]:
+    """Return the teachers with a NaN or +inf logit for a unit that they cover."""
+    if not signals.logits_MNC.shape[-1]:  # answers over a vocabulary: no logits are kept
         return []
-    # Minus infinity may stand for a label that is out of the question.
+    # -inf is legal: it marks a label that the teacher rules out.
     bad_MNC = signals.logits_MNC.isnan() | signals.logits_MNC.isposinf()
     bad_M = (bad_MNC.any(-1) & signals.covered_MN).any(-1)
     return [name for name, bad in zip(signals.teachers, bad_M.tolist(), strict=True) if bad]
 
 
-def _finite(value: torch.Tensor) -> bool:
-    return bool(torch.isfinite(value).all())
-
-
 def make_nonfinite_error(got: str, in_a_row: int, rolled_back: bool) -> NonFiniteError:
-    """The end of a run whose steps stay bad.
+    """Make the error that ends a run whose steps stay non-finite.
 
     Args:
-        got: what was met first. in_a_row: training steps that were not finite, one after the other.
-        rolled_back: whether the run had gone back to a checkpoint before.
+        got: What was met first.
+        in_a_row: Training steps that were not finite, one after the other.
+        rolled_back: Whether the run had gone back to a checkpoint before.
     """
     after = f", and {in_a_row - 1} steps after it were no better" if in_a_row > 1 else ""
     again = "; so it was before the run went back to its last checkpoint" if rolled_back else ""

@@ -1,8 +1,8 @@
-"""Keeps teachers ahead of the student: answers are asked for some optimizer steps before they are needed.
+"""`Prefetcher`: asks the teachers some optimizer steps before their answers are needed.
 
-Decision record: a teacher asked only when its answer is needed is slower than a teacher in the student's own
-process; asked one or two steps ahead, the step costs the larger of the two times instead of their sum. The number
-of steps ahead is bounded, so that answers never pile up.
+Decision record: a teacher that is asked when its answer is needed makes the step as long as both times together. Asked
+one or two steps ahead, a step takes the longer of the two. The number of steps ahead is bounded, so that answers never
+pile up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from raykd.answers.source import AnswerSlots, PendingBatch
 class PendingStep:
     """One optimizer step of one rank whose answers are on their way.
 
-    rows: the rows of each micro-batch. batches: of each of them the teachers' answers to come, None without teachers.
+    Attributes:
+        rows: The rows of each micro-batch.
+        batches: The answers to each micro-batch; None without teachers.
     """
 
     rows: list[NDArray[np.int64]]
@@ -33,8 +35,11 @@ class PendingStep:
 class StepWork:
     """One optimizer step of one rank. Written by the prefetcher, read by the loop.
 
-    rows: the rows of each micro-batch. answers: the teachers' answers to each, None without teachers.
-    waited_s: how long the student waited for answers.
+    Attributes:
+        step: Counted from 0.
+        rows: The rows of each micro-batch.
+        answers: The teachers' answers to each micro-batch; None without teachers.
+        waited_s: How long the student waited for answers.
     """
 
     step: int
@@ -44,18 +49,18 @@ class StepWork:
 
 
 class Prefetcher:
-    """Iterates over optimizer steps, asking `depth` steps ahead.
+    """Iterates over optimizer steps and asks the teachers ahead.
 
     Args:
-        ask: asks the teachers about the rows of a step.
-        depth: steps asked for ahead of the one in hand.
+        ask: Asks the teachers about the rows of a step.
+        depth: How many steps after the current one are asked for already.
     """
 
     def __init__(self, ask: Callable[[int], PendingStep], depth: int) -> None:
         self._ask, self._depth = ask, depth
 
     def steps(self, begin: int, end: int) -> Iterator[StepWork]:
-        """The steps ``begin`` to ``end - 1``, in order."""
+        """Yield the steps ``begin`` to ``end - 1``, in order."""
         ahead: deque[PendingStep] = deque()
         sent = begin
         for step in range(begin, end):

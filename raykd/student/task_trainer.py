@@ -1,9 +1,8 @@
 """`TaskTrainer`: one task of a training loop, with its own rows, teachers, objective and meter.
 
-Decision record: a loop over one task has one trainer and one over several tasks has several, so there is one loop.
-What a step needs to know of its task is here; the engine, the schedule of the learning rate and the order of tasks are
-the loop's. Over a vocabulary the engine trains a model without its output head, and head, loss and gradient go through
-a chunk of units at a time.
+Decision record: a loop has one trainer per task, so there is one loop for one task and for several. What a step needs
+to know of its task is here; engine, learning rate and the order of tasks are the loop's. Over a vocabulary the engine
+trains a model without its output head, and head, loss and gradient are computed a chunk of units at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +46,13 @@ log = logging.getLogger("raykd.student")
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One micro-batch, ready for the forward pass."""
+    """One micro-batch, ready for the forward pass.
+
+    Attributes:
+        encoded: The rows in the student's tokens, on the device.
+        signals: The teachers' answers for its units; None in plain training.
+        rows: Which of the training rows it holds.
+    """
 
     encoded: EncodedBatch
     signals: Signals | None
@@ -58,12 +63,16 @@ class TaskTrainer:
     """One task of a loop.
 
     Args:
-        name: of the task; "" where it is the only one.
-        config: the run that the task would be alone. prepared: its rows and their tokens.
-        student: the model of this task. source: its teachers, or None for plain training.
+        name: Of the task; "" where it is the only one.
+        config: The run that the task would be alone.
+        prepared: Its rows and their tokens.
+        student: The model of this task.
+        source: Its teachers, or None for plain training.
+        device: Where the student is.
+
     Raises:
-        DataError: the batch is larger than the data. ConfigError, ModelError: a teacher's vocabulary and the student's
-            cannot be compared as the run wants.
+        DataError: The batch is larger than the data.
+        ConfigError, ModelError: A teacher's vocabulary and the student's cannot be compared as the run wants.
     """
 
     def __init__(
@@ -79,7 +88,7 @@ class TaskTrainer:
         self.prepared, self.device = prepared, device
         self.rows, self.tokens = prepared.train, prepared.train_tokens
         self.source = None if config.plain else source
-        self.padding = choose_student_padding(config, prepared.train, student)
+        self.padding = find_student_padding(config, prepared.train, student)
         self.stream = BatchStream(
             prepared.train,
             prepared.train_tokens.lengths_B,
@@ -104,6 +113,7 @@ class TaskTrainer:
         kinds = [t.divergence.kind for t in self.objective.terms] if self.source is not None else []
         self.meter = Meter(kinds, names)
         self.phases: dict[int, RunConfig] = {}
+        """The run from each step on at which a phase begins."""
         self._facts = prepared.facts
 
     @property
@@ -111,15 +121,13 @@ class TaskTrainer:
         """Whether "no answer" is a choice for its rows."""
         return bool(self.rows.take(range(len(self.rows))).in_mode("optional").any())
 
-    def route(self, module: Any) -> Any:
-        """The module as this task calls it: with the task's name, where it has one."""
-        return partial(module, self.name) if self.name else module
-
     def ask(self, step: int, rank: int, world: int) -> PendingStep:
-        """The rows of each micro-batch of one of this task's steps, and what its teachers were asked.
+        """Return the rows of each micro-batch of a step, and ask the teachers about them.
 
         Args:
-            step: counted over the steps of this task.
+            step: Counted over the steps of this task.
+            rank: Of this process.
+            world: Number of ranks.
         """
         rows = self.stream.shard(step, rank, world, self.config.train.gradient_accumulation)
         if self.source is None:
@@ -127,7 +135,7 @@ class TaskTrainer:
         return PendingStep(rows, [self.source.submit(self.rows.take(part.tolist())) for part in rows])
 
     def make_micro_batch(self, rows: NDArray[np.int64], answers: list[AnswerSlots] | None) -> MicroBatch:
-        """One micro-batch on the device, with what the teachers said of its units."""
+        """Put a micro-batch on the device, with the teachers' answers laid out over its units."""
         encoded = self.task.collate(self.tokens, rows.tolist(), self.padding).to(self.device)
         if answers is None:
             return MicroBatch(encoded, None, rows)
@@ -136,7 +144,7 @@ class TaskTrainer:
         return MicroBatch(encoded, signals, rows)
 
     def signals(self, answers: Sequence[AnswerSlots], encoded: EncodedBatch, rows: Sequence[int]) -> Signals:
-        """The teachers' answers to one micro-batch, unit by unit.
+        """Lay the teachers' answers to a micro-batch out over its units.
 
         Args:
             answers: One entry per teacher.
@@ -166,7 +174,16 @@ class TaskTrainer:
         progress: float,
         totals: Counts,
     ) -> ObjectiveResult:
-        """This micro-batch's share of the loss; ``module`` is what the engine trains."""
+        """Compute this micro-batch's share of the loss.
+
+        Args:
+            module: What the engine trains.
+            outputs: Its outputs for the micro-batch.
+            encoded: The micro-batch.
+            signals: The teachers' answers; None in plain training.
+            progress: Step / total steps, in [0, 1].
+            totals: Units of the optimizer step over all ranks and micro-batches.
+        """
         units = self.task.gather(outputs, encoded)
         if not self.task.language:
             open_NC = encoded.extra.get("open_NC")
@@ -175,7 +192,7 @@ class TaskTrainer:
             )
         head, size = module.head, int(encoded.extra["vocabulary"])
         weight_VD, bias_V = head.weight_VD, head.bias_V
-        if len(weight_VD) > size:  # rows that stand for no token take no probability
+        if len(weight_VD) > size:  # padding rows stand for no token and must take no probability
             weight_VD, bias_V = weight_VD[:size], None if bias_V is None else bias_V[:size]
         return evaluate_hidden(
             self.objective,
@@ -189,8 +206,12 @@ class TaskTrainer:
             after=head.after,
         )
 
+    def plan_phases(self, total_steps: int) -> None:
+        """Lay the run's phases, which begin at shares of it, out over its steps."""
+        self.phases = {round(p.at * total_steps): self.config.at_progress(p.at) for p in self.config.phases}
+
     def enter_phase(self, step: int) -> RunConfig | None:
-        """Takes the objective that `phases` say from this step on; returns that phase's run, None before the first."""
+        """Take the objective of the phase that a step is in; return that phase's run, None before the first."""
         begun = [at for at in self.phases if at <= step]
         if not begun:
             return None
@@ -199,15 +220,15 @@ class TaskTrainer:
         return config
 
     def forget_facts(self) -> None:
-        """The loop goes on from a checkpoint, whose part of the run has said what is said once."""
+        """Do not log again, after a resume, what is logged once per run."""
         self._facts = {}
 
     def collect_values(self, progress: float) -> dict[str, float]:
-        """The window's values of this task, empty where it had no step; all ranks must call."""
+        """Return the window's values of this task, empty where it had no step; all ranks must call."""
         if not self.meter.steps:
             return {}
         values = self.meter.flush() | self._facts
-        self._facts = {}  # said once
+        self._facts = {}  # logged once
         scheduled = self.objective.values_at(progress)
         values["train/alpha"] = scheduled.alpha
         if self.source is not None:
@@ -216,31 +237,35 @@ class TaskTrainer:
         return values
 
     def scores(self, module: Any, begin: int, every: int, *, shared: bool) -> dict[str, float]:
-        """``eval/<language>/<metric>`` of the validation rows.
+        """Score the validation rows: ``eval/<language>/<metric>``.
 
         Args:
-            begin, every: which rows this rank runs. shared: all ranks run the same ones.
+            module: The student, in evaluation mode.
+            begin: First row of this rank.
+            every: Step from one row of this rank to the next.
+            shared: Whether all ranks run the same rows.
         """
         rows = self.prepared.validation
         mine = list(range(begin, len(rows), every))
-        said = answer_rows(
-            self.route(module), self.task, self.prepared.validation_tokens, mine, self.device, self.padding
+        own_module = partial(module, self.name) if self.name else module
+        answers = answer_rows(
+            own_module, self.task, self.prepared.validation_tokens, mine, self.device, self.padding
         )
-        parts = [(mine, said)] if shared else gather_ranks((mine, said))
+        parts = [(mine, answers)] if shared else gather_ranks((mine, answers))
         order = np.concatenate([np.asarray(picked, dtype=np.int64) for picked, _ in parts])
-        told = join_system_answers([part for _, part in parts])
-        return compute_language_scores(self.task, told, rows.select(order), self.config.data.labels)
+        joined = join_system_answers([part for _, part in parts])
+        return compute_language_scores(self.task, joined, rows.select(order), self.config.data.labels)
 
 
 _TESTED: dict[str, PaddingFinding] = {}
-"""Findings of this process by what the student starts from: the trials of a sweep mostly start alike."""
+"""Findings of this process, keyed by what the student starts from: trials of a sweep mostly start alike."""
 
 
-def choose_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Padding:
-    """Return how a student's batches are padded.
+def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> Padding:
+    """Find how a student's batches are padded.
 
-    Raykd's own architectures are known; a checkpoint of another family is tested as teachers are, because with some of
-    them the loss of a row would depend on the rows beside it.
+    raykd's own architectures are known. A checkpoint of another family is tested as teachers are, because with some
+    families the loss of a row would depend on the rows beside it.
 
     Raises:
         ModelError: The model answers the same text differently when it is asked twice.
@@ -249,14 +274,14 @@ def choose_student_padding(config: RunConfig, rows: Rows, student: models.TextMo
         return student.padding
     key = f"{config.student.model_dump_json()} {config.task.model_dump_json()}"
     if key not in _TESTED:
-        _TESTED[key] = find_student_padding(config, rows, student)
+        _TESTED[key] = run_padding_test(config, rows, student)
         if _TESTED[key].shapes != "longest":
             log.warning("student %s: %s", config.name, _TESTED[key].describe())
     return _TESTED[key].of(student.padding)
 
 
-def find_student_padding(config: RunConfig, rows: Rows, student: models.TextModel) -> PaddingFinding:
-    """Return how a student's rows may share a forward pass, by some of the run's rows."""
+def run_padding_test(config: RunConfig, rows: Rows, student: models.TextModel) -> PaddingFinding:
+    """Test with some of the run's rows how a student's rows may share a forward pass."""
     sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).in_codes(
         get_language_codes(config)
     )
@@ -265,9 +290,9 @@ def find_student_padding(config: RunConfig, rows: Rows, student: models.TextMode
 
 
 def check_one_pass(trainers: Mapping[str, TaskTrainer]) -> None:
-    """Refuse students whose batches run in several forward passes where parameters are shared out (ZeRO 3).
+    """Refuse students whose batches run in several forward passes where parameters are sharded (ZeRO 3).
 
-    Ranks have different numbers of them, and each gathers weights from all ranks: they would wait for each other.
+    Ranks have different numbers of passes, and each pass gathers weights from all ranks, so they would wait forever.
 
     Raises:
         ModelError: Names the student.
@@ -283,16 +308,15 @@ def check_one_pass(trainers: Mapping[str, TaskTrainer]) -> None:
         )
 
 
-def get_trained_module(config: Run, model: Any) -> nn.Module:
-    """What the engine trains: the model, or over a vocabulary the model up to its output head.
+def get_trained_module(config: Run, student: models.TextModel | MultiModel) -> nn.Module:
+    """Return what the engine trains: the model, or over a vocabulary the model up to its output head.
 
     Raises:
-        ModelError: the family changes its logits after the head.
+        ModelError: The family changes its logits after the head.
     """
-    if isinstance(config, MultiRun) or not config.task.language:
-        module: nn.Module = model
-        return module
-    return Headless(model)
+    if isinstance(config, MultiRun) or isinstance(student, MultiModel) or not config.task.language:
+        return student.model
+    return Headless(student.model)
 
 
 def build_task_trainers(
@@ -302,7 +326,7 @@ def build_task_trainers(
     source: SignalSource | Mapping[str, SignalSource] | None,
     device: torch.device,
 ) -> dict[str, TaskTrainer]:
-    """The tasks of a run; what is not given by task is that of the only one."""
+    """Build one trainer per task of a run; what is not given by task belongs to the only one."""
     rows = {"": prepared} if isinstance(prepared, PreparedRows) else prepared
     sources = source if isinstance(source, Mapping) else {"": source}
     parts = student.parts if isinstance(student, MultiModel) else {"": student}

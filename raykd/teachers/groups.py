@@ -1,8 +1,8 @@
-"""`Group`: teachers that share a process, as a run counts them and as the process does.
+"""`Group`: teachers that share a process, as a run numbers them and as the process does.
 
 Decision record: a process answers for all its teachers in its own order. A run that attaches to a pool which others
-use too may take some of them, in another order; so a group knows both, and nothing but the two places where a
-request is sent and its answer laid out has to.
+use too may take only some of them, in another order. So a group knows both orders, and only the two places where a
+request is sent and its answer laid out have to.
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ from raykd.teachers.spec import TeacherSpec
 
 @dataclass(frozen=True)
 class Group:
-    """Teachers that share a process. ``members`` are their positions among all teachers.
+    """Teachers that share a process.
 
-    rows: where a run takes only some teachers of the process, their places among all of it, and width: how many it
-    has; None where they are all of it.
+    Attributes:
+        name: The group's.
+        members: Positions among all teachers of the run.
+        specs: One per member.
+        replicas: Number of processes.
+        num_cpus: Of one process, as are the other resources.
+        num_gpus: May be a share of a GPU.
+        resources: Custom resources of Ray.
+        rows: Where a run takes only some teachers of the process, their places among all of them; None where it takes
+            all.
+        width: How many teachers the process has, where `rows` is given.
     """
 
     name: str
@@ -36,11 +45,11 @@ class Group:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Of each member its place among the teachers of the process."""
+        """Each member's place among the teachers of the process."""
         return tuple(range(len(self.members))) if self.rows is None else self.rows
 
-    def asked(self, asked_MB: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """``[teachers of the process, B]``: the rows of ``asked_MB`` as the process counts its teachers."""
+    def select_rows(self, asked_MB: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the rows of ``asked_MB`` in the order of the process, ``[teachers of the process, B]``."""
         own_mB = asked_MB[list(self.members)]
         if self.rows is None:
             return own_mB
@@ -48,13 +57,17 @@ class Group:
         wide_mB[list(self.rows)] = own_mB
         return wide_mB
 
-    def within(self, place: Mapping[int, int]) -> list[int]:
-        """Which of its members a run takes, ``place`` being the run's positions by the pool's."""
+    def find_taken(self, place: Mapping[int, int]) -> list[int]:
+        """Return which of its members a run takes.
+
+        Args:
+            place: Positions in the run by positions in the pool.
+        """
         return [at for at, m in enumerate(self.members) if m in place]
 
     def take(self, place: Mapping[int, int]) -> Group:
-        """The group as that run counts its teachers."""
-        taken = self.within(place)
+        """Return the group with the run's teachers alone, numbered as the run does."""
+        taken = self.find_taken(place)
         return replace(
             self,
             members=tuple(place[self.members[at]] for at in taken),
@@ -66,4 +79,4 @@ class Group:
     @property
     def threads(self) -> int:
         """Intra-op threads of one replica: its whole CPUs, at least one."""
-        return max(1, int(self.num_cpus + 1e-6))
+        return max(1, int(self.num_cpus + 1e-6))  # CPUs are sums of shares: 0.1 added ten times is below 1

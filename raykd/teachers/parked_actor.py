@@ -1,8 +1,8 @@
-"""`ParkedActor`: a place that holds nothing until somebody asks.
+"""`ParkedActor`: stands in for a `TeacherActor` and loads nothing until it is asked.
 
-Decision record: where readers are on the stores' own node nobody ever asks a parked pool, and starting a process
-that imports torch and transformers competes with the trials that start at the same moment. So this module imports
-nothing of the kind, and the teachers' specs travel as bytes, which are looked at with the first question.
+Decision record: where readers are on the stores' own node, a parked pool is never asked. Starting a process that
+imports torch and transformers would compete with the trials that start at the same moment. So this module imports
+neither, and the teachers' specs travel as bytes that are unpickled with the first question.
 """
 
 from __future__ import annotations
@@ -10,58 +10,65 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it imports torch
+    from raykd.answers.source import AnswerSlots
+    from raykd.answers.vocabularies import TeacherVocabulary
+    from raykd.teachers.actor import TeacherActor
+    from raykd.teachers.wire import GroupRequest
+    from raykd.text.batch import TextBatch
 
 
 class ParkedActor:
-    """Becomes a `TeacherActor` with the first question.
+    """Becomes a `TeacherActor` with the first question. Its methods are those of `TeacherActor`.
 
     Args:
-        arguments: of `TeacherActor`, pickled.
+        arguments: Of `TeacherActor`, pickled.
     """
 
     def __init__(self, arguments: bytes) -> None:
         self._arguments = arguments
         self._lock = threading.Lock()
-        self._awake: Any = None
+        self._teachers: TeacherActor | None = None
 
-    def _actor(self) -> Any:
+    def _wake(self) -> TeacherActor:
         with self._lock:
-            if self._awake is None:
+            if self._teachers is None:
                 from raykd.teachers.actor import TeacherActor
 
-                self._awake = TeacherActor(*pickle.loads(self._arguments))
-            return self._awake
+                self._teachers = TeacherActor(*pickle.loads(self._arguments))
+            return self._teachers
 
-    def answer(self, request: Any) -> Any:
-        """As `TeacherActor.answer`."""
-        return self._actor().answer(request)
+    def answer(self, request: GroupRequest) -> list[AnswerSlots]:
+        """See `TeacherActor.answer`."""
+        return self._wake().answer(request)
 
-    def vocabulary(self, name: str) -> Any:
-        """As `TeacherActor.vocabulary`."""
-        return self._actor().vocabulary(name)
+    def vocabulary(self, name: str) -> TeacherVocabulary:
+        """See `TeacherActor.vocabulary`."""
+        return self._wake().vocabulary(name)
 
-    def generate(self, name: str, rows: Any, beams: int | None, max_new_tokens: int) -> Any:
-        """As `TeacherActor.generate`."""
-        return self._actor().generate(name, rows, beams, max_new_tokens)
+    def generate(self, name: str, rows: TextBatch, beams: int | None, max_new_tokens: int) -> list[str]:
+        """See `TeacherActor.generate`."""
+        return self._wake().generate(name, rows, beams, max_new_tokens)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """As `TeacherActor.counters`; empty while nobody has asked."""
-        return {} if self._awake is None else self._actor().counters()
+        """See `TeacherActor.counters`; empty until the first question."""
+        return {} if self._teachers is None else self._teachers.counters()
 
     def findings(self) -> dict[str, str]:
-        """As `TeacherActor.findings`; empty while nobody has asked."""
-        return {} if self._awake is None else self._actor().findings()
+        """See `TeacherActor.findings`; empty until the first question."""
+        return {} if self._teachers is None else self._teachers.findings()
 
-    def usage(self) -> Any:
-        """As `TeacherActor.usage`."""
-        return self._actor().usage()
+    def usage(self) -> tuple[float, int]:
+        """See `TeacherActor.usage`."""
+        return self._wake().usage()
 
     def pid(self) -> int:
-        """The process id."""
+        """Return the process id."""
         return os.getpid()
 
     def close(self) -> None:
-        """Flushes the stores."""
-        if self._awake is not None:
-            self._awake.close()
+        """Flush the stores."""
+        if self._teachers is not None:
+            self._teachers.close()

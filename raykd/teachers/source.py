@@ -1,8 +1,8 @@
-"""`SignalSource`s: which teacher is asked for which row, and the source that keeps teachers in this process.
+"""Decide which teacher is asked for which row; `LocalSource` keeps teachers in this process.
 
-Decision record: which rows a teacher is asked for follows from its languages and from the weighting, which may
-know that a teacher cannot get any weight for a language (routing). Asking is decided here, once, for actors and
-in-process teachers alike, so that both give the same signals.
+Decision record: which rows a teacher is asked for follows from its languages and from the weighting, which may know
+that a teacher cannot get any weight for a language (routing). This is decided here alone, for actors and in-process
+teachers alike, so that both give the same signals.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from raykd.text.batch import TextBatch
 
 @dataclass
 class TeacherRouter:
-    """Names and languages of all teachers, and who is asked for a row of a language.
+    """Names and languages of all teachers, and which of them are asked for a row of a language.
 
-    weighting: None asks every teacher that speaks the language.
+    Attributes:
+        teachers: Names, in the order of M.
+        teacher_languages: The languages each was declared for; None for any.
+        weighting: Decides which teachers may get weight for a language; None asks every teacher that speaks it.
+        lost: Names of teachers that are not asked any more.
     """
 
     teachers: tuple[str, ...]
@@ -34,25 +38,24 @@ class TeacherRouter:
     _by_language: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
     def route(self, batch: TextBatch) -> NDArray[np.bool_]:
-        """``[M, B]``: which teacher is asked for which row."""
-        return np.asarray([self._ask(language) for language in batch.languages], dtype=bool).T
+        """Return which teacher is asked for which row, ``[M, B]``."""
+        return np.asarray([self._choose(language) for language in batch.languages], dtype=bool).T
 
     def drop_teachers(self, names: Sequence[str]) -> None:
-        """Asks these no more: they speak no language from here, so a routing weighting turns to the next ones."""
+        """Ask these no more: they count as speaking no language, so a routing weighting turns to the next ones."""
         self.lost.update(names)
         self._by_language.clear()
 
-    def _ask(self, language: str) -> tuple[bool, ...]:
+    def _choose(self, language: str) -> tuple[bool, ...]:
         if language not in self._by_language:
-            none: frozenset[str] = frozenset()
             spoken = [
-                none if name in self.lost else declared
+                frozenset[str]() if name in self.lost else declared
                 for name, declared in zip(self.teachers, self.teacher_languages, strict=True)
             ]
             if self.weighting is None:
                 asked = tuple(declared is None or language in declared for declared in spoken)
             else:
-                asked = tuple(self.weighting.may_need(language, self.teachers, spoken))
+                asked = self.weighting.may_need(language, self.teachers, spoken)
             self._by_language[language] = asked
         return self._by_language[language]
 
@@ -64,18 +67,18 @@ class ReadyBatch:
     answers: list[AnswerSlots]
 
     def result(self, timeout: float | None = None) -> list[AnswerSlots]:
-        """The answers."""
+        """Return the answers."""
         return self.answers
 
 
 class RoutedSource:
-    """The part that all sources share: who their teachers are."""
+    """What all sources share: the names and languages of their teachers."""
 
     router: TeacherRouter
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Names, the order of M."""
+        """Names, in the order of M."""
         return self.router.teachers
 
     @property
@@ -85,7 +88,7 @@ class RoutedSource:
 
 
 class LocalSource(RoutedSource):
-    """Teachers in this process, asked in turn: the reference for the pool, and a plain loop's way."""
+    """Teachers in this process, asked in turn: the reference for the pool, and the plainest way to feed a loop."""
 
     def __init__(self, teachers: Sequence[Teacher], weighting: Weighting | None = None) -> None:
         self._teachers = list(teachers)
@@ -94,11 +97,11 @@ class LocalSource(RoutedSource):
         )
 
     def submit(self, batch: TextBatch) -> PendingBatch:
-        """Answers at once."""
+        """Answer at once."""
         asked_MB = self.router.route(batch)
-        blind = batch.without_labels()
-        return ReadyBatch([t.answer(blind, asked_MB[m]) for m, t in enumerate(self._teachers)])
+        unlabelled = batch.without_labels()
+        return ReadyBatch([t.answer(unlabelled, asked_MB[m]) for m, t in enumerate(self._teachers)])
 
     def vocabularies(self) -> list[TeacherVocabulary]:
-        """What each teacher brings beside its answers."""
+        """Return what each teacher brings beside its answers."""
         return [teacher.vocabulary() for teacher in self._teachers]

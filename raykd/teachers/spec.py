@@ -1,7 +1,7 @@
 """What a process needs to become a teacher, and what a teacher says of itself.
 
-Decision record: everything that changes an answer is in `TeacherInfo.answers`, under which answers are stored: a store
-of one teacher never serves another, nor the same one in another precision.
+Decision record: everything that changes an answer is in `TeacherInfo.answers`, the name under which answers are stored.
+So a store never serves another teacher, nor the same one in another precision.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from raykd.tasks import Task
 class TeacherInfo:
     """What a teacher says of itself once opened. Read by tracking, the report and the pool.
 
-    fingerprint: of weights, configuration and tokenizer. answers: of all that changes an answer; names the store.
-    device: where it computes. columns: for each of the run's labels the teacher's columns (several are one label of
-        the run's scheme, none is a label that the teacher does not know); empty where a task has no labels.
+    Attributes:
+        name: The teacher's.
+        fingerprint: Hash of weights, configuration and tokenizer.
+        parameters: Number of weights.
+        dtype: Precision in which it computes.
+        dtype_reason: Why that one, for people.
+        device: Where it computes.
+        max_length: Tokens after which a text is cut.
+        answers: Hash of all that changes an answer; names the store.
+        columns: For each of the run's labels the teacher's columns. Several columns are merged into one label, none
+            stand for a label that the teacher does not know. Empty where a task has no labels.
     """
 
     name: str
@@ -35,11 +43,24 @@ class TeacherInfo:
 class TeacherSpec:
     """What a process needs to become a teacher. Written by `runs`, read by `Teacher`.
 
-    path: local directory or hub name. labels: the run's. label_map: the teacher's label names to the run's.
-    language_codes: the run's languages to the tokenizer's codes. languages: None is any.
-    dtype: auto, float32 or bfloat16. store: folder of stores, None keeps nothing.
-    kind: of the teacher in the configuration; says which backend serves it.
-    parked: what the teacher said of itself before it was parked; None of a teacher that is not.
+    Attributes:
+        name: The teacher's.
+        path: Local directory or hub name.
+        labels: The run's.
+        task: The run's.
+        languages: Those it is asked for; None for any.
+        revision: Of a hub name.
+        trust_remote_code: Whether code of the model's directory may run.
+        label_map: The teacher's label names to the run's.
+        language_codes: The run's languages to the tokenizer's codes.
+        max_length: Tokens after which a text is cut; None for what the model was trained with.
+        dtype: auto, float32 or bfloat16.
+        max_tokens: Padded tokens of one forward pass.
+        device: Name of torch's.
+        store: Folder of all stores; None keeps nothing.
+        store_limit_gb: Bound on all of them together.
+        parked: What the teacher said of itself before it was parked; None for one that is not parked.
+        kind: The teacher's kind in the configuration; chooses the backend that serves it.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""A teacher: a backend that answers, a store that keeps its answers. Knows no Ray.
+"""`Teacher`: a backend that computes answers, and a store that keeps them. Knows no Ray.
 
-Decision record: the store, counters and what a parked teacher may do are the same whatever the kind of the teacher;
-what computes an answer is a `TeacherBackend`, chosen by kind. Nothing is computed that the store holds, and a text that
-stands twice in a batch is computed once. Weights are loaded on the first row that the store does not hold.
+Decision record: store, counters and what a parked teacher may do are the same for every kind of teacher; its answers
+are computed by a `TeacherBackend`, chosen by kind. What the store holds is not computed, and a text that stands twice
+in a batch is computed once. Weights are loaded on the first row that the store does not hold.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Teacher:
     """Answers batches of text, from its store or by its backend.
 
     Args:
-        spec: what to load and how to answer. Nothing is read before the first `open` or `answer`.
+        spec: What to load and how to answer. Nothing is read before the first `open` or `answer`.
     """
 
     def __init__(self, spec: TeacherSpec) -> None:
@@ -45,11 +45,12 @@ class Teacher:
         self.computed_while_parked = 0
 
     def open(self) -> TeacherInfo:
-        """What the teacher is, and its store opened; no weights come into memory.
+        """Open the store and return what the teacher is; loads no weights.
 
         Raises:
-            ModelError: the directory cannot be loaded, must not be, or is cut short.
-            LabelMismatchError: other labels. TeacherError: the store's folder cannot be written.
+            ModelError: The directory cannot be loaded, must not be, or is cut short.
+            LabelMismatchError: The model has other labels.
+            TeacherError: The store's folder cannot be written.
         """
         if self._info is None:
             info = self.backend.describe()
@@ -69,22 +70,30 @@ class Teacher:
         return self.backend.loaded
 
     def load(self) -> None:
-        """Loads the weights now, not on the first row that the store does not hold.
+        """Load the weights now, not on the first row that the store does not hold.
 
         Raises:
-            ModelError: they cannot be loaded.
+            ModelError: They cannot be loaded.
         """
         self.open()
         self.backend.load()
 
     @property
     def stored(self) -> int | None:
-        """Answers in its store; None where it keeps none, or is not opened."""
+        """Number of answers in its store; None where it keeps none, or is not opened."""
         return None if self._store is None else len(self._store)
 
     def counters(self) -> dict[str, int]:
-        """Rows answered, rows that needed a forward pass, tokens before and after padding, replicas with weights in
-        memory, answers that the store did not take, rows computed after the teacher was parked."""
+        """Count what the teacher did so far.
+
+        Returns:
+            answered: Rows answered.
+            forwarded: Rows that needed a forward pass.
+            real_tokens, computed_tokens: Tokens of these, before and after padding.
+            loaded: 1 where the weights are in memory.
+            unkept: Answers that the store did not take.
+            computed_while_parked: Rows computed after the teacher was parked.
+        """
         return {
             "answered": self.answered_rows,
             **self.backend.counters(),
@@ -94,7 +103,7 @@ class Teacher:
         }
 
     def halve(self) -> None:
-        """From here compute half as much at once: a whole pass did not fit into memory."""
+        """Compute half as much at once from now on: a whole pass did not fit into memory."""
         self.backend.halve()
 
     def answer(
@@ -103,13 +112,17 @@ class Teacher:
         asked_B: NDArray[np.bool_] | None = None,
         keys: Sequence[bytes] | None = None,
     ) -> AnswerSlots:
-        """Answers to the rows asked for (all by default) that are in one of this teacher's languages.
+        """Answer the rows asked for that are in one of this teacher's languages.
 
         Args:
-            keys: of the rows in the store, where the caller has them already.
+            batch: B rows.
+            asked_B: The rows asked for; None asks for all.
+            keys: Of the rows in the store, where the caller has them already.
+
         Raises:
-            NonFiniteError: a logit is NaN or infinite; names the teacher and the rows.
-            ModelError, LabelMismatchError: as `open`. TeacherError: parked, and it cannot compute here.
+            NonFiniteError: A logit is NaN or infinite; names the teacher and the rows.
+            ModelError, LabelMismatchError: As `open`.
+            TeacherError: The teacher is parked and cannot compute here.
         """
         begun = time.perf_counter()
         asked_B = np.ones(len(batch), dtype=bool) if asked_B is None else asked_B
@@ -137,18 +150,15 @@ class Teacher:
         missing = [i for i, body in enumerate(found) if body is None]
         if not missing:
             return [body for body in found if body is not None], 0
-        fresh = self._fresh(batch, keys, missing)
+        # Backwards, so that of equal texts the first one stays: each is computed once.
+        first = {keys[i]: i for i in reversed(missing)}
+        fresh = dict(zip(first, self._compute(batch.take(list(first.values()))), strict=True))
         self._store.put(list(fresh), list(fresh.values()))
         bodies = [fresh[key] if body is None else body for key, body in zip(keys, found, strict=True)]
         return bodies, len(fresh)
 
-    def _fresh(self, batch: TextBatch, keys: Sequence[bytes], missing: Sequence[int]) -> dict[bytes, bytes]:
-        """Answers by key to the missing rows; a text that stands twice is computed once."""
-        first = {keys[i]: i for i in reversed(missing)}
-        return dict(zip(first, self._compute(batch.take(list(first.values()))), strict=True))
-
     def _compute(self, batch: TextBatch) -> list[bytes]:
-        """A forward pass that is asked for: a parked teacher may, if it computes as it did before."""
+        """Compute answers. A parked teacher may, with a warning, if it has the kind of device that it had before."""
         parked = self.spec.parked
         if parked is not None:
             if parked.device.partition(":")[0] != self.spec.device.partition(":")[0]:
@@ -169,8 +179,12 @@ class Teacher:
     def measure_time(self, batch: TextBatch) -> Timing | None:
         """Measure what a text takes, or read what was measured under the conditions of this process.
 
+        Args:
+            batch: The texts.
+
         Returns:
-            None where nothing is in memory, as all answers were stored, and no such time is kept.
+            The time; None where the weights are not in memory, because all answers were stored, and no such time is
+            kept.
         """
         self.open()
         took = self.backend.time(batch)
@@ -184,18 +198,18 @@ class Teacher:
 
     @property
     def finding(self) -> PaddingFinding | None:
-        """What that test found; None while no answer was computed."""
+        """What the self-test of its padding found; None until an answer is computed."""
         return self.backend.finding
 
     def vocabulary(self) -> TeacherVocabulary:
-        """The tokenizer, and the output head where answers are hidden states."""
+        """Return the tokenizer, and the output head where answers are hidden states."""
         return self.backend.vocabulary()
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
-        """Write a text for each prompt or source."""
+        """Write a text for each prompt or source, see `TeacherBackend.generate`."""
         return self.backend.generate(rows, beams=beams, max_new_tokens=max_new_tokens)
 
     def close(self) -> None:
-        """Flushes the store."""
+        """Flush the store."""
         if self._store is not None:
             self._store.close()

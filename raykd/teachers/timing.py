@@ -1,10 +1,10 @@
-"""How long a model takes for a text, measured so that the times of two models may be compared.
+"""Measure how long a model takes per text, so that the times of two models can be compared.
 
-Decision record: what serving records on its way is of passes of any size, beside whatever else the machine did, so a
-ratio of such times says little. Here the same few texts go through a model again and again in one forward pass's worth
-of rows, and the median counts. A teacher is timed where it serves, and the student beside it in the same process, on
-the same texts, threads and device: their ratio is like for like. A teacher whose answers were all stored has no weights
-in memory and is not loaded for this; the time of an earlier run counts if its conditions were the same.
+Decision record: serving records passes of any size, beside whatever else the machine does, so a ratio of such times
+says little. Here the same few texts go through a model again and again in one forward pass's worth of rows, and the
+median counts. A teacher is timed where it serves, and the student beside it in the same process, on the same texts,
+threads and device, so their ratio compares like with like. A teacher whose answers were all stored has no weights in
+memory and is not loaded for this; the time of an earlier run counts if its conditions were the same.
 """
 
 from __future__ import annotations
@@ -20,17 +20,24 @@ from dataclasses import asdict, dataclass, replace
 TIMED_TEXTS = 32
 """Texts of one pass."""
 PASSES = 25
-"""Passes at most, after one that does not count; so many that a moment of other work does not decide."""
+"""Most passes, after one that does not count: enough that a moment of other work does not decide the median."""
 LIMIT_S = 0.3
-"""No further pass begins after so many seconds, and a model whose first pass takes longer has that one alone."""
+"""No further pass begins after this time; a model whose first pass takes longer has that one alone."""
 
 
 @dataclass(frozen=True)
 class Timing:
     """What a text took a model. Written by `Teacher.measure_time`, read by the results.
 
-    ms: milliseconds for one text, tokenisation included: the median over passes. rows: texts of a pass. texts: a hash
-    of them. threads: intra-op. host: the machine. kept: whether an earlier run measured it.
+    Attributes:
+        ms: Milliseconds per text, tokenisation included; the median over passes.
+        rows: Texts of a pass.
+        texts: Hash of the texts.
+        threads: Intra-op threads.
+        device: Name of torch's.
+        dtype: The model's precision.
+        host: The machine.
+        kept: Whether an earlier run measured it.
     """
 
     ms: float
@@ -48,12 +55,12 @@ class Timing:
         return self.rows, self.texts, self.threads, self.device, self.host
 
     def dump(self) -> str:
-        """As JSON, to be kept beside a teacher's answers."""
+        """Return the time as JSON, to be kept beside a teacher's answers."""
         return json.dumps(asdict(self))
 
 
 def read_timing(text: str) -> Timing | None:
-    """A kept time; None where the text is none."""
+    """Return a kept time; None where the text does not hold one."""
     try:
         found = Timing(**{**json.loads(text), "kept": True})
         return found if isinstance(found.ms, float) and 0.0 < found.ms < float("inf") else None
@@ -62,10 +69,11 @@ def read_timing(text: str) -> Timing | None:
 
 
 def measure_time(once: Callable[[], object], conditions: Timing) -> Timing:
-    """Times a model.
+    """Time a model.
 
     Args:
         once: Lets it answer the texts of the conditions.
+        conditions: From `describe_conditions`.
     """
     begun = time.perf_counter()
     once()  # the first pass of a process, or of a shape, is slow, which no longer matters where it takes so long
@@ -79,6 +87,6 @@ def measure_time(once: Callable[[], object], conditions: Timing) -> Timing:
 
 
 def describe_conditions(texts: Sequence[str], threads: int, device: str, dtype: str) -> Timing:
-    """A time that is still to be taken."""
+    """Return a `Timing` of these texts without a time yet."""
     key = hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return Timing(0.0, len(texts), key, threads, device, dtype, platform.node())

@@ -26,6 +26,7 @@ from raykd.runs.stages import train_teachers
 from raykd.runs.teacher_stage import TeacherStage, open_teachers
 from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_node
 from raykd.teachers.pools.own_pool import group_placements
 from raykd.tuning.callback import TuneCallback
@@ -239,7 +240,7 @@ class SweepDriver:
         """Collect what every trial's process receives: rows, the student's tokenizer, the pools' addresses."""
         student = self.base.student
         rows = [(task.config.task, task.data.train) for task in self.student.tasks.values()]
-        joined = teachers.handles[""].source(direct=False) if "" in teachers.handles else None
+        joined = PoolSource(teachers.handles[""], direct=False) if "" in teachers.handles else None
         return TrialContext(
             run_factory=plan.run_factory,
             base=self.base,

@@ -26,6 +26,7 @@ from raykd.spaces.domains import Scalar
 from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import PreparedRows, fit_tokenizer, prepare_rows
 from raykd.teachers.handle import PoolHandle
+from raykd.teachers.pool_source import PoolSource
 
 GROUP_TIMEOUT = timedelta(minutes=10)
 MAX_PREPARED = 2
@@ -186,7 +187,7 @@ class TrialRank:
             tokenizer = self.context.tokenizers.get(config.student.tokenizer_key()) if alike else None
             if tokenizer is None:
                 pools = self.context.pools
-                teachers = pools[""].source(direct=False) if "" in pools else None
+                teachers = PoolSource(pools[""], direct=False) if "" in pools else None
                 rows = [(m.task, data[task].train) for task, m in members.items()]
                 tokenizer = fit_tokenizer(config.student, rows, teachers)
             while len(self._prepared) >= MAX_PREPARED:

@@ -144,7 +144,7 @@ def test_what_actors_served_is_what_the_same_teachers_answer_here(
         served = ask_teachers(pool.handle, rows)
         # The run has asked all of this: a second pool reads it from disk.
         assert all(count["forwarded"] == count["loaded"] == 0 for count in pool.counters().values())
-        specs = [spec for group in pool.groups for spec in group.specs]
+        specs = [spec for group in pool.handle.groups for spec in group.specs]
     finally:
         pool.stop()
     batch = rows.take(range(len(rows)))

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.nightly
 FULL_STORE = """
 import numpy as np, ray, sys
 from pathlib import Path
+from raykd.teachers.pool_source import PoolSource
 from raykd.config import ActorConfig, ServingConfig
 from raykd.tasks import Classification
 from raykd.teachers.pools.own_pool import Placement, OwnPool
@@ -30,7 +31,7 @@ def main():
     spec = TeacherSpec("one", str(save_transformer(folder / "m")), LABELS, Classification(max_length=64), dtype="float32")
     pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
-    source, alone = pool.handle.source(None), Teacher(spec)
+    source, alone = PoolSource(pool.handle), Teacher(spec)
     held = [ray.put(np.full(10 * 2**20, i, dtype=np.uint8)) for i in range(30)]  # 300 MB in a store of 80 MB
     wrong = 0
     for seed in range(20):
@@ -39,7 +40,7 @@ def main():
         want = logits_of(alone.answer(batch))
         wrong += sum(not np.allclose(logits_of(t.result()[0]), want, atol=1e-5) for t in waiting)
     whole = all(int(ray.get(ref)[-1]) == i for i, ref in enumerate(held))
-    print(json.dumps({"wrong": wrong, "whole": whole, "in_flight": source.in_flight, "restarts": pool.restarts()}))
+    print(json.dumps({"wrong": wrong, "whole": whole, "in_flight": source.replicas.in_flight, "restarts": pool.restarts()}))
     pool.stop()
     ray.shutdown()
 
@@ -90,7 +91,7 @@ def main():
     pool = OwnPool([Placement(spec, ActorConfig(num_cpus=0.5))], ServingConfig(store=None))
     pool.open()
     batch = text_batch(["a good day", "a bad day"])
-    got = logits_of(pool.handle.source(None).submit(batch).result()[0])
+    got = logits_of(PoolSource(pool.handle).submit(batch).result()[0])
     want = Teacher(TeacherSpec("same", path, LABELS, Classification(max_length=64), dtype="float32")).answer(batch)
     same = bool(np.allclose(got, logits_of(want), atol=1e-5))
     print(json.dumps({"same": same, "said": said, "restarts": pool.restarts()}))

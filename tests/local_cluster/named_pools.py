@@ -27,6 +27,7 @@ from raykd.config.loading import load_run
 from raykd.driver.pool import attach_pool, check_cluster, make_placements
 from raykd.errors import ConfigError, ModelError, RaykdError, ResourceError, TeacherError
 from raykd.runs.named_pools import run_teachers_down, run_teachers_status, run_teachers_up
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools import named_pool
 from raykd.teachers.pools.own_pool import OwnPool
 from raykd.teachers.pools.pool import TeacherPool
@@ -142,7 +143,7 @@ def table(name: str | None = None) -> list[dict[str, str]]:
 def answers(pool: TeacherPool, direct: bool = True) -> list[AnswerSlots]:
     texts, labels = texts_and_labels(64, seed=7)
     batch = text_batch(texts, ["zh", "en"] * 32, labels)
-    signals: list[AnswerSlots] = pool.handle.source(None, direct=direct).submit(batch).result()
+    signals: list[AnswerSlots] = PoolSource(pool.handle, direct=direct).submit(batch).result()
     return signals
 
 

@@ -18,6 +18,7 @@ from raykd.distill.weighting import ByLanguage
 from raykd.errors import ConfigError, TeacherError
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
@@ -92,12 +93,12 @@ def test_labelled_ahead_equals_asked_on_demand_and_each_pair_is_computed_once(
         assert reports[0] == (0, expected) and reports[-1] == (expected, expected)
         assert done.real_tokens / done.computed_tokens >= 0.85
         batch = rows.take(range(200))
-        source = pool.handle.source(None)
+        source = PoolSource(pool.handle)
         for served, here in zip(source.submit(batch).result(), local.submit(batch).result(), strict=True):
             np.testing.assert_array_equal(served.answered_B, here.answered_B)
             np.testing.assert_allclose(logits_of(served), logits_of(here), atol=1e-5)
             assert served.forwarded == 0
-        assert source.calls == 0
+        assert source.replicas.calls == 0
         again = label_rows(pool, twice, None, lambda a, b: None)
         assert (again.asked, again.stored, again.forwarded) == (expected, expected, 0)
     finally:
@@ -115,9 +116,9 @@ def test_labelling_goes_on_where_it_was_and_follows_the_weighting(
         whole = label_rows(pool, rows, ByLanguage(), lambda a, b: None)
         assert half.stored == 0 and whole.asked == distinct  # one teacher a row
         assert whole.stored == half.forwarded and whole.forwarded == distinct - half.forwarded
-        source = pool.handle.source(ByLanguage())
+        source = PoolSource(pool.handle, ByLanguage())
         source.submit(rows.take(range(300))).result()
-        assert source.calls == 0
+        assert source.replicas.calls == 0
         assert source.counters()["multi"]["direct"] == list(rows.languages).count("fr")
     finally:
         pool.stop()
@@ -129,9 +130,9 @@ def test_only_missing_pairs_are_asked_and_a_second_pool_loads_no_weights(
     rows = rows_of(64)
     pool = start(specs, tmp_path)
     try:
-        pool.handle.source(None, teachers=["multi"]).submit(rows.take(range(40))).result()
+        PoolSource(pool.handle, teachers=["multi"]).submit(rows.take(range(40))).result()
         before = total(pool, "answered")
-        source = pool.handle.source(None)
+        source = PoolSource(pool.handle)
         signals = source.submit(rows.take(range(64))).result()
         texts, languages = np.asarray(rows.texts), np.asarray(rows.languages)
         new = int((~np.isin(texts, texts[:40])).sum()) + int((languages != "fr").sum())
@@ -144,8 +145,8 @@ def test_only_missing_pairs_are_asked_and_a_second_pool_loads_no_weights(
         pool.stop()
     pool = start(specs, tmp_path)
     try:
-        asked = pool.handle.source(None, direct=False).submit(rows.take(range(64))).result()
-        read = pool.handle.source(None).submit(rows.take(range(64))).result()
+        asked = PoolSource(pool.handle, direct=False).submit(rows.take(range(64))).result()
+        read = PoolSource(pool.handle).submit(rows.take(range(64))).result()
         for a, b, c in zip(signals, asked, read, strict=True):
             assert logits_of(a).tobytes() == logits_of(b).tobytes() == logits_of(c).tobytes()
             np.testing.assert_array_equal(a.answered_B, b.answered_B)
@@ -160,7 +161,7 @@ def test_without_a_store_some_teachers_answer_in_the_pools_order_and_none_is_par
 ) -> None:
     pool = start(specs, None, group=None, num_cpus=0.25)
     try:
-        source = pool.handle.source(ByLanguage(), teachers=("multi", "en"))
+        source = PoolSource(pool.handle, ByLanguage(), teachers=("multi", "en"))
         assert source.teachers == ("en", "multi")
         batch = text_batch(["good food", "bad food", "fine"], ["zh", "en", "fr"])
         en, multi = source.submit(batch).result()
@@ -168,7 +169,7 @@ def test_without_a_store_some_teachers_answer_in_the_pools_order_and_none_is_par
         assert en.answered_B.tolist() == [False, True, False]
         assert multi.answered_B.tolist() == [True, False, True]  # nobody else speaks zh here
         with pytest.raises(ConfigError, match="pool has"):
-            pool.handle.source(None, teachers=("de",))
+            PoolSource(pool.handle, teachers=("de",))
         with pytest.raises(TeacherError, match="cannot be parked"):
             pool.park()
     finally:
@@ -187,18 +188,18 @@ def test_a_parked_pool_holds_no_cpu_answers_equally_and_counts_what_it_computes(
     try:
         label_rows(pool, rows, None, lambda a, b: None)
         labelled = pool.counters()
-        reference = pool.handle.source(None).submit(rows.take(range(100))).result()
+        reference = PoolSource(pool.handle).submit(rows.take(range(100))).result()
         assert comes_to(every - 3.0)
         pool.park()
         assert comes_to(every)
         for direct in (True, False):
-            answers = pool.handle.source(None, direct=direct).submit(rows.take(range(100))).result()
+            answers = PoolSource(pool.handle, direct=direct).submit(rows.take(range(100))).result()
             for a, b in zip(reference, answers, strict=True):
                 assert logits_of(a).tobytes() == logits_of(b).tobytes()
         counters = pool.counters()
         assert total(pool, "computed_while_parked") == 0
         assert [c["forwarded"] for c in counters.values()] == [c["forwarded"] for c in labelled.values()]
-        new = pool.handle.source(None).submit(text_batch(["never seen"], ["en"])).result()
+        new = PoolSource(pool.handle).submit(text_batch(["never seen"], ["en"])).result()
         here = LocalSource([Teacher(s) for s in specs]).submit(text_batch(["never seen"], ["en"])).result()
         np.testing.assert_allclose(logits_of(new[1]), logits_of(here[1]), atol=1e-6)
         assert pool.counters()["en"]["computed_while_parked"] == 1

@@ -13,6 +13,7 @@ import pytest
 from raykd.config import ActorConfig, ServingConfig
 from raykd.errors import LabelMismatchError, ModelError, NonFiniteError, TeacherError
 from raykd.tasks import Classification
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
@@ -56,15 +57,15 @@ def test_served_by_actors_equals_in_process_and_what_is_late_is_an_error(
     try:
         infos = pool.open()
         assert [i.name for i in infos] == ["zh", "en", "multi"] and len({i.fingerprint for i in infos}) == 3
-        source, local = pool.handle.source(None), LocalSource([Teacher(s) for s in specs])
+        source, local = PoolSource(pool.handle), LocalSource([Teacher(s) for s in specs])
         tickets = [source.submit(batch) for batch in batches()]
         for ticket, batch in zip(tickets, batches(), strict=True):
             for served, here in zip(ticket.result(), local.submit(batch).result(), strict=True):
                 np.testing.assert_array_equal(served.answered_B, here.answered_B)
                 np.testing.assert_allclose(logits_of(served), logits_of(here), atol=1e-5)
-        assert source.calls <= len(batches()) * len(pool.groups)
-        assert not np.any(source.in_flight)
-        late = pool.handle.source(None).submit(text_batch(["a"] * 64, ["zh"] * 64))
+        assert source.replicas.calls <= len(batches()) * len(pool.handle.groups)
+        assert not np.any(source.replicas.in_flight)
+        late = PoolSource(pool.handle).submit(text_batch(["a"] * 64, ["zh"] * 64))
         with pytest.raises(TeacherError, match="did not answer in time"):
             late.result(timeout=0.0)
     finally:
@@ -77,17 +78,17 @@ def test_replicas_share_the_load_and_a_killed_one_is_asked_again(specs: list[Tea
     pool = start(specs[2:], replicas=2)
     try:
         pool.open()
-        source = pool.handle.source(None)
+        source = PoolSource(pool.handle)
         local = LocalSource([Teacher(specs[2])])
         tickets = [source.submit(batch) for batch in batches(8)]
-        assert source.in_flight == [[4, 4]]
+        assert source.replicas.in_flight == [[4, 4]]
         victim = ray.get(pool.handle.replicas[0][0].pid.remote())
         os.kill(victim, signal.SIGKILL)
         for ticket, batch in zip(tickets, batches(8), strict=True):
             np.testing.assert_allclose(
                 logits_of(ticket.result()[0]), logits_of(local.submit(batch).result()[0]), atol=1e-5
             )
-        assert not np.any(source.in_flight)
+        assert not np.any(source.replicas.in_flight)
     finally:
         pool.stop()
 
@@ -101,15 +102,15 @@ def test_without_restarts_a_dead_replica_is_left_out_and_the_last_ones_death_is_
     try:
         pool.open()
         first, second = (ray.get(replica.pid.remote()) for replica in pool.handle.replicas[0])
-        source = pool.handle.source(None)
+        source = PoolSource(pool.handle)
         tickets = [source.submit(batch) for batch in batches(8)]
         os.kill(first, signal.SIGKILL)
         assert all(ticket.result()[0].answered_B.all() for ticket in tickets)
-        assert {source.pick_replica(0) for _ in range(4)} == {1}
+        assert {source.replicas.pick(0) for _ in range(4)} == {1}
         os.kill(second, signal.SIGKILL)
         time.sleep(0.5)
         with pytest.raises(TeacherError, match="teacher multi"):
-            pool.handle.source(None).submit(text_batch(["a"])).result()
+            PoolSource(pool.handle).submit(text_batch(["a"])).result()
     finally:
         pool.stop()
 
@@ -134,7 +135,7 @@ def test_errors_of_a_teacher_keep_their_type_across_processes(
         with pytest.raises(ModelError, match="nothing"):
             pools[1].open()
         with pytest.raises(NonFiniteError, match="teacher nan"):
-            pools[2].handle.source(None).submit(text_batch(["a"])).result()
+            PoolSource(pools[2].handle).submit(text_batch(["a"])).result()
     finally:
         for pool in pools:
             pool.stop()

@@ -16,6 +16,7 @@ from raykd.config import ActorConfig, ServingConfig
 from raykd.distill.weighting import ByLanguage
 from raykd.errors import TeacherLostError
 from raykd.tasks import Classification
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.source import LocalSource
 from raykd.teachers.spec import TeacherSpec
@@ -65,7 +66,7 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
     try:
         pool.open()
         quick = replace(pool.handle, timeout_s=15.0)
-        source = quick.source(weighting)
+        source = PoolSource(quick, weighting)
         expected = LocalSource([Teacher(s) for s in specs], weighting).submit(batch).result()
         source.submit(batch).result()  # loads the weights
         pids = {
@@ -78,11 +79,15 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
             np.testing.assert_array_equal(served.answered_B, here.answered_B)
             np.testing.assert_allclose(logits_of(served), logits_of(here), atol=1e-6)
         recovered_s = time.monotonic() - begun
-        assert source.hangs == 1 and pool.restarts() == {"zh": 1, "multi": 0} and pool.replicas.lost() == ()
+        assert (
+            source.replicas.hangs == 1
+            and pool.restarts() == {"zh": 1, "multi": 0}
+            and pool.replicas.lost() == ()
+        )
         assert wait_until(lambda: not alive(pids["zh"]), 20.0), "a stopped process was left behind"
 
         poison = text_batch([MARKER, "a bad day"], ["zh", "en"])
-        strict = replace(quick, on_loss="fail").source(weighting)
+        strict = PoolSource(replace(quick, on_loss="fail"), weighting)
         tickets = [strict.submit(poison), strict.submit(batch)]
         with pytest.raises(TeacherLostError, match="teacher zh") as caught:
             tickets[0].result()
@@ -94,7 +99,7 @@ def test_a_hung_process_is_killed_and_asked_again_and_a_lost_teacher_is_dropped(
         whole = LocalSource([Teacher(specs[1])]).submit(batch).result()[0]
         assert zh.lost and not zh.answered_B.any() and not multi.lost and multi.answered_B.all()
         np.testing.assert_allclose(logits_of(multi), logits_of(whole), atol=1e-6)
-        assert not np.any(source.in_flight)
+        assert not np.any(source.replicas.in_flight)
     finally:
         pool.stop()
     with capsys.disabled():

@@ -16,7 +16,7 @@ from raykd.compat.ray_private import read_actor_row
 from raykd.config import ActorConfig, ServingConfig
 from raykd.runs.labelling import label_rows
 from raykd.tasks import Classification
-from raykd.teachers.handle import PoolSource
+from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.named_pool import end_named_pool, start_keeper
 from raykd.teachers.pools.own_pool import OwnPool, Placement
 from raykd.teachers.spec import TeacherSpec
@@ -63,19 +63,19 @@ def main() -> None:
         spec = TeacherSpec(**{**SPEC.__dict__, "store": sys.argv[2]})
         pool = pool_of(spec)
         # As if each node had a disk of its own: nothing is read directly, every row goes to its home.
-        sources = [pool.handle.source(None, rank, direct=False) for rank in range(2)]
+        sources = [PoolSource(pool.handle, None, rank, direct=False) for rank in range(2)]
         for source in (*sources, *sources):
             signals = source.submit(rows.take(range(200))).result()
             assert signals[0].answered_B.all()
         expected = per_home(sources[0], pool, range(200))
         assert forwarded(pool) == expected and min(expected) > 50, (forwarded(pool), expected)
-        assert [source.calls for source in sources] == [4, 4]
+        assert [source.replicas.calls for source in sources] == [4, 4]
         report = label_rows(pool, rows, None, lambda done, total: None)
         assert report.forwarded == len(set(rows.texts)) - len(set(rows.texts[:200]))
         assert forwarded(pool) == per_home(sources[0], pool, range(300))
         pool.park()
         assert len(set(pool.handle.nodes[0])) == 2 and len(pool.handle.replicas[0]) == 2
-        parked = pool.handle.source(None, direct=False).submit(rows.take(range(200))).result()
+        parked = PoolSource(pool.handle, direct=False).submit(rows.take(range(200))).result()
         np.testing.assert_array_equal(logits_of(parked[0]), logits_of(signals[0]))
         assert pool.counters()["multi"]["computed_while_parked"] == 0
         pool.stop()

@@ -107,10 +107,10 @@ def test_users_optimizer_and_scheduler_are_honoured() -> None:
 def scripted(loop: TrainingLoop, accuracies: list[float]) -> list[dict[str, torch.Tensor]]:
     """Makes the loop's evaluations score what the script says; returns the weights at each evaluation."""
     seen: list[dict[str, torch.Tensor]] = []
-    judge = loop._judge
-    loop._judge = lambda values: (  # type: ignore[method-assign]
+    keep = loop._keep_best
+    loop._keep_best = lambda values: (  # type: ignore[method-assign]
         seen.append(loop.engine.weights() or {}),  # type: ignore[func-returns-value]
-        judge({**values, "eval/mean/nll": 1.0, "eval/mean/accuracy": accuracies[len(seen) - 1]}),
+        keep({**values, "eval/mean/nll": 1.0, "eval/mean/accuracy": accuracies[len(seen) - 1]}),
     )[1]
     return seen
 
@@ -129,7 +129,7 @@ def test_of_equal_scores_the_lower_nll_is_the_best() -> None:
     loop = build_loop(run_config(evaluations=3))
     for step, nll in ((4, 1.0), (8, 0.5), (12, 0.7)):
         loop.state.step = step
-        loop._judge({"eval/mean/accuracy": 0.5, "eval/mean/nll": nll})
+        loop._keep_best({"eval/mean/accuracy": 0.5, "eval/mean/nll": nll})
     assert (loop.state.best_step, loop.state.best_nll, loop.state.stale) == (8, 0.5, 1)
 
 
@@ -322,6 +322,6 @@ def test_a_batch_that_nobody_labels_or_covers_gives_no_nan() -> None:
 def test_a_notice_ends_the_window_between_two_evaluations_without_an_evaluation() -> None:
     asked: list[int] = []
     loop = build_loop(run_config(evaluations=2), noticed=lambda: (asked.append(1), len(asked) == 1)[1])
-    loop._looked = -1e9  # long ago
+    loop._last_check = -1e9  # long ago
     assert loop.advance() and loop.state.step == 1 and loop.state.history == []
     assert loop.advance() and loop.state.step == 6 and len(loop.state.history) == 1 and asked == [1]

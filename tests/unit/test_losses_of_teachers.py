@@ -56,7 +56,7 @@ class Pool:
     """A pool whose teachers are dead as told."""
 
     def __init__(self, dead: tuple[str, ...]) -> None:
-        self.parked, self.replicas = False, SimpleNamespace(lost=lambda: dead)
+        self.replicas = SimpleNamespace(lost=lambda: dead)
         view = SimpleNamespace(groups=(), teachers=("multi",), timeout_s=1.0)
         self.handle = SimpleNamespace(
             teachers=("zh", "multi"), timeout_s=1.0, select=lambda names, timeout_s: view

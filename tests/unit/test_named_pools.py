@@ -14,7 +14,7 @@ from raykd.errors import ConfigError, TeacherError
 from raykd.tasks import Classification
 from raykd.teachers.actor import ReplicaStatus
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.pools.attached_pool import _since, compare_teachers, refuse_differences
+from raykd.teachers.pools.attached_pool import _subtract, compare_teachers, refuse_differences
 from raykd.teachers.pools.named_pool import NamedPool, sum_resources_by_node
 from raykd.teachers.pools.own_pool import Placement, group_placements
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
@@ -135,8 +135,8 @@ def test_a_view_has_the_runs_order_and_asks_each_process_in_its_own() -> None:
     assert (alone.members, alone.places) == ((1,), (0,))
     assert view.answers == ((("a-multi",),), (("a-en",), ("a-en",)))
     asked_MB = np.asarray([[True, False, True], [False, True, True]])
-    np.testing.assert_array_equal(pair.asked(asked_MB), [[False, False, False], [True, False, True]])
-    np.testing.assert_array_equal(alone.asked(asked_MB), [[False, True, True]])
+    np.testing.assert_array_equal(pair.select_rows(asked_MB), [[False, False, False], [True, False, True]])
+    np.testing.assert_array_equal(alone.select_rows(asked_MB), [[False, True, True]])
 
 
 def test_a_view_leaves_out_processes_that_the_run_does_not_need() -> None:
@@ -144,9 +144,9 @@ def test_a_view_leaves_out_processes_that_the_run_does_not_need() -> None:
     assert [g.name for g in view.groups] == ["teacher:en"] and view.replicas == (("e0", "e1"),)
     whole = served().handle.select(NAMES, 5.0)
     everything = np.eye(3, dtype=bool)
-    np.testing.assert_array_equal(whole.groups[0].asked(everything), everything[[0, 2]])
+    np.testing.assert_array_equal(whole.groups[0].select_rows(everything), everything[[0, 2]])
     again = served().handle.select(("multi", "zh"), 5.0).select(("zh",), 5.0)
-    np.testing.assert_array_equal(again.groups[0].asked(np.ones((1, 2), dtype=bool)), [[1, 1], [0, 0]])
+    np.testing.assert_array_equal(again.groups[0].select_rows(np.ones((1, 2), dtype=bool)), [[1, 1], [0, 0]])
     with pytest.raises(ConfigError, match="fr"):
         served().handle.select(("fr",), 5.0)
 
@@ -154,7 +154,7 @@ def test_a_view_leaves_out_processes_that_the_run_does_not_need() -> None:
 def test_what_was_done_before_attaching_is_not_counted() -> None:
     before = ReplicaStatus("n", 1, 0, {"zh": {"answered": 5, "forwarded": 2, "loaded": 1}}, {})
     now = ReplicaStatus("n", 1, 0, {"zh": {"answered": 9, "forwarded": 3, "loaded": 1}}, {})
-    assert _since(before, now) == {"zh": {"answered": 4, "forwarded": 1, "loaded": 1}}
+    assert _subtract(before, now) == {"zh": {"answered": 4, "forwarded": 1, "loaded": 1}}
 
 
 def test_what_a_pool_holds_by_node() -> None:

@@ -12,8 +12,9 @@ import ray.exceptions
 
 from raykd.answers.source import AnswerSlots
 from raykd.errors import TeacherError, TeacherLostError
-from raykd.teachers.call import Call, PendingPoolBatch, describe_memory_kill
+from raykd.teachers.call import Call, describe_memory_kill
 from raykd.teachers.groups import Group
+from raykd.teachers.pool_source import PendingPoolBatch
 from raykd.teachers.source import TeacherRouter
 from raykd.teachers.wire import GroupRequest
 from tests.fakes import answer_slots, logits_of, text_batch
@@ -71,20 +72,20 @@ class Scripted:
             raise reference
         return [answer_slots("zh", [[reference, reference]], latency_s=9.0, forwarded=1)]
 
-    def kill_replica(self, index: int, replica: int) -> None:
+    def kill(self, index: int, replica: int) -> None:
         self.killed.append(replica)
 
     def is_starting(self, index: int, replica: int) -> bool:
         return len(self.asked) <= self.begins
 
-    def pick_replica(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
+    def pick(self, index: int, avoid: int | None = None, node: str | None = None) -> int:
         alive = [r for r in range(len(self.scripts)) if r not in self.dead] or [0]
         return next((r for r in alive if r != avoid), alive[0])
 
-    def killed_for_memory(self, index: int, replica: int, since_s: float) -> str | None:
+    def find_memory_kill(self, index: int, replica: int, since_s: float) -> str | None:
         return self.reason
 
-    def bury_replica(self, index: int, replica: int) -> bool:
+    def bury(self, index: int, replica: int) -> bool:
         self.dead.add(replica)
         return len(self.dead) < len(self.scripts)
 

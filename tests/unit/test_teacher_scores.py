@@ -66,9 +66,9 @@ class FakePool:
             SimpleNamespace(name=n, path=self.paths.get(n, "nowhere"), revision=None, trust_remote_code=False)
             for n in names
         ]
-        self.groups = [SimpleNamespace(specs=specs)]
-        source = SimpleNamespace(submit=self.submit)
-        self.handle = SimpleNamespace(teachers=names, source=lambda weighting: source)
+        self.handle = SimpleNamespace(
+            teachers=names, groups=[SimpleNamespace(specs=specs)], submit=self.submit
+        )
 
     def submit(self, batch: TextBatch) -> ReadyBatch:
         assert isinstance(batch, TextBatch)
@@ -90,6 +90,12 @@ class FakePool:
 
     def findings(self) -> dict[str, str]:
         return {}
+
+
+@pytest.fixture(autouse=True)
+def pools_answer_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handle of a `FakePool` is its source."""
+    monkeypatch.setattr("raykd.scoring.score.PoolSource", lambda handle: handle)
 
 
 def made_rows(count: int = 200, languages: tuple[str, ...] = ("en", "zh"), even: bool = False) -> Rows:
@@ -258,7 +264,7 @@ def tagged(answer: Callable[[int], int], cut: int = 99) -> TeacherReview:
     ]
     signal = AnswerSlots("t", bodies)
     pool: Any = FakePool({"t": right}, {"t": None})
-    pool.handle.source = lambda weighting: SimpleNamespace(submit=lambda batch: ReadyBatch([signal]))
+    pool.handle.submit = lambda batch: ReadyBatch([signal])
     tree = config_of([{"name": "t", "languages": "all", "path": "x"}]).model_dump(mode="json")
     data = {**tree["data"], "labels": TAGS}
     config = RunConfig.model_validate(

@@ -1,1 +1,1 @@
-"""What serves each kind of teacher."""
+"""Backends: the class that serves each kind of teacher."""

@@ -1,8 +1,8 @@
-"""`TeacherBackend`: what computes the answers of one teacher, behind one interface for every kind.
+"""`TeacherBackend`: computes the answers of one teacher, behind one interface for every kind of teacher.
 
-Decision record: the members of `raykd.config.TeacherConfig` are plain config, which lies below; here each kind has the
-class that serves it. Store, batching, replicas, routing, retries, counters and reports are above, the same for all.
-A new kind is a member there and a file in `backends/`, named in `BACKENDS`.
+Decision record: the members of `raykd.config.TeacherConfig` are plain config in a lower room; here each kind has the
+class that serves it. Store, batching, replicas, routing, retries, counters and reports are above, the same for every
+kind. A new kind is a member there and a file in `backends/`, named in `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TeacherBackend(Protocol):
     finding: PaddingFinding | None
 
     def describe(self) -> TeacherInfo:
-        """Say what the teacher is: fingerprint, labels, precision, and the key of its answers. Loads no weights.
+        """Return fingerprint, labels, precision and the key of its answers; loads no weights.
 
         Raises:
             ModelError: It cannot be used.
@@ -50,7 +50,7 @@ class TeacherBackend(Protocol):
         """
 
     def halve(self) -> None:
-        """From here compute half as much at once: a whole pass did not fit into memory."""
+        """Compute half as much at once from now on: a whole pass did not fit into memory."""
 
     def counters(self) -> dict[str, int]:
         """Count the rows that were computed (`forwarded`), and tokens before and after padding."""
@@ -59,10 +59,10 @@ class TeacherBackend(Protocol):
         """Measure what a text takes; None where it is not loaded."""
 
     def conditions(self, batch: TextBatch) -> Timing:
-        """The conditions under which these rows would be timed here, without a time."""
+        """Return the conditions under which these rows would be timed here, without a time."""
 
     def vocabulary(self) -> TeacherVocabulary:
-        """The tokenizer of a language model, and its output head where answers are hidden states."""
+        """Return the tokenizer of a language model, and its output head where answers are hidden states."""
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
         """Write a text for each prompt or source."""
@@ -72,7 +72,7 @@ BACKENDS: dict[str, Callable[[TeacherSpec], TeacherBackend]] = {
     "model": ModelBackend,
     "trained": ModelBackend,  # once it is trained it is a model like any other
 }
-"""What serves each kind of teacher."""
+"""The class that serves each kind of teacher."""
 
 
 def make_backend(spec: TeacherSpec) -> TeacherBackend:
@@ -81,7 +81,7 @@ def make_backend(spec: TeacherSpec) -> TeacherBackend:
 
 
 def describe_teacher(spec: TeacherSpec) -> TeacherInfo:
-    """Say what there is to know of a teacher before its weights are in memory.
+    """Return what is known of a teacher before its weights are in memory.
 
     Raises:
         ModelError: It cannot be used.

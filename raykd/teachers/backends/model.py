@@ -1,11 +1,14 @@
 """`ModelBackend`: a frozen model with its own tokenizer, in this process. Knows no Ray and no store.
 
-Decision record: the model encodes for itself, sorts the rows it is asked for by length and cuts them into forward
-passes of at most `max_tokens` padded tokens, because a forward costs in proportion to the padded length. It answers
-with raw logits at temperature 1 whose columns are the run's labels, mapped by *name*: a permuted label list shows in no
-loss curve. It is described from its directory alone: JSON files, the header of its safetensors and their bytes for the
-fingerprint. So a run whose answers are all stored never loads weights, and a directory that is cut short or has other
-labels is refused at the start.
+Decision record:
+
+- The model encodes for itself, sorts the rows it is asked for by length and cuts them into forward passes of at most
+  `max_tokens` padded tokens, because a forward pass costs in proportion to the padded length.
+- It answers with raw logits at temperature 1 whose columns are the run's labels, mapped by *name*, because no loss
+  curve shows that a label list was permuted.
+- It is described from its directory alone: JSON files, the header of its safetensors, and their bytes for the
+  fingerprint. So a run whose answers are all stored never loads weights, and a directory that is cut short or has other
+  labels is refused at the start.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import json
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from raykd import models
 from raykd.answers.codec import VERSION
 from raykd.answers.vocabularies import TeacherVocabulary
 from raykd.errors import ModelError, NonFiniteError, TeacherError, prefix_errors
+from raykd.models.lm import Headless
 from raykd.prediction.findings import compute_finding_key, load_or_test
 from raykd.prediction.selftest import PaddingFinding, find_padding
 from raykd.pretrained.lengths import teacher_length
@@ -32,7 +37,7 @@ from raykd.text.batch import TextBatch
 from raykd.text.padding import Padding, split_passes
 
 _FORMAT = f"answers of layout {VERSION}, rows that do not depend on their neighbours"
-"""How answers are made and written; another way is another store."""
+"""How answers are made and written; when it changes, older stores are not read."""
 
 
 class ModelBackend:
@@ -47,17 +52,17 @@ class ModelBackend:
         self.finding: PaddingFinding | None = None
         self._info: TeacherInfo | None = None
         self._model: models.TextModel | None = None
-        self._headless: Any = None
+        self._headless: Headless | None = None
         self._padding: Padding | None = None
         self._max_tokens = spec.max_tokens
         self._forwarded = self._real_tokens = self._computed_tokens = 0
 
     def describe(self) -> TeacherInfo:
-        """Say what the teacher is, from its directory (a hub name is downloaded to one first).
+        """Return what the teacher is, from its directory (a hub name is downloaded to one first).
 
         Raises:
             ModelError: The directory cannot be loaded, must not be, or is cut short.
-            LabelMismatchError: Other labels.
+            LabelMismatchError: The model has other labels.
         """
         if self._info is None:
             self._info = self.spec.parked or _describe_model(self.spec)
@@ -69,7 +74,7 @@ class ModelBackend:
         return self._model is not None
 
     def load(self) -> models.TextModel:
-        """Load the weights if they are not there yet: frozen, in `eval` mode, on their device.
+        """Load the weights if they are not in memory yet: frozen, in `eval` mode, on their device.
 
         Raises:
             ModelError: They cannot be loaded.
@@ -84,14 +89,14 @@ class ModelBackend:
             )
             model.model.eval()
             model.model.requires_grad_(False)
-            cast(torch.nn.Module, model.model).to(
-                device=torch.device(spec.device), dtype=getattr(torch, info.dtype)
-            )
+            # As nn.Module: transformers wraps `to`, and mypy then asks for `self`.
+            module = cast(nn.Module, model.model)
+            module.to(device=torch.device(spec.device), dtype=getattr(torch, info.dtype))
             self._model = model
         return self._model
 
     def counters(self) -> dict[str, int]:
-        """Rows that needed a forward pass, and tokens before and after padding."""
+        """Count rows that needed a forward pass, and tokens before and after padding."""
         return {
             "forwarded": self._forwarded,
             "real_tokens": self._real_tokens,
@@ -99,7 +104,7 @@ class ModelBackend:
         }
 
     def halve(self) -> None:
-        """From here forward passes of half of `max_tokens`: a whole one did not fit into memory."""
+        """Compute in passes of half of `max_tokens` from now on: a whole one did not fit into memory."""
         self._max_tokens = max(1, self.spec.max_tokens // 2)
 
     def compute(self, batch: TextBatch) -> list[bytes]:
@@ -108,7 +113,7 @@ class ModelBackend:
         Raises:
             NonFiniteError: A logit is NaN or infinite; names the teacher and the rows.
         """
-        padding = self._tested_padding(batch)
+        padding = self._find_padding(batch)
         answers, real, computed = self._pass(batch, padding)
         self._real_tokens += real
         self._computed_tokens += computed
@@ -123,17 +128,17 @@ class ModelBackend:
             )
         return [answer for answer in answers if answer is not None]
 
-    def _tested_padding(self, batch: TextBatch) -> Padding:
-        """How its rows share a forward pass, tested now if they were not before."""
+    def _find_padding(self, batch: TextBatch) -> Padding:
+        """Return how its rows share a forward pass, tested now if that was not done before."""
         if self._padding is not None:
             return self._padding
         return self.test(batch).of(self.load().padding)
 
     def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
-        """The answer to every row (None where it is not finite), and tokens before and after padding."""
+        """Return the answer to every row (None where it is not finite), and tokens before and after padding."""
         model, info, batch = self.load(), self.describe(), batch.in_codes(self.spec.language_codes)
         task = self._task()
-        speaker = self._speaker(model)
+        module = self._get_module(model)
         encoded = task.encode(model.tokenizer, batch)
         answers: list[bytes | None] = [None] * len(batch)
         device = torch.device(self.spec.device)
@@ -141,8 +146,8 @@ class ModelBackend:
         with torch.inference_mode():
             for picked in split_passes(encoded.lengths_B, self._max_tokens):
                 padded = task.collate(encoded, picked, padding).to(device)
-                said = task.answer_rows(speaker, padded, info.columns)
-                for row, answer in zip(picked, said, strict=True):
+                bodies = task.answer_rows(module, padded, info.columns)
+                for row, answer in zip(picked, bodies, strict=True):
                     answers[row] = answer
                 real += padded.real_tokens
                 computed += padded.computed_tokens
@@ -156,16 +161,16 @@ class ModelBackend:
         """
         if self._model is None:
             return None
-        padding = self._tested_padding(batch)
+        padding = self._find_padding(batch)
         return measure_time(lambda: self._pass(batch, padding), self.conditions(batch))
 
     def conditions(self, batch: TextBatch) -> Timing:
-        """The conditions under which these rows would be timed here."""
+        """Return the conditions under which these rows would be timed here."""
         dtype = self.describe().dtype
         return describe_conditions(batch.texts, torch.get_num_threads(), self.spec.device, dtype)
 
     def test(self, batch: TextBatch) -> PaddingFinding:
-        """Test how this model's rows are batched (`raykd.prediction.selftest`), once by content, and batch them so.
+        """Test how this model's rows may be batched (`raykd.prediction.selftest`), once per content, and batch them so.
 
         Args:
             batch: Rows of the run in the teacher's languages.
@@ -179,31 +184,32 @@ class ModelBackend:
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
         )
         with prefix_errors(f"teacher {self.spec.name}", ModelError):
-            found = load_or_test(key, lambda: find_padding(model, task, batch, module=self._speaker(model)))
+            found = load_or_test(
+                key, lambda: find_padding(model, task, batch, module=self._get_module(model))
+            )
         self.finding = found
         if found.is_conclusive:
             self._padding = found.of(model.padding)
         return found
 
     def _task(self) -> Task:
-        """The run's task with this teacher's length."""
+        """Return the run's task with this teacher's length."""
         return self.spec.task.model_copy(update={"max_length": self.describe().max_length})
 
-    def _speaker(self, model: models.TextModel) -> Any:
-        """What a task asks: the model, or over a vocabulary the model up to its output head."""
-        if not self.spec.task.language:
-            return model.model
-        if self._headless is None:
-            from raykd.models.lm import Headless
+    def _get_module(self, model: models.TextModel) -> Any:
+        """Return what a task calls: the model, or over a vocabulary the model up to its output head."""
+        return self._get_headless(model) if self.spec.task.language else model.model
 
+    def _get_headless(self, model: models.TextModel) -> Headless:
+        if self._headless is None:
             self._headless = Headless(model.model)
         return self._headless
 
     def vocabulary(self) -> TeacherVocabulary:
-        """The tokenizer, and the output head where answers are hidden states; loads weights for those only.
+        """Return the tokenizer, and the output head where answers are hidden states; loads weights only for those.
 
         Raises:
-            ModelError: As `describe`, or a head that changes its logits.
+            ModelError: As `describe`, or the head changes its logits.
         """
         spec = self.spec
         if not isinstance(spec.task, LanguageTask) or spec.task.answers.kind != "hidden":
@@ -212,18 +218,23 @@ class ModelBackend:
             )
             return TeacherVocabulary(models.load_tokenizer(folder, trust_remote_code=spec.trust_remote_code))
         model = self.load()
-        head = self._speaker(model).head
+        head = self._get_headless(model).head
         bias_V = None if head.bias_V is None else head.bias_V.detach().float().cpu().numpy()
         return TeacherVocabulary(
             model.tokenizer, head.weight_VD.detach().float().cpu().numpy(), bias_V, head.after
         )
 
     def generate(self, rows: TextBatch, *, beams: int | None, max_new_tokens: int) -> list[str]:
-        """What the teacher writes for each prompt or source, by beam search (1 is greedy; None is the task's
-        way).
+        """Write a text for each prompt or source.
+
+        Args:
+            rows: The prompts or sources.
+            beams: Width of beam search; 1 is greedy, None is the task's way.
+            max_new_tokens: Longest text.
 
         Raises:
-            ModelError: no language model, or no place for so many tokens.
+            ModelError: The model has no place for so many tokens.
+            TeacherError: It is no language model.
         """
         from raykd.prediction.writing import generate_texts
 
@@ -249,12 +260,13 @@ class ModelBackend:
 
 def _describe_model(spec: TeacherSpec) -> TeacherInfo:
     folder = models.resolve_model(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    looked = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
-    columns = spec.task.map_columns(looked.labels, spec.labels, spec.label_map, spec.name)
+    inspected = models.inspect_model(folder, spec.task.head, trust_remote_code=spec.trust_remote_code)
+    columns = spec.task.map_columns(inspected.labels, spec.labels, spec.label_map, spec.name)
     fingerprint = models.fingerprint(folder, trust_remote_code=spec.trust_remote_code)
-    precision = choose_precision(spec.dtype, looked.model_type, spec.device)
-    length, _ = teacher_length(spec.name, spec.max_length, looked.trained_length, looked, spec.task)
-    parts: list[Any] = [
+    precision = choose_precision(spec.dtype, inspected.model_type, spec.device)
+    length, _ = teacher_length(spec.name, spec.max_length, inspected.trained_length, inspected, spec.task)
+    # Everything that changes an answer. The order and the form are part of the names of stores on disk.
+    parts: list[object] = [
         fingerprint,
         spec.labels,
         sorted(spec.label_map.items()),

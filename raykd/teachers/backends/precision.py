@@ -1,9 +1,9 @@
-"""In which precision a teacher computes: bfloat16 where that is a gain, measured, not guessed.
+"""Choose the precision in which a teacher computes: bfloat16 where a measurement shows a gain.
 
 Decision record: a CPU that has bfloat16 instructions need not be faster with them (measured: 3.4 x on one with
-full-rate avx512_bf16, 0.53 x on one that executes them at half rate). So `auto` asks the flags first and then
-multiplies two matrices for some milliseconds. The margin is wide, so that noise does not change the answer
-between two runs, and the choice is part of what identifies an answer in the store.
+full-rate avx512_bf16, 0.53 x on one that executes them at half rate). So `auto` reads the flags first and then
+multiplies two matrices for some milliseconds. The margin is wide, so that noise does not change the choice between two
+runs, because the choice is part of what identifies an answer in the store.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 NEEDED_GAIN = 1.3
 """How much faster bfloat16 has to be."""
 _PROBE = (512, 384, 1536)
+"""Rows, inner and outer width of the product that is timed: the feed-forward layer of a small encoder."""
+_REPEATS = 8
 _NO_BFLOAT16 = ("fnet", "mra")
 """Model types whose forward pass fails in bfloat16: a Fourier transform, and products of two precisions."""
 _NO_MATRIX_PRODUCTS = ("raykd_linear", "raykd_lstm")
@@ -25,7 +27,7 @@ _NO_MATRIX_PRODUCTS = ("raykd_linear", "raykd_lstm")
 
 @dataclass(frozen=True)
 class Precision:
-    """The choice and why; both go to the log."""
+    """The choice and its reason; both go to the log."""
 
     dtype: torch.dtype
     reason: str
@@ -37,10 +39,12 @@ class Precision:
 
 
 def choose_precision(wanted: str, model_type: str, device: str) -> Precision:
-    """The precision of a teacher.
+    """Choose the precision of a teacher.
 
     Args:
-        wanted: float32, bfloat16 or auto. model_type: of its transformers config. device: torch's name.
+        wanted: float32, bfloat16 or auto.
+        model_type: As in its transformers configuration.
+        device: Name of torch's.
     """
     if wanted != "auto":
         return Precision(getattr(torch, wanted), "as configured")
@@ -60,18 +64,17 @@ def choose_precision(wanted: str, model_type: str, device: str) -> Precision:
 
 
 def read_cpu_flags() -> set[str]:
-    """The CPU's feature flags; empty where the system does not tell."""
+    """Read the CPU's feature flags; empty where the system does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return set()
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return set(line.split())
+    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
 
 
 @functools.cache
 def measure_bfloat16_gain() -> float:
-    """How much faster this CPU multiplies in bfloat16 than in float32, best of several, about 50 ms."""
+    """Measure how much faster this CPU multiplies in bfloat16 than in float32; takes about 50 ms."""
     rows, inner, columns = _PROBE
     best = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -79,9 +82,9 @@ def measure_bfloat16_gain() -> float:
         b = torch.ones(columns, inner, dtype=dtype)
         times = []
         with torch.inference_mode():
-            for _ in range(8):
+            for _ in range(_REPEATS):
                 begun = time.perf_counter()
                 torch.nn.functional.linear(a, b)
                 times.append(time.perf_counter() - begun)
-        best[dtype] = min(times)
+        best[dtype] = min(times)  # the least disturbed one
     return best[torch.float32] / best[torch.bfloat16]

@@ -1,13 +1,16 @@
 """Named pools: teachers that outlive the process that started them, for one run after another.
 
-Decision record: the replicas are detached actors whose names carry pool, group and replica, and beside them stands
-a keeper without CPU that says what is served. The keeper is made first, so that its name is the lock between two
-starts at once, and filled last, so that what it holds is whole; whatever a start that was killed left behind is
-found again by its name. Ray itself compares nothing: asked for an actor that exists it gives the old one with its
-old arguments, silently. So a run that attaches compares what each teacher *is* (weights, labels, truncation,
-precision), never names alone (`raykd.teachers.pools.attached_pool`), and a pool that is asked to start twice says what
-differs. The keeper is placed on the head node, whose loss ends the pool anyway: without CPUs it would fit any node, and
-a lost worker's node would end the runs that use the pool.
+Decision record:
+
+- The replicas are detached actors whose names carry pool, group and replica. Beside them stands a keeper without CPU
+  that holds what is served.
+- The keeper is made first, so that its name is the lock between two starts at once, and filled last, so that what it
+  holds is whole. Whatever a killed start left behind is found again by its name.
+- Ray itself compares nothing: asked for an actor that exists, it silently returns the old one with its old arguments.
+  So a run that attaches compares what each teacher *is* (weights, labels, truncation, precision), never names alone
+  (`raykd.teachers.pools.attached_pool`), and a pool that is asked to start twice says what differs.
+- The keeper is placed on the head node, whose loss ends the pool anyway. Without CPUs it would fit any node, and the
+  loss of a worker's node would then end the runs that use the pool.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ray
 
@@ -24,18 +26,20 @@ from raykd.compat.ray_private import find_head_resource
 from raykd.config import ServingConfig
 from raykd.errors import TeacherError
 from raykd.teachers.actor import ReplicaStatus
-from raykd.teachers.handle import PoolHandle
+from raykd.teachers.handle import PoolHandle, Replica
 from raykd.teachers.pools.own_pool import CLOSE_S, OwnPool, Placement
 from raykd.teachers.pools.replica_client import STATUS_GROUP
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.teachers")
 NAMESPACE = "raykd"
+"""Ray's namespace of named pools, whatever the namespace of the run."""
 _PREFIX = "raykd.teachers"
 _KEEPER = "keeper"
 ANSWER_S = 5.0
 """Longest wait for a keeper, or for what the replicas say of themselves."""
 _GONE_S = 30.0
+"""Longest wait for killed actors to leave Ray's list of names."""
 _LASTING = {"namespace": NAMESPACE, "lifetime": "detached"}
 """Options of actors that outlive the process that started them."""
 
@@ -44,7 +48,11 @@ _LASTING = {"namespace": NAMESPACE, "lifetime": "detached"}
 class NamedPool:
     """What a named pool serves. Kept by its keeper, read by runs that attach and by `raykd teachers`.
 
-    infos: what each teacher says of itself, in the handle's order. started: seconds since 1970.
+    Attributes:
+        name: The pool's.
+        handle: What a worker needs to ask it.
+        infos: What each teacher says of itself, in the handle's order.
+        started: Seconds since 1970.
     """
 
     name: str
@@ -52,53 +60,53 @@ class NamedPool:
     infos: tuple[TeacherInfo, ...]
     started: float
 
-    def spec(self, teacher: str) -> TeacherSpec:
-        """What the pool was asked for."""
+    def find_spec(self, teacher: str) -> TeacherSpec:
+        """Return what a teacher was asked to be."""
         return next(s for g in self.handle.groups for s in g.specs if s.name == teacher)
 
-    def info(self, teacher: str) -> TeacherInfo:
-        """What it serves."""
+    def find_info(self, teacher: str) -> TeacherInfo:
+        """Return what a teacher says of itself."""
         return self.infos[self.handle.teachers.index(teacher)]
 
 
 class PoolKeeper:
-    """Holds what a pool serves; an actor without CPU."""
+    """An actor without CPU that holds what a pool serves."""
 
     def __init__(self) -> None:
         self._served: NamedPool | None = None
 
     def keep(self, served: NamedPool) -> None:
-        """The pool is whole."""
+        """Take the pool once it is whole."""
         self._served = served
 
     def served(self) -> NamedPool | None:
-        """None until the pool is whole."""
+        """Return the pool; None until it is whole."""
         return self._served
 
 
 def list_pool_names() -> list[str]:
     """List the named pools of this cluster, whole or not."""
-    return sorted({name.split("/")[1] for name in _actors()})
+    return sorted({name.split("/")[1] for name in _list_actors()})
 
 
-def _actors(pool: str | None = None) -> list[str]:
+def _list_actors(pool: str | None = None) -> list[str]:
     prefix = f"{_PREFIX}/" if pool is None else f"{_PREFIX}/{pool}/"
     listed = ray.util.list_named_actors(all_namespaces=True)
     return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(prefix)]
 
 
 def find_named_pool(pool: str) -> NamedPool | None:
-    """Find what a named pool serves; None where there is no such pool.
+    """Find a named pool; None where there is no such pool.
 
     Raises:
-        TeacherError: it is not whole: its start goes on, or was killed, or its keeper does not answer.
+        TeacherError: It is not whole: its start goes on, or was killed, or its keeper does not answer.
     """
-    if not _actors(pool):
+    if not _list_actors(pool):
         return None
     why = "its keeper is gone"
     try:
-        keeper = ray.get_actor(f"{_PREFIX}/{pool}/{_KEEPER}", namespace=NAMESPACE)
-        served: Any = ray.get(keeper.served.remote(), timeout=ANSWER_S)
+        keeper: Replica = ray.get_actor(f"{_PREFIX}/{pool}/{_KEEPER}", namespace=NAMESPACE)
+        served: object = ray.get(keeper.served.remote(), timeout=ANSWER_S)
         if isinstance(served, NamedPool):
             return served
         why = "it is still being started, or its start was killed"
@@ -117,7 +125,7 @@ def find_named_pool(pool: str) -> NamedPool | None:
 
 
 def find_whole_pools() -> list[NamedPool]:
-    """Find what the named pools of this cluster serve; those that are not whole are left out, with a warning."""
+    """Find the named pools of this cluster; those that are not whole are left out, with a warning."""
     found = []
     for name in list_pool_names():
         try:
@@ -136,9 +144,13 @@ def start_named_pool(
     """Start and open a pool that outlives this process. A start that fails leaves no actor.
 
     Args:
-        load: load all weights now; else each teacher does on the first row that its store does not hold.
+        pool: Its name.
+        placements: The teachers.
+        serving: Restarts and time-out.
+        load: Whether to load all weights now; else each teacher does on the first row that its store does not hold.
+
     Raises:
-        TeacherError: the name is taken. As `OwnPool.open` and `OwnPool.load`.
+        TeacherError: The name is taken. As `OwnPool.open` and `OwnPool.load`.
     """
     keeper = start_keeper(pool)
     try:
@@ -158,11 +170,11 @@ def start_named_pool(
     return served
 
 
-def start_keeper(pool: str) -> Any:
+def start_keeper(pool: str) -> Replica:
     """Start the keeper of a named pool on the head node and return its handle.
 
     Raises:
-        TeacherError: the name is taken.
+        TeacherError: The name is taken.
     """
     name = f"{_PREFIX}/{pool}/{_KEEPER}"
     try:
@@ -182,18 +194,20 @@ def end_named_pool(pool: str, *, flush: bool = True) -> int:
     """Flush the stores and end every actor of a named pool, the keeper last; return how many there were.
 
     Raises:
-        TeacherError: an actor is still there after a while.
+        TeacherError: An actor is still there after a while.
     """
-    names = _actors(pool)
+    names = _list_actors(pool)
     keeper = f"{_PREFIX}/{pool}/{_KEEPER}"
-    replicas = [actor for name in names if name != keeper and (actor := _actor(name)) is not None]
+    found = {name: actor for name in names if (actor := _find_actor(name)) is not None}
+    replicas = [actor for name, actor in found.items() if name != keeper]
     if flush and replicas:
         closing = [actor.close.remote() for actor in replicas]
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
-    for actor in [*replicas, *(a for a in [_actor(keeper)] if a is not None)]:
+    # The keeper last: while its name is taken, nobody else starts a pool of this name.
+    for actor in [*replicas, *(found[name] for name in found if name == keeper)]:
         ray.kill(actor, no_restart=True)
     deadline = time.monotonic() + _GONE_S
-    while left := _actors(pool):
+    while left := _list_actors(pool):
         if time.monotonic() > deadline:
             raise TeacherError(
                 f"teacher pool {pool} does not end",
@@ -204,7 +218,7 @@ def end_named_pool(pool: str, *, flush: bool = True) -> int:
     return len(names)
 
 
-def _actor(name: str) -> Any:
+def _find_actor(name: str) -> Replica | None:
     try:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:  # it ended meanwhile
@@ -222,15 +236,14 @@ def read_replica_statuses(
     }
     references = list(waiting.values())
     ready = set(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0])
-    return {key: _said(reference, reference in ready) for key, reference in waiting.items()}
+    return {key: _read_status(reference, reference in ready) for key, reference in waiting.items()}
 
 
-def _said(reference: Any, ready: bool) -> ReplicaStatus | str:
+def _read_status(reference: ray.ObjectRef[ReplicaStatus], ready: bool) -> ReplicaStatus | str:
     if not ready:
         return "no answer"
     try:
-        status: ReplicaStatus = ray.get(reference, timeout=ANSWER_S)
-        return status
+        return ray.get(reference, timeout=ANSWER_S)
     except ray.exceptions.ActorUnavailableError:
         return "restarting"
     except ray.exceptions.RayActorError:
@@ -240,7 +253,7 @@ def _said(reference: Any, ready: bool) -> ReplicaStatus | str:
 
 
 def sum_resources_by_node(served: NamedPool) -> dict[str, dict[str, float]]:
-    """What a named pool holds, by node."""
+    """Sum the resources that a named pool holds, by node."""
     nodes: dict[str, dict[str, float]] = {}
     for g, places in zip(served.handle.groups, served.handle.nodes, strict=True):
         for node in places:

@@ -1,9 +1,9 @@
-"""`TeacherPool`: the teachers of a run; `OwnPool` places them on a Ray cluster, opens, parks and ends them.
+"""`OwnPool`: places the teachers of a run on a Ray cluster, opens, parks and ends them.
 
-Decision record: the pool is made once by the driver and its `PoolHandle` travels to any number of workers. Opening
-loads no weights: a teacher whose answers are all stored never needs them. A pool that has answered everything can
-be parked: its actors end and give back their CPUs and GPUs, and others take their place that ask for none and
-answer from the same stores, so that the students of a sweep have the whole cluster.
+Decision record: the pool is made once by the driver, and its `PoolHandle` travels to any number of workers. Opening
+loads no weights, because a teacher whose answers are all stored never needs them. A pool that has answered everything
+can be parked: its actors end and give back their CPUs and GPUs. Others that ask for none take their place and answer
+from the same stores, so that the students of a sweep have the whole cluster.
 """
 
 from __future__ import annotations
@@ -18,43 +18,42 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raykd.config import ActorConfig, ServingConfig
-from raykd.errors import RaykdError, ResourceError, TeacherError
+from raykd.errors import ResourceError, TeacherError
 from raykd.teachers.actor import TeacherActor
 from raykd.teachers.groups import Group
-from raykd.teachers.handle import PoolHandle
+from raykd.teachers.handle import PoolHandle, Replica
 from raykd.teachers.parked_actor import ParkedActor
 from raykd.teachers.pools.pool import restrict_handle
 from raykd.teachers.pools.replica_client import STATUS_GROUP, ReplicaClient, add_counters, find_last_line
-from raykd.teachers.replica_state import count_restarts
+from raykd.teachers.replicas import count_restarts, find_own_error
 from raykd.teachers.spec import TeacherInfo, TeacherSpec
 
 log = logging.getLogger("raykd.teachers")
 CALLS_AT_ONCE = 16
-"""Requests that a replica takes in; the models answer them one after the other."""
+"""Requests that a replica takes in; its models answer them one after the other."""
 CLOSE_S = 30.0
 """Longest wait for stores to be flushed."""
+_Opened = tuple[str, list[TeacherInfo]]
+"""What an actor returns when it is opened: its node, and what its teachers are."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A teacher and what one replica of it asks of the cluster."""
+    """A teacher, and what one replica of it asks of the cluster."""
 
     spec: TeacherSpec
     actor: ActorConfig
 
 
 def group_placements(placements: Sequence[Placement]) -> list[Group]:
-    """Group teachers by their `actor.group`; resources of a group add up, a teacher without a group is its own."""
+    """Group teachers by their `actor.group`; resources add up, and a teacher without a group is its own."""
     members: dict[str, list[int]] = {}
     for index, placement in enumerate(placements):
         members.setdefault(placement.actor.group or f"teacher:{placement.spec.name}", []).append(index)
     groups = []
     for name, indices in members.items():
         actors = [placements[i].actor for i in indices]
-        resources: dict[str, float] = {}
-        for actor in actors:
-            for resource, amount in actor.resources.items():
-                resources[resource] = resources.get(resource, 0.0) + amount
+        resources = dict.fromkeys(resource for actor in actors for resource in actor.resources)
         groups.append(
             Group(
                 name=name,
@@ -63,7 +62,7 @@ def group_placements(placements: Sequence[Placement]) -> list[Group]:
                 replicas=actors[0].replicas,
                 num_cpus=round(sum(a.num_cpus for a in actors), 4),
                 num_gpus=round(sum(a.num_gpus for a in actors), 4),
-                resources=resources,
+                resources={r: sum(a.resources.get(r, 0.0) for a in actors) for r in resources},
             )
         )
     return groups
@@ -75,24 +74,24 @@ class OwnPool:
     Args:
         placements: The teachers, in the order of M.
         serving: Restarts and time-out.
-        named: Gives each replica of a group the name under which it outlives this process; None lets it end.
+        named: Returns the options of Ray under which a replica of a group outlives this process; None lets it end.
     """
 
     def __init__(
         self,
         placements: Sequence[Placement],
         serving: ServingConfig,
-        named: Callable[[Group, int], dict[str, Any]] | None = None,
+        named: Callable[[Group, int], dict[str, str]] | None = None,
     ) -> None:
-        self.groups = group_placements(placements)
+        groups = tuple(group_placements(placements))
         self._serving, self._named = serving, named
-        self._infos: list[list[list[TeacherInfo]]] = []
+        self._opened: list[list[_Opened]] = []
         self._ended: dict[str, dict[str, int]] = {}
         self._restarts: dict[str, int] = {}
         self.parked = False
         self.handle = PoolHandle(
-            groups=tuple(self.groups),
-            replicas=tuple(tuple(self._start(g, r) for r in range(g.replicas)) for g in self.groups),
+            groups=groups,
+            replicas=tuple(tuple(self._start(g, r) for r in range(g.replicas)) for g in groups),
             teachers=tuple(p.spec.name for p in placements),
             teacher_languages=tuple(p.spec.languages for p in placements),
             timeout_s=serving.timeout_s,
@@ -100,60 +99,76 @@ class OwnPool:
             on_loss=serving.on_teacher_loss,
         )
 
-    def _start(self, g: Group, replica: int) -> Any:
+    def _start(self, g: Group, replica: int) -> Replica:
         device = "cuda" if g.num_gpus > 0 else "cpu"
         specs = [replace(spec, device=device) for spec in g.specs]
         names = {} if self._named is None else self._named(g, replica)
-        options = self._options(
+        actor = self._make_class(
             TeacherActor, num_cpus=g.num_cpus, num_gpus=g.num_gpus, resources=g.resources, **names
         )
-        return options.remote(specs, g.threads)
+        return actor.remote(specs, g.threads)
 
-    def _options(self, actor: type, **resources: Any) -> Any:
+    def _start_parked(self, g: Group, opened: _Opened) -> Replica:
+        node, infos = opened
+        specs = [replace(spec, device="cpu", parked=info) for spec, info in zip(g.specs, infos, strict=True)]
+        # Where the stores are; elsewhere only if that node is gone.
+        place = NodeAffinitySchedulingStrategy(node, soft=True)
+        actor = self._make_class(ParkedActor, num_cpus=0, num_gpus=0, scheduling_strategy=place)
+        return actor.remote(pickle.dumps((specs, 1)))
+
+    def _make_class(self, actor: type, **resources: object) -> Any:
+        # A group of its own, so that a replica can give its status while requests wait.
         in_groups: Any = ray.remote(concurrency_groups={STATUS_GROUP: 1})  # type: ignore[call-overload]
         return in_groups(actor).options(
             **resources,
             max_restarts=self._serving.max_restarts,
-            max_task_retries=0,  # a source asks again itself, and may ask another replica
+            max_task_retries=0,  # a `Call` asks again itself, and may ask another replica
             max_concurrency=CALLS_AT_ONCE,
         )
 
     def open(self) -> list[TeacherInfo]:
-        """Opens every replica's teachers and stores, loads no weights; returns what each teacher says of itself.
+        """Open every replica's teachers and stores; loads no weights.
 
-        Sources of the handle that the pool has from then on read stored answers by themselves.
+        From then on, sources of the pool's handle read stored answers by themselves.
+
+        Returns:
+            What each teacher says of itself.
 
         Raises:
-            ModelError, LabelMismatchError, TeacherError: as `Teacher.open`.
-            ResourceError: an actor found no place in time.
+            ModelError, LabelMismatchError, TeacherError: As `Teacher.open`.
+            ResourceError: An actor found no place in time.
         """
-        nodes, self._infos = [], []
+        groups = self.handle.groups
         waiting = [[actor.open.remote() for actor in actors] for actors in self.handle.replicas]
-        for g, references in zip(self.groups, waiting, strict=True):
-            opened = self._opened(g, references)
-            nodes.append(tuple(node for node, _ in opened))
-            self._infos.append([infos for _, infos in opened])
-        names = [
-            tuple(
-                tuple(i.answers if s.store else None for i, s in zip(r, g.specs, strict=True)) for r in infos
-            )
-            for g, infos in zip(self.groups, self._infos, strict=True)
-        ]
-        self.handle = replace(self.handle, nodes=tuple(nodes), answers=tuple(names))
-        by_member = {
+        self._opened = [self._wait_open(g, references) for g, references in zip(groups, waiting, strict=True)]
+        self.handle = replace(self.handle, **self._locate(self._opened))
+        infos = {
             m: info
-            for g, replicas in zip(self.groups, self._infos, strict=True)
-            for m, info in zip(g.members, replicas[0], strict=True)
+            for g, replicas in zip(groups, self._opened, strict=True)
+            for m, info in zip(g.members, replicas[0][1], strict=True)
         }
-        return [by_member[m] for m in range(len(self.handle.teachers))]
+        return [infos[m] for m in range(len(self.handle.teachers))]
 
-    def _opened(self, g: Group, references: list[Any]) -> list[tuple[str, list[TeacherInfo]]]:
+    def _locate(self, opened: Sequence[Sequence[_Opened]]) -> dict[str, Any]:
+        """Return the fields of the handle that say where each replica is and which stores it fills."""
+        return {
+            "nodes": tuple(tuple(node for node, _ in replicas) for replicas in opened),
+            "answers": tuple(
+                tuple(
+                    tuple(
+                        info.answers if spec.store else None
+                        for info, spec in zip(infos, g.specs, strict=True)
+                    )
+                    for _, infos in replicas
+                )
+                for g, replicas in zip(self.handle.groups, opened, strict=True)
+            ),
+        }
+
+    def _wait_open(self, g: Group, references: list[ray.ObjectRef[_Opened]]) -> list[_Opened]:
         names = ", ".join(spec.name for spec in g.specs)
         try:
-            answers: list[tuple[str, list[TeacherInfo]]] = ray.get(
-                references, timeout=self._serving.timeout_s
-            )
-            return answers
+            return ray.get(references, timeout=self._serving.timeout_s)
         except ray.exceptions.GetTimeoutError:
             raise ResourceError(
                 f"teacher {names} found no place on the cluster in {self._serving.timeout_s:g} s",
@@ -162,68 +177,60 @@ class OwnPool:
                 next_step="ask for less in teachers.*.actor, or add nodes",
             ) from None
         except ray.exceptions.RayTaskError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, RaykdError):
-                raise cause from None
-            raise TeacherError(
-                f"teacher {names} cannot be opened", got=str(error).strip().splitlines()[-1]
+            last = str(error).strip().splitlines()[-1]
+            raise (
+                find_own_error(error) or TeacherError(f"teacher {names} cannot be opened", got=last)
             ) from None
         except ray.exceptions.RayActorError as error:
             raise TeacherError(f"teacher {names} cannot be started", got=find_last_line(error)) from None
 
     def load(self) -> None:
-        """Loads all weights now, in all replicas at once.
+        """Load all weights now, in all replicas at once.
 
         Raises:
-            ModelError: weights that cannot be loaded. TeacherError: a process died of it, or took too long.
+            ModelError: Weights cannot be loaded.
+            TeacherError: A process died of it, or took too long.
         """
-        waiting = [(g, a.load.remote()) for g, actors in zip(self.groups, self.handle.replicas, strict=True)
+        handle = self.handle
+        waiting = [(g, a.load.remote()) for g, actors in zip(handle.groups, handle.replicas, strict=True)
                    for a in actors]  # fmt: skip
         for g, reference in waiting:
             self.replicas.wait(g, reference)
 
     def park(self) -> None:
-        """Gives all CPUs and GPUs back: from here the teachers answer from their stores. The handle changes.
+        """Give all CPUs and GPUs back: from here the teachers answer from their stores. The handle changes.
 
         What is not stored is still computed, with a warning and counted in `computed_while_parked`; a teacher
         that computed on a GPU raises TeacherError instead.
 
         Raises:
-            TeacherError: a teacher keeps no store. As `open`, if the pool was not opened.
+            TeacherError: A teacher keeps no store. As `open`, if the pool was not opened.
         """
         if self.parked:
             return
-        storeless = [spec.name for g in self.groups for spec in g.specs if spec.store is None]
+        storeless = [spec.name for g in self.handle.groups for spec in g.specs if spec.store is None]
         if storeless:
             raise TeacherError(
                 "a pool without a store cannot be parked",
                 got=f"teachers without one: {', '.join(storeless)}",
                 next_step="set serving.store",
             )
-        if not self.handle.nodes:
+        if not self._opened:
             self.open()
         self._ended, self._restarts = self.counters(), self.restarts()
-        before = self.handle
-        self._end()
-        replicas, nodes, names = [], [], []
-        for g, infos, on, kept in zip(self.groups, self._infos, before.nodes, before.answers, strict=True):
-            first = [on.index(node) for node in dict.fromkeys(on)]  # one actor a node holds all its answers
-            replicas.append(tuple(self._start_parked(g, infos[r], on[r]) for r in first))
-            nodes.append(tuple(on[r] for r in first))
-            names.append(tuple(kept[r] for r in first))
-        self.handle = replace(before, replicas=tuple(replicas), nodes=tuple(nodes), answers=tuple(names))
+        self.stop()
+        kept = [_keep_one_per_node(replicas) for replicas in self._opened]
+        parked = [
+            tuple(self._start_parked(g, opened) for opened in replicas)
+            for g, replicas in zip(self.handle.groups, kept, strict=True)
+        ]
+        self.handle = replace(self.handle, replicas=tuple(parked), **self._locate(kept))
         self.parked = True
         log.info("the teachers are parked: they answer from their stores and hold no CPU or GPU")
 
-    def _start_parked(self, g: Group, infos: Sequence[TeacherInfo], node: str) -> Any:
-        specs = [replace(spec, device="cpu", parked=info) for spec, info in zip(g.specs, infos, strict=True)]
-        place = NodeAffinitySchedulingStrategy(node, soft=True)
-        options = self._options(ParkedActor, num_cpus=0, num_gpus=0, scheduling_strategy=place)
-        return options.remote(pickle.dumps((specs, 1)))
-
     @property
     def replicas(self) -> ReplicaClient:
-        """What asks the replicas as they are now."""
+        """Asks the replicas as they are now."""
         return ReplicaClient(self.handle)
 
     def counters(self, teachers: Collection[str] | None = None) -> dict[str, dict[str, int]]:
@@ -244,12 +251,17 @@ class OwnPool:
         return {name: count + self._restarts.get(name, 0) for name, count in now.items()}
 
     def stop(self) -> None:
-        """Flushes the stores and ends the actors."""
-        self._end()
-
-    def _end(self) -> None:
+        """Flush the stores and end the actors."""
         actors = [actor for actors in self.handle.replicas for actor in actors]
         closing = [actor.close.remote() for actor in actors]
         ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for actor in actors:
             ray.kill(actor)
+
+
+def _keep_one_per_node(replicas: Sequence[_Opened]) -> list[_Opened]:
+    """Return the first replica of each node: replicas of a node share its stores."""
+    first: dict[str, _Opened] = {}
+    for opened in replicas:
+        first.setdefault(opened[0], opened)
+    return list(first.values())

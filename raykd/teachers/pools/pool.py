@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pools.replica_client import ReplicaClient
 from raykd.teachers.spec import TeacherInfo
@@ -19,14 +18,10 @@ class TeacherPool(Protocol):
 
     Attributes:
         handle: What a worker needs to ask the pool; it changes when the pool is opened or parked.
-        groups: Teachers that share a process.
-        parked: Whether the teachers answer from their stores alone and hold no CPU or GPU.
-        replicas: Asks the replicas for all that is no answer to a batch.
+        replicas: Asks the replicas for everything but answers to batches.
     """
 
     handle: PoolHandle
-    groups: list[Group]
-    parked: bool
 
     @property
     def replicas(self) -> ReplicaClient: ...
@@ -51,14 +46,14 @@ class TeacherPool(Protocol):
         """
 
     def stored(self) -> dict[str, int]:
-        """Count the answers in the store of each teacher, where the run alone fills it; else nothing."""
+        """Count the answers in the store of each teacher; empty where others fill the stores too."""
 
     def restarts(self) -> dict[str, int]:
         """Count how often the processes of each teacher were restarted during this run."""
 
 
 def restrict_handle(handle: PoolHandle, teachers: Collection[str] | None) -> PoolHandle:
-    """The handle with these teachers alone; None takes all."""
+    """Return the handle with these teachers alone; None takes all."""
     if teachers is None:
         return handle
     return handle.select([name for name in handle.teachers if name in teachers], handle.timeout_s)

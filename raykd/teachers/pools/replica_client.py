@@ -1,7 +1,7 @@
-"""`ReplicaClient`: everything that is asked of a pool's replicas but answers to batches.
+"""`ReplicaClient`: asks a pool's replicas for everything but answers to batches.
 
-Decision record: a run's own pool and a named pool are asked in the same way, so what asks is an object beside them and
-no base class of theirs. A call to a replica that is being restarted is sent again, within one deadline.
+Decision record: a run's own pool and a named pool are asked in the same way, so the asking is an object beside them and
+not a base class. A call to a replica that is being restarted is sent again, within one deadline.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from typing import Any
 import ray
 
 from raykd.errors import RaykdError, TeacherError
+from raykd.teachers.actor import ReplicaStatus
 from raykd.teachers.call import describe_pool_restart
 from raykd.teachers.groups import Group
 from raykd.teachers.handle import PoolHandle
-from raykd.teachers.replica_state import find_lost_teachers
+from raykd.teachers.replicas import find_lost_teachers, find_own_error
 from raykd.teachers.spec import TeacherSpec
 from raykd.teachers.timing import Timing
 from raykd.text.batch import TextBatch
 
 log = logging.getLogger("raykd.teachers")
 STATUS_GROUP = "status"
-"""Ray's concurrency group in which a replica says how it is, however many requests wait."""
+"""Ray's concurrency group in which a replica gives its status, however many requests wait."""
 TEXTS_PER_CALL = 64
 """Texts that a replica writes in one call."""
 _PAUSE_S = 0.5
+"""Wait before a restarting replica is asked again."""
 
 
 class ReplicaClient:
@@ -48,38 +50,44 @@ class ReplicaClient:
             concurrency_group: Ray's concurrency group in which it runs; None is the default one.
 
         Returns:
-            What they return, by name of the group and number of the replica.
+            The results, by name of the group and number of the replica.
 
         Raises:
             TeacherError: A teacher has no replica left.
         """
         options = {} if concurrency_group is None else {"concurrency_group": concurrency_group}
+        groups = self._handle.groups
+        # All are called before one is waited for.
         waiting = {
-            (i, r): getattr(actor, method).options(**options).remote()
+            (i, r): (call := getattr(actor, method).options(**options).remote, call())
             for i, actors in enumerate(self._handle.replicas)
             for r, actor in enumerate(actors)
         }
-        groups = self._handle.groups
-        answers: dict[tuple[str, int], Any] = {}
-        lost: dict[int, TeacherError] = {}
-        for (i, r), reference in waiting.items():
-            again = getattr(self._handle.replicas[i][r], method).options(**options)
+        results: dict[tuple[str, int], Any] = {}
+        failures: dict[int, TeacherError] = {}
+        for (i, r), (call, reference) in waiting.items():
             try:
-                answers[groups[i].name, r] = self.wait(groups[i], reference, again.remote)
+                results[groups[i].name, r] = self.wait(groups[i], reference, call)
             except TeacherError as error:
-                lost[i] = error
-        for i, group in enumerate(groups):
-            if not any(name == group.name for name, _ in answers):
-                raise lost[i]
-        return answers
+                failures[i] = error
+        answering = {name for name, _ in results}
+        for i, failure in failures.items():
+            if groups[i].name not in answering:
+                raise failure
+        return results
 
-    def wait(self, group: Group, reference: Any, again: Callable[[], Any] | None = None) -> Any:
+    def wait(
+        self,
+        group: Group,
+        reference: ray.ObjectRef[Any],
+        again: Callable[[], ray.ObjectRef[Any]] | None = None,
+    ) -> Any:
         """Wait for the result of a call.
 
         Args:
             group: The teachers of the replica that was called.
             reference: The call.
-            again: Sends it again, to a process that is being restarted; None gives up there.
+            again: Sends the call again to a process that is being restarted; None gives up there.
 
         Raises:
             TeacherError: The replica does not answer in time, or is dead.
@@ -94,8 +102,7 @@ class ReplicaClient:
                     reference = again()
             return ray.get(reference, timeout=max(0.0, until - time.monotonic()))
         except ray.exceptions.RayTaskError as error:
-            cause = getattr(error, "cause", None)
-            raise (cause if isinstance(cause, RaykdError) else error) from None
+            raise (find_own_error(error) or error) from None
         except (
             ray.exceptions.RayActorError,
             ray.exceptions.OutOfMemoryError,
@@ -120,18 +127,28 @@ class ReplicaClient:
             add_counters(total, counters)
         return total
 
+    def read_statuses(self) -> dict[tuple[str, int], ReplicaStatus]:
+        """Read the status of each replica that is alive, by name of the group and number of the replica.
+
+        Raises:
+            TeacherError: A teacher has no replica left.
+        """
+        return self.call_each("status", STATUS_GROUP)
+
     def stored(self) -> dict[str, int]:
         """Count the answers in each teacher's store, over all nodes; a teacher without a store is left out.
 
         Raises:
             TeacherError: A teacher has no replica left.
         """
-        held: dict[tuple[str, str], int] = {}
-        for status in self.call_each("status", STATUS_GROUP).values():
-            for name, count in status.stored.items():
-                if count is not None:
-                    held[name, status.node] = count
-        return {name: sum(n for (of, _), n in held.items() if of == name) for name, _ in held}
+        # Replicas of one node count the same store.
+        by_node = {
+            (name, status.node): count
+            for status in self.read_statuses().values()
+            for name, count in status.stored.items()
+            if count is not None
+        }
+        return {name: sum(n for (of, _), n in by_node.items() if of == name) for name, _ in by_node}
 
     def findings(self) -> dict[str, str]:
         """Read what the self-tests found of teachers that have computed: how their rows share a forward pass.
@@ -139,10 +156,8 @@ class ReplicaClient:
         Raises:
             TeacherError: A teacher has no replica left.
         """
-        found: dict[str, str] = {}
-        for part in self.call_each("findings").values():
-            found |= {name: line for name, line in part.items() if name in self._handle.teachers}
-        return found
+        parts = self.call_each("findings").values()
+        return {n: line for part in parts for n, line in part.items() if n in self._handle.teachers}
 
     def lost(self) -> tuple[str, ...]:
         """Find the teachers that have no replica left."""
@@ -151,27 +166,29 @@ class ReplicaClient:
     def measure_times(
         self, samples: Mapping[str, TextBatch], student: TeacherSpec
     ) -> dict[str, tuple[Timing | None, Timing | None]]:
-        """Measure what a text takes each teacher, and the student beside it in the same process; one process at a time.
+        """Measure what a text takes each teacher, and the student beside it in the same process.
+
+        One process is asked at a time, so that none disturbs another.
 
         Args:
             samples: The texts by teacher.
             student: Its saved model, as a teacher's.
 
         Returns:
-            Each teacher's time and the student's; None is not known (see `Teacher.measure_time`).
+            Each teacher's time and the student's; None where it is not known (see `Teacher.measure_time`).
         """
         found: dict[str, tuple[Timing | None, Timing | None]] = {}
         for group, actors in zip(self._handle.groups, self._handle.replicas, strict=True):
             for actor in actors:
+                # Another replica is asked where the one before has no weights in memory.
                 names = [
                     s.name for s in group.specs if s.name in samples and None in found.get(s.name, (None,))
                 ]
                 if not names:
                     break
+                texts = {name: samples[name] for name in names}
                 try:
-                    found |= self.wait(
-                        group, actor.measure_times.remote({n: samples[n] for n in names}, student)
-                    )
+                    found |= self.wait(group, actor.measure_times.remote(texts, student))
                 except (RaykdError, ray.exceptions.RayError) as error:
                     log.warning("the times of %s were not measured: %s", ", ".join(names), error)
         return found
@@ -183,13 +200,11 @@ class ReplicaClient:
             ModelError: It is no language model.
             TeacherError: A replica died, or took too long for its part.
         """
-        index = next(i for i, g in enumerate(self._handle.groups) if m in g.members)
+        index = self._handle.find_group(m)
         actors = self._handle.replicas[index]
         name = self._handle.teachers[m]
-        parts = [
-            rows.take(range(at, min(at + TEXTS_PER_CALL, len(rows))))
-            for at in range(0, len(rows), TEXTS_PER_CALL)
-        ]
+        starts = range(0, len(rows), TEXTS_PER_CALL)
+        parts = [rows.take(range(at, min(at + TEXTS_PER_CALL, len(rows)))) for at in starts]
         waiting = [
             actors[at % len(actors)].generate.remote(name, part, beams, max_new_tokens)
             for at, part in enumerate(parts)
@@ -206,6 +221,6 @@ def add_counters(into: dict[str, dict[str, int]], counters: Mapping[str, Mapping
 
 
 def find_last_line(error: BaseException) -> str:
-    """The last line of an error that says something."""
+    """Return the last line of an error that is not blank; the error's type where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
