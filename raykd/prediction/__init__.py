@@ -1,1 +1,1 @@
-"""Asking a model: rows in, answers out; what it writes; whether its answers depend on the rows beside."""
+"""Ask a model: its predictions, the texts it writes, and whether a row's answer depends on the rows beside it."""

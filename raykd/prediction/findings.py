@@ -1,8 +1,8 @@
-"""Findings of self-tests, kept by content in the user's cache folder, so that each model is tested once.
+"""Store the findings of self-tests by content in the user's cache folder, so that each model is tested once.
 
-Decision record: one small JSON file a model, written beside its place and renamed, so that several processes may write
-the same one. A file that cannot be read is a model that was not tested; a folder that cannot be written means that the
-test is made again. `RAYKD_CACHE` names another folder.
+Decision record: one small JSON file per model, written beside its place and renamed, so that several processes may
+write the same file. A file that cannot be read counts as a model that was not tested. Where the folder cannot be
+written, the test is made again each time. `RAYKD_CACHE` names another folder.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from raykd.prediction.selftest import PaddingFinding
 
 FORMAT = 3
+"""Raised when findings mean something else, so that older ones are not read."""
 
 
 def find_cache_folder() -> Path | None:
@@ -55,32 +59,31 @@ def read_finding(key: str) -> PaddingFinding | None:
     from raykd.prediction.selftest import PaddingFinding
 
     folder = find_cache_folder()
+    if folder is None:
+        return None
     try:
-        if folder is None:
-            return None
-        return PaddingFinding.from_json(
-            json.loads((folder / "selftests" / f"{key}.json").read_text(encoding="utf-8"))
-        )
+        values = json.loads((folder / "selftests" / f"{key}.json").read_text(encoding="utf-8"))
+        return TypeAdapter(PaddingFinding).validate_python(values)
     except (OSError, ValueError):
         return None
 
 
 def write_finding(key: str, finding: PaddingFinding) -> None:
-    """Write a finding; nothing happens where the folder cannot be written."""
+    """Write a finding that holds for all rows; nothing happens where the folder cannot be written."""
     folder = find_cache_folder()
     if folder is None or not finding.is_conclusive:
         return
     fresh = folder / "selftests" / f".{uuid.uuid4().hex}"
     try:
         fresh.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(finding.to_json()), encoding="utf-8")
+        fresh.write_text(json.dumps(asdict(finding)), encoding="utf-8")
         fresh.replace(fresh.with_name(f"{key}.json"))
     except OSError:
         fresh.unlink(missing_ok=True)
 
 
 def load_or_test(key: str, test: Callable[[], PaddingFinding]) -> PaddingFinding:
-    """Return the kept finding of this name, or make the test and keep what it finds."""
+    """Return the stored finding of this name, or make the test and store what it finds."""
     known = read_finding(key)
     if known is None:
         known = test()

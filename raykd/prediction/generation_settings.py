@@ -1,7 +1,7 @@
-"""By what a text is written: the ids, limits and settings that a checkpoint and a run say, before anything is written.
+"""Derive the ids, limits and settings of text generation from a checkpoint and a run, before anything is written.
 
-Decision record: where texts begin and end, and what must not be written, is always the checkpoint's. Its lengths,
-penalties and beams hold where the run asks for them (`task.generation: checkpoint`); what is not followed is said.
+Decision record: where texts begin and end, and what must not be written, always follows the checkpoint. Its lengths,
+penalties and beams hold where the run asks for them (`task.generation: checkpoint`); what is not followed is logged.
 Nothing is ever drawn at random.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from raykd.text.codes import list_language_codes, set_languages
 from raykd.text.prompts import find_end_id, find_text_marks
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
     from raykd.text.tokens import Tokenizer
 
@@ -33,18 +33,10 @@ MARKS = (
 )  # fmt: skip
 """What is always taken from a checkpoint: where texts begin and end, and what must not be written."""
 RANDOM = (
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "top_h",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
 """Settings of drawing at random, which is never done."""
-_NEUTRAL: dict[str, Any] = {
+_NEUTRAL: dict[str, object] = {
     "min_length": 0, "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1,
     "do_sample": False, "early_stopping": False, "renormalize_logits": False, "sequence_bias": None,
@@ -52,17 +44,26 @@ _NEUTRAL: dict[str, Any] = {
     "max_time": None, "stop_strings": None, "remove_invalid_values": False, "watermarking_config": None,
 }  # fmt: skip
 """Settings that change what is written, and their values that change nothing."""
-_told: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_logged: WeakSet[nn.Module] = WeakSet()
+"""Models whose ignored settings were logged already."""
 
 
 def adapt_settings(
     settings: GenerationConfig, model: PreTrainedModel, tokenizer: Tokenizer, code: str | None
 ) -> GenerationConfig:
-    """The settings for texts in one language: where targets begin with its code, that is forced; a decoder of mBART's
-    kind, whose targets end with it, starts with it.
+    """Return the settings for texts in one language, for tokenizers that mark languages.
+
+    Where targets begin with the language's code, the code is forced. A decoder of mBART's kind, whose targets end with
+    the code, starts with it.
+
+    Args:
+        settings: For any language.
+        model: The model that writes.
+        tokenizer: Its tokenizer.
+        code: The language's code; None takes what the tokenizer is set to.
 
     Raises:
-        ModelError: the tokenizer marks languages, and neither it nor the checkpoint says which one to write.
+        ModelError: The tokenizer marks languages, and neither it nor the checkpoint says which one to write.
     """
     codes = list_language_codes(tokenizer)
     code = code or (getattr(tokenizer, "tgt_lang", None) if codes else None)
@@ -72,16 +73,16 @@ def adapt_settings(
         marks = find_text_marks(tokenizer, as_target=True)
     starts = not marks.before and model.config.model_type in WRAPPING
     if code is None:
-        said = settings.decoder_start_token_id if starts else settings.forced_bos_token_id
-        if said is None:
+        own = settings.decoder_start_token_id if starts else settings.forced_bos_token_id
+        if own is None:
             raise _build_language_error(codes)
         return settings
-    begun = deepcopy(settings)
+    adapted = deepcopy(settings)
     if starts:
-        begun.decoder_start_token_id = marks.after[-1]
+        adapted.decoder_start_token_id = marks.after[-1]
     else:
-        begun.forced_bos_token_id = marks.before[0] if marks.before else marks.after[-1]
-    return begun
+        adapted.forced_bos_token_id = marks.before[0] if marks.before else marks.after[-1]
+    return adapted
 
 
 def _build_language_error(codes: Sequence[str]) -> ModelError:
@@ -94,14 +95,24 @@ def _build_language_error(codes: Sequence[str]) -> ModelError:
 
 
 def build_generation_settings(
-    model: PreTrainedModel, tokenizer: Tokenizer, generation: Generation, *, max_new_tokens: int, **given: Any
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    generation: Generation,
+    *,
+    max_new_tokens: int,
+    **given: float | None,
 ) -> GenerationConfig:
-    """What a text is written by.
+    """Return the settings by which a model writes.
 
     Args:
-        given: other settings of the run; None takes the checkpoint's, or what changes nothing.
+        model: The model that writes.
+        tokenizer: Its tokenizer.
+        generation: Whose settings hold; see `raykd.tasks.language.LanguageTask`.
+        max_new_tokens: Longest text in tokens.
+        given: Other settings of the run; None takes the checkpoint's, or what changes nothing.
+
     Raises:
-        ModelError: the checkpoint forces or forbids a token that its vocabulary has not.
+        ModelError: The checkpoint forces or forbids a token that is not in its vocabulary.
     """
     from transformers import GenerationConfig
 
@@ -122,7 +133,8 @@ def build_generation_settings(
     settings.decoder_start_token_id = find_start_token(model)
     ends = [own.eos_token_id] if isinstance(own.eos_token_id, int) else list(own.eos_token_id or ())
     ends += [model.config.eos_token_id] if not ends and isinstance(model.config.eos_token_id, int) else []
-    last = find_end_id(tokenizer)  # what targets end with is an end for whoever was trained on them
+    # A model that was trained on targets of this tokenizer ends them as the tokenizer does.
+    last = find_end_id(tokenizer)
     settings.eos_token_id = [*ends, *([last] if last is not None and last not in ends else [])] or None
     pads = (getattr(tokenizer, "pad_token_id", None), own.pad_token_id, *(settings.eos_token_id or ()))
     settings.pad_token_id = next((pad for pad in pads if pad is not None), None)
@@ -130,7 +142,7 @@ def build_generation_settings(
 
 
 def check_token_ids(settings: Mapping[str, object], size: int | None) -> None:
-    """Refuse ids that a generation config forces or forbids and that the vocabulary has not.
+    """Refuse ids that a generation config forces or forbids and that are not in the vocabulary.
 
     Args:
         settings: A generation config as JSON.
@@ -157,30 +169,33 @@ def _flatten(value: object) -> list[object]:
 
 
 def find_ignored_settings(settings: Mapping[str, object], generation: Generation) -> dict[str, object]:
-    """What a checkpoint's generation config (as JSON) says that is not followed; said by check and in the log."""
-    aside = {
+    """Return the settings of a checkpoint's generation config (as JSON) that are not followed."""
+    names = ("do_sample", "max_length") if generation == "checkpoint" else _NEUTRAL
+    return {
         name: value
         for name, value in settings.items()
-        if name in _NEUTRAL and value is not None and value != _NEUTRAL[name]
+        if name in names and value is not None and value != _NEUTRAL[name]
     }
-    if generation == "checkpoint":
-        return {name: value for name, value in aside.items() if name in ("do_sample", "max_length")}
-    return aside
 
 
 def log_ignored_settings(model: PreTrainedModel, generation: Generation) -> None:
-    """Logs once a model what of its generation config is not followed."""
+    """Log, once per model, what is not followed of its generation config."""
     aside = find_ignored_settings(model.generation_config.to_dict(), generation)
-    if aside and model not in _told:
-        _told[model] = True
+    if aside and model not in _logged:
+        _logged.add(model)
         log.warning("%s: not followed of its generation config: %s", type(model).__name__, aside)
 
 
-def compute_input_limit(config: Any, max_new_tokens: int, asked: int | None) -> int | None:
-    """Tokens that an input may have; None is any number.
+def compute_input_limit(config: PreTrainedConfig, max_new_tokens: int, asked: int | None) -> int | None:
+    """Return the tokens that an input may have; None is any number.
+
+    Args:
+        config: The model's.
+        max_new_tokens: Longest text that is written.
+        asked: Tokens that the user wants to be read; None is as many as fit.
 
     Raises:
-        ModelError: the model has fewer places than that.
+        ModelError: The model has fewer places than that.
     """
     places, written = count_places(config)
     room = places if config.is_encoder_decoder or places is None else places - max_new_tokens
@@ -198,8 +213,8 @@ def compute_input_limit(config: Any, max_new_tokens: int, asked: int | None) -> 
     return asked or room
 
 
-def count_places(config: Any) -> tuple[int | None, int | None]:
-    """Positions of what a model reads and of what it writes (one and the same for a decoder); None is any number."""
+def count_places(config: PreTrainedConfig) -> tuple[int | None, int | None]:
+    """Return the positions that a model reads and those that it writes, the same for a decoder; None is any number."""
 
     def first(part: object, *names: str) -> int | None:
         found = (getattr(part, name, None) for name in names)

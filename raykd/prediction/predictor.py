@@ -1,8 +1,8 @@
-"""A saved model as something to ask: rows in, what people and programs read out.
+"""Ask a saved model: rows go in, what people and programs read comes out.
 
-Decision record: one way for the command line and for MLflow, so that both say the same. A model's directory tells its
-task and its longest text; what else a task may be set to (the overlap of windows) is the task's default, made to fit
-short windows, because it is a property of how a model is asked and not of the model.
+Decision record: the command line and MLflow share one way, so that both give the same answers. A model's directory
+tells its task and its longest text. Other settings of a task (the overlap of windows) are the task's defaults, made to
+fit short windows, because they belong to how a model is asked and not to the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,25 +33,31 @@ ROWS = 256
 PASS_TOKENS = 8192
 """Largest padded size of one forward pass."""
 LONGEST = 512
-"""Tokens, for a model that does not say with how many it was trained."""
+"""Tokens of the longest text, for a model that does not say with how many it was trained."""
 NEW = 64
 """Tokens that are written at most, for a model that does not say how many."""
 
 
 @dataclass(frozen=True)
 class RequestedLengths:
-    """What who asks wants of a language model, in tokens: the longest prompt or source, and the longest text that is
-    written. None is what the model was judged with, else what it has places for."""
+    """Lengths that the user asks of a language model, in tokens.
+
+    None is what the model was judged with, else what it has places for.
+
+    Attributes:
+        longest: The longest prompt or source.
+        new: The longest text that is written.
+    """
 
     longest: int | None = None
     new: int | None = None
 
 
 def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLengths()) -> TaskBase:
-    """The task that a model serves.
+    """Return the task that a model serves.
 
     Raises:
-        ModelError: the model has no place for so many tokens, or raykd.json holds settings that are none.
+        ModelError: The model has no place for so many tokens, or raykd.json holds invalid settings.
     """
     places = None if model.positions is None else model.positions.source
     kind = str(model.settings.get("kind", model.task))
@@ -64,7 +69,9 @@ def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLen
             wanted="the module that defines it, imported before the model is asked",
             next_step="import it, or load the model with plain transformers",
         )
-    longest = model.max_length or (LONGEST if chosen.form == "answers" else _own_longest(model))
+    longest = model.max_length or (
+        LONGEST if chosen.form == "answers" else max(LONGEST, _read_tokenizer_limit(model) or 0)
+    )
     if chosen.generates:
         return _build_language_task(model, lengths)
     if lengths != RequestedLengths():
@@ -78,48 +85,40 @@ def build_served_task(model: TextModel, lengths: RequestedLengths = RequestedLen
 
 
 def _build_language_task(model: TextModel, lengths: RequestedLengths) -> TaskBase:
-    """Lengths as they were asked for, else as the model was judged with, else as its positions allow."""
+    """Return the task with lengths as asked for, else as the model was judged with, else as its positions allow."""
     config, own = model.model.config, dict(model.settings)
     read, written = count_places(config)
     closed = bool(config.is_encoder_decoder)
-    some = NEW if written is None else min(NEW, written if closed else written // 2)
-    new = lengths.new or int(own.get("max_new_tokens") or some)
+    fitting = NEW if written is None else min(NEW, written if closed else written // 2)
+    new = lengths.new or int(own.get("max_new_tokens") or fitting)
     if not closed and written is not None and new >= written:
-        compute_input_limit(config, new, lengths.longest)  # says so
+        compute_input_limit(config, new, lengths.longest)  # raises
     room = read if closed or read is None else read - new
     trained = model.max_length
+    if trained is None and read is None:
+        room = _read_tokenizer_limit(model) or LONGEST
     if trained is not None and not closed:
         trained = max(1, trained - int(own.get("max_target_length") or trained // 2))
-    longest = lengths.longest or min(n for n in (trained, room, _longest(model)) if n is not None)
+    longest = lengths.longest or min(n for n in (trained, room) if n is not None)
     settings = {"kind": model.task, **own, "max_new_tokens": new, "max_length": longest}
     if not closed:
         settings |= {"max_target_length": new, "max_length": longest + new}
     try:
-        task = build_task(settings)
+        return build_task(settings)
     except ValidationError as error:
-        raise ModelError(
-            "raykd.json of the model holds settings that are none", got=str(error)[:300]
-        ) from None
-    return task
+        raise ModelError("raykd.json of the model holds invalid settings", got=str(error)[:300]) from None
 
 
-def _own_longest(model: TextModel) -> int:
-    """The longest text that a model of others was made for: what its tokenizer says, and `LONGEST` at least."""
-    said = getattr(model.tokenizer, "model_max_length", None)
-    return max(LONGEST, said) if isinstance(said, int) and said < 10**6 else LONGEST
-
-
-def _longest(model: TextModel) -> int | None:
-    """The longest text of a model that does not tell in positions: what its tokenizer says, else `LONGEST`."""
-    if model.max_length is not None or count_places(model.model.config)[0] is not None:
-        return None
-    said = getattr(model.tokenizer, "model_max_length", None)
-    return said if isinstance(said, int) and 0 < said < 10**6 else LONGEST
+def _read_tokenizer_limit(model: TextModel) -> int | None:
+    """Return the longest text that the model's tokenizer names; None where it names none."""
+    limit = getattr(model.tokenizer, "model_max_length", None)
+    # transformers writes 10**30 where nothing was said.
+    return limit if isinstance(limit, int) and 0 < limit < 10**6 else None
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model in evaluation mode and its task."""
+    """A model in evaluation mode and the task that it serves."""
 
     model: TextModel
     task: TaskBase
@@ -127,15 +126,15 @@ class Predictor:
 
     @staticmethod
     def of(model: TextModel, lengths: RequestedLengths = RequestedLengths()) -> Predictor:
-        """The predictor of a loaded model."""
+        """Return the predictor of a loaded model."""
         model.model.eval()
         return Predictor(model, build_served_task(model, lengths))
 
-    def predict(self, batch: TextBatch) -> Iterator[dict[str, Any]]:
-        """The task's prediction for each row, in order; of a language model what it writes.
+    def predict(self, batch: TextBatch) -> Iterator[dict[str, object]]:
+        """Yield the task's prediction for each row, in order; a language model's is what it writes.
 
         Raises:
-            ModelError: a masked language model, which says nothing of a text as a whole.
+            ModelError: The model is a masked language model, which has no answer to a text as a whole.
         """
         if self.task.language and not self.task.generates:
             raise ModelError(
@@ -145,16 +144,16 @@ class Predictor:
                 next_step="train a task on it: a student of kind pretrained with this directory as its path",
             )
         if isinstance(self.task, LanguageTask):
-            yield from self._written(self.task, batch)
+            yield from self._generate(self.task, batch)
             return
         if self.model.no_answer and batch.modes is None:
             mode: Mode = "optional"
             batch = replace(batch, modes=(mode,) * len(batch))
         for begin in range(0, len(batch), ROWS):
             part = batch.take(range(begin, min(begin + ROWS, len(batch))))
-            yield from self._part(part)
+            yield from self._predict_part(part)
 
-    def _written(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, Any]]:
+    def _generate(self, task: LanguageTask, batch: TextBatch) -> Iterator[dict[str, object]]:
         from raykd.prediction.writing import generate_texts
 
         for begin in range(0, len(batch), ROWS):
@@ -170,10 +169,11 @@ class Predictor:
                 beams=task.beams,
                 generation=task.generation,
             )
-            yield from ({"text": text, "written": answer} for text, answer in zip(texts, made, strict=True))
+            for text, written in zip(texts, made, strict=True):
+                yield {"text": text, "written": written}
 
-    def _padding(self, batch: TextBatch) -> Padding:
-        """How rows share a forward pass: by the model's self-test, made once where there is more than one row."""
+    def _find_padding(self, batch: TextBatch) -> Padding:
+        """Return how rows share a forward pass, by a self-test that is made once, as soon as there are several rows."""
         if self._tested:
             return self._tested[0]
         if len(batch) < 2:
@@ -186,22 +186,23 @@ class Predictor:
                 log.warning("%s", found.describe())
         return padding
 
-    def _part(self, batch: TextBatch) -> list[dict[str, object]]:
-        padding = self._padding(batch)
+    def _predict_part(self, batch: TextBatch) -> list[dict[str, object]]:
+        padding = self._find_padding(batch)
         rows = self.task.encode(self.model.tokenizer, batch)
         found: list[dict[str, object]] = [{} for _ in range(len(batch))]
         for picked in split_passes(rows.lengths_B, PASS_TOKENS):
             encoded = self.task.collate(rows, picked, padding)
-            said = self._said(encoded, int(rows.lengths_B[picked].max(initial=0)))
-            answers = self.task.build_predictions(said, batch.take(picked), self.model.labels)
-            for at, answer in zip(picked, answers, strict=True):
-                found[at] = answer
+            answers = self._answer(encoded, int(rows.lengths_B[picked].max(initial=0)))
+            predictions = self.task.build_predictions(answers, batch.take(picked), self.model.labels)
+            for at, prediction in zip(picked, predictions, strict=True):
+                found[at] = prediction
         return found
 
-    def _said(self, encoded: EncodedBatch, longest: int) -> SystemAnswers:
-        """What the model says to a batch.
+    def _answer(self, encoded: EncodedBatch, longest: int) -> SystemAnswers:
+        """Return the model's answers to a batch.
 
         Args:
+            encoded: The batch.
             longest: Tokens of its longest row, for the message.
 
         Raises:
@@ -209,12 +210,12 @@ class Predictor:
         """
         try:
             with torch.inference_mode():
-                said = self.task.evaluate_batch(self.model.model, encoded)
+                answers = self.task.evaluate_batch(self.model.model, encoded)
         except FAILURES as error:
             raise build_row_error(error, longest) from None
-        if np.isnan(said.logits_NC).any():
+        if np.isnan(answers.logits_NC).any():
             raise build_nonfinite_error("the model")
-        return said
+        return answers
 
 
 def build_unlabelled_rows(
@@ -225,11 +226,14 @@ def build_unlabelled_rows(
     *,
     no_answer: bool = False,
 ) -> TextBatch:
-    """Rows without gold and without a language, as the tasks read them.
+    """Return rows without gold and without a language, as the tasks read them.
 
     Args:
-        form: of the task's rows. tokens: the words of each row, where they are known; its text then follows.
-        no_answer: whether "no answer" is a choice for questions about a context.
+        form: The form of the task's rows.
+        texts: First texts.
+        pairs: Second texts.
+        tokens: The words of each row, where they are known; its text then follows from them.
+        no_answer: Whether "no answer" is a choice for questions about a context.
     """
     words = None
     mode: Mode = "split" if tokens is not None else "optional" if no_answer and form == "answers" else ""

@@ -1,4 +1,4 @@
-"""The rows of a self-test: which are asked, alone and together, and how far two answers are apart."""
+"""Choose the rows of a self-test, ask a model for them alone and together, and compare the answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,18 @@ from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from raykd.models.lm import Headless
     from raykd.models.textmodel import TextModel
 
 log = logging.getLogger("raykd.models")
 
 WORK = 5e10
-"""Multiplications that a self-test costs at most, about: a second or two of a base-sized model on two cores."""
+"""Multiplications that a self-test costs at most, roughly: a second or two of a base-sized model on two cores."""
 LEAST = 32
-"""Tokens of the longest row of a test at least, where the rows have them, however large the model is."""
+"""Tokens that the longest row of a test has at least, where the rows have them, however large the model is."""
 PROBED_ROWS = 64
 """Rows among which those of the test are chosen."""
 FAILURES = (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError)
@@ -46,14 +50,13 @@ class ProbeRows:
         """Choose a short, a middle and a long row that cost no more than `WORK` together.
 
         Args:
-            shorter: Begin with a row that is cut from the shortest: what is found holds for rows that are not among
-                the chosen, and padding may reach the first token of short rows only.
+            shorter: Begin with a row that is cut from the shortest row. The finding must hold for rows that were not
+                chosen too, and padding may reach the first token of short rows only.
         """
         step = max(1, len(batch) // PROBED_ROWS)
         some = batch.take(range(0, len(batch), step)[:PROBED_ROWS])
-        room = max(
-            LEAST, WORK / _count_body_parameters(model.model) / 5
-        )  # alone, together and in another order
+        # A row is asked about five times: alone, together and in another order.
+        room = max(LEAST, WORK / _count_body_parameters(model.model) / 5)
         lengths_B = task.encode(model.tokenizer, some).lengths_B
         order = np.argsort(lengths_B, kind="stable")
         fitting = order[lengths_B[order] <= room]
@@ -79,7 +82,7 @@ class ProbeRows:
         lengths_B = self.encoded.lengths_B
         return int(lengths_B.min()), int(lengths_B.max())
 
-    def alone(self, asked: object) -> list[NDArray[np.float64]]:
+    def alone(self, asked: nn.Module) -> list[NDArray[np.float64]]:
         """Return each row's probabilities without any other row.
 
         Raises:
@@ -90,7 +93,7 @@ class ProbeRows:
         except FAILURES as error:
             raise build_row_error(error, self.extremes[1], "a row of the run") from None
 
-    def answer(self, asked: Any, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
+    def answer(self, asked: nn.Module, picked: Sequence[int], padding: Padding) -> list[NDArray[np.float64]]:
         """Return the probabilities ``[n, C]`` of some units of each picked row."""
         inputs = replace(padding, inputs=self.given.inputs, token_types=self.given.token_types)
         batch = self.task.collate(self.encoded, picked, inputs)
@@ -99,27 +102,19 @@ class ProbeRows:
         found = []
         for part_ND in units.split(counts):
             some_ND = part_ND[:: max(1, len(part_ND) // PROBED_UNITS)]
-            logits_NC = asked.head.logits(some_ND) if self.task.language else some_ND
+            logits_NC = cast("Headless", asked).head.logits(some_ND) if self.task.language else some_ND
             found.append(logits_NC.double().softmax(dim=-1).cpu().numpy())
         return found
 
-    def gap(self, asked: object, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:
+    def gap(self, asked: nn.Module, alone: Sequence[NDArray[np.float64]], padding: Padding) -> float:
         """Return the largest difference between rows together and alone; infinite where the model fails."""
         last = len(self) - 1
         try:
-            worst = 0.0
-            for picked in ([*range(len(self))], [last // 2, 0, 0]):
-                together = self.answer(asked, picked, padding)
-                worst = max(
-                    [
-                        worst,
-                        *(
-                            compute_largest_difference(one, alone[i])
-                            for one, i in zip(together, picked, strict=True)
-                        ),
-                    ]
-                )
-            return worst
+            return max(
+                compute_largest_difference(together, alone[i])
+                for picked in ([*range(len(self))], [last // 2, 0, 0])
+                for together, i in zip(self.answer(asked, picked, padding), picked, strict=True)
+            )
         except FAILURES as error:
             # Heads that look for the last token refuse several rows where nothing says what padding is.
             log.debug("rows cannot be batched with %s: %s", padding, error)
@@ -155,31 +150,25 @@ def compute_largest_difference(one: NDArray[np.float64], other: NDArray[np.float
 
 def _shorten_rows(batch: TextBatch, share: int) -> TextBatch:
     """Return the rows with the first ``1 / share`` of their texts, at least a character or a word."""
-    texts, words, pairs = [], [], []
-    for i, text in enumerate(batch.texts):
-        cut = max(1, len(text) // share)
-        if batch.words is not None and batch.words[i]:
-            kept = batch.words[i][: max(1, len(batch.words[i]) // share)]
-            cut = kept[-1][1]
-            words.append(kept)
-        elif batch.words is not None:
-            words.append(())
-        texts.append(text[:cut])
-        if batch.pairs is not None:
-            pairs.append(batch.pairs[i][: max(1, len(batch.pairs[i]) // share)])
-    golds = None if batch.golds is None else ((),) * len(batch)
+    words = pairs = None
+    ends = [max(1, len(text) // share) for text in batch.texts]
+    if batch.words is not None:
+        words = tuple(row[: max(1, len(row) // share)] for row in batch.words)
+        ends = [row[-1][1] if row else end for row, end in zip(words, ends, strict=True)]
+    if batch.pairs is not None:
+        pairs = tuple(pair[: max(1, len(pair) // share)] for pair in batch.pairs)
     return replace(
         batch,
-        texts=tuple(texts),
-        words=None if batch.words is None else tuple(words),
-        pairs=None if batch.pairs is None else tuple(pairs),
-        golds=golds,
+        texts=tuple(text[:end] for text, end in zip(batch.texts, ends, strict=True)),
+        words=words,
+        pairs=pairs,
+        golds=None if batch.golds is None else ((),) * len(batch),
     )
 
 
-def _count_body_parameters(network: Any) -> int:
+def _count_body_parameters(network: PreTrainedModel) -> int:
     """Return the weights that every token is multiplied with: all but the table of embeddings."""
     total: int = sum(parameter.numel() for parameter in network.parameters())
     with suppress(AttributeError, NotImplementedError):
-        total -= network.get_input_embeddings().weight.numel()
+        total -= cast("nn.Embedding", network.get_input_embeddings()).weight.numel()
     return max(1, total)

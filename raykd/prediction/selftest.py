@@ -1,4 +1,4 @@
-"""The self-test of a model: a row's answer must not depend on the rows beside it.
+"""Test a model: a row's answer must not depend on the rows beside it.
 
 Decision record: whether a model's answers survive padding cannot be read from its configuration. MobileBERT, FNet,
 ConvBERT and others mix padding into every token; a checkpoint may name a pad id that its head does not look for. So
@@ -20,12 +20,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from raykd.errors import ModelError
 from raykd.prediction.probes import FAILURES, ProbeRows, compute_largest_difference
@@ -34,6 +35,7 @@ from raykd.text.batch import TextBatch
 from raykd.text.padding import RIGHT, Padding, Shapes, Side
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from raykd.models.textmodel import TextModel
@@ -48,27 +50,28 @@ WIDENED = 4 * 10**9
 
 @dataclass(frozen=True)
 class PaddingFinding:
-    """How a model's rows may share a forward pass. Written by `find_padding`; kept as JSON.
+    """How a model's rows may share a forward pass. Made by `find_padding`, stored by `raykd.prediction.findings`.
 
     Attributes:
         side: Where padding stands.
         shapes: Which sequences share a forward pass.
         difference: Largest difference between a row's probabilities alone and beside others, that way.
-        padded: The same with padding as the configuration says; larger than the tolerance where that was given up.
+        padded: The same difference with padding as the configuration says; where it exceeds the tolerance, that way was
+            given up.
         tokens: Lengths of the shortest and the longest sequence of the test.
         rounding: Difference of a row's probabilities in half precision and in float32; 0 where the weights are
-            float32, or too many for both.
+            float32, or too many to hold in both.
     """
 
     side: Side
     shapes: Shapes
-    difference: float
+    difference: Annotated[float, Field(ge=0.0)]
     padded: float
     tokens: tuple[int, int]
-    rounding: float = 0.0
+    rounding: Annotated[float, Field(ge=0.0)] = 0.0
 
     def of(self, padding: Padding) -> Padding:
-        """Return the padding of a model with what was found."""
+        """Return a model's padding, changed to the side and shapes that were found."""
         return replace(padding, side=self.side, shapes=self.shapes)
 
     @property
@@ -94,32 +97,17 @@ class PaddingFinding:
             why = "this model reads short and long inputs differently (its attention_type is block_sparse)"
         return f"{why}, so a forward pass holds {how}; differences up to {self.difference:.0e}"
 
-    def to_json(self) -> dict[str, object]:
-        """Return plain data."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(values: Any) -> PaddingFinding | None:
-        """Return the finding that `to_json` wrote; None for anything else."""
-        try:
-            found = PaddingFinding(**{**values, "tokens": tuple(int(n) for n in values["tokens"])})
-            known = found.side in ("right", "left") and found.shapes in ("longest", "equal", "single")
-            sane = found.difference >= 0.0 and found.rounding >= 0.0 and len(found.tokens) == 2
-            return found if known and sane else None
-        except (TypeError, KeyError, ValueError):
-            return None
-
 
 def find_padding(
-    model: TextModel, task: TaskBase, batch: TextBatch, *, module: object = None
+    model: TextModel, task: TaskBase, batch: TextBatch, *, module: nn.Module | None = None
 ) -> PaddingFinding:
-    """Find the fastest way to batch rows with which a row's answer is that of the row alone.
+    """Find the fastest way to batch rows that leaves each row's answer as it is alone.
 
     Args:
-        model: In any mode; tested in evaluation mode and given back in the mode that it was in.
+        model: The model; tested in evaluation mode and left in the mode that it was in.
         task: With the model's own `max_length`.
-        batch: Rows of the run, short and long; some are chosen. Shorter ones are cut from them where all have one
-            length.
+        batch: Rows of the run, short and long; some are chosen. Where all have one length, shorter rows are cut from
+            them.
         module: What the task asks where that is not the model itself (`raykd.models.lm.Headless`).
 
     Raises:
@@ -131,15 +119,15 @@ def find_padding(
         try:
             rows = ProbeRows.of(model, task, batch, shorter=True)
             alone = rows.alone(asked)
-        except ModelError:  # a single letter may be too short for a model (Canine): the run's own rows decide
+        except ModelError:  # a single letter is too short for some models (Canine): the run's own rows decide
             rows = ProbeRows.of(model, task, batch)
             alone = rows.alone(asked)
         declared = model.padding
-        if not all(np.isfinite(answer).all() for answer in alone):  # told by name where the answer is wanted
+        # Not finite: refused by name where the answer is wanted, with the text at hand.
+        if not all(np.isfinite(answer).all() for answer in alone):
             return PaddingFinding(declared.side, declared.shapes, float("inf"), float("inf"), (0, 0))
-        again = compute_largest_difference(
-            rows.answer(asked, [len(rows) - 1], RIGHT)[0], alone[-1]
-        )  # hashing begins with long rows
+        # The longest row is asked twice, because models that hash (Reformer) do so for long inputs only.
+        again = compute_largest_difference(rows.answer(asked, [len(rows) - 1], RIGHT)[0], alone[-1])
         limit = TOLERANCE.get(str(network.dtype).removeprefix("torch."), 1e-5)
         if not again <= limit:
             raise ModelError(
@@ -156,11 +144,12 @@ def find_padding(
             if gap <= limit or padding.shapes == "single":
                 found = PaddingFinding(padding.side, padding.shapes, gap, padded, rows.extremes)
                 break
+    # Outside of float32: the precision that serves is what rounds.
     return replace(found, rounding=_measure_rounding(network, asked, rows, alone[-1]))
 
 
 def _measure_rounding(
-    network: PreTrainedModel, asked: object, rows: ProbeRows, exact: NDArray[np.float64]
+    network: PreTrainedModel, asked: nn.Module, rows: ProbeRows, exact: NDArray[np.float64]
 ) -> float:
     """Return how far the longest row's answer in the model's own precision is from ``exact``, 0 in float32.
 
@@ -208,7 +197,7 @@ def build_nonfinite_error(where: str) -> ModelError:
 
 @contextmanager
 def _in_float32(network: PreTrainedModel) -> Iterator[None]:
-    """The weights as float32 and back, which loses nothing; left alone where they would not fit."""
+    """Hold the weights as float32 inside the context, which loses nothing; leave them where they would not fit."""
     held = [*network.parameters(), *network.buffers()]
     half = [(tensor, tensor.dtype) for tensor in held if tensor.dtype in (torch.bfloat16, torch.float16)]
     if 4 * sum(tensor.numel() for tensor, _ in half) > WIDENED:

@@ -1,20 +1,20 @@
-"""What language models write: greedy or by beam search, each text as if it were alone.
+"""Generate texts with language models: greedy or by beam search, each text as if it were alone.
 
 Decision record: prompts are made by `raykd.text.prompts`, as in training. A checkpoint's generation config says where
-texts begin and end and what must not be written, and that always holds. What it says beside that (lengths, penalties,
-repeated n-grams, beams) changes which text is the most likely one, so it is set aside unless the run asks for it
+texts begin and end and what must not be written, and that always holds. Its other settings (lengths, penalties,
+repeated n-grams, beams) change which text is the most likely, so they are ignored unless the run asks for them
 (`task.generation: checkpoint`). Nothing is ever drawn at random, because scores must be the same twice. transformers
-fills what is not set from the model's own generation config, so that is replaced while a text is written. Whether rows
-may share a batch is tried once for each model: some families read padding, and then only rows of one length, or no two
-rows, are written together.
+fills what is not set from the model's own generation config, so that config is replaced while a text is written.
+Whether rows may share a batch is tried once per model: some families read padding, and then only rows of one length, or
+no two rows, are written together.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -34,7 +34,8 @@ from raykd.text.codes import group_rows_by_code
 from raykd.text.prompts import encode_prompts, encode_sources
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
 
     from raykd.text.tokens import Tokenizer
 
@@ -42,6 +43,7 @@ Together = Literal["any", "equal", "alone"]
 """Which rows may be written in one batch: any, those of equal length, or none."""
 log = logging.getLogger("raykd.models")
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""Difference of logits that counts as none, as a share of the largest; 3e-2 in half precision."""
 _tried: WeakKeyDictionary[nn.Module, Together] = WeakKeyDictionary()
 
 
@@ -59,35 +61,33 @@ def generate_texts(
     batch_size: int = 16,
     generation: Generation = "plain",
 ) -> list[str]:
-    """The most likely continuation (decoder) or target (encoder-decoder) of each text; nothing is drawn at random.
+    """Return the most likely continuation (decoder) or target (encoder-decoder) of each text; nothing is random.
 
     Texts of like length share a batch; a decoder's prompts are padded on the left, and prompts are not repeated in
     the answers. The model is in evaluation mode while it generates and afterwards in the mode that it was in.
 
     Args:
-        languages, source_languages: of what is written for each text and of the texts, for tokenizers that mark them;
-            "" is what the tokenizer is set to.
+        model: A decoder or an encoder-decoder.
+        tokenizer: Its tokenizer.
+        texts: B prompts or sources.
+        max_new_tokens: Longest text in tokens.
+        languages: The language to write for each text, for tokenizers that mark it; "" is what the tokenizer is set to.
+        source_languages: The language of each text, likewise.
         beams: 1 is greedy. None takes the checkpoint's where ``generation`` is checkpoint, else 1.
-        length_penalty: exponent of the length by which a beam's log-likelihood is divided; only with beams. None as
+        length_penalty: Exponent of the length by which a beam's log-likelihood is divided; only with beams. None as
             for ``beams``.
-        max_input_tokens: longer sources lose their end, longer prompts their beginning. None is what the model can
+        max_input_tokens: Longer sources lose their end, longer prompts their beginning. None is what the model can
             take.
-        generation: whose settings hold (see the module's docstring).
+        batch_size: Texts per batch at most.
+        generation: Whose settings hold (see the module's docstring).
 
     Raises:
-        ModelError: the model has no place for so many new tokens, or no token to begin with.
-        ConfigError: a language that the tokenizer has no code for.
+        ModelError: The model has no place for so many new tokens, or no token to begin with.
+        ConfigError: The tokenizer has no code for a language.
     """
     closed = bool(model.config.is_encoder_decoder)
     limit = compute_input_limit(model.config, max_new_tokens, max_input_tokens)
-    rest = (source_languages,) if closed else ()
-    read = (encode_sources if closed else encode_prompts)(tokenizer, texts, limit, *rest)
-    if read.long_B.any():
-        lost = "their end" if closed else "their beginning"
-        log.warning(
-            "%d of %d texts are longer than %d tokens and lose %s", read.long_B.sum(), len(texts), limit, lost
-        )
-    rows = [row.tolist() for row in read.ids]
+    rows = _encode_inputs(model, tokenizer, texts, source_languages, limit)
     settings = build_generation_settings(
         model,
         tokenizer,
@@ -97,21 +97,39 @@ def generate_texts(
         length_penalty=length_penalty,
     )
     log_ignored_settings(model, generation)
+    own = cast("PreTrainedTokenizerBase", tokenizer)
     answers = [""] * len(rows)
     together = find_rows_together(model) if len(rows) > 1 else "any"
     for code, members in group_rows_by_code(tokenizer, languages if closed else (), len(rows)).items():
-        begun = adapt_settings(settings, model, tokenizer, code)
-        with _generation_mode(model, begun), torch.no_grad():
+        adapted = adapt_settings(settings, model, tokenizer, code)
+        with _generation_mode(model, adapted):
             for batch in _group_by_length([rows[i] for i in members], batch_size, together):
                 picked = [members[at] for at in batch]
-                new = _generate_ids(model, [rows[i] for i in picked], begun)
+                new = _generate_ids(model, [rows[i] for i in picked], adapted)
                 for i, ids in zip(picked, new, strict=True):
-                    answers[i] = tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
+                    answers[i] = cast("str", own.decode(ids, skip_special_tokens=True))
     return answers
 
 
+def _encode_inputs(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    source_languages: Sequence[str],
+    limit: int | None,
+) -> list[list[int]]:
+    """Return the ids of each text, and warn of those that are cut."""
+    if model.config.is_encoder_decoder:
+        inputs, lost = encode_sources(tokenizer, texts, limit, source_languages), "their end"
+    else:
+        inputs, lost = encode_prompts(tokenizer, texts, limit), "their beginning"
+    if count := int(inputs.long_B.sum()):
+        log.warning("%d of %d texts are longer than %d tokens and lose %s", count, len(texts), limit, lost)
+    return [row.tolist() for row in inputs.ids]
+
+
 def find_rows_together(model: PreTrainedModel) -> Together:
-    """Which rows may share a batch, tried once a model: their logits must be those of each row alone."""
+    """Return which rows may share a batch, tried once per model: their logits must be those of each row alone."""
     if model not in _tried:
         _tried[model] = _probe_rows_together(model)
     return _tried[model]
@@ -136,16 +154,13 @@ def _probe_rows_together(model: PreTrainedModel) -> Together:
 
     def logits(rows: Sequence[Sequence[int]]) -> torch.Tensor:
         ids_BL, mask_BL = _pad_rows(rows, 0, left=not model.config.is_encoder_decoder)
-        found = cast("Any", model).generate(
-            input_ids=ids_BL.to(model.device),
-            attention_mask=mask_BL.to(model.device),
-            generation_config=probe,
-        )
-        return torch.stack(found.logits, dim=1).float()
+        found = _generate(model, ids_BL, mask_BL, probe)
+        return torch.stack(cast("GenerateDecoderOnlyOutput", found).logits or (), dim=1).float()
 
     lengths = (longest, longest // 2, longest)
+    # Ids that differ from row to row and from place to place, so that a row that reads another is seen.
     rows = [[(7 * i + 11 * k + 1) % size for i in range(length)] for k, length in enumerate(lengths)]
-    with _generation_mode(model, probe), torch.no_grad():
+    with _generation_mode(model, probe):
         alone = torch.cat([logits([row]) for row in rows])
         scale = float(alone.abs().max().clamp(min=1.0))
         near = _TOLERANCE.get(model.dtype, 3e-2) * scale
@@ -155,7 +170,7 @@ def _probe_rows_together(model: PreTrainedModel) -> Together:
 
 
 def _group_by_length(rows: Sequence[Sequence[int]], size: int, together: Together) -> Iterator[list[int]]:
-    """Rows of like length, longest first, that may share a batch."""
+    """Yield rows of like length, longest first, that may share a batch."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     batch: list[int] = []
     for i in order:
@@ -171,14 +186,10 @@ def _group_by_length(rows: Sequence[Sequence[int]], size: int, together: Togethe
 def _generate_ids(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], settings: GenerationConfig
 ) -> list[list[int]]:
-    """New ids of each row, without their end and what stands after it."""
+    """Return the new ids of each row, without their end and what stands after it."""
     closed = bool(model.config.is_encoder_decoder)
     ids_BL, mask_BL = _pad_rows(rows, settings.pad_token_id or 0, left=not closed)
-    out_BL = cast("Any", model).generate(
-        input_ids=ids_BL.to(model.device),
-        attention_mask=mask_BL.to(model.device),
-        generation_config=settings,
-    )
+    out_BL = cast("torch.Tensor", _generate(model, ids_BL, mask_BL, settings))
     ends = set(settings.eos_token_id or ())
     found = []
     for row in out_BL[:, 1 if closed else ids_BL.shape[1] :].tolist():
@@ -187,8 +198,20 @@ def _generate_ids(
     return found
 
 
+def _generate(
+    model: PreTrainedModel, ids_BL: torch.Tensor, mask_BL: torch.Tensor, settings: GenerationConfig
+) -> object:
+    """Return what transformers generates: ids ``[B, L]``, or an output object where the settings ask for one."""
+    generate = cast("Callable[..., object]", model.generate)
+    return generate(
+        input_ids=ids_BL.to(model.device),
+        attention_mask=mask_BL.to(model.device),
+        generation_config=settings,
+    )
+
+
 def _pad_rows(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """``[B, L]`` ids and mask."""
+    """Return ``[B, L]`` ids and mask."""
     width = max(1, *(len(row) for row in rows))
     ids_BL = np.full((len(rows), width), pad, dtype=np.int64)
     mask_BL = np.zeros_like(ids_BL)
@@ -200,12 +223,13 @@ def _pad_rows(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[t
 
 @contextmanager
 def _generation_mode(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """In evaluation mode, and with no other settings than these."""
+    """Set the model to evaluation mode without gradients, and to no other settings than these, inside the context."""
     training, own = model.training, model.generation_config
     model.eval()
     model.generation_config = settings
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
         model.generation_config = own
         model.train(training)

@@ -196,7 +196,7 @@ def test_lengths_of_a_stranger_follow_from_its_positions(made: Any) -> None:
     )
     again: Any = build_served_task(known)
     assert again.max_new_tokens == 7 and again.prompt_tokens == (40 if kind == "seq2seq" else 30)
-    with pytest.raises(ModelError, match="settings that are none"):
+    with pytest.raises(ModelError, match="invalid settings"):
         build_served_task(models.TextModel(model, tokenizer, (), task=kind, settings={"beams": "many"}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -331,7 +331,7 @@ def test_a_finding_is_kept_by_content_and_anything_else_is_a_new_test(
         assert load_or_test(key, lambda: made.append(1) or finding) == finding  # type: ignore[func-returns-value]
     assert made == [1] and read_finding(key) == finding
     kept = next((tmp_path / "cache" / "selftests").glob("*.json"))
-    for bad in ("", "[]", "{}", json.dumps({**finding.to_json(), "shapes": "any"})):
+    for bad in ("", "[]", "{}", json.dumps({**asdict(finding), "shapes": "any"})):
         kept.write_text(bad, encoding="utf-8")
         assert read_finding(key) is None
     write_finding("inconclusive", PaddingFinding("right", "longest", 0.0, 0.0, (4, 4)))
