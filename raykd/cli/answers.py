@@ -1,4 +1,4 @@
-"""Commands about what teachers answered: labelling ahead, and the stores on disk."""
+"""Define the commands about stored answers: `raykd label`, `raykd store`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import typer
 from rich.markup import escape
 
 from raykd import api
-from raykd.cli.app import Overrides, RunFile, app, console
+from raykd.cli.app import OutputFolder, Overrides, RunFile, app, console, print_lines
 
 store_app = typer.Typer(
     no_args_is_help=True,
-    help="Look at, check or remove the answers that teachers gave to texts.\n\n"
-    "A teacher's answer to a text is kept on disk and never computed again, by no run and no sweep. Each teacher "
-    "(its weights, tokenizer, labels, precision) has a folder of its own under output/store; "
-    "serving.store_limit_gb bounds them all together. Removing them is always safe: what is missing is computed "
-    "again when it is asked for.",
+    help="List, verify or remove the stored answers of teachers.\n\n"
+    "A teacher's answer to a text is stored on disk and reused by all later runs and sweeps. Each teacher (its "
+    "weights, tokenizer, labels, precision) has its own folder under output/store. serving.store_limit_gb bounds all "
+    "of them together. Removing stores is safe: missing answers are computed again when they are needed.",
 )
 app.add_typer(store_app, name="store")
 
 DAMAGED = 3
-"""Exit code of a check that found damage."""
+"""Exit code of `raykd store verify` if it found damage."""
 
-Output = Annotated[Path, typer.Option(help="The folder of all runs, `output` of a run file.")]
-Store = Annotated[str, typer.Option(help="The stores' folder under it, `serving.store` of a run file.")]
+Store = Annotated[
+    str, typer.Option(help="Folder of the stores below --output (serving.store in a run file).")
+]
 
 
 @app.command("label")
@@ -44,11 +44,11 @@ def label_command(
     ] = None,
     beams: Annotated[int, typer.Option(min=1, help="Beams of --sequences; 1 is greedy.")] = 5,
 ) -> None:
-    """Let the teachers of RUN.yaml answer all its training texts now and keep the answers.
+    """Let the teachers of RUN.yaml answer all its training texts now and store the answers.
 
-    Later runs and sweeps over the same texts then need no teacher:
-    they read the answers from disk. Interrupted, it goes on where it was.
-    Teachers that RUN.yaml trains must be there already: raykd train makes them.
+    Later runs and sweeps over the same texts need no teacher:
+    they read the answers from disk. If interrupted, run it again to continue.
+    Teachers that RUN.yaml trains must exist already: raykd train makes them.
     They are scored on the validation texts first, as in a run.
 
     With --sequences the teachers of a language model write texts instead
@@ -57,29 +57,25 @@ def label_command(
     """
     if sequences is not None:
         rows = api.label_sequences(run, sequences, overrides or (), beams=beams, progress=console)
-        console.print(
-            f"{rows:,} texts were written to {sequences}", markup=False, highlight=False, soft_wrap=True
-        )
+        print_lines(f"{rows:,} texts were written to {sequences}", markup=False)
         return
     report = api.label(run, overrides or (), everything=everything, progress=console)
     lost = f"; {report.unkept:,} could not be kept, see the store's disk" if report.unkept else ""
-    console.print(
+    print_lines(
         f"{report.asked - report.unkept:,} answers are kept: {report.stored:,} were there, {report.forwarded:,} "
-        f"computed in {report.seconds:,.1f} s ({report.rate:,.0f} a second){lost}",
-        highlight=False,
-        soft_wrap=True,
+        f"computed in {report.seconds:,.1f} s ({report.rate:,.0f} a second){lost}"
     )
 
 
 @store_app.command("stats")
-def stats_command(output: Output = Path("runs"), store: Store = "store") -> None:
-    """List the stores: whose answers, how many, how large, used last when."""
+def stats_command(output: OutputFolder = Path("runs"), store: Store = "store") -> None:
+    """List the stores with their teachers, number of answers, size and last use."""
     from raykd.report.fitted_table import build_plain_table
     from raykd.teachers.store.inventory import list_stores
 
     found = list_stores(output / store)
     if not found:
-        console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
+        print_lines(f"no answers are kept under {output / store}", markup=False)
         return
     heads, lines = ("store", "teachers", "answers", "MB", "bytes an answer", "last used"), []
     for s in found:
@@ -92,14 +88,14 @@ def stats_command(output: Output = Path("runs"), store: Store = "store") -> None
     console.print(build_plain_table(heads, lines, left=2))
     aside = sum(s.set_aside for s in found)
     more = f"; {aside} damaged files were set aside (damaged-N)" if aside else ""
-    console.print(f"{sum(s.bytes for s in found) / 1e6:,.1f} MB in all{more}", highlight=False)
+    print_lines(f"{sum(s.bytes for s in found) / 1e6:,.1f} MB in all{more}")
 
 
 @store_app.command("verify")
-def verify_command(output: Output = Path("runs"), store: Store = "store") -> None:
-    """Read every stored answer and check it against its checksum; exit code 3 if one is damaged.
+def verify_command(output: OutputFolder = Path("runs"), store: Store = "store") -> None:
+    """Check every stored answer against its checksum. Exit code 3 if one is damaged.
 
-    Runs find damage by themselves and compute such answers again; this tells you without a run.
+    A run finds damaged answers by itself and computes them again. This command tells you without a run.
     """
     from raykd.teachers.store.inventory import verify_stores
 
@@ -108,15 +104,12 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
         mark = "[green]whole[/green]  " if v.is_whole else "[red]damaged[/red]"
         problem = escape(f"; the file: {v.found.problem}") if v.found.problem else ""
         damaged = f", {v.found.damaged:,} damaged" if v.found.damaged else ""
-        console.print(
-            f"{mark} {v.fingerprint[:12]} {', '.join(v.teachers)}: {v.found.entries:,} answers{damaged}{problem}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        teachers = ", ".join(v.teachers)
+        print_lines(f"{mark} {v.fingerprint[:12]} {teachers}: {v.found.entries:,} answers{damaged}{problem}")
     if not verdicts:
-        console.print(f"no answers are kept under {output / store}", markup=False, highlight=False)
+        print_lines(f"no answers are kept under {output / store}", markup=False)
     if not all(v.is_whole for v in verdicts):
-        console.print("raykd store clear STORE removes one; its answers are computed again", highlight=False)
+        print_lines("raykd store clear STORE removes one; its answers are computed again")
         raise typer.Exit(DAMAGED)
 
 
@@ -124,14 +117,14 @@ def verify_command(output: Output = Path("runs"), store: Store = "store") -> Non
 def clear_command(
     fingerprint: Annotated[
         str | None,
-        typer.Argument(metavar="STORE", help="The store, or how its name in `stats` begins."),
+        typer.Argument(metavar="STORE", help="Name of the store in `stats`, or its beginning."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove all stores.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Even if a run has it open.")] = False,
-    output: Output = Path("runs"),
+    force: Annotated[bool, typer.Option("--force", help="Remove it even if a run has it open.")] = False,
+    output: OutputFolder = Path("runs"),
     store: Store = "store",
 ) -> None:
-    """Remove one teacher's answers, or all with --all. Refuses while a run has them open."""
+    """Remove the answers of one teacher, or of all with --all. Refused while a run has them open."""
     from raykd.errors import ConfigError
     from raykd.teachers.store.inventory import remove_stores
 
@@ -144,7 +137,6 @@ def clear_command(
         )
     gone = remove_stores(output / store, fingerprint, force=force)
     entries = sum(s.entries or 0 for s in gone)
-    console.print(
-        f"removed {entries:,} answers of {len(gone)} stores, {sum(s.bytes for s in gone) / 1e6:,.1f} MB",
-        highlight=False,
+    print_lines(
+        f"removed {entries:,} answers of {len(gone)} stores, {sum(s.bytes for s in gone) / 1e6:,.1f} MB"
     )

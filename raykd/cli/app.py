@@ -1,10 +1,9 @@
-"""What all commands share: the application, the terminal, how a run file is read and an outcome shown."""
+"""Define what all commands share: the application, the terminal, common arguments, and how results are printed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="""Distil several teachers, monolingual and multilingual, into one small student.
 
-Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train workers, MLflow records the run.
+Ray actors serve the teachers, DeepSpeed trains the student in Ray workers, MLflow records everything.
 
 [bold]A first look:[/bold]   raykd demo
 [bold]Your own run:[/bold]   raykd check RUN.yaml   then   raykd train RUN.yaml
@@ -32,47 +31,60 @@ Teachers are served by Ray actors, DeepSpeed trains the student in Ray Train wor
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """A pipe or a file has no width of its own; the result table needs more than rich's 80 columns."""
     console = Terminal(stderr=stderr, emoji=False)
-    return (
-        console
-        if console.is_terminal
-        else Terminal(stderr=stderr, emoji=False, width=max(console.width, 120))
-    )
+    if not console.is_terminal:
+        # A pipe or a file has no width, and the result table needs more than rich's 80 columns.
+        console.width = max(console.width, 120)
+    return console
 
 
 console = _console()
 errors = _console(stderr=True)
 
 
-RunFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN.yaml", help="The run: data, teachers, student, objective; or the folder of one."
-    ),
+OutputFolder = Annotated[Path, typer.Option("--output", help="Folder of all runs (output in a run file).")]
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file, or the folder of a run.")]
+RunOrSpace = Annotated[
+    Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space (see sweep).")
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Keys of RUN.yaml to change: objective.alpha=0.3 teachers.en.actor.replicas=2",
+        help="Keys of the file to change: objective.alpha=0.3 teachers.en.actor.replicas=2; of a search space: "
+        "num_samples=8 set.train.epochs=2 base=run.yaml",
     ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue from the last checkpoint, or start if there is none."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the folder and start anew.")]
+Smoke = Annotated[
+    bool,
+    typer.Option("--smoke", help="Run all of it in short, in output/NAME-smoke: few rows, steps and trials."),
 ]
 
 
-def load_run_file(path: Path, overrides: list[str] | None) -> Any:
-    from raykd.config.loading import load_run
-
-    return load_run(path, overrides or ())
-
-
 def show_result(result: Run | SweepResult | ConfirmationResult) -> None:
-    """Show tables and lines of what a command made."""
+    """Show the tables and lines of a result."""
     for part in result.shown:
         console.print(part, markup=False, highlight=False)
-    print_lines(result.lines)
+    print_lines(*result.lines)
 
 
-def print_lines(lines: Sequence[str]) -> None:
+def print_lines(*lines: str, markup: bool = True) -> None:
+    """Print lines that only the terminal wraps.
+
+    Args:
+        lines: In rich's markup, or plain.
+        markup: False for plain lines.
+    """
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=markup, highlight=False, soft_wrap=True)
+
+
+def exit_with(code: int) -> None:
+    """End the command with this exit code if it is not 0."""
+    if code:
+        raise typer.Exit(code)

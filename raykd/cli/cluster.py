@@ -1,4 +1,4 @@
-"""Commands about clusters that are not this machine: `raykd submit`, `raykd jobs`, `raykd cluster render`."""
+"""Define the commands for clusters: `raykd submit`, `raykd jobs`, `raykd cluster render`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ import typer
 from rich.markup import escape
 
 from raykd import __version__
-from raykd.cli.app import app, console, errors, print_lines
+from raykd.cli.app import Overrides, RunOrSpace, app, errors, exit_with, print_lines
 
-RunOrSpace = Annotated[
-    Path, typer.Argument(metavar="RUN_OR_SPACE", help="A run file, or a sweep file (one with a space).")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Keys of the file to change, as for train and sweep."),
-]
 Address = Annotated[
     str | None,
     typer.Option(
-        help="The cluster's dashboard, http://HOST:8265; without it RAY_ADDRESS. auto is a Ray that runs here."
+        help="The cluster's dashboard, http://HOST:8265. Default: RAY_ADDRESS. auto is a Ray on this machine."
     ),
 ]
 
@@ -33,12 +26,12 @@ def submit_job(
     overrides: Overrides = None,
     address: Address = None,
     working_dir: Annotated[
-        Path | None, typer.Option(help="Folder that is uploaded; by default that of the file.")
+        Path | None, typer.Option(help="Folder to upload. Default: the folder of the file.")
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
-            help="Where runs lie on the cluster, a path from the root that every node sees: /raykd/runs."
+            help="Folder of runs on the cluster, an absolute path that every node sees: /raykd/runs."
         ),
     ] = None,
     env: Annotated[
@@ -46,56 +39,52 @@ def submit_job(
     ] = None,
     print_only: Annotated[
         bool,
-        typer.Option("--print-only", help="Print the same as a `ray job submit` command and send nothing."),
+        typer.Option("--print-only", help="Print the equivalent `ray job submit` command and send nothing."),
     ] = False,
     no_follow: Annotated[
         bool,
-        typer.Option("--no-follow", help="Do not wait for the job: raykd jobs logs ID shows what it writes."),
+        typer.Option("--no-follow", help="Do not wait for the job. raykd jobs logs ID shows its output."),
     ] = False,
 ) -> None:
     """Send a run or a sweep to a Ray cluster and follow it to its end.
 
-    The folder of the file is uploaded (its sizes are shown), so paths in the file
-    that are relative to it hold on the cluster too. Sent again, the job goes on
-    where it was; a finished one says what it found.
+    The folder of the file is uploaded (its sizes are shown), so relative paths in the file
+    hold on the cluster too. Submitted again, an interrupted job continues,
+    and a finished one shows its results.
 
-    A cluster with a token:
+    For a cluster that asks for a token:
     RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE raykd submit ...
 
     Exit codes: that of the job, which is that of train or sweep;
     2 configuration, 5 no cluster, 130 interrupted (the job goes on) or stopped.
     """
+    from raykd.deploy.rayjobs import Jobs
     from raykd.deploy.request import read_request
     from raykd.deploy.submission import prepare_submission
 
     sent = prepare_submission(
         read_request(file, overrides or ()), working_dir=working_dir, output=output, environment=env or ()
     )
+    lines = [escape(line) for line in [*sent.package.describe(), *sent.notes]]
     if print_only:
-        for line in [*sent.package.describe(), *sent.notes]:
-            errors.print(escape(line), highlight=False, soft_wrap=True)
+        for line in lines:
+            errors.print(line, highlight=False, soft_wrap=True)
         print(sent.command(address, follow=not no_follow))
         return
-    from raykd.deploy.rayjobs import Jobs
-
     jobs = Jobs.connect(address)
-    print_lines([escape(line) for line in [*sent.package.describe(), *sent.notes]])
+    print_lines(*lines)
     jobs.send(sent)
-    console.print(f"job [bold]{sent.id}[/bold] at {escape(jobs.address)}", highlight=False, soft_wrap=True)
+    print_lines(f"job [bold]{sent.id}[/bold] at {escape(jobs.address)}")
     if no_follow:
-        print_lines([f"its log: raykd jobs logs {sent.id}", f"its end: raykd jobs stop {sent.id}"])
+        print_lines(f"its log: raykd jobs logs {sent.id}", f"its end: raykd jobs stop {sent.id}")
         return
     try:
-        code = jobs.follow(sent.id, _write)
+        exit_with(jobs.follow(sent.id, _write))
     except KeyboardInterrupt:
         print_lines(
-            [
-                f"The job goes on. raykd jobs stop {sent.id} ends it, raykd jobs logs {sent.id} shows what it writes."
-            ]
+            f"The job goes on. raykd jobs stop {sent.id} ends it, raykd jobs logs {sent.id} shows what it writes."
         )
         raise
-    if code:
-        raise typer.Exit(code)
 
 
 def _write(text: str) -> None:
@@ -105,28 +94,25 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-jobs_app = typer.Typer(help="Jobs of a cluster: list them, read their logs, stop them.")
+jobs_app = typer.Typer(help="List the jobs of a cluster, show their logs, stop them.")
 app.add_typer(jobs_app, name="jobs")
 
 
 @jobs_app.callback(invoke_without_command=True)
 def list_jobs(context: typer.Context, address: Address = None) -> None:
-    """Jobs of a cluster: id, status, when they began (UTC), command. logs and stop take an id."""
+    """List the jobs of a cluster: id, status, start (UTC), command. logs and stop take an id."""
     from raykd.deploy.rayjobs import Jobs
 
     if context.invoked_subcommand is not None:
         return
     found = Jobs.connect(address).list()
     if not found:
-        print_lines(["No job was ever submitted to this cluster."])
+        print_lines("No job was ever submitted to this cluster.")
         return
     width = max(len(job.id) for job in found)
-    console.print(
-        f"{'id':<{width}}  {'status':<9}  {'started (UTC)':<19}  command", highlight=False, soft_wrap=True
-    )
-    print_lines(
-        [escape(f"{job.id:<{width}}  {job.status:<9}  {job.started:<19}  {job.entrypoint}") for job in found]
-    )
+    print_lines(f"{'id':<{width}}  {'status':<9}  {'started (UTC)':<19}  command")
+    for job in found:
+        print_lines(f"{job.id:<{width}}  {job.status:<9}  {job.started:<19}  {job.entrypoint}", markup=False)
 
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As raykd jobs shows it.")]
@@ -137,31 +123,29 @@ def show_job_log(
     job: JobId,
     address: Address = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the job ends; exit with its code.")
+        bool, typer.Option("--follow", help="Follow the job to its end and exit with its code.")
     ] = False,
 ) -> None:
-    """Show what a job has written."""
+    """Show the output of a job."""
     from raykd.deploy.rayjobs import Jobs
 
     jobs = Jobs.connect(address)
-    if not follow:
+    if follow:
+        exit_with(jobs.follow(job, _write))
+    else:
         _write(jobs.log(job))
-        return
-    code = jobs.follow(job, _write)
-    if code:
-        raise typer.Exit(code)
 
 
 @jobs_app.command("stop")
 def stop_job(job: JobId, address: Address = None) -> None:
-    """End a job. What it has written stays; submitted again, it goes on from there."""
+    """Stop a job. Its files stay; submitted again, it continues from there."""
     from raykd.deploy.rayjobs import Jobs
 
     ended = Jobs.connect(address).stop(job)
-    print_lines([f"{job} is being stopped" if ended else f"{job} has ended before"])
+    print_lines(f"{job} is being stopped" if ended else f"{job} has ended before")
 
 
-cluster_app = typer.Typer(no_args_is_help=True, help="Files for Kubernetes.")
+cluster_app = typer.Typer(no_args_is_help=True, help="Render files for Kubernetes.")
 app.add_typer(cluster_app, name="cluster")
 
 
@@ -170,28 +154,36 @@ def render_cluster(
     file: RunOrSpace,
     overrides: Overrides = None,
     image: Annotated[
-        str, typer.Option(help="The image that cluster/Dockerfile makes.")
+        str, typer.Option(help="The image built from cluster/Dockerfile.")
     ] = f"raykd:{__version__}",
     mlflow: Annotated[
         str | None, typer.Option(help="Address of an MLflow server: http://raykd-mlflow:5000.")
     ] = None,
     trials_at_once: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials that the student nodes hold; by default the sweep's own, else 4."),
+        typer.Option(
+            min=1, help="Trials that the student nodes hold. Default: the sweep's own number, else 4."
+        ),
     ] = None,
-    teacher_memory: Annotated[int | None, typer.Option(min=1, help="GiB of a teacher node.")] = None,
-    student_memory: Annotated[int | None, typer.Option(min=1, help="GiB of a student node.")] = None,
+    teacher_memory: Annotated[
+        int | None, typer.Option(min=1, help="Memory of a teacher node in GiB.")
+    ] = None,
+    student_memory: Annotated[
+        int | None, typer.Option(min=1, help="Memory of a student node in GiB.")
+    ] = None,
     staying: Annotated[
         bool,
-        typer.Option("--staying", help="A RayCluster that stays and grows, for raykd submit, not a RayJob."),
+        typer.Option(
+            "--staying",
+            help="Print a RayCluster for raykd submit, which stays and grows, in place of a RayJob.",
+        ),
     ] = False,
 ) -> None:
-    """Print a RayJob for this run: a cluster as large as it needs, which goes when the job is done.
+    """Print a RayJob: a cluster of the size that the run needs, removed when the job is done.
 
-    The file is self-contained: kubectl apply -f - takes it as it is.
-    It is checked before it is printed.
+    The output is complete and checked: pipe it to kubectl apply -f -.
 
-    Teachers go to nodes of the type teacher, students to those of the type student.
+    Teachers are placed on nodes of type teacher, students on nodes of type student.
     The run's data must be embedded, on the hub,
     or on the volume of runs with paths from the root.
     """

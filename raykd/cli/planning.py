@@ -1,4 +1,4 @@
-"""`raykd plan`, `diagnose`: what can be known before anything starts."""
+"""Define `raykd plan` and `raykd doctor`: what can be known before anything starts."""
 
 from __future__ import annotations
 
@@ -10,72 +10,60 @@ import typer
 from rich.markup import escape
 
 from raykd import api
-from raykd.cli.app import app, console
+from raykd.cli.app import OutputFolder, Overrides, RunOrSpace, app, exit_with, print_lines
 
 if TYPE_CHECKING:
     from raykd.preflight.plan import Item
 
 
 @app.command("plan")
-def plan_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to change, as for train and sweep.")
-    ] = None,
-) -> None:
+def plan_command(run: RunOrSpace, overrides: Overrides = None) -> None:
     """Show what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
 
-    Nothing is started and no cluster is asked. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
+    Starts nothing and asks no cluster. Exit codes: 0 done, 2 it cannot fit or is no run, 3 data or model.
     """
     items = api.plan(run, overrides or ())
     print_items(items)
-    wrong = [item.error for item in items if item.error is not None]
-    if wrong:
-        raise typer.Exit(wrong[0].exit_code)
+    exit_with(next((item.error.exit_code for item in items if item.error is not None), 0))
 
 
 def print_items(items: list[Item]) -> None:
-    """A line an item, with a mark where it needs a look or is wrong."""
-    from raykd.tracking import redact
+    """Print one line per item, marked if it is doubtful or wrong."""
+    from raykd.redaction import redact
 
-    wide = max(len(item.what) for item in items)
+    width = max(len(item.what) for item in items)
     for item in items:
-        mark = (
-            "[red]wrong[/red]"
-            if item.error
-            else "[yellow]warn [/yellow]"
-            if item.doubt
-            else "[green]ok[/green]   "
-        )
-        console.print(
-            f"{mark}  [bold]{escape(item.what.ljust(wide))}[/bold]  {escape(redact(item.detail))}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        mark = "[yellow]warn [/yellow]" if item.doubt else "[green]ok[/green]   "
+        mark = "[red]wrong[/red]" if item.error else mark
+        print_lines(f"{mark}  [bold]{escape(item.what.ljust(width))}[/bold]  {escape(redact(item.detail))}")
         if item.error is not None:
-            console.print(
-                indent(redact(str(item.error)), " " * 7), markup=False, highlight=False, soft_wrap=True
-            )
+            print_error(item.error)
+
+
+def print_error(error: Exception) -> None:
+    """Print an error below the line that it belongs to."""
+    from raykd.redaction import redact
+
+    print_lines(indent(redact(str(error)), " " * 7), markup=False)
 
 
 @app.command("doctor")
 def run_doctor(
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster to look at too: auto, or host:port. By default only this machine."),
+        typer.Option(help="Also look at this Ray cluster: auto, or host:port. Default: only this machine."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    output: OutputFolder = Path("runs"),
 ) -> None:
-    """Look at this machine, and at a cluster: versions, processor, disk, MLflow, what is open to strangers.
+    """Look at this machine and at a cluster: versions, processor, disk, MLflow, services open to others.
 
-    Nothing is changed. Exit codes: 0 nothing is wrong, 5 something is.
+    Changes nothing. Exit codes: 0 nothing is wrong, 5 something is.
     """
-    from raykd.preflight.doctor import diagnose as look
+    from raykd.preflight.doctor import diagnose
 
-    items = look(output, address)
+    items = diagnose(output, address)
     print_items(items)
     wrong = sum(item.error is not None for item in items)
     doubts = sum(item.doubt and item.error is None for item in items)
-    console.print(f"{wrong} wrong, {doubts} to look at, {len(items) - wrong - doubts} well", highlight=False)
-    if wrong:
-        raise typer.Exit(5)
+    print_lines(f"{wrong} wrong, {doubts} to look at, {len(items) - wrong - doubts} well")
+    exit_with(5 if wrong else 0)

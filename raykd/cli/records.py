@@ -1,4 +1,4 @@
-"""`raykd mlflow`, `ui`: what concerns records alone."""
+"""Define `raykd mlflow` and `raykd ui`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from raykd.cli.app import app, console, print_lines
+from raykd.cli.app import OutputFolder, app, print_lines
 from raykd.errors import ConfigError, TrackingError
 
-mlflow_app = typer.Typer(help="Records that MLflow has not taken yet: send them.", no_args_is_help=True)
+mlflow_app = typer.Typer(help="Send records that MLflow has not taken yet.", no_args_is_help=True)
 app.add_typer(mlflow_app, name="mlflow")
 
 
@@ -21,10 +20,13 @@ def sync_records(
         Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run or a sweep, for example runs/NAME.")
     ],
     new_run: Annotated[
-        bool, typer.Option("--new-run", help="Record in a new MLflow run what belongs to one that is gone.")
+        bool, typer.Option("--new-run", help="Use a new MLflow run in place of one that was deleted.")
     ] = False,
 ) -> None:
-    """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end. Twice does no harm."""
+    """Send what a run could not record while MLflow was away: curves, tags, artifacts, its end.
+
+    Safe to repeat.
+    """
     from raykd.config import TrackingConfig
     from raykd.config.home import find_folder
     from raykd.config.loading import read_yaml_mapping
@@ -43,13 +45,13 @@ def sync_records(
         with lock_folder(folder):
             folders = find_waiting_folders(folder)
             if not folders:
-                console.print("nothing waits to be sent")
+                print_lines("nothing waits to be sent")
                 return
             # The rest of the run may name files that are on another machine.
             tracking = TrackingConfig.model_validate(
                 read_yaml_mapping(folder / "run.yaml").get("tracking") or {}
             )
-            uri = resolve_tracking_uri(tracking, _output_of(folder))
+            uri = resolve_tracking_uri(tracking, _find_output(folder))
             asked = Experiment.of(tracking) if new_run else None
             sent = sum((send_waiting(uri, part, new_run=asked) for part in folders), SyncResult())
     except (OSError, ValueError) as error:
@@ -59,22 +61,22 @@ def sync_records(
             wanted="a run's folder that can be read and written",
             next_step="see who may write it; what waits there stays",
         ) from None
-    console.print(f"sent {sent.points:,} points and {sent.operations:,} other records")
+    print_lines(f"sent {sent.points:,} points and {sent.operations:,} other records")
     if sent.kept:
-        print_lines([escape(f"not sent: {line}") for line in sent.kept])
+        print_lines(*(f"not sent: {line}" for line in sent.kept), markup=False)
         raise typer.Exit(TrackingError.exit_code)
 
 
-def _output_of(folder: Path) -> Path:
-    """The folder of all runs: where the database lies, wherever the run was moved with it."""
+def _find_output(folder: Path) -> Path:
+    """Return the folder of all runs: the one with the database, which may have been moved together with the run."""
     return next((above for above in folder.parents if (above / "mlflow.db").exists()), folder.parent)
 
 
 def _check_run_folder(folder: Path, given: Path) -> None:
-    """Check that a folder is one of a run or a sweep.
+    """Check that a folder is the folder of a run or a sweep.
 
     Raises:
-        ConfigError: it is not, and which may be meant.
+        ConfigError: It is not. Names the runs in it, if there are any.
     """
     if (folder / "run.json").is_file() and (folder / "run.yaml").is_file():
         return
@@ -92,10 +94,10 @@ def _check_run_folder(folder: Path, given: Path) -> None:
 
 @app.command("ui")
 def open_ui(
-    output: Annotated[Path, typer.Option(help="The folder that holds mlflow.db.")] = Path("runs"),
+    output: OutputFolder = Path("runs"),
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
 ) -> None:
-    """Serve MLflow's pages of the runs in a folder, on 127.0.0.1 only, until Ctrl-C."""
+    """Serve the MLflow pages of the runs in a folder, on 127.0.0.1 only, until Ctrl-C."""
     from raykd.tracking import serve_ui
 
-    serve_ui(output, port, lambda line: console.print(line, highlight=False))
+    serve_ui(output, port, print_lines)

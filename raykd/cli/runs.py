@@ -1,4 +1,4 @@
-"""`raykd train`, `check`, `demo`, `predict`."""
+"""Define `raykd train`, `check`, `demo` and `predict`."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from textwrap import indent
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from raykd import api
-from raykd.cli.app import Overrides, RunFile, app, console, show_result
+from raykd.cli.app import (
+    OutputFolder,
+    Overrides,
+    Overwrite,
+    Resume,
+    RunFile,
+    RunOrSpace,
+    Smoke,
+    app,
+    console,
+    exit_with,
+    print_lines,
+    show_result,
+)
+from raykd.cli.planning import print_error
 from raykd.cli.terminal import decode_lines, format_json, recover_text
+from raykd.parse import JsonObject
 
 NOT_CHECKED = "not checked"
-"""What a finding says that only the run itself can know."""
+"""In a finding about something that only the run itself can find out."""
 
 
 @app.command("train")
 def run_train(
     run: RunFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of this run, if there is one.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Empty the run's folder and start anew.")
-    ] = False,
-    smoke: Annotated[
-        bool,
-        typer.Option(
-            "--smoke",
-            help="Run all of it in short, from the start, in output/NAME-smoke: a few rows and steps.",
-        ),
-    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    smoke: Smoke = False,
 ) -> None:
-    """Train what RUN.yaml describes: missing teachers first, then the student.
+    """Train the student of RUN.yaml, and first the teachers that do not exist yet.
 
-    Everything lands in output/name: student/, report.html, results.md, run.yaml as resolved, log.txt.
+    Everything is written to output/name: student/, report.html, results.md, run.yaml as resolved, log.txt.
 
-    Trained teachers are kept in output/teachers and used again by every run that asks for the same ones.
+    Trained teachers are kept in output/teachers. Every run that asks for the same ones reuses them.
 
     Without teachers and with objective.alpha: 1 it is plain supervised training.
 
@@ -54,44 +58,26 @@ def run_train(
 
 
 @app.command("check")
-def check_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN_OR_SPACE.yaml", help="A run file, or a search space.")],
-    overrides: Overrides = None,
-) -> None:
-    """Check a run or a sweep without taking a worker: files, rows, labels, models, resources, disk, combinations."""
+def check_command(run: RunOrSpace, overrides: Overrides = None) -> None:
+    """Check a run or a sweep without starting it: files, rows, labels, models, resources, disk, combinations."""
     from raykd.config.home import find_config_file
-    from raykd.tracking import redact
     from raykd.tuning.config import Sweep, load_run_or_sweep
 
     run = find_config_file(run)
     config = load_run_or_sweep(run, overrides or ())
-    command = "sweep" if isinstance(config, Sweep) else "train"
+    is_sweep = isinstance(config, Sweep)
     findings = api.check(config)
     for finding in findings:
-        if finding.error is None:
-            console.print(
-                f"{_mark(finding.detail)} [bold]{escape(finding.what)}[/bold]  {escape(finding.detail)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        else:
-            console.print(f"[red]wrong[/red]  [bold]{escape(finding.what)}[/bold]", highlight=False)
-            console.print(
-                indent(redact(str(finding.error)), " " * 7), markup=False, highlight=False, soft_wrap=True
-            )
-    wrong = [f.error for f in findings if f.error is not None]
-    if wrong:
-        raise typer.Exit(wrong[0].exit_code)
-    arguments = [*(overrides or ()), *(f.argument for f in findings if f.argument)]
-    changed = " ".join(map(shlex.quote, arguments))
-    unknown = any(NOT_CHECKED in f.detail for f in findings)
-    verdict = "Nothing wrong was found, but not all could be checked" if unknown else "All is well"
-    starts = f"raykd {command} {shlex.quote(str(run))} {changed}".rstrip()
-    console.print(
-        escape(f"{verdict}; the {'run' if command == 'train' else 'sweep'} starts with: {starts}"),
-        highlight=False,
-        soft_wrap=True,
-    )
+        mark = "[red]wrong[/red] " if finding.error else _mark(finding.detail)
+        print_lines(f"{mark} [bold]{escape(finding.what)}[/bold]  {escape(finding.detail)}".rstrip())
+        if finding.error is not None:
+            print_error(finding.error)
+    exit_with(next((finding.error.exit_code for finding in findings if finding.error is not None), 0))
+    changed = shlex.join([*(overrides or ()), *(f.argument for f in findings if f.argument)])
+    is_partial = any(NOT_CHECKED in finding.detail for finding in findings)
+    verdict = "Nothing wrong was found, but not all could be checked" if is_partial else "All is well"
+    starts = f"raykd {'sweep' if is_sweep else 'train'} {shlex.quote(str(run))} {changed}".rstrip()
+    print_lines(f"{verdict}; the {'sweep' if is_sweep else 'run'} starts with: {starts}", markup=False)
 
 
 def _mark(detail: str) -> str:
@@ -104,11 +90,8 @@ def _mark(detail: str) -> str:
 
 
 @app.command("demo")
-def run_demo(
-    overrides: Overrides = None,
-    output: Annotated[Path, typer.Option(help="Folder of the demo's run.")] = Path("runs"),
-) -> None:
-    """Run the main job on the embedded corpus: three teachers, the undistilled and the distilled student.
+def run_demo(overrides: Overrides = None, output: OutputFolder = Path("runs")) -> None:
+    """Distil three teachers on the embedded corpus, with an undistilled student beside the distilled one.
 
     Needs no data and no network, two cores and about three minutes.
     """
@@ -127,44 +110,44 @@ def predict_command(
     ],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT", help="Texts; without any, the lines of standard input."),
+        typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input."),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="JSON lines with a text; '-' is standard input.")
+        Path | None, typer.Option("--jsonl", help="A file of JSON lines, or - for standard input.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Key of the text in --jsonl; by default text, tokens or question.")
+        str | None, typer.Option(help="Key of the text in --jsonl. Default: text, tokens or question.")
     ] = None,
     pair: Annotated[str | None, typer.Option(help="Key of the second text or context.")] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="Which task, of a student of several tasks: the name of a folder in MODEL_DIR."),
+        typer.Option(help="Name of the task if the student has several: a folder in MODEL_DIR."),
     ] = None,
     no_answer: Annotated[
         bool, typer.Option("--no-answer", help="A question may have no answer (models trained on SQuAD v2).")
     ] = False,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Longest prompt or source in tokens, of a model that writes.")
+        int | None, typer.Option(min=1, help="Longest prompt or source of a generating model, in tokens.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest text in tokens that a model writes.")
+        int | None, typer.Option(min=1, help="Longest text that a generating model writes, in tokens.")
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option(help="Language to write, for a multilingual model (or tgt_lang in the lines)."),
+        typer.Option(help="Language to write, for a multilingual model (or tgt_lang per line)."),
     ] = None,
     source_language: Annotated[
-        str | None, typer.Option(help="Language of the sources (or src_lang in the lines).")
+        str | None, typer.Option(help="Language of the sources (or src_lang per line).")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per text instead of a table.")
     ] = False,
 ) -> None:
-    """Predict with a saved model: label and probabilities, entities, an answer or a text for each input.
+    """Predict with a saved model: a label with probabilities, entities, an answer or a text per input.
 
-    Texts come as arguments, as lines of standard input, or from --jsonl; JSON lines are answered with JSON lines.
+    Texts are arguments, lines of standard input, or JSON lines with --jsonl. JSON lines give JSON lines.
 
-    A tagger reads texts or {"tokens": [...]}; questions come as {"question": ..., "context": ...}.
+    A tagger reads texts or {"tokens": [...]}. A question is {"question": ..., "context": ...}.
     """
     from raykd.scoring.inputs import read_inputs
 
@@ -183,13 +166,13 @@ def predict_command(
         if as_json or jsonl is not None:
             print(format_json(row))
         else:
-            first, rest = _shown(row)
+            first, rest = _format_prediction(row)
             console.print(f"[bold]{escape(first)}[/bold]  ", end="", highlight=False, soft_wrap=True)
             console.print(rest, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _shown(row: dict[str, Any]) -> tuple[str, str]:
-    """A prediction for people: what was answered, and to what."""
+def _format_prediction(row: JsonObject) -> tuple[str, str]:
+    """Return the answer and the input of a prediction as texts."""
     if "probabilities" in row:
         return row["label"], "  ".join(
             f"{k} {p:.3f}" for k, p in row["probabilities"].items()

@@ -1,4 +1,4 @@
-"""`raykd sweep`, `confirm`."""
+"""Define `raykd sweep` and `raykd confirm`."""
 
 from __future__ import annotations
 
@@ -8,53 +8,50 @@ from typing import Annotated
 import typer
 
 from raykd import api
-from raykd.cli.app import app, console, show_result
+from raykd.cli.app import (
+    OutputFolder,
+    Overrides,
+    Overwrite,
+    Resume,
+    Smoke,
+    app,
+    console,
+    exit_with,
+    show_result,
+)
+
+FAILED = 4
+"""Exit code if a trial failed."""
 
 
 @app.command("sweep")
 def sweep_command(
     space: Annotated[
         Path | None,
-        typer.Argument(metavar="SPACE.yaml", help="What is searched, over which run: see tune_spaces/."),
+        typer.Argument(metavar="SPACE.yaml", help="The searched keys and the base run: see tune_spaces/."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Keys of SPACE.yaml to change: num_samples=8 set.train.epochs=2 base=run.yaml",
-        ),
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[
         str | None,
-        typer.Option(
-            "--resume",
-            metavar="NAME",
-            help="Go on with the sweep of this name (or folder); finished trials stay.",
-        ),
+        typer.Option("--resume", metavar="NAME", help="Continue the sweep of this name or folder."),
     ] = None,
     go_on: Annotated[
-        bool, typer.Option("--continue", help="Go on with SPACE.yaml's sweep if it is there, else start it.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Empty the sweep's folder and start anew.")
-    ] = False,
-    output: Annotated[Path, typer.Option(help="Where --resume looks for NAME.")] = Path("runs"),
-    allow_failed_trials: Annotated[
-        bool, typer.Option("--allow-failed-trials", help="Exit with 0 although trials failed.")
-    ] = False,
-    smoke: Annotated[
         bool,
-        typer.Option(
-            "--smoke",
-            help="Run all of it in short, from the start, in output/NAME-smoke: few trials, rows and steps.",
-        ),
+        typer.Option("--continue", help="Continue the sweep of SPACE.yaml, or start it if there is none."),
     ] = False,
+    overwrite: Overwrite = False,
+    output: OutputFolder = Path("runs"),
+    allow_failed_trials: Annotated[
+        bool, typer.Option("--allow-failed-trials", help="Exit with 0 even if trials failed.")
+    ] = False,
+    smoke: Smoke = False,
 ) -> None:
-    """Search alpha, temperature, schedules and any other key, over teachers that answer each text once.
+    """Search alpha, temperature, schedules or any other key, over teachers that answer each text once.
 
-    Everything lands in output/name: best.yaml (raykd train takes it as it is), report.html, trials.csv, trials.jsonl.
+    Everything is written to output/name: best.yaml (a run file for raykd train), report.html, trials.csv, trials.jsonl.
 
-    A sweep that was cut off goes on with --resume NAME; more num_samples may be asked for then.
+    An interrupted sweep continues with --resume NAME. Finished trials stay, and num_samples may then be larger.
+    --output is where NAME is looked for.
 
     Exit codes: 0 done, 2 configuration, 3 data or model, 4 trials failed, 5 infrastructure, 130 interrupted.
     """
@@ -71,8 +68,7 @@ def sweep_command(
         progress=console,
     )
     show_result(result)
-    if result.failed and not allow_failed_trials:
-        raise typer.Exit(4)
+    exit_with(FAILED if result.failed and not allow_failed_trials else 0)
 
 
 @app.command("confirm")
@@ -80,17 +76,14 @@ def confirm_command(
     sweep_folder: Annotated[
         Path, typer.Argument(metavar="SWEEP", help="The folder of a finished sweep: runs/NAME.")
     ],
-    seeds: Annotated[int, typer.Option(min=2, help="Fresh seeds for each of the two.")] = 5,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier confirmation was cut off.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the confirmation anew.")] = False,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of fresh seeds for each of the two.")] = 5,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Train a sweep's winner and its base again with fresh seeds: the paired difference and its interval.
+    """Train a sweep's winner and its base again with fresh seeds, and show the paired difference with its interval.
 
-    The test rows are read here, once. A winner's validation score alone carries the luck of the search.
+    The test rows are read here for the first time. A winner's validation score alone includes the luck of the search.
     """
     result = api.confirm(sweep_folder, seeds, resume=resume, overwrite=overwrite, progress=console)
     show_result(result)
-    if result.failed:
-        raise typer.Exit(4)
+    exit_with(FAILED if result.failed else 0)

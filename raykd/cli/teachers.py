@@ -1,4 +1,4 @@
-"""Commands about teachers that outlive a run: `raykd teachers up | status | down`."""
+"""Define the commands for teachers that outlive a run: `raykd teachers up | status | down`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from typing import Annotated
 
 import typer
 
-from raykd.cli.app import Overrides, RunFile, app, console, load_run_file, print_lines
+from raykd.cli.app import Overrides, RunFile, app, console, print_lines
 from raykd.errors import ConfigError
 
 teachers_app = typer.Typer(
     no_args_is_help=True,
-    help="""Teachers that stay on a cluster and serve one run after another.
+    help="""Start, list and stop teachers that stay on a cluster and serve one run after another.
 
 They keep their CPUs and GPUs until raykd teachers down.
-A run asks them with serving.pool=NAME; it is refused if they are not exactly
-its own teachers.
+A run uses them with serving.pool=NAME. It is refused if they differ from its own teachers.
 """,
 )
 app.add_typer(teachers_app, name="teachers")
 
 Address = Annotated[
     str | None,
-    typer.Option(help="The Ray cluster; without it RAY_ADDRESS, else the one that runs on this machine."),
+    typer.Option(help="The Ray cluster. Default: RAY_ADDRESS, else the one on this machine."),
 ]
 
 
@@ -30,19 +29,22 @@ Address = Annotated[
 def start_pool_command(
     run: RunFile,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="Name of the pool; by default the run's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the pool. Default: the name of the run.")] = None,
     load: Annotated[
         bool,
-        typer.Option("--load", help="Load all weights now; by default on the first text without answer."),
+        typer.Option(
+            "--load", help="Load all weights now. Default: on the first text without a stored answer."
+        ),
     ] = False,
 ) -> None:
-    """Start the teachers of RUN.yaml on a running cluster, under a name.
+    """Start the teachers of RUN.yaml as a named pool on a running cluster.
 
     Needs a cluster that outlives the command: ray start --head, then ray.address=auto.
-    Of the file only teachers, labels, task, serving and ray are used.
-    Teachers that it trains must be there already: raykd train makes them.
-    Asked again for the same teachers it changes nothing.
+    Only teachers, labels, task, serving and ray are read from the file.
+    Teachers that it trains must exist already: raykd train makes them.
+    Repeating the command for the same teachers changes nothing.
     """
+    from raykd.config.loading import load_run
     from raykd.config.overlay import check_name
     from raykd.runs.named_pools import run_teachers_up
 
@@ -51,17 +53,17 @@ def start_pool_command(
             check_name(name)
         except ValueError as error:
             raise ConfigError("--name is no name", got=name, wanted=str(error)) from None
-    print_lines(run_teachers_up(load_run_file(run, overrides), name, load=load))
+    print_lines(*run_teachers_up(load_run(run, overrides or ()), name, load=load))
 
 
 @teachers_app.command("status")
 def show_pools(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pool; by default all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One pool. Default: all.")] = None,
     address: Address = None,
 ) -> None:
-    """Show the named pools: what is alive, where, what it did and how much memory it holds.
+    """Show the named pools: live replicas, their nodes, answered rows and memory.
 
-    A replica that does not answer within seconds is shown as such.
+    A replica that does not answer within seconds is marked.
     """
     from raykd.runs.named_pools import run_teachers_status
 
@@ -71,13 +73,13 @@ def show_pools(
 
 @teachers_app.command("down")
 def stop_pools(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The pool.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All pools of the cluster.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the pool.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Stop all pools of the cluster.")] = False,
     address: Address = None,
 ) -> None:
-    """End a named pool: its stores are flushed, its CPUs and GPUs are free again.
+    """Stop a named pool: flush its stores and free its CPUs and GPUs.
 
-    A run that still asks it fails with an error that says so. A pool that is not there is no error.
+    A run that still uses it fails with an error that says so. A pool that does not exist is no error.
     """
     from raykd.runs.named_pools import run_teachers_down
 
@@ -88,4 +90,4 @@ def stop_pools(
             wanted="a NAME, or --all",
             next_step="raykd teachers status lists the pools",
         )
-    print_lines(run_teachers_down(None if name is None else [name], address))
+    print_lines(*run_teachers_down(None if name is None else [name], address))
