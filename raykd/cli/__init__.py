@@ -1,6 +1,7 @@
-"""The command line. Heavy imports come late, inside the commands: `--help` answers at once.
+"""Run the command line.
 
-Signals are listened to before anything else is imported: they may come at any moment.
+Heavy imports stand inside the commands, so that `--help` answers at once. Signal handlers are set before anything else
+is imported, because a signal may come at any moment.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from raykd.environ import use_utf8
 
 
 def _is_the_program() -> bool:
-    """Whether this process is the command line, and not one that imports it."""
+    """Return whether this process is the command line, not a program that imports it."""
     started = sys.orig_argv[1:]
     return os.path.basename(sys.argv[0]) == "raykd" or ["-m", "raykd.cli"] in [
         started[at : at + 2] for at in range(len(started))
@@ -25,7 +26,7 @@ def _is_the_program() -> bool:
 
 def _say_interrupted() -> None:
     again = sys.argv[1:2] in (["train"], ["sweep"], ["confirm"])
-    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # bars hide it
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # progress bars hide the cursor
     going_on = "; --resume goes on from the last checkpoint" if again else ""
     print(f"{cursor}interrupted{going_on}", file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -41,7 +42,7 @@ import typer  # noqa: E402
 from raykd.cli.app import app, errors  # noqa: E402
 from raykd.cli.terminal import escape_unencodable, redirect_to_null  # noqa: E402
 
-# Each registers its commands, in the order in which --help shows them.
+# Importing a module registers its commands. The order is that of --help.
 from raykd.cli import runs  # noqa: E402, F401  # isort: skip
 from raykd.cli import planning  # noqa: E402, F401  # isort: skip
 from raykd.cli import sweeps  # noqa: E402, F401  # isort: skip
@@ -52,11 +53,11 @@ from raykd.cli import cluster  # noqa: E402, F401  # isort: skip
 
 
 def main() -> None:
-    """Runs the command line; an error of raykd is one message and an exit code, never a traceback."""
+    """Run the command line. An error of raykd ends as one message and an exit code, not as a traceback."""
     interrupt.allow_unwinding()
     try:
         _main()
-    except KeyboardInterrupt:  # it came once more while the first was put in order
+    except KeyboardInterrupt:  # a second Ctrl-C while the first was being handled
         interrupt.end_if_told()
         raise SystemExit(interrupt.INTERRUPTED) from None
     finally:
@@ -70,7 +71,7 @@ def _main() -> None:
     try:
         code = app(prog_name="raykd", standalone_mode=False)
     except RaykdError as error:
-        interrupt.end_if_told()  # what fails while all is being ended is no error
+        interrupt.end_if_told()  # an error during an ordered end is no error of the run
         _say(error)
         _say_unrecorded()
         raise SystemExit(error.exit_code) from None
@@ -98,7 +99,7 @@ def _main() -> None:
 
 
 def _say_unrecorded() -> None:
-    """What MLflow did not take, and the command that sends it."""
+    """Print what MLflow did not take, and the command that sends it."""
     if "raykd.tracking" not in sys.modules:
         return
     from raykd.tracking import redact, take_unrecorded_lines
@@ -126,7 +127,7 @@ def _shadowed(files: Sequence[Path], error: Exception) -> Exception:
 
 
 def _say_fault(error: Exception) -> None:
-    """An error that nobody foresaw: the trace, which may hold what must not be printed, and what to do."""
+    """Print an unforeseen error: the traceback without secrets, and what to do."""
     import traceback
 
     from raykd.redaction import redact

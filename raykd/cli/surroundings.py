@@ -1,5 +1,7 @@
-"""What of its surroundings the command line does not take over: warnings as errors, modules of the working directory,
-a home that is not there. Done before anything heavy is imported; another program that imports raykd keeps its own.
+"""Prepare the process of the command line for libraries that expect an ordinary environment.
+
+Turns warnings as errors off, removes the working directory from the module path, and sets a user name and a home if
+they are missing. Runs before anything heavy is imported. A program that imports raykd keeps its own environment.
 """
 
 from __future__ import annotations
@@ -17,16 +19,18 @@ _LIBRARIES = {"datasets", "deepspeed", "mlflow", "numpy", "pandas", "pydantic", 
 
 
 def prepare_process() -> None:
-    """Makes this process fit for libraries that expect an ordinary one."""
-    _warnings_are_no_errors()
-    _search_no_working_directory()
-    os.environ.pop("RAY_CLIENT_MODE", None)  # which Ray reads when it is imported; no run can be driven so
-    _have_a_name()
-    _have_a_home()
+    """Prepare this process; see the module."""
+    _allow_warnings()
+    _drop_working_directory()
+    os.environ.pop(
+        "RAY_CLIENT_MODE", None
+    )  # Ray reads it on import; a run cannot be driven through Ray Client
+    _set_user_name()
+    _set_home()
 
 
 def find_shadowing_files() -> list[Path]:
-    """Files in folders of PYTHONPATH that Python takes for a library of that name: a common cause of odd faults."""
+    """Return files in folders of PYTHONPATH that shadow a library of the same name, a common cause of odd errors."""
     found = []
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         with contextlib.suppress(OSError):
@@ -38,8 +42,8 @@ def find_shadowing_files() -> list[Path]:
     return found
 
 
-def _warnings_are_no_errors() -> None:
-    """Libraries warn of much; PYTHONWARNINGS=error is for the tests of one's own code."""
+def _allow_warnings() -> None:
+    """Stop warnings of libraries from being raised: PYTHONWARNINGS=error is meant for tests of one's own code."""
     if "error" in os.environ.get("PYTHONWARNINGS", ""):
         del os.environ["PYTHONWARNINGS"]
     for at, (action, *rest) in enumerate(warnings.filters):
@@ -47,16 +51,18 @@ def _warnings_are_no_errors() -> None:
             warnings.filters[at] = ("default", *rest)  # type: ignore[index]
 
 
-def _search_no_working_directory() -> None:
-    """`python -m` searches it first, so that a file torch.py there would be taken for torch."""
+def _drop_working_directory() -> None:
+    """Remove the working directory from the module path. `python -m` puts it first, where a file torch.py would shadow
+    torch.
+    """
     here = os.path.realpath(os.curdir)
     package = os.path.realpath(Path(__file__).parents[2])
     if sys.argv[0] == "-m" and sys.path and os.path.realpath(sys.path[0] or os.curdir) == here != package:
         del sys.path[0]
 
 
-def _have_a_name() -> None:
-    """A user without an entry in passwd: libraries ask for the name and end in a trace."""
+def _set_user_name() -> None:
+    """Set a name for a user without an entry in passwd. Libraries ask for it and fail."""
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         try:
             pwd.getpwuid(os.geteuid())
@@ -64,13 +70,13 @@ def _have_a_name() -> None:
             os.environ["USER"] = f"user{os.geteuid()}"
 
 
-def _have_a_home() -> None:
-    """A home that is not there and cannot be made: caches go to a folder of this user's in /tmp."""
+def _set_home() -> None:
+    """Set a home in /tmp, owned by this user, if there is none and none can be made. Libraries put caches there."""
     home = os.environ.get("HOME")
     if home is None:
         with contextlib.suppress(KeyError):
             home = pwd.getpwuid(os.geteuid()).pw_dir
-    if home is not None and os.path.isabs(home) and _can_be(Path(home)):
+    if home is not None and os.path.isabs(home) and _is_usable(Path(home)):
         return
     other = Path(f"/tmp/raykd-home-{os.geteuid()}")
     with contextlib.suppress(OSError):
@@ -80,8 +86,8 @@ def _have_a_home() -> None:
             os.environ["HOME"] = str(other)
 
 
-def _can_be(home: Path) -> bool:
-    """Whether it is a folder, perhaps one that may only be read, or can be made."""
+def _is_usable(home: Path) -> bool:
+    """Return whether a home is a readable folder, or can be made."""
     if os.path.lexists(home):
         return home.is_dir() and os.access(home, os.R_OK | os.X_OK)
     above = home.parent

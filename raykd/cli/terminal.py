@@ -1,8 +1,7 @@
-"""The terminal as it is: its encoding, a pipe that somebody closes, texts that came in other bytes.
+"""Adapt to the terminal: its encoding, a closed pipe, and texts in another encoding.
 
-Decision record: what the terminal cannot show is written in its means: signs of typography as the nearest ASCII,
-others escaped. A pipe that is closed ends the showing and not
-the work: a run that was piped into `head` trains on.
+Decision record: characters that the terminal cannot show are replaced, typographic ones by the nearest ASCII and others
+by escapes. A closed pipe ends the output and not the work: a run piped into `head` goes on training.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import IO, Any, TextIO
+from typing import IO, TextIO
 
 from rich.console import Console
 
@@ -21,12 +20,12 @@ PLAIN = {
     "−": "-", "–": "-", "—": "-", "…": "...", "✓": "+", "•": "*", "±": "+-", "×": "x", "→": "->", "≤": "<=",
     "≥": ">=", "τ": "tau", "“": '"', "”": '"', "’": "'", "━": "-", "─": "-", "╸": "-", "╺": "-", "│": "|",
 }  # fmt: skip
-"""Signs that raykd itself shows, in ASCII."""
+"""ASCII for the characters that raykd itself shows."""
 HANDLER = "raykd.plain"
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Writes what an encoding lacks as ASCII or escaped; for `codecs.register_error`."""
+    """Replace characters that an encoding lacks; for `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     bad = error.object[error.start : error.end]
@@ -42,7 +41,7 @@ codecs.register_error(HANDLER, _plain)
 
 
 def escape_unencodable() -> None:
-    """Lets standard output and error show every text, in the terminal's means."""
+    """Let standard output and error show every text, with replacements where the encoding lacks a character."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -51,24 +50,24 @@ def escape_unencodable() -> None:
 
 
 class Terminal(Console):
-    """A console that goes on without showing anything when nobody reads it any more."""
+    """A console that becomes silent when its reader has closed the pipe."""
 
     def on_broken_pipe(self) -> None:
-        """Called by rich; its own way ends the process."""
+        """Become silent. rich calls this; its default ends the process."""
         self.quiet = True
         redirect_to_null(self.file)
 
 
 def redirect_to_null(stream: IO[str]) -> None:
-    """Sends a stream to nowhere, so that nothing is said of its closed pipe at the end either."""
+    """Redirect a stream to /dev/null, so that Python does not complain about its closed pipe at exit."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
-def format_json(row: Any) -> str:
-    """A row as JSON that the terminal can show, escaped where it cannot."""
+def format_json(row: object) -> str:
+    """Return a row as JSON, escaped where the terminal cannot show it."""
     text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -78,12 +77,12 @@ def format_json(row: Any) -> str:
 
 
 def recover_text(text: str) -> str:
-    """A text of the command line that came in bytes of another encoding, read as the terminal's."""
+    """Return an argument of the command line as text, also if it came in another encoding than Python's."""
     return decode_bytes(os.fsencode(text)) if _has_surrogates(text) else text
 
 
 def decode_bytes(data: bytes) -> str:
-    """Bytes as text: UTF-8, else the terminal's own encoding, else UTF-8 with a mark for what is none."""
+    """Decode bytes as UTF-8, else in the terminal's encoding, else as UTF-8 with replacement characters."""
     said = (getattr(sys.stdin, "encoding", None) or "utf-8").lower()
     for encoding in ("utf-8", said):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
@@ -92,7 +91,7 @@ def decode_bytes(data: bytes) -> str:
 
 
 def decode_lines(stream: TextIO) -> Iterator[str]:
-    """Lines of standard input as text, whatever their bytes are."""
+    """Yield the lines of standard input as text, in whatever encoding they come."""
     raw = getattr(stream, "buffer", None)
     if raw is None:
         yield from (_without_surrogates(line) for line in stream)

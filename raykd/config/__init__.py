@@ -1,8 +1,8 @@
-"""RunConfig: one YAML is one run.
+"""The configuration of a run: one YAML is one run.
 
-Decision record: behaviour lives in the union members (losses, schedules, weightings, tasks, students), and the
-config is the tree that holds them, so a key in YAML, an attribute in Python and a parameter in MLflow have one
-name. Unknown keys are errors that name the path, what was got and what is allowed.
+Decision record: behaviour lives in the members of unions (losses, schedules, weightings, tasks, students). The
+configuration is the tree that holds them, so a YAML key, a Python attribute and an MLflow parameter have one name. An
+unknown key is an error that names its path, the value and what is allowed.
 """
 
 from raykd.config.data import Columns, DataConfig, Embedded, Files, Hub, Source

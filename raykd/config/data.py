@@ -1,4 +1,4 @@
-"""What is read, and how it is sampled: the `data` part of a run."""
+"""Define the `data` part of a run: what is read, and how it is sampled."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Columns(Spec):
     tokens: str = "tokens"
     """A list of words (in CSV: JSON, or words between blanks)."""
     tags: str = "tags"
-    """A label a word, in the same form."""
+    """One label per word, in the same form."""
     question: str = "question"
     """Of question answering."""
     context: str = "context"
@@ -144,7 +144,7 @@ class Columns(Spec):
 
     @staticmethod
     def keys_of(form: RowForm) -> tuple[ColumnKey, ...]:
-        """The keys that rows of this form may use."""
+        """Return the keys that rows of this form may use."""
         return (*_OF_FORM[form], "language", "id")
 
 
@@ -181,9 +181,9 @@ class DataConfig(Spec):
     select_languages: tuple[str, ...] | None = None
     """Keep only rows of these languages (of `languages`)."""
     labelled_per_language: int | None = Field(None, ge=1)
-    """Use only so many labelled training rows a language, balanced over labels as the data are."""
+    """Use only so many labelled training rows per language, with the label shares of the data."""
     labelled_seed: int = Field(0, ge=0)
-    """Which rows those are."""
+    """Seed of the choice of those rows."""
     undrawn: Literal["drop", "unlabeled"] = "drop"
     """What becomes of labelled training rows beyond `labelled_per_language`: nothing, or texts without labels."""
     labelled_share: float | None = Field(None, gt=0.0, lt=1.0)
@@ -234,10 +234,10 @@ class DataConfig(Spec):
         return self
 
     def check(self, form: RowForm) -> None:
-        """Whether labels and columns are those that rows of this form have.
+        """Check that labels and columns suit rows of this form.
 
         Raises:
-            ValueError: labels that are missing or play no part, a column that plays no part; says which.
+            ValueError: Labels are missing, or a label list, a setting or a column has no use for the task.
         """
         if form in LABELLED_FORMS and not self.labels:
             what = "one tag a word (O, B-PER, I-PER, ...)" if form == "words" else "the class of a row"

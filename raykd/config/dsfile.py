@@ -1,4 +1,4 @@
-"""Files of DeepSpeed's configuration: JSON, with comments as DeepSpeed reads it; what is something else is named."""
+"""Read a DeepSpeed configuration: JSON, with comments as DeepSpeed allows them. Names any other format."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from raykd.parse import check_path, parse_json, parse_yaml, read_text
 
 
 def read_deepspeed(value: object, base_dir: Path) -> object:
-    """What `train.deepspeed` says: a mapping as it is, a file's content in its place.
+    """Return the content of the file that `train.deepspeed` names. A mapping is returned unchanged.
 
     Raises:
-        ConfigError: the file is none, or holds something else.
+        ConfigError: The file cannot be read or holds something else.
     """
     if not isinstance(value, str):
         return value
@@ -30,10 +30,10 @@ def read_deepspeed(value: object, base_dir: Path) -> object:
 
 
 def _refuse_other_format(text: str, origin: str) -> None:
-    """Says what stands in place of a DeepSpeed configuration, where it is YAML or empty.
+    """Refuse YAML, an accelerate configuration or an empty file by its name.
 
     Raises:
-        ConfigError: always, but for a text that is no YAML either.
+        ConfigError: The text is one of these. Other texts are left to the JSON parser.
     """
     try:
         tree = parse_yaml(text, origin)
@@ -56,10 +56,10 @@ def _refuse_other_format(text: str, origin: str) -> None:
 
 
 def check_switches(node: object, path: str) -> None:
-    """Refuses yes, no, on and off in a tree of DeepSpeed's: they are texts, and each of them would be true.
+    """Refuse yes, no, on and off in a DeepSpeed configuration: they are texts, and any text counts as true.
 
     Raises:
-        ConfigError: with the path of the first.
+        ConfigError: Names the path of the first one.
     """
     if isinstance(node, Mapping):
         for key, value in node.items():

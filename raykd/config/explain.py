@@ -1,7 +1,7 @@
-"""What is wrong with a file, key by key, from what pydantic says of it.
+"""Explain pydantic's validation errors key by key.
 
-Decision record: an error names the key's path as it is written in the file, what was got and what is allowed at that
-level, and the nearest allowed key or value; all wrong keys at once.
+Decision record: an error names the key's path as written in the file, the value, what is allowed at that level, and the
+nearest allowed key or value. All wrong keys are named at once.
 """
 
 from __future__ import annotations
@@ -35,23 +35,26 @@ def explain_errors(
     hints: Mapping[str, str] = MappingProxyType({}),
     nearest_kind: KindFinder | None = None,
 ) -> Iterable[str]:
-    """What is wrong, key by key: the sentence first, what stands there last and shortened.
+    """Yield the lines of an error message, all wrong keys in turn.
 
     Args:
-        hints: For keys that are not there, what stands for them.
-        nearest_kind: Of what stands where a kind is wanted and the kinds, what to write.
+        error: What pydantic found.
+        origin: The file or tree, for the first line.
+        model: The model that was validated.
+        hints: What to write in place of an unknown key, by key.
+        nearest_kind: Finds the kind that was meant; None compares spellings.
     """
-    problems = _without_echoes(error.errors(include_url=False))
+    problems = _drop_echoes(error.errors(include_url=False))
     yield f"{origin}: {len(problems)} {'key is' if len(problems) == 1 else 'keys are'} wrong"
     for problem in problems:
         where = _key(model, problem["loc"])
         if problem["type"] == "extra_forbidden":
             allowed = _allowed_keys(model, problem["loc"][:-1])
             wrong = str(problem["loc"][-1])
-            other = _ALSO_CALLED.get(wrong)
+            other = _KEY_ALIASES.get(wrong)
             near = [other] if other in allowed else difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.5)
             first_level = len(problem["loc"]) == 1 and other not in allowed
-            place = _place_of(model, _ALSO_CALLED.get(wrong, wrong)) if first_level else None
+            place = _find_place(model, _KEY_ALIASES.get(wrong, wrong)) if first_level else None
             hint = hints.get(wrong) or (f"did you mean {(place or near[0])!r}?" if place or near else None)
             yield f"  {where}"
             yield f"    got:     an unknown key {wrong!r}"
@@ -66,20 +69,22 @@ def explain_errors(
         if problem["type"] != "value_error":
             kinds = _kinds(model, problem["loc"])
             yield f"  {where}"
-            yield f"    wanted:  {_wanted(problem, kinds)}"
-            yield f"    got:     {_shown(value)}"
+            yield f"    wanted:  {_describe_wanted(problem, kinds)}"
+            yield f"    got:     {_shorten(value)}"
             meant = (nearest_kind or _nearest_kind)(value, kinds) if kinds else _near_choice(problem)
             yield from [f"    next:    write {meant}"] if meant else []
             continue
         first, *rest = problem["msg"].removeprefix("Value error, ").splitlines()
         yield f"  {where}: {first}" if where and not first.startswith(where) else f"  {first}"
         yield from (f"  {line}" for line in rest)
-        if not isinstance(value, Mapping | BaseModel):  # of a combination of keys it would be all of them
-            yield f"    got:     {_shown(value)}"
+        if not isinstance(
+            value, Mapping | BaseModel
+        ):  # a combination of keys would show all keys of the level
+            yield f"    got:     {_shorten(value)}"
 
 
 def _nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
-    """The kind that a text, or the wrong kind of a mapping, was meant as."""
+    """Return the kind that a text, or a mapping with a wrong kind, was meant as."""
     name = got.get("kind") if isinstance(got, Mapping) else got
     if not isinstance(name, str):
         return None
@@ -87,7 +92,7 @@ def _nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
     return f"{{kind: {near[0]}}}" if near else None
 
 
-_ALSO_CALLED = {
+_KEY_ALIASES = {
     "sep": "delimiter", "separator": "delimiter", "data_files": "paths", "files": "paths", "lr": "learning_rate",
     "num_train_epochs": "epochs", "num_epochs": "epochs", "max_steps": "steps", "seeds": "seed",
     "gradient_accumulation_steps": "gradient_accumulation", "per_device_train_batch_size": "batch_size",
@@ -95,8 +100,8 @@ _ALSO_CALLED = {
     "resample_probability": "resample", "n_ei_candidates": "candidates", "min_samples_required": "min_trials",
     "folder": "sweep", "path": "sweep",
 }  # fmt: skip
-"""Keys as other libraries name them."""
-_PLAINLY = {
+"""Our keys by the names that other libraries give them."""
+_WANTED_BY_TYPE = {
     "string_type": "a text",
     "tuple_type": "a list, such as [a, b]",
     "dict_type": "keys with values, such as {a: b}",
@@ -110,12 +115,12 @@ _PLAINLY = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
 }
-"""pydantic's names of what is wanted, for people."""
+"""What is wanted, in words, by pydantic's type of error."""
 
 
-def _wanted(problem: ErrorDetails, kinds: Sequence[str]) -> str:
+def _describe_wanted(problem: ErrorDetails, kinds: Sequence[str]) -> str:
     kind = problem["type"]
-    wanted = _PLAINLY.get(kind, problem["msg"])
+    wanted = _WANTED_BY_TYPE.get(kind, problem["msg"])
     if kind == "string_type" and problem["input"] is None:
         return f'{wanted}; the word null is one in quotes: "null"'
     if kinds and kind in ("model_attributes_type", "union_tag_not_found"):
@@ -134,12 +139,12 @@ _BOUNDS = {
     "less_than": ("below", "lt"),
     "less_than_equal": ("of at most", "le"),
 }
-"""pydantic's names of bounds, in words, and where it has the number."""
-_MEANT = {
+"""Words for a bound, and the key of its number, by pydantic's type of error."""
+_VALUE_ALIASES = {
     "loss": "nll", "cross_entropy": "nll", "ce": "nll", "acc": "accuracy", "f1_macro": "macro_f1", "ppl": "perplexity",
     "maximize": "max", "maximise": "max", "maximum": "max", "minimize": "min", "minimise": "min", "minimum": "min",
 }  # fmt: skip
-"""Values as other libraries call them."""
+"""Our values by the names that other libraries give them."""
 
 
 def _choices(problem: ErrorDetails) -> list[str]:
@@ -147,27 +152,27 @@ def _choices(problem: ErrorDetails) -> list[str]:
 
 
 def _near_choice(problem: ErrorDetails) -> str | None:
-    """The one of some fixed texts that a text was meant as: without what trackers put before a metric's name."""
+    """Return the allowed text that was meant. Prefixes that trackers put before a metric are ignored."""
     got, known = problem["input"], _choices(problem) if problem["type"] == "literal_error" else []
     if not isinstance(got, str) or not known:
         return None
     name = re.sub(r"^(eval|val|valid|validation|test|dev)[_/-]", "", got.strip().lower().rpartition("/")[2])
-    name = _MEANT.get(name, name)
+    name = _VALUE_ALIASES.get(name, name)
     return (
         name if name in known else next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
     )
 
 
-def _place_of(model: type[BaseModel], key: str) -> str | None:
-    """Where a key of the first level stands, if it is one of a level below."""
+def _find_place(model: type[BaseModel], key: str) -> str | None:
+    """Return the full path of a key from a lower level that was written at the first level; None if there is none."""
     for name, field in model.model_fields.items():
-        if any(key in below.model_fields for below in _models_of(field) if _kind(below) is None):
+        if any(key in below.model_fields for below in _list_models(field) if _kind(below) is None):
             return f"{name}.{key}"
     return None
 
 
-def _without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """The problems but a list that is too short only because its items are wrong."""
+def _drop_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out lists that are too short only because their items are wrong."""
     places = [problem["loc"] for problem in problems]
     return [
         problem
@@ -179,13 +184,13 @@ def _without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     ]
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     got = json.dumps(value.value if isinstance(value, NotANumber) else value, default=str, ensure_ascii=False)
     return got if len(got) <= 120 else got[:117] + "..."
 
 
 def _allowed_keys(model: type[BaseModel], loc: Sequence[object]) -> list[str]:
-    """Keys of the model at a location of a validation error (which passes through lists and union kinds)."""
+    """Return the keys allowed at the location of an error, which passes through lists and kinds of unions."""
     found = [model]
     for part in loc:
         found = _below(found, part) or [c for c in found if _kind(c) is None]
@@ -193,18 +198,18 @@ def _allowed_keys(model: type[BaseModel], loc: Sequence[object]) -> list[str]:
 
 
 def _below(found: Sequence[type[BaseModel]], part: object) -> list[type[BaseModel]]:
-    """The models that a part of a location leads to; none where it leads to a plain value."""
+    """Return the models that a part of a location leads to; empty for a plain value."""
     following: list[type[BaseModel]] = []
     for candidate in found:
         if isinstance(part, str) and part in candidate.model_fields:
-            following += _models_of(candidate.model_fields[part])
+            following += _list_models(candidate.model_fields[part])
         elif isinstance(part, int) or _kind(candidate) == part:
             following.append(candidate)
     return following
 
 
 def _key(model: type[BaseModel], loc: Sequence[object]) -> str:
-    """A location as it is written in a run file and in overrides: without the kinds of unions."""
+    """Return a location as a key path of the file, without the kinds of unions."""
     found, kept = [model], []
     for part in loc:
         if any(part in c.model_fields for c in found) or not any(_kind(c) == part for c in found):
@@ -214,7 +219,7 @@ def _key(model: type[BaseModel], loc: Sequence[object]) -> str:
 
 
 def _kinds(model: type[BaseModel], loc: Sequence[object]) -> list[str]:
-    """The kinds of the union at a location; none where there is none."""
+    """Return the kinds of the union at a location; empty if there is no union."""
     found = [model]
     for part in loc:
         found = _below(found, part)
@@ -226,14 +231,14 @@ def _kind(model: type[BaseModel]) -> object:
     return field.default if field is not None else None
 
 
-def _models_of(field: FieldInfo) -> list[type[BaseModel]]:
-    """The models that a field takes; of a task all that are registered."""
+def _list_models(field: FieldInfo) -> list[type[BaseModel]]:
+    """Return the models that a field takes. For a task, all that are registered."""
     if any(isinstance(note, RegisteredTask) for note in field.metadata):
         return [*list_task_classes()]
-    return _models_in(field.annotation)
+    return _find_models(field.annotation)
 
 
-def _models_in(annotation: object) -> list[type[BaseModel]]:
+def _find_models(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+    return [model for part in get_args(annotation) for model in _find_models(part)]

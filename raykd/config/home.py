@@ -1,9 +1,9 @@
-"""The folder that a run, a sweep or a confirmation has made: is a folder one, where was it, what lies in it now.
+"""Find and read the folder that a run, a sweep or a confirmation has made.
 
-Decision record: a folder that is named is the folder that is used. A YAML that lies in such a folder belongs to it,
-from whatever working directory it is read, under whatever name the folder goes now. Paths in it stay absolute, so
-that a copy of the file alone works elsewhere too; `run.json` keeps where the folder lay when they were written, and
-where it lies elsewhere now, what lay beside it is looked for beside it.
+Decision record: a folder that is named is the folder that is used. A YAML in such a folder belongs to it, whatever the
+working directory and the folder's present name. Paths in the YAML are absolute, so that a copy of the file works
+elsewhere. `run.json` holds where the folder was when they were written. If the folder has moved since, files that lay
+beside it are looked for beside its new place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from raykd.config.overlay import check_name
 from raykd.errors import ConfigError
-from raykd.parse import check_path
+from raykd.parse import JsonObject, check_path
 
 STATE = "run.json"
 SPACE = "space.yaml"
@@ -24,12 +24,12 @@ RUN = "run.yaml"
 
 
 def is_raykd_folder(folder: Path) -> bool:
-    """Whether raykd made this folder, for a run, a sweep or a confirmation."""
+    """Return whether raykd made this folder for a run, a sweep or a confirmation."""
     return read_folder_state(folder) is not None
 
 
 def read_folder_state(folder: Path) -> dict[str, object] | None:
-    """What a folder's `run.json` holds; None where there is none of ours that can be read."""
+    """Return the content of a folder's `run.json`; None if there is none that raykd wrote and that can be read."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -38,7 +38,11 @@ def read_folder_state(folder: Path) -> dict[str, object] | None:
 
 
 def check_state(folder: Path) -> None:
-    """Raises ConfigError where a folder of ours has a `run.json` that is cut off, so that nothing begins anew in it."""
+    """Refuse a folder of raykd whose `run.json` is damaged, so that nothing starts anew in it.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     file = folder / STATE
     try:
         json.loads(file.read_text(encoding="utf-8"))
@@ -56,13 +60,13 @@ def check_state(folder: Path) -> None:
 
 
 def find_output(folder: Path) -> Path:
-    """The folder of all runs that a folder lies in; a confirmation lies in its sweep's."""
+    """Return the folder of all runs that a run's folder lies in. A confirmation lies inside its sweep's folder."""
     above = folder.parent
     return above.parent if (above / SPACE).is_file() and is_raykd_folder(above) else above
 
 
 def find_folder(path: Path, output: Path = Path("runs")) -> Path:
-    """The folder that is meant by a path, or by the name of a folder below `output`; the path where there is none."""
+    """Return the folder with this path, or with this name below `output`; the path if there is neither."""
     check_path(str(path), "the name of the folder")
     path, output = (Path(os.path.expanduser(one)) for one in (path, output))
     for folder in (path, output / path):
@@ -71,13 +75,13 @@ def find_folder(path: Path, output: Path = Path("runs")) -> Path:
 
 
 def find_student(path: Path) -> Path:
-    """The folder of the student where a run is named; a model's folder is itself."""
+    """Return the student's folder if the path is a run's folder; otherwise the path, which is a model's folder."""
     folder = find_folder(path)
     return folder / "student" if is_raykd_folder(folder) and not (path / "config.json").is_file() else path
 
 
 def find_config_file(path: Path) -> Path:
-    """The file that is meant where a folder of ours is named: that of its sweep, else that of its run."""
+    """Return the YAML of a sweep's or run's folder; any other path unchanged."""
     check_path(str(path), "the path of the run file")
     if not path.is_dir():
         return path
@@ -87,13 +91,15 @@ def find_config_file(path: Path) -> Path:
     return next((path / name for name in (SPACE, RUN) if (path / name).is_file()), path)
 
 
-def relocate_tree(tree: dict[str, Any], path: Path) -> dict[str, object]:
-    """The tree of a YAML as it stands for the folder that it lies in; unchanged where that is none of ours.
+def relocate_tree(tree: JsonObject, path: Path) -> JsonObject:
+    """Adapt the tree of a YAML to the folder of raykd that it lies in; elsewhere it stays unchanged.
 
     Args:
-        path: of the YAML.
+        tree: Content of the YAML.
+        path: The YAML.
+
     Raises:
-        ConfigError: the folder was given a name that none can have, or its state is cut off.
+        ConfigError: The folder has a name that no run can have, or its state is damaged.
     """
     folder = Path(os.path.realpath(path)).parent
     check_state(folder)
@@ -106,17 +112,23 @@ def relocate_tree(tree: dict[str, Any], path: Path) -> dict[str, object]:
     if path.name == SPACE:
         base = tree.get("base")
         own = {"base": {**base, "output": output}} if isinstance(base, Mapping) else {}
-        return {**tree, "name": _checked(folder), **own}
+        return {**tree, "name": _check_folder_name(folder), **own}
     if path.name != RUN or (folder / SPACE).is_file() or (folder / "winner.yaml").is_file():
-        return {**tree, "output": output}  # a run that the folder is not of, such as the best of a sweep
-    return {**tree, "output": output, "name": _checked(folder)}
+        return {**tree, "output": output}  # another run than the folder's own, such as the best of a sweep
+    return {**tree, "output": output, "name": _check_folder_name(folder)}
 
 
 def refuse_folder_beside(file: Path, output: str, name: str, command: str) -> None:
-    """Raises ConfigError where a resume would begin anew in the working directory, and a file's folder lies beside it.
+    """Refuse a resume that would start anew in the working directory although the run's folder lies beside its file.
 
     Args:
-        file: the YAML that was named. output, name: where its folder was looked for. command: goes on with a folder.
+        file: The YAML that was named.
+        output: Folder of all runs, where the run's folder was looked for.
+        name: Name of the run.
+        command: The command that continues a folder, with {} for the folder.
+
+    Raises:
+        ConfigError: There is such a folder.
     """
     beside = Path(os.path.realpath(file)).parent / output / name
     if not os.path.isabs(output) and is_raykd_folder(beside):
@@ -129,10 +141,12 @@ def refuse_folder_beside(file: Path, output: str, name: str, command: str) -> No
 
 
 def relocate_paths(tree: object, before: Path, now: Path) -> Any:
-    """The tree with every path that lay beside a folder as it lies beside it now.
+    """Return a tree whose paths follow a folder that has moved.
 
     Args:
-        before: where the folder lay when the tree was written. now: where it lies.
+        tree: Plain values.
+        before: Where the folder was when the tree was written.
+        now: Where it is now.
     """
     if before == now:
         return tree
@@ -140,11 +154,11 @@ def relocate_paths(tree: object, before: Path, now: Path) -> Any:
         return {key: relocate_paths(value, before, now) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
         return [relocate_paths(value, before, now) for value in tree]
-    return _moved(tree, before, now) if isinstance(tree, str) and tree.startswith(os.sep) else tree
+    return _relocate_path(tree, before, now) if isinstance(tree, str) and tree.startswith(os.sep) else tree
 
 
-def _moved(path: str, before: Path, now: Path) -> str:
-    """What lay in the project goes with it; anything else is looked for beside the folder only where it is gone."""
+def _relocate_path(path: str, before: Path, now: Path) -> str:
+    """Return where a path leads now. A path inside the project moves with it; any other only if it is gone."""
     project = before.parent.parent
     inside = project != Path(os.sep) and Path(path).is_relative_to(project)
     try:
@@ -154,7 +168,7 @@ def _moved(path: str, before: Path, now: Path) -> str:
         return path
 
 
-def _checked(folder: Path) -> str:
+def _check_folder_name(folder: Path) -> str:
     try:
         return check_name(folder.name)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""YAML in, RunConfig out: read, overlay, resolve paths.
+"""Read a configuration: YAML in, RunConfig out. Applies overrides and resolves paths.
 
-Decision record: errors name all wrong keys at once (`raykd.config.explain`). How YAML is read safely stands in
-`raykd.parse`. Paths that can be none are refused here by their key, before anything tries them.
+Decision record: errors name all wrong keys at once (`raykd.config.explain`). `raykd.parse` reads YAML safely.
+Impossible paths are refused here by their key, before anything opens them.
 """
 
 from __future__ import annotations
@@ -22,23 +22,34 @@ from raykd.config.dsfile import check_switches, read_deepspeed
 from raykd.config.explain import KindFinder, explain_errors
 from raykd.config.home import find_config_file, relocate_tree
 from raykd.errors import ConfigError
-from raykd.parse import MAX_DEPTH, check_path, make_plain_tree, parse_override, parse_yaml, read_text
+from raykd.parse import (
+    MAX_DEPTH,
+    JsonObject,
+    check_path,
+    make_plain_tree,
+    parse_override,
+    parse_yaml,
+    read_text,
+)
 from raykd.redaction import has_credentials, is_secret_key, redact
 from raykd.spec import Spec
 
 _INDEX = re.compile(r"^[0-9]{1,9}\Z")
 R = TypeVar("R", bound=Spec)
 Override = str | tuple[str, Any]
-"""``key.path=value`` as a command line has it, or a key path and its value."""
-ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | BaseModel
-"""A configuration as a path of a YAML file (or the folder of a run), as a tree, or as a model."""
+"""``key.path=value`` as on the command line, or a key path and its value."""
+ConfigSource = str | os.PathLike[str] | Mapping[str, object] | BaseModel
+"""A configuration: the path of a YAML file or of the folder of a run, a tree, or a model."""
 IN_MEMORY = Path("the configuration")
-"""Stands for the file of a configuration that was not read from one; relative paths in it begin at the working
-directory."""
+"""Stands for the file of a configuration from memory, whose relative paths begin at the working directory."""
 
 
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+def read_yaml_mapping(path: Path) -> JsonObject:
+    """Read the mapping in a YAML file.
+
+    Raises:
+        ConfigError: The file cannot be read or holds something else.
+    """
     tree = parse_yaml(read_text(path, "run file"), str(path))
     if not isinstance(tree, dict):
         raise ConfigError(
@@ -49,11 +60,11 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return tree
 
 
-def set_path(tree: Any, override: Override) -> Any:
+def set_path(tree: JsonObject, override: Override) -> JsonObject:
     """Set one key of a tree.
 
     Args:
-        tree: What is changed; it is not modified itself.
+        tree: The tree; it is not modified.
         override: ``key.path=value``, whose value is YAML, or a pair of a key path and a Python value. A number in the
             path is an index; an item of a list is also found by its ``name``. A mapping is laid over what is there.
 
@@ -68,10 +79,10 @@ def set_path(tree: Any, override: Override) -> Any:
         raise ConfigError("an override's key is too deep", got=path[:80], wanted=f"at most {MAX_DEPTH} dots")
     if not isinstance(override, str):
         value = make_plain_tree(value, f"the override {path}")
-    return _set(tree, path.split("."), value, path)
+    return dict(_set(tree, path.split("."), value, path))
 
 
-def _read_override(assignment: str) -> tuple[str, Any]:
+def _read_override(assignment: str) -> tuple[str, object]:
     path, equals, value = assignment.partition("=")
     if not equals or not path:
         raise ConfigError(
@@ -80,7 +91,7 @@ def _read_override(assignment: str) -> tuple[str, Any]:
     return path, parse_override(value, f"the override {path}")
 
 
-def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
+def _set(tree: object, keys: list[str], value: object, path: str) -> Any:
     if not keys:
         return overlay(tree, value) if isinstance(value, Mapping) else value
     head, *rest = keys
@@ -99,11 +110,11 @@ def _set(tree: Any, keys: list[str], value: Any, path: str) -> Any:
     return branch
 
 
-def validate_run(tree: Mapping[str, Any], origin: str) -> RunConfig:
-    """RunConfig from a plain tree; all errors at once.
+def validate_run(tree: JsonObject, origin: str) -> RunConfig:
+    """Validate a plain tree as a run of one task.
 
     Raises:
-        ConfigError: also for a run of several tasks, which not every command takes.
+        ConfigError: Some keys are wrong; or it is a run of several tasks, which not every command takes.
     """
     if has_several_tasks(tree):
         raise ConfigError(
@@ -115,8 +126,8 @@ def validate_run(tree: Mapping[str, Any], origin: str) -> RunConfig:
     return validate_model(RunConfig, tree, origin)
 
 
-def validate_any_run(tree: Mapping[str, Any], origin: str) -> Run:
-    """As `validate_run`, and also a run of several tasks."""
+def validate_any_run(tree: JsonObject, origin: str) -> Run:
+    """Validate a plain tree as a run of one task or of several."""
     return (
         validate_model(MultiRun, tree, origin)
         if has_several_tasks(tree)
@@ -124,22 +135,22 @@ def validate_any_run(tree: Mapping[str, Any], origin: str) -> Run:
     )
 
 
-def is_sweep(tree: Mapping[str, Any]) -> bool:
-    """Whether a file's tree is a search space, and not a run."""
+def is_sweep(tree: Mapping[str, object]) -> bool:
+    """Return whether a file's tree is a sweep and not a run."""
     return bool({"space", "base"} & set(tree))
 
 
-def has_several_tasks(tree: Mapping[str, Any]) -> bool:
-    """Whether a run's tree is one of several tasks."""
+def has_several_tasks(tree: Mapping[str, object]) -> bool:
+    """Return whether a run's tree has several tasks."""
     task = tree.get("task")
     return isinstance(task, Mapping) and task.get("kind") == "multi"
 
 
-def refuse_credentials(tree: Any, origin: str) -> None:
-    """A run file is copied to its folder and its keys to MLflow, so no secret may stand in it.
+def refuse_credentials(tree: object, origin: str) -> None:
+    """Refuse secrets in a run file, which is copied to the run's folder and to MLflow.
 
     Raises:
-        ConfigError: a URI with ``user:password@``, or a DeepSpeed key that names a secret; the value is not repeated.
+        ConfigError: A URI has ``user:password@``, or a DeepSpeed key names a secret. The value is not repeated.
     """
     waiting = [("", tree)]
     while waiting:
@@ -187,11 +198,19 @@ def validate_model(
 
 
 def resolve_paths(config: R, base_dir: Path) -> R:
-    """Paths made absolute (relative ones are relative to the YAML), a DeepSpeed file replaced by its content."""
-    return type(config).model_validate(_resolved(config.model_dump(mode="json"), base_dir))
+    """Return the configuration with absolute paths and the content of its DeepSpeed file.
+
+    Args:
+        config: The configuration.
+        base_dir: What relative paths are relative to: the folder of the YAML.
+
+    Raises:
+        ConfigError: A path leads nowhere, or the DeepSpeed file cannot be read.
+    """
+    return type(config).model_validate(_resolve(config.model_dump(mode="json"), base_dir))
 
 
-def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
+def _resolve(tree: JsonObject, base_dir: Path) -> JsonObject:
     tree["output"] = _output(tree["output"])
     if tree["serving"]["store"] is not None:
         check_path(tree["serving"]["store"], "serving.store")
@@ -214,20 +233,24 @@ def _resolved(tree: dict[str, Any], base_dir: Path) -> dict[str, Any]:
 
 
 def _output(path: str) -> str:
-    """The folder of runs as it was written, relative to the working directory; ~ is the user's home."""
+    """Return the folder of runs as written, relative to the working directory, with ~ expanded."""
     check_path(path, "output")
     _absolute(path, Path(), "output")
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _local(path: str, base_dir: Path, key: str) -> str:
-    """An absolute path if it is one here or can be nothing else; otherwise it may be a name of the hub."""
+    """Return the absolute path if it exists or begins with . or ~; otherwise the text, which may be a hub name."""
     absolute = _absolute(path, base_dir, key)
     return absolute if os.path.exists(absolute) or path.startswith((".", "~")) else path
 
 
-def _absolute(path: Any, base_dir: Path, key: str) -> str:
-    """Raises ConfigError for what can be no path: a loop of links, a home of nobody, no text."""
+def _absolute(path: str, base_dir: Path, key: str) -> str:
+    """Return the absolute path.
+
+    Raises:
+        ConfigError: It is no path: a loop of links, the home of an unknown user, no text.
+    """
     check_path(str(path), key)
     try:
         return str((base_dir / Path(path).expanduser()).resolve())
@@ -238,33 +261,34 @@ def _absolute(path: Any, base_dir: Path, key: str) -> str:
 
 
 def load_run(source: ConfigSource, overrides: Sequence[Override] = ()) -> RunConfig:
-    """The run of one task of a file, a tree or a model, with overrides on top.
+    """Load a run of one task from a file, a tree or a model, with overrides on top.
 
-    The file of a run's folder belongs to that folder (`raykd.config.home`), which may also be named in its place.
+    A file in the folder of a run belongs to that folder (see `raykd.config.home`), which may be named in its place.
 
     Raises:
-        ConfigError: with the path, what was got and what is allowed, for all wrong keys at once; a run of several
-            tasks, which `load_any_run` reads.
+        ConfigError: Some keys are wrong; or it is a run of several tasks (see `load_any_run`).
     """
     tree, path = read_source(source)
-    return resolve_paths(validate_run(_overridden(tree, overrides), str(path)), path.resolve().parent)
+    return resolve_paths(validate_run(_apply_overrides(tree, overrides), str(path)), path.resolve().parent)
 
 
 def load_any_run(source: ConfigSource, overrides: Sequence[Override] = ()) -> Run:
-    """As `load_run`, and also runs of several tasks."""
+    """Load a run of one task or of several; see `load_run`."""
     tree, path = read_source(source)
-    return resolve_paths(validate_any_run(_overridden(tree, overrides), str(path)), path.resolve().parent)
+    return resolve_paths(
+        validate_any_run(_apply_overrides(tree, overrides), str(path)), path.resolve().parent
+    )
 
 
-def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
-    """Read the tree of a configuration, not validated.
+def read_source(source: ConfigSource) -> tuple[JsonObject, Path]:
+    """Read the tree of a configuration without validating it.
 
     Args:
         source: The path of a YAML file or of the folder of a run or sweep; a tree of plain values, models and paths;
             or a model.
 
     Returns:
-        The tree as it stands for the folder that it lies in, and the file; `IN_MEMORY` where there is none.
+        The tree, adapted to the folder that it lies in, and the file; `IN_MEMORY` if there is no file.
 
     Raises:
         ConfigError: There is no such file, or it is not a mapping of plain values.
@@ -282,22 +306,22 @@ def read_source(source: ConfigSource) -> tuple[dict[str, Any], Path]:
     return tree, IN_MEMORY
 
 
-def _overridden(tree: Any, overrides: Sequence[Override]) -> Any:
+def _apply_overrides(tree: JsonObject, overrides: Sequence[Override]) -> JsonObject:
     for override in overrides:
         tree = set_path(tree, override)
     return tree
 
 
 def dump_run(config: Run) -> str:
-    """The resolved run as YAML that `load_run` takes again."""
+    """Return the resolved run as YAML for `load_run`."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def flatten_run(config: Run) -> dict[str, str]:
-    """Every leaf as ``key.path: value``; an item of a list of named things goes by its name."""
+    """Return every leaf of a run by its key path. Items of a list with names are found by name."""
     flat: dict[str, str] = {}
 
-    def walk(prefix: str, node: Any) -> None:
+    def walk(prefix: str, node: object) -> None:
         if isinstance(node, Mapping) and node:
             for key, value in node.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), value)

@@ -1,9 +1,9 @@
-"""MultiRun: one run, one encoder, several tasks.
+"""Define MultiRun, a run of several tasks on one encoder.
 
-Decision record: of each task the run has a *member*, an ordinary RunConfig with the task's own data, teachers and
-changes of the objective and with all else of the run, so that everything below (data, teachers, objective, scores,
-reports) knows one task only and one set of rules refuses what does not fit. What tasks share (student, length, workers)
-stands once. Language models are left out: they have no head on a shared encoder of texts.
+Decision record: a run has one *member* per task, an ordinary RunConfig with the task's own data, teachers and objective
+and everything else from the run. So all code below (data, teachers, objective, scores, reports) knows one task only,
+and one set of rules refuses what does not fit. What tasks share (student, length, workers) is written once. Language
+models are left out, because they have no head on a shared encoder.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raykd.config.data import DataConfig
 from raykd.config.overlay import check_name, overlay
-from raykd.config.run import RayConfig, RunConfig, TrackingConfig, apply_teacher_defaults
-from raykd.config.teachers import ServingConfig, TeacherConfig, TrainedTeacher
+from raykd.config.run import RayConfig, RunBase, RunConfig, TrackingConfig
+from raykd.config.teachers import ServingConfig, TeacherConfig
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.models import Student
+from raykd.parse import JsonObject
 from raykd.spec import Spec
 from raykd.tasks import Task, find_task_class, holds_task
 from raykd.tasks.scores.metrics import MetricName, is_higher_better, is_rate
@@ -30,26 +31,26 @@ from raykd.tasks.scores.metrics import MetricName, is_higher_better, is_rate
 SCORE = "score"
 """Name of the metric of a run of several tasks: the unweighted mean of the tasks' own metrics, each a rate."""
 RESERVED = ("eval", "train", "teacher")
-"""What curves of a run begin with; those of a task begin with its name."""
+"""First parts of a run's curve names. A task's curves begin with its name, so a task cannot have these."""
 ENCODED = ("classification", "token_classification", "question_answering")
-"""Kinds of task that are heads on an encoder."""
+"""Kinds of task with a head on an encoder."""
 
 
 @holds_task
 class MemberTask(Spec):
-    """One task of a run of several: what is learnt, from which rows."""
+    """One task in a run of several."""
 
     task: Task
     data: DataConfig
     metric: MetricName | None = None
     """What the task adds to the run's score, a rate (accuracy, macro_f1, f1, ...); None takes the task's first."""
-    objective: dict[str, Any] = {}
-    """Laid over the run's `objective` for this task (alpha, temperature, terms, weighting, ...)."""
+    objective: JsonObject = {}
+    """Overlay of the run's `objective` for this task (alpha, temperature, terms, weighting, ...)."""
 
 
 @holds_task
 class MultiTask(Spec):
-    """Several tasks in one student; each optimizer step is of one of them."""
+    """Several tasks in one student. Each optimizer step trains one of them."""
 
     kind: Literal["multi"] = "multi"
     power: float = Field(1.0, ge=0.0, le=1.0)
@@ -61,7 +62,7 @@ class MultiTask(Spec):
     @field_validator("tasks", mode="before")
     @classmethod
     def _encoder_tasks(cls, value: object) -> object:
-        """Said before anything else of such a task is read: its data differ in all."""
+        """Refuse a task without an encoder before its data are validated, which would fail in many ways."""
         for name, member in value.items() if isinstance(value, Mapping) else ():
             check_name(str(name))
             if name in RESERVED:
@@ -78,21 +79,18 @@ class MultiTask(Spec):
 
 
 @holds_task
-class MultiRun(Spec):
-    """One run of several tasks; the keys mean what they mean in `RunConfig`."""
+class MultiRun(RunBase):
+    """One run of several tasks. Keys mean the same as in `RunConfig`."""
 
-    name: str = "run"
-    seed: int = Field(0, ge=0)
-    output: str = "runs"
     task: MultiTask
     student: Student
     """One with an encoder: transformer, lstm or pretrained."""
     teachers: tuple[TeacherConfig, ...] = ()
-    teacher_defaults: dict[str, Any] = {}
+    teacher_defaults: JsonObject = {}
     select_teachers: tuple[str, ...] | None = None
     baseline: bool = False
     objective: Objective = Objective()
-    """Of all tasks, where they do not say otherwise."""
+    """Objective of every task that does not change it."""
     train: TrainConfig = TrainConfig()
     """`metric` stays empty: the run is judged by `score`, the unweighted mean over tasks of each one's `metric`."""
     workers: WorkersConfig = WorkersConfig()
@@ -100,13 +98,6 @@ class MultiRun(Spec):
     ray: RayConfig = RayConfig()
     tracking: TrackingConfig = TrackingConfig()
     smoke: str | None = None
-
-    _name = field_validator("name")(check_name)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, data: object) -> object:
-        return apply_teacher_defaults(data)
 
     @model_validator(mode="after")
     def _fits(self) -> MultiRun:
@@ -130,17 +121,12 @@ class MultiRun(Spec):
                 "train.zero_stage 3: an encoder that tasks share did not train there as it does on one worker; "
                 "wanted 0, 1 or 2"
             )
-        names = [t.name for t in self.teachers]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two teachers have the same name: {names}")
+        self._check_teacher_names()
         for teacher in self.teachers:
             if teacher.task not in self.task.tasks:
                 raise ValueError(
                     f"teacher {teacher.name} is of task {teacher.task}: wanted one of {list(self.task.tasks)}"
                 )
-        unknown = set(self.select_teachers or ()) - set(names)
-        if unknown or self.select_teachers == ():
-            raise ValueError(f"select_teachers {list(self.select_teachers or ())}: wanted some of {names}")
         for name, member in self.members.items():
             rates = [m for m in member.task.metric_names if is_rate(m) and is_higher_better(m)]
             if member.metric not in rates:
@@ -151,10 +137,10 @@ class MultiRun(Spec):
 
     @cached_property
     def members(self) -> dict[str, RunConfig]:
-        """Of each task the run that it would be alone.
+        """The run of each task alone, by task.
 
         Raises:
-            ValueError: one is not a run; names the task and says why.
+            ValueError: A task is no valid run. Names the task and the reason.
         """
         return {name: self._member(name, spec) for name, spec in self.task.tasks.items()}
 
@@ -177,18 +163,18 @@ class MultiRun(Spec):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            said = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"task {name}: {where}{': ' if where else ''}{said}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"task {name}: {where}{': ' if where else ''}{message}") from None
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MultiRun:
-        """As of any model; the members are made anew from what is changed."""
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> MultiRun:
+        """Copy as any model does, and drop the cached members."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("members", None)
         return copied
 
     @property
     def metric(self) -> str:
-        """The validation metric that the run is judged by."""
+        """The validation metric that chooses the best checkpoint."""
         return SCORE
 
     @property
@@ -197,23 +183,12 @@ class MultiRun(Spec):
         return self.task.power
 
     @property
-    def active_teachers(self) -> tuple[TeacherConfig, ...]:
-        """The teachers that take part, in their order."""
-        chosen = self.select_teachers
-        return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
-
-    @property
-    def trained_teachers(self) -> tuple[TrainedTeacher, ...]:
-        """Those that the run trains first."""
-        return tuple(t for t in self.active_teachers if isinstance(t, TrainedTeacher))
-
-    @property
     def plain(self) -> bool:
         """Whether no teacher of any task is ever asked."""
         return all(member.plain for member in self.members.values())
 
     def without_teachers(self, steps: int) -> MultiRun:
-        """The undistilled run: gold labels alone, as many steps, everything else equal."""
+        """Return the undistilled run: gold labels only, the same number of steps, all else equal."""
         tree = self.model_dump(mode="json")
         for name, member in self.members.items():
             smoothing = member.objective.label_smoothing
@@ -224,11 +199,11 @@ class MultiRun(Spec):
         return MultiRun.model_validate(tree)
 
     def fingerprint(self) -> str:
-        """sha256 over everything that changes the result; names, folders and resources do not."""
+        """Return the sha256 of everything that changes the result, so not of names, folders and resources."""
         parts = {name: member.fingerprint() for name, member in self.members.items()}
-        told = json.dumps([self.task.power, list(parts.items())])
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = json.dumps([self.task.power, list(parts.items())])
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 Run = RunConfig | MultiRun
-"""A run of one task or of several; `members` are the runs of single tasks that it consists of."""
+"""A run of one task or of several. `members` are its runs of single tasks."""

@@ -1,4 +1,4 @@
-"""Names that are safe as folders, and one tree laid over another."""
+"""Check names of folders, and lay one tree over another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
 def check_name(value: str) -> str:
-    """A name that is safe as a folder and as an identity."""
+    """Return a name that is safe as a folder and as an identity.
+
+    Raises:
+        ValueError: It is not safe.
+    """
     if not NAME.match(value):
         raise ValueError(
             "a name starts with a letter or digit and holds only letters, digits, '.', '_', '-' (100 at most)"
@@ -19,7 +23,7 @@ def check_name(value: str) -> str:
 
 
 def overlay(base: object, top: object) -> Any:
-    """``top`` laid over ``base``: mappings merge key by key, anything else replaces.
+    """Lay ``top`` over ``base``. Mappings merge key by key; any other value replaces.
 
     A mapping whose ``kind`` differs from the base's replaces it, since another kind has other keys.
     """

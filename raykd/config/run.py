@@ -1,4 +1,4 @@
-"""RunConfig: the whole tree of a run, and what of it must fit together."""
+"""Define RunConfig, the configuration of a run, and check that its parts fit together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +23,7 @@ from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.distill.objective import Objective
 from raykd.distill.schedules import Constant
 from raykd.models import Student
+from raykd.parse import JsonObject
 from raykd.spec import Spec
 from raykd.tasks import Classification, Task, find_task_class, holds_task
 from raykd.tasks.forms import RowForm
@@ -30,14 +31,14 @@ from raykd.tasks.scores.metrics import MetricName
 
 
 class RayConfig(Spec):
-    """Which Ray cluster."""
+    """The Ray cluster of a run."""
 
     address: str | None = None
-    """Address of a cluster ("auto" finds a running one); None uses RAY_ADDRESS, else starts a local one."""
+    """Address of a cluster ("auto" finds a running one); None uses RAY_ADDRESS, else starts a local Ray."""
     num_cpus: int | None = Field(None, ge=1)
-    """CPUs of the local one; None takes the machine's."""
+    """CPUs of the local Ray; None takes all of the machine."""
     wait_s: float = Field(600.0, gt=0.0)
-    """Longest wait for resources that others hold; every 30 s a line says what is waited for."""
+    """Longest wait for resources that others hold. Every 30 s a line says what the run waits for."""
 
 
 class TrackingConfig(Spec):
@@ -48,19 +49,19 @@ class TrackingConfig(Spec):
     experiment: str | None = Field(None, min_length=1, max_length=500)
     """Name of the MLflow experiment; None takes MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else `raykd`."""
     required: bool = True
-    """Whether a run may not begin while MLflow does not answer (for 5 s). It is so unless you say otherwise: at the
-    start nothing is lost yet, and who wants records wants to know now. False: one warning, and everything waits in the
-    run's folder for `raykd mlflow sync`. A server that goes away later never ends a run and never holds it up."""
+    """Whether the run is refused if MLflow does not answer at the start (for 5 s), when nothing is lost yet. False: the
+    run warns once, and the records wait in its folder for `raykd mlflow sync`. A server that goes away later neither
+    ends a run nor holds it up."""
     log_model: bool = True
     """Log the student as an MLflow model."""
 
 
 class Phase(Spec):
-    """From a progress on, other values of a few keys: how a schedule that a population found is trained again."""
+    """Other values of a few keys from a progress on. Repeats a schedule that population based training found."""
 
     at: float = Field(gt=0.0, lt=1.0)
     """Progress (step / total steps) at which the phase begins; it lasts to the next one."""
-    set: dict[str, Any]
+    set: JsonObject
     """Overlay of the run: keys of `objective`, and `train.learning_rate` and `train.weight_decay`."""
 
     @field_validator("set")
@@ -78,49 +79,79 @@ class Phase(Spec):
         return value
 
 
-@holds_task
-class RunConfig(Spec):
-    """One run."""
+class RunBase(Spec):
+    """What runs of one task and of several have in common."""
 
     name: str = "run"
-    """Of the run: its folder under `output`, and its name in MLflow."""
+    """Name of the run: its folder under `output`, and its run in MLflow."""
     seed: int = Field(0, ge=0)
     """Seed of the student's weights, of dropout and of the order of rows."""
     output: str = "runs"
     """Folder of all runs; this run's is output/name."""
-    task: Task = Classification()
-    data: DataConfig
-    student: Student
-    teachers: tuple[TeacherConfig, ...] = ()
-    teacher_defaults: dict[str, Any] = {}
-    """Keys that every teacher has unless it says otherwise. What one kind alone has (`training`) is for teachers
-    of that kind."""
-    select_teachers: tuple[str, ...] | None = None
-    """Names of the teachers that take part (of `teachers`); None takes all."""
-    baseline: bool = False
-    """Also train the student without teachers, for the same number of steps."""
-    objective: Objective = Objective()
-    train: TrainConfig = TrainConfig()
-    phases: tuple[Phase, ...] = ()
-    """Changes of the objective and the rates on the way, in order of their progress."""
-    workers: WorkersConfig = WorkersConfig()
-    serving: ServingConfig = ServingConfig()
-    ray: RayConfig = RayConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    smoke: str | None = None
-    """Of the short copy that `--smoke` makes: the name of the run that it is of. Set by that option."""
+
+    if TYPE_CHECKING:
+        # Fields of the subclasses, which stand there because run.yaml shows `task` and `data` before them.
+        teachers: tuple[TeacherConfig, ...]
+        select_teachers: tuple[str, ...] | None
 
     _name = field_validator("name")(check_name)
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults(cls, data: object) -> object:
+    def _apply_defaults(cls, data: object) -> object:
         return apply_teacher_defaults(data)
+
+    @property
+    def active_teachers(self) -> tuple[TeacherConfig, ...]:
+        """The teachers that take part, in their order."""
+        chosen = self.select_teachers
+        return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
+
+    @property
+    def trained_teachers(self) -> tuple[TrainedTeacher, ...]:
+        """The active teachers that the run trains first."""
+        return tuple(t for t in self.active_teachers if isinstance(t, TrainedTeacher))
+
+    def _check_teacher_names(self) -> None:
+        names = [t.name for t in self.teachers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two teachers have the same name: {names}")
+        if self.select_teachers == () or set(self.select_teachers or ()) - set(names):
+            raise ValueError(
+                f"select_teachers {list(self.select_teachers or ())}: wanted at least one of the teachers {names}"
+            )
+
+
+@holds_task
+class RunConfig(RunBase):
+    """One run of one task."""
+
+    task: Task = Classification()
+    data: DataConfig
+    student: Student
+    teachers: tuple[TeacherConfig, ...] = ()
+    teacher_defaults: JsonObject = {}
+    """Keys for every teacher that does not set them. A key that only one kind has (`training`) goes to teachers of
+    that kind."""
+    select_teachers: tuple[str, ...] | None = None
+    """Names of the teachers that take part; None takes all."""
+    baseline: bool = False
+    """Also train the student without teachers, for the same number of steps."""
+    objective: Objective = Objective()
+    train: TrainConfig = TrainConfig()
+    phases: tuple[Phase, ...] = ()
+    """Changes of the objective, the learning rate and the weight decay during training, in order of their progress."""
+    workers: WorkersConfig = WorkersConfig()
+    serving: ServingConfig = ServingConfig()
+    ray: RayConfig = RayConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    smoke: str | None = None
+    """Name of the original run, in the short copy that `--smoke` makes. Set by that option."""
 
     @model_validator(mode="before")
     @classmethod
     def _metric_of_the_task(cls, data: object) -> object:
-        """Writes down the metric that a run is judged by, where it is left to the task."""
+        """Fill in the task's first metric where the run names none."""
         if not isinstance(data, Mapping):
             return data
         task, train = data.get("task", {}), data.get("train", {})
@@ -159,7 +190,7 @@ class RunConfig(Spec):
         return self
 
     def _check_union(self, name: str) -> None:
-        """Whether a model can have the union of its teachers' vocabularies."""
+        """Refuse the union of the teachers' vocabularies where a model cannot have it."""
         if name != "student":
             raise ValueError(
                 f"{name}: vocabulary union is that of a model's teachers, and a teacher has none"
@@ -179,20 +210,18 @@ class RunConfig(Spec):
 
     @property
     def metric(self) -> MetricName:
-        """The validation metric that the run is judged by."""
-        assert self.train.metric is not None  # written down before anything was validated
+        """The validation metric that chooses the best checkpoint."""
+        assert self.train.metric is not None  # filled in before the validation
         return self.train.metric
 
     @property
     def form(self) -> RowForm:
-        """What a row of the task consists of."""
+        """The parts of a row of the task."""
         return self.task.form
 
     @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:
-        names = [t.name for t in self.teachers]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two teachers have the same name: {names}")
+        self._check_teacher_names()
         for teacher in self.teachers:
             if teacher.task is not None:
                 raise ValueError(f"teacher {teacher.name}: task {teacher.task} is for a run of several tasks")
@@ -225,12 +254,6 @@ class RunConfig(Spec):
             raise ValueError(
                 "no teachers, so there is nothing to distil: add teachers, or set objective.alpha: 1 for plain training"
             )
-        unknown = set(self.select_teachers or ()) - {t.name for t in self.teachers}
-        if unknown or self.select_teachers == ():
-            raise ValueError(
-                f"select_teachers {list(self.select_teachers or ())}: "
-                f"wanted at least one of the teachers {[t.name for t in self.teachers]}"
-            )
         weighting = self.objective.weighting
         check = getattr(weighting, "check", None)
         if self.teachers and check is not None:
@@ -258,7 +281,7 @@ class RunConfig(Spec):
 
     @property
     def members(self) -> dict[str, RunConfig]:
-        """The runs of single tasks that this one consists of: itself, under no name (see `MultiRun`)."""
+        """The runs of single tasks in this run, by task: only itself, under the empty name (see `MultiRun`)."""
         return {"": self}
 
     @property
@@ -267,25 +290,14 @@ class RunConfig(Spec):
         return 1.0
 
     @property
-    def active_teachers(self) -> tuple[TeacherConfig, ...]:
-        """The teachers that take part, in their order."""
-        chosen = self.select_teachers
-        return tuple(t for t in self.teachers if chosen is None or t.name in chosen)
-
-    @property
-    def trained_teachers(self) -> tuple[TrainedTeacher, ...]:
-        """Those that the run trains first."""
-        return tuple(t for t in self.active_teachers if isinstance(t, TrainedTeacher))
-
-    @property
     def plain(self) -> bool:
-        """Whether no teacher is ever asked: alpha is 1 from the beginning to the end."""
+        """Whether no teacher is ever asked: alpha is 1 throughout."""
         return self.objective.plain and all(
             self.at_progress(phase.at).objective.plain for phase in self.phases
         )
 
     def without_teachers(self, steps: int) -> RunConfig:
-        """The undistilled run: gold labels alone, as many steps, everything else equal."""
+        """Return the undistilled run: gold labels only, the same number of steps, all else equal."""
         return self.model_copy(
             update={
                 "name": "baseline",
@@ -299,15 +311,15 @@ class RunConfig(Spec):
         )
 
     def at_progress(self, progress: float) -> RunConfig:
-        """The run as it is at this progress: the phases that have begun laid over it, without phases of its own.
+        """Return the run at a progress in [0, 1]: without phases, those that have begun laid over it.
 
         Raises:
-            ValueError: a phase sets what a run cannot have.
+            ValueError: A phase sets a value that a run cannot have.
         """
         begun = [phase.set for phase in self.phases if phase.at <= progress]
         if not begun:
             return self
-        tree: Any = {"objective": self.objective.model_dump(), "train": self.train.model_dump()}
+        tree: JsonObject = {"objective": self.objective.model_dump(), "train": self.train.model_dump()}
         for change in begun:
             tree = overlay(tree, change)
         objective, train = (
@@ -317,28 +329,24 @@ class RunConfig(Spec):
         return self.model_copy(update={"objective": objective, "train": train, "phases": ()})
 
     def fingerprint(self) -> str:
-        """sha256 over everything that changes the result; names, folders and resources do not.
+        """Return the sha256 of everything that changes the result, so not of names, folders and resources.
 
-        Where files lie is left out: rows have a fingerprint of their own, model folders are compared by what they hold.
+        Paths of files are left out. Rows have their own fingerprint, and model folders are compared by content.
         """
         tree = self.model_dump(
             mode="json",
             exclude={"name", "output", "ray", "tracking", "workers", "serving", "teacher_defaults", "smoke"},
         )
-        tree["train"].pop("max_skipped_steps")  # only how long a run that goes wrong is borne with
+        tree["train"].pop("max_skipped_steps")  # decides when a failing run ends, not what it learns
         for source in tree["data"].values():
             if isinstance(source, dict):
                 source.pop("paths", None)
         models = [tree["student"]]
-        # As before teachers had kinds, so that what was made then is found again.
+        # The form from before teachers had kinds, so that teachers trained then are found again.
         tree["teachers"] = [{**_EMPTY_TEACHER_KEYS, **teacher} for teacher in tree["teachers"]]
         for teacher in tree["teachers"]:
-            for key in (
-                "kind",
-                "task",
-                "actor",
-                "on_poor",
-            ):  # the last: whether a run goes on, not what it learns
+            # on_poor decides whether a run goes on, not what it learns.
+            for key in ("kind", "task", "actor", "on_poor"):
                 teacher.pop(key)
             (teacher["training"] or {}).pop("workers", None)
             (teacher["training"] or {"train": {}})["train"].pop("max_skipped_steps", None)
@@ -354,23 +362,23 @@ _EMPTY_TEACHER_KEYS = {"path": None, "revision": None, "trust_remote_code": Fals
 
 
 def build_plain_objective(label_smoothing: float = 0.0) -> Objective:
-    """The objective of supervised training: alpha is 1, no teacher is asked."""
+    """Return the objective of supervised training: alpha is 1, so no teacher is asked."""
     return Objective(alpha=Constant(value=1.0), label_smoothing=label_smoothing)
 
 
 def apply_teacher_defaults(data: object) -> object:
-    """A run's tree with `teacher_defaults` laid under every teacher; anything but a tree is left as it is."""
+    """Return a run's tree with `teacher_defaults` laid under every teacher. Other values are returned unchanged."""
     if not isinstance(data, Mapping) or not isinstance(data.get("teacher_defaults"), Mapping):
         return data
     defaults = data["teacher_defaults"]
     teachers = data.get("teachers")
     if not isinstance(teachers, (list, tuple)) or not all(isinstance(t, Mapping) for t in teachers):
         return data
-    return {**data, "teachers": [overlay(_of_kind(defaults, t), t) for t in teachers]}
+    return {**data, "teachers": [overlay(_choose_defaults(defaults, t), t) for t in teachers]}
 
 
-def _of_kind(defaults: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that a teacher's kind has."""
+def _choose_defaults(defaults: JsonObject, teacher: JsonObject) -> JsonObject:
+    """Return the defaults without keys that the teacher's kind lacks."""
     kind = find_teacher_kind(teacher) or find_teacher_kind(defaults)
     other = list_foreign_keys(kind) | ({"kind"} if defaults.get("kind") != kind else set())
     return {key: value for key, value in defaults.items() if key not in other}

@@ -1,44 +1,45 @@
-"""The short copy of a run that `--smoke` trains: a few rows and a few steps, everything else as the file says.
+"""Shorten a run for `--smoke`: a few rows and steps, everything else as in the file.
 
-Decision record: a long run should fail in its first minute or not at all, so what is shortened is only what costs time.
-Batches keep their size (a batch that does not fit into memory is found), models, objective, workers, DeepSpeed and
-serving are the file's. Rows are spread over each file, so that a sorted one still shows all of its labels. Teachers
-that exist are asked as they are; those that would be trained first are trained for a few steps, and are too poor to
-stop anything.
+Decision record: a long run should fail in its first minute or not at all, so only what costs time is shortened.
+Batches keep their size, so that one too large for the memory is found. Models, objective, workers, DeepSpeed and
+serving stay. Rows are spread over each file, so that a sorted file still shows all labels. Saved teachers are used as
+they are. Teachers that the run trains get a few steps and only warn when they are poor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TypeVar
 
 from raykd.config.multi import MultiRun
 from raykd.config.run import RunConfig
+from raykd.parse import JsonObject
 
 R = TypeVar("R", bound=RunConfig | MultiRun)
 
 STEPS = 4
-"""Optimizer steps of a student or teacher, where it is not evaluated more often."""
+"""Optimizer steps of a student or teacher, or one per evaluation if there are more."""
 HELD_OUT = 16
-"""Rows a language of the validation and the test set."""
+"""Rows per language of the validation and the test set."""
 ROWS = 32
-"""Rows a language of the training texts at least, so that there are some of each label."""
+"""Least training rows per language, enough for each label to occur."""
 
 
 def name_smoke_copy(name: str) -> str:
-    """The name of the short copy of a run or a sweep: its folder, and its name in MLflow."""
+    """Return the name of the short copy of a run or a sweep, which has 100 characters at most."""
     return f"{name[:94]}-smoke"
 
 
 def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None = 2) -> R:
-    """The run with a few rows and a few steps; of a run that is short already, the same.
+    """Return the run with few rows and steps. A run that is short already stays the same.
 
     Args:
-        rows: of the training texts a language; None takes as many as the largest batch.
-        evaluations: of the student at most; None leaves them as they are, since schedulers count by them.
+        config: The run.
+        rows: Training rows per language; None takes the size of the largest batch.
+        evaluations: Most evaluations of the student; None keeps their number, because schedulers count by it.
     """
     tree = config.model_dump(mode="json")
-    teachers: list[dict[str, Any]] = tree["teachers"]
+    teachers: list[JsonObject] = tree["teachers"]
     trained = [teacher["training"] for teacher in teachers if "training" in teacher]
     batches = [train["batch_size"] for train in (tree["train"], *(t["train"] for t in trained))]
     few = max(ROWS, *batches) if rows is None else rows
@@ -56,15 +57,15 @@ def shorten_run(config: R, *, rows: int | None = None, evaluations: int | None =
     return made
 
 
-def _data_of(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The `data` of each task."""
+def _data_of(tree: JsonObject) -> Iterator[JsonObject]:
+    """Yield the `data` of each task."""
     if "data" in tree:
         yield tree["data"]
     else:
         yield from (task["data"] for task in tree["task"]["tasks"].values())
 
 
-def _shorten_data(data: dict[str, Any], rows: int) -> None:
+def _shorten_data(data: JsonObject, rows: int) -> None:
     for name in ("train", "unlabeled", "validation", "test"):
         source = data.get(name)
         if isinstance(source, dict):
@@ -74,7 +75,7 @@ def _shorten_data(data: dict[str, Any], rows: int) -> None:
         data["labelled_per_language"] = min(data["labelled_per_language"], rows)
 
 
-def _shorten_train(train: dict[str, Any], evaluations: int | None) -> None:
+def _shorten_train(train: JsonObject, evaluations: int | None) -> None:
     if evaluations is not None:
         train["evaluations"] = min(train["evaluations"], evaluations)
     steps = max(STEPS, train["evaluations"])

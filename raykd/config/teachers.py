@@ -1,20 +1,21 @@
-"""The teachers of a run, what each asks of the cluster, how they are made and how they answer."""
+"""Define the teachers of a run: their kinds, resources, training and serving."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from raykd.config.overlay import check_name
 from raykd.config.train import TrainConfig, WorkersConfig
 from raykd.models import LinearStudent, Student
+from raykd.parse import JsonObject
 from raykd.spec import Spec
 
 
 class ActorConfig(Spec):
-    """What one replica of a teacher asks of the cluster."""
+    """Resources of one replica of a teacher."""
 
     replicas: int = Field(1, ge=1)
     """Processes that serve this teacher, each with the whole model."""
@@ -25,16 +26,16 @@ class ActorConfig(Spec):
     resources: dict[str, float] = {}
     """Custom resources, for example {teacher: 1}."""
     group: str | None = None
-    """Teachers of one group share a process: one call a batch asks them all, and their resources add up."""
+    """Name of a group. Teachers of a group share a process: one call per batch asks all, and resources add up."""
 
 
 class TeacherTraining(Spec):
-    """How a teacher is made where there is none yet: a plain supervised run on the teacher's languages."""
+    """How a teacher is trained: a plain supervised run on the teacher's languages."""
 
     model: Student = LinearStudent()
     train: TrainConfig = TrainConfig()
     workers: WorkersConfig = WorkersConfig()
-    data: dict[str, Any] = {}
+    data: JsonObject = {}
     """Overlay of the run's `data`; by default all labelled rows of the teacher's languages and no unlabelled ones."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of a gold label's weight that is spread over all labels."""
@@ -43,7 +44,7 @@ class TeacherTraining(Spec):
 
 
 class TeacherBase(Spec):
-    """What every kind of teacher has.
+    """Keys that every kind of teacher has.
 
     Decision record: a kind is plain config; the class that serves it is registered by its kind in
     `raykd.teachers.backends`, which lies above. A new kind is a member of `TeacherConfig` and a backend.
@@ -51,7 +52,7 @@ class TeacherBase(Spec):
 
     kind: str
     name: str
-    """Of the teacher, in overrides, curves, tables and MLflow."""
+    """Name of the teacher in overrides, curves, tables and MLflow."""
     languages: tuple[str, ...] | Literal["all"]
     """Languages it may be asked for; one language makes it monolingual."""
     task: str | None = None
@@ -64,20 +65,20 @@ class TeacherBase(Spec):
     max_length: int | None = Field(None, ge=1)
     """Longest text in tokens for this teacher; None takes what it was trained with, else the task's."""
     on_poor: Literal["stop", "warn"] = "stop"
-    """What a run does where the teacher is worse on the validation rows than the most frequent label alone, or right
-    only with other labels: stop before the student starts, or warn and go on."""
+    """What a run does with a teacher that scores worse on the validation rows than the most frequent label, or is right
+    only with labels exchanged: stop before the student starts, or warn and go on."""
     actor: ActorConfig = ActorConfig()
 
     _name = field_validator("name")(check_name)
 
     @property
     def language_set(self) -> frozenset[str] | None:
-        """The languages as a set; None is any."""
+        """The languages as a set; None means all."""
         return None if self.languages == "all" else frozenset(self.languages)
 
 
 class ModelTeacher(TeacherBase):
-    """A model that exists."""
+    """A saved model."""
 
     kind: Literal["model"] = "model"
     path: str
@@ -85,34 +86,34 @@ class ModelTeacher(TeacherBase):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
-    """Run the Python code that comes with the model; said in the log."""
+    """Run the Python code that comes with the model; the log says so."""
 
 
 class TrainedTeacher(TeacherBase):
-    """A model that the run trains first; later runs that ask for the same one use it again."""
+    """A model that the run trains first. Later runs with the same settings reuse it."""
 
     kind: Literal["trained"] = "trained"
     training: TeacherTraining = TeacherTraining()
-    """How it is made."""
+    """How it is trained."""
 
 
 _KINDS: dict[str, type[TeacherBase]] = {"model": ModelTeacher, "trained": TrainedTeacher}
-_TOLD_BY = {"path": "model", "training": "trained"}
-"""The kind of a teacher that does not say it, by the key that it has."""
+_KIND_BY_KEY = {"path": "model", "training": "trained"}
+"""The kind of a teacher without `kind`, by a key that only that kind has."""
 
 
-def add_teacher_kind(tree: Any) -> Any:
-    """Write down the kind of a teacher that has `path` or `training` alone.
+def add_teacher_kind(tree: object) -> object:
+    """Add the kind to the tree of a teacher that has only `path` or `training`.
 
     Raises:
-        ValueError: It has neither, or both, or the one of another kind than its own.
+        ValueError: It has neither or both, or a key of another kind than its own.
     """
     if not isinstance(tree, Mapping):
         return tree
     kind = find_teacher_kind(tree)
     if kind is None:
         raise ValueError("a teacher needs either path (a model that exists) or training (how to make it)")
-    for key, other in _TOLD_BY.items():
+    for key, other in _KIND_BY_KEY.items():
         if kind in _KINDS and kind != other and tree.get(key) is not None:
             raise ValueError(f"a teacher of kind {kind} has no {key}; leave it out, or write kind: {other}")
     # Files of earlier versions hold the keys of all kinds, and no kind.
@@ -121,14 +122,14 @@ def add_teacher_kind(tree: Any) -> Any:
     return {"kind": kind, **{key: value for key, value in tree.items() if key not in unused}}
 
 
-def find_teacher_kind(tree: Mapping[str, Any]) -> str | None:
-    """The kind that a teacher's tree says, or that its keys tell; None where they tell none or two."""
-    told = [kind for key, kind in _TOLD_BY.items() if tree.get(key) is not None]
-    return tree.get("kind") or (told[0] if len(told) == 1 else None)
+def find_teacher_kind(tree: JsonObject) -> str | None:
+    """Return the kind in a teacher's tree, else the one that its keys imply; None if they imply none or two."""
+    implied = [kind for key, kind in _KIND_BY_KEY.items() if tree.get(key) is not None]
+    return tree.get("kind") or (implied[0] if len(implied) == 1 else None)
 
 
 def list_foreign_keys(kind: str | None) -> set[str]:
-    """Keys that other kinds than this one have; none of a kind that is not known."""
+    """Return the keys that only other kinds have; empty for an unknown kind."""
     if kind not in _KINDS:
         return set()
     return {key for member in _KINDS.values() for key in member.model_fields} - _KINDS[
@@ -139,33 +140,31 @@ def list_foreign_keys(kind: str | None) -> set[str]:
 TeacherConfig = Annotated[
     ModelTeacher | TrainedTeacher, Field(discriminator="kind"), BeforeValidator(add_teacher_kind)
 ]
-"""One teacher, of one of the kinds."""
+"""One teacher of any kind."""
 
 
 class ServingConfig(Spec):
-    """How teachers answer."""
+    """How teachers are served."""
 
     pool: str | None = None
-    """Name of a pool that `raykd teachers up` started: it is asked instead of teachers of the run's own, if it
-    serves the same ones. None starts them."""
-
+    """Name of a pool that `raykd teachers up` started, if it serves the same teachers. None starts the run's own."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto is bfloat16 where the hardware computes it natively (avx512_bf16, AMX, CUDA), else float32."""
+    """auto is bfloat16 on hardware that computes it natively (avx512_bf16, AMX, CUDA), else float32."""
     max_tokens: int = Field(16384, ge=1)
     """Largest padded size (rows x length) of one forward pass."""
     prefetch: int = Field(2, ge=1)
-    """Optimizer steps whose answers are asked for ahead of the student."""
+    """Optimizer steps for which answers are requested ahead of the student."""
     timeout_s: float = Field(300.0, gt=0.0)
     """Longest wait for one answer (loading weights included): a teacher process of the run's own that takes longer
     hangs; it is killed, started again and asked again."""
     max_restarts: int = Field(2, ge=0)
     """How often a dead or hung teacher process is started again; then its replica is lost."""
     on_teacher_loss: Literal["fail", "drop_and_renormalise"] = "fail"
-    """What a student does where a teacher has no replica left: fail, or go on without it. Then the weights of the
-    others sum to 1 without it, as for a text that it does not speak, and curves, notes and tags say since when."""
+    """What a run does when a teacher has no replica left: fail, or go on without it. Then the weights of the others sum
+    to 1, as for a text in a language that it lacks, and curves, notes and tags say since when."""
     store: str | None = "store"
-    """Folder (under `output`, or absolute) where answers are kept by content; null keeps none."""
+    """Folder for the answers, below `output` or absolute; null stores none."""
     store_limit_gb: float = Field(20.0, gt=0.0)
-    """Bound on all stores of that folder together, in 10^9 bytes; what goes when it is reached is computed again."""
+    """Bound on all stores of that folder together, in 10^9 bytes. Answers that were removed are computed again."""
 
     _pool = field_validator("pool")(lambda value: value if value is None else check_name(value))

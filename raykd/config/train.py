@@ -1,12 +1,13 @@
-"""How a student is trained, and on which workers: the `train` and `workers` parts of a run."""
+"""Define the `train` and `workers` parts of a run: how a student is trained, and on which workers."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from raykd.distill.schedules import Schedule, WarmupStableDecay
+from raykd.parse import JsonObject
 from raykd.spec import Spec
 from raykd.tasks.scores.metrics import MetricName, is_higher_better
 
@@ -15,38 +16,38 @@ class TrainConfig(Spec):
     """How a student (or a teacher, or the baseline) is trained."""
 
     epochs: float | None = Field(None, gt=0.0)
-    """Passes over the training rows, also a fraction of one."""
+    """Passes over the training rows; fractions are allowed."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps; give either epochs or steps (3 epochs if neither is given)."""
     batch_size: int = Field(32, ge=1)
-    """Rows an optimizer step, over all workers and micro-batches."""
+    """Rows per optimizer step, over all workers and micro-batches."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Micro-batches a worker runs for one optimizer step."""
+    """Micro-batches per worker and optimizer step."""
     learning_rate: float = Field(1e-3, gt=0.0)
     """Peak of the learning rate."""
     lr_schedule: Schedule = WarmupStableDecay(warmup=0.1, decay=0.9)
     """Factor on the learning rate, a function of progress."""
     weight_decay: float = Field(0.01, ge=0.0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     gradient_clipping: float = Field(1.0, ge=0.0)
     """Largest gradient norm; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the student computes in."""
+    """Number format of the student's computations."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: what is split over workers (1 optimizer states, 2 gradients too, 3 parameters
     too)."""
-    deepspeed: str | dict[str, Any] | None = None
-    """A DeepSpeed configuration, a JSON file or a mapping; its keys are honoured, those that raykd owns are refused."""
+    deepspeed: str | JsonObject | None = None
+    """A DeepSpeed configuration, as a JSON file or a mapping. Keys that raykd sets itself are refused."""
     evaluations: int = Field(10, ge=1)
-    """How often the validation set is scored, spread evenly over the run; each is a checkpoint."""
+    """Number of evaluations on the validation set, evenly spread over the run. Each writes a checkpoint."""
     metric: MetricName | None = None
     """The validation metric (mean over languages) that chooses the best checkpoint and stops early; None takes the
     first of the task's."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better metric; None trains to the end."""
     max_skipped_steps: int = Field(3, ge=0)
-    """Steps in a row whose loss or gradient is not finite that are left out; one more goes back to the last checkpoint,
-    once, and after that ends the run."""
+    """Consecutive steps with a non-finite loss or gradient that are skipped. One more returns to the last checkpoint,
+    once; after that it ends the run."""
     max_failures: int = Field(1, ge=0)
     """How often Ray Train restarts lost workers from the last checkpoint."""
 
@@ -57,7 +58,7 @@ class TrainConfig(Spec):
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the run."""
+        """Return the optimizer steps of the run."""
         if self.steps is not None:
             return self.steps
         return max(1, round((3.0 if self.epochs is None else self.epochs) * steps_per_epoch))
