@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -122,7 +122,7 @@ def add_teacher_kind(tree: object) -> object:
     return {"kind": kind, **{key: value for key, value in tree.items() if key not in unused}}
 
 
-def find_teacher_kind(tree: JsonObject) -> str | None:
+def find_teacher_kind(tree: Mapping[str, Any]) -> str | None:
     """Return the kind in a teacher's tree, else the one that its keys imply; None if they imply none or two."""
     implied = [kind for key, kind in _KIND_BY_KEY.items() if tree.get(key) is not None]
     return tree.get("kind") or (implied[0] if len(implied) == 1 else None)

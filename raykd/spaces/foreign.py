@@ -1,8 +1,7 @@
-"""Spaces and settings as other libraries write them: refused, with what to write here.
+"""Suggest what to write for domains and settings in the form of other libraries.
 
-Decision record: Ray Tune, Optuna, Weights & Biases and NNI each write a domain in their own way. One way to write a
-thing is enough for a file that people read to one another, so these are not taken; but whoever brings one is told what
-it is called here, with their own numbers.
+Decision record: Ray Tune, Optuna, Weights & Biases and NNI each write a domain in their own way. These forms are not
+accepted, because one way to write a thing is enough. The error names the domain here, with the user's own numbers.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ DOMAIN_ALIASES = {
     "categorical": "choice", "suggest_categorical": "choice", "values": "choice", "options": "choice",
     "one_of": "choice", "pchoice": "choice", "fixed_values": "choice",
 }  # fmt: skip
-"""Names that other libraries give to domains."""
+"""Our domains by the names that other libraries give them."""
 UNSUPPORTED_DOMAINS = {
     "normal": "uniform", "randn": "uniform", "qrandn": "uniform", "qnormal": "uniform", "lognormal": "log_uniform",
 }  # fmt: skip
-"""Domains that are not offered, and what comes near."""
+"""Domains that raykd lacks, and the nearest that it has."""
 LOW, HIGH = ("low", "lower", "min", "minimum", "from"), ("high", "upper", "max", "maximum", "to")
 KIND = ("type", "_type", "distribution", "dist", "name", "domain", "sampler")
 DOMAIN_WORDS = {
@@ -48,7 +47,7 @@ DOMAIN_WORDS = {
     "range",
     "scale",
 }
-"""Keys of a domain that is written as a mapping of its parts; no run has a key of these names with a bound beside."""
+"""Keys of a domain written as a mapping of its parts. No run has such a key beside a bound."""
 MAX_STEPS = 12
 CALL = re.compile(
     r"^(?:ray\.)?(?:tune|np|hp|trial|optuna|random|distributions)\.(?:random\.)?(\w+)\((.*)\)$", re.DOTALL
@@ -84,7 +83,7 @@ SETTING_HINTS = {
     "enqueue_trials": "did you mean 'points_to_evaluate'?",
     "storage": "a sweep keeps its trials in its own folder: raykd sweep --resume NAME goes on",
 }
-"""Keys of other libraries that a sweep's file has not, and what stands for them."""
+"""What to write for keys that other libraries have and a sweep's file lacks."""
 KIND_ALIASES = {
     "async_hyperband": "asha", "ashascheduler": "asha", "asynchyperband": "asha", "median_stopping": "median",
     "median_stopping_rule": "median", "medianstoppingrule": "median", "none": "fifo", "hb_bohb": "hyperband",
@@ -93,13 +92,13 @@ KIND_ALIASES = {
     "bayesopt": "{kind: tune, name: bayesopt}", "ax": "{kind: tune, name: ax}", "hebo": "{kind: tune, name: hebo}",
     "nevergrad": "{kind: tune, name: nevergrad}", "zoopt": "{kind: tune, name: zoopt}", "cmaes": "optuna",
 }  # fmt: skip
-"""Kinds of searchers and schedulers elsewhere."""
+"""Our searchers and schedulers by the names that other libraries give them."""
 
 
 def suggest_domain(node: object) -> str | None:
-    """What a node is here if it is a domain of another library; None for anything else."""
+    """Return our form of a domain of another library; None for any other node."""
     if isinstance(node, str):
-        return _of_call(node)
+        return _translate_call(node)
     if not isinstance(node, Mapping) or not node or "kind" in node:
         return None
     if len(node) == 1:
@@ -112,35 +111,35 @@ def suggest_domain(node: object) -> str | None:
         )
         known = known or next(iter(difflib.get_close_matches(name, KINDS, n=1, cutoff=0.7)), None)
         if known is not None and name not in KINDS and isinstance(value, Sequence | Mapping):
-            return _domain(known, value, quantised=name.startswith("q"), log="log" in name)
+            return _write_domain(known, value, quantised=name.startswith("q"), log="log" in name)
         if known is not None and "." in str(key):
-            return _domain(known, value)
+            return _write_domain(known, value)
         return None
     if not set(map(str, node)) <= DOMAIN_WORDS or not (
         set(node) & {*LOW, *HIGH, "values", "_value", "bounds", "range"}
     ):
         return None
-    return _of_parts(node)
+    return _translate_parts(node)
 
 
 def suggest_interval(kind: str, value: object) -> str | None:
-    """What wrong bounds were meant as, in the words of this file; None where nobody can tell."""
+    """Return our form of wrong bounds; None if their meaning is not clear."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(f"[{value}]")
         except (ValueError, SyntaxError):
             return None
     if isinstance(value, Mapping):
-        return _of_parts({"type": kind, **value})
+        return _translate_parts({"type": kind, **value})
     if not isinstance(value, list) or not value or not all(_is_number(one) for one in value):
         return None
     if len(value) == 2 and value[0] == value[1]:
         return f"the value itself, {_text(value[0])}: it is not searched"
-    return _domain(kind, value, quantised=len(value) == 3, log=kind == "log_uniform")
+    return _write_domain(kind, value, quantised=len(value) == 3, log=kind == "log_uniform")
 
 
 def nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
-    """The kind of a union that a text, or a mapping with a wrong one, was meant as, ready to be written."""
+    """Return the kind that a text, or a mapping with a wrong kind, was meant as, in YAML; None if nothing is near."""
     if isinstance(got, Mapping):
         got = next((got[key] for key in ("kind", *KIND) if key in got), None)
     if not isinstance(got, str):
@@ -153,7 +152,7 @@ def nearest_kind(got: object, kinds: Sequence[str]) -> str | None:
     return f"{{kind: {near[0]}}}" if near else None
 
 
-def _of_call(text: str) -> str | None:
+def _translate_call(text: str) -> str | None:
     found = CALL.match(text.strip())
     if found is None:
         return None
@@ -165,10 +164,10 @@ def _of_call(text: str) -> str | None:
         return f"{{{kind}: [...]}}"
     if kind in ("choice", "grid") and len(value) == 1 and isinstance(value[0], list):
         value = value[0]
-    return _domain(kind, value, quantised=name.startswith("q"), log="log" in name)
+    return _write_domain(kind, value, quantised=name.startswith("q"), log="log" in name)
 
 
-def _of_parts(node: Mapping[str, object]) -> str:
+def _translate_parts(node: Mapping[str, object]) -> str:
     name = next((str(node[key]).lower() for key in KIND if key in node), "")
     whole = name in ("randint", "int", "integer", "int_uniform", "suggest_int")
     log = "log" in name or node.get("log") is True or node.get("scale") == "log"
@@ -178,16 +177,20 @@ def _of_parts(node: Mapping[str, object]) -> str:
         (node[key] for key in ("values", "_value", "options", "bounds", "range") if key in node), None
     )
     if listed is not None:
-        return _domain(kind if name or "bounds" in node or "range" in node else "choice", listed, log=log)
+        return _write_domain(
+            kind if name or "bounds" in node or "range" in node else "choice", listed, log=log
+        )
     ends = [next((node[key] for key in names if key in node), "...") for names in (LOW, HIGH)]
     step = next((node[key] for key in ("q", "step") if key in node), None)
-    return _domain(kind, [*ends, *([] if step is None else [step])], quantised=step is not None, log=log)
+    return _write_domain(
+        kind, [*ends, *([] if step is None else [step])], quantised=step is not None, log=log
+    )
 
 
-def _domain(kind: str, value: Any, *, quantised: bool = False, log: bool = False) -> str:
-    """A domain as text, with what the given values allow."""
+def _write_domain(kind: str, value: Any, *, quantised: bool = False, log: bool = False) -> str:
+    """Return a domain as YAML, with as many of the values as it can take."""
     if isinstance(value, Mapping):
-        return _of_parts({"type": kind, **value})
+        return _translate_parts({"type": kind, **value})
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if kind in ("choice", "grid"):
         return f"{{{kind}: {_list(values)}}}"

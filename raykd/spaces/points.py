@@ -1,4 +1,4 @@
-"""Settings that are known before a sweep begins, read back into its space: points, the base, an earlier sweep's.
+"""Read known settings back into a space: points of the user, the base, trials of an earlier sweep.
 
 Decision record: a sample is what a searcher knows, a tree is what people and run files have. `read_point` is the way
 back from a tree to a sample. A point that a user writes names some keys, and the rest is drawn; a whole run
@@ -20,64 +20,75 @@ from raykd.spaces.domains import ChoiceDomain, IntegerDomain, Scalar
 from raykd.spaces.space import Sample, Slot, Space, is_same_value
 
 MAX_KEYS_SHOWN = 3
-"""Keys that a message names."""
+"""Most keys that a message names."""
 
 
 def read_point(space: Space, point: Mapping[str, object], where: str) -> Sample:
-    """A point as a user writes it, as a sample that may lack domains.
+    """Read a point that a user wrote, as a sample that may lack domains.
 
     Args:
+        space: The searched space.
         point: A tree of a run's keys (``{train: {learning_rate: 0.05}}``), the same with dots
             (``{train.learning_rate: 0.05}``), or the values of a trial as ``trials.csv`` names them.
         where: What errors call the point.
 
     Raises:
-        ConfigError: A key that is not searched, or a value outside its domain.
+        ConfigError: A key is not searched, or a value is outside its domain.
     """
     paths = {one.path: one for one in space.domains}
     sample: Sample = {}
     tree: dict[str, object] = {}
     for key, value in sorted(point.items(), key=lambda item: item[0].count(".")):
         if "[" in key and key in paths:
-            sample |= {**dict(paths[key].condition), **_read(_slot(space.tree, key), value, key, where, True)}
+            sample |= {
+                **dict(paths[key].condition),
+                **_read(_find_slot(space.tree, key), value, key, where, True),
+            }
         elif "[" in key:
-            raise _unknown(key, where, list(paths))
+            raise _unknown_error(key, where, list(paths))
         else:
-            _put(tree, key, value, where)
+            _set_key(tree, key, value, where)
     found = _read(space.tree, tree, "", where, True)
     for path, value in {**found, **sample}.items():
         if path in found and not is_same_value(found[path], value):
-            raise _twice(path, found[path], value, where)
+            raise _twice_error(path, found[path], value, where)
     return {
         one.path: {**found, **sample}[one.path] for one in space.domains if one.path in {**found, **sample}
     }
 
 
 def read_run_sample(space: Space, run: Run, where: str) -> Sample:
-    """The sample that stands for a run, whatever else the run differs in.
+    """Read the sample of a run. Keys outside the space may have any value.
+
+    Args:
+        space: The searched space.
+        run: The run.
+        where: What errors call the run.
 
     Raises:
-        ConfigError: A searched key has a value there that is outside the space.
+        ConfigError: A searched key has a value outside the space.
     """
     return _read(space.tree, run.model_dump(mode="json"), "", where, False)
 
 
-def list_differing_keys(one: Run, other: Run, besides: Sequence[str] = ()) -> list[str]:
-    """Keys in which two runs differ, with both values.
+def list_differing_keys(one: Run, other: Run, ignored: Sequence[str] = ()) -> list[str]:
+    """Return the keys in which two runs differ, with both values.
 
     Args:
-        besides: Beginnings of keys that are not compared.
+        one: A run.
+        other: Another run.
+        ignored: Beginnings of keys that are not compared.
     """
     a, b = flatten_run(one), flatten_run(other)
     keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
-    return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if not key.startswith(tuple(besides))]
+    return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if not key.startswith(tuple(ignored))]
 
 
-def _put(tree: dict[str, object], key: str, value: object, where: str) -> None:
-    """Set a key with dots in a tree, which has all shorter keys already.
+def _set_key(tree: dict[str, object], key: str, value: object, where: str) -> None:
+    """Set a dotted key in a tree that has all shorter keys already.
 
     Raises:
-        ConfigError: Something else stands there.
+        ConfigError: A shorter key was given as a whole value, or the key has another value.
     """
     *above, last = key.split(".")
     for at, name in enumerate(above, 1):
@@ -92,31 +103,35 @@ def _put(tree: dict[str, object], key: str, value: object, where: str) -> None:
             )
         tree = below
     if last in tree and tree[last] != value:
-        raise _twice(key, tree[last], value, where)
-    tree[last] = copy.deepcopy(value)  # a mapping may get more keys, and it is the user's
+        raise _twice_error(key, tree[last], value, where)
+    tree[last] = copy.deepcopy(value)  # a mapping may get more keys, and the user's must not
 
 
-def _twice(key: str, one: object, other: object, where: str) -> ConfigError:
+def _twice_error(key: str, one: object, other: object, where: str) -> ConfigError:
     return ConfigError(
         f"{where}: {key} is given twice", got=f"{_short(one)}, {_short(other)}", wanted="one value"
     )
 
 
-def _slot(node: object, path: str) -> object:
-    """The slot of a path."""
+def _find_slot(node: object, path: str) -> object:
+    """Find the slot of a path; None if there is none."""
     if isinstance(node, Slot):
         if node.path == path:
             return node
-        return next((found for option in node.options if (found := _slot(option, path))), None)
+        return next((found for option in node.options if (found := _find_slot(option, path))), None)
     children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
-    return next((found for child in children if (found := _slot(child, path))), None)
+    return next((found for child in children if (found := _find_slot(child, path))), None)
 
 
 def _read(node: object, value: object, key: str, where: str, is_point: bool) -> Sample:
-    """The sample of a value at a place of the space.
+    """Read the sample of a value.
 
     Args:
-        is_point: The value may lack keys of the space; else it may have more.
+        node: The node of the compiled space that the value belongs to.
+        value: The value, a part of a point or of a run.
+        key: Its key path, for errors.
+        where: What errors call the point.
+        is_point: True for a point, which may lack keys of the space; False for a run, which may have more.
     """
     if isinstance(node, Slot):
         read = _read_choice if isinstance(node.domain, ChoiceDomain) else _read_number
@@ -129,41 +144,41 @@ def _read(node: object, value: object, key: str, where: str, is_point: bool) -> 
         value = [value.get(str(at), {}) for at in range(len(node))]
     if isinstance(node, list):
         if not isinstance(value, list | tuple) or len(value) != len(node):
-            raise _outside(key, where, value, f"a list of {len(node)}")
+            raise _outside_error(key, where, value, f"a list of {len(node)}")
         return {
             path: found
             for at, (item, part) in enumerate(zip(node, value, strict=True))
             for path, found in _read(item, part, f"{key}.{at}", where, is_point).items()
         }
     if not _equal(node, value):
-        raise _outside(key, where, value, f"{node}, which the space sets")
+        raise _outside_error(key, where, value, f"{node}, which the space sets")
     return {}
 
 
 def _read_mapping(node: Mapping[str, object], value: object, key: str, where: str, is_point: bool) -> Sample:
     if not isinstance(value, Mapping):
-        raise _outside(key, where, value, f"keys of {', '.join(node)}")
+        raise _outside_error(key, where, value, f"keys of {', '.join(node)}")
     dot = f"{key}." if key else ""
     if is_point:
         for name in value:
             if name not in node:
-                raise _unknown(f"{dot}{name}", where, [f"{dot}{one}" for one in node])
+                raise _unknown_error(f"{dot}{name}", where, [f"{dot}{one}" for one in node])
     found: Sample = {}
     for name, below in node.items():
         if name in value:
             found |= _read(below, value[name], f"{dot}{name}", where, is_point)
         elif not is_point:
-            raise _outside(f"{dot}{name}", where, "no such key", str(below))
+            raise _outside_error(f"{dot}{name}", where, "no such key", str(below))
     return found
 
 
-def _read_number(node: Slot, value: Any, key: str, where: str, is_point: bool) -> Sample:
+def _read_number(node: Slot, value: object, key: str, where: str, is_point: bool) -> Sample:
     domain, number = node.domain, _plain(value)
     assert not isinstance(domain, ChoiceDomain)
     whole = isinstance(domain, IntegerDomain)
-    good = isinstance(number, int | float) and not isinstance(number, bool)
-    if not good or not domain.low <= number <= domain.high or (whole and number != int(number)):
-        raise _outside(key, where, value, str(domain))
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not domain.low <= number <= domain.high or (whole and number != int(number)):
+        raise _outside_error(key, where, value, str(domain))
     return {node.path: int(number) if whole else float(number)}
 
 
@@ -175,16 +190,15 @@ def _read_choice(node: Slot, value: object, key: str, where: str, is_point: bool
         try:
             below = _read(option, value, key, where, is_point)
         except ConfigError:
-            if not (
-                is_point and isinstance(value, str) and value == label
-            ):  # by its label, as tables call it
+            # A table names an option by its label.
+            if not (is_point and isinstance(value, str) and value == label):
                 continue
             below = {}
         fitting.append((_likeness(option, value), label, {node.path: label, **below}))
     best = max((likeness for likeness, _, _ in fitting), default=0)
     chosen = [(label, sample) for likeness, label, sample in fitting if likeness == best]
     if not chosen:
-        raise _outside(key, where, value, f"one of {domain}")
+        raise _outside_error(key, where, value, f"one of {domain}")
     if len(chosen) > 1:
         raise ConfigError(
             f"{where}: {key} fits several options of the space",
@@ -196,14 +210,14 @@ def _read_choice(node: Slot, value: object, key: str, where: str, is_point: bool
 
 
 def _likeness(option: object, value: object) -> int:
-    """How much of an option a value names."""
+    """Return how many parts of an option a value names."""
     if isinstance(option, Mapping) and isinstance(value, Mapping):
         return sum(1 + _likeness(below, value[name]) for name, below in option.items() if name in value)
-    return 0 if isinstance(option, Slot) else 1  # 0.1 is rather the option 0.1 than a number of an interval
+    return 0 if isinstance(option, Slot) else 1  # 0.1 is the option 0.1 rather than a number in an interval
 
 
 def _plain(value: object) -> Any:
-    """A constant schedule is the number that it is made of."""
+    """Return the number of a constant schedule, and any other value unchanged."""
     if isinstance(value, Mapping) and value.get("kind") == "constant" and "value" in value:
         return value["value"]
     return value
@@ -216,13 +230,13 @@ def _equal(a: object, b: object) -> bool:
     return bool(a == b)
 
 
-def _outside(key: str, where: str, value: object, wanted: str) -> ConfigError:
+def _outside_error(key: str, where: str, value: object, wanted: str) -> ConfigError:
     return ConfigError(
         f"{where}: {key or 'the point'} is outside the space", got=_short(value), wanted=wanted
     )
 
 
-def _unknown(key: str, where: str, known: Sequence[str]) -> ConfigError:
+def _unknown_error(key: str, where: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(
         f"{where}: {key} is not searched", got=key, wanted=f"keys of the space: {', '.join(known)}"
     )

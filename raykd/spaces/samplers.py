@@ -1,10 +1,10 @@
-"""Samplers: the searchers at work.
+"""Sample settings: one sampler class per kind of search.
 
 Decision record: Optuna is used directly and define-by-run, so a domain inside an option is suggested only where the
-option was chosen; through Tune's own adapter such a domain comes back unsampled, silently. Optuna's sampler is made
-anew for each trial from (seed, index), since a restored one would otherwise begin its stream of random numbers again
-and repeat its first trials. Equal settings have equal results, so a search that comes to the setting of an earlier
-trial draws again. optuna and ray are imported where they are used.
+option was chosen. Tune's own adapter would silently return such a domain unsampled. Optuna's sampler is made anew for
+each trial from (seed, index): a restored one would restart its random numbers and repeat its first trials. Equal
+settings have equal results, so a search that reaches the setting of an earlier trial draws again. optuna and ray are
+imported where they are used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 from raykd.spaces.domains import ChoiceDomain, IntegerDomain, LogUniformDomain, Scalar
 from raykd.spaces.search import (
     NO_PRIOR_TRIALS,
@@ -30,13 +31,13 @@ from raykd.spaces.search import (
 from raykd.spaces.space import Dimension, Sample, Space, encode_sample
 
 MAX_REDRAWS = 32
-"""How often a search draws again where it came to the setting of an earlier trial."""
+"""Most draws for one trial while they give settings of earlier trials."""
 MAX_LISTED_SAMPLES = 100_000
-"""Settings of a space that are gone through for one that was not tried."""
+"""Largest space that is listed to find an untried setting."""
 
 
 class DrawnSampler:
-    """Random and grid: nothing is learnt, so nothing need be told, and all samples are known before the start."""
+    """Sampler of random and grid search. Learns nothing, so all samples are known before the start."""
 
     def __init__(self, space: Space, seed: int, trials: int, known: PriorTrials = NO_PRIOR_TRIALS) -> None:
         self._space, self._seed, self._trials, self._first = space, seed, trials, known.first
@@ -53,7 +54,7 @@ class DrawnSampler:
         return self._samples[index]
 
     def _draw(self, index: int) -> Sample:
-        """A sample that no earlier trial has, as long as there is one; equal trials have equal results."""
+        """Draw a sample that no earlier trial has, as long as there is one."""
         fixed = self._first[index] if index < len(self._first) else None
         for attempt in range(MAX_REDRAWS):
             sample = self._space.draw(self._seed, index, fixed, attempt)
@@ -75,7 +76,7 @@ class DrawnSampler:
 
 
 def find_unseen_sample(space: Space, seen: Collection[str], point: Mapping[str, Scalar]) -> Sample | None:
-    """The first sample with the values of ``point`` that was not seen; None where all were, or nobody can list them."""
+    """Return the first unseen sample with the values of ``point``; None if there is none or the space is too large."""
     if space.size > MAX_LISTED_SAMPLES:
         return None
     return next(
@@ -85,7 +86,7 @@ def find_unseen_sample(space: Space, seen: Collection[str], point: Mapping[str, 
 
 
 class OptunaSampler:
-    """Optuna's study, asked trial by trial."""
+    """Sampler that asks a study of Optuna, trial by trial."""
 
     def __init__(
         self, config: OptunaSearch, space: Space, mode: Mode, trials: int, known: PriorTrials
@@ -115,7 +116,13 @@ class OptunaSampler:
         return sample
 
     def _begin(self, index: int, fixed: Mapping[str, Scalar], attempt: int = 0) -> Sample:
-        """A trial of the study, with these values where its domains are active."""
+        """Begin a trial of the study.
+
+        Args:
+            index: Number of the trial.
+            fixed: Values to take where their domains are active.
+            attempt: Draws another sample for the same trial, from 1.
+        """
         self._study.sampler = self._tpe(index, attempt)
         if fixed:
             active = {one.path: one for one in self._space.domains if one.path in fixed}
@@ -138,15 +145,15 @@ class OptunaSampler:
                 n_ei_candidates=self._config.candidates,
                 multivariate=self._config.multivariate,
                 group=self._config.multivariate,
-                constant_liar=True,  # trials that run count as bad, so that neighbours in time differ in place
+                constant_liar=True,  # running trials count as bad, so that parallel trials differ
             )
 
     def report(self, index: int, evaluation: int, score: float) -> None:
-        """Ignored: TPE reads curves of pruned trials only, and here the last score of every trial counts."""
+        """Ignore it: TPE reads curves of pruned trials only, and here the last score of every trial counts."""
 
     def tell(self, index: int, score: float | None) -> None:
         trial = self._running.pop(index)
-        if _usable(score):
+        if _is_usable(score):
             self._study.tell(trial, score)
         else:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
@@ -159,10 +166,10 @@ class OptunaSampler:
             self._begin(index, sample)
 
     def _add(self, sample: Mapping[str, Scalar], score: float | None) -> None:
-        """A trial that is over, as if the study had chosen it."""
+        """Add a finished trial, as if the study had chosen it."""
         active = {one.path: one for one in self._space.domains if one.path in sample}
         params = {path: _to_optuna(one, sample[path]) for path, one in active.items()}
-        good = _usable(score)
+        good = _is_usable(score)
         state = self._optuna.trial.TrialState
         self._study.add_trial(
             self._optuna.trial.create_trial(
@@ -174,16 +181,16 @@ class OptunaSampler:
         )
 
 
-def _usable(score: float | None) -> bool:
+def _is_usable(score: float | None) -> bool:
     return score is not None and math.isfinite(score)
 
 
 def _texts(domain: ChoiceDomain) -> list[str]:
-    """Labels as texts that are all different (1 and true are equal in Python)."""
+    """Return the labels as texts, because 1 and true are equal in Python."""
     return [json.dumps(label) for label in domain.labels]
 
 
-def _to_optuna(one: Dimension, value: Scalar) -> Any:
+def _to_optuna(one: Dimension, value: Scalar) -> Scalar:
     return json.dumps(value) if isinstance(one.domain, ChoiceDomain) else value
 
 
@@ -211,7 +218,7 @@ def _suggest(trial: Any, one: Dimension) -> Scalar:
 
 
 def build_tune_domain(one: Dimension) -> Any:
-    """A domain as Ray Tune's own; options go by position, since labels may be equal in Python."""
+    """Return Ray Tune's form of a domain. Options are numbered, since labels may be equal in Python."""
     from ray import tune
 
     domain = one.domain
@@ -225,11 +232,11 @@ def build_tune_domain(one: Dimension) -> Any:
 
 
 class TuneSampler:
-    """One of Tune's searchers.
+    """Sampler that asks one of Tune's searchers.
 
-    It is made when it is first needed: earlier trials are its first points, which every searcher of Tune knows, while
-    only some can be given results of others. Domains are numbered (d0, d1, ...), since each searcher has its own
-    characters that a name must not have.
+    After a resume, the searcher is made when it is first needed. Earlier trials become its first points, which every
+    searcher of Tune accepts, while only some accept results of other trials. Domains are named d0, d1, ..., since each
+    searcher forbids other characters in names.
     """
 
     def __init__(self, config: TuneSearch, space: Space, mode: Mode, trials: int, known: PriorTrials) -> None:
@@ -240,15 +247,13 @@ class TuneSampler:
         self._first = [space.draw(0, at, fixed) for at, fixed in enumerate(known.first)]
         self._earlier: list[tuple[int, Sample, float | None, bool]] = []
         self._searcher: Any = None
-        self._make(
-            [self._point(sample) for sample in self._first]
-        )  # so that a missing package is told at once
+        self._make([self._point(sample) for sample in self._first])  # so that a missing package shows at once
 
     def ask(self, index: int) -> Sample | None:
         if index >= self._limit:
             return None
-        suggested = self._told().suggest(str(index))
-        if not isinstance(suggested, Mapping):
+        suggested = self._get_searcher().suggest(str(index))
+        if not isinstance(suggested, dict):
             raise ConfigError(
                 f"searcher {self._config.name} gives no sample for trial {index}",
                 got=suggested,
@@ -256,7 +261,7 @@ class TuneSampler:
             )
         return self._space.choose_values(lambda one: self._value(one, suggested))
 
-    def _value(self, one: Dimension, suggested: Mapping[str, Any]) -> Scalar:
+    def _value(self, one: Dimension, suggested: JsonObject) -> Scalar:
         value = suggested[self._alias(one)]
         if isinstance(one.domain, ChoiceDomain):
             return one.domain.labels[int(value)]
@@ -284,8 +289,8 @@ class TuneSampler:
             ) from error
         self._searcher = searcher
 
-    def _told(self) -> Any:
-        """The searcher, which knows all earlier trials."""
+    def _get_searcher(self) -> Any:
+        """Return the searcher after it has seen all earlier trials."""
         if self._searcher is None:
             self._replay()
         return self._searcher
@@ -301,8 +306,8 @@ class TuneSampler:
                 self.tell(index, score)
         self._earlier = []
 
-    def _point(self, sample: Sample) -> dict[str, Any]:
-        """The sample, with a drawn value for each inactive domain: a searcher of Tune wants them all."""
+    def _point(self, sample: Sample) -> dict[str, object]:
+        """Return the sample with the middle value for each inactive domain, because Tune's searchers want them all."""
         point: dict[str, object] = {}
         for one in self._space.domains:
             value = sample[one.path] if one.path in sample else one.domain.value_at(0.5)
@@ -312,15 +317,15 @@ class TuneSampler:
         return point
 
     def report(self, index: int, evaluation: int, score: float) -> None:
-        # The last entry is BOHB's: it learns from every budget, whichever scheduler stops the trials.
+        # BOHB needs the last entry: it learns from every budget, whichever scheduler stops the trials.
         result = {SCORE: score, "training_iteration": evaluation, "hyperband_info": {"budget": evaluation}}
-        self._told().on_trial_result(str(index), result)
+        self._get_searcher().on_trial_result(str(index), result)
 
     def tell(self, index: int, score: float | None) -> None:
-        if _usable(score):
-            self._told().on_trial_complete(str(index), {SCORE: score, "training_iteration": 1})
+        if _is_usable(score):
+            self._get_searcher().on_trial_complete(str(index), {SCORE: score, "training_iteration": 1})
         else:
-            self._told().on_trial_complete(str(index), None, error=True)
+            self._get_searcher().on_trial_complete(str(index), None, error=True)
 
     def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
         self._earlier.append((index, dict(sample), score, finished))

@@ -1,10 +1,10 @@
-"""Schedulers: who stops a trial early, or changes it on its way.
+"""Define the schedulers, which stop trials early or change them during training.
 
-Decision record: time is counted in evaluations, 1 to `train.evaluations`, since every trial has the same number of
-them and Tune's own counter begins again after a restore. Nothing shortens a trial's schedules: they are functions of
-its whole length. Tune's defaults would stop trials after a hundredth of that; here the first rung lies at a quarter,
-because warm-ups and annealed lambdas look bad before. A population mutates only what may change in the middle of a
-run: the objective, learning rate and weight decay. ray is imported where it is used.
+Decision record: time is counted in evaluations, from 1 to `train.evaluations`. Every trial has the same number of them,
+and Tune's own counter restarts after a restore. A trial that is stopped early has followed the schedules of its whole
+length. Tune's defaults would stop trials after a hundredth of it. Here the first rung lies at a quarter, because
+warm-ups and annealed lambdas look bad before. A population mutates only what may change during a run: the objective,
+learning rate and weight decay. ray is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from raykd.config import Run
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 from raykd.spaces.domains import ChoiceDomain, UniformDomain
 from raykd.spaces.samplers import build_tune_domain
 from raykd.spaces.search import SCORE, Mode
@@ -29,28 +29,35 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 TIME = "evaluation"
-"""What trials report as their time."""
+"""Key of a trial's result that schedulers take as time."""
 
 MUTABLE = re.compile(
     r"objective\.(?!weighting$|weighting\.(kind|by_teacher)\b).+|train\.(learning_rate|weight_decay)$"
 )
-"""Keys that may change while a run goes on; another weighting would ask other teachers."""
+"""Matches keys that may change during a run. Another weighting would ask other teachers, so it may not."""
 
 
 class SchedulerBase(Spec):
-    """What all schedulers share."""
+    """Base of all schedulers."""
 
     kind: str
     needs_population: ClassVar[bool] = False
-    """Trials copy one another's weights."""
+    """Whether trials copy one another's weights."""
     pauses: ClassVar[bool] = False
-    """Trials are put aside and go on later, so each needs Tune checkpoints."""
+    """Whether trials are paused and continued later, which needs Tune checkpoints."""
 
     def check(self, base: Run, space: Space, search: str, trials: int, origin: str) -> None:
-        """Refuses what this scheduler cannot do with the sweep.
+        """Refuse a sweep that this scheduler cannot run.
+
+        Args:
+            base: The run that every trial begins with.
+            space: The searched space.
+            search: Kind of the search.
+            trials: Number of trials.
+            origin: What errors call the sweep.
 
         Raises:
-            ConfigError: says which key, and what would do.
+            ConfigError: Names the key, and what is possible instead.
         """
         del space, search, trials
         if (grace := getattr(self, "grace", None)) is not None and grace > base.train.evaluations:
@@ -61,36 +68,53 @@ class SchedulerBase(Spec):
             )
 
     def rungs(self, evaluations: int) -> tuple[int, ...]:
-        """Evaluations at which trials are compared and stopped, for schedulers that have fixed ones."""
+        """Return the evaluations at which trials are compared and stopped; empty without fixed ones."""
         del evaluations
         return ()
 
-    @abstractmethod
     def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
-        """Tune's scheduler, for trials that report `evaluation` and ``metric``."""
+        """Build Tune's scheduler.
+
+        Args:
+            space: The searched space.
+            evaluations: Length of a trial.
+            mode: Direction of the metric.
+            metric: Key of a trial's result that trials are compared by.
+        """
+        return self._build(space, evaluations, {"time_attr": TIME, "metric": metric, "mode": mode})
+
+    @abstractmethod
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
+        """Build Tune's scheduler.
+
+        Args:
+            space: The searched space.
+            evaluations: Length of a trial.
+            compared: Tune's arguments for time, metric and mode.
+        """
 
 
 class Fifo(SchedulerBase):
-    """Every trial runs to its end."""
+    """Run every trial to its end."""
 
     kind: Literal["fifo"] = "fifo"
 
-    def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
         from ray.tune.schedulers import FIFOScheduler
 
         return FIFOScheduler()
 
 
 class Asha(SchedulerBase):
-    """Asynchronous successive halving (arXiv:1810.05934): at each rung the best share of 1 / reduction goes on."""
+    """Asynchronous successive halving (arXiv:1810.05934). The best 1 / reduction_factor of trials passes each rung."""
 
     kind: Literal["asha"] = "asha"
     grace: int | None = Field(None, ge=1)
-    """First rung, in evaluations; None is a quarter of a trial."""
+    """First rung, in evaluations; None takes a quarter of a trial."""
     reduction_factor: float = Field(3.0, gt=1.0)
     """At each rung one trial in so many goes on."""
     brackets: int = Field(1, ge=1)
-    """Ladders of rungs; the second begins one rung later, and so on."""
+    """Number of ladders of rungs. The second ladder begins one rung later, and so on."""
 
     def _grace(self, evaluations: int) -> int:
         return self.grace or math.ceil(evaluations / 4)
@@ -103,13 +127,11 @@ class Asha(SchedulerBase):
             milestone *= self.reduction_factor
         return tuple(found)
 
-    def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
         from ray.tune.schedulers import ASHAScheduler
 
         return ASHAScheduler(
-            time_attr=TIME,
-            metric=metric,
-            mode=mode,
+            **compared,
             max_t=evaluations,
             grace_period=self._grace(evaluations),
             reduction_factor=self.reduction_factor,
@@ -118,10 +140,10 @@ class Asha(SchedulerBase):
 
 
 class HyperBand(SchedulerBase):
-    """Hyperband (arXiv:1603.06560): brackets of successive halving, whose shortest begins at few evaluations.
+    """Hyperband (arXiv:1603.06560): brackets of successive halving, the shortest of which begins at few evaluations.
 
-    Trials wait, paused, for the others of their bracket, and the first cut can come after one evaluation; `asha`
-    does the same work without waiting. Paused trials must not count against a limit of concurrent ones.
+    Trials pause until the others of their bracket have come as far, and the first cut may come after one evaluation.
+    `asha` does the same without waiting. Paused trials must not count against a limit of concurrent trials.
     """
 
     kind: Literal["hyperband"] = "hyperband"
@@ -129,48 +151,44 @@ class HyperBand(SchedulerBase):
     reduction_factor: float = Field(3.0, gt=1.0)
     """At each cut one trial in so many goes on."""
 
-    def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
         from raykd.compat.tune_schedulers import EagerHyperBand
 
         return EagerHyperBand(
-            time_attr=TIME,
-            metric=metric,
-            mode=mode,
+            **compared,
             max_t=evaluations,
             reduction_factor=self.reduction_factor,
         )
 
 
 class MedianStopping(SchedulerBase):
-    """Stops a trial whose best score is below the median of the others' running means (Golovin et al. 2017)."""
+    """Stop a trial whose best score is below the median of the others' running means (Golovin et al. 2017)."""
 
     kind: Literal["median"] = "median"
     grace: int | None = Field(None, ge=1)
-    """No trial is stopped before this evaluation; None is a quarter of a trial."""
+    """First evaluation at which a trial may be stopped; None takes a quarter of a trial."""
     min_trials: int = Field(3, ge=1)
-    """Trials that must have come as far."""
+    """Number of trials that must have come as far."""
 
-    def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
         from raykd.compat.tune_schedulers import NamedMedian
 
         return NamedMedian(
-            time_attr=TIME,
-            metric=metric,
-            mode=mode,
+            **compared,
             grace_period=self.grace or math.ceil(evaluations / 4),
             min_samples_required=self.min_trials,
         )
 
 
 class PopulationScheduler(SchedulerBase):
-    """What both population schedulers share: who may mutate, and when."""
+    """Base of the population schedulers: which keys mutate, and when."""
 
     needs_population: ClassVar[bool] = True
     pauses: ClassVar[bool] = True
     interval: int | None = Field(None, ge=1)
-    """Evaluations between two mutations; None is a fifth of a trial."""
+    """Evaluations between two mutations; None takes a fifth of a trial."""
     quantile: float = Field(0.25, gt=0.0, le=0.5)
-    """Share of trials that are replaced by copies of as many of the best."""
+    """Share of the worst trials that are replaced by copies of the best."""
 
     def _interval(self, evaluations: int) -> int:
         return self.interval or math.ceil(evaluations / 5)
@@ -230,22 +248,20 @@ class PopulationScheduler(SchedulerBase):
 
 
 class Pbt(PopulationScheduler):
-    """Population based training (arXiv:1711.09846): the worst copy the best, then numbers move by 0.8 or 1.2.
+    """Population based training (arXiv:1711.09846). The worst trials copy the best, then numbers move by 0.8 or 1.2.
 
-    Its result is a schedule, so it holds only for a run that replays it. Mutated numbers are kept in their domain.
+    The result is a schedule and holds only for a run that repeats it. Mutated numbers stay in their domain.
     """
 
     kind: Literal["pbt"] = "pbt"
     resample: float = Field(0.25, ge=0.0, le=1.0)
-    """How likely a mutation draws anew and does not move."""
+    """Probability that a mutation draws a new value in place of a move."""
 
-    def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
         from raykd.compat.tune_schedulers import Population
 
         return Population(
-            time_attr=TIME,
-            metric=metric,
-            mode=mode,
+            **compared,
             perturbation_interval=self._interval(evaluations),
             hyperparam_mutations={
                 one.path: list(one.domain.labels)
@@ -261,9 +277,9 @@ class Pbt(PopulationScheduler):
 
 
 class Pb2(PopulationScheduler):
-    """PBT whose mutations a Gaussian process chooses (arXiv:2002.02518), for populations of 8 and fewer.
+    """PBT with mutations chosen by a Gaussian process (arXiv:2002.02518), for populations of at most 8.
 
-    It models every domain linearly between its bounds, a log_uniform one too.
+    It models every domain linearly between its bounds, also a log_uniform one.
     """
 
     kind: Literal["pb2"] = "pb2"
@@ -277,19 +293,16 @@ class Pb2(PopulationScheduler):
                 wanted="uniform or log_uniform, or scheduler: {kind: pbt}",
             )
 
-    def build(self, space: Space, evaluations: int, mode: Mode, metric: str = SCORE) -> TrialScheduler:
+    def _build(self, space: Space, evaluations: int, compared: JsonObject) -> TrialScheduler:
         from raykd.compat.tune_schedulers import BanditPopulation
 
-        bounds: dict[str, Any] = {
-            one.path: [one.domain.low, one.domain.high]
-            for one in space.domains
-            if isinstance(one.domain, UniformDomain)
+        domains = {one.path: one.domain for one in space.domains}
+        bounds: JsonObject = {
+            path: [d.low, d.high] for path, d in domains.items() if isinstance(d, UniformDomain)
         }
         try:
             return BanditPopulation(
-                time_attr=TIME,
-                metric=metric,
-                mode=mode,
+                **compared,
                 perturbation_interval=self._interval(evaluations),
                 hyperparam_bounds=bounds,
                 quantile_fraction=self.quantile,
@@ -303,14 +316,14 @@ class Pb2(PopulationScheduler):
 
 
 class DomainClipper:
-    """Keeps mutated numbers in their domains: Tune multiplies them without looking. Pickled with Tune's state."""
+    """Keeps mutated numbers in their domains, since Tune multiplies them without a bound. Pickled with Tune's state."""
 
     def __init__(self, space: Space) -> None:
         self._domains = {
             one.path: one.domain for one in space.domains if not isinstance(one.domain, ChoiceDomain)
         }
 
-    def __call__(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, config: JsonObject) -> JsonObject:
         return {
             path: self._domains[path].clip(value) if path in self._domains else value
             for path, value in config.items()

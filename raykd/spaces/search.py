@@ -1,8 +1,8 @@
-"""Searchers as a sweep's file names them: who chooses the next trial's setting, and what is tried first.
+"""Define the searchers, which choose the setting of each trial.
 
-Decision record: a sampler is ours and knows no Ray (`ask`, `report`, `tell`, `restore`), so that a sweep that was cut
-off is told again what is known and goes on; see `raykd.spaces.samplers`. What is known before the first trial (points,
-the base, an earlier sweep) has one form for all searchers, `PriorTrials`.
+Decision record: a searcher builds a sampler of ours that knows no Ray (`ask`, `report`, `tell`, `restore`; see
+`raykd.spaces.samplers`). An interrupted sweep tells a new sampler everything that is known and continues. What is known
+before the first trial (points, the base, an earlier sweep) has one form for all searchers, `PriorTrials`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from raykd.parse import JsonObject
 from raykd.spaces.domains import Scalar
 from raykd.spaces.space import Sample, Space
 from raykd.spec import Spec
@@ -22,49 +23,49 @@ Mode = Literal["max", "min"]
 """Direction of a score."""
 
 SCORE = "objective"
-"""What searchers and schedulers of Tune call a trial's score: the best of its evaluations, as scores are compared."""
+"""Key of a trial's result with its best score so far, rounded as scores are compared."""
 LATEST_SCORE = "score"
-"""What a population is judged by: the last evaluation to its last digit. Its trials differ by less than is shown."""
+"""Key of a trial's result with its last score, unrounded. A population is compared by it: its trials differ little."""
 
 
 class Sampler(Protocol):
-    """Chooses samples one after the other; trials are counted from 0."""
+    """Chooses samples one after the other. Trials are counted from 0."""
 
     def ask(self, index: int) -> Sample | None:
-        """The sample of trial ``index``; None if there are no more trials. Asked once a trial, in order."""
+        """Return the sample of trial ``index``; None if there are no more. Called once per trial, in order."""
 
     def report(self, index: int, evaluation: int, score: float) -> None:
-        """A trial's score at an evaluation (from 1)."""
+        """Take a trial's score at an evaluation, counted from 1."""
 
     def tell(self, index: int, score: float | None) -> None:
-        """A trial ended, with its score or None if it failed."""
+        """Take the final score of a trial; None if it failed."""
 
     def restore(self, index: int, sample: Mapping[str, Scalar], score: float | None, finished: bool) -> None:
-        """A trial of an earlier part of this sweep, told in order before the first `ask`.
+        """Take a trial of an earlier start of the sweep. Called in order, before the first `ask`.
 
-        An unfinished one goes on, and is told later.
+        An unfinished trial continues, and `tell` follows later.
         """
 
 
 class Observation(Spec):
-    """A trial of an earlier sweep in this sweep's space: its setting and its score."""
+    """A trial of an earlier sweep, in this sweep's space."""
 
-    sample: dict[str, str | int | float | bool | None]
+    sample: Sample
     """Values of the searched keys."""
     score: float
-    """The metric that trials are compared by."""
+    """Its score in the sweep's metric."""
 
 
 class WarmStart(Spec):
-    """What an earlier sweep found, to begin with; its folder alone stands for it (``warm_start: runs/first``)."""
+    """An earlier sweep to begin with. May be written as its folder alone (``warm_start: runs/first``)."""
 
     sweep: str
     """Folder of the earlier sweep, relative to this file or to the working directory."""
     best_first: int | None = Field(None, ge=0)
-    """So many of its best settings are trained again first; None is 0 with optuna, which learns from all of its trials
+    """Number of its best settings that are trained again first. None takes 0 with optuna, which learns from its trials
     without training them, and 3 with any other search."""
     observations: tuple[Observation, ...] | None = None
-    """Its trials, the best first; a sweep's own folder keeps them here. None reads them from the folder."""
+    """Its trials, best first, as the present sweep's folder keeps them. None reads them from the earlier folder."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,10 +75,11 @@ class WarmStart(Spec):
 
 @dataclass(frozen=True)
 class PriorTrials:
-    """What is known before the first trial. Written by `load_sweep`, read by samplers.
+    """What is known before the first trial. Made by `load_sweep`, read by samplers.
 
-    first: settings to try first, in order; what one leaves open is chosen by the search. observed: trials of an earlier
-    sweep, which count as told and are not trained.
+    Attributes:
+        first: Settings to try first, in order. The search chooses keys that a setting leaves open.
+        observed: Trials of an earlier sweep, which count as results and are not trained.
     """
 
     first: tuple[Sample, ...] = ()
@@ -85,61 +87,66 @@ class PriorTrials:
 
 
 NO_PRIOR_TRIALS = PriorTrials()
-"""A sweep that begins with nothing."""
+"""For a sweep that knows nothing before its first trial."""
 
 
 class SearchBase(Spec):
-    """What all searchers share."""
+    """Base of all searchers."""
 
     kind: str
     learns: ClassVar[bool] = False
-    """Whether samples depend on scores, so that they are not known before the start."""
+    """Whether samples depend on scores, and so are unknown before the start."""
     observes: ClassVar[bool] = False
-    """Whether it learns from trials that it did not choose."""
+    """Whether the search learns from trials that it did not choose."""
     base_first: bool = False
-    """The base's own values are trial 0."""
-    points_to_evaluate: tuple[dict[str, Any], ...] = ()
-    """Settings that are tried first, each a tree of searched keys: {train: {learning_rate: 0.05}}. What one leaves open
-    is chosen by the search. They count among num_samples."""
+    """Whether trial 0 has the base's own values."""
+    points_to_evaluate: tuple[JsonObject, ...] = ()
+    """Settings to try first, each a tree of searched keys: {train: {learning_rate: 0.05}}. The search chooses the keys
+    that a setting leaves open. They count among num_samples."""
     warm_start: WarmStart | None = None
-    """Begins with what an earlier sweep found."""
+    """An earlier sweep to begin with."""
 
     @abstractmethod
     def build_sampler(
         self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
     ) -> Sampler:
-        """A sampler of so many trials."""
+        """Build the sampler of a sweep.
+
+        Args:
+            space: The searched space.
+            mode: Direction of the score.
+            trials: Number of trials.
+            known: What is known before the first trial.
+
+        Raises:
+            ConfigError: A package is missing, or the search refuses the options or the space.
+        """
 
 
-class RandomSearch(SearchBase):
-    """Every trial is drawn by itself: a function of (seed, index), and of what is tried first."""
+class DrawnSearch(SearchBase):
+    """Base of the searches that draw every trial from (seed, index) alone."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the draws."""
+
+    def build_sampler(
+        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
+    ) -> Sampler:
+        from raykd.spaces.samplers import DrawnSampler
+
+        return DrawnSampler(space, self.seed, trials, known)
+
+
+class RandomSearch(DrawnSearch):
+    """Draw every trial independently of all others."""
 
     kind: Literal["random"] = "random"
-    seed: int = Field(0, ge=0)
-    """Of the draws."""
-
-    def build_sampler(
-        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
-    ) -> Sampler:
-        from raykd.spaces.samplers import DrawnSampler
-
-        return DrawnSampler(space, self.seed, trials, known)
 
 
-class GridSearch(SearchBase):
-    """All points of all grids crossed, ``num_samples`` times; domains that are no grids are drawn anew each time."""
+class GridSearch(DrawnSearch):
+    """Try all combinations of all grids, ``num_samples`` times. Domains that are no grids are drawn anew each time."""
 
     kind: Literal["grid"] = "grid"
-    seed: int = Field(0, ge=0)
-    """Of the domains that are no grids."""
-
-    def build_sampler(
-        self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
-    ) -> Sampler:
-        """As of every searcher; `Sweep.trials` is the grid's size times its repeats."""
-        from raykd.spaces.samplers import DrawnSampler
-
-        return DrawnSampler(space, self.seed, trials, known)
 
 
 class OptunaSearch(SearchBase):
@@ -149,29 +156,24 @@ class OptunaSearch(SearchBase):
     learns: ClassVar[bool] = True
     observes: ClassVar[bool] = True
     seed: int = Field(0, ge=0)
-    """Of the sampler."""
+    """Seed of the sampler."""
     startup_trials: int = Field(10, ge=0)
-    """Scored trials, those of a warm start included, before which trials are drawn at random."""
+    """Number of scored trials, with those of a warm start, up to which trials are drawn at random."""
     candidates: int = Field(24, ge=1)
-    """Points among which the model chooses."""
+    """Number of points among which the model chooses."""
     multivariate: bool = True
-    """Model domains jointly and not one by one; those under one choice form a group."""
+    """Model domains jointly, in one group per choice, and not one by one."""
 
     def build_sampler(
         self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
     ) -> Sampler:
-        """As of every searcher.
-
-        Raises:
-            ConfigError: optuna is not installed.
-        """
         from raykd.spaces.samplers import OptunaSampler
 
         return OptunaSampler(self, space, mode, trials, known)
 
 
 class TuneSearch(SearchBase):
-    """A searcher of ``ray.tune.search`` by name, over the flat space: it sees inactive domains too.
+    """A searcher of ``ray.tune.search`` by name. It sees a flat space, so inactive domains too.
 
     Tried with Ray 2.60, 40 trials of a conditional space with a failure and a restore in it: hyperopt (0.3.0), and bohb
     (hpbandster 0.7.4, ConfigSpace 1.2.2), which here learns from every evaluation, whatever the scheduler. The others
@@ -182,17 +184,12 @@ class TuneSearch(SearchBase):
     learns: ClassVar[bool] = True
     name: str
     """Tune's name of the searcher: hyperopt, bohb, ax, bayesopt, hebo, nevergrad or zoopt."""
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     """Arguments of the searcher's class, for example {random_state_seed: 0} for hyperopt, {seed: 0} for bohb."""
 
     def build_sampler(
         self, space: Space, mode: Mode, trials: int, known: PriorTrials = NO_PRIOR_TRIALS
     ) -> Sampler:
-        """As of every searcher.
-
-        Raises:
-            ConfigError: no such searcher, its package is not installed, or it refuses the options or the space.
-        """
         from raykd.spaces.samplers import TuneSampler
 
         return TuneSampler(self, space, mode, trials, known)
@@ -202,7 +199,7 @@ REQUIRED_MODULES = {
     "hyperopt": ("hyperopt",), "bohb": ("hpbandster", "ConfigSpace"), "ax": ("ax",), "bayesopt": ("bayes_opt",),
     "hebo": ("hebo",), "nevergrad": ("nevergrad",), "zoopt": ("zoopt",),
 }  # fmt: skip
-"""What each searcher imports."""
+"""Modules that each searcher imports."""
 PIP_PACKAGES = {
     "hyperopt": "hyperopt",
     "bohb": "hpbandster ConfigSpace",
@@ -212,7 +209,7 @@ PIP_PACKAGES = {
     "nevergrad": "nevergrad",
     "zoopt": "zoopt",
 }
-"""Packages of each searcher, as pip takes them."""
+"""Packages of each searcher, for pip."""
 
 Search = Annotated[RandomSearch | GridSearch | OptunaSearch | TuneSearch, Field(discriminator="kind")]
 """Any searcher."""

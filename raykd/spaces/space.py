@@ -1,10 +1,10 @@
-"""Space: a search space as an overlay of RunConfig whose leaves may be domains.
+"""Define a search space: an overlay of RunConfig with domains as leaves.
 
-Decision record: a sample is flat, `{path: scalar}`, because that is what Tune, Optuna, a journal and a table can
-hold; the tree of the space turns it into an overlay, and RunConfig itself says whether that is a run. A domain inside
-an option of a choice has a conditional path, `objective.temperature[linear].start`, and is in a sample only where its
-option was chosen, so no searcher learns from values that had no effect. A sample is a function of (seed, index)
-alone: every domain has its own uniform number whether it is active or not.
+Decision record: a sample is flat, `{path: scalar}`, because Tune, Optuna, a journal and a table can hold that. The tree
+of the space turns it into an overlay, and RunConfig decides whether that is a run. A domain inside an option of a
+choice has a conditional path, `objective.temperature[linear].start`. It is in a sample only if its option was chosen,
+so no searcher learns from values without effect. A sample is a function of (seed, index) alone: every domain has its
+own uniform number whether it is active or not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from raykd.config import Run, overlay
 from raykd.config.loading import resolve_paths, validate_any_run
 from raykd.config.smoke import shorten_run
 from raykd.errors import ConfigError, RaykdError
+from raykd.parse import JsonObject
 from raykd.report.key_names import is_number_of_choice, shorten_names
 from raykd.spaces.domains import (
     ChoiceDomain,
@@ -33,10 +34,10 @@ from raykd.spaces.domains import (
 )
 
 TRIAL_MARK = ", the trial with "
-"""Between a space's name and a trial's values, in errors of `Space.build_run`."""
+"""Stands between a space's name and a trial's values in errors of `Space.build_run`."""
 
 Sample = dict[str, Scalar]
-"""A value for every active domain, by path, in the order of `Space.domains`."""
+"""The value of every active domain, by path, in the order of `Space.domains`."""
 
 _OF_A_TASK = r"(task\.tasks\.[^.]+\.)?"
 LAMBDA = re.compile(rf"{_OF_A_TASK}objective\.terms(\.\d+)?\.lambda_schedule(\.|$)")
@@ -47,9 +48,11 @@ ALPHA = re.compile(rf"{_OF_A_TASK}objective\.alpha(\.|$)")
 class Dimension:
     """One domain and its place.
 
-    path: its name in samples; options that must be chosen stand in it, in brackets.
-    key: the key of RunConfig that it varies: the path without brackets.
-    condition: (path, label) of every choice above it; empty for a plain domain.
+    Attributes:
+        path: Its name in samples. Options that must be chosen stand in it, in brackets.
+        key: The key of RunConfig that it varies: the path without brackets.
+        domain: Its values.
+        condition: (path, label) of every choice above it; empty for a plain domain.
     """
 
     path: str
@@ -58,30 +61,38 @@ class Dimension:
     condition: tuple[tuple[str, Scalar], ...] = ()
 
     def is_active(self, sample: Mapping[str, Scalar]) -> bool:
-        """Whether the sample chose every option above this domain."""
+        """Return whether the sample chose every option above this domain."""
         return all(path in sample and is_same_value(sample[path], label) for path, label in self.condition)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A domain's place in the compiled tree; `options` are the compiled options of a choice."""
+    """A domain's place in the compiled tree. `options` are the compiled options of a choice."""
 
     path: str
     domain: Domain
-    options: tuple[Any, ...]
+    options: tuple[object, ...]
 
 
 class Space:
     """A compiled search space over a base run.
 
     Args:
-        tree: the overlay, with domains.
-        base: the run's tree that every trial begins with.
-        base_dir: what relative paths in the tree are relative to.
-        origin: what errors call the space.
+        tree: The overlay, with domains as leaves.
+        base: The tree of the run that every trial begins with.
+        base_dir: What relative paths in the tree are relative to.
+        origin: What errors call the space.
+
+    Attributes:
+        keys: Every key of RunConfig that the space mentions.
+        searched: The keys that differ between samples.
+        tree: The overlay with a `Slot` for each domain.
+        domains: All domains, outer ones before those inside their options.
+        grid_size: Number of points of all grids combined; 1 without a grid.
+        size: Number of different samples; infinite if a number is drawn from an interval.
 
     Raises:
-        ConfigError: a domain is written wrongly, or a grid stands inside a choice.
+        ConfigError: A domain is written wrongly, or a grid stands inside a choice.
     """
 
     def __init__(
@@ -93,9 +104,7 @@ class Space:
     ) -> None:
         self.base, self.base_dir, self.origin = dict(base or {}), base_dir, origin
         self.keys: set[str] = set()
-        """Every key of RunConfig that the space mentions."""
         self.searched: set[str] = set()
-        """Of `keys`, those that differ between samples."""
         self._dimensions: list[Dimension] = []
         if not isinstance(tree, Mapping) or parse_domain(tree, "(root)") is not None:
             raise ConfigError(
@@ -104,12 +113,9 @@ class Space:
                 wanted="objective: {alpha: ...}",
             )
         self.tree = self._compile(tree, "", "", ())
-        """The overlay with a `Slot` for each domain."""
         self.domains: tuple[Dimension, ...] = tuple(self._dimensions)
         self.grid_size = _grid_size(self.tree)
-        """Number of points of all grids crossed; 1 where there is no grid."""
         self.size = _size(self.tree)
-        """Number of different samples; infinite where a number is drawn from an interval."""
 
     def _compile(
         self, node: object, path: str, key: str, condition: tuple[tuple[str, Scalar], ...]
@@ -161,13 +167,13 @@ class Space:
             )
 
     def short_names(self) -> dict[str, str]:
-        """A short name for each path, as tables call it; a number that is an option of a choice has the choice's."""
+        """Return a short name per path, for tables. A number that is an option of a choice has the choice's name."""
         paths = [one.path for one in self.domains]
         names = shorten_names([path for path in paths if not is_number_of_choice(path, paths)])
         return {path: names.get(path) or names[path[: path.rindex("[")]] for path in paths}
 
     def choose_values(self, choose: Callable[[Dimension], Scalar]) -> Sample:
-        """A sample whose active domains, and only those, got their value from ``choose``, outer ones first."""
+        """Make a sample by calling ``choose`` for every active domain, outer ones first."""
         sample: Sample = {}
         for dimension in self.domains:
             if dimension.is_active(sample):
@@ -177,11 +183,13 @@ class Space:
     def draw(
         self, seed: int, index: int, fixed: Mapping[str, Scalar] | None = None, attempt: int = 0
     ) -> Sample:
-        """Sample ``index`` of the stream of ``seed``: point ``index`` of the grid (again and again), the rest drawn.
+        """Draw sample ``index`` of the stream of ``seed``. Grids give their points in turn, again and again.
 
         Args:
-            fixed: values by path that are taken instead of drawn ones.
-            attempt: draws another sample for the same index, from 1.
+            seed: Seed of the stream.
+            index: Number of the sample, from 0.
+            fixed: Values by path, taken in place of drawn ones.
+            attempt: Draws another sample for the same index, from 1.
         """
         import numpy as np
 
@@ -196,13 +204,13 @@ class Space:
         )
 
     def grid_point(self, index: int) -> Sample:
-        """Values of the active grids at point ``index`` of ``grid_size``; the last grid changes fastest."""
+        """Return the values of the active grids at point ``index`` of ``grid_size``. The last grid changes fastest."""
         if not 0 <= index < self.grid_size:
             raise IndexError(f"point {index} of a grid of {self.grid_size}")
         return _grid_point(self.tree, index)
 
     def iterate_samples(self) -> Iterator[Sample]:
-        """Every sample of a space of finite ``size``, the last domain changing fastest."""
+        """Yield every sample of a space of finite ``size``. The last domain changes fastest."""
 
         def below(at: int, sample: Sample) -> Iterator[Sample]:
             if at == len(self.domains):
@@ -217,11 +225,11 @@ class Space:
 
         yield from below(0, {})
 
-    def build_overlay(self, sample: Mapping[str, Scalar]) -> dict[str, Any]:
-        """The overlay of the run that a sample stands for.
+    def build_overlay(self, sample: Mapping[str, Scalar]) -> JsonObject:
+        """Build the overlay of the run for a sample.
 
         Raises:
-            ConfigError: the sample lacks an active domain, has one that is not active, or an unknown label.
+            ConfigError: The sample lacks an active domain, has one that is not active, or an unknown label.
         """
         wanted = [one.path for one in self.domains if one.is_active(sample)]
         if set(wanted) != set(sample):
@@ -230,22 +238,20 @@ class Space:
                 got=format_sample(sample),
                 wanted=", ".join(wanted),
             )
-        filled: dict[str, Any] = _fill(self.tree, sample)
-        return filled
+        return dict(_fill(self.tree, sample))
 
     def build_run(self, sample: Mapping[str, Scalar]) -> Run:
-        """The run of a trial.
+        """Build the run of a trial.
 
         Raises:
-            ConfigError: the sample makes no valid run; the message names the sample.
+            ConfigError: The sample makes no valid run. The message names the sample.
         """
         where = f"{self.origin}{TRIAL_MARK}{format_sample(sample)}"
         try:
             tree = overlay(self.base, self.build_overlay(sample))
             if tree.get("smoke") is not None and tree["train"]["epochs"] is not None:
-                tree = overlay(
-                    tree, {"train": {"steps": None}}
-                )  # the trial says epochs, the short base said steps
+                # The trial sets epochs; the base, which is short, has steps.
+                tree = overlay(tree, {"train": {"steps": None}})
             config = resolve_paths(validate_any_run(tree, where), self.base_dir)
             if config.smoke is not None:
                 config = shorten_run(config, evaluations=None)
@@ -259,7 +265,7 @@ class Space:
         return config
 
     def draw_covering(self, draws: int, seed: int = 0) -> list[Sample]:
-        """``draws`` samples, and one more for each option of each choice: what a check of the space looks at."""
+        """Draw samples for a check: ``draws`` of them, and one more for each option of each choice."""
         samples = [self.draw(seed, index) for index in range(draws)]
         for dimension in self.domains:
             if isinstance(dimension.domain, ChoiceDomain):
@@ -270,7 +276,7 @@ class Space:
         return samples
 
     def _refuse_size_twice(self, config: Run, where: str) -> None:
-        """Alpha is the size of the teachers' part, lambda its shape: searching both sizes confounds them."""
+        """Refuse to search two factors of one size: with alpha searched, a lambda schedule may only have a shape."""
         if not (any(map(ALPHA.match, self.searched)) and any(map(LAMBDA.match, self.searched))):
             return
         for member in config.members.values():
@@ -284,7 +290,7 @@ class Space:
 
 
 def _refuse_dots(node: Mapping[str, object], above: str) -> None:
-    """A key with dots is how an override is written, not a file."""
+    """Refuse a key with dots, which only overrides have."""
     for name in node:
         if "." in str(name):
             *outer, last = str(name).split(".")
@@ -293,24 +299,24 @@ def _refuse_dots(node: Mapping[str, object], above: str) -> None:
 
 
 def is_same_value(a: Scalar, b: Scalar) -> bool:
-    """Whether two values of a sample are one: 1, 1.0 and true are not."""
+    """Return whether two values of a sample are the same. 1, 1.0 and true all differ."""
     return json.dumps(a) == json.dumps(b)
 
 
 def format_sample(sample: Mapping[str, Scalar]) -> str:
-    """A sample as people read it."""
+    """Return a sample as text, for messages."""
     return ", ".join(
         f"{path}={value:.4g}" if isinstance(value, float) else f"{path}={value}"
         for path, value in sample.items()
     )
 
 
-def _children(node: object) -> list[Any]:
+def _children(node: object) -> list[object]:
     return list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
 
 
 def encode_sample(sample: Mapping[str, Scalar]) -> str:
-    """A text that is equal for equal samples alone."""
+    """Return a text that is equal for equal samples only."""
     return json.dumps(sample, sort_keys=True)
 
 
