@@ -1,7 +1,7 @@
-"""What a row of a task consists of: the one thing that reading rows has to know of a task.
+"""Name what a row of a task consists of, the one thing that reading rows has to know of a task.
 
 Decision record: a name and not the task itself, because several tasks share a form and the embedded corpus, the
-columns and the summary of rows each need a case a form and nothing else of the task.
+columns and the summary of rows each need a case per form and nothing else of the task.
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 RowForm = Literal["text", "words", "answers", "target", "source_target", "plain"]
-"""text: one text or two and a label. words: the words of a text, a label each. answers: a question, a context and
-where the answers stand in it. target: a text to be written after a prompt, which may be empty. source_target: the same
-with a source that may not be empty. plain: one text, which is its own gold."""
+"""What a row consists of:
+
+- text: one text or two, and a label
+- words: the words of a text, a label each
+- answers: a question, a context, and where the answers stand in it
+- target: a text to be written after a prompt, which may be empty
+- source_target: the same with a source that may not be empty
+- plain: one text, which is its own gold
+"""
 FORMS: tuple[RowForm, ...] = get_args(RowForm)
 LABELLED_FORMS: tuple[RowForm, ...] = ("text", "words")
 """Forms whose gold is one of `data.labels`."""

@@ -1,15 +1,17 @@
-"""The kinds of task: each is a class that registers itself, and a configuration may name any of them.
+"""Register the kinds of task: each is a class, and a configuration may name any of them.
 
 Decision record: the union of tasks is built from the classes that are registered when a configuration model is built,
-so that a task in a file of its own, or in another package, is read, checked and explained like those that ship.
+so that a task in a file of its own, or in another package, is read, checked and explained like raykd's own.
 Models that hold a task say so with `holds_task`; they are built again when a class comes later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema
 
 from raykd.tasks.base import TaskBase
 
@@ -61,20 +63,20 @@ def list_task_classes() -> tuple[type[TaskBase], ...]:
     return tuple(_CLASSES.values())
 
 
-def build_task(settings: dict[str, Any]) -> TaskBase:
+def build_task(settings: Mapping[str, object]) -> TaskBase:
     """Return the task that a tree describes.
 
     Raises:
         pydantic.ValidationError: A key is wrong, or nobody registered its kind.
     """
-    found: TaskBase = TypeAdapter[Any](Annotated[Any, RegisteredTask()]).validate_python(settings)
-    return found
+    adapter: TypeAdapter[TaskBase] = TypeAdapter(Annotated[TaskBase, RegisteredTask()])
+    return adapter.validate_python(settings)
 
 
 class RegisteredTask:
     """Annotates a field that takes a task of any registered kind, told apart by its key ``kind``."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Build the union of the classes that are registered now."""
         union: Any = Union[tuple(_CLASSES.values())]  # noqa: UP007  (made of what is known at run time)
         return handler.generate_schema(Annotated[union, Field(discriminator="kind")])

@@ -1,10 +1,10 @@
-"""Tags of entities: the schemes IO, IOB1, BIO (IOB2), BILOU, BIOES, BMES and BMEWO, and a teacher's tags as the run's.
+"""Read and write tags of entities in the schemes IO, IOB1, BIO (IOB2), BILOU, BIOES, BMES and BMEWO.
 
 Decision record: a teacher's answer is carried over to the run's tags by adding probabilities (logsumexp of raw logits,
 exact at temperature 1), never by taking a maximum, and only where the teacher's tags tell more than the run's: B-X of
 BIO is B-X and U-X of BILOU. A scheme that tells less (IO for BIO) is refused, since no column could be filled. A type
-that the teacher does not know is an unknown column, not a zero; one that the run does not know must be mapped by the
-user.
+that the teacher does not know is an unknown column, not a zero; a type that the run does not know must be mapped by
+the user.
 """
 
 from __future__ import annotations
@@ -21,20 +21,11 @@ from raykd.errors import ConfigError, DataError, LabelMismatchError
 
 SchemeName = Literal["IO", "IOB1", "BIO", "BILOU", "BIOES", "BMES", "BMEWO"]
 """IOB1 differs from BIO in what its letters mean, so a list of tags never tells it: B-X begins an entity only where the
-word before belongs to another one of the type. BMES and BMEWO are BIOES with other letters (M for I, W for S)."""
+word before belongs to another entity of the type. BMES and BMEWO are BIOES with other letters (M for I, W for S)."""
 OUTSIDE = "O"
 Entity = tuple[int, int, str]
 """First word, the word behind the last, type."""
 
-_PARTS: dict[SchemeName, frozenset[str]] = {
-    "IO": frozenset("I"),
-    "BIO": frozenset("BI"),
-    "BILOU": frozenset("BILU"),
-    "BIOES": frozenset("BIES"),
-    "BMES": frozenset("BMES"),
-    "BMEWO": frozenset("BMEW"),
-    "IOB1": frozenset("BI"),
-}
 # What a letter says of a word's place: (begins an entity, ends it); None where the scheme does not tell.
 _PLACE: dict[SchemeName, dict[str, tuple[bool | None, bool | None]]] = {
     "IO": {"I": (None, None)},
@@ -45,7 +36,8 @@ _PLACE: dict[SchemeName, dict[str, tuple[bool | None, bool | None]]] = {
     "BMEWO": {"B": (True, False), "M": (False, False), "E": (False, True), "W": (True, True)},
     "IOB1": {"B": (True, None), "I": (None, None)},
 }
-# The letters of an entity: its first word, those between, its last, and its only one.
+_PARTS: dict[SchemeName, frozenset[str]] = {name: frozenset(letters) for name, letters in _PLACE.items()}
+# The letters of an entity: its first word, the words between, its last word, and its only word.
 _LETTERS: dict[SchemeName, tuple[str, str, str, str]] = {
     "IO": ("I", "I", "I", "I"),
     "BIO": ("B", "I", "I", "B"),
@@ -54,16 +46,18 @@ _LETTERS: dict[SchemeName, tuple[str, str, str, str]] = {
     "BMES": ("B", "M", "E", "S"),
     "BMEWO": ("B", "M", "E", "W"),
 }
-
-
 _ANY = "IO, BIO, BILOU, BIOES, BMES or BMEWO"
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A list of tags and what it means. Written by `parse_scheme`; read by decoding and by the mapping of teachers.
+    """A list of tags and what it means. Made by `parse_scheme`; read by decoding and by the mapping of teachers.
 
-    tags: in the order of the columns. letters, types: of each tag; "O" and "" for the outside tag.
+    Attributes:
+        name: The scheme.
+        tags: The tags in the order of the columns.
+        letters: The letter of each tag; "O" for the outside tag.
+        types: The type of each tag; "" for the outside tag.
     """
 
     name: SchemeName
@@ -77,17 +71,20 @@ class Scheme:
         return self.letters.index(OUTSIDE)
 
     def place(self, tag: int) -> tuple[bool | None, bool | None]:
-        """Whether a word with this tag begins, and ends, an entity; None where the scheme does not tell."""
+        """Return whether a word with this tag begins, and ends, an entity; None where the scheme does not tell."""
         return _PLACE[self.name][self.letters[tag]]
 
 
 def parse_scheme(tags: Sequence[str], *, whole: bool = True) -> Scheme:
-    """The scheme of a list of tags such as O, B-PER, I-PER; never IOB1, which looks like BIO.
+    """Return the scheme of a list of tags such as O, B-PER, I-PER; never IOB1, which looks like BIO.
 
     Args:
-        whole: whether each type needs all tags of BILOU, BIOES or their like; a teacher may lack some.
+        tags: In the order of the columns.
+        whole: Whether each type needs all tags of BILOU, BIOES or their like; a teacher may lack some.
+
     Raises:
-        ConfigError: no or more than one O, a tag of no scheme, a tag twice, or a type that lacks a tag of the scheme.
+        ConfigError: There is no O or more than one, a tag of no scheme, a tag twice, or a type that lacks a tag of the
+            scheme.
     """
     if len(set(tags)) != len(tags):
         raise ConfigError("a tag is there twice", got=list(tags), wanted="each tag once")
@@ -122,10 +119,10 @@ def parse_scheme(tags: Sequence[str], *, whole: bool = True) -> Scheme:
 
 
 def read_entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
-    """The entities of one row of tags.
+    """Return the entities of one row of tags.
 
     Raises:
-        DataError: a tag is not of the scheme, or cannot follow the one before it (I-PER after O in BIO).
+        DataError: A tag is not of the scheme, or cannot follow the one before it (I-PER after O in BIO).
     """
     found: list[Entity] = []
     begun: tuple[int, str] | None = None
@@ -153,7 +150,7 @@ def read_entities(tags: Sequence[str], scheme: SchemeName) -> list[Entity]:
 
 
 def write_tags(found: Sequence[Entity], length: int, scheme: SchemeName) -> list[str]:
-    """One row of tags that says where these entities are.
+    """Return one row of tags that says where these entities are.
 
     IO cannot tell two neighbouring entities of one type apart; all other schemes lose nothing.
     """
@@ -166,15 +163,16 @@ def write_tags(found: Sequence[Entity], length: int, scheme: SchemeName) -> list
 
 
 def convert_tags(tags: Sequence[str], source: SchemeName, target: SchemeName) -> list[str]:
-    """One row of gold tags of one scheme in another (not in IOB1). Raises `DataError` as `read_entities` does."""
+    """Return one row of gold tags in another scheme (not in IOB1); raises `DataError` as `read_entities` does."""
     return write_tags(read_entities(tags, source), len(tags), target)
 
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """How a teacher's columns become the run's. Written by `map_tag_columns`, read where teachers answer.
+    """How a teacher's columns become the run's. Made by `map_tag_columns`, read where teachers answer.
 
-    columns: for each of the run's tags the teacher's columns whose probabilities are added; empty where unknown.
+    Attributes:
+        columns: For each of the run's tags the teacher's columns whose probabilities are added; empty where unknown.
     """
 
     columns: tuple[tuple[int, ...], ...]
@@ -185,7 +183,7 @@ class ColumnMap:
         return tuple(i for i, own in enumerate(self.columns) if not own)
 
     def apply(self, logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The teacher's raw logits ``[N, own C]`` in the run's columns ``[N, C]``; unknown ones hold `MASKED`."""
+        """Return the teacher's raw logits ``[N, own C]`` in the run's columns ``[N, C]``; `MASKED` where unknown."""
         out = np.full((len(logits_NC), len(self.columns)), MASKED, dtype=np.float32)
         for i, own in enumerate(self.columns):
             if len(own) == 1:
@@ -198,20 +196,22 @@ class ColumnMap:
 def map_tag_columns(
     own: Sequence[str], wanted: Sequence[str], label_map: Mapping[str, str], name: str
 ) -> ColumnMap:
-    """The teacher's columns behind each of the run's tags, whatever the order, scheme or set of types.
+    """Return the teacher's columns behind each of the run's tags, whatever the order, scheme or set of types.
 
     Args:
-        own, wanted: the teacher's tags and the run's.
-        label_map: the teacher's tags, or its types, to the run's (``{"I-MISC": "O"}``, ``{"PERSON": "PER"}``).
-        name: the teacher, for messages.
+        own: The teacher's tags.
+        wanted: The run's tags.
+        label_map: The teacher's tags, or its types, to the run's (``{"I-MISC": "O"}``, ``{"PERSON": "PER"}``).
+        name: The teacher, for messages.
 
     Raises:
-        LabelMismatchError: the teacher's tags are of no scheme, of one that tells less, share no type with the run,
-            or have a type that the run has not; names both lists. ConfigError: the run's tags are of no scheme.
+        LabelMismatchError: The teacher's tags are of no scheme or of one that tells less, share no type with the run,
+            or have a type that the run has not; names both lists.
+        ConfigError: The run's tags are of no scheme.
     """
     target = parse_scheme(wanted)
     renamed = [rename_tag(tag, label_map) for tag in own]
-    if target.name == "IO":  # which says the same of every word of an entity, whatever the teacher's scheme
+    if target.name == "IO":  # IO says the same of every word of an entity, whatever the teacher's scheme
         renamed = [tag if tag == OUTSIDE else f"I-{tag.partition('-')[2]}" for tag in renamed]
     try:
         source = parse_scheme(list(dict.fromkeys(renamed)), whole=False)
@@ -237,7 +237,7 @@ def map_tag_columns(
 
 
 def rename_tag(tag: str, label_map: Mapping[str, str]) -> str:
-    """The tag that a map leads to, which holds tags or types."""
+    """Return the tag that a map of tags or types leads to."""
     if tag in label_map:
         return label_map[tag]
     letter, dash, kind = tag.partition("-")
@@ -246,7 +246,7 @@ def rename_tag(tag: str, label_map: Mapping[str, str]) -> str:
 
 
 def _find_counterpart(source: Scheme, tag: int, target: Scheme) -> int | None:
-    """The one tag of the target that a tag of the source is always; None where it may be one or another."""
+    """Return the only tag of the target that a tag of the source can be; None where it may be one or another."""
     begins, ends = source.place(tag)
     for i, (letter, kind) in enumerate(zip(target.letters, target.types, strict=True)):
         if letter != OUTSIDE and kind == source.types[tag]:
@@ -274,7 +274,7 @@ def _build_mismatch_error(
 
 
 def _suggest_labels(source: Scheme, target: Scheme) -> str:
-    """What to do where a teacher's scheme tells less than the run's."""
+    """Return what to do where a teacher's scheme tells less than the run's."""
     kinds = dict.fromkeys(kind for kind in target.types if kind)
     letters = [letter for letter in dict.fromkeys(source.letters) if letter != OUTSIDE]
     tags = [OUTSIDE, *(f"{letter}-{kind}" for kind in kinds for letter in letters)]

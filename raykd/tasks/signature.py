@@ -1,4 +1,4 @@
-"""What a saved student reads and answers with, as columns of a table: MLflow's signature without MLflow."""
+"""Describe what a saved student reads and answers with, as columns of a table: MLflow's signature without MLflow."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ class Signature:
 
 TEXT = (Column("text", "string"),)
 WRITTEN = Signature(TEXT, (Column("written", "string"),))
-"""Of every task that writes text."""
+"""The signature of every task that writes text."""

@@ -1,7 +1,7 @@
-"""Is a model better than no model at all? Accuracy beside the most frequent label, and whether other labels fit.
+"""Compare a model with no model at all: its accuracy with the most frequent label's, and with labels swapped.
 
-Decision record: a model that is significantly worse than one label for everything is not weak but wrong: swapped
-labels, another language, another model. An interval, not a threshold, decides, so that few rows accuse nobody.
+Decision record: a model that is significantly worse than one label for everything is not weak but wrong (swapped
+labels, another language, another model). An interval, not a threshold, decides, so that few rows accuse nobody.
 The labels that would fit best are found by matching the confusion matrix, and believed only where no luck explains
 them: of C labels there are C! assignments, and the best of many is better than chance by chance.
 """
@@ -9,7 +9,7 @@ them: of C labels there are C! assignments, and the best of many is better than 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,12 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Swap:
-    """Other labels that fit a model's answers. assignment: for each label what it should be called instead."""
+    """Other labels that fit a model's answers.
+
+    Attributes:
+        assignment: For each label, by number, the label that it should be called instead.
+        accuracy: Share of right units under that assignment.
+    """
 
     assignment: tuple[int, ...]
     accuracy: float
@@ -28,10 +33,16 @@ class Swap:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How often a model is right, and what one label for everything would be.
+    """How often a model is right, and how often one label for everything would be.
 
-    units: labelled units. accuracy, low, high: its share of right units and the 95 % interval of that.
-    label, share: the most frequent label and its share. swap: None where no other labels fit better.
+    Attributes:
+        units: Labelled units.
+        accuracy: The model's share of right units.
+        low: Lower end of the 95 % interval of that share.
+        high: Upper end.
+        label: The most frequent label.
+        share: Its share of the units.
+        swap: Labels that fit better; None where no other labels do.
     """
 
     units: int
@@ -54,10 +65,10 @@ class Comparison:
 
 
 def compute_wilson_interval(hits: int, units: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share.
+    """Return Wilson's score interval of a share.
 
     Raises:
-        ValueError: no unit.
+        ValueError: There is no unit.
     """
     if units < 1:
         raise ValueError("an interval needs a unit")
@@ -75,14 +86,17 @@ def compare_with_constant_label(
     label: int | None = None,
     chosen_N: NDArray[np.integer] | None = None,
 ) -> Comparison:
-    """Compares a model's answers to labelled units with one label for everything.
+    """Compare a model's answers to labelled units with one label for everything.
 
     Args:
-        predicted_N: what counts as its answer. classes: C.
-        label: of the one label; None takes the most frequent of the gold labels.
-        chosen_N: what is matched with the gold labels, where its answers were repaired before they counted.
+        predicted_N: The model's answers.
+        gold_N: The gold labels.
+        classes: C.
+        label: The one label; None takes the most frequent of the gold labels.
+        chosen_N: Answers to match with the gold labels, where `predicted_N` were repaired.
+
     Raises:
-        ValueError: no unit.
+        ValueError: There is no unit.
     """
     counts_C = np.bincount(gold_N, minlength=classes)
     label = int(counts_C.argmax()) if label is None else label
@@ -95,16 +109,16 @@ def compare_with_constant_label(
     confusion_CC = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion_CC, (chosen_N, gold_N), 1)
     swap = find_swap(confusion_CC, max(found.share, high))
-    return Comparison(**{**vars(found), "swap": swap})
+    return replace(found, swap=swap)
 
 
 def find_swap(confusion_CC: NDArray[np.int64], bar: float) -> Swap | None:
-    """The assignment of labels under which the answers are right most often; None where it may be luck.
+    """Return the assignment of labels under which the answers are right most often; None where it may be luck.
 
     Args:
-        confusion_CC: units by what was answered (rows) and by gold label (columns).
-        bar: what it must exceed: the lower end of its interval, less what the best of C! guesses gains by luck
-            (a union bound with Hoeffding's inequality).
+        confusion_CC: Units by answer (rows) and by gold label (columns).
+        bar: The accuracy to exceed. The lower end of the assignment's interval must, less what the best of C! guesses
+            gains by luck (a union bound with Hoeffding's inequality).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -116,15 +130,12 @@ def find_swap(confusion_CC: NDArray[np.int64], bar: float) -> Swap | None:
     if assignment == list(range(classes)) or not units:
         return None
     luck = math.sqrt(math.lgamma(classes + 1) / (2 * units))
-    return (
-        Swap(tuple(assignment), hits / units)
-        if compute_wilson_interval(hits, units)[0] - luck > bar
-        else None
-    )
+    sure = compute_wilson_interval(hits, units)[0] - luck > bar
+    return Swap(tuple(assignment), hits / units) if sure else None
 
 
 def _restore_own_labels(assignment: list[int], confusion_CC: NDArray[np.int64]) -> list[int]:
-    """The same, with names that nothing speaks for exchanged until labels have their own where they can."""
+    """Return the assignment with every label on its own name where nothing speaks for another."""
     for own in range(len(assignment)):
         other = assignment.index(own)
         if other == own:

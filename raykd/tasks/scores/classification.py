@@ -1,4 +1,4 @@
-"""Metrics of classification, in numpy; tests compare them with scikit-learn.
+"""Compute the metrics of classification in numpy; tests compare them with scikit-learn.
 
 All are taken at temperature 1 on raw logits, over labelled units only, so that they do not depend on alpha,
 temperature or lambda and can be compared between trials.
@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from raykd.distill.signals import UNLABELLED
 
 ECE_BINS = 15
+"""Bins of calibration, as in Guo et al."""
 
 
 def log_softmax(logits_NC: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Row-wise log-softmax in float64."""
+    """Return the row-wise log-softmax in float64."""
     shifted: NDArray[np.float64] = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
     log_total: NDArray[np.float64] = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted - log_total
 
 
 def compute_macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> float:
-    """Mean F1 over the classes that occur among labels or predictions."""
+    """Return the mean F1 over the classes that occur among labels or predictions."""
     scores = []
     for c in np.union1d(predicted_N, labels_N):
         hits = float(np.sum((predicted_N == c) & (labels_N == c)))
@@ -33,22 +34,19 @@ def compute_macro_f1(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64]
 def compute_calibration_bins(
     confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_], bins: int = ECE_BINS
 ) -> list[tuple[int, float, float]]:
-    """``(count, mean confidence, accuracy)`` of each equal-width bin of (0, 1]; empty bins hold zeros."""
+    """Return ``(count, mean confidence, accuracy)`` of each equal-width bin of (0, 1]; empty bins hold zeros."""
     index_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for b in range(bins):
         inside = index_N == b
         count = int(inside.sum())
-        rows.append(
-            (count, float(confidence_N[inside].mean()), float(correct_N[inside].mean()))
-            if count
-            else (0, 0.0, 0.0)
-        )
+        sums = confidence_N[inside].sum(), correct_N[inside].sum()
+        rows.append((count, float(sums[0]) / max(1, count), float(sums[1]) / max(1, count)))
     return rows
 
 
 def compute_calibration_error(confidence_N: NDArray[np.float64], correct_N: NDArray[np.bool_]) -> float:
-    """ECE with 15 equal-width bins (Guo et al. 2017, 1706.04599)."""
+    """Return the expected calibration error with 15 equal-width bins (Guo et al., arXiv:1706.04599)."""
     rows = compute_calibration_bins(confidence_N, correct_N)
     return float(sum(n * abs(conf - acc) for n, conf, acc in rows) / max(1, len(confidence_N)))
 
@@ -56,10 +54,10 @@ def compute_calibration_error(confidence_N: NDArray[np.float64], correct_N: NDAr
 def compute_classification_metrics(
     logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Accuracy, macro-F1, NLL (nats) and ECE over the labelled units.
+    """Return accuracy, macro-F1, NLL (nats) and ECE over the labelled units.
 
     Raises:
-        ValueError: no unit is labelled, so nothing can be measured.
+        ValueError: No unit is labelled, so nothing can be measured.
     """
     labelled = labels_N != UNLABELLED
     if not labelled.any():

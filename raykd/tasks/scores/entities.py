@@ -1,4 +1,4 @@
-"""Entities of tagged words: decoding to tags that may follow each other, and entity F1.
+"""Decode words to tags that may follow each other, find their entities, and compute entity F1.
 
 Decision record: all systems are decoded by the same constrained Viterbi, so that none gains by repair, and a row of
 decoded tags is always one that strict matching accepts. All rows take a step at once, the longest first, so the loop
@@ -10,6 +10,7 @@ tests hold the two equal, on rows of impossible tags too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +20,56 @@ from raykd.tasks.schemes import Scheme, parse_scheme
 from raykd.tasks.scores.classification import log_softmax
 
 
+class _Rules(NamedTuple):
+    """What each tag of a scheme allows. ``[C]`` each; the outside tag is an entity of its own that nothing continues.
+
+    Attributes:
+        can_begin: Whether a word with the tag can begin an entity.
+        can_continue: Whether it can continue the entity of the word before.
+        can_end: Whether it can end an entity.
+        can_stay_open: Whether the next word can continue its entity.
+        kinds: The number of its type, in the order of the types; that of "" for the outside tag.
+    """
+
+    can_begin: NDArray[np.bool_]
+    can_continue: NDArray[np.bool_]
+    can_end: NDArray[np.bool_]
+    can_stay_open: NDArray[np.bool_]
+    kinds: NDArray[np.int64]
+
+
+def _read_rules(scheme: Scheme) -> _Rules:
+    places = [(True, True) if i == scheme.outside else scheme.place(i) for i in range(len(scheme.tags))]
+    numbers = {kind: i for i, kind in enumerate(dict.fromkeys(scheme.types))}
+    return _Rules(
+        np.asarray([begins is not False for begins, _ in places]),
+        np.asarray([begins is not True for begins, _ in places]),
+        np.asarray([ends is not False for _, ends in places]),
+        np.asarray([ends is not True for _, ends in places]),
+        np.asarray([numbers[kind] for kind in scheme.types]),
+    )
+
+
 def list_transitions(scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which tag may follow which ``[C, C]``, which may begin a row ``[C]``, which may end one ``[C]``."""
-    n = len(scheme.tags)
-    place = [(True, True) if i == scheme.outside else scheme.place(i) for i in range(n)]
-    allowed_CC = np.zeros((n, n), dtype=bool)
-    for i in range(n):
-        for j in range(n):
-            same = scheme.types[i] == scheme.types[j] and scheme.outside not in (i, j)
-            fresh = place[j][0] is not False and place[i][1] is not False
-            goes_on = same and place[j][0] is not True and place[i][1] is not True
-            allowed_CC[i, j] = fresh or goes_on
-    begins_C = np.asarray([begins is not False for begins, _ in place])
-    ends_C = np.asarray([ends is not False for _, ends in place])
-    return allowed_CC, begins_C, ends_C
+    """Return which tag may follow which ``[C, C]``, which may begin a row ``[C]``, which may end a row ``[C]``."""
+    rules = _read_rules(scheme)
+    fresh_CC = rules.can_end[:, None] & rules.can_begin
+    goes_on_CC = rules.can_stay_open[:, None] & rules.can_continue & (rules.kinds[:, None] == rules.kinds)
+    return fresh_CC | goes_on_CC, rules.can_begin, rules.can_end
 
 
 def decode_tags(
     logits_NC: NDArray[np.floating], counts_B: NDArray[np.integer], scheme: Scheme
 ) -> NDArray[np.int64]:
-    """The most probable tags ``[N]`` among rows of tags that the scheme allows (Viterbi over log-probabilities).
+    """Return the most probable tags ``[N]`` among rows of tags that the scheme allows (Viterbi).
 
     Args:
-        logits_NC: all words of B rows, row after row.
-        counts_B: words a row; 0 is allowed.
+        logits_NC: Of all words of B rows, row after row.
+        counts_B: Words per row; 0 is allowed.
+        scheme: What the C columns mean.
 
     Raises:
-        ValueError: the counts do not add up to N.
+        ValueError: The counts do not add up to N.
     """
     if int(counts_B.sum()) != len(logits_NC):
         raise ValueError(f"{len(logits_NC)} words, but the rows count {int(counts_B.sum())}")
@@ -90,32 +114,26 @@ def replace_unseen(
 def find_entity_spans(
     tags_N: NDArray[np.integer], counts_B: NDArray[np.integer], scheme: Scheme
 ) -> NDArray[np.int64]:
-    """The entities ``[E, 3]`` of B rows: first word, the word behind the last (both counted over all rows), type.
+    """Return the entities ``[E, 3]`` of B rows: first word, the word behind the last, number of the type.
 
-    Strict as seqeval is: a tag that cannot follow the one before it belongs to no entity, and an entity of BILOU
-    that does not end is none.
+    Words are counted over all rows. Strict as seqeval is: a tag that cannot follow the tag before it belongs to no
+    entity, and an entity of BILOU that does not end is none.
     """
     tags_N = np.asarray(tags_N, dtype=np.int64)
     if len(tags_N) == 0:
         return np.zeros((0, 3), dtype=np.int64)
-    kinds = {kind: i for i, kind in enumerate(dict.fromkeys(scheme.types))}
-    kind_N = np.asarray([kinds[kind] for kind in scheme.types])[tags_N]
-    place = [scheme.place(i) if i != scheme.outside else (False, True) for i in range(len(scheme.tags))]
-    inside_N = tags_N != scheme.outside
-    may_go_on_N = inside_N & np.asarray([begins is not True for begins, _ in place])[tags_N]
-    open_N = inside_N & np.asarray([ends is not True for _, ends in place])[tags_N]
+    rules = _read_rules(scheme)
+    kind_N = rules.kinds[tags_N]
     first_N = np.zeros(len(tags_N), dtype=bool)
     first_N[(np.cumsum(counts_B) - counts_B)[np.asarray(counts_B) > 0]] = True
-    goes_on_N = np.zeros(len(tags_N), dtype=bool)
-    goes_on_N[1:] = may_go_on_N[1:] & open_N[:-1] & (kind_N[1:] == kind_N[:-1]) & ~first_N[1:]
-    may_begin_N = inside_N & np.asarray([begins is not False for begins, _ in place])[tags_N]
-    (begin_E,) = np.nonzero(may_begin_N & ~goes_on_N)
+    goes_on_N = ~first_N & rules.can_continue[tags_N]
+    goes_on_N[1:] &= rules.can_stay_open[tags_N[:-1]] & (kind_N[1:] == kind_N[:-1])
+    (begin_E,) = np.nonzero((tags_N != scheme.outside) & rules.can_begin[tags_N] & ~goes_on_N)
     edges = np.append(np.flatnonzero(~goes_on_N), len(tags_N))
     end_E = edges[np.searchsorted(edges, begin_E, side="right")]
-    ended_E: NDArray[np.bool_] = np.asarray([ends is not False for _, ends in place])[tags_N[end_E - 1]]
-    found_E3: NDArray[np.int64] = np.stack([begin_E, end_E, kind_N[begin_E]], axis=1).astype(np.int64)
-    kept_E3: NDArray[np.int64] = found_E3[ended_E]
-    return kept_E3
+    found_E3: NDArray[np.int64] = np.stack([begin_E, end_E, kind_N[begin_E]], axis=1)
+    ended_E3: NDArray[np.int64] = found_E3[rules.can_end[tags_N[end_E - 1]]]
+    return ended_E3
 
 
 def compute_entity_scores(
@@ -124,8 +142,9 @@ def compute_entity_scores(
     counts_B: NDArray[np.integer],
     scheme: Scheme,
 ) -> dict[str, float]:
-    """F1, precision and recall, micro over entities of B rows of tags; 0 where there is nothing to divide by."""
+    """Return F1, precision and recall, micro over entities of B rows of tags; 0 where there is nothing to divide by."""
     own, true = find_entity_spans(predicted_N, counts_B, scheme), find_entity_spans(gold_N, counts_B, scheme)
+    # Each entity becomes one number, so that equal entities are found by one intersection.
     weights = np.asarray([(len(gold_N) + 1) * len(scheme.tags), len(scheme.tags), 1])
     hits = len(np.intersect1d(own @ weights, true @ weights, assume_unique=True))
     return {
@@ -142,17 +161,18 @@ def compute_entity_metrics(
     labels: Sequence[str],
     covered_N: NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
-    """Entity F1, precision and recall, accuracy of words (all of decoded tags) and NLL (nats a word) of labelled rows.
+    """Return entity F1, precision and recall, accuracy of words (all of decoded tags) and NLL (nats per word).
 
     Args:
-        logits_NC, labels_N: all words of B rows; a row has a label at each word or `UNLABELLED` at each.
-        counts_B: words a row.
-        labels: the run's tags, the order of C.
-        covered_N: false for words that the model did not see (truncated): they are tagged O, count in accuracy and
+        logits_NC: Of all words of B rows.
+        labels_N: Gold tags; a row has a label at each word or `UNLABELLED` at each, and then it does not count.
+        counts_B: Words per row.
+        labels: The run's tags, the order of C.
+        covered_N: False for words that the model did not see (truncated): they are tagged O, count in accuracy and
             recall, and are left out of the NLL, as are words whose gold tag the model does not know (`MASKED`).
 
     Raises:
-        ValueError: no row is labelled, or a row is labelled in part.
+        ValueError: No row is labelled, or a row is labelled in part.
     """
     scheme = parse_scheme(labels)
     row_N = np.repeat(np.arange(len(counts_B)), counts_B)

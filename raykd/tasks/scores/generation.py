@@ -1,9 +1,9 @@
-"""Scores of written text: chrF and BLEU by sacrebleu, ROUGE by rouge_score, exact match, perplexity.
+"""Score written text: chrF and BLEU by sacrebleu, ROUGE by rouge_score, exact match, perplexity.
 
 Decision record: corpus scores, with the tokenization of the reference's language, because a score without it cannot
 be compared: BLEU uses sacrebleu's ``zh`` for Chinese, ``char`` for the other scripts without blanks (``ja-mecab``
 needs a dictionary that is not installed), ``13a`` for all else. The tokenizer that rouge_score brings keeps only a-z
-and 0-9 and gives 0 for any other script without a word, so it is replaced by words of `raykd.text.words`, lower
+and 0-9 and silently gives 0 for any other script, so it is replaced by words of `raykd.text.words`, lower
 case, signs dropped; for English without accents the two are the same. chrF and BLEU run from 0 to 100 as sacrebleu
 prints them, all else from 0 to 1.
 """
@@ -21,10 +21,8 @@ from raykd.text.words import UNSPACED_LANGUAGES, split_words
 NAMES = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
 """What `compute_generation_metrics` can measure."""
 _ROUGE = ("rouge1", "rouge2", "rougeL")
-
-
 _END = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|[A-Za-z_]+\|>|\[(?:SEP|EOS)\]))+\s*\Z")
-"""Ends of texts as tokenizers spell them. What is written is decoded without; references of rendered chats have one."""
+"""Ends of texts as tokenizers spell them. Written texts are decoded without; references of rendered chats have one."""
 
 
 class _WordTokenizer:
@@ -35,7 +33,7 @@ class _WordTokenizer:
 
 
 def choose_bleu_tokenizer(language: str) -> str:
-    """Sacrebleu's name of the tokenization for a language code."""
+    """Return sacrebleu's name of the tokenization for a language code."""
     main = language.lower().replace("_", "-").partition("-")[0]
     if main in ("zh", "yue"):
         return "zh"
@@ -43,10 +41,10 @@ def choose_bleu_tokenizer(language: str) -> str:
 
 
 def compute_perplexity(nll_sum: float, tokens: int) -> float:
-    """``exp`` of the mean negative log-likelihood (nats) a token; infinite where that is more than a float holds.
+    """Return ``exp`` of the mean negative log-likelihood (nats) per token; infinite where a float holds no such number.
 
     Raises:
-        ValueError: no tokens.
+        ValueError: There are no tokens.
     """
     if tokens < 1:
         raise ValueError("perplexity of no tokens")
@@ -62,17 +60,19 @@ def compute_generation_metrics(
     language: str,
     names: Sequence[str] = NAMES,
 ) -> dict[str, float]:
-    """Scores of B texts of one language against one reference each.
+    """Return the scores of B texts of one language against one reference each.
 
     Args:
-        language: code of the language that is written; chooses BLEU's tokenization.
-        names: which of `NAMES`.
+        hypotheses: The written texts.
+        references: The references.
+        language: Code of the language that is written; chooses BLEU's tokenization.
+        names: Some of `NAMES`.
 
     Returns:
-        In the order of ``names``. ROUGE is the mean F-measure over texts.
+        Scores in the order of ``names``. ROUGE is the mean F-measure over texts.
 
     Raises:
-        ValueError: no texts, not as many of one as of the other, or a name that is not of `NAMES`.
+        ValueError: There are no texts, the numbers of texts and references differ, or a name is not of `NAMES`.
     """
     hypotheses, references = [_END.sub("", t) for t in hypotheses], [_END.sub("", t) for t in references]
     if not hypotheses or len(hypotheses) != len(references):

@@ -1,4 +1,4 @@
-"""What every metric is: its title, its unit, and which direction is better.
+"""Register every metric: its title, its unit, and which direction is better.
 
 Decision record: one table that tasks add to, because the run's configuration, the sweep's ranking, tables and
 plots each need one column of it. A metric of a task in another package is registered with that task.
@@ -22,8 +22,9 @@ class Metric:
     Attributes:
         name: As in `train.metric` and in MLflow.
         title: As in tables, with its unit.
-        unit: rate: in [0, 1], shown in per cent. hundred: from 0 to 100. nats, number: shown as it is.
-        higher_is_better: Its direction.
+        unit: A rate lies in [0, 1] and is shown in per cent; hundred runs from 0 to 100; nats and number are shown as
+            they are.
+        higher_is_better: Whether a higher value is better.
     """
 
     name: str
@@ -68,28 +69,28 @@ for _known in (
 
 
 def list_metrics() -> tuple[str, ...]:
-    """The names of all metrics that there are."""
+    """Return the names of all registered metrics."""
     return tuple(_METRICS)
 
 
 def find_metric_title(name: str) -> str:
-    """The title of a metric with its unit; of an unknown one its name."""
+    """Return the title of a metric with its unit; the name itself of an unknown metric."""
     known = _METRICS.get(name)
     return name if known is None else known.title
 
 
 def is_rate(name: str) -> bool:
-    """Whether a metric is shown in per cent."""
+    """Return whether a metric is shown in per cent."""
     return name in _METRICS and _METRICS[name].unit == "rate"
 
 
 def is_higher_better(name: str) -> bool:
-    """Whether a higher value is better; of an unknown name (a run's own score) it is."""
+    """Return whether a higher value is better, as it is for an unknown name (a run's own score)."""
     return name not in _METRICS or _METRICS[name].higher_is_better
 
 
 def is_out_of_hundred(name: str) -> bool:
-    """Whether a metric runs from 0 to 100."""
+    """Return whether a metric runs from 0 to 100."""
     return name in _METRICS and _METRICS[name].unit == "hundred"
 
 

@@ -1,11 +1,11 @@
-"""Extractive answers: characters to words and back, the best span, exact match and F1.
+"""Score extractive answers: characters to words and back, the best span, exact match and F1.
 
 Decision record: an answer is two places among the words of the context (`raykd.text.words`), which every
-tokenizer shares; one that begins or ends inside a word is widened to whole words, because no model can point between
-two tokens of its own choosing. Scores are those of the official scripts: English is SQuAD v1.1's; other languages are
-MLQA's (all of Unicode's punctuation removed, articles of the language, and for scripts without blanks the overlap of
-characters, mixed with blank-separated words of other scripts, which is also CMRC 2018's). MLQA has no French; there
-the articles are le, la, les, du, des, au, aux, un, une and the elided l'.
+tokenizer shares. An answer that begins or ends inside a word is widened to whole words, because no model can point
+between two tokens of its own choosing. Scores are those of the official scripts: English is SQuAD v1.1's; other
+languages are MLQA's (all of Unicode's punctuation removed, articles of the language, and for scripts without blanks the
+overlap of characters, mixed with blank-separated words of other scripts, which is also CMRC 2018's). MLQA has no
+French; there the articles are le, la, les, du, des, au, aux, un, une and the elided l'.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _ELIDED = re.compile(r"\bl['’]")
 
 
 def find_answer_words(spans_W2: NDArray[np.integer], answers_A2: NDArray[np.integer]) -> NDArray[np.int64]:
-    """First and last word ``[A, 2]`` of each answer, widened to whole words; -1, -1 where it touches no word.
+    """Return first and last word ``[A, 2]`` of each answer, widened to whole words; -1, -1 where it touches no word.
 
     Args:
-        spans_W2: words of the context in characters, in order.
-        answers_A2: begin and end of each answer in characters.
+        spans_W2: Words of the context in characters, in order.
+        answers_A2: Begin and end of each answer in characters.
     """
     answers_A2 = np.asarray(answers_A2, dtype=np.int64).reshape(-1, 2)
     first_A = np.searchsorted(spans_W2[:, 1], answers_A2[:, 0], side="right")
@@ -60,15 +60,15 @@ def find_best_answers(
     Args:
         logits_NC: N = 2 B units, for each row the start and then the end, over C words; `MASKED` where a row has no
             such word or the model did not see it.
-        words_B: words of each context: the choices that answers are made of come first.
-        null_B: the choice that says so, or -1 where a row has none: its log-probability is then -inf.
-        max_answer_words: no answer has more words.
+        words_B: Words of each context; the choices that answers are made of come first.
+        null_B: The choice "no answer", or -1 where a row has none: its log-probability is then -inf.
+        max_answer_words: No answer has more words.
 
     Returns:
         First and last word ``[B, 2]``, its log-probability ``[B]``, and that of no answer ``[B]``.
 
     Raises:
-        ValueError: an odd number of units, no words, or a limit below 1.
+        ValueError: The number of units is odd, there are no words, or the limit is below 1.
     """
     if len(logits_NC) % 2 or logits_NC.shape[1] == 0 or max_answer_words < 1:
         raise ValueError(f"{logits_NC.shape} logits, answers of at most {max_answer_words} words")
@@ -100,14 +100,14 @@ def _find_best_spans(
 
 
 def read_span_text(context: str, spans_W2: NDArray[np.integer], first: int, last: int) -> str:
-    """The text from the first word to the last one, both included; empty for words that the context has not."""
+    """Return the text from the first word to the last, both included; empty for words that the context has not."""
     if not 0 <= first <= last < len(spans_W2):
         return ""
     return context[int(spans_W2[first, 0]) : int(spans_W2[last, 1])]
 
 
 def normalize_answer(answer: str, language: str) -> list[str]:
-    """The tokens by which answers are compared: lower case, without punctuation and articles of the language."""
+    """Return the tokens by which answers are compared: lower case, without punctuation and the language's articles."""
     language = language.lower().replace("_", "-").partition("-")[0]
     text = answer.lower()
     if language == "fr":
@@ -127,13 +127,13 @@ def _is_punctuation(character: str, language: str) -> bool:
 
 
 def compute_exact_match(predicted: str, accepted: Sequence[str], language: str) -> float:
-    """1 if the answer is one of the accepted ones after normalisation, else 0."""
+    """Return 1 if the answer is an accepted answer after normalisation, else 0."""
     own = normalize_answer(predicted, language)
     return float(any(own == normalize_answer(answer, language) for answer in accepted))
 
 
 def compute_f1(predicted: str, accepted: Sequence[str], language: str) -> float:
-    """Overlap of tokens with the accepted answer that fits best: harmonic mean of precision and recall."""
+    """Return the overlap of tokens with the best accepted answer: harmonic mean of precision and recall."""
     own = Counter(normalize_answer(predicted, language))
     best = 0.0
     for answer in accepted:
@@ -147,12 +147,12 @@ def compute_f1(predicted: str, accepted: Sequence[str], language: str) -> float:
 def compute_answer_metrics(
     predicted: Sequence[str], accepted: Sequence[Sequence[str]], languages: Sequence[str]
 ) -> dict[str, float]:
-    """Mean exact match and F1 (0 to 1) of B rows; each row is normalised by the rules of its language.
+    """Return mean exact match and F1 (0 to 1) of B rows; each row is normalised by the rules of its language.
 
-    A row without accepted answers has none: only "" (or what normalisation leaves nothing of) is right there.
+    In a row without accepted answers only "" (or what normalisation leaves nothing of) is right.
 
     Raises:
-        ValueError: no rows, or not as many of one as of the other.
+        ValueError: There are no rows, or the arguments differ in their numbers of rows.
     """
     exact_B, f1_B = _score_rows(predicted, accepted, languages)
     return {"exact_match": float(exact_B.mean()), "f1": float(f1_B.mean())}
@@ -164,10 +164,13 @@ def find_best_thresholds(
     accepted: Sequence[Sequence[str]],
     languages: Sequence[str],
 ) -> dict[str, float]:
-    """Exact match and F1 of B rows where an answer is given up to the best threshold of doubt, as SQuAD v2 has them.
+    """Return exact match and F1 of B rows where doubtful answers are dropped at the best threshold, as in SQuAD v2.
 
     Args:
-        predicted: the best answer that is not empty. doubt_B: score of "no answer" above that of this answer.
+        predicted: The best answer that is not empty.
+        doubt_B: Score of "no answer", less the score of this answer.
+        accepted: The accepted answers of each row.
+        languages: The language of each row.
     """
     found = {}
     none_B = np.asarray([not row for row in accepted])
@@ -175,7 +178,7 @@ def find_best_thresholds(
     for name, scores_B in zip(
         ("exact_match", "f1"), _score_rows(predicted, accepted, languages), strict=True
     ):
-        # With every row given up those without an answer are right; each answer given changes that by its own score.
+        # With every answer dropped, the rows without an answer are right; each answer given changes that by its score.
         gain_B = np.where(none_B, [-float(bool(text)) for text in predicted], scores_B)
         found[f"best_{name}"] = (none_B.sum() + max(0.0, float(np.cumsum(gain_B[order]).max()))) / len(
             predicted
@@ -186,7 +189,7 @@ def find_best_thresholds(
 def _score_rows(
     predicted: Sequence[str], accepted: Sequence[Sequence[str]], languages: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Exact match and F1 of each row."""
+    """Return exact match and F1 of each row."""
     if not predicted or not len(predicted) == len(accepted) == len(languages):
         raise ValueError(f"{len(predicted)} answers, {len(accepted)} rows, {len(languages)} languages")
     rows = list(zip(predicted, accepted, languages, strict=True))
@@ -201,12 +204,12 @@ def _score_rows(
 
 
 def count_words(batch: TextBatch) -> NDArray[np.int64]:
-    """``[B]``: words of each context."""
+    """Return ``[B]``: the words of each context."""
     return np.asarray([len(find_word_spans(context)) for context in batch.pairs or ()], dtype=np.int64)
 
 
 def find_null_choices(batch: TextBatch) -> NDArray[np.int64]:
-    """``[B]``: the choice that says of a row that there is no answer, behind its last word; -1 where that is none."""
+    """Return ``[B]``: the choice "no answer" of each row, behind its last word; -1 where the row has no such choice."""
     optional_B = batch.in_mode("optional")
     if not optional_B.any():
         return np.full(len(batch), -1, dtype=np.int64)
