@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
     from torch.optim.lr_scheduler import LRScheduler
 
 
-def compile_nothing(deepspeed: Any) -> None:
+def compile_nothing(deepspeed: ModuleType) -> None:
     """Tell DeepSpeed that no op can be compiled. To be called before an engine is made.
 
     Reading which ops are compatible probes each with the compiler, and the shared-memory all-reduce would then be
@@ -24,7 +26,7 @@ def compile_nothing(deepspeed: Any) -> None:
 
 
 @contextlib.contextmanager
-def loading_universal(engine: Any, converted: bool) -> Iterator[None]:
+def loading_universal(engine: DeepSpeedEngine, converted: bool) -> Iterator[None]:
     """Let an engine read a universal checkpoint while the body runs.
 
     The key exists in DeepSpeed's configuration, which is read once. An engine that has read it cannot load its own
@@ -49,7 +51,7 @@ def set_last_rates(schedule: LRScheduler, rates: Sequence[float]) -> None:
     schedule._last_lr = list(rates)
 
 
-def mark_counted(step: Callable[..., Any]) -> None:
+def mark_counted(step: Callable[..., object]) -> None:
     """Mark an optimizer's replaced ``step`` as one that counts its calls.
 
     torch's schedules look for the mark and warn without it that the optimizer was not called before them.

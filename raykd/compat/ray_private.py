@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     import logging
 
+    from ray._private.node import Node
     from ray.actor import ActorHandle
     from ray.job_config import JobConfig
 
@@ -66,10 +67,11 @@ def find_dashboard() -> str | None:
     return str(url) if url else None
 
 
-def _node() -> Any:
+def _node() -> Node | None:
     import ray
 
-    return ray._private.worker.global_worker.node
+    node: Node | None = ray._private.worker.global_worker.node
+    return node
 
 
 def find_head_resource() -> dict[str, float]:
@@ -83,18 +85,25 @@ def find_head_resource() -> dict[str, float]:
     return {mark: 0.001} if mark in ray.cluster_resources() else {}
 
 
-def read_actor_row(actor: ActorHandle[Any]) -> dict[str, Any]:
-    """Return Ray's record of an actor, with ``State`` and ``NumRestarts``; empty if Ray has forgotten the actor.
+class ActorRow(TypedDict, total=False):
+    """The part of Ray's record of an actor that raykd reads."""
+
+    State: str
+    NumRestarts: int
+
+
+def read_actor_row(actor: ActorHandle[object]) -> ActorRow:
+    """Return Ray's record of an actor; empty if Ray has forgotten the actor.
 
     `ray.util.state.get_actor` asks the dashboard, which need not run.
     """
     import ray
 
-    row: dict[str, Any] = ray._private.state.actors(actor._actor_id.hex())
+    row: ActorRow = ray._private.state.actors(actor._actor_id.hex())
     return row
 
 
-def find_memory_kill(actor: ActorHandle[Any], since_s: float) -> str | None:
+def find_memory_kill(actor: ActorHandle[object], since_s: float) -> str | None:
     """Return what Ray says of an actor's last process if its node killed it for memory; None if it did not.
 
     The caller of an actor may hear first that its process is restarted, and then never why.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 
 class HostTrainer(Protocol):
     """A trainer whose controller can be reached while `fit` blocks."""
 
-    controller: Any
-    """The actor that Ray Train directs its workers from; None until `fit` has started it."""
+    controller: ActorHandle[object] | None
+    """The actor from which Ray Train directs its workers; None until `fit` has started it."""
 
     def fit(self) -> object:
         """Run the training function on the workers, and wait for its end."""
@@ -31,13 +34,13 @@ def make_trainer_class(without: Collection[str]) -> Callable[..., HostTrainer]:
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
-        controller: Any = None
+        controller: ActorHandle[object] | None = None
 
-        def _register_sigint_handler(self, controller: Any) -> None:
+        def _register_sigint_handler(self, controller: ActorHandle[object]) -> None:
             self.controller = controller
 
-        def _create_default_callbacks(self) -> list[Any]:
-            made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[object]:
+            made: list[object] = super()._create_default_callbacks()  # type: ignore[misc]
             return [callback for callback in made if type(callback).__name__ not in without]
 
     return Trainer

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+    from transformers.utils.loading_report import LoadStateDictInfo
 
 ATTENTION_KEY, ORIGIN_KEY = "_attn_implementation", "_name_or_path"
 """Keys of a loaded configuration that say how a model is computed and where it came from, not what it computes."""
@@ -23,11 +24,11 @@ def list_computed_weights(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(getattr(model, "_keys_to_ignore_on_save", None) or ())
 
 
-def drop_ignorable_keys(model: PreTrainedModel, found: Any) -> None:
-    """Take from what loading found missing the weights whose lack transformers accepts for this model.
+def drop_ignorable_keys(model: PreTrainedModel, found: LoadStateDictInfo) -> None:
+    """Remove from the missing weights of a loading report those that transformers accepts to be missing.
 
     Args:
         model: The model that was loaded.
-        found: transformers' `LoadStateDictInfo`, changed in place.
+        found: The report, changed in place.
     """
     model._adjust_missing_and_unexpected_keys(found)
