@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from raykd.config.loading import ConfigSource, Override
     from raykd.config.multi import Run as RunConfigs
-    from raykd.preflight.check import Finding
-    from raykd.preflight.plan import Item
+    from raykd.preflight.finding import Finding
     from raykd.results import ConfirmationResult, Run, SweepResult
     from raykd.runs.labelling import LabelReport
     from raykd.scoring.model import Model
@@ -352,7 +351,7 @@ def check(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) 
     return check_run(read)
 
 
-def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -> list[Item]:
+def plan(config: ConfigSource | Sweep, overrides: Overrides = (), **keys: Any) -> list[Finding]:
     """Compute what a run or a sweep will take: resources, steps, answers, checkpoints, disk, time.
 
     Args:

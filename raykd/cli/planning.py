@@ -13,7 +13,7 @@ from raykd import api
 from raykd.cli.app import OutputFolder, Overrides, RunOrSpace, app, exit_with, print_lines
 
 if TYPE_CHECKING:
-    from raykd.preflight.plan import Item
+    from raykd.preflight.finding import Finding
 
 
 @app.command("plan")
@@ -27,7 +27,7 @@ def plan_command(run: RunOrSpace, overrides: Overrides = None) -> None:
     exit_with(next((item.error.exit_code for item in items if item.error is not None), 0))
 
 
-def print_items(items: list[Item]) -> None:
+def print_items(items: list[Finding]) -> None:
     """Print one line per item, marked if it is doubtful or wrong."""
     from raykd.redaction import redact
 

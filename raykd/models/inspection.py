@@ -83,7 +83,7 @@ def inspect_model(folder: Path, wanted: Head | None, *, trust_remote_code: bool 
     if info.problems:
         raise ModelError(info.problems[0])
     head = choose_head(folder, info.task, wanted)
-    stamp = _stamp(folder) + _stamp(files.find_config_folder(folder))
+    stamp = stamp_folder(folder) + stamp_folder(files.find_config_folder(folder))
     return _inspect(folder, head, trust_remote_code, stamp)
 
 
@@ -214,7 +214,7 @@ def check_vocabulary(
     )
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+def stamp_folder(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Return names, times and sizes of a directory's files, which stay equal as long as nothing changes."""
     found = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in found)

@@ -157,7 +157,8 @@ class Headless(nn.Module):
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def use_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch off dropout and the like while the body runs."""
     training = model.training
     model.eval()
     try:
@@ -202,7 +203,7 @@ def _find_map(model: PreTrainedModel, plain: OutputHead) -> LogitMap:
     inputs = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids_BL
-    with _evaluation_mode(model), torch.no_grad():
+    with use_evaluation_mode(model), torch.no_grad():
         hidden = compute_hidden_states(model, **inputs)
         hidden = hidden * (_LARGE / float(plain.logits(hidden).abs().max().clamp(min=1e-6)))
         handle = _head_module(model).register_forward_pre_hook(lambda module, args: (hidden,))

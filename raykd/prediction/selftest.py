@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from raykd.errors import ModelError
+from raykd.models.lm import use_evaluation_mode
 from raykd.prediction.probes import FAILURES, ProbeRows, compute_largest_difference
 from raykd.tasks import TaskBase
 from raykd.text.batch import TextBatch
@@ -115,7 +116,7 @@ def find_padding(
     """
     network: PreTrainedModel = model.model
     asked = network if module is None else module
-    with _evaluation_mode(network), _in_float32(network), torch.no_grad():
+    with use_evaluation_mode(network), _in_float32(network), torch.no_grad():
         try:
             rows = ProbeRows.of(model, task, batch, shorter=True)
             alone = rows.alone(asked)
@@ -159,7 +160,7 @@ def _measure_rounding(
     if network.dtype == torch.float32:
         return 0.0
     precision = str(network.dtype).removeprefix("torch.")
-    with _evaluation_mode(network), torch.no_grad():
+    with use_evaluation_mode(network), torch.no_grad():
         try:
             own = rows.answer(asked, [len(rows) - 1], RIGHT)[0]
         except FAILURES as error:
@@ -209,13 +210,3 @@ def _in_float32(network: PreTrainedModel) -> Iterator[None]:
     finally:
         for tensor, dtype in half:
             tensor.data = tensor.data.to(dtype)
-
-
-@contextmanager
-def _evaluation_mode(network: PreTrainedModel) -> Iterator[None]:
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)

@@ -1,15 +1,13 @@
-"""`raykd check`: everything that can be known of a run without taking a worker.
+"""Check a run before it takes a worker: `raykd check`, and the start of every run.
 
-Decision record: each check raises the same error that the run would raise later, but now; `collect_findings` collects
-them, so that one call shows all that is wrong, and `preflight` raises the first, so that a run fails before it
-starts.
+Decision record: each check raises now the error that the run would raise later. `collect_findings` collects the errors,
+so that one call shows everything that is wrong. `preflight` raises the first, so that a run fails before it starts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from raykd.driver.language_models import check_source_languages, describe_repeat
 from raykd.errors import ConfigError, ModelError, RaykdError, prefix_errors
 from raykd.folders.places import check_places
 from raykd.preflight.disk import check_disk, compute_disk
+from raykd.preflight.finding import Finding, find
 from raykd.preflight.folder_check import describe_folder
 from raykd.preflight.model_check import (
     NOTE,
@@ -42,21 +41,11 @@ from raykd.teachers.spec import TeacherSpec
 from raykd.tracking import find_recording_place as look_at_records
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the check. error is None where all is well. argument: with which the run starts."""
-
-    what: str
-    detail: str
-    error: RaykdError | None = None
-    argument: str = ""
-
-
 def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
-    """What is known of one teacher.
+    """Check one teacher, and describe it.
 
     Raises:
-        ModelError, LabelMismatchError, ConfigError: as loading it would.
+        ModelError, LabelMismatchError, ConfigError: The errors that loading it would raise.
     """
     if isinstance(teacher, TrainedTeacher):
         check_made(teacher.training.model, config, f"teachers.{teacher.name}.training.model")
@@ -76,14 +65,17 @@ def check_teacher(teacher: TeacherConfig, config: RunConfig) -> str:
 
 
 def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
-    """What a run asks before it makes its folder; data are read after that, as what they hold is logged.
+    """Check a run before it makes its folder. It reads its data afterwards, because what they hold is logged there.
 
     Args:
-        together: whether teachers keep their resources while students train.
+        config: The run.
+        together: Whether teachers keep their resources while students train.
+
     Returns:
         What a reader must know before the run begins.
+
     Raises:
-        RaykdError: the first that `collect_findings` would show.
+        RaykdError: The first error that `collect_findings` would show.
     """
     check_ray(config.ray)
     for member in config.members.values():
@@ -100,10 +92,13 @@ def preflight(config: Run, *, together: bool = True) -> tuple[str, ...]:
 
 
 def check_combinations(config: RunConfig) -> str:
-    """Keys that are valid one by one and wrong together.
+    """Refuse keys that are valid one by one and wrong together.
+
+    Returns:
+        That they fit, or what a reader should know.
 
     Raises:
-        ConfigError: what, and which two keys.
+        ConfigError: Names the keys.
     """
     made = {"student": config.student}
     made |= {f"teacher {t.name}": t.training.model for t in config.trained_teachers}
@@ -117,6 +112,7 @@ def check_combinations(config: RunConfig) -> str:
                     got=limit,
                     wanted=f"at most {positions}",
                 )
+        # A decoder reads the prompt and writes the answer into one table of positions.
         written = getattr(config.task, "max_new_tokens", 0) if getattr(config.task, "written", ()) else 0
         task = config.task
         shared = isinstance(task, LanguageTask) and task.generates and not task.target_positions
@@ -139,7 +135,7 @@ def check_combinations(config: RunConfig) -> str:
 
 
 def _check_deepspeed(config: RunConfig) -> list[str]:
-    """Checks the DeepSpeed configurations of student and teachers, for the workers that each asks for."""
+    """Check the DeepSpeed configurations of student and teachers for the workers that each asks for."""
     notes = check_deepspeed(config.train, config.workers.num_workers, gpus=config.workers.num_gpus > 0)
     for key, by in find_overruled_keys(config.train).items():
         if any(key.removeprefix("train.") in phase.set.get("train", {}) for phase in config.phases):
@@ -159,7 +155,11 @@ def _check_deepspeed(config: RunConfig) -> list[str]:
 
 
 def available_here(config: Run) -> tuple[dict[str, float], str] | None:
-    """What a local cluster of this machine has; None where the run names a cluster, which is asked at its start."""
+    """Find what a local Ray on this machine has; None if the run names a cluster, which is asked when it starts.
+
+    Returns:
+        Amounts by name (CPU, GPU), and where they are, for messages.
+    """
     if configured_address(config.ray)[0] not in (None, "local"):
         return None
     has = {"CPU": float(config.ray.num_cpus or os.cpu_count() or 1)}
@@ -183,19 +183,17 @@ def collect_findings(
     together: bool = True,
     folder: Callable[[Sequence[Job]], tuple[str, str]] | None = None,
 ) -> list[Finding]:
-    """All findings, good and bad, in the order of the run.
+    """Collect all findings, good and bad, in the order of the run.
 
     Args:
-        together: whether teachers keep their resources while students train.
-        folder: describes what is there already, as `describe_folder`; None describes the run's.
+        config: The run.
+        together: Whether teachers keep their resources while students train.
+        folder: Describes the folder that is there already, as `describe_folder` does; None describes the run's.
     """
     findings: list[Finding] = []
 
     def look(what: str, body: Callable[[], str]) -> None:
-        try:
-            findings.append(Finding(what, body()))
-        except RaykdError as error:
-            findings.append(Finding(what, "", error))
+        findings.append(find(what, body))
 
     for name, member in config.members.items():
         look(f"combinations {name}".rstrip(), partial(check_combinations, member))
@@ -228,13 +226,13 @@ def collect_findings(
 
 
 def _look_at_records(config: Run) -> str:
-    """Where the run will be recorded, which is asked whether it can be."""
+    """Describe where the run will be recorded, after asking whether it can be."""
     found = look_at_records(config.tracking, Path(config.output).resolve())
     return append_notes(str(found), list(found.notes))
 
 
 def _look_at_rows(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:
-    """What rows hold that a model would read otherwise than as text."""
+    """Check each task's rows for text that a model would read as special tokens."""
     for name, member in config.members.items():
         rows = job.tasks[name].data.train
         look(f"rows {name}".rstrip(), partial(_say_signs, member, rows))
@@ -246,18 +244,24 @@ def _say_signs(member: RunConfig, rows: Rows) -> str:
 
 
 def _look_at_selftests(config: Run, job: Job, look: Callable[[str, Callable[[], str]], None]) -> None:
-    """Self-tests of the teachers that a check can load."""
+    """Run the self-tests of the models that a check can load."""
     for name, member in config.members.items():
         rows = job.tasks[name].data.train
         for teacher in member.active_teachers if config.serving.pool is None else ():
             if isinstance(teacher, ModelTeacher) and Path(teacher.path).is_dir():
                 look(f"self-test {teacher.name}", partial(check_answers, teacher, member, rows))
-        if member.student.kind == "pretrained" and Path(member.student.path).is_dir():
-            look("self-test student", partial(check_student_answers, member, rows))
+        student = member.student
+        if student.kind == "pretrained" and Path(student.path).is_dir():
+            look("self-test student", partial(check_student_answers, student, member, rows))
 
 
 def _check_data(config: Run, read: list[Job]) -> str:
-    """Args: read: takes the jobs, for what is checked after."""
+    """Read the data and describe the jobs.
+
+    Args:
+        config: The run.
+        read: The students' jobs are added to it, for later checks.
+    """
     teachers, students = make_jobs(config, Path(config.output) / config.name)
     read += students
     remarks = dict.fromkeys(line for part in students[-1].tasks.values() for line in part.data.remarks())
@@ -268,7 +272,7 @@ def _look_at_folder(describe: Callable[[Sequence[Job]], tuple[str, str]], jobs: 
     try:
         text, argument = describe(jobs)
     except RaykdError as error:
-        return Finding("folder", "", error)
+        return Finding("folder", error=error)
     return Finding("folder", f"{NOTE}{text}" if argument else text, argument=argument)
 
 
@@ -286,10 +290,10 @@ def _describe(job: Job) -> str:
 
 
 def check_student(config: Run) -> str:
-    """What the student is.
+    """Check the student, and describe it.
 
     Raises:
-        ModelError, ConfigError: a checkpoint that it starts from cannot be loaded, or does not fit the task.
+        ModelError, ConfigError: A checkpoint that it starts from cannot be loaded, or does not fit the task.
     """
     found = [check_made(member.student, member, "student") for member in config.members.values()]
     said = dict.fromkeys(what for what, _ in found if what)
@@ -298,10 +302,10 @@ def check_student(config: Run) -> str:
 
 
 def check_pool(config: Run) -> str:
-    """Whether a named pool can be asked for; what it serves is compared when the run has connected.
+    """Check that a named pool can exist. What it serves is compared when the run has connected.
 
     Raises:
-        ConfigError: the run would start a local Ray of its own, where there is none.
+        ConfigError: The run would start a local Ray of its own, which has no named pool.
     """
     if config.serving.pool is None:
         return "the run starts its teachers"
@@ -310,7 +314,7 @@ def check_pool(config: Run) -> str:
 
 
 def list_replica_groups(config: Run) -> list[Group]:
-    """The teachers' processes that a run starts; none where a named pool is there already."""
+    """List the teachers' processes that a run starts; a run that uses a named pool starts none."""
     groups: list[Group] = []
     for member in config.members.values() if config.serving.pool is None else ():
         groups += group_placements(
@@ -323,10 +327,13 @@ def list_replica_groups(config: Run) -> list[Group]:
 
 
 def check_resources(config: Run, *, together: bool = True) -> str:
-    """What the run holds at once, compared with this machine unless it goes to a cluster.
+    """Compare what the run holds at once with this machine, unless it uses a cluster.
+
+    Returns:
+        What it holds, and what a reader should know.
 
     Raises:
-        ResourceError: with the arithmetic.
+        ResourceError: With the arithmetic.
     """
     groups = list_replica_groups(config)
     stages = demands_of(config, groups, together=together)
@@ -346,7 +353,7 @@ def check_resources(config: Run, *, together: bool = True) -> str:
 
 
 def _idle_replicas(config: Run, groups: list[Group]) -> str:
-    """A worker's batch goes to one replica of a group, so no more replicas work than batches are asked for at once."""
+    """Describe replicas without work: a batch goes to one replica, so at most as many work as there are batches."""
     ahead = config.serving.prefetch + 1
     batches = ahead * config.train.gradient_accumulation * config.workers.num_workers
     idle = [
@@ -355,6 +362,6 @@ def _idle_replicas(config: Run, groups: list[Group]) -> str:
     if not idle:
         return ""
     return (
-        f"; {', '.join(idle)}, but no more than {batches} batches are asked for at once while students train: raise "
+        f"; {', '.join(idle)}, but at most {batches} batches are asked for at once while students train: raise "
         "serving.prefetch"
     )

@@ -1,9 +1,9 @@
-"""Whether a run's checkpoints and its teachers' answers find room on the disk, before anything starts.
+"""Check whether a run's checkpoints and its teachers' answers fit on the disk, before anything starts.
 
-Decision record: a run is refused only where it surely cannot work, when not one checkpoint of the smallest possible
-student fits; a full store costs time and never a run. What is kept beside checkpoints and answers is counted with
-sizes that were measured, so that the sum is that of the folder when the run ends, within a half of it. Where the
-estimate of all that is kept does not fit, that is said and left to the user, since the store may hold the answers.
+Decision record: a run is refused only if it cannot work, when not even one checkpoint of the smallest possible student
+fits. A full store costs time, but never a run. Everything else that a run keeps is counted with measured sizes, so the
+sum is right to a half when the run ends. If the sum does not fit, the user is warned and decides, because the store may
+hold the answers already.
 """
 
 from __future__ import annotations
@@ -30,15 +30,26 @@ from raykd.preflight.sizes import (
 )
 
 MAY_NOT_FIT = "may not fit on the disk"
-"""How a finding begins that is a doubt and no error."""
+"""How a warning begins."""
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a run needs and that are free. checkpoint: of the student, None where it is not known; least: the
-    smallest that it can be. store: a teacher each; free: None where the disk does not tell. teachers: checkpoints and
-    models of teachers that are trained; models: saved students, in the run's folder and in MLflow; records: MLflow's
-    database, pages and curves."""
+    """Bytes that a run needs, and bytes that are free. Made by `compute_disk`.
+
+    Attributes:
+        output: The folder of runs.
+        parameters: Of the student; None if unknown.
+        checkpoint: Bytes of one of the student's; None if unknown.
+        least: Bytes of the smallest checkpoint that the student can have.
+        store: The stored answers of each teacher.
+        store_limit: Most bytes of the store.
+        free: Free bytes; None if the disk does not say.
+        copies: Checkpoints that exist at once.
+        teachers: Bytes of checkpoints and models of the teachers that the run trains.
+        models: Bytes of saved students, in the run's folder and in MLflow.
+        records: Bytes of MLflow's database, pages and curves.
+    """
 
     output: Path
     parameters: int | None
@@ -54,53 +65,47 @@ class Disk:
 
     @property
     def answers(self) -> int:
-        """Bytes of all answers, within the store's bound."""
+        """Bytes of all answers, at most the store's limit."""
         return min(self.store_limit, sum(part.bytes or 0 for part in self.store))
 
     @property
     def needed(self) -> int:
-        """Bytes of all that is kept."""
+        """Bytes of everything that a run keeps."""
         kept = self.teachers + self.models + self.records
         return self.copies * (self.checkpoint or 0) + kept + self.answers
 
     def arithmetic(self) -> str:
-        """What is needed, as a sum."""
-        checkpoint = "checkpoints of unknown size"
+        """Describe what is needed, as a sum."""
+        parts = ["checkpoints of unknown size"]
         if self.checkpoint is not None:
-            checkpoint = f"{self.copies} x {format_bytes(self.checkpoint)} checkpoints"
-        parts = [
-            checkpoint,
-            *(
-                f"{format_bytes(size)} {what}"
-                for what, size in (
-                    ("trained teachers", self.teachers),
-                    ("models", self.models),
-                    ("records", self.records),
-                )
-                if size
-            ),
-            *([f"{format_bytes(self.answers)} answers"] if self.store else []),
-        ]
+            parts = [f"{self.copies} x {format_bytes(self.checkpoint)} checkpoints"]
+        others = {"trained teachers": self.teachers, "models": self.models, "records": self.records}
+        parts += [f"{format_bytes(size)} {what}" for what, size in others.items() if size]
+        parts += [f"{format_bytes(self.answers)} answers"] if self.store else []
         return f"{' + '.join(parts)} = {format_bytes(self.needed)}"
 
 
 def compute_disk(
     config: Run, data: Mapping[str, Dataset] | None = None, *, copies: int = COPIES, trials: int = 0
 ) -> Disk:
-    """What a run needs on the disk.
+    """Compute what a run needs on the disk.
 
     Args:
-        data: by task; None leaves the answers out.
-        copies: checkpoints that are there at once.
-        trials: of a sweep, students that are recorded and not kept as models.
+        config: The run, or the base of a sweep.
+        data: Data sets by task; None leaves the answers out.
+        copies: Checkpoints that exist at once.
+        trials: Of a sweep. Their students are recorded, but not kept as models.
     """
     members = config.members
-    made = [count_student_parameters(config.student, m.task, m.data.labels) for m in members.values()]
-    small = [
-        count_student_parameters(config.student, m.task, m.data.labels, least=True) for m in members.values()
-    ]
-    largest = max((n for n in made if n is not None), default=None)
-    smallest = max((n for n in small if n is not None), default=None)
+
+    def count_parameters(least: bool) -> int | None:
+        counts = (
+            count_student_parameters(config.student, m.task, m.data.labels, least=least)
+            for m in members.values()
+        )
+        return max((count for count in counts if count is not None), default=None)
+
+    largest, smallest = count_parameters(least=False), count_parameters(least=True)
     precision = config.train.precision
     store = [part for task, own in (data or {}).items() for part in estimate_store_sizes(members[task], own)]
     output = Path(config.output).resolve()
@@ -109,7 +114,7 @@ def compute_disk(
     jobs = trials or 1 + config.baseline
     first = 0 if (output / "mlflow.db").exists() else DATABASE
     records = first + PAGES * len(members) + jobs * WINDOW * count_windows(config.train, rows)
-    teachers, told = _teachers(config, rows)
+    teachers, recorded = _teachers(config, rows)
     return Disk(
         output=output,
         parameters=largest,
@@ -121,13 +126,13 @@ def compute_disk(
         copies=copies,
         teachers=teachers,
         models=saved * estimate_model_bytes(config.student, largest),
-        records=records + told,
+        records=records + recorded,
     )
 
 
 def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
-    """Bytes of teachers that are trained, checkpoints and models, and of what is recorded of their training."""
-    kept = told = 0
+    """Estimate the bytes of teachers that the run trains (checkpoints and models), and of the records of it."""
+    kept = recorded = 0
     for member in config.members.values():
         for teacher in member.trained_teachers:
             train, model = teacher.training.train, teacher.training.model
@@ -135,18 +140,19 @@ def _teachers(config: Run, rows: int | None) -> tuple[int, int]:
             kept += (COPIES - 1) * estimate_checkpoint_bytes(
                 count or 0, train.precision
             ) + estimate_model_bytes(model, count)
-            told += WINDOW * count_windows(train, rows)
-    return kept, told
+            recorded += WINDOW * count_windows(train, rows)
+    return kept, recorded
 
 
 def check_disk(disk: Disk) -> str:
-    """What is needed and free, for people.
+    """Compare what is needed with what is free, and describe both.
 
     Raises:
-        ResourceError: not one checkpoint fits.
+        ResourceError: Not even one checkpoint fits.
     """
     if disk.free is None:
         return f"{disk.arithmetic()}; what is free is not checked, {disk.output} does not tell"
+    # Half of the records, because their sizes are estimates.
     least = (disk.least or 0) + disk.records // 2
     if disk.free < least:
         raise ResourceError(
@@ -161,7 +167,7 @@ def check_disk(disk: Disk) -> str:
 
 
 def format_bytes(size: int) -> str:
-    """Bytes for people, in powers of ten: 1.5 GB."""
+    """Format bytes for people, in powers of ten: 1.5 GB."""
     value = float(size)
     for unit in ("bytes", "kB", "MB"):
         if value < 1000:

@@ -1,4 +1,4 @@
-"""What `raykd check` says of the folder that a run or a sweep would use."""
+"""Describe the folder that a run or a sweep would use, for `raykd check`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from raykd.folders.folder import Owner, check_rows, check_run_folder, find_run_p
 
 
 def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
-    """What lies in a run's folder already, for people, and the argument with which the run starts.
+    """Describe what a run's folder holds already, and find the argument with which the run starts.
 
     Args:
-        jobs: baseline and student; none where their data could not be read.
+        config: The run.
+        jobs: Baseline and student; () if their data could not be read.
+
     Raises:
-        ConfigError: the folder can neither be gone on with nor be emptied.
+        ConfigError: The run in the folder can neither be continued nor overwritten.
     """
 
     def go_on(path: Path) -> EarlierStart:
@@ -33,10 +35,12 @@ def describe_folder(config: Run, jobs: Sequence[Job] = ()) -> tuple[str, str]:
 
 
 def describe(owner: Owner, go_on: Callable[[Path], EarlierStart], option: str) -> tuple[str, str]:
-    """As `describe_folder`, of a run or a sweep.
+    """Describe the folder of a run or a sweep; see `describe_folder`.
 
     Args:
-        go_on: looks whether the folder can be gone on with. option: which does that.
+        owner: The run or sweep.
+        go_on: Checks whether the folder's run can be continued.
+        option: The option that continues it.
     """
     path = find_run_path(owner)
     if not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):

@@ -1,8 +1,8 @@
-"""Models against a run: what their directories say of themselves, and what the run asks of them.
+"""Compare models with what a run asks of them.
 
-Decision record: everything here is known from files and settings alone, so `raykd check` and the start of every run
-ask it before a worker is taken. What is refused names the key; what is only worth knowing is returned as notes, which
-the check prints on the model's line and the run logs.
+Decision record: these checks need files and settings alone, so `raykd check` and the start of every run make them
+before a worker is taken. An error names the key. What is only worth knowing is returned as notes, which the check
+prints on the model's line and the run logs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from raykd import models
 from raykd.config import ModelTeacher, Run, RunConfig
@@ -24,14 +23,11 @@ from raykd.pretrained.tokenizers import inspect_tokenizer
 from raykd.tasks.language import LanguageTask
 from raykd.text.tokens import find_marker_ids
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("raykd.runs")
 NOTE = "note: "
-"""How what is worth knowing, and no fault, begins on a line of the check."""
+"""How a note begins on a line of the check."""
 _SPECIAL = {"transformer": (2, 3), "lstm": (2, 3), "decoder": (1, 1), "encoder_decoder": (1, 1)}
-"""Special tokens that the tokenizers learnt by raykd add to a text, and to a pair."""
+"""How many special tokens raykd's own tokenizers add to a text, and to a pair, by kind of student."""
 
 
 def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> tuple[str, tuple[str, ...]]:
@@ -43,7 +39,7 @@ def look_at_teacher(teacher: ModelTeacher, config: RunConfig, folder: Path) -> t
         folder: Its directory.
 
     Returns:
-        What it is, and notes.
+        What the model is, and notes.
 
     Raises:
         ModelError, LabelMismatchError, ConfigError: As loading it or asking it would raise.
@@ -87,10 +83,10 @@ def append_notes(what: str, notes: Sequence[str]) -> str:
 
 
 def look_at_teachers(config: Run) -> None:
-    """Compare every teacher that exists with the run, names of the hub too, and log what is worth knowing.
+    """Compare the run's teachers with it, also those with a hub name, and log the notes.
 
     Raises:
-        RaykdError: As `look_at_teacher`; or a name that the hub does not give.
+        RaykdError: As `look_at_teacher`; or the hub does not have a model.
     """
     for member in config.members.values():
         for teacher in member.active_teachers:
@@ -103,16 +99,16 @@ def look_at_teachers(config: Run) -> None:
                 log.warning("teacher %s: %s", teacher.name, note)
 
 
-def check_made(model: Any, config: RunConfig, key: str) -> tuple[str, tuple[str, ...]]:
+def check_made(model: models.Student, config: RunConfig, key: str) -> tuple[str, tuple[str, ...]]:
     """Compare a model that a run trains, student or teacher, with the run.
 
     Args:
-        model: The member of the union of students.
-        config: The run's.
-        key: Where the model stands in the run file, for messages.
+        model: Its configuration.
+        config: The run.
+        key: The model's key in the run file, for messages.
 
     Returns:
-        What is to be said of it ("" is nothing), and notes.
+        A description ("" if there is nothing to say), and notes.
 
     Raises:
         ModelError, ConfigError: A checkpoint that it starts from cannot be loaded, or the task does not fit it.
@@ -169,7 +165,7 @@ def _has_pairs(config: RunConfig) -> bool:
 
 
 def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_code: bool) -> None:
-    """Refuse a teacher that exists and cuts the task's markers to pieces.
+    """Refuse a teacher whose tokenizer cuts the task's markers to pieces.
 
     Raises:
         ConfigError: Names the teacher and the markers.
@@ -183,13 +179,13 @@ def _check_markers(config: RunConfig, folder: Path, who: str, *, trust_remote_co
 
 
 MOST_ROWS = 100_000
-"""Rows that are searched for special tokens."""
+"""How many rows are searched for special tokens."""
 
 
 def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
-    """Count rows in which a special token of a teacher, or of the student's checkpoint, stands as text.
+    """Count rows whose text contains a special token of a teacher or of the student's checkpoint.
 
-    A tokenizer reads "[SEP]" in a text as the token itself. Language tasks count such rows by themselves.
+    A tokenizer reads "[SEP]" in a text as the token itself. Language tasks count such rows themselves.
 
     Args:
         config: The run's.
@@ -217,7 +213,7 @@ def sign_notes(config: RunConfig, rows: Rows) -> list[str]:
 
 
 def _signs_in(rows: Rows, task: object, who: str, signs: Sequence[str], rowless: Sequence[str]) -> str:
-    """What is to be said of the signs of one model in the rows; "" where there are none."""
+    """Describe the special tokens of one model that occur in the rows; "" if none does."""
     count, shown = _count([sign for sign in signs if sign not in getattr(task, "markers", ())], rows)
     if broken := sorted(set(shown) & set(rowless)):
         raise DataError(
@@ -234,7 +230,7 @@ def _signs_in(rows: Rows, task: object, who: str, signs: Sequence[str], rowless:
 
 
 def _count(signs: Sequence[str], rows: Rows) -> tuple[int, list[str]]:
-    """Rows that hold a sign, of the first `MOST_ROWS`, and which signs."""
+    """Count the rows among the first `MOST_ROWS` that contain a special token, and list these tokens."""
     if not signs:
         return 0, []
     pattern = re.compile("|".join(map(re.escape, sorted(signs, key=len, reverse=True))))

@@ -1,14 +1,14 @@
-"""`raykd plan`: what a run will hold, do and leave, with the arithmetic, before anything starts.
+"""`raykd plan`: describe what a run will need and do, with the arithmetic, before anything starts.
 
-Decision record: numbers follow from the configuration and the rows alone; Ray is not asked. Time is not guessed: it
-is told only where an earlier run in the same folder measured steps of the same student, task, batch and workers, and
-is called unknown otherwise.
+Decision record: the numbers follow from the configuration and the rows alone, without asking Ray. Time is not guessed.
+It is computed if an earlier run in the same folder measured steps of the same student, task, batch and workers, and is
+called unknown otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from raykd.checkpoint.curves import FILE, Curves
@@ -20,38 +20,30 @@ from raykd.driver.jobs import Job, make_jobs
 from raykd.errors import RaykdError
 from raykd.preflight.check import available_here, check_resources, list_replica_groups
 from raykd.preflight.disk import Disk, check_disk, compute_disk, format_bytes
+from raykd.preflight.finding import Finding, find
 
 
-@dataclass(frozen=True)
-class Item:
-    """One line of a plan. what: of what it speaks, as `check` names it. doubt: whether it needs a look. error: why it
-    cannot work."""
-
-    what: str
-    detail: str
-    doubt: bool = False
-    error: RaykdError | None = None
-
-
-def plan_run(config: Run, *, together: bool = True) -> list[Item]:
-    """The plan of a run.
+def plan_run(config: Run, *, together: bool = True) -> list[Finding]:
+    """Plan a run.
 
     Args:
-        together: whether teachers keep their resources while students train.
+        config: The run.
+        together: Whether teachers keep their resources while students train.
+
     Raises:
-        RaykdError: files, rows or combinations that cannot be a run; `raykd check` shows all of them.
+        RaykdError: The first error in files, rows or keys; `raykd check` shows all of them.
     """
     teachers, students = make_jobs(config, Path(config.output).resolve() / config.name)
     return [
-        *resources(config, together=together),
-        *steps([*teachers, *students]),
-        *sizes(compute_disk(config, students[-1].data)),
-        duration(config, students[-1]),
+        *describe_resources(config, together=together),
+        *describe_steps([*teachers, *students]),
+        *describe_sizes(compute_disk(config, students[-1].data)),
+        estimate_duration(config, students[-1]),
     ]
 
 
-def resources(config: Run, *, together: bool = True) -> list[Item]:
-    """What each stage holds at once, and what is there."""
+def describe_resources(config: Run, *, together: bool = True) -> list[Finding]:
+    """Describe what each stage holds at once, and what there is."""
     stages = demands_of(config, list_replica_groups(config), together=together)
     here = available_here(config)
     has = (
@@ -65,24 +57,19 @@ def resources(config: Run, *, together: bool = True) -> list[Item]:
         parts = "; ".join(f"{d.name} {_amounts(_held(d))}" for d in demands)
         wanting = here is not None and any(here[0].get(n, 0.0) + 1e-6 < amount for n, amount in total.items())
         told = f" = {_amounts(total)}" if len(demands) > 1 else ""
-        items.append(Item(f"stage {number}", f"{parts}{told} {has}", wanting))
-    try:
-        check_resources(config, together=together)
-    except RaykdError as error:
-        items.append(Item("resources", "", error=error))
-    return items
+        items.append(Finding(f"stage {number}", f"{parts}{told} {has}", wanting))
+    checked = find("resources", lambda: check_resources(config, together=together))
+    return [*items, checked] if checked.error else items
 
 
-def steps(jobs: Sequence[Job]) -> list[Item]:
-    """Steps of each job, as they come about."""
-    items = []
-    for job in jobs:
-        kept = " (is there already)" if job.is_done else ""
-        items.append(Item(job.name, f"{_counted(job)}{kept}"))
-    return items
+def describe_steps(jobs: Sequence[Job]) -> list[Finding]:
+    """Describe the steps of each job, with the arithmetic."""
+    return [
+        Finding(job.name, _count_steps(job) + (" (is there already)" if job.is_done else "")) for job in jobs
+    ]
 
 
-def _counted(job: Job) -> str:
+def _count_steps(job: Job) -> str:
     train = job.config.train
     batches = sum(task.batches for task in job.tasks.values())
     rows = sum(task.rows for task in job.tasks.values())
@@ -92,12 +79,12 @@ def _counted(job: Job) -> str:
     return f"{epoch} x {3.0 if train.epochs is None else train.epochs:g} epochs = {job.steps:,} steps"
 
 
-def sizes(disk: Disk) -> list[Item]:
-    """Weights, checkpoints, answers and free space."""
-    weights = Item("weights", "unknown before its tokenizer and checkpoint are there", doubt=True)
+def describe_sizes(disk: Disk) -> list[Finding]:
+    """Describe weights, checkpoints, answers and free space."""
+    weights = Finding("weights", "unknown before its tokenizer and checkpoint are there", doubt=True)
     if disk.parameters is not None and disk.checkpoint is not None:
         a_parameter = disk.checkpoint // disk.parameters
-        weights = Item(
+        weights = Finding(
             "weights",
             f"{disk.parameters:,} weights at its largest vocabulary; a checkpoint is {a_parameter} bytes x "
             f"{disk.parameters:,} = {format_bytes(disk.checkpoint)}",
@@ -110,37 +97,37 @@ def sizes(disk: Disk) -> list[Item]:
             each = part.bytes / max(1, part.pairs)
             about = "about " if part.about else ""
             detail = f"{part.pairs:,} texts x {about}{each:,.0f} bytes = {about}{format_bytes(part.bytes)}"
-        items.append(Item(f"answers of {part.teacher}", detail, doubt=part.bytes is None))
+        items.append(Finding(f"answers of {part.teacher}", detail, doubt=part.bytes is None))
     total = sum(part.bytes or 0 for part in disk.store)
     if total > disk.store_limit:
         items.append(
-            Item(
+            Finding(
                 "store",
                 f"{format_bytes(total)} of answers, serving.store_limit_gb keeps "
                 f"{format_bytes(disk.store_limit)}: what does not stay is computed again in every epoch",
                 doubt=True,
             )
         )
-    try:
-        told = check_disk(disk)
-        items.append(Item("disk", told, doubt=disk.free is None or disk.free < disk.needed))
-    except RaykdError as error:
-        items.append(Item("disk", "", error=error))
-    return items
+    doubt = disk.free is None or disk.free < disk.needed
+    return [*items, replace(find("disk", lambda: check_disk(disk)), doubt=doubt)]
 
 
-def duration(
+def estimate_duration(
     config: Run, student: Job, trials: int = 1, at_once: int = 1, budget_s: float | None = None
-) -> Item:
-    """Seconds of the student's training, if an earlier run in its folder measured such steps.
+) -> Finding:
+    """Estimate the time of the student's training, if an earlier run in its folder measured such steps.
 
     Args:
-        trials: students of a sweep. at_once: of them at one time. budget_s: when no more of them begin.
+        config: The run, or the base of a sweep.
+        student: The job that trains the student.
+        trials: Number of students.
+        at_once: How many of them train at one time.
+        budget_s: Seconds after which no more of them start.
     """
     folder = Path(config.output).resolve() / config.name
     pace = read_measured_pace(config, folder)
     if pace is None:
-        return Item(
+        return Finding(
             "time",
             "unknown: nothing of this kind was measured yet; a few steps tell: "
             f"raykd train RUN.yaml name={config.name}-probe train.epochs=null train.steps=50, then plan with that name",
@@ -149,7 +136,7 @@ def duration(
     counted = f"{student.steps:,} steps x {1000 * pace:,.1f} ms (measured in {folder})"
     if trials > 1:
         counted = f"{trials:,} trials, {at_once} at once = {rounds:,} rounds x {counted}"
-    return Item(
+    return Finding(
         "time",
         f"{counted} = {rounds * student.steps * pace:,.0f} s of training {'the student' if trials == 1 else 'students'}"
         f"{' at most' if trials > 1 else ''}; start, teachers and scoring come on top"
@@ -158,7 +145,7 @@ def duration(
 
 
 def read_measured_pace(config: Run, folder: Path) -> float | None:
-    """Seconds a step of the student of the run in this folder; None if there is none, or it was another one."""
+    """Read how long a step took in the folder's run, in seconds; None if no run of the same kind is there."""
     try:
         before = load_any_run(folder / "run.yaml")
         points = Curves(folder / FILE).by_job.get("student", [])
@@ -177,8 +164,8 @@ def read_measured_pace(config: Run, folder: Path) -> float | None:
     return (timed[-1][1] - timed[0][1]) / 1000 / (timed[-1][0] - timed[0][0])
 
 
-def disk_of_trials(base: Run, data: Mapping[str, Dataset], trials: int, at_once: int) -> Disk:
-    """What a sweep needs: each trial keeps its newest checkpoint till the sweep ends, and writes one more."""
+def compute_trial_disk(base: Run, data: Mapping[str, Dataset], trials: int, at_once: int) -> Disk:
+    """Compute what a sweep needs: each trial keeps its newest checkpoint until the sweep ends, and writes one more."""
     return compute_disk(base, data, copies=trials + at_once, trials=trials)
 
 

@@ -1,8 +1,8 @@
-"""The self-tests that `raykd check` makes: of models that lie on this machine and are small enough to load.
+"""Run the self-tests of `raykd check`, on models that are on this machine and small enough to load.
 
-Decision record: the serving process tests its teacher in any case before it stores an answer, so a check only moves bad
-news to where it costs nothing. What it finds is kept twice: by content, where the serving process looks it up, and by
-the files' names, sizes and times, so that the second check neither reads the weights nor imports torch.
+Decision record: the process that serves a teacher runs the test in any case before it stores an answer. A check only
+brings bad news earlier, when it costs nothing. The finding is kept under the names, sizes and times of the model's
+files, so a second check neither reads the weights nor imports torch.
 """
 
 from __future__ import annotations
@@ -12,47 +12,44 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raykd.config import ModelTeacher, RunConfig
 from raykd.data.rows import Rows
-from raykd.prediction.findings import compute_finding_key, read_finding, write_finding
+from raykd.models import PretrainedStudent
+from raykd.models.inspection import stamp_folder
+from raykd.prediction.findings import compute_finding_key, load_or_test
+
+if TYPE_CHECKING:
+    from raykd.prediction.selftest import PaddingFinding
 
 LARGEST = 2 * 10**9
 """Bytes of weights up to which a check loads a teacher."""
 ROWS = 64
-"""Rows that a test chooses from."""
+"""Most rows that a test chooses from."""
 
 
 def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
-    """Test whether a teacher's answer to a text depends on the texts beside it; return what was found.
+    """Test whether a teacher's answer to a text depends on the texts beside it, and describe what was found.
 
     Args:
         teacher: One with a folder on this machine.
-        rows: Training rows of the run.
+        config: The run.
+        rows: The run's training rows.
 
     Raises:
         ModelError: The model draws at random, fails at a row, or answers with NaN.
     """
     folder = Path(teacher.path)
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    size = _count_weight_bytes(folder)
     if size > LARGEST:
         return f"left to its serving process: {size / 1e9:.1f} GB of weights"
-    spoken = [
-        i
-        for i, lang in enumerate(rows.languages)
-        if teacher.language_set is None or lang in teacher.language_set
-    ]
+    languages = teacher.language_set
+    spoken = [i for i, language in enumerate(rows.languages) if languages is None or language in languages]
     if not spoken:
         return "no training row in its languages"
-    key = compute_finding_key(
-        _stamp(folder),
-        config.task.head,
-        teacher.max_length or config.task.max_length,
-        config.serving.dtype,
-        "cpu",
-    )
-    found = read_finding(key)
-    if found is None:
+
+    def test() -> PaddingFinding:
         from raykd.driver.pool import make_teacher_spec
         from raykd.prediction.selftest import build_nonfinite_error
         from raykd.teachers.backends.model import ModelBackend
@@ -61,47 +58,47 @@ def check_answers(teacher: ModelTeacher, config: RunConfig, rows: Rows) -> str:
         found = ModelBackend(spec).test(rows.take(spoken[:: max(1, len(spoken) // ROWS)][:ROWS]))
         if not math.isfinite(found.difference):
             raise build_nonfinite_error(f"teacher {teacher.name}")
-        write_finding(key, found)
-    return found.describe()
+        return found
+
+    length = teacher.max_length or config.task.max_length
+    key = compute_finding_key(_stamp(folder), config.task.head, length, config.serving.dtype, "cpu")
+    return load_or_test(key, test).describe()
 
 
-def check_student_answers(config: RunConfig, rows: Rows) -> str:
-    """Test the same of the checkpoint that a student starts from; return what was found.
+def check_student_answers(student: PretrainedStudent, config: RunConfig, rows: Rows) -> str:
+    """Run the same test on the checkpoint that a student starts from.
 
     Args:
-        config: A run whose student has a folder on this machine.
-        rows: Training rows of the run.
+        student: One with a folder on this machine.
+        config: The run.
+        rows: The run's training rows.
 
     Raises:
         ModelError: The model draws at random, or fails at a row.
     """
-    assert config.student.kind == "pretrained"
-    folder = Path(config.student.path)
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    folder = Path(student.path)
+    size = _count_weight_bytes(folder)
     if size > LARGEST or not len(rows):
         return f"left to its workers: {size / 1e9:.1f} GB of weights"
-    key = compute_finding_key(
-        _stamp(folder),
-        f"student {config.student.layers} {config.task.kind}",
-        config.task.max_length,
-        "float32",
-        "cpu",
-    )
-    found = read_finding(key)
-    if found is None:
+
+    def test() -> PaddingFinding:
         from raykd.driver.loop import make_task_model
         from raykd.student.task_trainer import run_padding_test
         from raykd.text.tokens import add_markers
 
-        tokenizer = config.student.fit_tokenizer([])
-        student = make_task_model(config, add_markers(tokenizer, getattr(config.task, "markers", ())))
-        found = run_padding_test(config, rows, student)
-        write_finding(key, found)
-    return found.describe()
+        tokenizer = add_markers(student.fit_tokenizer([]), getattr(config.task, "markers", ()))
+        return run_padding_test(config, rows, make_task_model(config, tokenizer))
+
+    task = f"student {student.layers} {config.task.kind}"
+    key = compute_finding_key(_stamp(folder), task, config.task.max_length, "float32", "cpu")
+    return load_or_test(key, test).describe()
+
+
+def _count_weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _stamp(folder: Path) -> str:
     """Return a hash of the folder's place and of its files' names, sizes and times."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    parts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return "files " + hashlib.sha256(json.dumps([str(folder.resolve()), parts]).encode()).hexdigest()
+    parts = [str(folder.resolve()), stamp_folder(folder)]
+    return "files " + hashlib.sha256(json.dumps(parts).encode()).hexdigest()

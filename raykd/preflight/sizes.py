@@ -1,9 +1,9 @@
-"""How large things become, by arithmetic: a student's weights, its checkpoints, the teachers' stored answers.
+"""Estimate sizes: a student's weights, its checkpoints, and the teachers' stored answers.
 
-Decision record: sizes come from what makes the things, not from a table beside it. A student is built on torch's
-"meta" device, which has shapes and no memory, so the count of parameters is exact for its largest vocabulary. A
-stored answer's bytes follow from the layouts of `raykd.answers.codec` and the pages of the store; where the number of
-units is known only to a tokenizer (language models) it is taken from the bytes of the text, and said to be about so.
+Decision record: a student is built on torch's meta device, which has shapes and no memory, so the count of parameters
+is exact for its largest vocabulary. The bytes of a stored answer follow from the layouts of `raykd.answers.codec` and
+the pages of the store. Only a tokenizer knows the number of units of a language model; it is estimated from the bytes
+of the text, and the result is marked as an estimate.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from raykd.config import RunConfig, TrainConfig
 from raykd.data.load import Dataset
 from raykd.data.rows import Rows
 from raykd.errors import RaykdError
-from raykd.models import Student, count_stored_parameters
+from raykd.models import Student, count_parameters, count_stored_parameters
 from raykd.pretrained import files
 from raykd.student.loop import LOGGED_WINDOWS
 from raykd.tasks import Task
@@ -29,32 +28,42 @@ from raykd.teachers.source import TeacherRouter
 from raykd.teachers.store.sqlite import estimate_stored_bytes
 from raykd.teachers.store.values import make_text_keys
 
+if TYPE_CHECKING:
+    from raykd.text.tokens import Tokenizer
+
 HEADER, TEMPERATURE, OFFSET, HALF = 14, 4, 1, 2
-"""Bytes of a body's header, of each temperature in it, and of a unit's offset, entropy and gold (`answers.codec`)."""
+"""Bytes of an answer's header, of each temperature in it, of a unit's offset, and of its entropy or gold probability
+(`answers.codec`)."""
 ID_BYTES = 2.375
-"""Of a token's id in a vocabulary of up to 2^19."""
+"""Bytes of a token's id in a vocabulary of up to 2^19: 19 bits."""
 STATE_BYTES = {"float32": 16, "bfloat16": 18}
-"""Bytes a parameter in a checkpoint: weights, two moments of AdamW and the best weights so far, all float32; in
-bfloat16 the weights twice (2 + 4), two moments (8) and the best (at most 4)."""
+"""Bytes per parameter in a checkpoint. float32: weights, two moments of AdamW and the best weights so far, 4 each.
+bfloat16: the weights twice (2 + 4), two moments (8) and the best weights (at most 4)."""
 BYTES_A_TOKEN = 3.0
-"""Of a text, as tokenizers of a few thousand parts cut it: words of Latin letters are cut into 3 to 4 bytes, Chinese
-into signs of 3."""
+"""Bytes of text per token, with vocabularies of a few thousand pieces: 3 to 4 in Latin script, 3 for a Chinese
+character."""
 SMALLEST = 5
-"""Tokens of a vocabulary at least: the special ones."""
+"""Fewest tokens of a vocabulary: the special ones."""
 COPIES = 3
-"""Checkpoints that are on the disk at once: the newest two that are kept and the one that is being written."""
+"""Checkpoints that exist at once: the newest two, and the one that is being written."""
 
 DATABASE, PAGES, WINDOW = 1_050_000, 1_100_000, 5_000
-"""Bytes of an empty database of MLflow; of a run's page, its plots and their copies in MLflow; of all that is kept of a
-step that is logged, in the database, the curves and the checkpoints. Measured with runs of three tasks."""
+"""Measured bytes (runs of three tasks): of MLflow's empty database, of a run's page with its plots and their copies in
+MLflow, and of one logged step in the database, the curves and the checkpoints."""
 TOKEN = 60
-"""Bytes of a word or part of one in the file of a tokenizer."""
+"""Bytes of a piece in a tokenizer's file."""
 
 
 @dataclass(frozen=True)
 class StoreSize:
-    """What a teacher's answers take. pairs: texts that it is asked for, equal ones once. bytes: None where nothing can
-    be said. about: whether they are an estimate, since only a tokenizer would tell."""
+    """The size of a teacher's stored answers. Made by `estimate_store_sizes`.
+
+    Attributes:
+        teacher: Its name.
+        pairs: Texts that it is asked for; equal ones count once.
+        bytes: None if unknown.
+        about: Whether the bytes are an estimate, because only a tokenizer would know.
+    """
 
     teacher: str
     pairs: int
@@ -65,10 +74,13 @@ class StoreSize:
 def count_student_parameters(
     student: Student, task: Task, labels: Sequence[str], *, least: bool = False
 ) -> int | None:
-    """Weights of a student; None where only a tokenizer that is not there would tell.
+    """Count the parameters of a student; None if that needs a checkpoint or tokenizer that is not there.
 
     Args:
-        least: with the smallest vocabulary that the texts may give it, instead of the largest.
+        student: Its configuration.
+        task: What it learns.
+        labels: The run's.
+        least: Count with the smallest vocabulary that texts may give it, instead of the largest.
     """
     if student.kind == "pretrained":
         folder = Path(student.path)
@@ -78,37 +90,40 @@ def count_student_parameters(
     import torch
 
     with torch.device("meta"):
-        model = student.build(_tokenizer(student, least), labels, 0, task.head)
-    return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+        size = SMALLEST if least else getattr(student, "vocab_size", 0)
+        return count_parameters(student.build(cast("Tokenizer", _Vocabulary(size)), labels, 0, task.head))
 
 
-class _Vocabulary(SimpleNamespace):
+@dataclass(frozen=True)
+class _Vocabulary:
     """What `build` asks of a tokenizer: its size and the ids of its special tokens."""
 
+    size: int
+    pad_token_id: int = 0
+    bos_token_id: int = 0
+    eos_token_id: int = 0
+    sep_token_id: int = 0
+
     def __len__(self) -> int:
-        return int(self.size)
-
-
-def _tokenizer(student: Student, least: bool) -> Any:
-    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id"), 0)
-    return _Vocabulary(size=SMALLEST if least else getattr(student, "vocab_size", 0), **ids)
+        return self.size
 
 
 def estimate_checkpoint_bytes(count: int, precision: str) -> int:
-    """A checkpoint of so many parameters, all ranks together."""
+    """Estimate the bytes of a checkpoint with this many parameters, all ranks together."""
     return STATE_BYTES[precision] * count
 
 
 def estimate_model_bytes(student: Student, count: int | None) -> int:
-    """A saved model: float32 weights and its tokenizer."""
+    """Estimate the bytes of a saved model: float32 weights and its tokenizer."""
     return 4 * (count or 0) + TOKEN * int(getattr(student, "vocab_size", 0))
 
 
 def count_windows(train: TrainConfig, rows: int | None) -> int:
-    """Steps of a job that are logged, and its evaluations.
+    """Count a job's logged steps and its evaluations.
 
     Args:
-        rows: training rows; None where they are not read yet.
+        train: How it trains.
+        rows: Training rows; None if they are not read yet.
     """
     steps = LOGGED_WINDOWS if rows is None else train.total_steps(max(1, rows // train.batch_size))
     return min(steps, LOGGED_WINDOWS) + min(steps, train.evaluations)
@@ -117,10 +132,16 @@ def count_windows(train: TrainConfig, rows: int | None) -> int:
 def estimate_body_bytes(
     task: Task, classes: int, rows: Rows, hidden: int | None
 ) -> tuple[float | None, bool]:
-    """Mean bytes of a stored answer to these rows, and whether that is an estimate.
+    """Estimate the mean bytes of a stored answer.
 
     Args:
-        hidden: width of the teacher, for answers that are hidden states; None where it is not known.
+        task: The run's.
+        classes: Number of labels.
+        rows: The rows that are answered.
+        hidden: Width of the teacher, for answers that are hidden states; None if unknown.
+
+    Returns:
+        The bytes (None if unknown), and whether they are an estimate.
     """
     batch = rows.take(range(len(rows)))
     if not len(rows):
@@ -142,7 +163,7 @@ def estimate_body_bytes(
 
 
 def _units(task: Task, rows: Rows) -> list[float]:
-    """About the tokens of each row, and an end; none goes beyond the task's limit."""
+    """Estimate the units of each row: its tokens up to the task's limit, and the end."""
     written = rows.texts if task.form == "plain" or rows.pairs is None else rows.pairs
     limit = getattr(task, "max_target_length", task.max_length)
     share = getattr(task, "share", 1.0) * getattr(task, "views", 1)
@@ -151,9 +172,10 @@ def _units(task: Task, rows: Rows) -> list[float]:
 
 
 def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
-    """What each teacher's answers of a run take in the store; nothing where no store is kept.
+    """Estimate the stored answers of each teacher of a run; [] without a store.
 
-    Training texts are asked as the weighting says, held-out texts of every teacher that speaks their language.
+    Training texts go to the teachers that the weighting may use, held-out texts to every teacher that speaks their
+    language.
     """
     if not config.active_teachers or config.serving.store is None or config.plain:
         return []
@@ -180,7 +202,7 @@ def estimate_store_sizes(config: RunConfig, data: Dataset) -> list[StoreSize]:
 
 
 def _unseen(rows: Rows, seen: set[bytes]) -> Rows:
-    """The rows whose key was not there yet; equal texts are answered once."""
+    """Select the rows whose text was not seen before, because equal texts are answered once."""
     fresh = []
     for at, key in enumerate(make_text_keys(rows.take(range(len(rows))))):
         if key not in seen:
@@ -190,7 +212,7 @@ def _unseen(rows: Rows, seen: set[bytes]) -> Rows:
 
 
 def _width(path: str | None) -> int | None:
-    """The hidden size that a teacher's config.json names; None where there is none."""
+    """Read the hidden size from a teacher's config.json; None if it names none."""
     if path is None or not Path(path).is_dir():
         return None
     try:
@@ -202,11 +224,13 @@ def _width(path: str | None) -> int | None:
 
 
 def read_free_bytes(folder: Path) -> int | None:
-    """Free on the disk that holds a folder, or will; None where that cannot be told."""
-    near = folder
-    while not near.exists() and near != near.parent:
-        near = near.parent
+    """Return the free bytes on the disk of a folder, which need not exist yet; None if the disk does not say."""
     try:
-        return shutil.disk_usage(near).free
+        return shutil.disk_usage(find_existing(folder)).free
     except OSError:
         return None
+
+
+def find_existing(path: Path) -> Path:
+    """Return the path itself, or its nearest parent that exists."""
+    return next((each for each in (path, *path.parents) if each.exists()), path)

@@ -28,5 +28,5 @@ def test_replicas_beyond_the_batches_in_flight_are_named(
         }
         return check_resources(config.model_copy(update=changes))
 
-    assert f"en has {batches + 1} replicas, but no more than {batches} batches" in said(batches + 1)
+    assert f"en has {batches + 1} replicas, but at most {batches} batches" in said(batches + 1)
     assert "replicas" not in said(batches)

@@ -15,7 +15,8 @@ from raykd.errors import ConfigError, LabelMismatchError, ModelError
 from raykd.models import TransformerStudent
 from raykd.models.textmodel import TextModel
 from raykd.networks.heads import find_auto_class
-from raykd.preflight.check import Finding, collect_findings
+from raykd.preflight.check import collect_findings
+from raykd.preflight.finding import Finding
 from raykd.pretrained.labels import describe_contradiction, read_label_names
 from tests.families import save, tiny
 

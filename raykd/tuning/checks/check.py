@@ -14,7 +14,8 @@ from raykd.driver.jobs import Job, load_rows
 from raykd.errors import RaykdError
 from raykd.folders.earlier_start import EarlierStart
 from raykd.folders.folder import check_rows, check_run_folder
-from raykd.preflight.check import Finding, collect_findings
+from raykd.preflight.check import collect_findings
+from raykd.preflight.finding import Finding
 from raykd.preflight.folder_check import describe
 from raykd.preflight.model_check import NOTE
 from raykd.tuning.checks.plan import plan_concurrent_trials
@@ -32,13 +33,12 @@ def check_sweep(sweep: Sweep) -> list[Finding]:
         f"by validation {sweep.metric}"
     )
     base = collect_findings(sweep.base, together=not ahead, folder=partial(_describe_folder, sweep))
-    at_once = plan_concurrent_trials(sweep)[1]
     return [
         Finding("space", summary),
         *(Finding("space", f"{NOTE}{note}") for note in sweep.notes),
         *base,
         *([] if any(finding.error for finding in base) else [_check_trials(sweep)]),
-        Finding("trials at once", at_once.detail, at_once.error),
+        plan_concurrent_trials(sweep)[1],
     ]
 
 
@@ -47,7 +47,7 @@ def _check_trials(sweep: Sweep) -> Finding:
     try:
         check_known_trials(sweep, load_rows(sweep.base))
     except RaykdError as error:
-        return Finding("trials", "", error)
+        return Finding("trials", error=error)
     if sweep.config.search.learns:
         return Finding(
             "trials",
