@@ -1,10 +1,9 @@
-"""The one driver of train, sweep and confirm: lock and open the folder, connect Ray, record, run, end or give up.
+"""Drive train, sweep and confirm: lock and open the folder, connect Ray, open MLflow, run, and end all of it.
 
-Decision record: what the commands share is the order of things and what happens when one of them fails, so it stands
-here once. What differs is a `Command`: what it checks, what it compares on a resume, what it writes into its folder,
-how it is recorded, and what it runs. What can fail fails early: checks come before the lock, everything that can
-refuse a resume before anything of an earlier start is touched. A command that has no folder (label, predict) uses
-`raykd.driver.session.open_ray`.
+Decision record: the commands share the order of these steps and what happens when one fails. They differ in a
+`Command`: what it checks, compares on a resume, writes into its folder, records and runs. Errors come early: checks
+run before the lock, and whatever can refuse a resume runs before an earlier start is touched. A command without a
+folder (label, predict) uses `raykd.driver.session.open_ray`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class CommandResult(Protocol):
 
     @property
     def lines(self) -> Sequence[str]:
-        """Where things are, for the terminal; kept in the folder's state."""
+        """Notes and places of files for the terminal; the folder's state keeps them."""
 
 
 Result = TypeVar("Result", bound=CommandResult)
@@ -58,9 +57,9 @@ class FolderContents:
     """What a command writes into its folder before it begins.
 
     Attributes:
-        rows: Fingerprints of the rows, by the key of the part; a resume needs the same.
-        files: What the command was made from, name to content.
-        notes: What to say of a resume, beside what the folder itself says.
+        rows: Fingerprints of the rows, by the key of the part. A resume needs the same ones.
+        files: Files with the command's settings, name to content.
+        notes: Further notes on a resume.
     """
 
     rows: Mapping[str, str]
@@ -70,13 +69,13 @@ class FolderContents:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What the MLflow run of a command is opened with.
+    """How a command's MLflow run is opened.
 
     Attributes:
-        name: Of the run.
+        name: Name of the MLflow run.
         params: Its parameters.
-        tags: Its tags, beside those that say where it runs.
-        required: Whether the command may not begin while MLflow does not answer.
+        tags: Its tags, beside those that describe the environment.
+        required: Whether the command fails if MLflow does not answer at its start.
     """
 
     name: str
@@ -86,12 +85,12 @@ class TrackedRun:
 
 
 class Command(ABC, Generic[Result]):
-    """A command that works in a folder of its own. The methods are called in the order in which they stand here.
+    """A command with a folder of its own. The driver calls its methods in the order in which they stand here.
 
     Attributes:
-        owner: The run, sweep or confirmation that the folder is named after.
-        base: The run that says which models, which Ray and which MLflow.
-        title: What failed, for the log.
+        owner: The run, sweep or confirmation that names the folder.
+        base: The run that names the models, the cluster and MLflow.
+        title: What the log calls the command if it fails.
     """
 
     owner: Owner
@@ -100,19 +99,19 @@ class Command(ABC, Generic[Result]):
 
     @abstractmethod
     def check(self) -> Sequence[str]:
-        """Check what can be known before the folder is looked at; return notes for the terminal."""
+        """Check what does not depend on the folder; return notes for the terminal."""
 
     def compare(self, path: Path, state: JsonObject) -> tuple[Changes, Run | None]:
-        """Compare what the folder was made with and what is asked for now (see `compare_settings`)."""
+        """Compare the folder's settings with those that are asked for; see `compare_settings`."""
         return compare_settings(self.base, path, state)
 
     def explain(self, path: Path, changes: Changes) -> ConfigError:
-        """Make the error of a resume with changed settings."""
+        """Return the error of a resume with settings that may not change."""
         return changed_settings_error(path, changes)
 
     @abstractmethod
     def prepare(self, earlier: EarlierStart) -> FolderContents:
-        """Read the rows and refuse what cannot be run over them; return what goes into the folder.
+        """Read the rows, and refuse what cannot run over them; return what goes into the folder.
 
         Args:
             earlier: What an earlier start left; empty without one.
@@ -120,11 +119,11 @@ class Command(ABC, Generic[Result]):
 
     @abstractmethod
     def introduce(self, folder: RunFolder, console: Console) -> None:
-        """Print what is about to be done."""
+        """Print what will be done."""
 
     @abstractmethod
     def record(self) -> TrackedRun:
-        """Return what its MLflow run is opened with."""
+        """Return how the MLflow run is opened."""
 
     @abstractmethod
     def run(self, session: Session) -> Result:
@@ -134,21 +133,21 @@ class Command(ABC, Generic[Result]):
 def run_command(
     command: Command[Result], *, resume: bool, overwrite: bool, console: Console | None
 ) -> Result:
-    """Run a command in its folder and return what it made.
+    """Run a command in its folder and return its result.
 
     Args:
-        command: What to do.
-        resume: Go on in the folder from where an earlier start was cut off.
-        overwrite: Empty the folder first.
+        command: The command.
+        resume: Whether to go on from where an earlier start was cut off.
+        overwrite: Whether to empty the folder first.
         console: Where progress is shown; None makes one.
 
     Raises:
-        RaykdError: With what, got, wanted and the next step; what was written before stays.
+        RaykdError: The command failed. What it wrote before stays.
     """
     shown = console or Console(emoji=False)
     print_notes(shown, command.check())
     with lock_folder(find_run_path(command.owner)):
-        # All that can be refused is refused before an old run is overwritten.
+        # Everything that can refuse the command comes before an old run is overwritten.
         earlier = check_run_folder(
             command.owner,
             resume=resume,
@@ -193,7 +192,7 @@ def _run_recorded(command: Command[Result], folder: RunFolder, console: Console)
 
 
 def _start_tracker(command: Command[Result], folder: RunFolder) -> Tracker:
-    """Open the MLflow run. Called on a thread of its own, while Ray is being connected."""
+    """Open the MLflow run, on a thread of its own while Ray is being connected."""
     tracking, run = command.base.tracking, command.record()
     return Tracker.start(
         resolve_tracking_uri(tracking, Path(command.base.output).resolve()),

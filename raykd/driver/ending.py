@@ -1,7 +1,7 @@
-"""How a job's training ended: which step is the student that was saved, and whether patience ended it early.
+"""Describe how a job's training ended: the step of the saved student, and whether patience stopped it early.
 
-Decision record: it is read from the curves, which a resumed run has whole, and said in the same words on the terminal,
-on the page and in the log.
+Decision record: this is read from the curves, which are complete after a resume too. Terminal, page and log use the
+same words.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from raykd.tasks.scores.ranking import build_rank_key
 
 @dataclass(frozen=True)
 class Ending:
-    """The best evaluation of a job and where it ended.
+    """The best evaluation of a job, and its last step.
 
     Attributes:
-        step: The last step.
+        metric: The validation metric that chooses the best checkpoint.
+        best: Its best value.
+        best_step: The step of the best value, whose student is saved.
+        step: The last step with an evaluation.
         total: Steps that were asked for.
         evaluations_since: Evaluations after the best one.
     """
@@ -33,12 +36,12 @@ class Ending:
 
     @property
     def saved(self) -> str:
-        """The student that was saved: ``best validation accuracy 0.670 at step 36 (saved)``."""
+        """The saved student, for example ``best validation accuracy 0.670 at step 36 (saved)``."""
         return f"best validation {self.metric} {self.best:.3f} at step {self.best_step:,} (saved)"
 
     @property
     def stopped(self) -> str | None:
-        """That patience ended it; None where it went to its end."""
+        """When patience stopped the job; None if it did not."""
         if self.step >= self.total:
             return None
         waited = f"{self.evaluations_since} evaluation{'' if self.evaluations_since == 1 else 's'}"
@@ -49,9 +52,10 @@ class Ending:
 
 
 def find_ending(points: Sequence[Point], metric: str, total: int) -> Ending | None:
-    """Return how the job with these curves ended; None where it was scored by nobody.
+    """Return how the job with these curves ended; None if it was never evaluated.
 
     Args:
+        points: Its curves.
         metric: The validation metric that chooses the best checkpoint.
         total: Steps that were asked for.
     """

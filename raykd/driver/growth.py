@@ -1,10 +1,10 @@
-"""A run that is made longer: more steps or epochs, more patience, on one that was cut off, stopped early or finished.
+"""Make a run longer that was cut off, stopped early or finished: more steps or epochs, or more patience.
 
-Decision record: learning rate, alpha, temperature and lambda are functions of progress, step / total steps. A run that
-is made longer goes on from its last checkpoint, and from there they follow the new length; the steps before followed
-the old one. An unbroken run of the new length would have been at other values from the start, so the weights are not
-those of such a run: that is said, and recorded. A student that was saved already is set aside under its number of
-steps, since the run goes on from its last weights, which are not its best ones.
+Decision record: learning rate, alpha, temperature and lambda are functions of progress, step / total steps. A longer
+run goes on from its last checkpoint with schedules over the new length, while the steps before followed the old one.
+An unbroken run of the new length would have had other values from the start, so its weights would differ; a note says
+so. A student that was saved already is kept under its number of steps, since the run goes on from its last weights,
+which are not its best ones.
 """
 
 from __future__ import annotations
@@ -27,39 +27,45 @@ GROUP = "student"
 """Name of the worker group that trains baseline and student."""
 STORAGE = "ray"
 """Folder of a run's checkpoints."""
-_FOLLOW = "the learning rate, alpha, temperature and lambda"
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What making a run longer does. aside: saved models to set aside, and where to. notes: what to say."""
+    """What it takes to make a run longer.
+
+    Attributes:
+        aside: Folders of saved models to rename, each with its new name.
+        notes: What a reader must know.
+    """
 
     aside: tuple[tuple[Path, Path], ...] = ()
     notes: tuple[str, ...] = ()
 
     def set_aside(self) -> None:
-        """Rename saved models, so that their jobs are not over."""
-        for now, then in self.aside:
-            shutil.rmtree(then, ignore_errors=True)
-            now.rename(then)
+        """Rename the folders of saved models, so that their jobs count as unfinished."""
+        for folder, new_name in self.aside:
+            shutil.rmtree(new_name, ignore_errors=True)
+            folder.rename(new_name)
 
 
 def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: Path) -> Growth:
-    """Return what it takes to make a run longer; change nothing.
+    """Return what it takes to make a run longer. Changes nothing.
 
     Args:
-        earlier: What is there.
-        jobs: Baseline and student with the settings of now.
+        earlier: What an earlier start left.
+        config: The run with its new settings.
+        jobs: Baseline, if there is one, and student, with the new settings.
         path: The run's folder.
 
     Raises:
-        ConfigError: Fewer steps or less patience than before; or a finished run whose last checkpoint is
+        ConfigError: There are fewer steps or less patience than before; or the last checkpoint of a finished run is
             gone.
     """
     if earlier.config is None or not earlier.changes.growing:
         return Growth()
     before, student = earlier.config, jobs[-1]
-    was, steps = _with_settings(student, before).steps, student.steps
+    old_config = student.config.model_copy(update={"train": before.train})
+    was, steps = replace(student, config=old_config).steps, student.steps
     if steps < was:
         raise _shorter_run_error(
             earlier.changes, path, f"with fewer steps: {steps:,}, and it was begun with {was:,}"
@@ -73,7 +79,9 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
         if not job.is_done:
             continue
         done, stale = _progress(path, job)
-        if done is None and job.role == "baseline":  # Ray Train keeps the last two of baseline and student
+        if (
+            done is None and job.role == "baseline"
+        ):  # Ray Train keeps two checkpoints of baseline and student together
             aside.append((job.output, path / f"{job.name}-{was}-steps"))
             notes.append(f"the checkpoints of the {job.name} are gone: it is trained anew, {steps:,} steps")
             continue
@@ -86,8 +94,9 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
             notes.append(f"{job.name} trains on from step {done:,}; as it was then it is kept in {kept}")
     if steps > was:
         notes.append(
-            f"{_FOLLOW} follow progress, from here on over {steps:,} steps; the steps before followed {was:,}, so the "
-            f"student will not be that of an unbroken run of {steps:,} steps"
+            "the learning rate, alpha, temperature and lambda follow progress, from here on over "
+            f"{steps:,} steps; the steps before followed {was:,}, so the student will not be that of an unbroken run of "
+            f"{steps:,} steps"
         )
     if aside and aside[-1][0] == student.output:
         begin = f"name={path.name}-2 student='{{kind: pretrained, path: {aside[-1][1]}}}'"
@@ -95,18 +104,13 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
     return Growth(tuple(aside), tuple(notes))
 
 
-def _with_settings(job: Job, config: Run) -> Job:
-    """Return the job as it would be with these settings, over the same rows."""
-    return replace(job, config=job.config.model_copy(update={"train": config.train}))
-
-
 def _is_less(before: int | None, now: int | None) -> bool:
-    """Return whether a run would be stopped earlier than before; None never stops."""
+    """Return whether patience is less than before; None never stops a run."""
     return now is not None and (before is None or now < before)
 
 
 def _progress(path: Path, job: Job) -> tuple[int | None, int]:
-    """Steps at the job's newest whole checkpoint (None without one), and its evaluations without a better score."""
+    """Return the steps at the job's newest whole checkpoint (None without one), and its evaluations since the best."""
     starts = list_starts(StorageFolder(str(path / STORAGE)), GROUP)
     found = find_checkpoint(starts, job.name, passed_over=lambda why: None)
     if found is None:

@@ -1,10 +1,10 @@
-"""A run as jobs: the teachers that must be trained first, the undistilled baseline, the distilled student.
+"""Split a run into jobs: the teachers that must be trained first, the undistilled baseline, the distilled student.
 
-Decision record: training a teacher, the baseline and a distilled student is one thing with other settings, so
-each is a `Job` that holds a run of its own, and one worker group runs several jobs one after the other: starting a
-worker group costs more than training a small model. A job is a set of tasks, of which a run of one task has one,
-under an empty name; nothing above asks how many there are. Trained teachers are kept by content (their configuration
-and their data), so that changing a student's seed never trains a teacher again.
+Decision record: a teacher, the baseline and a distilled student are trained alike with other settings, so each is a
+`Job` with a run of its own. One worker group runs several jobs one after the other, since starting a worker group costs
+more than training a small model. A job is a set of tasks; the only task of a run has an empty name, and no code above
+asks how many there are. Trained teachers are kept under a digest of their configuration and data, so that another
+seed of the student never trains a teacher again.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Role = Literal["teacher", "baseline", "student"]
 
 @dataclass(frozen=True)
 class TaskJob:
-    """One task of a job: what it would be alone.
+    """One task of a job, as if it were a job of its own.
 
     Attributes:
-        role: As of the job.
-        name: For people: the job's, and the task's where there are several.
-        config: The run that the task would be alone.
-        data: The rows of the task.
-        output: Where the saved model of this task goes.
+        role: The job's role.
+        name: Name for people: the job's, and the task's in a job of several tasks.
+        config: The run of this task alone.
+        data: Its rows.
+        output: Folder of its saved model.
     """
 
     role: Role
@@ -49,7 +49,7 @@ class TaskJob:
 
     @property
     def rows(self) -> int:
-        """Training rows that the job sees: without teachers only the labelled ones."""
+        """Training rows that are used: without teachers only the labelled ones."""
         labelled = self.data.train.labelled
         return int(labelled.sum()) if self.config.plain else len(labelled)
 
@@ -60,14 +60,14 @@ class TaskJob:
 
     @property
     def batches(self) -> int:
-        """Whole batches of an epoch."""
+        """Whole batches per epoch."""
         return max(1, self.rows // self.config.train.batch_size)
 
     def check_batch(self) -> None:
-        """Say now what the stream of batches would say on a worker.
+        """Check the batch size here, before a worker finds it too large.
 
         Raises:
-            DataError: The batch is larger than the data.
+            DataError: A batch is larger than the training data.
         """
         if self.rows < self.config.train.batch_size:
             raise DataError(
@@ -84,10 +84,10 @@ class Job:
 
     Attributes:
         role: What is trained.
-        name: For people and folders.
+        name: Name for people and folders.
         config: The run that trains it.
-        data: Rows by task, as `config.members`.
-        output: Where the saved model goes; of several tasks a folder for each in it.
+        data: Rows by task, as in `config.members`.
+        output: Folder of the saved model. Each of several tasks has a folder in it.
     """
 
     role: Role
@@ -98,7 +98,7 @@ class Job:
 
     @cached_property
     def tasks(self) -> dict[str, TaskJob]:
-        """The tasks by name; the only one has an empty name."""
+        """The tasks by name; the only task has an empty name."""
         return {
             task: TaskJob(
                 self.role, f"{self.name} {task}".rstrip(), member, self.data[task], self.output / task
@@ -108,21 +108,21 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether the model is there already (models are written whole or not at all)."""
+        """Whether the model exists already. Models are written whole or not at all."""
         return (self.output / "config.json").exists()
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the job: an epoch has all whole batches of all tasks."""
+        """Optimizer steps. An epoch has all whole batches of all tasks."""
         return self.config.train.total_steps(sum(task.batches for task in self.tasks.values()))
 
     def check_batch(self) -> None:
-        """As `TaskJob.check_batch`, for each task."""
+        """Check the batch size of each task (`TaskJob.check_batch`)."""
         for task in self.tasks.values():
             task.check_batch()
 
     def fingerprints(self) -> dict[str, str]:
-        """sha256 (hex) over the rows: of each part by its key, and of all as `ALL`."""
+        """Return the sha256 (hex) of each part of the rows by its key, and of all rows under `ALL`."""
         prints = {task: data.fingerprints() for task, data in self.data.items()}
         if list(prints) == [""]:
             return prints[""]
@@ -137,7 +137,7 @@ class Job:
 
 
 def map_metrics(jobs: Iterable[Job]) -> dict[str, str]:
-    """Return of each job, by its name, the validation metric that it is judged by."""
+    """Return the validation metric of each job, by its name."""
     return {job.name: job.config.metric for job in jobs}
 
 
@@ -145,13 +145,13 @@ def load_rows(config: Run) -> dict[str, Dataset]:
     """Read the rows of every task of a run.
 
     Raises:
-        DataError: What can be known of files, columns and labels.
+        DataError: Files, columns or labels are wrong.
     """
     return {task: load_data(member.data, Path.cwd(), member.form) for task, member in config.members.items()}
 
 
 def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
-    """Return the plain supervised run that makes a teacher: all labelled rows of its languages, no unlabelled ones."""
+    """Return the supervised run that trains a teacher on all labelled rows of its languages."""
     training = teacher.training
     tree = config.data.model_dump(mode="json")
     own = {
@@ -183,7 +183,7 @@ def make_teacher_run(config: RunConfig, teacher: TrainedTeacher) -> RunConfig:
 
 
 def make_teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
-    """Return the job of a teacher that is trained first; its folder is named by its content."""
+    """Return the job that trains a teacher. Its folder carries a digest of configuration and data."""
     run = make_teacher_run(config, teacher)
     data = load_data(run.data, Path.cwd(), run.form)
     start = digest_models(run).get("student.path", "")
@@ -196,7 +196,7 @@ def make_teacher_job(config: RunConfig, teacher: TrainedTeacher) -> Job:
 
 
 def make_teacher_jobs(config: Run) -> list[Job]:
-    """Jobs of the teachers of all tasks that are trained first."""
+    """Return the jobs of all teachers that are trained first, over all tasks."""
     return [
         make_teacher_job(member, teacher)
         for member in config.members.values()
@@ -205,10 +205,11 @@ def make_teacher_jobs(config: Run) -> list[Job]:
 
 
 def find_trained_teachers(config: Run, next_step: str) -> dict[str, Path]:
-    """Folders of the teachers that were trained before, by the names of their jobs.
+    """Return the folders of the teachers that were trained before, by the names of their jobs.
 
     Args:
-        next_step: For a teacher that is not there.
+        config: The run.
+        next_step: What the error suggests for a teacher that does not exist.
 
     Raises:
         ModelError: A teacher is not trained yet.
@@ -219,7 +220,15 @@ def find_trained_teachers(config: Run, next_step: str) -> dict[str, Path]:
 
 
 def check_trained(jobs: Sequence[Job], next_step: str) -> None:
-    """Raise ModelError where one of these teachers is not trained yet."""
+    """Check that these teachers exist.
+
+    Args:
+        jobs: The jobs that train them.
+        next_step: What the error suggests.
+
+    Raises:
+        ModelError: One of them is not trained yet.
+    """
     missing = [job for job in jobs if not job.is_done]
     if missing:
         raise ModelError(
@@ -231,10 +240,14 @@ def check_trained(jobs: Sequence[Job], next_step: str) -> None:
 
 
 def make_jobs(config: Run, run_dir: Path) -> tuple[list[Job], list[Job]]:
-    """Return the jobs in two stages: teachers to train; then baseline and student.
+    """Return the jobs of a run in two stages: the teachers to train; then baseline and student.
+
+    Args:
+        config: The run.
+        run_dir: Its folder.
 
     Raises:
-        DataError, ConfigError: What can be known of files, columns, labels and sizes.
+        DataError, ConfigError: Files, columns, labels or sizes are wrong.
     """
     teachers, data = make_teacher_jobs(config), load_rows(config)
     students = [Job("student", "student", config, data, run_dir / "student")]

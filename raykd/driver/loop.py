@@ -1,4 +1,4 @@
-"""How a host makes a training loop: the same for Ray Train's workers and for the trials of a sweep."""
+"""Build a training loop, and save its student, for both hosts of a loop: Ray Train's workers and a sweep's trials."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ def make_loop(
     publish: Callable[[Point], None],
     noticed: Callable[[], bool] | None = None,
 ) -> TrainingLoop:
-    """Return a loop at its seeded start; where it goes on from is the host's affair.
+    """Return a loop at its seeded start. The host loads a checkpoint into it, if there is one.
 
     Args:
+        config: The run.
         prepared: The rows, by task.
-        pools: The teachers, by task, which are not asked where the run is plain.
-        publish: Takes points of the curves, on rank 0 only.
-        noticed: Whether a checkpoint is wanted at once.
+        tokenizer: The student's.
+        pools: The teachers, by task; not asked in a run without distillation.
+        rank: Of this process.
+        world: Number of ranks.
+        device: Where the student trains, for example "cpu" or "cuda:0".
+        publish: Takes points of the curves; called on rank 0 only.
+        noticed: Returns whether a checkpoint is wanted at once.
     """
     sources = {
         name: PoolSource(pools[name], member.objective.weighting, rank, member.select_teachers)
@@ -55,13 +60,13 @@ def make_loop(
 
 
 def make_student_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
-    """Return the student at its seeded start, with a head a task and one encoder where there are several tasks."""
+    """Return the student at its seeded start; several tasks share one encoder and have a head each."""
     students = {name: make_task_model(member, tokenizer) for name, member in config.members.items()}
     return students[""] if "" in students else share_encoder(students)
 
 
 def make_task_model(config: RunConfig, tokenizer: Any) -> models.TextModel:
-    """Return the student at its seeded start."""
+    """Return the student of one task at its seeded start."""
     labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(
         model=config.student.build(tokenizer, labels, config.seed, config.task.head),
@@ -76,7 +81,7 @@ def make_task_model(config: RunConfig, tokenizer: Any) -> models.TextModel:
 
 
 def save_student(loop: TrainingLoop, output: Path) -> None:
-    """Write the best student: a directory, or where there are several tasks one with a folder a task."""
+    """Write the best student into a folder; each of several tasks gets a folder in it."""
     student, members = loop.best_student(), loop.config.members
     cards = {name: make_model_card(member, loop, name) for name, member in members.items()}
     if isinstance(student, MultiModel):
@@ -86,7 +91,7 @@ def save_student(loop: TrainingLoop, output: Path) -> None:
 
 
 def make_model_card(config: RunConfig, loop: TrainingLoop, task: str = "") -> models.ModelCard:
-    """Return what the model's README tells of its training."""
+    """Return what the model's README says of its training."""
     best = next(h for h in loop.state.history if int(h["step"]) == loop.state.best_step)
     prefix = f"{task}/eval/" if task else "eval/"
     return models.ModelCard(

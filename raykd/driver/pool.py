@@ -1,8 +1,8 @@
-"""The pool of a run: which model each teacher is, where answers are kept, the actors started and opened.
+"""Open the teachers of a run: place them on the cluster, start their actors, or attach to a named pool.
 
-Decision record: one place makes pools, for runs, sweeps and `raykd label` alike, so that all of them find the same
-stores: a store's folder follows from `output` and from content, never from a run's name. A run that names a pool
-(`serving.pool`) gets that one or an error, never another that looks like it.
+Decision record: runs, sweeps and `raykd label` open their teachers here, so all of them find the same stores. A
+store's folder follows from `output` and from content, never from a run's name. A run that names a pool (`serving.pool`)
+gets that pool or an error, never another one that looks like it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from raykd.config import ModelTeacher, Run, RunConfig, TeacherConfig
 from raykd.driver.jobs import Job, check_trained
 from raykd.errors import TeacherError
 from raykd.teachers.backends.backend import describe_teacher
+from raykd.teachers.groups import Group
 from raykd.teachers.pools.attached_pool import AttachedPool, compare_teachers, refuse_differences
 from raykd.teachers.pools.named_pool import find_named_pool, find_whole_pools, list_pool_names
 from raykd.teachers.pools.own_pool import OwnPool, Placement, group_placements
@@ -31,42 +32,44 @@ log = logging.getLogger("raykd.runs")
 
 
 def find_store_root(config: RunConfig) -> Path | None:
-    """The folder of all stores, None where nothing is kept."""
+    """Return the folder of all stores; None if no answers are kept."""
     store = config.serving.store
     return None if store is None else (Path(config.output).resolve() / store).resolve()
 
 
 def make_placements(config: RunConfig, trained: Mapping[str, Path]) -> list[Placement]:
-    """The teachers that take part and what each asks of the cluster.
+    """Return the teachers that take part, and what each asks of the cluster.
 
     Args:
-        trained: folder of each teacher that was trained, by the name of its job; without it such a teacher is
-            only good for counting resources.
+        config: The run of one task.
+        trained: Folder of each teacher that was trained, by the name of its job. Without its folder a teacher can be
+            placed, but not opened.
     """
-    return [_make_placement(config, teacher, trained) for teacher in config.active_teachers]
-
-
-def _make_placement(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> Placement:
-    return Placement(make_teacher_spec(config, teacher, trained), teacher.actor)
+    return [
+        Placement(make_teacher_spec(config, teacher, trained), teacher.actor)
+        for teacher in config.active_teachers
+    ]
 
 
 def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mapping[str, Path]) -> TeacherSpec:
-    """What a process needs to become this teacher of the run.
+    """Return what a process needs to become this teacher of the run.
 
     Args:
-        trained: as in `make_placements`.
+        config: The run of one task.
+        teacher: One of its teachers.
+        trained: As for `make_placements`.
     """
     serving, root = config.serving, find_store_root(config)
-    paths = {t.name: trained[f"teacher-{t.name}"] for t in config.teachers if f"teacher-{t.name}" in trained}
+    model = teacher if isinstance(teacher, ModelTeacher) else None
     return TeacherSpec(
         name=teacher.name,
         kind=teacher.kind,
-        path=teacher.path if isinstance(teacher, ModelTeacher) else str(paths.get(teacher.name, "")),
+        path=str(trained.get(f"teacher-{teacher.name}", "")) if model is None else model.path,
         labels=config.data.labels,
         task=config.task,
         languages=teacher.language_set,
-        revision=teacher.revision if isinstance(teacher, ModelTeacher) else None,
-        trust_remote_code=isinstance(teacher, ModelTeacher) and teacher.trust_remote_code,
+        revision=None if model is None else model.revision,
+        trust_remote_code=model is not None and model.trust_remote_code,
         label_map=dict(teacher.label_map),
         language_codes=dict(teacher.language_codes),
         max_length=teacher.max_length,
@@ -80,15 +83,19 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
 def start_pool(
     config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
 ) -> tuple[TeacherPool, list[TeacherInfo]]:
-    """The pool of a run, opened (no weights are loaded), and what its teachers say of themselves.
-
-    With `serving.pool` nothing is started: the named pool is asked, if it serves the run's teachers.
+    """Open the teachers of one task, without loading weights. With `serving.pool` nothing is started.
 
     Args:
-        say: takes lines that say what is waited for.
+        config: The run of one task.
+        trained: As for `make_placements`.
+        say: Shows what is waited for.
+
+    Returns:
+        The pool, and what each teacher says of itself.
+
     Raises:
-        ModelError, LabelMismatchError, TeacherError, ResourceError: as `OwnPool.open`; no actor is left then.
-        TeacherError: there is no such named pool, or it serves other teachers.
+        ModelError, LabelMismatchError, TeacherError, ResourceError: As `OwnPool.open`; no actor is left then.
+        TeacherError: There is no such named pool, or it serves other teachers.
     """
     if config.serving.pool is not None:
         pool: TeacherPool = attach_pool(config, trained, config.serving.pool)
@@ -104,9 +111,9 @@ def start_pool(
 def open_pools(
     config: Run, trained: Mapping[str, Path], say: Callable[[str], None] = log.warning
 ) -> Iterator[dict[str, tuple[TeacherPool, list[TeacherInfo]]]]:
-    """The pool of each task that has teachers, opened; they end with the body.
+    """Open the teachers of every task while the body runs.
 
-    A teacher knows rows of its task only, so teachers of different tasks share no process.
+    A teacher reads rows of its own task only, so teachers of different tasks share no process.
 
     Raises:
         As `start_pool`; no actor is left then.
@@ -123,10 +130,18 @@ def open_pools(
 
 
 def attach_pool(config: RunConfig, trained: Mapping[str, Path], name: str) -> AttachedPool:
-    """The run's teachers, in its order, in a named pool.
+    """Attach to a named pool that serves the run's teachers.
+
+    Args:
+        config: The run of one task.
+        trained: As for `make_placements`.
+        name: Name of the pool.
+
+    Returns:
+        The pool with the run's teachers in the run's order.
 
     Raises:
-        TeacherError: there is no such pool, it is not whole, serves other teachers, or one of them is dead.
+        TeacherError: There is no such pool, it is not whole, it serves other teachers, or one of them is dead.
     """
     served = find_named_pool(name)
     if served is None:
@@ -157,69 +172,72 @@ def attach_pool(config: RunConfig, trained: Mapping[str, Path], name: str) -> At
 
 
 def describe_teachers(placements: Sequence[Placement]) -> list[tuple[TeacherSpec, TeacherInfo]]:
-    """What each teacher is asked to be, and what its directory says; loads no weights."""
+    """Return what each teacher is asked to be and what its folder says, without loading weights."""
     return [(p.spec, describe_teacher(p.spec)) for p in placements]
 
 
 def check_cluster(config: Run, teacher_jobs: Sequence[Job] = (), *, together: bool = True) -> None:
-    """Whether the cluster can hold the run beside the named pools that are on it.
+    """Check that the cluster can hold the run beside its named pools.
 
     Args:
-        teacher_jobs: the teachers that would have to be trained first; a run that attaches trains none.
-        together: whether teachers keep their resources while students train.
+        config: The run.
+        teacher_jobs: The teachers that must be trained first. A run that attaches to a pool trains none.
+        together: Whether the teachers keep their resources while students train.
+
     Raises:
-        ResourceError: with the arithmetic. ModelError: a teacher that a named pool should serve is not trained.
+        ResourceError: It cannot; shows the arithmetic.
+        ModelError: A teacher that a named pool should serve is not trained.
     """
     name = config.serving.pool
-    if name is not None:
+    if name is None:
+        stages = demands_of(config, group_teachers(config, {}), together=together)
+    else:
         check_trained(
             teacher_jobs,
             f"train them without serving.pool (raykd train RUN.yaml serving.pool=null), then raykd teachers up "
             f"POOL.yaml --name {name}",
         )
-    groups = [g for member in config.members.values() for g in group_placements(make_placements(member, {}))]
-    stages = (
-        demands_of(config, groups, together=together)
-        if name is None
-        else [[workers_demand(config.workers, "student workers")]]
-    )
+        stages = [[workers_demand(config.workers, "student workers")]]
     pools = list_pool_demands()
     for demands in stages:
         check_fits([*pools, *demands], ray.cluster_resources(), "the cluster")
 
 
 def check_teachers(config: Run, trained: Mapping[str, Path]) -> None:
-    """Whether the cluster can hold the teachers alone beside the named pools; nothing is held by one that attaches.
+    """Check that the cluster can hold the teachers alone beside its named pools.
 
     Raises:
-        ResourceError: with the arithmetic.
+        ResourceError: It cannot; shows the arithmetic.
     """
     if config.serving.pool is None:
-        groups = [
-            g
-            for member in config.members.values()
-            for g in group_placements(make_placements(member, trained))
-        ]
-        check_fits([*list_pool_demands(), pool_demand(groups)], ray.cluster_resources(), "the cluster")
+        demand = pool_demand(group_teachers(config, trained))
+        check_fits([*list_pool_demands(), demand], ray.cluster_resources(), "the cluster")
+
+
+def group_teachers(config: Run, trained: Mapping[str, Path]) -> list[Group]:
+    """Return the groups of all tasks' teachers; those of a group share a process."""
+    members = config.members.values()
+    return [g for member in members for g in group_placements(make_placements(member, trained))]
 
 
 def list_pool_demands() -> list[Demand]:
-    """What the named pools of this cluster hold."""
+    """Return what each named pool of this cluster holds."""
     return [replace(pool_demand(list(s.handle.groups)), name=f"{POOL}{s.name}") for s in find_whole_pools()]
 
 
 def _start(
     config: RunConfig, trained: Mapping[str, Path], say: Callable[[str], None]
 ) -> tuple[TeacherPool, list[TeacherInfo]]:
-    groups = group_placements(make_placements(config, trained))
+    placements = make_placements(config, trained)
     processes = [
-        {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources} for g in groups for _ in range(g.replicas)
+        {"CPU": g.num_cpus, "GPU": g.num_gpus, **g.resources}
+        for g in group_placements(placements)
+        for _ in range(g.replicas)
     ]
     wait_for_resources(processes, "teachers", say, config.ray.wait_s)
-    pool = OwnPool(make_placements(config, trained), config.serving)
+    pool = OwnPool(placements, config.serving)
     try:
-        infos = pool.open()
+        return pool, pool.open()
     except BaseException:
         pool.stop()
         raise
-    return pool, infos

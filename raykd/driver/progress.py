@@ -1,7 +1,7 @@
-"""Progress of jobs on the terminal, and the way of their points to MLflow.
+"""Show the progress of jobs on the terminal, and pass their points on to the curves and MLflow.
 
-Decision record: one thread in the driver drains the mailbox, moves the bars and hands the points to the tracker,
-while the main thread waits for Ray Train. Without a terminal, plain lines are printed instead of bars.
+Decision record: one thread in the driver empties the mailbox, moves the bars and passes points on, while the main
+thread waits for Ray Train. Without a terminal, plain lines are printed instead of bars.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ from raykd.point import Point
 
 log = logging.getLogger("raykd.runs")
 SETTLE_S = 60.0
-"""Longest wait for what workers have sent to be dealt with."""
+"""Longest wait for the driver to process all events that workers have sent."""
 
 
 class JobProgress:
-    """Bars of a run's jobs, and the way of their points into the curves.
+    """Bars of a run's jobs, and the events that move them.
 
     Args:
-        console: Where to show.
-        metrics: Of each job the validation metric that chooses the best checkpoint.
+        console: Where to show them.
+        metrics: The validation metric that chooses the best checkpoint, by job.
         curves: Keeps the points.
-        on_point: Takes (job, point) for tracking, each value once.
+        on_point: Records a point of a job; called once for each value.
+
+    Attributes:
+        mailbox: The actor that workers send events to, while `listen` runs.
+        error: The first error of a worker since the last start of the worker group.
     """
 
     def __init__(
@@ -64,14 +68,14 @@ class JobProgress:
         self._taken, self._beat = 0, time.monotonic()
 
     def expect(self, job: str, steps: int) -> None:
-        """Show a job before it starts."""
+        """Show a job that has not started yet."""
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(
                 job, total=steps, start=False, steps=f"0/{steps}", note="waiting for its turn"
             )
 
     def note(self, job: str, note: str, steps: int | None = None) -> None:
-        """Set a job's note; with steps, mark it done."""
+        """Set a job's note. With steps, show it as finished."""
         if job not in self._tasks:
             self._tasks[job] = self._bars.add_task(job, total=steps or 1, start=True, steps="", note=note)
         self._bars.update(self._tasks[job], note=note, completed=steps)
@@ -79,12 +83,12 @@ class JobProgress:
             self._console.print(f"  {job}: {note}", highlight=False)
 
     def say(self, line: str) -> None:
-        """A line of its own, above the bars where there are any."""
+        """Print a line, above the bars if there are any."""
         self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Open a mailbox for workers, and show and keep what they send while the body runs."""
+        """Open a mailbox for workers, and process what they send while the body runs."""
         with (
             mailbox_on_cluster() as self.mailbox,
             self._bars if self._console.is_terminal else contextlib.nullcontext(),
@@ -93,7 +97,7 @@ class JobProgress:
             yield
 
     def settle(self) -> None:
-        """Wait until everything that the workers have sent is dealt with."""
+        """Wait until all events that workers have sent are processed."""
         sent = ray.get(self.mailbox.sent.remote())
         deadline = time.monotonic() + SETTLE_S
         while self._taken < sent and time.monotonic() < deadline:
@@ -103,7 +107,7 @@ class JobProgress:
         for event in ray.get(self.mailbox.drain.remote()):
             try:
                 self._take(event)
-            except Exception:  # an outage of MLflow or a full disk must not end the listening
+            except Exception:  # an outage of MLflow or a full disk must not stop the thread
                 log.exception("a point of %s was not recorded", event.job)
             self._taken += 1
         if not self._console.is_terminal and time.monotonic() - self._beat > HEARTBEAT_S:
@@ -125,11 +129,11 @@ class JobProgress:
             log.warning("%s: %s", event.job, event.text)
             self.say(f"{event.job}: {event.text}")
             return
-        assert event.point is not None
+        assert event.point is not None  # other kinds of events carry a point
         self.expect(event.job, event.total_steps)
         task = self._tasks[event.job]
         if event.kind == "started":
-            self.error = None  # Ray Train tried again
+            self.error = None  # Ray Train has restarted the workers
             self._bars.start_task(task)
             self._begun[event.job] = time.monotonic()
             self._bars.update(task, note="training", total=event.total_steps)
@@ -147,7 +151,7 @@ class JobProgress:
             self._end(event, task)
 
     def _end(self, event: Event, task: TaskID) -> None:
-        """Say how a job ended, on the terminal and in the log."""
+        """Print and log how a job ended."""
         assert event.point is not None
         points = self._curves.by_job.get(event.job, [])
         ending = find_ending(points, self._metrics[event.job], event.total_steps)
@@ -155,10 +159,7 @@ class JobProgress:
         note = bar.fields["note"] if ending is None else str(ending)
         self._bars.update(task, note=note)
         took = time.monotonic() - self._begun.get(event.job, time.monotonic())
-        log.info("%s: %s steps in %.1f s, %s", event.job, event.point.step, took, note)
+        line = f"{event.job}: {event.point.step} steps in {took:.1f} s, {note}"
+        log.info("%s", line)
         if not self._console.is_terminal:
-            self._console.print(
-                f"  {event.job}: {event.point.step} steps in {took:.1f} s, {note}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Record a finished report in MLflow, and say where everything lies."""
+"""Record a finished report in MLflow, and list where everything is."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def record_report(
     environment: Mapping[str, str] | None = None,
     task: str = "",
 ) -> None:
-    """Log what a command found as artifacts.
+    """Log the results of a command as artifacts.
 
     Args:
         tracker: The MLflow run.
         page: The report.
-        pictures: Name to (SVG, caption).
-        tables: Name to rows.
-        texts: Name to content.
-        environment: Where it ran; None logs none.
-        task: Folder of the artifacts, where a run has several tasks.
+        pictures: SVG and caption, by name.
+        tables: Rows, by name.
+        texts: Contents, by name.
+        environment: Where the command ran; None is not logged.
+        task: Folder of the artifacts in a run of several tasks; empty for none.
     """
     place = f"{task}/" if task else ""
     if environment is not None:
@@ -56,15 +56,15 @@ def describe_results(
     logged: str | None = None,
     places: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Return the last lines on the terminal: notes, what was found, and where everything lies.
+    """Return the last lines for the terminal: notes, findings, and where everything is.
 
     Args:
         notes: What a reader must know.
         page: The report.
         tracker: The MLflow run.
-        folder: Of the command.
+        folder: The command's folder.
         found: Lines below the notes, in rich's markup.
-        logged: The model in MLflow, if one was logged.
+        logged: URI of the model in MLflow, if one was logged.
         places: Lines below the report.
     """
     return (

@@ -1,4 +1,4 @@
-"""The frame of a command: Ray and MLflow opened together, and ended as the command ended."""
+"""Open Ray and MLflow for a command, and end them as the command ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ log = logging.getLogger("raykd.runs")
 
 @contextlib.contextmanager
 def open_ray(config: RayConfig) -> Iterator[None]:
-    """Connect to Ray for a command that has no folder of its own; a Ray that it started ends with the body.
+    """Connect to Ray while the body runs, for a command without a folder. A Ray that it started ends with the body.
 
     Raises:
-        ConfigError, ResourceError: There is no such cluster, or no Ray can be started here.
+        ConfigError, ResourceError: There is no such cluster, or Ray cannot be started here.
     """
     with interruptible(), ending_own_ray():
         connect_ray(config)
@@ -38,19 +38,19 @@ def open_ray(config: RayConfig) -> Iterator[None]:
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
-    """Print what a reader must know, a line each."""
+    """Print notes, a line each."""
     for note in notes:
         console.print(f"[yellow]note[/yellow]     {escape(redact(note))}", highlight=False, soft_wrap=True)
 
 
 class Session:
-    """Ray, connected, and an MLflow run that is being opened beside it: each takes seconds.
+    """A connection to Ray and an MLflow run. Each takes seconds to open, so they are opened at the same time.
 
     Args:
         config: Which cluster.
-        folder: Of the command; keeps the MLflow run's id.
-        console: Where the notes of the MLflow run are printed.
-        start_tracker: Opens the MLflow run; runs on a thread of its own.
+        folder: The command's folder, which keeps the id of the MLflow run.
+        console: Where notes on the MLflow run are printed.
+        start_tracker: Opens the MLflow run, on a thread of its own.
 
     Raises:
         ResourceError: There is no such cluster.
@@ -73,7 +73,7 @@ class Session:
         log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _describe_ray_logs())
 
     def open_tracker(self) -> Tracker:
-        """Return the MLflow run; the first call waits for it and prints its notes.
+        """Return the MLflow run. The first call waits for it and prints its notes.
 
         Raises:
             TrackingError: It cannot be opened.
@@ -88,7 +88,7 @@ class Session:
         return self._tracker
 
     def open_child_runs(self) -> ChildRuns:
-        """Return an opener of child runs that end together with the session."""
+        """Return child runs that end with the session."""
         children = ChildRuns(self.open_tracker(), self.folder)
         run_at_interrupt(lambda: children.finish("KILLED"))
         self._children.append(children)
@@ -98,25 +98,25 @@ class Session:
         """End the MLflow run and its children as the command ended.
 
         Args:
-            error: What ended the command; None where it came to its end.
+            error: What ended the command; None if it succeeded.
         """
         for children in self._children:
             children.finish(_status_of(error))
         self._end_run(error)
 
     def _end_run(self, error: BaseException | None) -> None:
-        # That it could not be opened was told, or is not the first error.
+        # A run that could not be opened has raised its error before, or the command has an earlier error.
         with contextlib.suppress(RaykdError):
             (self._tracker or self._starting.result()).finish(_status_of(error))
         self._background.shutdown(wait=False)
 
 
 class ChildRuns:
-    """Child runs of a command's MLflow run, found again by a resume.
+    """Child runs of a command's MLflow run. A resume finds them again.
 
     Args:
         parent: The command's own run.
-        folder: Of the command; its state keeps the children's ids.
+        folder: The command's folder, whose state keeps the ids of the children.
     """
 
     def __init__(self, parent: Tracker, folder: RunFolder) -> None:
@@ -135,11 +135,11 @@ class ChildRuns:
         """Open the child run of this name, or the one that an earlier start opened.
 
         Args:
-            name: Of the job or trial.
-            params: Of the child run.
-            tags: Of the child run.
-            directory: Where points wait while MLflow is away.
-            find: Looks for a child that the state does not know; returns its id.
+            name: Name of the job or trial.
+            params: Parameters of the child run.
+            tags: Tags of the child run.
+            directory: Where points wait while MLflow does not answer.
+            find: Returns the id of a child that the state does not know.
         """
         known = self._folder.state.get("children", {})
         self.open[name] = Tracker.start(
@@ -157,7 +157,7 @@ class ChildRuns:
         return self.open[name]
 
     def finish(self, status: Status) -> None:
-        """End all that are open."""
+        """End all open children."""
         for child in list(self.open.values()):
             child.finish(status)
 

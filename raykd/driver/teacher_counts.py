@@ -1,11 +1,10 @@
-"""What the teachers did for a run, over all its starts, on disk as it grows.
+"""Count what the teachers did for a run, over all its starts, and keep the counts on disk.
 
-Decision record: counters live in the teachers' processes and end with them, so the driver writes them to the run's
-state every second, one entry a start, and at once where teachers have been judged or have answered ahead. A start that
-was killed before that is completed by the next one: what it computed is in the stores, so the answers that are there
-now and were not when it began are what it computed. Later on the entry stays as it was written last, since other runs
-fill the same stores. The sum over all starts is then that of a run that was never broken off, to a second of a run
-that was killed while it trained.
+Decision record: counters live in the teachers' processes and end with them. So the driver writes them to the run's
+state every second, one entry per start, and at once when teachers have been reviewed or have answered ahead. If a start
+is killed while the teachers fill their stores, the next start completes its entry: the answers that were added to the
+stores since are what it computed. Later the last written entry stays, since other runs may fill the same stores. The
+sum over all starts is then that of an unbroken run, up to the last second before a kill.
 """
 
 from __future__ import annotations
@@ -22,21 +21,22 @@ from raykd.teachers.pools.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
 KEY = "teachers"
-"""Where a state keeps them."""
+"""Key of the counters in a run's state."""
 EVERY_S = 1.0
+"""Seconds between two writes."""
 LEVELS = ("loaded",)
-"""Counters that say how something is, not how often it was done."""
+"""Counters of a present state; they are not summed over starts."""
 
 
 class TeacherCounts:
-    """The counters of a run's teachers in this start and those before.
+    """The counters of a run's teachers in this start and in earlier ones.
 
     Args:
-        folder: Of the run; keeps them.
-        pools: Of this start, opened.
+        folder: The run's folder, which keeps them.
+        pools: The opened pools of this start.
 
     Attributes:
-        completed: Counters of the starts before that were cut off and that nobody had completed yet.
+        completed: Counters of the earlier starts that this one has completed.
     """
 
     def __init__(self, folder: RunFolder, pools: Sequence[TeacherPool]) -> None:
@@ -60,13 +60,13 @@ class TeacherCounts:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Write them while the body runs, and once more where it comes to its end."""
+        """Write the counters while the body runs, and once more if it succeeds."""
         thread = threading.Thread(target=self._poll, name="raykd-counts", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            self._ended.set()  # and nothing is waited for: the command may have been told to end
+            self._ended.set()  # without waiting for the thread: the command may be ending
         thread.join(timeout=EVERY_S)
         self._keep_what_is_left()
         self._now["ended"] = True
@@ -74,12 +74,12 @@ class TeacherCounts:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Nothing is read while the body runs, which ends actors and starts others."""
+        """Read no counters while the body runs, which replaces actors."""
         with self._lock:
             yield
 
     def keep(self) -> None:
-        """Read and write them now."""
+        """Read the counters, and write them if they have changed."""
         with self._lock:
             counters: dict[str, dict[str, int]] = {}
             for pool in self._pools:
@@ -90,30 +90,30 @@ class TeacherCounts:
         self._folder.write_state(**{KEY: self._starts})
 
     def mark_filled(self) -> None:
-        """The teachers have answered what is asked of them ahead: from here on the counters are as they are written."""
+        """Mark that the teachers have filled their stores, so that a later start does not complete this entry."""
         self._now["filling"] = False
         self._keep_what_is_left()
         self._folder.write_state(**{KEY: self._starts})
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Of all starts."""
+        """Return the counters summed over all starts, by teacher."""
         self._keep_what_is_left()
         return sum_counters(self._folder.state)
 
     def _keep_what_is_left(self) -> None:
-        with contextlib.suppress(RaykdError):  # a teacher that was lost keeps what was read of it last
+        with contextlib.suppress(RaykdError):  # a lost teacher keeps its last counters
             self.keep()
 
     def _poll(self) -> None:
         while not self._ended.wait(EVERY_S):
             try:
                 self.keep()
-            except Exception:  # a replica that is down, a full disk: said where it stops the run
+            except Exception:  # a dead replica or a full disk raises again where it matters
                 log.info("the teachers' counters were not read", exc_info=True)
 
 
 def sum_counters(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Counters of all starts that a state knows of, by teacher."""
+    """Return the counters of a state summed over its starts, by teacher."""
     found: dict[str, dict[str, float]] = {}
     for start in state.get(KEY, ()):
         for name, values in start["counters"].items():
@@ -124,20 +124,21 @@ def sum_counters(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def count_finished_starts(state: Mapping[str, Any]) -> int:
-    """Return how many starts ended in order."""
+    """Return how many starts succeeded."""
     return sum(bool(start["ended"]) for start in state.get(KEY, ()))
 
 
 def _is_cut_off(start: Mapping[str, Any]) -> bool:
-    """Return whether a start did not come to its end, and no later one has completed it."""
+    """Return whether a start did not succeed, and no later start has completed its entry."""
     return not start["ended"] and not start.get("completed")
 
 
 def _complete_start(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str, Any]:
-    """Return a start that was cut off, with what the stores gained by it.
+    """Return the entry of a start that was cut off, with the answers that it added to the stores.
 
     Args:
-        stored: Answers in the store of each teacher, now.
+        start: The entry.
+        stored: Number of answers in the store of each teacher, now.
     """
     counters = {name: dict(values) for name, values in start["counters"].items()}
     if not start.get("filling"):

@@ -16,7 +16,7 @@ from raykd.cluster.wait import wait_for_resources
 from raykd.config import Run
 from raykd.distill.weighting import Weighting
 from raykd.driver.jobs import Job, load_rows, make_teacher_jobs, map_metrics
-from raykd.driver.pool import check_cluster, make_placements
+from raykd.driver.pool import check_cluster, group_teachers
 from raykd.driver.progress import JobProgress
 from raykd.driver.session import Session
 from raykd.runs.label_progress import show_progress
@@ -28,7 +28,6 @@ from raykd.student.prepare import fit_tokenizer
 from raykd.teachers.groups import Group
 from raykd.teachers.pool_source import PoolSource
 from raykd.teachers.pools.named_pool import find_whole_pools, sum_resources_by_node
-from raykd.teachers.pools.own_pool import group_placements
 from raykd.tuning.callback import TuneCallback
 from raykd.tuning.capacity import count_concurrent_trials
 from raykd.tuning.checks.trials import TrialCheck
@@ -109,8 +108,7 @@ class SweepDriver:
     def kept_groups(self) -> list[Group]:
         """Teachers started by this command that keep their resources while trials run."""
         own = self.base.serving.pool is None and self.label == "on_demand"
-        members = self.base.members.values() if own else ()
-        return [g for member in members for g in group_placements(make_placements(member, {}))]
+        return group_teachers(self.base, {}) if own else []
 
     def count_concurrent_trials(self, asked: int | None) -> int:
         """Return how many trials the cluster holds beside the teachers.
