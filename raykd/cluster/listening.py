@@ -1,7 +1,7 @@
-"""Take in what workers and trials send, on a thread of the driver.
+"""Receive on a thread of the driver what workers and trials send.
 
-Decision record: the main thread waits for Ray Train or Tune and cannot look; one thread looks a few times a second, so
-that points, bars and MLflow are in order without a lock around them.
+Decision record: the main thread waits for Ray Train or Tune. One other thread looks a few times a second, so that
+points, bars and MLflow need no lock.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator
 import ray
 
 POLL_S = 0.2
-"""Between two looks."""
+"""Seconds between two looks."""
 ON_THE_WAY_S = 0.05
-"""Messages are sent without waiting; those on their way arrive within this."""
+"""Seconds within which messages on their way arrive; senders do not wait for them."""
 
 
 @contextlib.contextmanager
 def listen(take: Callable[[], None], *, name: str, patience_s: float | None = None) -> Iterator[None]:
-    """Call ``take`` again and again while the body runs, and for what is left once the body has ended.
+    """Call ``take`` repeatedly while the body runs, and for the remaining messages afterwards.
 
     Args:
-        take: Takes in what has arrived since the last call. Never called by two threads at once, unless
-            ``patience_s`` ran out.
-        name: Of the thread.
-        patience_s: Longest wait for the thread's last call; None waits to its end.
+        take: Processes what has arrived since the last call. Two threads never call it at once, unless
+            ``patience_s`` has passed.
+        name: Name of the thread.
+        patience_s: Longest wait for the thread's last call, in seconds; None waits until it ends.
     """
     finished = threading.Event()
 

@@ -1,10 +1,10 @@
-"""Waiting for a busy cluster: for a time with an end, and never in silence.
+"""Wait for a busy cluster: for a limited time, and with a line now and then.
 
-Decision record: whether a run fits the cluster at all is arithmetic (`check_cluster`). What fits may still be held by
-somebody else, and Ray waits for it without a word and without end. So a placement group is asked for first, as workers
-or actors will be: it stands in the same queue, wakes an autoscaler, and knows how nodes are cut up, which a sum of free
-CPUs does not. Once it was granted it is given back, and the real one asked for; who is quicker in between makes Ray
-Train's own limits count, which are finite too. Where resources are free this costs about 0.05 s.
+Decision record: whether a run fits the cluster at all is arithmetic (`check_cluster`). Resources that fit may still be
+in use, and Ray waits for them silently and without end. So a placement group is requested first, like those of workers
+or actors: it stands in the same queue, wakes an autoscaler, and respects the borders of nodes, which a sum of free CPUs
+does not. Once granted it is released, and the real one is requested. If somebody is quicker in between, Ray Train's own
+limits apply, which are finite too. With free resources this costs about 0.05 s.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ def wait_for_resources(
 
     Args:
         bundles: Resources of each process.
-        what: Whose they are, for people.
-        say: Takes a line every ``every_s``.
+        what: Whose they are, for messages.
+        say: Shows a line.
+        limit_s: Longest wait, in seconds.
+        every_s: Seconds between two lines.
 
     Raises:
-        ResourceError: It could not within ``limit_s``.
+        ResourceError: The cluster could not within ``limit_s``.
     """
     asked = [{name: amount for name, amount in bundle.items() if amount} for bundle in bundles]
     asked = [bundle for bundle in asked if bundle]
@@ -63,7 +65,7 @@ def wait_for_resources(
 
 
 def describe_demand(bundles: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> str:
-    """For example ``2 CPU, 1 free``."""
+    """Return what is asked for and what is free, for example ``2 CPU, 1 free``."""
     totals: dict[str, float] = {}
     for bundle in bundles:
         for name, amount in bundle.items():

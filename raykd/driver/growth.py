@@ -95,8 +95,8 @@ def plan_growth(earlier: EarlierStart, config: Run, jobs: Sequence[Job], path: P
     if steps > was:
         notes.append(
             "the learning rate, alpha, temperature and lambda follow progress, from here on over "
-            f"{steps:,} steps; the steps before followed {was:,}, so the student will not be that of an unbroken run of "
-            f"{steps:,} steps"
+            f"{steps:,} steps; the steps before followed {was:,}, so the student will not be that of an unbroken run "
+            f"of {steps:,} steps"
         )
     if aside and aside[-1][0] == student.output:
         begin = f"name={path.name}-2 student='{{kind: pretrained, path: {aside[-1][1]}}}'"

@@ -1,8 +1,7 @@
-"""Checkpoints of a loop that Ray Train hosts: one an evaluation, looked for after a loss.
+"""Save and find the checkpoints of a loop that Ray Train hosts, one per evaluation.
 
-Decision record: Ray Train is told only that a checkpoint is there, and where: a worker that is killed leaves no files
-elsewhere. A notice that a node will be taken away is looked for by all ranks together, and answered with a checkpoint
-at once, so that nothing is done twice.
+Decision record: Ray Train is only told where a checkpoint is, so a killed worker leaves no files elsewhere. All ranks
+look together for a notice that a node will be taken away, and save a checkpoint at once, so that no step is repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raykd.checkpoint.find import checkpoint_name, find_checkpoint, list_starts, prune
 from raykd.checkpoint.manifest import CheckpointInfo
@@ -20,6 +19,8 @@ from raykd.checkpoint.storage import StorageFolder
 from raykd.point import Point
 
 if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
     from raykd.student.loop import TrainingLoop
 
 
@@ -28,9 +29,9 @@ class CheckpointPlace:
     """Where the checkpoints of a worker group are.
 
     Attributes:
-        storage: Of all worker groups of a run.
-        name: Of the group.
-        start: Folder below ``storage`` of this start of the group.
+        storage: Folder of all worker groups of a run.
+        name: Name of the group.
+        start: Name of the folder in ``storage`` for this start of the group.
     """
 
     storage: StorageFolder
@@ -43,9 +44,9 @@ class Attempt:
     """One attempt at a job, the same on all ranks.
 
     Attributes:
-        found: The checkpoint that it goes on from.
+        found: The checkpoint that it goes on from; None begins anew.
         number: Grows with time.
-        passed_over: What to say of newer checkpoints that cannot be used.
+        passed_over: Notes on newer checkpoints that cannot be used.
     """
 
     found: StorageFolder | None
@@ -56,38 +57,41 @@ class Attempt:
 def begin_attempt(
     place: CheckpointPlace, wanted: CheckpointInfo, rank: int, *, world: int | None = None
 ) -> Attempt:
-    """Find the newest whole checkpoint and remove what nobody needs, on rank 0; all ranks must call.
+    """Find the newest whole checkpoint, and remove those that no attempt needs. All ranks must call.
 
     Args:
-        place: Where checkpoints are.
-        wanted: Whose checkpoints.
-        rank: Of this process.
-        world: Of so many ranks, where that may not differ (`find_required_world`).
+        place: Where the checkpoints are.
+        wanted: Whose checkpoints are wanted.
+        rank: Rank of this process. Rank 0 looks and tells the others.
+        world: Number of ranks that must match (`find_required_world`); None takes any.
     """
     import torch
 
-    told: list[Attempt | None] = [None]
+    agreed: list[Attempt | None] = [None]
     if rank == 0:
         passed_over: list[str] = []
         starts = list_starts(place.storage, place.name)
         found = find_checkpoint(starts, wanted.job, passed_over.append, world=world)
         prune(place.storage, place.name, place.start, found)
-        told[0] = Attempt(found, time.time_ns(), tuple(passed_over))
+        agreed[0] = Attempt(found, time.time_ns(), tuple(passed_over))
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.broadcast_object_list(told, src=0)
-    assert told[0] is not None
-    return told[0]
+        torch.distributed.broadcast_object_list(agreed, src=0)
+    assert agreed[0] is not None
+    return agreed[0]
 
 
 def find_required_world(loop: TrainingLoop) -> int | None:
-    """Return the ranks that a loop's checkpoints must be of; None where they are converted (see `Engine.load`)."""
+    """Return the number of ranks that must have saved a loop's checkpoint; None if it is converted (`Engine.load`)."""
     return loop.world if loop.engine.zero_stage == 3 else None
 
 
 def make_checkpoint_saver(
     place: CheckpointPlace, wanted: CheckpointInfo, attempt: Attempt, points: Sequence[Point]
 ) -> Callable[[TrainingLoop], Path | None]:
-    """Return what a loop calls to keep a checkpoint; it returns the local folder to go back to, if there is one."""
+    """Return the function by which a loop saves a checkpoint.
+
+    That function returns the local folder that the loop can go back to; None on a remote file system.
+    """
 
     def save(loop: TrainingLoop) -> Path | None:
         import ray.train
@@ -107,8 +111,8 @@ def make_checkpoint_saver(
     return save
 
 
-def _ray_checkpoint(folder: StorageFolder) -> Any:
-    """Return the checkpoint as Ray Train names it."""
+def _ray_checkpoint(folder: StorageFolder) -> Checkpoint:
+    """Return the checkpoint as an object of Ray Train."""
     from fsspec.core import url_to_fs
     from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import Checkpoint
@@ -120,16 +124,16 @@ def _ray_checkpoint(folder: StorageFolder) -> Any:
 
 
 def make_preemption_check() -> Callable[[], bool]:
-    """Return what says whether a node of this worker group is about to be taken away, once; all ranks ask together."""
+    """Return a check whether another node of this worker group will be taken away. All ranks must call it together."""
     import ray.train
 
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def noticed() -> bool:
         info = ray.train.get_preemption_info()
         nodes = set() if info is None else set(info.preempted_node_ids)
-        fresh = bool(nodes - told)
-        told.update(nodes)
+        fresh = bool(nodes - reported)
+        reported.update(nodes)
         return fresh
 
     return noticed

@@ -1,11 +1,10 @@
-"""What a person sees while teachers answer ahead: a bar, or a line now and then where nobody watches."""
+"""Show progress while teachers answer ahead: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,21 +15,28 @@ _LINE_S = 15.0
 
 @contextlib.contextmanager
 def show_progress(console: Console, what: str = "labelling") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal, else a line now and then.
+    """Show progress while the body runs.
 
     Args:
-        console: Where.
-        what: What is answered.
+        console: Where to show it.
+        what: What is answered, for example "training texts".
 
     Returns:
-        What `label_rows` reports to.
+        The report that `label_rows` takes.
     """
     if not console.is_terminal:
         yield _Lines(console, what)
         return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn()]
-    columns += [TextColumn("{task.fields[rate]:>12}"), TimeRemainingColumn()]
-    with Progress(*columns, console=console, refresh_per_second=4) as bars:
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>12}"),
+        TimeRemainingColumn(),
+        console=console,
+        refresh_per_second=4,
+    )
+    with bars:
         bar = bars.add_task(what, total=None, rate="")
 
         def report(done: int, total: int) -> None:
@@ -41,7 +47,7 @@ def show_progress(console: Console, what: str = "labelling") -> Iterator[Callabl
 
 
 class _Lines:
-    """Progress where nobody watches: a line at the start, every quarter of a minute and at the end."""
+    """Progress without a terminal: a line at the start, every `_LINE_S` and at the end."""
 
     def __init__(self, console: Console, what: str) -> None:
         self._console, self._what = console, what
@@ -50,10 +56,9 @@ class _Lines:
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        first = self._first is None
         if self._first is None:
             self._first, self._begun = done, now
-        if not (first or done == total or now - self._said >= _LINE_S):
+        elif done != total and now - self._said < _LINE_S:
             return
         self._said = now
         rate = (done - self._first) / max(1e-9, now - self._begun)

@@ -1,19 +1,20 @@
-"""Labelling ahead: every text is answered once by every teacher that will be asked for it, and kept.
+"""Label ahead: each teacher answers every text that it will be asked for, and stores the answers.
 
 Decision record: a sweep pays for its teachers once, here, and then gives their CPUs to its trials. Texts are sorted
-by language and length over the whole set, so that a forward pass is padded little; each group of teachers has a
-stream of requests of its own (where it has replicas on several nodes one a node, by the texts' home), with two
-requests in flight a replica: one is computed while the next waits, so that no replica is ever idle. What is stored
-already is not asked for, so an interrupted labelling goes on where it was.
+by language and length over the whole set, so that forward passes have little padding. Each group of teachers has its
+own stream of requests, or one per node if its replicas are on several nodes (a text has one home). Two requests per
+replica are in flight, one computed while the next waits, so no replica is idle. Stored answers are not asked for
+again, so an interrupted labelling goes on where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -39,18 +40,27 @@ from raykd.teachers.pools.pool import TeacherPool
 from raykd.teachers.store import make_text_keys
 
 FEWEST, MOST = 64, 128
-"""Rows of a request: it ends after the fewest where texts are shorter than `EVEN` of its longest."""
+"""Rows per request. After the fewest it ends as soon as a text is shorter than `EVEN` of its longest."""
 EVEN = 0.85
 IN_FLIGHT = 2
-"""Requests of a replica at once."""
+"""Requests per replica at a time."""
 _LOOKED_UP = 4096
+"""Keys per look-up in a store."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a labelling did, in (text, teacher) pairs: asked is all there are (equal texts once), stored were
-    answered before, forwarded were computed, and unkept of those did not go into the store (a full disk). Tokens are
-    the teachers', before and after padding."""
+    """What a labelling did, counted in pairs of a text and a teacher.
+
+    Attributes:
+        asked: All pairs; equal texts count once.
+        stored: Pairs that were answered before.
+        forwarded: Pairs that were computed.
+        seconds: Duration.
+        real_tokens: The teachers' tokens without padding.
+        computed_tokens: The teachers' tokens with padding.
+        unkept: Computed answers that did not go into the store (a full disk).
+    """
 
     asked: int
     stored: int
@@ -62,31 +72,29 @@ class LabelReport:
 
     @property
     def rate(self) -> float:
-        """Pairs computed a second."""
+        """Computed pairs per second."""
         return self.forwarded / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: LabelReport) -> LabelReport:
-        return LabelReport(
-            self.asked + other.asked,
-            self.stored + other.stored,
-            self.forwarded + other.forwarded,
-            self.seconds + other.seconds,
-            self.real_tokens + other.real_tokens,
-            self.computed_tokens + other.computed_tokens,
-            self.unkept + other.unkept,
-        )
+        return LabelReport(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass
 class _Stream:
-    """Requests for one group (and node), and those on their way."""
+    """Requests to one group of teachers (on one node).
+
+    Attributes:
+        limit: Most requests in flight.
+        waiting: Rows of each request to send, and the teachers asked for each row (bool [M, B]).
+        sent: Requests in flight, each with its number of pairs.
+    """
 
     limit: int
     waiting: deque[tuple[NDArray[np.int64], NDArray[np.bool_]]] = field(default_factory=deque)
     sent: list[tuple[PendingPoolBatch, int]] = field(default_factory=list)
 
     def send(self, source: PoolSource, rows: Rows) -> int:
-        """Send up to the limit; return pairs that turn out to be stored meanwhile, by another process."""
+        """Send requests up to the limit; return the pairs that another process has stored meanwhile."""
         stored = 0
         while self.waiting and len(self.sent) < self.limit:
             picked, asked_MB = self.waiting.popleft()
@@ -98,7 +106,7 @@ class _Stream:
         return stored
 
     def take(self) -> tuple[int, int]:
-        """Take the answers that are there; return pairs answered and pairs computed for it."""
+        """Take finished requests; return their pairs, and how many of those were computed."""
         ready = [item for item in self.sent if item[0].ready()]
         self.sent = [item for item in self.sent if item not in ready]
         computed = sum(slots.forwarded for ticket, _ in ready for slots in ticket.result())
@@ -108,16 +116,17 @@ class _Stream:
 def label_rows(
     pool: TeacherPool, rows: Rows, weighting: Weighting | None, report: Callable[[int, int], None]
 ) -> LabelReport:
-    """Answer every text that is not stored yet, over all replicas, and return when all is answered.
+    """Let all replicas answer the texts that are not stored yet, and wait until they have.
 
     Args:
-        pool: Opened.
+        pool: The opened teachers.
+        rows: The texts.
         weighting: Decides which teachers are asked for a row, as in training; None asks every teacher that
-            speaks its language.
-        report: Takes (pairs done, pairs in all) as it goes on.
+            speaks the row's language.
+        report: Called with (pairs done, pairs in all) as the work goes on.
 
     Raises:
-        TeacherError, NonFiniteError: A teacher cannot answer; what was answered before is kept.
+        TeacherError, NonFiniteError: A teacher cannot answer. Answers so far are kept.
     """
     begun = time.perf_counter()
     before = _counts(pool)
@@ -145,14 +154,14 @@ def label_rows(
 
 
 def _counts(pool: TeacherPool) -> NDArray[np.int64]:
-    """Of all teachers so far: tokens before and after padding, answers that a store did not take."""
+    """Return what all teachers have counted so far: tokens without and with padding, answers that were not stored."""
     counters = pool.counters().values()
     names = ("real_tokens", "computed_tokens", "unkept")
     return np.asarray([sum(c[what] for c in counters) for what in names])
 
 
 def _wait(streams: Sequence[_Stream], timeout_s: float) -> None:
-    """Block until one request is answered; where none is in time, the processes that owe answers hang: see `Call`."""
+    """Wait until a request is answered. After the time-out, processes that owe answers count as hanging (`Call`)."""
     sent = [ticket for stream in streams for ticket, _ in stream.sent]
     if sent and not any(ticket.ready() for ticket in sent):
         references = [reference for ticket in sent for reference in ticket.references]
@@ -217,16 +226,16 @@ def _requests(members: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np
 
 
 def run_labelling(config: Run, console: Console, *, everything: bool = False) -> LabelReport:
-    """`raykd label`: keep the answers to the training texts of a run, as its weighting asks for them.
+    """Store the answers to the training texts that a run's weighting asks for (`raykd label`).
 
     Args:
         config: The run, of one task or of several.
         console: Where progress is shown.
-        everything: Also the validation and test texts, by every teacher that speaks their language (so are
-            they asked when a run is scored).
+        everything: Whether to store also the answers to validation and test texts, for which every teacher that
+            speaks their language is asked when a run is scored.
 
     Raises:
-        ConfigError: No store, or no teachers.
+        ConfigError: There is no store, or there are no teachers.
         ModelError: A teacher is not trained yet, or not good enough (`on_poor`).
         ResourceError, TeacherError: The teachers do not fit, or cannot answer.
     """
@@ -254,11 +263,11 @@ def run_labelling(config: Run, console: Console, *, everything: bool = False) ->
 
 @contextlib.contextmanager
 def open_teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Pools]:
-    """Open the teachers of a run on its cluster, without a student; they end with the body.
+    """Open the teachers of a run on its cluster, without a student, while the body runs.
 
     Args:
         config: The run.
-        trained: Folders of the teachers that it trains.
+        trained: Folders of the teachers that the run trains.
 
     Raises:
         ResourceError, TeacherError, ModelError: They do not fit, or cannot be opened.
@@ -271,7 +280,7 @@ def open_teachers_alone(config: Run, trained: Mapping[str, Path]) -> Iterator[Po
 
 
 def find_labelling_teachers(config: Run) -> dict[str, Path]:
-    """Return the folders of the teachers that a run trains.
+    """Return the folders of the teachers that a run trains, once they and the store can be used.
 
     Raises:
         ConfigError: There are no teachers, or no store.

@@ -1,9 +1,9 @@
-"""`raykd teachers`: pools that outlive runs, started, shown and ended.
+"""Start, show and end named pools, which outlive runs (`raykd teachers`).
 
-Decision record: a pool's file is a run file of which only the teachers and what they need is read, so that the run
-that trained with its own teachers starts the same ones for others. Asking to start what is there is no error if
-it is the same, because a script may; what differs is said, not changed. Whatever is asked of actors here waits a
-few seconds at most: the command is there for when something hangs.
+Decision record: a pool's file is a run file, of which only the teachers and their settings are read. So a run's file
+starts for others the teachers that the run trained. Starting a pool that exists already is no error if it serves the
+same teachers, because scripts do so; differences are reported, not applied. Calls to actors wait a few seconds at most,
+since the command is needed when something hangs.
 """
 
 from __future__ import annotations
@@ -40,13 +40,20 @@ log = logging.getLogger("raykd.runs")
 
 
 def run_teachers_up(config: RunConfig, name: str | None = None, *, load: bool = False) -> list[str]:
-    """Starts the teachers of a run as a named pool; lines for people.
+    """Start the teachers of a run as a named pool.
 
     Args:
-        name: of the pool; None takes the run's. load: load all weights now, not on the first miss.
+        config: The run.
+        name: Name of the pool; None takes the run's.
+        load: Whether to load all weights now; else a teacher does on the first text that its store lacks.
+
+    Returns:
+        Lines for the terminal.
+
     Raises:
-        ConfigError: no teachers, no running cluster. ModelError: a teacher is not trained yet. TeacherError: the pool
-            exists and serves other teachers, or not all of it is alive. As `start_named_pool`.
+        ConfigError: There are no teachers, or no cluster runs.
+        ModelError: A teacher is not trained yet.
+        TeacherError: The pool exists and serves other teachers, or not all of it is alive; or as `start_named_pool`.
     """
     name = config.name if name is None else name
     config = config.model_copy(update={"serving": config.serving.model_copy(update={"pool": None})})
@@ -75,8 +82,8 @@ def run_teachers_up(config: RunConfig, name: str | None = None, *, load: bool = 
 
 def _summary(groups: Sequence[Group]) -> str:
     names = [spec.name for g in groups for spec in g.specs]
-    cpus, gpus = (sum(n * g.replicas for g, n in zip(groups, each, strict=True))
-                  for each in ([g.num_cpus for g in groups], [g.num_gpus for g in groups]))  # fmt: skip
+    cpus = sum(g.num_cpus * g.replicas for g in groups)
+    gpus = sum(g.num_gpus * g.replicas for g in groups)
     processes = sum(g.replicas for g in groups)
     return (
         f"{len(names)} teachers ({', '.join(names)}) in {processes} process{'es' if processes != 1 else ''}, "
@@ -85,7 +92,10 @@ def _summary(groups: Sequence[Group]) -> str:
 
 
 def _there_already(placements: Sequence[Placement], served: NamedPool) -> list[str]:
-    """The pool that is there, if it serves the same and is alive; what it was started with otherwise is said."""
+    """Check that an existing pool serves the same teachers and is alive; return lines for the terminal.
+
+    The lines name the resources that the pool was started with, if other ones are asked for now.
+    """
     down = f"raykd teachers down {served.name}"
     refuse_differences(
         served.name,
@@ -117,10 +127,14 @@ def _shape(g: Group) -> str:
 
 
 def run_teachers_status(name: str | None = None, address: str | None = None) -> FittedTable | None:
-    """All named pools, or one: a row a teacher. None where there is no pool at all.
+    """Return a table of the named pools with a row per teacher; None if there is no pool.
+
+    Args:
+        name: Name of the only pool to show; None shows all.
+        address: The cluster; None takes RAY_ADDRESS, or the one that runs on this machine.
 
     Raises:
-        ConfigError: there is no pool of that name.
+        ConfigError: There is no pool of that name.
     """
     _connect(address)
     names = list_pool_names()
@@ -181,7 +195,7 @@ def _total(alive: Sequence[ReplicaStatus], teacher: str, what: str) -> str:
 
 
 def _stored(alive: Sequence[ReplicaStatus], teacher: str) -> str:
-    """Answers on all nodes; replicas of one node share a store."""
+    """Return the number of stored answers over all nodes. Replicas of one node share a store, which counts once."""
     by_node = {s.node: s.stored[teacher] for s in alive}
     known = [count for count in by_node.values() if count is not None]
     return f"{sum(known):,}" if known else "-"
@@ -199,7 +213,15 @@ def _age(seconds: float) -> str:
 
 
 def run_teachers_down(names: Sequence[str] | None = None, address: str | None = None) -> list[str]:
-    """Ends these named pools, or all of them for None; lines for people. A pool that is not there is no error."""
+    """End named pools. A pool that does not exist is no error.
+
+    Args:
+        names: Their names; None ends all.
+        address: As for `run_teachers_status`.
+
+    Returns:
+        Lines for the terminal.
+    """
     _connect(address)
     there = list_pool_names()
     lines = [

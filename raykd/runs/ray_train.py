@@ -1,9 +1,9 @@
-"""Ray Train hosts the training loop: one worker group runs jobs one after the other.
+"""Host the training loop in Ray Train: one worker group runs jobs one after the other.
 
-Decision record: everything a worker needs travels with the call (rows and tokenizers through the object store,
-once), so workers read no file but the run folder. Points of the curves go to a mailbox actor that the driver
-drains; checkpoints are written into the run's folder, one an evaluation (`raykd.runs.checkpoints`), and are what a
-lost worker group goes on from. Training that is not finite is not tried again: the loop has gone back by itself, all
+Decision record: everything that a worker needs travels with the call (rows and tokenizers once, through the object
+store), so workers read no file outside the run's folder. Points of the curves go to a mailbox actor, which the driver
+empties. Checkpoints are written into the run's folder, one per evaluation (`raykd.runs.checkpoints`); after a loss the
+worker group goes on from them. Training that is not finite is not tried again: the loop has gone back by itself, all
 ranks agree, and the error travels in the mailbox.
 """
 
@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import ray
 
@@ -39,32 +39,42 @@ from raykd.runs.checkpoints import (
 )
 from raykd.teachers.handle import PoolHandle
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from raykd.data.rows import Rows
+    from raykd.text.tokens import Tokenizer
+
 IDLE_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-"""What Ray Train would start a process each for: data sets, of which a run has none (rows come with the call), and the
-placement groups of controllers that Tune kills (a run's own end with its job). Without a dashboard the latter is asked
-for 12 s whether it has ended."""
+"""Callbacks for which Ray Train would start a process each, and that a run does not need: data sets (rows come with the
+call), and the clean-up after controllers that Tune kills (a run's placement groups end with its job). Without a
+dashboard, Ray Train waits 12 s for the end of the second."""
 ABORT_S = 1.0
-"""Longest wait for Ray Train to end its workers after an interrupt; then its controller is ended, and they with it."""
+"""Longest wait for Ray Train to end its workers after an interrupt. Then its controller is killed, which ends them."""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """One job as it travels to the workers; rows and tokenizer are object references.
+    """One job as it travels to the workers.
 
     Attributes:
-        rows: Of each task those to train on and those to validate on.
-        pools: Of each task its teachers.
+        name: Name of the job.
+        config: The run that trains it.
+        rows: References to training and validation rows, by task.
+        tokenizer: Reference to the student's tokenizer.
+        output: Folder of the saved model.
+        pools: The teachers, by task.
     """
 
     name: str
     config: Run
-    rows: dict[str, tuple[Any, Any]]
-    tokenizer: Any
+    rows: dict[str, tuple[ObjectRef[Rows], ObjectRef[Rows]]]
+    tokenizer: ObjectRef[Tokenizer]
     output: str
     pools: dict[str, PoolHandle]
 
 
-def pack_job(job: Job, tokenizer: Any, pools: dict[str, PoolHandle]) -> Payload:
+def pack_job(job: Job, tokenizer: Tokenizer, pools: dict[str, PoolHandle]) -> Payload:
     """Return a job with its rows and tokenizer in the object store."""
     return Payload(
         name=job.name,
@@ -76,25 +86,42 @@ def pack_job(job: Job, tokenizer: Any, pools: dict[str, PoolHandle]) -> Payload:
     )
 
 
-def run_jobs(call: dict[str, Any]) -> None:
-    """The Ray Train function: trains every job whose model is not there yet. Runs on every worker."""
+class WorkerCall(TypedDict):
+    """What Ray Train passes to every worker.
+
+    Attributes:
+        jobs: The jobs, in order.
+        mailbox: Actor that takes events.
+        place: Where the checkpoints are.
+        threads: Threads of torch per worker.
+    """
+
+    jobs: list[Payload]
+    mailbox: Any
+    place: CheckpointPlace
+    threads: int
+
+
+def run_jobs(call: WorkerCall) -> None:
+    """Train every job whose model does not exist yet. Ray Train runs this on every worker."""
     import ray.train
     import torch
 
-    threads: int = call["threads"]
-    torch.set_num_threads(threads)
+    torch.set_num_threads(call["threads"])
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     mailbox = call["mailbox"]
     if ray.get(mailbox.hopeless.remote()):
-        return  # Ray Train started the workers again after an error that would only come again
+        return  # Ray Train has restarted the workers after an error that would come again
     for payload in call["jobs"]:
         if _is_done(payload):
             continue
         try:
             _run_job(payload, mailbox, call["place"])
         except RaykdError as error:
-            # Waits: this process may end before a call that nobody waits for is sent.
+            # Wait: this process may end before a call that nobody waits for is sent.
             ray.get(mailbox.put.remote(Event("error", payload.name, error=error)))
+            # A single worker may end quietly, which spares Ray Train an attempt. Others must not wait for this rank,
+            # and after the loss of a teacher another attempt may succeed.
             if ray.train.get_context().get_world_size() == 1 and not isinstance(error, TeacherError):
                 return
             raise
@@ -141,13 +168,13 @@ def _run_job(payload: Payload, mailbox: Any, place: CheckpointPlace) -> None:
     loop.run(make_checkpoint_saver(place, wanted, attempt, points))
     if rank == 0:
         save_student(loop, Path(payload.output))
-        # Waits: with this event all points before it have arrived.
+        # Wait: once this event has arrived, so have all points before it.
         ray.get(mailbox.put.remote(Event("done", payload.name, Point(loop.state.step, {}), loop.total_steps)))
     loop.engine.close()
 
 
 def _is_done(payload: Payload) -> bool:
-    """Return whether the model is there already: rank 0 looks, so that all ranks do the same."""
+    """Return whether the model exists already. Rank 0 looks, so that all ranks do the same."""
     import torch
 
     there = [(Path(payload.output) / "config.json").exists()]
@@ -165,26 +192,35 @@ def run_worker_group(
     mailbox: Any,
     max_failures: int,
 ) -> None:
-    """Run the jobs on a Ray Train worker group and block until they are done.
+    """Run jobs on a Ray Train worker group, and wait until they are done.
+
+    Args:
+        payloads: The jobs.
+        workers: What the group asks for.
+        name: Name of the group.
+        storage: Folder of its checkpoints.
+        mailbox: Actor that takes events.
+        max_failures: How often Ray Train may restart the group.
 
     Raises:
-        TrainingError: Ray Train gave up; the message holds the first cause.
-        ResourceError: Others took what was free.
+        TrainingError: Ray Train gave up; names the cause.
+        ResourceError: Others took the free resources.
     """
     import ray.train
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRun
 
     start = next_start(StorageFolder(str(storage)), name)
-
+    call = WorkerCall(
+        jobs=list(payloads),
+        mailbox=mailbox,
+        place=CheckpointPlace(StorageFolder(str(storage)), name, start),
+        # 1e-6: a sum of shares such as 3 x 1/3 may fall just below a whole CPU.
+        threads=max(1, int(workers.num_cpus + 1e-6)),
+    )
     trainer: HostTrainer = make_trainer_class(IDLE_CALLBACKS)(
         run_jobs,
-        train_loop_config={
-            "jobs": list(payloads),
-            "mailbox": mailbox,
-            "place": CheckpointPlace(StorageFolder(str(storage)), name, start),
-            "threads": max(1, int(workers.num_cpus + 1e-6)),
-        },
+        train_loop_config=call,
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
             use_gpu=workers.num_gpus > 0,
@@ -203,7 +239,7 @@ def run_worker_group(
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        if not (is_ending() and started_here()):  # else all of it is killed next
+        if not (is_ending() and started_here()):  # else this process ends its whole Ray next
             _abort(trainer.controller)
         raise
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
@@ -211,12 +247,13 @@ def run_worker_group(
 
 
 def list_worker_resources(workers: WorkersConfig) -> dict[str, float]:
-    """Return what one worker holds, of a run or of a trial."""
+    """Return the resources of one worker, of a run or a trial."""
     needs = {"CPU": workers.num_cpus, "GPU": workers.num_gpus, **workers.resources}
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 
 def _training_error(error: BaseException) -> RaykdError:
+    """Return our error for one of Ray Train's."""
     late = getattr(error, "controller_failure", None)
     if type(late).__name__ == "WorkerGroupStartupTimeoutError":
         return ResourceError(
@@ -232,15 +269,18 @@ def _training_error(error: BaseException) -> RaykdError:
 
 
 def _abort(controller: Any) -> None:
-    """End the worker group now: a process that goes on (a notebook) would keep its resources."""
+    """End the worker group now, since in a process that goes on (a notebook) it would keep its resources."""
     if controller is None:
         return
-    with contextlib.suppress(ray.exceptions.RayError):  # the controller ends itself, which is an error to us
+    with contextlib.suppress(
+        ray.exceptions.RayError
+    ):  # the controller ends itself, which Ray reports as an error
         ray.get(controller.abort.remote(), timeout=ABORT_S)
     with contextlib.suppress(ray.exceptions.RayError):
         ray.kill(controller)
 
 
 def _describe_cause(error: BaseException) -> str:
+    """Return the last line of a trace, which names the first cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else type(error).__name__

@@ -1,9 +1,9 @@
-"""Sequence-level distillation: what teachers write for the training sources becomes training data.
+"""Write training data for sequence-level distillation: the texts that teachers write for the training sources.
 
 Kim and Rush, arXiv 1606.07947: a student that is trained on a teacher's beam output has one answer to learn where the
-data has many. Decision record: the output is data and not a store entry, because people read, filter and keep it: JSON
-lines that `data.train` takes as they are. A row is written once by each teacher that would teach it; an interrupted
-run goes on where the file ends, and a file of another run is not added to.
+data has many. Decision record: the output is data, not a store entry, because people read, filter and keep it. It is
+JSON lines that `data.train` reads as they are. Each teacher that would teach a row writes it once. An interrupted
+command goes on where the file ends, and a file of anything else is not added to.
 """
 
 from __future__ import annotations
@@ -31,17 +31,22 @@ from raykd.teachers.pools.replica_client import TEXTS_PER_CALL
 def write_sequences(
     config: RunConfig, path: Path, console: Console, *, beams: int = 5, max_new_tokens: int | None = None
 ) -> int:
-    """`raykd label --sequences`: each training source with what its teachers write; returns rows written now.
+    """Write what its teachers write for each training source into a file (`raykd label --sequences`).
 
     Args:
-        path: JSON lines ``{id, src, tgt, lang, teacher}``; what it holds already is not written again.
-        beams: Of the search.
-        max_new_tokens: None takes the task's.
+        config: The run of a language task.
+        path: File of JSON lines ``{id, src, tgt, lang, teacher}``. Rows that it holds are not written again.
+        console: Where progress is shown.
+        beams: Beams of the search.
+        max_new_tokens: Longest text in tokens; None takes the task's.
+
+    Returns:
+        How many rows were written now.
 
     Raises:
-        ConfigError: No language task, no teachers.
+        ConfigError: The task is no language task, or there are no teachers.
         DataError: The file holds something else.
-        ModelError, TeacherError
+        ModelError, TeacherError: The teachers cannot be opened, or cannot write.
     """
     task = config.task
     if not isinstance(task, LanguageTask):
@@ -98,7 +103,7 @@ def _line(rows: Rows, i: int, text: str, teacher: str) -> str:
 def _plan_work(
     config: RunConfig, pool: TeacherPool, rows: Rows, written: set[tuple[str, str, str]]
 ) -> list[tuple[int, list[int]]]:
-    """For each teacher the rows that it would teach and has not written; equal sources in one language once."""
+    """Return for each teacher the rows that it would teach and has not written; equal sources in one language once."""
     asked_MN = PoolSource(pool.handle, config.objective.weighting).router.route(rows.take(range(len(rows))))
     work = []
     for m, name in enumerate(pool.handle.teachers):
@@ -116,10 +121,10 @@ def _batches(work: list[tuple[int, list[int]]]) -> Iterator[tuple[int, list[int]
 
 
 def _read_written(path: Path) -> set[tuple[str, str, str]]:
-    """Teacher, source and language of each line; a last line that was cut short is taken away.
+    """Return teacher, source and language of each line. A last line that was cut short is removed.
 
     Raises:
-        DataError: A line that is not one of ours.
+        DataError: A line was not written by this command.
     """
     if not path.exists():
         return set()

@@ -1,4 +1,4 @@
-"""The stages of a run: worker groups that train teachers, then students."""
+"""Train the jobs of a run in worker groups: first the teachers, then baseline and student."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("raykd.runs")
 
 
 def train_teachers(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress) -> None:
-    """One worker group for all teachers that ask for the same workers."""
+    """Train the teachers, one worker group for all that ask for the same workers."""
     for job in jobs:
         if job.is_done:
             progress.note(job.name, "kept from an earlier run", job.steps)
@@ -42,7 +42,10 @@ def train_students(jobs: Sequence[Job], folder: RunFolder, progress: JobProgress
     """Train baseline and student in one worker group.
 
     Args:
-        pools: Of each task the teachers that students ask.
+        jobs: Baseline, if there is one, and student.
+        folder: The run's folder.
+        progress: Shows the jobs.
+        pools: The opened teachers, by task.
     """
     for job in jobs:
         if job.is_done:
@@ -60,10 +63,17 @@ def fit_group(
     progress: JobProgress,
     pools: Mapping[str, TeacherPool],
 ) -> None:
-    """One worker group for all these jobs, one after the other.
+    """Train jobs one after the other in one worker group.
 
     Args:
-        pools: Of each task the teachers that students ask; a union of vocabularies is joined from theirs.
+        jobs: The jobs, which ask for the same workers.
+        name: Name of the group; a resume finds its checkpoints by it.
+        folder: The run's folder.
+        progress: Shows the jobs and receives their events.
+        pools: The teachers that students ask, by task. A student with a union tokenizer joins their vocabularies.
+
+    Raises:
+        RaykdError: The error of a worker, or that Ray Train gave up.
     """
     if not jobs:
         return
@@ -93,7 +103,8 @@ def fit_group(
         given_up = error
     progress.settle()
     if progress.error is not None:
-        # Not while the other is handled, and without it: its frames hold Ray Train's actors, which then stay alive.
+        # Raised outside the except block and without `given_up` as context: the frames of that error hold Ray Train's
+        # actors, which would then stay alive.
         given_up = None
         raise progress.error
     if given_up is not None:

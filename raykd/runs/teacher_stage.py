@@ -1,7 +1,7 @@
-"""The teachers of a command: opened, counted, and reviewed on the validation rows before they teach.
+"""Open the teachers of a command, count what they do, and review them on the validation rows before they teach.
 
-Decision record: train, sweep and confirm all begin with this, so that a broken teacher stops each of them before a
-student is trained, and with the same words.
+Decision record: train, sweep and confirm begin with this, so that a broken teacher stops each of them before a student
+is trained, with the same message.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ class TeacherStage:
     """The opened teachers of a run, by task.
 
     Attributes:
-        pools: Of each task that has teachers their pool, and what they say of themselves.
+        config: The run whose teachers they are.
+        student: The job whose rows they are reviewed on.
+        session: The command's session.
+        say: Shows lines.
+        pools: The opened teachers of each task that has some.
         counts: What they did for the run, over all its starts.
-        reviews: What they scored on the validation rows, by task; empty before `review`.
+        reviews: Their scores on the validation rows, by task; empty before `review`.
     """
 
     config: Run
@@ -40,15 +44,14 @@ class TeacherStage:
 
     @property
     def handles(self) -> dict[str, PoolHandle]:
-        """The pools as they travel to workers and trials."""
+        """The pools in the form that workers and trials get."""
         return {task: pool.handle for task, (pool, _) in self.pools.items()}
 
     def review(self, *, asked_alike: bool = True) -> None:
-        """Score the teachers on the validation rows, print and record it.
+        """Score the teachers on the validation rows; print and record the scores.
 
         Args:
-            asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in
-                that.
+            asked_alike: Whether the run's own weighting decides who is asked; False where trials differ in that.
         """
         self.reviews = review_all_teachers(
             self.config, self.student, self.pools, self.say, asked_alike=asked_alike
@@ -56,10 +59,10 @@ class TeacherStage:
         record_reviews(self.reviews, self.session.open_tracker(), self.session.folder)
 
     def refuse_poor(self, key: str = "teachers") -> None:
-        """Stop if a teacher is not good enough to teach.
+        """Refuse to go on with teachers that are not good enough to teach.
 
         Args:
-            key: Where an override finds the teachers.
+            key: Key of the teachers in an override.
 
         Raises:
             ModelError: Names the teachers, and why (`teachers[].on_poor`).
@@ -71,14 +74,14 @@ class TeacherStage:
 def open_teachers(
     config: Run, jobs: Sequence[Job], student: Job, session: Session, say: Callable[[str], None]
 ) -> Iterator[TeacherStage]:
-    """Open the teachers of every task while the body runs; their weights are not loaded yet.
+    """Open the teachers of every task while the body runs, without loading weights.
 
     Args:
         config: The run whose teachers they are.
         jobs: The teachers that were trained first.
-        student: Whose rows they are reviewed on.
-        session: Of the command; its folder keeps the counters.
-        say: Takes lines for people.
+        student: The job whose rows they are reviewed on.
+        session: The command's session; its folder keeps the counters.
+        say: Shows lines.
     """
     trained = {job.name: job.output for job in jobs}
     with open_pools(config, trained, say) as pools:

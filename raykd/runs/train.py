@@ -1,9 +1,8 @@
-"""`raykd train`: one run in, one folder with the student, the table, the report and the MLflow run out.
+"""Train one run: teachers, baseline and student, their scores, the report and the MLflow run.
 
-Decision record: the order is chosen so that what can fail fails before a worker is taken (folder, data, labels,
-resources, MLflow), and so that start-up is paid at most twice: one worker group trains all teachers, one the
-baseline and the student. The pool is opened before the second, so that a broken teacher stops the run first, and its
-teachers are scored on the validation rows, so that one that answers worse than none stops it too.
+Decision record: folder, data, labels, resources and MLflow are checked before a worker is taken. Start-up is paid at
+most twice: one worker group trains the teachers, one the baseline and the student. The teachers are opened and scored
+on the validation rows before the second group starts, so a broken or poor teacher stops the run first.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ log = logging.getLogger("raykd.runs")
 def run_training(
     config: Run, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
 ) -> Outcome:
-    """Run the run and return what it made.
+    """Train a run and return its outcome.
 
     Args:
         config: The run, of one task or of several.
-        resume: Go on in the run's folder from its last checkpoint.
-        overwrite: Empty the folder first.
+        resume: Whether to go on from the last checkpoint in the run's folder.
+        overwrite: Whether to empty the folder first.
         console: Where progress is shown; None makes one.
 
     Raises:
-        RaykdError: With what, got, wanted and the next step; what was written before stays.
+        RaykdError: The run failed. What it wrote before stays.
     """
     return run_command(TrainCommand(config), resume=resume, overwrite=overwrite, console=console)
 
@@ -130,11 +129,11 @@ class TrainCommand(Command[Outcome]):
 
 
 class PointRecorder:
-    """Takes points of the student to the MLflow run, and those of another job to a child of it.
+    """Records points of the student in the MLflow run, and points of other jobs in child runs.
 
     Args:
-        jobs: By name.
-        session: Of the run, whose tracker is open.
+        jobs: The jobs, by name.
+        session: The run's session, with an open tracker.
     """
 
     def __init__(self, jobs: dict[str, Job], session: Session) -> None:
@@ -142,7 +141,7 @@ class PointRecorder:
         self._children = session.open_child_runs()
 
     def log(self, name: str, *points: Point) -> None:
-        """Record points of the job with this name; its child is opened with the first."""
+        """Record points of a job; the first one opens its child run."""
         job = self._jobs[name]
         if job.role == "student":
             self._run.log_points(points)
