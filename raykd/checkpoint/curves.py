@@ -1,9 +1,8 @@
-"""The curves of a run's jobs, in memory for the report and on disk for a run that goes on later.
+"""Keep the curves of a run's jobs in memory for the report, and on disk for a resume.
 
-Decision record: what a worker does after its last checkpoint is done again when it goes on from there, so a point
-may come twice. It counts once: a value whose metric is already known at this step or a later one is dropped. The
-file lets a resumed run show the whole curve and send MLflow what the killed driver still had in memory (MLflow
-drops what it has already).
+Decision record: a worker repeats the steps after its last checkpoint, so a point may come twice. It counts once: a
+value is dropped if its metric is known at this step or a later one. The file lets a resumed run show the whole curve,
+and send to MLflow what the killed driver still had in memory (MLflow drops what it has already).
 """
 
 from __future__ import annotations
@@ -12,18 +11,19 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from raykd.parse import JsonObject
 from raykd.point import Point
 
 FILE = "curves.jsonl"
+"""File of the curves in a run's folder."""
 
 
 class Curves:
-    """Points by job, each metric with growing steps.
+    """Points by job. The steps of each metric grow.
 
     Args:
-        path: The file; points of an earlier part of the run are read from it.
+        path: The file. Points of earlier starts are read from it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Curves:
         self._last.update({(job, name): point.step for name in point.values})
 
     def add(self, job: str, point: Point) -> Point | None:
-        """Keep what is new of a point, in the file too, and return it; None if nothing is."""
+        """Keep the new values of a point, also in the file, and return them; None if there are none."""
         values = {
             name: value
             for name, value in point.values.items()
@@ -62,7 +62,7 @@ class Curves:
 
 
 def save_points(path: Path, points: Sequence[Point]) -> None:
-    """Put a job's points into its checkpoint: those on their way to the driver are lost with it."""
+    """Write a job's points into its checkpoint, since points on their way to a killed driver are lost."""
     path.write_text(json.dumps([_to_row(point) for point in points]), encoding="utf-8")
 
 
@@ -76,6 +76,6 @@ def _to_row(point: Point) -> dict[str, object]:
     return {"step": point.step, "time_ms": point.time_ms, "values": values}
 
 
-def _from_row(row: dict[str, Any]) -> Point:
+def _from_row(row: JsonObject) -> Point:
     values = {str(name): float(value) for name, value in row["values"].items()}
     return Point(int(row["step"]), values, int(row["time_ms"]))

@@ -1,10 +1,10 @@
 """Find the checkpoint that a run or a trial goes on from.
 
-Decision record: Ray Train keeps its list of checkpoints in a file that it writes in place, so a driver that is
-killed at the wrong moment leaves a list that nobody can read; a checkpoint that is cut off it would load again
-and again. So its list is used neither over a resume (each start of a run is a Ray Train run of its own) nor after
-workers were lost: rank 0 looks for the newest checkpoint that is whole, and tells the other ranks. Tune's list is not
-used either, so runs and trials look by the same rule: the latest attempt first, and of one attempt the highest step.
+Decision record: Ray Train writes its list of checkpoints in place, so a driver killed at the wrong moment leaves an
+unreadable list, and Ray Train would load a damaged checkpoint again and again. So its list is used neither for a
+resume (each start of a run is a new Ray Train run) nor after a loss of workers: rank 0 looks for the newest whole
+checkpoint and tells the other ranks. Tune's list is not used either, so runs and trials look by the same rule: the
+latest attempt first, and in it the highest step.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from raykd.checkpoint.storage import StorageFolder
 
 log = logging.getLogger("raykd.runs")
 _NAME = re.compile(r"(?:checkpoint_)?(?P<step>\d{8})-(?P<attempt>\d+)(?:-(?P<job>.+))?")
-"""Trials of earlier versions wrote a step and an attempt alone."""
+"""Name of a checkpoint. Trials of earlier versions wrote only a step and an attempt."""
 
 
 def checkpoint_name(info: CheckpointInfo, attempt: int) -> str:
     """Return the name of a checkpoint's folder.
 
     Args:
-        info: What the checkpoint says of itself.
-        attempt: Grows with time.
+        info: The checkpoint's job and step.
+        attempt: Number of the attempt, which grows with time.
     """
     return f"checkpoint_{info.step:08d}-{attempt}-{info.job}"
 
@@ -41,9 +41,9 @@ def find_checkpoint(
     """Return the newest whole checkpoint of a job.
 
     Args:
-        folders: Those that hold checkpoints.
-        job: Of its name.
-        passed_over: Told of each newer one that cannot be used, and why.
+        folders: Folders that hold checkpoints.
+        job: Name of the job.
+        passed_over: Called with a note on each newer checkpoint that cannot be used.
         world: As for `find_problem`.
     """
     found: list[tuple[int, int, StorageFolder]] = []
@@ -61,7 +61,7 @@ def find_checkpoint(
 
 
 def list_starts(storage: StorageFolder, name: str) -> list[StorageFolder]:
-    """Return the folders of all starts of a worker group; each holds the checkpoints of one."""
+    """Return the folders of all starts of a worker group, each with the checkpoints of one start."""
     return [storage.child(f"{name}-{number}") for number in _list_numbers(storage, name)]
 
 
@@ -71,9 +71,15 @@ def next_start(storage: StorageFolder, name: str) -> str:
 
 
 def prune(storage: StorageFolder, name: str, current: str, keep: StorageFolder | None) -> None:
-    """Remove what no attempt needs: earlier starts but for ``keep``, and checkpoints that were never finished.
+    """Remove what no attempt needs: earlier starts, and checkpoints that were never finished.
 
-    Checkpoints of the start ``current`` that were finished are left to Ray Train, which counts them.
+    Finished checkpoints of the current start are left to Ray Train, which counts them.
+
+    Args:
+        storage: Folder of all worker groups of a run.
+        name: Name of the group.
+        current: Name of the current start.
+        keep: The checkpoint to go on from, whose start stays.
     """
     for start in list_starts(storage, name):
         if start.name != current and (keep is None or not keep.url.startswith(f"{start.url}/")):

@@ -1,10 +1,9 @@
-"""What a checkpoint says of itself, and whether it is whole.
+"""Write the manifests of a checkpoint, and check by them that it is whole.
 
-Decision record: what makes a checkpoint whole are manifests, one a rank: sizes and sha256 of the rank's files, the
-job, its configuration's fingerprint (for people: whether a run may go on is judged by its settings, see
-`raykd.folders.earlier_start`), the number of ranks, the step. A manifest is written last and whole: a checkpoint with
-all its manifests is one that was finished. Only manifests are forced onto the disk; files that a power cut took are
-found by their hashes, and the checkpoint before is used.
+Decision record: each rank writes a manifest with the sizes and sha256 of its files, the job, the number of ranks, the
+step, and the fingerprint of the configuration (for people; `raykd.folders.earlier_start` compares settings to decide
+on a resume). A manifest is written last and atomically, so a checkpoint with all its manifests is finished. Only
+manifests are forced onto the disk. Files lost in a power cut fail their hash, and the checkpoint before is used.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from dataclasses import asdict, dataclass
 from raykd.checkpoint.ownership import find_foreign_file
 from raykd.checkpoint.storage import StorageFolder
 
-_OF_A_RANK = re.compile(r"_pp_rank_(\d+)_")
+_RANK_IN_NAME = re.compile(r"_pp_rank_(\d+)_")
+"""How DeepSpeed names the files of a rank."""
 _MANIFEST = re.compile(r"manifest-\d+\.json")
 
 
@@ -26,9 +26,9 @@ class CheckpointInfo:
     """What a checkpoint says of itself.
 
     Attributes:
-        job: What is trained.
+        job: Name of the job.
         config: Fingerprint of its configuration.
-        world: Ranks that wrote it.
+        world: Number of ranks that wrote it.
         step: Optimizer steps done.
     """
 
@@ -39,25 +39,26 @@ class CheckpointInfo:
 
 
 def describe_files(folder: StorageFolder, info: CheckpointInfo, rank: int = 0) -> str:
-    """Return the manifest of what a rank has written.
+    """Return the manifest of the files that a rank has written.
 
-    Files of several ranks may lie in one folder: those that DeepSpeed names by a rank are that rank's, others rank 0's.
+    Files of several ranks may lie in one folder. A file that DeepSpeed names by a rank belongs to that rank, any other
+    to rank 0.
 
     Args:
-        folder: Where the files lie.
+        folder: Where the files are.
         info: What the checkpoint says of itself.
         rank: Whose files are listed.
     """
     files = {}
     for name, size in sorted(folder.sizes().items()):
-        owner = _OF_A_RANK.search(name.rpartition("/")[2])
+        owner = _RANK_IN_NAME.search(name.rpartition("/")[2])
         if (int(owner[1]) if owner else 0) == rank and not name.startswith("manifest-"):
             files[name] = {"size": size, "sha256": folder.digest(name)}
     return json.dumps({**asdict(info), "parts": info.world, "files": files})
 
 
 def write_manifest(folder: StorageFolder, manifest: str, rank: int = 0) -> None:
-    """Add a rank's manifest; with the last of all ranks the checkpoint is finished."""
+    """Add a rank's manifest. The last one of all ranks finishes the checkpoint."""
     folder.write(f"manifest-{rank}.json", manifest.encode())
 
 
@@ -66,7 +67,7 @@ def find_problem(folder: StorageFolder, *, world: int | None = None) -> str | No
 
     Args:
         folder: The checkpoint.
-        world: How many ranks, where that may not differ.
+        world: Number of ranks that must have written it; None takes any.
     """
     if folder.local_path is not None and (wrong := find_foreign_file(folder.local_path)) is not None:
         return wrong
@@ -98,11 +99,11 @@ def find_problem(folder: StorageFolder, *, world: int | None = None) -> str | No
 
 
 def is_finished(folder: StorageFolder, files: Mapping[str, int]) -> bool:
-    """Return whether all manifests of a checkpoint are there, without a look at its files.
+    """Return whether all manifests of a checkpoint exist, without reading its files.
 
     Args:
         folder: The checkpoint.
-        files: What `StorageFolder.sizes` says of it.
+        files: Its files, as `StorageFolder.sizes` returns them.
     """
     manifests = [name for name in files if _MANIFEST.fullmatch(name)]
     try:

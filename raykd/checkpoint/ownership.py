@@ -1,8 +1,8 @@
-"""Whether a folder is ours to restore state from.
+"""Check that nobody else can have written a folder before state is restored from it.
 
-Decision record: DeepSpeed unpickles what it loads, and unpickling runs code of whoever wrote the file, so a checkpoint
-is loaded only where nobody but this user can have written it: every file and folder of it belongs to the user that
-runs, nobody else may write it (the group may: shared projects are made so), and no link leads out of it.
+Decision record: DeepSpeed unpickles what it loads, and unpickling runs code of whoever wrote the file. So every file
+and folder of a checkpoint must belong to the user that runs, must not be writable by everybody (the group may write:
+shared projects need it), and must not be a link.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SHOWN = 80
+"""Characters of a path that a message shows."""
 
 
 def find_foreign_file(folder: Path) -> str | None:
-    """Return why state must not be restored from this folder; None if it is ours.
+    """Return why state must not be restored from this folder; None if it may.
 
-    The folder that holds it counts too, since who may write there can put another in its place.
+    The folder above counts too, since whoever may write there can replace this one.
     """
     try:
         for path in _walk(folder):
@@ -28,7 +29,7 @@ def find_foreign_file(folder: Path) -> str | None:
                 return f"{name} is a link"
             if found.st_uid != os.geteuid():
                 return f"{name} belongs to user {found.st_uid}, not to {os.geteuid()} who runs this"
-            # In a folder like /tmp (with the sticky bit) nobody can replace what another one owns.
+            # In a folder with the sticky bit, such as /tmp, nobody can replace what somebody else owns.
             shared = path == folder.parent and found.st_mode & stat.S_ISVTX
             if found.st_mode & stat.S_IWOTH and not shared:
                 return f"{name} may be written by everybody (chmod -R o-w {folder.parent})"
@@ -38,7 +39,7 @@ def find_foreign_file(folder: Path) -> str | None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The folder's own folder, itself, and all in it; links are told and not followed."""
+    """Yield the folder above, the folder, and everything in it. Links are yielded, not followed."""
     yield folder.parent
     yield folder
     for at, folders, files in os.walk(folder):

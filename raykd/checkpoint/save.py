@@ -1,8 +1,8 @@
 """Save a training loop's checkpoint, and load it.
 
-Decision record: every rank writes its part where it stays, its manifest last, so that a process that is killed on the
-way leaves a checkpoint without a manifest, which is passed over and removed. A checkpoint holds also the points of the
-curves up to it: those on their way to the driver are lost with the process.
+Decision record: every rank writes its files in place and its manifest last. A process that is killed meanwhile leaves
+a checkpoint without a manifest, which is passed over and removed. A checkpoint also holds the points of the curves so
+far, since points on their way to the driver are lost with the process.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from raykd.errors import TrainingError
 from raykd.point import Point
 
 POINTS = "points.json"
-"""Where a checkpoint keeps the points of the curves up to it."""
+"""File in a checkpoint with the points of the curves so far."""
 STOP_AT = "RAYKD_KILL_BEFORE_MANIFEST"
-"""For tests: the process ends itself by SIGKILL before the manifest of the checkpoint of this step."""
+"""Environment variable for tests: a step. The process kills itself before it writes that checkpoint's manifest."""
 
 
 class SavedLoop(Protocol):
-    """What of a training loop is saved: `raykd.student.loop.TrainingLoop`."""
+    """The part of a training loop that a checkpoint needs; see `raykd.student.loop.TrainingLoop`."""
 
     rank: int
     kept: Path | None
 
     def save(self, directory: Path) -> None:
-        """Write this rank's part."""
+        """Write this rank's files."""
 
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote."""
@@ -46,17 +46,17 @@ def save_checkpoint(
     points: Sequence[Point],
     files: Mapping[str, str] | None = None,
 ) -> None:
-    """Write this rank's part of a checkpoint, its manifest last; all ranks must call.
+    """Write this rank's files of a checkpoint, its manifest last. All ranks must call.
 
     Args:
-        folder: The checkpoint's own folder.
-        info: What the checkpoint says of itself.
-        loop: What is saved.
-        points: Of the curves up to here; rank 0's count.
-        files: What else it holds, name to content; rank 0's count.
+        folder: The checkpoint's folder.
+        info: What its manifest says of it.
+        loop: The loop to save.
+        points: Points of the curves so far; only rank 0 writes them.
+        files: Further files, name to content; only rank 0 writes them.
 
     Raises:
-        TrainingError: It cannot be written; the checkpoints before are untouched.
+        TrainingError: The checkpoint cannot be written. Earlier ones are untouched.
     """
     try:
         with folder.stage() as local:
@@ -70,23 +70,23 @@ def save_checkpoint(
         if os.environ.get(STOP_AT) == str(info.step):
             os.kill(os.getpid(), signal.SIGKILL)
         write_manifest(folder, manifest, loop.rank)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a file cannot be written
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if a file cannot be written
         folder.remove()
         raise checkpoint_write_error(folder, error) from error
 
 
 def load_checkpoint(loop: SavedLoop, folder: StorageFolder) -> list[Point]:
-    """Take a loop to a checkpoint; all ranks must call. Return the points up to it."""
+    """Restore a loop from a checkpoint, and return the points of the curves so far. All ranks must call."""
     with folder.fetch() as local:
         loop.load(local / "loop")
         points = load_points(local / POINTS)
     if folder.local_path is None:
-        loop.kept = None  # what was fetched is gone
+        loop.kept = None  # the local copy is gone
     return points
 
 
 def checkpoint_write_error(folder: StorageFolder, error: Exception) -> TrainingError:
-    """Make the error of a checkpoint that cannot be written: where, why, how much room there is."""
+    """Return the error of a checkpoint that cannot be written, with the free bytes of its disk."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     local = folder.local_path
     room = ""

@@ -1,8 +1,8 @@
-"""A folder on a local or a remote file system, as far as checkpoints need one.
+"""Read and write folders of checkpoints on local and remote file systems.
 
-Decision record: remote folders are reached by fsspec (`s3://`, `gs://`, `hdfs://`, ...), of which only what an object
-store has is used: write a file whole, read it, list, remove. Nothing is renamed, locked or changed in place there. On
-a local disk files are written where they stay, so nothing is written twice.
+Decision record: remote folders are reached by fsspec (`s3://`, `gs://`, `hdfs://`, ...). Only what an object store
+offers is used: write a whole file, read, list, remove. Nothing is renamed, locked or changed in place there. On a
+local disk files are written in place, so nothing is written twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fsspec.spec import AbstractFileSystem
 
 @dataclass(frozen=True)
 class StorageFolder:
-    """A folder that may not be there yet.
+    """A folder that may not exist yet.
 
     Attributes:
         url: A path, or the URL of a folder on a file system that fsspec knows.
@@ -52,11 +52,11 @@ class StorageFolder:
         return StorageFolder(f"{self.url.rstrip('/')}/{name}")
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of every file below, by its relative name."""
+        """Return the size in bytes of every file below, by its relative name."""
         if (local := self.local_path) is not None:
             found = {}
             for path in (Path(at) / name for at, _, names in os.walk(local) for name in names):
-                with contextlib.suppress(FileNotFoundError):  # another rank renames its manifest meanwhile
+                with contextlib.suppress(FileNotFoundError):  # another rank may just rename its manifest
                     if stat.S_ISREG((status := path.stat()).st_mode):
                         found[path.relative_to(local).as_posix()] = status.st_size
             return found
@@ -76,7 +76,7 @@ class StorageFolder:
         return bytes(fs.cat_file(f"{root}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file so that it is there whole or not at all, and outlasts a power cut."""
+        """Write a file that exists whole or not at all, even after a power cut."""
         if (local := self.local_path) is None:
             fs, root = self._remote
             fs.pipe_file(f"{root}/{name}", content)
@@ -99,7 +99,7 @@ class StorageFolder:
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
-        """Give a local folder to write into; on a remote file system its files are sent when the body has ended."""
+        """Yield a local folder to write into. On a remote file system its files are sent when the body has ended."""
         if (local := self.local_path) is not None:
             local.mkdir(parents=True, exist_ok=True)
             yield local
@@ -113,7 +113,7 @@ class StorageFolder:
 
     @contextlib.contextmanager
     def fetch(self) -> Iterator[Path]:
-        """Give a local folder with all files, which a remote one loses when the body has ended."""
+        """Yield a local folder with all files. The copy of a remote folder is removed when the body has ended."""
         if (local := self.local_path) is not None:
             yield local
             return
@@ -126,7 +126,7 @@ class StorageFolder:
             yield Path(made)
 
     def remove(self) -> None:
-        """Remove the folder with all in it, as far as that can be done."""
+        """Remove the folder and everything in it, as far as possible."""
         if (local := self.local_path) is not None:
             shutil.rmtree(local, ignore_errors=True)
             return

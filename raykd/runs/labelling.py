@@ -1,8 +1,8 @@
 """Label ahead: each teacher answers every text that it will be asked for, and stores the answers.
 
-Decision record: a sweep pays for its teachers once, here, and then gives their CPUs to its trials. Texts are sorted
-by language and length over the whole set, so that forward passes have little padding. Each group of teachers has its
-own stream of requests, or one per node if its replicas are on several nodes (a text has one home). Two requests per
+Decision record: a sweep pays for its teachers once, here, and then gives their CPUs to its trials. Texts are sorted by
+language and length over the whole set, so that forward passes have little padding. Each group of teachers has its own
+stream of requests, or one per node if its replicas are on several nodes (a text has one home). Two requests per
 replica are in flight, one computed while the next waits, so no replica is idle. Stored answers are not asked for
 again, so an interrupted labelling goes on where it was.
 """
