@@ -17,7 +17,7 @@ from raykd.report.table import Row
 COST_TITLE = "Who taught what, and the student beside its teachers"
 EARLIER_MARK = "*"
 """Mark of a time that an earlier run took."""
-_NARROW_HEADS = {"parameters": "params", "ms a text": "ms a\ntext", "student's ms": "student's\nms"}
+_NARROW_HEADS = {"parameters": "params", "ms per text": "ms per\ntext", "student's ms": "student's\nms"}
 """Headings that are too wide for a terminal."""
 
 
@@ -101,7 +101,7 @@ class CostTable:
 
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Return headings and rows as texts."""
-        heads = ["teacher", "taught", "texts", "parameters", "ms a text", "student's ms", "smaller", "faster"]
+        heads = ["teacher", "taught", "texts", "parameters", "ms per text", "student's ms", "smaller", "faster"]
         return heads, [self._line(t) for t in self.teachers]
 
     def _line(self, t: TeacherCost) -> list[str]:

@@ -65,7 +65,7 @@ def draw_training_curves(curves: History) -> str | None:
     for at, name in enumerate(names):
         width = 2.0 if name == "train/loss" else 1.3
         draw_line(axes, curves[name], name.removeprefix("train/"), at, width=width)
-    axes.set(xlabel="optimizer step", ylabel="loss / nats a unit")
+    axes.set(xlabel="optimizer step", ylabel="loss / nats per unit")
     draw_legend(axes)
     return render_svg(figure)
 
