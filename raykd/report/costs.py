@@ -101,7 +101,16 @@ class CostTable:
 
     def to_cells(self) -> tuple[list[str], list[list[str]]]:
         """Return headings and rows as texts."""
-        heads = ["teacher", "taught", "texts", "parameters", "ms per text", "student's ms", "smaller", "faster"]
+        heads = [
+            "teacher",
+            "taught",
+            "texts",
+            "parameters",
+            "ms per text",
+            "student's ms",
+            "smaller",
+            "faster",
+        ]
         return heads, [self._line(t) for t in self.teachers]
 
     def _line(self, t: TeacherCost) -> list[str]:

@@ -1,7 +1,7 @@
-"""Recording runs in MLflow, from the driver alone; the only room that imports mlflow.
+"""Record runs in MLflow, from the driver alone; the only room that imports mlflow.
 
-Decision record: a package instead of one file, because an outage that loses nothing, redaction and MLflow's
-settings by environment variables are each a piece of their own.
+`tracker` records one run. `address` decides where, `opening` opens it, `delivery` keeps what waits in an outage, `stores`
+looks after the database and the artifacts.
 """
 
 from raykd.point import Point

@@ -1,11 +1,11 @@
-"""Where MLflow records: the tracking URI and the experiment.
+"""Decide where MLflow records: the tracking URI and the experiment.
 
-Decision record: the URI is always explicit. MLflow's own default looks at the current folder and picks a file
-store where an old one lies there, which then raises. A password inside a URI is refused rather than stripped,
-because MLflow repeats the URI in its exceptions, and in the environment of every child process. What a key of the run
-says wins over the environment, for the URI and for the experiment alike.
+Decision record: the URI is always explicit. MLflow's own default looks at the current folder and picks a file store
+where an old one lies there, which then raises. A password inside a URI is refused rather than stripped, because MLflow
+repeats the URI in its exceptions and in the environment of every child process. A key of the run wins over the
+environment, for the URI and for the experiment alike.
 
-No mlflow here: this part can be used by a preflight check that must be quick.
+No mlflow here, so that a preflight check stays quick.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 DEFAULT_EXPERIMENT = "raykd"
 LONGEST_NAME = 500
-"""Characters MLflow takes in the name of an experiment."""
+"""Characters that MLflow takes in the name of an experiment."""
 URI, NAME, ID, RUN, FILES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_EXPERIMENT_NAME",
@@ -56,14 +56,17 @@ URI, NAME, ID, RUN, FILES = (
     "MLFLOW_RUN_ID",
     "MLFLOW_ALLOW_FILE_STORE",
 )
-"""Variables of MLflow that raykd follows, or says that it does not."""
+"""Variables of MLflow that raykd follows, or says that it does not follow."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The experiment that is asked for. source: the key or variable that names it, for messages.
+    """The experiment that is asked for.
 
-    id: where MLFLOW_EXPERIMENT_ID names it; its name is then known to MLflow alone and `name` is empty.
+    Attributes:
+        name: Empty where an id is asked for; then MLflow alone knows the name.
+        id: What MLFLOW_EXPERIMENT_ID says.
+        source: The key or variable that names it, for messages.
     """
 
     name: str = DEFAULT_EXPERIMENT
@@ -75,7 +78,7 @@ class Experiment:
 
     @staticmethod
     def of(config: TrackingConfig) -> Experiment:
-        """Return what the run's key says, else the environment, else `raykd`.
+        """Return the experiment that the run's key names, else the environment, else `raykd`.
 
         Raises:
             TrackingError: MLflow takes no such name.
@@ -98,28 +101,28 @@ class Experiment:
 
 def list_environment_notes(config: TrackingConfig) -> list[str]:
     """Return what a reader must know of MLflow's variables: which count for this run and which do not."""
-    asked, told = Experiment.of(config), []
+    asked, notes = Experiment.of(config), []
     if asked.source in (NAME, ID):
-        told.append(
+        notes.append(
             f"records go to the MLflow experiment {asked} ({asked.source}; tracking.experiment is not set)"
         )
     elif config.experiment is not None and (named := os.environ.get(NAME) or os.environ.get(ID)):
         variable = NAME if os.environ.get(NAME) else ID
-        told.append(f"{variable}={named} is ignored: the run says tracking.experiment: {config.experiment}")
+        notes.append(f"{variable}={named} is ignored: the run says tracking.experiment: {config.experiment}")
     if config.uri and os.environ.get(URI):
-        told.append(f"{URI} is ignored: the run says tracking.uri: {redact(config.uri)}")
+        notes.append(f"{URI} is ignored: the run says tracking.uri: {redact(config.uri)}")
     if os.environ.get(RUN):
-        told.append(
+        notes.append(
             f"{RUN} is ignored: a run of raykd opens an MLflow run of its own, and --resume goes on with it"
         )
-    return told
+    return notes
 
 
 def resolve_tracking_uri(config: TrackingConfig, output: Path) -> str:
-    """The explicit MLflow URI: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
+    """Return the explicit MLflow URI: the config's, else ``MLFLOW_TRACKING_URI``, else SQLite under ``output``.
 
     Raises:
-        TrackingError: the URI holds credentials, or names a store that raykd does not use (``file:``, a
+        TrackingError: The URI holds credentials, or names a store that raykd does not use (``file:``, a
         bare path).
     """
     given = (config.uri or os.environ.get(URI) or "").strip()
@@ -129,14 +132,17 @@ def resolve_tracking_uri(config: TrackingConfig, output: Path) -> str:
 
 
 def check_uri(uri: str, source: str = "the tracking URI") -> str:
-    """The URI if raykd can use it, with an SQLite path made absolute.
+    """Return the URI if raykd can use it, with an SQLite path made absolute.
+
+    Args:
+        source: Where the URI comes from, for messages.
 
     Raises:
-        TrackingError: see `resolve_tracking_uri`.
+        TrackingError: See `resolve_tracking_uri`.
     """
     scheme = uri.split(":", 1)[0].split("+", 1)[0].lower() if "://" in uri or uri.startswith("file:") else ""
-    if scheme in ("", "file") and _files_allowed():
-        return _file_uri(uri)
+    if scheme in ("", "file") and _may_use_files():
+        return _build_file_uri(uri)
     if scheme not in SERVERS + DATABASES:
         raise TrackingError(
             f"{source} is no address that raykd can record to: MLflow keeps no runs in plain folders",
@@ -149,19 +155,19 @@ def check_uri(uri: str, source: str = "the tracking URI") -> str:
         _refuse_credentials(source, scheme, uri)
     if scheme in SERVERS and not urlsplit(uri).hostname:
         raise TrackingError(f"{source} names no host", got=redact(uri), wanted="http://host:port")
-    return _sqlite(uri, source) if scheme == "sqlite" else uri
+    return _check_sqlite_uri(uri, source) if scheme == "sqlite" else uri
 
 
-def _files_allowed() -> bool:
+def _may_use_files() -> bool:
     return os.environ.get(FILES, "").lower() in ("true", "1")
 
 
-def _file_uri(uri: str) -> str:
+def _build_file_uri(uri: str) -> str:
     path = unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
     return Path(path or "mlruns").expanduser().resolve().as_uri()
 
 
-def _sqlite(uri: str, source: str) -> str:
+def _check_sqlite_uri(uri: str, source: str) -> str:
     path, _, query = uri.split(":///", 1)[1].partition("?") if ":///" in uri else ("", "", "")
     if not path or path == ":memory:":
         raise TrackingError(
@@ -170,27 +176,27 @@ def _sqlite(uri: str, source: str) -> str:
             wanted="sqlite:///path/mlflow.db",
             next_step="give a path; a database in memory is gone before anyone reads it",
         )
-    if path.startswith("file:"):  # SQLite's own form, which only SQLite reads
+    if path.startswith("file:"):  # SQLite's own form of a path, which only SQLite reads
         return uri
-    read = Path(unquote(path) if _unquotes() else path).expanduser().resolve()
+    read = Path(unquote(path) if _decodes_percent() else path).expanduser().resolve()
     return build_sqlite_uri(read) + (f"?{query}" if query else "")
 
 
 @cache
-def _unquotes() -> bool:
-    """Return whether SQLAlchemy reads %20 in the path of a database as a blank: since 2.1 it does."""
+def _decodes_percent() -> bool:
+    """Return whether SQLAlchemy reads %20 in the path of a database as a blank, as it does since 2.1."""
     version = [int(number) for number in re.findall(r"\d+", importlib.metadata.version("sqlalchemy"))[:2]]
     return version >= [2, 1]
 
 
 def build_sqlite_uri(path: Path) -> str:
-    """The URI of a database file, whatever signs its folders have.
+    """Return the URI of a database file, whatever signs its folders have.
 
     Raises:
-        TrackingError: this SQLAlchemy cannot be told of such a path.
+        TrackingError: This SQLAlchemy has no way to write such a path.
     """
     text = path.as_posix()
-    if _unquotes():
+    if _decodes_percent():
         return "sqlite:///" + text.replace("%", "%25").replace("?", "%3F")
     if "?" in text:
         raise TrackingError(
@@ -203,11 +209,11 @@ def build_sqlite_uri(path: Path) -> str:
 
 
 def find_database_path(uri: str) -> Path | None:
-    """The file of a `check_uri` of SQLite; None for any other store."""
+    """Return the file that a URI from `check_uri` names; None for any store but SQLite."""
     if not uri.startswith("sqlite") or ":///" not in uri:
         return None
     path = uri.split(":///", 1)[1].partition("?")[0]
-    return None if path.startswith("file:") else Path(unquote(path) if _unquotes() else path)
+    return None if path.startswith("file:") else Path(unquote(path) if _decodes_percent() else path)
 
 
 def _refuse_credentials(source: str, scheme: str, uri: str) -> None:
@@ -226,20 +232,20 @@ def _refuse_credentials(source: str, scheme: str, uri: str) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Whether the URI is a server that answers over HTTP."""
+    """Return whether the URI is a server that answers over HTTP."""
     return urlsplit(uri).scheme in SERVERS
 
 
 def format_mlflow_command(uri: str, words: str) -> str:
-    """A command of MLflow that works as it is printed, in this folder or any other."""
+    """Return a command of MLflow that works as it is printed, in this folder or any other."""
     program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
     host = urlsplit(uri).hostname or "" if is_server(uri) else ""
-    around = f"NO_PROXY={host} " if getproxies_environment() and host and is_this_machine(host) else ""
-    return f"{around}{URI}={shlex.quote(redact(uri))} {program} {words}"
+    bypass = f"NO_PROXY={host} " if getproxies_environment() and host and is_this_machine(host) else ""
+    return f"{bypass}{URI}={shlex.quote(redact(uri))} {program} {words}"
 
 
 def format_sync_command(uri: str, folder: Path) -> str:
-    """The command that sends what a run's folder keeps, with the URI before it where only the environment says it."""
+    """Return the command that sends what a run's folder keeps, with the URI where only the environment names it."""
     given = os.environ.get(URI, "").strip()
     before = f"{URI}={shlex.quote(redact(uri))} " if given and check_uri(given) == uri else ""
     return f"{before}raykd mlflow sync {shlex.quote(str(folder))}"

@@ -1,8 +1,8 @@
-"""What is said to MLflow: connecting, experiments, points, parameters and tags.
+"""Speak to MLflow: connect, find experiments, log points, parameters and tags.
 
-Decision record: plain functions on an `MlflowClient` with explicit ids. MLflow takes a batch whole or not at all, so
-what it refuses for good is looked for by halves: one bad value costs itself and nothing else. Whether a refusal is for
-good is asked of MLflow's error code; where the whole run is gone nothing is thrown away.
+Decision record: plain functions on an `MlflowClient` with explicit ids. MLflow takes a batch whole or not at all, so a
+value that it refuses for good is looked for by halves: one bad value costs itself and nothing else. MLflow's error code
+tells whether a refusal is for good. Where the whole run is gone nothing is thrown away.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from raykd.environ import bypass_proxy
 from raykd.errors import TrackingError
@@ -23,7 +23,7 @@ from raykd.tracking.address import (
     make_mlflow_key,
     redact,
 )
-from raykd.tracking.delivery.outbox import extract_first_line, logger
+from raykd.tracking.delivery.outbox import describe_error, logger
 from raykd.tracking.stores.database import (
     check_database,
     drop_stale_connections,
@@ -33,22 +33,32 @@ from raykd.tracking.stores.database import (
 )
 from raykd.tracking.timeouts import limit_attempts, silence_loggers
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
+    from mlflow.entities import Metric, Param, RunTag
+
+PARENT = "mlflow.parentRunId"
+"""Tag of a run with the id of the run above it."""
+ABSENT_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""Error codes for an id that MLflow does not have; the second one for an id that it could not have."""
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 """Most that MLflow takes at once."""
 SHORTER = (500, 250)
 """Characters that older servers take in the value of a parameter or tag, tried where one is refused."""
 FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 """Error codes of what MLflow will refuse again; BAD_REQUEST is a value that its database cannot hold."""
-T = TypeVar("T")
+RowT = TypeVar("RowT", "Metric", "Param", "RunTag")
 
 
-def connect_mlflow(uri: str) -> Any:
-    """A client of this URI alone, its database made where there is none. Importing mlflow takes a second.
+def connect_mlflow(uri: str) -> MlflowClient:
+    """Return a client of this URI; an SQLite database is made where there is none. Importing mlflow takes a second.
 
     Raises:
-        TrackingError: the database cannot be used. What MLflow raises.
+        TrackingError: The database cannot be used.
+        MlflowException: As MLflow raises it.
     """
-    # a cluster's job does not phone anybody unasked
+    # A cluster's job calls nobody unasked.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
@@ -61,7 +71,7 @@ def connect_mlflow(uri: str) -> Any:
         else:
             check_database(path, uri)
         drop_stale_connections(uri, path)
-    # which would print a page of migrations, and try for 100 s where the first try says all
+    # MLflow would print a page of migrations, and try for 100 s where the first try says all.
     with (
         limit_attempts(),
         remove_misspelled_folders(uri),
@@ -70,11 +80,12 @@ def connect_mlflow(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def find_experiment(client: Any, uri: str, asked: Experiment) -> Any | None:
-    """The experiment that is there; None where it is to be made.
+def find_experiment(client: MlflowClient, uri: str, asked: Experiment) -> MlflowExperiment | None:
+    """Return the experiment if it is there; None where it is to be created.
 
     Raises:
-        TrackingError: it is deleted, or there is none with this id. What MLflow raises.
+        TrackingError: It is deleted, or there is none with this id.
+        MlflowException: As MLflow raises it.
     """
     from mlflow.exceptions import MlflowException
 
@@ -84,7 +95,7 @@ def find_experiment(client: Any, uri: str, asked: Experiment) -> Any | None:
         try:
             found = client.get_experiment(asked.id)
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code not in ABSENT_CODES:
                 raise
             raise make_missing_experiment_error(uri, asked) from None
     if found is not None and found.lifecycle_stage != "active":
@@ -98,7 +109,7 @@ def find_experiment(client: Any, uri: str, asked: Experiment) -> Any | None:
 
 
 def make_missing_experiment_error(uri: str, asked: Experiment) -> TrackingError:
-    """The error where an id is named that MLflow does not have."""
+    """Return the error for an id that MLflow does not have."""
     return TrackingError(
         f"there is no MLflow experiment {asked}",
         got=f"{asked.source} at {redact(uri)}",
@@ -107,11 +118,12 @@ def make_missing_experiment_error(uri: str, asked: Experiment) -> TrackingError:
     )
 
 
-def find_or_create_experiment(client: Any, uri: str, asked: Experiment) -> str:
-    """The id of the experiment, made if needed. With SQLite its artifacts lie beside the database.
+def find_or_create_experiment(client: MlflowClient, uri: str, asked: Experiment) -> str:
+    """Return the id of the experiment, created if needed. With SQLite its artifacts lie beside the database.
 
     Raises:
-        TrackingError: as `find_experiment`. What MLflow raises.
+        TrackingError: As `find_experiment` raises it.
+        MlflowException: As MLflow raises it.
     """
     from mlflow.exceptions import MlflowException
 
@@ -131,24 +143,29 @@ def find_or_create_experiment(client: Any, uri: str, asked: Experiment) -> str:
 Stage = Literal["active", "deleted", "absent"]
 
 
-def read_stage(client: Any, run_id: str) -> Stage:
-    """Whether a run is there; what MLflow raises otherwise."""
+def read_stage(client: MlflowClient, run_id: str) -> Stage:
+    """Return whether a run is there.
+
+    Raises:
+        MlflowException: MLflow does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         stage = client.get_run(run_id).info.lifecycle_stage
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in ABSENT_CODES:
             return "absent"
         raise
     return "deleted" if stage == "deleted" else "active"
 
 
-def check_run(client: Any, uri: str, run_id: str) -> None:
+def check_run(client: MlflowClient, uri: str, run_id: str) -> None:
     """Check that records can be added to a run.
 
     Raises:
-        TrackingError: it is deleted or not there, with what helps. What MLflow raises.
+        TrackingError: It is deleted or not there; the error says what helps.
+        MlflowException: MLflow does not answer.
     """
     stage = read_stage(client, run_id)
     if stage == "deleted":
@@ -164,25 +181,29 @@ def check_run(client: Any, uri: str, run_id: str) -> None:
 
 
 class KeyNames:
-    """Keys of one run, made so that none meets another, also where upper and lower case are one.
+    """The keys of one run, none of which meets another, also where upper and lower case are one.
 
     Args:
-        known: keys that the run has already.
+        known: Keys that the run has already.
     """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._owner = {key.casefold(): key for key in known}
 
     def __call__(self, name: str) -> str:
-        """Return the key of a name; the same one each time."""
+        """Return the key of a name, the same one each time."""
         key = make_mlflow_key(name)
         return key if self._owner.setdefault(key.casefold(), key) == key else append_hash(key, name)
 
 
 def send_points(
-    client: Any, run_id: str, points: Sequence[Point], names: Callable[[str], str] = make_mlflow_key
+    client: MlflowClient, run_id: str, points: Sequence[Point], names: Callable[[str], str] = make_mlflow_key
 ) -> None:
-    """Sends points, 1000 metrics a call; NaN and infinities become tags ``non_finite.<metric>``."""
+    """Send points in batches; NaN and infinities become tags ``non_finite.<metric>``.
+
+    Args:
+        names: Returns the key of a metric's name.
+    """
     from mlflow.entities import Metric, RunTag
 
     metrics, odd = [], {}
@@ -197,42 +218,42 @@ def send_points(
     log_rows(client, run_id, "tags", tags)
 
 
-def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-    """Sets tags, whose names and values are fit for MLflow already."""
+def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags whose names and values MLflow takes as they are."""
     from mlflow.entities import RunTag
 
     log_rows(client, run_id, "tags", [RunTag(key, value) for key, value in tags.items()])
 
 
 def log_rows(
-    client: Any, run_id: str, kind: Literal["metrics", "params", "tags"], rows: Sequence[Any]
+    client: MlflowClient, run_id: str, kind: Literal["metrics", "params", "tags"], rows: Sequence[RowT]
 ) -> None:
-    """Logs rows of one kind in batches; what MLflow refuses for good is said in the log and passed over.
+    """Log rows of one kind in batches; what MLflow refuses for good is said in the log and passed over.
 
     Raises:
-        What MLflow raises where it does not answer, or the run is gone.
+        MlflowException: MLflow does not answer, or the run is gone.
     """
     size = METRICS_PER_CALL if kind == "metrics" else PARAMS_PER_CALL
 
-    def log(part: Sequence[object]) -> None:
-        client.log_batch(run_id, **{kind: part}, synchronous=True)
+    log_batch: Callable[..., object] = client.log_batch
+
+    def log(part: Sequence[RowT]) -> None:
+        log_batch(run_id, **{kind: part}, synchronous=True)
 
     for start in range(0, len(rows), size):
-        refused = _by_halves(log, rows[start : start + size], lambda: read_stage(client, run_id) == "active")
+        refused = _log_by_halves(
+            log, rows[start : start + size], lambda: read_stage(client, run_id) == "active"
+        )
         for row, error in refused:
-            if not _shortened(log, row):
-                logger.warning(
-                    "MLflow refuses %s %s: %s",
-                    kind.removesuffix("s"),
-                    row.key,
-                    redact(extract_first_line(error))[:300],
-                )
+            if not _log_shortened(log, row):
+                what = kind.removesuffix("s")
+                logger.warning("MLflow refuses %s %s: %s", what, row.key, describe_error(error))
 
 
-def _by_halves(
-    log: Callable[[Sequence[T]], None], rows: Sequence[T], is_there: Callable[[], bool]
-) -> list[tuple[T, Exception]]:
-    """Logs rows; returns those that are refused for good. What is no such refusal is raised."""
+def _log_by_halves(
+    log: Callable[[Sequence[RowT]], None], rows: Sequence[RowT], is_there: Callable[[], bool]
+) -> list[tuple[RowT, Exception]]:
+    """Log rows and return those that are refused for good; any other error is raised."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -244,11 +265,11 @@ def _by_halves(
         if len(rows) == 1:
             return [(rows[0], error)]
     half = len(rows) // 2
-    return _by_halves(log, rows[:half], is_there) + _by_halves(log, rows[half:], is_there)
+    return _log_by_halves(log, rows[:half], is_there) + _log_by_halves(log, rows[half:], is_there)
 
 
-def _shortened(log: Callable[[Sequence[Any]], None], row: Any) -> bool:
-    """Whether a parameter or tag is taken with a shorter value."""
+def _log_shortened(log: Callable[[Sequence[RowT]], None], row: RowT) -> bool:
+    """Try a parameter or tag with a shorter value; return whether one was taken."""
     from mlflow.exceptions import MlflowException
 
     for limit in SHORTER:
@@ -262,10 +283,10 @@ def _shortened(log: Callable[[Sequence[Any]], None], row: Any) -> bool:
 
 
 def clean_text(text: str) -> str:
-    """The text as every database and file takes it: no half of a surrogate pair, no NUL."""
+    """Return the text as every database and file takes it: no half of a surrogate pair, no NUL."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def truncate_text(text: str, limit: int) -> str:
-    """The text, with an ellipsis at its end where it is longer than the limit."""
+    """Return the text, cut and with an ellipsis at its end where it is longer than the limit."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

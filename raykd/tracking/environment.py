@@ -1,7 +1,7 @@
-"""On what a run ran: versions, processor, memory, commit.
+"""Describe what a run ran on: versions, processor, memory, commit.
 
-Decision record: versions come from package metadata, without importing the packages, since importing Ray,
-torch and DeepSpeed to print their versions costs seconds.
+Decision record: versions come from package metadata, since importing Ray, torch and DeepSpeed to print their versions
+costs seconds.
 """
 
 from __future__ import annotations
@@ -18,35 +18,38 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
 def describe_environment() -> dict[str, str]:
-    """On what a run ran: python, platform, processor and its flags, cores, memory, versions, and the git
-    commit of the current folder where there is one. Costs milliseconds; nothing is imported."""
+    """Return python, platform, processor and its flags, cores, memory, versions, and the current folder's git commit.
+
+    Costs milliseconds; nothing is imported.
+    """
     found = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **_processor(),
-        "cores": str(_cores()),
-        "memory": _memory(),
+        **_describe_processor(),
+        "cores": str(_count_cores()),
+        "memory": _describe_memory(),
     }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    if commit := _commit():
+    if commit := _read_commit():
         found["git_commit"] = commit
     return found
 
 
-def _cores() -> int:
-    """Cores this process may use, which a container may have limited."""
+def _count_cores() -> int:
+    """Count the cores that this process may use; a container may have limited them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> dict[str, str]:
+def _describe_processor() -> dict[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         return {"cpu": platform.processor() or platform.machine()}
+    # one block of lines for each core; reversed, so that the first block wins
     facts = dict(reversed([(k.strip(), v.strip()) for k, _, v in (line.partition(":") for line in lines)]))
     flags = facts.get("flags", facts.get("Features", "")).split()
     return {
@@ -55,22 +58,22 @@ def _processor() -> dict[str, str]:
     }
 
 
-def _memory() -> str:
+def _describe_memory() -> str:
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
     except (ValueError, OSError, AttributeError):
         return "unknown"
 
 
-def _commit() -> str | None:
-    """The commit of the current folder, ``+`` after it where files differ; None without a repository."""
+def _read_commit() -> str | None:
+    """Read the commit of the current folder, with ``+`` where files differ from it; None without a repository."""
     try:
-        head = _git("rev-parse", "HEAD")
-        return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no") else head
+        head = _run_git("rev-parse", "HEAD")
+        return f"{head}+" if _run_git("status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
     return done.stdout.strip()

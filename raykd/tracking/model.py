@@ -1,8 +1,8 @@
-"""The student as MLflow serves it: MLflow copies this file beside the weights and runs it to load them.
+"""Serve the student in MLflow, which copies this file beside the weights and runs it to load them.
 
-Decision record: a model from code, so that nothing is pickled; what is loaded is safetensors and the tokenizer's files,
-through `raykd.models`: the installed one, else that which the model carries (see `packing`). What it says of a row is
-what `raykd predict` says.
+Decision record: a model from code, so that nothing is pickled. Safetensors and the tokenizer's files are loaded through
+`raykd.models`: the installed one, else the one that the model carries (see `packing`). It answers as `raykd predict`
+does.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from typing import Any
 
 import pandas
 from mlflow.models import set_model
-from mlflow.pyfunc.model import PythonModel
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class StudentModel(PythonModel):
@@ -25,8 +24,8 @@ class StudentModel(PythonModel):
     ``context`` with ``answer``, ``start``, ``end`` and ``probability``. Language models: ``text`` with ``written``.
     """
 
-    def load_context(self, context: Any) -> None:
-        """Loads the saved student."""
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the saved student."""
         _make_importable(context.artifacts["code"])
         from raykd.models import load_model
         from raykd.prediction.predictor import Predictor
@@ -35,8 +34,8 @@ class StudentModel(PythonModel):
 
     def predict(
         self, context: object, model_input: pandas.DataFrame, params: dict[str, object] | None = None
-    ) -> Any:
-        """A row for each row of the input, with its index."""
+    ) -> pandas.DataFrame:
+        """Return a row for each row of the input, with its index."""
         from raykd.prediction.predictor import build_unlabelled_rows
 
         task, labels = self.predictor.task, self.predictor.model.labels

@@ -1,9 +1,9 @@
-"""The logged model: packed here, with raykd's own code, and uploaded by the client's own calls.
+"""Log the student as an MLflow model: packed here, with raykd's own code, and uploaded by the client's own calls.
 
-Decision record: ``mlflow.pyfunc.log_model`` reads the process-wide tracking URI and the active run, and writes the last
-model's id into the process, so it is not used. No package index has raykd, so the model carries what of it a student is
-loaded with, and names as requirements what an index has. It carries it as an artifact and not as MLflow's `code_paths`:
-those stay first on the process's path, where Ray's next workers would find half a raykd.
+Decision record: ``mlflow.pyfunc.log_model`` reads the process-wide tracking URI and the active run, and writes the
+last model's id into the process, so it is not used. No package index has raykd, so the model carries the part of it
+that loads a student, and names the packages that an index has as requirements. It carries raykd as an artifact and not
+as MLflow's `code_paths`: those stay first on the process's path, where Ray's next workers would find half a raykd.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import raykd
 from raykd import models
 from raykd.errors import TrackingError
 from raykd.tasks import Classification, find_task_class
 from raykd.tasks.signature import Column
-from raykd.tracking.address import redact
-from raykd.tracking.delivery.outbox import extract_first_line
+from raykd.tracking.delivery.outbox import describe_error
 from raykd.tracking.timeouts import set_mlflow_variables, silence_loggers
 
 if TYPE_CHECKING:
-    pass
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+    from mlflow.types import Schema
 
 CODE = "code"
 CARRIED = (
@@ -43,20 +44,28 @@ NEEDED = (
 
 
 def log_model(
-    client: Any,
+    client: MlflowClient,
     run: tuple[str, str],
     directory: Path,
     labels: Sequence[str],
     languages: Sequence[str],
     texts: Sequence[str],
 ) -> str:
-    """Packs the student in a temporary folder, then uploads it as a logged model of the run."""
+    """Pack a student in a temporary folder, upload it as a logged model of a run, and return its URI.
+
+    Args:
+        run: Ids of the run and of its experiment.
+        directory: What `raykd.models.save_model` wrote.
+        texts: Examples of the input, kept with the model.
+
+    Raises:
+        TrackingError: The folder is not there or cannot be packed.
+    """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     run_id, experiment_id = run
-    if not directory.is_dir():
-        raise TrackingError("there is no student to log", got=directory, wanted="a folder that raykd saved")
+    check_student_folder(directory)
     entry = client.create_logged_model(experiment_id, name="student", source_run_id=run_id)
     try:
         with tempfile.TemporaryDirectory() as temporary:
@@ -77,22 +86,34 @@ def log_model(
     return f"models:/{entry.model_id}"
 
 
-def _schema(columns: Sequence[Column]) -> Any:
+def check_student_folder(directory: Path) -> None:
+    """Check that there is a student to log.
+
+    Raises:
+        TrackingError: There is no such folder.
+    """
+    if not directory.is_dir():
+        raise TrackingError("there is no student to log", got=directory, wanted="a folder that raykd saved")
+
+
+def _build_schema(columns: Sequence[Column]) -> Schema:
     """The columns in MLflow's terms."""
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import Array, DataType, Object, Property
 
-    found: list[Any] = []
+    specs: list[ColSpec | TensorSpec] = []
     for column in columns:
-        kind: Any = column.type
-        if isinstance(kind, Mapping):
-            kind = Array(Object([Property(name, DataType[scalar]) for name, scalar in kind.items()]))
-        found.append(ColSpec(kind, column.name, required=column.required))
-    return Schema(found)
+        kind: DataType | Array
+        if isinstance(column.type, Mapping):
+            kind = Array(Object([Property(name, DataType[scalar]) for name, scalar in column.type.items()]))
+        else:
+            kind = DataType[column.type]
+        specs.append(ColSpec(kind, column.name, required=column.required))
+    return Schema(specs)
 
 
 def copy_code(folder: Path) -> Path:
-    """A copy of the carried rooms in a folder, as they are imported now."""
+    """Copy the carried rooms, as they are imported now, into a folder and return it."""
     source, target = Path(raykd.__file__).parent, folder / "raykd"
     target.mkdir(parents=True)
     for name in CARRIED:
@@ -107,22 +128,23 @@ def copy_code(folder: Path) -> Path:
 
 
 def list_requirements() -> list[str]:
-    """What a saved student is loaded with, in the versions of this machine, as an index has them."""
+    """Return the packages that load a saved student, in the versions of this machine, as an index has them."""
     versions = {name: version for name in NEEDED if (version := _version(name))}
+    # a local build ("2.13.0+cpu") is in no index
     return [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
 
 
 def _pack_model(
-    path: Path, directory: Path, model: Any, labels: Sequence[str], texts: Sequence[str], code: Path
+    path: Path, directory: Path, model: Model, labels: Sequence[str], texts: Sequence[str], code: Path
 ) -> None:
-    """Writes a pyfunc model from code. Requirements are given: MLflow would run the model to find them."""
+    """Write a pyfunc model from code. Requirements are given, since MLflow would run the model to find them."""
     import mlflow.pyfunc
     import pandas
     from mlflow.models import ModelSignature
 
     task = find_task_class(str(models.inspect_directory(directory).task))
     columns = (task or Classification).build_signature(labels)
-    signature = ModelSignature(inputs=_schema(columns.inputs), outputs=_schema(columns.outputs))
+    signature = ModelSignature(inputs=_build_schema(columns.inputs), outputs=_build_schema(columns.outputs))
     try:
         with (
             set_mlflow_variables({"MLFLOW_UV_AUTO_DETECT": "false"}),
@@ -140,7 +162,7 @@ def _pack_model(
             )
     except Exception as error:
         raise TrackingError(
-            "the student cannot be packed as an MLflow model", got=redact(extract_first_line(error))
+            "the student cannot be packed as an MLflow model", got=describe_error(error)
         ) from error
 
 

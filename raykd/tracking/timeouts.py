@@ -1,8 +1,8 @@
-"""How long MLflow waits, and how much it says: its knobs are environment variables of the process.
+"""Set how long MLflow waits and how much it says, which it reads from the environment at each call.
 
-Decision record: MLflow reads timeout and retries from the environment at each request and has no argument
-for them. Its defaults make one call take 4 minutes when a server is gone. They are lent to the environment
-while a tracker is open and taken back after, and what the user set is left as it is.
+Decision record: MLflow takes timeout and retries as environment variables and has no argument for them. Its defaults
+make one call take 4 minutes when a server is gone. raykd sets them while a tracker is open and puts them back after.
+What the user set is left as it is.
 """
 
 from __future__ import annotations
@@ -14,50 +14,56 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from raykd.environ import set_environment
+from raykd.tracking.address import is_server
 
 PROBE_S, PATIENCE_S = 4, 15
 """Seconds for the first answer of a server, and for each later one."""
 PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_S)}
-_LENT = {
+_WHILE_OPEN = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE_S),
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _environment_lock = threading.RLock()
 _open_trackers = 0
-_lent: list[str] = []
+_shortened = contextlib.ExitStack()
+"""Puts the variables back that the first open tracker set."""
 
 
 @contextlib.contextmanager
 def set_mlflow_variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that MLflow reads at each call, put back afterwards."""
+    """Set environment variables that MLflow reads at each call, and put them back afterwards."""
     with _environment_lock, set_environment(values):
         yield
 
 
+def ask_briefly(uri: str) -> contextlib.AbstractContextManager[None]:
+    """Let a server have `PROBE_S` seconds and no second try, to learn whether it answers at all."""
+    return set_mlflow_variables(PROBE if is_server(uri) else {})
+
+
 def shorten_timeouts() -> None:
-    """While a tracker is open MLflow waits seconds, not 4 minutes, and draws no bars, unless the user set it."""
+    """Let MLflow wait seconds, not 4 minutes, and draw no bars, while a tracker is open."""
     global _open_trackers
     with _environment_lock:
         if _open_trackers == 0:
-            _lent[:] = [name for name in _LENT if name not in os.environ]
-            os.environ.update({name: _LENT[name] for name in _lent})
+            unset = {name: value for name, value in _WHILE_OPEN.items() if name not in os.environ}
+            _shortened.enter_context(set_environment(unset))
         _open_trackers += 1
 
 
 def restore_timeouts() -> None:
-    """Undoes `shorten_timeouts` when the last tracker ends."""
+    """Undo `shorten_timeouts` when the last tracker ends."""
     global _open_trackers
     with _environment_lock:
         _open_trackers -= 1
         if _open_trackers == 0:
-            for name in _lent:
-                os.environ.pop(name, None)
+            _shortened.close()
 
 
 @contextlib.contextmanager
 def limit_attempts() -> Iterator[None]:
-    """MLflow opens a database once: it tries ten times, 100 s in all, and says what it did last."""
+    """Let MLflow try a database once. It tries ten times, 100 s in all, and then says what it did last."""
     from mlflow.store.db import utils
 
     before = getattr(utils, "MAX_RETRY_COUNT", None)
@@ -71,7 +77,7 @@ def limit_attempts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence_loggers(*names: str) -> Iterator[None]:
-    """Loggers that say nothing below a warning for a while."""
+    """Let loggers say nothing below a warning for a while."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -14,7 +14,7 @@ from raykd.point import Point
 from raykd.tracking import SyncResult, Tracker, send_waiting
 from raykd.tracking import timeouts as tracking_timeouts
 from raykd.tracking.delivery import outbox as tracking_outbox
-from raykd.tracking.delivery.outbox import Outbox, format_spool_line, read_spool_lines
+from raykd.tracking.delivery.outbox import Outbox, read_spool_lines, write_spool
 
 CANARY = "s3cr3tCANARY"
 RUN = {"info": {"run_id": "f" * 32, "experiment_id": "1", "status": "RUNNING"}, "data": {}}
@@ -65,7 +65,7 @@ def server(monkeypatch):
     monkeypatch.setattr(tracking_outbox, "LINGER_S", 0.02)
     monkeypatch.setattr(
         tracking_timeouts,
-        "_LENT",
+        "_WHILE_OPEN",
         {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"},
     )
     server = Server()
@@ -161,14 +161,14 @@ def test_a_run_that_ends_during_an_outage_leaves_a_spool_that_can_be_sent_later(
 
 def test_a_resumed_run_sends_what_the_last_one_left(server, tmp_path):
     spool = tmp_path / "mlflow_spool.jsonl"
-    other = format_spool_line("0" * 32, Point(99, {"x": 1.0}, 1))
-    spool.write_text("".join(format_spool_line("f" * 32, p) + "\n" for p in points(1, 4)) + other + "\n")
+    other = ("0" * 32, Point(99, {"x": 1.0}, 1))
+    write_spool(spool, [*(("f" * 32, p) for p in points(1, 4)), other])
     tracker = open_run(server, tmp_path)
     tracker.log_points(points(5, 1))
     assert tracker.flush(5)
     tracker.finish()
     assert steps(server.metrics) == [1, 2, 3, 4, 5]
-    assert spool.read_text() == other + "\n"
+    assert list(read_spool_lines(spool)) == [other]
 
 
 def test_a_full_queue_goes_to_the_spool_while_a_send_hangs(tmp_path, monkeypatch):

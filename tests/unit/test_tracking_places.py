@@ -25,7 +25,7 @@ from raykd.tracking import (
     resolve_tracking_uri,
 )
 from raykd.tracking.stores import database as tracking_database
-from raykd.tracking.stores.failure import mlflow_start_error
+from raykd.tracking.stores.failure import convert_failure
 
 NAMES = [
     "a?b",
@@ -285,7 +285,7 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
     bypass_proxy("http://127.0.0.1:5000")
     assert find_proxy("http://127.0.0.1:5000") is None and find_proxy("http://mlflow.example:5000")
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "corp.example,127.0.0.1"
-    told = str(mlflow_start_error("http://mlflow.example:5000", OSError("refused")))
+    told = str(convert_failure("http://mlflow.example:5000", OSError("refused")))
     assert "through a proxy" in told and "HTTP_PROXY" in told and "s3cr3tCANARY" not in told
 
 
@@ -299,4 +299,4 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch):
     ],
 )
 def test_what_a_server_answers_is_told_apart(text, told):
-    assert told in str(mlflow_start_error("http://127.0.0.1:5000", OSError(text)))
+    assert told in str(convert_failure("http://127.0.0.1:5000", OSError(text)))

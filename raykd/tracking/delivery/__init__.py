@@ -1,1 +1,1 @@
-"""What was not yet recorded: the outbox, replay after an outage, signs of life."""
+"""Bring records to MLflow, now or later: points, other operations, and what is left over."""

@@ -1,7 +1,7 @@
-"""Signs of life: a running run says now and then that it runs, and the next start ends those that do not.
+"""Tell the server now and then that a run is alive, and end the runs that no longer do.
 
 Decision record: MLflow never ends the run of a process that was killed, so it stays RUNNING for ever. Each tracker sets
-a tag with the time once a minute, on its writer thread; whoever opens a run in the same experiment marks those KILLED
+a tag with the time once a minute, on its writer thread. Whoever opens a run in the same experiment marks those KILLED
 whose tag is ten minutes old. Runs without the tag are somebody else's and are left alone. A run that was cut off from
 the server for so long and lives is marked as well; it says itself how it ended when it ends.
 """
@@ -22,17 +22,22 @@ ENDED = "raykd.ended"
 
 
 def make_heartbeat_tag() -> dict[str, str]:
-    """The tag, now."""
+    """Return the tag with the present time."""
     return {HEARTBEAT: str(int(time.time()))}
 
 
 def end_stale(
     client: MlflowClient, experiment_id: str, *, but: str | None = None, now: float | None = None
 ) -> list[str]:
-    """Marks running runs of this experiment KILLED that gave no sign of life for long; returns their ids.
+    """Mark running runs of an experiment KILLED that gave no sign of life for `STALE_S` seconds.
 
     Args:
-        but: a run that is left alone. now: seconds since 1970.
+        but: A run that is left alone.
+        now: Seconds since 1970.
+
+    Returns:
+        The ids of the runs that were ended.
+
     Raises:
         MlflowException: MLflow does not answer.
     """

@@ -1,17 +1,16 @@
-"""The way of metrics out of the driver: a queue, one writer thread and a file for bad times.
+"""Send metrics from the driver to MLflow: a queue, one writer thread, and a file for bad times.
 
-Decision record: training must never wait for a tracking server. `Outbox.put` appends to a list in memory and
-returns; one daemon thread sends. What cannot be sent is appended to a spool file and sent again with backoff,
-oldest first. MLflow drops a point that equals one it has (same step, time and value), so sending twice is
-safe and nothing needs to be acknowledged one by one. The file is JSON lines with the run id on each line,
-so that what a dead run left behind can be sent later from anywhere.
+Decision record: training must never wait for a tracking server. `Outbox.put` appends to a list in memory and returns;
+one daemon thread sends. What cannot be sent is appended to a spool file and sent again with backoff, oldest first.
+MLflow drops a point that equals one it has (same step, time and value), so sending twice is safe and nothing needs to
+be acknowledged one by one. Each line of the file carries the run id, so that what a dead run left behind can be sent
+later from anywhere.
 
 No mlflow here: `send` is a function.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
@@ -19,8 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.tracking.address import redact
+from raykd.tracking.delivery.files import append_lines, read_lines, replace_lines
 
 logger = logging.getLogger("raykd.tracking")
 SPOOL = "mlflow_spool.jsonl"
@@ -28,47 +29,49 @@ SPOOL = "mlflow_spool.jsonl"
 CAPACITY = 20_000
 """Points kept in memory before they go to the spool unsent."""
 CHUNK = 200
-"""Points one send takes at most."""
+"""Points that one send takes at most."""
 LINGER_S = 0.5
 """Seconds the writer waits for more points before it sends."""
 BACKOFF_S = (1.0, 60.0)
 """Seconds between attempts while nothing can be sent: the first and the longest; doubled in between."""
-
-
 SendPoints = Callable[[Sequence[Point]], None]
 
 
-def format_spool_line(run_id: str, point: Point) -> str:
-    """One line of a spool: strict JSON, numbers that JSON cannot hold as strings."""
-    values = {k: v if math.isfinite(v) else str(v) for k, v in point.values.items()}
-    return json.dumps({"run_id": run_id, "step": point.step, "time_ms": point.time_ms, "values": values})
-
-
 def read_spool_lines(path: Path) -> Iterator[tuple[str, Point]]:
-    """``(run id, point)`` of each whole line; a line that was torn by a crash is passed over."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-                values = {str(k): float(v) for k, v in row["values"].items()}
-                yield str(row["run_id"]), Point(int(row["step"]), values, int(row["time_ms"]))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
+    """Yield ``(run id, point)`` of each whole line of a spool."""
+    return read_lines(path, _parse_row)
+
+
+def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
+    """Replace a spool by these rows, at once; no rows removes it."""
+    replace_lines(path, [_make_row(run_id, point) for run_id, point in rows])
+
+
+def _make_row(run_id: str, point: Point) -> JsonObject:
+    # JSON has no NaN and no infinity: they are kept as strings, which float() reads
+    values = {k: v if math.isfinite(v) else str(v) for k, v in point.values.items()}
+    return {"run_id": run_id, "step": point.step, "time_ms": point.time_ms, "values": values}
+
+
+def _parse_row(row: JsonObject) -> tuple[str, Point]:
+    values = {str(k): float(v) for k, v in row["values"].items()}
+    return str(row["run_id"]), Point(int(row["step"]), values, int(row["time_ms"]))
 
 
 class Outbox:
     """One run's metrics on their way. Made by `Tracker`; `put` may be called from any thread.
 
-    dropped: points that are lost. why: what was said when something was not taken last.
-
     Args:
-        run_id: the MLflow run, for the spool.
-        send: sends points or raises; called by the writer thread alone.
-        spool: where points go that cannot be sent; None keeps the newest `CAPACITY` points in memory.
-        beat: a sign of life to the server every `beat_s` seconds, and the first thing that is tried in an outage.
-        offline: nothing is sent at all; everything goes to the spool.
+        run_id: The MLflow run, for the spool.
+        send: Sends points or raises; called by the writer thread alone.
+        spool: Where points go that cannot be sent; None keeps the newest `CAPACITY` points in memory.
+        backoff_s: Seconds between attempts in an outage: the first and the longest.
+        beat: A sign of life to the server every ``beat_s`` seconds, and the first thing that is tried in an outage.
+        offline: Nothing is sent at all; everything goes to the spool.
+
+    Attributes:
+        dropped: Number of points that are lost.
+        why: What was said when something was not taken last.
     """
 
     def __init__(
@@ -87,12 +90,12 @@ class Outbox:
         self._run_id, self._send, self._spool, self._backoff_s = run_id, send, spool, backoff_s
         self._queue: list[Point] = []
         self._in_flight: list[Point] = []
-        self._changed = threading.Condition()
-        self._hurry = False
+        self._spooled = sum(1 for i, _ in read_spool_lines(spool) if i == run_id) if spool else 0
+        self._changed = threading.Condition()  # guards all that follows and the three above
+        self._hurry = False  # somebody waits in `flush`: no lingering and no pause
         self._attempts = 0
         self._closing = False
-        self._wait_s = 0.0
-        self._spooled = sum(1 for i, _ in read_spool_lines(spool) if i == run_id) if spool else 0
+        self._wait_s = 0.0  # pause before the next attempt; above 0 while nothing can be sent
         self.dropped = 0
         self.why = ""
         self._thread = threading.Thread(target=self._run, name=f"raykd-tracking-{run_id[:8]}", daemon=True)
@@ -105,7 +108,7 @@ class Outbox:
         return self.offline or self._wait_s > 0
 
     def suspect(self) -> None:
-        """Something else was not taken: an outage, until the next attempt says otherwise."""
+        """Assume an outage, since something else was not taken; the next attempt decides."""
         with self._changed:
             self._wait_s = self._wait_s or self._backoff_s[0]
             self._changed.notify_all()
@@ -116,8 +119,10 @@ class Outbox:
         return len(self._queue) + len(self._in_flight) + self._spooled
 
     def put(self, points: Sequence[Point]) -> None:
-        """Takes points and returns at once; in an outage or if the queue is full they go to the spool, so that a
-        killed process loses none; never to the network."""
+        """Take points and return at once, without the network.
+
+        In an outage, or if the queue is full, they go to the spool, so that a killed process loses none.
+        """
         with self._changed:
             self._queue.extend(points)
             if len(self._queue) > CAPACITY or (self.down and self._spool is not None):
@@ -125,7 +130,7 @@ class Outbox:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until everything is sent, without a pause; False if that fails or takes too long."""
+        """Wait until everything is sent, without a pause; return False if that fails or takes too long."""
         deadline = time.monotonic() + timeout_s
         if self.offline:
             return not self.waiting
@@ -133,6 +138,7 @@ class Outbox:
             attempts, self._hurry = self._attempts, True
             self._changed.notify_all()
             while (self.waiting or self.down) and (left := deadline - time.monotonic()) > 0:
+                # The attempt that was under way may have failed before; the one after it counts.
                 if self._attempts > attempts + 1 and self.down:
                     break
                 self._changed.wait(left)
@@ -140,7 +146,7 @@ class Outbox:
             return not self.waiting
 
     def close(self, timeout_s: float) -> bool:
-        """A last flush; what is left then goes to the spool. True if everything was sent."""
+        """Flush a last time and put what is left into the spool; return whether everything was sent."""
         done = self.flush(timeout_s)
         with self._changed:
             self._closing = True
@@ -167,7 +173,7 @@ class Outbox:
                 self._settle(error)
 
     def _wait_for_work(self) -> bool:
-        """Sleeps until there is something to send and the pause is over; False once closed."""
+        """Sleep until there is something to send and the pause is over; return False once closed."""
         with self._changed:
             while not (self._closing or self._queue or self._spooled or self.down):
                 if self._beat is None:
@@ -199,29 +205,28 @@ class Outbox:
             self._spooled = sum(1 for run_id, _ in rest if run_id == self._run_id)
 
     def _settle(self, error: Exception | None) -> None:
-        """After an attempt: sets the pause, puts unsent points aside, says a change of state once."""
+        """Set the pause after an attempt, put unsent points aside, and say a change of state once."""
         with self._changed:
             was_down, self._attempts = self.down, self._attempts + 1
             if error is None:
                 self._wait_s = 0.0
-            elif not self._closing:
+                if was_down:
+                    logger.warning("MLflow takes metrics again; all that waited were sent")
+            elif not self._closing:  # `close` puts the rest aside itself
                 first, longest = self._backoff_s
                 self._wait_s = min(longest, max(first, self._wait_s * 2))
-                self.why = redact(extract_first_line(error))[:300]
+                self.why = describe_error(error)
                 self._set_aside(also=self._in_flight)
-            if error is not None and not was_down and not self._closing:
-                place = f"go to {self._spool}" if self._spool else "are kept in memory"
-                logger.warning(
-                    "MLflow takes no metrics; training goes on, they %s and are sent again later (%s)",
-                    place,
-                    redact(extract_first_line(error)),
-                )
-            elif error is None and was_down:
-                logger.warning("MLflow takes metrics again; all that waited were sent")
+                if not was_down:
+                    place = f"go to {self._spool}" if self._spool else "are kept in memory"
+                    message = (
+                        "MLflow takes no metrics; training goes on, they %s and are sent again later (%s)"
+                    )
+                    logger.warning(message, place, self.why)
             self._changed.notify_all()
 
     def _set_aside(self, also: Sequence[Point] = ()) -> None:
-        """Moves the queue (after `also`) to the spool, or back to the queue; the caller holds the lock."""
+        """Move the queue (after `also`) to the spool, or back to the queue; the caller holds the lock."""
         points = [*also, *self._queue]
         self._queue, self._in_flight = [], [] if also else self._in_flight
         if self._spool is None:
@@ -229,9 +234,7 @@ class Outbox:
             self._queue = points[-CAPACITY:]
             return
         try:
-            self._spool.parent.mkdir(parents=True, exist_ok=True)
-            with self._spool.open("a", encoding="utf-8") as file:
-                file.writelines(format_spool_line(self._run_id, point) + "\n" for point in points)
+            append_lines(self._spool, [_make_row(self._run_id, point) for point in points])
             self._spooled += len(points)
         except OSError as error:
             self.dropped += len(points)
@@ -240,20 +243,8 @@ class Outbox:
             )
 
 
-def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
-    """Replaces a spool by these rows, at once; no rows removes it."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(
-        "".join(format_spool_line(run_id, point) + "\n" for run_id, point in rows), encoding="utf-8"
-    )
-    fresh.replace(path)
-
-
-def extract_first_line(error: BaseException) -> str:
-    """What an exception says, without the pages that database and HTTP errors carry."""
+def describe_error(error: BaseException, longest: int = 300) -> str:
+    """Return what an exception says on one line, without secrets and the pages that database and HTTP errors carry."""
     # SQLAlchemy says how it came to ask before it says what was answered.
     lines = [line for line in str(error).splitlines() if line and not line.startswith("(raised as a result")]
-    return lines[0] if lines else type(error).__name__
+    return redact(lines[0] if lines else type(error).__name__)[:longest]

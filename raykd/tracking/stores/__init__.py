@@ -1,1 +1,1 @@
-"""What MLflow stands on, looked at before and while it records: database, artifacts, failures, pages."""
+"""What MLflow records in: its database, its artifacts, its failures and its pages."""

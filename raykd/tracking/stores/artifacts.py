@@ -1,10 +1,11 @@
-"""Where artifacts lie: MLflow notes an absolute place in the database, which a moved or copied folder leaves behind.
+"""Keep MLflow's notion of where artifacts lie true after a folder was moved or copied.
 
-Decision record: raykd keeps artifacts beside its database, in `mlartifacts`. After `mv` or `cp` the database still
-names the old folder, and MLflow has no call that changes it: what is resumed there would be written back to the old
-place, and what lies in the new one is not found. So the old folder's name is replaced in the moved database, by SQL,
-where it is certain that it was moved or copied: artifacts are not at the old place, or a database of the same name is
-there too. Any other place is somebody's choice and stays; that it can be written is looked at before a run begins.
+Decision record: raykd keeps artifacts beside its database, in `mlartifacts`, and MLflow notes that place in the
+database as an absolute path. After `mv` or `cp` the database still names the old folder, and MLflow has no call that
+changes it: a resumed run would write to the old place, and what lies in the new one would not be found. The old
+folder's name is therefore replaced in the moved database by SQL, where it is certain that it was moved or copied:
+artifacts are not at the old place, or a database of the same name is there too. Any other place is somebody's choice
+and stays; whether it can be written is checked before a run begins.
 """
 
 from __future__ import annotations
@@ -35,16 +36,18 @@ _COLUMNS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Where MLflow's schema names places of artifacts."""
-_CLIENTS = {
+"""Tables and columns in which MLflow's schema names places of artifacts."""
+_CLIENT_MODULES = {
     "s3": "boto3", "s3a": "boto3", "s3n": "boto3", "gs": "google.cloud.storage", "wasbs": "azure.storage.blob",
     "hdfs": "pyarrow",
 }  # fmt: skip
+"""Scheme of a location to the module that MLflow writes there with."""
 _PACKAGES = {"google.cloud.storage": "google-cloud-storage", "azure.storage.blob": "azure-storage-blob"}
+"""Module to the package that has it, where their names differ."""
 
 
 def parse_local_path(location: str) -> Path | None:
-    """The folder of a location on this machine; None where it is elsewhere."""
+    """Return the folder of a location on this machine; None where it is elsewhere."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return None
@@ -52,7 +55,7 @@ def parse_local_path(location: str) -> Path | None:
 
 
 def find_left_behind(uri: str, location: str) -> Path | None:
-    """The folder that a moved or copied database still names for its artifacts; None where it was not moved."""
+    """Return the folder that a moved or copied database still names for its artifacts; None where it was not moved."""
     database, old = find_database_path(uri), parse_local_path(location)
     if database is None or old is None or old.name != ARTIFACTS or old.parent == database.parent:
         return None
@@ -64,15 +67,19 @@ def find_left_behind(uri: str, location: str) -> Path | None:
 
 
 def rewrite_moved_locations(uri: str, location: str) -> str | None:
-    """Let a moved database name the folder of artifacts beside it; what was done, for people, None if nothing.
+    """Let a moved database name the folder of artifacts beside it.
+
+    Returns:
+        What was done, for people; None if nothing.
 
     Raises:
-        sqlite3.Error: the database cannot be written.
+        sqlite3.Error: The database cannot be written.
     """
     database, old = find_database_path(uri), find_left_behind(uri, location)
     if database is None or old is None:
         return None
-    before, after = old.as_uri(), (database.parent / ARTIFACTS).as_uri()
+    place = database.parent / ARTIFACTS
+    before, after = old.as_uri(), place.as_uri()
     with contextlib.closing(sqlite3.connect(database, timeout=LOCKED_S)) as connection, connection:
         for table, column in _COLUMNS:
             with contextlib.suppress(sqlite3.OperationalError):  # no such column in this schema
@@ -81,20 +88,26 @@ def rewrite_moved_locations(uri: str, location: str) -> str | None:
                     f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
                     (after, len(before) + 1, before, len(before) + 1, before + "/"),
                 )
-    place = database.parent / ARTIFACTS
     return (
         f"the MLflow database was moved or copied: its artifacts are now those in {place}, no longer in {old}"
     )
 
 
 def check_artifact_location(uri: str, name: str, location: str) -> str | None:
-    """Check that artifacts of an experiment can be written; a note where they lie elsewhere than one may think.
+    """Check that artifacts of an experiment can be written.
+
+    Args:
+        name: Of the experiment.
+        location: Where MLflow says that its artifacts lie.
+
+    Returns:
+        A note where they lie elsewhere than one may think, else None.
 
     Raises:
-        TrackingError: they cannot be written from here.
+        TrackingError: They cannot be written from here.
     """
     scheme = urlsplit(location).scheme
-    client = _CLIENTS.get(scheme)
+    client = _CLIENT_MODULES.get(scheme)
     wanted = "an experiment whose artifacts can be written from here"
     other = "tracking.experiment=NAME names another experiment"
     if client is not None and not _can_import(client):
@@ -131,7 +144,7 @@ def _can_import(module: str) -> bool:
 
 
 def repair_artifact_location(client: MlflowClient, uri: str, experiment_id: str) -> str | None:
-    """Follow a move, of which the place of this experiment tells; what was done, None if nothing."""
+    """Follow a move of the database, if this experiment shows one; return what was done, None if nothing."""
     try:
         done = rewrite_moved_locations(uri, client.get_experiment(experiment_id).artifact_location)
         if done is not None:

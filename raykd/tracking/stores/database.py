@@ -1,10 +1,10 @@
-"""The SQLite file that MLflow records in: made whole or not at all, and looked at before MLflow opens it.
+"""Make the SQLite file that MLflow records in, whole or not at all, and check it before MLflow opens it.
 
 Decision record: MLflow makes a database in about 6 s, by some sixty migrations of the file that everybody sees. Two
-that begin at once break each other, and one that is killed leaves a torn file. So it is made beside, under another
-name, and gets its own name in one step of the file system: who comes second finds it there and uses it. No lock is
-needed, which network file systems may not have. What is wrong with a file that is there already (locked, torn, of
-another version of MLflow) is asked of SQLite, since MLflow tries a hundred seconds and then says what it did last.
+that begin at once break each other, and one that is killed leaves a torn file. raykd makes it beside, under another
+name, and gives it its own name in one step of the file system; whoever comes second finds it there and uses it. This
+needs no lock, which network file systems may not have. SQLite is asked what is wrong with a file that is there already
+(locked, torn, of another version of MLflow), since MLflow tries a hundred seconds and then says what it did last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from raykd.compat.mlflow_private import close_connections
@@ -26,16 +26,20 @@ from raykd.errors import TrackingError
 from raykd.tracking.address import build_sqlite_uri, find_database_path, format_mlflow_command
 from raykd.tracking.timeouts import silence_loggers
 
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+
 LOCKED_S = 10.0
 """Seconds that another process may hold the database before it is called locked."""
 MAKING_S = 60.0
 """Seconds for which a file without all tables counts as being made by somebody else."""
 CHECKED_BYTES = 64 << 20
-"""Size up to which all pages of a database are looked at: a tenth of a second."""
+"""Size up to which all pages of a database are checked, which takes a tenth of a second."""
+_ELSEWHERE = "record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db"
 
 
 def make_away_error(what: str, **more: str) -> TrackingError:
-    """An error that says that MLflow does not answer now; a run that need not be recorded goes on without it."""
+    """Return an error that says that MLflow does not answer now; a run that need not be recorded goes on without it."""
     error = TrackingError(what, **more)
     error.is_away = True
     return error
@@ -63,7 +67,7 @@ def check_folder(path: Path) -> None:
     """Check that a database can be made at this path; makes nothing.
 
     Raises:
-        TrackingError: the folder cannot be written.
+        TrackingError: The folder cannot be written.
     """
     closed = find_closed_folder(path.parent)
     if path.is_dir() or closed is not None:
@@ -80,52 +84,49 @@ def check_database(path: Path, uri: str) -> None:
     """Check that an existing database can be read and written and is of this MLflow.
 
     Raises:
-        TrackingError: what is wrong, and what to do.
+        TrackingError: It cannot; the error says what to do.
     """
-    found = _revision(path)
+    found = _read_revision(path)
     until = time.monotonic() + MAKING_S
     while found != read_schema_revision() and _is_young(path) and time.monotonic() < until:
         time.sleep(0.5)
-        found = _revision(path)
+        found = _read_revision(path)
     if found == read_schema_revision():
         return
-    if found is None and not _tables(path):
+    if found is None and not _has_mlflow_tables(path):
         return  # a database of somebody else, or an empty one: MLflow adds its tables
     upgrade = format_mlflow_command(uri, f"db upgrade {shlex.quote(uri)}")
-    if found is not None and found not in _known():
+    if found is not None and found not in _list_known_revisions():
         raise TrackingError(
             f"the MLflow database {path} was written by a newer MLflow",
             got=f"schema {found}, which MLflow {_version()} does not know",
             wanted=f"schema {read_schema_revision()}",
-            next_step="pip install -U mlflow; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+            next_step=f"pip install -U mlflow; or {_ELSEWHERE}",
         )
     raise TrackingError(
         f"the MLflow database {path} was written by an older MLflow, or cut off while it was made",
         got=f"schema {found or 'unfinished'}",
         wanted=f"schema {read_schema_revision()} (MLflow {_version()})",
-        next_step=f"keep a copy of the file, then: {upgrade}; or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+        next_step=f"keep a copy of the file, then: {upgrade}; or {_ELSEWHERE}",
     )
 
 
-def _revision(path: Path) -> str | None:
-    """The revision of the schema, None where there is none; also tries whether it can be written.
+def _read_revision(path: Path) -> str | None:
+    """Read the revision of the schema, None where there is none; try as well whether the file can be written.
 
     Raises:
-        TrackingError: it cannot be used.
+        TrackingError: It cannot be used.
     """
     aside = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.broken')}"
     try:
-        with contextlib.closing(_opened(path, LOCKED_S)) as database:
+        with contextlib.closing(_connect(path)) as database:
             if path.stat().st_size <= CHECKED_BYTES:
                 (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
                 if said != "ok":
                     raise sqlite3.DatabaseError(said)
             database.execute("BEGIN IMMEDIATE")
             database.execute("ROLLBACK")
-            names = {
-                name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            if "alembic_version" not in names:
+            if not _has_table(database, "alembic_version"):
                 return None
             row = database.execute("SELECT version_num FROM alembic_version").fetchone()
             return None if row is None else str(row[0])
@@ -135,49 +136,49 @@ def _revision(path: Path) -> str | None:
                 f"the MLflow database {path} is locked",
                 got=f"another process has held it for {LOCKED_S:.0f} s ({error})",
                 wanted="a database that others hold for moments",
-                next_step=f"end what holds it (fuser {shlex.quote(str(path))} tells), or record elsewhere: "
-                "tracking.uri=sqlite:///FOLDER/mlflow.db",
+                next_step=f"end what holds it (fuser {shlex.quote(str(path))} tells), or {_ELSEWHERE}",
             ) from None
         raise TrackingError(
             f"the MLflow database {path} cannot be written",
             got=str(error),
             wanted="a file, and a folder around it, that this user may write",
-            next_step="chmod them, or record elsewhere: tracking.uri=sqlite:///FOLDER/mlflow.db",
+            next_step=f"chmod them, or {_ELSEWHERE}",
         ) from None
     except sqlite3.DatabaseError as error:
         raise TrackingError(
             f"the MLflow database {path} is damaged, or no database",
             got=str(error),
             wanted="an SQLite database",
-            next_step=f"put it aside ({aside}) and a new one is made, or record elsewhere: "
-            "tracking.uri=sqlite:///FOLDER/mlflow.db",
+            next_step=f"put it aside ({aside}) and a new one is made, or {_ELSEWHERE}",
         ) from None
     except OSError as error:
         raise TrackingError(f"the MLflow database {path} cannot be read", got=str(error)) from None
 
 
-def _opened(path: Path, timeout_s: float) -> sqlite3.Connection:
-    """A connection that makes no file; transactions are begun by hand."""
+def _connect(path: Path) -> sqlite3.Connection:
+    """Connect without making a file; transactions are begun by hand."""
     uri = f"file:{quote(path.as_posix())}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None)
+    return sqlite3.connect(uri, uri=True, timeout=LOCKED_S, isolation_level=None)
 
 
-def _tables(path: Path) -> bool:
+def _has_mlflow_tables(path: Path) -> bool:
     """Return whether tables of MLflow are there."""
-    with contextlib.closing(_opened(path, LOCKED_S)) as database:
-        return (
-            database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone() is not None
-        )
+    with contextlib.closing(_connect(path)) as database:
+        return _has_table(database, "experiments")
+
+
+def _has_table(database: sqlite3.Connection, name: str) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
 
 
 def _is_young(path: Path) -> bool:
-    """Return whether the file was written moments ago."""
+    """Return whether the file was written moments ago: somebody may be making it."""
     files = (path, path.with_name(path.name + "-journal"))
     return any(time.time() - file.stat().st_mtime < MAKING_S / 4 for file in files if file.exists())
 
 
 @cache
-def _script() -> Any:
+def _migrations() -> ScriptDirectory:
     import mlflow
     from alembic.script import ScriptDirectory
 
@@ -186,13 +187,13 @@ def _script() -> Any:
 
 @cache
 def read_schema_revision() -> str:
-    """The revision of the schema that this MLflow reads and writes."""
-    return str(_script().get_current_head())
+    """Return the revision of the schema that this MLflow reads and writes."""
+    return str(_migrations().get_current_head())
 
 
 @cache
-def _known() -> frozenset[str]:
-    return frozenset(revision.revision for revision in _script().walk_revisions())
+def _list_known_revisions() -> frozenset[str]:
+    return frozenset(revision.revision for revision in _migrations().walk_revisions())
 
 
 def _version() -> str:
@@ -205,7 +206,8 @@ def make_database(path: Path) -> None:
     """Make the database whole, or leave the one that somebody else made meanwhile.
 
     Raises:
-        TrackingError: the folder cannot be written. What SQLite and MLflow raise.
+        TrackingError: The folder cannot be written.
+        sqlite3.Error, MlflowException: As they raise it.
     """
     from mlflow import MlflowClient
 
@@ -220,17 +222,18 @@ def make_database(path: Path) -> None:
             MlflowClient(tracking_uri=build_sqlite_uri(made), registry_uri=build_sqlite_uri(made))
         # A copy, since MLflow keeps the first file open as long as this process lives.
         with (
-            contextlib.closing(_opened(made, LOCKED_S)) as source,
+            contextlib.closing(_connect(made)) as source,
             contextlib.closing(sqlite3.connect(whole)) as target,
         ):
             source.backup(target)
-        _name(whole, path)
+        _put_in_place(whole, path)
     finally:
         for file in (made, whole):
             file.unlink(missing_ok=True)
 
 
-def _name(whole: Path, path: Path) -> None:
+def _put_in_place(whole: Path, path: Path) -> None:
+    """Give a finished database its own name, unless somebody else was faster."""
     if path.exists() and path.stat().st_size == 0:  # what a process left that was killed at the first moment
         path.unlink(missing_ok=True)
     try:
@@ -243,7 +246,7 @@ def _name(whole: Path, path: Path) -> None:
 
 
 def identify_file(path: Path) -> tuple[int, int] | None:
-    """Which file lies at a path; None for none."""
+    """Return which file lies at a path, as device and inode; None for none."""
     try:
         return path.stat().st_dev, path.stat().st_ino
     except OSError:
@@ -254,7 +257,7 @@ _opened_before: dict[str, tuple[int, int] | None] = {}
 
 
 def drop_stale_connections(uri: str, path: Path) -> None:
-    """Let go of a file that was removed: MLflow keeps connections for each URI as long as the process lives."""
+    """Close connections to a file that was removed: MLflow keeps them for each URI as long as the process lives."""
     now = identify_file(path)
     if _opened_before.setdefault(uri, now) != now:
         _opened_before[uri] = now
@@ -263,7 +266,7 @@ def drop_stale_connections(uri: str, path: Path) -> None:
 
 @contextlib.contextmanager
 def remove_misspelled_folders(uri: str) -> Iterator[None]:
-    """Remove what MLflow makes by reading a path as it is spelled: ``a%3Fb`` beside ``a?b``."""
+    """Remove the empty folders that MLflow makes because it takes a path as it is spelled: ``a%3Fb`` beside ``a?b``."""
     path = find_database_path(uri)
     spelled = Path(uri.split(":///", 1)[1].partition("?")[0]).parent if path is not None else None
     if path is None or spelled is None or spelled == path.parent:

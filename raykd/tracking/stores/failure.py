@@ -1,7 +1,7 @@
-"""What an error of MLflow means and what helps: a proxy, a password, a server that is another one, a driver.
+"""Turn an error of MLflow into one that says what helps: a proxy, a password, a server that is another one, a driver.
 
 Decision record: MLflow and the libraries under it raise a page each, whose first line names the last thing that was
-tried. What stands between is told apart by what it holds; the words of MLflow are kept as what was got.
+tried. The causes are told apart by words in that page; MLflow's own words are kept as what was got.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from urllib.parse import urlsplit
 from raykd.environ import find_proxy
 from raykd.errors import RaykdError, TrackingError
 from raykd.tracking.address import is_server, redact
-from raykd.tracking.delivery.outbox import extract_first_line
+from raykd.tracking.delivery.outbox import describe_error
 from raykd.tracking.stores.database import make_away_error
 from raykd.tracking.timeouts import PROBE_S
 
 ELSEWHERE = "remove tracking.uri and MLFLOW_TRACKING_URI to record in an SQLite database under `output`"
+DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
+"""The package of a database's driver, by its module."""
 
 
 def convert_failure(uri: str, error: BaseException) -> RaykdError:
-    """The error to show for one that was raised while MLflow was opened."""
-    return error if isinstance(error, RaykdError) else mlflow_start_error(uri, error)
-
-
-def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
-    """MLflow cannot be used at this URI: why, and what helps."""
+    """Return the error to show for one that was raised while MLflow was opened: why, and what helps."""
+    if isinstance(error, RaykdError):
+        return error
     text = str(error)
-    got = redact(extract_first_line(error))[:500]
+    got = describe_error(error, 500)
     what = f"MLflow cannot be used at {redact(uri)}"
     if isinstance(error, ModuleNotFoundError):
         return TrackingError(
@@ -39,10 +38,11 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
             what, got=got, wanted="a database that opens",
             next_step="see that it is there and may be written, or set tracking.uri to another database",
         )  # fmt: skip
+    # MLflow's own words, then those of requests
     status = re.search(
         r"\b(?:error code|status code|HTTP)\D{0,3}(\d{3})\b|\b(\d{3}) (?:Client|Server) Error", text
     )
-    code = next((found for found in status.groups() if found), "") if status else ""
+    code = "" if status is None else status[1] or status[2]
     if code in ("401", "403"):
         return TrackingError(
             f"the MLflow server {redact(uri)} lets nobody in without a name", got=got,
@@ -65,7 +65,3 @@ def mlflow_start_error(uri: str, error: BaseException) -> TrackingError:
         next_step=f"start the server (mlflow server --port {urlsplit(uri).port or 5000}) or correct tracking.uri; "
         f"{ELSEWHERE}",
     )  # fmt: skip
-
-
-DRIVERS = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql", "pyodbc": "pyodbc"}
-"""The package of a database's driver, by its module."""

@@ -1,7 +1,7 @@
-"""What can be known of MLflow before a run begins; nothing is made and nothing is written.
+"""Check before a run begins whether MLflow can record it; nothing is made and nothing is written.
 
 Decision record: whatever `Tracker.start` would refuse is refused here, so that a run that cannot be recorded stops
-before Ray starts. A server that does not answer is an error of a run that must be recorded, else a note.
+before Ray starts. A server that does not answer is an error if the run must be recorded, else a note.
 """
 
 from __future__ import annotations
@@ -25,14 +25,18 @@ from raykd.tracking.client import connect_mlflow, find_experiment, make_missing_
 from raykd.tracking.stores.artifacts import check_artifact_location, find_left_behind, parse_local_path
 from raykd.tracking.stores.database import check_folder, is_new
 from raykd.tracking.stores.failure import convert_failure
-from raykd.tracking.timeouts import PROBE, PROBE_S, set_mlflow_variables
+from raykd.tracking.timeouts import PROBE_S, ask_briefly
 
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 @dataclass(frozen=True)
 class RecordingPlace:
-    """Where a run will be recorded. notes: what a reader must know of it."""
+    """Where a run will be recorded.
+
+    Attributes:
+        notes: What a reader must know of it.
+    """
 
     uri: str
     experiment: Experiment
@@ -43,17 +47,19 @@ class RecordingPlace:
 
 
 def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace:
-    """Look at the place where a run with this configuration is recorded.
+    """Find the place where a run with this configuration is recorded, and check it.
 
     Args:
-        config: the run's `tracking`. output: the folder of all runs.
+        config: The run's `tracking`.
+        output: The folder of all runs.
+
     Raises:
-        TrackingError: it cannot be recorded there.
+        TrackingError: It cannot be recorded there.
     """
     uri, asked = resolve_tracking_uri(config, output), Experiment.of(config)
     notes = list_environment_notes(config)
     try:
-        notes += _look_at_store(uri, asked)
+        notes += _check_store(uri, asked)
     except TrackingError as error:
         if config.required or not error.is_away:
             raise
@@ -63,7 +69,8 @@ def find_recording_place(config: TrackingConfig, output: Path) -> RecordingPlace
     return RecordingPlace(uri, asked, tuple(notes))
 
 
-def _look_at_store(uri: str, asked: Experiment) -> list[str]:
+def _check_store(uri: str, asked: Experiment) -> list[str]:
+    """Check the database or server, and return what a reader must know of it."""
     path = find_database_path(uri) or (parse_local_path(uri) if uri.startswith("file:") else None)
     if path is not None and is_new(path):
         check_folder(path)
@@ -73,7 +80,7 @@ def _look_at_store(uri: str, asked: Experiment) -> list[str]:
     try:
         if path is None and not is_server(uri):
             _check_database_server(uri)
-        with set_mlflow_variables(PROBE if is_server(uri) else {}):
+        with ask_briefly(uri):
             found = find_experiment(connect_mlflow(uri), uri, asked)
     except Exception as error:
         raise convert_failure(uri, error) from None  # the cause may hold what must not be printed
@@ -89,12 +96,13 @@ def _check_database_server(uri: str) -> None:
     """Check that a database's driver is there and its host answers, neither of which MLflow says within a minute.
 
     Raises:
-        ModuleNotFoundError, OSError: what is missing.
+        ModuleNotFoundError: The driver is not installed.
+        OSError: The host does not answer.
     """
     import sqlalchemy
 
     parts = urlsplit(uri)
-    sqlalchemy.create_engine(uri)
+    sqlalchemy.create_engine(uri)  # imports the driver, connects to nothing
     if parts.hostname:
-        port = parts.port or PORTS.get(parts.scheme.split("+")[0], 0)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme.split("+")[0], 0)
         socket.create_connection((parts.hostname, port), timeout=PROBE_S).close()

@@ -1,4 +1,4 @@
-"""MLflow's own pages, of one database, for this machine alone."""
+"""Serve MLflow's own pages of one database, to this machine alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from raykd.tracking.stores.database import check_database, remove_misspelled_fol
 
 
 def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
-    """Serves MLflow's pages of the database in ``output`` to this machine alone, until Ctrl-C.
+    """Serve MLflow's pages of the database in ``output`` until Ctrl-C.
+
+    Args:
+        say: Shows a line to the user.
 
     Raises:
-        TrackingError: there is no database, it cannot be used, or the server ends by itself.
+        TrackingError: There is no database, it cannot be used, or the server ends by itself.
     """
     database = output.expanduser().resolve() / "mlflow.db"
     if not database.is_file():
@@ -43,7 +46,7 @@ def serve_ui(output: Path, port: int, say: Callable[[str], None]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the server and the processes that it started, which it would take seconds for."""
+    """End the server and the processes that it started; it would take seconds to do so itself."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
