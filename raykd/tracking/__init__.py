@@ -1,7 +1,7 @@
 """Record runs in MLflow, from the driver alone; the only room that imports mlflow.
 
-`tracker` records one run. `address` decides where, `opening` opens it, `delivery` keeps what waits in an outage, `stores`
-looks after the database and the artifacts.
+`tracker` records one run. `address` decides where, `opening` opens it, `delivery` keeps what waits in an outage,
+`stores` looks after the database and the artifacts.
 """
 
 from raykd.point import Point
