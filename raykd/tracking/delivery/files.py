@@ -15,14 +15,14 @@ from raykd.parse import JsonObject
 T = TypeVar("T")
 
 
-def append_rows(path: Path, rows: Sequence[JsonObject]) -> None:
+def append_json_rows(path: Path, rows: Sequence[JsonObject]) -> None:
     """Add rows to a file, which is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def replace_rows(path: Path, rows: Sequence[JsonObject]) -> None:
+def replace_json_rows(path: Path, rows: Sequence[JsonObject]) -> None:
     """Replace a file by these rows, at once; no rows removes it."""
     if not rows:
         path.unlink(missing_ok=True)
@@ -32,7 +32,7 @@ def replace_rows(path: Path, rows: Sequence[JsonObject]) -> None:
     fresh.replace(path)
 
 
-def read_rows(path: Path, parse: Callable[[JsonObject], T]) -> Iterator[T]:
+def read_json_rows(path: Path, parse: Callable[[JsonObject], T]) -> Iterator[T]:
     """Yield what each whole line holds; nothing where there is no file.
 
     Args:

@@ -31,7 +31,7 @@ from raykd.tracking.client import (
     log_tags,
     truncate_text,
 )
-from raykd.tracking.delivery.files import append_rows, read_rows, replace_rows
+from raykd.tracking.delivery.files import append_json_rows, read_json_rows, replace_json_rows
 from raykd.tracking.packing import log_model
 from raykd.tracking.stores.artifacts import repair_artifact_location
 
@@ -80,7 +80,7 @@ class WaitingOps:
         """Append an operation."""
         self.ops.append(op)
         if self._path is not None:
-            append_rows(self._path, [asdict(op)])
+            append_json_rows(self._path, [asdict(op)])
 
     def keep(self, ops: Sequence[TrackingOp]) -> None:
         """Let only these still wait; no file is left where none does."""
@@ -88,12 +88,12 @@ class WaitingOps:
             return
         self.ops = list(ops)
         if self._path is not None:
-            replace_rows(self._path, [asdict(op) for op in ops])
+            replace_json_rows(self._path, [asdict(op) for op in ops])
 
 
 def read_ops(path: Path) -> Iterator[TrackingOp]:
     """Yield what waits in a file."""
-    return read_rows(path, lambda row: TrackingOp(**row))
+    return read_json_rows(path, lambda row: TrackingOp(**row))
 
 
 def now_ms() -> int:

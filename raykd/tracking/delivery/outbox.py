@@ -21,7 +21,7 @@ from pathlib import Path
 from raykd.parse import JsonObject
 from raykd.point import Point
 from raykd.tracking.address import redact
-from raykd.tracking.delivery.files import append_rows, read_rows, replace_rows
+from raykd.tracking.delivery.files import append_json_rows, read_json_rows, replace_json_rows
 
 logger = logging.getLogger("raykd.tracking")
 SPOOL = "mlflow_spool.jsonl"
@@ -39,12 +39,12 @@ SendPoints = Callable[[Sequence[Point]], None]
 
 def read_spool_lines(path: Path) -> Iterator[tuple[str, Point]]:
     """Yield ``(run id, point)`` of each whole line of a spool."""
-    return read_rows(path, _parse_row)
+    return read_json_rows(path, _parse_row)
 
 
 def write_spool(path: Path, rows: Sequence[tuple[str, Point]]) -> None:
     """Replace a spool by these rows, at once; no rows removes it."""
-    replace_rows(path, [_make_row(run_id, point) for run_id, point in rows])
+    replace_json_rows(path, [_make_row(run_id, point) for run_id, point in rows])
 
 
 def _make_row(run_id: str, point: Point) -> JsonObject:
@@ -234,7 +234,7 @@ class Outbox:
             self._queue = points[-CAPACITY:]
             return
         try:
-            append_rows(self._spool, [_make_row(self._run_id, point) for point in points])
+            append_json_rows(self._spool, [_make_row(self._run_id, point) for point in points])
             self._spooled += len(points)
         except OSError as error:
             self.dropped += len(points)
