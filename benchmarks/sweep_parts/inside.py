@@ -205,7 +205,7 @@ class Inside:
             labels = np.asarray([LABELS.index(r["label"]) for r in picked])
             ids = tuple(str(i) for i in range(len(picked)))
             parts.append(
-                Rows(ids, tuple(r["text"] for r in picked), None, tuple(r["lang"] for r in picked), labels)
+                Rows(ids, tuple(r["text"] for r in picked), tuple(r["lang"] for r in picked), labels)
             )
         return parts
 
@@ -248,7 +248,7 @@ class Inside:
         lines = read_lines(self.setting.work / "rest.jsonl")
         labels = np.asarray([LABELS.index(r["label"]) for r in lines])
         ids = tuple(f"rest-{i}" for i in range(len(lines)))
-        return Rows(ids, tuple(r["text"] for r in lines), None, tuple(r["lang"] for r in lines), labels)
+        return Rows(ids, tuple(r["text"] for r in lines), tuple(r["lang"] for r in lines), labels)
 
     def _efficiency(self, rows: Rows) -> float:
         config = self.config

@@ -116,8 +116,8 @@ def load_data(
         read["test"] = _keep_labelled(part("test", config.test, True), "test", left_out)
     optional = form == "answers" and may_lack_answers(read, config.no_answer)
     if optional:
-        train = train.in_mode("optional")
-        read = {name: rows.in_mode("optional") for name, rows in read.items()}
+        train = train.with_mode("optional")
+        read = {name: rows.with_mode("optional") for name, rows in read.items()}
     labelled, undrawn = _draw_labelled(read["train"], config, left_out)
     validation, test = read["validation"], read.get("test")
     held_out = _keys(validation, form) | (set() if test is None else _keys(test, form))
@@ -126,7 +126,7 @@ def load_data(
     parts = [labelled, *(_remove_held_out(rows, form, held_out, left_out) for rows in bare if len(rows))]
     if config.unlabeled is not None:
         unlabelled = part("unlabeled", config.unlabeled, False)
-        unlabelled = unlabelled.in_mode("optional") if optional else unlabelled
+        unlabelled = unlabelled.with_mode("optional") if optional else unlabelled
         if targets_needed and form in _WITH_TARGETS:
             _check_targets(unlabelled)
         parts.append(_not_held_out(unlabelled, form, held_out, left_out))

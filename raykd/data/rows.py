@@ -1,4 +1,4 @@
-"""`Rows`: texts with languages and labels, in memory, immutable.
+"""Hold the rows of a run: texts with languages and labels, in memory, immutable.
 
 Decision record: plain tuples and one array instead of an Arrow table, because rows travel to workers through
 Ray's object store (which moves numpy without a copy), are indexed at random at every step, and a table's
@@ -11,38 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
-from raykd.text.batch import Mode, Spans, TextBatch
+from raykd.text.batch import Mode, TextBatch
 
 
 @dataclass(frozen=True)
-class Rows:
-    """B rows. Written by `read`, `corpus` and `load`; read by the stream, the loop and the evaluation.
-
-    ids: names for messages; need not be unique.
-    texts, pairs, languages, labels_B, words, golds, modes, source_languages: as in `TextBatch`.
+class Rows(TextBatch):
+    """B rows of a run, as `TextBatch` holds them. Made by `read`, `corpus` and `load`; read by the stream, the loop and
+    the evaluation.
 
     Raises:
-        ValueError: fields of unequal length.
+        ValueError: Fields of unequal length.
     """
-
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None
-    languages: tuple[str, ...]
-    labels_B: NDArray[np.int64]
-    words: tuple[Spans, ...] | None = None
-    golds: tuple[tuple[int, ...], ...] | None = None
-    modes: tuple[Mode, ...] | None = None
-    source_languages: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.texts), len(self.languages), len(self.labels_B)}
@@ -51,80 +38,41 @@ class Rows:
         if len(sizes) != 1:
             raise ValueError(f"fields of unequal length: {sorted(sizes)}")
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, indices: Iterable[int]) -> TextBatch:
-        """The rows at these indices, in this order, as the batch that teachers and tokenizers read."""
-        return self._all.take([int(i) for i in indices])
-
-    @cached_property
-    def _all(self) -> TextBatch:
-        return TextBatch(
-            self.ids,
-            self.texts,
-            self.languages,
-            self.labels_B,
-            self.pairs,
-            self.words,
-            self.golds,
-            self.modes,
-            self.source_languages,
-        )
-
-    def select(self, chosen: Sequence[int] | NDArray[Any]) -> Rows:
-        """The rows where a mask of length B is true, or the rows at these indices, in this order."""
+    def select(self, chosen: Sequence[int] | NDArray[np.bool_] | NDArray[np.integer]) -> Rows:
+        """Return the rows where a mask of length B is true, or the rows at these indices, in this order."""
         array = np.asarray(chosen)
         if array.dtype == np.bool_:
             if len(array) != len(self):
                 raise ValueError(f"a mask of {len(array)} for {len(self)} rows")
             array = np.flatnonzero(array)
-        return Rows._of(self.take(array.tolist()))
+        return Rows(**self._take_columns(array.tolist()))
 
-    @staticmethod
-    def _of(batch: TextBatch) -> Rows:
-        return Rows(
-            batch.ids,
-            batch.texts,
-            batch.pairs,
-            batch.languages,
-            batch.labels_B,
-            batch.words,
-            batch.golds,
-            batch.modes,
-            batch.source_languages,
-        )
-
-    @staticmethod
-    def concat(parts: Sequence[Rows]) -> Rows:
-        """All rows of the parts, one part after the other.
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """Return all rows of the parts, one part after the other.
 
         Raises:
-            ValueError: no part, or some parts have second texts, words or golds and some have not.
+            ValueError: There is no part, or some parts have second texts, words or golds and some have not.
         """
         if not parts:
             raise ValueError("no rows to join")
         for name, column in (("a second text", "pairs"), ("words", "words"), ("golds", "golds")):
             if len({getattr(part, column) is not None for part in parts if len(part)}) > 1:
                 raise ValueError(f"some rows have {name} and some have not")
-        return Rows._of(TextBatch.concat([part._all for part in parts]))
+        return super().concat(parts)
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """``[B]``: whether a row has a gold label."""
+        """Return ``[B]``: whether a row has a gold label."""
         mask: NDArray[np.bool_] = self.labels_B != UNLABELLED
         return mask
 
-    def in_mode(self, mode: Mode) -> Rows:
-        """The same rows, all given to models in this way."""
+    def with_mode(self, mode: Mode) -> Rows:
+        """Return the same rows, all given to models in this way."""
         return replace(self, modes=(mode,) * len(self))
 
-    def without_labels(self) -> Rows:
-        """The same rows, all unlabelled."""
-        return Rows._of(self._all.without_labels())
-
     def fingerprint(self) -> str:
-        """sha256 (hex) over all content and its order.
+        """Return the sha256 (hex) over all content and its order.
 
         Ids do not count: they are names for messages, and a file that is renamed holds the same data. Strings are
         length-prefixed, so that no two contents share their bytes.
@@ -140,15 +88,15 @@ class Rows:
         digest.update(np.ascontiguousarray(self.labels_B, dtype="<i8").tobytes())
         spoken = self.source_languages if any(self.source_languages or ()) else None
         for numbers in (self.words, self.golds, self.modes, spoken):
-            if numbers is not None:  # what has none keeps the fingerprint that it had
+            if numbers is not None:  # rows without the column keep the fingerprint of older versions
                 digest.update(json.dumps(numbers).encode())
         return digest.hexdigest()
 
     def summary(self, labels: Sequence[str] = ()) -> dict[str, object]:
-        """Counts: rows, labelled, unlabelled, and for each language its rows by label.
+        """Return counts: rows, labelled, unlabelled, and for each language its rows by label.
 
         Args:
-            labels: the run's labels, to name counts; without them a label goes by its index.
+            labels: The run's labels, to name counts; without them a label goes by its index.
         """
         counts = Counter(zip(self.languages, self.labels_B.tolist(), strict=True))
         names = {UNLABELLED: "unlabelled", **dict(enumerate(labels))}

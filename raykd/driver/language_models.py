@@ -202,7 +202,7 @@ def describe_repeated_marks(config: RunConfig, rows: Rows) -> str:
             candidates = [i for i, (text, target) in enumerate(pairs) if _may_hold(text, target, marks)]
             if not candidates:
                 continue
-            batch = replace(rows, source_languages=None).take(candidates).in_codes(given)
+            batch = replace(rows, source_languages=None).take(candidates).with_codes(given)
             held_B = task.encode(tokenizer, batch).extra["held_B"]
         except RaykdError:  # reported by another check
             continue

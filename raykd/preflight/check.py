@@ -281,7 +281,7 @@ def _describe(job: Job) -> str:
     for name, part in job.tasks.items():
         rows, labelled = len(part.data.train), int(part.data.train.labelled.sum())
         told.append(f"{name} {labelled:,} labelled and {rows - labelled:,} unlabelled texts".lstrip())
-        if part.data.train.take(range(1)).in_mode("optional").all():
+        if part.data.train.take(range(1)).is_in_mode("optional").all():
             bare = sum(not gold for gold in part.data.train.golds or ()) - (rows - labelled)
             told.append(f'"no answer" is a choice ({bare:,} of the {labelled:,} have none)')
         looks = (check_source_languages, describe_repeated_marks)

@@ -36,7 +36,7 @@ def collect_student_answers(directory: Path, config: RunConfig, rows: Rows) -> t
     from raykd.prediction.writing import generate_texts
 
     student = models.load_model(directory, head=task.head)
-    batch = rows.take(range(len(rows))).in_codes(get_language_codes(config))
+    batch = rows.take(range(len(rows))).with_codes(get_language_codes(config))
     encoded = task.encode(student.tokenizer, batch)
     speaker = Headless(student.model)
     padding = find_padding(student, task, batch, module=speaker).of(student.padding)

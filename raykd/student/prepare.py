@@ -67,7 +67,7 @@ def fit_tokenizer(
         sign = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         texts = [sign.sub(" ", text) for text in texts]
     tokenizer = student.fit_tokenizer(texts)
-    if any(rows.take(range(len(rows))).in_mode("split").any() for _, rows in parts):
+    if any(rows.is_in_mode("split").any() for _, rows in parts):
         tokenizer = add_prefix_blank(tokenizer)
     return add_markers(tokenizer, markers)
 
@@ -176,7 +176,7 @@ def get_language_codes(config: RunConfig) -> dict[str, str]:
 
 
 def _encode(config: RunConfig, rows: Rows, tokenizer: Tokenizer) -> EncodedRows:
-    return config.task.encode(tokenizer, rows.take(range(len(rows))).in_codes(get_language_codes(config)))
+    return config.task.encode(tokenizer, rows.take(range(len(rows))).with_codes(get_language_codes(config)))
 
 
 def _encoded(

@@ -119,7 +119,7 @@ class TaskTrainer:
     @property
     def learns_no_answer(self) -> bool:
         """Whether "no answer" is a choice for its rows."""
-        return bool(self.rows.take(range(len(self.rows))).in_mode("optional").any())
+        return bool(self.rows.is_in_mode("optional").any())
 
     def ask(self, step: int, rank: int, world: int) -> PendingStep:
         """Return the rows of each micro-batch of a step, and ask the teachers about them.
@@ -282,7 +282,7 @@ def find_student_padding(config: RunConfig, rows: Rows, student: models.TextMode
 
 def run_padding_test(config: RunConfig, rows: Rows, student: models.TextModel) -> PaddingFinding:
     """Test with some of the run's rows how a student's rows may share a forward pass."""
-    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).in_codes(
+    sample = rows.take(range(0, len(rows), max(1, len(rows) // PROBED_ROWS))).with_codes(
         get_language_codes(config)
     )
     module = Headless(student.model) if config.task.language else None

@@ -156,7 +156,7 @@ def _locate_words(
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """Return the rows' tokens, and the token at which each word of all rows is read, -1 where there is none."""
     spans = [np.asarray(row, dtype=np.int64).reshape(-1, 2) for row in batch.words or ()]
-    split_B = batch.in_mode("split")
+    split_B = batch.is_in_mode("split")
     apart, whole = np.flatnonzero(split_B).tolist(), np.flatnonzero(~split_B).tolist()
     parts: list[tuple[list[int], Tokens, NDArray[np.int64]]] = []
     if apart:

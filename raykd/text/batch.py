@@ -5,17 +5,16 @@ Decision record: what travels to a teacher is text, never tokens, because each m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raykd.distill.signals import UNLABELLED
 
-T = TypeVar("T")
 Spans = tuple[tuple[int, int], ...]
 """Begin and end of each word of a text, in characters (code points)."""
 Mode = Literal["", "split", "optional"]
@@ -57,40 +56,41 @@ class TextBatch:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def in_mode(self, mode: Mode) -> NDArray[np.bool_]:
+    def is_in_mode(self, mode: Mode) -> NDArray[np.bool_]:
         """Return ``[B]``: whether each row is given in this way."""
         return np.asarray([own == mode for own in self.modes or ("",) * len(self)], dtype=bool)
 
-    def take(self, rows: Sequence[int]) -> TextBatch:
+    def take(self, rows: Iterable[int]) -> TextBatch:
         """Return the batch of these rows, in this order."""
-        return TextBatch(
-            ids=tuple(self.ids[i] for i in rows),
-            texts=tuple(self.texts[i] for i in rows),
-            languages=tuple(self.languages[i] for i in rows),
-            labels_B=self.labels_B[np.asarray(rows, dtype=np.int64)],
-            pairs=_take_column(self.pairs, rows),
-            words=_take_column(self.words, rows),
-            golds=_take_column(self.golds, rows),
-            modes=_take_column(self.modes, rows),
-            source_languages=_take_column(self.source_languages, rows),
-        )
+        return TextBatch(**self._take_columns([int(i) for i in rows]))
 
-    @staticmethod
-    def concat(parts: Sequence[TextBatch]) -> TextBatch:
+    def _take_columns(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Return every column by name, in these rows."""
+        columns = {
+            name: None if column is None else tuple(column[i] for i in rows)
+            for name, column in vars(self).items()
+            if name != "labels_B"
+        }
+        return {**columns, "labels_B": self.labels_B[np.asarray(rows, dtype=np.int64)]}
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
         """Return all rows of the parts, one part after the other; a column is there where any part has it."""
-        return TextBatch(
-            ids=tuple(chain.from_iterable(part.ids for part in parts)),
-            texts=tuple(chain.from_iterable(part.texts for part in parts)),
-            languages=tuple(chain.from_iterable(part.languages for part in parts)),
-            labels_B=np.concatenate([part.labels_B for part in parts]).astype(np.int64),
-            pairs=_concat_columns([part.pairs for part in parts]),
-            words=_concat_columns([part.words for part in parts]),
-            golds=_concat_columns([part.golds for part in parts]),
-            modes=_concat_columns([part.modes for part in parts], "", parts),
-            source_languages=_concat_columns([part.source_languages for part in parts], "", parts),
-        )
+        columns: dict[str, Any] = {}
+        for field in fields(cls):
+            values = [getattr(part, field.name) for part in parts]
+            known = any(value is not None for value in values)
+            if field.name in ("modes", "source_languages") and known:
+                # A part that says nothing says "" of each of its rows.
+                values = [value or ("",) * len(part) for value, part in zip(values, parts, strict=True)]
+            if field.name == "labels_B":
+                columns[field.name] = np.concatenate(values).astype(np.int64)
+            else:
+                joined = tuple(chain.from_iterable(value or () for value in values))
+                columns[field.name] = joined if known else None
+        return cls(**columns)
 
-    def in_codes(self, codes: Mapping[str, str]) -> TextBatch:
+    def with_codes(self, codes: Mapping[str, str]) -> Self:
         """Return the same rows with their languages by other names, where the map has any."""
         if not codes:
             return self
@@ -100,28 +100,7 @@ class TextBatch:
             sources = tuple(codes.get(name, name) for name in sources)
         return replace(self, languages=languages, source_languages=sources)
 
-    def without_labels(self) -> TextBatch:
+    def without_labels(self) -> Self:
         """Return the same rows as a teacher may see them: no gold label leaves the student's side."""
         labels_B = np.full(len(self), UNLABELLED, dtype=np.int64)
         return replace(self, labels_B=labels_B, golds=None if self.golds is None else ((),) * len(self))
-
-
-def _take_column(column: tuple[T, ...] | None, rows: Sequence[int]) -> tuple[T, ...] | None:
-    return None if column is None else tuple(column[i] for i in rows)
-
-
-def _concat_columns(
-    columns: Sequence[tuple[T, ...] | None], fill: T | None = None, parts: Sequence[TextBatch] = ()
-) -> tuple[T, ...] | None:
-    """Return the columns one after the other; None where no part has any.
-
-    Args:
-        columns: Of each part.
-        fill: What stands in the rows of a part without the column; None leaves them out.
-        parts: The parts, for their numbers of rows.
-    """
-    if all(column is None for column in columns):
-        return None
-    if fill is not None:
-        columns = [(fill,) * len(part) if c is None else c for c, part in zip(columns, parts, strict=True)]
-    return tuple(value for column in columns for value in column or ())

@@ -54,7 +54,7 @@ def rows_of(count: int, seed: int = 0) -> Rows:
     texts, _ = texts_and_labels(count, seed)
     codes = np.random.default_rng(seed).choice(["zh", "en", "fr"], size=count)
     hidden = np.full(count, UNLABELLED, dtype=np.int64)
-    return Rows(tuple(f"r{i}" for i in range(count)), tuple(texts), None, tuple(map(str, codes)), hidden)
+    return Rows(tuple(f"r{i}" for i in range(count)), tuple(texts), tuple(map(str, codes)), hidden)
 
 
 def total(pool: OwnPool, what: str) -> int:

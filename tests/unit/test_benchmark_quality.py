@@ -59,7 +59,7 @@ def test_the_sentence_that_shares_most_words_is_the_floor() -> None:
     context = "The sea is wide. A red ship left Bergen in 1840. Ships sink!"
     begin = context.index("1840")
     rows = Rows(
-        ("r",), ("When did the red ship leave Bergen?",), (context,), ("en",), np.zeros(1, np.int64),
+        ("r",), ("When did the red ship leave Bergen?",), ("en",), np.zeros(1, np.int64), (context,),
         golds=((begin, begin + 4),),
     )  # fmt: skip
     # Six words without the article, one of them the answer: 2 * 1 / (6 + 1).

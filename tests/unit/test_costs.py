@@ -37,7 +37,7 @@ def config(weighting: str = "by_language") -> Any:
 def rows(**counts: int) -> Rows:
     languages = tuple(x for x, n in counts.items() for _ in range(n))
     ids = tuple(f"{x}{i}" for i, x in enumerate(languages))
-    return Rows(ids, tuple(f"text {i}" for i in ids), None, languages, np.zeros(len(ids), np.int64))
+    return Rows(ids, tuple(f"text {i}" for i in ids), languages, np.zeros(len(ids), np.int64))
 
 
 POOL: Any = SimpleNamespace(

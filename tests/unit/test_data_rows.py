@@ -11,7 +11,7 @@ from raykd.distill.signals import UNLABELLED
 
 def sample(pairs: tuple[str, ...] | None = None) -> Rows:
     labels_B = np.asarray([1, UNLABELLED, 0], dtype=np.int64)
-    return Rows(("a", "b", "c"), ("one", "two", "三"), pairs, ("en", "en", "zh"), labels_B)
+    return Rows(("a", "b", "c"), ("one", "two", "三"), ("en", "en", "zh"), labels_B, pairs)
 
 
 def test_take_and_select() -> None:
@@ -35,7 +35,7 @@ def test_concat() -> None:
 
 def test_unequal_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="unequal"):
-        Rows(("a",), ("x", "y"), None, ("en", "en"), np.zeros(2, dtype=np.int64))
+        Rows(("a",), ("x", "y"), ("en", "en"), np.zeros(2, dtype=np.int64))
 
 
 def test_fingerprint_is_of_content_and_order() -> None:
@@ -44,12 +44,12 @@ def test_fingerprint_is_of_content_and_order() -> None:
     changed = [
         rows.select([1, 0, 2]),
         rows.without_labels(),
-        Rows(rows.ids, ("onet", "wo", "三"), None, rows.languages, rows.labels_B),
-        Rows(rows.ids, rows.texts, None, ("en", "fr", "zh"), rows.labels_B),
-        Rows(rows.ids, rows.texts, rows.texts, rows.languages, rows.labels_B),
+        Rows(rows.ids, ("onet", "wo", "三"), rows.languages, rows.labels_B),
+        Rows(rows.ids, rows.texts, ("en", "fr", "zh"), rows.labels_B),
+        Rows(rows.ids, rows.texts, rows.languages, rows.labels_B, rows.texts),
     ]
     assert len({rows.fingerprint(), *(c.fingerprint() for c in changed)}) == 6
-    renamed = Rows(("x", "y", "z"), rows.texts, None, rows.languages, rows.labels_B)
+    renamed = Rows(("x", "y", "z"), rows.texts, rows.languages, rows.labels_B)
     assert renamed.fingerprint() == rows.fingerprint()
 
 

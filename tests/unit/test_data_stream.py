@@ -24,7 +24,7 @@ def make_rows(**counts: tuple[int, int]) -> Rows:
         labels += [0] * labelled + [UNLABELLED] * unlabelled
     n = len(languages)
     texts = tuple(f"text {i}" for i in range(n))
-    return Rows(tuple(map(str, range(n))), texts, None, tuple(languages), np.asarray(labels, dtype=np.int64))
+    return Rows(tuple(map(str, range(n))), texts, tuple(languages), np.asarray(labels, dtype=np.int64))
 
 
 def lengths_of(rows: Rows) -> np.ndarray:

@@ -105,7 +105,7 @@ def train(
         kind=student.kind,
         task=task.kind,
         max_length=task.max_length,
-        no_answer=bool(batch.in_mode("optional").any()),
+        no_answer=bool(batch.is_in_mode("optional").any()),
     )
     return models.save_model(built, directory)
 

@@ -236,9 +236,9 @@ def test_a_teacher_teaches_rows_of_two_languages_and_its_student_writes_them(
     rows = Rows(
         tuple("abcd"),
         SOURCES,
-        TARGETS,
         spoken,
         np.zeros(4, np.int64),
+        TARGETS,
         source_languages=("en", "en", "deutsch", "en"),
     )
     teacher = Teacher(

@@ -56,7 +56,7 @@ def tree(task: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def rows_of(texts: list[str], labels: list[int] | None = None) -> Rows:
     labels_B = np.zeros(len(texts), np.int64) if labels is None else np.asarray(labels, np.int64)
     ids = tuple(f"r{i}" for i in range(len(texts)))
-    return Rows(ids, tuple(texts), None, ("en",) * len(texts), labels_B)
+    return Rows(ids, tuple(texts), ("en",) * len(texts), labels_B)
 
 
 def asked(questions: list[str], contexts: list[str]) -> TextBatch:

@@ -227,7 +227,7 @@ def test_no_teacher_is_blamed_for_a_hard_language() -> None:
 def test_a_language_without_validation_labels_is_said() -> None:
     rows = made_rows()
     hidden = np.where(np.asarray(rows.languages) == "zh", UNLABELLED, rows.labels_B)
-    rows = Rows(rows.ids, rows.texts, None, rows.languages, hidden)
+    rows = Rows(rows.ids, rows.texts, rows.languages, hidden)
     found = judged({"zh": right, "multi": right}, rows, spoken={"zh": ["zh"]}, languages=("en", "zh", "fr"))
     assert found.warnings == (
         "teacher zh could not be judged in zh: no validation row there has a label",

@@ -134,13 +134,13 @@ def read_corpus(
     found = Rows(
         tuple(ids),
         tuple(row.text for row in rows),
-        tuple(row.pair for row in rows) if form in ("answers", "target", "source_target") else None,
         tuple(codes),
         labels_B,
+        tuple(row.pair for row in rows) if form in ("answers", "target", "source_target") else None,
         tuple(row.words for row in rows) if form == "words" else None,
         tuple(row.gold for row in rows) if form in ("words", "answers") else None,
     )
-    return found.in_mode("split") if form == "words" else found
+    return found.with_mode("split") if form == "words" else found
 
 
 def _derive_seed(source: Embedded, language: str, corpus: str, what: str) -> str:

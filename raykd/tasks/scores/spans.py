@@ -210,7 +210,7 @@ def count_words(batch: TextBatch) -> NDArray[np.int64]:
 
 def find_null_choices(batch: TextBatch) -> NDArray[np.int64]:
     """Return ``[B]``: the choice "no answer" of each row, behind its last word; -1 where the row has no such choice."""
-    optional_B = batch.in_mode("optional")
+    optional_B = batch.is_in_mode("optional")
     if not optional_B.any():
         return np.full(len(batch), -1, dtype=np.int64)
     return np.where(optional_B, count_words(batch), -1)

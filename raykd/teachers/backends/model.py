@@ -136,7 +136,7 @@ class ModelBackend:
 
     def _pass(self, batch: TextBatch, padding: Padding) -> tuple[list[bytes | None], int, int]:
         """Return the answer to every row (None where it is not finite), and tokens before and after padding."""
-        model, info, batch = self.load(), self.describe(), batch.in_codes(self.spec.language_codes)
+        model, info, batch = self.load(), self.describe(), batch.with_codes(self.spec.language_codes)
         task = self._task()
         module = self._get_module(model)
         encoded = task.encode(model.tokenizer, batch)
@@ -178,7 +178,7 @@ class ModelBackend:
         Raises:
             ModelError: The model answers the same text differently when it is asked twice, or fails at a row.
         """
-        model, info, batch = self.load(), self.describe(), batch.in_codes(self.spec.language_codes)
+        model, info, batch = self.load(), self.describe(), batch.with_codes(self.spec.language_codes)
         task = self._task()
         key = compute_finding_key(
             info.fingerprint, task.kind, info.max_length, info.dtype, self.spec.device, model.padding
@@ -238,7 +238,7 @@ class ModelBackend:
         """
         from raykd.prediction.writing import generate_texts
 
-        model, task, rows = self.load(), self._task(), rows.in_codes(self.spec.language_codes)
+        model, task, rows = self.load(), self._task(), rows.with_codes(self.spec.language_codes)
         if not isinstance(task, LanguageTask):
             raise TeacherError(
                 f"teacher {self.spec.name} writes no text",
