@@ -34,7 +34,7 @@ import torch
 from raykd import models
 from raykd.answers.source import AnswerSlots, SignalSource
 from raykd.config import Run
-from raykd.data.mixture import Mixture
+from raykd.data.task_order import TaskOrder
 from raykd.distill.objective import Counts
 from raykd.models.multi import MultiModel, rebuild_tasks
 from raykd.point import Point
@@ -96,13 +96,13 @@ class TrainingLoop:
         self.config, self.student, self._is_noticed = config, student, is_noticed
         self.rank, self.world, self.device, self.publish = rank, world, torch.device(device), publish
         self.trainers = build_task_trainers(config, prepared, student, source, self.device)
-        self.mixture = Mixture(
+        self.task_order = TaskOrder(
             {name: trainer.stream for name, trainer in self.trainers.items()},
             {name: len(trainer.rows) for name, trainer in self.trainers.items()},
             power=config.task_power,
             seed=config.seed,
         )
-        self.total_steps = config.train.total_steps(self.mixture.steps_per_epoch)
+        self.total_steps = config.train.total_steps(self.task_order.steps_per_epoch)
         self.engine = Engine(
             get_trained_module(config, student),
             config.train,
@@ -136,10 +136,10 @@ class TrainingLoop:
     def step(self, work: StepWork) -> None:
         """Run one optimizer step: count units over all ranks, then forward, objective, backward, update."""
         progress = work.step / self.total_steps
-        trainer = self.trainers[self.mixture.at(work.step)[0]]
+        trainer = self.trainers[self.task_order.at(work.step)[0]]
         if work.step in trainer.phases:
             self._enter_phase(work.step)
-        torch.manual_seed(_mix(self.config.seed, work.step, self.rank))
+        torch.manual_seed(_make_step_seed(self.config.seed, work.step, self.rank))
         answers: Sequence[list[AnswerSlots] | None] = work.answers or [None] * len(work.rows)
         micros = [trainer.make_micro_batch(rows, own) for rows, own in zip(work.rows, answers, strict=True)]
         totals = self._global_counts(trainer, micros)
@@ -261,7 +261,7 @@ class TrainingLoop:
 
     def ask(self, step: int) -> PendingStep:
         """Return the rows of a step for this rank, and ask the teachers of its task about them."""
-        name, at = self.mixture.at(step)
+        name, at = self.task_order.at(step)
         return self.trainers[name].ask(at, self.rank, self.world)
 
     def _log(self, done: int) -> None:
@@ -270,7 +270,7 @@ class TrainingLoop:
         for name, trainer in self.trainers.items():
             values |= prefix_with_task(name, trainer.collect_values(progress))
         values["train/learning_rate"] = self._rate
-        values["train/epoch"] = done / self.mixture.steps_per_epoch
+        values["train/epoch"] = done / self.task_order.steps_per_epoch
         if self.state.skipped:
             values["train/skipped_steps"] = float(self.state.skipped)
             values["train/rollbacks"] = float(self.state.rolled_back)
@@ -366,7 +366,7 @@ def plan_evaluation_steps(total: int, evaluations: int) -> set[int]:
     return {max(1, round(total * (i + 1) / evaluations)) for i in range(evaluations)} | {total}
 
 
-def _mix(seed: int, step: int, rank: int) -> int:
+def _make_step_seed(seed: int, step: int, rank: int) -> int:
     """Return a seed of 63 bits, as torch takes it, for (seed, step, rank)."""
     (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, dtype=np.uint64)
     return int(state >> np.uint64(1))

@@ -139,7 +139,7 @@ class HashedNgrams:
     ) -> NDArray[np.int64]:
         """``row * buckets + id`` of G n-grams; the salt keeps kinds, lengths and the two texts apart."""
         part, kind, n = salt
-        mixed_G = _mix(hash_G ^ _mix(np.uint64((part << 16) | (kind << 8) | n)))
+        mixed_G = _finalise_hash(hash_G ^ _finalise_hash(np.uint64((part << 16) | (kind << 8) | n)))
         id_G = 1 + (mixed_G % np.uint64(self.buckets - 1)).astype(np.int64)
         key_G: NDArray[np.int64] = row_G * self.buckets + id_G
         return key_G
@@ -240,7 +240,7 @@ class _Batch:
     def words(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Rows and hashes of n words in a row: ``(h1 * STEP + h2) * STEP + ...`` of the mixed word hashes."""
         count = max(0, len(self.starts_W) - n + 1)
-        hash_W = _mix(self.hashes(self.starts_W, self.ends_W))
+        hash_W = _finalise_hash(self.hashes(self.starts_W, self.ends_W))
         joined = hash_W[:count]
         for k in range(1, n):
             joined = joined * np.uint64(_WORD_STEP) + hash_W[k : k + count]
@@ -276,7 +276,7 @@ def _powers(base: int, count: int) -> NDArray[np.uint64]:
     return np.cumprod(factors)
 
 
-def _mix(values: Any) -> Any:
+def _finalise_hash(values: Any) -> Any:
     """The finaliser of splitmix64: every bit of the input reaches every bit of the output."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -14,8 +14,8 @@ import torch
 from raykd import models
 from raykd.config import MultiRun
 from raykd.config.loading import load_any_run, load_run, validate_run
-from raykd.data.mixture import Mixture
 from raykd.data.stream import BatchStream
+from raykd.data.task_order import TaskOrder
 from raykd.driver.loop import make_student_model
 from raykd.errors import ConfigError, DataError, ModelError
 from raykd.models.multi import MultiModel, load_tasks, save_tasks, share_encoder
@@ -47,8 +47,8 @@ def stream(count: int, batch: int = 8) -> BatchStream:
     return BatchStream(rows(count, 1), np.ones(count, dtype=np.int64), global_batch=batch, seed=3)
 
 
-def mixture(power: float, seed: int = 0, **counts: int) -> Mixture:
-    return Mixture({name: stream(n) for name, n in counts.items()}, counts, power=power, seed=seed)
+def task_order(power: float, seed: int = 0, **counts: int) -> TaskOrder:
+    return TaskOrder({name: stream(n) for name, n in counts.items()}, counts, power=power, seed=seed)
 
 
 # the order of steps --------------------------------------------------------------------------------------------
@@ -56,22 +56,22 @@ def mixture(power: float, seed: int = 0, **counts: int) -> Mixture:
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_an_epoch_has_each_tasks_share_of_steps(power: float) -> None:
-    mixed = mixture(power, large=1600, small=400)
-    drawn = Counter(mixed.at(step)[0] for step in range(mixed.steps_per_epoch))
+    order = task_order(power, large=1600, small=400)
+    drawn = Counter(order.at(step)[0] for step in range(order.steps_per_epoch))
     large, small = 1600**power, 400**power
-    assert mixed.steps_per_epoch == 250
+    assert order.steps_per_epoch == 250
     assert drawn["large"] == pytest.approx(250 * large / (large + small), abs=0.5) and drawn.total() == 250
 
 
 def test_a_step_is_a_function_of_seed_and_step_and_counts_its_own_tasks_steps() -> None:
-    one, other = mixture(0.5, large=320, small=80), mixture(0.5, large=320, small=80)
+    one, other = task_order(0.5, large=320, small=80), task_order(0.5, large=320, small=80)
     in_order = [one.at(step) for step in range(150)]
     assert [other.at(step) for step in reversed(range(150))] == in_order[::-1]
     for name in ("large", "small"):
         assert [at for task, at in in_order if task == name] == list(
             range(sum(t == name for t, _ in in_order))
         )
-    another = mixture(0.5, seed=1, large=320, small=80)
+    another = task_order(0.5, seed=1, large=320, small=80)
     assert in_order != [another.at(step) for step in range(150)]
     assert [t for t, _ in in_order[:50]] != [t for t, _ in in_order[50:100]], (
         "each epoch has an order of its own"
@@ -80,7 +80,7 @@ def test_a_step_is_a_function_of_seed_and_step_and_counts_its_own_tasks_steps() 
 
 def test_a_task_that_would_never_be_drawn_is_refused() -> None:
     with pytest.raises(DataError, match=r"task small would never be trained") as error:
-        mixture(3.0, large=400, small=8)
+        task_order(3.0, large=400, small=8)
     assert "power 3" in str(error.value)
 
 
@@ -314,7 +314,7 @@ def test_teachers_are_asked_for_rows_of_their_task_only_and_steps_follow_the_mix
     points: list[Point] = []
     loop = loop_of(two_opinions(), points)
     loop.run()
-    drawn = Counter(loop.mixture.at(step)[0] for step in range(12))
+    drawn = Counter(loop.task_order.at(step)[0] for step in range(12))
     for name, member in loop.trainers.items():
         asked = member.source.submitted  # type: ignore[union-attr]
         assert len(asked) == drawn[name] > 0
@@ -334,9 +334,9 @@ def test_teachers_are_asked_for_rows_of_their_task_only_and_steps_follow_the_mix
 def test_a_head_learns_from_rows_of_its_task_alone() -> None:
     loop = loop_of(two_opinions(weight_decay=0.0, learning_rate=0.01))
     before = {name: weight.clone() for name, weight in loop.student.model.state_dict().items()}
-    first = loop.mixture.at(0)[0]
+    first = loop.task_order.at(0)[0]
     idle = "second" if first == "first" else "first"
-    until = next(step for step in range(12) if loop.mixture.at(step)[0] == idle)
+    until = next(step for step in range(12) if loop.task_order.at(step)[0] == idle)
     loop._evaluate_at = {until}
     loop.advance()
     moved = {n for n, weight in loop.student.model.state_dict().items() if not torch.equal(weight, before[n])}

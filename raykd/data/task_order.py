@@ -1,4 +1,4 @@
-"""`Mixture`: which task an optimizer step is of, and which batch of it, as a function of (seed, step) alone.
+"""`TaskOrder`: the task of each optimizer step and which of its batches, as a function of (seed, step) alone.
 
 Decision record: every step is of one task (as in MT-DNN, arXiv:1901.11504), so a batch has one head, one set of
 teachers and one objective. An epoch has as many steps as the tasks have whole batches together; a task has its share
@@ -23,7 +23,7 @@ _ORDER = 2 << 32
 """Where the seeds of this order begin, out of the way of those of a task's rows."""
 
 
-class Mixture:
+class TaskOrder:
     """The steps of several tasks in one order.
 
     Args:
