@@ -75,13 +75,11 @@ class TrackedRun:
         name: Name of the MLflow run.
         params: Its parameters.
         tags: Its tags, beside those that describe the environment.
-        required: Whether the command fails if MLflow does not answer at its start.
     """
 
     name: str
     params: Mapping[str, str]
     tags: Mapping[str, str]
-    required: bool = True
 
 
 class Command(ABC, Generic[Result]):
@@ -202,5 +200,5 @@ def _start_tracker(command: Command[Result], folder: RunFolder) -> Tracker:
         tags={**describe_environment(), **make_smoke_tags(command.base), **run.tags},
         run_id=folder.state.get("mlflow_run_id"),
         directory=folder.path,
-        required=run.required,
+        required=tracking.required,
     )

@@ -93,7 +93,7 @@ class TrainCommand(Command[Outcome]):
         """Record the settings; the jobs beside the student get child runs."""
         config = self.config
         tags = {"raykd.role": "run", "raykd.fingerprint": config.fingerprint()}
-        return TrackedRun(config.name, flatten_run(config), tags, config.tracking.required)
+        return TrackedRun(config.name, flatten_run(config), tags)
 
     def run(self, session: Session) -> Outcome:
         """Train teachers, open and review them, train the students, score everything."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,13 @@ from rich.console import Console
 from raykd.driver import command as driver
 from raykd.driver.command import Command, FolderContents, TrackedRun, run_command
 from raykd.errors import ConfigError, DataError
+from raykd.experiments.arms import Arms
+from raykd.experiments.confirmation import ConfirmCommand
 from raykd.folders.folder import find_run_path
 from raykd.folders.lock import is_held, lock_folder
+from raykd.runs.train import TrainCommand
+from raykd.tuning.config import load_sweep
+from raykd.tuning.run import SweepCommand
 from tests.worlds import run_config
 
 
@@ -138,3 +144,24 @@ def test_a_folder_that_another_driver_holds_is_refused(tmp_path: Path) -> None:
     ):
         ran(command)
     assert command.done == ["check"]
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("kind", ["train", "sweep", "confirm"])
+def test_every_command_starts_mlflow_as_tracking_required_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, required: bool
+) -> None:
+    base = {**run_config().model_dump(mode="json"), "tracking": {"required": required}}
+    space = {"name": "s", "base": base, "space": {"objective": {"alpha": {"uniform": [0.1, 0.9]}}}}
+    (tmp_path / "space.yaml").write_text(json.dumps(space), encoding="utf-8")
+    plan = load_sweep(tmp_path / "space.yaml")
+    command: Command[Any] = {
+        "train": TrainCommand(plan.base),
+        "sweep": SweepCommand(plan),
+        "confirm": ConfirmCommand(plan, Arms(plan.base, plan.base, (1, 2), "confirm", str(tmp_path))),
+    }[kind]
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(driver.Tracker, "start", lambda *args, **kwargs: started.update(kwargs))
+    folder: Any = SimpleNamespace(state={}, path=tmp_path)
+    driver._start_tracker(command, folder)
+    assert started["required"] is required
