@@ -1,9 +1,9 @@
-"""Vocabularies of language teachers, and how each stands to the student's."""
+"""Vocabularies of language teachers, and how each maps onto the student's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,23 +11,33 @@ from numpy.typing import NDArray
 
 from raykd.distill.logitmap import PLAIN, LogitMap
 from raykd.distill.vocabulary_signals import IdMap
+from raykd.text.tokens import Tokenizer
 
 VocabularyKind = Literal["same", "inside", "overlap", "own"]
-"""How a teacher's vocabulary stands to the student's: the same; each of its tokens is one of the student's (a union of
-vocabularies); matched by string, the rest in a tail; not matched."""
+"""How a teacher's vocabulary maps onto the student's.
+
+- same: they are equal.
+- inside: each of its tokens is one of the student's, which is a union of vocabularies.
+- overlap: tokens are matched by string; the rest falls into a tail.
+- own: nothing is matched.
+"""
 
 
 @dataclass(frozen=True)
 class VocabularyMatch:
-    """How a student reads a teacher. Made by `raykd.student.vocabulary_matching`, read by `lay_out_tokens`.
+    """Maps one teacher's vocabulary onto the student's. Built once per run by `raykd.student.vocabulary_matching`.
 
-    vocabulary: the same, a part of the student's (inside), matched by string (overlap), or not matched (own).
-    ids: of another vocabulary that is matched, which tokens are the same.
-    comparable_N: of the student's units of all training rows, those at which both tokenisers mean the same by a token's
-        beginning; None where all are.
-    weight_VD, bias_V, after: the teacher's output head, cut to its true vocabulary, where it answers with hidden
-        states.
-    numbered: whether units correspond by their number because both cut texts alike, in whatever vocabulary.
+    Read by `raykd.answers.layout`, which aligns the teacher's units with the student's.
+
+    Attributes:
+        vocabulary: How the two stand to one another.
+        ids: Which tokens are the same, where the vocabularies differ and are matched.
+        comparable_N: For the student's units of all training rows, whether both tokenizers mean the same by the
+            beginning of a token; None where they do at all units.
+        weight_VD: The teacher's output head, cut to its true vocabulary, where it answers with hidden states.
+        bias_V: Of that head.
+        after: What the teacher does to the product of hidden states and head.
+        numbered: Whether units correspond by their number, because both cut texts alike.
     """
 
     vocabulary: VocabularyKind
@@ -45,10 +55,14 @@ class TeacherVocabulary:
 
     Written by teachers, read by `raykd.student.vocabulary_matching`.
 
-    tokenizer: its own. weight_VD, bias_V, after: its output head, float32, where it answers with hidden states.
+    Attributes:
+        tokenizer: Its own.
+        weight_VD: Its output head, float32, where it answers with hidden states.
+        bias_V: Of that head.
+        after: What it does to the product of hidden states and head.
     """
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     weight_VD: NDArray[np.float32] | None = None
     bias_V: NDArray[np.float32] | None = None
     after: LogitMap = PLAIN

@@ -1,14 +1,17 @@
-"""The DeepSpeed engine of one worker.
+"""`Engine`: the DeepSpeed engine of one worker.
 
-Decision record: losses arrive as this micro-batch's share of the *global* loss (sums over units, divided by
-global counts). DeepSpeed divides by the accumulation steps and averages over ranks, so `backward` multiplies by
-both once, here, and nowhere else; then the gradient is the global one however the batch is split. The optimizer
-is torch's, fused AdamW unless the DeepSpeed configuration asks for another (no op is compiled), the shared-memory
-all-reduce op is switched off before initialisation (it would be compiled for a minute; gloo does the work), and ZeRO
-stage 0 is the default because it is the cheapest step for a model that fits one worker. A step whose gradient is not
-finite changes no weight: DeepSpeed's own optimizers (ZeRO 1 to 3, bfloat16) see to that, and where the optimizer is
-torch's (ZeRO 0, float32) the norm that clipping computes anyway is looked at first. Gradients are reduced before they
-are looked at, so all ranks agree without a word more.
+Decision record:
+
+- Losses arrive as this micro-batch's share of the *global* loss (sums over units, divided by global counts). DeepSpeed
+  divides by the accumulation steps and averages over ranks, so `backward` multiplies by both, only here. Then the
+  gradient is the global one however the batch is split.
+- The optimizer is torch's, fused AdamW unless the DeepSpeed configuration asks for another, so nothing is compiled. The
+  shared-memory all-reduce op is switched off before initialisation: compiling it takes a minute, and gloo does the
+  work.
+- ZeRO stage 0 is the default because it has the cheapest step for a model that fits one worker.
+- A step whose gradient is not finite changes no weight. DeepSpeed's own optimizers (ZeRO 1 to 3, bfloat16) skip it.
+  Where the optimizer is torch's (ZeRO 0, float32), the norm that clipping computes anyway is checked first. Gradients
+  are reduced before they are checked, so all ranks decide alike without a further exchange.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from raykd.student.validation import get_schedule_class
 
 
 def group_by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters with weight decay (matrices) and without (biases, norms)."""
+    """Group the parameters with weight decay (matrices) and without (biases, norms)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
@@ -44,27 +47,28 @@ def group_by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
 
 def find_hidden_width(model: nn.Module) -> int:
-    """Numbers that stand for a token inside a model: what its configuration says, else its widest matrix's rows."""
+    """Find the hidden width of a model in its configuration, else the longest row of its matrices."""
     config = getattr(model, "config", None)
-    said = (getattr(config, key, None) for key in ("hidden_size", "d_model", "n_embd", "dim", "hidden"))
+    named = (getattr(config, key, None) for key in ("hidden_size", "d_model", "n_embd", "dim", "hidden"))
     matrices = [p.shape[1] for p in model.parameters() if p.ndim == 2]
-    return next((width for width in said if isinstance(width, int) and width > 0), max(matrices, default=1))
+    return next((width for width in named if isinstance(width, int) and width > 0), max(matrices, default=1))
 
 
 class Engine:
     """A student's model with its optimizer, sharded by DeepSpeed over the ranks of the process group.
 
     Args:
-        model: the student, on the CPU.
-        train: optimizer, schedule, precision and the DeepSpeed configuration.
-        total_steps: optimizer steps of the whole run; the learning rate is a function of progress.
-        world: ranks; the process group exists already.
+        model: The student, on the CPU.
+        train: Optimizer, schedule, precision and the DeepSpeed configuration.
+        total_steps: Optimizer steps of the whole run; the learning rate is a function of progress.
+        world: Number of ranks; the process group exists already.
+        device: Where the model is trained.
     """
 
     def __init__(
         self, model: nn.Module, train: TrainConfig, *, total_steps: int, world: int, device: torch.device
     ) -> None:
-        deepspeed = _deepspeed(device)
+        deepspeed = _import_deepspeed(device)
         config = build_deepspeed_config(train, world, find_hidden_width(model))
         self._schedule: torch.optim.lr_scheduler.LambdaLR | None = None
         self.device, self.world, self.accumulation = device, world, train.gradient_accumulation
@@ -72,7 +76,7 @@ class Engine:
         groups = group_by_decay(model, plan.weight_decay)
         self._decays = [group["params"][0].ndim >= 2 for group in groups]
 
-        def rates(inner: Any) -> Any:
+        def make_schedule(inner: torch.optim.Optimizer) -> object:
             if schedule is not None:
                 name, arguments = schedule
                 return get_schedule_class(name)(inner, **arguments)
@@ -84,20 +88,21 @@ class Engine:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=plan.build(groups),
-            lr_scheduler=rates,
+            lr_scheduler=make_schedule,
             config=config,
             dist_init_required=False,
         )
         self._deepspeed = deepspeed
-        if world == 1 and int(self.engine.zero_optimization_stage()) == 0:
+        self.zero_stage = int(self.engine.zero_optimization_stage())
+        has_torch_optimizer = self.zero_stage == 0 and train.precision == "float32"
+        if world == 1 and self.zero_stage == 0:
             # One rank has nothing to reduce, and flattening all gradients for it costs about 4 % of a step.
             self.engine.enable_backward_allreduce = False
-        self.zero_stage = int(self.engine.zero_optimization_stage())
-        if self.zero_stage == 0 and train.precision == "float32":
-            _guard(self.engine)
-        # In bfloat16 DeepSpeed's optimizer keeps gradients of its own, zero where there is none.
-        alone = world == 1 and self.zero_stage == 0 and train.precision == "float32"
-        self._fills = [p for p in self.module.parameters() if p.requires_grad] if alone else []
+        if has_torch_optimizer:
+            _skip_nonfinite_steps(self.engine)
+        # Parameters whose missing gradients `step` sets to 0. DeepSpeed's own optimizers and its reduction do so.
+        fills = has_torch_optimizer and world == 1
+        self._filled = [p for p in self.module.parameters() if p.requires_grad] if fills else []
 
     @property
     def module(self) -> nn.Module:
@@ -106,44 +111,47 @@ class Engine:
         return module
 
     def train(self) -> None:
-        """Dropout on."""
+        """Switch dropout on."""
         self.engine.train()
 
     def forward(self, route: str = "", /, **inputs: torch.Tensor) -> Any:
-        """The model's outputs, in the engine's precision; a task's `gather` reads them.
+        """Return the model's outputs, in the engine's precision; a task's `gather` reads them.
 
         Args:
-            route: which task of a model of several. inputs: the model's.
+            route: Name of the task, for a model of several tasks.
+            inputs: The model's.
         """
         return self.engine(route, **inputs) if route else self.engine(**inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Backward of this micro-batch's share of the global loss."""
+        """Run the backward pass of this micro-batch's share of the global loss."""
         self.engine.backward(loss * (self.world * self.accumulation))
 
     def step(self) -> bool:
-        """Ends a micro-batch; at the last one of an optimizer step reduces, clips and updates.
+        """End a micro-batch; at the last one of an optimizer step, reduce, clip and update.
 
-        Returns whether all is well: False where an optimizer step was left out because its gradient is not finite.
-        A parameter that took no part in the step (the head of another task) has a gradient of zero, as DeepSpeed gives
-        it one where there are several ranks: how it moves does not depend on their number.
+        A parameter that took no part in the step (the head of another task) gets a gradient of 0, as DeepSpeed gives it
+        where there are several ranks, so that its moments and decay do not depend on their number.
+
+        Returns:
+            False where an optimizer step was skipped because its gradient is not finite.
         """
-        if self._fills and self.engine.is_gradient_accumulation_boundary():
-            for parameter in self._fills:
+        if self._filled and self.engine.is_gradient_accumulation_boundary():
+            for parameter in self._filled:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         skipped = self.engine.skipped_steps
         self.engine.step()
         if self.engine.skipped_steps == skipped:
             return True
-        if self.engine.lr_scheduler is not None:  # rates follow progress, whatever became of a step
+        if self.engine.lr_scheduler is not None:  # rates follow progress, also over a skipped step
             self.engine.lr_scheduler.step()
         return False
 
     def set_rates(self, train: TrainConfig) -> None:
-        """Takes learning rate and weight decay from ``train``, the schedule staying where it is.
+        """Take learning rate and weight decay from ``train``; the position in the schedule stays.
 
-        Those that the user's own DeepSpeed configuration sets, and a schedule of its own, stay as they are.
+        What the user's own DeepSpeed configuration sets, a schedule of its own included, stays as it is.
         """
         groups, plan = self.optimizer.param_groups, plan_optimizer(train)
         if len(self._decays) == len(groups):
@@ -153,20 +161,18 @@ class Engine:
         if schedule is None:
             return
         schedule.base_lrs = [plan.learning_rate] * len(groups)
-        rates: list[Any] = [
-            plan.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas
-        ]
+        rates = [plan.learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
         for group, rate in zip(groups, rates, strict=True):
             group["initial_lr"], group["lr"] = plan.learning_rate, rate
         set_last_rates(schedule, rates)
 
     def learning_rate(self) -> float:
-        """The rate of the first parameter group."""
+        """Return the rate of the first parameter group."""
         return float(self.engine.get_lr()[0])
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The module without dropout and without gradients."""
+        """Yield the module without dropout and without gradients."""
         self.engine.eval()
         try:
             with torch.no_grad():
@@ -175,23 +181,21 @@ class Engine:
             self.engine.train()
 
     def weights(self) -> dict[str, torch.Tensor] | None:
-        """A copy of the whole state dict in float32 on the CPU, on rank 0; None on other ranks. All ranks must call."""
-        if self.zero_stage < 3:
-            return (
-                {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
-            )
+        """Copy the whole state dict in float32 to the CPU, on rank 0; None on other ranks. All ranks must call."""
         parameters = list(self.module.parameters())
-        with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=None):
-            return (
-                {k: _detached(v) for k, v in self.module.state_dict().items()} if self._rank() == 0 else None
-            )
+        # Under ZeRO 3 each rank holds a part of every parameter.
+        is_sharded = self.zero_stage == 3
+        with self._deepspeed.zero.GatheredParameters(parameters, modifier_rank=None, enabled=is_sharded):
+            if self._rank() != 0:
+                return None
+            return {name: _copy_to_cpu(value) for name, value in self.module.state_dict().items()}
 
     def save(self, directory: Path, tag: str) -> None:
-        """Writes this rank's part of model, optimizer and schedule; all ranks must call."""
+        """Write this rank's part of model, optimizer and schedule; all ranks must call."""
         self.engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
 
     def load(self, directory: Path, tag: str) -> None:
-        """Restores what `save` wrote; shards of another number of ranks are converted first. All ranks must call."""
+        """Restore what `save` wrote; shards of another number of ranks are converted first. All ranks must call."""
         shards = len(list((directory / tag).glob("*_optim_states.pt")))
         converted = self.zero_stage > 0 and shards not in (0, self.world)
         if converted:
@@ -202,7 +206,7 @@ class Engine:
             raise FileNotFoundError(f"no DeepSpeed checkpoint {tag} in {directory}")
 
     def close(self) -> None:
-        """Lets go of hooks and buffers."""
+        """Free hooks and buffers."""
         self.engine.destroy()
 
     @staticmethod
@@ -211,9 +215,9 @@ class Engine:
 
 
 def convert_to_universal(directory: Path, tag: str, rank: int) -> str:
-    """Makes DeepSpeed's universal checkpoint of one that was cut for its ranks, beside it, and returns its tag.
+    """Convert a checkpoint that is sharded for its ranks to DeepSpeed's universal form, beside it; return its tag.
 
-    Rank 0 converts, under another name until it is whole; the others wait.
+    Rank 0 converts, under another name until the result is whole; the others wait.
     """
     target = directory / f"{tag}-universal"
     if rank == 0 and not target.is_dir():
@@ -238,21 +242,21 @@ def convert_to_universal(directory: Path, tag: str, rank: int) -> str:
     return target.name
 
 
-def _guard(engine: Any) -> None:
-    """Makes an engine whose optimizer is torch's leave out a step with a gradient that is not finite.
+def _skip_nonfinite_steps(engine: Any) -> None:
+    """Make an engine whose optimizer is torch's skip a step whose gradient is not finite.
 
-    DeepSpeed then counts it as it counts those of its own optimizers.
+    DeepSpeed then counts it like the skipped steps of its own optimizers.
     """
     from deepspeed.runtime.utils import clip_grad_norm_
 
     optimizer, update = engine.optimizer, engine.optimizer.step
-    norm: list[Any] = []
+    norm: list[torch.Tensor] = []  # of this step's gradients, where clipping has computed it
 
     def clip() -> None:
         norm[:] = [clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)]
 
     def step(*arguments: Any, **named: Any) -> Any:
-        if not norm:  # nothing is clipped
+        if not norm:  # gradients are not clipped
             gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
             norm[:] = [torch.nn.utils.get_total_norm(gradients)]
         optimizer.overflow = not math.isfinite(float(norm.pop()))
@@ -262,22 +266,22 @@ def _guard(engine: Any) -> None:
     engine.clip_fp32_gradients, optimizer.step = clip, step
 
 
-def _detached(tensor: torch.Tensor) -> torch.Tensor:
+def _copy_to_cpu(tensor: torch.Tensor) -> torch.Tensor:
     copy = tensor.detach().to("cpu", copy=True)
     return copy.float() if copy.is_floating_point() else copy
 
 
-def _deepspeed(device: torch.device) -> Any:
-    """Imports DeepSpeed for the device, quietly and without compiling anything."""
+def _import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed for the device, quietly and without compiling anything."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)  # its import sets the level back
     if device.type == "cpu":
         compile_nothing(deepspeed)
     if not torch.distributed.is_initialized():
-        # A host without a process group (a test, a trial of one worker): a group of this process alone.
+        # A host without a process group (a test, a trial of one worker) gets a group of this process alone.
         os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if device.type == "cuda" else "gloo"
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]

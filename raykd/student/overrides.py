@@ -1,4 +1,4 @@
-"""Which keys of a run its DeepSpeed configuration sets otherwise: they have no effect, and that is said."""
+"""Find the keys of a run that have no effect, because its DeepSpeed configuration sets them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from raykd.student.settings import AUTO, KEY, plan_optimizer, plan_schedule, rea
 
 
 def find_overruled_keys(train: TrainConfig) -> dict[str, str]:
-    """Keys of a run that have no effect, since its DeepSpeed configuration sets them; to the key that does."""
+    """Find the keys of a run that have no effect, and for each the DeepSpeed key that overrules it."""
     own = read_deepspeed_keys(train)
     optimizer, schedule = (own.get(key, {}).get("params", {}) for key in ("optimizer", "scheduler"))
-    said = {
+    overruling = {
         "train.learning_rate": [("optimizer", "lr", optimizer), ("scheduler", "warmup_max_lr", schedule)],
         "train.weight_decay": [("optimizer", "weight_decay", optimizer)],
     }
     fixed = {
         key: f"{KEY}.{block}.params.{name}"
-        for key, places in said.items()
+        for key, places in overruling.items()
         for block, name, params in places
         if params.get(name, AUTO) != AUTO
     }
@@ -24,7 +24,7 @@ def find_overruled_keys(train: TrainConfig) -> dict[str, str]:
 
 
 def describe_overruled_keys(train: TrainConfig) -> list[str]:
-    """Keys of `train` that its DeepSpeed configuration sets otherwise, in words: the DeepSpeed ones count."""
+    """Describe the keys of `train` that its DeepSpeed configuration sets to other values; the DeepSpeed ones count."""
     plan = plan_optimizer(train)
     notes = []
     for key, value, ours in (

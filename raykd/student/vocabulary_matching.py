@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from raykd.tokenizers.canonical import detect_marking, find_comparable_offsets
 from raykd.tokenizers.union import UnionTokenizer
 
 log = logging.getLogger("raykd.student")
-LITTLE = 0.3
-"""Share of the teacher's tokens that the student has, below which a warning says so."""
+LEAST_SHARED = 0.3
+"""Share of the teacher's tokens that the student has, below which a warning is logged."""
 
 
 def match_vocabularies(
@@ -44,10 +44,17 @@ def match_vocabularies(
     """Return for each teacher how its vocabulary maps onto the student's.
 
     Args:
-        rows, tokens: the training rows, and their tokens in the student's tokenizer.
+        config: The run.
+        names: The teachers'.
+        vocabularies: What each teacher brings.
+        tokenizer: The student's.
+        rows: The training rows.
+        tokens: Their tokens in the student's tokenizer.
+        device: Where the student is.
+
     Raises:
-        ConfigError: the objective cannot be computed from this teacher's answers. ModelError: a head that is smaller
-            than its vocabulary, or tokenizers that cannot be compared.
+        ConfigError: The objective cannot be computed from a teacher's answers.
+        ModelError: A head is smaller than its vocabulary, or tokenizers cannot be compared.
     """
     return [
         _match(config, name, teacher, tokenizer, rows, tokens, device)
@@ -69,73 +76,64 @@ def _match(
     if isinstance(task, MaskedLM):
         _check_cut(config, name, teacher, tokenizer)
     by_rank = any(term.divergence.kind == "universal_logit" for term in config.objective.terms)
-    member = _member(teacher.tokenizer, tokenizer)
+    member = _find_member(teacher.tokenizer, tokenizer)
     total = member is not None and bool((member >= 0).all())
     same = member is None and is_same_tokenizer(teacher.tokenizer, tokenizer)
     kind: VocabularyKind = "own" if by_rank else "same" if same else "inside" if total else "overlap"
     with prefix_errors(f"teacher {name}", ConfigError):
         check_servable(config.objective, task.answers.kind, task.answers.temperatures, vocabulary=kind)
-    weight_VD = bias_V = None
+    match = VocabularyMatch(kind, after=teacher.after)
     if teacher.weight_VD is not None:
+        # Padding rows of the head stand for no token, and must not get probability.
         size = check_padding(teacher.tokenizer, len(teacher.weight_VD))
-        weight_VD = torch.from_numpy(teacher.weight_VD[:size].copy()).to(device)
         bias_V = None if teacher.bias_V is None else torch.from_numpy(teacher.bias_V[:size].copy()).to(device)
+        weight_VD = torch.from_numpy(teacher.weight_VD[:size].copy()).to(device)
+        match = replace(match, weight_VD=weight_VD, bias_V=bias_V)
+    # Hidden tokens are the same on both sides, because `_check_cut` found that both cut texts alike.
     numbered = isinstance(task, MaskedLM)
     if kind in ("same", "own"):
-        return VocabularyMatch(
-            kind, weight_VD=weight_VD, bias_V=bias_V, after=teacher.after, numbered=numbered
-        )
+        return replace(match, numbered=numbered)
     if member is not None:
         ids = IdMap.of(member, count_token_ids(tokenizer), device)
-        return VocabularyMatch(
-            kind, ids=ids, weight_VD=weight_VD, bias_V=bias_V, after=teacher.after, numbered=numbered
-        )
+        return replace(match, ids=ids, numbered=numbered)
     found = compute_overlap(teacher.tokenizer, tokenizer)
-    if found.teacher_share < LITTLE:
+    if found.teacher_share < LEAST_SHARED:
         log.warning(
             "teacher %s and the student share %.0f %% of the teacher's tokens; what it says of the others falls into "
             "one tail",
             name,
             100 * found.teacher_share,
         )
-    return VocabularyMatch(
-        kind,
+    return replace(
+        match,
         ids=IdMap.of(found.ids_T, count_token_ids(tokenizer), device),
-        comparable_N=_comparable(teacher, tokenizer, rows, tokens),
-        weight_VD=weight_VD,
-        bias_V=bias_V,
-        after=teacher.after,
+        comparable_N=_find_comparable(teacher, tokenizer, rows, tokens),
     )
 
 
-def _member(theirs: Any, tokenizer: Any) -> NDArray[np.int32] | None:
-    """The student's id of each of the teacher's, where the student's tokenizer joins the teacher's with others."""
+def _find_member(theirs: Tokenizer, tokenizer: Tokenizer) -> NDArray[np.int32] | None:
+    """Return the student's id of each of the teacher's, where the student's tokenizer is a union with the teacher's."""
     if not isinstance(tokenizer, UnionTokenizer):
         return None
-    return next(
-        (
-            ids
-            for own, ids in zip(tokenizer.members, tokenizer.maps, strict=True)
-            if is_same_tokenizer(theirs, own)
-        ),
-        None,
-    )
+    members = zip(tokenizer.members, tokenizer.maps, strict=True)
+    return next((ids for own, ids in members if is_same_tokenizer(theirs, own)), None)
 
 
-def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokenizer: Any) -> None:
-    """Refuses a teacher of a masked language model that cuts texts otherwise than the student: other tokens would be
-    hidden.
+def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokenizer: Tokenizer) -> None:
+    """Refuse a teacher of a masked language model that cuts texts otherwise than the student.
+
+    Else student and teacher would hide different tokens.
 
     Raises:
-        ConfigError: names the languages.
+        ConfigError: Names the languages.
     """
     languages = config.data.select_languages or config.data.languages
-    spoken = next((t.language_set for t in config.teachers if t.name == name), None)
+    declared = next((t.language_set for t in config.teachers if t.name == name), None)
     if isinstance(tokenizer, UnionTokenizer) and not isinstance(teacher.tokenizer, UnionTokenizer):
         cuts = {
             lang: is_same_tokenizer(teacher.tokenizer, tokenizer.members[tokenizer.member(lang)])
             for lang in languages
-            if spoken is None or lang in spoken
+            if declared is None or lang in declared
         }
     else:
         cuts = dict.fromkeys(languages, is_same_tokenizer(teacher.tokenizer, tokenizer))
@@ -149,7 +147,7 @@ def _check_cut(config: RunConfig, name: str, teacher: TeacherVocabulary, tokeniz
         )
 
 
-def _comparable(
+def _find_comparable(
     teacher: TeacherVocabulary, tokenizer: Tokenizer, rows: Rows, tokens: EncodedRows
 ) -> NDArray[np.bool_]:
     theirs, own = detect_marking(teacher.tokenizer), detect_marking(tokenizer)
