@@ -1,22 +1,23 @@
-"""The forms in which a teacher answers for units of many rows: what travels, what is stored, and in how many bytes.
+"""`Answer` and its forms: what a teacher answers for units of many rows.
 
-A vocabulary of 100,000 makes a dense answer 200 KB a token, so a language model answers with one of three short
-forms, or with its hidden state. All are raw, at temperature 1 or with what makes a temperature exact, so that
-nothing that is searched has to be asked again (except the temperature of `SampledAnswer`, which is part of the draw).
+Over a vocabulary of 100,000 a dense answer takes 400 KB per token, so a language model answers with its k largest
+logits, with drawn tokens or with its hidden state. All forms are raw, at temperature 1 or with what makes any
+temperature exact. So nothing that is searched has to be asked again, except the temperature of `SampledAnswer`, which
+is part of the draw.
 
-Decision record: a form is numpy, because that is what Ray and the store move; `raykd.answers.codec` writes one row's
-form as bytes, `raykd.answers.compress` makes a form from a teacher's logits. A unit that an index of -1 asks for is
-one the teacher does not have: it is not covered, and its numbers are neutral.
+Decision record: a form is numpy, because that is what Ray and the store move. `raykd.answers.codec` writes one row's
+form as bytes, `raykd.answers.compress` makes a form from a teacher's logits. An index of -1 asks for a unit that the
+teacher does not have: it is not covered, and its numbers are neutral.
 
-Shape legend beyond that of `signals`: ``V`` size of a vocabulary, ``J`` most entries of a sampled unit, ``G``
-temperatures of a grid, ``H`` width of a hidden state.
+Shape legend beyond that of `raykd.distill.signals`: ``V`` size of a vocabulary, ``J`` most entries of a sampled unit,
+``G`` temperatures of a grid, ``H`` width of a hidden state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,22 +26,25 @@ from raykd.distill.signals import MASKED
 
 PayloadKind = Literal["dense", "top_k", "sampled", "hidden"]
 P = TypeVar("P", bound="Answer")
+Column = NDArray[Any]
+"""One entry per unit, of any dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What all forms may carry beside the answer itself.
 
-    covered_N: False where the teacher has nothing to say (a truncated unit).
-    offsets_N: int64, of language models the character of the target at which each unit's token begins; never falls,
-        but for -1 where it begins none.
-    entropy_N: float32, entropy of the teacher's whole distribution at T = 1, nats; travels as float16.
-    gold_logp_N: float32, its log-probability at T = 1 of the token that the text has; travels as float16.
+    Attributes:
+        covered_N: False where the teacher has no answer (a truncated unit).
+        offsets_N: int64, for language models the character of the target at which each unit's token begins, rising;
+            -1 where it begins at none.
+        entropy_N: float32, entropy of the teacher's whole distribution at T = 1, nats; travels as float16.
+        gold_logp_N: float32, its log-probability at T = 1 of the token that the text has; travels as float16.
     """
 
     kind: ClassVar[PayloadKind]
     fill: ClassVar[dict[str, float]] = {}
-    """What a padded column of each field holds, and a unit the teacher does not have; 0 where not named."""
+    """Value per field of padded columns, and of units that the teacher does not have; 0 for other fields."""
 
     covered_N: NDArray[np.bool_]
     offsets_N: NDArray[np.int64] | None = None
@@ -55,40 +59,34 @@ class Answer:
     def __len__(self) -> int:
         return len(self.covered_N)
 
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """The fields that hold one entry a unit, by name; those that are None are left out."""
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {name: value for name, value in pairs if isinstance(value, np.ndarray)}
+    def columns(self) -> dict[str, Column]:
+        """Return the fields that hold one entry per unit, by name, without those that are None."""
+        return {name: value for name, value in self._read_fields() if isinstance(value, np.ndarray)}
 
-    def constants(self) -> dict[str, Any]:
-        """What must be equal for two answers to stand in one batch."""
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if not isinstance(getattr(self, f.name), np.ndarray)
-        }
+    def constants(self) -> dict[str, object]:
+        """Return what must be equal for two answers to stand in one batch."""
+        return {name: value for name, value in self._read_fields() if not isinstance(value, np.ndarray)}
 
-    def take(self: P, index_N: NDArray[np.int64]) -> P:
-        """The units at these positions; -1 gives a unit that is not covered. How alignment reorders an answer."""
+    def _read_fields(self) -> Iterator[tuple[str, object]]:
+        return ((f.name, getattr(self, f.name)) for f in fields(self))
+
+    def take(self, index_N: NDArray[np.int64]) -> Self:
+        """Return the units at these positions; -1 gives a unit that is not covered. Alignment reorders with it."""
         missing_N = index_N < 0
         if len(index_N) and index_N.max() >= len(self):
             raise ValueError(f"unit {index_N.max()} of an answer of {len(self)} units")
-        if not len(self):
-            return self._empty(len(index_N))
-        taken = {name: column[np.maximum(index_N, 0)] for name, column in self.columns().items()}
-        for name, column in taken.items():
-            column[missing_N] = self.fill.get(name, 0)
+        taken = {}
+        for name, column in self.columns().items():
+            padding = self.fill.get(name, 0)
+            if len(self):
+                taken[name] = column[np.maximum(index_N, 0)]
+                taken[name][missing_N] = padding
+            else:  # there is no unit 0 to stand in for the missing ones
+                taken[name] = np.full((len(index_N), *column.shape[1:]), padding, dtype=column.dtype)
         return replace(self, **taken)
 
-    def _empty(self: P, units: int) -> P:
-        made = {
-            name: np.full((units, *column.shape[1:]), self.fill.get(name, 0), dtype=column.dtype)
-            for name, column in self.columns().items()
-        }
-        return replace(self, **made)
-
-    def rows(self: P, units_B: Sequence[int]) -> list[P]:
-        """One answer a row, of so many units each; what the codec writes."""
+    def rows(self, units_B: Sequence[int]) -> list[Self]:
+        """Split into one answer per row, of so many units each; what the codec writes."""
         ends = np.cumsum(units_B)
         if (int(ends[-1]) if len(ends) else 0) != len(self):
             raise ValueError(f"rows of {list(units_B)} units, but {len(self)} units in all")
@@ -100,7 +98,8 @@ class Answer:
 class DenseAnswer(Answer):
     """All logits, for labels and for the words of a context.
 
-    logits_NC: float32, raw; rows of different C are padded with `MASKED`.
+    Attributes:
+        logits_NC: float32, raw; rows of different C are padded with `MASKED`.
     """
 
     kind = "dense"
@@ -109,12 +108,15 @@ class DenseAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class TopKAnswer(Answer):
-    """The k largest raw logits, and what makes them probabilities at each temperature of a grid, exactly.
+    """The k largest raw logits, and what makes them exact probabilities at each temperature of a grid.
 
-    ids_NK: int32, of the teacher's vocabulary of `vocab` tokens; -1 for none.
-    logits_NK: float16, after subtracting the unit's largest logit.
-    lse_NG: float32 ``logsumexp(z / T)`` over the whole vocabulary, z as it travels, for each T of `temperatures`:
-        ``log p_c(T) = z_c / T - lse(T)``, and what is missing to 1 is the tail, both exact.
+    Attributes:
+        ids_NK: int32, of the teacher's vocabulary; -1 for none.
+        logits_NK: float16, after subtracting the unit's largest logit.
+        lse_NG: float32 ``logsumexp(z / T)`` over the whole vocabulary, z as it travels, for each T of `temperatures`.
+            ``log p_c(T) = z_c / T - lse(T)``, and what is missing to 1 is the tail, both exact.
+        temperatures: The grid, G values.
+        vocab: Size of the teacher's vocabulary.
     """
 
     kind = "top_k"
@@ -132,7 +134,12 @@ class SampledAnswer(Answer):
 
     Random-sampling distillation (Anshumann et al., ACL 2025, arXiv 2503.16870).
 
-    ids_NJ: int32, each at most once a unit; -1 for none. counts_NJ: uint8, sums to `draws`, at most 255.
+    Attributes:
+        ids_NJ: int32, each at most once per unit; -1 for none.
+        counts_NJ: uint8, how often each was drawn; sums to `draws`.
+        draws: Tokens drawn per unit, at most 255.
+        temperature: T.
+        vocab: Size of the teacher's vocabulary.
     """
 
     kind = "sampled"
@@ -146,17 +153,21 @@ class SampledAnswer(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenAnswer(Answer):
-    """The last hidden state, float16 ``[N, H]``; the teacher's output head is kept once where the student runs."""
+    """The last hidden states; the teacher's output head is kept once, where the student runs.
+
+    Attributes:
+        states_NH: float16.
+    """
 
     kind = "hidden"
     states_NH: NDArray[np.float16]
 
 
 def join_answers(parts: Sequence[P]) -> P:
-    """One answer of all units, in order; narrower ones are padded.
+    """Join answers into one of all units, in order; narrower ones are padded.
 
     Raises:
-        ValueError: none at all, forms or constants differ, or some carry what others do not.
+        ValueError: There are none, forms or constants differ, or some carry what others do not.
     """
     if not parts:
         raise ValueError("no answers to join")
@@ -167,17 +178,14 @@ def join_answers(parts: Sequence[P]) -> P:
         if part.constants() != first.constants():
             raise ValueError(f"answers that do not fit together: {first.constants()} and {part.constants()}")
     names = first.columns()
-    joined = {
-        name: _padded_concat([p.columns()[name] for p in parts], _padding(first, name)) for name in names
-    }
+    joined = {}
+    for name in names:
+        padding = MASKED if name == "logits_NC" else first.fill.get(name, 0)
+        joined[name] = _concatenate([part.columns()[name] for part in parts], padding)
     return replace(first, **joined)
 
 
-def _padding(payload: Answer, name: str) -> float:
-    return MASKED if name == "logits_NC" else payload.fill.get(name, 0)
-
-
-def _padded_concat(columns: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:
+def _concatenate(columns: Sequence[Column], padding: float) -> Column:
     if columns[0].ndim == 1 or len({c.shape[1] for c in columns}) == 1:
         return np.concatenate(columns)
     width = max(c.shape[1] for c in columns)

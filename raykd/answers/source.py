@@ -87,7 +87,6 @@ class PendingBatch(Protocol):
 
     def result(self, timeout: float | None = None) -> list[AnswerSlots]:
         """Block for the answers; returns one entry per teacher, in the source's order."""
-        ...
 
 
 class SignalSource(Protocol):
@@ -101,8 +100,6 @@ class SignalSource(Protocol):
 
     def submit(self, batch: TextBatch) -> PendingBatch:
         """Send a batch and return at once."""
-        ...
 
     def vocabularies(self) -> list[TeacherVocabulary]:
         """Return the vocabulary of each language teacher; called once per run."""
-        ...

@@ -1,6 +1,8 @@
-"""Answers over a vocabulary as tensors: the one place that turns each kind of answer into its signal."""
+"""Turn an answer over a vocabulary into the tensors of its signal; only this module knows which form becomes which."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,31 +24,35 @@ def to_vocabulary_signal(
     ids: IdMap | None = None,
     own_vocabulary: bool = False,
 ) -> VocabularySignal:
-    """Return an answer as the objective reads it; its units are already the student's (`Answer.take`).
+    """Return an answer as the objective reads it.
 
     Args:
-        weight_VD, bias_V, after: the teacher's output head, for hidden states, on the same device.
-        ids: what a teacher of another vocabulary shares with the student; None for the same vocabulary.
-        own_vocabulary: see `WholeSignal`.
+        answer: Its units are already the student's (`Answer.take`).
+        device: Of the tensors.
+        weight_VD: The teacher's output head, for hidden states, on the same device.
+        bias_V: Of that head.
+        after: What the teacher does to the product of both.
+        ids: What a teacher of another vocabulary shares with the student; None for the same vocabulary.
+        own_vocabulary: See `WholeSignal`.
 
     Raises:
-        ValueError: hidden states without a head, or a form that the vocabularies do not allow.
+        ValueError: Hidden states come without a head, or the vocabularies do not allow this form.
     """
-    numbers = {
-        "entropy_N": _moved(answer.entropy_N, device),
-        "gold_ce_N": _moved(None if answer.gold_logp_N is None else -answer.gold_logp_N, device),
+    numbers: dict[str, Any] = {
+        "entropy_N": _to_tensor(answer.entropy_N, device),
+        "gold_ce_N": _to_tensor(None if answer.gold_logp_N is None else -answer.gold_logp_N, device),
     }
-    if isinstance(answer, DenseAnswer | HiddenAnswer):
-        rows = answer.logits_NC if isinstance(answer, DenseAnswer) else answer.states_NH
-        if isinstance(answer, HiddenAnswer) and weight_VD is None:
+    if isinstance(answer, DenseAnswer):
+        rows_ND = torch.from_numpy(answer.logits_NC).to(device)
+        return WholeSignal(rows_ND=rows_ND, ids=ids, own_vocabulary=own_vocabulary, **numbers)
+    if isinstance(answer, HiddenAnswer):
+        if weight_VD is None:
             raise ValueError("hidden states need the teacher's output head: give weight_VD")
-        head = (weight_VD, bias_V) if isinstance(answer, HiddenAnswer) else (None, None)
-        rows_ND = torch.from_numpy(rows).to(device)
         return WholeSignal(
-            rows_ND=rows_ND,
-            weight_VD=head[0],
-            bias_V=head[1],
-            after=after if isinstance(answer, HiddenAnswer) else PLAIN,
+            rows_ND=torch.from_numpy(answer.states_NH).to(device),
+            weight_VD=weight_VD,
+            bias_V=bias_V,
+            after=after,
             ids=ids,
             own_vocabulary=own_vocabulary,
             **numbers,
@@ -55,7 +61,7 @@ def to_vocabulary_signal(
         raise ValueError(f"answers of kind {answer.kind} cannot be compared by rank: all logits are needed")
     if isinstance(answer, TopKAnswer):
         return TopKSignal(
-            ids_NK=_translated(answer.ids_NK, ids, device),
+            ids_NK=_translate_ids(answer.ids_NK, ids, device),
             vocab=answer.vocab if ids is None else ids.student_vocab,
             logits_NK=torch.from_numpy(answer.logits_NK).to(device).float(),
             lse_NG=torch.from_numpy(answer.lse_NG).to(device),
@@ -65,7 +71,7 @@ def to_vocabulary_signal(
     if ids is not None and not ids.total:
         raise ValueError("sampled tokens of another vocabulary: those that do not map would bias the target")
     return SampledSignal(
-        ids_NK=_translated(answer.ids_NJ, ids, device),
+        ids_NK=_translate_ids(answer.ids_NJ, ids, device),
         vocab=answer.vocab if ids is None else ids.student_vocab,
         shares_NK=torch.from_numpy(answer.counts_NJ).to(device).float() / answer.draws,
         temperature=answer.temperature,
@@ -73,11 +79,11 @@ def to_vocabulary_signal(
     )
 
 
-def _moved(column: NDArray[np.float32] | None, device: torch.device | str | None) -> torch.Tensor | None:
+def _to_tensor(column: NDArray[np.float32] | None, device: torch.device | str | None) -> torch.Tensor | None:
     return None if column is None else torch.from_numpy(column).to(device)
 
 
-def _translated(
+def _translate_ids(
     ids_NK: NDArray[np.int32], ids: IdMap | None, device: torch.device | str | None
 ) -> torch.Tensor:
     own_NK = torch.from_numpy(ids_NK).to(device).long()

@@ -1,9 +1,9 @@
-"""The rows of a run with their tokens: what a training loop reads, made once and shared by all loops alike.
+"""Tokenise the rows of a run for its student, once for all loops that read them.
 
-Decision record: tokenising the training rows takes longer than anything else before the first step, and the trials
-of a sweep mostly differ in what leaves the tokens alone, so the tokens are an argument of the loop and not its own
-doing. Which rows are longer than the task's limits is known only here, with the student's tokenizer, so here they are
-counted, left out or refused. Held-out rows are never left out: every system is measured on the same ones.
+Decision record: tokenising the training rows takes longer than anything else before the first step, and the trials of a
+sweep mostly differ in settings that leave the tokens unchanged. So the tokens are an argument of the loop. Which rows
+are longer than the task's limits is known only here, with the student's tokenizer, so they are counted, left out or
+refused here. Held-out rows are never left out, because every system is measured on the same ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from raykd.tasks import EncodedRows, TaskBase
 from raykd.text.tokens import Tokenizer, add_markers, add_prefix_blank
 from raykd.tokenizers.union import UnionTokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 log = logging.getLogger("raykd.student")
 
 
@@ -35,11 +38,19 @@ log = logging.getLogger("raykd.student")
 class PreparedRows:
     """Rows and their tokens, row for row. Written by `prepare_rows`, read by the loop; never changed.
 
-    facts: what a loop logs once: ``train/coverage``, the share of words (or other units that have a place) that the
-        student sees; ``train/long_rows``, rows over the task's limits; ``train/dropped_rows``, those of them that
-        are left out; ``train/rows_without_markers``, where a marker was cut off; ``train/held_marks``, where a prompt
-        or a target already held a mark of its beginning or end; ``train/shared_words``, the share of words that the
-        student reads at the same token as the word beside them.
+    Attributes:
+        train: Training rows that the run sees.
+        validation: All validation rows.
+        train_tokens: Of the training rows.
+        validation_tokens: Of the validation rows.
+        facts: What a loop logs once, where it applies:
+
+            - ``train/coverage``: Share of words (or other units that have a place) that the student sees.
+            - ``train/long_rows``: Rows over the task's limits.
+            - ``train/dropped_rows``: Those of them that are left out.
+            - ``train/rows_without_markers``: Rows whose marker was cut off.
+            - ``train/held_marks``: Rows whose prompt or target already held a mark of its beginning or end.
+            - ``train/shared_words``: Share of words that the student reads at the same token as the word beside them.
     """
 
     train: Rows
@@ -52,12 +63,19 @@ class PreparedRows:
 def fit_tokenizer(
     student: Student, parts: Sequence[tuple[TaskBase, Rows]], teachers: SignalSource | None = None
 ) -> Tokenizer:
-    """The student's tokenizer, learnt from the rows of its tasks, with their markers as single tokens; or, where its
-    vocabulary is the union of its teachers', joined from theirs.
+    """Make the student's tokenizer, with the markers of its tasks as single tokens.
+
+    It is learnt from the rows of the tasks; or, where the student's vocabulary is the union of its teachers', joined
+    from theirs.
+
+    Args:
+        student: The student.
+        parts: Its tasks with their training rows.
+        teachers: Asked for their tokenizers where the vocabulary is a union.
 
     Raises:
-        ConfigError: a student whose tokenizer cannot keep markers, or a union without a teacher for each language.
-        ModelError: tokenizers that cannot be joined.
+        ConfigError: The student's tokenizer cannot keep markers, or a union has no teacher for a language.
+        ModelError: Tokenizers cannot be joined.
     """
     if getattr(student, "vocabulary", "own") == "union":
         return join_tokenizers(teachers, [lang for _, rows in parts for lang in rows.languages])
@@ -73,10 +91,10 @@ def fit_tokenizer(
 
 
 def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> UnionTokenizer:
-    """The union of the teachers' tokenizers: each language has that of the first teacher that speaks it.
+    """Join the teachers' tokenizers: each language gets that of the first teacher that speaks it.
 
     Raises:
-        ConfigError: a language that no teacher speaks.
+        ConfigError: No teacher speaks one of the languages.
     """
     names = () if teachers is None else teachers.teachers
     spoken = () if teachers is None else teachers.teacher_languages
@@ -94,27 +112,34 @@ def join_tokenizers(teachers: SignalSource | None, languages: Sequence[str]) -> 
             next_step="add a teacher, or leave its rows out (data.select_languages)",
         )
     vocabularies = teachers.vocabularies()
-    members: list[Any] = []
+    members: list[PreTrainedTokenizerFast] = []
     numbers: dict[int, int] = {}
     for m in sorted({m for m in first.values() if m is not None}):
-        own = vocabularies[m].tokenizer
+        own = cast("PreTrainedTokenizerFast", vocabularies[m].tokenizer)
         at = next((k for k, other in enumerate(members) if is_same_tokenizer(own, other)), len(members))
-        members += [own] if at == len(members) else []
+        if at == len(members):
+            members.append(own)
         numbers[m] = at
     chosen = {language: numbers[m] for language, m in first.items() if m is not None}
     return UnionTokenizer(members, chosen, default=wanted[0] if len(wanted) == 1 else None)
 
 
 def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: Tokenizer) -> PreparedRows:
-    """Tokenises the rows that the run sees; plain training sees the labelled ones only.
+    """Tokenise the rows that the run sees; plain training sees only the labelled ones.
+
+    Args:
+        config: The run of one task.
+        train: Training rows.
+        validation: Validation rows.
+        tokenizer: The student's.
 
     Raises:
-        DataError: a training row is too long and `data.on_long_row` is fail, or too few are left by drop.
+        DataError: A training row is too long and `data.on_long_row` is fail, or drop leaves too few.
     """
-    train, encoded, long_B = _encoded(config, train, tokenizer)
+    train, encoded, long_B = _encode_visible(config, train, tokenizer)
     facts: dict[str, float] = {"train/long_rows": float(long_B.sum())}
     if long_B.any():
-        kept = _judged(config, train, long_B)
+        kept = _apply_long_row_policy(config, train, long_B)
         if len(kept) < len(train):
             facts["train/dropped_rows"] = float(len(train) - len(kept))
             train = kept
@@ -149,12 +174,15 @@ def prepare_rows(config: RunConfig, train: Rows, validation: Rows, tokenizer: To
 
 
 def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
-    """Says now what `prepare_rows` would say on a worker of rows that are too long, unless the run is to cut them.
+    """Report rows that are too long before a worker is taken, as `prepare_rows` would report them there.
+
+    Runs that cut such rows are not checked.
 
     Args:
-        parts: the tasks of a student with their training rows.
+        parts: The tasks of a student with their training rows.
+
     Raises:
-        DataError: as `prepare_rows`.
+        DataError: As `prepare_rows`.
     """
     student = parts[0][0].student
     known = student.kind != "pretrained" or Path(student.path).is_dir()
@@ -164,13 +192,13 @@ def check_long_rows(parts: Sequence[tuple[RunConfig, Rows]]) -> None:
     tokenizer = fit_tokenizer(student, [(config.task, rows) for config, rows in parts]) if strict else None
     for config, rows in strict:
         assert tokenizer is not None
-        seen, _, long_B = _encoded(config, rows, tokenizer)
+        seen, _, long_B = _encode_visible(config, rows, tokenizer)
         if long_B.any():
-            _judged(config, seen, long_B)
+            _apply_long_row_policy(config, seen, long_B)
 
 
 def get_language_codes(config: RunConfig) -> dict[str, str]:
-    """The run's languages to the codes of the student's tokenizer, where they are given."""
+    """Return the run's languages with the codes of the student's tokenizer, where they are given."""
     codes: dict[str, str] = getattr(config.student, "language_codes", {})
     return codes
 
@@ -179,18 +207,18 @@ def _encode(config: RunConfig, rows: Rows, tokenizer: Tokenizer) -> EncodedRows:
     return config.task.encode(tokenizer, rows.take(range(len(rows))).with_codes(get_language_codes(config)))
 
 
-def _encoded(
+def _encode_visible(
     config: RunConfig, rows: Rows, tokenizer: Tokenizer
 ) -> tuple[Rows, EncodedRows, NDArray[np.bool_]]:
-    """The rows that the run sees, their tokens, and which of them are too long."""
+    """Return the rows that the run sees, their tokens, and which of them are too long."""
     if config.plain:
         rows = rows.select(rows.labelled)
     encoded = _encode(config, rows, tokenizer)
     return rows, encoded, np.zeros(len(rows), dtype=bool) if encoded.long_B is None else encoded.long_B
 
 
-def _judged(config: RunConfig, rows: Rows, long_B: NDArray[np.bool_]) -> Rows:
-    """The rows to train on, after `data.on_long_row`."""
+def _apply_long_row_policy(config: RunConfig, rows: Rows, long_B: NDArray[np.bool_]) -> Rows:
+    """Return the rows to train on, after `data.on_long_row`."""
     what, count = config.data.on_long_row, int(long_B.sum())
     names = [rows.ids[i] for i in np.flatnonzero(long_B)[:5].tolist()]
     written = getattr(config.task, "max_target_length", None)

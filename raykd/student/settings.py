@@ -1,8 +1,8 @@
-"""What a DeepSpeed configuration says of a run: which keys are read, what `auto` stands for, what raykd builds of it.
+"""Read a DeepSpeed configuration: which keys are read, what `auto` stands for, and what raykd builds from it.
 
 Decision record: raykd builds optimizer and schedule itself, from torch's optimizers and DeepSpeed's schedules, so that
-nothing is compiled: DeepSpeed's own FusedAdam and CPUAdam take minutes to build and compute the same. `auto` is what
-the run's own keys say, as in Hugging Face's trainer; one that has no such key is refused by its name. Only keys
+nothing is compiled. DeepSpeed's own FusedAdam and CPUAdam take minutes to build and compute the same. `auto` takes the
+value of the run's own key, as in Hugging Face's trainer; where there is no such key it is refused by name. Only keys
 that were tried with this engine are read: what DeepSpeed would ignore, compile or do another way is refused.
 """
 
@@ -18,6 +18,7 @@ import torch
 from raykd.config import TrainConfig
 from raykd.distill.schedules import WarmupStableDecay
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 
 KEY = "train.deepspeed"
 AUTO = "auto"
@@ -28,7 +29,7 @@ OWNED = {
     "gradient_clipping": "train.gradient_clipping",
     "bf16": "train.precision",
 }
-"""DeepSpeed keys that have a key of their own in raykd, where the two could disagree."""
+"""DeepSpeed keys for which raykd has a key of its own, so that the two could disagree."""
 SWITCHES = (
     "wall_clock_breakdown", "memory_breakdown", "dump_state", "prescale_gradients", "zero_allow_untested_optimizer",
     "zero_force_ds_cpu_optimizer",
@@ -47,7 +48,7 @@ BLOCKS: Mapping[str, tuple[str, ...]] = {
     ),
     "aio": ("block_size", "queue_depth", "thread_count", "intra_op_parallelism", "single_submit", "overlap_events"),
 }  # fmt: skip
-"""Keys that hold an object, and the keys in it; where there are none, DeepSpeed's own classes know them."""
+"""Keys that hold an object, and the keys in it; empty where DeepSpeed's own classes check them."""
 READ = (*SWITCHES, *NUMBERS, *BLOCKS, "communication_data_type")
 NOT_OFFERED = (
     "amp", "autotuning", "bfloat16", "checkpoint", "comet", "compile", "compression_training", "csv_monitor",
@@ -57,51 +58,54 @@ NOT_OFFERED = (
     "seq_parallel_communication_data_type", "sequence_parallel_size", "sparse_attention", "sparse_gradients",
     "tensor_parallel", "tensorboard", "timers", "torch_autocast", "vocabulary_size", "wandb", "weight_quantization",
 )  # fmt: skip
-"""Keys of DeepSpeed, of this version or an older one, that are no part of a run here."""
+"""Keys of DeepSpeed, of this version or an older one, that raykd does not use."""
 SIZES = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
-"""Keys of ZeRO whose `auto` follows from the width of the model."""
+"""Keys of ZeRO whose `auto` is computed from the width of the model."""
 ADAMS = {"adam": "Adam", "adamw": "AdamW"}
 TORCH = ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax", "Adadelta")
-"""torch's optimizers that work alike on a whole parameter and on the part of it that a rank holds."""
+"""torch's optimizers that compute the same on a whole parameter and on the part of it that a rank holds."""
 SCHEDULES = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle", "LRRangeTest")
 
 
 @dataclass(frozen=True)
 class OptimizerPlan:
-    """The optimizer that trains a student: a class of torch and what it is called with, but for its parameters."""
+    """The optimizer that trains a student: a class of torch and its arguments, but for the parameters."""
 
     kind: type[torch.optim.Optimizer]
     learning_rate: float
     weight_decay: float
     others: Mapping[str, Any]
 
-    def build(self, groups: Any) -> torch.optim.Optimizer:
-        """The optimizer of these parameters or groups."""
-        build: Any = self.kind
-        return build(groups, lr=self.learning_rate, weight_decay=self.weight_decay, **self.others)  # type: ignore[no-any-return]
+    def build(self, groups: Sequence[Mapping[str, object]]) -> torch.optim.Optimizer:
+        """Build the optimizer of these parameter groups."""
+        arguments = {"lr": self.learning_rate, "weight_decay": self.weight_decay, **self.others}
+        return self.kind(groups, **arguments)  # type: ignore[arg-type]  # each class has its own
 
 
-def read_deepspeed_keys(train: TrainConfig) -> dict[str, Any]:
-    """What the user's DeepSpeed configuration says; empty where there is none."""
+def read_deepspeed_keys(train: TrainConfig) -> JsonObject:
+    """Return the user's DeepSpeed configuration; empty where there is none."""
     return dict(train.deepspeed) if isinstance(train.deepspeed, dict) else {}
 
 
-def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = None) -> dict[str, Any]:
-    """The configuration that DeepSpeed is given: the user's own, completed by what raykd owns.
+def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = None) -> JsonObject:
+    """Build the configuration that DeepSpeed is given: the user's own, completed by what raykd owns.
 
-    Optimizer and schedule are not in it, `plan_optimizer` and `plan_schedule` say them.
+    Optimizer and schedule are not in it; see `plan_optimizer` and `plan_schedule`.
 
     Args:
-        hidden: width of the model, of which `auto` sizes are made; None leaves them out.
+        train: The run's training.
+        world: Number of ranks.
+        hidden: Width of the model, from which `auto` sizes are computed; None leaves them out.
+
     Raises:
-        ConfigError: a key that is not read, that has a value of another kind, or that disagrees with the run's.
+        ConfigError: A key is not read, has a value of another kind, or disagrees with the run's.
     """
     own = read_deepspeed_keys(train)
     check_keys(own)
     # DeepSpeed wants sizes that divide evenly and draws no rows by them. `BatchStream.shard` deals out all rows of
     # train.batch_size, in micro-batches that differ by at most one row.
     micro = max(1, train.batch_size // (world * train.gradient_accumulation))
-    made: dict[str, Any] = {
+    made: JsonObject = {
         "train_batch_size": micro * world * train.gradient_accumulation,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": train.gradient_accumulation,
@@ -109,8 +113,16 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
         "bf16": {**own.get("bf16", {}), "enabled": train.precision == "bfloat16"},
     }
     for key, name in OWNED.items():
-        same = (made[key], train.batch_size) if key == "train_batch_size" else (made[key],)
-        if key in own and own[key] != AUTO and not _agree(key, own[key], same):
+        allowed = [AUTO, made[key]]
+        if (
+            key == "train_batch_size"
+        ):  # what DeepSpeed is told may be less, where the batch does not divide evenly
+            allowed.append(train.batch_size)
+        if key == "bf16":  # only the switch is compared
+            agrees = key not in own or own[key].get("enabled", False) in (AUTO, made[key]["enabled"])
+        else:
+            agrees = own.get(key, AUTO) in allowed
+        if not agrees:
             raise ConfigError(
                 f"{KEY}.{key} disagrees with {name}",
                 got=own[key],
@@ -124,7 +136,7 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
             wanted="train.precision float32 or bfloat16",
             next_step="leave fp16 out, or set fp16.enabled to false",
         )
-    zero = {"stage": train.zero_stage, **_sized(own.get("zero_optimization", {}), hidden)}
+    zero = {"stage": train.zero_stage, **_replace_auto_sizes(own.get("zero_optimization", {}), hidden)}
     if train.zero_stage and zero["stage"] != train.zero_stage:
         raise ConfigError(
             f"{KEY}.zero_optimization.stage disagrees with train.zero_stage",
@@ -144,30 +156,18 @@ def build_deepspeed_config(train: TrainConfig, world: int, hidden: int | None = 
     return {**defaults, **kept, **made, "zero_optimization": zero}
 
 
-def _sized(zero: Mapping[str, Any], hidden: int | None) -> dict[str, Any]:
-    """A block of ZeRO whose `auto` sizes are those that Hugging Face's trainer makes of a model's width."""
+def _replace_auto_sizes(zero: JsonObject, hidden: int | None) -> JsonObject:
+    """Replace `auto` in a block of ZeRO by the sizes that Hugging Face's trainer computes from a model's width."""
     sizes = dict(zip(SIZES, (hidden**2, int(0.9 * hidden**2), 10 * hidden), strict=True)) if hidden else {}
-    found = {}
-    for key, value in zero.items():
-        if value != AUTO:
-            found[key] = value
-        elif key in sizes:
-            found[key] = max(1, sizes[key])
-    return found
+    replaced = {key: max(1, sizes[key]) for key in sizes if zero.get(key) == AUTO}
+    return {key: value for key, value in zero.items() if value != AUTO} | replaced
 
 
-def _agree(key: str, own: Any, made: Sequence[Any]) -> bool:
-    """Whether a user's value says what raykd's own keys say; only the switch of bf16 is compared."""
-    if key == "bf16":
-        return own.get("enabled", False) in (AUTO, made[0]["enabled"])
-    return own in made
-
-
-def check_keys(own: Mapping[str, Any]) -> None:
-    """Refuses keys that are not read, and values of another kind than DeepSpeed's.
+def check_keys(own: JsonObject) -> None:
+    """Refuse keys that are not read, and values of another kind than DeepSpeed's.
 
     Raises:
-        ConfigError: by the key's name, with the nearest key there is.
+        ConfigError: Names the key, and the nearest one that there is.
     """
     for key, value in own.items():
         if key not in READ:
@@ -190,7 +190,7 @@ def check_keys(own: Mapping[str, Any]) -> None:
     _check_zero(own.get("zero_optimization", {}))
 
 
-def _check_block(key: str, value: Any) -> None:
+def _check_block(key: str, value: object) -> None:
     if not isinstance(value, Mapping):
         switch = ' such as {"enabled": true}' if key in ("bf16", "fp16") else ""
         stage = ' such as {"stage": 2}' if key == "zero_optimization" else ""
@@ -221,7 +221,7 @@ def _check_block(key: str, value: Any) -> None:
         _refuse_auto(value, f"{KEY}.{key}", but=("enabled",) if key == "bf16" else SIZES)
 
 
-def _check_zero(zero: Mapping[str, Any]) -> None:
+def _check_zero(zero: JsonObject) -> None:
     stage = zero.get("stage", 0)
     if isinstance(stage, bool) or stage not in (0, 1, 2, 3) or not isinstance(stage, int):
         raise ConfigError(
@@ -245,21 +245,22 @@ def _check_zero(zero: Mapping[str, Any]) -> None:
             )
 
 
-def is_offloaded(zero: Mapping[str, Any], key: str) -> bool:
-    """Whether a block of ZeRO moves something to the CPU.
+def is_offloaded(zero: JsonObject, key: str) -> bool:
+    """Return whether a block of ZeRO moves something to the CPU.
 
     Args:
+        zero: The block.
         key: ``offload_optimizer`` or ``offload_param``; the names of older versions of DeepSpeed count as these.
     """
     older = zero.get("cpu_offload" if key == "offload_optimizer" else "cpu_offload_param")
     return bool(older) or (zero.get(key) or {}).get("device", "none") != "none"
 
 
-def _refuse_auto(node: Any, path: str, but: Sequence[str] = ()) -> None:
-    """Refuses each `auto` below a key for which nothing of the run stands."""
+def _refuse_auto(node: object, path: str, but: Sequence[str] = ()) -> None:
+    """Refuse each `auto` below a key for which the run has no value."""
     for key, value in node.items() if isinstance(node, Mapping) else ():
         if value == AUTO and key == "stage":
-            continue  # said with the stages that there are
+            continue  # `_check_zero` refuses it, with the stages that there are
         if value == AUTO and key not in but:
             raise ConfigError(
                 f"{path}.{key} cannot be auto: nothing of the run says it",
@@ -271,12 +272,16 @@ def _refuse_auto(node: Any, path: str, but: Sequence[str] = ()) -> None:
 
 
 def refuse_key(key: str, allowed: Sequence[str], path: str, *, known: bool = False) -> None:
-    """Refuses a key below a path.
+    """Refuse a key below a path.
 
     Args:
-        allowed: the keys that there are. known: whether DeepSpeed has it, and raykd does not read it.
+        key: The key.
+        allowed: The keys that there are.
+        path: Where it stands.
+        known: Whether DeepSpeed has it, and raykd does not read it.
+
     Raises:
-        ConfigError: always.
+        ConfigError: Always.
     """
     near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
     keys = f"keys among {', '.join(sorted(allowed))}"
@@ -296,10 +301,10 @@ def refuse_key(key: str, allowed: Sequence[str], path: str, *, known: bool = Fal
 
 
 def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
-    """The optimizer that a run's keys and its DeepSpeed configuration ask for; what that leaves out, `train` says.
+    """Plan the optimizer that a run's DeepSpeed configuration asks for; what it leaves out is taken from `train`.
 
     Raises:
-        ConfigError: an optimizer that torch has not, or that does not take what is set.
+        ConfigError: torch has no such optimizer, or it does not take what is set.
     """
     own = read_deepspeed_keys(train)
     check_keys(own)
@@ -320,12 +325,12 @@ def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
             wanted=f"one of {', '.join(TORCH)}",
             next_step="AdamW, or leave optimizer out: train.learning_rate and train.weight_decay say the rest",
         )
-    params.pop("torch_adam", None)  # always so here
+    params.pop("torch_adam", None)  # torch's is the only one here
     for switch in ("fp32_optimizer_states", "bias_correction"):
         if params.pop(switch, True) is not True:
             raise ConfigError(f"{path}.params.{switch} cannot be switched off", got="false", wanted="true")
     for key in [key for key in ("betas", "eps", "momentum") if params.get(key) == AUTO]:
-        params.pop(key)  # torch's own, which are those of Hugging Face's trainer
+        params.pop(key)  # torch's defaults are those of Hugging Face's trainer
     rate = params.pop("lr", AUTO)
     decay = params.pop("weight_decay", AUTO)
     _refuse_auto(params, f"{path}.params")
@@ -339,11 +344,14 @@ def plan_optimizer(train: TrainConfig) -> OptimizerPlan:
     )
 
 
-def plan_schedule(train: TrainConfig, total_steps: int) -> tuple[str, dict[str, Any]] | None:
-    """Name and arguments of DeepSpeed's schedule that a run asks for; None where `train.lr_schedule` says the rate.
+def plan_schedule(train: TrainConfig, total_steps: int) -> tuple[str, JsonObject] | None:
+    """Return name and arguments of the schedule of DeepSpeed's that a run asks for.
+
+    Returns:
+        None where `train.lr_schedule` gives the rate.
 
     Raises:
-        ConfigError: a schedule that is not DeepSpeed's, or an `auto` for which nothing of the run stands.
+        ConfigError: DeepSpeed has no such schedule, or there is no value of the run for an `auto`.
     """
     own = read_deepspeed_keys(train)
     check_keys(own)
@@ -359,7 +367,7 @@ def plan_schedule(train: TrainConfig, total_steps: int) -> tuple[str, dict[str, 
             next_step=f"did you mean {near[0]}?" if near else "leave scheduler out and set train.lr_schedule",
         )
     warm = train.lr_schedule.warmup if isinstance(train.lr_schedule, WarmupStableDecay) else 0.0
-    said = {
+    values = {
         "warmup_min_lr": 0.0,
         "warmup_max_lr": plan_optimizer(train).learning_rate,
         "warmup_num_steps": max(1, round(warm * total_steps)),
@@ -367,10 +375,10 @@ def plan_schedule(train: TrainConfig, total_steps: int) -> tuple[str, dict[str, 
         "warmup_min_ratio": 0.0,
     }
     params = {
-        key: said[key] if value == AUTO and key in said else value
+        key: values[key] if value == AUTO and key in values else value
         for key, value in own["scheduler"].get("params", {}).items()
     }
     if name in ("WarmupLR", "WarmupDecayLR"):
-        params.setdefault("warmup_max_lr", said["warmup_max_lr"])
+        params.setdefault("warmup_max_lr", values["warmup_max_lr"])
     _refuse_auto(params, f"{path}.params")
     return name, params

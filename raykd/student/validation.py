@@ -1,8 +1,8 @@
-"""Whether a DeepSpeed configuration can train, found out before a worker is taken.
+"""Check that a DeepSpeed configuration can train, before a worker is taken.
 
 Decision record: DeepSpeed's own classes read the blocks that they know, and optimizer and schedule are built once over
-a parameter of one number, so that what would fail in a worker fails here by its key. The run's own resources are
-looked at, never the machine that checks: DeepSpeed's notion of a device is not asked.
+a parameter of one number. So what would fail in a worker fails here, with the name of its key. What counts is the
+resources that the run asks for, never the machine that checks, so DeepSpeed is not asked for its device.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from raykd.config import TrainConfig
 from raykd.errors import ConfigError
+from raykd.parse import JsonObject
 from raykd.student.overrides import describe_overruled_keys
 from raykd.student.settings import (
     KEY,
@@ -45,12 +46,18 @@ OFFLOAD = ("device", "pin_memory", "buffer_count", "buffer_size", "max_in_cpu", 
 
 
 def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
-    """Checks the DeepSpeed configuration of a run and returns what its reader must know, a sentence each.
+    """Check the DeepSpeed configuration of a run.
 
     Args:
-        world: workers. gpus: whether they ask for GPUs.
+        train: The run's training.
+        world: Number of workers.
+        gpus: Whether they ask for GPUs.
+
+    Returns:
+        What the user must know, one sentence each.
+
     Raises:
-        ConfigError: by the key's name.
+        ConfigError: Names the key.
     """
     own = read_deepspeed_keys(train)
     config = build_deepspeed_config(train, world, hidden=64)
@@ -62,7 +69,7 @@ def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
         for key, model in _models().items():
             if key in own:
                 _validate(model, {**own, **config}[key], f"{KEY}.{key}")
-        _try_out(train)
+        _try_optimizer(train)
     _check_stages(own, zero, plan_optimizer(train).kind)
     notes = describe_overruled_keys(train)
     if not gpus and any(is_offloaded(zero, key) for key in ("offload_param", "offload_optimizer")):
@@ -75,7 +82,7 @@ def check_deepspeed(train: TrainConfig, world: int, *, gpus: bool) -> list[str]:
 
 
 def _models() -> dict[str, type[BaseModel]]:
-    """DeepSpeed's own classes, by the key that they read."""
+    """Return DeepSpeed's own classes by the key that they read."""
     import deepspeed  # noqa: F401  (its parts import one another only after it)
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -87,23 +94,23 @@ def _models() -> dict[str, type[BaseModel]]:
     }
 
 
-def _check_offered(zero: Mapping[str, Any]) -> None:
+def _check_offered(zero: JsonObject) -> None:
     for key in zero:
         if key not in TRIED and f"stage3_{key}" not in TRIED:
-            refuse_key(key, TRIED, f"{KEY}.zero_optimization", known=_is_deepspeeds(key))
+            refuse_key(key, TRIED, f"{KEY}.zero_optimization", known=_is_known_to_deepspeed(key))
     for key in ("offload_param", "offload_optimizer"):
         for inner in zero.get(key) or ():
             if inner not in OFFLOAD:
                 refuse_key(inner, OFFLOAD, f"{KEY}.zero_optimization.{key}")
 
 
-def _is_deepspeeds(key: str) -> bool:
+def _is_known_to_deepspeed(key: str) -> bool:
     fields = _models()["zero_optimization"].model_fields
     return key in fields or key in {field.alias for field in fields.values()}
 
 
-def _validate(model: type[BaseModel], values: Mapping[str, Any], path: str) -> None:
-    """Reads a block as DeepSpeed does, every `auto` replaced before."""
+def _validate(model: type[BaseModel], values: JsonObject, path: str) -> None:
+    """Let DeepSpeed's class read a block, without each `auto` that is left."""
     values = {key: value for key, value in values.items() if value != "auto"}
     try:
         model(**values)
@@ -123,8 +130,8 @@ def _validate(model: type[BaseModel], values: Mapping[str, Any], path: str) -> N
         ) from None
 
 
-def _check_stages(own: Mapping[str, Any], zero: Mapping[str, Any], kind: type[torch.optim.Optimizer]) -> None:
-    """Keys that are right one by one and wrong with the stage of ZeRO."""
+def _check_stages(own: JsonObject, zero: JsonObject, kind: type[torch.optim.Optimizer]) -> None:
+    """Refuse keys that are right by themselves and wrong for the stage of ZeRO."""
     stage = zero["stage"]
     for key, least in (("offload_param", 3), ("offload_optimizer", 1)):
         if is_offloaded(zero, key) and stage < least:
@@ -154,8 +161,8 @@ def _check_stages(own: Mapping[str, Any], zero: Mapping[str, Any], kind: type[to
         )
 
 
-def _try_out(train: TrainConfig) -> None:
-    """Builds optimizer and schedule over one number and takes two steps."""
+def _try_optimizer(train: TrainConfig) -> None:
+    """Build optimizer and schedule over one number and take two steps."""
     plan, schedule = plan_optimizer(train), plan_schedule(train, 1000)
     number = torch.nn.Parameter(torch.zeros(1))
     what, name = "optimizer", f"torch.optim.{plan.kind.__name__}"
@@ -172,7 +179,7 @@ def _try_out(train: TrainConfig) -> None:
             optimizer.step()
             if rates is not None:
                 rates.step()
-    except Exception as error:  # whatever the two say of what they were given
+    except Exception as error:  # arguments of a wrong kind fail in any way
         raise ConfigError(
             f"{KEY}.{what}.params are not what {name} takes",
             got=f"{type(error).__name__}: {error}"[:300],
@@ -180,23 +187,24 @@ def _try_out(train: TrainConfig) -> None:
         ) from None
 
 
-def _check_arguments(kind: Any, arguments: Mapping[str, Any], path: str) -> None:
+def _check_arguments(kind: type[object], arguments: Iterable[str], path: str) -> None:
     there = [name for name in inspect.signature(kind).parameters if name not in ("params", "optimizer")]
     for name in arguments:
         if name not in there:
             refuse_key(name, there, path)
 
 
-def get_schedule_class(name: str) -> Any:
-    """DeepSpeed's class of a schedule."""
+def get_schedule_class(name: str) -> type[Any]:
+    """Return DeepSpeed's class of a schedule."""
     from deepspeed.runtime import lr_schedules
 
-    return getattr(lr_schedules, name)
+    found: type[Any] = getattr(lr_schedules, name)
+    return found
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """DeepSpeed without its lines, and without a word of a device in the environment that workers inherit."""
+    """Use DeepSpeed without its output, and without leaving a device in the environment that workers inherit."""
     before = os.environ.get("DS_ACCELERATOR")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logger = logging.getLogger("DeepSpeed")

@@ -48,36 +48,27 @@ class Store(Protocol):
 
     def is_current(self) -> bool:
         """Return whether the folder still holds the file that is open, with nothing cut off."""
-        ...
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the body of each key; None where there is none or its checksum does not fit."""
-        ...
 
     def put(self, bodies: Mapping[bytes, bytes]) -> None:
         """Keep these bodies by key, all of them or, where it fails, none."""
-        ...
 
     def count(self) -> int:
         """Return the number of answers."""
-        ...
 
     def used_bytes(self) -> int:
         """Return the bytes of the file that hold something; the rest is used again before it grows."""
-        ...
 
     def evict(self, share: float) -> int:
         """Delete this share of the answers, chosen at random; returns how many went."""
-        ...
 
     def shrink(self) -> None:
         """Give freed bytes back to the disk."""
-        ...
 
     def check(self) -> StoreCheck:
         """Read everything and say what is damaged."""
-        ...
 
     def close(self) -> None:
         """Flush and close; never raises."""
-        ...
