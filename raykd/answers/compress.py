@@ -1,9 +1,9 @@
-"""What a teacher keeps of its logits over a vocabulary; runs where the teacher runs, on any device.
+"""Compress a teacher's logits over a vocabulary into an answer; runs where the teacher runs, on any device.
 
-Decision record: each function takes the logits of a chunk of units and may be called chunk by chunk (`payloads.join`
-puts the chunks together), because float32 logits of a whole batch are what this is to avoid. The random draw of a
-unit depends on its row's seed and its place in the row only, never on the batch or the chunk it was computed in, so
-that an answer from the store is the answer that would be computed again.
+Decision record: each function takes the logits of a chunk of units and may be called chunk by chunk (`join_answers`
+puts the chunks together), so that float32 logits of a whole batch never exist. The random draw of a unit depends only
+on its row's seed and its place in the row, never on its batch or chunk, so an answer from the store is the answer that
+would be computed again.
 
 Cut padded columns off *before* calling: a padding column takes probability from the real ones.
 """
@@ -33,14 +33,17 @@ def keep_top_k(
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
 ) -> TopKAnswer:
-    """The k largest logits (at most V) and the exact log-sum-exp for each temperature.
+    """Keep the k largest logits (at most V) and the exact log-sum-exp for each temperature.
 
-    The log-sum-exp is of the k logits as float16 holds them and of all others as they are: else the rounding of the k
-    (5e-4) would drown a small tail, which is what is missing to 1.
+    The log-sum-exp is taken over the k logits as float16 holds them and all others as they are. Else the rounding of
+    the k (5e-4) would drown a small tail, which is what is missing to 1.
 
     Args:
-        logits_NV: raw, any floating dtype.
-        gold_N: the token that the text has, for `gold_logp_N`.
+        logits_NV: Raw, any floating dtype.
+        k: How many.
+        temperatures: The grid.
+        gold_N: The token that the text has, for `gold_logp_N`.
+        offsets_N: See `Answer`.
 
     Raises:
         ValueError: k is below 1, or a temperature is not positive or named twice.
@@ -49,9 +52,9 @@ def keep_top_k(
         raise ValueError(
             f"top {k} at temperatures {tuple(temperatures)}: wanted k > 0, each temperature once, > 0"
         )
-    shifted_NV = _shifted(logits_NV)
+    shifted_NV = _shift(logits_NV)
     logits_NK, ids_NK = shifted_NV.topk(min(k, shifted_NV.shape[1]), dim=-1)
-    common = _common(shifted_NV, gold_N, offsets_N)
+    common = _measure_units(shifted_NV, gold_N, offsets_N)
     logits_NK = logits_NK.clamp_min(_HALF_MIN).half()
     shifted_NV.scatter_(1, ids_NK, logits_NK.float())
     lse_NG = torch.stack([torch.logsumexp(shifted_NV / t, dim=-1) for t in temperatures], dim=-1)
@@ -74,14 +77,17 @@ def draw_tokens(
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
 ) -> SampledAnswer:
-    """One token of ``softmax(z / T)`` for each uniform number, with replacement, as unique ids with counts.
+    """Draw one token of ``softmax(z / T)`` per uniform number, with replacement, as unique ids with counts.
 
     Args:
-        logits_NV: raw, any floating dtype.
-        uniforms_ND: in [0, 1), one a draw, from `uniforms`.
+        logits_NV: Raw, any floating dtype.
+        uniforms_ND: In [0, 1), one per draw, from `draw_uniforms`.
+        temperature: T.
+        gold_N: The token that the text has, for `gold_logp_N`.
+        offsets_N: See `Answer`.
 
     Raises:
-        ValueError: no draw or more than 255, T is not positive, or another number of units.
+        ValueError: There are no draws or more than 255, T is not positive, or the numbers of units differ.
     """
     draws = uniforms_ND.shape[1]
     if not 1 <= draws <= MOST_DRAWS or not temperature > 0.0 or len(uniforms_ND) != len(logits_NV):
@@ -89,24 +95,24 @@ def draw_tokens(
             f"{draws} draws at temperature {temperature} for {len(uniforms_ND)} of {len(logits_NV)} units; "
             f"wanted 1 to {MOST_DRAWS} draws, a positive temperature, equal units"
         )
-    shifted_NV = _shifted(logits_NV)
+    shifted_NV = _shift(logits_NV)
     # float64: in float32 the sum over 100,000 tokens would lose the small ones, and so bias the draw.
     cdf_NV = torch.exp((shifted_NV / temperature).double()).cumsum(dim=-1)
     point_ND = torch.from_numpy(uniforms_ND).to(cdf_NV.device) * cdf_NV[:, -1:]
     drawn_ND = torch.searchsorted(cdf_NV, point_ND, right=True).clamp_max(cdf_NV.shape[1] - 1)
-    ids_NJ, counts_NJ = _counted(drawn_ND.cpu().numpy())
+    ids_NJ, counts_NJ = _count_drawn(drawn_ND.cpu().numpy())
     return SampledAnswer(
         ids_NJ=ids_NJ,
         counts_NJ=counts_NJ,
         draws=draws,
         temperature=float(temperature),
         vocab=shifted_NV.shape[1],
-        **_common(shifted_NV, gold_N, offsets_N),
+        **_measure_units(shifted_NV, gold_N, offsets_N),
     )
 
 
 def draw_uniforms(seed: int, units: int, draws: int) -> NDArray[np.float64]:
-    """The random numbers of one row's units: the same seed always gives the same, and a longer row begins equal."""
+    """Draw the random numbers of one row's units; they depend on the seed alone, and a longer row begins equal."""
     return np.random.Generator(np.random.Philox(key=seed)).random((units, draws))
 
 
@@ -118,22 +124,31 @@ def keep_hidden(
     gold_N: torch.Tensor | None = None,
     offsets_N: NDArray[np.int64] | None = None,
 ) -> HiddenAnswer:
-    """The last hidden states, as the output head reads them; logits add entropy (and, with gold_N, gold_logp_N)."""
+    """Keep the last hidden states, as the output head reads them.
+
+    Args:
+        states_NH: The states, any floating dtype.
+        logits_NV: Adds the entropy and, with `gold_N`, `gold_logp_N`; None leaves both out.
+        gold_N: The token that the text has.
+        offsets_N: See `Answer`.
+    """
     common: dict[str, Any] = {"covered_N": np.ones(len(states_NH), dtype=np.bool_), "offsets_N": offsets_N}
     if logits_NV is not None:
-        common = _common(_shifted(logits_NV), gold_N, offsets_N)
+        common = _measure_units(_shift(logits_NV), gold_N, offsets_N)
     limit = -_HALF_MIN
     return HiddenAnswer(states_NH=states_NH.float().clamp(-limit, limit).half().cpu().numpy(), **common)
 
 
-def _shifted(logits_NV: torch.Tensor) -> torch.Tensor:
+def _shift(logits_NV: torch.Tensor) -> torch.Tensor:
+    """Subtract each unit's largest logit, so that exponentials stay below 1."""
     logits_NV = logits_NV.float()
     return logits_NV - logits_NV.amax(dim=-1, keepdim=True)
 
 
-def _common(
+def _measure_units(
     shifted_NV: torch.Tensor, gold_N: torch.Tensor | None, offsets_N: NDArray[np.int64] | None
 ) -> dict[str, Any]:
+    """Return the fields that all forms of answer share."""
     lse_N = torch.logsumexp(shifted_NV, dim=-1)
     p_NV = torch.exp(shifted_NV - lse_N.unsqueeze(-1))
     # A forbidden token has p = 0 and a logit of -inf, whose product would be NaN.
@@ -149,8 +164,8 @@ def _common(
     return common
 
 
-def _counted(drawn_ND: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Each unit's distinct ids and how often each was drawn, padded with -1 and 0."""
+def _count_drawn(drawn_ND: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Return each unit's distinct ids and how often each was drawn, padded with -1 and 0."""
     n, draws = drawn_ND.shape
     sorted_ND = np.sort(drawn_ND, axis=1)
     new_ND = np.ones((n, draws), dtype=np.bool_)

@@ -1,13 +1,16 @@
 """Lay the teachers' answers out over the student's units: bytes become `Signals`.
 
-Decision record: an answer says what a teacher said of one row; which units the row has is the student's to say.
-Where the choices are labels both see the same units, so their numbers must agree, and an answer with another number
-is an error and not a smaller batch. Over a vocabulary the teacher's units are matched with the student's: of the same
-tokenizer (proved by content) by their number, of another one where both begin a token at the same character and end
-it at the same one; a teacher that is read by rank needs its units to begin at one place only. Where the student cuts a
-text with the teacher's own tokenizer (a union of vocabularies) units correspond by their number, and that they begin
-at one character is checked. A unit that does not correspond, or that the student itself does not see (its tokenizer
-cut it off), is covered by nobody.
+Decision record: an answer belongs to a row; which units the row has is decided by the student.
+
+- Where the choices are labels, both see the same units. Their numbers must agree, and an answer with another number is
+  an error.
+- Over a vocabulary the teacher's units are aligned with the student's. With the same tokenizer (proved by content) they
+  correspond by number. With another one they correspond where a token begins and ends at the same characters; a teacher
+  that is compared by rank only has to begin at the same one.
+- Where the student cuts a text with the teacher's own tokenizer (a union of vocabularies), units correspond by number,
+  and it is checked that they begin at the same character.
+- A unit without a counterpart, or one that the student does not see because its tokenizer cut it off, is covered by no
+  teacher.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from raykd.distill.signals import MASKED, Signals, VocabularySignal
 from raykd.text.alignment import NOWHERE, align_units
 
 FAINT = -20.0
-"""Log-probability of a choice that a teacher lacks and the student has."""
+"""Log-probability that a teacher gets for a choice that it lacks and the student has."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class StudentUnits:
     Attributes:
         labels_N: int64, gold labels; their device is the signals' device.
         counts_B: Units of each row.
-        languages: A code a row.
+        languages: One code per row.
         choices: C, the student's, where they are labels or words; a teacher's answer of fewer is padded with `MASKED`.
         seen_N: False where the student does not see the unit; None where it sees all.
         visible_NC: False where the student has no logit for a choice; None where it has one for each.
@@ -57,7 +60,7 @@ class StudentUnits:
 
     @property
     def unit_languages(self) -> tuple[str, ...]:
-        """A code a unit."""
+        """One code per unit."""
         return tuple(np.repeat(np.asarray(self.languages, dtype=object), self.counts_B).tolist())
 
 
@@ -67,13 +70,13 @@ def lay_out_answers(
     units: StudentUnits,
     matches: Sequence[VocabularyMatch] = (),
 ) -> Signals:
-    """Return the answers of M teachers to B rows as `Signals` of the student's N units.
+    """Turn the answers of M teachers to B rows into `Signals` of the student's N units.
 
     Args:
         answers: One entry per teacher.
         teacher_languages: What each teacher was declared for.
         units: The student's.
-        matches: Where the choices are a vocabulary, how each teacher's stands to the student's; empty elsewhere.
+        matches: Where the choices are a vocabulary, how each teacher's maps onto the student's; empty elsewhere.
 
     Raises:
         ValueError: An answer cannot be read, is of another number of units or of more choices than there are, or one
@@ -105,8 +108,8 @@ def _lay_out_labels(
             logits_MNC[m][:, unknown_C] = 0.0
     covered, logits = torch.from_numpy(covered_MN).to(device), torch.from_numpy(logits_MNC).to(device)
     if units.visible_NC is not None:
-        # What the student cannot say a teacher does not teach it, since no probability could come near the teacher's;
-        # what the teacher cannot say is all but impossible to it and not impossible, for divergences of q over p.
+        # A choice that the student lacks is masked: no output of the student could come near the teacher's probability.
+        # A choice that only the teacher lacks gets a faint probability, not 0, for divergences of q over p.
         faint_MN1 = logits.logsumexp(dim=-1, keepdim=True) + FAINT
         logits = torch.where(logits > MASKED / 2, logits, faint_MN1).masked_fill(~units.visible_NC, MASKED)
     return Signals(
@@ -141,7 +144,7 @@ def read_unit_logits(
     width = answer.logits_NC.shape[1]
     if width > choices:
         raise ValueError(f"teacher {slots.teacher} answered with {width} choices, there are {choices}")
-    if width == choices and asked_B.all() and answer.covered_N.all():  # as it mostly is: nothing to lay out
+    if width == choices and asked_B.all() and answer.covered_N.all():  # the common case, without a copy
         return answer.logits_NC, answer.covered_N
     logits_NC, covered_N = np.zeros((units, choices), dtype=np.float32), np.zeros(units, dtype=bool)
     asked_N = np.repeat(asked_B, counts_B)
@@ -166,7 +169,7 @@ def _lay_out_tokens(
         if answer is None:
             signals.append(None)
             continue
-        index_N = _index(answer, units_B, match, units)
+        index_N = _align_units(answer, units_B, match, units)
         taken = answer.take(index_N)
         covered_MN[m] = (index_N >= 0) & taken.covered_N
         signals.append(
@@ -191,7 +194,7 @@ def _lay_out_tokens(
     )
 
 
-def _index(
+def _align_units(
     answer: Answer, units_B: NDArray[np.int64], match: VocabularyMatch, units: StudentUnits
 ) -> NDArray[np.int64]:
     """Return for each of the student's units the position of the teacher's, or -1."""

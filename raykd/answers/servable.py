@@ -1,8 +1,8 @@
-"""Which form of answer can serve which loss, known before anything runs.
+"""Check, before anything runs, that a form of answer can serve a loss.
 
-Decision record: the knowledge is the divergences' own (`DivergenceBase.serves`) and the same at run time; this module
-only asks for it early and says what to do instead. A temperature off the grid is refused and never interpolated: a
-sweep must search on the grid that the teachers answered for.
+Decision record: the divergences themselves know what they can serve (`DivergenceBase.serves`). This module only asks
+them early and says what to do instead. A temperature off the grid is refused, never interpolated: a sweep must search
+on the grid that the teachers answered for.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from raykd.errors import ConfigError
 
 
 def find_support(kind: PayloadKind, vocabulary: VocabularyKind) -> Support:
-    """Over what a divergence compares the student with such answers.
+    """Return over what a divergence compares the student with answers of a kind.
 
     Raises:
-        ConfigError: a form that does not allow this vocabulary.
+        ConfigError: The form does not allow this vocabulary.
     """
     if kind in ("dense", "hidden"):
         by_vocabulary: dict[VocabularyKind, Support] = {
@@ -55,11 +55,11 @@ def check_servable(
     Args:
         objective: What is computed; plain training needs no answers and is never refused.
         kind: The form of the teachers' answers.
-        temperatures: Of top-k the declared grid, of sampled tokens the temperature they are drawn at.
-        vocabulary: How the teacher's stands to the student's.
+        temperatures: The grid of top-k answers, or the temperature at which tokens are drawn.
+        vocabulary: How the teacher's maps onto the student's.
 
     Raises:
-        ConfigError: A temperature off the grid, a divergence or a mixture that the form does not serve.
+        ConfigError: A temperature is off the grid, or the form does not serve a divergence or the mixture.
     """
     if objective.plain:
         return
@@ -87,6 +87,7 @@ def check_servable(
 def _check_temperature(schedule: ScheduleBase, kind: PayloadKind, grid: Sequence[float]) -> None:
     low, high = schedule.bounds()
     values = schedule.values if isinstance(schedule, Step) else (low, high)
+    # As float32, which is what an answer holds.
     held = {float(np.float32(t)) for t in grid}
     steady = low == high or isinstance(schedule, Step)
     off = [value for value in values if float(np.float32(value)) not in held]

@@ -1,7 +1,7 @@
-"""Where answers come from: the interface that a student sees of its teachers.
+"""`SignalSource`: the interface through which a student asks its teachers.
 
-Decision record: student and teachers never import each other; both know this. An answer travels as the bytes that the
-store keeps, so what was stored, what a replica computes and what a teacher in this process says look alike, and only
+Decision record: student and teachers never import each other; both import this. An answer travels as the bytes that the
+store keeps, so stored answers, those of a replica and those of a teacher in this process look alike, and only
 `raykd.answers.layout` reads them.
 """
 
@@ -20,9 +20,9 @@ from raykd.text.batch import TextBatch
 
 @dataclass(slots=True)
 class AnswerSlots:
-    """One teacher's answers to the rows of a batch, a slot a row, filled as they come in.
+    """One teacher's answers to the rows of a batch: one slot per row, filled as answers come in.
 
-    Written by teachers (on their side of the wire and on the student's), read by `raykd.answers.layout` and the meter.
+    Written on both sides of the wire, read by `raykd.answers.layout` and the meter.
 
     Attributes:
         teacher: Its name.
@@ -60,7 +60,7 @@ class AnswerSlots:
 
     @property
     def answered_B(self) -> NDArray[np.bool_]:  # noqa: N802  (a shape, as the fields)
-        """``[B]``: which rows have an answer."""
+        """Which rows have an answer, ``[B]``."""
         return np.asarray([body is not None for body in self.bodies], dtype=bool)
 
     def fill(self, rows: Iterable[int], bodies: Sequence[bytes | None]) -> None:
@@ -83,7 +83,7 @@ class AnswerSlots:
 
 
 class PendingBatch(Protocol):
-    """The answers to one batch, on their way."""
+    """The answers to one batch that are on their way."""
 
     def result(self, timeout: float | None = None) -> list[AnswerSlots]:
         """Block for the answers; returns one entry per teacher, in the source's order."""
