@@ -1,11 +1,14 @@
-"""The objective over a vocabulary, computed a few units at a time.
+"""Evaluate the objective over a vocabulary a few units at a time.
 
 Decision record: float32 logits of a batch over a vocabulary of 100,000 are larger than the models, and a loss holds
-several such tensors. Here a chunk of units goes through head, loss and gradient before the next one begins, and what is
-kept is the gradient of the hidden states and of the head; the idea is that of fused linear cross entropy. It is also
-faster on a CPU, since small buffers are used again and large ones are mapped anew each time. The gradient is computed
-in the forward pass, so the backward pass only hands it on (times the factor of the loss, say of loss scaling) and can
-run once. An objective's shares add up (`Objective.evaluate`), so chunks change nothing but rounding.
+several such tensors.
+
+- A chunk of units goes through head, loss and gradient before the next one begins, and only the gradients of the hidden
+  states and of the head are kept, as in fused linear cross entropy.
+- It is also faster on a CPU, which reuses small buffers and maps large ones anew each time.
+- The gradient is computed in the forward pass. The backward pass only scales it (say by loss scaling) and passes it on,
+  so it can run once.
+- An objective's shares add up (`Objective.evaluate`), so chunks change nothing but rounding.
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ from raykd.distill.objective import Counts, Objective, ObjectiveResult
 from raykd.distill.signals import Signals
 
 CHUNK_BYTES = 16 * 2**20
-"""Float32 logits of one chunk, as far as that is `CHUNK_UNITS`: larger ones fall out of the cache."""
+"""Bytes of a chunk's float32 logits, unless `CHUNK_UNITS` need more: larger chunks fall out of the cache."""
 CHUNK_UNITS = 64
-"""Fewest units of a chunk: each chunk reads the head, and adds to its gradient, once."""
+"""Fewest units of a chunk: each chunk reads the whole head once, and its gradient."""
 
 
 def choose_chunk_units(vocab: int) -> int:
-    """Units of a chunk over a vocabulary."""
+    """Choose the number of units of a chunk over a vocabulary."""
     return max(CHUNK_UNITS, CHUNK_BYTES // (4 * vocab))
 
 
@@ -45,16 +48,22 @@ def evaluate_hidden(
     after: LogitMap = PLAIN,
     chunk: int | None = None,
 ) -> ObjectiveResult:
-    """`Objective.evaluate` of ``after(hidden @ weight.T + bias)``, whose loss reaches hidden states, weight and bias.
+    """Evaluate an objective for ``after(hidden @ weight.T + bias)``; its gradient reaches all three.
 
     Args:
-        hidden_ND: the student's last hidden states, only the units.
-        weight_VD, bias_V, after: its output head, and what it does to the product.
-        labels_N, signals, progress, totals: as for `Objective.evaluate`, of all units.
-        chunk: units computed at once; None for `choose_chunk_units` the vocabulary.
+        objective: The objective.
+        hidden_ND: The student's last hidden states, only those of units.
+        weight_VD: Its output head.
+        bias_V: Of that head.
+        labels_N: As for `Objective.evaluate`, like the next three.
+        signals: Of all units.
+        progress: u in [0, 1].
+        totals: Over all ranks and micro-batches of the step.
+        after: What the student does to the product.
+        chunk: Units computed at once; None for `choose_chunk_units` of the vocabulary.
 
     Raises:
-        ValueError: as `Objective.evaluate`, or shapes that disagree.
+        ValueError: As `Objective.evaluate`, or shapes disagree.
     """
     if hidden_ND.ndim != 2 or hidden_ND.shape != (len(labels_N), weight_VD.shape[1]):
         raise ValueError(
@@ -81,7 +90,7 @@ def evaluate_hidden(
         if bias and bias[0] is not None:
             bias[0] += grad_NV.sum(dim=0)
 
-    pieces = _pieces(len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0]))
+    pieces = _cut_pieces(len(labels_N), chunk or choose_chunk_units(weight_VD.shape[0]))
     with torch.no_grad():
         results = [
             _evaluate(
@@ -89,11 +98,11 @@ def evaluate_hidden(
             )
             for piece in pieces
         ]
-    return _joined(results, inputs, grads)
+    return _join_results(results, inputs, grads)
 
 
-def _pieces(units: int, chunk: int) -> list[tuple[int, int]]:
-    """At least one, so that a batch without units has a loss of 0 with its graph."""
+def _cut_pieces(units: int, chunk: int) -> list[tuple[int, int]]:
+    """Cut units into pieces; there is at least one, so that a batch without units has a loss of 0 with its graph."""
     return [(begin, min(begin + chunk, units)) for begin in range(0, max(units, 1), chunk)]
 
 
@@ -119,7 +128,7 @@ def _evaluate(
 
 
 def _buffer(tensor: torch.Tensor) -> torch.Tensor:
-    # float32 whatever the parameter is: many small chunks are added up in it.
+    # float32 whatever the parameter is, because many small chunks are added up in it.
     return torch.zeros_like(tensor, dtype=torch.float32, requires_grad=False)
 
 
@@ -130,7 +139,7 @@ def _add_product(weight: torch.Tensor, grad_NV: torch.Tensor, hidden_ND: torch.T
         weight += grad_NV.T @ hidden_ND
 
 
-def _joined(
+def _join_results(
     results: Sequence[ObjectiveResult], inputs: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
 ) -> ObjectiveResult:
     first, *others = results

@@ -1,4 +1,4 @@
-"""What a model does to the product of hidden states and output head before it calls it logits.
+"""`LogitMap`: what a model does to the product of hidden states and output head to get its logits.
 
 Decision record: families scale it (Cohere, Granite, Falcon-H1) or cap it softly (Gemma 2, arXiv:2408.00118); both are
 functions of one number, so a chunk of units goes through them without knowing the rest of the vocabulary.
@@ -19,12 +19,17 @@ class LogitMap:
     cap: float | None = None
 
     def __call__(self, product_NV: torch.Tensor) -> torch.Tensor:
-        """The model's logits."""
+        """Return the model's logits."""
         scaled_NV = product_NV if self.scale == 1.0 else product_NV * self.scale
         return scaled_NV if self.cap is None else torch.tanh(scaled_NV / self.cap) * self.cap
 
     def backward(self, grad_NV: torch.Tensor, logits_NV: torch.Tensor) -> torch.Tensor:
-        """The gradient of the product, of that of the logits and the logits."""
+        """Return the gradient with respect to the product.
+
+        Args:
+            grad_NV: The gradient with respect to the logits.
+            logits_NV: What the call returned.
+        """
         if self.cap is not None:
             grad_NV = grad_NV * (1.0 - (logits_NV / self.cap) ** 2)
         return grad_NV if self.scale == 1.0 else grad_NV * self.scale

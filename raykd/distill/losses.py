@@ -24,7 +24,7 @@ from raykd.spec import Spec
 
 
 class DivergenceBase(Spec):
-    """What all divergences share: float32, the shape check and the temperature's power."""
+    """Base of all divergences: float32, the shape check and the temperature's power."""
 
     kind: str
     temperature_power: ClassVar[int]
@@ -38,7 +38,7 @@ class DivergenceBase(Spec):
 
     @classmethod
     def serves(cls, support: Support) -> bool:
-        """Whether this loss can compare the student with a target over such a support."""
+        """Return whether this loss can compare the student with a target over such a support."""
         if support == "own":
             return cls.by_rank
         if support == "draws":
@@ -46,15 +46,15 @@ class DivergenceBase(Spec):
         return support == "whole" or not cls.needs_dense
 
     def per_unit(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        """``T ** temperature_power * D(p, q)`` for each unit, float32 ``[N]``.
+        """Compute ``T ** temperature_power * D(p, q)`` per unit, float32 ``[N]``.
 
         Args:
-            student_logits_NK: raw student logits, any floating dtype, on the support of the target.
+            student_logits_NK: Raw student logits, any floating dtype, on the support of the target.
             target: p softened at `target.temperature`, ordinarily the same temperature.
             temperature: T > 0 of the student.
 
         Raises:
-            ValueError: the shapes differ (a width of 1 does not broadcast) or T is not positive.
+            ValueError: The shapes differ (a width of 1 does not broadcast) or T is not positive.
         """
         wanted, got = target.p_NK.shape, student_logits_NK.shape
         if got[: 1 if self.by_rank else None] != wanted[: 1 if self.by_rank else None]:
@@ -69,7 +69,7 @@ class DivergenceBase(Spec):
 
     @abstractmethod
     def unscaled(self, student_logits_NK: torch.Tensor, target: Target, temperature: float) -> torch.Tensor:
-        """``D(p, q)`` for each unit, ``[N]``, without the power of T; inputs are float32, shapes equal."""
+        """Compute ``D(p, q)`` per unit, ``[N]``, without the power of T; inputs are float32 of equal shapes."""
 
 
 class ForwardKL(DivergenceBase):
@@ -211,12 +211,14 @@ class UniversalLogit(DivergenceBase):
 def compute_gold_loss(
     logits_NC: torch.Tensor, labels_N: torch.Tensor, smoothing: float, open_NC: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy with the gold labels, summed over labelled units; `UNLABELLED` units count 0.
+    """Compute the cross-entropy with the gold labels, summed over labelled units.
 
     Args:
-        smoothing: share of the target that is spread evenly over the choices that a unit has. Choices that only other
+        logits_NC: The student's, float32.
+        labels_N: int64; `UNLABELLED` units count 0.
+        smoothing: Share of the target that is spread evenly over the choices that a unit has. Choices that only other
             units of the batch have (`MASKED`) get none of it: their log-probability is -1e4.
-        open_NC: the choices that may be gold; None for all that are not masked.
+        open_NC: The choices that may be gold; None for all that are not masked.
     """
     if smoothing == 0.0:
         return F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="sum")

@@ -1,8 +1,8 @@
-"""Which tokens of a text are masked: a pure function of the text.
+"""Choose the tokens of a text that are masked, as a pure function of the text.
 
-Decision record: it is a function of the text's key and a seed, not of a generator's state: teacher and student, in
-whatever process, hide the same places, and an answer can be stored. It is here because tokenizers, tasks and students
-all name the same roles of tokens.
+Decision record: the choice depends on the text's key and a seed, not on a generator's state. So teacher and student, in
+whatever process, hide the same places, and an answer can be stored. The module is in this room because tokenizers,
+tasks and students all use its roles of tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROLES = ("pad", "unk", "cls", "sep", "mask")
-"""What every tokenizer of a masked language model has a token for; their ids in a union of vocabularies are 0 to 4."""
+"""Roles for which every tokenizer of a masked language model has a token; ids 0 to 4 in a union of vocabularies."""
 
 
 def mask_positions(
@@ -25,19 +25,23 @@ def mask_positions(
     *,
     special_ids: Iterable[int] = range(len(ROLES)),
 ) -> NDArray[np.int64]:
-    """Which of the L tokens to hide, in order: ``round(share * n)`` of the n that are no specials, at least one.
+    """Choose which of the L tokens to hide: ``round(share * n)`` of the n that are no specials, at least one.
 
     A pure function: the same text key, seed and specials' places give the same positions in every process, and
-    with the member's ids the same as with the union's. Empty where there is nothing to hide.
+    with the member's ids the same as with the union's.
 
     Args:
-        text_key: what names the text: itself, or a hash of it.
-        epoch_seed: another one each epoch hides other places.
-        share: 0.15 is BERT's (arXiv:1810.04805).
-        special_ids: of the vocabulary ``ids_L`` is in; those of `ROLES`.
+        ids_L: The text's tokens.
+        text_key: Names the text: itself, or a hash of it.
+        epoch_seed: A new one each epoch hides other places.
+        share: Share of tokens to hide; 0.15 is BERT's (arXiv:1810.04805).
+        special_ids: Ids of `ROLES` in the vocabulary of ``ids_L``.
+
+    Returns:
+        Positions, rising; empty where there is nothing to hide.
 
     Raises:
-        ValueError: a share that is not above 0 and at most 1.
+        ValueError: The share is not above 0 and at most 1.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share is above 0 and at most 1, got {share}")
@@ -46,12 +50,12 @@ def mask_positions(
         return places
     key = text_key.encode("utf-8", "surrogatepass") if isinstance(text_key, str) else text_key
     seed = hashlib.sha256(f"mask {epoch_seed} ".encode() + key).digest()[:8]
-    order = np.argsort(_scrambled(int.from_bytes(seed, "little"), places), kind="stable")
+    order = np.argsort(_hash_places(int.from_bytes(seed, "little"), places), kind="stable")
     return np.sort(places[order[: max(1, round(share * len(places)))]])
 
 
-def _scrambled(seed: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """splitmix64's numbers of these places: independent of each other and of how many there are."""
+def _hash_places(seed: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash places with splitmix64, so that the numbers do not depend on how many places there are."""
     with np.errstate(over="ignore"):
         mixed = np.uint64(seed) + places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

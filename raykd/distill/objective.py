@@ -1,16 +1,21 @@
-"""The objective: gold labels and teachers in one scalar.
+"""`Objective`: combines gold labels and teachers in one loss.
 
     ``L = alpha CE_sum / N_hard + (1 - alpha) sum_j lambda_j(u) [T^k_j D_j]_sum / N_soft``
 
-Decision record: alpha is the size, lambda the shape. Every term is a sum over units, divided once by its own
-*global* count (all ranks, all micro-batches of the step), so the loss does not depend on how a step was
-split. The side whose factor, alpha or 1 - alpha, is exactly 0 is not computed at all, so that alpha = 1 is
-plain supervised training bit for bit. A unit that no teacher covers falls back to its gold label in every
-term, and is counted.
+Decision record:
+
+- alpha is the size, lambda the shape.
+- Every term is a sum over units, divided once by its own *global* count (all ranks, all micro-batches of the step), so
+  the loss does not depend on how a step was split.
+- A side whose factor, alpha or 1 - alpha, is exactly 0 is not computed, so alpha = 1 is plain supervised training bit
+  for bit.
+- A unit that no teacher covers falls back to its gold label in every term, and is counted.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +37,10 @@ from raykd.spec import Spec
 class ScheduleValues:
     """The values of all schedules at one progress. Written by `Objective.values_at`, read by it and by tracking.
 
-    lambdas: one a term, under the kind of its divergence.
+    Attributes:
+        alpha: Weight of the gold label.
+        temperature: T.
+        lambdas: One per term, under the kind of its divergence.
     """
 
     alpha: float
@@ -42,11 +50,12 @@ class ScheduleValues:
 
 @dataclass(frozen=True)
 class Counts:
-    """Units of one micro-batch, or of many added up. Written by `counts`, read by `evaluate` and the engine.
+    """Units of one micro-batch, or of many added up. Written by `Objective.counts`, read by `Objective.evaluate`.
 
-    hard: units with a gold label.
-    soft: units in the soft sum: covered ones, and those that fall back to the gold label.
-    uncovered: of ``soft``, the units that fall back.
+    Attributes:
+        hard: Units with a gold label.
+        soft: Units in the soft sum: covered ones, and those that fall back to the gold label.
+        uncovered: Those of ``soft`` that fall back.
     """
 
     hard: int = 0
@@ -61,12 +70,13 @@ class Counts:
 class ObjectiveResult:
     """What one micro-batch contributes. Written by `Objective.evaluate`, read by the engine and by tracking.
 
-    loss: scalar with graph, this micro-batch's share of the global loss: the shares add up to it.
-    sums: detached local sums before alpha, lambda and division: "hard", and "soft/<kind>" of each term, the
-        fallback to the gold label included. A term that alpha switched off has no key; which keys there are
-        depends on configuration and progress only, so all ranks agree.
-    weights_M: each teacher's weight summed over the covered units; None where no teacher took part.
-    counts: this micro-batch's own units.
+    Attributes:
+        loss: Scalar with graph, this micro-batch's share of the global loss; the shares add up to it.
+        sums: Detached local sums before alpha, lambda and division: "hard", and "soft/<kind>" of each term, the
+            fallback to the gold label included. A term that alpha switched off has no key. The keys depend only on
+            configuration and progress, so all ranks have the same.
+        weights_M: Each teacher's weight summed over the covered units; None where no teacher took part.
+        counts: This micro-batch's own units.
     """
 
     loss: torch.Tensor
@@ -137,11 +147,11 @@ class Objective(Spec):
 
     @property
     def plain(self) -> bool:
-        """Plain supervised training: alpha is the constant 1, and no teacher is needed."""
+        """Whether this is plain supervised training: alpha is the constant 1, and no teacher is needed."""
         return isinstance(self.alpha, Constant) and self.alpha.value == 1.0
 
     def values_at(self, progress: float) -> ScheduleValues:
-        """All schedules at this progress."""
+        """Return the values of all schedules at this progress."""
         return ScheduleValues(
             alpha=self.alpha.value_at(progress),
             temperature=self.temperature.value_at(progress),
@@ -149,14 +159,17 @@ class Objective(Spec):
         )
 
     def counts(self, labels_N: torch.Tensor, signals: Signals | None) -> Counts:
-        """The units of one micro-batch; needs no student, so a step is counted before its first backward.
+        """Count the units of one micro-batch; needs no student, so a step is counted before its first backward pass.
 
         Raises:
-            ValueError: signals is None although teachers are needed, or holds another number of units.
+            ValueError: `signals` is None although teachers are needed, or holds another number of units.
         """
         labelled_N = labels_N != UNLABELLED
         if signals is None:
-            self._needs_no_teacher()
+            if not self.plain:
+                raise ValueError(
+                    "signals is None, but alpha is not the constant 1: this objective needs teachers"
+                )
             return Counts(hard=int(labelled_N.sum()))
         if signals.covered_MN.shape[1:] != labels_N.shape:
             raise ValueError(
@@ -179,19 +192,18 @@ class Objective(Spec):
         totals: Counts,
         open_NC: torch.Tensor | None = None,
     ) -> ObjectiveResult:
-        """This micro-batch's share of the loss.
+        """Compute this micro-batch's share of the loss.
 
         Args:
-            student_logits_NC: raw, any floating dtype.
+            student_logits_NC: Raw, any floating dtype.
             labels_N: int64, gold label or `UNLABELLED`.
-            signals: the teachers' answers for the same units; None only if `plain`.
+            signals: The teachers' answers for the same units; None only if `plain`.
             progress: u in [0, 1].
             totals: `counts` added up over all ranks and micro-batches of the step, this one included.
-            open_NC: the choices that may be gold, over which labels are smoothed; None for all that are not masked.
+            open_NC: The choices that may be gold, over which labels are smoothed; None for all that are not masked.
 
         Raises:
-            ValueError: shapes disagree, totals are smaller than this micro-batch's own counts, or signals is
-            None
+            ValueError: Shapes disagree, totals are smaller than this micro-batch's own counts, or `signals` is None
                 although teachers are needed.
         """
         if student_logits_NC.ndim != 2 or student_logits_NC.shape[:1] != labels_N.shape:
@@ -218,7 +230,9 @@ class Objective(Spec):
             parts = make_parts(logits_NC, signals, weights_MN, values.temperature, self.mixture)
             soft = self._soft(logits_NC, labels_N, parts, values, sums, fall_back=counts.uncovered > 0)
             shares.append((1.0 - values.alpha) * soft / max(totals.soft, 1))
-        return ObjectiveResult(loss=_total(shares), sums=sums, weights_M=weights_M, counts=counts)
+        return ObjectiveResult(
+            loss=functools.reduce(operator.add, shares), sums=sums, weights_M=weights_M, counts=counts
+        )
 
     def _soft(
         self,
@@ -230,34 +244,21 @@ class Objective(Spec):
         *,
         fall_back: bool,
     ) -> torch.Tensor:
-        """``sum_j lambda_j [T^k_j D_j]_sum``; writes the sums without lambda under "soft/<kind>"."""
-        # Cross-entropy with the gold label is what a one-hot teacher at T = 1 would give; 0 where unlabelled.
-        instead_N = torch.zeros_like(logits_NC[:, 0])
+        """Compute ``sum_j lambda_j [T^k_j D_j]_sum``; write the sums without lambda under "soft/<kind>"."""
+        # A teacher that puts all probability on the gold label would give this at T = 1; 0 where unlabelled.
+        fallback_N = torch.zeros_like(logits_NC[:, 0])
         if fall_back:
-            instead_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
+            fallback_N = F.cross_entropy(logits_NC, labels_N, ignore_index=UNLABELLED, reduction="none")
         shares: list[torch.Tensor] = []
         for term in self.terms:
             kind = term.divergence.kind
             divergence_N, covered_N = sum_over_parts(term.divergence, parts, values.temperature, labels_N)
-            loss_N = torch.where(covered_N, divergence_N, instead_N)
+            loss_N = torch.where(covered_N, divergence_N, fallback_N)
             sums[f"soft/{kind}"] = loss_N.detach().sum()
-            shares.append(self._annealed(loss_N, labels_N, values.lambdas[kind]))
-        return _total(shares)
+            shares.append(self._anneal(loss_N, labels_N, values.lambdas[kind]))
+        return functools.reduce(operator.add, shares)
 
-    def _annealed(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:
+    def _anneal(self, loss_N: torch.Tensor, labels_N: torch.Tensor, factor: float) -> torch.Tensor:
         if self.anneal_on == "all":
             return factor * loss_N.sum()
         return torch.where(labels_N == UNLABELLED, loss_N, factor * loss_N).sum()
-
-    def _needs_no_teacher(self) -> None:
-        if not self.plain:
-            raise ValueError(
-                "signals is None, but alpha is not the constant 1: this objective needs teachers"
-            )
-
-
-def _total(parts: list[torch.Tensor]) -> torch.Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total

@@ -1,13 +1,18 @@
-"""The teachers as parts: each part's target, and the student brought onto its support.
+"""Divide the teachers into parts: each with a target, and the student's logits on the support of that target.
 
-Decision record: teachers that know all columns are mixed into one target, as `raykd.distill.targets` says, and so are
-teachers of one and the same subset. A teacher whose answer has a support of its own (a subset, its k tokens, its draw,
-what another vocabulary shares) cannot be mixed with others before the comparison; it is a part, and the parts'
-divergences are summed with the teachers' weights. Of a subset the student's softmax is renormalised over it: what the
-teacher does not know is not punished. With one part nothing is multiplied, so that classification stays what it is.
-Of several teachers each knows some units only (its language), so a part that stands alone is made of the units where
-it has weight: four monolingual teachers then cost what one does. All of them read the student through one gather,
-because the gradient of each would else be as large as the logits.
+Decision record:
+
+- Teachers that know all columns are mixed into one target, as `raykd.distill.targets` says, and so are teachers of the
+  same subset.
+- A teacher whose answer has a support of its own (a subset, its k tokens, its draw, what another vocabulary shares)
+  cannot be mixed with others before the comparison. It is a part, and the divergences of the parts are summed with the
+  teachers' weights.
+- On a subset the student's softmax is renormalised, so the student is not punished for labels that the teacher does not
+  know.
+- With a single part nothing is multiplied, so that classification is computed as without parts.
+- Each of several teachers knows only some units (its language), so a part of one teacher holds only the units where it
+  has weight: four monolingual teachers then cost what one does. All of them read the student through one gather,
+  because the gradient of each would otherwise be as large as the logits.
 """
 
 from __future__ import annotations
@@ -26,9 +31,14 @@ from raykd.distill.vocabulary_signals import SparseSignal, WholeSignal
 
 @dataclass(frozen=True)
 class TargetPart:
-    """A target, the student's logits on its support, and its share of each unit; None for the whole of it.
+    """One target, and the student on its support.
 
-    units_N: which units these are, rising; None for all of them.
+    Attributes:
+        student_NK: The student's logits.
+        target: The teachers' target.
+        support: Over what the two are compared.
+        share_N: The part's weight per unit; None where it is the only part.
+        units_N: Which units these are, rising; None for all of them.
     """
 
     student_NK: torch.Tensor
@@ -45,18 +55,21 @@ def make_parts(
     temperature: float,
     mixture: Mixture,
 ) -> list[TargetPart]:
-    """The parts; their shares of a unit are the teachers' weights, so they sum to 1 where it is covered.
+    """Divide the teachers into parts, whose shares of a unit sum to 1 where it is covered.
 
     Args:
-        logits_NC: the student's, float32.
-        weights_MN: from the weighting.
+        logits_NC: The student's, float32.
+        signals: The teachers' answers.
+        weights_MN: From the weighting.
+        temperature: T.
+        mixture: How teachers of one part are averaged.
 
     Raises:
-        ValueError: widths disagree, a temperature that an answer does not hold, or a geometric mixture of answers
-            that are not whole.
+        ValueError: Widths disagree, an answer does not hold the temperature, or answers that are not whole are to be
+            mixed geometrically.
     """
-    told = signals.logits_MNC.shape[-1] > 0
-    if signals.plain and told:
+    has_logits = signals.logits_MNC.shape[-1] > 0
+    if signals.plain and has_logits:
         student_NC, target = check_alignment(
             logits_NC, combine_signals(signals, weights_MN, temperature, mixture)
         )
@@ -64,18 +77,18 @@ def make_parts(
     groups: dict[object, list[int]] = {}
     for m in range(len(signals.teachers)):
         groups.setdefault(_group(signals, m), []).append(m)
-    rows = _gathered(logits_NC, _alone(signals, weights_MN, list(groups.values())))
+    rows = _gather_student(logits_NC, _find_own_units(signals, weights_MN, list(groups.values())))
     parts = []
     for members in groups.values():
         answer = signals.vocabulary_signal(members[0])
-        if answer is None and not told:
+        if answer is None and not has_logits:
             continue  # a language model that was asked for no row of the batch
         student_NC, units_N = rows.get(members[0], (logits_NC, None))
         weights = weights_MN[members] if units_N is None else weights_MN[members][:, units_N]
         share_N = weights.sum(dim=0)
         inside = torch.where(share_N > 0.0, weights / share_N, 0.0)
-        if not _own_support(answer):
-            made = _whole(logits_NC, signals, members, inside, temperature, mixture)
+        if not _has_own_support(answer):
+            made = _make_whole(logits_NC, signals, members, inside, temperature, mixture)
         elif mixture != "arithmetic":
             raise ValueError(
                 f"teacher {signals.teachers[members[0]]}: a {mixture} mixture needs all logits of one vocabulary"
@@ -83,23 +96,29 @@ def make_parts(
         else:
             assert answer is not None
             answer = answer if units_N is None else answer.at(units_N)
-            made = _reduced(student_NC, answer, signals.teachers[members[0]], inside, temperature)
+            made = _make_reduced(student_NC, answer, signals.teachers[members[0]], inside, temperature)
         student_NK, target, support = made
         parts.append(TargetPart(student_NK, target, support, None if len(groups) == 1 else share_N, units_N))
-    # A part without a unit says nothing; one is kept where there is no other, for the graph.
+    # Parts without units are dropped; one is kept where there is no other, for the graph.
     return [part for part in parts if len(part.target.covered_N)] or parts[:1]
 
 
 def sum_over_parts(
     divergence: DivergenceBase, parts: Sequence[TargetPart], temperature: float, labels_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The divergence summed over the parts with their shares, ``[N]``, and which units any part covers, ``[N]``.
+    """Sum a divergence over the parts with their shares.
 
     Args:
-        labels_N: of the units; no part at all (nobody was asked for the batch) covers none of them.
+        divergence: The divergence.
+        parts: From `make_parts`; none where no teacher was asked for the batch.
+        temperature: T.
+        labels_N: Of the units, whose number they give.
+
+    Returns:
+        The sum ``[N]``, and which units any part covers, ``[N]``.
 
     Raises:
-        ValueError: the divergence does not serve a part's support.
+        ValueError: The divergence does not serve a part's support.
     """
     total_N = torch.zeros_like(labels_N, dtype=torch.float32)
     covered_N = torch.zeros_like(labels_N, dtype=torch.bool)
@@ -119,31 +138,31 @@ def sum_over_parts(
 
 
 def _group(signals: Signals, m: int) -> object:
-    """Equal for teachers that can be mixed."""
+    """Return a key that is equal for teachers that can be mixed."""
     answer, columns = signals.vocabulary_signal(m), signals.columns(m)
     if answer is not None:
         return None if answer.support == "whole" else ("alone", m)
     return None if columns is None else tuple(sorted(columns))
 
 
-def _own_support(answer: VocabularySignal | None) -> bool:
+def _has_own_support(answer: VocabularySignal | None) -> bool:
     return answer is not None and answer.support != "whole"
 
 
-def _alone(
+def _find_own_units(
     signals: Signals, weights_MN: torch.Tensor, groups: Sequence[Sequence[int]]
 ) -> dict[int, torch.Tensor]:
-    """Where there are several parts, the units of each that has a support of its own, by its teacher."""
+    """Return, where there are several parts, the units of each that has a support of its own, by its teacher."""
     if len(groups) == 1:
         return {}
-    alone = [members[0] for members in groups if _own_support(signals.vocabulary_signal(members[0]))]
+    alone = [members[0] for members in groups if _has_own_support(signals.vocabulary_signal(members[0]))]
     return {m: weights_MN[m].nonzero().squeeze(1) for m in alone}
 
 
-def _gathered(
+def _gather_student(
     logits_NC: torch.Tensor, units: Mapping[int, torch.Tensor]
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """The student's logits at the units of each teacher that has not all of them, and which those are."""
+    """Return the student's logits at the units of each teacher that has not all of them, and those units."""
     some = {m: units_N for m, units_N in units.items() if len(units_N) < len(logits_NC)}
     if not some:
         return {}
@@ -153,9 +172,10 @@ def _gathered(
 
 
 Made = tuple[torch.Tensor, Target, Support]
+"""The student's logits, the target and its support."""
 
 
-def _whole(
+def _make_whole(
     logits_NC: torch.Tensor,
     signals: Signals,
     members: list[int],
@@ -166,10 +186,12 @@ def _whole(
     columns = signals.columns(members[0])
     index = None if columns is None else torch.tensor(sorted(columns), device=logits_NC.device)
     if len(members) == 1 and (answer := signals.vocabulary_signal(members[0])) is not None:
-        student_NK, target = check_alignment(logits_NC, _single(answer.logits(), weights_MN, temperature))
+        student_NK, target = check_alignment(
+            logits_NC, _make_single_target(answer.logits(), weights_MN, temperature)
+        )
         return student_NK, target, "whole"
-    if index is None and (routed_NV := _routed(signals, members, weights_MN)) is not None:
-        single = _single(routed_NV, weights_MN.sum(dim=0, keepdim=True), temperature)
+    if index is None and (routed_NV := _route_logits(signals, members, weights_MN)) is not None:
+        single = _make_single_target(routed_NV, weights_MN.sum(dim=0, keepdim=True), temperature)
         student_NK, target = check_alignment(logits_NC, single)
         return student_NK, target, "whole"
     rows = []
@@ -183,8 +205,8 @@ def _whole(
     return student_NK, target, "whole"
 
 
-def _routed(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> torch.Tensor | None:
-    """Each unit's logits over the vocabulary from the one teacher that has weight for it; None where several have."""
+def _route_logits(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> torch.Tensor | None:
+    """Return each unit's logits from the one teacher that has weight for it; None where several have."""
     answers = [signals.vocabulary_signal(m) for m in members]
     used_MN = weights_MN > 0.0
     if any(answer is None for answer in answers) or bool((used_MN.sum(dim=0) > 1).any()):
@@ -201,7 +223,7 @@ def _routed(signals: Signals, members: list[int], weights_MN: torch.Tensor) -> t
     return routed_NV
 
 
-def _reduced(
+def _make_reduced(
     logits_NC: torch.Tensor,
     answer: VocabularySignal,
     teacher: str,
@@ -209,38 +231,40 @@ def _reduced(
     temperature: float,
 ) -> Made:
     if isinstance(answer, SparseSignal):
-        _same_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
+        _check_vocabulary(answer.vocab, logits_NC.shape[1], teacher)
         p_NK, logp_NK = answer.target(temperature)
         student_NK = gather_support(logits_NC, answer.ids_NK, temperature)
-        return student_NK, _target(p_NK, logp_NK, weights_1N, temperature), answer.support
+        return student_NK, _make_target(p_NK, logp_NK, weights_1N, temperature), answer.support
     if not isinstance(answer, WholeSignal):
         raise TypeError(f"teacher {teacher} answered with {type(answer).__name__}")
     if answer.ids is None:
-        return logits_NC, _single(answer.logits(), weights_1N, temperature), answer.support
+        return logits_NC, _make_single_target(answer.logits(), weights_1N, temperature), answer.support
     ids = answer.ids
-    _same_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
+    _check_vocabulary(ids.student_vocab, logits_NC.shape[1], teacher)
     student_NK = gather_columns(logits_NC, ids.student_K, ids.student_rest, temperature)
     with torch.no_grad():
         reduced_NK = gather_columns(answer.logits(), ids.teacher_K, ids.teacher_rest, temperature)
         logp_NK = (reduced_NK / temperature).log_softmax(dim=-1).clamp_min(LOG_FLOOR)
-        target = _target(logp_NK.exp(), logp_NK, weights_1N, temperature)
+        target = _make_target(logp_NK.exp(), logp_NK, weights_1N, temperature)
     return student_NK, target, answer.support
 
 
-def _single(logits_NV: torch.Tensor | None, weights_1N: torch.Tensor, temperature: float) -> Target:
-    """What `combine_logits` gives for one teacher, with a third of the memory: over a vocabulary it is the peak."""
+def _make_single_target(
+    logits_NV: torch.Tensor | None, weights_1N: torch.Tensor, temperature: float
+) -> Target:
+    """Compute what `combine_logits` gives for one teacher with a third of its memory, the peak over a vocabulary."""
     assert logits_NV is not None
     with torch.no_grad():
         centred_NV = logits_NV - logits_NV.mean(dim=-1, keepdim=True)
-        del logits_NV
+        del logits_NV  # the largest tensor, where the caller holds it no more
         logp_NV = soften(centred_NV, temperature).clamp_min_(LOG_FLOOR)
-        return replace(_target(logp_NV.exp(), logp_NV, weights_1N, temperature), logits_NK=centred_NV)
+        return replace(_make_target(logp_NV.exp(), logp_NV, weights_1N, temperature), logits_NK=centred_NV)
 
 
-def _target(
+def _make_target(
     p_NK: torch.Tensor, logp_NK: torch.Tensor, weights_1N: torch.Tensor, temperature: float
 ) -> Target:
-    """A target over some tokens and a tail; what has no logits has its log-probabilities in their place."""
+    """Make a target over some tokens and a tail; log-probabilities take the place of logits."""
     return Target(
         p_NK=p_NK,
         logp_NK=logp_NK,
@@ -251,6 +275,6 @@ def _target(
     )
 
 
-def _same_vocabulary(wanted: int, got: int, teacher: str) -> None:
+def _check_vocabulary(wanted: int, got: int, teacher: str) -> None:
     if wanted != got:
         raise ValueError(f"teacher {teacher} answered over {wanted} tokens, the student has {got}")

@@ -1,7 +1,7 @@
 """Schedules: pure functions of progress ``u = step / total steps`` in [0, 1].
 
-Decision record: a schedule knows no step, no epoch and no optimiser, so an early-stopping search never bends
-a curve and a resumed run continues on it. Every member is monotone between its `knots`, which is what lets
+Decision record: a schedule knows no step, no epoch and no optimizer, so an early-stopping search does not bend a
+curve and a resumed run continues on it. Every member is monotone between its `knots`, which is what lets
 `bounds` give the exact range without sampling.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -22,32 +22,32 @@ ROUNDING = 1e-6
 
 
 class ScheduleBase(Spec):
-    """What all schedules share; a member says `_at` and, if it has corners, `knots`."""
+    """Base of all schedules; a subclass defines `_at` and, if it has corners, `knots`."""
 
     kind: str
 
     def value_at(self, progress: float) -> float:
-        """The value at progress u; u is clamped to [0, 1] where only rounding pushed it out.
+        """Return the value at progress u; u is clamped to [0, 1] where only rounding pushed it out.
 
         Raises:
-            ValueError: progress is NaN, or outside [0, 1] by more than rounding.
+            ValueError: Progress is NaN, or outside [0, 1] by more than rounding.
         """
         if not -ROUNDING <= progress <= 1.0 + ROUNDING:
             raise ValueError(f"progress is {progress}; it must be step / total steps, in [0, 1]")
         return self._at(min(max(float(progress), 0.0), 1.0))
 
     def knots(self) -> tuple[float, ...]:
-        """Points of [0, 1], both ends among them, between which the schedule is monotone."""
+        """Return points of [0, 1], both ends included, between which the schedule is monotone."""
         return (0.0, 1.0)
 
     def bounds(self) -> tuple[float, float]:
-        """Smallest and largest value on [0, 1]."""
+        """Return the smallest and largest value on [0, 1]."""
         values = [self._at(u) for u in self.knots()]
         return min(values), max(values)
 
     @abstractmethod
     def _at(self, u: float) -> float:
-        """The value at u, which lies in [0, 1]."""
+        """Return the value at u, which lies in [0, 1]."""
 
 
 class Constant(ScheduleBase):
@@ -71,7 +71,7 @@ class Linear(ScheduleBase):
     """Value at u = 1."""
 
     def _at(self, u: float) -> float:
-        return _between(self.start, self.end, u)
+        return _interpolate(self.start, self.end, u)
 
 
 class Cosine(ScheduleBase):
@@ -84,7 +84,7 @@ class Cosine(ScheduleBase):
     """Value at u = 1."""
 
     def _at(self, u: float) -> float:
-        return _between(self.start, self.end, (1.0 - math.cos(math.pi * u)) / 2.0)
+        return _interpolate(self.start, self.end, (1.0 - math.cos(math.pi * u)) / 2.0)
 
 
 class Exponential(ScheduleBase):
@@ -172,7 +172,7 @@ class WarmupStableDecay(ScheduleBase):
     def _at(self, u: float) -> float:
         # Measured back from the end, so that u = 1 gives `end` exactly.
         if 1.0 - u < self.decay:
-            return _between(self.end, self.value, (1.0 - u) / self.decay)
+            return _interpolate(self.end, self.value, (1.0 - u) / self.decay)
         return self.value * _rise(u, self.warmup)
 
 
@@ -196,10 +196,10 @@ class TeacherAnnealing(ScheduleBase):
     """Value at u = 1."""
 
     def _at(self, u: float) -> float:
-        return _between(self.start, self.end, u)
+        return _interpolate(self.start, self.end, u)
 
 
-def _between(start: float, end: float, share: float) -> float:
+def _interpolate(start: float, end: float, share: float) -> float:
     return (1.0 - share) * start + share * end
 
 
@@ -207,7 +207,7 @@ def _rise(u: float, fraction: float) -> float:
     return 1.0 if u >= fraction else u / fraction
 
 
-def _number_is_constant(value: Any) -> Any:
+def _number_is_constant(value: object) -> object:
     # bool is an int in Python, and `alpha: true` is a mistake, not a 1.
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"kind": "constant", "value": value}

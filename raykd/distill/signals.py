@@ -1,7 +1,7 @@
-"""What the objective reads of the teachers: their answers to one micro-batch as tensors.
+"""`Signals`: the teachers' answers to one micro-batch as tensors, and `Target`: the teachers combined.
 
-Shape legend, used in names everywhere: ``B`` rows of a batch, ``L`` tokens, ``N`` units (what one prediction
-is: a row for classification, a word for tagging), ``C`` classes, ``K`` width of a target's support, ``M`` teachers.
+Shape legend, used in names everywhere: ``B`` rows of a batch, ``L`` tokens, ``N`` units (one unit is one prediction: a
+row for classification, a word for tagging), ``C`` classes, ``K`` width of a target's support, ``M`` teachers.
 
 Decision record: teachers answer with raw logits at temperature 1, so alpha, temperature, lambda, weighting and
 divergence act at the student and nothing that is searched crosses the wire.
@@ -17,25 +17,31 @@ import torch
 import torch.nn.functional as F
 
 UNLABELLED = -100
-"""The label of a unit that has no gold label; the value `torch.nn.functional.cross_entropy` ignores."""
+"""The label of a unit without a gold label; `torch.nn.functional.cross_entropy` ignores this value."""
 MASKED = -1e4
 """The logit of a choice that a unit does not have: its probability is 0 in float32, and nothing becomes NaN."""
 
 Support = Literal["whole", "tail", "draws", "own"]
-"""Over what a target and the student are compared: all columns of the student (or those of a teacher that knows a
-subset); some and one for the rest; tokens drawn from the teacher; each side's own vocabulary."""
+"""Over what a target and the student are compared.
+
+- whole: all columns of the student, or those of a teacher that knows a subset.
+- tail: some tokens, and one column for the rest.
+- draws: tokens drawn from the teacher.
+- own: each side's own vocabulary.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularySignal:
     """One teacher's answer for N units over a vocabulary, as tensors.
 
-    entropy_N: of the teacher's whole distribution at T = 1, nats. gold_ce_N: ``-log p_y`` at T = 1 of the token that
-        the text has. Both float32, or None where the teacher did not send them.
+    Attributes:
+        entropy_N: float32, entropy of the teacher's whole distribution at T = 1, nats; None where it was not sent.
+        gold_ce_N: float32, ``-log p_y`` at T = 1 of the token that the text has; None where it was not sent.
     """
 
     shared: ClassVar[frozenset[str]] = frozenset()
-    """Tensors that are not one entry a unit."""
+    """Names of tensors that do not have one entry per unit."""
 
     entropy_N: torch.Tensor | None = None
     gold_ce_N: torch.Tensor | None = None
@@ -46,34 +52,41 @@ class VocabularySignal:
         return "whole"
 
     def units(self, begin: int, end: int) -> Self:
-        """The answer for the units from begin to before end."""
-        return self._picked(slice(begin, end))
+        """Return the answer for the units from begin to before end."""
+        return self._pick(slice(begin, end))
 
     def at(self, units_N: torch.Tensor) -> Self:
-        """The answer for the units at these positions."""
-        return self._picked(units_N)
+        """Return the answer for the units at these positions."""
+        return self._pick(units_N)
 
-    def _picked(self, index: slice | torch.Tensor) -> Self:
+    def _pick(self, index: slice | torch.Tensor) -> Self:
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.shared}
         return replace(self, **{k: v[index] for k, v in held.items() if isinstance(v, torch.Tensor)})
 
     def logits(self) -> torch.Tensor | None:
-        """``[N, V]`` over the teacher's whole vocabulary; None where they were not sent. Call it for a chunk only."""
+        """Return ``[N, V]`` over the teacher's whole vocabulary; None where they were not sent.
+
+        Call it for a chunk of units only: it is the largest tensor of a language model.
+        """
         return None
 
 
 @dataclass(frozen=True)
 class Signals:
-    """All teachers' answers to one micro-batch as tensors. Written by `stack`, read by weighting and targets.
+    """All teachers' answers to one micro-batch as tensors.
 
-    teachers: names, the order of M.
-    logits_MNC: float32; what stands in columns that a teacher does not know, or where it has a
-        signal in `vocabulary_M`, is not read (with answers for all, C is 0).
-    covered_MN: bool.
-    labels_N: int64 or `UNLABELLED`. languages: one code a unit.
-    teacher_languages: for each teacher the languages it was declared for, or None for any language.
-    columns_M: for each teacher the columns that it knows, or None for all; () for all of all.
-    vocabulary_M: for each teacher its signal over a vocabulary, or None where its logits are in `logits_MNC`.
+    Written by `raykd.answers.layout`, read by weighting and targets.
+
+    Attributes:
+        teachers: Names, in the order of M.
+        teacher_languages: The languages that each teacher was declared for; None for any.
+        logits_MNC: float32. Columns that a teacher does not know are not read, nor is the row of a teacher with a
+            signal in `vocabulary_M`; C is 0 where all teachers have one.
+        covered_MN: Whether the teacher answered for the unit.
+        labels_N: int64, gold label or `UNLABELLED`.
+        languages: One code per unit.
+        columns_M: The columns that each teacher knows, or None for all; () where all know all.
+        vocabulary_M: Each teacher's signal over a vocabulary, or None where its logits are in `logits_MNC`.
     """
 
     teachers: tuple[str, ...]
@@ -94,19 +107,19 @@ class Signals:
 
     @property
     def plain(self) -> bool:
-        """Every teacher knows every column, and its logits are here."""
+        """Whether every teacher knows every column and its logits are in `logits_MNC`."""
         return not self.columns_M and not self.vocabulary_M
 
     def columns(self, m: int) -> tuple[int, ...] | None:
-        """The columns that teacher m knows, None for all."""
+        """Return the columns that teacher m knows; None for all."""
         return self.columns_M[m] if self.columns_M else None
 
     def vocabulary_signal(self, m: int) -> VocabularySignal | None:
-        """Teacher m's answer over a vocabulary, if it is one."""
+        """Return teacher m's answer over a vocabulary; None where its logits are in `logits_MNC`."""
         return self.vocabulary_M[m] if self.vocabulary_M else None
 
     def units(self, begin: int, end: int) -> Signals:
-        """The answers for the units from begin to before end."""
+        """Return the answers for the units from begin to before end."""
         return replace(
             self,
             logits_MNC=self.logits_MNC[:, begin:end],
@@ -117,18 +130,24 @@ class Signals:
         )
 
     def entropy(self) -> torch.Tensor:
-        """``H(p^k)`` at T = 1 over what each teacher knows, ``[M, N]``, nats; as it was sent, or from the logits.
+        """Return ``H(p^k)`` at T = 1 over the columns that each teacher knows, as it was sent or from the logits.
+
+        Returns:
+            ``[M, N]``, nats.
 
         Raises:
-            ValueError: an answer has neither.
+            ValueError: An answer has neither.
         """
         return self._read(_entropy, "entropy_N")
 
     def gold_ce(self) -> torch.Tensor:
-        """``-log p^k_y`` at T = 1, ``[M, N]``; meaningless where unlabelled, 1e4 where a teacher lacks the label.
+        """Return ``-log p^k_y`` at T = 1 of the gold label.
+
+        Returns:
+            ``[M, N]``; meaningless where unlabelled, 1e4 where a teacher lacks the label.
 
         Raises:
-            ValueError: an answer has neither the number nor logits over the student's vocabulary.
+            ValueError: An answer has neither the number nor logits over the student's vocabulary.
         """
         return self._read(self._picked_ce, "gold_ce_N")
 
@@ -154,7 +173,7 @@ class Signals:
         return torch.stack(rows)
 
     def _known_logits(self, m: int) -> torch.Tensor | None:
-        """Float32 ``[N, C]`` over the student's columns, those that the teacher does not know masked."""
+        """Return float32 ``[N, C]`` over the student's columns; those that the teacher does not know are masked."""
         answer, columns = self.vocabulary_signal(m), self.columns(m)
         if answer is not None:
             logits_NV = answer.logits() if answer.support == "whole" else None
@@ -175,11 +194,13 @@ def _entropy(logp_MNC: torch.Tensor) -> torch.Tensor:
 class Target:
     """The teachers combined, at one temperature, for N units of support K. Written by targets, read by losses.
 
-    p_NK: probabilities softened at `temperature` and mixed; rows sum to 1 (also rows that nobody covers: uniform).
-    logp_NK: their logarithm, finite.
-    logits_NK: the weighted mean of the teachers' mean-centred raw logits, for losses on logits.
-    weights_MN: the teachers' weights, summing to 1 over M where covered, 0 elsewhere.
-    covered_N: whether any teacher covers the unit.
+    Attributes:
+        p_NK: Probabilities softened at `temperature` and mixed; rows sum to 1 (uniform where no teacher covers).
+        logp_NK: Their logarithm, finite.
+        logits_NK: The weighted mean of the teachers' mean-centred raw logits, for losses on logits.
+        weights_MN: The teachers' weights, which sum to 1 over M where covered, 0 elsewhere.
+        covered_N: Whether any teacher covers the unit.
+        temperature: T.
     """
 
     p_NK: torch.Tensor

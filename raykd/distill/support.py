@@ -1,9 +1,9 @@
-"""The student's logits on a part of its vocabulary and one tail for the rest, such that a softmax over them is exact.
+"""Gather the student's logits on a part of its vocabulary, with one tail for the rest, so that softmax stays exact.
 
-Decision record: the tail's logit is ``T logsumexp_{c not in S}(s_c / T)``, so that a softmax of the K + 1 numbers at
-T gives exactly the probabilities of the whole softmax; divergences then need not know that anything was gathered. The
-tail is summed over its own tokens and never taken as 1 minus the others, which loses a small tail to rounding. One
-function with its own gradient, because what autograd would keep for it is three times the logits.
+Decision record: the tail's logit is ``T logsumexp_{c not in S}(s_c / T)``, so that a softmax of the K + 1 numbers at T
+gives exactly the probabilities of the whole softmax, and divergences need not know that anything was gathered. The tail
+is summed over its own tokens, never taken as 1 minus the others, which would lose a small tail to rounding. It is one
+function with a gradient of its own, because autograd would keep three times the logits for it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from raykd.distill.signals import MASKED
 
 
 def gather_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Float32 ``[N, K + 1]``: the logits at the ids, then the tail's; see the module's docstring.
+    """Gather the logits at the ids, and the tail's; see the module's docstring.
 
     Args:
         logits_NV: float32.
-        ids_NK: int64, each at most once a unit; -1 gives an entry of probability 0.
+        ids_NK: int64, each at most once per unit; -1 gives an entry of probability 0.
+        temperature: T.
+
+    Returns:
+        float32 ``[N, K + 1]``, the tail in the last column.
     """
     return _OnSupport.apply(logits_NV, ids_NK, temperature)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -28,15 +32,15 @@ def gather_support(logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: f
 def gather_columns(
     logits_NV: torch.Tensor, kept: torch.Tensor, rest: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """The same where all units keep the same columns; `rest` are the others (none: a tail of probability 0)."""
+    """Gather the same columns for all units; `rest` are the others (empty: a tail of probability 0)."""
     kept_NK = logits_NV.index_select(1, kept)
     if not len(rest):
-        return torch.cat([kept_NK, torch.full_like(logits_NV[:, :1], _nothing(temperature))], dim=1)
+        return torch.cat([kept_NK, torch.full_like(logits_NV[:, :1], _zero_logit(temperature))], dim=1)
     tail_N1 = torch.logsumexp(logits_NV.index_select(1, rest) / temperature, dim=-1, keepdim=True)
     return torch.cat([kept_NK, temperature * tail_N1], dim=1)
 
 
-def _nothing(temperature: float) -> float:
+def _zero_logit(temperature: float) -> float:
     return MASKED * max(temperature, 1.0)
 
 
@@ -45,7 +49,7 @@ class _OnSupport(torch.autograd.Function):
     def forward(ctx: Any, logits_NV: torch.Tensor, ids_NK: torch.Tensor, temperature: float) -> torch.Tensor:
         n, v = logits_NV.shape
         held_NK = ids_NK >= 0
-        # One column more, which takes what is written for entries that stand for no token.
+        # One more column takes what is written for entries that stand for no token.
         index_NK = torch.where(held_NK, ids_NK, v)
         top_N1 = logits_NV.amax(dim=-1, keepdim=True)
         mass_NV = logits_NV.new_zeros(n, v + 1)
@@ -55,8 +59,8 @@ class _OnSupport(torch.autograd.Function):
         mass_NV.exp_().scatter_(1, index_NK, 0.0)
         mass_NV[:, v] = 0.0
         rest_N1 = mass_NV.sum(dim=-1, keepdim=True)
-        tail_N1 = torch.where(rest_N1 > 0.0, top_N1 + temperature * rest_N1.log(), _nothing(temperature))
-        kept_NK = torch.where(held_NK, logits_NV.gather(1, ids_NK.clamp_min(0)), _nothing(temperature))
+        tail_N1 = torch.where(rest_N1 > 0.0, top_N1 + temperature * rest_N1.log(), _zero_logit(temperature))
+        kept_NK = torch.where(held_NK, logits_NV.gather(1, ids_NK.clamp_min(0)), _zero_logit(temperature))
         ctx.save_for_backward(mass_NV, rest_N1, index_NK)
         return torch.cat([kept_NK, tail_N1], dim=1)
 

@@ -1,6 +1,6 @@
-"""The teachers' answers, softened and mixed into one `Target`.
+"""Soften the teachers' answers and mix them into one `Target`.
 
-Decision record: soften each teacher, then mix, in log space. The two mixtures are the two barycentres:
+Decision record: each teacher is softened, then all are mixed, in log space. The two mixtures are the two barycentres:
 
 - arithmetic, ``p = sum_k w_k p^k``: ``sum_k w_k KL(p^k || q) = KL(p || q) + const``, so one forward KL
   against it has exactly the gradient of the weighted sum over teachers;
@@ -24,7 +24,7 @@ LOG_FLOOR = -1e4
 
 
 def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """``log softmax(logits / T)`` over the last dimension, float32.
+    """Compute ``log softmax(logits / T)`` over the last dimension, in float32.
 
     Raises:
         ValueError: T is not positive.
@@ -37,16 +37,16 @@ def soften(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 def combine_signals(
     signals: Signals, weights_MN: torch.Tensor, temperature: float, mixture: Mixture
 ) -> Target:
-    """The teachers' answers at one temperature, mixed by weights; carries no gradient.
+    """Mix the teachers' answers at one temperature by weights; carries no gradient.
 
     Args:
-        signals: logits ``[M, N, C]``.
+        signals: Logits ``[M, N, C]``.
         weights_MN: >= 0, each column sums to 1 (or is all 0: then p is uniform and the unit is not covered).
         temperature: T > 0.
-        mixture: how probabilities are averaged, see the module's docstring.
+        mixture: How probabilities are averaged, see the module's docstring.
 
     Raises:
-        ValueError: the weights' shape is not ``[M, N]``, or T is not positive.
+        ValueError: The weights' shape is not ``[M, N]``, or T is not positive.
     """
     return combine_logits(signals.logits_MNC, weights_MN, temperature, mixture)
 
@@ -54,7 +54,7 @@ def combine_signals(
 def combine_logits(
     logits_MNC: torch.Tensor, weights_MN: torch.Tensor, temperature: float, mixture: Mixture
 ) -> Target:
-    """`combine_signals` for logits of some of the teachers, or over some of the columns."""
+    """Mix logits of some of the teachers, or over some of the columns; see `combine_signals`."""
     if weights_MN.shape != logits_MNC.shape[:2]:
         raise ValueError(
             f"weights are {tuple(weights_MN.shape)}, logits {tuple(logits_MNC.shape)}, not [M, N], [M, N, C]"
@@ -86,12 +86,10 @@ def _mix(logp_MNC: torch.Tensor, weights_MN1: torch.Tensor, mixture: Mixture) ->
 
 
 def check_alignment(student_logits_NC: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
-    """Student and target on one support; the one place that knows what a target's columns are.
-
-    A dense target's columns are the run's labels, as the student's are, so the pair returns unchanged.
+    """Check that student and target have the same units and columns, and return both.
 
     Raises:
-        ValueError: shapes differ; a size of 1 is refused too, since it would broadcast.
+        ValueError: Shapes differ; a size of 1 is refused too, since it would broadcast.
     """
     if student_logits_NC.shape != target.p_NK.shape:
         raise ValueError(

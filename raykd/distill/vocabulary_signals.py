@@ -1,9 +1,9 @@
-"""Teachers over a vocabulary as the objective reads them: tensors for the student's own units.
+"""Signals over a vocabulary: one class per form of answer, as tensors for the student's own units.
 
-Decision record: what differs between forms is here and in `raykd.distill.parts`, so that no divergence knows of it.
-Ids are the student's: a teacher of another vocabulary is translated once, by an `IdMap`, when its answer becomes
-a signal, and what the student cannot say falls into the tail. Temperature is applied here, exactly: at one that the
-teacher did not send a log-sum-exp for, nothing is estimated; it is an error.
+Decision record: what differs between forms is here and in `raykd.distill.parts`, so that divergences need not know it.
+Ids are the student's: a teacher of another vocabulary is translated once, by an `IdMap`, when its answer becomes a
+signal, and tokens that the student lacks fall into the tail. Temperature is applied here, exactly. One for which the
+teacher sent no log-sum-exp is an error; nothing is estimated.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from raykd.distill.signals import Support, VocabularySignal
 from raykd.distill.targets import LOG_FLOOR
 
 TAIL_FLOOR = 1e-7
-"""Smallest mass of a tail that has tokens: what float32 can tell from 0 when it is 1 minus a sum."""
+"""Smallest mass of a tail that has tokens: float32 cannot tell less from 0 when it is 1 minus a sum."""
 
 
 @dataclass(frozen=True)
 class IdMap:
-    """What two vocabularies share, by id. Made once a teacher by `of`.
+    """What two vocabularies share, by id. Built once per teacher by `of`.
 
-    student_of_V: int64, for each of the teacher's tokens the student's, or -1.
-    teacher_K, student_K: the shared tokens on both sides, in one order. teacher_rest, student_rest: all others.
-    student_vocab: size of the student's vocabulary.
+    Attributes:
+        student_of_V: int64, the student's id for each of the teacher's tokens, or -1.
+        teacher_K: The shared tokens, as the teacher's ids.
+        student_K: The same tokens in the same order, as the student's ids.
+        teacher_rest: All other ids of the teacher.
+        student_rest: All other ids of the student.
+        student_vocab: Size of the student's vocabulary.
     """
 
     student_of_V: torch.Tensor
@@ -41,18 +45,20 @@ class IdMap:
 
     @property
     def total(self) -> bool:
-        """Whether each of the teacher's tokens is one of the student's: then a draw of the teacher's is one of the
-        student's tokens, and as unbiased."""
+        """Whether each of the teacher's tokens is one of the student's.
+
+        Then each token that the teacher draws is one of the student's, and the draw stays unbiased.
+        """
         return not len(self.teacher_rest)
 
     @staticmethod
     def of(
         student_of_V: NDArray[np.integer], student_vocab: int, device: torch.device | None = None
     ) -> IdMap:
-        """The map from an array of student ids by teacher id, -1 where the student has no such token.
+        """Build the map from the student's id for each of the teacher's, -1 where the student has no such token.
 
         Raises:
-            ValueError: two tokens of the teacher stand for one of the student's, or an id is out of range.
+            ValueError: Two tokens of the teacher stand for one of the student's, or an id is out of range.
         """
         ids_V = np.asarray(student_of_V, dtype=np.int64)
         shared = np.flatnonzero(ids_V >= 0)
@@ -80,11 +86,13 @@ class IdMap:
 class WholeSignal(VocabularySignal):
     """Logits of the teacher's whole vocabulary: as they came, or from hidden states chunk by chunk.
 
-    rows_ND: logits ``[N, V]``, or hidden states where `weight_VD` (and `bias_V`), the teacher's output head, is given;
-        a padded head must be cut to the true vocabulary.
-    after: what the teacher does to the product of both.
-    ids: for a teacher of another vocabulary what it shares with the student: compared over these and a tail.
-    own_vocabulary: another vocabulary, and nothing is matched: for losses by rank.
+    Attributes:
+        rows_ND: Logits ``[N, V]``; hidden states where `weight_VD` is given.
+        weight_VD: The teacher's output head, cut to its true vocabulary.
+        bias_V: Of that head.
+        after: What the teacher does to the product of both.
+        ids: For a teacher of another vocabulary, what it shares with the student; compared over these and a tail.
+        own_vocabulary: Whether the vocabulary is another one and nothing is matched, for losses by rank.
     """
 
     shared: ClassVar[frozenset[str]] = frozenset({"weight_VD", "bias_V"})
@@ -112,16 +120,21 @@ class WholeSignal(VocabularySignal):
 
 @dataclass(frozen=True, kw_only=True)
 class SparseSignal(VocabularySignal):
-    """Some tokens of the student's vocabulary of `vocab`; ids_NK int64, -1 for none, each once a unit."""
+    """Some tokens of the student's vocabulary.
+
+    Attributes:
+        ids_NK: int64, each at most once per unit; -1 for none.
+        vocab: Size of the student's vocabulary.
+    """
 
     ids_NK: torch.Tensor
     vocab: int
 
     def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """p and log p, ``[N, K + 1]``, the last column for every token that is not among the ids.
+        """Return p and log p, ``[N, K + 1]``, the last column for all tokens that are not among the ids.
 
         Raises:
-            ValueError: the answer does not hold this temperature.
+            ValueError: The answer does not hold this temperature.
         """
         raise NotImplementedError
 
@@ -140,18 +153,18 @@ class TopKSignal(SparseSignal):
 
     def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            lse_N1 = self.lse_NG[:, [_place(temperature, self.temperatures)]]
+            lse_N1 = self.lse_NG[:, [_find_temperature(temperature, self.temperatures)]]
             held_NK = self.ids_NK >= 0
             logp_NK = torch.where(held_NK, self.logits_NK / temperature - lse_N1, LOG_FLOOR)
             tail_N1 = (1.0 - logp_NK.exp().sum(dim=-1, keepdim=True)).clamp_min(TAIL_FLOOR)
             if self.ids_NK.shape[1] >= self.vocab:
                 tail_N1 = torch.where(held_NK.all(dim=-1, keepdim=True), 0.0, tail_N1)
-            return _closed(logp_NK, tail_N1)
+            return _append_tail(logp_NK, tail_N1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledSignal(SparseSignal):
-    """Drawn tokens with their shares; no mass is left for the others, which is what makes the draw unbiased."""
+    """Drawn tokens with their shares. No mass is left for the others, which keeps the draw unbiased."""
 
     shares_NK: torch.Tensor
     temperature: float
@@ -162,13 +175,13 @@ class SampledSignal(SparseSignal):
 
     def target(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            _place(temperature, (self.temperature,))
+            _find_temperature(temperature, (self.temperature,))
             logp_NK = self.shares_NK.log().clamp_min(LOG_FLOOR)
-            return _closed(logp_NK, torch.zeros_like(logp_NK[:, :1]))
+            return _append_tail(logp_NK, torch.zeros_like(logp_NK[:, :1]))
 
 
-def _place(temperature: float, grid: tuple[float, ...]) -> int:
-    """Where a temperature stands in a grid; as float32, which is what a body holds."""
+def _find_temperature(temperature: float, grid: tuple[float, ...]) -> int:
+    """Return the position of a temperature in a grid, compared as float32, which is what a body holds."""
     for at, declared in enumerate(grid):
         if np.float32(declared) == np.float32(temperature):
             return at
@@ -178,6 +191,6 @@ def _place(temperature: float, grid: tuple[float, ...]) -> int:
     )
 
 
-def _closed(logp_NK: torch.Tensor, tail_N1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _append_tail(logp_NK: torch.Tensor, tail_N1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     logp_NK = torch.cat([logp_NK, tail_N1.log()], dim=-1).clamp_min(LOG_FLOOR)
     return logp_NK.exp(), logp_NK

@@ -1,10 +1,9 @@
 """Weightings: how much each teacher counts for each unit.
 
-Decision record: weights are per unit, >= 0, and sum to 1 over the teachers that a weighting finds eligible,
-always, so that comparing weightings never compares the strength of distillation. `eligible` is separate from
-`weights` because the objective must count units before it sees a student, and counting needs no logits.
-Teachers of another language are often confidently wrong, so the default routes by language and does not trust
-confidence.
+Decision record: weights are non-negative and sum to 1 over a unit's eligible teachers, whatever the weighting, so
+comparing two weightings never compares two strengths of distillation. `eligible` is separate from `weights` because the
+objective counts units before it has seen a student's output, and counting needs no logits. Teachers of another language
+are often confidently wrong, so the default routes by language and does not trust confidence.
 """
 
 from __future__ import annotations
@@ -27,35 +26,42 @@ LanguageClass = Literal["monolingual", "multilingual", "any"]
 
 
 class WeightingBase(Spec):
-    """What all weightings share; a member says how weight is spread over the eligible teachers."""
+    """Base of all weightings; a subclass says how weight is spread over the eligible teachers."""
 
     kind: str
 
     def check(self, teachers: Sequence[str]) -> None:
-        """Refuses teachers this weighting cannot serve.
+        """Refuse teachers that this weighting cannot serve.
 
         Raises:
-            ConfigError: a name is missing or unknown.
+            ConfigError: A name is missing or unknown.
         """
 
     def may_need(
         self, language: str, teachers: Sequence[str], teacher_languages: Sequence[Languages]
     ) -> tuple[bool, ...]:
-        """For each teacher, whether a row of this language is worth sending: could it get a weight at all?"""
+        """Return, per teacher, whether a row in this language could give it a positive weight.
+
+        Rows are sent only to these teachers, so an answer of False saves a forward pass.
+        """
         return tuple(_speaks(declared, language) for declared in teacher_languages)
 
     def eligible(self, signals: Signals) -> torch.Tensor:
-        """Bool ``[M, N]``: the covering teachers among whom a unit's weight is spread; needs no logits."""
+        """Return the covering teachers among whom a unit's weight is spread, bool ``[M, N]``; needs no logits."""
         return signals.covered_MN
 
     def weights(self, signals: Signals) -> torch.Tensor:
-        """Float32 ``[M, N]``: >= 0, columns sum to 1, or are all 0 where nobody is eligible; no gradient."""
+        """Return the teacher weights per unit.
+
+        Returns:
+            float32 ``[M, N]``, no gradient. Each column sums to 1, or to 0 where no teacher is eligible.
+        """
         with torch.no_grad():
             return self._spread(signals, self.eligible(signals))
 
     @abstractmethod
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        """The weights, given who may have one."""
+        """Spread the weight of each unit over its eligible teachers, ``[M, N]``."""
 
 
 class Uniform(WeightingBase):
@@ -64,7 +70,7 @@ class Uniform(WeightingBase):
     kind: Literal["uniform"] = "uniform"
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        return _even(eligible_MN)
+        return _spread_evenly(eligible_MN)
 
 
 class Fixed(WeightingBase):
@@ -119,7 +125,7 @@ class ByLanguage(WeightingBase):
     languages, this one among them, or for any. ``any``: all that cover the unit.
 
     Trade-off of `may_need`: it narrows a row to the first class that has a teacher *declared* for its language,
-    which saves every other teacher's forward pass. If at run time that teacher is down, or truncates the
+    which saves every other teacher's forward pass. If that teacher fails at run time, or truncates the
     unit, the others were not asked and the unit is not covered: it falls back to its gold label.
     """
 
@@ -156,7 +162,7 @@ class ByLanguage(WeightingBase):
         return eligible_MN
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
-        return _even(eligible_MN)
+        return _spread_evenly(eligible_MN)
 
 
 class Entropy(WeightingBase):
@@ -187,7 +193,7 @@ class Confidence(WeightingBase):
         count_1N = eligible_MN.sum(dim=0, keepdim=True)
         weight_MN = torch.where(eligible_MN, (1.0 - badness_MN) / (count_1N - 1).clamp_min(1), 0.0)
         informed_1N = (signals.labels_N != UNLABELLED) & (count_1N > 1)
-        return torch.where(informed_1N, weight_MN, _even(eligible_MN))
+        return torch.where(informed_1N, weight_MN, _spread_evenly(eligible_MN))
 
 
 class LossSoftmax(WeightingBase):
@@ -202,7 +208,7 @@ class LossSoftmax(WeightingBase):
 
     def _spread(self, signals: Signals, eligible_MN: torch.Tensor) -> torch.Tensor:
         weight_MN = _softmax_over_teachers(-signals.gold_ce() / self.tau, eligible_MN)
-        return torch.where(signals.labels_N != UNLABELLED, weight_MN, _even(eligible_MN))
+        return torch.where(signals.labels_N != UNLABELLED, weight_MN, _spread_evenly(eligible_MN))
 
 
 def _speaks(declared: Languages, language: str) -> bool:
@@ -218,7 +224,7 @@ def _in_class(name: LanguageClass, declared: Languages, language: str) -> bool:
 
 
 def _class_mask(name: LanguageClass, signals: Signals) -> torch.Tensor:
-    """Bool ``[M, N]``: whether teacher m belongs to this class as seen from unit n's language."""
+    """Return whether teacher m belongs to this class for unit n's language, bool ``[M, N]``."""
     distinct = sorted(set(signals.languages))
     table = [[_in_class(name, declared, code) for code in distinct] for declared in signals.teacher_languages]
     position = {code: i for i, code in enumerate(distinct)}
@@ -227,7 +233,7 @@ def _class_mask(name: LanguageClass, signals: Signals) -> torch.Tensor:
     return torch.tensor(table, dtype=torch.bool, device=device)[:, index_N]
 
 
-def _even(eligible_MN: torch.Tensor) -> torch.Tensor:
+def _spread_evenly(eligible_MN: torch.Tensor) -> torch.Tensor:
     return eligible_MN.float() / eligible_MN.sum(dim=0, keepdim=True).clamp_min(1)
 
 
