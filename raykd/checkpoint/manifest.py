@@ -8,10 +8,11 @@ manifests are forced onto the disk. Files lost in a power cut fail their hash, a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+
+from pydantic import BaseModel
 
 from raykd.checkpoint.ownership import find_foreign_file
 from raykd.checkpoint.storage import StorageFolder
@@ -38,6 +39,30 @@ class CheckpointInfo:
     step: int = 0
 
 
+class FileEntry(BaseModel):
+    """Size in bytes and sha256 (hex) of a file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """The manifest of one rank.
+
+    Attributes:
+        job, config, world, step: As in `CheckpointInfo`.
+        parts: Number of manifests of the checkpoint.
+        files: The rank's files, by their relative names.
+    """
+
+    job: str
+    config: str
+    world: int
+    step: int
+    parts: int
+    files: dict[str, FileEntry]
+
+
 def describe_files(folder: StorageFolder, info: CheckpointInfo, rank: int = 0) -> str:
     """Return the manifest of the files that a rank has written.
 
@@ -53,8 +78,8 @@ def describe_files(folder: StorageFolder, info: CheckpointInfo, rank: int = 0) -
     for name, size in sorted(folder.sizes().items()):
         owner = _RANK_IN_NAME.search(name.rpartition("/")[2])
         if (int(owner[1]) if owner else 0) == rank and not name.startswith("manifest-"):
-            files[name] = {"size": size, "sha256": folder.digest(name)}
-    return json.dumps({**asdict(info), "parts": info.world, "files": files})
+            files[name] = FileEntry(size=size, sha256=folder.digest(name))
+    return Manifest(**asdict(info), parts=info.world, files=files).model_dump_json()
 
 
 def write_manifest(folder: StorageFolder, manifest: str, rank: int = 0) -> None:
@@ -75,26 +100,22 @@ def find_problem(folder: StorageFolder, *, world: int | None = None) -> str | No
     manifests = sorted(name for name in found if _MANIFEST.fullmatch(name))
     if not manifests:
         return "it has no manifest"
-    for manifest in manifests:
+    for name in manifests:
         try:
-            tree = json.loads(folder.read(manifest))
-            parts, files = int(tree["parts"]), dict(tree["files"])
-            job, config, ranks, step = (tree[name] for name in asdict(CheckpointInfo()))
-            info = CheckpointInfo(str(job), str(config), int(ranks), int(step))
-            wanted = {name: (int(f["size"]), str(f["sha256"])) for name, f in files.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
-            return f"{manifest} cannot be read"
-        if parts != len(manifests):
-            return f"it has {len(manifests)} parts of {parts}"
-        if world is not None and info.world != world:
-            return f"it is of {info.world} workers, wanted {world}"
-        for name, (size, digest) in wanted.items():
-            if name not in found:
-                return f"{name[:80]} is missing"
-            if found[name] != size:
-                return f"{name} has {found[name]} bytes of {size}"
-            if folder.digest(name) != digest:
-                return f"{name} is not as it was written"
+            manifest = Manifest.model_validate_json(folder.read(name))
+        except (OSError, ValueError):
+            return f"{name} cannot be read"
+        if manifest.parts != len(manifests):
+            return f"it has {len(manifests)} parts of {manifest.parts}"
+        if world is not None and manifest.world != world:
+            return f"it is of {manifest.world} workers, wanted {world}"
+        for file, wanted in manifest.files.items():
+            if file not in found:
+                return f"{file[:80]} is missing"
+            if found[file] != wanted.size:
+                return f"{file} has {found[file]} bytes of {wanted.size}"
+            if folder.digest(file) != wanted.sha256:
+                return f"{file} is not as it was written"
     return None
 
 
@@ -107,6 +128,8 @@ def is_finished(folder: StorageFolder, files: Mapping[str, int]) -> bool:
     """
     manifests = [name for name in files if _MANIFEST.fullmatch(name)]
     try:
-        return bool(manifests) and json.loads(folder.read(manifests[0]))["parts"] == len(manifests)
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(manifests) and Manifest.model_validate_json(folder.read(manifests[0])).parts == len(
+            manifests
+        )
+    except (OSError, ValueError):
         return False

@@ -31,10 +31,10 @@ from raykd.folders.folder import (
     check_run_folder,
     compare_settings,
     find_run_path,
-    log_to_file,
     open_run_folder,
 )
 from raykd.folders.lock import lock_folder
+from raykd.folders.log_file import log_to_file
 from raykd.parse import JsonObject
 from raykd.tracking import Experiment, Tracker, describe_environment, resolve_tracking_uri
 

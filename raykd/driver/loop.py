@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from raykd import models
 from raykd.config import Run, RunConfig
@@ -14,12 +13,13 @@ from raykd.student.loop import TrainingLoop
 from raykd.student.prepare import PreparedRows
 from raykd.teachers.handle import PoolHandle
 from raykd.teachers.pool_source import PoolSource
+from raykd.text.tokens import Tokenizer
 
 
 def make_loop(
     config: Run,
     prepared: Mapping[str, PreparedRows],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     pools: Mapping[str, PoolHandle],
     *,
     rank: int,
@@ -59,13 +59,13 @@ def make_loop(
     )
 
 
-def make_student_model(config: Run, tokenizer: Any) -> models.TextModel | MultiModel:
+def make_student_model(config: Run, tokenizer: Tokenizer) -> models.TextModel | MultiModel:
     """Return the student at its seeded start; several tasks share one encoder and have a head each."""
     students = {name: make_task_model(member, tokenizer) for name, member in config.members.items()}
     return students[""] if "" in students else share_encoder(students)
 
 
-def make_task_model(config: RunConfig, tokenizer: Any) -> models.TextModel:
+def make_task_model(config: RunConfig, tokenizer: Tokenizer) -> models.TextModel:
     """Return the student of one task at its seeded start."""
     labels = config.data.labels if config.task.labelled else ()
     return models.TextModel(

@@ -31,12 +31,6 @@ from raykd.teachers.spec import TeacherInfo, TeacherSpec
 log = logging.getLogger("raykd.runs")
 
 
-def find_store_root(config: RunConfig) -> Path | None:
-    """Return the folder of all stores; None if no answers are kept."""
-    store = config.serving.store
-    return None if store is None else (Path(config.output).resolve() / store).resolve()
-
-
 def make_placements(config: RunConfig, trained: Mapping[str, Path]) -> list[Placement]:
     """Return the teachers that take part, and what each asks of the cluster.
 
@@ -59,7 +53,9 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
         teacher: One of its teachers.
         trained: As for `make_placements`.
     """
-    serving, root = config.serving, find_store_root(config)
+    serving = config.serving
+    # Not in the run's folder: all runs with the same `output` share the stores.
+    store = None if serving.store is None else str((Path(config.output).resolve() / serving.store).resolve())
     model = teacher if isinstance(teacher, ModelTeacher) else None
     return TeacherSpec(
         name=teacher.name,
@@ -75,7 +71,7 @@ def make_teacher_spec(config: RunConfig, teacher: TeacherConfig, trained: Mappin
         max_length=teacher.max_length,
         dtype=serving.dtype,
         max_tokens=serving.max_tokens,
-        store=None if root is None else str(root),
+        store=store,
         store_limit_gb=serving.store_limit_gb,
     )
 

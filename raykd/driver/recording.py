@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 
@@ -18,7 +17,7 @@ def record_report(
     page: Path,
     pictures: Mapping[str, tuple[str, str]],
     *,
-    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    tables: Mapping[str, Sequence[Mapping[str, object]]],
     texts: Mapping[str, str],
     environment: Mapping[str, str] | None = None,
     task: str = "",

@@ -18,7 +18,8 @@ from raykd.cluster.own_processes import ending_own_ray
 from raykd.compat.ray_private import find_log_folder
 from raykd.config import RayConfig
 from raykd.errors import RaykdError
-from raykd.folders.folder import RunFolder, silence_libraries
+from raykd.folders.folder import RunFolder
+from raykd.folders.log_file import silence_libraries
 from raykd.tracking import Tracker, redact
 from raykd.tracking.tracker import Status
 
@@ -70,7 +71,8 @@ class Session:
         except BaseException as error:
             self.end(error)
             raise
-        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), _describe_ray_logs())
+        logs = find_log_folder() or "the cluster"
+        log.info("connected to Ray: %s; its logs are in %s", ray.cluster_resources(), logs)
 
     def open_tracker(self) -> Tracker:
         """Return the MLflow run. The first call waits for it and prints its notes.
@@ -166,7 +168,3 @@ def _status_of(error: BaseException | None) -> Status:
     if error is None:
         return "FINISHED"
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-
-
-def _describe_ray_logs() -> str:
-    return find_log_folder() or "the cluster"

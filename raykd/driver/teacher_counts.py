@@ -13,10 +13,11 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from raykd.errors import RaykdError
 from raykd.folders.folder import RunFolder
+from raykd.parse import JsonObject
 from raykd.teachers.pools.pool import TeacherPool
 
 log = logging.getLogger("raykd.runs")
@@ -26,6 +27,24 @@ EVERY_S = 1.0
 """Seconds between two writes."""
 LEVELS = ("loaded",)
 """Counters of a present state; they are not summed over starts."""
+
+
+class StartCounts(TypedDict):
+    """What one start of a run keeps in the run's state.
+
+    Attributes:
+        began_with: Answers in the store of each teacher when the start began.
+        counters: The counters of each teacher, as last read.
+        filling: Whether the teachers have not filled their stores yet.
+        ended: Whether the start succeeded.
+        completed: Whether a later start has completed the entry.
+    """
+
+    began_with: dict[str, int]
+    counters: dict[str, dict[str, int]]
+    filling: bool
+    ended: bool
+    completed: NotRequired[bool]
 
 
 class TeacherCounts:
@@ -43,12 +62,12 @@ class TeacherCounts:
         self._folder, self._pools = folder, list(pools)
         self._ended, self._lock = threading.Event(), threading.Lock()
         stored = self._stored()
-        before = folder.state.get(KEY, [])
+        before: list[StartCounts] = folder.state.get(KEY, [])
         earlier = [_complete_start(start, stored) if _is_cut_off(start) else start for start in before]
         self.completed = [
             now["counters"] for was, now in zip(before, earlier, strict=True) if _is_cut_off(was)
         ]
-        self._now: dict[str, Any] = {"began_with": stored, "counters": {}, "filling": True, "ended": False}
+        self._now = StartCounts(began_with=stored, counters={}, filling=True, ended=False)
         self._starts = [*earlier, self._now]
         folder.write_state(**{KEY: self._starts})
 
@@ -112,7 +131,7 @@ class TeacherCounts:
                 log.info("the teachers' counters were not read", exc_info=True)
 
 
-def sum_counters(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def sum_counters(state: JsonObject) -> dict[str, dict[str, float]]:
     """Return the counters of a state summed over its starts, by teacher."""
     found: dict[str, dict[str, float]] = {}
     for start in state.get(KEY, ()):
@@ -123,17 +142,17 @@ def sum_counters(state: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return found
 
 
-def count_finished_starts(state: Mapping[str, Any]) -> int:
+def count_finished_starts(state: JsonObject) -> int:
     """Return how many starts succeeded."""
     return sum(bool(start["ended"]) for start in state.get(KEY, ()))
 
 
-def _is_cut_off(start: Mapping[str, Any]) -> bool:
+def _is_cut_off(start: StartCounts) -> bool:
     """Return whether a start did not succeed, and no later start has completed its entry."""
     return not start["ended"] and not start.get("completed")
 
 
-def _complete_start(start: Mapping[str, Any], stored: Mapping[str, int]) -> dict[str, Any]:
+def _complete_start(start: StartCounts, stored: Mapping[str, int]) -> StartCounts:
     """Return the entry of a start that was cut off, with the answers that it added to the stores.
 
     Args:

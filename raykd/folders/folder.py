@@ -8,12 +8,11 @@ what a resume may change, and what happens to moved and copied folders.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,23 +40,10 @@ from raykd.folders.earlier_start import (
 from raykd.folders.lock import is_held
 from raykd.parse import JsonObject
 from raykd.student.settings import build_deepspeed_config
-from raykd.tracking import RedactingFilter
 
 log = logging.getLogger("raykd.runs")
 RESULTS = "results.md"
 """File with the final table."""
-NOISY = (
-    "ray",
-    "ray.train",
-    "ray.tune",
-    "mlflow",
-    "alembic",
-    "sqlalchemy",
-    "DeepSpeed",
-    "datasets",
-    "transformers",
-)
-"""Loggers of libraries whose records go to the log file instead of the terminal."""
 _writing = threading.Lock()
 
 
@@ -334,36 +320,3 @@ def _check_workers(config: Run, state: JsonObject, path: Path) -> None:
             wanted=f"{before}",
             next_step="resume with the old number, or start anew with train.zero_stage 2, which is converted",
         )
-
-
-@contextlib.contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
-    """Send the records of all loggers and all warnings to a log file while the body runs.
-
-    Afterwards the process is as before, so its next run logs to a file of its own.
-    """
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(RedactingFilter())
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    silence_libraries()
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
-
-
-def silence_libraries() -> None:
-    """Remove the libraries' handlers from the terminal. Called again after an import, which adds them again."""
-    for name in NOISY:
-        noisy = logging.getLogger(name)
-        for old in list(noisy.handlers):
-            noisy.removeHandler(old)
-        noisy.propagate = True

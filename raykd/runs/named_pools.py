@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ray
 
@@ -69,18 +69,18 @@ def run_teachers_up(config: RunConfig, name: str | None = None, *, load: bool = 
         connect_ray(config.ray)
         served = find_named_pool(name)
         if served is not None:
-            return _there_already(placements, served)
+            return _check_existing(placements, served)
         check_teachers(config, trained)
         begun = time.monotonic()
         served = start_named_pool(name, placements, config.serving, load=load)
     return [
-        f"teacher pool {name} is up after {time.monotonic() - begun:.1f} s: {_summary(served.handle.groups)}",
+        f"teacher pool {name} is up after {time.monotonic() - begun:.1f} s: {_summarise(served.handle.groups)}",
         *(f"  {i.name} answers in {i.dtype} ({i.dtype_reason}) on {i.device}" for i in served.infos),
         f"runs ask it with serving.pool={name}; it stays until raykd teachers down {name}",
     ]
 
 
-def _summary(groups: Sequence[Group]) -> str:
+def _summarise(groups: Sequence[Group]) -> str:
     names = [spec.name for g in groups for spec in g.specs]
     cpus = sum(g.num_cpus * g.replicas for g in groups)
     gpus = sum(g.num_gpus * g.replicas for g in groups)
@@ -91,7 +91,7 @@ def _summary(groups: Sequence[Group]) -> str:
     )
 
 
-def _there_already(placements: Sequence[Placement], served: NamedPool) -> list[str]:
+def _check_existing(placements: Sequence[Placement], served: NamedPool) -> list[str]:
     """Check that an existing pool serves the same teachers and is alive; return lines for the terminal.
 
     The lines name the resources that the pool was started with, if other ones are asked for now.
@@ -112,14 +112,14 @@ def _there_already(placements: Sequence[Placement], served: NamedPool) -> list[s
         )
     wanted = group_placements(placements)
     lines = [f"teacher pool {served.name} is up already and serves the same teachers; nothing was changed"]
-    asked, runs = ([_shape(g) for g in groups] for groups in (wanted, served.handle.groups))
+    asked, runs = ([_describe_group(g) for g in groups] for groups in (wanted, served.handle.groups))
     if asked != runs:
         lines.append(f"  it keeps what it was started with: {'; '.join(runs)}")
         lines.append(f"  now asked for: {'; '.join(asked)}; {down} first to change that")
     return lines
 
 
-def _shape(g: Group) -> str:
+def _describe_group(g: Group) -> str:
     names, spec = "+".join(s.name for s in g.specs), g.specs[0]
     own = f", {g.resources}" if g.resources else ""
     gpus = f", GPU {g.num_gpus:g}" if g.num_gpus else ""
@@ -155,57 +155,52 @@ def run_teachers_status(name: str | None = None, address: str | None = None) -> 
             broken = f"not whole: {error.got}; raykd teachers down {pool} removes it"
             lines.append([pool, broken, *[""] * (len(heads) - 2)])
             continue
-        lines += [] if served is None else _rows(served, hosts)
+        lines += [] if served is None else _list_rows(served, hosts)
     return build_plain_table(heads, lines, left=5)
 
 
-def _rows(served: NamedPool, hosts: dict[str, str]) -> list[list[str]]:
-    said = read_replica_statuses(served.handle)
+def _list_rows(served: NamedPool, hosts: Mapping[str, str]) -> list[list[str]]:
+    """Return a row per teacher of a pool, in the pool's order.
+
+    Args:
+        served: The pool.
+        hosts: Host names, by Ray's id of the node.
+    """
+    statuses = read_replica_statuses(served.handle)
     rows: dict[int, list[str]] = {}
     for i, g in enumerate(served.handle.groups):
-        replicas = [said[i, r] for r in range(g.replicas)]
+        replicas = [statuses[i, r] for r in range(g.replicas)]
         alive = [s for s in replicas if isinstance(s, ReplicaStatus)]
         silent = sorted(s for s in replicas if isinstance(s, str))
         state = f"{len(alive)}/{g.replicas}" + (f" ({', '.join(silent)})" if silent else "")
         nodes = ", ".join(sorted({hosts.get(s.node, s.node[:8]) for s in alive})) or "-"
+        memory = f"{sum(s.memory for s in alive) / 1e6:,.0f} MB"
         for m, spec in zip(g.members, g.specs, strict=True):
-            first = m == g.members[0]
-            rows[m] = [
-                served.name,
-                spec.name,
-                "all" if spec.languages is None else ", ".join(sorted(spec.languages)),
-                state,
-                nodes,
-                _total(alive, spec.name, "answered"),
-                _total(alive, spec.name, "forwarded"),
-                f"{_count(alive, spec.name, 'loaded')} of {len(alive)}" if alive else "-",
-                _stored(alive, spec.name),
-                (_megabytes(alive) if first else f"with {g.specs[0].name}") if alive else "-",
-                _age(time.time() - served.started),
-            ]
+            languages = "all" if spec.languages is None else ", ".join(sorted(spec.languages))
+            # The teachers of a group share a process, whose memory stands beside the first of them.
+            shared = memory if m == g.members[0] else f"with {g.specs[0].name}"
+            counts = [*_format_counts(alive, spec.name), shared] if alive else ["-"] * 5
+            age = _format_age(time.time() - served.started)
+            rows[m] = [served.name, spec.name, languages, state, nodes, *counts, age]
     return [rows[m] for m in sorted(rows)]
 
 
-def _count(alive: Sequence[ReplicaStatus], teacher: str, what: str) -> int:
-    return sum(s.counters[teacher][what] for s in alive)
+def _format_counts(alive: Sequence[ReplicaStatus], teacher: str) -> list[str]:
+    """Return a teacher's answered and forwarded rows, loaded replicas, and stored answers."""
+    answered, forwarded, loaded = (
+        sum(s.counters[teacher][what] for s in alive) for what in ("answered", "forwarded", "loaded")
+    )
+    return [f"{answered:,}", f"{forwarded:,}", f"{loaded} of {len(alive)}", _count_stored(alive, teacher)]
 
 
-def _total(alive: Sequence[ReplicaStatus], teacher: str, what: str) -> str:
-    return f"{_count(alive, teacher, what):,}" if alive else "-"
-
-
-def _stored(alive: Sequence[ReplicaStatus], teacher: str) -> str:
+def _count_stored(alive: Sequence[ReplicaStatus], teacher: str) -> str:
     """Return the number of stored answers over all nodes. Replicas of one node share a store, which counts once."""
     by_node = {s.node: s.stored[teacher] for s in alive}
     known = [count for count in by_node.values() if count is not None]
     return f"{sum(known):,}" if known else "-"
 
 
-def _megabytes(alive: Sequence[ReplicaStatus]) -> str:
-    return f"{sum(s.memory for s in alive) / 1e6:,.0f} MB"
-
-
-def _age(seconds: float) -> str:
+def _format_age(seconds: float) -> str:
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from raykd.data.files.opening import read_lines
 from raykd.errors import DataError
@@ -66,7 +66,7 @@ def read_inputs(
 
 
 def make_input_rows(
-    inputs: str | Iterable[str | Mapping[str, Any]], pairs: Sequence[str] | None
+    inputs: str | Iterable[str | Mapping[str, object]], pairs: Sequence[str] | None
 ) -> InputRows:
     """Make rows of the inputs that a program passes.
 
@@ -127,7 +127,7 @@ def _find_keys(first: _Row, pair: str | None) -> tuple[str, str | None, bool]:
 class _Row:
     """A JSON object and its place, for messages."""
 
-    values: dict[str, Any]
+    values: dict[str, object]
     where: str
 
     def text(self, key: str) -> str:
@@ -144,7 +144,7 @@ class _Row:
             raise self._lacks(f"words {key!r}", f"a list of words under {key!r}, none of them blank")
         return [_replace_surrogates(word) for word in value]
 
-    def others(self, *read: str | None) -> dict[str, Any]:
+    def others(self, *read: str | None) -> dict[str, object]:
         """Return the values under all other keys."""
         return {key: value for key, value in self.values.items() if key not in read}
 
@@ -186,7 +186,7 @@ class InputRows:
     texts: list[str]
     pairs: list[str] | None = None
     tokens: list[list[str]] | None = None
-    others: list[dict[str, Any]] | None = None
+    others: list[dict[str, object]] | None = None
 
     def batch(self, task: TaskBase, *, no_answer: bool = False) -> TextBatch:
         """Return the rows in the form that the task reads.
@@ -227,10 +227,10 @@ class InputRows:
             target: Language to write; None takes each row's ``tgt_lang`` or ``lang``, or leaves it unknown.
         """
 
-        def read(row: dict[str, Any], *keys: str) -> str:
+        def read(row: dict[str, object], *keys: str) -> str:
             return next((value for key in keys if isinstance(value := row.get(key), str)), "")
 
-        others: list[dict[str, Any]] = self.others or [{}] * len(batch)
+        others: list[dict[str, object]] = self.others or [{}] * len(batch)
         return replace(
             batch,
             languages=tuple(target or read(row, "tgt_lang", "lang") for row in others),
@@ -238,7 +238,7 @@ class InputRows:
         )
 
 
-def _lacks_answers(row: dict[str, Any]) -> bool:
+def _lacks_answers(row: dict[str, object]) -> bool:
     """Return whether a row says, in one of SQuAD's ways, that its question has no answer."""
     answers = row.get("answers")
     texts = answers.get("text") if isinstance(answers, dict) else answers

@@ -36,12 +36,12 @@ from raykd.errors import ConfigError
 from raykd.folders.folder import (
     RunFolder,
     check_run_folder,
-    log_to_file,
     open_run_folder,
     read_finished_run,
     read_status,
 )
 from raykd.folders.lock import lock_folder
+from raykd.folders.log_file import log_to_file
 from raykd.point import Point
 from raykd.scoring.notes import collect_notes
 from tests.worlds import run_config

@@ -12,7 +12,7 @@ import pytest
 
 from raykd.cli import main
 from raykd.config.loading import dump_run, flatten_run, load_run
-from raykd.folders.folder import log_to_file
+from raykd.folders.log_file import log_to_file
 from raykd.redaction import redact
 from tests.unit.test_cli_bad_input import tree
 
